@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The two ports through which the hypervisor reaches the outside, and the few services that a machine gives it.
+ * All calls are synchronous: a trap is decided in one go, with the vCPU waiting.
+ */
+
+/** One value of up to 64 bits in halves, so that the trap path needs no BigInt. Both are unsigned 32-bit integers. */
+export interface Halves {
+  lo: number
+  hi: number
+}
+
+/** Guest physical memory. Addresses are bytes below 2^53. */
+export interface GuestMemory {
+  /** RAM in ascending order, bytes. */
+  readonly ram: readonly { readonly base: number; readonly size: number }[]
+  /**
+   * Copies `length` bytes at `address` to `target` at `targetOffset`.
+   * @returns false, with nothing copied, unless the whole range is RAM.
+   */
+  read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean
+  /**
+   * Copies `length` bytes of `source` at `sourceOffset` to `address`.
+   * @returns false, with nothing written, unless the whole range is RAM.
+   */
+  write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean
+}
+
+/** The register frame of one hardware SMMU (IHI 0070 chapter 6), little-endian. */
+export interface SmmuHardware {
+  /**
+   * Reads `size` (1, 2, 4, 8) bytes at `offset` of the frame into `into`, zero-extended.
+   * @returns false when the hardware aborts the access; `into` is then 0.
+   */
+  read(offset: number, size: number, into: Halves): boolean
+  /** Writes; returns false when the hardware aborts the access. Returns after what the write started is consumed. */
+  write(offset: number, size: number, lo: number, hi: number): boolean
+}
+
+/** Who may see a page through the CPU: loads and stores by a vCPU to a guarded range are external aborts. */
+export interface CpuGuard {
+  /** `base` and `size` in bytes, multiples of 4096; must not overlap a guarded range. */
+  add(base: number, size: number): void
+  /** Undoes `add` of exactly this range. */
+  remove(base: number, size: number): void
+}
+
+/** One access of a vCPU to a register frame. The object is reused for every trap: copy what must outlive it. */
+export interface Trap extends Halves {
+  /** Number of the trap since the machine started, from 1. */
+  seq: number
+  smmu: number
+  /** 0xffff: not made by a vCPU. */
+  cpu: number
+  write: boolean
+  /** Bytes into the frame, not necessarily aligned, possibly no register. */
+  offset: number
+  /** 1, 2, 4 or 8 bytes. */
+  size: number
+  /** Virtual time, ns. */
+  time: number
+  pcLo: number
+  pcHi: number
+  /** Set by the policy: the access ends in an external abort. `lo` and `hi` hold the value written, or the answer. */
+  aborted: boolean
+}
+
+/** What a policy is given at the start. */
+export interface Machine {
+  readonly memory: GuestMemory
+  /** Hypervisor memory, bytes; size 0 when the machine has none. */
+  readonly carveout: { readonly base: number; readonly size: number }
+  readonly smmus: readonly { readonly base: number; readonly size: number; readonly hardware: SmmuHardware }[]
+  readonly devices: readonly {
+    readonly smmu: number
+    readonly sid: number
+    readonly name: string
+    readonly model: string
+  }[]
+  readonly guard: CpuGuard
+}
+
+/** Decides what every access to the register frames does. */
+export interface Policy {
+  readonly name: string
+  /** The machine was reset, no vCPU runs: bring hardware, tables and state to the beginning. Called before the first trap. */
+  reset(): void
+  /** Decide a trap: for a read set `lo`/`hi`; for a write act on them; or set `aborted`. */
+  access(trap: Trap): void
+}
