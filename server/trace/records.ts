@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The records of a trace: the one description from which the ring, the file format, the filters and the exporters work.
+ *
+ * A record is one line of the time line. The records `hardware`, `memory`, `guard`, `command`, `stream`, `warning`,
+ * `fault` and `breakpoint` belong to the *root* that closes their group: the next `trap`, `reset`, `pages`, `translate`
+ * or `control` after them.
+ *
+ * Times: `time` is QEMU's virtual clock in ns; `start` is the server's monotonic clock in ns since the ring was created;
+ * `duration` is ns of the server's clock.
+ */
+
+/** `u32` unsigned, `f64` an integer up to 2^53 (addresses, times), `bytes` and `text` (UTF-8) only as the last field. */
+export type FieldType = 'u32' | 'f64' | 'bytes' | 'text'
+
+type Fields = Readonly<Record<string, FieldType>>
+
+/** Number of a kind in ring and file (never reused), and its fields in order. */
+interface Kind {
+  readonly id: number
+  readonly fields: Fields
+}
+
+export const kinds = {
+  /** Root. An access of a vCPU and its outcome. `lastTrapNs`: round trip of the trap before, as QEMU measured it. */
+  trap: {
+    id: 1,
+    fields: {
+      seq: 'u32',
+      time: 'f64',
+      start: 'f64',
+      duration: 'f64',
+      smmu: 'u32',
+      cpu: 'u32',
+      write: 'u32',
+      offset: 'u32',
+      size: 'u32',
+      lo: 'u32',
+      hi: 'u32',
+      aborted: 'u32',
+      pcLo: 'u32',
+      pcHi: 'u32',
+      lastTrapNs: 'u32',
+    },
+  },
+  /** The hypervisor accessed a register of the hardware. `ok` 0: the hardware refused. */
+  hardware: {
+    id: 2,
+    fields: {
+      smmu: 'u32',
+      write: 'u32',
+      start: 'f64',
+      duration: 'u32',
+      offset: 'u32',
+      size: 'u32',
+      lo: 'u32',
+      hi: 'u32',
+      ok: 'u32',
+    },
+  },
+  /**
+   * The hypervisor accessed guest memory. `length` is that of the whole access, bytes. A long read is several records:
+   * `done` bytes of it came before `bytes`. Of a long write only `digest` (CRC-32 of what was written) is kept, and `bytes`
+   * is empty. `ok` 0: not RAM, nothing moved.
+   */
+  memory: {
+    id: 3,
+    fields: { write: 'u32', address: 'f64', length: 'u32', done: 'u32', digest: 'u32', ok: 'u32', bytes: 'bytes' },
+  },
+  /** CPU guard changed; `add` 0: removed. */
+  guard: { id: 4, fields: { add: 'u32', base: 'f64', size: 'f64' } },
+  /** A command of the host's queue, as copied (two doublewords, low word first), and what was decided. */
+  command: { id: 5, fields: { smmu: 'u32', verdict: 'u32', w0: 'u32', w1: 'u32', w2: 'u32', w3: 'u32' } },
+  /** A shadow STE was written: `bytes` is the host's STE (64 bytes) followed by the shadow's (64 bytes). */
+  stream: { id: 6, fields: { smmu: 'u32', sid: 'u32', bytes: 'bytes' } },
+  /** The hardware recorded an event; `bytes` is the record (32 bytes). */
+  event: { id: 7, fields: { smmu: 'u32', time: 'f64', bytes: 'bytes' } },
+  /** The hardware toggled GERROR. */
+  gerror: { id: 8, fields: { smmu: 'u32', time: 'f64', gerror: 'u32', gerrorn: 'u32' } },
+  /** A vCPU touched guarded memory. */
+  guardFault: {
+    id: 9,
+    fields: { cpu: 'u32', address: 'f64', size: 'u32', write: 'u32', time: 'f64', pcLo: 'u32', pcHi: 'u32' },
+  },
+  /** Hyp warning: its code, the section of the behaviour reference it stands in, and values that its text names. */
+  warning: {
+    id: 10,
+    fields: { code: 'u32', section: 'u32', smmu: 'u32', v0: 'f64', v1: 'f64', v2: 'f64', v3: 'f64' },
+  },
+  /** Root. The machine was reset; `cause` is a value of the protocol's `resetCause`. */
+  reset: { id: 11, fields: { cause: 'u32', time: 'f64', start: 'f64', duration: 'f64' } },
+  /** Root. Pages changed hands: `action` is a value of `pageAction`, `owner` the VM's id, `status` 0 or the error. */
+  pages: {
+    id: 12,
+    fields: {
+      action: 'u32',
+      owner: 'u32',
+      base: 'f64',
+      size: 'f64',
+      status: 'u32',
+      start: 'f64',
+      duration: 'f64',
+    },
+  },
+  /** A breakpoint stopped the trap with this sequence number. */
+  breakpoint: { id: 13, fields: { id: 'u32', seq: 'u32', start: 'f64' } },
+  /** A rule injected a fault: number of the rule, of the action, and values. */
+  fault: { id: 14, fields: { rule: 'u32', action: 'u32', v0: 'f64', v1: 'f64', v2: 'f64', v3: 'f64' } },
+  /** The machine's state changed: a value of `machineState`. */
+  machine: { id: 15, fields: { state: 'u32', time: 'f64', start: 'f64' } },
+  /** So many records are missing here, because the ring was full or the disk refused. */
+  lost: { id: 16, fields: { count: 'f64' } },
+  /** Root. A translation asked for by the hardware model; `bytes` is the event record of a fault (32 bytes). */
+  translate: {
+    id: 17,
+    fields: {
+      smmu: 'u32',
+      sid: 'u32',
+      ssid: 'u32',
+      access: 'u32',
+      iovaLo: 'u32',
+      iovaHi: 'u32',
+      time: 'f64',
+      start: 'f64',
+      duration: 'f64',
+      status: 'u32',
+      permissions: 'u32',
+      pa: 'f64',
+      addressMask: 'f64',
+      bytes: 'bytes',
+    },
+  },
+  /** A line of the guest's serial console, from the control thread. */
+  console: { id: 18, fields: { start: 'f64', text: 'text' } },
+  /** Root. Something done to the trap thread from outside, or worth knowing: JSON with a `what`. */
+  control: { id: 19, fields: { start: 'f64', text: 'text' } },
+} as const satisfies Record<string, Kind>
+
+export type KindName = keyof typeof kinds
+
+type Value<T extends FieldType> = T extends 'bytes' ? Uint8Array : T extends 'text' ? string : number
+
+/** One record, as the ring's consumer and the file's reader see it. */
+export type RecordOf<K extends KindName> = { readonly kind: K } & {
+  readonly [F in keyof (typeof kinds)[K]['fields']]: (typeof kinds)[K]['fields'][F] extends FieldType
+    ? Value<(typeof kinds)[K]['fields'][F]>
+    : never
+}
+
+export type TraceRecord = { [K in KindName]: RecordOf<K> }[KindName]
+
+/** What became of a command of the host's queue. */
+export const verdict = { kept: 0, rewritten: 1, dropped: 2 } as const
+
+export const pageAction = { donate: 0, reclaim: 1, share: 2, unshare: 3 } as const
+
+export const machineState = {
+  starting: 0,
+  running: 1,
+  paused: 2,
+  disconnected: 3,
+  resumed: 4,
+  poweredOff: 5,
+  panicked: 6,
+  ended: 7,
+} as const
+
+/** Kinds that close the group of records before them. */
+export const roots: ReadonlySet<KindName> = new Set(['trap', 'reset', 'pages', 'translate', 'control'])
+
+/** A kind as ring and file use it. */
+export interface Layout {
+  readonly name: KindName
+  readonly id: number
+  readonly fields: readonly { readonly name: string; readonly type: FieldType; readonly word: number }[]
+  /** 32-bit words of the fixed part in the ring, header included. */
+  readonly words: number
+}
+
+/**
+ * In the ring every record starts at a multiple of 8 bytes with a word `kind | words << 8`. Each `u32` takes the next
+ * word, each `f64` the next even one. `bytes` and `text` are a word with the length in bytes, then the bytes.
+ */
+function layout(name: KindName, kind: Kind): Layout {
+  let word = 1
+  const fields = Object.entries(kind.fields).map(([field, type]) => {
+    if (type === 'f64') word += word & 1
+    const at = word
+    word += type === 'f64' ? 2 : 1
+    return { name: field, type, word: at }
+  })
+  return { name, id: kind.id, fields, words: word }
+}
+
+/** By id; holes are ids that this version doesn't know. */
+export const layouts: readonly (Layout | undefined)[] = (() => {
+  const list: Layout[] = []
+  for (const [name, kind] of Object.entries(kinds)) list[kind.id] = layout(name as KindName, kind)
+  return list
+})()
