@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Bit fields as the specification prints them: `[hi:lo]` of a 32-bit register, or of a structure of little-endian words.
+ *
+ * Registers use masks (`fieldGet(IDR1_SIDSIZE, idr1)`). Structures of 16 to 64 bytes – commands, event records, STEs, CDs –
+ * are `Uint32Array`s, and their fields name the word they are in (`getField(cmd, CMDQ_CFGI_0_SID)`), so that no BigInt is
+ * made where every microsecond counts.
+ */
+
+/** Mask of bits `hi` to `lo` (both included, at most 31) of a 32-bit value, as an unsigned number. */
+export function genmask(hi: number, lo: number): number {
+  return 2 ** (hi + 1) - 2 ** lo
+}
+
+/** Mask of bits `hi` to `lo` of a 64-bit value. */
+export function genmask64(hi: number, lo: number): bigint {
+  return (1n << BigInt(hi + 1)) - (1n << BigInt(lo))
+}
+
+/** Position of the lowest set bit of a mask that is not 0. */
+export function lowestBit(mask: number): number {
+  return 31 - Math.clz32(mask & -mask)
+}
+
+/** The field that `mask` selects, moved down to bit 0. */
+export function fieldGet(mask: number, value: number): number {
+  return (value & mask) >>> lowestBit(mask)
+}
+
+/** `value` moved up into the field that `mask` selects; bits that do not fit are dropped. */
+export function fieldPrep(mask: number, value: number): number {
+  return ((value << lowestBit(mask)) & mask) >>> 0
+}
+
+/** A field inside one 32-bit word of a structure. */
+export interface Field {
+  /** Index of the word: bits `[32·word+31 : 32·word]` of the structure. */
+  readonly word: number
+  readonly shift: number
+  /** Before shifting, that is at its place in the word. */
+  readonly mask: number
+}
+
+/** Bits `hi` to `lo` of a structure, counted as the specification's figures do (0 is bit 0 of the first word). */
+export function field(hi: number, lo: number = hi): Field {
+  const word = lo >>> 5
+  if (hi >>> 5 !== word || hi < lo) throw new RangeError(`field [${hi}:${lo}] is not inside one word`)
+  return { word, shift: lo & 31, mask: genmask(hi & 31, lo & 31) }
+}
+
+/** The field's value, unsigned. `base`: index of the structure's first word in `words`. */
+export function getField(words: Uint32Array, f: Field, base = 0): number {
+  return (words[base + f.word] & f.mask) >>> f.shift
+}
+
+/** Replaces the field's value; bits that do not fit are dropped. */
+export function setField(words: Uint32Array, f: Field, value: number, base = 0): void {
+  const i = base + f.word
+  words[i] = (words[i] & ~f.mask) | ((value << f.shift) & f.mask)
+}
+
+/** 64 bits from two unsigned halves, for addresses below 2^53. */
+export function addressOf(lo: number, hi: number): number {
+  return hi * 0x1_0000_0000 + lo
+}
+
+/** Hexadecimal with `0x`, for people. */
+export function hex(value: number | bigint): string {
+  return `0x${value.toString(16)}`
+}
+
+/** 64 bits in unsigned halves as hexadecimal. */
+export function hex64(lo: number, hi: number): string {
+  return hex((BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0))
+}
