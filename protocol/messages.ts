@@ -14,8 +14,17 @@ export const VERSION = { min: 1, max: 1 } as const
 /** Longest frame payload in bytes, checked before anything is allocated. */
 export const MAX_FRAME = 1 << 20
 
-/** Most bytes that one memRead, memWrite or checkpoint carries; leaves room for the envelope within MAX_FRAME. */
+/** Most bytes that one memRead or memWrite carries; leaves room for the envelope within MAX_FRAME. */
 export const MAX_BYTES = MAX_FRAME - 64
+
+/** Most bytes of a checkpoint: hello hands it back beside the machine description, within the same MAX_FRAME. */
+export const MAX_CHECKPOINT = MAX_FRAME / 2
+
+/** Most bytes of a string in UTF-8. */
+export const MAX_STRING = 4096
+
+/** Most records of a list. */
+export const MAX_LIST = 65536
 
 export type ScalarType = 'u8' | 'u16' | 'u32' | 'u53' | 'u64' | 'str' | 'bin'
 
@@ -26,6 +35,8 @@ export interface Field {
   readonly name: string
   readonly type: FieldType
   readonly doc: string
+  /** Largest value of an integer, or most bytes of a str or bin, where that is below what the type allows. */
+  readonly max?: number
 }
 
 export interface Message {
@@ -42,8 +53,6 @@ export interface Message {
 }
 
 export type RecordName = 'ramRange' | 'smmu' | 'device'
-
-const f = (name: string, type: FieldType, doc: string): Field => ({ name, type, doc })
 
 /** Named values of fields; generated as constants for both ends. */
 export const enums = {
@@ -102,9 +111,9 @@ export const enums = {
     translate: [4, 'bit 2: translate requests can be switched on'],
     mirror: [8, 'bit 3: register mirrors work'],
   },
-  error: {
+  errorCode: {
     frame: [1, 'frame length is 0 or above MAX_FRAME'],
-    msgpack: [2, 'the payload is not one msgpack value'],
+    msgpack: [2, 'the payload is not exactly one msgpack array'],
     type: [3, 'unknown message, or one that this end does not take'],
     arity: [4, 'wrong number of elements'],
     value: [5, 'an element has the wrong type or is out of range'],
@@ -113,6 +122,17 @@ export const enums = {
     version: [8, 'no common protocol version'],
   },
 } as const satisfies Record<string, Record<string, readonly [number, string]>>
+
+type EnumName = keyof typeof enums
+
+const values = (name: EnumName): number[] => Object.values(enums[name]).map(([value]) => value)
+
+/** Largest value of a field that holds one value of an enum, and of one that holds bits of it. */
+const oneOf = (name: EnumName): number => Math.max(...values(name))
+const bitsOf = (name: EnumName): number => values(name).reduce((all, bit) => all | bit)
+
+const f = (name: string, type: FieldType, doc: string, max?: number): Field =>
+  max === undefined ? { name, type, doc } : { name, type, doc, max }
 
 /** Records carried in lists. */
 export const records: Record<RecordName, readonly Field[]> = {
@@ -142,7 +162,7 @@ const trapFields: readonly Field[] = [
   f('smmu', 'u8', 'index of the SMMU'),
   f('cpu', 'u16', 'index of the vCPU; 0xffff when no vCPU made the access'),
   f('offset', 'u32', 'byte offset into the register frame, as the CPU made it'),
-  f('size', 'u8', 'bytes: 1, 2, 4 or 8'),
+  f('size', 'u8', 'bytes: 1, 2, 4 or 8', 8),
   f('time', 'u53', 'virtual clock, ns'),
   f('pc', 'u64', 'guest PC; 0 when not known'),
   f('lastTrapNs', 'u32', 'round trip of the trap before this one, as QEMU measured it, ns; 0 for the first'),
@@ -151,7 +171,7 @@ const trapFields: readonly Field[] = [
 const hardwareFields: readonly Field[] = [
   f('smmu', 'u8', 'index of the SMMU'),
   f('offset', 'u32', 'byte offset into the register frame'),
-  f('size', 'u8', 'bytes: 1, 2, 4 or 8'),
+  f('size', 'u8', 'bytes: 1, 2, 4 or 8', 8),
 ]
 
 const guardFields: readonly Field[] = [
@@ -179,9 +199,9 @@ export const messages = {
       f('maxVersion', 'u16', 'highest'),
       f('features', 'u32', 'bits of `feature`'),
       f('session', 'str', 'empty on the first connection, else what `welcome` gave'),
-      f('resumed', 'u8', '1 when the machine already runs and `checkpoint` is the last one received'),
+      f('resumed', 'u8', '1 when the machine already runs and `checkpoint` is the last one received', 1),
       f('lastSeq', 'u32', 'seq of the last request of QEMU that was answered; 0 for none'),
-      f('checkpoint', 'bin', 'last checkpoint received in this session; empty when there is none'),
+      f('checkpoint', 'bin', 'last checkpoint received in this session; empty when there is none', MAX_CHECKPOINT),
       f('qemuVersion', 'str', 'QEMU’s version'),
       f('vcpus', 'u16', 'number of vCPUs'),
       f('carveoutBase', 'u53', 'guest physical address of hypervisor memory'),
@@ -221,12 +241,12 @@ export const messages = {
       f('sid', 'u32', 'StreamID'),
       f('ssid', 'u32', 'SubstreamID, when bit ssidValid of `access` is set'),
       f('iova', 'u64', 'input address'),
-      f('access', 'u8', 'bits of `access`'),
+      f('access', 'u8', 'bits of `access`', bitsOf('access')),
       f('time', 'u53', 'virtual clock, ns'),
-      f('status', 'u8', 'lockstep: the model’s answer, a value of `translation`; else 0'),
+      f('status', 'u8', 'lockstep: the model’s answer, a value of `translation`; else 0', oneOf('translation')),
       f('pa', 'u53', 'lockstep: output address'),
       f('addressMask', 'u53', 'lockstep: size of the translation minus 1, bytes'),
-      f('permissions', 'u8', 'lockstep: bits of `permission`'),
+      f('permissions', 'u8', 'lockstep: bits of `permission`', bitsOf('permission')),
       ...recordFields,
     ],
   },
@@ -257,7 +277,7 @@ export const messages = {
     kind: 'request',
     answer: 'reply',
     doc: 'The machine was reset; all devices are in reset state and no vCPU runs until the answer.',
-    fields: [f('cause', 'u8', 'a value of `resetCause`'), f('time', 'u53', 'virtual clock, ns')],
+    fields: [f('cause', 'u8', 'a value of `resetCause`', oneOf('resetCause')), f('time', 'u53', 'virtual clock, ns')],
   },
   guardFault: {
     id: 8,
@@ -269,7 +289,7 @@ export const messages = {
       f('cpu', 'u16', 'index of the vCPU; 0xffff when no vCPU made the access'),
       f('address', 'u53', 'guest physical address'),
       f('size', 'u8', 'bytes'),
-      f('write', 'u8', '1 for a store'),
+      f('write', 'u8', '1 for a store, 0 for a load', 1),
       f('time', 'u53', 'virtual clock, ns'),
       f('pc', 'u64', 'guest PC; 0 when not known'),
     ],
@@ -280,7 +300,7 @@ export const messages = {
     kind: 'notice',
     doc: 'The machine ends; last message of a connection.',
     fields: [
-      f('cause', 'u8', 'a value of `shutdownCause`'),
+      f('cause', 'u8', 'a value of `shutdownCause`', oneOf('shutdownCause')),
       f('time', 'u53', 'virtual clock, ns'),
       f('lastTrapNs', 'u32', 'round trip of the last trap, ns'),
     ],
@@ -291,14 +311,17 @@ export const messages = {
     kind: 'answer',
     hot: true,
     doc: 'Answers every request of the server but memRead.',
-    fields: [f('status', 'u8', 'a value of `status`'), f('value', 'u64', 'hwRead: the value; else 0')],
+    fields: [f('status', 'u8', 'a value of `status`', oneOf('status')), f('value', 'u64', 'hwRead: the value; else 0')],
   },
   data: {
     id: 11,
     from: 'qemu',
     kind: 'answer',
     doc: 'Answers memRead.',
-    fields: [f('status', 'u8', 'a value of `status`'), f('bytes', 'bin', 'the bytes; empty unless status is ok')],
+    fields: [
+      f('status', 'u8', 'a value of `status`', oneOf('status')),
+      f('bytes', 'bin', 'the bytes; empty unless status is ok'),
+    ],
   },
 
   // both
@@ -307,7 +330,7 @@ export const messages = {
     from: 'both',
     kind: 'notice',
     doc: 'The peer broke the protocol. The sender closes the connection after it.',
-    fields: [f('code', 'u16', 'a value of `error`'), f('text', 'str', 'names the frame and what was expected')],
+    fields: [f('code', 'u16', 'a value of `errorCode`'), f('text', 'str', 'names the frame and what was expected')],
   },
 
   // server → QEMU
@@ -340,7 +363,7 @@ export const messages = {
     hot: true,
     doc: 'Answers trapRead, trapWrite and reset.',
     fields: [
-      f('status', 'u8', 'ok or aborted of `status`'),
+      f('status', 'u8', 'ok or aborted of `status`', enums.status.aborted[0]),
       f('value', 'u64', 'trapRead: the value, truncated to the size of the access'),
     ],
   },
@@ -351,10 +374,10 @@ export const messages = {
     hot: true,
     doc: 'Answers translate. In lockstep QEMU uses its own answer and ignores this one but for the seq.',
     fields: [
-      f('status', 'u8', 'a value of `translation`'),
+      f('status', 'u8', 'a value of `translation`', oneOf('translation')),
       f('pa', 'u53', 'output address for `iova`'),
       f('addressMask', 'u53', 'size of the translation minus 1, bytes'),
-      f('permissions', 'u8', 'bits of `permission`'),
+      f('permissions', 'u8', 'bits of `permission`', bitsOf('permission')),
       ...recordFields,
     ],
   },
@@ -389,7 +412,7 @@ export const messages = {
     kind: 'request',
     answer: 'data',
     doc: 'Read guest memory. Only RAM.',
-    fields: [f('address', 'u53', 'guest physical address'), f('length', 'u32', 'bytes, at most MAX_BYTES')],
+    fields: [f('address', 'u53', 'guest physical address'), f('length', 'u32', 'bytes, at most MAX_BYTES', MAX_BYTES)],
   },
   memWrite: {
     id: 40,
@@ -397,7 +420,7 @@ export const messages = {
     kind: 'request',
     answer: 'done',
     doc: 'Write guest memory. Only RAM.',
-    fields: [f('address', 'u53', 'guest physical address'), f('bytes', 'bin', 'at most MAX_BYTES')],
+    fields: [f('address', 'u53', 'guest physical address'), f('bytes', 'bin', 'the bytes, at most MAX_BYTES')],
   },
   irq: {
     id: 41,
@@ -405,7 +428,7 @@ export const messages = {
     kind: 'request',
     answer: 'done',
     doc: 'Pulse an interrupt line of an SMMU.',
-    fields: [f('smmu', 'u8', 'index of the SMMU'), f('line', 'u8', 'a value of `irqLine`')],
+    fields: [f('smmu', 'u8', 'index of the SMMU'), f('line', 'u8', 'a value of `irqLine`', oneOf('irqLine'))],
   },
   invalidate: {
     id: 42,
@@ -415,7 +438,7 @@ export const messages = {
     doc: 'Drop cached translations and configuration of the hardware model.',
     fields: [
       f('smmu', 'u8', 'index of the SMMU'),
-      f('scope', 'u8', 'a value of `invalidateScope`'),
+      f('scope', 'u8', 'a value of `invalidateScope`', oneOf('invalidateScope')),
       f('sid', 'u32', 'StreamID, for scope `sid`; else 0'),
     ],
   },
@@ -441,14 +464,17 @@ export const messages = {
     kind: 'request',
     answer: 'done',
     doc: 'Choose who translates; drops all cached translations.',
-    fields: [f('smmu', 'u8', 'index of the SMMU'), f('mode', 'u8', 'a value of `translateMode`')],
+    fields: [
+      f('smmu', 'u8', 'index of the SMMU'),
+      f('mode', 'u8', 'a value of `translateMode`', oneOf('translateMode')),
+    ],
   },
   checkpoint: {
     id: 46,
     from: 'server',
     kind: 'notice',
     doc: 'State to be handed back at the next handshake; replaces the one before. Sent before the answer whose effects it describes.',
-    fields: [f('bytes', 'bin', 'opaque to QEMU, at most MAX_BYTES')],
+    fields: [f('bytes', 'bin', 'opaque to QEMU, at most MAX_CHECKPOINT', MAX_CHECKPOINT)],
   },
   pause: {
     id: 47,
