@@ -111,7 +111,7 @@ export const enums = {
     translate: [4, 'bit 2: translate requests can be switched on'],
     mirror: [8, 'bit 3: register mirrors work'],
   },
-  errorCode: {
+  error: {
     frame: [1, 'frame length is 0 or above MAX_FRAME'],
     msgpack: [2, 'the payload is not exactly one msgpack array'],
     type: [3, 'unknown message, or one that this end does not take'],
@@ -330,7 +330,7 @@ export const messages = {
     from: 'both',
     kind: 'notice',
     doc: 'The peer broke the protocol. The sender closes the connection after it.',
-    fields: [f('code', 'u16', 'a value of `errorCode`'), f('text', 'str', 'names the frame and what was expected')],
+    fields: [f('code', 'u16', 'a value of `error`'), f('text', 'str', 'names the frame and what was expected')],
   },
 
   // server → QEMU

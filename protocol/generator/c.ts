@@ -306,36 +306,36 @@ static inline bool cosim_check_payload(const uint8_t *p, size_t size,
         count = cosim_big_endian(p + 1, 4);
         step = 5;
     } else {
-        return cosim_fail(err, COSIM_ERROR_CODE_MSGPACK,
+        return cosim_fail(err, COSIM_ERROR_MSGPACK,
                           "payload: expected an array");
     }
     if (count < 2 || count > COSIM_MAX_ARITY) {
-        return cosim_fail(err, COSIM_ERROR_CODE_ARITY,
+        return cosim_fail(err, COSIM_ERROR_ARITY,
                           "payload: no message has that many elements");
     }
     for (uint32_t i = 0; i < count; i++) {
         p += step;
         size -= step;
         if (size == 0) {
-            return cosim_fail(err, COSIM_ERROR_CODE_MSGPACK,
+            return cosim_fail(err, COSIM_ERROR_MSGPACK,
                               "payload: ends within the array");
         }
         if ((p[0] >= 0x80 && p[0] < 0xa0) || (p[0] >= 0xdc && p[0] < 0xe0)) {
-            return cosim_fail(err, COSIM_ERROR_CODE_VALUE,
+            return cosim_fail(err, COSIM_ERROR_VALUE,
                               "payload: an element is an array or a map");
         }
         if (p[0] >= 0xd0 && p[0] <= 0xd3) {
-            return cosim_fail(err, COSIM_ERROR_CODE_VALUE,
+            return cosim_fail(err, COSIM_ERROR_VALUE,
                               "payload: an element is a signed integer");
         }
         step = cosim_scalar_size(p, size);
         if (step == 0) {
-            return cosim_fail(err, COSIM_ERROR_CODE_MSGPACK,
+            return cosim_fail(err, COSIM_ERROR_MSGPACK,
                               "payload: an element is invalid or cut off");
         }
     }
     if (size != step) {
-        return cosim_fail(err, COSIM_ERROR_CODE_MSGPACK,
+        return cosim_fail(err, COSIM_ERROR_MSGPACK,
                           "payload: bytes follow the array");
     }
     return true;
@@ -356,7 +356,7 @@ static inline bool cosim_parse(const uint8_t *payload, size_t size,
     }
     if (msgpack_unpack((const char *)payload, size, &off, zone, o) !=
         MSGPACK_UNPACK_SUCCESS) {
-        return cosim_fail(err, COSIM_ERROR_CODE_MSGPACK,
+        return cosim_fail(err, COSIM_ERROR_MSGPACK,
                           "payload: refused by msgpack-c");
     }
     return true;
@@ -369,7 +369,7 @@ static inline const msgpack_object *cosim_fields(const msgpack_object *o,
                                                  const char *text)
 {
     if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size != count) {
-        cosim_fail(err, COSIM_ERROR_CODE_ARITY, text);
+        cosim_fail(err, COSIM_ERROR_ARITY, text);
         return NULL;
     }
     return o->via.array.ptr + 2;
@@ -380,7 +380,7 @@ static inline bool cosim_get_u53(const msgpack_object *o, uint64_t max,
                                  const char *text)
 {
     if (o->type != MSGPACK_OBJECT_POSITIVE_INTEGER || o->via.u64 > max) {
-        return cosim_fail(err, COSIM_ERROR_CODE_VALUE, text);
+        return cosim_fail(err, COSIM_ERROR_VALUE, text);
     }
     *value = o->via.u64;
     return true;
@@ -477,7 +477,7 @@ static inline bool cosim_get_str(const msgpack_object *o, const char **str,
 {
     if (o->type != MSGPACK_OBJECT_STR || o->via.str.size > COSIM_MAX_STRING ||
         !cosim_is_text(o->via.str.ptr, o->via.str.size)) {
-        return cosim_fail(err, COSIM_ERROR_CODE_VALUE, text);
+        return cosim_fail(err, COSIM_ERROR_VALUE, text);
     }
     *str = o->via.str.ptr;
     *len = o->via.str.size;
@@ -490,7 +490,7 @@ static inline bool cosim_get_bin(const msgpack_object *o, uint32_t max,
                                  CosimError *err, const char *text)
 {
     if (o->type != MSGPACK_OBJECT_BIN || o->via.bin.size > max) {
-        return cosim_fail(err, COSIM_ERROR_CODE_VALUE, text);
+        return cosim_fail(err, COSIM_ERROR_VALUE, text);
     }
     *bin = (const uint8_t *)o->via.bin.ptr;
     *len = o->via.bin.size;
@@ -505,7 +505,7 @@ static inline bool cosim_unpack_head(const msgpack_object *o, uint32_t *id,
                                      uint32_t *seq, CosimError *err)
 {
     if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size < 2) {
-        return cosim_fail(err, COSIM_ERROR_CODE_ARITY,
+        return cosim_fail(err, COSIM_ERROR_ARITY,
                           "payload: expected an array of at least 2 elements");
     }
     if (!cosim_get_u32(&o->via.array.ptr[0], UINT32_MAX, id, err,
@@ -513,14 +513,14 @@ static inline bool cosim_unpack_head(const msgpack_object *o, uint32_t *id,
         return false;
     }
     if (!cosim_message_taken(*id)) {
-        return cosim_fail(err, COSIM_ERROR_CODE_TYPE,
+        return cosim_fail(err, COSIM_ERROR_TYPE,
                           "type: not a message that QEMU takes");
     }
     if (!cosim_get_u32(&o->via.array.ptr[1], UINT32_MAX, seq, err,
                        "seq: expected an integer below 2^32")) {
         return false;
     }
-    return *seq != 0 || cosim_fail(err, COSIM_ERROR_CODE_VALUE,
+    return *seq != 0 || cosim_fail(err, COSIM_ERROR_VALUE,
                                    "seq: expected an integer above 0");
 }`
 
