@@ -48,6 +48,26 @@ export function field(hi: number, lo: number = hi): Field {
   return { word, shift: lo & 31, mask: genmask(hi & 31, lo & 31) }
 }
 
+/**
+ * The field that a 64-bit mask selects in 64-bit word `dword` of a structure, for structures whose fields Linux names by masks
+ * of 64-bit words. The field must not cross the middle of the 64-bit word.
+ */
+export function dwordField(dword: number, mask: bigint): Field {
+  const hi = mask.toString(2).length - 1
+  const lo = (mask & -mask).toString(2).length - 1
+  return field(64 * dword + hi, 64 * dword + lo)
+}
+
+/** The field that `mask` selects in a 64-bit value, moved down to bit 0. */
+export function fieldGet64(mask: bigint, value: bigint): number {
+  return Number((value & mask) / (mask & -mask))
+}
+
+/** `value` moved up into the field that `mask` selects in a 64-bit value; bits that do not fit are dropped. */
+export function fieldPrep64(mask: bigint, value: number): bigint {
+  return (BigInt(value) * (mask & -mask)) & mask
+}
+
 /** The field's value, unsigned. `base`: index of the structure's first word in `words`. */
 export function getField(words: Uint32Array, f: Field, base = 0): number {
   return (words[base + f.word] & f.mask) >>> f.shift

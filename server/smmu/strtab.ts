@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Stream table: STRTAB_BASE, STRTAB_BASE_CFG and the level 1 descriptor (IHI 0070 sections 3.3.1, 5.1, 6.3.24, 6.3.25). */
+import { addressOf, fieldGet, genmask, genmask64 } from './bits.ts'
+import {
+  STRTAB_BASE_CFG_FMT,
+  STRTAB_BASE_CFG_FMT_2LVL,
+  STRTAB_BASE_CFG_LOG2SIZE,
+  STRTAB_BASE_CFG_SPLIT,
+  strtabBaseAddress,
+} from './registers.ts'
+import { STRTAB_STE_SIZE } from './ste.ts'
+
+export const STRTAB_L1_DESC_SIZE = 8
+export const STRTAB_L1_DESC_SPAN = genmask64(4, 0)
+/** L2Ptr. Bits above the output address size are RES0. */
+export const STRTAB_L1_DESC_L2PTR_MASK = genmask64(55, 6)
+/** The largest Span that is not Reserved. */
+export const STRTAB_L1_DESC_SPAN_MAX = 11
+
+const L1_LO_SPAN = genmask(4, 0)
+const L1_LO_L2PTR = genmask(31, 6)
+const L1_HI_L2PTR = genmask(23, 0)
+
+/** What STRTAB_BASE and STRTAB_BASE_CFG say. */
+export interface StreamTable {
+  readonly twoLevel: boolean
+  /** Address of the L1 descriptors or of the STEs, aligned as the SMMU aligns it. */
+  readonly base: number
+  /** StreamIDs from `2^log2size` on are out of range: LOG2SIZE capped at IDR1.SIDSIZE. */
+  readonly log2size: number
+  /** StreamID bits that select the STE inside an L2 table; 0 for a linear table. */
+  readonly split: number
+}
+
+/** The effective SPLIT: 6, 8 or 10; Reserved values behave as 6. */
+export function effectiveSplit(cfg: number): number {
+  const split = fieldGet(STRTAB_BASE_CFG_SPLIT, cfg)
+  return split === 8 || split === 10 ? split : 6
+}
+
+/**
+ * Decodes the two registers. The alignment of the base follows the LOG2SIZE that was written, not the capped one
+ * (section 6.3.24).
+ * @param twoLevelSupported IDR0.ST_LEVEL is 1; otherwise FMT is RES0.
+ */
+export function decodeStreamTable(
+  baseLo: number,
+  baseHi: number,
+  cfg: number,
+  sidSize: number,
+  twoLevelSupported: boolean,
+): StreamTable {
+  const size = fieldGet(STRTAB_BASE_CFG_LOG2SIZE, cfg)
+  const twoLevel = twoLevelSupported && fieldGet(STRTAB_BASE_CFG_FMT, cfg) === STRTAB_BASE_CFG_FMT_2LVL
+  const split = twoLevel ? effectiveSplit(cfg) : 0
+  const alignment = twoLevel ? Math.max(64, STRTAB_L1_DESC_SIZE * 2 ** (size - split)) : STRTAB_STE_SIZE * 2 ** size
+  const address = strtabBaseAddress(baseLo, baseHi)
+  return { twoLevel, base: address - (address % alignment), log2size: Math.min(size, sidSize), split }
+}
+
+/** L1 descriptors of a 2-level table, or STEs of a linear one. */
+export function streamTableEntries(table: StreamTable): number {
+  return table.twoLevel ? Math.max(1, 2 ** (table.log2size - table.split)) : 2 ** table.log2size
+}
+
+/** Bytes of the L1 table of a 2-level table, or of the whole linear one. */
+export function streamTableBytes(table: StreamTable): number {
+  return streamTableEntries(table) * (table.twoLevel ? STRTAB_L1_DESC_SIZE : STRTAB_STE_SIZE)
+}
+
+/** Address of the L1 descriptor of a StreamID. */
+export function l1DescriptorAddress(table: StreamTable, sid: number): number {
+  return table.base + (sid >>> table.split) * STRTAB_L1_DESC_SIZE
+}
+
+/**
+ * STEs in the L2 table of an L1 descriptor: `2^(Span - 1)`; 0 if Span is 0, Reserved, or larger than SPLIT + 1 allows
+ * (sections 5.1 and 7.3.3).
+ */
+export function l1DescriptorStes(lo: number, split: number): number {
+  const span = fieldGet(L1_LO_SPAN, lo)
+  return span === 0 || span > STRTAB_L1_DESC_SPAN_MAX || span > split + 1 ? 0 : 1 << (span - 1)
+}
+
+/** L2Ptr, aligned to the size of the L2 table as the SMMU does; `stes` from `l1DescriptorStes`, not 0. */
+export function l1DescriptorL2Ptr(lo: number, hi: number, stes: number): number {
+  const address = addressOf((lo & L1_LO_L2PTR) >>> 0, (hi & L1_HI_L2PTR) >>> 0)
+  return address - (address % (stes * STRTAB_STE_SIZE))
+}
