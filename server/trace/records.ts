@@ -3,8 +3,8 @@
  * The records of a trace: the one description from which the ring, the file format, the filters and the exporters work.
  *
  * A record is one line of the time line. The records `hardware`, `memory`, `guard`, `command`, `stream`, `warning`,
- * `fault` and `breakpoint` belong to the *root* that closes their group: the next `trap`, `reset`, `pages`, `translate`
- * or `control` after them.
+ * `pages`, `probe`, `fault` and `breakpoint` belong to the *root* that closes their group: the next `trap`, `reset`,
+ * `translate` or `request` after them.
  *
  * Times: `time` is QEMU's virtual clock in ns; `start` is the server's monotonic clock in ns since the ring was created;
  * `duration` is ns of the server's clock.
@@ -69,10 +69,10 @@ export const kinds = {
   },
   /** CPU guard changed; `add` 0: removed. */
   guard: { id: 4, fields: { add: 'u32', base: 'f64', size: 'f64' } },
-  /** A command of the host's queue, as copied (two doublewords, low word first), and what was decided. */
-  command: { id: 5, fields: { smmu: 'u32', verdict: 'u32', w0: 'u32', w1: 'u32', w2: 'u32', w3: 'u32' } },
-  /** A shadow STE was written: `bytes` is the host's STE (64 bytes) followed by the shadow's (64 bytes). */
-  stream: { id: 6, fields: { smmu: 'u32', sid: 'u32', bytes: 'bytes' } },
+  /** A command of the host's queue was filtered, or the hypervisor issued one. Its words are in the group's memory. */
+  command: { id: 5, fields: { smmu: 'u32', opcode: 'u32', verdict: 'u32' } },
+  /** A stream table entry was shadowed: Config fields, 0xffffffff when not valid. The entries are in the group's memory. */
+  stream: { id: 6, fields: { smmu: 'u32', sid: 'u32', hostConfig: 'u32', shadowConfig: 'u32' } },
   /** The hardware recorded an event; `bytes` is the record (32 bytes). */
   event: { id: 7, fields: { smmu: 'u32', time: 'f64', bytes: 'bytes' } },
   /** The hardware toggled GERROR. */
@@ -82,25 +82,14 @@ export const kinds = {
     id: 9,
     fields: { cpu: 'u32', address: 'f64', size: 'u32', write: 'u32', time: 'f64', pcLo: 'u32', pcHi: 'u32' },
   },
-  /** Hyp warning: its code, the section of the behaviour reference it stands in, and values that its text names. */
-  warning: {
-    id: 10,
-    fields: { code: 'u32', section: 'u32', smmu: 'u32', v0: 'f64', v1: 'f64', v2: 'f64', v3: 'f64' },
-  },
+  /** Hyp warning: its id in the catalogue (hypervisor/warnings.ts) and its values. */
+  warning: { id: 10, fields: { id: 'u32', smmu: 'u32', v0: 'u32', v1: 'u32', v2: 'u32', v3: 'u32' } },
   /** Root. The machine was reset; `cause` is a value of the protocol's `resetCause`. */
   reset: { id: 11, fields: { cause: 'u32', time: 'f64', start: 'f64', duration: 'f64' } },
-  /** Root. Pages changed hands: `action` is a value of `pageAction`, `owner` the VM's id, `status` 0 or the error. */
+  /** Pages changed hands: `operation` and `result` as in HypReport.pages, `owner` the VM's id. */
   pages: {
     id: 12,
-    fields: {
-      action: 'u32',
-      owner: 'u32',
-      base: 'f64',
-      size: 'f64',
-      status: 'u32',
-      start: 'f64',
-      duration: 'f64',
-    },
+    fields: { operation: 'u32', base: 'f64', size: 'f64', owner: 'u32', result: 'u32' },
   },
   /** A breakpoint stopped the trap with this sequence number. */
   breakpoint: { id: 13, fields: { id: 'u32', seq: 'u32', start: 'f64' } },
@@ -132,8 +121,24 @@ export const kinds = {
   },
   /** A line of the guest's serial console, from the control thread. */
   console: { id: 18, fields: { start: 'f64', text: 'text' } },
-  /** Root. Something done to the trap thread from outside, or worth knowing: JSON with a `what`. */
+  /** Something that the control thread did or noticed: JSON with a `what`. */
   control: { id: 19, fields: { start: 'f64', text: 'text' } },
+  /** Root. The trap thread did what the control thread asked: a value of `request`, arguments, 0 or an error. */
+  request: {
+    id: 20,
+    fields: {
+      request: 'u32',
+      result: 'u32',
+      start: 'f64',
+      duration: 'f64',
+      v0: 'f64',
+      v1: 'f64',
+      v2: 'f64',
+      v3: 'f64',
+    },
+  },
+  /** The hypervisor probed an SMMU at reset; `text` is empty, or says why it can't isolate. */
+  probe: { id: 21, fields: { smmu: 'u32', text: 'text' } },
 } as const satisfies Record<string, Kind>
 
 export type KindName = keyof typeof kinds
@@ -149,10 +154,11 @@ export type RecordOf<K extends KindName> = { readonly kind: K } & {
 
 export type TraceRecord = { [K in KindName]: RecordOf<K> }[KindName]
 
-/** What became of a command of the host's queue. */
-export const verdict = { kept: 0, rewritten: 1, dropped: 2 } as const
+/** What became of a command of the host's queue; `own`: issued by the hypervisor itself. */
+export const verdict = { kept: 0, rewritten: 1, dropped: 2, own: 3 } as const
 
-export const pageAction = { donate: 0, reclaim: 1, share: 2, unshare: 3 } as const
+/** `other`: nothing that changes the hypervisor's state. */
+export const request = { other: 0, donate: 1, reclaim: 2 } as const
 
 export const machineState = {
   starting: 0,
@@ -166,7 +172,7 @@ export const machineState = {
 } as const
 
 /** Kinds that close the group of records before them. */
-export const roots: ReadonlySet<KindName> = new Set(['trap', 'reset', 'pages', 'translate', 'control'])
+export const roots: ReadonlySet<KindName> = new Set(['trap', 'reset', 'translate', 'request'])
 
 /** A kind as ring and file use it. */
 export interface Layout {

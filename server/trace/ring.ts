@@ -54,7 +54,7 @@ function views(buffer: SharedArrayBuffer) {
   }
 }
 
-/** The trap thread's end. No method waits or throws, and none allocates but for payloads above 256 bytes. */
+/** The trap thread's end. No method waits or throws, and none allocates but for payloads above 64 bytes and texts. */
 export class RingWriter {
   /** ns since the ring was created. */
   readonly now: () => number
@@ -154,36 +154,25 @@ export class RingWriter {
   }
 
   /** @param verdict a value of `verdict` (records.ts). */
-  command(smmu: number, verdict: number, w0: number, w1: number, w2: number, w3: number): void {
-    const at = this.#reserve(5, 7)
+  command(smmu: number, opcode: number, verdict: number): void {
+    const at = this.#reserve(5, 4)
+    if (at < 0) return
+    this.#words[at + 1] = smmu
+    this.#words[at + 2] = opcode
+    this.#words[at + 3] = verdict
+    this.#publish(4)
+  }
+
+  /** Config fields, or -1. */
+  stream(smmu: number, sid: number, hostConfig: number, shadowConfig: number): void {
+    const at = this.#reserve(6, 5)
     if (at < 0) return
     const words = this.#words
     words[at + 1] = smmu
-    words[at + 2] = verdict
-    words[at + 3] = w0
-    words[at + 4] = w1
-    words[at + 5] = w2
-    words[at + 6] = w3
-    this.#publish(8)
-  }
-
-  /** @param host @param shadow 64 bytes each, from the offset given. */
-  stream(
-    smmu: number,
-    sid: number,
-    host: Uint8Array,
-    hostOffset: number,
-    shadow: Uint8Array,
-    shadowOffset: number,
-  ): void {
-    const at = this.#reserve(6, 36)
-    if (at < 0) return
-    this.#words[at + 1] = smmu
-    this.#words[at + 2] = sid
-    this.#words[at + 3] = 128
-    this.#copy((at + 4) << 2, host, hostOffset, 64)
-    this.#copy((at + 20) << 2, shadow, shadowOffset, 64)
-    this.#publish(36)
+    words[at + 2] = sid
+    words[at + 3] = hostConfig
+    words[at + 4] = shadowConfig
+    this.#publish(6)
   }
 
   /** @param record 32 bytes. */
@@ -229,14 +218,18 @@ export class RingWriter {
     this.#publish(10)
   }
 
-  warning(code: number, section: number, smmu: number, v0 = 0, v1 = 0, v2 = 0, v3 = 0): void {
-    const at = this.#reserve(10, 12)
+  /** @param id of a HypWarning. */
+  warning(id: number, smmu: number, v0: number, v1: number, v2: number, v3: number): void {
+    const at = this.#reserve(10, 7)
     if (at < 0) return
-    this.#words[at + 1] = code
-    this.#words[at + 2] = section
-    this.#words[at + 3] = smmu
-    this.#values(at + 4, v0, v1, v2, v3)
-    this.#publish(12)
+    const words = this.#words
+    words[at + 1] = id
+    words[at + 2] = smmu
+    words[at + 3] = v0
+    words[at + 4] = v1
+    words[at + 5] = v2
+    words[at + 6] = v3
+    this.#publish(8)
   }
 
   /** @param cause a value of the protocol's `resetCause`. */
@@ -250,27 +243,40 @@ export class RingWriter {
     this.#publish(8)
   }
 
-  /** @param action a value of `pageAction`; @param status 0, or the error's number. */
-  pages(
-    action: number,
-    owner: number,
-    base: number,
-    size: number,
-    status: number,
-    start: number,
-    duration: number,
-  ): void {
-    const at = this.#reserve(12, 14)
+  /** As HypReport.pages. */
+  pages(operation: number, base: number, size: number, owner: number, result: number): void {
+    const at = this.#reserve(12, 8)
     if (at < 0) return
-    const doubles = this.#doubles
-    this.#words[at + 1] = action
-    this.#words[at + 2] = owner
-    doubles[(at + 4) >> 1] = base
-    doubles[(at + 6) >> 1] = size
-    this.#words[at + 8] = status
-    doubles[(at + 10) >> 1] = start
-    doubles[(at + 12) >> 1] = duration
-    this.#publish(14)
+    this.#words[at + 1] = operation
+    this.#doubles[(at + 2) >> 1] = base
+    this.#doubles[(at + 4) >> 1] = size
+    this.#words[at + 6] = owner
+    this.#words[at + 7] = result
+    this.#publish(8)
+  }
+
+  /** @param request a value of `request`; @param result 0, or the error's number. */
+  request(request: number, result: number, start: number, duration: number, v0 = 0, v1 = 0, v2 = 0, v3 = 0): void {
+    const at = this.#reserve(20, 16)
+    if (at < 0) return
+    this.#words[at + 1] = request
+    this.#words[at + 2] = result
+    this.#doubles[(at + 4) >> 1] = start
+    this.#doubles[(at + 6) >> 1] = duration
+    this.#values(at + 8, v0, v1, v2, v3)
+    this.#publish(16)
+  }
+
+  /** @param text empty, or why the SMMU can't isolate. */
+  probe(smmu: number, text: string): void {
+    const bytes = Buffer.from(text).subarray(0, CHUNK)
+    const size = 3 + ((bytes.length + 3) >> 2)
+    const at = this.#reserve(21, size)
+    if (at < 0) return
+    this.#words[at + 1] = smmu
+    this.#words[at + 2] = bytes.length
+    this.#copy((at + 3) << 2, bytes, 0, bytes.length)
+    this.#publish(size + (size & 1))
   }
 
   breakpoint(id: number, seq: number, start: number): void {
@@ -366,7 +372,7 @@ export class RingWriter {
 
   #copy(to: number, source: Uint8Array, from: number, count: number): void {
     const bytes = this.#bytes
-    if (count > 256) bytes.set(source.subarray(from, from + count), to)
+    if (count > 64) bytes.set(source.subarray(from, from + count), to)
     else for (let i = 0; i < count; i++) bytes[to + i] = source[from + i] ?? 0
   }
 

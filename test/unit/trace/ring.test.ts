@@ -40,7 +40,6 @@ test('every record comes out as it went in', () => {
   const writer = new RingWriter(ring)
   const reader = new RingReader(ring)
   const host = pattern(80, 1)
-  const shadow = pattern(64, 2)
   const answer = { status: 1, permissions: 3, pa: 2 ** 48, addressMask: 0xfff, record: pattern(32, 9) }
   const request = { smmu: 1, sid: 2, ssid: 3, access: 4, iovaLo: 5, iovaHi: 6, time: 7 }
   writer.trap(trap, 1234, 2 ** 40, 4e9)
@@ -48,14 +47,16 @@ test('every record comes out as it went in', () => {
   writer.memory(true, 2 ** 40, host, 16, 5, true)
   writer.memory(false, 64, host, 0, 8, false)
   writer.guard(true, 4096, 8192)
-  writer.command(1, 2, 3, 4, 5, 0xffffffff)
-  writer.stream(1, 0x80, host, 16, shadow, 0)
+  writer.command(1, 0x46, 2)
+  writer.stream(1, 0x80, -1, 6)
   writer.event(1, 99, host, 3)
   writer.gerror(1, 98, 5, 4)
   writer.guardFault(2, 2 ** 41, 4, true, 97, 1, 2)
-  writer.warning(12, 6, 1, 2 ** 40, 1, 2, 3)
+  writer.warning(12, 1, 0xffffffff, 1, 2, -22)
   writer.reset(1, 2, 3, 4)
-  writer.pages(1, 5, 2 ** 33, 4096, 16, 10, 11)
+  writer.pages(1, 2 ** 33, 4096, 5, -16)
+  writer.request(1, -16, 10, 11, 2 ** 33, 4096, 5)
+  writer.probe(1, 'IDR0.S2P is 0 – no stage 2')
   writer.breakpoint(3, 4, 5)
   writer.fault(1, 2, 3, 4, 5, 6)
   writer.machine(2, 3, 4)
@@ -83,14 +84,16 @@ test('every record comes out as it went in', () => {
     },
     { kind: 'memory', write: 0, address: 64, length: 8, done: 0, digest: 0, ok: 0, bytes: new Uint8Array() },
     { kind: 'guard', add: 1, base: 4096, size: 8192 },
-    { kind: 'command', smmu: 1, verdict: 2, w0: 3, w1: 4, w2: 5, w3: 0xffffffff },
-    { kind: 'stream', smmu: 1, sid: 0x80, bytes: new Uint8Array([...host.slice(16, 80), ...shadow]) },
+    { kind: 'command', smmu: 1, opcode: 0x46, verdict: 2 },
+    { kind: 'stream', smmu: 1, sid: 0x80, hostConfig: 0xffffffff, shadowConfig: 6 },
     { kind: 'event', smmu: 1, time: 99, bytes: host.slice(3, 35) },
     { kind: 'gerror', smmu: 1, time: 98, gerror: 5, gerrorn: 4 },
     { kind: 'guardFault', cpu: 2, address: 2 ** 41, size: 4, write: 1, time: 97, pcLo: 1, pcHi: 2 },
-    { kind: 'warning', code: 12, section: 6, smmu: 1, v0: 2 ** 40, v1: 1, v2: 2, v3: 3 },
+    { kind: 'warning', id: 12, smmu: 1, v0: 0xffffffff, v1: 1, v2: 2, v3: 0xffffffea },
     { kind: 'reset', cause: 1, time: 2, start: 3, duration: 4 },
-    { kind: 'pages', action: 1, owner: 5, base: 2 ** 33, size: 4096, status: 16, start: 10, duration: 11 },
+    { kind: 'pages', operation: 1, owner: 5, base: 2 ** 33, size: 4096, result: 0xfffffff0 },
+    { kind: 'request', request: 1, result: 0xfffffff0, start: 10, duration: 11, v0: 2 ** 33, v1: 4096, v2: 5, v3: 0 },
+    { kind: 'probe', smmu: 1, text: 'IDR0.S2P is 0 – no stage 2' },
     { kind: 'breakpoint', id: 3, seq: 4, start: 5 },
     { kind: 'fault', rule: 1, action: 2, v0: 3, v1: 4, v2: 5, v3: 6 },
     { kind: 'machine', state: 2, time: 3, start: 4 },

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Counters of a run in a SharedArrayBuffer: the trap thread counts with plain stores, the control thread reads at any
+ * time. Unlike the ring they are complete, whatever happens to the trace.
+ */
+import type { Trap } from '../machine/ports.ts'
+import { opcodeName } from '../smmu/commands.ts'
+import { ARM_SMMU_FRAME_SIZE, registerName } from '../smmu/registers.ts'
+import { count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'
+import { verdict } from './records.ts'
+
+const SLOTS = ARM_SMMU_FRAME_SIZE / 4
+const CODES = 256
+
+/** Single counts. */
+const SCALARS = [
+  'reads',
+  'writes',
+  'aborted',
+  'hardwareReads',
+  'hardwareWrites',
+  'memoryReads',
+  'memoryWrites',
+  'gerrors',
+  'guardFaults',
+  'resets',
+  'faults',
+  'breakpoints',
+  'translations',
+] as const
+export type Scalar = (typeof SCALARS)[number]
+
+/** Word indices. */
+const READS = 0
+const WRITES = READS + SLOTS
+const COMMANDS = WRITES + SLOTS
+const VERDICTS = Object.keys(verdict).length
+const WARNINGS = COMMANDS + CODES * VERDICTS
+const EVENTS = WARNINGS + CODES
+const LATENCY = EVENTS + CODES
+const SERVER = LATENCY + HISTOGRAM_WORDS
+const SCALAR = SERVER + HISTOGRAM_WORDS
+const WORDS = SCALAR + SCALARS.length
+
+const scalarAt = Object.fromEntries(SCALARS.map((name, i) => [name, SCALAR + i])) as Record<Scalar, number>
+
+export function createCounters(): SharedArrayBuffer {
+  return new SharedArrayBuffer(WORDS * 4)
+}
+
+/** The trap thread's end. Nothing allocates. */
+export class CountersWriter {
+  readonly #words: Uint32Array
+
+  constructor(buffer: SharedArrayBuffer) {
+    this.#words = new Uint32Array(buffer)
+  }
+
+  /** @param lastTrapNs of the trap before; 0: unknown. @param serverNs from frame received to reply sent. */
+  trap(trap: Readonly<Trap>, lastTrapNs: number, serverNs: number): void {
+    const slot = trap.offset < ARM_SMMU_FRAME_SIZE ? trap.offset >>> 2 : SLOTS - 1
+    this.#increment((trap.write ? WRITES : READS) + slot)
+    this.add(trap.write ? 'writes' : 'reads')
+    if (trap.aborted) this.add('aborted')
+    this.latency(lastTrapNs)
+    count(this.#words, SERVER, serverNs)
+  }
+
+  /** Round trip of a trap as QEMU measured it, ns; also of the last one, which comes with `shutdown`. 0: unknown. */
+  latency(ns: number): void {
+    if (ns !== 0) count(this.#words, LATENCY, ns)
+  }
+
+  /** @param result a value of `verdict`. */
+  command(opcode: number, result: number): void {
+    this.#increment(COMMANDS + (opcode & 0xff) * VERDICTS + result)
+  }
+
+  /** @param id of a HypWarning. */
+  warning(id: number): void {
+    this.#increment(WARNINGS + (id & 0xff))
+  }
+
+  /** @param id of an event record (its first byte). */
+  event(id: number): void {
+    this.#increment(EVENTS + (id & 0xff))
+  }
+
+  add(scalar: Scalar): void {
+    this.#increment(scalarAt[scalar])
+  }
+
+  #increment(at: number): void {
+    this.#words[at] = (this.#words[at] ?? 0) + 1
+  }
+}
+
+export interface RegisterCount {
+  readonly offset: number
+  /** Linux's name, or `0x…`. */
+  readonly register: string
+  readonly reads: number
+  readonly writes: number
+}
+
+export interface CommandCount {
+  readonly opcode: number
+  readonly command: string
+  readonly kept: number
+  readonly rewritten: number
+  readonly dropped: number
+  /** Issued by the hypervisor itself. */
+  readonly own: number
+}
+
+/** The control thread's end. Every method reads what is there now. */
+export class Counters {
+  readonly #words: Uint32Array
+
+  constructor(buffer: SharedArrayBuffer) {
+    this.#words = new Uint32Array(buffer)
+  }
+
+  get(scalar: Scalar): number {
+    return this.#at(scalarAt[scalar])
+  }
+
+  /** Most frequent first. */
+  registers(): RegisterCount[] {
+    const list: RegisterCount[] = []
+    for (let slot = 0; slot < SLOTS; slot++) {
+      const reads = this.#at(READS + slot)
+      const writes = this.#at(WRITES + slot)
+      if (reads + writes === 0) continue
+      list.push({ offset: slot * 4, register: registerName(slot * 4), reads, writes })
+    }
+    return list.sort((a, b) => b.reads + b.writes - a.reads - a.writes)
+  }
+
+  /** By opcode. */
+  commands(): CommandCount[] {
+    const list: CommandCount[] = []
+    for (let opcode = 0; opcode < CODES; opcode++) {
+      const at = COMMANDS + opcode * VERDICTS
+      const kept = this.#at(at + verdict.kept)
+      const rewritten = this.#at(at + verdict.rewritten)
+      const dropped = this.#at(at + verdict.dropped)
+      const own = this.#at(at + verdict.own)
+      if (kept + rewritten + dropped + own === 0) continue
+      list.push({ opcode, command: opcodeName(opcode), kept, rewritten, dropped, own })
+    }
+    return list
+  }
+
+  /** Of hyp warnings, by id. */
+  warnings(): { id: number; count: number }[] {
+    return this.#codes(WARNINGS)
+  }
+
+  /** Of event records, by id. */
+  events(): { id: number; count: number }[] {
+    return this.#codes(EVENTS)
+  }
+
+  /** Round trips as QEMU measured them, ns. */
+  latency(): Percentiles {
+    return percentiles(this.#words, LATENCY)
+  }
+
+  /** The server's own time per trap, ns. */
+  server(): Percentiles {
+    return percentiles(this.#words, SERVER)
+  }
+
+  /** The `traps` section of a report; times in µs. */
+  traps() {
+    const us = ({ p50, p90, p99, max }: Percentiles) => {
+      const round = (ns: number) => Math.round(ns) / 1000
+      return { p50: round(p50), p90: round(p90), p99: round(p99), max: round(max) }
+    }
+    const reads = this.get('reads')
+    const writes = this.get('writes')
+    return {
+      total: reads + writes,
+      reads,
+      writes,
+      byRegister: this.registers().map(({ register, reads, writes }) => ({ register, reads, writes })),
+      latencyUs: us(this.latency()),
+      serverUs: us(this.server()),
+    }
+  }
+
+  #codes(base: number): { id: number; count: number }[] {
+    const list = []
+    for (let id = 0; id < CODES; id++) {
+      const n = this.#at(base + id)
+      if (n > 0) list.push({ id, count: n })
+    }
+    return list
+  }
+
+  #at(index: number): number {
+    return this.#words[index] ?? 0
+  }
+}
