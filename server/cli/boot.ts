@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+import { accessSync, constants, writeFileSync } from 'node:fs'
+import { cpus } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { ensureInitramfs, ensureQemu, type SetupResult, setup } from '../../scripts/setup/index.ts'
+import { Session, type SessionEnd } from '../cosim/session.ts'
+import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
+import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
+import { Workload } from '../machine/workload.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { OUTCOMES, type Outcome, REPORT_SCHEMA, type Report } from './report.ts'
+import { printSummary } from './summary.ts'
+
+/** What `boot` was asked for; every field is an option of the command line. */
+export interface BootOptions {
+  readonly policy: string
+  readonly kernel?: string
+  readonly initrd?: string
+  readonly append?: string
+  readonly memory: string
+  readonly smp: number
+  readonly carveout: string
+  readonly ramDir: string
+  readonly interactive?: boolean
+  readonly baseline?: boolean
+  readonly reboots: number
+  readonly bench: number
+  readonly timeout: number
+  readonly report?: string
+  readonly panicOnWarn?: boolean
+  readonly quiet?: boolean
+  readonly qemuArg: readonly string[]
+}
+
+/** Debian's kernels that set-up can fetch; anything else is a file. */
+const KERNELS = ['6.12', '6.1'] as const
+type KernelSeries = (typeof KERNELS)[number]
+const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly string[]).includes(text)
+
+/** `smmu-cosim boot`. */
+export function bootCommand(program: Command): void {
+  program
+    .command('boot')
+    .description('boot Linux with every SMMUv3 register access decided by the server, run the workload, report')
+    .option('--policy <name|file>', 'passthrough, or a file with a policy of your own', 'passthrough')
+    .option('--kernel <series|file>', `Debian's ${KERNELS.join(' or ')}, or an arm64 Image`, '6.12')
+    .option('--initrd <file>', "initramfs of your own instead of the workload's")
+    .option('--append <text>', 'added to the kernel command line')
+    .option('--memory <size>', 'guest RAM, e.g. 1G', size, '1G')
+    .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), 1)
+    .option('--carveout <size>', 'hypervisor memory at the top of guest RAM, a multiple of 2M', size, '64M')
+    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
+    .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
+    .option('--baseline', 'the same machine without the server, for comparison')
+    .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
+    .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)
+    .option('--timeout <s>', 'end a guest that is not done by then; 0: never', integer(0, 1_000_000), 120)
+    .option('--report <file>', 'write the report as JSON')
+    .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
+    .option('--quiet', 'no guest console on the terminal')
+    .addOption(
+      new Option('--qemu-arg <arg>', 'added to QEMU’s command line; may be repeated')
+        .argParser(collect)
+        .default([], ''),
+    )
+    .action(async (options: BootOptions) => {
+      const { signal, dispose } = abortOnSignal()
+      try {
+        process.exitCode = await boot(options, signal)
+      } catch (error) {
+        fail(error, signal)
+      } finally {
+        dispose()
+      }
+    })
+}
+
+const collect = (value: string, before: readonly string[]): string[] => [...before, value]
+
+function size(text: string): string {
+  try {
+    parseSize(text)
+    return text
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
+const integer = (min: number, max: number) => (text: string) => {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isInteger(value) || value < min || value > max) {
+    throw new InvalidArgumentError(`expected a whole number from ${min} to ${max}`)
+  }
+  return value
+}
+
+/** Checks before any work is done, so that a typo costs no boot. @throws Error naming option and file. */
+function check(options: BootOptions): void {
+  const { kernel, initrd, report } = options
+  for (const [option, file] of [
+    ['--kernel', kernel !== undefined && !isSeries(kernel) ? kernel : undefined],
+    ['--initrd', initrd],
+  ]) {
+    if (file === undefined) continue
+    try {
+      accessSync(file, constants.R_OK)
+    } catch {
+      const hint = option === '--kernel' ? ` (or one of Debian's series: ${KERNELS.join(', ')})` : ''
+      throw new Error(`${option} ${file}: no such file, or not readable${hint}`)
+    }
+  }
+  if (report !== undefined) {
+    try {
+      accessSync(dirname(resolve(report)), constants.W_OK)
+    } catch {
+      throw new Error(`--report ${report}: its folder does not exist, or is not writable`)
+    }
+  }
+  if (parseSize(options.carveout) % (2 << 20) !== 0)
+    throw new Error(`--carveout ${options.carveout}: not a multiple of 2M`)
+  if (parseSize(options.carveout) * 2 > parseSize(options.memory)) {
+    throw new Error(`--carveout ${options.carveout}: more than half of --memory ${options.memory}`)
+  }
+}
+
+async function files(options: BootOptions, signal: AbortSignal): Promise<SetupResult> {
+  const series = options.kernel ?? '6.12'
+  if (isSeries(series)) {
+    const result = await setup({ signal, kernel: series })
+    return { ...result, initrd: options.initrd ?? result.initrd }
+  }
+  const qemu = await ensureQemu({ signal })
+  const initrd = options.initrd ?? (await ensureInitramfs({ signal, modules: undefined }))
+  return { qemu, kernel: { version: series, image: series, systemMap: undefined, modules: '' }, initrd }
+}
+
+/** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
+async function boot(options: BootOptions, signal: AbortSignal): Promise<number> {
+  check(options)
+  const { qemu, kernel, initrd } = await files(options, signal)
+  signal.throwIfAborted()
+  const scratch = new Scratch(parseSize(options.memory), options.ramDir)
+  const runFolder = newRunFolder()
+  const workload = await Workload.create(scratch.sockets)
+  try {
+    const run = await runMachine(options, { qemu, kernel, initrd }, scratch, runFolder, workload, signal)
+    printSummary(run)
+    writeFileSync(join(runFolder, 'report.json'), `${JSON.stringify(run, null, 2)}\n`)
+    if (options.report !== undefined) writeFileSync(options.report, `${JSON.stringify(run, null, 2)}\n`)
+    return run.outcome === 'ok' ? EXIT.ok : run.outcome === 'interrupted' ? EXIT.interrupted : EXIT.failed
+  } finally {
+    workload.close()
+    scratch.remove()
+  }
+}
+
+function kernelCommandLine(options: BootOptions, workload: Workload): string {
+  const run = options.interactive ? 'shell' : options.reboots > 0 ? `reboot:${options.reboots + 1}` : 'workload'
+  const words = ['console=ttyAMA0', 'panic=-1', `cosim.run=${run}`, workload.append(options.bench)]
+  if (options.append !== undefined) words.push(options.append)
+  return words.join(' ')
+}
+
+async function runMachine(
+  options: BootOptions,
+  { qemu, kernel, initrd }: SetupResult,
+  scratch: Scratch,
+  runFolder: string,
+  workload: Workload,
+  signal: AbortSignal,
+): Promise<Report> {
+  const started = performance.now()
+  const session = await Session.start({
+    scratch,
+    runFolder,
+    machine: {
+      binary: qemu,
+      kernel: kernel.image,
+      initrd,
+      append: kernelCommandLine(options, workload),
+      memory: options.memory,
+      smp: options.smp,
+      virtioDisk: workload.virtioDisk,
+      nvmeDisk: workload.nvmeDisk,
+      network: true,
+      extra: [...(options.reboots > 0 ? [] : ['-no-reboot']), ...options.qemuArg],
+    },
+    ...(!options.baseline && {
+      policy: {
+        name: options.policy,
+        options: {},
+        panicOnWarn: options.panicOnWarn === true,
+        carveout: options.carveout,
+      },
+    }),
+  })
+  const events: GuestEvent[] = []
+  let bootMs: number | null = null
+  session.console.on('line', line => {
+    const event = parseGuestEvent(line)
+    if (event === undefined) return
+    events.push(event)
+    if (event.event === 'userspace') bootMs ??= Math.round(performance.now() - started)
+  })
+  if (!options.quiet) session.console.on('data', chunk => process.stdout.write(chunk))
+  const terminal = options.interactive ? attachTerminal(session) : undefined
+
+  let stopped: 'interrupted' | 'guest-hung' | undefined
+  const stop = (why: typeof stopped) => {
+    stopped ??= why
+    void session.stop()
+  }
+  const interrupt = () => stop('interrupted')
+  if (signal.aborted) interrupt()
+  signal.addEventListener('abort', interrupt)
+  const limit = options.timeout > 0 && !options.interactive ? options.timeout * 1000 : undefined
+  const timer = limit && setTimeout(() => stop('guest-hung'), limit)
+  const end = await session.ended
+  clearTimeout(timer)
+  signal.removeEventListener('abort', interrupt)
+  terminal?.dispose()
+
+  const entries = options.interactive ? [] : workload.check(events)
+  const [outcome, message] = judge(options, stopped, end, events, entries)
+  const bench = workload.bench(events)
+  return {
+    schema: REPORT_SCHEMA,
+    outcome,
+    ...(message !== undefined && { message }),
+    policy: options.baseline ? 'baseline' : options.policy,
+    kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
+    wallMs: Math.round(performance.now() - started),
+    bootMs,
+    traps: session.counters?.traps() ?? null,
+    workload: entries,
+    ...(bench.length > 0 && { bench }),
+    console: session.console.logPath,
+    ...end.sections,
+    ...(session.counters && { commands: session.counters.commands(), events: session.counters.events() }),
+    machine: { memory: options.memory, smp: options.smp, hostCpus: cpus().length, qemuArgs: options.qemuArg },
+  }
+}
+
+/** The first thing that went wrong decides. */
+function judge(
+  options: BootOptions,
+  stopped: 'interrupted' | 'guest-hung' | undefined,
+  end: SessionEnd,
+  events: readonly GuestEvent[],
+  entries: Report['workload'],
+): [Outcome, string?] {
+  if (end.panic !== undefined) return ['hyp-panic', end.panic]
+  if (stopped === 'interrupted') return ['interrupted', OUTCOMES.interrupted]
+  if (end.serverError !== undefined) return ['server-died', end.serverError]
+  if (stopped === 'guest-hung') {
+    const last = events.at(-1)
+    const where = last === undefined ? 'it never reached userspace' : `its last report was "${last.event}"`
+    return ['guest-hung', `the guest was not done after ${options.timeout} s: ${where}`]
+  }
+  const { code, signal } = end.qemu
+  if (code !== 0)
+    return ['qemu-died', `QEMU ended with ${signal ?? `exit code ${code}`}: ${end.qemuErrors || 'no message'}`]
+  if (options.interactive) return ['ok']
+  const bad = entries.find(({ ok }) => !ok)
+  if (bad) return ['guest-failed', `${bad.device} ${bad.operation}: ${bad.error ?? 'failed'}`]
+  const failed = events.find(({ ok }) => !ok)
+  if (failed) return ['guest-failed', `guest step "${failed.event}": ${failed.error ?? 'failed'}`]
+  if (!events.some(({ event }) => event === 'done'))
+    return ['guest-failed', 'the guest ended without saying that it was done']
+  return ['ok']
+}
+
+/** The user's keyboard is the guest's; Ctrl-] ends the machine, as in other console tools. */
+function attachTerminal(session: Session): { dispose: () => void } {
+  const { stdin } = process
+  const ESCAPE = 0x1d
+  console.error('smmu-cosim: Ctrl-] ends the machine')
+  const forward = (chunk: Buffer) => {
+    if (stdin.isTTY && chunk.includes(ESCAPE)) void session.stop()
+    else session.qemu.child.stdin?.write(chunk)
+  }
+  if (stdin.isTTY) stdin.setRawMode(true)
+  stdin.on('data', forward)
+  return {
+    dispose: () => {
+      stdin.off('data', forward)
+      if (stdin.isTTY) stdin.setRawMode(false)
+      stdin.pause()
+    },
+  }
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/** Exit codes of the command line. */
+export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const
+
+/** A signal that aborts at the first SIGINT, SIGTERM or SIGHUP; `dispose` gives the signals back. */
+export function abortOnSignal(): { signal: AbortSignal; dispose: () => void } {
+  const controller = new AbortController()
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+  const abort = (name: NodeJS.Signals) => controller.abort(new Error(`interrupted by ${name}`))
+  for (const name of names) process.on(name, abort)
+  return {
+    signal: controller.signal,
+    dispose: () => {
+      for (const name of names) process.off(name, abort)
+    },
+  }
+}
+
+/** Prints one message and sets the exit code. */
+export function fail(error: unknown, signal?: AbortSignal): void {
+  const interrupted = signal?.aborted === true
+  const message = error instanceof Error ? error.message : String(error)
+  console.error(`smmu-cosim: ${interrupted ? 'interrupted' : message}`)
+  process.exitCode = interrupted ? EXIT.interrupted : EXIT.failed
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Command } from 'commander'
+import { bootCommand } from './boot.ts'
+import { setupCommand } from './setup.ts'
+
+const program = new Command('smmu-cosim')
+  .description('Arm SMMUv3 trap-and-emulate, decided in TypeScript, against a real Linux on a patched QEMU')
+  .showHelpAfterError('(--help lists what there is)')
+bootCommand(program)
+setupCommand(program)
+
+await program.parseAsync()

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { BenchEntry, WorkloadEntry } from '../machine/workload.ts'
+
+/** The report of one run, as `--report FILE` writes it. Fields are only ever added within a schema version. */
+export const REPORT_SCHEMA = 'smmu-cosim/report/1'
+
+export const OUTCOMES = {
+  ok: 'the guest did its workload and powered off; every check passed',
+  'guest-failed': 'the guest ended, but a check failed, it panicked, or it never said that it was done',
+  'guest-hung': 'the guest was still running at --timeout',
+  'qemu-died': 'QEMU ended by itself with an error',
+  'server-died': 'the trap thread ended, or broke off the connection',
+  'hyp-panic': 'a hyp warning with --panic-on-warn',
+  interrupted: 'ended from outside (Ctrl-C, SIGTERM)',
+} as const
+
+export type Outcome = keyof typeof OUTCOMES
+
+/** Percentiles, µs. */
+export interface Percentiles {
+  readonly p50: number
+  readonly p90: number
+  readonly p99: number
+  readonly max: number
+}
+
+export interface TrapReport {
+  readonly total: number
+  readonly reads: number
+  readonly writes: number
+  /** Most frequent first; Linux's register names, `0x…` for offsets that are no register. */
+  readonly byRegister: readonly { readonly register: string; readonly reads: number; readonly writes: number }[]
+  /** Round trip as QEMU measured it. */
+  readonly latencyUs: Percentiles
+  /** From frame received to reply sent. */
+  readonly serverUs: Percentiles
+}
+
+export interface Report {
+  readonly schema: typeof REPORT_SCHEMA
+  readonly outcome: Outcome
+  /** One sentence when the outcome is not `ok`. */
+  readonly message?: string
+  /** `baseline` when no server took part. */
+  readonly policy: string
+  /** Prefix of the series, for the policy `pkvm`. */
+  readonly until?: string
+  readonly kernel: string
+  /** Start of the machine until its end, ms. */
+  readonly wallMs: number
+  /** Start of QEMU until the guest's userspace, ms; null when it never got there. */
+  readonly bootMs: number | null
+  /** null for a baseline run. */
+  readonly traps: TrapReport | null
+  readonly workload: readonly WorkloadEntry[]
+  /** Timed reads, with `--bench`. */
+  readonly bench?: readonly BenchEntry[]
+  /** Path of the console log. */
+  readonly console: string
+  /** Further sections by the policy: `warnings`, `commands`, `streams`, … */
+  readonly [section: string]: unknown
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Report } from './report.ts'
+
+const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)
+const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`
+
+/** The report for people, on standard error, so that the guest's console on standard output stays clean. */
+export function printSummary(report: Report): void {
+  const lines = ['', `smmu-cosim: ${report.outcome}${report.message === undefined ? '' : `: ${report.message}`}`]
+  const boot = report.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(report.bootMs)}`
+  lines.push(`  policy ${report.policy}, kernel ${report.kernel}, ${boot}, ${seconds(report.wallMs)} in all`)
+  const { traps } = report
+  if (traps !== null) {
+    const { latencyUs: q, serverUs: s } = traps
+    lines.push(`  ${traps.total} traps: ${traps.reads} reads, ${traps.writes} writes`)
+    lines.push(`    as QEMU saw them  p50 ${q.p50} µs, p90 ${q.p90}, p99 ${q.p99}, max ${q.max}`)
+    lines.push(`    in the server     p50 ${s.p50} µs, p90 ${s.p90}, p99 ${s.p99}, max ${s.max}`)
+    for (const { register, reads, writes } of traps.byRegister.slice(0, 8)) {
+      lines.push(`    ${register.padEnd(18)} ${String(reads).padStart(7)} reads ${String(writes).padStart(7)} writes`)
+    }
+  }
+  for (const { device, operation, bytes, ok, error, ms } of report.workload) {
+    const what = `${device} ${operation}`.padEnd(18)
+    lines.push(`  ${ok ? 'ok    ' : 'FAILED'} ${what} ${ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}` : (error ?? '')}`)
+  }
+  for (const { device, reads, ms } of report.bench ?? []) {
+    lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
+  }
+  lines.push(`  console ${report.console}`)
+  console.error(lines.join('\n'))
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+import { EventEmitter } from 'node:events'
+import { closeSync, ftruncateSync, openSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Hello } from '../../protocol/generated/messages.ts'
+import { GuestConsole } from '../machine/console.ts'
+import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
+import { Qmp } from '../machine/qmp.ts'
+import { parseSize, type Scratch } from '../machine/scratch.ts'
+import { Counters, createCounters } from '../trace/counters.ts'
+import { createRing } from '../trace/ring.ts'
+import { TrapThread } from './control.ts'
+
+/** What a session runs. */
+export interface SessionOptions {
+  /** Everything about the machine but the files that the session makes itself. */
+  readonly machine: Omit<QemuOptions, 'ramFile' | 'qmpSocket' | 'cosim'>
+  /** Absent: QEMU without the server. */
+  readonly policy?: {
+    readonly name: string
+    readonly options: Readonly<Record<string, unknown>>
+    readonly panicOnWarn: boolean
+    /** QEMU's size notation. */
+    readonly carveout: string
+    /** Further properties of QEMU's smmu-cosim object, `name=value`. */
+    readonly properties?: readonly string[]
+  }
+  readonly scratch: Scratch
+  /** Where the console log goes. */
+  readonly runFolder: string
+}
+
+/** How a session ended. */
+export interface SessionEnd {
+  readonly qemu: QemuExit
+  /** What QEMU said on standard error. */
+  readonly qemuErrors: string
+  /** Set when the server was the cause: the thread died, or it broke off the connection. */
+  readonly serverError?: string
+  /** Set when the policy stopped the machine at a warning. */
+  readonly panic?: string
+  /** The policy's sections of the report. */
+  readonly sections: Readonly<Record<string, unknown>>
+}
+
+/** One machine with its server: trap thread, QEMU, console and QMP, started and ended together. */
+export class Session extends EventEmitter<{ connected: [Hello]; panic: [string]; reset: [cause: number] }> {
+  readonly console: GuestConsole
+  readonly qemu: QemuProcess
+  readonly thread: TrapThread | undefined
+  readonly counters: Counters | undefined
+  readonly ended: Promise<SessionEnd>
+  #serverError: string | undefined
+  #panic: string | undefined
+  #sections: Readonly<Record<string, unknown>> = {}
+  readonly #qmpSocket: string
+
+  private constructor(options: SessionOptions, ramFile: string, thread: TrapThread | undefined, counters?: Counters) {
+    super()
+    this.thread = thread
+    this.counters = counters
+    this.#qmpSocket = join(options.scratch.sockets, 'qmp')
+    thread?.on('connected', machine => this.emit('connected', machine))
+    thread?.on('reset', cause => this.emit('reset', cause))
+    thread?.on('shutdown', (_cause, sections) => {
+      this.#sections = sections
+    })
+    thread?.on('panic', (text, sections) => {
+      this.#panic = text
+      this.#sections = sections
+      this.emit('panic', text)
+      void this.qemu.stop()
+    })
+    thread?.on('died', message => this.#serverFailed(message))
+    thread?.on('disconnected', (message, expected) => {
+      if (!expected && this.qemu.running) this.#serverFailed(message)
+    })
+    const { policy } = options
+    this.qemu = new QemuProcess({
+      ...options.machine,
+      ramFile,
+      qmpSocket: this.#qmpSocket,
+      ...(policy && {
+        cosim: {
+          socket: trapSocket(options.scratch),
+          carveout: policy.carveout,
+          ...(policy.properties && { properties: policy.properties }),
+        },
+      }),
+    })
+    const { stdout } = this.qemu.child
+    if (stdout === null) throw new Error('QEMU has no standard output')
+    this.console = new GuestConsole(stdout, join(options.runFolder, 'console.log'))
+    this.ended = this.#end()
+  }
+
+  /** Starts the trap thread, then QEMU. @throws Error when the thread cannot listen or the policy cannot be loaded. */
+  static async start(options: SessionOptions): Promise<Session> {
+    const { policy, scratch } = options
+    const path = join(scratch.ram, 'ram')
+    const fd = openSync(path, 'wx+', 0o600)
+    try {
+      ftruncateSync(fd, parseSize(options.machine.memory))
+      if (policy === undefined) return new Session(options, path, undefined)
+      const counters = createCounters()
+      const thread = await TrapThread.start({
+        listen: trapSocket(scratch),
+        policy: policy.name,
+        policyOptions: policy.options,
+        panicOnWarn: policy.panicOnWarn,
+        ramFile: path,
+        ring: createRing(),
+        counters,
+      })
+      return new Session(options, path, thread, new Counters(counters))
+    } finally {
+      closeSync(fd)
+    }
+  }
+
+  /** The machine's QMP socket. */
+  qmp(signal: AbortSignal): Promise<Qmp> {
+    return Qmp.connect(this.#qmpSocket, signal)
+  }
+
+  /** Ends the machine, whatever it is doing. */
+  async stop(): Promise<void> {
+    await this.qemu.stop()
+    await this.ended
+  }
+
+  #serverFailed(message: string): void {
+    this.#serverError ??= message
+    void this.qemu.stop()
+  }
+
+  async #end(): Promise<SessionEnd> {
+    try {
+      const qemu = await this.qemu.exited
+      await this.thread?.drained()
+      return {
+        qemu,
+        qemuErrors: this.qemu.errors.trim(),
+        sections: this.#sections,
+        ...(this.#serverError !== undefined && { serverError: this.#serverError }),
+        ...(this.#panic !== undefined && { panic: this.#panic }),
+      }
+    } finally {
+      await this.thread?.stop()
+    }
+  }
+}
+
+const trapSocket = (scratch: Scratch): string => join(scratch.sockets, 'trap')

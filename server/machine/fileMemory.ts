@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readSync, writeSync } from 'node:fs'
+import type { GuestMemory } from './ports.ts'
+
+/** One RAM range and where it stands in the shared file; all in bytes. */
+export interface FileRange {
+  readonly base: number
+  readonly size: number
+  readonly offset: number
+}
+
+/**
+ * Guest RAM as the file that QEMU maps shared. Positioned reads and writes: no mapping, no native code, and one copy of
+ * what the guest may be changing at the same time.
+ */
+export class FileMemory implements GuestMemory {
+  readonly ram: readonly FileRange[]
+  readonly #fd: number
+
+  /** @param fd open for reading and writing; owned by the caller. @param ram ascending, not overlapping. */
+  constructor(fd: number, ram: readonly FileRange[]) {
+    this.#fd = fd
+    this.ram = ram
+  }
+
+  read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean {
+    const position = this.#position(address, length)
+    if (position < 0) return false
+    for (let done = 0; done < length; ) {
+      const count = readSync(this.#fd, target, targetOffset + done, length - done, position + done)
+      if (count === 0) return false
+      done += count
+    }
+    return true
+  }
+
+  write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean {
+    const position = this.#position(address, length)
+    if (position < 0) return false
+    for (let done = 0; done < length; ) {
+      done += writeSync(this.#fd, source, sourceOffset + done, length - done, position + done)
+    }
+    return true
+  }
+
+  /** Position in the file, or -1 unless the whole range lies in one range of RAM. */
+  #position(address: number, length: number): number {
+    for (const range of this.ram) {
+      if (address >= range.base && address + length <= range.base + range.size) {
+        return range.offset + (address - range.base)
+      }
+    }
+    return -1
+  }
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/** One line of the guest's report (scripts/guest/README.md): `event`, `ok`, and fields by event. */
+export interface GuestEvent {
+  readonly seq: number
+  readonly event: string
+  readonly ok: boolean
+  readonly name?: string
+  readonly bytes?: number
+  readonly sha256?: string
+  readonly error?: string
+  readonly [field: string]: unknown
+}
+
+/** The event in a console line; undefined for any other line, cut or forged ones included. */
+export function parseGuestEvent(line: string): GuestEvent | undefined {
+  const json = /@cosim (\{.*\})\s*$/.exec(line)?.[1]
+  if (json === undefined) return undefined
+  try {
+    const event = JSON.parse(json) as GuestEvent
+    const wellFormed = typeof event.event === 'string' && typeof event.ok === 'boolean' && typeof event.seq === 'number'
+    return wellFormed ? event : undefined
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+
+/** A disk image behind the SMMU. */
+export interface Disk {
+  readonly path: string
+  readonly serial: string
+}
+
+/** What the machine is made of; every field ends up in QEMU's command line. */
+export interface QemuOptions {
+  readonly binary: string
+  readonly kernel: string
+  readonly initrd?: string
+  readonly append: string
+  /** QEMU's notation, e.g. `1G`. */
+  readonly memory: string
+  readonly smp: number
+  /** Backing file of guest RAM, mapped shared. */
+  readonly ramFile: string
+  /** The trap socket; absent: the unpatched behaviour, which is the baseline. */
+  readonly cosim?: { readonly socket: string; readonly carveout: string; readonly properties?: readonly string[] }
+  readonly virtioDisk?: Disk
+  readonly nvmeDisk?: Disk
+  readonly network: boolean
+  readonly qmpSocket: string
+  readonly extra: readonly string[]
+}
+
+/** A comma in a QEMU option value is written twice. */
+const quote = (value: string): string => value.replaceAll(',', ',,')
+
+/** QEMU's command line, without the binary. */
+export function qemuArguments(options: QemuOptions): string[] {
+  const args = [
+    ['-nodefaults', '-display', 'none'],
+    ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram'],
+    ['-cpu', 'cortex-a57'],
+    ['-smp', String(options.smp)],
+    ['-m', options.memory],
+    ['-object', `memory-backend-file,id=ram,mem-path=${quote(options.ramFile)},size=${options.memory},share=on`],
+    ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
+    ['-qmp', `unix:${quote(options.qmpSocket)},server=on,wait=off`],
+    ['-kernel', options.kernel],
+    ['-append', options.append],
+  ]
+  if (options.initrd !== undefined) args.push(['-initrd', options.initrd])
+  if (options.cosim !== undefined) {
+    const { socket, carveout, properties = [] } = options.cosim
+    const object = ['smmu-cosim', 'id=cosim', `path=${quote(socket)}`, `carveout=${carveout}`, ...properties]
+    args.push(['-object', object.join(',')], ['-global', 'arm-smmuv3.cosim=cosim'])
+  }
+  if (options.virtioDisk !== undefined) {
+    const { path, serial } = options.virtioDisk
+    args.push(
+      ['-drive', `if=none,id=vblk,format=raw,file=${quote(path)}`],
+      ['-device', `virtio-blk-pci,id=virtio-blk,drive=vblk,serial=${serial},iommu_platform=on,disable-legacy=on`],
+    )
+  }
+  if (options.nvmeDisk !== undefined) {
+    const { path, serial } = options.nvmeDisk
+    args.push(
+      ['-drive', `if=none,id=nvme-drive,format=raw,file=${quote(path)}`],
+      ['-device', `nvme,id=nvme,drive=nvme-drive,serial=${serial}`],
+    )
+  }
+  if (options.network) {
+    args.push(
+      ['-netdev', 'user,id=net0,net=10.0.2.0/24'],
+      ['-device', 'virtio-net-pci,id=virtio-net,netdev=net0,iommu_platform=on,disable-legacy=on,romfile='],
+      ['-netdev', 'user,id=net1,net=10.0.3.0/24'],
+      ['-device', 'e1000e,id=e1000e,netdev=net1,romfile='],
+    )
+  }
+  return [...args.flat(), ...options.extra]
+}
+
+/** How a QEMU process ended. */
+export interface QemuExit {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+}
+
+/** A running QEMU. Its standard input and output are the guest's console. */
+export class QemuProcess {
+  readonly child: ChildProcess
+  /** What QEMU itself said on standard error, bounded. */
+  errors = ''
+  readonly exited: Promise<QemuExit>
+
+  constructor(options: QemuOptions) {
+    // Own process group: Ctrl-C is ours to handle. Should this process die without a word, the kernel ends QEMU.
+    const command = ['--pdeathsig', 'KILL', options.binary, ...qemuArguments(options)]
+    this.child = spawn('setpriv', command, { stdio: ['pipe', 'pipe', 'pipe'], detached: true })
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.errors = (this.errors + text).slice(-16_384)
+    })
+    this.child.stdin?.on('error', () => {})
+    this.exited = new Promise((resolve, reject) => {
+      this.child.once('error', reject)
+      this.child.once('close', (code, signal) => resolve({ code, signal }))
+    })
+    this.exited.catch(() => {})
+  }
+
+  get running(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null && this.child.pid !== undefined
+  }
+
+  /** Ends QEMU: asks first, insists after `graceMs`. */
+  async stop(graceMs = 1_000): Promise<void> {
+    if (!this.running) return
+    const closed = once(this.child, 'close')
+    this.child.kill('SIGTERM')
+    const timer = setTimeout(() => this.child.kill('SIGKILL'), graceMs)
+    await closed
+    clearTimeout(timer)
+  }
+}

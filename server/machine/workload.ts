@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createCipheriv, createHash, randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import type { GuestEvent } from './guestEvents.ts'
+import type { Disk } from './qemu.ts'
+
+/** One check: bytes moved through one device, and what was expected of them. */
+export interface WorkloadEntry {
+  /** `virtio-blk`, `nvme`, `virtio-net`, `e1000e`. */
+  readonly device: string
+  /** `read`: the whole disk; `write`: a pattern, verified in the image file; `fetch`: a file over HTTP. */
+  readonly operation: 'read' | 'write' | 'fetch'
+  readonly bytes: number
+  /** SHA-256 of what arrived; empty when nothing did. */
+  readonly sha256: string
+  readonly expected: string
+  readonly ok: boolean
+  /** Duration in the guest, ms. */
+  readonly ms?: number
+  readonly error?: string
+}
+
+/** Timed reads of one disk: 4-KiB O_DIRECT, one after the other. */
+export interface BenchEntry {
+  readonly device: string
+  readonly reads: number
+  /** In the guest, as dd measured it. */
+  readonly ms: number
+}
+
+const DISK_BYTES = 8 << 20
+const FILE_BYTES = 1 << 20
+
+/** Deterministic bytes: the keystream of AES-128-CTR with a key made from `seed`. */
+function pseudoRandom(seed: string, bytes: number): Buffer {
+  const key = createHash('sha256').update(seed).digest().subarray(0, 16)
+  return createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(bytes))
+}
+
+/** What the guest writes (scripts/guest/workload.sh): lines of 64 bytes, the seed and a counter. */
+function pattern(seed: string, bytes: number): Buffer {
+  const lines: string[] = []
+  for (let i = 0; i < bytes / 64; i++) lines.push(`${seed.slice(0, 31).padEnd(31)} ${String(i).padStart(31, '0')}\n`)
+  return Buffer.from(lines.join(''), 'latin1')
+}
+
+const sha256 = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex')
+
+/**
+ * The host's side of the guest's workload: disk images and a file to fetch, and the expectations. What the guest reports
+ * is checked against what the host knows, so a wrong byte anywhere shows, whoever claims otherwise.
+ */
+export class Workload {
+  readonly virtioDisk: Disk
+  readonly nvmeDisk: Disk
+  readonly #seed: string
+  readonly #file: Buffer
+  readonly #server: Server
+  readonly #expected: Readonly<Record<string, string>>
+
+  private constructor(folder: string, server: Server, file: Buffer) {
+    this.#seed = randomBytes(8).toString('hex')
+    this.#server = server
+    this.#file = file
+    this.virtioDisk = { path: join(folder, 'virtio-blk.img'), serial: 'cosim-vblk' }
+    this.nvmeDisk = { path: join(folder, 'nvme.img'), serial: 'cosim-nvme' }
+    const virtio = pseudoRandom(`virtio-blk ${this.#seed}`, DISK_BYTES)
+    // The guest counts its boots in the last block, which has to be zeros at the start.
+    virtio.fill(0, DISK_BYTES - 4096)
+    const nvme = pseudoRandom(`nvme ${this.#seed}`, DISK_BYTES)
+    writeFileSync(this.virtioDisk.path, virtio)
+    writeFileSync(this.nvmeDisk.path, nvme)
+    this.#expected = { 'virtio-blk': sha256(virtio), nvme: sha256(nvme) }
+  }
+
+  /** Makes the images in `folder` and serves the file on the host's loopback. */
+  static async create(folder: string): Promise<Workload> {
+    const file = randomBytes(FILE_BYTES)
+    const server = createServer((request, response) => {
+      request.resume()
+      response.writeHead(request.url === '/file' ? 200 : 404, { 'content-length': FILE_BYTES }).end(file)
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    return new Workload(folder, server, file)
+  }
+
+  /** Words of the kernel command line that tell the guest what to do. @param bench timed reads of each disk; 0: none. */
+  append(bench: number): string {
+    const { port } = this.#server.address() as AddressInfo
+    const words = [
+      `cosim.seed=${this.#seed}`,
+      `cosim.url.virtio-net=http://10.0.2.2:${port}/file`,
+      `cosim.url.e1000e=http://10.0.3.2:${port}/file`,
+    ]
+    if (bench > 0) words.push(`cosim.bench=${bench}`)
+    return words.join(' ')
+  }
+
+  /** The checks, after the machine has ended. Devices that reported nothing have failed. */
+  check(events: readonly GuestEvent[]): WorkloadEntry[] {
+    const file = sha256(this.#file)
+    return [
+      this.#entry('virtio-blk', 'read', 'device', this.#expected['virtio-blk'] ?? '', events),
+      this.#entry('nvme', 'read', 'device', this.#expected.nvme ?? '', events),
+      this.#written(events),
+      this.#entry('virtio-net', 'fetch', 'net', file, events),
+      this.#entry('e1000e', 'fetch', 'net', file, events),
+    ]
+  }
+
+  /** Timed reads, when there were any. */
+  bench(events: readonly GuestEvent[]): BenchEntry[] {
+    return events
+      .filter(({ event, ok }) => event === 'bench' && ok)
+      .map(({ name = '', reads, ms }) => ({ device: name, reads: Number(reads), ms: Number(ms) }))
+  }
+
+  close(): void {
+    this.#server.close()
+    this.#server.closeAllConnections()
+  }
+
+  #entry(
+    device: string,
+    operation: 'read' | 'fetch',
+    name: string,
+    expected: string,
+    events: readonly GuestEvent[],
+  ): WorkloadEntry {
+    const event = events.find(e => e.event === name && e.name === device)
+    if (event === undefined) {
+      return { device, operation, bytes: 0, sha256: '', expected, ok: false, error: 'the guest reported nothing' }
+    }
+    const { bytes = 0, sha256 = '', error } = event
+    const ms = Number(event.readMs ?? event.fetchMs ?? 0)
+    const wrong = error ?? (sha256 === expected ? undefined : 'the bytes differ from what the host has')
+    return { device, operation, bytes, sha256, expected, ok: wrong === undefined, ms, ...(wrong && { error: wrong }) }
+  }
+
+  /** What counts is what stands in the image file, not what the guest believes. */
+  #written(events: readonly GuestEvent[]): WorkloadEntry {
+    const event = events.find(e => e.event === 'write')
+    const offset = DISK_BYTES / 2
+    const expected = sha256(pattern(this.#seed, DISK_BYTES - offset))
+    const base = { device: 'virtio-blk', operation: 'write', expected } as const
+    if (event === undefined) return { ...base, bytes: 0, sha256: '', ok: false, error: 'the guest reported nothing' }
+    const written = sha256(readFileSync(this.virtioDisk.path).subarray(offset))
+    const wrong = event.error ?? (written === expected ? undefined : 'the image file does not hold what was written')
+    const ms = Number(event.writeMs ?? 0)
+    return {
+      ...base,
+      bytes: event.bytes ?? 0,
+      sha256: written,
+      ok: wrong === undefined,
+      ms,
+      ...(wrong && { error: wrong }),
+    }
+  }
+}
