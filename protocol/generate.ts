@@ -2,9 +2,14 @@
 /** Writes everything that is made from messages.ts (`npm run generate`); a test fails when a file is stale. */
 import { writeFileSync } from 'node:fs'
 import { header } from './generator/c.ts'
+import { codec } from './generator/typescript.ts'
 
 /** Text of each generated file, by its path relative to this folder. */
-export const outputs = (): Map<string, string> => new Map([['generated/smmu-cosim-protocol.h', header()]])
+export const outputs = (): Map<string, string> =>
+  new Map([
+    ['generated/messages.ts', codec()],
+    ['generated/smmu-cosim-protocol.h', header()],
+  ])
 
 if (import.meta.main) {
   for (const [path, text] of outputs()) writeFileSync(new URL(path, import.meta.url), text)
