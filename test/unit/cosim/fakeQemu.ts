@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+import { once } from 'node:events'
+import { connect, type Socket } from 'node:net'
+import { FrameReader, FrameWriter } from '../../../protocol/framing.ts'
+import {
+  Decoder,
+  encodeData,
+  encodeDone,
+  encodeHello,
+  encodeReset,
+  encodeShutdown,
+  encodeTrapRead,
+  encodeTrapWrite,
+  Id,
+  type MessageFromServer,
+} from '../../../protocol/generated/messages.ts'
+
+/**
+ * QEMU's end of the wire, for what the real one never does: other versions, garbage, traps at chosen moments. Its
+ * hardware is an array of 32-bit registers; accesses of any other size are aborted.
+ */
+export class FakeQemu {
+  readonly registers = new Map<number, number>()
+  readonly memory = Buffer.alloc(1 << 20)
+  readonly socket: Socket
+  readonly out = new FrameWriter()
+  readonly received: MessageFromServer[] = []
+  #seq = 0
+  readonly #in = new FrameReader()
+  readonly #decoder = new Decoder('qemu')
+  #waiting: (() => void) | undefined
+
+  private constructor(socket: Socket) {
+    this.socket = socket
+    socket.on('error', () => {})
+    socket.on('data', chunk => {
+      this.#in.push(chunk)
+      while (this.#in.next()) this.#take(this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end))
+      this.#waiting?.()
+    })
+    socket.on('close', () => this.#waiting?.())
+  }
+
+  static async connect(path: string): Promise<FakeQemu> {
+    const socket = connect(path)
+    await once(socket, 'connect')
+    return new FakeQemu(socket)
+  }
+
+  async hello(versions: [number, number] = [1, 1]): Promise<MessageFromServer> {
+    const seq = ++this.#seq
+    encodeHello(this.out, seq, {
+      minVersion: versions[0],
+      maxVersion: versions[1],
+      features: 0,
+      session: '',
+      resumed: 0,
+      lastSeq: 0,
+      checkpoint: new Uint8Array(0),
+      qemuVersion: 'fake',
+      vcpus: 1,
+      carveoutBase: 0,
+      carveoutSize: 0,
+      ram: [{ base: 0x4000_0000, size: this.memory.length, path: '', offset: 0 }],
+      smmus: [{ base: 0x0905_0000, size: 0x2_0000, irqEvtq: 1, irqPriq: 2, irqCmdSync: 3, irqGerror: 4 }],
+      devices: [],
+    })
+    return this.send(seq)
+  }
+
+  reset(): Promise<MessageFromServer> {
+    const seq = ++this.#seq
+    encodeReset(this.out, seq, 0, 0)
+    return this.send(seq)
+  }
+
+  read(offset: number, size: number): Promise<MessageFromServer> {
+    const seq = ++this.#seq
+    encodeTrapRead(this.out, seq, 0, 0, offset, size, 1_000, 0, 0, 5_000)
+    return this.send(seq)
+  }
+
+  write(offset: number, size: number, lo: number, hi = 0): Promise<MessageFromServer> {
+    const seq = ++this.#seq
+    encodeTrapWrite(this.out, seq, 0, 0, offset, size, 1_000, 0, 0, 5_000, hi, lo)
+    return this.send(seq)
+  }
+
+  shutdown(): void {
+    encodeShutdown(this.out, ++this.#seq, 0, 0, 5_000)
+    this.flush()
+    this.socket.end()
+  }
+
+  flush(): void {
+    this.socket.write(Buffer.from(this.out.buffer.subarray(0, this.out.length)))
+    this.out.reset()
+  }
+
+  /** Sends what was encoded; resolves with the answer to request `seq`. Rejects when the server closes instead. */
+  async send(seq: number): Promise<MessageFromServer> {
+    this.flush()
+    for (;;) {
+      const at = this.received.findIndex(m => m.type !== Id.error && m.seq === seq)
+      const [message] = at < 0 ? [] : this.received.splice(at, 1)
+      if (message) return message
+      if (this.socket.destroyed) throw new Error('the server closed the connection')
+      await new Promise<void>(resolve => {
+        this.#waiting = resolve
+      })
+    }
+  }
+
+  #take(message: MessageFromServer): void {
+    switch (message.type) {
+      case Id.hwRead: {
+        const ok = message.size === 4
+        encodeDone(this.out, message.seq, ok ? 0 : 1, 0, ok ? (this.registers.get(message.offset) ?? 0) : 0)
+        return this.flush()
+      }
+      case Id.hwWrite: {
+        const ok = message.size === 4
+        if (ok) this.registers.set(message.offset, message.valueLo)
+        encodeDone(this.out, message.seq, ok ? 0 : 1, 0, 0)
+        return this.flush()
+      }
+      case Id.memRead: {
+        const at = message.address - 0x4000_0000
+        encodeData(this.out, message.seq, 0, this.memory.subarray(at, at + message.length))
+        return this.flush()
+      }
+      case Id.memWrite:
+        this.memory.set(message.bytes, message.address - 0x4000_0000)
+        encodeDone(this.out, message.seq, 0, 0, 0)
+        return this.flush()
+      default:
+        this.received.push({ ...message })
+    }
+  }
+}
