@@ -194,7 +194,7 @@ export function tlbiS2IpaRange(
   cmd[base + 2] |= tlbiGranule(granuleShift) << CMDQ_TLBI_1_TG.shift
 }
 
-/** SCALE of the first range command that helps to cover exactly `granules` granules: all of a power of two at once. */
+/** SCALE of the next range command when `granules` granules, not 0, are to be covered exactly: the largest that divides them. */
 export function tlbiRangeScale(granules: number): number {
   let scale = 0
   while (scale < 31 && granules % 2 === 0) {
@@ -205,11 +205,11 @@ export function tlbiRangeScale(granules: number): number {
 }
 
 /**
- * Granules that the next range command covers at `scale`, so that a loop over `granules -= covered` ends with exact coverage:
- * the low five bits of what is left in units of `1 << scale`. Its NUM field is that many units less one.
+ * Units of `1 << scale` granules that the next range command covers, 1 to 32; its NUM is one less. A loop that subtracts what
+ * was covered from `granules` ends with exact coverage after a handful of commands.
  */
 export function tlbiRangeUnits(granules: number, scale: number): number {
-  return Math.floor(granules / 2 ** scale) % 32
+  return Math.floor(granules / 2 ** scale) % 32 || 32
 }
 
 // For people.
