@@ -1,0 +1,95 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The one entry point of every npm script. Plain JavaScript, so that whatever Node is installed (20 or newer) can run
+ * it; everything behind it runs on the Node 24 that package-lock.json pins.
+ *
+ *   bootstrap.mjs WORD…                  the smmu-cosim command line
+ *   bootstrap.mjs --exec PROGRAM ARG…    a program of node_modules/.bin
+ *   bootstrap.mjs --setup …              the same, after QEMU, kernel and initramfs have been made ready
+ */
+
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { constants } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const lockFile = join(root, 'package-lock.json')
+const stampFile = join(root, 'node_modules/.package-lock.sha256')
+const programs = join(root, 'node_modules/.bin')
+const self = fileURLToPath(import.meta.url)
+
+const { PATH = '' } = process.env
+const env = { ...process.env, PATH: `${programs}${delimiter}${PATH}` }
+
+/**
+ * Runs a command on this process's own terminal and returns its exit code.
+ * Ctrl-C reaches the command from the terminal by itself; passing it on as well would make it two.
+ *
+ * @param {string} command
+ * @param {string[]} args
+ * @returns {Promise<number>}
+ */
+function run(command, args, cwd = process.cwd()) {
+  return new Promise(resolve => {
+    const child = spawn(command, args, { cwd, env, stdio: 'inherit' })
+    for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
+      process.on(signal, () => {
+        if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal)
+      })
+    }
+    child.on('error', error => {
+      console.error(`smmu-cosim: cannot run ${command}: ${error.message}`)
+      resolve(127)
+    })
+    child.on('close', (code, signal) => resolve(signal ? 128 + constants.signals[signal] : (code ?? 1)))
+  })
+}
+
+function lockHash() {
+  return createHash('sha256').update(readFileSync(lockFile)).digest('hex')
+}
+
+function upToDate() {
+  try {
+    return readFileSync(stampFile, 'utf8') === lockHash()
+  } catch {
+    return false
+  }
+}
+
+/** Runs with package-lock.json locked: a second start waits here, then finds the work done. */
+async function installPackages() {
+  if (upToDate()) return 0
+  console.error('smmu-cosim: installing npm packages (npm ci)')
+  const code = await run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], root)
+  if (code === 0) writeFileSync(stampFile, lockHash())
+  else console.error(`smmu-cosim: "npm ci" failed with exit code ${code}`)
+  return code
+}
+
+/** @param {string[]} args */
+async function main(args) {
+  if (args[0] === '--npm-ci') return installPackages()
+  if (!upToDate()) {
+    const code = await run('flock', ['--no-fork', lockFile, process.execPath, self, '--npm-ci'])
+    if (code !== 0) return code
+  }
+  const node = join(programs, 'node')
+  if (args[0] === '--setup') {
+    args.shift()
+    const code = await run(node, [join(root, 'scripts/setup/main.ts')])
+    if (code !== 0) return code
+  }
+  if (args[0] !== '--exec') return run(node, [join(root, 'server/cli/main.ts'), ...args])
+  const [, program, ...rest] = args
+  if (program) return run(join(programs, program), rest)
+  console.error('smmu-cosim: --exec needs a program')
+  return 2
+}
+
+process.exitCode = await main(process.argv.slice(2))

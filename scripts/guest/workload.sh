@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the guest does with its devices. Every step reports by itself, and the next one runs even if it failed.
+
+set -o pipefail
+BLOCK=4096
+VIRTIO_BLK_SERIAL=cosim-vblk
+NVME_SERIAL=cosim-nvme
+STDERR=/tmp/stderr
+DEVICE_TIMEOUT_S=30
+
+workload() {
+	report_iommu
+	read_disk virtio-blk $VIRTIO_BLK_SERIAL
+	read_disk nvme $NVME_SERIAL
+	write_disk virtio-blk $VIRTIO_BLK_SERIAL
+	use_network virtio-net virtio_net
+	use_network e1000e e1000e
+	reads=$(parameter cosim.bench 0)
+	if [ "$reads" -gt 0 ]; then
+		bench_disk virtio-blk $VIRTIO_BLK_SERIAL "$reads"
+		bench_disk nvme $NVME_SERIAL "$reads"
+	fi
+}
+
+load_modules() {
+	while read -r module; do
+		insmod "/lib/modules/$module" 2>$STDERR || fail module "$module" "$(cat $STDERR)"
+	done </lib/modules/order
+}
+
+# Which IOMMU group each PCI device is in, and how its DMA is translated.
+report_iommu() {
+	for device in /sys/bus/pci/devices/*; do
+		driver='' group='' type=''
+		[ -e "$device/driver" ] && driver=$(basename "$(readlink "$device/driver")")
+		if [ -e "$device/iommu_group" ]; then
+			group=$(basename "$(readlink "$device/iommu_group")")
+			type=$(cat "$device/iommu_group/type")
+		fi
+		emit iommu true "\"device\":$(quote "${device##*/}"),\"driver\":$(quote "$driver"),\"group\":$(quote "$group"),\"type\":$(quote "$type")"
+	done
+}
+
+# find_disk SERIAL: sets DISK to the device name and BLOCKS to its size; waits for a driver that is still probing.
+find_disk() {
+	now
+	deadline=$((NOW + DEVICE_TIMEOUT_S * 1000))
+	while [ "$NOW" -lt $deadline ]; do
+		for file in /sys/block/*/serial /sys/block/*/device/serial; do
+			[ -r "$file" ] && read -r serial <"$file" && [ "$serial" = "$1" ] || continue
+			DISK=${file#/sys/block/}
+			DISK=${DISK%%/*}
+			BLOCKS=$(($(cat "/sys/block/$DISK/size") * 512 / BLOCK))
+			return 0
+		done
+		sleep 0.1
+		now
+	done
+	return 1
+}
+
+# limit BLOCKS: the number of blocks that cosim.bytes allows of so many.
+limit() {
+	limit=$(($(parameter cosim.bytes $(($1 * BLOCK))) / BLOCK))
+	echo $((limit < $1 ? limit : $1))
+}
+
+# checksum FIRST_BLOCK COUNT: of DISK, read block by block past the page cache.
+checksum() {
+	dd if="/dev/$DISK" bs=$BLOCK skip="$1" count="$2" iflag=direct 2>$STDERR | sha256sum | cut -d ' ' -f 1
+}
+
+# read_disk NAME SERIAL
+read_disk() {
+	find_disk "$2" || { fail device "$1" "no disk with serial $2"; return; }
+	count=$(limit "$BLOCKS")
+	now
+	started=$NOW
+	sum=$(checksum 0 "$count") || { fail device "$1" "$(cat $STDERR)"; return; }
+	now
+	emit device true "\"name\":\"$1\",\"bytes\":$((count * BLOCK)),\"sha256\":\"$sum\",\"readMs\":$((NOW - started))"
+}
+
+# pattern SEED COUNT: so many blocks in lines of 64 bytes, each different from all others.
+pattern() {
+	awk -v seed="$1" -v lines="$(($2 * BLOCK / 64))" \
+		'BEGIN { for (i = 0; i < lines; i++) printf "%-31.31s %031d\n", seed, i }'
+}
+
+# write_disk NAME SERIAL: the pattern into the disk's second half, then back.
+write_disk() {
+	find_disk "$2" || { fail write "$1" "no disk with serial $2"; return; }
+	seed=$(parameter cosim.seed cosim)
+	first=$((BLOCKS / 2))
+	count=$(limit $((BLOCKS - first)))
+	wanted=$(pattern "$seed" "$count" | tee /tmp/pattern | sha256sum | cut -d ' ' -f 1)
+	now
+	started=$NOW
+	dd if=/tmp/pattern of="/dev/$DISK" bs=$BLOCK seek=$first oflag=direct conv=fsync 2>$STDERR ||
+		{ fail write "$1" "$(cat $STDERR)"; return; }
+	now
+	written=$NOW
+	sum=$(checksum $first "$count") || { fail write "$1" "$(cat $STDERR)"; return; }
+	rm /tmp/pattern
+	[ "$sum" = "$wanted" ] || { fail write "$1" "read $sum back, wrote $wanted"; return; }
+	emit write true "\"name\":\"$1\",\"seed\":$(quote "$seed"),\"offset\":$((first * BLOCK)),\"bytes\":$((count * BLOCK)),\"sha256\":\"$sum\",\"writeMs\":$((written - started))"
+}
+
+# bench_disk NAME SERIAL READS
+bench_disk() {
+	find_disk "$2" || { fail bench "$1" "no disk with serial $2"; return; }
+	left=$3
+	: >/tmp/bench
+	while [ "$left" -gt 0 ]; do
+		count=$((left < BLOCKS ? left : BLOCKS))
+		dd if="/dev/$DISK" of=/dev/null bs=$BLOCK count=$count iflag=direct 2>$STDERR ||
+			{ fail bench "$1" "$(cat $STDERR)"; return; }
+		cat $STDERR >>/tmp/bench
+		left=$((left - count))
+	done
+	# dd measures itself in microseconds: "... copied, 0.123456 seconds, ..."
+	ms=$(awk -F 'copied, ' '/copied/ { s += $2 } END { printf "%.3f", s * 1000 }' /tmp/bench)
+	emit bench true "\"name\":\"$1\",\"reads\":$3,\"blockBytes\":$BLOCK,\"ms\":$ms"
+}
+
+# find_interface DRIVER: sets INTERFACE.
+find_interface() {
+	for device in /sys/class/net/*; do
+		[ "$(basename "$(readlink "$device/device/driver")")" = "$1" ] || continue
+		INTERFACE=${device##*/}
+		return 0
+	done
+	return 1
+}
+
+# use_network NAME DRIVER: an address by DHCP, and a file. Only this card is up then, so the traffic is its own.
+use_network() {
+	find_interface "$2" || { fail net "$1" "no network card with driver $2"; return; }
+	ip link set "$INTERFACE" up
+	fetch "$1" "$(parameter "cosim.url.$1" '')"
+	ip addr flush dev "$INTERFACE"
+	ip link set "$INTERFACE" down
+}
+
+# fetch NAME URL
+fetch() {
+	udhcpc -i "$INTERFACE" -f -n -q -t 10 -T 2 -s /lib/cosim/udhcpc.sh >$STDERR 2>&1 ||
+		{ fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR)"; return; }
+	address=$(ip -4 -o addr show dev "$INTERFACE" | awk '{ sub("/.*", "", $4); print $4 }')
+	[ -n "$2" ] || { emit net true "\"name\":\"$1\",\"address\":\"$address\",\"skipped\":true"; return; }
+	now
+	started=$NOW
+	wget -q -T 30 -O /tmp/fetched "$2" 2>$STDERR || { fail net "$1" "$2: $(cat $STDERR)"; return; }
+	now
+	sum=$(sha256sum </tmp/fetched | cut -d ' ' -f 1)
+	emit net true "\"name\":\"$1\",\"address\":\"$address\",\"bytes\":$(stat -c %s /tmp/fetched),\"sha256\":\"$sum\",\"fetchMs\":$((NOW - started))"
+	rm /tmp/fetched
+}
+
+# reboot_until BOOTS: reboots until this is the BOOTS-th boot. The count is kept in the last block of the virtio disk,
+# which is all zeros before and after.
+reboot_until() {
+	find_disk $VIRTIO_BLK_SERIAL || { fail reboot virtio-blk "no disk with serial $VIRTIO_BLK_SERIAL"; return 1; }
+	boots=$(read_state | awk '/^cosim-boots / { n = $2 } END { print n + 1 }')
+	emit reboot true "\"boot\":$boots,\"of\":$1"
+	if [ "$boots" -ge "$1" ]; then
+		write_state ''
+		return
+	fi
+	write_state "cosim-boots $boots" && reboot -f
+}
+
+read_state() {
+	dd if="/dev/$DISK" bs=$BLOCK skip=$((BLOCKS - 1)) iflag=direct 2>$STDERR | tr -d '\0'
+}
+
+write_state() {
+	{ printf %s "$1"; head -c $BLOCK /dev/zero; } | head -c $BLOCK >/tmp/state
+	dd if=/tmp/state of="/dev/$DISK" bs=$BLOCK seek=$((BLOCKS - 1)) oflag=direct conv=fsync 2>$STDERR ||
+		{ fail reboot virtio-blk "$(cat $STDERR)"; return 1; }
+}

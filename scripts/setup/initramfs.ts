@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readFile, stat, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { PrivateApt } from './apt.ts'
+import { cachePath, contentKey, entries, exists, logPath, publish } from './cache.ts'
+import { type CpioEntry, writeCpio } from './cpio.ts'
+import type { SetupOptions } from './index.ts'
+import { type Context, exclusively } from './lock.ts'
+import { loadOrder, parseModulesDep } from './modules.ts'
+import { installHostPackages } from './packages.ts'
+import { run, SetupError } from './run.ts'
+
+const GUEST_DIR = fileURLToPath(new URL('../guest', import.meta.url))
+
+/** The guest's programs: file in scripts/guest → path in the guest. */
+const GUEST_FILES = {
+  init: 'init',
+  'events.sh': 'lib/cosim/events.sh',
+  'workload.sh': 'lib/cosim/workload.sh',
+  'udhcpc.sh': 'lib/cosim/udhcpc.sh',
+}
+
+/** Drivers of the devices that the guest exercises; what they need comes along. */
+const MODULES = ['virtio_pci', 'virtio_blk', 'nvme', 'virtio_net', 'e1000e', 'virtio_rng', 'af_packet']
+
+export interface InitramfsOptions extends SetupOptions {
+  /** The kernel's modules folder, with modules.dep in it; left out for a kernel that has all drivers built in. */
+  modules?: string | undefined
+}
+
+interface Ingredients {
+  busybox: string
+  modulesDir: string
+  modules: string[]
+}
+
+/** Returns the path of the guest's initramfs; makes it if it is not in the cache. */
+export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<string> {
+  const modulesDir = options.modules ?? ''
+  const modules = options.modules === undefined ? [] : await neededModules(options.modules)
+  const cached = async () => {
+    const busybox = await cachedBusybox()
+    if (busybox === undefined) return undefined
+    const path = await initramfsPath({ busybox, modulesDir, modules })
+    return (await exists(path)) ? path : undefined
+  }
+  const ready = await cached()
+  if (ready !== undefined) return ready
+
+  return exclusively(options, async context => {
+    await installHostPackages(context)
+    const make = async () => {
+      const busybox = (await cachedBusybox()) ?? (await fetchBusybox(context))
+      return makeInitramfs({ busybox, modulesDir, modules }, context)
+    }
+    return (await cached()) ?? context.progress.step('initramfs', 'initramfs', make)
+  })
+}
+
+async function neededModules(dir: string): Promise<string[]> {
+  const dep = await readFile(join(dir, 'modules.dep'), 'utf8').catch(() => {
+    throw new SetupError(`${dir} is not a modules folder: it has no modules.dep`)
+  })
+  return loadOrder(parseModulesDep(dep), MODULES)
+}
+
+async function makeInitramfs(ingredients: Ingredients, context: Context): Promise<string> {
+  const { busybox, modulesDir, modules } = ingredients
+  const files: CpioEntry[] = [
+    { path: 'bin/busybox', type: 'file', mode: 0o755, content: await readFile(busybox) },
+    { path: 'bin/sh', type: 'symlink', target: 'busybox' },
+    { path: 'dev/console', type: 'character-device', mode: 0o600, major: 5, minor: 1 },
+    ...['proc', 'sys', 'tmp'].map(path => ({ path, type: 'directory' }) as const),
+  ]
+  for (const [source, path] of Object.entries(GUEST_FILES)) {
+    files.push({ path, type: 'file', mode: 0o755, content: await readFile(join(GUEST_DIR, source)) })
+  }
+  const order: string[] = []
+  for (const module of modules) {
+    const name = basename(module).replace(/\.xz$/, '')
+    const content = await moduleContent(join(modulesDir, module), context)
+    files.push({ path: `lib/modules/${name}`, type: 'file', mode: 0o644, content })
+    order.push(`${name}\n`)
+  }
+  files.push({ path: 'lib/modules/order', type: 'file', mode: 0o644, content: Buffer.from(order.join('')) })
+
+  const path = await initramfsPath(ingredients)
+  const made = join(context.scratch, 'initramfs')
+  await writeFile(made, writeCpio(files))
+  await publish(made, path)
+  return path
+}
+
+async function moduleContent(path: string, { scratch, signal }: Context): Promise<Uint8Array> {
+  if (path.endsWith('.ko')) return readFile(path)
+  if (!path.endsWith('.ko.xz')) throw new SetupError(`${path}: only plain and .xz modules are understood`)
+  const plain = join(scratch, 'module.ko')
+  const command = 'xz -dc "$1" > "$2"'
+  await run('sh', ['-c', command, 'sh', path, plain], {
+    step: 'unpacking kernel modules',
+    log: logPath('initramfs'),
+    signal,
+  })
+  return readFile(plain)
+}
+
+/** Where the initramfs for these ingredients is or will be: the key has in it whatever could change a byte of it. */
+async function initramfsPath({ busybox, modulesDir, modules }: Ingredients): Promise<string> {
+  const ours = ['cpio.ts', 'initramfs.ts', 'modules.ts'].map(name => fileURLToPath(new URL(name, import.meta.url)))
+  const guest = Object.keys(GUEST_FILES).map(name => join(GUEST_DIR, name))
+  const contents = await Promise.all([...ours, ...guest].map(path => readFile(path)))
+  const moduleStates = await Promise.all(
+    modules.map(async module => {
+      const { size, mtimeMs } = await stat(join(modulesDir, module))
+      return `${join(modulesDir, module)} ${size} ${mtimeMs}`
+    }),
+  )
+  return cachePath('initramfs', `${contentKey([busybox, ...contents, ...moduleStates])}.cpio`)
+}
+
+async function cachedBusybox(): Promise<string | undefined> {
+  const version = (await entries(cachePath('busybox'))).at(-1)
+  return version === undefined ? undefined : cachePath('busybox', version, 'busybox')
+}
+
+async function fetchBusybox({ scratch, signal }: Context): Promise<string> {
+  const apt = await PrivateApt.open('trixie', signal)
+  const deb = await apt.download('busybox-static', join(scratch, 'deb'))
+  const unpacked = join(scratch, 'unpacked')
+  await run('dpkg-deb', ['-x', deb, unpacked], { step: 'unpacking busybox', log: logPath('initramfs'), signal })
+  const [, version = 'unknown'] = basename(deb).split('_')
+  const binary = (await exists(join(unpacked, 'usr/bin/busybox'))) ? 'usr/bin' : 'bin'
+  await publish(join(unpacked, binary), cachePath('busybox', version))
+  return cachePath('busybox', version, 'busybox')
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/** The text of modules.dep as a map from each module's path to the paths of all that it needs. */
+export function parseModulesDep(text: string): Map<string, string[]> {
+  const dependencies = new Map<string, string[]>()
+  for (const line of text.split('\n')) {
+    const [path, list] = line.split(':')
+    if (path && list !== undefined) dependencies.set(path, list.split(' ').filter(Boolean))
+  }
+  return dependencies
+}
+
+/**
+ * The paths of the named modules and of all that they need, each after what it needs.
+ * A name without a module is built into the kernel or unknown to it; either way there is no file to load.
+ */
+export function loadOrder(dependencies: Map<string, string[]>, names: readonly string[]): string[] {
+  const order = new Set<string>()
+  const visit = (path: string): void => {
+    if (order.has(path)) return
+    for (const needed of dependencies.get(path) ?? []) visit(needed)
+    order.add(path)
+  }
+  const byName = new Map([...dependencies.keys()].map(path => [moduleName(path), path]))
+  for (const name of names) {
+    const path = byName.get(moduleName(name))
+    if (path !== undefined) visit(path)
+  }
+  return [...order]
+}
+
+/** `kernel/drivers/nvme/host/nvme-core.ko.xz` is the module `nvme_core`. */
+function moduleName(path: string): string {
+  return path
+    .replace(/^.*\//, '')
+    .replace(/\.ko(\.\w+)?$/, '')
+    .replaceAll('-', '_')
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readFile } from 'node:fs/promises'
+import { logPath } from './cache.ts'
+import type { SetupOptions } from './index.ts'
+import { type Context, exclusively } from './lock.ts'
+import { run, SetupError } from './run.ts'
+
+/** What QEMU's build, Debian's source packages and the initramfs need of the system. */
+const PACKAGES = [
+  'build-essential',
+  'dpkg-dev',
+  'patch',
+  'xz-utils',
+  'kmod',
+  'ninja-build',
+  'pkg-config',
+  'python3',
+  'python3-venv',
+  'python3-distlib',
+  'flex',
+  'bison',
+  'libglib2.0-dev',
+  'libfdt-dev',
+  'libpixman-1-dev',
+  'libslirp-dev',
+  'zlib1g-dev',
+]
+
+/** The packages for a release of Debian, by the text of its /etc/os-release. */
+export function hostPackages(osRelease: string): string[] {
+  const isDebian12 = /^ID=debian$/m.test(osRelease) && /^VERSION_ID="?12"?$/m.test(osRelease)
+  return [...PACKAGES, isDebian12 ? 'libmsgpack-dev' : 'libmsgpack-c-dev']
+}
+
+/** Which of `wanted` the output of `dpkg-query -W -f '${Package} ${db:Status-Status}\n'` does not show as installed. */
+export function missingPackages(wanted: string[], dpkgOutput: string): string[] {
+  const installed = new Set<string>()
+  for (const line of dpkgOutput.split('\n')) {
+    const [name = '', status] = line.split(' ')
+    if (status === 'installed') installed.add(name)
+  }
+  return wanted.filter(name => !installed.has(name))
+}
+
+/** Installs the system packages that are missing, with sudo if we are not root; does nothing if none is. */
+export async function ensureHostPackages(options: SetupOptions = {}): Promise<void> {
+  await exclusively(options, installHostPackages)
+}
+
+/** The same for a step that has the lock already. */
+export async function installHostPackages({ progress, signal }: Context): Promise<void> {
+  const options = { step: 'installing system packages', log: logPath('packages'), signal }
+  const wanted = hostPackages(await readFile('/etc/os-release', 'utf8'))
+  // Listing all packages, because a query for one that dpkg has never heard of is an error.
+  const known = await run('dpkg-query', ['-W', '-f', `\${Package} \${db:Status-Status}\n`], options)
+  const missing = missingPackages(wanted, known)
+  if (missing.length === 0) return
+
+  await progress.step('packages', `installing ${missing.join(' ')}`, async () => {
+    const command = ['apt-get', '-q', '-o', 'DPkg::Lock::Timeout=300']
+    const install = [...command, 'install', '-y', '--no-install-recommends', ...missing]
+    // A broken third-party source fails the update, and need not concern us.
+    await asRoot([...command, 'update'], options).catch(error => {
+      if (signal?.aborted) throw error
+    })
+    await asRoot(install, options)
+  })
+}
+
+async function asRoot(command: string[], options: Parameters<typeof run>[2]): Promise<void> {
+  const isRoot = process.getuid?.() === 0
+  const [program, ...args] = [...(isRoot ? [] : ['sudo']), 'env', 'DEBIAN_FRONTEND=noninteractive', ...command] as [
+    string,
+    ...string[],
+  ]
+  try {
+    await run(program, args, { ...options, interactive: !isRoot })
+  } catch (error) {
+    if (isRoot || !(error instanceof SetupError)) throw error
+    throw new SetupError(`${error.message}\n  As root, run: ${command.join(' ')}`)
+  }
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+import { execFile } from 'node:child_process'
+import { copyFile, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { arch, availableParallelism } from 'node:os'
+import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { PrivateApt } from './apt.ts'
+import { cacheDir, cachePath, contentKey, entries, exists, logPath, publish } from './cache.ts'
+import type { SetupOptions } from './index.ts'
+import { type Context, exclusively } from './lock.ts'
+import { installHostPackages } from './packages.ts'
+import { applyPatches, type Patch, readSeries, touchedFiles } from './patches.ts'
+import { type RunOptions, run, SetupError } from './run.ts'
+
+const BINARY = 'qemu-system-aarch64'
+const PATCH_DIR = fileURLToPath(new URL('../../qemu-patches', import.meta.url))
+const DEVICES_FILE = fileURLToPath(new URL('cosim.mak', import.meta.url))
+const KEPT_BUILDS = 8
+
+const CONFIGURE_FLAGS = [
+  '--python=/usr/bin/python3',
+  '--target-list=aarch64-softmmu',
+  '--with-devices-aarch64=cosim',
+  '--without-default-devices',
+  '--without-default-features',
+  '--enable-tcg',
+  '--enable-slirp',
+  '--enable-fdt=system',
+  '--enable-pixman',
+  '--enable-trace-backends=log',
+  '--disable-docs',
+  '--disable-tools',
+  '--disable-guest-agent',
+  '--disable-install-blobs',
+  '--disable-download',
+  '--disable-werror',
+  // Line numbers for backtraces are worth their build time; the rest of -g is not.
+  '--disable-debug-info',
+  '--extra-cflags=-g1',
+]
+
+/** All that decides what the built binary is. */
+interface Recipe {
+  version: string
+  patches: Patch[]
+  devices: string
+  host: string
+}
+
+/** Returns the path of the patched QEMU; fetches and builds what is not in the cache. */
+export async function ensureQemu(options: SetupOptions = {}): Promise<string> {
+  const cached = await cachedQemu()
+  if (cached !== undefined) return cached
+  return exclusively(options, async context => {
+    await installHostPackages(context)
+    return (await cachedQemu()) ?? buildQemu(context)
+  })
+}
+
+async function cachedQemu(): Promise<string | undefined> {
+  const version = await cachedSource()
+  if (version === undefined) return undefined
+  const binary = publishedBinary(await readRecipe(version))
+  // Running it proves that its libraries are there, too.
+  const runs = await promisify(execFile)(binary, ['--version']).then(
+    () => true,
+    () => false,
+  )
+  return runs ? binary : undefined
+}
+
+async function buildQemu(context: Context): Promise<string> {
+  const { progress, scratch } = context
+  if (/[\s:]/.test(cacheDir)) {
+    throw new SetupError(`QEMU cannot be built in ${cacheDir}: set XDG_CACHE_HOME to a path without spaces and colons`)
+  }
+  const version =
+    (await cachedSource()) ?? (await progress.step('qemu-source', 'QEMU source', () => fetchSource(context)))
+  const wanted = await readRecipe(version)
+  return progress.step('qemu-build', `building QEMU ${version.replace(/\+.*/, '')}`, async () => {
+    const built = await build(wanted, context)
+    const binary = publishedBinary(wanted)
+    const staging = join(scratch, 'publish')
+    await mkdir(staging)
+    await copyFile(built, join(staging, BINARY))
+    await publish(staging, join(binary, '..'))
+    await removeOldBuilds()
+    return binary
+  })
+}
+
+async function cachedSource(): Promise<string | undefined> {
+  return (await entries(cachePath('qemu-source'))).at(-1)
+}
+
+/** Fetches Debian's QEMU with Debian's patches applied, and the Meson that it wants; returns the version. */
+async function fetchSource({ scratch, signal }: Context): Promise<string> {
+  const options = { step: 'unpacking', log: logPath('qemu-source'), signal }
+  const apt = await PrivateApt.open('trixie', signal)
+
+  const meson = await apt.download('meson', join(scratch, 'meson-deb'))
+  await run('dpkg-deb', ['-x', meson, join(scratch, 'meson')], options)
+  await publish(join(scratch, 'meson'), mesonDir())
+
+  const dsc = await apt.source('qemu', join(scratch, 'qemu-dsc'))
+  await run('dpkg-source', ['--no-copy', '-x', dsc, join(scratch, 'qemu')], options)
+  const version = basename(dsc, '.dsc').replace(/^qemu_/, '')
+  await publish(join(scratch, 'qemu'), sourceDir(version))
+  return version
+}
+
+/** Brings the one build tree of this version to the wanted patches and builds it; returns the binary in the tree. */
+async function build(recipe: Recipe, { progress, signal, scratch }: Context): Promise<string> {
+  const { version, patches, devices } = recipe
+  const home = cachePath('qemu-build', version)
+  const tree = join(home, 'tree')
+  const output = join(home, 'build')
+  const options: RunOptions = {
+    step: 'building QEMU',
+    log: logPath('qemu-build'),
+    cwd: output,
+    env: mesonEnvironment(),
+    signal,
+  }
+  await rm(options.log, { force: true })
+
+  if (!(await exists(tree))) {
+    await run('cp', ['-a', sourceDir(version), join(scratch, 'tree')], { ...options, cwd: scratch })
+    await publish(join(scratch, 'tree'), tree)
+  }
+
+  // The files that may differ from the pristine source, noted before the first of them is changed.
+  const noteFile = join(home, 'patched-files.json')
+  const patchedBefore: string[] = JSON.parse(await readFile(noteFile, 'utf8').catch(() => '[]'))
+  const touched = touchedFiles(patches)
+  const files = [...new Set([...patchedBefore, ...touched])]
+  await writeFile(noteFile, JSON.stringify(files))
+  await applyPatches(
+    { pristine: sourceDir(version), tree, scratch: join(scratch, 'files'), patchDir: PATCH_DIR },
+    patches,
+    files,
+    signal,
+  )
+  await writeFile(noteFile, JSON.stringify(touched))
+
+  const configured = join(output, 'configured-for')
+  const configuration = contentKey([devices, ...CONFIGURE_FLAGS])
+  if ((await readFile(configured, 'utf8').catch(() => '')) !== configuration) {
+    await rm(output, { recursive: true, force: true })
+    await mkdir(output)
+    await writeFile(join(tree, 'configs/devices/aarch64-softmmu/cosim.mak'), devices)
+    await run(join(tree, 'configure'), CONFIGURE_FLAGS, options)
+    await writeFile(configured, configuration)
+  }
+
+  const jobs = String(availableParallelism())
+  await run('nice', ['-n', '5', 'ninja', '-j', jobs, BINARY], {
+    ...options,
+    onLine: line => {
+      const [, done, total] = /^\[(\d+)\/(\d+)\]/.exec(line) ?? []
+      if (total) progress.fraction(Number(done) / Number(total))
+    },
+  })
+  return join(output, BINARY)
+}
+
+async function readRecipe(version: string): Promise<Recipe> {
+  const osRelease = await readFile('/etc/os-release', 'utf8')
+  return {
+    version,
+    patches: await readSeries(PATCH_DIR),
+    devices: await readFile(DEVICES_FILE, 'utf8'),
+    host: [arch(), ...(osRelease.match(/^(ID|VERSION_ID)=.*$/gm) ?? [])].join(' '),
+  }
+}
+
+/** The content key of a binary: a home folder shared between machines must not mix up their builds. */
+export function qemuKey({ version, patches, devices, host }: Recipe): string {
+  return contentKey([version, host, devices, ...CONFIGURE_FLAGS, ...patches.map(patch => patch.text)])
+}
+
+function publishedBinary(wanted: Recipe): string {
+  return cachePath('qemu', qemuKey(wanted), BINARY)
+}
+
+function sourceDir(version: string): string {
+  return cachePath('qemu-source', version)
+}
+
+function mesonDir(): string {
+  return cachePath('meson')
+}
+
+function mesonEnvironment(): NodeJS.ProcessEnv {
+  const { PATH } = process.env
+  return {
+    PATH: `${mesonDir()}/usr/bin:${PATH}`,
+    PYTHONPATH: `${mesonDir()}/usr/lib/python3/dist-packages`,
+    NINJA_STATUS: '[%f/%t] ',
+  }
+}
+
+/** Keeps what switching between a few branches needs; older builds come back in seconds from the build tree. */
+async function removeOldBuilds(): Promise<void> {
+  const dirs = (await entries(cachePath('qemu'))).map(name => cachePath('qemu', name))
+  const dated = await Promise.all(dirs.map(async dir => ({ dir, time: (await stat(dir)).mtimeMs })))
+  dated.sort((a, b) => b.time - a.time)
+  for (const { dir } of dated.slice(KEPT_BUILDS)) await rm(dir, { recursive: true })
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+import { spawn } from 'node:child_process'
+import { createWriteStream } from 'node:fs'
+import { mkdir, readFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { createInterface } from 'node:readline'
+import { finished } from 'node:stream/promises'
+
+const TAIL_LINES = 15
+
+/** What went wrong in set-up, told so that the reader knows what to do next. */
+export class SetupError extends Error {
+  override readonly name = 'SetupError'
+}
+
+export interface RunOptions {
+  /** What the command is for, in the words of the error message. */
+  step: string
+  /** File that receives everything the command prints. */
+  log: string
+  cwd?: string
+  env?: NodeJS.ProcessEnv
+  signal?: AbortSignal | undefined
+  /** Called with each line of output. */
+  onLine?: (line: string) => void
+  /** Stay in the terminal's session, so that sudo can ask for a password there. */
+  interactive?: boolean
+}
+
+/**
+ * Runs a command to its end and returns what it printed on stdout.
+ * Throws a SetupError that names step, command and log if it fails; kills it with all its children on abort.
+ */
+export async function run(command: string, args: string[], options: RunOptions): Promise<string> {
+  options.signal?.throwIfAborted()
+  await mkdir(dirname(options.log), { recursive: true })
+  const log = createWriteStream(options.log, { flags: 'a' })
+  const commandLine = [command, ...args].join(' ')
+  log.write(`\n$ ${commandLine}\n`)
+
+  const child = spawn(command, args, {
+    cwd: options.cwd,
+    env: { ...process.env, LC_ALL: 'C.UTF-8', ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: !options.interactive,
+  })
+  const kill = () => killTree(child.pid, !options.interactive)
+  options.signal?.addEventListener('abort', kill)
+
+  const output: string[] = []
+  createInterface({ input: child.stdout }).on('line', line => {
+    output.push(line)
+    options.onLine?.(line)
+  })
+  child.stdout.pipe(log, { end: false })
+  child.stderr.pipe(log, { end: false })
+  try {
+    const outcome = await new Promise<string | undefined>(resolve => {
+      child.on('error', error => resolve(`cannot run it: ${error.message}`))
+      child.on('close', (code, signal) =>
+        resolve(code === 0 ? undefined : signal ? `killed by ${signal}` : `exit code ${code}`),
+      )
+    })
+    options.signal?.throwIfAborted()
+    log.end()
+    await finished(log)
+    if (outcome !== undefined) throw await failure(commandLine, outcome, options)
+    return output.join('\n')
+  } finally {
+    options.signal?.removeEventListener('abort', kill)
+    log.destroy()
+  }
+}
+
+function killTree(pid: number | undefined, ownGroup: boolean): void {
+  if (pid === undefined) return
+  try {
+    process.kill(ownGroup ? -pid : pid, 'SIGTERM')
+  } catch {
+    // It ended by itself, or it is sudo, which takes Ctrl-C from the terminal and nothing from us.
+  }
+}
+
+async function failure(commandLine: string, outcome: string, { step, log }: RunOptions): Promise<SetupError> {
+  const text = await readFile(log, 'utf8')
+  const ours = text.slice(text.lastIndexOf(`\n$ ${commandLine}\n`))
+  const tail = ours.trimEnd().split('\n').slice(2).slice(-TAIL_LINES)
+  return new SetupError(
+    [
+      `${step} failed (${outcome})${hint(ours)}`,
+      `  command: ${commandLine}`,
+      `  log:     ${log}`,
+      ...tail.map(line => `  | ${line}`),
+    ].join('\n'),
+  )
+}
+
+/** The reason in plain words, where the output of a failed command shows a common one. */
+export function hint(output: string): string {
+  if (/No space left on device|ENOSPC/.test(output)) return ': the disk is full'
+  if (
+    /Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|timed out|Network is unreachable/i.test(
+      output,
+    )
+  )
+    return ': the package mirror cannot be reached'
+  if (/NO_PUBKEY|signatures? (were|was|is|couldn't be) /.test(output))
+    return ': the package signatures do not check out'
+  if (/a terminal is required|a password is required/.test(output))
+    return ': sudo needs a password and has no terminal to ask'
+  return ''
+}
