@@ -13,7 +13,14 @@ export interface Shape {
 /** Bytes of a bad payload that its error shows. */
 const SHOWN = 24
 
+/** The one byte that starts no msgpack value. */
+const INVALID = 0xc1
+
 const hex = (value: number): string => `0x${value.toString(16).padStart(2, '0')}`
+
+/** 32 bits, most significant byte first, as a signed integer. */
+const word = (buffer: Uint8Array, at: number): number =>
+  (buffer[at] << 24) | (buffer[at + 1] << 16) | (buffer[at + 2] << 8) | buffer[at + 3]
 
 /**
  * Strict reader of one payload, for the generated decoders. Takes unsigned integers in any of their encodings, str, bin
@@ -32,7 +39,7 @@ export class Cursor {
   #end = 0
   #position = 0
   #message = ''
-  /** Low and high half of the integer read last. */
+  /** Low and high half of the integer that #integer read last. */
   readonly #halves = new Uint32Array(2)
   readonly #wide = new Float64Array(1)
 
@@ -81,17 +88,36 @@ export class Cursor {
 
   /** @returns an array whose first element is the value, until the next read */
   u32(max: number, field: string): Uint32Array {
-    this.#integer(field)
+    const buffer = this.#buffer
+    const position = this.#position
     const halves = this.#halves
-    if (halves[1] !== 0 || halves[0] > max) this.#tooLarge(max, field)
+    const rest = this.#end - position
+    const head = rest > 0 ? buffer[position] : INVALID
+    // the encodings that a writer of shortest forms uses for most values, here for speed
+    if (head < 0x80) {
+      halves[0] = head
+      this.#position = position + 1
+    } else if (head === 0xce && rest >= 5) {
+      halves[0] = word(buffer, position + 1)
+      this.#position = position + 5
+    } else if (head === 0xcd && rest >= 3) {
+      halves[0] = (buffer[position + 1] << 8) | buffer[position + 2]
+      this.#position = position + 3
+    } else {
+      this.#integer(field)
+      if (halves[1] !== 0) this.#tooLarge(halves[1], halves[0], max, field)
+    }
+    if (halves[0] > max) this.#tooLarge(0, halves[0], max, field)
     return halves
   }
 
   /** @returns an array whose first element is the value, until the next read */
   u53(max: number, field: string): Float64Array {
     this.#integer(field)
-    const value = this.#halves[1] * 0x1_0000_0000 + this.#halves[0]
-    if (value > max) this.#tooLarge(max, field)
+    const low = this.#halves[0]
+    const high = this.#halves[1]
+    const value = high * 0x1_0000_0000 + low
+    if (value > max) this.#tooLarge(high, low, max, field)
     this.#wide[0] = value
     return this.#wide
   }
@@ -134,29 +160,25 @@ export class Cursor {
     const position = this.#position
     if (position >= this.#end) this.#truncated(field)
     const head = buffer[position]
-    if (head < 0x80) {
-      this.#store(0, head, position + 1)
-    } else if (head === 0xcc) {
-      this.#need(2, field)
-      this.#store(0, buffer[position + 1], position + 2)
-    } else if (head === 0xcd) {
-      this.#need(3, field)
-      this.#store(0, this.#big16(position + 1), position + 3)
-    } else if (head === 0xce) {
-      this.#need(5, field)
-      this.#store(0, this.#big32(position + 1), position + 5)
-    } else if (head === 0xcf) {
-      this.#need(9, field)
-      this.#store(this.#big32(position + 1), this.#big32(position + 5), position + 9)
-    } else {
-      this.#wrongType(field, 'an unsigned integer')
+    let size = 1
+    let high = 0
+    let low = head
+    if (head >= 0x80) {
+      if (head < 0xcc || head > 0xcf) this.#wrongType(field, 'an unsigned integer')
+      size += 1 << (head - 0xcc)
+      this.#need(size, field)
+      if (head === 0xcc) {
+        low = buffer[position + 1]
+      } else if (head === 0xcd) {
+        low = (buffer[position + 1] << 8) | buffer[position + 2]
+      } else {
+        low = word(buffer, position + size - 4)
+        if (head === 0xcf) high = word(buffer, position + 1)
+      }
     }
-  }
-
-  #store(high: number, low: number, position: number): void {
     this.#halves[0] = low
     this.#halves[1] = high
-    this.#position = position
+    this.#position = position + size
   }
 
   /** Length of a str or bin, all of which is there. */
@@ -194,22 +216,14 @@ export class Cursor {
     if (head === 0xdc) {
       this.#need(3, field)
       this.#position = position + 3
-      return this.#big16(position + 1)
+      return this.#buffer.readUInt16BE(position + 1)
     }
     if (head === 0xdd) {
       this.#need(5, field)
       this.#position = position + 5
-      return this.#big32(position + 1)
+      return this.#buffer.readUInt32BE(position + 1)
     }
     this.#wrongType(field, 'an array')
-  }
-
-  #big16(position: number): number {
-    return (this.#buffer[position] << 8) | this.#buffer[position + 1]
-  }
-
-  #big32(position: number): number {
-    return ((this.#big16(position) << 16) | this.#big16(position + 2)) >>> 0
   }
 
   #need(bytes: number, field: string): void {
@@ -222,13 +236,12 @@ export class Cursor {
 
   #wrongType(field: string, expected: string): never {
     const head = this.#buffer[this.#position]
-    // 0xc1 is the one byte that starts no msgpack value, and a payload must be an array
-    const code = head === 0xc1 || this.#position === this.#start ? enums.error.msgpack[0] : enums.error.value[0]
+    const code = head === INVALID || this.#position === this.#start ? enums.error.msgpack[0] : enums.error.value[0]
     this.#fail(code, `${field}: starts with ${hex(head)}, expected ${expected}`)
   }
 
-  #tooLarge(max: number, field: string): never {
-    const value = (BigInt(this.#halves[1]) << 32n) | BigInt(this.#halves[0])
+  #tooLarge(high: number, low: number, max: number, field: string): never {
+    const value = (BigInt(high) << 32n) | BigInt(low)
     this.#fail(enums.error.value[0], `${field}: ${value}, expected at most ${max}`)
   }
 

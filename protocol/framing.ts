@@ -74,6 +74,9 @@ export class FrameReader {
   }
 }
 
+/** More than the integers and headers of a message or of a record take together; kept free, so they need no check. */
+const SLACK = 256
+
 /** Most bytes that wait in a FrameWriter: the largest frame behind a buffer of others. */
 const MAX_PENDING = HEADER + MAX_FRAME + INITIAL
 
@@ -99,6 +102,7 @@ export class FrameWriter {
   begin(message: string, id: number, arity: number, seq: number): void {
     this.#message = message
     this.#position = this.length + HEADER
+    this.#reserve(0)
     this.array(arity)
     this.uint(id, 0xff, 'type')
     this.uint(seq, 0xffff_ffff, 'seq')
@@ -108,7 +112,11 @@ export class FrameWriter {
   end(): void {
     const size = this.#position - this.length - HEADER
     if (size > MAX_FRAME) this.#fail('frame', `${size} bytes, at most ${MAX_FRAME} are possible`)
-    this.buffer.writeUInt32LE(size, this.length)
+    const { buffer, length } = this
+    buffer[length] = size
+    buffer[length + 1] = size >>> 8
+    buffer[length + 2] = size >>> 16
+    buffer[length + 3] = size >>> 24
     this.length = this.#position
   }
 
@@ -132,7 +140,6 @@ export class FrameWriter {
       return
     }
     if (!Number.isSafeInteger(value) || value > max) this.#fail(field, `${value} is not an integer of 0 to ${max}`)
-    this.#reserve(9)
     this.buffer[this.#position] = 0xcf
     this.buffer.writeUInt32BE(Math.floor(value / 0x1_0000_0000), this.#position + 1)
     this.buffer.writeUInt32BE(value >>> 0, this.#position + 5)
@@ -162,6 +169,7 @@ export class FrameWriter {
     if (records.length > MAX_LIST) this.#fail(field, `${records.length} records, at most ${MAX_LIST} are possible`)
     this.array(records.length)
     for (const record of records) {
+      this.#reserve(0)
       this.array(arity)
       write(this, record)
     }
@@ -176,13 +184,11 @@ export class FrameWriter {
   }
 
   #byte(value: number): void {
-    this.#reserve(1)
     this.buffer[this.#position++] = value
   }
 
   /** `value` in one, two or four bytes, after the first byte of a family of three encodings. */
   #sized(family: number, value: number): void {
-    this.#reserve(5)
     const buffer = this.buffer
     let position = this.#position
     if (value < 0x100 && family !== ARRAY) {
@@ -207,8 +213,9 @@ export class FrameWriter {
     this.#position += bytes.length
   }
 
+  /** Makes room for `count` bytes and SLACK. */
   #reserve(count: number): void {
-    const needed = this.#position + count
+    const needed = this.#position + count + SLACK
     if (needed > this.buffer.length) this.#grow(needed)
   }
 
