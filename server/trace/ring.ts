@@ -414,9 +414,9 @@ export class RingWriter {
     return -1
   }
 
-  /** Writes the `lost` record. Waits until an eighth of the ring is free, so that losses are few and long. */
+  /** Writes the `lost` record. Waits until half of the ring is free, so that losses are few and long. */
   #settle(): boolean {
-    if (!this.#room(this.#capacity >> 3)) return false
+    if (!this.#room(this.#capacity >> 1)) return false
     const count = this.#lost
     this.#lost = 0
     const at = this.#reserve(16, LOST_WORDS)

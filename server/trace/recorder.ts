@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type FileHandle, open, rm } from 'node:fs/promises'
+import {
+  BLOCK_HEADER,
+  type BlockInfo,
+  blockType,
+  emptyBlock,
+  encodeBlockHeader,
+  encodeEnd,
+  INDEX_ENTRY,
+  type TraceHeader,
+} from './format.ts'
+import { Packer } from './msgpack.ts'
+import type { Sink } from './pump.ts'
+import { kinds, type Layout, type RecordOf, type TraceRecord } from './records.ts'
+import type { RingReader } from './ring.ts'
+import { laterSegments, segmentPath } from './segments.ts'
+
+/** A block is written when it has so many bytes, or is so old in ms. */
+const BLOCK_BYTES = 1 << 18
+const BLOCK_AGE = 200
+
+/** With so many bytes waiting for the disk, the recorder takes no more. */
+const MAX_PENDING = 1 << 23
+
+/** ms after which a write that failed is tried again. */
+const RETRY = 1000
+
+export interface RecorderOptions {
+  readonly path: string
+  readonly header: Omit<TraceHeader, 'segment'>
+  /** Bytes of all segments together; default 2 GiB. A recording below an eighth of it is one file. */
+  readonly limit?: number
+}
+
+const DEFAULT_LIMIT = 2 ** 31
+const SEGMENTS = 8
+
+export interface RecorderSummary {
+  readonly path: string
+  /** Files that were written, and how many of them rotation removed again. */
+  readonly segments: number
+  readonly removed: number
+  /** Written, in all segments. */
+  readonly bytes: number
+  readonly records: number
+  /** Lost because the ring was full, and because the disk refused. */
+  readonly lost: number
+  readonly refused: number
+  /** Why the disk refused, the last time. */
+  readonly error?: string
+}
+
+/** Writes the trace file. Memory is bounded: what the disk doesn't take in time stays in the ring. */
+export class Recorder implements Sink {
+  readonly #options: RecorderOptions
+  readonly #segmentLimit: number
+  #file: FileHandle
+  #segment = 0
+  #removed = 0
+  /** Bytes of whole blocks in the current segment. */
+  #position = 0
+  #bytes = 0
+  #blocks = 0
+  #index: Buffer[] = []
+  #packer = new Packer()
+  #spare = new Packer()
+  #block: BlockInfo
+  #opened = performance.now()
+  #records = 0
+  #lost = 0
+  #refused = 0
+  /** Refused, and not yet said so in the file. */
+  #owed = 0
+  #error: string | undefined
+  #retryAt = 0
+  #writing: Promise<void> | undefined
+
+  private constructor(options: RecorderOptions, file: FileHandle) {
+    this.#options = options
+    this.#segmentLimit = (options.limit ?? DEFAULT_LIMIT) / SEGMENTS
+    this.#file = file
+    this.#block = emptyBlock(blockType.records, 0)
+  }
+
+  /** Creates the file, replacing an earlier recording of this name. @throws Error when it cannot be written. */
+  static async open(options: RecorderOptions): Promise<Recorder> {
+    const file = await open(options.path, 'w')
+    for (const stale of laterSegments(options.path)) await rm(segmentPath(options.path, stale))
+    const recorder = new Recorder(options, file)
+    await recorder.#writeHeader()
+    return recorder
+  }
+
+  get ready(): boolean {
+    return this.#packer.length < MAX_PENDING
+  }
+
+  fromRing(reader: RingReader, layout: Layout, at: number): void {
+    if (this.#refuses()) return
+    this.#packer.fromRing(reader, layout, at)
+    this.#count(layout.id)
+    if (layout.name === 'trap') {
+      const seq = reader.words[at + 1] ?? 0
+      this.#block.firstSeq ||= seq
+      this.#block.lastSeq = seq
+      this.#time(reader.doubles[(at + 4) >> 1] ?? 0)
+    } else if (layout.name === 'lost') this.#lost += (reader.decode(layout, at) as RecordOf<'lost'>).count
+  }
+
+  record(record: TraceRecord): void {
+    if (this.#refuses()) return
+    this.#packer.record(record)
+    this.#count(kinds[record.kind].id)
+    if ('start' in record) this.#time(record.start)
+    if (record.kind === 'lost') this.#lost += record.count
+  }
+
+  flush(): void {
+    const { length } = this.#packer
+    if (length === 0 || this.#writing !== undefined) return
+    if (length >= BLOCK_BYTES || performance.now() - this.#opened >= BLOCK_AGE) this.#start()
+  }
+
+  /** Writes what is left, then the index. */
+  async close(): Promise<RecorderSummary> {
+    while (this.#writing !== undefined || this.#packer.length > 0) {
+      if (this.#writing === undefined) this.#start()
+      await this.#writing
+    }
+    await this.#end().catch(error => this.#fail(error))
+    const { path } = this.#options
+    return {
+      path,
+      segments: this.#segment + 1,
+      removed: this.#removed,
+      bytes: this.#bytes + this.#position,
+      records: this.#records,
+      lost: this.#lost,
+      refused: this.#refused,
+      ...(this.#error !== undefined && { error: this.#error }),
+    }
+  }
+
+  #count(id: number): void {
+    if (this.#block.records === 0) this.#opened = performance.now()
+    this.#block.records++
+    this.#block.kinds |= 1 << id
+  }
+
+  #time(start: number): void {
+    this.#block.firstStart ||= start
+    this.#block.lastStart = start
+  }
+
+  /** While the disk refuses, records are counted only. Says whether this one is. */
+  #refuses(): boolean {
+    if (this.#error === undefined || this.#retryAt === 0) return false
+    if (performance.now() < this.#retryAt) {
+      this.#refused++
+      this.#owed++
+      return true
+    }
+    this.#retryAt = 0
+    const count = this.#owed
+    this.#owed = 0
+    this.#packer.record({ kind: 'lost', count })
+    this.#count(kinds.lost.id)
+    return false
+  }
+
+  #start(): void {
+    const packer = this.#packer
+    const block = this.#block
+    this.#packer = this.#spare
+    this.#block = emptyBlock(blockType.records, 0)
+    this.#writing = this.#write(block, packer)
+      .catch(error => {
+        this.#fail(error)
+        this.#refused += block.records
+        this.#owed += block.records
+      })
+      .finally(() => {
+        packer.length = 0
+        this.#spare = packer
+        this.#writing = undefined
+      })
+  }
+
+  async #write(block: BlockInfo, packer: Packer): Promise<void> {
+    if (this.#blocks > 1 && this.#position >= this.#segmentLimit) await this.#rotate()
+    await this.#append(block, packer.buffer.subarray(0, packer.length))
+    this.#records += block.records
+  }
+
+  async #append(block: BlockInfo, payload: Buffer): Promise<void> {
+    block.number = this.#blocks
+    const header = encodeBlockHeader(block, payload)
+    const size = BLOCK_HEADER + payload.length
+    const { bytesWritten } = await this.#file.writev([header, payload], this.#position)
+    if (bytesWritten < size) throw new Error(`the disk took ${bytesWritten} of ${size} bytes`)
+    const entry = Buffer.alloc(INDEX_ENTRY)
+    entry.writeDoubleLE(this.#position, 0)
+    header.copy(entry, 8)
+    this.#index.push(entry)
+    this.#blocks++
+    this.#position += size
+  }
+
+  #writeHeader(): Promise<void> {
+    const header: TraceHeader = { ...this.#options.header, segment: this.#segment }
+    return this.#append(emptyBlock(blockType.header, 0), Buffer.from(JSON.stringify(header)))
+  }
+
+  /** Index and end of the current segment. */
+  async #end(): Promise<void> {
+    const offset = this.#position
+    await this.#append(emptyBlock(blockType.index, 0), Buffer.concat(this.#index))
+    const end = encodeEnd(offset)
+    await this.#file.write(end, 0, end.length, this.#position)
+    this.#position += end.length
+    await this.#file.close()
+  }
+
+  /** Begins the next segment; removes the oldest but the first, which holds the start of everything. */
+  async #rotate(): Promise<void> {
+    const next = await open(segmentPath(this.#options.path, this.#segment + 1), 'w')
+    await this.#end()
+    this.#bytes += this.#position
+    this.#segment++
+    this.#position = 0
+    this.#blocks = 0
+    this.#index = []
+    this.#file = next
+    await this.#writeHeader()
+    const oldest = this.#segment - SEGMENTS + 1
+    if (oldest > 0) {
+      await rm(segmentPath(this.#options.path, oldest), { force: true })
+      this.#removed++
+    }
+  }
+
+  /** The next write goes to the same position as the one that failed. */
+  #fail(error: unknown): void {
+    this.#error = error instanceof Error ? error.message : String(error)
+    this.#retryAt = performance.now() + RETRY
+  }
+}
