@@ -3,7 +3,7 @@ import { accessSync, constants, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { ensureInitramfs, ensureQemu, type SetupResult, setup } from '../../scripts/setup/index.ts'
+import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
 import { Session, type SessionEnd } from '../cosim/session.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
@@ -17,6 +17,7 @@ export interface BootOptions {
   readonly policy: string
   readonly kernel?: string
   readonly initrd?: string
+  readonly qemu?: string
   readonly append?: string
   readonly memory: string
   readonly smp: number
@@ -46,6 +47,7 @@ export function bootCommand(program: Command): void {
     .option('--policy <name|file>', 'passthrough, or a file with a policy of your own', 'passthrough')
     .option('--kernel <series|file>', `Debian's ${KERNELS.join(' or ')}, or an arm64 Image`, '6.12')
     .option('--initrd <file>', "initramfs of your own instead of the workload's")
+    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
     .option('--append <text>', 'added to the kernel command line')
     .option('--memory <size>', 'guest RAM, e.g. 1G', size, '1G')
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), 1)
@@ -101,6 +103,7 @@ function check(options: BootOptions): void {
   for (const [option, file] of [
     ['--kernel', kernel !== undefined && !isSeries(kernel) ? kernel : undefined],
     ['--initrd', initrd],
+    ['--qemu', options.qemu],
   ]) {
     if (file === undefined) continue
     try {
@@ -124,15 +127,20 @@ function check(options: BootOptions): void {
   }
 }
 
-async function files(options: BootOptions, signal: AbortSignal): Promise<SetupResult> {
+interface Files {
+  readonly qemu: string
+  readonly kernel: { readonly version: string; readonly image: string }
+  readonly initrd: string
+}
+
+async function files(options: BootOptions, signal: AbortSignal): Promise<Files> {
   const series = options.kernel ?? '6.12'
-  if (isSeries(series)) {
-    const result = await setup({ signal, kernel: series })
-    return { ...result, initrd: options.initrd ?? result.initrd }
-  }
-  const qemu = await ensureQemu({ signal })
-  const initrd = options.initrd ?? (await ensureInitramfs({ signal, modules: undefined }))
-  return { qemu, kernel: { version: series, image: series, systemMap: undefined, modules: '' }, initrd }
+  const qemu = options.qemu ?? (await ensureQemu({ signal }))
+  const kernel = isSeries(series)
+    ? await ensureKernel({ signal, kernel: series })
+    : { version: series, image: series, systemMap: undefined, modules: undefined }
+  const initrd = options.initrd ?? (await ensureInitramfs({ signal, modules: kernel.modules }))
+  return { qemu, kernel, initrd }
 }
 
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
@@ -164,7 +172,7 @@ function kernelCommandLine(options: BootOptions, workload: Workload): string {
 
 async function runMachine(
   options: BootOptions,
-  { qemu, kernel, initrd }: SetupResult,
+  { qemu, kernel, initrd }: Files,
   scratch: Scratch,
   runFolder: string,
   workload: Workload,

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { ensureQemu } from '../../scripts/setup/index.ts'
+import { TrapThread } from '../../server/cosim/control.ts'
+import { Counters, createCounters } from '../../server/trace/counters.ts'
+import { createRing, RingReader } from '../../server/trace/ring.ts'
+import { Qtest } from './qtest.ts'
+
+/** The virt machine's SMMU frame and RAM. */
+export const SMMU = 0x0905_0000
+export const RAM = 0x4000_0000
+
+export interface QtestOptions {
+  /** Path that QEMU's smmu-cosim object connects to; null: no such object, QEMU as it always was. */
+  readonly socket?: string | null
+  /** Further properties of the object. */
+  readonly properties?: readonly string[]
+  readonly args?: readonly string[]
+  readonly memoryMiB?: number
+}
+
+/** The real QEMU without a kernel: every access is the test's. */
+export class QtestMachine {
+  readonly folder = mkdtempSync(join(tmpdir(), 'cosim-qtest-'))
+  readonly socket = join(this.folder, 'trap')
+  readonly ramFile: string
+  errors = ''
+  #child: ChildProcess | undefined
+  #qtest: Qtest | undefined
+  thread: TrapThread | undefined
+  counters: Counters | undefined
+  ring: RingReader | undefined
+  readonly #ramFolder = mkdtempSync('/dev/shm/cosim-qtest-')
+
+  constructor() {
+    this.ramFile = join(this.#ramFolder, 'ram')
+  }
+
+  get qtest(): Qtest {
+    if (this.#qtest === undefined) throw new Error('QEMU is not started')
+    return this.#qtest
+  }
+
+  /** Starts the trap thread; QEMU connects to it. */
+  async serve(policy: string, policyOptions: Readonly<Record<string, unknown>> = {}): Promise<TrapThread> {
+    const ring = createRing()
+    const counters = createCounters()
+    this.ring = new RingReader(ring)
+    this.counters = new Counters(counters)
+    this.thread = await TrapThread.start({
+      listen: this.socket,
+      policy,
+      policyOptions,
+      ramFile: this.ramFile,
+      ring,
+      counters,
+      panicOnWarn: false,
+    })
+    return this.thread
+  }
+
+  /** Spawns QEMU; resolves when qtest answers. Rejects with QEMU's own words when it ends instead. */
+  async start({ socket = this.socket, properties = [], args = [], memoryMiB = 256 }: QtestOptions = {}): Promise<void> {
+    const fd = openSync(this.ramFile, 'a+', 0o600)
+    ftruncateSync(fd, memoryMiB << 20)
+    closeSync(fd)
+    const path = join(this.folder, 'qtest')
+    const object = ['smmu-cosim', 'id=cosim', `path=${socket}`, ...properties].join(',')
+    this.#child = spawn(
+      await ensureQemu(),
+      [
+        ['-nodefaults', '-display', 'none', '-accel', 'qtest', '-qtest', `unix:${path},server=on,wait=off`],
+        ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
+        ['-object', `memory-backend-file,id=ram,mem-path=${this.ramFile},size=${memoryMiB}M,share=on`],
+        ...(socket === null ? [] : [['-object', object, '-global', 'arm-smmuv3.cosim=cosim']]),
+        args,
+      ].flat(),
+      { stdio: ['ignore', 'ignore', 'pipe'] },
+    )
+    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.errors += text
+    })
+    const giveUp = new AbortController()
+    const ended = this.exit().then(code => {
+      giveUp.abort()
+      throw new Error(`QEMU ended with ${code}: ${this.errors}`)
+    })
+    this.#qtest = await Promise.race([Qtest.connect(path, giveUp.signal), ended])
+    ended.catch(() => {})
+    // QEMU answers qtest only when machine and handshake are done.
+    await Promise.race([this.qtest.command('clock_step 0'), ended])
+  }
+
+  /** QEMU's exit code, or the signal that ended it, once it ends. */
+  async exit(): Promise<number | string> {
+    const child = this.#child
+    if (child === undefined) throw new Error('QEMU is not started')
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'close')
+    return child.exitCode ?? child.signalCode ?? 'nothing'
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child?.kill(signal)
+  }
+
+  async dispose(): Promise<void> {
+    this.#qtest?.close()
+    if (this.#child !== undefined) {
+      this.kill('SIGKILL')
+      await this.exit()
+    }
+    await this.thread?.stop()
+    for (const folder of [this.folder, this.#ramFolder]) rmSync(folder, { recursive: true, force: true })
+  }
+}
