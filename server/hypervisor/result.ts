@@ -3,6 +3,8 @@
 export const OK = 0
 /** The page's state does not allow it. */
 export const EPERM = -1
+/** There is no such entry. */
+export const ENOENT = -2
 /** The hardware did not do what it was told. */
 export const EIO = -5
 /** The page pool is exhausted. */
@@ -23,6 +25,7 @@ export const ETIMEDOUT = -110
 const NAMES: Readonly<Record<number, string>> = {
   [OK]: 'OK',
   [EPERM]: 'EPERM',
+  [ENOENT]: 'ENOENT',
   [EIO]: 'EIO',
   [ENOMEM]: 'ENOMEM',
   [EFAULT]: 'EFAULT',

@@ -6,6 +6,11 @@ import type { HypReport } from '../report.ts'
 export const STAGES = ['mmio', 'cmdq', 'strtab', 'queues', 'nested'] as const
 export type Stage = (typeof STAGES)[number]
 
+/** Whether a run until `until` includes `stage`. */
+export function stageIncludes(until: Stage, stage: Stage): boolean {
+  return STAGES.indexOf(until) >= STAGES.indexOf(stage)
+}
+
 /** Sizes of a stage-2 page, bytes. */
 export const GRANULES = [4096, 16384, 65536] as const
 export type Granule = (typeof GRANULES)[number]

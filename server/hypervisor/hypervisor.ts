@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * EL2: everything that the host must not reach or decide, put together. One instance for a machine; `reset` brings it to
+ * the beginning as often as the machine restarts.
+ */
+import type { GuestMemory, Machine, Trap } from '../machine/ports.ts'
+import { type CommandParts, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
+import { frameRules, type RegisterParts } from './frame.ts'
+import { Idmap, type IdmapInfo, idmapGeometry, stage2Pages } from './idmap.ts'
+import { PageOwnership, type PageRange } from './ownership.ts'
+import { HypFatal, type PolicyContext, type Stage, stageIncludes } from './policy/policy.ts'
+import { PagePool, zero } from './pool.ts'
+import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from './report.ts'
+import { EFAULT, EINVAL, ENODEV, OK, resultName } from './result.ts'
+import { HostShare } from './share.ts'
+import { Smmu } from './smmu.ts'
+import { copyStream, nestStream, type StreamRule } from './strtab.ts'
+import { HardwareWait } from './wait.ts'
+import { HYP_UNMAP } from './warnings.ts'
+
+/** Pages that the pool has beyond what the host's stage 2 can need. */
+const SPARE_PAGES = 500
+
+/** Changes of single decisions, each given the decision that stood there. What is absent costs nothing. */
+export interface HypervisorParts {
+  /** By offset in the frame. */
+  readonly registers?: RegisterParts
+  /** By opcode. */
+  readonly commands?: CommandParts
+  /** How an entry of the stream table is shadowed. */
+  readonly stream?: (rule: StreamRule) => StreamRule
+}
+
+/** A range of bytes. */
+export interface Range {
+  readonly base: number
+  readonly size: number
+}
+
+/** A stream as people ask for it. */
+export interface StreamInfo {
+  readonly smmu: number
+  readonly sid: number
+  /** Entry of the host as it was last copied, and what stands in the shadow table: eight 64-bit words. */
+  readonly host: BigUint64Array
+  readonly shadow: BigUint64Array
+  /** Trap of the last change. */
+  readonly trap: number
+}
+
+export class Hypervisor {
+  readonly machine: Machine
+  readonly memory: GuestMemory
+  readonly report: HypReport
+  readonly until: Stage
+  readonly wait: HardwareWait
+  readonly ownership: PageOwnership
+  readonly share: HostShare
+  readonly pool: PagePool
+  readonly smmus: readonly Smmu[]
+  /** null unless the stage is nested and the machine is isolated. */
+  idmap: Idmap | null = null
+  /** Whether the hypervisor is between the host and the SMMUs; false when a probe failed. */
+  isolated = false
+  /** Why not, by SMMU; null where the probe succeeded. */
+  readonly refusals: (string | null)[] = []
+  /** Trap that is being decided, 0 outside of traps. */
+  trap = 0
+  /** Counts changes of state that a checkpoint holds. */
+  generation = 0
+
+  readonly #granule: number
+  readonly #requireIsolation: boolean
+  readonly #poolPages: number | null
+  readonly #clock: () => number
+  /** What vCPUs are kept from: donated ranges. */
+  #donated: Range[] = []
+  #guarded = false
+
+  constructor(machine: Machine, context: PolicyContext, parts: HypervisorParts = {}) {
+    const { options } = context
+    this.machine = machine
+    this.memory = machine.memory
+    this.report = context.report
+    this.until = options.until ?? 'nested'
+    this.#granule = options.granule ?? 4096
+    this.#requireIsolation = options.requireIsolation ?? false
+    this.#poolPages = options.poolPages ?? null
+    this.#clock = context.clock ?? (() => performance.now())
+    this.wait = new HardwareWait(this.#clock, options.waitMs ?? 1000, options.waitPolls ?? 1_000_000)
+    this.ownership = new PageOwnership(machine.memory.ram)
+    this.share = new HostShare(this.ownership, this.report)
+    this.pool = new PagePool(machine.memory, machine.carveout)
+    const stream = stageIncludes(this.until, 'nested') ? nestStream : copyStream
+    const rules = {
+      registers: frameRules(this.until, parts.registers),
+      commands: commandRules(stageIncludes(this.until, 'strtab'), parts.commands),
+      stream: parts.stream === undefined ? stream : parts.stream(stream),
+    }
+    this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
+  }
+
+  /** State that a checkpoint holds has changed. */
+  changed(): void {
+    this.generation++
+  }
+
+  /**
+   * The machine was reset: probe, program and map from the beginning.
+   * @throws HypFatal when the machine cannot be isolated and the options demand it.
+   */
+  reset(): void {
+    this.trap = 0
+    this.wait.begin()
+    this.idmap = null
+    this.isolated = false
+    for (const range of this.#donated) this.machine.guard.remove(range.base, range.size)
+    this.#donated = []
+    this.ownership.reset()
+    for (const smmu of this.smmus) smmu.reset()
+    const { carveout } = this.machine
+    if (carveout.size > 0 && !this.#guarded) {
+      this.machine.guard.add(carveout.base, carveout.size)
+      this.#guarded = true
+    }
+    const refusal = this.#initialise()
+    for (const [index, smmu] of this.smmus.entries()) this.report.probe(smmu.index, this.refusals[index] ?? refusal)
+    this.isolated = refusal === null
+    this.changed()
+    if (refusal !== null && this.#requireIsolation) throw new HypFatal(`no DMA isolation: ${refusal}`)
+  }
+
+  /** Returns why the machine cannot be isolated, or null. */
+  #initialise(): string | null {
+    this.refusals.length = 0
+    let refusal: string | null = null
+    for (const smmu of this.smmus) {
+      const own = smmu.probe()
+      this.refusals.push(own)
+      if (own !== null) refusal ??= `SMMU ${smmu.index}: ${own}`
+    }
+    return refusal ?? this.#program()
+  }
+
+  #program(): string | null {
+    const { pool, until } = this
+    if (!stageIncludes(until, 'cmdq')) return null
+    if (pool.capacity === 0) return 'the machine has no hypervisor memory'
+    if (!pool.reset()) return 'hypervisor memory cannot be written'
+    if (this.ownership.donateToHyp(pool.base, pool.capacity * 4096) !== OK) return 'hypervisor memory is not RAM'
+    for (const smmu of this.smmus) {
+      const queue = pool.allocate(SHADOW_CMDQ_BYTES)
+      if (queue < 0) return 'hypervisor memory is too small for the shadow command queue'
+      smmu.cmdq.program(queue)
+    }
+    if (stageIncludes(until, 'strtab')) {
+      for (const smmu of this.smmus) {
+        const table = pool.allocate(smmu.strtab.bytes)
+        if (table < 0) return 'hypervisor memory is too small for the shadow stream table'
+        smmu.strtab.program(table)
+      }
+    }
+    if (stageIncludes(until, 'queues')) {
+      for (const smmu of this.smmus) if (!smmu.abortBypass()) return `SMMU ${smmu.index}: GBPA was not updated in time`
+    }
+    return stageIncludes(until, 'nested') ? this.#buildIdmap() : this.#limitPool(SPARE_PAGES)
+  }
+
+  #limitPool(pages: number): null {
+    this.pool.limit = this.pool.used + (this.#poolPages ?? pages)
+    return null
+  }
+
+  /** The output size that all SMMUs have, and whether tables are big-endian; or why there is no common ground. */
+  #common(): { readonly oas: number; readonly bigEndian: boolean } | string {
+    let oas = 52
+    let little = true
+    let big = true
+    for (const smmu of this.smmus) {
+      if ((smmu.granules & this.#granule) === 0) return `SMMU ${smmu.index}: no ${this.#granule / 1024} KiB granule`
+      oas = Math.min(oas, smmu.oas)
+      little &&= smmu.littleEndian
+      big &&= smmu.bigEndian
+    }
+    return little || big ? { oas, bigEndian: !little } : 'the SMMUs have no table endianness in common'
+  }
+
+  #buildIdmap(): string | null {
+    const start = this.#clock()
+    const common = this.#common()
+    if (typeof common === 'string') return common
+    const geometry = idmapGeometry(this.#granule, common.oas)
+    this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES)
+    const root = this.pool.allocate(geometry.rootBytes)
+    if (root < 0) return 'hypervisor memory is too small for the stage-2 idmap'
+    const idmap = new Idmap(this.memory, this.pool, geometry, root, common.bigEndian)
+    const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
+    const result = idmap.build(this.ownership, this.smmus, reserve)
+    if (result === EFAULT) return 'hypervisor memory cannot be written'
+    idmap.buildUs = Math.round((this.#clock() - start) * 1000)
+    this.idmap = idmap
+    return null
+  }
+
+  /** Decides a trap. */
+  access(trap: Trap): void {
+    const smmu = this.smmus[trap.smmu]
+    if (smmu === undefined) {
+      trap.aborted = true
+    } else if (this.isolated) {
+      this.trap = trap.seq
+      this.wait.begin()
+      smmu.access(trap)
+      this.trap = 0
+    } else if (trap.write) {
+      trap.aborted = !smmu.hardware.write(trap.offset, trap.size, trap.lo, trap.hi)
+    } else {
+      trap.aborted = !smmu.hardware.read(trap.offset, trap.size, trap)
+    }
+  }
+
+  /** Gives pages of the host to a protected VM: neither vCPUs nor devices reach them afterwards. */
+  donate(base: number, size: number, vm: number): number {
+    const result = this.#donate(base, size, vm)
+    this.report.pages(PAGE_DONATE, base, size, vm, result)
+    if (result === OK) this.changed()
+    return result
+  }
+
+  #donate(base: number, size: number, vm: number): number {
+    const { idmap, ownership } = this
+    if (idmap === null) return ENODEV
+    if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
+    const donated = ownership.donate(base, size, vm)
+    if (donated !== OK) return donated
+    this.wait.begin()
+    const unmapped = idmap.unmap(base, size)
+    const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
+    if (result !== OK) {
+      this.report.warn(HYP_UNMAP, this.trap, 0, base % 2 ** 32, Math.floor(base / 2 ** 32), size / 4096, result)
+      idmap.map(base, size)
+      ownership.reclaim(base, size, vm)
+      return result
+    }
+    this.machine.guard.add(base, size)
+    this.#donated.push({ base, size })
+    return OK
+  }
+
+  #invalidate(base: number, size: number): number {
+    const { idmap } = this
+    if (idmap === null) return ENODEV
+    for (const smmu of this.smmus) {
+      const result = smmu.invalidateStage2(base, size, idmap.geometry.granuleShift)
+      if (result !== OK) return result
+    }
+    return OK
+  }
+
+  /** Takes pages back from a protected VM, zeroed. */
+  reclaim(base: number, size: number, vm: number): number {
+    const result = this.#reclaim(base, size, vm)
+    this.report.pages(PAGE_RECLAIM, base, size, vm, result)
+    if (result === OK) this.changed()
+    return result
+  }
+
+  #reclaim(base: number, size: number, vm: number): number {
+    const { idmap, ownership } = this
+    if (idmap === null) return ENODEV
+    if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
+    const owned = ownership.checkVm(base, size, vm)
+    if (owned !== OK) return owned
+    if (!zero(this.memory, base, size)) return EFAULT
+    this.#unguard(base, size)
+    // A page that cannot be mapped is one that devices do not reach: tolerated.
+    idmap.map(base, size)
+    return ownership.reclaim(base, size, vm)
+  }
+
+  /** Ranges are guarded as they were donated; what is left of one that was taken back in part stays guarded. */
+  #unguard(base: number, size: number): void {
+    const { guard } = this.machine
+    const end = base + size
+    const kept: Range[] = []
+    for (const range of this.#donated) {
+      const rangeEnd = range.base + range.size
+      if (rangeEnd <= base || range.base >= end) {
+        kept.push(range)
+        continue
+      }
+      guard.remove(range.base, range.size)
+      for (const [from, to] of [
+        [range.base, base],
+        [end, rangeEnd],
+      ]) {
+        if (to <= from) continue
+        guard.add(from, to - from)
+        kept.push({ base: from, size: to - from })
+      }
+    }
+    this.#donated = kept
+  }
+
+  /** Ranges that vCPUs are kept from because they were donated. */
+  get donated(): readonly Range[] {
+    return this.#donated
+  }
+
+  /** The streams that were shadowed, by SMMU and StreamID. */
+  streams(): StreamInfo[] {
+    const all: StreamInfo[] = []
+    for (const smmu of this.smmus) {
+      for (const { sid, host, shadow, trap } of smmu.strtab.streams.values()) {
+        all.push({ smmu: smmu.index, sid, host, shadow: smmu.strtab.readShadow(sid) ?? shadow, trap })
+      }
+    }
+    return all.sort((a, b) => a.smmu - b.smmu || a.sid - b.sid)
+  }
+
+  /** All RAM, or the part of it between two addresses, as runs of pages in the same state. */
+  ranges(from?: number, to?: number): PageRange[] {
+    return [...this.ownership.ranges(from, to)]
+  }
+
+  get idmapInfo(): IdmapInfo | null {
+    return this.idmap?.info ?? null
+  }
+
+  /** For messages: what an operation's result means. */
+  static resultName(result: number): string {
+    return resultName(result)
+  }
+}
