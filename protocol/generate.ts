@@ -3,12 +3,14 @@
 import { writeFileSync } from 'node:fs'
 import { header } from './generator/c.ts'
 import { codec } from './generator/typescript.ts'
+import { vectors } from './generator/vectors.ts'
 
 /** Text of each generated file, by its path relative to this folder. */
 export const outputs = (): Map<string, string> =>
   new Map([
     ['generated/messages.ts', codec()],
     ['generated/smmu-cosim-protocol.h', header()],
+    ['vectors.json', `${JSON.stringify(vectors(), null, 2)}\n`],
   ])
 
 if (import.meta.main) {
