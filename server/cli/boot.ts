@@ -4,7 +4,9 @@ import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
+import { POLICIES } from '../cosim/policies.ts'
 import { Session, type SessionEnd } from '../cosim/session.ts'
+import { GRANULES, STAGES, type Stage } from '../hypervisor/policy/policy.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
@@ -15,6 +17,9 @@ import { printSummary } from './summary.ts'
 /** What `boot` was asked for; every field is an option of the command line. */
 export interface BootOptions {
   readonly policy: string
+  readonly until: Stage
+  readonly granule: string
+  readonly requireIsolation?: boolean
   readonly kernel?: string
   readonly initrd?: string
   readonly qemu?: string
@@ -44,7 +49,12 @@ export function bootCommand(program: Command): void {
   program
     .command('boot')
     .description('boot Linux with every SMMUv3 register access decided by the server, run the workload, report')
-    .option('--policy <name|file>', 'passthrough, or a file with a policy of your own', 'passthrough')
+    .option('--policy <name|file>', `${Object.keys(POLICIES).join(', ')}, or a file with a policy of your own`, 'pkvm')
+    .addOption(new Option('--until <stage>', 'prefix of the series that is emulated').choices(STAGES).default('nested'))
+    .addOption(
+      new Option('--granule <bytes>', 'page size of the stage-2 idmap').choices(GRANULES.map(String)).default('4096'),
+    )
+    .option('--require-isolation', 'an SMMU that cannot be isolated stops the machine instead of being reported')
     .option('--kernel <series|file>', `Debian's ${KERNELS.join(' or ')}, or an arm64 Image`, '6.12')
     .option('--initrd <file>', "initramfs of your own instead of the workload's")
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
@@ -197,7 +207,11 @@ async function runMachine(
     ...(!options.baseline && {
       policy: {
         name: options.policy,
-        options: {},
+        options: {
+          until: options.until,
+          granule: Number(options.granule),
+          requireIsolation: options.requireIsolation === true,
+        },
         panicOnWarn: options.panicOnWarn === true,
         carveout: options.carveout,
       },

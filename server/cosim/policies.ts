@@ -3,10 +3,11 @@ import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { passthrough } from '../hypervisor/policy/passthrough.ts'
+import { pkvm } from '../hypervisor/policy/pkvm.ts'
 import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
 
 /** The policies that have a name. */
-export const POLICIES: Readonly<Record<string, PolicyFactory>> = { passthrough }
+export const POLICIES: Readonly<Record<string, PolicyFactory>> = { pkvm, passthrough }
 
 /**
  * A policy by name, or the default export of a TypeScript or JavaScript file.

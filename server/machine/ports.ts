@@ -87,6 +87,4 @@ export interface Policy {
   reset(): void
   /** Decide a trap: for a read set `lo`/`hi`; for a write act on them; or set `aborted`. */
   access(trap: Trap): void
-  /** State for reports and the control plane: plain data, by section (`streams`, `idmap`, …). */
-  describe?(): Readonly<Record<string, unknown>>
 }
