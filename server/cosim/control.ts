@@ -2,6 +2,13 @@
 import { EventEmitter, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Hello } from '../../protocol/generated/messages.ts'
+import {
+  type HeldTrap,
+  OperationError,
+  type OperationFailure,
+  type OperationName,
+  type Operations,
+} from './operations.ts'
 
 /** What the trap thread is started with. */
 export interface ThreadOptions {
@@ -28,7 +35,15 @@ export type ThreadEvent =
   | { readonly event: 'shutdown'; readonly cause: number; readonly sections: Readonly<Record<string, unknown>> }
   | { readonly event: 'disconnected'; readonly message: string; readonly expected: boolean }
   | { readonly event: 'panic'; readonly text: string; readonly sections: Readonly<Record<string, unknown>> }
-  | { readonly event: 'result'; readonly id: number; readonly value?: unknown; readonly error?: string }
+  | { readonly event: 'held'; readonly held: HeldTrap }
+  | { readonly event: 'released'; readonly seq: number; readonly action: string }
+  | {
+      readonly event: 'result'
+      readonly id: number
+      readonly value?: unknown
+      readonly error?: string
+      readonly failure?: OperationFailure
+    }
 
 /** To the trap thread; taken between traps. */
 export interface ThreadCommand {
@@ -46,6 +61,9 @@ interface Events {
   shutdown: [cause: number, sections: Readonly<Record<string, unknown>>]
   disconnected: [message: string, expected: boolean]
   panic: [text: string, sections: Readonly<Record<string, unknown>>]
+  /** A breakpoint stopped a trap. */
+  held: [HeldTrap]
+  released: [seq: number, action: string]
   /** The thread ended without being asked to. */
   died: [message: string]
 }
@@ -85,10 +103,11 @@ export class TrapThread extends EventEmitter<Events> {
   }
 
   /** Runs an operation of the dispatcher on the trap thread, between two traps. */
-  call(operation: string, ...args: readonly unknown[]): Promise<unknown> {
+  call<K extends OperationName>(operation: K, ...args: Parameters<Operations[K]>): Promise<ReturnType<Operations[K]>> {
+    if (this.#stopping) return Promise.reject(new OperationError('state', 'the trap thread has ended'))
     const id = this.#nextId++
     return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject })
+      this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject })
       this.#worker.postMessage({ id, operation, args } satisfies ThreadCommand)
     })
   }
@@ -105,6 +124,8 @@ export class TrapThread extends EventEmitter<Events> {
 
   async stop(): Promise<void> {
     this.#stopping = true
+    for (const { reject } of this.#waiting.values()) reject(new OperationError('state', 'the trap thread has ended'))
+    this.#waiting.clear()
     await this.#worker.terminate()
   }
 
@@ -122,10 +143,15 @@ export class TrapThread extends EventEmitter<Events> {
         return void this.emit('disconnected', event.message, event.expected)
       case 'panic':
         return void this.emit('panic', event.text, event.sections)
+      case 'held':
+        return void this.emit('held', event.held)
+      case 'released':
+        return void this.emit('released', event.seq, event.action)
       case 'result': {
         const waiting = this.#waiting.get(event.id)
         this.#waiting.delete(event.id)
-        if (event.error !== undefined) waiting?.reject(new Error(event.error))
+        if (event.failure !== undefined) waiting?.reject(new OperationError(event.failure, event.error ?? ''))
+        else if (event.error !== undefined) waiting?.reject(new Error(event.error))
         else waiting?.resolve(event.value)
       }
     }

@@ -18,17 +18,43 @@ import {
 } from '../../protocol/generated/messages.ts'
 import { enums, VERSION } from '../../protocol/messages.ts'
 import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
+import type { HypWarning } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { GuestMemory, Machine, Policy, Trap } from '../machine/ports.ts'
 import { CountersWriter } from '../trace/counters.ts'
 import { RingWriter } from '../trace/ring.ts'
+import { Breakpoints, type Hit } from './breakpoints.ts'
 import type { ThreadEvent, ThreadOptions } from './control.ts'
+import { Inspector } from './inspect.ts'
 import { Link, LinkClosed } from './link.ts'
+import { type HeldTrap, OperationError, type Release } from './operations.ts'
+import { Operator } from './operator.ts'
 import { Reporter } from './reporter.ts'
+import { hypervisorSections } from './sections.ts'
 import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
 const ABORTED = enums.status.aborted[0]
+
+/** A trap whose reply waits for a person. */
+interface Held {
+  readonly hit: Hit
+  readonly seq: number
+  readonly lastTrapNs: number
+  readonly start: number
+  /** ns that the server had spent on it when it was held. */
+  readonly spent: number
+}
+
+/** Lets breakpoints know of hyp warnings. */
+class WatchedReporter extends Reporter {
+  watch: Breakpoints | undefined
+
+  override warn(warning: HypWarning, trap: number, smmu: number, a: number, b: number, c: number, d: number): void {
+    super.warn(warning, trap, smmu, a, b, c, d)
+    if (this.watch?.armed) this.watch.warning(warning.id, warning.expected, smmu)
+  }
+}
 
 /**
  * The heart of the trap thread: one connection, one machine, one policy. Between a trap and its reply nothing here
@@ -40,7 +66,8 @@ export class Dispatcher {
   readonly #post: (event: ThreadEvent) => void
   readonly #ring: RingWriter
   readonly #counters: CountersWriter
-  readonly #reporter: Reporter
+  readonly #reporter: WatchedReporter
+  readonly #breakpoints = new Breakpoints(trap => this.#inspector?.commandsAhead(trap))
   readonly #trap: Trap = {
     seq: 0,
     smmu: 0,
@@ -58,6 +85,12 @@ export class Dispatcher {
   readonly #eventRecord = Buffer.alloc(32)
   #link: Link | undefined
   #policy: Policy | undefined
+  #machine: Machine | undefined
+  readonly #operator: Operator
+  #inspector: Inspector | undefined
+  #held: Held | undefined
+  /** The trap before this one was held, so QEMU's time for it says nothing. */
+  #heldBefore = false
   #shutdown = false
 
   constructor(options: ThreadOptions, factory: PolicyFactory, post: (event: ThreadEvent) => void) {
@@ -66,7 +99,9 @@ export class Dispatcher {
     this.#post = post
     this.#ring = new RingWriter(options.ring)
     this.#counters = new CountersWriter(options.counters)
-    this.#reporter = new Reporter(this.#ring, this.#counters)
+    this.#reporter = new WatchedReporter(this.#ring, this.#counters)
+    this.#reporter.watch = this.#breakpoints
+    this.#operator = new Operator(this.#breakpoints, this.#ring)
   }
 
   /** Takes QEMU's connection. There is one machine: while it is connected, further peers are turned away. */
@@ -82,13 +117,28 @@ export class Dispatcher {
     })
   }
 
-  /** Operations for the control thread, between traps. @throws Error when there is none of that name, or it fails. */
-  operate(operation: string, _args: readonly unknown[]): unknown {
-    switch (operation) {
-      case 'sections':
-        return this.#sections()
-      default:
-        throw new Error(`no operation "${operation}"`)
+  /**
+   * An operation for the control thread, between two traps or while one is held.
+   * @throws OperationError when there is none of that name, or it cannot be done now.
+   */
+  operate(operation: string, args: readonly unknown[]): unknown {
+    try {
+      switch (operation) {
+        case 'sections':
+          return this.#sections()
+        case 'held':
+          return this.#heldTrap()
+        case 'release':
+          return this.#release(args[0] as Release)
+        default:
+          return this.#operator.operate(operation, args)
+      }
+    } catch (error) {
+      // What broke the connection has to end it, whoever asked.
+      if (error instanceof LinkClosed || error instanceof ProtocolError) this.#link?.close(error)
+      throw error
+    } finally {
+      this.#link?.replayDeferred()
     }
   }
 
@@ -129,17 +179,89 @@ export class Dispatcher {
     trap.aborted = false
     // The nested calls below reuse no object of this message's type, but the trap may be held.
     const seq = message.seq
-    const lastTrapNs = message.lastTrapNs
+    const lastTrapNs = this.#heldBefore ? 0 : message.lastTrapNs
+    this.#heldBefore = false
 
+    if (this.#breakpoints.armed) {
+      const hit = this.#breakpoints.before(trap)
+      if (hit !== undefined) return this.#hold(link, hit, seq, lastTrapNs, start, 0)
+    }
+    this.#decide(policy, link, trap, seq, lastTrapNs, start, 0)
+  }
+
+  /** @param spent ns of an earlier part of the trap that `start` does not cover. */
+  #decide(policy: Policy, link: Link, trap: Trap, seq: number, lastTrapNs: number, start: number, spent: number): void {
     policy.access(trap)
 
     if (this.#reporter.panic !== undefined && this.#options.panicOnWarn) return this.#panic(link, this.#reporter.panic)
-    const answer = !write && !trap.aborted
+    if (this.#breakpoints.armed) {
+      const hit = this.#breakpoints.after(trap)
+      if (hit !== undefined) return this.#hold(link, hit, seq, lastTrapNs, start, spent)
+    }
+    this.#answer(link, trap, seq, lastTrapNs, start, spent)
+  }
+
+  #answer(link: Link, trap: Trap, seq: number, lastTrapNs: number, start: number, spent: number): void {
+    const answer = !trap.write && !trap.aborted
     encodeReply(link.out, seq, trap.aborted ? ABORTED : OK, answer ? trap.hi : 0, answer ? trap.lo : 0)
     link.flush()
-    const duration = this.#ring.now() - start
+    const duration = spent + this.#ring.now() - start
     this.#ring.trap(trap, lastTrapNs, start, duration)
     this.#counters.trap(trap, lastTrapNs, duration)
+  }
+
+  /** The trap waits for a person; the event loop goes on and takes operations. */
+  #hold(link: Link, hit: Hit, seq: number, lastTrapNs: number, start: number, spent: number): void {
+    encodeHold(link.out, link.nextSeq())
+    link.flush()
+    const now = this.#ring.now()
+    this.#held = { hit, seq, lastTrapNs, start, spent: spent + now - start }
+    this.#ring.breakpoint(hit.breakpoint, this.#trap.seq, now)
+    this.#counters.add('breakpoints')
+    this.#post({ event: 'held', held: { hit, trap: { ...this.#trap } } })
+  }
+
+  #heldTrap(): HeldTrap | null {
+    return this.#held === undefined ? null : { hit: this.#held.hit, trap: { ...this.#trap } }
+  }
+
+  #release({ action, value }: Release): void {
+    const held = this.#held
+    const policy = this.#policy
+    const link = this.#link
+    if (held === undefined || policy === undefined || link === undefined) {
+      throw new OperationError('state', 'no trap is held')
+    }
+    const trap = this.#trap
+    const decided = held.hit.phase === 'after'
+    if (decided && trap.write && (action === 'drop' || value !== undefined)) {
+      throw new OperationError('state', 'the write has been carried out already: it can only continue, step or abort')
+    }
+    this.#held = undefined
+    this.#heldBefore = true
+    if (action === 'step') this.#breakpoints.step(true)
+    const answered = !trap.write && (value !== undefined || action === 'drop')
+    if (value !== undefined && action !== 'abort') {
+      trap.lo = value.lo
+      trap.hi = value.hi
+    } else if (answered) {
+      trap.lo = 0
+      trap.hi = 0
+    }
+    if (answered) trap.aborted = false
+    if (action === 'abort') trap.aborted = true
+    this.#post({ event: 'released', seq: trap.seq, action })
+    const { seq, lastTrapNs, spent } = held
+    const start = this.#ring.now()
+    try {
+      if (decided || answered || action === 'drop' || action === 'abort') {
+        this.#answer(link, trap, seq, lastTrapNs, start, spent)
+      } else {
+        this.#decide(policy, link, trap, seq, lastTrapNs, start, spent)
+      }
+    } catch (error) {
+      link.close(error as Error)
+    }
   }
 
   #hello(hello: Hello): void {
@@ -153,16 +275,21 @@ export class Dispatcher {
       link.flush()
       throw new LinkClosed(text)
     }
-    const machine = this.#machine(link, hello)
-    this.#policy = this.#factory(machine, { options: this.#options.policyOptions, report: this.#reporter })
+    const memory = this.#memory(link, hello)
+    const machine = this.#connect(link, hello, memory)
+    this.#machine = machine
+    const policy = this.#factory(machine, { options: this.#options.policyOptions, report: this.#reporter })
+    this.#policy = policy
+    this.#inspector = new Inspector(machine, policy, memory)
+    this.#operator.connect(policy, this.#inspector)
     encodeWelcome(link.out, hello.seq, version, hello.features, randomUUID())
     link.flush()
     this.#post({ event: 'connected', machine: hello })
   }
 
-  #machine(link: Link, hello: Hello): Machine {
+  #connect(link: Link, hello: Hello, memory: GuestMemory): Machine {
     return {
-      memory: new RecordedMemory(this.#memory(link, hello), this.#ring),
+      memory: new RecordedMemory(memory, this.#ring),
       carveout: { base: hello.carveoutBase, size: hello.carveoutSize },
       smmus: hello.smmus.map(({ base, size }, index) => ({
         base,
@@ -214,6 +341,7 @@ export class Dispatcher {
         record.writeUInt32LE(message.record3Hi, 28)
         this.#ring.event(message.smmu, message.time, record, 0)
         this.#counters.event(message.record0Lo & 0xff)
+        if (this.#breakpoints.armed) this.#breakpoints.event(message.smmu, record)
         return true
       }
       case Id.gerror:
@@ -244,11 +372,15 @@ export class Dispatcher {
   }
 
   #sections(): Record<string, unknown> {
-    return { ...this.#policy?.describe?.(), ...this.#reporter.sections() }
+    return { ...hypervisorSections(this.#policy, this.#machine), ...this.#reporter.sections() }
   }
 
   #closed(reason: Error): void {
     this.#policy = undefined
+    this.#inspector = undefined
+    this.#operator.disconnect()
+    this.#held = undefined
+    this.#breakpoints.reset()
     const expected = this.#shutdown && reason instanceof LinkClosed
     const message =
       reason instanceof ProtocolError || reason instanceof LinkClosed ? reason.message : String(reason.stack)

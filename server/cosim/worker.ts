@@ -4,6 +4,7 @@ import { createServer } from 'node:net'
 import { parentPort, workerData } from 'node:worker_threads'
 import type { ThreadCommand, ThreadEvent, ThreadOptions } from './control.ts'
 import { Dispatcher } from './dispatcher.ts'
+import { OperationError } from './operations.ts'
 import { loadPolicy } from './policies.ts'
 
 if (parentPort === null) throw new Error('this file runs as a worker')
@@ -26,6 +27,7 @@ port.on('message', ({ id, operation, args }: ThreadCommand) => {
   try {
     post({ event: 'result', id, value: dispatcher.operate(operation, args) })
   } catch (error) {
-    post({ event: 'result', id, error: (error as Error).message })
+    const failure = error instanceof OperationError ? { failure: error.failure } : {}
+    post({ event: 'result', id, error: (error as Error).message, ...failure })
   }
 })

@@ -6,6 +6,7 @@ import {
   Decoder,
   encodeData,
   encodeDone,
+  encodeEvent,
   encodeHello,
   encodeReset,
   encodeShutdown,
@@ -21,6 +22,8 @@ import {
  */
 export class FakeQemu {
   readonly registers = new Map<number, number>()
+  /** Registers of 64 bits that can be read. */
+  readonly wide = new Map<number, readonly [lo: number, hi: number]>()
   readonly memory = Buffer.alloc(1 << 20)
   readonly socket: Socket
   readonly out = new FrameWriter()
@@ -86,6 +89,12 @@ export class FakeQemu {
     return this.send(seq)
   }
 
+  /** An event record of `id` for a StreamID. */
+  event(id: number, sid: number): void {
+    encodeEvent(this.out, ++this.#seq, 0, 2_000, sid, id, 0, 0, 0, 0, 0, 0)
+    this.flush()
+  }
+
   shutdown(): void {
     encodeShutdown(this.out, ++this.#seq, 0, 0, 5_000)
     this.flush()
@@ -114,6 +123,11 @@ export class FakeQemu {
   #take(message: MessageFromServer): void {
     switch (message.type) {
       case Id.hwRead: {
+        const wide = message.size === 8 ? this.wide.get(message.offset) : undefined
+        if (wide !== undefined) {
+          encodeDone(this.out, message.seq, 0, wide[1], wide[0])
+          return this.flush()
+        }
         const ok = message.size === 4
         encodeDone(this.out, message.seq, ok ? 0 : 1, 0, ok ? (this.registers.get(message.offset) ?? 0) : 0)
         return this.flush()
