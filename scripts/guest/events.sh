@@ -19,13 +19,13 @@ fail() {
 
 # quote TEXT: as a JSON string; short, because a kernel message is.
 quote() {
-	printf '"%s"' "$(printf %s "$1" | tr -c '[:print:]' ' ' | sed 's/[\\"]/\\&/g' | cut -c 1-300)"
+	printf '"%s"' "$(printf %.300s "$1" | tr '\001-\037\177-\377"\\' ' ')"
 }
 
-# now: sets NOW to the milliseconds since boot, without starting a process.
+# now: sets NOW to the microseconds since boot, without starting a process.
 now() {
-	read -r uptime _ </proc/uptime
-	NOW=$((${uptime%.*} * 1000 + (1${uptime#*.} - 100) * 10))
+	{ read -r _ && read -r _ && read -r _ _ nanoseconds _; } </proc/timer_list
+	NOW=$((nanoseconds / 1000))
 }
 
 # parameter NAME DEFAULT: from the kernel command line.

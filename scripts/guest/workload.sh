@@ -32,22 +32,21 @@ load_modules() {
 report_iommu() {
 	for device in /sys/bus/pci/devices/*; do
 		driver='' group='' type=''
-		[ -e "$device/driver" ] && driver=$(basename "$(readlink "$device/driver")")
-		if [ -e "$device/iommu_group" ]; then
-			group=$(basename "$(readlink "$device/iommu_group")")
-			type=$(cat "$device/iommu_group/type")
-		fi
-		emit iommu true "\"device\":$(quote "${device##*/}"),\"driver\":$(quote "$driver"),\"group\":$(quote "$group"),\"type\":$(quote "$type")"
+		[ ! -e "$device/driver" ] || driver=$(readlink "$device/driver")
+		[ ! -e "$device/iommu_group" ] || group=$(readlink "$device/iommu_group")
+		[ ! -e "$device/iommu_group" ] || read -r type <"$device/iommu_group/type"
+		emit iommu true "\"device\":\"${device##*/}\",\"driver\":\"${driver##*/}\",\"group\":\"${group##*/}\",\"type\":\"$type\""
 	done
 }
 
 # find_disk SERIAL: sets DISK to the device name and BLOCKS to its size; waits for a driver that is still probing.
 find_disk() {
 	now
-	deadline=$((NOW + DEVICE_TIMEOUT_S * 1000))
+	deadline=$((NOW + DEVICE_TIMEOUT_S * 1000000))
 	while [ "$NOW" -lt $deadline ]; do
 		for file in /sys/block/*/serial /sys/block/*/device/serial; do
-			[ -r "$file" ] && read -r serial <"$file" && [ "$serial" = "$1" ] || continue
+			serial=$(cat "$file" 2>/dev/null) # nvme pads it with spaces
+			[ "${serial%% *}" = "$1" ] || continue
 			DISK=${file#/sys/block/}
 			DISK=${DISK%%/*}
 			BLOCKS=$(($(cat "/sys/block/$DISK/size") * 512 / BLOCK))
@@ -78,13 +77,13 @@ read_disk() {
 	started=$NOW
 	sum=$(checksum 0 "$count") || { fail device "$1" "$(cat $STDERR)"; return; }
 	now
-	emit device true "\"name\":\"$1\",\"bytes\":$((count * BLOCK)),\"sha256\":\"$sum\",\"readMs\":$((NOW - started))"
+	emit device true "\"name\":\"$1\",\"bytes\":$((count * BLOCK)),\"sha256\":\"$sum\",\"readMs\":$(((NOW - started) / 1000))"
 }
 
-# pattern SEED COUNT: so many blocks in lines of 64 bytes, each different from all others.
+# pattern SEED COUNT: so many blocks in lines of 512 bytes, each different from all others.
 pattern() {
-	awk -v seed="$1" -v lines="$(($2 * BLOCK / 64))" \
-		'BEGIN { for (i = 0; i < lines; i++) printf "%-31.31s %031d\n", seed, i }'
+	awk -v seed="$1" -v lines="$(($2 * BLOCK / 512))" \
+		'BEGIN { for (i = 0; i < lines; i++) printf "%-511s\n", seed " " i }'
 }
 
 # write_disk NAME SERIAL: the pattern into the disk's second half, then back.
@@ -93,7 +92,8 @@ write_disk() {
 	seed=$(parameter cosim.seed cosim)
 	first=$((BLOCKS / 2))
 	count=$(limit $((BLOCKS - first)))
-	wanted=$(pattern "$seed" "$count" | tee /tmp/pattern | sha256sum | cut -d ' ' -f 1)
+	pattern "$seed" "$count" >/tmp/pattern
+	wanted=$(sha256sum </tmp/pattern)
 	now
 	started=$NOW
 	dd if=/tmp/pattern of="/dev/$DISK" bs=$BLOCK seek=$first oflag=direct conv=fsync 2>$STDERR ||
@@ -102,25 +102,25 @@ write_disk() {
 	written=$NOW
 	sum=$(checksum $first "$count") || { fail write "$1" "$(cat $STDERR)"; return; }
 	rm /tmp/pattern
-	[ "$sum" = "$wanted" ] || { fail write "$1" "read $sum back, wrote $wanted"; return; }
-	emit write true "\"name\":\"$1\",\"seed\":$(quote "$seed"),\"offset\":$((first * BLOCK)),\"bytes\":$((count * BLOCK)),\"sha256\":\"$sum\",\"writeMs\":$((written - started))"
+	[ "$sum" = "${wanted%% *}" ] || { fail write "$1" "read back $sum, wrote ${wanted%% *}"; return; }
+	emit write true "\"name\":\"$1\",\"seed\":$(quote "$seed"),\"offset\":$((first * BLOCK)),\"bytes\":$((count * BLOCK)),\"sha256\":\"$sum\",\"writeMs\":$(((written - started) / 1000))"
 }
 
-# bench_disk NAME SERIAL READS
+# bench_disk NAME SERIAL READS: in as many passes over the disk as it takes.
 bench_disk() {
 	find_disk "$2" || { fail bench "$1" "no disk with serial $2"; return; }
 	left=$3
-	: >/tmp/bench
+	now
+	started=$NOW
 	while [ "$left" -gt 0 ]; do
 		count=$((left < BLOCKS ? left : BLOCKS))
 		dd if="/dev/$DISK" of=/dev/null bs=$BLOCK count=$count iflag=direct 2>$STDERR ||
 			{ fail bench "$1" "$(cat $STDERR)"; return; }
-		cat $STDERR >>/tmp/bench
 		left=$((left - count))
 	done
-	# dd measures itself in microseconds: "... copied, 0.123456 seconds, ..."
-	ms=$(awk -F 'copied, ' '/copied/ { s += $2 } END { printf "%.3f", s * 1000 }' /tmp/bench)
-	emit bench true "\"name\":\"$1\",\"reads\":$3,\"blockBytes\":$BLOCK,\"ms\":$ms"
+	now
+	us=$((NOW - started))
+	emit bench true "\"name\":\"$1\",\"reads\":$3,\"blockBytes\":$BLOCK,\"ms\":$((us / 1000)).$(printf %03d $((us % 1000)))"
 }
 
 # find_interface DRIVER: sets INTERFACE.
@@ -153,7 +153,7 @@ fetch() {
 	wget -q -T 30 -O /tmp/fetched "$2" 2>$STDERR || { fail net "$1" "$2: $(cat $STDERR)"; return; }
 	now
 	sum=$(sha256sum </tmp/fetched | cut -d ' ' -f 1)
-	emit net true "\"name\":\"$1\",\"address\":\"$address\",\"bytes\":$(stat -c %s /tmp/fetched),\"sha256\":\"$sum\",\"fetchMs\":$((NOW - started))"
+	emit net true "\"name\":\"$1\",\"address\":\"$address\",\"bytes\":$(stat -c %s /tmp/fetched),\"sha256\":\"$sum\",\"fetchMs\":$(((NOW - started) / 1000))"
 	rm /tmp/fetched
 }
 
