@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ensureQemu } from '../../scripts/setup/index.ts'
 import { TrapThread } from '../../server/cosim/control.ts'
+import { Qmp } from '../../server/machine/qmp.ts'
 import { Counters, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader } from '../../server/trace/ring.ts'
 import { Qtest } from './qtest.ts'
@@ -34,6 +35,7 @@ export class QtestMachine {
   thread: TrapThread | undefined
   counters: Counters | undefined
   ring: RingReader | undefined
+  readonly #qmp = join(this.folder, 'qmp')
   readonly #ramFolder = mkdtempSync('/dev/shm/cosim-qtest-')
 
   constructor() {
@@ -46,7 +48,11 @@ export class QtestMachine {
   }
 
   /** Starts the trap thread; QEMU connects to it. */
-  async serve(policy: string, policyOptions: Readonly<Record<string, unknown>> = {}): Promise<TrapThread> {
+  async serve(
+    policy: string,
+    policyOptions: Readonly<Record<string, unknown>> = {},
+    ramFile = this.ramFile,
+  ): Promise<TrapThread> {
     const ring = createRing()
     const counters = createCounters()
     this.ring = new RingReader(ring)
@@ -55,7 +61,7 @@ export class QtestMachine {
       listen: this.socket,
       policy,
       policyOptions,
-      ramFile: this.ramFile,
+      ramFile,
       ring,
       counters,
       panicOnWarn: false,
@@ -75,6 +81,7 @@ export class QtestMachine {
       [
         ['-nodefaults', '-display', 'none', '-accel', 'qtest', '-qtest', `unix:${path},server=on,wait=off`],
         ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
+        ['-qmp', `unix:${this.#qmp},server=on,wait=off`],
         ['-object', `memory-backend-file,id=ram,mem-path=${this.ramFile},size=${memoryMiB}M,share=on`],
         ...(socket === null ? [] : [['-object', object, '-global', 'arm-smmuv3.cosim=cosim']]),
         args,
@@ -93,6 +100,16 @@ export class QtestMachine {
     ended.catch(() => {})
     // QEMU answers qtest only when machine and handshake are done.
     await Promise.race([this.qtest.command('clock_step 0'), ended])
+  }
+
+  /** Resets the machine as a guest's reboot would; resolves when the server has handled it. */
+  async reset(): Promise<void> {
+    if (this.thread === undefined) throw new Error('no server')
+    const done = once(this.thread, 'reset')
+    const qmp = await Qmp.connect(this.#qmp, AbortSignal.timeout(10_000))
+    await qmp.execute('system_reset')
+    await done
+    qmp.close()
   }
 
   /** QEMU's exit code, or the signal that ended it, once it ends. */

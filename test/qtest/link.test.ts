@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
+import {
+  Decoder,
+  encodeGuardAdd,
+  encodeHwRead,
+  encodeMemRead,
+  encodeMemWrite,
+  encodeRefuse,
+  encodeReply,
+  encodeWelcome,
+  Id,
+  type MessageFromQemu,
+} from '../../protocol/generated/messages.ts'
+import { MAX_FRAME } from '../../protocol/messages.ts'
+import { QtestMachine, RAM, SMMU } from './machine.ts'
+
+let machine: QtestMachine
+let server: Server | undefined
+beforeEach(() => {
+  machine = new QtestMachine()
+})
+afterEach(async () => {
+  server?.close()
+  server = undefined
+  await machine.dispose()
+})
+
+type Handler = (message: MessageFromQemu, out: FrameWriter, socket: Socket) => void
+
+/** A server of the test's own, for what the real one never sends. */
+async function serve(handler: Handler): Promise<void> {
+  server = createServer(socket => {
+    const input = new FrameReader()
+    const out = new FrameWriter()
+    const decoder = new Decoder('server')
+    socket.on('error', () => {})
+    socket.on('data', chunk => {
+      input.push(chunk)
+      while (input.next()) {
+        handler({ ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu, out, socket)
+        socket.write(Buffer.from(out.buffer.subarray(0, out.length)))
+        out.reset()
+      }
+    })
+  })
+  server.listen(machine.socket)
+  await once(server, 'listening')
+}
+
+/** Welcomes QEMU and answers everything; `others` sees what is not part of that. */
+const polite =
+  (others: Handler): Handler =>
+  (message, out, socket) => {
+    if (message.type === Id.hello) encodeWelcome(out, message.seq, 1, 0, 'test')
+    else if (message.type === Id.reset) encodeReply(out, message.seq, 0, 0, 0)
+    else others(message, out, socket)
+  }
+
+describe('QEMU without a server that works', () => {
+  test('nobody listens: it gives up after connect-timeout-ms, and says where it tried', async () => {
+    await expect(machine.start({ properties: ['connect-timeout-ms=300'] })).rejects.toThrow(machine.socket)
+    expect(await machine.exit()).toBe(1)
+  })
+
+  test('refused: it ends with the text of the server', async () => {
+    await serve((message, out) => {
+      if (message.type === Id.hello)
+        encodeRefuse(out, message.seq, 7, 9, 'this server speaks versions 7 to 9, QEMU 1 to 1')
+    })
+    await expect(machine.start()).rejects.toThrow('this server speaks versions 7 to 9, QEMU 1 to 1')
+    expect(await machine.exit()).toBe(1)
+  })
+
+  test('the server closes in the middle of a trap', async () => {
+    await serve(
+      polite((message, _out, socket) => {
+        if (message.type === Id.trapRead) socket.destroy()
+      }),
+    )
+    await machine.start()
+    await expect(machine.qtest.read(SMMU, 4)).rejects.toThrow()
+    expect(await machine.exit()).toBe(1)
+    expect(machine.errors).toMatch(/smmu-cosim.*(closed|lost)/)
+  })
+
+  test('the server does not answer: reply-timeout-ms', async () => {
+    await serve(polite(() => {}))
+    await machine.start({ properties: ['reply-timeout-ms=300'] })
+    await expect(machine.qtest.read(SMMU, 4)).rejects.toThrow()
+    expect(await machine.exit()).toBe(1)
+    expect(machine.errors).toMatch(/300 ms/)
+  })
+
+  test('SIGTERM ends it while it waits for an answer', async () => {
+    await serve(polite(() => {}))
+    await machine.start({ properties: ['reply-timeout-ms=60000'] })
+    const read = machine.qtest.read(SMMU, 4).catch(() => 'ended')
+    await new Promise(resolve => setTimeout(resolve, 100))
+    machine.kill('SIGTERM')
+    expect(await read).toBe('ended')
+    await machine.exit()
+  })
+})
+
+describe('QEMU and frames that break the protocol: an error that names the frame, exit code 1, no crash', () => {
+  const u32 = (value: number) => Buffer.from(Uint32Array.of(value).buffer)
+  const frame = (...bytes: number[]) => Buffer.concat([u32(bytes.length), Buffer.from(bytes)])
+  test.each([
+    ['length 0', u32(0)],
+    ['length above the limit', u32(MAX_FRAME + 1)],
+    ['length 2^32 - 1', u32(0xffff_ffff)],
+    ['no msgpack', frame(0xc1)],
+    ['not an array', frame(0x05)],
+    ['empty array', frame(0x90)],
+    ['unknown type', frame(0x92, 0x7e, 0x01)],
+    ['a message of QEMU itself', frame(0x95, 0x0a, 0x01, 0, 0, 0)],
+    ['wrong arity', frame(0x92, 0x22, 0x01)],
+    ['negative value', frame(0x95, 0x22, 0x01, 0xff, 0, 0)],
+    ['a float', frame(0x95, 0x22, 0x01, 0xca, 0, 0, 0, 0, 0, 0)],
+    ['status out of range', frame(0x95, 0x22, 0x01, 0x7f, 0, 0)],
+    ['trailing bytes', frame(0x92, 0x30, 0x01, 0x00)],
+    ['array longer than its bytes', frame(0xdd, 0xff, 0xff, 0xff, 0xff)],
+    ['bin longer than its bytes', frame(0x94, 0x28, 0x01, 0x00, 0xc6, 0xff, 0xff, 0xff, 0xff)],
+    ['reply to another request', frame(0x95, 0x22, 0x7f, 0, 0, 0)],
+  ])('%s', async (_name, bytes) => {
+    await serve(
+      polite((message, _out, socket) => {
+        if (message.type === Id.trapRead) socket.write(bytes)
+      }),
+    )
+    await machine.start()
+    await expect(machine.qtest.read(SMMU, 4)).rejects.toThrow()
+    expect(await machine.exit()).toBe(1)
+    expect(machine.errors).toMatch(/smmu-cosim/)
+  })
+})
+
+describe('requests of the server', () => {
+  test('are served while a trap waits, in order, also several in one write', async () => {
+    const seen: MessageFromQemu[] = []
+    let trap = 0
+    await serve(
+      polite((message, out) => {
+        if (message.type === Id.trapRead) {
+          trap = message.seq
+          encodeMemWrite(out, 1, RAM + 0x1000, Buffer.from('hello'))
+          encodeMemRead(out, 2, RAM + 0x1000, 5)
+          encodeHwRead(out, 3, 0, 0, 4)
+          encodeMemRead(out, 4, 0x1000, 5)
+          encodeMemWrite(out, 5, RAM + (256 << 20) - 2, Buffer.from('hello'))
+          encodeHwRead(out, 6, 9, 0, 4)
+          encodeGuardAdd(out, 7, 0x1000, 4096)
+        } else {
+          seen.push(message)
+          if (message.seq === 7) encodeReply(out, trap, 0, 0, 0x1234)
+        }
+      }),
+    )
+    await machine.start()
+    expect(await machine.qtest.read(SMMU, 4)).toBe(0x1234n)
+    expect(seen).toMatchObject([
+      { type: Id.done, seq: 1, status: 0 },
+      { type: Id.data, seq: 2, status: 0, bytes: Buffer.from('hello') },
+      { type: Id.done, seq: 3, status: 0 },
+      { type: Id.data, seq: 4, status: 2 },
+      { type: Id.done, seq: 5, status: 2 },
+      { type: Id.done, seq: 6, status: 2 },
+      { type: Id.done, seq: 7, status: 2 },
+    ])
+    expect((await machine.qtest.readBytes(RAM + 0x1000, 5)).toString()).toBe('hello')
+  })
+
+  test('are served when no trap waits', async () => {
+    const seen: MessageFromQemu[] = []
+    let peer: Socket | undefined
+    await serve(
+      polite((message, _out, socket) => {
+        peer = socket
+        seen.push(message)
+      }),
+    )
+    server?.on('connection', socket => {
+      peer = socket
+    })
+    await machine.start()
+    const out = new FrameWriter()
+    encodeHwRead(out, 1, 0, 0, 4)
+    peer?.write(Buffer.from(out.buffer.subarray(0, out.length)))
+    await expect.poll(() => seen).toMatchObject([{ type: Id.done, seq: 1, status: 0 }])
+  })
+
+  test('memory over the wire, for a server that cannot open the file', async () => {
+    const policy = join(machine.folder, 'policy.ts')
+    writeFileSync(
+      policy,
+      `export default machine => ({
+         name: 'memory', reset() {},
+         access(trap) {
+           const bytes = Buffer.alloc(3 << 20)
+           if (trap.write) machine.memory.write(${RAM}, bytes.fill(trap.lo), 0, bytes.length)
+           else { machine.memory.read(${RAM}, bytes, 0, bytes.length); trap.lo = bytes.at(-1) }
+         },
+       })`,
+    )
+    await machine.serve(policy, {}, '/another/file')
+    await machine.start()
+    await machine.qtest.write(SMMU, 4, 0x7e)
+    expect(await machine.qtest.read(SMMU, 4)).toBe(0x7en)
+    expect((await machine.qtest.readBytes(RAM + (3 << 20) - 1, 2)).toString('hex')).toBe('7e00')
+  })
+})
