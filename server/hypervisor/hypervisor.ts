@@ -191,7 +191,7 @@ export class Hypervisor {
     if (typeof common === 'string') return common
     const geometry = idmapGeometry(this.#granule, common.oas)
     this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES)
-    const root = this.pool.allocate(geometry.rootBytes)
+    const root = this.pool.allocate(geometry.rootBytes, true)
     if (root < 0) return 'hypervisor memory is too small for the stage-2 idmap'
     const idmap = new Idmap(this.memory, this.pool, geometry, root, common.bigEndian)
     const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))

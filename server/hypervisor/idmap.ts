@@ -62,6 +62,9 @@ const WORD = 2 ** 32
 /** Most tables that may be concatenated at the start level of stage 2. */
 const MAX_CONCATENATED = 16
 
+/** Bytes of the last-level tables that are written at a time. */
+const BATCH_BYTES = 2 ** 18
+
 const LEAF_RAM =
   ARM_LPAE_PTE_AF | ARM_LPAE_PTE_SH_IS | ARM_LPAE_PTE_HAP_READ | ARM_LPAE_PTE_HAP_WRITE | ARM_LPAE_PTE_MEMATTR_OIWB
 const LEAF_DEVICE =
@@ -190,6 +193,8 @@ export class Idmap {
   readonly #bigEndian: boolean
   /** A table of each level, and the whole root at its own. */
   readonly #tables: Uint32Array[] = []
+  /** Last-level tables of RAM are written several at a time. */
+  readonly #batch: Uint32Array
   readonly #entry = new Uint32Array(2)
   readonly #entryBytes = new Uint8Array(this.#entry.buffer)
   #segments: readonly Segment[] = []
@@ -208,6 +213,7 @@ export class Idmap {
     this.geometry = geometry
     this.root = root
     this.#bigEndian = bigEndian
+    this.#batch = new Uint32Array(Math.max(geometry.granule, BATCH_BYTES) / 4)
     for (let level = 0; level <= LAST_LEVEL; level++) {
       const entries = level === geometry.startLevel ? geometry.rootBytes / PTE_SIZE : 2 ** geometry.tableBits
       this.#tables.push(new Uint32Array(2 * entries))
@@ -268,6 +274,15 @@ export class Idmap {
         fillLeaves(table, i, whole, start, span, LEAF_DEVICE | type)
         this.deviceBytes += whole * span
         i += whole
+      } else if (whole > 1 && level === LAST_LEVEL - 1 && segment.kind === RAM) {
+        const room = Math.floor(this.#pool.free / (this.geometry.granule / 4096))
+        const count = Math.max(1, Math.min(whole, room, this.#batch.length / 2 / 2 ** this.geometry.tableBits))
+        const tables = this.#fillBatch(start, count)
+        if (tables === EFAULT) return false
+        if (tables < 0) this.unmappedBytes += count * span
+        if (tables < 0) table.fill(0, 2 * i, 2 * (i + count))
+        else fillLeaves(table, i, count, tables, this.geometry.granule, ARM_LPAE_PTE_TYPE_TABLE)
+        i += count
       } else {
         // Below the last level: a table. At the last level: a granule that is not all of one kind is a hole.
         let child = 0
@@ -281,6 +296,17 @@ export class Idmap {
       }
     }
     return this.#writeTable(address, table, 2 * entries)
+  }
+
+  /** `count` last-level tables side by side, all RAM from `start` on. Returns their address, or an error. */
+  #fillBatch(start: number, count: number): number {
+    const { granule, tableBits: bits } = this.geometry
+    const address = this.#pool.allocate(count * granule, true)
+    if (address < 0) return address
+    this.tables += count
+    this.ramBytes += count * this.#span(LAST_LEVEL - 1)
+    fillLeaves(this.#batch, 0, count * 2 ** bits, start, granule, LEAF_RAM | ARM_LPAE_PTE_TYPE_PAGE)
+    return this.#writeTable(address, this.#batch, 2 * count * 2 ** bits) ? address : EFAULT
   }
 
   #mappedIn(start: number, end: number): boolean {
@@ -300,7 +326,7 @@ export class Idmap {
     }
     const { granule } = this.geometry
     const reserve = ram ? 0 : this.#reserve
-    const address = this.#pool.free >= reserve + granule / 4096 ? this.#pool.allocate(granule) : ENOMEM
+    const address = this.#pool.free >= reserve + granule / 4096 ? this.#pool.allocate(granule, true) : ENOMEM
     if (address < 0) {
       this.unmappedBytes += end - start
       return 0
@@ -413,19 +439,19 @@ function fillLeaves(
   span: number,
   attributes: number,
 ): void {
-  const spanLo = span % WORD
-  const spanHi = Math.floor(span / WORD)
-  let lo = address % WORD
-  let hi = Math.floor(address / WORD)
-  for (let i = 2 * first; i < 2 * (first + count); i += 2) {
-    table[i] = lo | attributes
-    table[i + 1] = hi
-    lo += spanLo
-    hi += spanHi
-    if (lo >= WORD) {
-      lo -= WORD
-      hi++
+  let i = 2 * first
+  const end = 2 * (first + count)
+  while (i < end) {
+    // Up to the next 4 GiB the high half stays the same, and the low half is plain 32-bit arithmetic.
+    let lo = (address % WORD) | attributes
+    const hi = Math.floor(address / WORD)
+    const same = span < WORD ? Math.min((end - i) / 2, (WORD - (address % WORD)) / span) : 1
+    for (const stop = i + 2 * same; i < stop; i += 2) {
+      table[i] = lo
+      table[i + 1] = hi
+      lo = (lo + span) | 0
     }
+    address += same * span
   }
 }
 

@@ -2,6 +2,9 @@
 /**
  * The hypervisor's memory: pages of the carve-out, handed out zeroed and naturally aligned, lowest address first. What
  * it gives for tables that grow at run time is limited; running out is a normal outcome that the caller reports.
+ *
+ * The machine hands the carve-out over zeroed, and nobody else writes it. So only pages that were in use are ever zeroed:
+ * touching all of it would cost more than building the idmap.
  */
 import type { GuestMemory } from '../machine/ports.ts'
 import { PAGE_SIZE } from './ownership.ts'
@@ -25,6 +28,8 @@ export class PagePool {
   readonly #used: Uint8Array
   /** No page below is free. */
   #lowest = 0
+  /** No page from here on was handed out since it was last zeroed. */
+  #clean = 0
   #limit: number
   /** Pages handed out. */
   used = 0
@@ -46,6 +51,8 @@ export class PagePool {
 
   /** Takes everything back, zeroed. Returns whether the carve-out could be written. */
   reset(): boolean {
+    const dirty = this.#clean
+    this.#clean = 0
     this.#used.fill(0)
     this.#lowest = 0
     this.used = 0
@@ -53,7 +60,7 @@ export class PagePool {
     this.failures = 0
     this.#limit = this.capacity
     this.generation++
-    return zero(this.#memory, this.base, this.capacity * PAGE_SIZE)
+    return zero(this.#memory, this.base, dirty * PAGE_SIZE)
   }
 
   /** Most pages that may be handed out at a time. */
@@ -73,17 +80,19 @@ export class PagePool {
 
   /**
    * Zeroed pages for `bytes`, aligned to the power of two that is not smaller than `bytes`.
+   * @param overwritten the caller writes all of it at once: it need not be zeroed
    * @returns their address, or ENOMEM.
    */
-  allocate(bytes: number): number {
+  allocate(bytes: number, overwritten = false): number {
     const pages = Math.ceil(bytes / PAGE_SIZE)
     const address = pages > 0 && pages <= this.free ? this.#find(pages) : ENOMEM
-    if (address < 0) {
+    if (address < 0 || (!overwritten && !zero(this.#memory, address, pages * PAGE_SIZE))) {
       this.failures++
       return ENOMEM
     }
     const first = (address - this.base) / PAGE_SIZE
     this.#used.fill(1, first, first + pages)
+    this.#clean = Math.max(this.#clean, first + pages)
     while (this.#used[this.#lowest] === 1) this.#lowest++
     this.used += pages
     if (this.used > this.peak) this.peak = this.used
@@ -98,8 +107,9 @@ export class PagePool {
     const bytes = step * PAGE_SIZE
     let at = (Math.ceil(lowestAddress / bytes) * bytes - this.base) / PAGE_SIZE
     for (; at + pages <= this.capacity; at += step) {
-      const taken = used.indexOf(1, at)
-      if (taken < 0 || taken >= at + pages) return this.base + at * PAGE_SIZE
+      let i = at
+      while (i < at + pages && used[i] === 0) i++
+      if (i === at + pages) return this.base + at * PAGE_SIZE
     }
     return ENOMEM
   }
@@ -110,7 +120,6 @@ export class PagePool {
     const pages = Math.ceil(bytes / PAGE_SIZE)
     if (!Number.isInteger(first) || first < 0 || pages <= 0 || first + pages > this.capacity) return EINVAL
     for (let i = first; i < first + pages; i++) if (this.#used[i] === 0) return EINVAL
-    zero(this.#memory, address, pages * PAGE_SIZE)
     this.#used.fill(0, first, first + pages)
     this.#lowest = Math.min(this.#lowest, first)
     this.used -= pages
@@ -139,6 +148,7 @@ export class PagePool {
       const [first, pages] = [runs[i], runs[i + 1]]
       if (first < 0 || pages <= 0 || first + pages > this.capacity) return EINVAL
       this.#used.fill(1, first, first + pages)
+      this.#clean = Math.max(this.#clean, first + pages)
       this.used += pages
     }
     this.#lowest = 0
