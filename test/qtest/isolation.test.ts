@@ -53,7 +53,7 @@ const same = (address: number) => ({ iova: address, pa: address })
 const brief = ({ id, streamId, s2, rnw, ipa }: EventRecord) => ({ id, streamId, s2, rnw, ipa })
 
 async function warnings(): Promise<string[]> {
-  const { warnings } = (await machine.thread?.call('sections')) as { warnings: { code: string }[] }
+  const { warnings } = (await machine.server.call('sections')) as { warnings: { code: string }[] }
   return warnings.map(w => w.code)
 }
 
@@ -159,14 +159,14 @@ describe.each(views)('what devices reach with %s (sections 8, 9)', (_name, open,
   test('a page donated to a VM: not from the next DMA on; after reclaim it is zero and works', async () => {
     await open([SOURCE, TARGET])
     expect((await copy(at(SOURCE), at(TARGET))).arrived).toBe(true)
-    expect(await machine.thread?.call('donate', TARGET, 4096, VM)).toBe(0)
+    expect(await machine.server.call('donate', TARGET, 4096, VM)).toBe(0)
     const written = await copy(at(SOURCE), at(TARGET))
     expect(written.touched).toBe(false)
     expect(written.events.map(brief)).toEqual([fault(TARGET, false)])
     await edu.dmaRead(iova(TARGET), LENGTH)
     expect((await driver.events()).map(brief)).toEqual([fault(TARGET, true)])
 
-    expect(await machine.thread?.call('reclaim', TARGET, 4096, VM)).toBe(0)
+    expect(await machine.server.call('reclaim', TARGET, 4096, VM)).toBe(0)
     expect(driver.readMemory(TARGET, 4096).every(byte => byte === 0)).toBe(true)
     expect(await copy(at(SOURCE), at(TARGET))).toMatchObject({ arrived: true, events: [] })
     expect(await warnings()).toEqual([])
@@ -177,7 +177,7 @@ describe.each(views)('what devices reach with %s (sections 8, 9)', (_name, open,
     const pages = [TARGET - 4096, TARGET, TARGET + size - 4096, TARGET + size]
     await open([SOURCE, ...pages])
     for (const page of pages) expect((await copy(at(SOURCE), at(page))).arrived).toBe(true)
-    expect(await machine.thread?.call('donate', TARGET, size, VM)).toBe(0)
+    expect(await machine.server.call('donate', TARGET, size, VM)).toBe(0)
     const reached = []
     for (const page of pages) reached.push((await copy(at(SOURCE), at(page))).arrived)
     expect(reached).toEqual([true, false, false, true])
@@ -209,7 +209,7 @@ describe('donation errors (section 8)', () => {
     ['not a page', TARGET + 1, 4096, -22],
     ['partly shared: all or nothing', RAM + 0xf_f000, 8192, -1],
   ])('%s', async (_name, base, size, error) => {
-    expect(await machine.thread?.call('donate', base, size, VM)).toBe(error)
+    expect(await machine.server.call('donate', base, size, VM)).toBe(error)
     await driver.attach(EDU_SID, STE.bypass)
     expect((await copy(same(SOURCE), same(RAM + 0xf_e000))).arrived).toBe(true)
   })
@@ -217,7 +217,7 @@ describe('donation errors (section 8)', () => {
 
 test('a machine reset brings tables and ownership back to the beginning', async () => {
   await driver.attach(EDU_SID, STE.bypass)
-  expect(await machine.thread?.call('donate', TARGET, 4096, VM)).toBe(0)
+  expect(await machine.server.call('donate', TARGET, 4096, VM)).toBe(0)
   await machine.reset()
   driver.dispose()
   driver = await HostDriver.probe(machine)

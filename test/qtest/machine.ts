@@ -47,6 +47,11 @@ export class QtestMachine {
     return this.#qtest
   }
 
+  get server(): TrapThread {
+    if (this.thread === undefined) throw new Error('there is no server')
+    return this.thread
+  }
+
   /** Starts the trap thread; QEMU connects to it. */
   async serve(
     policy: string,
@@ -104,8 +109,7 @@ export class QtestMachine {
 
   /** Resets the machine as a guest's reboot would; resolves when the server has handled it. */
   async reset(): Promise<void> {
-    if (this.thread === undefined) throw new Error('no server')
-    const done = once(this.thread, 'reset')
+    const done = once(this.server, 'reset')
     const qmp = await Qmp.connect(this.#qmp, AbortSignal.timeout(10_000))
     await qmp.execute('system_reset')
     await done
