@@ -8,6 +8,7 @@ import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts
 import { Qmp } from '../machine/qmp.ts'
 import { parseSize, type Scratch } from '../machine/scratch.ts'
 import { Counters, createCounters } from '../trace/counters.ts'
+import { Pump } from '../trace/pump.ts'
 import { createRing } from '../trace/ring.ts'
 import { TrapThread } from './control.ts'
 
@@ -49,18 +50,34 @@ export class Session extends EventEmitter<{ connected: [Hello]; panic: [string];
   readonly qemu: QemuProcess
   readonly thread: TrapThread | undefined
   readonly counters: Counters | undefined
+  /** The one consumer of the trace ring; absent without the server. */
+  readonly pump: Pump | undefined
+  /** The file of guest RAM. */
+  readonly ramFile: string
+  /** What QEMU said at the handshake. */
+  hello: Hello | undefined
   readonly ended: Promise<SessionEnd>
   #serverError: string | undefined
   #panic: string | undefined
   #sections: Readonly<Record<string, unknown>> = {}
   readonly #qmpSocket: string
 
-  private constructor(options: SessionOptions, ramFile: string, thread: TrapThread | undefined, counters?: Counters) {
+  private constructor(
+    options: SessionOptions,
+    ramFile: string,
+    server?: { readonly thread: TrapThread; readonly counters: Counters; readonly pump: Pump },
+  ) {
     super()
+    const thread = server?.thread
     this.thread = thread
-    this.counters = counters
+    this.counters = server?.counters
+    this.pump = server?.pump
+    this.ramFile = ramFile
     this.#qmpSocket = join(options.scratch.sockets, 'qmp')
-    thread?.on('connected', machine => this.emit('connected', machine))
+    thread?.on('connected', machine => {
+      this.hello = machine
+      this.emit('connected', machine)
+    })
     thread?.on('reset', cause => this.emit('reset', cause))
     thread?.on('shutdown', (_cause, sections) => {
       this.#sections = sections
@@ -91,6 +108,7 @@ export class Session extends EventEmitter<{ connected: [Hello]; panic: [string];
     const { stdout } = this.qemu.child
     if (stdout === null) throw new Error('QEMU has no standard output')
     this.console = new GuestConsole(stdout, join(options.runFolder, 'console.log'))
+    this.console.on('line', line => this.pump?.console(line))
     this.ended = this.#end()
   }
 
@@ -101,18 +119,19 @@ export class Session extends EventEmitter<{ connected: [Hello]; panic: [string];
     const fd = openSync(path, 'wx+', 0o600)
     try {
       ftruncateSync(fd, parseSize(options.machine.memory))
-      if (policy === undefined) return new Session(options, path, undefined)
+      if (policy === undefined) return new Session(options, path)
       const counters = createCounters()
+      const ring = createRing()
       const thread = await TrapThread.start({
         listen: trapSocket(scratch),
         policy: policy.name,
         policyOptions: policy.options,
         panicOnWarn: policy.panicOnWarn,
         ramFile: path,
-        ring: createRing(),
+        ring,
         counters,
       })
-      return new Session(options, path, thread, new Counters(counters))
+      return new Session(options, path, { thread, counters: new Counters(counters), pump: new Pump(ring) })
     } finally {
       closeSync(fd)
     }
@@ -147,6 +166,7 @@ export class Session extends EventEmitter<{ connected: [Hello]; panic: [string];
       }
     } finally {
       await this.thread?.stop()
+      this.pump?.close()
     }
   }
 }
