@@ -60,8 +60,8 @@ export const kinds = {
   },
   /**
    * The hypervisor accessed guest memory. `length` is that of the whole access, bytes. A long read is several records:
-   * `done` bytes of it came before `bytes`. Of a long write only `digest` (CRC-32 of what was written) is kept, and `bytes`
-   * is empty. `ok` 0: not RAM, nothing moved.
+   * `done` bytes of it came before `bytes`. Of a long write `bytes` is empty, and `digest` says what was written: CRC-32, 0
+   * for all zeros. `ok` 0: not RAM, nothing moved.
    */
   memory: {
     id: 3,

@@ -27,6 +27,22 @@ const GIVE_BACK = 1024
 /** Most bytes of guest memory in one record. */
 export const CHUNK = 16384
 
+/** Of a longer write only a digest is kept: page tables, zeroed pages. Replay makes the bytes again. */
+export const KEPT_WRITE = 512
+
+const ZEROS = new Uint8Array(1 << 16)
+
+/** CRC-32; 0 for bytes that are all 0, which are many and are found faster. */
+export function digest(bytes: Uint8Array): number {
+  for (let at = 0; at < bytes.length; at += ZEROS.length) {
+    const part = bytes.subarray(at, at + ZEROS.length)
+    if (Buffer.compare(part, part.length === ZEROS.length ? ZEROS : ZEROS.subarray(0, part.length)) !== 0) {
+      return crc32(bytes)
+    }
+  }
+  return 0
+}
+
 /** Default size of the ring's data, bytes: seconds of traps, or the tables of a large idmap. */
 export const RING_BYTES = 1 << 24
 
@@ -134,9 +150,10 @@ export class RingWriter {
   /** @param bytes what was read or written, `length` bytes from `offset`. */
   memory(write: boolean, address: number, bytes: Uint8Array, offset: number, length: number, ok: boolean): void {
     if (!ok) this.#memory(write, address, length, 0, 0, false, bytes, 0, 0)
-    else if (length <= CHUNK) this.#memory(write, address, length, 0, 0, true, bytes, offset, length)
-    else if (write) {
-      this.#memory(true, address, length, 0, crc32(bytes.subarray(offset, offset + length)), true, bytes, 0, 0)
+    else if (length <= (write ? KEPT_WRITE : CHUNK)) {
+      this.#memory(write, address, length, 0, 0, true, bytes, offset, length)
+    } else if (write) {
+      this.#memory(true, address, length, 0, digest(bytes.subarray(offset, offset + length)), true, bytes, 0, 0)
     } else {
       for (let done = 0; done < length; done += CHUNK) {
         this.#memory(false, address, length, done, 0, true, bytes, offset + done, Math.min(CHUNK, length - done))

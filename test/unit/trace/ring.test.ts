@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { Trap } from '../../../server/machine/ports.ts'
 import type { TraceRecord } from '../../../server/trace/records.ts'
-import { CHUNK, createRing, RingReader, RingWriter } from '../../../server/trace/ring.ts'
+import { CHUNK, createRing, KEPT_WRITE, RingReader, RingWriter } from '../../../server/trace/ring.ts'
 
 const SMALL = 4 * CHUNK
 
@@ -118,14 +118,18 @@ test('long reads are split, long writes keep a digest', () => {
   const bytes = pattern(2 * CHUNK + 5, 3)
   writer.memory(false, 4096, bytes, 1, 2 * CHUNK + 1, true)
   writer.memory(true, 4096, bytes, 0, bytes.length, true)
+  writer.memory(true, 4096, bytes, 0, KEPT_WRITE, true)
+  writer.memory(true, 4096, new Uint8Array(1 << 20), 3, (1 << 20) - 3, true)
   const records = drain(new RingReader(ring))
   expect(records.map(r => r.kind === 'memory' && [r.write, r.length, r.done, r.bytes.length, r.digest])).toEqual([
     [0, 2 * CHUNK + 1, 0, CHUNK, 0],
     [0, 2 * CHUNK + 1, CHUNK, CHUNK, 0],
     [0, 2 * CHUNK + 1, 2 * CHUNK, 1, 0],
     [1, bytes.length, 0, 0, crc32(bytes)],
+    [1, KEPT_WRITE, 0, KEPT_WRITE, 0],
+    [1, (1 << 20) - 3, 0, 0, 0],
   ])
-  const read = records.flatMap(r => (r.kind === 'memory' ? [...r.bytes] : []))
+  const read = records.flatMap(r => (r.kind === 'memory' && r.write === 0 ? [...r.bytes] : []))
   expect(read).toEqual([...bytes.slice(1, 2 * CHUNK + 2)])
 })
 

@@ -4,14 +4,31 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import type { Trap } from '../../../server/machine/ports.ts'
+import { RecordedMemory } from '../../../server/cosim/wirePorts.ts'
+import { type PkvmPolicy, pkvm } from '../../../server/hypervisor/policy/pkvm.ts'
+import type { PolicyOptions } from '../../../server/hypervisor/policy/policy.ts'
+import type { SmmuHardware, Trap } from '../../../server/machine/ports.ts'
+import { CountersWriter, createCounters } from '../../../server/trace/counters.ts'
 import type { TraceHeader } from '../../../server/trace/format.ts'
 import { Pump } from '../../../server/trace/pump.ts'
 import { Recorder, type RecorderSummary } from '../../../server/trace/recorder.ts'
+import { request } from '../../../server/trace/records.ts'
+import { TraceReport } from '../../../server/trace/report.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
-
-export const CARVEOUT = 0x7c00_0000
-export const QUEUE = 0x4800_0000
+import {
+  type Bench,
+  CARVEOUT_BASE,
+  CARVEOUT_SIZE,
+  HOST_L2,
+  Host,
+  MiB,
+  RAM_BASE,
+  RAM_SIZE,
+  SMMU_BASE,
+  STE,
+  TestHardware,
+  TestMemory,
+} from '../hypervisor/support.ts'
 
 export const header: Omit<TraceHeader, 'segment'> = {
   recording: 'a-b-c',
@@ -25,7 +42,7 @@ export const header: Omit<TraceHeader, 'segment'> = {
     qemu: '10.0.0',
     features: 1,
     vcpus: 2,
-    carveout: { base: CARVEOUT, size: 0x400_0000 },
+    carveout: { base: 0x7c00_0000, size: 0x400_0000 },
     ram: [{ base: 0x4000_0000, size: 0x4000_0000 }],
     smmus: [{ base: 0x905_0000, size: 0x2_0000 }],
     devices: [{ smmu: 0, sid: 8, name: 'disk0', model: 'virtio-blk-pci' }],
@@ -72,4 +89,123 @@ export async function recording(
   await produce(new RingWriter(ring), pump)
   pump.close()
   return recorder.close()
+}
+
+/** A policy that runs against test hardware, with everything recorded as the trap thread does. */
+export class RecordedBench {
+  readonly memory = new TestMemory()
+  readonly hardware = [new TestHardware(this.memory)]
+  readonly policy: PkvmPolicy
+  readonly host: Host
+  readonly #ring: RingWriter
+  #seq = 0
+  #time = 0
+
+  constructor(ring: RingWriter, options: PolicyOptions = {}) {
+    this.#ring = ring
+    const [hardware] = this.hardware
+    if (hardware === undefined) throw new Error('no hardware')
+    this.policy = pkvm(
+      {
+        memory: new RecordedMemory(this.memory, ring),
+        carveout: benchMachine.carveout,
+        smmus: [{ ...SMMU, hardware: recordedHardware(hardware, ring) }],
+        devices: [],
+        guard: {
+          add: (base, size) => ring.guard(true, base, size),
+          remove: (base, size) => ring.guard(false, base, size),
+        },
+      },
+      { options, report: new TraceReport(ring, new CountersWriter(createCounters())), clock: () => ring.now() / 1e6 },
+    )
+    this.host = new Host(this as unknown as Bench)
+  }
+
+  reset(): void {
+    const start = this.#ring.now()
+    this.policy.reset()
+    this.#ring.reset(0, this.#time, start, this.#ring.now() - start)
+  }
+
+  /** As the control thread asks for it. */
+  donate(base: number, size: number, vm: number): void {
+    const start = this.#ring.now()
+    const result = this.policy.hypervisor.donate(base, size, vm)
+    this.#ring.request(request.donate, result, start, this.#ring.now() - start, base, size, vm)
+  }
+
+  access(write: boolean, offset: number, size: number, lo = 0, hi = 0): Trap {
+    const start = this.#ring.now()
+    this.#time += 1000
+    const access = { ...trap, seq: ++this.#seq, write, offset, size, lo: lo >>> 0, hi: hi >>> 0, time: this.#time }
+    this.policy.access(access)
+    this.#ring.trap(access, 5000, start, this.#ring.now() - start)
+    return access
+  }
+
+  write(offset: number, value: number): void {
+    this.access(true, offset, 4, value)
+  }
+
+  write64(offset: number, value: number, hi = 0): void {
+    this.access(true, offset, 8, value % 2 ** 32, Math.floor(value / 2 ** 32) | hi)
+  }
+
+  read(offset: number): number {
+    return this.access(false, offset, 4).lo
+  }
+}
+
+const SMMU = { base: SMMU_BASE, size: 0x2_0000 }
+
+/** The machine of a RecordedBench, for a header. */
+export const benchMachine = {
+  ...header.machine,
+  carveout: { base: CARVEOUT_BASE, size: CARVEOUT_SIZE },
+  ram: [{ base: RAM_BASE, size: RAM_SIZE }],
+  smmus: [SMMU],
+  devices: [],
+}
+
+function recordedHardware(hardware: SmmuHardware, ring: RingWriter): SmmuHardware {
+  return {
+    read(offset, size, into) {
+      const ok = hardware.read(offset, size, into)
+      ring.hardware(false, 0, offset, size, into.lo, into.hi, ok, ring.now(), 0)
+      return ok
+    },
+    write(offset, size, lo, hi) {
+      const ok = hardware.write(offset, size, lo, hi)
+      ring.hardware(true, 0, offset, size, lo, hi, ok, ring.now(), 0)
+      return ok
+    },
+  }
+}
+
+/** What Linux does at boot, then `rounds` of TLB invalidations, then an STE, a donation and a command that is refused. */
+export function scriptedBoot(bench: RecordedBench, rounds = 20): void {
+  const { host } = bench
+  bench.reset()
+  for (const offset of [0x0, 0x4, 0xc, 0x14, 0x18]) bench.read(offset)
+  host.boot()
+  host.attach(8, STE.s1)
+  for (let round = 0; round < rounds; round++) {
+    host.commands([0x12, 0, 0x4000_0000 + round * 4096, 0], [0x46 | (2 << 12), 0, 0, 0])
+    bench.read(0x9c)
+  }
+  host.attach(9, STE.bypass)
+  bench.donate(HOST_L2 + MiB, 8192, 1)
+  host.commands([0x20, 0, 0, 0], [0x46 | (2 << 12), 0, 0, 0])
+  bench.read(0x1f0)
+  host.write(0x20, 0)
+}
+
+/** A recording of a scripted boot. */
+export async function bootRecording(
+  path: string,
+  options: PolicyOptions = {},
+  script: (bench: RecordedBench) => void = scriptedBoot,
+): Promise<RecorderSummary> {
+  const head = { policy: 'pkvm', policyOptions: { ...options }, machine: benchMachine }
+  return recording(path, writer => script(new RecordedBench(writer, options)), { header: head, ring: 1 << 24 })
 }

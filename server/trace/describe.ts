@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Records in words, for someone who knows the specification. */
+import { enums } from '../../protocol/messages.ts'
+import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../hypervisor/report.ts'
+import { resultName } from '../hypervisor/result.ts'
+import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { addressOf, hex, hex64 } from '../smmu/bits.ts'
+import { describeCommand, opcodeName } from '../smmu/commands.ts'
+import { decodeEvent, describeEvent } from '../smmu/events.ts'
+import { describeRegister, registerName } from '../smmu/registers.ts'
+import { describeSte, steConfigName } from '../smmu/ste.ts'
+import type { Group, Root } from './groups.ts'
+import { commandWords, streamEntries } from './memory.ts'
+import { machineState, type RecordOf, request, type TraceRecord, verdict } from './records.ts'
+import { pcOf, type Symbols } from './symbols.ts'
+
+const NO_CPU = 0xffff
+const INVALID = 0xffff_ffff
+const SHOWN_BYTES = 32
+
+const nameOf = (values: Readonly<Record<string, number>>, value: number): string =>
+  Object.entries(values).find(([, v]) => v === value)?.[0] ?? String(value)
+const nameOfCode = (values: Readonly<Record<string, readonly [number, string]>>, value: number): string =>
+  Object.entries(values).find(([, [v]]) => v === value)?.[0] ?? String(value)
+
+const PAGE_OPERATIONS: Readonly<Record<number, string>> = {
+  [PAGE_DONATE]: 'donate',
+  [PAGE_RECLAIM]: 'reclaim',
+  [PAGE_SHARE]: 'share',
+  [PAGE_UNSHARE]: 'unshare',
+}
+
+/** ns as µs, three digits. */
+export function micros(ns: number): string {
+  const us = ns / 1000
+  return `${us >= 100 ? us.toFixed(0) : us >= 10 ? us.toFixed(1) : us.toFixed(2)} µs`
+}
+
+function range(address: number, length: number): string {
+  return `${hex(address)} +${length % 4096 === 0 && length > 0 ? `${length / 4096} pages` : length}`
+}
+
+function access(
+  record: {
+    readonly write: number
+    readonly offset: number
+    readonly size: number
+    readonly lo: number
+    readonly hi: number
+  },
+  known: boolean,
+): string {
+  const { write, offset, lo, hi } = record
+  const head = `${write ? 'W' : 'R'} ${registerName(offset)}`.padEnd(18)
+  if (!known) return head
+  const value = hex64(lo, hi)
+  const words = describeRegister(offset, lo, hi)
+  return `${head} ${value.padEnd(10)}${words === value ? '' : ` ${words}`}`
+}
+
+/** A root in one line, without its time. */
+export function describeRoot(root: Root, symbols?: Symbols): string {
+  switch (root.kind) {
+    case 'trap': {
+      const { seq, smmu, cpu, aborted, size, duration } = root
+      const who = `${cpu === NO_CPU ? 'no cpu' : `cpu${cpu}`}${smmu > 0 ? ` smmu${smmu}` : ''}`
+      const outcome = aborted ? ' ABORTED' : ''
+      const width = size === 4 ? '' : ` (${size * 8} bits)`
+      const text = `${`#${seq}`.padStart(7)} ${who} ${access(root, aborted === 0 || root.write === 1)}${width}${outcome}`
+      const pc = pcOf(root)
+      const where = symbols !== undefined && pc !== 0n ? `  ${symbols.describe(pc)}` : ''
+      return `${text.padEnd(72)} ${micros(duration).padStart(9)}${where}`
+    }
+    case 'reset':
+      return `reset (${nameOfCode(enums.resetCause, root.cause)})  ${micros(root.duration)}`
+    case 'request': {
+      const { request: asked, v0, v1, v2, result } = root
+      const what = nameOf(request, asked)
+      return `request: ${what} ${range(v0, v1)} vm ${v2}: ${resultName(result)}  ${micros(root.duration)}`
+    }
+    case 'translate': {
+      const { sid, iovaLo, iovaHi, pa, status, permissions } = root
+      const answer = nameOfCode(enums.translation, status)
+      const to = status === enums.translation.mapped[0] ? ` ${hex(pa)} permissions ${permissions}` : ''
+      return `translate sid ${hex(sid)} ${hex64(iovaLo, iovaHi)}: ${answer}${to}  ${micros(root.duration)}`
+    }
+  }
+}
+
+/** The children of a group, one line each; `all`: with hardware, memory and guard accesses. */
+export function describeChildren(group: Group, all: boolean): string[] {
+  const lines: string[] = []
+  const words = commandWords(group.children)
+  let commands = 0
+  group.children.forEach((child, index) => {
+    if (child.kind === 'command')
+      lines.push(command(child, child.verdict === verdict.own ? undefined : words[commands++]))
+    else if (child.kind === 'stream') lines.push(...stream(child, group, index))
+    else if (all || !DETAILS.has(child.kind)) lines.push(describeRecord(child))
+  })
+  return lines
+}
+
+const DETAILS: ReadonlySet<string> = new Set(['hardware', 'memory', 'guard'])
+
+function command(record: RecordOf<'command'>, words: Uint32Array | undefined): string {
+  if (record.verdict === verdict.own) return `own cmd   ${opcodeName(record.opcode)}`
+  const text = words ? describeCommand(words) : opcodeName(record.opcode)
+  return `host cmd  ${text}${record.verdict === verdict.kept ? '' : `  ${nameOf(verdict, record.verdict).toUpperCase()}`}`
+}
+
+const config = (value: number): string => (value === INVALID ? 'invalid' : steConfigName(value))
+
+function stream(record: RecordOf<'stream'>, group: Group, index: number): string[] {
+  const { host, shadow } = streamEntries(group.children, index)
+  const lines = [
+    `stream    sid ${hex(record.sid)}: host ${config(record.hostConfig)}, shadow ${config(record.shadowConfig)}`,
+  ]
+  if (host) lines.push(`          host   ${describeSte(host)}`)
+  if (shadow) lines.push(`          shadow ${describeSte(shadow)}`)
+  return lines
+}
+
+/** A record that is no root, in one line. */
+export function describeRecord(record: TraceRecord): string {
+  switch (record.kind) {
+    case 'hardware': {
+      const failed = record.ok ? '' : ' REFUSED'
+      return `hardware  ${access(record, record.ok === 1 || record.write === 1)}${failed}  ${micros(record.duration)}`
+    }
+    case 'memory':
+      return memory(record)
+    case 'guard':
+      return `guard     ${record.add ? 'add' : 'remove'} ${range(record.base, record.size)}`
+    case 'command':
+      return command(record, undefined)
+    case 'stream':
+      return `stream    sid ${hex(record.sid)}: host ${config(record.hostConfig)}, shadow ${config(record.shadowConfig)}`
+    case 'warning': {
+      const warning = HYP_WARNINGS[record.id - 1]
+      if (warning === undefined) return `WARNING   number ${record.id}`
+      const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
+      return `WARNING   ${warning.code} (section ${warning.section}) ${values}`
+    }
+    case 'pages': {
+      const owner = record.owner === 0 ? '' : ` vm ${record.owner}`
+      const operation = PAGE_OPERATIONS[record.operation] ?? `operation ${record.operation}`
+      const result = record.result === 0 ? '' : `: ${resultName(record.result)}`
+      return `pages     ${operation} ${range(record.base, record.size)}${owner}${result}`
+    }
+    case 'probe':
+      return `probe     smmu${record.smmu}: ${record.text || 'isolated'}`
+    case 'event': {
+      const words = new Uint32Array(8)
+      new Uint8Array(words.buffer).set(record.bytes.subarray(0, 32))
+      return `EVENT     smmu${record.smmu} ${describeEvent(decodeEvent(words))}`
+    }
+    case 'gerror':
+      return `GERROR    smmu${record.smmu} GERROR ${hex(record.gerror)} GERRORN ${hex(record.gerrorn)}`
+    case 'guardFault': {
+      const { cpu, write, size, address } = record
+      return `GUARD     cpu${cpu} ${write ? 'store to' : 'load from'} ${hex(address)} (${size} bytes) aborted`
+    }
+    case 'breakpoint':
+      return `break     breakpoint ${record.id} at trap #${record.seq}`
+    case 'fault':
+      return `FAULT     rule ${record.rule} action ${record.action} ${hex(record.v0)} ${hex(record.v1)}`
+    case 'machine':
+      return `machine   ${nameOf(machineState, record.state)}`
+    case 'lost':
+      return `LOST      ${record.count} records are missing here`
+    case 'console':
+      return `console   ${record.text}`
+    case 'control':
+      return `control   ${record.text}`
+    default:
+      return describeRoot(record)
+  }
+}
+
+function memory(record: RecordOf<'memory'>): string {
+  const { write, address, length, done, ok, bytes, digest } = record
+  const head = `memory    ${write ? 'W' : 'R'} ${hex(address)} +${length}`
+  if (!ok) return `${head} NOT RAM`
+  if (write && bytes.length === 0 && length > 0) return `${head} ${digest === 0 ? 'zeros' : `crc ${hex(digest)}`}`
+  const shown = Buffer.from(bytes.subarray(0, SHOWN_BYTES))
+    .toString('hex')
+    .replace(/(.{8})(?=.)/g, '$1 ')
+  return `${head}${done > 0 ? ` from ${done}` : ''} ${shown}${bytes.length > SHOWN_BYTES ? ' …' : ''}`
+}
+
+/** StreamIDs that a group is about. */
+export function streamIds(group: Group): Set<number> {
+  const found = new Set<number>()
+  for (const child of group.children) {
+    if (child.kind === 'stream') found.add(child.sid)
+    else if (child.kind === 'event') found.add(Buffer.from(child.bytes).readUInt32LE(4))
+  }
+  for (const words of commandWords(group.children)) {
+    if (words !== undefined && STREAM_COMMANDS.has((words[0] ?? 0) & 0xff)) found.add(words[1] ?? 0)
+  }
+  if (group.root.kind === 'translate') found.add(group.root.sid)
+  return found
+}
+
+/** Opcodes of commands with a StreamID in bits [63:32]: PREFETCH, CFGI but those of all or a VM, ATC_INV, PRI_RESP, RESUME. */
+const STREAM_COMMANDS: ReadonlySet<number> = new Set([0x01, 0x02, 0x03, 0x05, 0x06, 0x40, 0x41, 0x44, 0x45])
+
+/** Does the group, or something in it, concern guest physical addresses from `from` up to, not including, `to`? */
+export function touches(group: Group, from: number, to: number): boolean {
+  const overlaps = (base: number, size: number) => base < to && base + size > from
+  const { root } = group
+  if (root.kind === 'request' && overlaps(root.v0, root.v1)) return true
+  if (root.kind === 'translate' && overlaps(addressOf(root.iovaLo, root.iovaHi), 1)) return true
+  return group.children.some(child => {
+    if (child.kind === 'memory') return overlaps(child.address, child.length)
+    if (child.kind === 'guard' || child.kind === 'pages') return overlaps(child.base, child.size)
+    return child.kind === 'guardFault' && overlaps(child.address, child.size)
+  })
+}

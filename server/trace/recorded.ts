@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The hypervisor's ports backed by a recording. What the recorded hypervisor asked is answered as it was answered then;
+ * what it did not ask is answered from what the recording shows of memory and registers. What it changed, and what this
+ * one changes, is compared.
+ */
+import type { CpuGuard, GuestMemory, Halves, Machine, SmmuHardware } from '../machine/ports.ts'
+import {
+  ARM_SMMU_CMDQ_CONS,
+  ARM_SMMU_CMDQ_PROD,
+  ARM_SMMU_CR0,
+  ARM_SMMU_CR0ACK,
+  ARM_SMMU_GBPA,
+  ARM_SMMU_IRQ_CTRL,
+  ARM_SMMU_IRQ_CTRLACK,
+  CMDQ_CONS_ERR,
+  GBPA_UPDATE,
+} from '../smmu/registers.ts'
+import type { MachineDescription } from './format.ts'
+import type { Group } from './groups.ts'
+import type { RecordOf, TraceRecord } from './records.ts'
+import { digest, KEPT_WRITE } from './ring.ts'
+import { SparseMemory } from './sparseMemory.ts'
+
+/** Something that the hypervisor did to the outside. */
+export type Effect = RecordOf<'hardware'> | RecordOf<'memory'> | RecordOf<'guard'>
+
+/** So many accesses of the recording may be left out before the one that comes is called a new one. */
+const LOOKAHEAD = 64
+
+/** Registers that show what software wrote to another one, and what they show. */
+const ECHOES: Readonly<Record<number, readonly [offset: number, mask: number]>> = {
+  [ARM_SMMU_CR0ACK]: [ARM_SMMU_CR0, 0xffff_ffff],
+  [ARM_SMMU_IRQ_CTRLACK]: [ARM_SMMU_IRQ_CTRL, 0xffff_ffff],
+  [ARM_SMMU_CMDQ_CONS]: [ARM_SMMU_CMDQ_PROD, ~CMDQ_CONS_ERR],
+  [ARM_SMMU_GBPA]: [ARM_SMMU_GBPA, ~GBPA_UPDATE],
+}
+
+/** Clock of reads that the recording doesn't have, ns each: a wait for something that never comes ends. */
+const UNKNOWN_READ = 1_000_000
+
+export class RecordedMachine {
+  readonly machine: Machine
+  /** Reads of memory that the recording never shows; they were answered with 0. */
+  unknownReads = 0
+  /** What this hypervisor did in the current group and the recorded one did not, and the other way round. */
+  extra: Effect[] = []
+  missing: Effect[] = []
+  #effects: readonly Effect[] = []
+  #next = 0
+  /** ns of the server's clock. */
+  #time = 0
+  readonly #memory: SparseMemory
+  readonly #carveout: { readonly base: number; readonly size: number }
+  /** Last value written to, and last one read from, a register of the recording or of this run. */
+  readonly #written = new Map<string, Halves>()
+  readonly #read = new Map<string, Halves>()
+
+  constructor(description: MachineDescription) {
+    this.#memory = new SparseMemory(description.ram)
+    this.#carveout = description.carveout
+    this.machine = {
+      memory: {
+        ram: description.ram,
+        read: (address, target, offset, length) => this.#readMemory(address, target, offset, length),
+        write: (address, source, offset, length) => this.#writeMemory(address, source, offset, length),
+      } satisfies GuestMemory,
+      carveout: description.carveout,
+      smmus: description.smmus.map(({ base, size }, smmu) => ({ base, size, hardware: this.#hardware(smmu) })),
+      devices: description.devices,
+      guard: this.#guard(),
+    }
+  }
+
+  /** The server's clock as the hypervisor saw it, ms. */
+  readonly clock = (): number => this.#time / 1e6
+
+  /** From now on the hypervisor decides this. */
+  begin(group: Group): void {
+    this.#effects = joined(group.children)
+    this.#next = 0
+    this.extra = []
+    this.missing = []
+    this.#time = group.root.start
+    for (const effect of this.#effects) this.#learn(effect)
+  }
+
+  /** What the recorded hypervisor did after the last thing that both did is missing. */
+  end(): void {
+    this.#skip(this.#effects.length)
+  }
+
+  /** What an access of the recording says about memory and registers, for those that aren't in it. */
+  #learn(effect: Effect): void {
+    if (effect.kind === 'memory' && effect.write === 0 && effect.ok === 1 && !this.#own(effect.address)) {
+      this.#memory.write(effect.address, effect.bytes, 0, effect.bytes.length)
+    } else if (effect.kind === 'hardware' && effect.write === 0 && effect.ok === 1) {
+      this.#read.set(key(effect.smmu, effect.offset), { lo: effect.lo, hi: effect.hi })
+    }
+  }
+
+  /** Memory that only the hypervisor writes. */
+  #own(address: number): boolean {
+    const { base, size } = this.#carveout
+    return address >= base && address < base + size
+  }
+
+  /**
+   * The next access of the recording that is the same, if there is one. A read is looked for up to the next change only,
+   * so that nothing is answered from the future.
+   */
+  #match(change: boolean, same: (effect: Effect) => boolean): Effect | undefined {
+    const limit = Math.min(this.#effects.length, this.#next + LOOKAHEAD)
+    for (let i = this.#next; i < limit; i++) {
+      const effect = this.#effects[i]
+      if (effect === undefined) break
+      if (same(effect)) {
+        this.#skip(i)
+        this.#next = i + 1
+        return effect
+      }
+      if (!change && isChange(effect)) break
+    }
+    return undefined
+  }
+
+  #skip(to: number): void {
+    for (; this.#next < to; this.#next++) {
+      const effect = this.#effects[this.#next]
+      if (effect !== undefined && isChange(effect)) this.missing.push(effect)
+    }
+  }
+
+  #readMemory(address: number, target: Uint8Array, offset: number, length: number): boolean {
+    const found = this.#match(
+      false,
+      effect =>
+        effect.kind === 'memory' && effect.write === 0 && effect.address === address && effect.length === length,
+    )
+    if (found?.kind === 'memory') {
+      if (found.ok === 0) return false
+      // Host memory may have changed since it was read before. Hypervisor memory is as this hypervisor wrote it.
+      if (!this.#own(address) || !this.#memory.knows(address, length)) {
+        target.set(found.bytes, offset)
+        return true
+      }
+    }
+    if (!this.#memory.contains(address, length)) return false
+    if (!this.#memory.knows(address, length)) this.unknownReads++
+    this.#memory.read(address, target, offset, length)
+    return true
+  }
+
+  #writeMemory(address: number, source: Uint8Array, offset: number, length: number): boolean {
+    const bytes = source.subarray(offset, offset + length)
+    const ok = this.#memory.contains(address, length)
+    const kept = ok && length <= KEPT_WRITE
+    const crc = ok && !kept ? digest(bytes) : 0
+    const found = this.#match(
+      true,
+      effect =>
+        effect.kind === 'memory' &&
+        effect.write === 1 &&
+        effect.address === address &&
+        effect.length === length &&
+        effect.digest === crc &&
+        (!kept || Buffer.compare(effect.bytes, bytes) === 0),
+    )
+    if (found === undefined) {
+      const content = kept ? bytes.slice() : new Uint8Array()
+      const effect = { address, length, done: 0, digest: crc, ok: ok ? 1 : 0, bytes: content }
+      this.extra.push({ kind: 'memory', write: 1, ...effect })
+    }
+    if (!ok) return false
+    if (!kept && crc === 0) this.#memory.zero(address, length)
+    else this.#memory.write(address, source, offset, length)
+    return true
+  }
+
+  #hardware(smmu: number): SmmuHardware {
+    return {
+      read: (offset, size, into) => {
+        const found = this.#match(
+          false,
+          effect =>
+            effect.kind === 'hardware' &&
+            effect.write === 0 &&
+            effect.smmu === smmu &&
+            effect.offset === offset &&
+            effect.size === size,
+        )
+        if (found?.kind === 'hardware') {
+          this.#time = found.start + found.duration
+          into.lo = found.lo
+          into.hi = found.hi
+          return found.ok === 1
+        }
+        this.#time += UNKNOWN_READ
+        const { lo, hi } = this.#register(smmu, offset)
+        into.lo = lo
+        into.hi = hi
+        return true
+      },
+      write: (offset, size, lo, hi) => {
+        const found = this.#match(
+          true,
+          effect =>
+            effect.kind === 'hardware' &&
+            effect.write === 1 &&
+            effect.smmu === smmu &&
+            effect.offset === offset &&
+            effect.size === size &&
+            effect.lo === lo &&
+            effect.hi === hi,
+        )
+        this.#written.set(key(smmu, offset), { lo, hi })
+        if (found?.kind === 'hardware') {
+          this.#time = found.start + found.duration
+          return found.ok === 1
+        }
+        this.extra.push({ kind: 'hardware', smmu, write: 1, start: 0, duration: 0, offset, size, lo, hi, ok: 1 })
+        return true
+      },
+    }
+  }
+
+  /** What a register most likely holds: what was written to it or to the one it follows, else what it last showed. */
+  #register(smmu: number, offset: number): Halves {
+    const shown = this.#read.get(key(smmu, offset)) ?? { lo: 0, hi: 0 }
+    const [source, mask] = ECHOES[offset] ?? [offset, 0xffff_ffff]
+    const written = this.#written.get(key(smmu, source))
+    if (written === undefined) return shown
+    return { lo: ((written.lo & mask) | (shown.lo & ~mask & ~GBPA_UPDATE)) >>> 0, hi: written.hi }
+  }
+
+  #guard(): CpuGuard {
+    const change = (add: number, base: number, size: number) => {
+      const found = this.#match(
+        true,
+        effect => effect.kind === 'guard' && effect.add === add && effect.base === base && effect.size === size,
+      )
+      if (found === undefined) this.extra.push({ kind: 'guard', add, base, size })
+    }
+    return { add: (base, size) => change(1, base, size), remove: (base, size) => change(0, base, size) }
+  }
+}
+
+function isChange(effect: Effect): boolean {
+  return effect.kind === 'guard' || effect.write === 1
+}
+
+function key(smmu: number, offset: number): string {
+  return `${smmu}:${offset}`
+}
+
+/** The accesses of a group, reads that were split put together. */
+function joined(children: readonly TraceRecord[]): Effect[] {
+  const effects: Effect[] = []
+  let parts: Uint8Array[] = []
+  for (const child of children) {
+    if (child.kind === 'hardware' || child.kind === 'guard') effects.push(child)
+    else if (child.kind === 'memory') {
+      const whole = child.write === 1 || child.ok === 0 || child.bytes.length === child.length
+      if (whole) {
+        effects.push(child)
+        continue
+      }
+      parts.push(child.bytes)
+      if (child.done + child.bytes.length < child.length) continue
+      effects.push({ ...child, done: 0, bytes: Buffer.concat(parts) })
+      parts = []
+    }
+  }
+  return effects
+}

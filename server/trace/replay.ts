@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import { PkvmPolicy } from '../hypervisor/policy/pkvm.ts'
+import type { PolicyFactory, PolicyOptions } from '../hypervisor/policy/policy.ts'
+import type { HypReport } from '../hypervisor/report.ts'
+import type { HypWarning } from '../hypervisor/warnings.ts'
+import type { Policy, Trap } from '../machine/ports.ts'
+import { hex64 } from '../smmu/bits.ts'
+import { opcodeName } from '../smmu/commands.ts'
+import { registerName } from '../smmu/registers.ts'
+import { describeRecord, describeRoot } from './describe.ts'
+import type { MachineDescription } from './format.ts'
+import { type Group, type Item, isGroup, type Root } from './groups.ts'
+import { type Effect, RecordedMachine } from './recorded.ts'
+import { type RecordOf, request, verdict } from './records.ts'
+
+/** One thing that went differently. */
+export interface Difference {
+  /** What to count it under: `hardware W CMDQ_PROD`, `outcome CR0`, … */
+  readonly subject: string
+  /** In words; `—` when there was nothing. */
+  readonly recorded: string
+  readonly replayed: string
+}
+
+/** Where and how the replay went differently. */
+export interface Divergence {
+  readonly group: Group
+  readonly differences: readonly Difference[]
+}
+
+const NOTHING = '—'
+
+/** A warning, or a decision about a command, in words. */
+interface Decision {
+  readonly subject: string
+  readonly text: string
+}
+
+/** Lets a hypervisor decide again what another one decided in a recording. */
+export class Replay {
+  /** Decided so far. */
+  traps = 0
+  roots = 0
+  policy: Policy | undefined
+  readonly #recorded: RecordedMachine
+  readonly #factory: PolicyFactory
+  readonly #options: PolicyOptions
+  #decisions: Decision[] = []
+  readonly #trap: Trap = {
+    seq: 0,
+    smmu: 0,
+    cpu: 0,
+    write: false,
+    offset: 0,
+    size: 0,
+    lo: 0,
+    hi: 0,
+    time: 0,
+    pcLo: 0,
+    pcHi: 0,
+    aborted: false,
+  }
+
+  constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions) {
+    this.#recorded = new RecordedMachine(machine)
+    this.#factory = factory
+    this.#options = options
+  }
+
+  /** Reads of memory that the recording doesn't show; answered with 0. */
+  get unknownReads(): number {
+    return this.#recorded.unknownReads
+  }
+
+  /**
+   * Decides everything in order.
+   * @yields each group after it was decided, with what went differently, if anything did
+   * @throws Error when the recording has no beginning, or the policy throws
+   */
+  *run(items: Iterable<Item>): Generator<{ readonly group: Group; readonly divergence: Divergence | undefined }> {
+    for (const item of items) {
+      if (!isGroup(item)) continue
+      const differences = this.#decide(item)
+      yield { group: item, divergence: differences.length > 0 ? { group: item, differences } : undefined }
+    }
+  }
+
+  #decide(group: Group): Difference[] {
+    const { root } = group
+    this.#recorded.begin(group)
+    this.#decisions = []
+    if (this.policy === undefined) {
+      if (root.kind !== 'reset') {
+        throw new Error(`replay needs a recording from the start; this one begins with ${describeRoot(root).trim()}`)
+      }
+      const context = { options: this.#options, report: this.#report(), clock: this.#recorded.clock }
+      this.policy = this.#factory(this.#recorded.machine, context)
+    }
+    this.roots++
+    const outcome = this.#outcome(root, this.policy)
+    this.#recorded.end()
+    return [...outcome, ...this.#decisionDifferences(group), ...this.#effectDifferences()]
+  }
+
+  #outcome(root: Root, policy: Policy): Difference[] {
+    switch (root.kind) {
+      case 'trap':
+        return this.#access(root, policy)
+      case 'reset':
+        policy.reset()
+        return []
+      case 'request':
+        return this.#request(root, policy)
+      case 'translate':
+        return []
+    }
+  }
+
+  #access(root: RecordOf<'trap'>, policy: Policy): Difference[] {
+    this.traps++
+    const trap = this.#trap
+    trap.seq = root.seq
+    trap.smmu = root.smmu
+    trap.cpu = root.cpu
+    trap.write = root.write === 1
+    trap.offset = root.offset
+    trap.size = root.size
+    trap.lo = trap.write ? root.lo : 0
+    trap.hi = trap.write ? root.hi : 0
+    trap.time = root.time
+    trap.pcLo = root.pcLo
+    trap.pcHi = root.pcHi
+    trap.aborted = false
+    policy.access(trap)
+    const answers = !trap.write && !trap.aborted
+    const aborted = root.aborted === 1
+    if (trap.aborted === aborted && (!answers || (trap.lo === root.lo && trap.hi === root.hi))) return []
+    const word = (abort: boolean, lo: number, hi: number) =>
+      abort ? 'external abort' : trap.write ? 'completed' : hex64(lo, hi)
+    const recorded = word(aborted, root.lo, root.hi)
+    const replayed = word(trap.aborted, trap.lo, trap.hi)
+    return [{ subject: `outcome of ${trap.write ? 'W' : 'R'} ${registerName(trap.offset)}`, recorded, replayed }]
+  }
+
+  #request(root: RecordOf<'request'>, policy: Policy): Difference[] {
+    if (root.request === request.other || !(policy instanceof PkvmPolicy)) return []
+    const { hypervisor } = policy
+    const { v0, v1, v2 } = root
+    const result = root.request === request.donate ? hypervisor.donate(v0, v1, v2) : hypervisor.reclaim(v0, v1, v2)
+    if (result >>> 0 === root.result) return []
+    return [{ subject: 'result of a request', recorded: String(root.result | 0), replayed: String(result) }]
+  }
+
+  #decisionDifferences(group: Group): Difference[] {
+    const recorded: Decision[] = []
+    for (const child of group.children) {
+      if (child.kind === 'warning') recorded.push(warningDecision(child))
+      else if (child.kind === 'command' && child.verdict !== verdict.own) recorded.push(commandDecision(child))
+    }
+    const differences: Difference[] = []
+    for (let i = 0; i < Math.max(recorded.length, this.#decisions.length); i++) {
+      const then = recorded[i]
+      const now = this.#decisions[i]
+      if (then?.text === now?.text) continue
+      const subject = then?.subject ?? now?.subject ?? ''
+      differences.push({ subject, recorded: then?.text ?? NOTHING, replayed: now?.text ?? NOTHING })
+    }
+    return differences
+  }
+
+  #effectDifferences(): Difference[] {
+    const { missing, extra } = this.#recorded
+    if (missing.length === 0 && extra.length === 0) return []
+    const left = [...extra]
+    const differences = missing.map(effect => {
+      const subject = subjectOf(effect)
+      const at = left.findIndex(other => subjectOf(other) === subject)
+      const other = at >= 0 ? left.splice(at, 1)[0] : undefined
+      return { subject, recorded: describeRecord(effect), replayed: other ? describeRecord(other) : NOTHING }
+    })
+    for (const effect of left) {
+      differences.push({ subject: subjectOf(effect), recorded: NOTHING, replayed: describeRecord(effect) })
+    }
+    return differences
+  }
+
+  #report(): HypReport {
+    return {
+      warn: (warning: HypWarning, _trap, smmu, a, b, c, d) => {
+        const values = { v0: a >>> 0, v1: b >>> 0, v2: c >>> 0, v3: d >>> 0 }
+        this.#decisions.push(warningDecision({ kind: 'warning', id: warning.id, smmu, ...values }))
+      },
+      command: (smmu, opcode, kept) => {
+        const result = kept ? verdict.kept : verdict.dropped
+        this.#decisions.push(commandDecision({ kind: 'command', smmu, opcode, verdict: result }))
+      },
+      hypCommand() {},
+      stream() {},
+      pages() {},
+      probe() {},
+    }
+  }
+}
+
+function warningDecision(record: RecordOf<'warning'>): Decision {
+  const text = describeRecord(record)
+  return { subject: text.split(' (')[0] ?? text, text }
+}
+
+function commandDecision({ opcode, verdict: result }: RecordOf<'command'>): Decision {
+  const subject = `host cmd ${opcodeName(opcode)}`
+  return { subject, text: `${subject} ${result === verdict.dropped ? 'dropped' : 'kept'}` }
+}
+
+function subjectOf(effect: Effect): string {
+  if (effect.kind === 'hardware') return `hardware W ${registerName(effect.offset)}`
+  if (effect.kind === 'guard') return `guard ${effect.add ? 'add' : 'remove'}`
+  return `memory W +${effect.length}`
+}

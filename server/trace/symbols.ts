@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readFileSync } from 'node:fs'
+
+/** The kernel's image moves by a multiple of this (EFI_KIMG_ALIGN, 64 KiB). */
+const KASLR_STEP = 0x1_0000n
+
+/** Functions that access the SMMU's registers have this in their name. */
+const DRIVER = 'arm_smmu'
+
+interface Symbol {
+  readonly address: bigint
+  readonly name: string
+}
+
+/** Kernel functions by address, from a System.map or /proc/kallsyms. */
+export class Symbols {
+  /** Distance of the running kernel from the addresses in the file, bytes. */
+  offset = 0n
+  readonly #symbols: readonly Symbol[]
+
+  private constructor(symbols: readonly Symbol[]) {
+    this.#symbols = symbols
+  }
+
+  /** @throws Error when the text is no symbol table, or one with all addresses hidden. */
+  static parse(text: string): Symbols {
+    const symbols: Symbol[] = []
+    for (const line of text.split('\n')) {
+      const match = /^([0-9a-f]{16}) [tTwW] ([^\s$][^\s]*)/.exec(line)
+      if (match) symbols.push({ address: BigInt(`0x${match[1]}`), name: match[2] ?? '' })
+    }
+    if (symbols.length === 0) throw new Error('no function in it: a System.map or /proc/kallsyms is needed')
+    if (symbols.every(({ address }) => address === 0n)) {
+      throw new Error('all addresses are 0: read /proc/kallsyms as root, with kernel.kptr_restrict=0')
+    }
+    return new Symbols(symbols.sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0)))
+  }
+
+  /** @throws Error naming the file. */
+  static load(path: string): Symbols {
+    try {
+      return Symbols.parse(readFileSync(path, 'utf8'))
+    } catch (error) {
+      throw new Error(`symbols ${path}: ${(error as Error).message}`)
+    }
+  }
+
+  /** The function that `pc` is in, and how far. */
+  find(pc: bigint): { readonly name: string; readonly distance: number } | undefined {
+    const i = this.#indexOf(pc - this.offset)
+    const symbol = this.#symbols[i]
+    const end = this.#symbols[i + 1]?.address
+    if (symbol === undefined || end === undefined) return undefined
+    return { name: symbol.name, distance: Number(pc - this.offset - symbol.address) }
+  }
+
+  /** `function+0x…`, or the address. */
+  describe(pc: bigint): string {
+    const found = this.find(pc)
+    return found ? `${found.name}+0x${found.distance.toString(16)}` : `0x${pc.toString(16)}`
+  }
+
+  /**
+   * Works out `offset` from where traps come from: nearly all of them from functions of the SMMU driver.
+   * @returns false, with `offset` unchanged, when no offset explains them, or several do equally well.
+   */
+  locate(pcs: ReadonlySet<bigint>): boolean {
+    const [first] = pcs
+    if (first === undefined) return false
+    const candidates = new Map<bigint, number>()
+    for (const pc of pcs) {
+      for (const offset of this.#offsetsFor(pc)) candidates.set(offset, (candidates.get(offset) ?? 0) + 1)
+    }
+    const ranked = [...candidates].sort((a, b) => b[1] - a[1])
+    const [best, second] = ranked
+    if (best === undefined || best[1] < pcs.size * 0.9 || best[1] === second?.[1]) return false
+    this.offset = best[0]
+    return true
+  }
+
+  /** Offsets that put `pc` into a function of the driver. */
+  *#offsetsFor(pc: bigint): Generator<bigint> {
+    for (let i = 0; i + 1 < this.#symbols.length; i++) {
+      const start = this.#symbols[i]
+      const end = this.#symbols[i + 1]
+      if (start === undefined || end === undefined || !start.name.includes(DRIVER)) continue
+      const least = pc - end.address + 1n
+      const most = pc - start.address
+      for (let offset = most - modulo(most, KASLR_STEP); offset >= least; offset -= KASLR_STEP) yield offset
+    }
+  }
+
+  /** Of the last symbol at or below `address`; -1 when there is none. */
+  #indexOf(address: bigint): number {
+    let low = 0
+    let high = this.#symbols.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((this.#symbols[middle]?.address ?? 0n) <= address) low = middle + 1
+      else high = middle
+    }
+    return low - 1
+  }
+}
+
+function modulo(value: bigint, step: bigint): bigint {
+  return ((value % step) + step) % step
+}
+
+export function pcOf(record: { readonly pcLo: number; readonly pcHi: number }): bigint {
+  return (BigInt(record.pcHi) << 32n) | BigInt(record.pcLo)
+}
