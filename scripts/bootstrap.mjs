@@ -65,18 +65,21 @@ function upToDate() {
 /** Runs with package-lock.json locked: a second start waits here, then finds the work done. */
 async function installPackages() {
   if (upToDate()) return 0
-  console.error('smmu-cosim: installing npm packages (npm ci)')
-  const code = await run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], root)
+  console.error('smmu-cosim: installing npm packages')
+  // Not "npm ci": that refuses a lock file without the optional packages of other platforms, which a registry mirror
+  // may not have. With --no-save it is the lock file that decides all the same.
+  const args = ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error']
+  const code = await run('npm', args, root)
   if (code === 0) writeFileSync(stampFile, lockHash())
-  else console.error(`smmu-cosim: "npm ci" failed with exit code ${code}`)
+  else console.error(`smmu-cosim: "npm ${args.join(' ')}" failed with exit code ${code}`)
   return code
 }
 
 /** @param {string[]} args */
 async function main(args) {
-  if (args[0] === '--npm-ci') return installPackages()
+  if (args[0] === '--install') return installPackages()
   if (!upToDate()) {
-    const code = await run('flock', ['--no-fork', lockFile, process.execPath, self, '--npm-ci'])
+    const code = await run('flock', ['--no-fork', lockFile, process.execPath, self, '--install'])
     if (code !== 0) return code
   }
   const node = join(programs, 'node')

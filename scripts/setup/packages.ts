@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
 import { logPath } from './cache.ts'
 import type { SetupOptions } from './index.ts'
 import { type Context, exclusively } from './lock.ts'
@@ -51,9 +53,7 @@ export async function ensureHostPackages(options: SetupOptions = {}): Promise<vo
 export async function installHostPackages({ progress, signal }: Context): Promise<void> {
   const options = { step: 'installing system packages', log: logPath('packages'), signal }
   const wanted = hostPackages(await readFile('/etc/os-release', 'utf8'))
-  // Listing all packages, because a query for one that dpkg has never heard of is an error.
-  const known = await run('dpkg-query', ['-W', '-f', `\${Package} \${db:Status-Status}\n`], options)
-  const missing = missingPackages(wanted, known)
+  const missing = missingPackages(wanted, await dpkgStates(wanted))
   if (missing.length === 0) return
 
   await progress.step('packages', `installing ${missing.join(' ')}`, async () => {
@@ -65,6 +65,18 @@ export async function installHostPackages({ progress, signal }: Context): Promis
     })
     await asRoot(install, options)
   })
+}
+
+async function dpkgStates(names: string[]): Promise<string> {
+  const query = promisify(execFile)('dpkg-query', ['-W', '-f', `\${Package} \${db:Status-Status}\n`, ...names])
+  return query.then(
+    ({ stdout }) => stdout,
+    // It fails if it has never heard of one of the names, and tells of the others all the same.
+    (error: { code?: string | number; stdout: string }) => {
+      if (error.code === 'ENOENT') throw new SetupError('dpkg-query does not run here: set-up needs Debian 12 or 13')
+      return error.stdout
+    },
+  )
 }
 
 async function asRoot(command: string[], options: Parameters<typeof run>[2]): Promise<void> {

@@ -35,6 +35,8 @@ export async function run(command: string, args: string[], options: RunOptions):
   options.signal?.throwIfAborted()
   await mkdir(dirname(options.log), { recursive: true })
   const log = createWriteStream(options.log, { flags: 'a' })
+  const logged = finished(log)
+  logged.catch(() => {}) // is thrown where it is awaited
   const commandLine = [command, ...args].join(' ')
   log.write(`\n$ ${commandLine}\n`)
 
@@ -63,7 +65,7 @@ export async function run(command: string, args: string[], options: RunOptions):
     })
     options.signal?.throwIfAborted()
     log.end()
-    await finished(log)
+    await logged
     if (outcome !== undefined) throw await failure(commandLine, outcome, options)
     return output.join('\n')
   } finally {
