@@ -61,7 +61,12 @@ export function bootCommand(program: Command): void {
     .option('--append <text>', 'added to the kernel command line')
     .option('--memory <size>', 'guest RAM, e.g. 1G', size, '1G')
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), 1)
-    .option('--carveout <size>', 'hypervisor memory at the top of guest RAM, a multiple of 2M', size, '64M')
+    .option(
+      '--carveout <size>',
+      'hypervisor memory at the top of guest RAM, a multiple of 2M; 0: none',
+      carveout,
+      '64M',
+    )
     .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
     .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
     .option('--baseline', 'the same machine without the server, for comparison')
@@ -99,6 +104,8 @@ function size(text: string): string {
   }
 }
 
+const carveout = (text: string): string => (text === '0' ? text : size(text))
+
 const integer = (min: number, max: number) => (text: string) => {
   const value = Number(text)
   if (text.trim() === '' || !Number.isInteger(value) || value < min || value > max) {
@@ -130,6 +137,7 @@ function check(options: BootOptions): void {
       throw new Error(`--report ${report}: its folder does not exist, or is not writable`)
     }
   }
+  if (options.carveout === '0') return
   if (parseSize(options.carveout) % (2 << 20) !== 0)
     throw new Error(`--carveout ${options.carveout}: not a multiple of 2M`)
   if (parseSize(options.carveout) * 2 > parseSize(options.memory)) {

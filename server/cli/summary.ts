@@ -10,7 +10,7 @@ export function printSummary(report: Report): void {
   const boot = report.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(report.bootMs)}`
   lines.push(`  policy ${report.policy}, kernel ${report.kernel}, ${boot}, ${seconds(report.wallMs)} in all`)
   const { traps } = report
-  if (traps !== null) {
+  if (traps !== null && traps.total > 0) {
     const { latencyUs: q, serverUs: s } = traps
     lines.push(`  ${traps.total} traps: ${traps.reads} reads, ${traps.writes} writes`)
     lines.push(`    as QEMU saw them  p50 ${q.p50} µs, p90 ${q.p90}, p99 ${q.p99}, max ${q.max}`)
@@ -19,7 +19,8 @@ export function printSummary(report: Report): void {
       lines.push(`    ${register.padEnd(18)} ${String(reads).padStart(7)} reads ${String(writes).padStart(7)} writes`)
     }
   }
-  for (const { device, operation, bytes, ok, error, ms } of report.workload) {
+  const reported = report.workload.some(({ bytes }) => bytes > 0)
+  for (const { device, operation, bytes, ok, error, ms } of reported ? report.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
     lines.push(`  ${ok ? 'ok    ' : 'FAILED'} ${what} ${ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}` : (error ?? '')}`)
   }

@@ -20,6 +20,7 @@ export interface QemuOptions {
   /** Backing file of guest RAM, mapped shared. */
   readonly ramFile: string
   /** The trap socket; absent: the unpatched behaviour, which is the baseline. */
+  /** `carveout`: hypervisor memory in QEMU's notation, `0` for none. */
   readonly cosim?: { readonly socket: string; readonly carveout: string; readonly properties?: readonly string[] }
   readonly virtioDisk?: Disk
   readonly nvmeDisk?: Disk
@@ -48,7 +49,8 @@ export function qemuArguments(options: QemuOptions): string[] {
   if (options.initrd !== undefined) args.push(['-initrd', options.initrd])
   if (options.cosim !== undefined) {
     const { socket, carveout, properties = [] } = options.cosim
-    const object = ['smmu-cosim', 'id=cosim', `path=${quote(socket)}`, `carveout=${carveout}`, ...properties]
+    const memory = carveout === '0' ? [] : [`carveout=${carveout}`]
+    const object = ['smmu-cosim', 'id=cosim', `path=${quote(socket)}`, ...memory, ...properties]
     args.push(['-object', object.join(',')], ['-global', 'arm-smmuv3.cosim=cosim'])
   }
   if (options.virtioDisk !== undefined) {

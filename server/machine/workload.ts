@@ -41,10 +41,10 @@ function pseudoRandom(seed: string, bytes: number): Buffer {
   return createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(bytes))
 }
 
-/** What the guest writes (scripts/guest/workload.sh): lines of 64 bytes, the seed and a counter. */
+/** What the guest writes (scripts/guest/README.md): lines of 512 bytes, the seed and a counter. */
 function pattern(seed: string, bytes: number): Buffer {
   const lines: string[] = []
-  for (let i = 0; i < bytes / 64; i++) lines.push(`${seed.slice(0, 31).padEnd(31)} ${String(i).padStart(31, '0')}\n`)
+  for (let i = 0; i < bytes / 512; i++) lines.push(`${`${seed} ${i}`.padEnd(511)}\n`)
   return Buffer.from(lines.join(''), 'latin1')
 }
 
