@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import { logPath } from './cache.ts'
 import type { SetupOptions } from './index.ts'
 import { type Context, exclusively } from './lock.ts'
-import { run, SetupError } from './run.ts'
+import { type RunOptions, run, SetupError } from './run.ts'
 
 /** What QEMU's build, Debian's source packages and the initramfs need of the system. */
 const PACKAGES = [
@@ -57,13 +57,11 @@ export async function installHostPackages({ progress, signal }: Context): Promis
   if (missing.length === 0) return
 
   await progress.step('packages', `installing ${missing.join(' ')}`, async () => {
-    const command = ['apt-get', '-q', '-o', 'DPkg::Lock::Timeout=300']
-    const install = [...command, 'install', '-y', '--no-install-recommends', ...missing]
     // A broken third-party source fails the update, and need not concern us.
-    await asRoot([...command, 'update'], options).catch(error => {
+    await aptGetAsRoot(['update'], options).catch(error => {
       if (signal?.aborted) throw error
     })
-    await asRoot(install, options)
+    await aptGetAsRoot(['install', '-y', '--no-install-recommends', ...missing], options)
   })
 }
 
@@ -79,16 +77,14 @@ async function dpkgStates(names: string[]): Promise<string> {
   )
 }
 
-async function asRoot(command: string[], options: Parameters<typeof run>[2]): Promise<void> {
+async function aptGetAsRoot(args: string[], options: RunOptions): Promise<void> {
   const isRoot = process.getuid?.() === 0
-  const [program, ...args] = [...(isRoot ? [] : ['sudo']), 'env', 'DEBIAN_FRONTEND=noninteractive', ...command] as [
-    string,
-    ...string[],
-  ]
+  const command = ['DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q', '-o', 'DPkg::Lock::Timeout=300', ...args]
   try {
-    await run(program, args, { ...options, interactive: !isRoot })
+    if (isRoot) await run('env', command, options)
+    else await run('sudo', ['env', ...command], { ...options, interactive: true })
   } catch (error) {
     if (isRoot || !(error instanceof SetupError)) throw error
-    throw new SetupError(`${error.message}\n  As root, run: ${command.join(' ')}`)
+    throw new SetupError(`${error.message}\n  As root, run: apt-get ${args.join(' ')}`)
   }
 }

@@ -26,9 +26,14 @@ export class Progress {
     this.#started = Date.now()
     this.#tenths = 0
     this.#transient('…')
-    const result = await work()
-    this.#line(`${this.#title}: done in ${elapsed(this.#started)}`)
-    return result
+    let outcome = 'stopped after'
+    try {
+      const result = await work()
+      outcome = 'done in'
+      return result
+    } finally {
+      this.#line(`${this.#title}: ${outcome} ${elapsed(this.#started)}`)
+    }
   }
 
   /** How far the current step is, from 0 to 1. */

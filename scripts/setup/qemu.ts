@@ -11,6 +11,7 @@ import type { SetupOptions } from './index.ts'
 import { type Context, exclusively } from './lock.ts'
 import { installHostPackages } from './packages.ts'
 import { applyPatches, type Patch, readSeries, touchedFiles } from './patches.ts'
+import type { Progress } from './progress.ts'
 import { type RunOptions, run, SetupError } from './run.ts'
 
 const BINARY = 'qemu-system-aarch64'
@@ -110,59 +111,69 @@ async function fetchSource({ scratch, signal }: Context): Promise<string> {
   return version
 }
 
-/** Brings the one build tree of this version to the wanted patches and builds it; returns the binary in the tree. */
-async function build(recipe: Recipe, { progress, signal, scratch }: Context): Promise<string> {
-  const { version, patches, devices } = recipe
+/** The one build tree of a source version, and the commands' common settings. */
+interface BuildTree {
+  pristine: string
+  tree: string
+  output: string
+  /** Names the files of `tree` that may differ from the pristine source. */
+  patchedFiles: string
+  options: RunOptions
+}
+
+/** Brings the build tree to the wanted patches and flags and builds it; returns the binary in the tree. */
+async function build({ version, patches, devices }: Recipe, { progress, signal, scratch }: Context): Promise<string> {
   const home = cachePath('qemu-build', version)
-  const tree = join(home, 'tree')
-  const output = join(home, 'build')
-  const options: RunOptions = {
-    step: 'building QEMU',
-    log: logPath('qemu-build'),
-    cwd: output,
-    env: mesonEnvironment(),
-    signal,
+  const at: BuildTree = {
+    pristine: sourceDir(version),
+    tree: join(home, 'tree'),
+    output: join(home, 'build'),
+    patchedFiles: join(home, 'patched-files.json'),
+    options: { step: 'building QEMU', log: logPath('qemu-build'), env: mesonEnvironment(), signal },
   }
-  await rm(options.log, { force: true })
-
-  if (!(await exists(tree))) {
-    await run('cp', ['-a', sourceDir(version), join(scratch, 'tree')], { ...options, cwd: scratch })
-    await publish(join(scratch, 'tree'), tree)
+  await rm(at.options.log, { force: true })
+  if (!(await exists(at.tree))) {
+    await run('cp', ['-a', at.pristine, join(scratch, 'tree')], at.options)
+    await publish(join(scratch, 'tree'), at.tree)
   }
+  await patchTree(at, patches, scratch)
+  await configure(at, devices)
+  await compile(at, progress)
+  return join(at.output, BINARY)
+}
 
-  // The files that may differ from the pristine source, noted before the first of them is changed.
-  const noteFile = join(home, 'patched-files.json')
-  const patchedBefore: string[] = JSON.parse(await readFile(noteFile, 'utf8').catch(() => '[]'))
-  const touched = touchedFiles(patches)
-  const files = [...new Set([...patchedBefore, ...touched])]
-  await writeFile(noteFile, JSON.stringify(files))
-  await applyPatches(
-    { pristine: sourceDir(version), tree, scratch: join(scratch, 'files'), patchDir: PATCH_DIR },
-    patches,
-    files,
-    signal,
-  )
-  await writeFile(noteFile, JSON.stringify(touched))
+async function patchTree({ pristine, tree, patchedFiles, options }: BuildTree, patches: Patch[], scratch: string) {
+  const before: string[] = JSON.parse(await readFile(patchedFiles, 'utf8').catch(() => '[]'))
+  const now = touchedFiles(patches)
+  const files = [...new Set([...before, ...now])]
+  // An interruption must not make us forget a file that we changed.
+  await writeFile(patchedFiles, JSON.stringify(files))
+  const paths = { pristine, tree, scratch: join(scratch, 'patched'), patchDir: PATCH_DIR }
+  await applyPatches(paths, patches, files, options.signal)
+  await writeFile(patchedFiles, JSON.stringify(now))
+}
 
-  const configured = join(output, 'configured-for')
-  const configuration = contentKey([devices, ...CONFIGURE_FLAGS])
-  if ((await readFile(configured, 'utf8').catch(() => '')) !== configuration) {
-    await rm(output, { recursive: true, force: true })
-    await mkdir(output)
-    await writeFile(join(tree, 'configs/devices/aarch64-softmmu/cosim.mak'), devices)
-    await run(join(tree, 'configure'), CONFIGURE_FLAGS, options)
-    await writeFile(configured, configuration)
-  }
+async function configure({ tree, output, options }: BuildTree, devices: string): Promise<void> {
+  const stamp = join(output, 'configured-for')
+  const wanted = contentKey([devices, ...CONFIGURE_FLAGS])
+  if ((await readFile(stamp, 'utf8').catch(() => '')) === wanted) return
+  await rm(output, { recursive: true, force: true })
+  await mkdir(output)
+  await writeFile(join(tree, 'configs/devices/aarch64-softmmu/cosim.mak'), devices)
+  await run(join(tree, 'configure'), CONFIGURE_FLAGS, { ...options, cwd: output })
+  await writeFile(stamp, wanted)
+}
 
+async function compile({ output, options }: BuildTree, progress: Progress): Promise<void> {
   const jobs = String(availableParallelism())
   await run('nice', ['-n', '5', 'ninja', '-j', jobs, BINARY], {
     ...options,
+    cwd: output,
     onLine: line => {
       const [, done, total] = /^\[(\d+)\/(\d+)\]/.exec(line) ?? []
       if (total) progress.fraction(Number(done) / Number(total))
     },
   })
-  return join(output, BINARY)
 }
 
 async function readRecipe(version: string): Promise<Recipe> {

@@ -97,18 +97,18 @@ async function failure(commandLine: string, outcome: string, { step, log }: RunO
   )
 }
 
+const COMMON_REASONS: [RegExp, string][] = [
+  [/No space left on device|ENOSPC/, 'the disk is full'],
+  [
+    /Temporary failure resolving|Could not (resolve|connect)|Unable to connect|Connection timed out|Network is unreachable/,
+    'the package mirror cannot be reached',
+  ],
+  [/NO_PUBKEY|signatures? (were|was|is|couldn't be) /, 'the package signatures do not check out'],
+  [/a terminal is required|a password is required/, 'sudo needs a password and has no terminal to ask'],
+]
+
 /** The reason in plain words, where the output of a failed command shows a common one. */
-export function hint(output: string): string {
-  if (/No space left on device|ENOSPC/.test(output)) return ': the disk is full'
-  if (
-    /Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|timed out|Network is unreachable/i.test(
-      output,
-    )
-  )
-    return ': the package mirror cannot be reached'
-  if (/NO_PUBKEY|signatures? (were|was|is|couldn't be) /.test(output))
-    return ': the package signatures do not check out'
-  if (/a terminal is required|a password is required/.test(output))
-    return ': sudo needs a password and has no terminal to ask'
-  return ''
+function hint(output: string): string {
+  const reason = COMMON_REASONS.find(([pattern]) => pattern.test(output))
+  return reason ? `: ${reason[1]}` : ''
 }

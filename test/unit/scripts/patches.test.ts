@@ -69,7 +69,6 @@ describe('applying patches to a tree', () => {
   let runs = 0
   async function apply(...patches: Patch[]): Promise<void> {
     const scratch = join(dir, `scratch-${runs++}`)
-    mkdirSync(scratch)
     await applyPatches({ ...paths, scratch }, patches, ['a.c', 'dir/b.c'], undefined)
   }
 
