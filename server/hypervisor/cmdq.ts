@@ -316,7 +316,9 @@ export class CommandQueue {
     while (done < count && !this.#lost) {
       let space = queueSpace(this.prod, this.cons, SHADOW_CMDQ_LOG2SIZE)
       if (space === 0) {
-        this.#submit()
+        // Told again even if it knows: a write that got lost must not block the queue for good.
+        this.#submitted = this.prod
+        this.#smmu.write32(ARM_SMMU_CMDQ_PROD, this.prod)
         this.#hyp.wait.until(this.#hasRoom)
         space = queueSpace(this.prod, this.cons, SHADOW_CMDQ_LOG2SIZE)
         if (space === 0) {

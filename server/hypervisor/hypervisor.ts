@@ -18,7 +18,7 @@ import { copyStream, nestStream, type StreamRule } from './strtab.ts'
 import { HardwareWait } from './wait.ts'
 import { HYP_UNMAP } from './warnings.ts'
 
-/** Pages that the pool has beyond what the host's stage 2 can need. */
+/** Pages, of the size of the granule, that the pool has beyond what the host's stage 2 can need. */
 const SPARE_PAGES = 500
 
 /** Changes of single decisions, each given the decision that stood there. What is absent costs nothing. */
@@ -190,7 +190,7 @@ export class Hypervisor {
     const common = this.#common()
     if (typeof common === 'string') return common
     const geometry = idmapGeometry(this.#granule, common.oas)
-    this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES)
+    this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES * (this.#granule / 4096))
     const root = this.pool.allocate(geometry.rootBytes, true)
     if (root < 0) return 'hypervisor memory is too small for the stage-2 idmap'
     const idmap = new Idmap(this.memory, this.pool, geometry, root, common.bigEndian)
@@ -303,8 +303,8 @@ export class Hypervisor {
   }
 
   /** Ranges that vCPUs are kept from because they were donated. */
-  get donated(): readonly Range[] {
-    return this.#donated
+  get donated(): Range[] {
+    return [...this.#donated]
   }
 
   /** The streams that were shadowed, by SMMU and StreamID. */

@@ -164,6 +164,18 @@ interface Segment {
   readonly end: number
 }
 
+/** A leaf of the tables. */
+export interface IdmapEntry {
+  readonly base: number
+  readonly size: number
+  /** Where it leads: `base`, unless the table is damaged. */
+  readonly target: number
+  readonly level: number
+  /** The descriptor. */
+  readonly lo: number
+  readonly hi: number
+}
+
 export interface IdmapInfo {
   readonly vttbr: number
   readonly vtcr: number
@@ -402,6 +414,28 @@ export class Idmap {
         if (!this.#writeTable(entry, this.#entry, 2)) return EFAULT
       }
     }
+  }
+
+  /** What the tables say about an address; null for a hole. */
+  lookup(address: number): IdmapEntry | null {
+    const { startLevel, rootBytes, tableBits: bits, inputBits } = this.geometry
+    if (!(address >= 0) || address >= 2 ** inputBits) return null
+    let table = this.root
+    for (let level = startLevel; level <= LAST_LEVEL; level++) {
+      const size = this.#span(level)
+      const entries = level === startLevel ? rootBytes / PTE_SIZE : 2 ** bits
+      const index = Math.floor(address / size) % entries
+      if (!this.#readEntry(table + index * PTE_SIZE)) return null
+      const [lo, hi] = this.#entry
+      const type = lo & ARM_LPAE_PTE_TYPE_MASK
+      if ((type & ARM_LPAE_PTE_VALID) === 0) return null
+      const target = addressOf((lo & 0xffff_f000) >>> 0, hi & 0xffff)
+      if (level === LAST_LEVEL || type === ARM_LPAE_PTE_TYPE_BLOCK) {
+        return { base: address - (address % size), size, target, level, lo, hi }
+      }
+      table = target
+    }
+    return null
   }
 
   #readEntry(address: number): boolean {

@@ -3,6 +3,7 @@
  * The hyp warnings. Where the real hypervisor would stop with a WARN, ours records one of these and goes on as its
  * section of the behaviour reference says. A code never changes its meaning; ids are for binary traces, append only.
  */
+import { resultName } from './result.ts'
 
 export interface HypWarning {
   readonly id: number
@@ -224,7 +225,7 @@ export function formatWarningValues(warning: HypWarning, values: readonly number
       const high = values[++i] ?? 0
       out.push(`${name.slice(0, -2)}=0x${(BigInt(high >>> 0) * 0x1_0000_0000n + BigInt(value >>> 0)).toString(16)}`)
     } else if (name === 'error') {
-      out.push(`error=${value | 0}`)
+      out.push(`error=${resultName(value)}`)
     } else {
       out.push(`${name}=0x${(value >>> 0).toString(16)}`)
     }
