@@ -6,7 +6,7 @@
 import type { Trap } from '../machine/ports.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { ARM_SMMU_FRAME_SIZE, registerName } from '../smmu/registers.ts'
-import { count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'
+import { buckets, count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'
 import { verdict } from './records.ts'
 
 const SLOTS = ARM_SMMU_FRAME_SIZE / 4
@@ -170,6 +170,15 @@ export class Counters {
   /** The server's own time per trap, ns. */
   server(): Percentiles {
     return percentiles(this.#words, SERVER)
+  }
+
+  /** Buckets of both histograms that are not empty, as `[middle in ns, count]`. */
+  latencyBuckets(): [number, number][] {
+    return buckets(this.#words, LATENCY)
+  }
+
+  serverBuckets(): [number, number][] {
+    return buckets(this.#words, SERVER)
   }
 
   /** The `traps` section of a report; times in µs. */

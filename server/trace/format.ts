@@ -137,6 +137,17 @@ export interface MachineDescription {
   }[]
 }
 
+/** Of a recording that ended before QEMU connected. */
+export const NO_MACHINE: MachineDescription = {
+  qemu: '',
+  features: 0,
+  vcpus: 0,
+  carveout: { base: 0, size: 0 },
+  ram: [],
+  smmus: [],
+  devices: [],
+}
+
 export function describeMachine(hello: Hello): MachineDescription {
   return {
     qemu: hello.qemuVersion,

@@ -3,7 +3,7 @@
  * Reads trace files, damaged ones too: whatever is whole is given, and `problems` says what isn't, by byte offset. Memory
  * does not grow with the file (but for a compressed one, which is unpacked as a whole).
  */
-import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs'
 import { crc32, gunzipSync, constants as zlib } from 'node:zlib'
 import {
   BLOCK_HEADER,
@@ -93,6 +93,8 @@ function memorySource(bytes: Buffer): Source {
 export class TraceReader {
   /** Of the first segment. */
   readonly header: TraceHeader
+  /** Bytes on the disk, of all segments. */
+  readonly size: number
   /** Grows while blocks are read. */
   readonly problems: Problem[] = []
   readonly #path: string
@@ -102,6 +104,7 @@ export class TraceReader {
     this.#path = path
     this.header = header
     this.#segments = segments
+    this.size = segments.reduce((sum, segment) => sum + statSync(segmentPath(path, segment)).size, 0)
   }
 
   /** @throws TraceError when it is no trace, Error when it can't be read. */
@@ -238,8 +241,10 @@ export class TraceReader {
     }
   }
 
+  /** Once, however often the file is read. */
   #problem(path: string, offset: number, message: string): void {
-    this.problems.push({ path, offset, message, damage: true })
+    const known = this.problems.some(p => p.path === path && p.offset === offset && p.message === message)
+    if (!known) this.problems.push({ path, offset, message, damage: true })
   }
 }
 

@@ -28,13 +28,17 @@ export type Effect = RecordOf<'hardware'> | RecordOf<'memory'> | RecordOf<'guard
 /** So many accesses of the recording may be left out before the one that comes is called a new one. */
 const LOOKAHEAD = 64
 
-/** Registers that show what software wrote to another one, and what they show. */
-const ECHOES: Readonly<Record<number, readonly [offset: number, mask: number]>> = {
-  [ARM_SMMU_CR0ACK]: [ARM_SMMU_CR0, 0xffff_ffff],
-  [ARM_SMMU_IRQ_CTRLACK]: [ARM_SMMU_IRQ_CTRL, 0xffff_ffff],
-  [ARM_SMMU_CMDQ_CONS]: [ARM_SMMU_CMDQ_PROD, ~CMDQ_CONS_ERR],
-  [ARM_SMMU_GBPA]: [ARM_SMMU_GBPA, ~GBPA_UPDATE],
-}
+/**
+ * Registers that follow what software writes: to which register, without which bits, and which bits are the hardware's
+ * own.
+ */
+const FOLLOWERS: Readonly<Record<number, { readonly source: number; readonly cleared: number; readonly own: number }>> =
+  {
+    [ARM_SMMU_CR0ACK]: { source: ARM_SMMU_CR0, cleared: 0, own: 0 },
+    [ARM_SMMU_IRQ_CTRLACK]: { source: ARM_SMMU_IRQ_CTRL, cleared: 0, own: 0 },
+    [ARM_SMMU_CMDQ_CONS]: { source: ARM_SMMU_CMDQ_PROD, cleared: CMDQ_CONS_ERR, own: CMDQ_CONS_ERR },
+    [ARM_SMMU_GBPA]: { source: ARM_SMMU_GBPA, cleared: GBPA_UPDATE, own: 0 },
+  }
 
 /** Clock of reads that the recording doesn't have, ns each: a wait for something that never comes ends. */
 const UNKNOWN_READ = 1_000_000
@@ -92,7 +96,7 @@ export class RecordedMachine {
 
   /** What an access of the recording says about memory and registers, for those that aren't in it. */
   #learn(effect: Effect): void {
-    if (effect.kind === 'memory' && effect.write === 0 && effect.ok === 1 && !this.#own(effect.address)) {
+    if (effect.kind === 'memory' && effect.write === 0 && effect.ok === 1 && !this.owns(effect.address)) {
       this.#memory.write(effect.address, effect.bytes, 0, effect.bytes.length)
     } else if (effect.kind === 'hardware' && effect.write === 0 && effect.ok === 1) {
       this.#read.set(key(effect.smmu, effect.offset), { lo: effect.lo, hi: effect.hi })
@@ -100,7 +104,7 @@ export class RecordedMachine {
   }
 
   /** Memory that only the hypervisor writes. */
-  #own(address: number): boolean {
+  owns(address: number): boolean {
     const { base, size } = this.#carveout
     return address >= base && address < base + size
   }
@@ -140,7 +144,7 @@ export class RecordedMachine {
     if (found?.kind === 'memory') {
       if (found.ok === 0) return false
       // Host memory may have changed since it was read before. Hypervisor memory is as this hypervisor wrote it.
-      if (!this.#own(address) || !this.#memory.knows(address, length)) {
+      if (!this.owns(address) || !this.#memory.knows(address, length)) {
         target.set(found.bytes, offset)
         return true
       }
@@ -227,10 +231,10 @@ export class RecordedMachine {
   /** What a register most likely holds: what was written to it or to the one it follows, else what it last showed. */
   #register(smmu: number, offset: number): Halves {
     const shown = this.#read.get(key(smmu, offset)) ?? { lo: 0, hi: 0 }
-    const [source, mask] = ECHOES[offset] ?? [offset, 0xffff_ffff]
+    const { source, cleared, own } = FOLLOWERS[offset] ?? { source: offset, cleared: 0, own: 0 }
     const written = this.#written.get(key(smmu, source))
     if (written === undefined) return shown
-    return { lo: ((written.lo & mask) | (shown.lo & ~mask & ~GBPA_UPDATE)) >>> 0, hi: written.hi }
+    return { lo: ((written.lo & ~cleared) | (shown.lo & own)) >>> 0, hi: written.hi }
   }
 
   #guard(): CpuGuard {

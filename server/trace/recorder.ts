@@ -8,6 +8,8 @@ import {
   encodeBlockHeader,
   encodeEnd,
   INDEX_ENTRY,
+  type MachineDescription,
+  NO_MACHINE,
   type TraceHeader,
 } from './format.ts'
 import { Packer } from './msgpack.ts'
@@ -28,7 +30,7 @@ const RETRY = 1000
 
 export interface RecorderOptions {
   readonly path: string
-  readonly header: Omit<TraceHeader, 'segment'>
+  readonly header: Omit<TraceHeader, 'segment' | 'machine'>
   /** Bytes of all segments together; default 2 GiB. A recording below an eighth of it is one file. */
   readonly limit?: number
 }
@@ -76,6 +78,8 @@ export class Recorder implements Sink {
   #retryAt = 0
   #writing: Promise<void> | undefined
 
+  #machine: MachineDescription | undefined
+
   private constructor(options: RecorderOptions, file: FileHandle) {
     this.#options = options
     this.#segmentLimit = (options.limit ?? DEFAULT_LIMIT) / SEGMENTS
@@ -83,13 +87,16 @@ export class Recorder implements Sink {
     this.#block = emptyBlock(blockType.records, 0)
   }
 
-  /** Creates the file, replacing an earlier recording of this name. @throws Error when it cannot be written. */
+  /** Creates the file, replacing an earlier recording of this name. @throws Error when it cannot be written */
   static async open(options: RecorderOptions): Promise<Recorder> {
     const file = await open(options.path, 'w')
     for (const stale of laterSegments(options.path)) await rm(segmentPath(options.path, stale))
-    const recorder = new Recorder(options, file)
-    await recorder.#writeHeader()
-    return recorder
+    return new Recorder(options, file)
+  }
+
+  /** The machine is known: what came so far, and what comes, can be written. */
+  describe(machine: MachineDescription): void {
+    this.#machine ??= machine
   }
 
   get ready(): boolean {
@@ -118,7 +125,7 @@ export class Recorder implements Sink {
 
   flush(): void {
     const { length } = this.#packer
-    if (length === 0 || this.#writing !== undefined) return
+    if (length === 0 || this.#writing !== undefined || this.#machine === undefined) return
     if (length >= BLOCK_BYTES || performance.now() - this.#opened >= BLOCK_AGE) this.#start()
   }
 
@@ -128,7 +135,7 @@ export class Recorder implements Sink {
       if (this.#writing === undefined) this.#start()
       await this.#writing
     }
-    await this.#end().catch(error => this.#fail(error))
+    await this.#finish().catch(error => this.#fail(error))
     const { path } = this.#options
     return {
       path,
@@ -188,6 +195,7 @@ export class Recorder implements Sink {
   }
 
   async #write(block: BlockInfo, packer: Packer): Promise<void> {
+    if (this.#blocks === 0) await this.#writeHeader()
     if (this.#blocks > 1 && this.#position >= this.#segmentLimit) await this.#rotate()
     await this.#append(block, packer.buffer.subarray(0, packer.length))
     this.#records += block.records
@@ -208,8 +216,14 @@ export class Recorder implements Sink {
   }
 
   #writeHeader(): Promise<void> {
-    const header: TraceHeader = { ...this.#options.header, segment: this.#segment }
+    const machine = this.#machine ?? NO_MACHINE
+    const header: TraceHeader = { ...this.#options.header, segment: this.#segment, machine }
     return this.#append(emptyBlock(blockType.header, 0), Buffer.from(JSON.stringify(header)))
+  }
+
+  async #finish(): Promise<void> {
+    if (this.#blocks === 0) await this.#writeHeader()
+    await this.#end()
   }
 
   /** Index and end of the current segment. */

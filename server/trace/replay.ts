@@ -4,7 +4,7 @@ import { PkvmPolicy } from '../hypervisor/policy/pkvm.ts'
 import type { PolicyFactory, PolicyOptions } from '../hypervisor/policy/policy.ts'
 import type { HypReport } from '../hypervisor/report.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
-import type { Policy, Trap } from '../machine/ports.ts'
+import type { Machine, Policy, Trap } from '../machine/ports.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { registerName } from '../smmu/registers.ts'
@@ -66,6 +66,10 @@ export class Replay {
     this.#recorded = new RecordedMachine(machine)
     this.#factory = factory
     this.#options = options
+  }
+
+  get machine(): Machine {
+    return this.#recorded.machine
   }
 
   /** Reads of memory that the recording doesn't show; answered with 0. */
@@ -174,15 +178,21 @@ export class Replay {
     if (missing.length === 0 && extra.length === 0) return []
     const left = [...extra]
     const differences = missing.map(effect => {
-      const subject = subjectOf(effect)
-      const at = left.findIndex(other => subjectOf(other) === subject)
+      const subject = this.#subject(effect)
+      const at = left.findIndex(other => this.#subject(other) === subject)
       const other = at >= 0 ? left.splice(at, 1)[0] : undefined
       return { subject, recorded: describeRecord(effect), replayed: other ? describeRecord(other) : NOTHING }
     })
     for (const effect of left) {
-      differences.push({ subject: subjectOf(effect), recorded: NOTHING, replayed: describeRecord(effect) })
+      differences.push({ subject: this.#subject(effect), recorded: NOTHING, replayed: describeRecord(effect) })
     }
     return differences
+  }
+
+  #subject(effect: Effect): string {
+    if (effect.kind === 'hardware') return `hardware W ${registerName(effect.offset)}`
+    if (effect.kind === 'guard') return `guard ${effect.add ? 'add' : 'remove'}`
+    return `${this.#recorded.owns(effect.address) ? 'hypervisor' : 'host'} memory W +${effect.length}`
   }
 
   #report(): HypReport {
@@ -211,10 +221,4 @@ function warningDecision(record: RecordOf<'warning'>): Decision {
 function commandDecision({ opcode, verdict: result }: RecordOf<'command'>): Decision {
   const subject = `host cmd ${opcodeName(opcode)}`
   return { subject, text: `${subject} ${result === verdict.dropped ? 'dropped' : 'kept'}` }
-}
-
-function subjectOf(effect: Effect): string {
-  if (effect.kind === 'hardware') return `hardware W ${registerName(effect.offset)}`
-  if (effect.kind === 'guard') return `guard ${effect.add ? 'add' : 'remove'}`
-  return `memory W +${effect.length}`
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from 'node:fs'
+import type { TraceReader } from './reader.ts'
 
 /** The kernel's image moves by a multiple of this (EFI_KIMG_ALIGN, 64 KiB). */
 const KASLR_STEP = 0x1_0000n
@@ -109,4 +110,21 @@ function modulo(value: bigint, step: bigint): bigint {
 
 export function pcOf(record: { readonly pcLo: number; readonly pcHi: number }): bigint {
   return (BigInt(record.pcHi) << 32n) | BigInt(record.pcLo)
+}
+
+/** So many different PCs are enough to tell where the kernel is; they come early. */
+const ENOUGH_PCS = 64
+const ENOUGH_TRAPS = 20_000
+
+/** Works out how far the kernel of a recording was moved. @returns false when its traps don't tell. */
+export function locate(symbols: Symbols, reader: TraceReader): boolean {
+  const pcs = new Set<bigint>()
+  let traps = 0
+  for (const record of reader.records()) {
+    if (record.kind !== 'trap') continue
+    const pc = pcOf(record)
+    if (pc !== 0n) pcs.add(pc)
+    if (pcs.size >= ENOUGH_PCS || ++traps >= ENOUGH_TRAPS) break
+  }
+  return symbols.locate(pcs)
 }

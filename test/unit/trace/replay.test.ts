@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { passthrough } from '../../../server/hypervisor/policy/passthrough.ts'
 import { pkvm } from '../../../server/hypervisor/policy/pkvm.ts'
 import type { PolicyFactory, PolicyOptions } from '../../../server/hypervisor/policy/policy.ts'
-import { CMDQ_OP_TLBI_NH_VA } from '../../../server/smmu/commands.ts'
 import { groups } from '../../../server/trace/groups.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
 import { type Divergence, Replay } from '../../../server/trace/replay.ts'

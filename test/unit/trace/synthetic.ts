@@ -80,12 +80,10 @@ export async function recording(
   const ring = createRing(options.ring ?? 1 << 20)
   const pump = new Pump(ring)
   const { limit } = options
-  const recorder = await Recorder.open({
-    path,
-    header: { ...header, ...options.header },
-    ...(limit !== undefined && { limit }),
-  })
+  const { machine, ...rest } = { ...header, ...options.header }
+  const recorder = await Recorder.open({ path, header: rest, ...(limit !== undefined && { limit }) })
   pump.add(recorder)
+  recorder.describe(machine)
   await produce(new RingWriter(ring), pump)
   pump.close()
   return recorder.close()

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+import { hex, hex64 } from '../../smmu/bits.ts'
+import { registerName } from '../../smmu/registers.ts'
+import { describeRecord } from '../describe.ts'
+import type { TraceHeader } from '../format.ts'
+import type { TraceRecord } from '../records.ts'
+import { pcOf, type Symbols } from '../symbols.ts'
+
+function functionOf(record: TraceRecord, symbols: Symbols | undefined): string | undefined {
+  return symbols && 'pcLo' in record ? symbols.describe(pcOf(record)) : undefined
+}
+
+/** One JSON object a line: the header, then every record as the format has it, with bytes as hexadecimal. */
+export function* json(header: TraceHeader, records: Iterable<TraceRecord>, symbols?: Symbols): Generator<string> {
+  yield `${JSON.stringify({ kind: 'header', ...header })}\n`
+  for (const record of records) {
+    const words = record.kind === 'console' || record.kind === 'control' ? undefined : describeRecord(record).trim()
+    const bytes = 'bytes' in record ? { bytes: Buffer.from(record.bytes).toString('hex') } : {}
+    const name = functionOf(record, symbols)
+    yield `${JSON.stringify({ ...record, ...bytes, ...(words && { words }), ...(name && { function: name }) })}\n`
+  }
+}
+
+const COLUMNS = [
+  'kind',
+  'start_ns',
+  'virtual_ns',
+  'duration_ns',
+  'seq',
+  'smmu',
+  'cpu',
+  'access',
+  'place',
+  'size',
+  'value',
+  'outcome',
+  'function',
+  'words',
+] as const
+type Row = Partial<Record<(typeof COLUMNS)[number], string | number>>
+
+/** RFC 4180, a line for every record; the first line names the columns. */
+export function* csv(records: Iterable<TraceRecord>, symbols?: Symbols): Generator<string> {
+  yield `${COLUMNS.join(',')}\r\n`
+  for (const record of records) {
+    const row = rowOf(record, symbols)
+    yield `${COLUMNS.map(column => quote(String(row[column] ?? ''))).join(',')}\r\n`
+  }
+}
+
+function quote(text: string): string {
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
+}
+
+function rowOf(record: TraceRecord, symbols: Symbols | undefined): Row {
+  const row: Row = { kind: record.kind, words: describeRecord(record).trim() }
+  if ('start' in record) row.start_ns = record.start
+  if ('time' in record) row.virtual_ns = record.time
+  if ('duration' in record) row.duration_ns = record.duration
+  if ('seq' in record) row.seq = record.seq
+  if ('smmu' in record) row.smmu = record.smmu
+  if ('cpu' in record) row.cpu = record.cpu
+  if ('write' in record) row.access = record.write ? 'W' : 'R'
+  const name = functionOf(record, symbols)
+  if (name !== undefined) row.function = name
+  if (record.kind === 'trap' || record.kind === 'hardware') {
+    row.place = registerName(record.offset)
+    row.size = record.size
+    row.value = hex64(record.lo, record.hi)
+    row.outcome = record.kind === 'trap' ? (record.aborted ? 'aborted' : 'ok') : record.ok ? 'ok' : 'refused'
+  } else if (record.kind === 'memory') {
+    row.place = hex(record.address)
+    row.size = record.length
+    row.value = Buffer.from(record.bytes).toString('hex')
+    row.outcome = record.ok ? 'ok' : 'refused'
+  }
+  return row
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Value change dump (IEEE 1364-2005, 18): registers as the host and as the hardware have them, and which vCPU is in a
+ * trap, for waveform viewers.
+ */
+import { REGISTERS, registerName } from '../../smmu/registers.ts'
+import type { TraceHeader } from '../format.ts'
+import { groups, isGroup } from '../groups.ts'
+import type { TraceRecord } from '../records.ts'
+
+const BITS = new Map(REGISTERS.map(({ offset, bits }) => [offset, bits]))
+
+interface Signal {
+  readonly scope: string
+  readonly name: string
+  readonly bits: number
+  readonly id: string
+}
+
+/** A value that a signal takes at a time. */
+interface Change {
+  readonly time: number
+  readonly scope: string
+  readonly name: string
+  readonly bits: number
+  readonly value: bigint
+}
+
+/** @param read gives the records from the start; called twice. @yields the file's text in pieces */
+export function* vcd(header: TraceHeader, read: () => Iterable<TraceRecord>): Generator<string> {
+  const signals = new Map<string, Signal>()
+  for (const { scope, name, bits } of changes(read())) {
+    const key = `${scope} ${name}`
+    if (!signals.has(key)) signals.set(key, { scope, name, bits, id: identifier(signals.size) })
+  }
+  yield `$date ${header.created} $end\n$version smmu-cosim, policy ${header.policy.replaceAll('$', '')} $end\n`
+  yield '$timescale 1 ns $end\n'
+  yield* declarations([...signals.values()])
+  yield '$enddefinitions $end\n$dumpvars\n'
+  for (const { bits, id } of signals.values()) yield bits === 1 ? `0${id}\n` : `bx ${id}\n`
+  yield '$end\n'
+  let now = -1
+  for (const { time, scope, name, value } of changes(read())) {
+    const signal = signals.get(`${scope} ${name}`)
+    if (signal === undefined) continue
+    // Times may only grow; a record that came late counts from when it was known.
+    if (time > now) {
+      now = time
+      yield `#${now}\n`
+    }
+    yield signal.bits === 1 ? `${value}${signal.id}\n` : `b${value.toString(2)} ${signal.id}\n`
+  }
+}
+
+function* declarations(signals: readonly Signal[]): Generator<string> {
+  for (const scope of new Set(signals.map(({ scope }) => scope))) {
+    const path = scope.split('.')
+    for (const part of path) yield `$scope module ${part} $end\n`
+    for (const { name, bits, id } of signals.filter(signal => signal.scope === scope)) {
+      yield `$var wire ${bits} ${id} ${name}${bits > 1 ? ` [${bits - 1}:0]` : ''} $end\n`
+    }
+    for (const _ of path) yield '$upscope $end\n'
+  }
+}
+
+function* changes(records: Iterable<TraceRecord>): Generator<Change> {
+  const counts = new Map<string, bigint>()
+  let now = 0
+  const counted = (name: string): Change => {
+    const value = (counts.get(name) ?? 0n) + 1n
+    counts.set(name, value)
+    return { time: now, scope: 'server', name, bits: 32, value }
+  }
+  for (const item of groups(records)) {
+    if (!isGroup(item)) {
+      if ('start' in item) now = Math.max(now, item.start)
+      if (item.kind === 'event' || item.kind === 'gerror') yield counted(`${item.kind}s`)
+      continue
+    }
+    const { root, children } = item
+    now = Math.max(now, root.start)
+    if (root.kind === 'trap') {
+      yield { time: now, scope: 'guest', name: `vcpu${root.cpu}_in_trap`, bits: 1, value: 1n }
+      if (root.write) yield register(`smmu${root.smmu}.host`, now, root)
+    }
+    for (const child of children) {
+      if (child.kind === 'hardware' && child.ok) {
+        now = Math.max(now, child.start + child.duration)
+        yield register(`smmu${child.smmu}.hardware`, now, child)
+      } else if (child.kind === 'warning' || child.kind === 'event' || child.kind === 'gerror') {
+        yield counted(`${child.kind}s`)
+      }
+    }
+    now = Math.max(now, root.start + root.duration)
+    if (root.kind === 'trap') {
+      if (!root.write && !root.aborted) yield register(`smmu${root.smmu}.host`, now, root)
+      yield { time: now, scope: 'guest', name: `vcpu${root.cpu}_in_trap`, bits: 1, value: 0n }
+    }
+  }
+}
+
+function register(
+  scope: string,
+  time: number,
+  access: { readonly offset: number; readonly lo: number; readonly hi: number },
+): Change {
+  const bits = BITS.get(access.offset) ?? 64
+  const value = BigInt.asUintN(bits, (BigInt(access.hi) << 32n) | BigInt(access.lo))
+  return { time, scope, name: registerName(access.offset).replace(/[^A-Za-z0-9_]/g, '_'), bits, value }
+}
+
+/** Short names of printable characters, as the format wants them. */
+function identifier(index: number): string {
+  let id = ''
+  for (let rest = index; ; rest = Math.floor(rest / 94) - 1) {
+    id += String.fromCharCode(33 + (rest % 94))
+    if (rest < 94) return id
+  }
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+import { once } from 'node:events'
+import { createWriteStream } from 'node:fs'
+import type { Writable } from 'node:stream'
+
+const FULL = 1 << 16
+
+/** Text for a file or the terminal, in large pieces, with memory that does not grow. */
+export class Output {
+  readonly #stream: Writable
+  readonly #file: boolean
+  #text = ''
+  #error: NodeJS.ErrnoException | undefined
+
+  /** @param path a file to be replaced; absent: standard output. */
+  constructor(path?: string) {
+    this.#file = path !== undefined
+    this.#stream = path === undefined ? process.stdout : createWriteStream(path)
+    this.#stream.on('error', error => {
+      this.#error = error
+    })
+  }
+
+  /** After text was added: nobody reads any more (`| head`), so there is no point in going on. */
+  get closed(): boolean {
+    return this.#error?.code === 'EPIPE'
+  }
+
+  get full(): boolean {
+    return this.#text.length >= FULL
+  }
+
+  text(text: string): void {
+    this.#text += text
+  }
+
+  line(text: string): void {
+    this.#text += `${text}\n`
+  }
+
+  /** Hands on what was added. @throws Error when it cannot be written, but for a reader that left. */
+  async flush(): Promise<void> {
+    const text = this.#text
+    this.#text = ''
+    if (text !== '' && this.#error === undefined && !this.#stream.write(text)) {
+      await Promise.race([once(this.#stream, 'drain').catch(() => undefined), once(this.#stream, 'close')])
+    }
+    // An error of the write above comes with the next turn of the event loop.
+    await new Promise(resolve => setImmediate(resolve))
+    if (this.#error !== undefined && !this.closed) throw this.#error
+  }
+
+  async close(): Promise<void> {
+    await this.flush()
+    if (!this.#file) return
+    this.#stream.end()
+    if (this.#error === undefined) await once(this.#stream, 'close')
+  }
+}

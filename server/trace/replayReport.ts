@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describeChildren, describeRoot } from './describe.ts'
+import type { Group } from './groups.ts'
+import type { Output } from './output.ts'
+import type { Divergence } from './replay.ts'
+
+/** What the differences of a replay come to. */
+export class ReplaySummary {
+  /** Decisions that went differently. */
+  divergent = 0
+  /** Of them, those of which the recording lost something, so that it may be to blame. */
+  incomplete = 0
+  first: Divergence | undefined
+  readonly #subjects = new Map<string, { count: number; readonly first: Group }>()
+
+  add(divergence: Divergence): void {
+    const { group, differences } = divergence
+    this.divergent++
+    if (!group.whole) this.incomplete++
+    this.first ??= divergence
+    for (const subject of new Set(differences.map(difference => difference.subject))) {
+      const entry = this.#subjects.get(subject)
+      if (entry) entry.count++
+      else this.#subjects.set(subject, { count: 1, first: group })
+    }
+  }
+
+  /** What differed, in how many decisions, and where first; in order of the first. */
+  subjects(): { readonly subject: string; readonly count: number; readonly first: Group }[] {
+    return [...this.#subjects].map(([subject, entry]) => ({ subject, ...entry }))
+  }
+}
+
+/** A decision, what went differently in it, and, if asked for, everything that was recorded of it. */
+export function printDivergence({ group, differences }: Divergence, nested: boolean, out: Output): void {
+  out.line(describeRoot(group.root))
+  if (nested) for (const line of describeChildren(group, true)) out.line(`          ${line}`)
+  for (const { recorded, replayed } of differences) {
+    out.line(`  recorded  ${recorded}`)
+    out.line(`  replayed  ${replayed}`)
+  }
+}
+
+export function printSummary(summary: ReplaySummary, decisions: number, out: Output): void {
+  if (summary.first === undefined) {
+    out.line('no difference')
+    return
+  }
+  out.line('first difference:')
+  printDivergence(summary.first, false, out)
+  out.line('')
+  out.line(`${summary.divergent} of ${decisions} decisions went differently:`)
+  for (const { subject, count, first } of summary.subjects()) {
+    out.line(`  ${String(count).padStart(7)}  ${subject.padEnd(44)} first at ${describeRoot(first.root).trim()}`)
+  }
+  if (summary.incomplete > 0) out.line(`in ${summary.incomplete} of them the recording misses records`)
+}

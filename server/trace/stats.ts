@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+import { HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { opcodeName } from '../smmu/commands.ts'
+import { eventName } from '../smmu/events.ts'
+import { registerName } from '../smmu/registers.ts'
+import { count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'
+import type { Output } from './output.ts'
+import type { TraceReader } from './reader.ts'
+import { type TraceRecord, verdict } from './records.ts'
+import { pcOf, type Symbols } from './symbols.ts'
+
+/** Numbers of a recording; times in ns. */
+export interface Stats {
+  readonly records: number
+  readonly traps: number
+  readonly aborted: number
+  /** Between the first and the last decision, server's clock. */
+  readonly span: number
+  /** The server's time for a trap. */
+  readonly server: Percentiles
+  /** Round trip of a trap as QEMU measured it. */
+  readonly latency: Percentiles
+  readonly hardware: { readonly reads: number; readonly writes: number } & Percentiles
+  readonly memory: { readonly reads: number; readonly writes: number; readonly bytes: number }
+  readonly registers: Readonly<Record<string, number>>
+  readonly commands: Readonly<Record<string, number>>
+  readonly warnings: Readonly<Record<string, number>>
+  readonly events: Readonly<Record<string, number>>
+  readonly functions: Readonly<Record<string, number>>
+  readonly kinds: Readonly<Record<string, number>>
+  /** Records that the recording misses. */
+  readonly lost: number
+}
+
+class Tally {
+  readonly #counts = new Map<string, number>()
+
+  add(name: string): void {
+    this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1)
+  }
+
+  /** Most frequent first. */
+  get(): Record<string, number> {
+    return Object.fromEntries([...this.#counts].sort((a, b) => b[1] - a[1]))
+  }
+}
+
+export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats {
+  const registers = new Tally()
+  const commands = new Tally()
+  const warnings = new Tally()
+  const events = new Tally()
+  const functions = new Tally()
+  const kinds = new Tally()
+  const server = new Uint32Array(HISTOGRAM_WORDS)
+  const latency = new Uint32Array(HISTOGRAM_WORDS)
+  const hardware = new Uint32Array(HISTOGRAM_WORDS)
+  const n = { records: 0, traps: 0, aborted: 0, hwReads: 0, hwWrites: 0, reads: 0, writes: 0, bytes: 0, lost: 0 }
+  let first = Number.POSITIVE_INFINITY
+  let last = 0
+  for (const record of records) {
+    n.records++
+    kinds.add(record.kind)
+    if ('start' in record) {
+      first = Math.min(first, record.start)
+      last = Math.max(last, record.start)
+    }
+    switch (record.kind) {
+      case 'trap':
+        n.traps++
+        n.aborted += record.aborted
+        registers.add(`${record.write ? 'W' : 'R'} ${registerName(record.offset)}`)
+        count(server, 0, record.duration)
+        if (record.lastTrapNs > 0) count(latency, 0, record.lastTrapNs)
+        if (symbols) functions.add(symbols.find(pcOf(record))?.name ?? '?')
+        break
+      case 'hardware':
+        if (record.write) n.hwWrites++
+        else n.hwReads++
+        count(hardware, 0, record.duration)
+        break
+      case 'memory':
+        if (record.done > 0) break
+        if (record.write) n.writes++
+        else n.reads++
+        n.bytes += record.length
+        break
+      case 'command': {
+        const by = record.verdict === verdict.own ? ' (own)' : record.verdict === verdict.dropped ? ' (dropped)' : ''
+        commands.add(`${opcodeName(record.opcode)}${by}`)
+        break
+      }
+      case 'warning':
+        warnings.add(HYP_WARNINGS[record.id - 1]?.code ?? `number ${record.id}`)
+        break
+      case 'event':
+        events.add(eventName(record.bytes[0] ?? 0))
+        break
+      case 'lost':
+        n.lost += record.count
+        break
+    }
+  }
+  return {
+    records: n.records,
+    traps: n.traps,
+    aborted: n.aborted,
+    span: Math.max(0, last - first),
+    server: percentiles(server),
+    latency: percentiles(latency),
+    hardware: { reads: n.hwReads, writes: n.hwWrites, ...percentiles(hardware) },
+    memory: { reads: n.reads, writes: n.writes, bytes: n.bytes },
+    registers: registers.get(),
+    commands: commands.get(),
+    warnings: warnings.get(),
+    events: events.get(),
+    functions: functions.get(),
+    kinds: kinds.get(),
+    lost: n.lost,
+  }
+}
+
+export function printStats(s: Stats, reader: TraceReader, out: Output): void {
+  const us = ({ p50, p90, p99, max }: Percentiles) =>
+    `p50 ${(p50 / 1000).toFixed(1)} µs, p90 ${(p90 / 1000).toFixed(1)}, p99 ${(p99 / 1000).toFixed(1)}, max ${(max / 1000).toFixed(1)}`
+  out.line(`${s.traps} traps in ${(s.span / 1e9).toFixed(2)} s${s.aborted > 0 ? `, ${s.aborted} aborted` : ''}`)
+  out.line(`  as QEMU saw them   ${us(s.latency)}`)
+  out.line(`  in the server      ${us(s.server)}`)
+  out.line(`  hardware accesses  ${s.hardware.reads} reads, ${s.hardware.writes} writes: ${us(s.hardware)}`)
+  out.line(`  memory accesses    ${s.memory.reads} reads, ${s.memory.writes} writes, ${s.memory.bytes} bytes`)
+  const perTrap = s.traps > 0 ? `, ${(reader.size / s.traps).toFixed(0)} per trap` : ''
+  out.line(`  file               ${s.records} records, ${reader.size} bytes${perTrap}`)
+  if (s.lost > 0) out.line(`  LOST               ${s.lost} records`)
+  const sections = { registers: s.registers, commands: s.commands, warnings: s.warnings, events: s.events }
+  for (const [name, counts] of Object.entries({ ...sections, functions: s.functions })) {
+    const entries = Object.entries(counts)
+    if (entries.length === 0) continue
+    out.line(name)
+    for (const [what, many] of entries) out.line(`  ${String(many).padStart(9)}  ${what}`)
+  }
+}
