@@ -115,9 +115,10 @@ export class Breakpoints {
   }
 
   /** @throws RangeError when there are too many. */
-  add(spec: BreakpointSpec): Breakpoint {
+  add(spec: BreakpointSpec, id = this.#nextId): Breakpoint {
     if (this.#list.size >= MAX_BREAKPOINTS) throw new RangeError(`there are ${MAX_BREAKPOINTS} breakpoints already`)
-    const breakpoint = { ...spec, id: this.#nextId++, matches: 0 }
+    const breakpoint = { ...spec, id, matches: 0 }
+    this.#nextId = Math.max(this.#nextId, id + 1)
     this.#list.set(breakpoint.id, breakpoint)
     this.#arm()
     return breakpoint

@@ -39,7 +39,8 @@ export interface OwnershipRange {
 export interface Operations {
   sections(): Readonly<Record<string, unknown>>
   breakpoints(): Breakpoint[]
-  addBreakpoint(spec: BreakpointSpec): Breakpoint
+  /** @param id chosen by the caller, above 0; default: the next one. */
+  addBreakpoint(spec: BreakpointSpec, id?: number): Breakpoint
   removeBreakpoint(id: number): void
   enableBreakpoint(id: number, enabled: boolean): void
   /** Hold the next trap (or no longer). */

@@ -40,7 +40,7 @@ export class Operator {
       case 'breakpoints':
         return this.#breakpoints.list()
       case 'addBreakpoint':
-        return this.#addBreakpoint(args[0] as BreakpointSpec)
+        return this.#addBreakpoint(args[0] as BreakpointSpec, args[1] as number | undefined)
       case 'removeBreakpoint':
         return this.#known(this.#breakpoints.remove(Number(args[0])), args[0])
       case 'enableBreakpoint':
@@ -67,9 +67,9 @@ export class Operator {
     return this.#connected
   }
 
-  #addBreakpoint(spec: BreakpointSpec) {
+  #addBreakpoint(spec: BreakpointSpec, id: number | undefined) {
     try {
-      return this.#breakpoints.add(spec)
+      return this.#breakpoints.add(spec, id)
     } catch (error) {
       throw new OperationError('state', (error as Error).message)
     }
