@@ -84,6 +84,30 @@ export function addressOf(lo: number, hi: number): number {
   return hi * 0x1_0000_0000 + lo
 }
 
+// Powers of two as tables: `**` and `%` on addresses are too slow for a table walk.
+const POW2 = Float64Array.from({ length: 65 }, (_, n) => 2 ** n)
+const INVERSE = Float64Array.from({ length: 65 }, (_, n) => 2 ** -n)
+
+/** `value` without its low `bits` bits, moved down by them. `value` is not negative. */
+export function shiftDown(value: number, bits: number): number {
+  return Math.floor(value * INVERSE[bits])
+}
+
+/** `value` with its low `bits` bits cleared. */
+export function alignDown(value: number, bits: number): number {
+  return Math.floor(value * INVERSE[bits]) * POW2[bits]
+}
+
+/** The low `bits` bits of `value`. */
+export function lowBits(value: number, bits: number): number {
+  return value - Math.floor(value * INVERSE[bits]) * POW2[bits]
+}
+
+/** `value` needs more than `bits` bits. */
+export function exceeds(value: number, bits: number): boolean {
+  return value >= POW2[bits]
+}
+
 /** Hexadecimal with `0x`, for people. */
 export function hex(value: number | bigint): string {
   return `0x${value.toString(16)}`

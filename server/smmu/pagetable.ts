@@ -4,7 +4,7 @@
  * start level, concatenation, descriptors. A granule is given as log2 of its bytes: 12, 14, 16. A descriptor is two unsigned 32-bit
  * halves; constants of the high half have `_HI_` in their name. Names are those of Linux's io-pgtable-arm.
  */
-import { addressOf } from './bits.ts'
+import { addressOf, alignDown, lowBits, shiftDown } from './bits.ts'
 
 /** The leaf level; levels count up from 0 (or from the start level) to it. */
 export const LAST_LEVEL = 3
@@ -92,6 +92,15 @@ export function levelShift(level: number, granuleShift: number): number {
   return granuleShift + (LAST_LEVEL - level) * (granuleShift - 3)
 }
 
+/**
+ * Index of the descriptor for `input` in its table at `level`. At the start level it runs over the whole table, whatever its
+ * size, and over all concatenated tables; `input` must be inside the input size.
+ */
+export function tableIndex(input: number, level: number, startLevel: number, granuleShift: number): number {
+  const index = shiftDown(input, levelShift(level, granuleShift))
+  return level === startLevel ? index : lowBits(index, granuleShift - 3)
+}
+
 /** The level at which a stage 1 walk of `inputBits` (64 - TxSZ) starts (D8.2). */
 export function stage1StartLevel(inputBits: number, granuleShift: number): number {
   return LAST_LEVEL - Math.floor((inputBits - 1 - granuleShift) / (granuleShift - 3))
@@ -163,8 +172,7 @@ function addressTop(lo: number, granuleShift: number, oas: number): number {
  * `shift = granuleShift`. `oas`: implemented output address size, bits.
  */
 export function descriptorAddress(lo: number, hi: number, shift: number, granuleShift: number, oas: number): number {
-  const address = addressOf(lo >>> 0, hi & 0xffff)
-  return address - (address % 2 ** shift) + addressTop(lo, granuleShift, oas)
+  return alignDown(addressOf(lo >>> 0, hi & 0xffff), shift) + addressTop(lo, granuleShift, oas)
 }
 
 /** Low half of a descriptor for `address`, which must be a multiple of the granule, with the bits of `attributes`. */

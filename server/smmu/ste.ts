@@ -3,7 +3,7 @@
  * Stream table entry (IHI 0070 section 5.2): 64 bytes, little-endian, eight 64-bit words. Masks are of the 64-bit word whose
  * number is in their name; those of VTCR (bits [50:32] of word 2) count from the start of VTCR, as Linux's do.
  */
-import { fieldGet64, genmask64, hex } from './bits.ts'
+import { fieldGet64, fieldPrep64, genmask64, hex } from './bits.ts'
 
 export const STRTAB_STE_DWORDS = 8
 export const STRTAB_STE_SIZE = 64
@@ -113,6 +113,28 @@ export const STRTAB_STE_4_PARTID = genmask64(31, 16)
 export const STRTAB_STE_5_PMG = genmask64(7, 0)
 export const STRTAB_STE_5_VMSPTR_MASK = genmask64(55, 12)
 
+/** Bits [50:32] of word 2 from the values of the VTCR fields. */
+export function vtcr(fields: {
+  t0sz: number
+  sl0: number
+  ir0: number
+  or0: number
+  sh0: number
+  tg: number
+  ps: number
+}): bigint {
+  return (
+    (fieldPrep64(STRTAB_STE_2_VTCR_S2T0SZ, fields.t0sz) |
+      fieldPrep64(STRTAB_STE_2_VTCR_S2SL0, fields.sl0) |
+      fieldPrep64(STRTAB_STE_2_VTCR_S2IR0, fields.ir0) |
+      fieldPrep64(STRTAB_STE_2_VTCR_S2OR0, fields.or0) |
+      fieldPrep64(STRTAB_STE_2_VTCR_S2SH0, fields.sh0) |
+      fieldPrep64(STRTAB_STE_2_VTCR_S2TG, fields.tg) |
+      fieldPrep64(STRTAB_STE_2_VTCR_S2PS, fields.ps)) <<
+    32n
+  )
+}
+
 const CONFIG_NAMES = ['abort', 'abort', 'abort', 'abort', 'bypass', 's1', 's2', 'nested']
 
 /** Names of Config, for people; a stream table entry with V = 0 has none. */
@@ -188,8 +210,8 @@ export function describeSte(ste: BigUint64Array): string {
   out.push(...words(ste, COMMON_FIELDS))
   if (config & 3) out.push(`S2VMID=${fieldGet64(STRTAB_STE_2_S2VMID, ste[2])}`)
   if (config & 2) {
-    const vtcr = (ste[2] & STRTAB_STE_2_VTCR) >> 32n
-    for (const [name, mask] of VTCR_FIELDS) out.push(`${name}=${fieldGet64(mask, vtcr)}`)
+    const vtcrBits = (ste[2] & STRTAB_STE_2_VTCR) >> 32n
+    for (const [name, mask] of VTCR_FIELDS) out.push(`${name}=${fieldGet64(mask, vtcrBits)}`)
     out.push(...words(ste, S2_FLAGS), `S2TTB=${hex(ste[3] & STRTAB_STE_3_S2TTB_MASK)}`)
   }
   return out.join(' ')
