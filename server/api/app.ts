@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+import helmet from '@fastify/helmet'
+import rateLimit from '@fastify/rate-limit'
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import { serveDashboard } from './dashboard.ts'
+import { Feed } from './feed.ts'
+import { StartSchema } from './launch.ts'
+import { type MachineManager, snapshot } from './machine.ts'
+import { metrics } from './metrics.ts'
+import { registerProblems, sendProblem } from './problems.ts'
+import { breakpointRoutes } from './routes/breakpoints.ts'
+import { machineRoutes } from './routes/machine.ts'
+import { memoryRoutes } from './routes/memory.ts'
+import { smmuRoutes } from './routes/smmu.ts'
+import { traceRoutes } from './routes/trace.ts'
+import { type Access, bearer, refusal, sameToken } from './security.ts'
+import { Streams } from './streams.ts'
+import { RowSchema } from './traps.ts'
+
+export interface AppOptions {
+  readonly manager: MachineManager
+  readonly access: Access
+  readonly version: string
+  /** Folder of the built dashboard; absent: none. */
+  readonly dashboard?: string
+  /** The recording of the running machine, if there is one. */
+  readonly recording?: () => string | undefined
+  readonly logger?: FastifyBaseLogger
+}
+
+/** A Fastify instance whose routes take their types from their schemas. */
+export type Api = FastifyInstance<
+  import('fastify').RawServerDefault,
+  import('node:http').IncomingMessage,
+  import('node:http').ServerResponse,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>
+
+const MAX_BODY = 65_536
+const COUNTERS_MS = 500
+const RATE = { max: 3_000, timeWindow: 10_000 }
+
+const CSP = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self' data:",
+  "font-src 'self'",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+]
+
+/** The content security policy; with `nonce`, style elements that carry it are allowed (the terminal makes some). */
+export function contentSecurityPolicy(nonce?: string): string {
+  return CSP.map(line => (nonce && line.startsWith('style-src') ? `${line} 'nonce-${nonce}'` : line)).join('; ')
+}
+
+export interface CounterItem {
+  readonly id: number
+  readonly at: number
+  readonly counters: ReturnType<typeof snapshot>
+}
+
+/** The HTTP and WebSocket server around a machine. Not yet listening. */
+export async function createApp(options: AppOptions): Promise<{ app: FastifyInstance; streams: Streams }> {
+  const { manager, access, version } = options
+  const app = fastify({
+    bodyLimit: MAX_BODY,
+    ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
+    logController: new LogController({ disableRequestLogging: true }),
+    requestTimeout: 30_000,
+    routerOptions: { maxParamLength: 100 },
+    forceCloseConnections: true,
+  }).withTypeProvider<TypeBoxTypeProvider>()
+  app.setValidatorCompiler(TypeBoxValidatorCompiler)
+  registerProblems(app as unknown as FastifyInstance)
+
+  app.addHook('onRequest', async (request, reply) => {
+    const why = refusal(request.headers, access)
+    if (why !== undefined) return sendProblem(reply, 403, why)
+    if (access.token === undefined || isPublic(request.url)) return
+    const token = bearer(request.headers)
+    if (token === undefined || !sameToken(token, access.token)) {
+      return sendProblem(reply.header('www-authenticate', 'Bearer'), 401, 'the token of this server is needed')
+    }
+  })
+  await app.register(helmet, {
+    contentSecurityPolicy: false,
+    strictTransportSecurity: false,
+    crossOriginEmbedderPolicy: true,
+  })
+  app.addHook('onSend', async (_request, reply) => {
+    if (!reply.hasHeader('content-security-policy')) {
+      reply.header('content-security-policy', contentSecurityPolicy())
+    }
+    if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-store')
+  })
+  await app.register(rateLimit, {
+    ...RATE,
+    errorResponseBuilder: (_request, context) =>
+      Object.assign(new Error(`more than ${RATE.max} requests in ${RATE.timeWindow / 1000} s`), {
+        statusCode: context.statusCode,
+      }),
+  })
+  for (const schema of [StartSchema, RowSchema]) app.addSchema(schema)
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'smmu-cosim',
+        version,
+        description: 'Watch, stop, inspect and steer a live machine. Streams: WebSocket at /api/v1/stream.',
+        license: { name: 'Apache-2.0' },
+      },
+      tags: [
+        { name: 'machine', description: 'its life, its console, its counters' },
+        { name: 'trace', description: 'traps, events, warnings' },
+        { name: 'smmu', description: 'registers, queues, streams, tables, walks' },
+        { name: 'memory', description: 'who owns a page, who reaches it' },
+        { name: 'breakpoints', description: 'hold a trap, look, change its outcome, go on' },
+        { name: 'server' },
+      ],
+      components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
+      ...(access.token !== undefined && { security: [{ token: [] }] }),
+    },
+    refResolver: { buildLocalReference: (json, _base, _fragment, i) => String(json.$id ?? `def-${i}`) },
+  })
+  await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true, theme: { title: 'smmu-cosim API' } })
+
+  const counters = new Feed<CounterItem>(1_000)
+  const streams = new Streams(
+    {
+      traps: manager.traps,
+      events: manager.events,
+      warnings: manager.warnings,
+      console: manager.console,
+      counters,
+      machine: manager.statuses,
+    },
+    access,
+  )
+  const timer = setInterval(() => {
+    if (streams.watched('counters')) counters.push({ at: Date.now(), counters: snapshot(manager) })
+  }, COUNTERS_MS).unref()
+  streams.attach(app.server)
+  app.addHook('preClose', async () => {
+    clearInterval(timer)
+    streams.close()
+  })
+
+  app.get('/health', { schema: { tags: ['server'], summary: 'Is the server there?', hide: false } }, async () => ({
+    status: 'ok',
+    version,
+    machine: manager.status().state,
+  }))
+  app.get('/metrics', { schema: { tags: ['server'], summary: 'Prometheus metrics' } }, async (_request, reply) =>
+    reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, streams)),
+  )
+  await app.register(
+    async scope => {
+      const api = scope.withTypeProvider<TypeBoxTypeProvider>()
+      api.get(
+        '/openapi.json',
+        { schema: { tags: ['server'], summary: 'This API as OpenAPI 3.1' } },
+        async () => app.swagger() as object,
+      )
+      machineRoutes(api, manager, version)
+      traceRoutes(api, manager, options.recording)
+      smmuRoutes(api, manager)
+      memoryRoutes(api, manager)
+      breakpointRoutes(api, manager)
+    },
+    { prefix: '/api/v1' },
+  )
+  if (options.dashboard !== undefined) await serveDashboard(app as unknown as FastifyInstance, options.dashboard)
+  return { app: app as unknown as FastifyInstance, streams }
+}
+
+/** The dashboard's files and the docs say nothing about the machine; the page asks for the token itself. */
+function isPublic(url: string): boolean {
+  const path = url.split('?')[0] ?? ''
+  return path === '/' || path === '/health' || path.startsWith('/assets/') || path === '/favicon.svg'
+}

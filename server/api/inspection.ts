@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * What stands in a live machine's registers, queues and tables. Registers are asked for on the trap thread; memory is read
+ * here, so looking costs the guest nothing but the register reads.
+ */
+import type { Hello } from '../../protocol/generated/messages.ts'
+import type { TrapThread } from '../cosim/control.ts'
+import { OperationError, type RegisterValue } from '../cosim/operations.ts'
+import type { FileMemory } from '../machine/fileMemory.ts'
+import { addressOf, fieldGet, hex, hex64 } from '../smmu/bits.ts'
+import { CTXDESC_CD_SIZE } from '../smmu/cd.ts'
+import { describeCommand, opcodeName } from '../smmu/commands.ts'
+import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
+import { decodeFeatures, type Features } from '../smmu/features.ts'
+import { CMDQ_ENTRY_SIZE, EVTQ_ENTRY_SIZE, queueBase, queueIndex, queueLog2Size, queuePointer } from '../smmu/queue.ts'
+import * as R from '../smmu/registers.ts'
+import { STRTAB_STE_SIZE } from '../smmu/ste.ts'
+import { decodeCd, decodeSte, type Ste } from '../smmu/streamConfig.ts'
+import {
+  decodeStreamTable,
+  l1DescriptorAddress,
+  l1DescriptorL2Ptr,
+  l1DescriptorStes,
+  type StreamTable,
+  streamTableEntries,
+} from '../smmu/strtab.ts'
+import { NO_SSID } from '../smmu/transaction.ts'
+import { Walker, type WalkRegisters, type WalkStep } from '../smmu/walker.ts'
+import { dwords, halves, words } from './hex.ts'
+import { Problem } from './problems.ts'
+import { cdView, steConfig, steView } from './steFields.ts'
+import { type Leaf, type Table, tableEntries, tableLeaves } from './tables.ts'
+
+export type View = 'host' | 'hardware'
+
+/** The registers that Linux uses (section 4 of the behaviour reference): a policy answers them without a warning. */
+const SHOWN: readonly number[] = R.REGISTERS.filter(({ name }) =>
+  /^(IDR[0135]|IIDR|CR0|CR0ACK|CR1|CR2|GBPA|IRQ_CTRL|IRQ_CTRLACK|GERRORN?|STRTAB_BASE|STRTAB_BASE_CFG|(CMDQ|EVTQ|PRIQ)_(BASE|PROD|CONS))$/.test(
+    name,
+  ),
+).map(({ offset }) => offset)
+
+const MAX_LOG2SIZE = 19
+/** Streams that one listing visits. */
+const MAX_STREAMS = 4096
+/** Entries of a queue that are shown. */
+const MAX_ENTRIES = 256
+/** Pages that a listing of what stage 1 maps visits. */
+const MAX_LEAVES = 100_000
+
+export class Inspection {
+  readonly #thread: TrapThread
+  readonly #hello: Hello
+  readonly #memory: FileMemory
+  readonly #features = new Map<number, Features>()
+
+  constructor(thread: TrapThread, hello: Hello, memory: FileMemory) {
+    this.#thread = thread
+    this.#hello = hello
+    this.#memory = memory
+  }
+
+  get hello(): Hello {
+    return this.#hello
+  }
+
+  #check(smmu: number): void {
+    if (this.#hello.smmus[smmu] === undefined) throw new Problem(404, `no SMMU ${smmu}`)
+  }
+
+  async #read(smmu: number, view: View, offsets: readonly number[]): Promise<Map<number, RegisterValue>> {
+    this.#check(smmu)
+    const values = await this.#thread.call('registers', smmu, view, offsets)
+    return new Map(values.map(value => [value.offset, value]))
+  }
+
+  /** All registers from both sides. */
+  async registers(smmu: number) {
+    const host = await this.#read(smmu, 'host', SHOWN)
+    const hardware = await this.#read(smmu, 'hardware', SHOWN)
+    const show = (value: RegisterValue | undefined) =>
+      value?.ok
+        ? { value: hex64(value.lo, value.hi), text: R.describeRegister(value.offset, value.lo, value.hi) }
+        : { value: null, text: 'the access is aborted' }
+    return SHOWN.map(offset => {
+      const register = R.registerAt(offset)
+      return {
+        offset: hex(offset),
+        name: register?.name ?? hex(offset),
+        bits: register?.bits ?? 32,
+        meaning: register?.meaning ?? '',
+        host: show(host.get(offset)),
+        hardware: show(hardware.get(offset)),
+      }
+    })
+  }
+
+  bytes(address: number, length: number): Uint8Array {
+    const bytes = this.tryBytes(address, length)
+    if (bytes === undefined) throw new Problem(422, `${hex(address)}, ${length} bytes: not all of it is RAM`)
+    return bytes
+  }
+
+  tryBytes(address: number, length: number): Uint8Array | undefined {
+    const bytes = new Uint8Array(length)
+    return this.#memory.read(address, bytes, 0, length) ? bytes : undefined
+  }
+
+  // Queues.
+
+  /** Command and event queue from both sides, the entries around the indices decoded. */
+  async queues(smmu: number) {
+    const command = [R.ARM_SMMU_CR0, R.ARM_SMMU_CMDQ_BASE, R.ARM_SMMU_CMDQ_PROD, R.ARM_SMMU_CMDQ_CONS]
+    const event = [R.ARM_SMMU_CR0, R.ARM_SMMU_EVTQ_BASE, R.ARM_SMMU_EVTQ_PROD, R.ARM_SMMU_EVTQ_CONS]
+    const host = await this.#read(smmu, 'host', command)
+    const hardware = await this.#read(smmu, 'hardware', [...new Set([...command, ...event])])
+    const own = this.#queue('cmdq', host)
+    const shadow = this.#queue('cmdq', hardware)
+    return {
+      host: own,
+      /** null when the hardware reads the host's queue itself. */
+      shadow: own.base === shadow.base ? null : shadow,
+      events: this.#queue('evtq', hardware),
+    }
+  }
+
+  #queue(which: 'cmdq' | 'evtq', registers: Map<number, RegisterValue>) {
+    const command = which === 'cmdq'
+    const get = (offset: number) => registers.get(offset) ?? { lo: 0, hi: 0 }
+    const base = get(command ? R.ARM_SMMU_CMDQ_BASE : R.ARM_SMMU_EVTQ_BASE)
+    const prodRegister = get(command ? R.ARM_SMMU_CMDQ_PROD : R.ARM_SMMU_EVTQ_PROD).lo
+    const consRegister = get(command ? R.ARM_SMMU_CMDQ_CONS : R.ARM_SMMU_EVTQ_CONS).lo
+    const enable = command ? R.CR0_CMDQEN : R.CR0_EVTQEN
+    const log2size = queueLog2Size(base.lo, MAX_LOG2SIZE)
+    const size = command ? CMDQ_ENTRY_SIZE : EVTQ_ENTRY_SIZE
+    const address = queueBase(base.lo, base.hi, log2size, size)
+    const prod = queuePointer(prodRegister, log2size)
+    const cons = queuePointer(consRegister, log2size)
+    return {
+      enabled: (get(R.ARM_SMMU_CR0).lo & enable) !== 0,
+      base: hex(address),
+      entries: 2 ** log2size,
+      prod: queueIndex(prod, log2size),
+      cons: queueIndex(cons, log2size),
+      prodWrap: prod >>> log2size,
+      consWrap: cons >>> log2size,
+      pending: (prod - cons) & (2 ** (log2size + 1) - 1),
+      error: command ? fieldGet(R.CMDQ_CONS_ERR, consRegister) : 0,
+      shown: address === 0 ? [] : this.#entries(command, address, log2size, prod),
+    }
+  }
+
+  /** The entries before PROD, the newest last. */
+  #entries(command: boolean, base: number, log2size: number, prod: number) {
+    const size = command ? CMDQ_ENTRY_SIZE : EVTQ_ENTRY_SIZE
+    const total = 2 ** log2size
+    const produced = prod >>> log2size === 1 || prod >= total ? total : queueIndex(prod, log2size)
+    const count = Math.min(MAX_ENTRIES, total, Math.max(produced, prod === 0 ? 0 : produced))
+    const out = []
+    for (let back = count; back > 0; back--) {
+      const index = (queueIndex(prod, log2size) - back + total) % total
+      const bytes = this.tryBytes(base + index * size, size)
+      if (bytes === undefined) break
+      const w = words(bytes)
+      if (w.every(word => word === 0)) continue
+      if (command) {
+        const opcode = (w[0] ?? 0) & 0xff
+        out.push({ index, name: opcodeName(opcode), text: describeCommand(w), words: [...w].map(hex) })
+      } else {
+        const decoded = decodeEvent(w)
+        out.push({ index, name: eventName(decoded.id), text: describeEvent(decoded), words: [...w].map(hex) })
+      }
+    }
+    return out
+  }
+
+  // Stream table.
+
+  async #walkRegisters(smmu: number, view: View): Promise<WalkRegisters> {
+    const offsets = [
+      R.ARM_SMMU_CR0,
+      R.ARM_SMMU_CR2,
+      R.ARM_SMMU_GBPA,
+      R.ARM_SMMU_STRTAB_BASE,
+      R.ARM_SMMU_STRTAB_BASE_CFG,
+    ]
+    const values = await this.#read(smmu, view, offsets)
+    const lo = (offset: number) => values.get(offset)?.lo ?? 0
+    return {
+      cr0: lo(R.ARM_SMMU_CR0),
+      cr2: lo(R.ARM_SMMU_CR2),
+      gbpa: lo(R.ARM_SMMU_GBPA),
+      strtabBaseLo: lo(R.ARM_SMMU_STRTAB_BASE),
+      strtabBaseHi: values.get(R.ARM_SMMU_STRTAB_BASE)?.hi ?? 0,
+      strtabBaseCfg: lo(R.ARM_SMMU_STRTAB_BASE_CFG),
+    }
+  }
+
+  /** Of the hardware. @throws Problem when the hardware has what the walker doesn't know. */
+  async features(smmu: number): Promise<Features> {
+    const known = this.#features.get(smmu)
+    if (known !== undefined) return known
+    const offsets = [R.ARM_SMMU_IDR0, R.ARM_SMMU_IDR1, R.ARM_SMMU_IDR3, R.ARM_SMMU_IDR5]
+    const values = await this.#read(smmu, 'hardware', offsets)
+    const [idr0 = 0, idr1 = 0, idr3 = 0, idr5 = 0] = offsets.map(offset => values.get(offset)?.lo ?? 0)
+    try {
+      const features = decodeFeatures({ idr0, idr1, idr3, idr5 })
+      this.#features.set(smmu, features)
+      return features
+    } catch (error) {
+      throw new Problem(409, `this SMMU cannot be walked: ${(error as Error).message}`)
+    }
+  }
+
+  async #table(smmu: number, view: View): Promise<StreamTable | undefined> {
+    const features = await this.features(smmu)
+    const r = await this.#walkRegisters(smmu, view)
+    if (r.strtabBaseLo === 0 && r.strtabBaseHi === 0) return undefined
+    const { sidSize, twoLevelStreamTable } = features
+    return decodeStreamTable(r.strtabBaseLo, r.strtabBaseHi, r.strtabBaseCfg, sidSize, twoLevelStreamTable)
+  }
+
+  /** Address of an STE; undefined when the table has none for this StreamID. */
+  #steAddress(table: StreamTable, sid: number): number | undefined {
+    if (sid >= 2 ** table.log2size) return undefined
+    if (!table.twoLevel) return table.base + sid * STRTAB_STE_SIZE
+    const descriptor = this.tryBytes(l1DescriptorAddress(table, sid), 8)
+    if (descriptor === undefined) return undefined
+    const [lo = 0, hi = 0] = words(descriptor)
+    const stes = l1DescriptorStes(lo, table.split)
+    const offset = sid & ((1 << table.split) - 1)
+    return offset < stes ? l1DescriptorL2Ptr(lo, hi, stes) + offset * STRTAB_STE_SIZE : undefined
+  }
+
+  #ste(table: StreamTable | undefined, sid: number): { address: number; words: BigUint64Array } | undefined {
+    const address = table && this.#steAddress(table, sid)
+    const bytes = address === undefined ? undefined : this.tryBytes(address, STRTAB_STE_SIZE)
+    return bytes && address !== undefined ? { address, words: dwords(bytes) } : undefined
+  }
+
+  /** StreamIDs with an entry that is not all zero. */
+  #used(table: StreamTable | undefined): number[] {
+    if (table === undefined) return []
+    const found: number[] = []
+    const scan = (base: number, stes: number, first: number) => {
+      const bytes = this.tryBytes(base, stes * STRTAB_STE_SIZE)
+      if (bytes === undefined) return
+      const w = dwords(bytes)
+      for (let i = 0; i < stes && found.length < MAX_STREAMS; i++) {
+        if (((w[i * 8] ?? 0n) & 1n) !== 0n) found.push(first + i)
+      }
+    }
+    if (!table.twoLevel) {
+      scan(table.base, Math.min(streamTableEntries(table), MAX_STREAMS), 0)
+      return found
+    }
+    const entries = streamTableEntries(table)
+    const bytes = this.tryBytes(table.base, entries * 8)
+    if (bytes === undefined) return found
+    const w = words(bytes)
+    for (let i = 0; i < entries && found.length < MAX_STREAMS; i++) {
+      const stes = l1DescriptorStes(w[2 * i] ?? 0, table.split)
+      if (stes > 0) scan(l1DescriptorL2Ptr(w[2 * i] ?? 0, w[2 * i + 1] ?? 0, stes), stes, i * 2 ** table.split)
+    }
+    return found
+  }
+
+  device(smmu: number, sid: number): { name: string; model: string } | undefined {
+    const device = this.#hello.devices.find(d => d.smmu === smmu && d.sid === sid)
+    return device && { name: device.name, model: device.model }
+  }
+
+  async #tables(smmu: number) {
+    const host = await this.#table(smmu, 'host')
+    const hardware = await this.#table(smmu, 'hardware')
+    const shadowed = hardware !== undefined && hardware.base !== host?.base
+    return { host, hardware, shadowed }
+  }
+
+  /** Every stream that somebody has: a device, the host's table or the hardware's. */
+  async streams(smmu: number) {
+    const { host, hardware, shadowed } = await this.#tables(smmu)
+    const devices = this.#hello.devices.filter(d => d.smmu === smmu).map(({ sid }) => sid)
+    const sids = [...new Set([...devices, ...this.#used(host), ...(shadowed ? this.#used(hardware) : [])])]
+    return {
+      shadowed,
+      table: host && { base: hex(host.base), twoLevel: host.twoLevel, log2size: host.log2size, split: host.split },
+      shadowTable: shadowed && hardware ? { base: hex(hardware.base), twoLevel: hardware.twoLevel } : null,
+      streams: sids
+        .sort((a, b) => a - b)
+        .map(sid => {
+          const own = this.#ste(host, sid)
+          const shadow = shadowed ? this.#ste(hardware, sid) : undefined
+          return {
+            sid,
+            device: this.device(smmu, sid) ?? null,
+            host: own ? steConfig(own.words) : 'none',
+            shadow: shadowed ? (shadow ? steConfig(shadow.words) : 'none') : null,
+          }
+        }),
+    }
+  }
+
+  /** One stream in full: both entries, the fields that differ, the context descriptor and the tables' roots. */
+  async stream(smmu: number, sid: number, ssid = 0) {
+    const { host, hardware, shadowed } = await this.#tables(smmu)
+    const own = this.#ste(host, sid)
+    const shadow = shadowed ? this.#ste(hardware, sid) : undefined
+    const hostView = own && { address: hex(own.address), ...steView(own.words) }
+    const shadowView = shadow && { address: hex(shadow.address), ...steView(shadow.words) }
+    const live = shadow ?? own
+    const ste = live && (await this.#decode(smmu, live.words))
+    const cd = ste && this.#cd(ste, ssid)
+    const features = await this.features(smmu)
+    const context = cd && ste && decodeCd(words(cd.bytes), ste, features)
+    const roots: Table[] = []
+    context?.tables.forEach((table, i) => {
+      if (!table.enabled || (i === 1 && !context.twoRanges)) return
+      roots.push({
+        stage: 1,
+        name: `TTB${i}`,
+        address: table.ttb,
+        level: table.startLevel,
+        granuleShift: table.granuleShift,
+        inputBits: table.inputBits,
+        input: i === 0 ? 0n : (1n << 64n) - (1n << BigInt(table.inputBits)),
+      })
+    })
+    if (ste?.stage2 !== undefined) {
+      const { ttb, startLevel, granuleShift, inputBits } = ste.stage2
+      roots.push({ stage: 2, name: 'S2TTB', address: ttb, level: startLevel, granuleShift, inputBits, input: 0n })
+    }
+    return {
+      sid,
+      device: this.device(smmu, sid) ?? null,
+      shadowed,
+      host: hostView ?? null,
+      shadow: shadowView ?? null,
+      differs: hostView && shadowView ? differing(hostView.fields, shadowView.fields) : [],
+      legal: live === undefined ? null : ste !== undefined,
+      cd: cd ? { address: hex(cd.address), ...cdView(dwords(cd.bytes)) } : null,
+      roots,
+    }
+  }
+
+  async #decode(smmu: number, ste: BigUint64Array): Promise<Ste | undefined> {
+    const features = await this.features(smmu)
+    return decodeSte(new Uint32Array(ste.slice().buffer), features, false)
+  }
+
+  /** The context descriptor of a SubstreamID. IPAs are addresses here: the idmap is an identity. */
+  #cd(ste: Ste, ssid: number): { address: number; bytes: Uint8Array } | undefined {
+    if ((ste.config & 1) === 0 || ssid >= 2 ** ste.s1CdMax) return undefined
+    let address = ste.s1ContextPtr + ssid * CTXDESC_CD_SIZE
+    if (ste.s1CdMax > 0 && ste.s1Fmt !== 0) {
+      const bits = ste.s1Fmt === 1 ? 6 : 10
+      const l1 = this.tryBytes(ste.s1ContextPtr + (ssid >>> bits) * 8, 8)
+      const [lo = 0, hi = 0] = l1 ? words(l1) : []
+      if ((lo & 1) === 0) return undefined
+      address = addressOf((lo & 0xffff_f000) >>> 0, hi & 0xff_ffff) + (ssid & ((1 << bits) - 1)) * CTXDESC_CD_SIZE
+    }
+    const bytes = this.tryBytes(address, CTXDESC_CD_SIZE)
+    return bytes && { address, bytes }
+  }
+
+  /** One page of a translation table. */
+  async tableAt(smmu: number, table: Table) {
+    const features = await this.features(smmu)
+    return tableEntries((address, length) => this.tryBytes(address, length), table, features.oas)
+  }
+
+  /** Physical pages that the stage 1 of each stream maps, and those that the stage 2 allows. */
+  async reach(smmu: number) {
+    const { host, hardware, shadowed } = await this.#tables(smmu)
+    const { oas } = await this.features(smmu)
+    const table = shadowed ? hardware : host
+    const read = (address: number, length: number) => this.tryBytes(address, length)
+    const streams = []
+    for (const sid of this.#used(table)) {
+      const { roots, shadow, host: own } = await this.stream(smmu, sid)
+      const config = (shadow ?? own)?.config ?? 'none'
+      const leaves: Leaf[] = []
+      for (const root of roots) {
+        if (root.stage === 1) for (const leaf of tableLeaves(read, root, oas, MAX_LEAVES)) leaves.push(leaf)
+      }
+      streams.push({ sid, device: this.device(smmu, sid) ?? null, config, leaves })
+    }
+    return streams
+  }
+
+  // Walks.
+
+  async walk(
+    smmu: number,
+    request: { sid: number; ssid?: number; iova: bigint; write: boolean; table: View },
+  ): Promise<{ outcome: ReturnType<Walker['translate']>; steps: WalkStep[] }> {
+    const features = await this.features(smmu)
+    const walker = new Walker(features, this.#memory)
+    walker.setRegisters(await this.#walkRegisters(smmu, request.table))
+    const { lo, hi } = halves(request.iova)
+    const { sid, ssid = NO_SSID, write } = request
+    const steps: WalkStep[] = []
+    const outcome = walker.translate({ sid, ssid, lo, hi, write, privileged: false, instruction: false }, step =>
+      steps.push(step),
+    )
+    return { outcome, steps }
+  }
+
+  ownership(from: number, to: number, limit: number) {
+    return this.#thread.call('ownership', from, to, limit)
+  }
+
+  /** @throws OperationError when the policy keeps no ownership. */
+  async pages(what: 'donate' | 'reclaim', base: number, size: number, vm: number): Promise<number> {
+    if (base % 4096 !== 0 || size % 4096 !== 0) throw new OperationError('invalid', 'not whole pages of 4096 bytes')
+    return this.#thread.call(what, base, size, vm)
+  }
+}
+
+function differing(a: readonly { name: string; value: string }[], b: readonly { name: string; value: string }[]) {
+  return a.filter(({ value }, i) => b[i]?.value !== value).map(({ name }) => name)
+}

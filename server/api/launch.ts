@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A machine as the API starts it: every option from a fixed vocabulary, nothing that reaches a shell or a path. */
+import { type Static, Type } from 'typebox'
+import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
+import { Session } from '../cosim/session.ts'
+import { GRANULES, STAGES } from '../hypervisor/policy/policy.ts'
+import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
+import { Workload } from '../machine/workload.ts'
+import { Problem } from './problems.ts'
+
+export const KERNELS = ['6.12', '6.1'] as const
+
+/** Name under which a policy file that the server was started with is offered. */
+export const OWN_POLICY = 'own'
+
+const SIZE = '^[1-9][0-9]{0,4}[MG]$'
+
+export const StartSchema = Type.Object(
+  {
+    policy: Type.Optional(
+      Type.Enum(['pkvm', 'passthrough', OWN_POLICY], { default: 'pkvm', description: 'own: the file given to serve' }),
+    ),
+    until: Type.Optional(Type.Enum([...STAGES], { default: 'nested', description: 'prefix of the series' })),
+    granule: Type.Optional(Type.Enum([...GRANULES], { default: 4096, description: 'page size of the idmap, bytes' })),
+    requireIsolation: Type.Optional(Type.Boolean({ default: false })),
+    panicOnWarn: Type.Optional(Type.Boolean({ default: false })),
+    kernel: Type.Optional(Type.Enum([...KERNELS], { default: '6.12' })),
+    memory: Type.Optional(Type.String({ pattern: SIZE, default: '1G', description: 'guest RAM, at most 64G' })),
+    carveout: Type.Optional(Type.String({ pattern: SIZE, default: '64M', description: 'a multiple of 2M' })),
+    smp: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, default: 1 })),
+    run: Type.Optional(Type.Enum(['shell', 'workload'], { default: 'shell' })),
+    bench: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000, default: 0, description: 'timed reads' })),
+    append: Type.Optional(
+      Type.String({ pattern: '^[A-Za-z0-9_.,:=/ -]{0,200}$', description: 'words for the kernel command line' }),
+    ),
+    breakFirst: Type.Optional(Type.Boolean({ default: false, description: 'hold the first trap' })),
+  },
+  { $id: 'StartOptions', title: 'StartOptions', additionalProperties: false },
+)
+export type StartOptions = Static<typeof StartSchema>
+
+const MAX_MEMORY = 64 * 2 ** 30
+
+/** What is the same for all machines of a server. */
+export interface LaunchDefaults {
+  readonly qemu?: string
+  readonly ramDir?: string
+  /** A policy file, offered as `own`. */
+  readonly policyFile?: string
+  readonly progress?: (line: string) => void
+}
+
+export interface Launched {
+  readonly session: Session
+  readonly workload: Workload
+  readonly kernelVersion: string
+  /** After the session has ended. */
+  dispose(): void
+}
+
+/** @throws Problem for options that cannot be. */
+function check(options: StartOptions, defaults: LaunchDefaults): void {
+  const memory = parseSize(options.memory ?? '1G')
+  const carveout = parseSize(options.carveout ?? '64M')
+  if (memory > MAX_MEMORY) throw new Problem(422, `memory ${options.memory}: more than 64G`)
+  if (carveout % (2 << 20) !== 0) throw new Problem(422, `carveout ${options.carveout}: not a multiple of 2M`)
+  if (carveout * 2 > memory) throw new Problem(422, `carveout ${options.carveout}: more than half of the memory`)
+  if (options.policy === OWN_POLICY && defaults.policyFile === undefined) {
+    throw new Problem(422, 'the server was started without a policy file')
+  }
+}
+
+/** Makes ready what is missing, then starts the machine. */
+export async function launch(
+  options: StartOptions,
+  defaults: LaunchDefaults,
+  signal: AbortSignal,
+  before: (session: Session) => void,
+): Promise<Launched> {
+  check(options, defaults)
+  const { memory = '1G', carveout = '64M', policy = 'pkvm' } = options
+  const setup = { signal, ...(defaults.progress && { progress: defaults.progress }) }
+  const qemu = defaults.qemu ?? (await ensureQemu(setup))
+  const kernel = await ensureKernel({ ...setup, kernel: options.kernel ?? '6.12' })
+  const initrd = await ensureInitramfs({ ...setup, modules: kernel.modules })
+  signal.throwIfAborted()
+  let scratch: Scratch
+  try {
+    scratch = new Scratch(parseSize(memory), defaults.ramDir)
+  } catch (error) {
+    throw new Problem(409, (error as Error).message)
+  }
+  const workload = await Workload.create(scratch.sockets)
+  const dispose = () => {
+    workload.close()
+    scratch.remove()
+  }
+  try {
+    const words = ['console=ttyAMA0', 'panic=-1', `cosim.run=${options.run ?? 'shell'}`]
+    words.push(workload.append(options.bench ?? 0))
+    if (options.append) words.push(options.append)
+    const session = await Session.start({
+      scratch,
+      runFolder: newRunFolder(),
+      machine: {
+        binary: qemu,
+        kernel: kernel.image,
+        initrd,
+        append: words.join(' '),
+        memory,
+        smp: options.smp ?? 1,
+        virtioDisk: workload.virtioDisk,
+        nvmeDisk: workload.nvmeDisk,
+        network: true,
+        extra: [],
+      },
+      policy: {
+        name: policy === OWN_POLICY ? (defaults.policyFile ?? policy) : policy,
+        options: {
+          until: options.until ?? 'nested',
+          granule: options.granule ?? 4096,
+          requireIsolation: options.requireIsolation ?? false,
+        },
+        panicOnWarn: options.panicOnWarn ?? false,
+        carveout,
+      },
+    })
+    before(session)
+    return { session, workload, kernelVersion: kernel.version, dispose }
+  } catch (error) {
+    dispose()
+    throw error
+  }
+}

@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: Apache-2.0
+import { closeSync, openSync } from 'node:fs'
+import { StringDecoder } from 'node:string_decoder'
+import type { Hello } from '../../protocol/generated/messages.ts'
+import type { Breakpoint, BreakpointSpec } from '../cosim/breakpoints.ts'
+import { type HeldTrap, OperationError, type Release } from '../cosim/operations.ts'
+import type { Session, SessionEnd } from '../cosim/session.ts'
+import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { FileMemory } from '../machine/fileMemory.ts'
+import { parseGuestEvent } from '../machine/guestEvents.ts'
+import type { Qmp } from '../machine/qmp.ts'
+import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
+import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
+import type { Counters } from '../trace/counters.ts'
+import { describeRecord } from '../trace/describe.ts'
+import { roots, type TraceRecord } from '../trace/records.ts'
+import { Feed } from './feed.ts'
+import { words } from './hex.ts'
+import { Inspection } from './inspection.ts'
+import { type LaunchDefaults, type Launched, launch, type StartOptions } from './launch.ts'
+import { Problem } from './problems.ts'
+import { type LogEntry, TrapLog } from './trapLog.ts'
+import { Traps } from './traps.ts'
+
+export type MachineState = 'off' | 'preparing' | 'starting' | 'running' | 'paused' | 'held' | 'ending'
+
+/** How far the guest has come. */
+export const PHASES = ['off', 'qemu', 'kernel', 'smmu', 'userspace', 'done'] as const
+export type Phase = (typeof PHASES)[number]
+
+export interface MachineStatus {
+  readonly state: MachineState
+  readonly phase: Phase
+  /** Line that says what is going on in `preparing`, or the last step of the guest. */
+  readonly step: string | null
+  readonly options: StartOptions | null
+  readonly startedAt: string | null
+  readonly kernel: string | null
+  readonly machine: ReturnType<typeof describe> | null
+  readonly held: HeldTrap | null
+  /** A person stopped the next trap. */
+  readonly breaking: boolean
+  readonly end: EndStatus | null
+  /** Machines started so far. */
+  readonly run: number
+}
+
+interface EndStatus {
+  readonly outcome: 'ok' | 'killed' | 'qemu-died' | 'server-died' | 'hyp-panic' | 'failed-to-start'
+  readonly message: string
+  readonly at: string
+}
+
+export interface EventItem {
+  readonly id: number
+  readonly at: string
+  readonly kind: string
+  readonly name: string
+  readonly text: string
+  readonly smmu?: number
+  readonly sid?: number
+}
+
+export interface WarningItem {
+  readonly id: number
+  readonly at: string
+  readonly code: string
+  readonly section: string
+  readonly meaning: string
+  readonly expected: boolean
+  readonly values: string
+  /** Row of the trap that raised it. */
+  readonly row: number
+}
+
+export interface ConsoleItem {
+  readonly id: number
+  readonly text: string
+}
+
+export interface StatusItem {
+  readonly id: number
+  readonly status: MachineStatus
+}
+
+/** Chunks of console that are kept: the scrollback of somebody who comes late. */
+const CONSOLE_CHUNKS = 20_000
+const MAX_CHUNK = 4096
+const EVENTS = 5_000
+const STOP_GRACE_MS = 10_000
+
+/** QMP commands that are passed on. */
+export const QMP_COMMANDS = [
+  'query-status',
+  'query-version',
+  'query-cpus-fast',
+  'query-block',
+  'query-blockstats',
+  'query-chardev',
+  'query-pci',
+  'query-memory-size-summary',
+  'query-uuid',
+  'query-name',
+] as const
+export type QmpCommand = (typeof QMP_COMMANDS)[number]
+
+const QMP_TIMEOUT_MS = 3_000
+
+/** The one machine of a server: its life, what it told, and what can be done with it. */
+export class MachineManager {
+  readonly log = new TrapLog()
+  readonly traps = new Traps(this.log)
+  readonly events = new Feed<EventItem>(EVENTS)
+  readonly warnings = new Feed<WarningItem>(EVENTS)
+  readonly console = new Feed<ConsoleItem>(CONSOLE_CHUNKS)
+  readonly statuses = new Feed<StatusItem>(1_000)
+  readonly #defaults: LaunchDefaults
+  readonly #breakpoints = new Map<number, BreakpointSpec>()
+  #nextBreakpoint = 1
+  #state: MachineState = 'off'
+  #phase: Phase = 'off'
+  #step: string | null = null
+  #options: StartOptions | null = null
+  #startedAt: string | null = null
+  #kernel: string | null = null
+  #held: HeldTrap | null = null
+  #breaking = false
+  #end: EndStatus | null = null
+  #run = 0
+  #killed = false
+  #session: Session | undefined
+  #qmp: Qmp | undefined
+  #inspection: Inspection | undefined
+  #starting: AbortController | undefined
+  /** Resolves when there is no machine any more. */
+  #ended: Promise<void> = Promise.resolve()
+  /** Counters of the current or the last machine. */
+  counters: Counters | undefined
+  #lost = 0
+
+  constructor(defaults: LaunchDefaults = {}) {
+    this.#defaults = defaults
+    this.log.onRecord = record => this.#record(record)
+    this.log.onGroup = entry => this.#group(entry)
+    this.#changed()
+  }
+
+  get hasOwnPolicy(): boolean {
+    return this.#defaults.policyFile !== undefined
+  }
+
+  /** Records that the ring lost, of all machines. */
+  get lost(): number {
+    return this.#lost + (this.#session?.pump?.lost ?? 0)
+  }
+
+  status(): MachineStatus {
+    const hello = this.#session?.hello
+    return {
+      state: this.#held === null ? this.#state : 'held',
+      phase: this.#phase,
+      step: this.#step,
+      options: this.#options,
+      startedAt: this.#startedAt,
+      kernel: this.#kernel,
+      machine: hello ? describe(hello) : null,
+      held: this.#held,
+      breaking: this.#breaking,
+      end: this.#end,
+      run: this.#run,
+    }
+  }
+
+  /** Starts a machine; resolves when QEMU runs. @throws Problem */
+  async start(options: StartOptions): Promise<void> {
+    if (this.#state !== 'off') throw new Problem(409, `a machine is ${this.#state}`)
+    const controller = new AbortController()
+    this.#starting = controller
+    this.#begin(options)
+    try {
+      const defaults: LaunchDefaults = {
+        ...this.#defaults,
+        progress: line => {
+          this.#step = line
+          this.#changed()
+        },
+      }
+      const launched = await launch(options, defaults, controller.signal, session => this.#take(session))
+      this.#kernel = launched.kernelVersion
+      if (options.breakFirst) await this.breakNext(true)
+      this.#ended = this.#watch(launched)
+    } catch (error) {
+      this.#finish({
+        outcome: controller.signal.aborted ? 'killed' : 'failed-to-start',
+        message: (error as Error).message,
+        at: new Date().toISOString(),
+      })
+      throw error instanceof Problem ? error : new Problem(409, (error as Error).message)
+    } finally {
+      this.#starting = undefined
+    }
+  }
+
+  /** Takes over a machine that somebody else started and will dispose of. */
+  adopt(session: Session, options: StartOptions, kernel: string): void {
+    this.#begin(options)
+    this.#kernel = kernel
+    this.#take(session)
+    this.#ended = this.#watch({ session, dispose() {} })
+  }
+
+  #begin(options: StartOptions): void {
+    this.#run++
+    this.#state = 'preparing'
+    this.#phase = 'qemu'
+    this.#step = null
+    this.#options = options
+    this.#startedAt = new Date().toISOString()
+    this.#kernel = null
+    this.#end = null
+    this.#killed = false
+    this.#changed()
+  }
+
+  /** A session that was just started. */
+  #take(session: Session): void {
+    this.#session = session
+    this.#state = 'starting'
+    this.counters = session.counters
+    session.pump?.add(this.log)
+    const decoder = new StringDecoder('utf8')
+    session.console.on('data', chunk => {
+      const text = decoder.write(chunk)
+      for (let at = 0; at < text.length; at += MAX_CHUNK) this.console.push({ text: text.slice(at, at + MAX_CHUNK) })
+    })
+    session.console.once('data', () => this.#reached('kernel'))
+    session.console.on('line', line => this.#line(line))
+    session.on('connected', hello => this.#connected(session, hello))
+    session.on('reset', () => {
+      // The first comes with the start.
+      this.#phase = 'qemu'
+      this.#reached('kernel')
+    })
+    session.thread?.on('held', held => {
+      this.#held = held
+      this.#breaking = false
+      const { breakpoint } = held.hit
+      if (this.#breakpoints.get(breakpoint)?.once) this.#breakpoints.delete(breakpoint)
+      this.#changed()
+    })
+    session.thread?.on('released', () => {
+      this.#held = null
+      this.#changed()
+    })
+    for (const [id, spec] of this.#breakpoints) void session.thread?.call('addBreakpoint', spec, id)
+    void this.#connectQmp(session)
+    this.#changed()
+  }
+
+  #connected(session: Session, hello: Hello): void {
+    this.#state = 'running'
+    if (session.thread !== undefined) {
+      const ram = hello.ram.map(({ base, size, offset }) => ({ base, size, offset }))
+      const fd = openSync(session.ramFile, 'r')
+      void session.ended.catch(() => {}).finally(() => closeSync(fd))
+      this.#inspection = new Inspection(session.thread, hello, new FileMemory(fd, ram))
+    }
+    this.#changed()
+  }
+
+  async #connectQmp(session: Session): Promise<void> {
+    const signal = AbortSignal.timeout(60_000)
+    try {
+      const qmp = await session.qmp(signal)
+      if (this.#session !== session) return qmp.close()
+      this.#qmp = qmp
+      qmp.on('event', ({ event }) => {
+        if (event === 'STOP' && this.#state === 'running') this.#set('paused')
+        if (event === 'RESUME' && this.#state === 'paused') this.#set('running')
+      })
+    } catch {} // QEMU ended, or is too busy: lifecycle requests will say so
+  }
+
+  async #watch(launched: Pick<Launched, 'session' | 'dispose'>): Promise<void> {
+    const { session } = launched
+    let end: EndStatus
+    try {
+      end = this.#judge(await session.ended)
+    } catch (error) {
+      end = { outcome: 'qemu-died', message: (error as Error).message, at: new Date().toISOString() }
+    }
+    launched.dispose()
+    this.#finish(end)
+  }
+
+  #judge(end: SessionEnd): EndStatus {
+    const at = new Date().toISOString()
+    if (end.panic !== undefined) return { outcome: 'hyp-panic', message: end.panic, at }
+    if (this.#killed) return { outcome: 'killed', message: 'ended from here', at }
+    if (end.serverError !== undefined) return { outcome: 'server-died', message: end.serverError, at }
+    const { code, signal } = end.qemu
+    if (code === 0) return { outcome: 'ok', message: 'the guest powered off', at }
+    const how = signal ?? `exit code ${code}`
+    return { outcome: 'qemu-died', message: `QEMU ended with ${how}: ${end.qemuErrors || 'no message'}`, at }
+  }
+
+  #finish(end: EndStatus): void {
+    this.#lost += this.#session?.pump?.lost ?? 0
+    this.#qmp?.close()
+    this.#qmp = undefined
+    this.#session = undefined
+    this.#inspection = undefined
+    this.#held = null
+    this.#breaking = false
+    this.#end = end
+    this.#state = 'off'
+    this.#phase = 'off'
+    this.#changed()
+  }
+
+  // Life.
+
+  async pause(): Promise<void> {
+    await this.#execute('stop')
+    this.#set('paused')
+  }
+
+  async resume(): Promise<void> {
+    await this.#execute('cont')
+    this.#set('running')
+  }
+
+  async reset(): Promise<void> {
+    await this.#execute('system_reset')
+  }
+
+  async powerOff(): Promise<void> {
+    await this.#execute('system_powerdown')
+  }
+
+  /** Ends the machine now, whatever it does. */
+  async kill(): Promise<void> {
+    if (this.#state === 'off') throw new Problem(409, 'there is no machine')
+    this.#killed = true
+    this.#set('ending')
+    this.#starting?.abort(new Error('ended before it ran'))
+    await this.#session?.qemu.stop()
+    await this.#ended
+  }
+
+  /** Ends what runs. */
+  async close(): Promise<void> {
+    if (this.#state === 'off') return
+    const timer = new Promise<void>(resolve => setTimeout(resolve, STOP_GRACE_MS).unref())
+    await Promise.race([this.kill().catch(() => {}), timer])
+  }
+
+  qmp(command: QmpCommand): Promise<unknown> {
+    return this.#execute(command)
+  }
+
+  async #execute(command: string): Promise<unknown> {
+    if (this.#held !== null) throw new Problem(409, 'a trap is held, and with it all of QEMU: release it first')
+    const qmp = this.#qmp
+    if (qmp === undefined) throw new Problem(409, 'there is no machine that answers')
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Problem(409, 'QEMU does not answer')), QMP_TIMEOUT_MS)
+    })
+    try {
+      return await Promise.race([qmp.execute(command), late])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  /** @throws Problem when the guest takes no input. */
+  type(text: string): void {
+    const stdin = this.#session?.qemu.child.stdin
+    if (!stdin?.writable) throw new Problem(409, 'there is no machine that listens')
+    stdin.write(text)
+  }
+
+  // Looking.
+
+  get inspection(): Inspection {
+    if (this.#inspection === undefined) throw new Problem(409, 'no machine is running')
+    return this.#inspection
+  }
+
+  // Breakpoints. They outlive machines: set one, then start.
+
+  async breakpoints(): Promise<Breakpoint[]> {
+    const live = (await this.#session?.thread?.call('breakpoints').catch(() => [])) ?? []
+    const byId = new Map(live.map(b => [b.id, b]))
+    return [...this.#breakpoints].map(([id, spec]) => byId.get(id) ?? { ...spec, id, matches: 0 })
+  }
+
+  async addBreakpoint(spec: BreakpointSpec): Promise<Breakpoint> {
+    const id = this.#nextBreakpoint++
+    const added = await this.#session?.thread?.call('addBreakpoint', spec, id)
+    this.#breakpoints.set(id, spec)
+    return added ?? { ...spec, id, matches: 0 }
+  }
+
+  async removeBreakpoint(id: number): Promise<void> {
+    if (!this.#breakpoints.delete(id)) throw new Problem(404, `no breakpoint ${id}`)
+    await this.#session?.thread?.call('removeBreakpoint', id).catch(ignoreAbsent)
+  }
+
+  async enableBreakpoint(id: number, enabled: boolean): Promise<void> {
+    const spec = this.#breakpoints.get(id)
+    if (spec === undefined) throw new Problem(404, `no breakpoint ${id}`)
+    this.#breakpoints.set(id, { ...spec, enabled })
+    await this.#session?.thread?.call('enableBreakpoint', id, enabled).catch(ignoreAbsent)
+  }
+
+  async breakNext(on: boolean): Promise<void> {
+    const { thread } = this.#session ?? {}
+    if (thread === undefined) throw new Problem(409, 'there is no machine')
+    await thread.call('breakNext', on)
+    this.#breaking = on && this.#held === null
+    this.#changed()
+  }
+
+  async release(how: Release): Promise<void> {
+    const { thread } = this.#session ?? {}
+    if (thread === undefined || this.#held === null) throw new Problem(409, 'no trap is held')
+    await thread.call('release', how)
+  }
+
+  // What the trace tells.
+
+  #record(record: TraceRecord): void {
+    const at = new Date().toISOString()
+    switch (record.kind) {
+      case 'warning': {
+        const warning = HYP_WARNINGS[record.id - 1]
+        if (warning === undefined) return
+        const { code, section, meaning, expected } = warning
+        const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
+        this.warnings.push({ at, code, section, meaning, expected, values, row: this.log.next })
+        return
+      }
+      case 'event': {
+        const event = decodeEvent(words(record.bytes))
+        const text = describeEvent(event)
+        this.events.push({ at, kind: 'event', name: eventName(event.id), text, smmu: record.smmu, sid: event.streamId })
+        return
+      }
+      case 'gerror':
+      case 'guardFault':
+      case 'lost':
+      case 'fault':
+        this.events.push({ at, kind: record.kind, name: record.kind, text: describeRecord(record) })
+        return
+      default:
+        return
+    }
+  }
+
+  #group({ layout, words, at }: LogEntry): void {
+    if (this.#phase !== 'kernel' || !roots.has(layout.name) || layout.name !== 'trap') return
+    const smmuOn = words[at + 10] === 1 && words[at + 11] === ARM_SMMU_CR0 && ((words[at + 13] ?? 0) & CR0_SMMUEN) !== 0
+    if (smmuOn) this.#reached('smmu')
+  }
+
+  #line(line: string): void {
+    const event = parseGuestEvent(line)
+    if (event === undefined) return
+    this.#step = event.name === undefined ? event.event : `${event.event} ${event.name}`
+    if (event.event === 'userspace') this.#reached('userspace')
+    else if (event.event === 'done') this.#reached('done')
+    else this.#changed()
+  }
+
+  #reached(phase: Phase): void {
+    if (PHASES.indexOf(phase) <= PHASES.indexOf(this.#phase)) return
+    this.#phase = phase
+    this.#changed()
+  }
+
+  #set(state: MachineState): void {
+    if (this.#state === 'off' || this.#state === state) return
+    this.#state = state
+    this.#changed()
+  }
+
+  #changed(): void {
+    this.statuses.push({ status: this.status() })
+  }
+}
+
+function ignoreAbsent(error: unknown): void {
+  if (!(error instanceof OperationError)) throw error
+}
+
+function describe(hello: Hello) {
+  return {
+    qemu: hello.qemuVersion,
+    vcpus: hello.vcpus,
+    carveout: { base: hex(hello.carveoutBase), size: hello.carveoutSize },
+    ram: hello.ram.map(({ base, size }) => ({ base: hex(base), size })),
+    smmus: hello.smmus.map(({ base, size }) => ({ base: hex(base), size })),
+    devices: hello.devices.map(({ smmu, sid, name, model }) => ({ smmu, sid, name, model })),
+  }
+}
+
+const hex = (value: number): string => `0x${value.toString(16)}`
+
+/** Everything counted, for a snapshot. */
+export function snapshot(manager: MachineManager) {
+  const { counters } = manager
+  const us = (ns: number) => Math.round(ns / 10) / 100
+  const quantiles = (p: { p50: number; p90: number; p99: number; max: number } | undefined) =>
+    p ? { p50: us(p.p50), p90: us(p.p90), p99: us(p.p99), max: us(p.max) } : { p50: 0, p90: 0, p99: 0, max: 0 }
+  const get = (name: Parameters<Counters['get']>[0]) => counters?.get(name) ?? 0
+  return {
+    traps: get('reads') + get('writes'),
+    reads: get('reads'),
+    writes: get('writes'),
+    aborted: get('aborted'),
+    hardwareReads: get('hardwareReads'),
+    hardwareWrites: get('hardwareWrites'),
+    gerrors: get('gerrors'),
+    guardFaults: get('guardFaults'),
+    resets: get('resets'),
+    breakpoints: get('breakpoints'),
+    lost: manager.lost,
+    latencyUs: quantiles(counters?.latency()),
+    serverUs: quantiles(counters?.server()),
+    registers: (counters?.registers() ?? []).map(({ register, offset, reads, writes }) => ({
+      register,
+      offset,
+      reads,
+      writes,
+    })),
+    commands: (counters?.commands() ?? []).map(({ opcode, command, kept, rewritten, dropped, own }) => ({
+      opcode,
+      command,
+      kept,
+      rewritten,
+      dropped,
+      own,
+    })),
+    warnings: (counters?.warnings() ?? []).map(({ id, count }) => ({
+      code: HYP_WARNINGS[id - 1]?.code ?? String(id),
+      expected: HYP_WARNINGS[id - 1]?.expected ?? false,
+      count,
+    })),
+    events: (counters?.events() ?? []).map(({ id, count }) => ({ name: eventName(id), count })),
+    histogram: counters?.serverBuckets() ?? [],
+  }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type MachineManager, PHASES, snapshot } from './machine.ts'
+import type { Streams } from './streams.ts'
+
+const QUANTILES = [
+  ['0.5', 'p50'],
+  ['0.9', 'p90'],
+  ['0.99', 'p99'],
+] as const
+
+const STATES = ['off', 'preparing', 'starting', 'running', 'paused', 'held', 'ending'] as const
+
+type Sample = readonly [labels: Readonly<Record<string, string>>, value: number]
+
+const escaped = (text: string): string => text.replace(/[\\"\n]/g, c => (c === '\n' ? '\\n' : `\\${c}`))
+
+function family(name: string, type: string, help: string, samples: readonly Sample[], suffix = ''): string {
+  const lines = samples.map(([labels, value]) => {
+    const text = Object.entries(labels).map(([key, label]) => `${key}="${escaped(label)}"`)
+    return `${name}${suffix}${text.length > 0 ? `{${text.join(',')}}` : ''} ${value}`
+  })
+  return [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...lines, ''].join('\n')
+}
+
+/** Prometheus text exposition. */
+export function metrics(manager: MachineManager, streams: Streams): string {
+  const counts = snapshot(manager)
+  const { state, phase, run } = manager.status()
+  const counter = (name: string, help: string, samples: readonly Sample[]) =>
+    family(`smmu_cosim_${name}`, 'counter', help, samples)
+  const gauge = (name: string, help: string, samples: readonly Sample[]) =>
+    family(`smmu_cosim_${name}`, 'gauge', help, samples)
+  const quantiles = (name: string, help: string, values: { p50: number; p90: number; p99: number }) =>
+    family(
+      `smmu_cosim_${name}`,
+      'summary',
+      help,
+      QUANTILES.map(([quantile, key]) => [{ quantile }, values[key] / 1e6]),
+    )
+  return [
+    gauge(
+      'machine_state',
+      '1 for the state that the machine is in',
+      STATES.map(name => [{ state: name }, name === state ? 1 : 0]),
+    ),
+    gauge('boot_phase', 'How far the guest has come: 0 off to 5 done', [[{}, PHASES.indexOf(phase)]]),
+    counter('machines_total', 'Machines started', [[{}, run]]),
+    counter(
+      'traps_total',
+      'Register accesses of the guest',
+      counts.registers.flatMap(({ register, reads, writes }): Sample[] => [
+        [{ register, access: 'read' }, reads],
+        [{ register, access: 'write' }, writes],
+      ]),
+    ),
+    counter('traps_aborted_total', 'Accesses that ended in an abort', [[{}, counts.aborted]]),
+    quantiles('trap_round_trip_seconds', 'Round trip of a trap as QEMU measured it', counts.latencyUs),
+    quantiles('trap_server_seconds', "The server's own time per trap", counts.serverUs),
+    counter(
+      'commands_total',
+      'Commands by what became of them',
+      counts.commands.flatMap(({ command, kept, rewritten, dropped, own }): Sample[] => [
+        [{ command, verdict: 'kept' }, kept],
+        [{ command, verdict: 'rewritten' }, rewritten],
+        [{ command, verdict: 'dropped' }, dropped],
+        [{ command, verdict: 'own' }, own],
+      ]),
+    ),
+    counter(
+      'hyp_warnings_total',
+      'Hyp warnings',
+      counts.warnings.map(({ code, count }) => [{ code }, count]),
+    ),
+    counter(
+      'smmu_events_total',
+      'Event records of the hardware',
+      counts.events.map(({ name, count }) => [{ event: name }, count]),
+    ),
+    counter('hardware_accesses_total', 'Accesses of the hypervisor to the hardware', [
+      [{ access: 'read' }, counts.hardwareReads],
+      [{ access: 'write' }, counts.hardwareWrites],
+    ]),
+    counter('guard_faults_total', 'CPU accesses to guarded memory', [[{}, counts.guardFaults]]),
+    counter('resets_total', 'Resets of the machine', [[{}, counts.resets]]),
+    counter('breakpoint_hits_total', 'Traps that were held', [[{}, counts.breakpoints]]),
+    counter('trace_records_lost_total', 'Records that the full ring lost', [[{}, counts.lost]]),
+    gauge('stream_clients', 'WebSocket clients', [[{}, streams.stats.clients]]),
+    counter('stream_items_sent_total', 'Items sent to clients', [[{}, streams.stats.sent]]),
+    counter('stream_items_dropped_total', 'Items that slow clients missed', [[{}, streams.stats.dropped]]),
+    gauge('process_resident_memory_bytes', 'Of the server', [[{}, process.memoryUsage.rss()]]),
+  ].join('')
+}

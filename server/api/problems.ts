@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Errors as RFC 9457 has them: `application/problem+json`. */
+import { STATUS_CODES } from 'node:http'
+import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
+import { Type } from 'typebox'
+import { OperationError } from '../cosim/operations.ts'
+import { QmpError } from '../machine/qmp.ts'
+
+export const ProblemSchema = Type.Object(
+  {
+    type: Type.String({ description: 'about:blank, or a URI that names the kind of problem' }),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.Optional(Type.String({ description: 'what was wrong with this request' })),
+    errors: Type.Optional(
+      Type.Array(Type.Object({ path: Type.String(), message: Type.String() }), {
+        description: 'the fields of the request that were wrong',
+      }),
+    ),
+  },
+  { $id: 'Problem', title: 'Problem' },
+)
+
+/** An answer other than the one asked for. */
+export class Problem extends Error {
+  override readonly name = 'Problem'
+  readonly status: number
+
+  constructor(status: number, detail: string) {
+    super(detail)
+    this.status = status
+  }
+}
+
+/** What every route may answer. */
+export const problems = (...statuses: readonly number[]) =>
+  Object.fromEntries(
+    [400, 401, 403, 429, ...statuses].map(status => [
+      status,
+      {
+        description: STATUS_CODES[status] ?? 'error',
+        content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
+      },
+    ]),
+  )
+
+function statusOf(error: unknown): number {
+  if (error instanceof Problem) return error.status
+  if (error instanceof OperationError) return { absent: 404, state: 409, invalid: 422 }[error.failure]
+  if (error instanceof QmpError) return 409
+  const { statusCode } = error as Partial<FastifyError>
+  return statusCode !== undefined && statusCode >= 400 && statusCode < 600 ? statusCode : 500
+}
+
+export function sendProblem(reply: FastifyReply, status: number, detail?: string, more: object = {}): FastifyReply {
+  const body = {
+    type: 'about:blank',
+    title: STATUS_CODES[status] ?? 'Error',
+    status,
+    ...(detail && { detail }),
+    ...more,
+  }
+  return reply.code(status).type('application/problem+json').serializer(JSON.stringify).send(body)
+}
+
+export function registerProblems(app: FastifyInstance): void {
+  app.addSchema(ProblemSchema)
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const status = statusOf(error)
+    if (status >= 500) request.log.error(error)
+    const errors = error.validation?.map(({ instancePath, message }) => ({
+      path: `${error.validationContext ?? ''}${instancePath}`,
+      message: message ?? 'is wrong',
+    }))
+    return sendProblem(reply, status, status >= 500 ? undefined : error.message, errors && { errors })
+  })
+  app.setNotFoundHandler((request, reply) => sendProblem(reply, 404, `${request.method} ${request.url.slice(0, 200)}`))
+}

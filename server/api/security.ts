@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Who may use the server. On loopback: whoever can connect, but no web page of another origin (Host and Origin are checked,
+ * so neither a foreign script nor a rebound DNS name gets through). On any other address: whoever has the token.
+ */
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import type { IncomingHttpHeaders } from 'node:http'
+import { isIP } from 'node:net'
+
+export interface Access {
+  readonly host: string
+  /** Absent: none is needed. */
+  readonly token?: string
+  /** Further names that a Host header may have. */
+  readonly names?: readonly string[]
+}
+
+export const TOKEN_VARIABLE = 'SMMU_COSIM_TOKEN'
+const MIN_TOKEN = 16
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
+}
+
+/**
+ * The token for an address: none on loopback unless one is given.
+ * @throws Error when the one given is too short to be a secret.
+ */
+export function tokenFor(host: string, given: string | undefined): string | undefined {
+  if (given !== undefined && given.length < MIN_TOKEN) {
+    throw new Error(`${TOKEN_VARIABLE} has fewer than ${MIN_TOKEN} characters`)
+  }
+  return given ?? (isLoopback(host) ? undefined : randomBytes(24).toString('base64url'))
+}
+
+const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
+
+/** Compares in a time that says nothing about the token. */
+export function sameToken(given: string, token: string): boolean {
+  return timingSafeEqual(digest(given), digest(token))
+}
+
+/** The token of an Authorization header. */
+export function bearer(headers: IncomingHttpHeaders): string | undefined {
+  return /^Bearer ([\x21-\x7e]{1,512})$/i.exec(headers.authorization ?? '')?.[1]
+}
+
+/** Host name of a Host header or an origin, without port and brackets. */
+function hostName(text: string): string | undefined {
+  try {
+    return new URL(text.includes('://') ? text : `http://${text}`).hostname.replace(/^\[|\]$/g, '')
+  } catch {
+    return undefined
+  }
+}
+
+/** Is a request with these headers for us, and not sent by a page from elsewhere? Says why not. */
+export function refusal(headers: IncomingHttpHeaders, access: Access): string | undefined {
+  const host = hostName(headers.host ?? '')
+  if (host === undefined || headers.host === undefined) return 'no valid Host header'
+  const known = isLoopback(host) || host === access.host || access.names?.includes(host) === true
+  // Somebody who listens on all interfaces is reached under addresses that we don't know; the token is the guard then.
+  const anyAddress = access.token !== undefined && isIP(host) !== 0
+  if (!known && !anyAddress) return `Host ${headers.host.slice(0, 100)} is not this server`
+  const { origin } = headers
+  if (origin === undefined) {
+    return headers['sec-fetch-site'] === 'cross-site' ? 'request from another site' : undefined
+  }
+  let theirs: string
+  try {
+    theirs = new URL(origin).host
+  } catch {
+    return 'request from another origin'
+  }
+  return theirs === headers.host.toLowerCase() ? undefined : `request from another origin, ${origin.slice(0, 100)}`
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
+import { pino } from 'pino'
+import pretty from 'pino-pretty'
+import { createApp } from './app.ts'
+import type { MachineManager } from './machine.ts'
+import { isLoopback, TOKEN_VARIABLE, tokenFor } from './security.ts'
+import { buildDashboard } from './webBuild.ts'
+
+export const DEFAULT_PORT = 8642
+export const DEFAULT_HOST = '127.0.0.1'
+
+export interface ServerOptions {
+  readonly manager: MachineManager
+  readonly host?: string
+  /** 0: any that is free. */
+  readonly port?: number
+  /** Names under which the server is reached, besides its address. */
+  readonly names?: readonly string[]
+  readonly recording?: () => string | undefined
+  readonly say: (line: string) => void
+}
+
+export interface RunningServer {
+  /** With the token, when there is one. */
+  readonly url: string
+  close(): Promise<void>
+}
+
+export function projectVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')
+  return (JSON.parse(text) as { version: string }).version
+}
+
+/** Builds the dashboard if need be, and listens. @throws Error when it cannot. */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, say } = options
+  const token = tokenFor(host, process.env[TOKEN_VARIABLE])
+  const dashboard = await buildDashboard(say)
+  const logger = pino({ level: 'warn', base: null }, pretty({ sync: true, destination: 2, colorize: false }))
+  const { app } = await createApp({
+    manager,
+    version: projectVersion(),
+    access: { host, ...(token !== undefined && { token }), ...(options.names && { names: options.names }) },
+    dashboard,
+    logger,
+    ...(options.recording && { recording: options.recording }),
+  })
+  try {
+    await app.listen({ host, port })
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    await app.close()
+    throw new Error(code === 'EADDRINUSE' ? `${host}:${port} is in use: choose another --port (0: any)` : message)
+  }
+  const address = app.server.address() as AddressInfo
+  const shown = host.includes(':') ? `[${host}]` : host
+  const url = `http://${shown}:${address.port}/`
+  if (!isLoopback(host)) {
+    say(`listening on ${host}, which others can reach: the token is needed (${TOKEN_VARIABLE} sets it)`)
+  }
+  return { url: token === undefined ? url : `${url}#token=${token}`, close: () => app.close() }
+}

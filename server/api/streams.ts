@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Streams over WebSocket. A client subscribes with a filter and the id of the last item it has; the server sends what came
+ * since, as fast as the client takes it. Nothing is queued for a client: each has a position in histories that all share.
+ * A client that is too slow for a history misses items, and is told how many.
+ */
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage, Server } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { type Static, Type } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { type RawData, WebSocket, WebSocketServer } from 'ws'
+import type { Source } from './feed.ts'
+import { type Access, bearer, refusal, sameToken } from './security.ts'
+import { FilterSchema } from './traps.ts'
+
+export const STREAM_PATH = '/api/v1/stream'
+
+export const STREAMS = ['traps', 'events', 'warnings', 'console', 'counters', 'machine'] as const
+export type StreamName = (typeof STREAMS)[number]
+
+const TICK_MS = 50
+const PING_MS = 15_000
+const AUTH_MS = 5_000
+const MAX_CLIENTS = 64
+const MAX_SUBSCRIPTIONS = 16
+const MAX_MESSAGE = 16_384
+/** Bytes that may wait in a socket; above it the client has to catch up first. */
+const MAX_BUFFERED = 1 << 18
+/** Items that one message carries. */
+const MAX_ITEMS = 500
+/** Requests of one client in a second. */
+const MAX_REQUESTS = 50
+
+const Subscribe = Type.Object(
+  {
+    type: Type.Literal('subscribe'),
+    id: Type.String({ minLength: 1, maxLength: 64, description: "the client's name for the subscription" }),
+    stream: Type.Enum([...STREAMS]),
+    /** The last item that the client has; absent: only what comes from now on. */
+    after: Type.Optional(Type.Integer({ minimum: 0 })),
+    /** Begin so many items back. */
+    last: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000 })),
+    /** Skip to the newest items rather than lag behind by more than this. */
+    lag: Type.Optional(Type.Integer({ minimum: 100, maximum: 100_000 })),
+    filter: Type.Optional(FilterSchema),
+  },
+  { additionalProperties: false },
+)
+const Request = Compile(
+  Type.Union([
+    Type.Object(
+      { type: Type.Literal('auth'), token: Type.String({ maxLength: 512 }) },
+      { additionalProperties: false },
+    ),
+    Subscribe,
+    Type.Object(
+      { type: Type.Literal('unsubscribe'), id: Type.String({ maxLength: 64 }) },
+      { additionalProperties: false },
+    ),
+  ]),
+)
+
+interface Subscription {
+  readonly id: string
+  readonly source: Source
+  readonly filter: unknown
+  readonly lag: number
+  next: number
+}
+
+interface Client {
+  readonly socket: WebSocket
+  readonly subscriptions: Map<string, Subscription>
+  authorized: boolean
+  alive: boolean
+  /** Requests left in this second. */
+  budget: number
+}
+
+/** What the streams did, for metrics. */
+export interface StreamStats {
+  clients: number
+  sent: number
+  dropped: number
+  refused: number
+}
+
+export class Streams {
+  /** Changes when the server restarts: ids of items start again. */
+  readonly session = randomUUID()
+  readonly stats: StreamStats = { clients: 0, sent: 0, dropped: 0, refused: 0 }
+  readonly #sources: Readonly<Record<StreamName, Source>>
+  readonly #access: Access
+  readonly #server = new WebSocketServer({ noServer: true, maxPayload: MAX_MESSAGE, perMessageDeflate: false })
+  readonly #clients = new Set<Client>()
+  readonly #timers: NodeJS.Timeout[]
+
+  constructor(sources: Readonly<Record<StreamName, Source>>, access: Access) {
+    this.#sources = sources
+    this.#access = access
+    const every = (ms: number, work: () => void) => setInterval(work, ms).unref()
+    this.#timers = [
+      every(TICK_MS, () => this.#tick()),
+      every(PING_MS, () => this.#ping()),
+      every(1_000, () => {
+        for (const client of this.#clients) client.budget = MAX_REQUESTS
+      }),
+    ]
+  }
+
+  /** Somebody watches this stream. */
+  watched(name: StreamName): boolean {
+    const source = this.#sources[name]
+    for (const { subscriptions } of this.#clients) {
+      for (const subscription of subscriptions.values()) if (subscription.source === source) return true
+    }
+    return false
+  }
+
+  attach(server: Server): void {
+    server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))
+  }
+
+  close(): void {
+    for (const timer of this.#timers) clearInterval(timer)
+    for (const { socket } of this.#clients) socket.close(1001, 'the server ends')
+    setTimeout(() => {
+      for (const { socket } of this.#clients) socket.terminate()
+    }, 500).unref()
+    this.#server.close()
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const refuse = (status: string) => {
+      this.stats.refused++
+      socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+    }
+    socket.on('error', () => {})
+    if (request.url?.split('?')[0] !== STREAM_PATH) return refuse('404 Not Found')
+    if (refusal(request.headers, this.#access) !== undefined) return refuse('403 Forbidden')
+    if (this.#clients.size >= MAX_CLIENTS) return refuse('503 Service Unavailable')
+    const { token } = this.#access
+    const given = bearer(request.headers)
+    if (token !== undefined && given !== undefined && !sameToken(given, token)) return refuse('401 Unauthorized')
+    this.#server.handleUpgrade(request, socket, head, client => {
+      this.#accept(client, token === undefined || given !== undefined)
+    })
+  }
+
+  #accept(socket: WebSocket, authorized: boolean): void {
+    const client: Client = { socket, subscriptions: new Map(), authorized, alive: true, budget: MAX_REQUESTS }
+    this.#clients.add(client)
+    this.stats.clients = this.#clients.size
+    socket.on('error', () => {})
+    socket.on('pong', () => {
+      client.alive = true
+    })
+    socket.on('close', () => {
+      this.#clients.delete(client)
+      this.stats.clients = this.#clients.size
+    })
+    socket.on('message', (data, binary) => this.#message(client, data, binary))
+    if (authorized) this.#greet(client)
+    else {
+      setTimeout(() => {
+        if (!client.authorized) socket.close(4401, 'no token')
+      }, AUTH_MS).unref()
+    }
+  }
+
+  #greet(client: Client): void {
+    const streams = Object.fromEntries(
+      STREAMS.map(name => [name, { oldest: this.#sources[name].oldest, next: this.#sources[name].next }]),
+    )
+    send(client, { type: 'hello', session: this.session, streams })
+  }
+
+  #message(client: Client, data: RawData, binary: boolean): void {
+    if (--client.budget < 0) return client.socket.close(4429, 'too many requests')
+    let request: unknown
+    try {
+      request = binary ? undefined : JSON.parse(String(data))
+    } catch {}
+    if (!Request.Check(request)) {
+      return send(client, { type: 'error', error: 'not a request: auth, subscribe or unsubscribe were expected' })
+    }
+    if (request.type === 'auth') {
+      const { token } = this.#access
+      if (client.authorized) return
+      if (token !== undefined && !sameToken(request.token, token)) return client.socket.close(4401, 'wrong token')
+      client.authorized = true
+      return this.#greet(client)
+    }
+    if (!client.authorized) return client.socket.close(4401, 'no token')
+    if (request.type === 'unsubscribe') return void client.subscriptions.delete(request.id)
+    this.#subscribe(client, request)
+  }
+
+  #subscribe(client: Client, request: Static<typeof Subscribe>): void {
+    const { id, stream, after, last, lag = Number.POSITIVE_INFINITY, filter } = request
+    if (client.subscriptions.size >= MAX_SUBSCRIPTIONS && !client.subscriptions.has(id)) {
+      return send(client, { type: 'error', id, error: `there are ${MAX_SUBSCRIPTIONS} subscriptions already` })
+    }
+    if (filter !== undefined && stream !== 'traps') {
+      return send(client, { type: 'error', id, error: 'only traps can be filtered' })
+    }
+    const source = this.#sources[stream]
+    const next = after !== undefined ? Math.min(after + 1, source.next) : Math.max(source.next - (last ?? 0), 1)
+    const subscription = { id, source, filter, lag, next: after === undefined ? Math.max(next, source.oldest) : next }
+    client.subscriptions.set(id, subscription)
+    send(client, { type: 'subscribed', id, stream, next: subscription.next })
+    this.#serve(client, subscription)
+  }
+
+  #tick(): void {
+    for (const client of this.#clients) {
+      for (const subscription of client.subscriptions.values()) this.#serve(client, subscription)
+    }
+  }
+
+  /** Sends what is new, if the client can take it. */
+  #serve(client: Client, subscription: Subscription): void {
+    const { source, filter, id } = subscription
+    if (subscription.next >= source.next || client.socket.bufferedAmount > MAX_BUFFERED) return
+    const start = Math.max(source.oldest, source.next - subscription.lag)
+    const dropped = Math.max(0, start - subscription.next)
+    if (dropped > 0) subscription.next = start
+    this.stats.dropped += dropped
+    const { items, next } = source.read(subscription.next, MAX_ITEMS, filter)
+    subscription.next = next
+    if (items.length === 0 && dropped === 0) return
+    this.stats.sent += items.length
+    send(client, { type: 'items', id, items, next, ...(dropped > 0 && { dropped }) })
+  }
+
+  #ping(): void {
+    for (const client of this.#clients) {
+      if (!client.alive) {
+        client.socket.terminate()
+        continue
+      }
+      client.alive = false
+      client.socket.ping()
+    }
+  }
+}
+
+function send(client: Client, message: object): void {
+  if (client.socket.readyState === WebSocket.OPEN) client.socket.send(JSON.stringify(message))
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Group, Root } from '../trace/groups.ts'
+import type { Sink } from '../trace/pump.ts'
+import { type KindName, type Layout, layouts, roots, type TraceRecord } from '../trace/records.ts'
+import type { RingReader } from '../trace/ring.ts'
+
+/** Words of a segment; a group lies in one segment. */
+const SEGMENT_WORDS = 1 << 20
+/** Groups of a segment. */
+const SEGMENT_GROUPS = 1 << 15
+/** Segments kept: 48 MiB, a hundred thousand traps and more. */
+const SEGMENTS = 12
+/** Words that are kept of one group; what a reset writes to build its tables is more. */
+const GROUP_WORDS = 1 << 15
+
+/** Kinds that go with the next root. The notices of the hardware stand for themselves. */
+const CHILDREN: ReadonlySet<KindName> = new Set([
+  'hardware',
+  'memory',
+  'guard',
+  'command',
+  'stream',
+  'warning',
+  'pages',
+  'probe',
+  'fault',
+  'breakpoint',
+])
+
+interface Segment {
+  /** Id of the first group. */
+  readonly first: number
+  readonly words: Uint32Array
+  readonly doubles: Float64Array
+  readonly bytes: Uint8Array
+  /** Word where each group starts; the root is its last record. */
+  readonly starts: Uint32Array
+  /** Where each group's root is. */
+  readonly roots: Uint32Array
+  groups: number
+  used: number
+}
+
+/** A group as it lies in the log, without decoding it. */
+export interface LogEntry {
+  readonly id: number
+  /** Word index of the root in `words` and `doubles`. */
+  readonly at: number
+  readonly layout: Layout
+  readonly words: Uint32Array
+  readonly doubles: Float64Array
+}
+
+/**
+ * The last decisions of the trap thread, as the ring had them: copied word by word and decoded only when somebody looks.
+ * Ids count all groups since the server started, so that a client can go on where it was.
+ */
+export class TrapLog implements Sink {
+  readonly ready = true
+  /** Called with every record that is no part of a group, and each that closes one. */
+  onRecord: ((record: TraceRecord) => void) | undefined
+  /** Called for each finished group. */
+  onGroup: ((entry: LogEntry) => void) | undefined
+  onFlush: (() => void) | undefined
+  readonly #segments: Segment[] = []
+  #next = 1
+  /** Start of the group being collected, in the last segment. */
+  #start = 0
+
+  /** Id that the next group gets. */
+  get next(): number {
+    return this.#next
+  }
+
+  /** Id of the oldest group that is still there. */
+  get oldest(): number {
+    return this.#segments[0]?.first ?? this.#next
+  }
+
+  fromRing(reader: RingReader, layout: Layout, at: number): void {
+    const root = roots.has(layout.name)
+    if (!root && !CHILDREN.has(layout.name)) return this.onRecord?.(reader.decode(layout, at))
+    const size = (reader.words[at] ?? 0) >>> 8
+    const segment = this.#room(size)
+    // The most telling part of a long group is its beginning and its root.
+    if (!root && segment.used - this.#start + size > GROUP_WORDS) return
+    const to = segment.used
+    segment.words.set(reader.words.subarray(at, at + size), to)
+    segment.used += size
+    if (!root) {
+      if (layout.name === 'warning') this.onRecord?.(reader.decode(layout, at))
+      return
+    }
+    segment.starts[segment.groups] = this.#start
+    segment.roots[segment.groups] = to
+    segment.groups++
+    this.#start = segment.used
+    const id = this.#next++
+    this.onGroup?.({ id, at: to, layout, words: segment.words, doubles: segment.doubles })
+  }
+
+  record(record: TraceRecord): void {
+    this.onRecord?.(record)
+  }
+
+  flush(): void {
+    this.onFlush?.()
+  }
+
+  entry(id: number): LogEntry | undefined {
+    const segment = this.#segmentOf(id)
+    if (segment === undefined) return undefined
+    const at = segment.roots[id - segment.first] ?? 0
+    const layout = layouts[(segment.words[at] ?? 0) & 0xff]
+    return layout && { id, at, layout, words: segment.words, doubles: segment.doubles }
+  }
+
+  /** The root alone. */
+  root(entry: LogEntry): Root {
+    const segment = this.#segmentOf(entry.id)
+    if (segment === undefined) throw new Error(`group ${entry.id} is gone`)
+    return decode(segment, entry.layout, entry.at) as Root
+  }
+
+  group(id: number): Group | undefined {
+    const segment = this.#segmentOf(id)
+    if (segment === undefined) return undefined
+    const records: TraceRecord[] = []
+    let at = segment.starts[id - segment.first] ?? 0
+    const root = segment.roots[id - segment.first] ?? 0
+    while (at <= root) {
+      const header = segment.words[at] ?? 0
+      const layout = layouts[header & 0xff]
+      if (layout !== undefined) records.push(decode(segment, layout, at))
+      at += header >>> 8
+    }
+    const last = records.pop()
+    return last && { root: last as Root, children: records, whole: true }
+  }
+
+  /** Calls `visit` with kind and place of each child of a group. */
+  children(id: number, visit: (layout: Layout, words: Uint32Array, at: number) => void): void {
+    const segment = this.#segmentOf(id)
+    if (segment === undefined) return
+    const root = segment.roots[id - segment.first] ?? 0
+    for (let at = segment.starts[id - segment.first] ?? 0; at < root; ) {
+      const header = segment.words[at] ?? 0
+      const layout = layouts[header & 0xff]
+      if (layout !== undefined) visit(layout, segment.words, at)
+      at += header >>> 8
+    }
+  }
+
+  #segmentOf(id: number): Segment | undefined {
+    if (!Number.isInteger(id) || id < this.oldest || id >= this.#next) return undefined
+    return this.#segments.findLast(({ first }) => first <= id)
+  }
+
+  /** The last segment, or a new one that begins with what there is of the group being collected. */
+  #room(size: number): Segment {
+    const last = this.#segments.at(-1)
+    if (last !== undefined && last.used + size <= SEGMENT_WORDS && last.groups < SEGMENT_GROUPS) return last
+    const recycled = this.#segments.length >= SEGMENTS ? this.#segments.shift() : undefined
+    const words = recycled?.words ?? new Uint32Array(SEGMENT_WORDS)
+    const segment: Segment = {
+      first: this.#next,
+      words,
+      doubles: new Float64Array(words.buffer),
+      bytes: new Uint8Array(words.buffer),
+      starts: recycled?.starts ?? new Uint32Array(SEGMENT_GROUPS),
+      roots: recycled?.roots ?? new Uint32Array(SEGMENT_GROUPS),
+      groups: 0,
+      used: 0,
+    }
+    if (last !== undefined) {
+      words.set(last.words.subarray(this.#start, last.used))
+      segment.used = last.used - this.#start
+    }
+    this.#start = 0
+    this.#segments.push(segment)
+    return segment
+  }
+}
+
+function decode(segment: Segment, layout: Layout, at: number): TraceRecord {
+  const record: Record<string, unknown> = { kind: layout.name }
+  for (const { name, type, word } of layout.fields) {
+    if (type === 'u32') record[name] = segment.words[at + word]
+    else if (type === 'f64') record[name] = segment.doubles[(at + word) >> 1]
+    else {
+      const from = (at + word + 1) << 2
+      const bytes = segment.bytes.slice(from, from + (segment.words[at + word] ?? 0))
+      record[name] = type === 'text' ? Buffer.from(bytes).toString() : bytes
+    }
+  }
+  return record as unknown as TraceRecord
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Traps as clients see them: rows of the log, filters, and one group in full. */
+import { type Static, Type } from 'typebox'
+import { resultName } from '../hypervisor/result.ts'
+import { HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { hex64 } from '../smmu/bits.ts'
+import { describeCommand, opcodeName } from '../smmu/commands.ts'
+import { describeRegister, registerName } from '../smmu/registers.ts'
+import { steConfigName } from '../smmu/ste.ts'
+import { describeRecord, streamIds } from '../trace/describe.ts'
+import type { Group } from '../trace/groups.ts'
+import { commandWords, streamEntries } from '../trace/memory.ts'
+import { request, type TraceRecord, verdict } from '../trace/records.ts'
+import { pcOf, type Symbols } from '../trace/symbols.ts'
+import type { Source } from './feed.ts'
+import { HexText } from './hex.ts'
+import { type SteView, steView } from './steFields.ts'
+import type { LogEntry, TrapLog } from './trapLog.ts'
+
+const VERDICTS = Object.keys(verdict)
+
+export const RowSchema = Type.Object(
+  {
+    id: Type.Integer({ description: 'of the row, since the server started' }),
+    kind: Type.Enum(['trap', 'reset', 'translate', 'request']),
+    seq: Type.Optional(Type.Integer({ description: 'number of the trap in its machine' })),
+    time: Type.Optional(Type.Number({ description: "guest's virtual clock, ns" })),
+    us: Type.Number({ description: "the server's time, µs" }),
+    smmu: Type.Optional(Type.Integer()),
+    cpu: Type.Optional(Type.Integer({ description: '65535: no vCPU' })),
+    write: Type.Optional(Type.Boolean()),
+    offset: Type.Optional(Type.Integer()),
+    register: Type.Optional(Type.String()),
+    size: Type.Optional(Type.Integer({ description: 'bytes' })),
+    value: Type.Optional(HexText('written, or answered')),
+    text: Type.String({ description: 'decoded' }),
+    aborted: Type.Optional(Type.Boolean()),
+    pc: Type.Optional(HexText('of the guest')),
+    where: Type.Optional(Type.String({ description: 'kernel function' })),
+    nested: Type.Integer({ description: 'records in the group' }),
+    warnings: Type.Array(Type.String(), { description: 'codes' }),
+    commands: Type.Array(Type.Object({ command: Type.String(), verdict: Type.String(), count: Type.Integer() })),
+  },
+  { $id: 'TrapRow', title: 'TrapRow' },
+)
+export type TrapRow = Static<typeof RowSchema>
+
+export const FilterSchema = Type.Object(
+  {
+    kinds: Type.Optional(Type.Array(Type.Enum(['trap', 'reset', 'translate', 'request']), { maxItems: 4 })),
+    registers: Type.Optional(
+      Type.Array(Type.String({ maxLength: 40 }), { maxItems: 64, description: 'names or 0x offsets' }),
+    ),
+    access: Type.Optional(Type.Enum(['read', 'write'])),
+    commands: Type.Optional(Type.Array(Type.String({ maxLength: 40 }), { maxItems: 64, description: 'names' })),
+    smmu: Type.Optional(Type.Integer({ minimum: 0, maximum: 255 })),
+    cpu: Type.Optional(Type.Integer({ minimum: 0, maximum: 65535 })),
+    warnings: Type.Optional(Type.Boolean({ description: 'only with hyp warnings' })),
+    minUs: Type.Optional(Type.Number({ minimum: 0 })),
+    text: Type.Optional(Type.String({ maxLength: 100, description: 'in register, value, text, function or commands' })),
+  },
+  { additionalProperties: false },
+)
+export type TrapFilter = Static<typeof FilterSchema>
+
+/** Rows that one reading looks at. */
+const SCAN = 20_000
+
+export class Traps implements Source {
+  readonly #log: TrapLog
+  symbols: Symbols | undefined
+
+  constructor(log: TrapLog) {
+    this.#log = log
+  }
+
+  get oldest(): number {
+    return this.#log.oldest
+  }
+
+  get next(): number {
+    return this.#log.next
+  }
+
+  read(from: number, max: number, filter: unknown): { items: TrapRow[]; next: number } {
+    const wanted = (filter ?? {}) as TrapFilter
+    const items: TrapRow[] = []
+    let id = Math.max(from, this.oldest)
+    const end = Math.min(this.next, id + SCAN)
+    const quick = quickFilter(wanted)
+    for (; id < end && items.length < max; id++) {
+      const entry = this.#log.entry(id)
+      if (entry === undefined || !quick(entry)) continue
+      const row = this.row(entry)
+      if (matches(row, wanted)) items.push(row)
+    }
+    return { items, next: id }
+  }
+
+  /** The last rows before `before` that match, oldest first. */
+  last(max: number, filter: TrapFilter, before = this.next): TrapRow[] {
+    const items: TrapRow[] = []
+    const quick = quickFilter(filter)
+    const end = Math.max(this.oldest, before - SCAN)
+    for (let id = Math.min(before, this.next) - 1; id >= end && items.length < max; id--) {
+      const entry = this.#log.entry(id)
+      if (entry === undefined || !quick(entry)) continue
+      const row = this.row(entry)
+      if (matches(row, filter)) items.push(row)
+    }
+    return items.reverse()
+  }
+
+  row(entry: LogEntry): TrapRow {
+    const root = this.#log.root(entry)
+    const warnings: string[] = []
+    const commands: { command: string; verdict: string; count: number }[] = []
+    let nested = 0
+    this.#log.children(entry.id, (layout, words, at) => {
+      nested++
+      if (layout.name === 'warning') warnings.push(HYP_WARNINGS[(words[at + 1] ?? 0) - 1]?.code ?? 'unknown')
+      else if (layout.name === 'command') {
+        const command = opcodeName(words[at + 2] ?? 0)
+        const result = VERDICTS[words[at + 3] ?? 0] ?? 'kept'
+        const last = commands.at(-1)
+        if (last?.command === command && last.verdict === result) last.count++
+        else if (commands.length < 32) commands.push({ command, verdict: result, count: 1 })
+      }
+    })
+    const common = { id: entry.id, us: Math.round(root.duration / 10) / 100, nested, warnings, commands }
+    switch (root.kind) {
+      case 'trap': {
+        const pc = pcOf(root)
+        const where = pc === 0n ? undefined : this.symbols?.find(pc)?.name
+        return {
+          ...common,
+          kind: 'trap',
+          seq: root.seq,
+          time: root.time,
+          smmu: root.smmu,
+          cpu: root.cpu,
+          write: root.write === 1,
+          offset: root.offset,
+          register: registerName(root.offset),
+          size: root.size,
+          value: hex64(root.lo, root.hi),
+          text: describeRegister(root.offset, root.lo, root.hi),
+          aborted: root.aborted === 1,
+          ...(pc !== 0n && { pc: `0x${pc.toString(16)}` }),
+          ...(where !== undefined && { where }),
+        }
+      }
+      case 'reset':
+        return { ...common, kind: 'reset', time: root.time, text: 'machine reset' }
+      case 'request': {
+        const name = Object.entries(request).find(([, value]) => value === root.request)?.[0] ?? 'request'
+        const what = name === 'other' ? 'inspection' : `${name} 0x${root.v0.toString(16)} +${root.v1} vm ${root.v2}`
+        return { ...common, kind: 'request', text: `${what}: ${resultName(root.result)}` }
+      }
+      case 'translate':
+        return {
+          ...common,
+          kind: 'translate',
+          time: root.time,
+          smmu: root.smmu,
+          text: `sid 0x${root.sid.toString(16)} iova ${hex64(root.iovaLo, root.iovaHi)} → 0x${root.pa.toString(16)}`,
+        }
+    }
+  }
+
+  /** One group in full. */
+  detail(id: number) {
+    const entry = this.#log.entry(id)
+    const group = this.#log.group(id)
+    if (entry === undefined || group === undefined) return undefined
+    const row = this.row(entry)
+    return { row, children: describeGroup(group), streams: [...streamIds(group)], ...this.#neighbours(row) }
+  }
+
+  /** The accesses of the same register next to this one, and its value before. */
+  #neighbours(row: TrapRow) {
+    if (row.kind !== 'trap') return {}
+    const same = (id: number): TrapRow | undefined => {
+      const entry = this.#log.entry(id)
+      if (entry?.layout.name !== 'trap' || entry.words[entry.at + 11] !== row.offset) return undefined
+      return entry.words[entry.at + 8] === row.smmu ? this.row(entry) : undefined
+    }
+    let previous: TrapRow | undefined
+    for (let id = row.id - 1; id >= this.oldest && id > row.id - SCAN && !previous; id--) previous = same(id)
+    let following: TrapRow | undefined
+    for (let id = row.id + 1; id < this.next && id < row.id + SCAN && !following; id++) following = same(id)
+    return { ...(previous && { previous }), ...(following && { following }) }
+  }
+}
+
+/** What can be decided without decoding. */
+function quickFilter(filter: TrapFilter): (entry: LogEntry) => boolean {
+  const kinds = new Set<string>(filter.kinds ?? ['trap', 'reset', 'request'])
+  const offsets = filter.registers && new Set(filter.registers.map(name => name.toLowerCase()))
+  return ({ layout, words, doubles, at }) => {
+    if (!kinds.has(layout.name)) return false
+    if (layout.name === 'request' && words[at + 1] === request.other) return false
+    if (layout.name !== 'trap') return offsets === undefined && filter.access === undefined
+    if (filter.access !== undefined && (words[at + 10] === 1) !== (filter.access === 'write')) return false
+    if (filter.smmu !== undefined && words[at + 8] !== filter.smmu) return false
+    if (filter.cpu !== undefined && words[at + 9] !== filter.cpu) return false
+    if (filter.minUs !== undefined && (doubles[(at + 6) >> 1] ?? 0) < filter.minUs * 1000) return false
+    if (offsets === undefined) return true
+    const offset = words[at + 11] ?? 0
+    return offsets.has(registerName(offset).toLowerCase()) || offsets.has(`0x${offset.toString(16)}`)
+  }
+}
+
+function matches(row: TrapRow, filter: TrapFilter): boolean {
+  if (filter.warnings === true && row.warnings.length === 0) return false
+  const { commands, text } = filter
+  if (commands !== undefined && !row.commands.some(({ command }) => commands.includes(command))) return false
+  if (text === undefined || text === '') return true
+  const wanted = text.toLowerCase()
+  const haystack = [row.register, row.value, row.text, row.where, ...row.warnings, ...row.commands.map(c => c.command)]
+  return haystack.some(part => part?.toLowerCase().includes(wanted))
+}
+
+export const ChildSchema = Type.Object({
+  kind: Type.String(),
+  text: Type.String({ description: 'one line' }),
+  us: Type.Optional(Type.Number()),
+  verdict: Type.Optional(Type.String({ description: 'of a command' })),
+  host: Type.Optional(Type.Unknown({ description: 'stream table entry of the host' })),
+  shadow: Type.Optional(Type.Unknown({ description: 'stream table entry that the hardware got' })),
+  bytes: Type.Optional(Type.String({ description: 'hexadecimal' })),
+})
+type Child = Static<typeof ChildSchema>
+
+const SHOWN = 256
+const MAX_CHILDREN = 500
+
+function describeGroup(group: Group): Child[] {
+  const words = commandWords(group.children)
+  let commands = 0
+  const children = group.children.map((child, index): Child => {
+    switch (child.kind) {
+      case 'command': {
+        const mine = child.verdict === verdict.own ? undefined : words[commands++]
+        const text = mine ? describeCommand(mine) : opcodeName(child.opcode)
+        return { kind: 'command', text, verdict: VERDICTS[child.verdict] ?? 'kept' }
+      }
+      case 'stream': {
+        const { host, shadow } = streamEntries(group.children, index)
+        const name = (config: number) => (config === 0xffff_ffff ? 'invalid' : steConfigName(config))
+        const text = `sid 0x${child.sid.toString(16)}: host ${name(child.hostConfig)} → shadow ${name(child.shadowConfig)}`
+        const views: { host?: SteView; shadow?: SteView } = {}
+        if (host) views.host = steView(host)
+        if (shadow) views.shadow = steView(shadow)
+        return { kind: 'stream', text, ...views }
+      }
+      default:
+        return plain(child)
+    }
+  })
+  return children.slice(0, MAX_CHILDREN)
+}
+
+function plain(child: TraceRecord): Child {
+  const text = describeRecord(child).replace(/^\S+\s+/, '')
+  const us = 'duration' in child ? { us: Math.round(child.duration / 10) / 100 } : {}
+  if (child.kind === 'memory' && child.bytes.length > 0) {
+    return { kind: child.kind, text, bytes: Buffer.from(child.bytes.subarray(0, SHOWN)).toString('hex') }
+  }
+  return { kind: child.kind, text, ...us }
+}

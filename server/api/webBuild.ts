@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const source = join(root, 'server/web')
+const cache = join(root, 'node_modules/.cache/smmu-cosim')
+const KEPT = 3
+
+/** What the build depends on. */
+function key(): string {
+  const hash = createHash('sha256')
+  const files = readdirSync(source, { recursive: true, withFileTypes: true })
+    .filter(entry => entry.isFile())
+    .map(entry => join(entry.parentPath, entry.name))
+    .sort()
+  for (const file of [...files, join(root, 'package-lock.json'), fileURLToPath(import.meta.url)]) {
+    hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0')
+  }
+  return hash.digest('hex').slice(0, 20)
+}
+
+/**
+ * Builds the dashboard unless this content was built before; needs no network.
+ * @returns the folder with index.html and assets.
+ */
+export async function buildDashboard(say: (line: string) => void = () => {}): Promise<string> {
+  const target = join(cache, `web-${key()}`)
+  if (existsSync(join(target, 'index.html'))) return target
+  say('building the dashboard')
+  mkdirSync(cache, { recursive: true })
+  const folder = mkdtempSync(join(cache, 'tmp-'))
+  try {
+    const { build } = await import('vite')
+    await build({
+      root: source,
+      configFile: false,
+      logLevel: 'warn',
+      publicDir: false,
+      cacheDir: join(cache, 'vite'),
+      build: { outDir: folder, emptyOutDir: true, assetsInlineLimit: 0, modulePreload: { polyfill: false } },
+      oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
+    })
+    try {
+      renameSync(folder, target)
+    } catch (error) {
+      // Somebody else built the same at the same time.
+      if (!existsSync(join(target, 'index.html'))) throw error
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+  const old = readdirSync(dirname(target)).filter(name => name.startsWith('web-') && join(cache, name) !== target)
+  for (const name of old.slice(0, -KEPT)) rmSync(join(cache, name), { recursive: true, force: true })
+  return target
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+import { existsSync } from 'node:fs'
+import { type Command, InvalidArgumentError } from 'commander'
+import { MachineManager } from '../api/machine.ts'
+import { DEFAULT_HOST, DEFAULT_PORT, startServer } from '../api/server.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+
+interface ServeOptions {
+  readonly host: string
+  readonly port: number
+  readonly name: readonly string[]
+  readonly policy?: string
+  readonly qemu?: string
+  readonly ramDir: string
+  readonly start?: boolean
+}
+
+export function port(text: string): number {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || value > 65_535) throw new InvalidArgumentError('expected a port, 0 to 65535')
+  return value
+}
+
+/** `smmu-cosim serve`. */
+export function serveCommand(program: Command): void {
+  program
+    .command('serve')
+    .description('run the dashboard and the API; machines are started and stopped from there')
+    .option('--host <address>', 'address to listen on; any but loopback needs the token', DEFAULT_HOST)
+    .option('--port <n>', 'port; 0: any that is free', port, DEFAULT_PORT)
+    .option(
+      '--name <host>',
+      'a further name under which the server is reached',
+      (name, all: string[]) => [...all, name],
+      [],
+    )
+    .option('--policy <file>', 'a policy of your own, offered to start machines with')
+    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
+    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
+    .option('--start', 'start a machine at once')
+    .action(async (options: ServeOptions) => {
+      const { signal, dispose } = abortOnSignal()
+      try {
+        await serve(options, signal)
+      } catch (error) {
+        fail(error, signal)
+      } finally {
+        dispose()
+      }
+    })
+}
+
+async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> {
+  const { policy, qemu } = options
+  for (const file of [policy, qemu]) {
+    if (file !== undefined && !existsSync(file)) throw new Error(`${file}: no such file`)
+  }
+  const say = (line: string) => console.error(`smmu-cosim: ${line}`)
+  const manager = new MachineManager({
+    ramDir: options.ramDir,
+    ...(policy !== undefined && { policyFile: policy }),
+    ...(qemu !== undefined && { qemu }),
+  })
+  const server = await startServer({ manager, host: options.host, port: options.port, names: options.name, say })
+  try {
+    console.log(server.url)
+    if (options.start) await manager.start(policy === undefined ? {} : { policy: 'own' })
+    if (!signal.aborted) await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
+    process.exitCode = EXIT.ok
+  } finally {
+    await manager.close()
+    await server.close()
+  }
+}
