@@ -44,7 +44,9 @@ export class Qmp extends EventEmitter<{ event: [QmpEvent]; close: [] }> {
       this.#waiting.clear()
       this.emit('close')
     })
-    createInterface(socket).on('line', line => this.#line(line))
+    createInterface(socket)
+      .on('error', () => {})
+      .on('line', line => this.#line(line))
   }
 
   /** Connects to QEMU's QMP socket at `path`, retrying until `signal` aborts, and leaves negotiation mode. */

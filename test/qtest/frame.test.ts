@@ -10,13 +10,18 @@ beforeEach(() => {
 })
 afterEach(() => machine.dispose())
 
-/** The traps since the last call. */
-function traps(): RecordOf<'trap'>[] {
+/** Resolves with all traps once there are `count`; the server records a trap after it has replied. */
+async function traps(count: number): Promise<RecordOf<'trap'>[]> {
   const list: RecordOf<'trap'>[] = []
   const { ring } = machine
-  ring?.drain((layout, at) => {
-    if (layout.name === 'trap') list.push(ring.decode(layout, at) as RecordOf<'trap'>)
-  })
+  await expect
+    .poll(() => {
+      ring?.drain((layout, at) => {
+        if (layout.name === 'trap') list.push(ring.decode(layout, at) as RecordOf<'trap'>)
+      })
+      return list.length
+    })
+    .toBeGreaterThanOrEqual(count)
   return list
 }
 
@@ -35,7 +40,7 @@ describe('the register frame through the server', () => {
         ])
         expect(got, name).toBe(expected)
       }
-      expect(traps()).toHaveLength(REGISTERS.length)
+      expect(await traps(REGISTERS.length)).toHaveLength(REGISTERS.length)
     } finally {
       await baseline.dispose()
     }
@@ -48,7 +53,7 @@ describe('the register frame through the server', () => {
     expect(await machine.qtest.read(SMMU + 0x80, 8)).toBe(0x4000_0000_1234_5000n)
     await machine.qtest.write(SMMU + 0x88, 4, 0x10)
     expect(await machine.qtest.read(SMMU + 0x88, 4)).toBe(0x10n)
-    expect(traps().map(({ write, offset, size, lo, hi }) => ({ write, offset, size, lo, hi }))).toEqual([
+    expect((await traps(4)).map(({ write, offset, size, lo, hi }) => ({ write, offset, size, lo, hi }))).toEqual([
       { write: 1, offset: 0x80, size: 8, lo: 0x1234_5000, hi: 0x4000_0000 },
       { write: 0, offset: 0x80, size: 8, lo: 0x1234_5000, hi: 0x4000_0000 },
       { write: 1, offset: 0x88, size: 4, lo: 0x10, hi: 0 },
@@ -75,7 +80,7 @@ describe('the register frame through the server', () => {
     await machine.start()
     await machine.qtest.read(SMMU + offset, size)
     await machine.qtest.write(SMMU + offset, size, 0x5a)
-    expect(traps().map(t => [t.write, t.offset, t.size, t.cpu])).toEqual([
+    expect((await traps(2)).map(t => [t.write, t.offset, t.size, t.cpu])).toEqual([
       [0, offset, size, 0xffff],
       [1, offset, size, 0xffff],
     ])

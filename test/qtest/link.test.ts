@@ -62,6 +62,9 @@ const polite =
     else others(message, out, socket)
   }
 
+/** A trap whose outcome does not matter: qtest sees an aborted read as 0, or QEMU's end. */
+const touch = (): Promise<unknown> => machine.qtest.read(SMMU, 4).catch(() => {})
+
 describe('QEMU without a server that works', () => {
   test('nobody listens: it gives up after connect-timeout-ms, and says where it tried', async () => {
     await expect(machine.start({ properties: ['connect-timeout-ms=300'] })).rejects.toThrow(machine.socket)
@@ -84,7 +87,7 @@ describe('QEMU without a server that works', () => {
       }),
     )
     await machine.start()
-    await expect(machine.qtest.read(SMMU, 4)).rejects.toThrow()
+    await touch()
     expect(await machine.exit()).toBe(1)
     expect(machine.errors).toMatch(/smmu-cosim.*(closed|lost)/)
   })
@@ -92,7 +95,7 @@ describe('QEMU without a server that works', () => {
   test('the server does not answer: reply-timeout-ms', async () => {
     await serve(polite(() => {}))
     await machine.start({ properties: ['reply-timeout-ms=300'] })
-    await expect(machine.qtest.read(SMMU, 4)).rejects.toThrow()
+    await touch()
     expect(await machine.exit()).toBe(1)
     expect(machine.errors).toMatch(/300 ms/)
   })
@@ -100,10 +103,10 @@ describe('QEMU without a server that works', () => {
   test('SIGTERM ends it while it waits for an answer', async () => {
     await serve(polite(() => {}))
     await machine.start({ properties: ['reply-timeout-ms=60000'] })
-    const read = machine.qtest.read(SMMU, 4).catch(() => 'ended')
+    const read = touch()
     await new Promise(resolve => setTimeout(resolve, 100))
     machine.kill('SIGTERM')
-    expect(await read).toBe('ended')
+    await read
     await machine.exit()
   })
 })
@@ -135,7 +138,7 @@ describe('QEMU and frames that break the protocol: an error that names the frame
       }),
     )
     await machine.start()
-    await expect(machine.qtest.read(SMMU, 4)).rejects.toThrow()
+    await touch()
     expect(await machine.exit()).toBe(1)
     expect(machine.errors).toMatch(/smmu-cosim/)
   })
@@ -166,7 +169,7 @@ describe('requests of the server', () => {
     expect(await machine.qtest.read(SMMU, 4)).toBe(0x1234n)
     expect(seen).toMatchObject([
       { type: Id.done, seq: 1, status: 0 },
-      { type: Id.data, seq: 2, status: 0, bytes: Buffer.from('hello') },
+      { type: Id.data, seq: 2, status: 0, bytes: new Uint8Array(Buffer.from('hello')) },
       { type: Id.done, seq: 3, status: 0 },
       { type: Id.data, seq: 4, status: 2 },
       { type: Id.done, seq: 5, status: 2 },

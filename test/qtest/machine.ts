@@ -82,7 +82,7 @@ export class QtestMachine {
     const path = join(this.folder, 'qtest')
     const object = ['smmu-cosim', 'id=cosim', `path=${socket}`, ...properties].join(',')
     this.#child = spawn(
-      await ensureQemu(),
+      process.env.SMMU_COSIM_QEMU ?? (await ensureQemu()),
       [
         ['-nodefaults', '-display', 'none', '-accel', 'qtest', '-qtest', `unix:${path},server=on,wait=off`],
         ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
@@ -104,7 +104,7 @@ export class QtestMachine {
     this.#qtest = await Promise.race([Qtest.connect(path, giveUp.signal), ended])
     ended.catch(() => {})
     // QEMU answers qtest only when machine and handshake are done.
-    await Promise.race([this.qtest.command('clock_step 0'), ended])
+    await Promise.race([this.qtest.command('endianness').catch(() => ended), ended])
   }
 
   /** Resets the machine as a guest's reboot would; resolves when the server has handled it. */

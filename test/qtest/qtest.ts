@@ -15,10 +15,11 @@ export class Qtest {
     }
     socket.on('error', end)
     socket.on('close', end)
-    createInterface(socket).on('line', line => {
-      if (line.startsWith('IRQ')) return
-      this.#answers.shift()?.(line)
-    })
+    createInterface(socket)
+      .on('error', end)
+      .on('line', line => {
+        if (!line.startsWith('IRQ')) this.#answers.shift()?.(line)
+      })
   }
 
   /** Connects to the socket that QEMU listens on, trying until `signal` aborts. */
