@@ -172,7 +172,7 @@ const CMDQ_BASE: RegisterRule = {
   write: whileOff(CR0_CMDQEN, HYP_CMDQ_BASE_LIVE, (smmu, trap) => {
     smmu.cmdq.hostBaseLo = trap.lo
     smmu.cmdq.hostBaseHi = trap.hi
-    smmu.hyp.changed()
+    smmu.hyp.queueMoved()
   }),
 }
 
@@ -182,7 +182,7 @@ const CMDQ_PROD: RegisterRule = {
   write(smmu, trap) {
     smmu.cmdq.hostProd = trap.lo
     if ((smmu.cr0 & CR0_CMDQEN) !== 0) smmu.cmdq.processHost()
-    smmu.hyp.changed()
+    smmu.hyp.queueMoved()
   },
 }
 
@@ -191,7 +191,7 @@ const CMDQ_CONS: RegisterRule = {
   read: (smmu, trap) => answer(trap, smmu.cmdq.hostConsWithError()),
   write: whileOff(CR0_CMDQEN, HYP_CMDQ_CONS_LIVE, (smmu, trap) => {
     smmu.cmdq.hostCons = trap.lo
-    smmu.hyp.changed()
+    smmu.hyp.queueMoved()
   }),
 }
 

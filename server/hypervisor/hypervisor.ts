@@ -4,6 +4,7 @@
  * the beginning as often as the machine restarts.
  */
 import type { GuestMemory, Machine, Trap } from '../machine/ports.ts'
+import { Checkpoint, CheckpointError } from './checkpoint.ts'
 import { type CommandParts, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
 import { frameRules, type RegisterParts } from './frame.ts'
 import { Idmap, type IdmapInfo, idmapGeometry, stage2Pages } from './idmap.ts'
@@ -66,13 +67,16 @@ export class Hypervisor {
   readonly refusals: (string | null)[] = []
   /** Trap that is being decided, 0 outside of traps. */
   trap = 0
-  /** Counts changes of state that a checkpoint holds. */
+  /** Counts changes of state that a checkpoint holds: while it stays the same, so does the checkpoint. */
   generation = 0
+  /** Whether anything but command queue pointers changed since the last checkpoint. */
+  #changed = true
 
   readonly #granule: number
   readonly #requireIsolation: boolean
   readonly #poolPages: number | null
   readonly #clock: () => number
+  readonly #checkpoint: Checkpoint
   /** What vCPUs are kept from: donated ranges. */
   #donated: Range[] = []
   #guarded = false
@@ -98,10 +102,17 @@ export class Hypervisor {
       stream: parts.stream === undefined ? stream : parts.stream(stream),
     }
     this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
+    this.#checkpoint = new Checkpoint(machine, this.smmus, this.until, this.#granule)
   }
 
   /** State that a checkpoint holds has changed. */
   changed(): void {
+    this.#changed = true
+    this.generation++
+  }
+
+  /** Nothing but pointers of a command queue has changed. */
+  queueMoved(): void {
     this.generation++
   }
 
@@ -321,6 +332,63 @@ export class Hypervisor {
   /** All RAM, or the part of it between two addresses, as runs of pages in the same state. */
   ranges(from?: number, to?: number): PageRange[] {
     return [...this.ownership.ranges(from, to)]
+  }
+
+  /** The state in a few hundred bytes, good until the next call. Cheap while only commands flow. */
+  checkpoint(): Uint8Array {
+    if (this.#changed) {
+      const { limit, peak, failures } = this.pool
+      this.#checkpoint.encode({
+        isolated: this.isolated,
+        guarded: this.#guarded,
+        donated: this.#donated,
+        idmap: this.idmap?.state ?? null,
+        pool: { limit, peak, failures, runs: this.pool.runs() },
+        ranges: this.ranges().filter(({ state }) => state !== 'owned'),
+      })
+      this.#changed = false
+    }
+    return this.#checkpoint.finish()
+  }
+
+  /**
+   * Goes on from a checkpoint of a former hypervisor on the same machine, instead of `reset`: hardware, guards and the
+   * tables in memory are as that one left them.
+   * @throws CheckpointError when that is not possible; only `reset` makes the hypervisor usable then.
+   */
+  restore(checkpoint: Uint8Array): void {
+    const state = this.#checkpoint.decode(checkpoint)
+    const { limit, peak, failures, runs } = state.pool
+    this.ownership.reset()
+    for (const range of state.ranges) {
+      if (this.ownership.restore(range) !== OK) throw new CheckpointError('the checkpoint has pages that are no RAM')
+    }
+    if (this.pool.restore(runs, limit, peak, failures) !== OK) {
+      throw new CheckpointError('the checkpoint has pages that are not hypervisor memory')
+    }
+    this.trap = 0
+    this.isolated = state.isolated
+    this.#guarded = state.guarded
+    this.#donated = [...state.donated]
+    this.refusals.length = 0
+    const geometry = state.idmap && idmapGeometry(this.#granule, state.idmap.outputBits)
+    this.idmap = state.idmap && geometry && Idmap.resume(this.memory, this.pool, geometry, state.idmap)
+    this.changed()
+  }
+
+  /** What is not as it should be in hypervisor memory and the hardware's registers, in words; at most `limit`. */
+  verify(limit = 16): string[] {
+    const problems: string[] = []
+    if (!this.isolated) return problems
+    for (const smmu of this.smmus) problems.push(...smmu.verify())
+    if (this.idmap !== null) {
+      for (const { base, size, level, found, expected } of this.idmap.verify(this.ownership, this.smmus, limit)) {
+        const should = expected === null ? 'a table' : `0x${expected.toString(16)}`
+        const range = `0x${base.toString(16)} to 0x${(base + size).toString(16)}`
+        problems.push(`idmap, level ${level}, ${range}: 0x${found.toString(16)} instead of ${should}`)
+      }
+    }
+    return problems.slice(0, limit)
   }
 
   get idmapInfo(): IdmapInfo | null {

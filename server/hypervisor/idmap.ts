@@ -87,7 +87,7 @@ export interface IdmapGeometry {
   readonly vtcr: number
 }
 
-/** S2PS and S2TG of the STE. */
+/** S2PS of the STE by output bits, S2TG by granule. */
 const PS_ENCODINGS: Readonly<Record<number, number>> = {
   32: IDR5_OAS_32_BIT,
   36: IDR5_OAS_36_BIT,
@@ -97,6 +97,9 @@ const PS_ENCODINGS: Readonly<Record<number, number>> = {
   48: IDR5_OAS_48_BIT,
   52: IDR5_OAS_52_BIT,
 }
+/** Output sizes that there are. */
+export const OUTPUT_BITS: readonly number[] = Object.keys(PS_ENCODINGS).map(Number)
+
 const TG_ENCODINGS: Readonly<Record<number, number>> = {
   4096: STRTAB_STE_2_VTCR_S2TG_4K,
   16384: STRTAB_STE_2_VTCR_S2TG_16K,
@@ -162,6 +165,29 @@ const DEVICE = 2
 interface Segment {
   readonly kind: number
   readonly end: number
+}
+
+/** What of an idmap is not in its tables. */
+export interface IdmapState {
+  readonly root: number
+  readonly outputBits: number
+  readonly bigEndian: boolean
+  readonly tables: number
+  readonly ramBytes: number
+  readonly deviceBytes: number
+  readonly unmappedBytes: number
+  readonly buildUs: number
+}
+
+/** A place where the tables are not what they should be. */
+export interface IdmapDifference {
+  /** Input addresses that the entry maps. */
+  readonly base: number
+  readonly size: number
+  readonly level: number
+  /** Descriptors as they are and as they should be; `expected` is null where a table should be. */
+  readonly found: bigint
+  readonly expected: bigint | null
 }
 
 /** A leaf of the tables. */
@@ -438,6 +464,91 @@ export class Idmap {
     return null
   }
 
+  /**
+   * Compares the tables with what `build` would make of the state now. A hole where something could be mapped is no
+   * difference while tables could not be had for everything.
+   * @param limit stops after so many differences
+   */
+  verify(ownership: PageOwnership, frames: readonly { base: number; size: number }[], limit = 16): IdmapDifference[] {
+    this.#segments = segmentsOf(ownership, frames, 2 ** this.geometry.inputBits)
+    this.#cursor = 0
+    const found: IdmapDifference[] = []
+    this.#compare(this.geometry.startLevel, 0, this.geometry.rootBytes / PTE_SIZE, this.root, found, limit)
+    this.#segments = []
+    return found
+  }
+
+  #compare(
+    level: number,
+    base: number,
+    entries: number,
+    address: number,
+    found: IdmapDifference[],
+    limit: number,
+  ): void {
+    const table = new Uint32Array(2 * entries)
+    const bytes = Buffer.from(table.buffer)
+    const readable = this.#memory.read(address, bytes, 0, bytes.length)
+    if (this.#bigEndian) bytes.swap64()
+    const span = this.#span(level)
+    const last = level === LAST_LEVEL
+    const leaf = leafAllowed(this.geometry, level)
+    const type = last ? ARM_LPAE_PTE_TYPE_PAGE : ARM_LPAE_PTE_TYPE_BLOCK
+    for (let i = 0; i < entries && found.length < limit; i++) {
+      const start = base + i * span
+      while (this.#segments[this.#cursor].end <= start) this.#cursor++
+      const { kind, end } = this.#segments[this.#cursor]
+      const whole = end >= start + span
+      const lo = table[2 * i]
+      const hi = table[2 * i + 1]
+      let expectedLo = 0
+      let expectedHi = 0
+      if (whole && ((kind === RAM && last) || (kind === DEVICE && leaf))) {
+        expectedLo = ((start % WORD) | (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type) >>> 0
+        expectedHi = Math.floor(start / WORD)
+      } else if (!last && this.#mappedIn(start, start + span)) {
+        const child = addressOf((lo & 0xffff_f000) >>> 0, hi)
+        if ((lo & 0xfff) === ARM_LPAE_PTE_TYPE_TABLE && this.#pool.holds(child, this.geometry.granule)) {
+          this.#compare(level + 1, start, 2 ** this.geometry.tableBits, child, found, limit)
+          continue
+        }
+        if (lo !== 0 || hi !== 0 || this.unmappedBytes === 0 || !readable) {
+          found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected: null })
+        }
+        continue
+      }
+      if (readable && lo === expectedLo && hi === expectedHi) continue
+      if (readable && lo === 0 && hi === 0 && this.unmappedBytes > 0) continue
+      const expected = descriptor(expectedLo, expectedHi)
+      found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected })
+    }
+  }
+
+  /** For a checkpoint. */
+  get state(): IdmapState {
+    return {
+      root: this.root,
+      outputBits: this.geometry.outputBits,
+      bigEndian: this.#bigEndian,
+      tables: this.tables,
+      ramBytes: this.ramBytes,
+      deviceBytes: this.deviceBytes,
+      unmappedBytes: this.unmappedBytes,
+      buildUs: this.buildUs,
+    }
+  }
+
+  /** An idmap whose tables stand in memory already. */
+  static resume(memory: GuestMemory, pool: PagePool, geometry: IdmapGeometry, state: IdmapState): Idmap {
+    const idmap = new Idmap(memory, pool, geometry, state.root, state.bigEndian)
+    idmap.tables = state.tables
+    idmap.ramBytes = state.ramBytes
+    idmap.deviceBytes = state.deviceBytes
+    idmap.unmappedBytes = state.unmappedBytes
+    idmap.buildUs = state.buildUs
+    return idmap
+  }
+
   #readEntry(address: number): boolean {
     if (!this.#memory.read(address, this.#entryBytes, 0, 8)) return false
     if (this.#bigEndian) Buffer.from(this.#entry.buffer).swap64()
@@ -462,6 +573,10 @@ export class Idmap {
       buildUs: this.buildUs,
     }
   }
+}
+
+function descriptor(lo: number, hi: number): bigint {
+  return (BigInt(hi) << 32n) | BigInt(lo)
 }
 
 /** Leaves `first` to `first + count` of an identity map that starts with `address`, `span` bytes apart. */

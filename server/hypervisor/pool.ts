@@ -127,6 +127,15 @@ export class PagePool {
     return OK
   }
 
+  /** Whether a range is wholly handed out. */
+  holds(address: number, bytes: number): boolean {
+    const first = (address - this.base) / PAGE_SIZE
+    const pages = Math.ceil(bytes / PAGE_SIZE)
+    if (!Number.isInteger(first) || first < 0 || first + pages > this.capacity) return false
+    for (let i = first; i < first + pages; i++) if (this.#used[i] === 0) return false
+    return true
+  }
+
   /** Runs of pages that are handed out: first page, number of pages, … */
   runs(): number[] {
     const runs: number[] = []

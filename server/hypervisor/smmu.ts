@@ -5,6 +5,7 @@ import { fieldGet } from '../smmu/bits.ts'
 import { tlbiNhAll, tlbiRangeScale, tlbiRangeUnits, tlbiS2Ipa, tlbiS2IpaRange } from '../smmu/commands.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../smmu/queue.ts'
 import {
+  ARM_SMMU_CMDQ_BASE,
   ARM_SMMU_CR0,
   ARM_SMMU_FRAME_SIZE,
   ARM_SMMU_GBPA,
@@ -13,6 +14,7 @@ import {
   ARM_SMMU_IDR3,
   ARM_SMMU_IDR5,
   ARM_SMMU_IIDR,
+  ARM_SMMU_STRTAB_BASE,
   CR0_CMDQEN,
   CR0_EVTQEN,
   CR0_PRIQEN,
@@ -43,9 +45,11 @@ import {
   IIDR_REVISION,
   IIDR_VARIANT,
   oasBits,
+  Q_BASE_HI_ADDR,
+  STRTAB_BASE_HI_ADDR,
 } from '../smmu/registers.ts'
 import { streamTableBytes } from '../smmu/strtab.ts'
-import { CommandQueue, type CommandRule } from './cmdq.ts'
+import { CommandQueue, type CommandRule, SHADOW_CMDQ_LOG2SIZE } from './cmdq.ts'
 import type { RegisterRule } from './frame.ts'
 import type { Hypervisor } from './hypervisor.ts'
 import { stageIncludes } from './policy/policy.ts'
@@ -347,4 +351,71 @@ export class Smmu {
     tlbiNhAll(cmdq.ownWords, HOST_VMID, cmdq.issue())
     return cmdq.sync() ? OK : EIO
   }
+
+  /** The hardware's registers that hold what is the hypervisor's, and the live entries of the stream table. */
+  verify(): string[] {
+    const { until, idmap } = this.hyp
+    const problems: string[] = []
+    const expect = (name: string, offset: number, mask: number, value: number) => {
+      const found = (this.read32(offset) & mask) >>> 0
+      if (found !== value) {
+        problems.push(`SMMU ${this.index}: ${name} is 0x${found.toString(16)} instead of 0x${value.toString(16)}`)
+      }
+    }
+    if (stageIncludes(until, 'cmdq')) {
+      expect('CMDQ_BASE', ARM_SMMU_CMDQ_BASE, 0xffff_ffff, (this.cmdq.base % WORD) + SHADOW_CMDQ_LOG2SIZE)
+      expect('CMDQ_BASE, high half', ARM_SMMU_CMDQ_BASE + 4, Q_BASE_HI_ADDR, Math.floor(this.cmdq.base / WORD))
+    }
+    if (stageIncludes(until, 'strtab')) {
+      expect('STRTAB_BASE', ARM_SMMU_STRTAB_BASE, 0xffff_ffff, this.strtab.base % WORD)
+      expect(
+        'STRTAB_BASE, high half',
+        ARM_SMMU_STRTAB_BASE + 4,
+        STRTAB_BASE_HI_ADDR,
+        Math.floor(this.strtab.base / WORD),
+      )
+    }
+    if (stageIncludes(until, 'queues')) expect('GBPA', ARM_SMMU_GBPA, GBPA_ABORT, GBPA_ABORT)
+    if (idmap !== null) problems.push(...this.strtab.verify(idmap))
+    return problems
+  }
+
+  /** For a checkpoint: what the probe found, and the registers that are not the command queue's or stream table's. */
+  save(into: Uint32Array, at: number): number {
+    into[at] = this.cr0
+    into[at + 1] = this.evtq.baseLo
+    into[at + 2] = this.evtq.baseHi
+    into[at + 3] = this.priq.baseLo
+    into[at + 4] = this.priq.baseHi
+    into[at + 5] =
+      (this.twoLevel ? 1 : 0) |
+      (this.rangeInvalidation ? 2 : 0) |
+      (this.littleEndian ? 4 : 0) |
+      (this.bigEndian ? 8 : 0)
+    into[at + 6] = this.sidBits
+    into[at + 7] = this.oas
+    into[at + 8] = this.granules
+    return at + SMMU_STATE_WORDS
+  }
+
+  restore(from: Uint32Array, at: number): number {
+    this.reset()
+    this.cr0 = from[at]
+    this.evtq.baseLo = from[at + 1]
+    this.evtq.baseHi = from[at + 2]
+    this.priq.baseLo = from[at + 3]
+    this.priq.baseHi = from[at + 4]
+    const flags = from[at + 5]
+    this.twoLevel = (flags & 1) !== 0
+    this.rangeInvalidation = (flags & 2) !== 0
+    this.littleEndian = (flags & 4) !== 0
+    this.bigEndian = (flags & 8) !== 0
+    this.sidBits = Math.min(32, from[at + 6])
+    this.oas = from[at + 7]
+    this.granules = from[at + 8]
+    return at + SMMU_STATE_WORDS
+  }
 }
+
+/** 32-bit words that `save` writes. */
+export const SMMU_STATE_WORDS = 9

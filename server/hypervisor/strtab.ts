@@ -43,6 +43,7 @@ import {
   streamTableBytes,
 } from '../smmu/strtab.ts'
 import type { Hypervisor } from './hypervisor.ts'
+import type { Idmap } from './idmap.ts'
 import { STE_INVALID } from './report.ts'
 import { EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ERANGE, ETIMEDOUT, OK } from './result.ts'
 import type { Smmu } from './smmu.ts'
@@ -331,6 +332,25 @@ export class ShadowStreamTable {
     const ste = new BigUint64Array(STRTAB_STE_DWORDS)
     if (address <= 0 || !this.#hyp.memory.read(address, new Uint8Array(ste.buffer), 0, STRTAB_STE_SIZE)) return null
     return ste
+  }
+
+  /** Live entries that do not lead through the idmap. */
+  verify(idmap: Idmap): string[] {
+    const problems: string[] = []
+    for (const sid of this.streams.keys()) {
+      const ste = this.readShadow(sid)
+      if (ste === null) continue
+      const config = steConfig(ste)
+      if (config === STE_INVALID || (config & 4) === 0) continue
+      const vtcr = fieldGet64(STRTAB_STE_2_VTCR, ste[2])
+      const ttb = ste[3] & STRTAB_STE_3_S2TTB_MASK
+      if ((config & 2) === 0 || vtcr !== idmap.geometry.vtcr || ttb !== BigInt(idmap.root)) {
+        problems.push(
+          `SMMU ${this.#smmu.index}, stream 0x${sid.toString(16)}: its entry does not lead through the idmap`,
+        )
+      }
+    }
+    return problems
   }
 
   /** For a checkpoint: what `restore` takes. */

@@ -241,6 +241,16 @@ describe('a hardware that does not follow', () => {
     expect(bench.hw.consumed.length).toBe(3)
   })
 
+  test('an error that comes late is seen in CONS', () => {
+    bench.hw.stuck = true
+    host.commands([0x12, 0, 0, 0], sync)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+    bench.hw.stuck = false
+    bench.hw.illegal = 0x46
+    bench.hw.consume()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
+  })
+
   test('no room: a warning, what did not fit is lost, CONS has moved; it recovers', () => {
     bench.hw.stuck = true
     for (let sent = 0; sent < 4096; sent += 128) {

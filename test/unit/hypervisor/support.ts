@@ -88,7 +88,11 @@ export class TestMemory implements GuestMemory {
       return false
     }
     this.onWrite?.(address, length)
-    this.log?.push({ what: 'mem', address, bytes: source.slice(sourceOffset, sourceOffset + length) })
+    this.log?.push({
+      what: 'mem',
+      address,
+      bytes: new Uint8Array(source.subarray(sourceOffset, sourceOffset + length)),
+    })
     this.poke(address, source.subarray(sourceOffset, sourceOffset + length))
     return true
   }
@@ -303,7 +307,8 @@ export class Bench {
   readonly report = new TestReport()
   readonly guard = new TestGuard()
   readonly machine: Machine
-  readonly hyp: Hypervisor
+  /** Another one may take over. */
+  hyp: Hypervisor
   /** Every reading of the clock is a millisecond later. */
   now = 0
   readonly #trap: Trap = {
