@@ -19,6 +19,8 @@ import { STRTAB_STATE_WORDS } from './strtab.ts'
 export const CHECKPOINT_VERSION = 1
 const MAGIC = 0x5048_4843
 const HEADER_WORDS = 8
+/** Word of the checksum. */
+const CHECKSUM = 3
 const STE_WORDS = 16
 const WORD = 2 ** 32
 
@@ -100,6 +102,19 @@ class Reader {
   }
 }
 
+/** Continues a checksum over words `from` to `to`; every single word that differs makes it another one. */
+function checksum(words: Uint32Array, from: number, to: number, sum: number): number {
+  for (let i = from; i < to; i++) sum = (Math.imul(sum ^ words[i], 0x0100_0193) + i) >>> 0
+  return sum
+}
+
+/** The checksum that belongs into word CHECKSUM: header, rest, command queues, in this order. */
+export function checkpointChecksum(words: Uint32Array): number {
+  const rest = Math.min(words.length, HEADER_WORDS + words[7] * CMDQ_STATE_WORDS)
+  const header = checksum(words, CHECKSUM + 1, HEADER_WORDS, 0)
+  return checksum(words, HEADER_WORDS, rest, checksum(words, rest, words.length, header))
+}
+
 /** What two machines must agree on for a checkpoint of one to be good on the other. */
 function fingerprint(machine: Machine, until: Stage, granule: number): number {
   const { memory, carveout, smmus } = machine
@@ -114,8 +129,8 @@ export class Checkpoint {
   readonly #until: Stage
   #buffer = new Uint32Array(0)
   #bytes = new Uint8Array(0)
-  /** Words in use, and where the seldom changing part begins. */
-  #length = 0
+  /** Checksum of the part that changes seldom, and where it begins. */
+  #restChecksum = 0
   readonly #rest: number
 
   constructor(machine: Machine, smmus: readonly Smmu[], until: Stage, granule: number) {
@@ -171,10 +186,18 @@ export class Checkpoint {
     const length = this.#rest + writer.length
     if (this.#buffer.length < length) {
       this.#buffer = new Uint32Array(2 * length)
-      this.#bytes = new Uint8Array(this.#buffer.buffer)
     }
-    this.#buffer.set(writer.words.subarray(0, writer.length), this.#rest)
-    this.#length = length
+    const words = this.#buffer
+    words.set(writer.words.subarray(0, writer.length), this.#rest)
+    words[0] = MAGIC
+    words[1] = CHECKPOINT_VERSION
+    words[2] = length
+    words[4] = this.#fingerprint
+    words[5] = STAGES.indexOf(this.#until)
+    words[6] = this.#granule
+    words[7] = this.#smmus.length
+    this.#restChecksum = checksum(words, this.#rest, length, checksum(words, CHECKSUM + 1, HEADER_WORDS, 0))
+    this.#bytes = new Uint8Array(words.buffer, 0, 4 * length)
   }
 
   /** The checkpoint with the command queues as they are now; good until the next call. */
@@ -182,16 +205,8 @@ export class Checkpoint {
     const words = this.#buffer
     let at = HEADER_WORDS
     for (const smmu of this.#smmus) at = smmu.cmdq.save(words, at)
-    words[0] = MAGIC
-    words[1] = CHECKPOINT_VERSION
-    words[2] = this.#length
-    words[4] = this.#fingerprint
-    words[5] = STAGES.indexOf(this.#until)
-    words[6] = this.#granule
-    words[7] = this.#smmus.length
-    const bytes = this.#bytes.subarray(0, 4 * this.#length)
-    words[3] = crc32(bytes.subarray(16))
-    return bytes
+    words[CHECKSUM] = checksum(words, HEADER_WORDS, this.#rest, this.#restChecksum)
+    return this.#bytes
   }
 
   /**
@@ -203,13 +218,13 @@ export class Checkpoint {
       throw new CheckpointError(`${checkpoint.length} bytes are no checkpoint`)
     }
     const words = new Uint32Array(checkpoint.slice().buffer)
-    const [magic, version, length, crc, print, stage, granule, smmus] = words
+    const [magic, version, length, sum, print, stage, granule, smmus] = words
     if (magic !== MAGIC) throw new CheckpointError('this is no checkpoint of the hypervisor')
     if (version !== CHECKPOINT_VERSION) {
       throw new CheckpointError(`the checkpoint has version ${version}, this hypervisor reads ${CHECKPOINT_VERSION}`)
     }
     if (length !== words.length) throw new CheckpointError('the checkpoint is shorter than it says')
-    if (crc32(checkpoint.subarray(16)) !== crc) throw new CheckpointError('the checkpoint is damaged')
+    if (sum !== checkpointChecksum(words)) throw new CheckpointError('the checkpoint is damaged')
     if (stage !== STAGES.indexOf(this.#until) || granule !== this.#granule) {
       const until = STAGES[stage] ?? 'an unknown stage'
       throw new CheckpointError(`the checkpoint was made until ${until} with a granule of ${granule}`)

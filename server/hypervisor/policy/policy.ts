@@ -33,6 +33,11 @@ export interface PolicyOptions {
 export interface PolicyContext {
   readonly options: PolicyOptions
   readonly report: HypReport
+  /**
+   * Sends the policy's state to be kept, now: called before something that must be finished once it has begun, outside of
+   * traps. Default: nobody keeps it.
+   */
+  readonly persist?: () => void
   /** Milliseconds, monotonic; default performance.now. */
   readonly clock?: () => number
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A hypervisor that is replaced by another one between any two traps: the host does not notice. */
-import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { CheckpointError } from '../../../server/hypervisor/checkpoint.ts'
+import { CheckpointError, checkpointChecksum } from '../../../server/hypervisor/checkpoint.ts'
 import { Hypervisor } from '../../../server/hypervisor/hypervisor.ts'
 import { STAGES } from '../../../server/hypervisor/policy/policy.ts'
 import { OK } from '../../../server/hypervisor/result.ts'
@@ -213,7 +212,7 @@ describe('refused', () => {
           for (const [at, value] of changes) words[at] = value
           const bytes = new Uint8Array(words.buffer, 0, 4 * (words.length - cut))
           words[2] = bytes.length / 4
-          words[3] = crc32(bytes.subarray(16))
+          words[3] = checkpointChecksum(words.subarray(0, bytes.length / 4))
           try {
             successor(bench).restore(bytes)
           } catch (error) {
