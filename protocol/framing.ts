@@ -99,8 +99,10 @@ export class FrameWriter {
     this.length = 0
   }
 
+  /** @throws RangeError when `seq` is not an integer of 1 to 0xffffffff */
   begin(message: string, id: number, arity: number, seq: number): void {
     this.#message = message
+    if (seq === 0) this.#fail('seq', '0 is not an integer of 1 to 4294967295')
     this.#position = this.length + HEADER
     this.#reserve(0)
     this.array(arity)
