@@ -59,13 +59,14 @@ function kind(text: string): KindName {
 }
 
 interface SymbolOptions {
-  readonly symbols?: string
+  /** True: the image that was booted. */
+  readonly symbols?: string | true
   readonly kaslr?: number
 }
 
 function symbolOptions(command: Command): Command {
   return command
-    .option('--symbols <file>', "the kernel's System.map, or the guest's /proc/kallsyms")
+    .option('--symbols [file]', "kernel image (default: the recorded one), System.map, or the guest's /proc/kallsyms")
     .option(
       '--kaslr <offset>',
       'how far the kernel was moved; worked out from the traps by default',
@@ -74,8 +75,10 @@ function symbolOptions(command: Command): Command {
 }
 
 /** @throws Error when the kernel's place cannot be worked out. */
-function loadSymbols(reader: TraceReader, { symbols: path, kaslr }: SymbolOptions): Symbols | undefined {
-  if (path === undefined) return undefined
+function loadSymbols(reader: TraceReader, { symbols: file, kaslr }: SymbolOptions): Symbols | undefined {
+  if (file === undefined) return undefined
+  const path = file === true ? reader.header.image : file
+  if (path === '') throw new Error("the recording doesn't say which kernel image was booted: --symbols FILE says it")
   const symbols = Symbols.load(path)
   if (kaslr !== undefined) symbols.offset = BigInt(kaslr)
   else if (!locate(symbols, reader)) {
@@ -220,7 +223,9 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
   }
   if (places === 0) out.line('no difference')
   else {
-    out.line(`${places} places; ${only.a} decisions only in the first, ${only.b} only in the second`)
+    out.line(
+      `${places} place${places === 1 ? '' : 's'}; ${only.a} decisions only in the first, ${only.b} only in the second`,
+    )
     process.exitCode = EXIT.failed
   }
   await out.close()
@@ -271,8 +276,8 @@ function flameCommand(trace: Command): void {
     .option('-o, --output <file>', 'instead of standard output')
   const action = (path: string, options: SymbolOptions & { weight: 'traps' | 'time'; output?: string }) =>
     reading(path, async reader => {
-      const symbols = loadSymbols(reader, options)
-      if (symbols === undefined) throw new Error('flame needs --symbols: a System.map or kallsyms')
+      const symbols = loadSymbols(reader, { symbols: true, ...options })
+      if (symbols === undefined) return
       const stacks = flame(reader.records(), symbols, options.weight)
       const lines = [...stacks].sort((a, b) => b[1] - a[1]).map(([stack, weight]) => `${stack} ${weight}\n`)
       await write(new Output(options.output), lines)
@@ -359,7 +364,7 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   if (run.unknownReads > 0) {
     out.line(`${run.unknownReads} reads of memory that the recording doesn't show were answered with 0`)
   }
-  printSummary(summary, run.roots, out)
+  printSummary(summary, run.roots, nested, out)
   if (summary.divergent > 0) process.exitCode = EXIT.failed
   await out.close()
 }

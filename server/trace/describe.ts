@@ -7,7 +7,7 @@ import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/warnings.ts'
 import { addressOf, hex, hex64 } from '../smmu/bits.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent } from '../smmu/events.ts'
-import { describeRegister, registerName } from '../smmu/registers.ts'
+import { describeRegister, registerAt, registerName } from '../smmu/registers.ts'
 import { describeSte, steConfigName } from '../smmu/ste.ts'
 import type { Group, Root } from './groups.ts'
 import { commandWords, streamEntries } from './memory.ts'
@@ -65,7 +65,7 @@ export function describeRoot(root: Root, symbols?: Symbols): string {
       const { seq, smmu, cpu, aborted, size, duration } = root
       const who = `${cpu === NO_CPU ? 'no cpu' : `cpu${cpu}`}${smmu > 0 ? ` smmu${smmu}` : ''}`
       const outcome = aborted ? ' ABORTED' : ''
-      const width = size === 4 ? '' : ` (${size * 8} bits)`
+      const width = size * 8 === (registerAt(root.offset)?.bits ?? 32) ? '' : ` (${size * 8} bits)`
       const text = `${`#${seq}`.padStart(7)} ${who} ${access(root, aborted === 0 || root.write === 1)}${width}${outcome}`
       const pc = pcOf(root)
       const where = symbols !== undefined && pc !== 0n ? `  ${symbols.describe(pc)}` : ''

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
 import { describeChildren, describeRoot } from './describe.ts'
 import { type Group, groups, type Item, isGroup } from './groups.ts'
-import type { TraceRecord } from './records.ts'
+import type { RecordOf, TraceRecord } from './records.ts'
 
 /** What two runs are compared by. */
 export interface DiffOptions {
@@ -22,6 +23,9 @@ export interface Hunk {
 /** So many decisions ahead a place is looked for where both runs agree again, on so many in a row. */
 const WINDOW = 256
 const AGREEMENT = 3
+
+/** Index and wrap bits of the largest queue. */
+const INDEX = 0xf_ffff
 
 /** A decision, and what of it is compared. */
 interface Step {
@@ -74,6 +78,8 @@ function agree(left: Steps, i: number, right: Steps, j: number): boolean {
 class Steps {
   readonly #items: Iterator<Item>
   readonly #options: DiffOptions
+  /** Last CMDQ_PROD of each SMMU. */
+  readonly #prod = new Map<number, number>()
   #ahead: Step[] = []
 
   constructor(items: Iterable<Item>, options: DiffOptions) {
@@ -86,9 +92,29 @@ class Steps {
       const { value, done } = this.#items.next()
       if (done) return undefined
       const item = value as Item
-      if (isGroup(item)) this.#ahead.push({ group: item, key: keyOf(item, this.#options) })
+      if (isGroup(item)) this.#ahead.push({ group: item, key: this.#key(item) })
     }
     return this.#ahead[distance]
+  }
+
+  /** Everything that should be the same in two runs: no times, no sequence numbers. */
+  #key({ root, children }: Group): string {
+    const parts: (string | number)[] = [root.kind]
+    if (root.kind === 'trap') {
+      parts.push(root.smmu, root.write, root.offset, root.size, root.aborted)
+      if (this.#options.values) parts.push(this.#value(root), root.hi)
+    } else if (root.kind === 'request') parts.push(root.request, root.result, root.v0, root.v1, root.v2)
+    else if (root.kind === 'translate') parts.push(root.sid, root.iovaLo, root.iovaHi, root.status, root.pa)
+    parts.push(...childKeys(children, this.#options))
+    return parts.join(' ')
+  }
+
+  /** Of queue indices only how far they moved counts, so that one command more does not make all that follows differ. */
+  #value({ smmu, offset, write, lo }: RecordOf<'trap'>): number {
+    if (offset !== ARM_SMMU_CMDQ_PROD && offset !== ARM_SMMU_CMDQ_CONS) return lo
+    const moved = (lo - (this.#prod.get(smmu) ?? 0)) & INDEX
+    if (write && offset === ARM_SMMU_CMDQ_PROD) this.#prod.set(smmu, lo)
+    return moved
   }
 
   available(limit: number): number {
@@ -101,14 +127,9 @@ class Steps {
   }
 }
 
-/** Everything that should be the same in two runs: no times, no sequence numbers. */
-function keyOf({ root, children }: Group, { values, nested }: DiffOptions): string {
-  const parts: (string | number)[] = [root.kind]
-  if (root.kind === 'trap') {
-    parts.push(root.smmu, root.write, root.offset, root.size, root.aborted)
-    if (values) parts.push(root.lo, root.hi)
-  } else if (root.kind === 'request') parts.push(root.request, root.result, root.v0, root.v1, root.v2)
-  else if (root.kind === 'translate') parts.push(root.sid, root.iovaLo, root.iovaHi, root.status, root.pa)
+/** What the children of a decision are compared by. */
+function childKeys(children: readonly TraceRecord[], { values, nested }: DiffOptions): (string | number)[] {
+  const parts: (string | number)[] = []
   for (const child of children) {
     switch (child.kind) {
       case 'command':
@@ -134,7 +155,7 @@ function keyOf({ root, children }: Group, { values, nested }: DiffOptions): stri
         break
     }
   }
-  return parts.join(' ')
+  return parts
 }
 
 /** A hunk for people: `-` only in the first run, `+` only in the second. */

@@ -175,8 +175,9 @@ export interface TraceHeader {
   /** Name or file of the policy, and its options. */
   readonly policy: string
   readonly policyOptions: Readonly<Record<string, unknown>>
-  /** Kernel release; empty when not known. */
+  /** Kernel release, and path of its image, from which symbols come; empty when not known. */
   readonly kernel: string
+  readonly image: string
   readonly machine: MachineDescription
 }
 
@@ -201,6 +202,7 @@ const SHAPE = {
   policy: '',
   policyOptions: {},
   kernel: '',
+  image: '',
   machine: {
     qemu: '',
     features: 0,

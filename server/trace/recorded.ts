@@ -20,6 +20,7 @@ import type { MachineDescription } from './format.ts'
 import type { Group } from './groups.ts'
 import type { RecordOf, TraceRecord } from './records.ts'
 import { digest, KEPT_WRITE } from './ring.ts'
+import { ShadowQueue } from './shadowQueue.ts'
 import { SparseMemory } from './sparseMemory.ts'
 
 /** Something that the hypervisor did to the outside. */
@@ -51,7 +52,10 @@ export class RecordedMachine {
   extra: Effect[] = []
   missing: Effect[] = []
   #effects: readonly Effect[] = []
+  /** Of each effect that concerns the hardware's command queue: its place, or how far PROD moved. */
+  #moves: readonly (number | undefined)[] = []
   #next = 0
+  readonly #queues: readonly { readonly recorded: ShadowQueue; readonly replayed: ShadowQueue }[]
   /** ns of the server's clock. */
   #time = 0
   readonly #memory: SparseMemory
@@ -62,6 +66,7 @@ export class RecordedMachine {
 
   constructor(description: MachineDescription) {
     this.#memory = new SparseMemory(description.ram)
+    this.#queues = description.smmus.map(() => ({ recorded: new ShadowQueue(), replayed: new ShadowQueue() }))
     this.#carveout = description.carveout
     this.machine = {
       memory: {
@@ -87,6 +92,23 @@ export class RecordedMachine {
     this.missing = []
     this.#time = group.root.start
     for (const effect of this.#effects) this.#learn(effect)
+    this.#moves = this.#effects.map(effect => this.#moveOf(effect))
+  }
+
+  #moveOf(effect: Effect): number | undefined {
+    if (effect.kind === 'guard' || effect.write === 0) return undefined
+    if (effect.kind === 'hardware') {
+      return this.#queues[effect.smmu]?.recorded.register(effect.offset, effect.lo, effect.hi)
+    }
+    return this.#place(effect.address, 'recorded')
+  }
+
+  #place(address: number, run: 'recorded' | 'replayed'): number | undefined {
+    for (const queues of this.#queues) {
+      const place = queues[run].place(address)
+      if (place !== undefined) return place
+    }
+    return undefined
   }
 
   /** What the recorded hypervisor did after the last thing that both did is missing. */
@@ -113,12 +135,12 @@ export class RecordedMachine {
    * The next access of the recording that is the same, if there is one. A read is looked for up to the next change only,
    * so that nothing is answered from the future.
    */
-  #match(change: boolean, same: (effect: Effect) => boolean): Effect | undefined {
+  #match(change: boolean, same: (effect: Effect, move: number | undefined) => boolean): Effect | undefined {
     const limit = Math.min(this.#effects.length, this.#next + LOOKAHEAD)
     for (let i = this.#next; i < limit; i++) {
       const effect = this.#effects[i]
       if (effect === undefined) break
-      if (same(effect)) {
+      if (same(effect, this.#moves[i])) {
         this.#skip(i)
         this.#next = i + 1
         return effect
@@ -160,12 +182,13 @@ export class RecordedMachine {
     const ok = this.#memory.contains(address, length)
     const kept = ok && length <= KEPT_WRITE
     const crc = ok && !kept ? digest(bytes) : 0
+    const place = this.#place(address, 'replayed')
     const found = this.#match(
       true,
-      effect =>
+      (effect, there) =>
         effect.kind === 'memory' &&
         effect.write === 1 &&
-        effect.address === address &&
+        (effect.address === address || (place !== undefined && place === there)) &&
         effect.length === length &&
         effect.digest === crc &&
         (!kept || Buffer.compare(effect.bytes, bytes) === 0),
@@ -206,16 +229,16 @@ export class RecordedMachine {
         return true
       },
       write: (offset, size, lo, hi) => {
+        const moved = this.#queues[smmu]?.replayed.register(offset, lo, hi)
         const found = this.#match(
           true,
-          effect =>
+          (effect, there) =>
             effect.kind === 'hardware' &&
             effect.write === 1 &&
             effect.smmu === smmu &&
             effect.offset === offset &&
             effect.size === size &&
-            effect.lo === lo &&
-            effect.hi === hi,
+            ((effect.lo === lo && effect.hi === hi) || (moved !== undefined && moved === there)),
         )
         this.#written.set(key(smmu, offset), { lo, hi })
         if (found?.kind === 'hardware') {

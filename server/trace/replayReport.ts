@@ -4,6 +4,9 @@ import type { Group } from './groups.ts'
 import type { Output } from './output.ts'
 import type { Divergence } from './replay.ts'
 
+/** Differences of one decision that are printed without being asked for. */
+const SHOWN = 8
+
 /** What the differences of a replay come to. */
 export class ReplaySummary {
   /** Decisions that went differently. */
@@ -35,19 +38,20 @@ export class ReplaySummary {
 export function printDivergence({ group, differences }: Divergence, nested: boolean, out: Output): void {
   out.line(describeRoot(group.root))
   if (nested) for (const line of describeChildren(group, true)) out.line(`          ${line}`)
-  for (const { recorded, replayed } of differences) {
+  for (const { recorded, replayed } of nested ? differences : differences.slice(0, SHOWN)) {
     out.line(`  recorded  ${recorded}`)
     out.line(`  replayed  ${replayed}`)
   }
+  if (!nested && differences.length > SHOWN) out.line(`  and ${differences.length - SHOWN} more (--nested shows all)`)
 }
 
-export function printSummary(summary: ReplaySummary, decisions: number, out: Output): void {
+export function printSummary(summary: ReplaySummary, decisions: number, nested: boolean, out: Output): void {
   if (summary.first === undefined) {
     out.line('no difference')
     return
   }
   out.line('first difference:')
-  printDivergence(summary.first, false, out)
+  printDivergence(summary.first, nested, out)
   out.line('')
   out.line(`${summary.divergent} of ${decisions} decisions went differently:`)
   for (const { subject, count, first } of summary.subjects()) {

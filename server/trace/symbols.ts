@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from 'node:fs'
+import { imageSymbols } from './kallsyms.ts'
 import type { TraceReader } from './reader.ts'
 
 /** The kernel's image moves by a multiple of this (EFI_KIMG_ALIGN, 64 KiB). */
@@ -10,37 +11,32 @@ const DRIVER = 'arm_smmu'
 
 interface Symbol {
   readonly address: bigint
+  /** As nm prints it. */
+  readonly type: string
   readonly name: string
 }
 
-/** Kernel functions by address, from a System.map or /proc/kallsyms. */
+/** At byte 56 of every arm64 kernel image. */
+const IMAGE_MAGIC = 'ARM\x64'
+
+/** Kernel functions by address, from a kernel image, a System.map or /proc/kallsyms. */
 export class Symbols {
   /** Distance of the running kernel from the addresses in the file, bytes. */
   offset = 0n
   readonly #symbols: readonly Symbol[]
 
-  private constructor(symbols: readonly Symbol[]) {
+  constructor(symbols: readonly Symbol[]) {
     this.#symbols = symbols
-  }
-
-  /** @throws Error when the text is no symbol table, or one with all addresses hidden. */
-  static parse(text: string): Symbols {
-    const symbols: Symbol[] = []
-    for (const line of text.split('\n')) {
-      const match = /^([0-9a-f]{16}) [tTwW] ([^\s$][^\s]*)/.exec(line)
-      if (match) symbols.push({ address: BigInt(`0x${match[1]}`), name: match[2] ?? '' })
-    }
-    if (symbols.length === 0) throw new Error('no function in it: a System.map or /proc/kallsyms is needed')
-    if (symbols.every(({ address }) => address === 0n)) {
-      throw new Error('all addresses are 0: read /proc/kallsyms as root, with kernel.kptr_restrict=0')
-    }
-    return new Symbols(symbols.sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0)))
+      .filter(({ type, name }) => /[tTwW]/.test(type) && !name.startsWith('$'))
+      .sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
   }
 
   /** @throws Error naming the file. */
   static load(path: string): Symbols {
     try {
-      return Symbols.parse(readFileSync(path, 'utf8'))
+      const file = readFileSync(path)
+      const isImage = file.toString('latin1', 56, 60) === IMAGE_MAGIC
+      return new Symbols(isImage ? ofImage(file) : parse(file.toString('latin1')))
     } catch (error) {
       throw new Error(`symbols ${path}: ${(error as Error).message}`)
     }
@@ -102,6 +98,28 @@ export class Symbols {
     }
     return low - 1
   }
+}
+
+function ofImage(image: Buffer): readonly Symbol[] {
+  const symbols = imageSymbols(image)
+  if (symbols === undefined) throw new Error('this kernel image has no symbol table (CONFIG_KALLSYMS)')
+  return symbols
+}
+
+/** Lines of nm: address, type, name. */
+function parse(text: string): readonly Symbol[] {
+  const symbols: Symbol[] = []
+  for (const line of text.split('\n')) {
+    const match = /^([0-9a-f]{16}) ([a-zA-Z]) (\S+)/.exec(line)
+    if (match) symbols.push({ address: BigInt(`0x${match[1]}`), type: match[2] ?? '', name: match[3] ?? '' })
+  }
+  if (!symbols.some(({ type }) => /[tT]/.test(type))) {
+    throw new Error('no function in it: a kernel image, its System.map or /proc/kallsyms is needed')
+  }
+  if (symbols.every(({ address }) => address === 0n)) {
+    throw new Error('all addresses are 0: read /proc/kallsyms as root, with kernel.kptr_restrict=0')
+  }
+  return symbols
 }
 
 function modulo(value: bigint, step: bigint): bigint {

@@ -38,6 +38,7 @@ export const header: Omit<TraceHeader, 'segment'> = {
   policy: 'passthrough',
   policyOptions: {},
   kernel: '6.12.0-test-arm64',
+  image: '',
   machine: {
     qemu: '10.0.0',
     features: 1,

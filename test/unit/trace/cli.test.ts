@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { bootRecording, scriptedBoot, trap } from './synthetic.ts'
+
+const files = mkdtempSync(join(tmpdir(), 'smmu-cosim-trace-cli-'))
+const boot = join(files, 'boot')
+const other = join(files, 'other')
+const map = join(files, 'System.map')
+
+beforeAll(async () => {
+  await bootRecording(boot)
+  await bootRecording(other, {}, bench => {
+    scriptedBoot(bench, 21)
+    bench.read(0x1f4)
+  })
+  const pc = (BigInt(trap.pcHi) << 32n) | BigInt(trap.pcLo)
+  const line = (address: bigint, name: string) => `${address.toString(16)} t ${name}\n`
+  writeFileSync(map, line(pc - 0x34n, 'arm_smmu_cmdq_issue_cmdlist') + line(pc + 0x100n, 'next_function'))
+})
+afterAll(() => rmSync(files, { recursive: true, force: true }))
+
+async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const main = fileURLToPath(new URL('./main.ts', import.meta.url))
+  const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')])
+  return { code: code as number, out, err }
+}
+
+/** Output without its title and times. */
+const lines = (out: string): string[] =>
+  out
+    .trimEnd()
+    .split('\n')
+    .slice(1)
+    .map(line =>
+      line
+        .replace(/^ *[0-9]+\.[0-9]{6} /, '')
+        .replace(/ +[0-9.]+ µs/, '')
+        .trim(),
+    )
+
+test('show: a stream table entry, and what was done about it', async () => {
+  const { code, out, err } = await run('trace', 'show', boot, '--sid', '8')
+  expect([code, err]).toEqual([0, ''])
+  expect(out).toMatch(/^# 2026-01-02T03:04:05.000Z {2}policy pkvm, kernel 6.12.0-test-arm64, 2 vCPUs, QEMU 10.0.0\n/)
+  const found = lines(out)
+  expect(found[0]).toBe('#25 cpu0 W CMDQ_PROD        0x6        index=6')
+  expect(found).toContain('host cmd  CFGI_STE sid=0x8 leaf')
+  expect(found).toContain('host cmd  SYNC cs=sev')
+  expect(found).toContain('pages     share 0x40500000 +4 pages')
+  expect(found).toContain('stream    sid 0x8: host s1, shadow nested')
+  expect(found).toContain('host   V s1 S1ContextPtr=0x41400000 S1CIR=1 S1COR=1 S1CSH=3 SHCFG=1 S2VMID=0')
+  expect(found.filter(line => /^shadow V nested S1ContextPtr=0x41400000 .* S2TTB=0x/.test(line)).length).toBe(1)
+  expect(found.filter(line => line.startsWith('memory')).length).toBe(0)
+})
+
+test.each([
+  [['--register', 'CR0,cr1'], 6],
+  [['--command', 'tlbi_nh_va'], 20],
+  [['--seq', '3..5'], 3],
+  [['--warnings'], 3],
+  [['--address', '0x40600000+0x1000'], 1],
+  [['--kind', 'reset'], 1],
+  [['--slowest', '4'], 4],
+  [['--limit', '7'], 7],
+  [['--cpu', '1'], 0],
+  [['--aborted'], 0],
+])('show %s', async (options, count) => {
+  const { code, out } = await run('trace', 'show', boot, ...options)
+  expect(code).toBe(0)
+  expect(lines(out).filter(line => /^(#[0-9]+ cpu|reset|request)/.test(line)).length).toBe(count)
+})
+
+test('show with symbols: the kernel function of each trap, and a filter for it', async () => {
+  const symbols = ['--symbols', map, '--kaslr', '0']
+  const { out } = await run('trace', 'show', boot, '--seq', '1', ...symbols)
+  expect(lines(out)[0]).toMatch(/^#1 cpu0 R IDR0 .* arm_smmu_cmdq_issue_cmdlist\+0x34$/)
+  expect(lines((await run('trace', 'show', boot, '--function', 'no_such', ...symbols)).out)).toEqual([])
+  const folded = (await run('trace', 'flame', boot, ...symbols)).out.trimEnd().split('\n')
+  expect(folded[0]).toBe('arm_smmu_cmdq_issue_cmdlist;W CMDQ_PROD 26')
+  expect(folded.every(line => /^[^;]+(;[^;]+)+ [0-9]+$/.test(line))).toBe(true)
+})
+
+test('stats, for people and as JSON', async () => {
+  const { code, out } = await run('trace', 'stats', boot)
+  expect(code).toBe(0)
+  expect(out).toMatch(/^91 traps in /m)
+  expect(out).toMatch(/^ +20 {2}TLBI_NH_VA$/m)
+  expect(out).toMatch(/^ +1 {2}TLBI_EL2_ALL \(dropped\)$/m)
+  const json = JSON.parse((await run('trace', 'stats', boot, '--json')).out) as Record<string, unknown>
+  expect(json).toMatchObject({ traps: 91, aborted: 0, lost: 0, warnings: { HYP_UNKNOWN_REGISTER: 1 } })
+})
+
+test('diff: nothing, or the first divergence first', async () => {
+  const same = await run('trace', 'diff', boot, boot)
+  expect([same.code, same.out]).toEqual([0, 'no difference\n'])
+  const { code, out } = await run('trace', 'diff', boot, other)
+  expect(code).toBe(1)
+  const hunks = out.split(/^@@ .*\n/m).slice(1)
+  expect(hunks.length).toBe(2)
+  // One round more …
+  expect(hunks[0]).toMatch(
+    /^\+ +#[0-9]+ cpu0 W CMDQ_PROD .*\n\+ +host cmd {2}TLBI_NH_VA vmid=0 asid=0 addr=0x40014000\n/m,
+  )
+  expect(hunks[0]).not.toMatch(/^-/m)
+  // … and one read more at the end.
+  expect(hunks[1]).toMatch(/^\+ +#95 cpu0 R 0x1f4 /m)
+  expect(out).toMatch(/^2 places; 0 decisions only in the first, 4 only in the second$/m)
+})
+
+test('export: JSON lines', async () => {
+  const objects = (await run('trace', 'export', boot, '--json')).out
+    .trimEnd()
+    .split('\n')
+    .map(line => JSON.parse(line))
+  expect(objects[0]).toMatchObject({ kind: 'header', policy: 'pkvm' })
+  const write = objects.find(({ kind, offset }) => kind === 'trap' && offset === 0x20)
+  expect(write).toMatchObject({ write: 1, lo: 0, words: expect.stringContaining('W CR0') })
+})
+
+test('export: CSV, every line with as many fields as the first', async () => {
+  const { out } = await run('trace', 'export', boot, '--csv')
+  const rows = out.trimEnd().split('\r\n').map(fields)
+  const width = rows[0]?.length
+  expect(rows[0]?.slice(0, 5)).toEqual(['kind', 'start_ns', 'virtual_ns', 'duration_ns', 'seq'])
+  expect(rows.every(row => row.length === width)).toBe(true)
+  expect(rows.filter(([kind]) => kind === 'trap').length).toBe(91)
+})
+
+/** Of a line as RFC 4180 has it. */
+function fields(line: string): string[] {
+  return [...line.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,"]*))/g)].map(([, quoted, plain]) => quoted ?? plain ?? '')
+}
+
+test('export: Perfetto, slices inside each other and tracks named', async () => {
+  const path = join(files, 'perfetto.json')
+  expect((await run('trace', 'export', boot, '--perfetto', '-o', path)).code).toBe(0)
+  const { traceEvents: events } = JSON.parse(readFileSync(path, 'utf8')) as {
+    traceEvents: {
+      name: string
+      ph: string
+      pid: number
+      tid: number
+      ts: number
+      dur: number
+      cat: string
+      args: object
+    }[]
+  }
+  const slices = events.filter(({ ph }) => ph === 'X')
+  expect(slices.filter(({ cat }) => cat === 'trap').length).toBe(91)
+  for (const event of events) {
+    expect(['X', 'i', 'C', 'M']).toContain(event.ph)
+    expect(Number.isInteger(event.pid) && Number.isInteger(event.tid)).toBe(true)
+    if (event.ph !== 'M') expect(event.ts).toBeGreaterThan(0)
+    if (event.ph === 'X') expect(event.dur).toBeGreaterThanOrEqual(0)
+  }
+  // On a track, a slice ends before the next one begins, or contains it.
+  for (const track of new Set(slices.map(({ pid, tid }) => `${pid} ${tid}`))) {
+    const open: { end: number }[] = []
+    for (const { ts, dur } of slices.filter(({ pid, tid }) => `${pid} ${tid}` === track).sort((a, b) => a.ts - b.ts)) {
+      while ((open.at(-1)?.end ?? Number.POSITIVE_INFINITY) <= ts) open.pop()
+      expect(ts + dur).toBeLessThanOrEqual((open.at(-1)?.end ?? Number.POSITIVE_INFINITY) + 1e-6)
+      open.push({ end: ts + dur })
+    }
+  }
+  expect(events.some(({ ph, args }) => ph === 'M' && 'name' in args && args.name === 'vCPU 0')).toBe(true)
+  expect(events.filter(({ ph, name }) => ph === 'C' && name === 'traps').length).toBeGreaterThan(0)
+})
+
+test('export: VCD, every change of a declared signal, in time', async () => {
+  const { out } = await run('trace', 'export', boot, '--vcd')
+  const [head = '', body = ''] = out.split('$enddefinitions $end\n')
+  const widths = new Map([...head.matchAll(/^\$var wire ([0-9]+) (\S+) (\S+)/gm)].map(m => [m[2], Number(m[1])]))
+  expect(widths.size).toBeGreaterThan(10)
+  expect(head.match(/^\$scope/gm)?.length).toBe(head.match(/^\$upscope/gm)?.length)
+  let now = -1
+  for (const line of body
+    .replace(/\$dumpvars\n|\$end\n/g, '')
+    .trimEnd()
+    .split('\n')) {
+    const [, time] = /^#([0-9]+)$/.exec(line) ?? []
+    if (time !== undefined) {
+      expect(Number(time)).toBeGreaterThan(now)
+      now = Number(time)
+      continue
+    }
+    const [, vector, id, bit, signal] = /^(?:b([01x]+) (\S+)|([01])(\S+))$/.exec(line) ?? []
+    expect(widths.get(id ?? signal ?? '')).toBeGreaterThanOrEqual((vector ?? bit ?? '').length)
+  }
+  expect(now).toBeGreaterThan(0)
+})
+
+test('replay: nothing, or what the prefix explains', async () => {
+  const same = await run('replay', boot)
+  expect(same.out).toMatch(/^91 traps replayed in .*, policy pkvm\nno difference\n$/)
+  expect(same.code).toBe(0)
+  const { code, out } = await run('replay', boot, '--until', 'strtab')
+  expect(code).toBe(1)
+  expect(out).toMatch(/^first difference:\nreset \(cold\)/m)
+  expect(out).toMatch(/hardware W GBPA /)
+  expect(out).not.toMatch(/host cmd/)
+  const stop = await run('replay', boot, '--break', 'CFGI_STE')
+  expect(stop.out).toMatch(/^stopped after:\n +#25 cpu0 W CMDQ_PROD/m)
+  expect(stop.out).toMatch(/"sid": 8,/)
+})
+
+test('bad input: one line that says what is wrong, and a code', async () => {
+  const cut = join(files, 'cut')
+  copyFileSync(boot, cut)
+  truncateSync(cut, 6000)
+  const shown = await run('trace', 'show', cut)
+  expect(shown.code).toBe(1)
+  expect(shown.err).toMatch(
+    /^smmu-cosim: .*cut: byte 6000: the file is cut off in block [0-9]+, [0-9]+ of its [0-9]+ records are whole\n/,
+  )
+  expect(lines(shown.out).length).toBeGreaterThan(3)
+  writeFileSync(cut, 'hello')
+  const foreign = join(files, 'foreign.map')
+  writeFileSync(foreign, 'ffff800080000000 T start_kernel\nffff800080001000 T panic\n')
+  for (const [args, message] of [
+    [['trace', 'show', cut], /this is no trace/],
+    [['trace', 'show', join(files, 'none')], /ENOENT/],
+    [['trace', 'show', boot, '--register', 'CMDQ_BASS'], /no register "CMDQ_BASS": did you mean CMDQ_BASE\?/],
+    [['trace', 'show', boot, '--command', 'CFGI_STF'], /no command "CFGI_STF": did you mean CFGI_STE\?/],
+    [['trace', 'show', boot, '--time', '5..2'], /not a time/],
+    [['trace', 'show', boot, '--kind', 'traps'], /no kind "traps"/],
+    [['trace', 'show', boot, '--symbols'], /doesn't say which kernel image/],
+    [['trace', 'show', boot, '--symbols', foreign], /PCs don't fit it at any offset/],
+    [['trace', 'export', boot], /needs a format/],
+    [['trace', 'export', boot, '--json', '--csv'], /cannot be used with/],
+    [['trace', 'export', boot, '--json', '-o', join(files, 'no', 'where')], /ENOENT/],
+    [['replay', boot, '--policy', 'nonsense'], /no policy "nonsense"/],
+    [['replay', boot, '--break', 'nonsense'], /expected the number of a trap/],
+  ] as const) {
+    const { code, err, out } = await run(...args)
+    expect(err).toMatch(message)
+    expect(code).not.toBe(0)
+    expect(out).toBe('')
+  }
+}, 60_000)

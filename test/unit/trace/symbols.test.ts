@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { imageSymbols } from '../../../server/trace/kallsyms.ts'
+import { Symbols } from '../../../server/trace/symbols.ts'
+import { folder } from './synthetic.ts'
+
+const BASE = 0xffff_8000_8000_0000n
+
+/** Functions of 256 bytes, some of them the driver's. */
+const FUNCTIONS = Array.from({ length: 1000 }, (_, i) => ({
+  offset: 0x1_0000 + i * 256,
+  name: i >= 500 && i < 520 ? `arm_smmu_function_${i}` : `function_${'x'.repeat(i === 7 ? 130 : 3)}_${i}`,
+}))
+
+type Order = '6.1' | '6.1 with seqs' | '6.12'
+
+/** What scripts/kallsyms.c would put into an image: a token for every character, and one for "arm_smmu". */
+function image(order: Order): Buffer {
+  const tokens = Array.from({ length: 256 }, (_, i) => (i === 0x80 ? 'arm_smmu' : String.fromCharCode(i || 1)))
+  const align = (bytes: Buffer) => Buffer.concat([bytes, Buffer.alloc((8 - (bytes.length % 8)) % 8)])
+  const words = (values: number[]) => align(Buffer.from(Uint32Array.from(values).buffer))
+  const markers: number[] = []
+  const names: Buffer[] = []
+  let length = 0
+  FUNCTIONS.forEach(({ name }, i) => {
+    if (i % 256 === 0) markers.push(length)
+    const text = Buffer.from(`t${name}`.replace('arm_smmu', '\x80'), 'latin1')
+    const size = text.length < 0x80 ? [text.length] : [0x80 | (text.length & 0x7f), text.length >> 7]
+    names.push(Buffer.from(size), text)
+    length += size.length + text.length
+  })
+  const index: number[] = []
+  let at = 0
+  for (const token of tokens) {
+    index.push(at)
+    at += token.length + 1
+  }
+  const tokenTable = align(Buffer.from(`${tokens.join('\0')}\0`, 'latin1'))
+  const tokenIndex = align(Buffer.from(Uint16Array.from(index).buffer))
+  const offsets = words(FUNCTIONS.map(({ offset }) => offset))
+  const nameParts = [words([FUNCTIONS.length]), align(Buffer.concat(names)), words(markers)]
+  const seqs = align(Buffer.alloc(3 * FUNCTIONS.length, 0x5a))
+  const relative = Buffer.alloc(8)
+  const parts =
+    order === '6.12'
+      ? [...nameParts, tokenTable, tokenIndex, offsets, relative]
+      : [offsets, relative, ...nameParts, ...(order === '6.1' ? [] : [seqs]), tokenTable, tokenIndex]
+  const start = Buffer.alloc(4096, 0x11)
+  start.write('ARM\x64', 56, 'latin1')
+  return Buffer.concat([start, ...parts, Buffer.alloc(4096, 0x22)])
+}
+
+test.each(['6.1', '6.1 with seqs', '6.12'] as const)('the symbol table of an image, in the order of %s', order => {
+  const symbols = imageSymbols(image(order))
+  expect(symbols?.length).toBe(FUNCTIONS.length)
+  expect(symbols?.map(({ name }) => name)).toEqual(FUNCTIONS.map(({ name }) => name))
+  expect(symbols?.map(({ address }) => Number(address - BASE))).toEqual(FUNCTIONS.map(({ offset }) => offset))
+  expect(symbols?.[3]?.type).toBe('t')
+})
+
+test('no table, half a table, or nonsense: none is found', () => {
+  const whole = image('6.12')
+  expect(imageSymbols(Buffer.alloc(10_000))).toBeUndefined()
+  for (let size = 4096; size < whole.length - 4096; size += 777) imageSymbols(whole.subarray(0, size))
+  for (let at = 4096; at < whole.length - 4096; at += 97) {
+    const damaged = Buffer.from(whole)
+    damaged[at] = (damaged[at] ?? 0) ^ 0xff
+    imageSymbols(damaged)
+  }
+})
+
+const map = FUNCTIONS.map(({ offset, name }) => `${(BASE + BigInt(offset)).toString(16)} t ${name}`).join('\n')
+
+test('an image and a System.map say the same', () => {
+  const path = join(folder(), 'symbols')
+  writeFileSync(path, image('6.1'))
+  const fromImage = Symbols.load(path)
+  writeFileSync(path, `${map}\n`)
+  const fromMap = Symbols.load(path)
+  const pc = BASE + 0x1_0000n + 500n * 256n + 0x10n
+  expect(fromImage.describe(pc)).toBe('arm_smmu_function_500+0x10')
+  expect(fromMap.describe(pc)).toBe('arm_smmu_function_500+0x10')
+  expect(fromMap.describe(BASE)).toBe('0xffff800080000000')
+})
+
+test('the place of the kernel is worked out from where traps come from', () => {
+  const path = join(folder(), 'symbols')
+  writeFileSync(path, map)
+  const symbols = Symbols.load(path)
+  const moved = 0x1234_5678_0000n
+  const pcs = (spread: number) =>
+    new Set(
+      Array.from({ length: 12 }, (_, i) => BASE + moved + 0x1_0000n + BigInt((500 + i) * 256 + ((i * spread) % 256))),
+    )
+  expect(symbols.locate(pcs(36))).toBe(true)
+  expect(symbols.offset).toBe(moved)
+  expect(symbols.describe([...pcs(36)][1] ?? 0n)).toBe('arm_smmu_function_501+0x24')
+  // From elsewhere, or from nowhere: no guess.
+  expect(symbols.locate(new Set([BASE + 0x10n, BASE + 0x1_0010n, BASE + 0x1_0110n]))).toBe(false)
+  expect(symbols.locate(new Set())).toBe(false)
+  expect(symbols.offset).toBe(moved)
+})
+
+test('files that are no symbols are refused with a reason', () => {
+  const path = join(folder(), 'symbols')
+  const refusal = (content: string | Buffer) => {
+    writeFileSync(path, content)
+    try {
+      Symbols.load(path)
+      return ''
+    } catch (error) {
+      return (error as Error).message
+    }
+  }
+  expect(refusal('ffffffffffffffff B The real System.map is in the linux-image-<version>-dbg package')).toMatch(
+    /no function in it/,
+  )
+  expect(refusal('0000000000000000 T _text\n0000000000000000 t f\n')).toMatch(/kptr_restrict/)
+  const bare = Buffer.alloc(5000)
+  bare.write('ARM\x64', 56, 'latin1')
+  expect(refusal(bare)).toMatch(/CONFIG_KALLSYMS/)
+})
