@@ -64,10 +64,10 @@ test('the host sees an SMMU without stage 2 whose bypass is abort', async () => 
 })
 
 describe('what a stream entry of the host lets a device do (section 7)', () => {
-  test('no entry: nothing moves', async () => {
+  test('never configured, so there is no shadow L2 table: nothing moves', async () => {
     const { touched, events } = await copy(same(SOURCE), same(TARGET))
     expect(touched).toBe(false)
-    expect(events.map(e => e.id)).toEqual([EVT_ID_BAD_STE_CONFIG, EVT_ID_BAD_STE_CONFIG])
+    expect(new Set(events.map(e => e.id))).toEqual(new Set([EVT_ID_BAD_STREAMID_CONFIG]))
   })
 
   test('V = 0 after it was valid', async () => {
@@ -76,7 +76,7 @@ describe('what a stream entry of the host lets a device do (section 7)', () => {
     await driver.attach(EDU_SID, STE.invalid)
     const { touched, events } = await copy(same(SOURCE), same(TARGET))
     expect(touched).toBe(false)
-    expect(events.map(e => e.id)).toEqual([EVT_ID_BAD_STE_CONFIG, EVT_ID_BAD_STE_CONFIG])
+    expect(new Set(events.map(e => e.id))).toEqual(new Set([EVT_ID_BAD_STE_CONFIG]))
   })
 
   test('abort: nothing moves, and no event', async () => {
@@ -115,7 +115,7 @@ describe('what a stream entry of the host lets a device do (section 7)', () => {
     expect(await warnings()).toEqual(['HYP_CFGI_STE'])
     const { touched, events } = await copy(same(SOURCE), same(TARGET))
     expect(touched).toBe(false)
-    expect(events.map(e => e.id)).toEqual([EVT_ID_BAD_STREAMID_CONFIG, EVT_ID_BAD_STREAMID_CONFIG])
+    expect(new Set(events.map(e => e.id))).toEqual(new Set([EVT_ID_BAD_STREAMID_CONFIG]))
   })
 })
 
@@ -215,6 +215,27 @@ describe('donation errors (section 8)', () => {
   })
 })
 
+describe('the CPU guard (section 1)', () => {
+  test.each([
+    ['hypervisor memory', CARVEOUT, async () => {}],
+    ['a donated page', TARGET, async () => expect(await machine.server.call('donate', TARGET, 4096, VM)).toBe(0)],
+  ])('%s: a CPU reads nothing, writes nothing, and is reported', async (_name, page, prepare) => {
+    const secret = randomBytes(8)
+    driver.writeMemory(page, secret)
+    await prepare()
+    expect(await machine.qtest.read(page, 8)).not.toBe(secret.readBigUInt64LE())
+    await machine.qtest.write(page, 8, 0x1234)
+    expect(driver.readMemory(page, 8)).toEqual(secret)
+    const { guardFaults } = await machine.server.call('sections')
+    expect(guardFaults).toMatchObject({
+      first: [
+        { address: page, size: 8, write: false },
+        { address: page, size: 8, write: true },
+      ],
+    })
+  })
+})
+
 test('a machine reset brings tables and ownership back to the beginning', async () => {
   await driver.attach(EDU_SID, STE.bypass)
   expect(await machine.server.call('donate', TARGET, 4096, VM)).toBe(0)
@@ -224,7 +245,7 @@ test('a machine reset brings tables and ownership back to the beginning', async 
   edu = await Edu.enable(machine.qtest)
   const { touched, events } = await copy(same(SOURCE), same(TARGET))
   expect(touched).toBe(false)
-  expect(events.map(e => e.id)).toEqual([EVT_ID_BAD_STE_CONFIG, EVT_ID_BAD_STE_CONFIG])
+  expect(new Set(events.map(e => e.id))).toEqual(new Set([EVT_ID_BAD_STREAMID_CONFIG]))
   await driver.attach(EDU_SID, STE.bypass)
   expect((await copy(same(SOURCE), same(TARGET))).arrived).toBe(true)
   expect(await warnings()).toEqual([])
