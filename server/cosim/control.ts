@@ -24,16 +24,38 @@ export interface ThreadOptions {
   readonly ring: SharedArrayBuffer
   readonly counters: SharedArrayBuffer
   readonly panicOnWarn: boolean
+  /**
+   * What becomes of a running machine whose state cannot be taken over. `refuse` (default): QEMU ends with the reason.
+   * `reset`: its traps are aborted until somebody resets it. `leave`: it is left to another server.
+   */
+  readonly onRefusal?: 'refuse' | 'reset' | 'leave'
 }
 
 /** From the trap thread. */
 export type ThreadEvent =
-  | { readonly event: 'listening' }
-  | { readonly event: 'failed'; readonly message: string }
-  | { readonly event: 'connected'; readonly machine: Hello }
+  | { readonly event: 'loaded' }
+  | {
+      readonly event: 'connected'
+      readonly machine: Hello
+      /** The machine ran already: what had to be put right. */
+      readonly resumed: boolean
+      readonly repairs: readonly string[]
+    }
+  /** A connection's first trap was answered; ms since the epoch. */
+  | { readonly event: 'first-trap'; readonly at: number }
+  /** A running machine was not taken over (`onRefusal` leave). */
+  | { readonly event: 'refused'; readonly message: string }
+  /** A running machine could not be taken over, and waits for its reset. */
+  | { readonly event: 'lost'; readonly message: string }
   | { readonly event: 'reset'; readonly cause: number }
   | { readonly event: 'shutdown'; readonly cause: number; readonly sections: Readonly<Record<string, unknown>> }
-  | { readonly event: 'disconnected'; readonly message: string; readonly expected: boolean }
+  | {
+      readonly event: 'disconnected'
+      readonly message: string
+      readonly expected: boolean
+      /** The policy threw. */
+      readonly fault: boolean
+    }
   | { readonly event: 'panic'; readonly text: string; readonly sections: Readonly<Record<string, unknown>> }
   | { readonly event: 'held'; readonly held: HeldTrap }
   | { readonly event: 'released'; readonly seq: number; readonly action: string }
@@ -54,12 +76,27 @@ export interface ThreadCommand {
 
 /** A policy that never returns must not hold up the end of a run. */
 const DRAIN_MS = 5_000
+/** QEMU looks for its server many times a second. */
+const TAKE_OVER_MS = 5_000
+
+/** What a replacement of the trap thread's code came to. */
+export interface Swap {
+  /** When the new code answered its first trap, ms since the epoch; null: there was none yet. */
+  readonly firstTrap: Promise<number>
+  /** What the new code had to put right. */
+  readonly repairs: readonly string[]
+  /** How long nobody could answer traps, ms. */
+  readonly gapMs: number
+}
 
 interface Events {
-  connected: [Hello]
+  connected: [machine: Hello, resumed: boolean, repairs: readonly string[]]
+  firstTrap: [at: number]
+  /** A running machine cannot be taken over, and waits for its reset. */
+  lost: [message: string]
   reset: [cause: number]
   shutdown: [cause: number, sections: Readonly<Record<string, unknown>>]
-  disconnected: [message: string, expected: boolean]
+  disconnected: [message: string, expected: boolean, fault: boolean]
   panic: [text: string, sections: Readonly<Record<string, unknown>>]
   /** A breakpoint stopped a trap. */
   held: [HeldTrap]
@@ -68,53 +105,212 @@ interface Events {
   died: [message: string]
 }
 
-/** The control thread's handle on the trap thread. */
-export class TrapThread extends EventEmitter<Events> {
+/** One worker: asks it, and passes on what it says. */
+class Lane {
   readonly #worker: Worker
   readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>()
   #nextId = 1
-  #stopping = false
-  #connected = false
+  /** Where events go. */
+  #take: (event: ThreadEvent) => void = () => {}
+  /** Called once, unless it was stopped. */
+  #died: (message: string) => void = () => {}
+  /** What came while nobody took it. */
+  #kept: ThreadEvent[] = []
+  #stopped = false
 
-  private constructor(options: ThreadOptions) {
-    super()
+  constructor(options: ThreadOptions) {
     this.#worker = new Worker(new URL('./worker.ts', import.meta.url), { workerData: options })
+    this.#worker.on('message', (event: ThreadEvent) => {
+      if (event.event !== 'result') return this.#take(event)
+      const waiting = this.#waiting.get(event.id)
+      this.#waiting.delete(event.id)
+      if (event.failure !== undefined) waiting?.reject(new OperationError(event.failure, event.error ?? ''))
+      else if (event.error !== undefined) waiting?.reject(new Error(event.error))
+      else waiting?.resolve(event.value)
+    })
+    this.#worker.on('error', error => this.#ended(error.message))
+    this.#worker.on('exit', code => this.#ended(`exit code ${code}`))
+  }
+
+  /** Starts a worker; resolves when its code is loaded. @throws Error when that is not possible. */
+  static async load(options: ThreadOptions): Promise<Lane> {
+    const lane = new Lane(options)
+    try {
+      await new Promise<void>((resolve, reject) => {
+        lane.attach(
+          () => resolve(),
+          message => reject(new Error(message)),
+        )
+      })
+    } catch (error) {
+      await lane.stop()
+      throw error
+    }
+    return lane
+  }
+
+  attach(take: (event: ThreadEvent) => void, died: (message: string) => void): void {
+    this.#take = take
+    this.#died = died
+    for (const event of this.#kept.splice(0)) take(event)
+  }
+
+  call(operation: string, args: readonly unknown[]): Promise<unknown> {
+    if (this.#stopped) return Promise.reject(new OperationError('state', 'the trap thread has ended'))
+    const id = this.#nextId++
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject })
+      this.#worker.postMessage({ id, operation, args } satisfies ThreadCommand)
+    })
+  }
+
+  /** Resolves with the first of these events. @throws Error when the worker ends, or time is up. */
+  next<K extends ThreadEvent['event']>(kinds: readonly K[], timeoutMs: number): Promise<ThreadEvent & { event: K }> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error(`QEMU did not come within ${timeoutMs} ms`)), timeoutMs)
+      const died = (message: string) => {
+        clearTimeout(timer)
+        reject(new Error(message))
+      }
+      this.attach(event => {
+        if (!(kinds as readonly string[]).includes(event.event)) return
+        clearTimeout(timer)
+        this.attach(later => this.#kept.push(later), died)
+        resolve(event as ThreadEvent & { event: K })
+      }, died)
+    })
+  }
+
+  async stop(): Promise<void> {
+    this.#reject(new OperationError('state', 'the trap thread has ended'))
+    this.#stopped = true
+    await this.#worker.terminate()
+  }
+
+  #ended(message: string): void {
+    this.#reject(new Error(`the trap thread ended: ${message}`))
+    if (!this.#stopped) this.#died(message)
+    this.#stopped = true
+  }
+
+  #reject(error: Error): void {
+    for (const { reject } of this.#waiting.values()) reject(error)
+    this.#waiting.clear()
+  }
+}
+
+/** The control thread's handle on the trap thread. */
+export class TrapThread extends EventEmitter<Events> {
+  readonly #options: ThreadOptions
+  #lane: Lane
+  #stopping = false
+  /** The machine, while it is connected. */
+  #machine: Hello | undefined
+  #swapping = false
+  /** A machine waits for a server. */
+  #parked = false
+
+  private constructor(options: ThreadOptions, lane: Lane) {
+    super()
+    this.#options = options
+    this.#lane = lane
+    this.#attach(lane)
   }
 
   /** Starts the thread; resolves when it listens. @throws Error when it cannot: socket in use, no such policy. */
-  static start(options: ThreadOptions): Promise<TrapThread> {
-    const thread = new TrapThread(options)
-    return new Promise((resolve, reject) => {
-      const failed = (error: Error) => {
-        thread.stop()
-        reject(error)
-      }
-      thread.#worker.once('error', failed)
-      thread.#worker.on('message', (event: ThreadEvent) => {
-        if (event.event === 'failed') failed(new Error(event.message))
-        else if (event.event === 'listening') {
-          thread.#worker.off('error', failed)
-          thread.#worker.on('error', error => thread.#died(error.message))
-          thread.#worker.on('exit', code => thread.#died(`exit code ${code}`))
-          resolve(thread)
-        } else thread.#take(event)
-      })
-    })
+  static async start(options: ThreadOptions): Promise<TrapThread> {
+    const lane = await Lane.load(options)
+    try {
+      const thread = new TrapThread(options, lane)
+      await lane.call('serve', [null])
+      return thread
+    } catch (error) {
+      await lane.stop()
+      throw error
+    }
   }
 
   /** Runs an operation of the dispatcher on the trap thread, between two traps. */
   call<K extends OperationName>(operation: K, ...args: Parameters<Operations[K]>): Promise<ReturnType<Operations[K]>> {
     if (this.#stopping) return Promise.reject(new OperationError('state', 'the trap thread has ended'))
-    const id = this.#nextId++
-    return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject })
-      this.#worker.postMessage({ id, operation, args } satisfies ThreadCommand)
-    })
+    return this.#lane.call(operation, args) as Promise<ReturnType<Operations[K]>>
+  }
+
+  /**
+   * Replaces the thread by one with the source files as they are now, while the machine runs; it needs a QEMU that waits
+   * for its server (`reconnect-ms`). Whatever goes wrong, the old code goes on.
+   * @throws Error why the new code was not taken.
+   */
+  async swap(): Promise<Swap> {
+    if (this.#swapping) throw new Error('the code is being replaced already')
+    this.#swapping = true
+    try {
+      const lane = await Lane.load({ ...this.#options, onRefusal: 'leave' })
+      try {
+        return await this.#takeOver(lane)
+      } catch (error) {
+        await lane.stop()
+        throw error
+      }
+    } finally {
+      this.#swapping = false
+    }
+  }
+
+  async #takeOver(lane: Lane): Promise<Swap> {
+    const old = this.#lane
+    const machine = this.#machine
+    if (machine !== undefined) {
+      const checkpoint = await this.call('checkpoint')
+      await lane.call('try', [machine, checkpoint]).catch(error => {
+        throw new Error(`the new code cannot take over the running machine: ${error.message}`)
+      })
+    }
+    if (this.#stopping) throw new Error('the trap thread has ended')
+    const start = performance.now()
+    old.attach(
+      () => {},
+      () => {},
+    )
+    const left = await old.call('retire', [])
+    let repairs: readonly string[] = []
+    let gapMs = 0
+    try {
+      const waited = machine !== undefined || this.#parked
+      const arrival = waited ? lane.next(['connected', 'refused', 'disconnected'], TAKE_OVER_MS) : undefined
+      arrival?.catch(() => {})
+      await lane.call('serve', [left])
+      const arrived = await arrival
+      gapMs = performance.now() - start
+      if (arrived !== undefined && arrived.event !== 'connected') throw new Error(arrived.message)
+      if (arrived !== undefined) {
+        repairs = arrived.repairs
+        this.#machine = arrived.machine
+      }
+    } catch (error) {
+      await lane.stop()
+      this.#attach(old)
+      if (!this.#parked) await old.call('serve', [null])
+      throw error
+    }
+    this.#lane = lane
+    this.#parked = false
+    const firstTrap = once(this, 'firstTrap').then(([at]) => at as number)
+    firstTrap.catch(() => {})
+    this.#attach(lane)
+    await old.stop()
+    return { firstTrap, repairs, gapMs }
+  }
+
+  /** Leaves the machine waiting at its trap until the code is replaced: the present code cannot go on. */
+  async park(): Promise<void> {
+    this.#parked = true
+    await this.#lane.call('retire', [])
   }
 
   /** Resolves when everything that QEMU sent before it ended has been handled; at once if it never connected. */
   async drained(): Promise<void> {
-    if (!this.#connected || this.#stopping) return
+    if (this.#machine === undefined || this.#stopping) return
     const timeout = AbortSignal.timeout(DRAIN_MS)
     await Promise.race([
       once(this, 'disconnected', { signal: timeout }),
@@ -124,43 +320,41 @@ export class TrapThread extends EventEmitter<Events> {
 
   async stop(): Promise<void> {
     this.#stopping = true
-    for (const { reject } of this.#waiting.values()) reject(new OperationError('state', 'the trap thread has ended'))
-    this.#waiting.clear()
-    await this.#worker.terminate()
+    await this.#lane.stop()
+  }
+
+  #attach(lane: Lane): void {
+    lane.attach(
+      event => this.#take(event),
+      message => {
+        if (!this.#stopping) this.emit('died', message)
+        this.#stopping = true
+      },
+    )
   }
 
   #take(event: ThreadEvent): void {
     switch (event.event) {
       case 'connected':
-        this.#connected = true
-        return void this.emit('connected', event.machine)
+        this.#machine = event.machine
+        return void this.emit('connected', event.machine, event.resumed, event.repairs)
+      case 'first-trap':
+        return void this.emit('firstTrap', event.at)
+      case 'lost':
+        return void this.emit('lost', event.message)
       case 'reset':
         return void this.emit('reset', event.cause)
       case 'shutdown':
         return void this.emit('shutdown', event.cause, event.sections)
       case 'disconnected':
-        this.#connected = false
-        return void this.emit('disconnected', event.message, event.expected)
+        this.#machine = undefined
+        return void this.emit('disconnected', event.message, event.expected, event.fault)
       case 'panic':
         return void this.emit('panic', event.text, event.sections)
       case 'held':
         return void this.emit('held', event.held)
       case 'released':
         return void this.emit('released', event.seq, event.action)
-      case 'result': {
-        const waiting = this.#waiting.get(event.id)
-        this.#waiting.delete(event.id)
-        if (event.failure !== undefined) waiting?.reject(new OperationError(event.failure, event.error ?? ''))
-        else if (event.error !== undefined) waiting?.reject(new Error(event.error))
-        else waiting?.resolve(event.value)
-      }
     }
-  }
-
-  #died(message: string): void {
-    for (const { reject } of this.#waiting.values()) reject(new Error(`the trap thread ended: ${message}`))
-    this.#waiting.clear()
-    if (!this.#stopping) this.emit('died', message)
-    this.#stopping = true
   }
 }

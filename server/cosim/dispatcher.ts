@@ -4,7 +4,9 @@ import { openSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { ProtocolError } from '../../protocol/errors.ts'
 import {
+  encodeCheckpoint,
   encodeHold,
+  encodeQuit,
   encodeRefuse,
   encodeReply,
   encodeWelcome,
@@ -20,21 +22,23 @@ import { enums, VERSION } from '../../protocol/messages.ts'
 import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
-import type { GuestMemory, Machine, Policy, Trap } from '../machine/ports.ts'
+import type { GuestMemory, Machine, Policy, PolicyState, Trap } from '../machine/ports.ts'
 import { CountersWriter } from '../trace/counters.ts'
 import { RingWriter } from '../trace/ring.ts'
-import { Breakpoints, type Hit } from './breakpoints.ts'
+import { type Breakpoint, Breakpoints, type Hit } from './breakpoints.ts'
+import { CannotResume, CheckpointWriter, type Envelope, readCheckpoint } from './checkpoint.ts'
 import type { ThreadEvent, ThreadOptions } from './control.ts'
 import { Inspector } from './inspect.ts'
 import { Link, LinkClosed } from './link.ts'
 import { type HeldTrap, OperationError, type Release } from './operations.ts'
 import { Operator } from './operator.ts'
-import { Reporter } from './reporter.ts'
+import { Reporter, type ReporterState } from './reporter.ts'
 import { hypervisorSections } from './sections.ts'
 import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
 const ABORTED = enums.status.aborted[0]
+const NO_STATE = new Uint8Array(0)
 
 /** A trap whose reply waits for a person. */
 interface Held {
@@ -44,6 +48,25 @@ interface Held {
   readonly start: number
   /** ns that the server had spent on it when it was held. */
   readonly spent: number
+}
+
+/** Stands for a checkpoint that could not be read. */
+const NOTHING: Envelope = {
+  session: '',
+  policy: '',
+  request: 0,
+  status: 0,
+  lo: 0,
+  hi: 0,
+  last: 0,
+  trap: 0,
+  state: NO_STATE,
+}
+
+/** What a trap thread hands to the one that replaces it. */
+export interface Handover {
+  readonly breakpoints: readonly Breakpoint[]
+  readonly report: ReporterState
 }
 
 /** Lets breakpoints know of hyp warnings. */
@@ -92,6 +115,19 @@ export class Dispatcher {
   /** The trap before this one was held, so QEMU's time for it says nothing. */
   #heldBefore = false
   #shutdown = false
+  #guard: WireGuard | undefined
+  #checkpoint: CheckpointWriter | undefined
+  /** `generation` of the policy's state that QEMU has. */
+  #kept = -1
+  /** The newest request of QEMU. */
+  #newest = 0
+  /** After a take-over, until the first request is answered: the answer that may have been lost. */
+  #resumed: Envelope | undefined
+  /** The machine runs, but nobody can decide its traps: only a reset helps. */
+  #lost: string | undefined
+  #retired = false
+  /** The first trap of a connection is told, with the time at which it was answered. */
+  #first = true
 
   constructor(options: ThreadOptions, factory: PolicyFactory, post: (event: ThreadEvent) => void) {
     this.#options = options
@@ -110,6 +146,7 @@ export class Dispatcher {
       socket.destroy()
       return
     }
+    this.#retired = false
     this.#link = new Link(socket, {
       message: message => this.#message(message),
       notice: message => this.#notice(message),
@@ -126,6 +163,8 @@ export class Dispatcher {
       switch (operation) {
         case 'sections':
           return this.#sections()
+        case 'checkpoint':
+          return this.#currentCheckpoint()
         case 'held':
           return this.#heldTrap()
         case 'release':
@@ -139,10 +178,28 @@ export class Dispatcher {
       throw error
     } finally {
       this.#link?.replayDeferred()
+      this.#keepNow()
     }
   }
 
+  /** Gives up the machine: QEMU keeps its vCPUs at their traps and looks for another server. */
+  retire(): Handover {
+    this.#retired = true
+    this.#link?.close(new LinkClosed('another server takes over'))
+    return { breakpoints: this.#breakpoints.list(), report: this.#reporter.state }
+  }
+
+  /** Takes what another thread left. */
+  adopt({ breakpoints, report }: Handover): void {
+    for (const { id, ...spec } of breakpoints) {
+      this.#breakpoints.remove(id)
+      this.#breakpoints.add(spec, id)
+    }
+    this.#reporter.adopt(report)
+  }
+
   #message(message: Message): void {
+    this.#newest = message.seq
     switch (message.type) {
       case Id.trapRead:
         return this.#access(message, false)
@@ -164,6 +221,7 @@ export class Dispatcher {
     const policy = this.#policy
     const link = this.#link
     if (policy === undefined || link === undefined) return this.#outOfPlace(message)
+    if (this.#resumed !== undefined && this.#repeated(link, message)) return
     const trap = this.#trap
     trap.seq++
     trap.smmu = message.smmu
@@ -203,8 +261,14 @@ export class Dispatcher {
 
   #answer(link: Link, trap: Trap, seq: number, lastTrapNs: number, start: number, spent: number): void {
     const answer = !trap.write && !trap.aborted
-    encodeReply(link.out, seq, trap.aborted ? ABORTED : OK, answer ? trap.hi : 0, answer ? trap.lo : 0)
+    const status = trap.aborted ? ABORTED : OK
+    const hi = answer ? trap.hi : 0
+    const lo = answer ? trap.lo : 0
+    const state = this.#policy?.state
+    if (state !== undefined && state.generation !== this.#kept) this.#keep(link, state, seq, status, hi, lo)
+    encodeReply(link.out, seq, status, hi, lo)
     link.flush()
+    if (this.#first) this.#answered()
     const duration = spent + this.#ring.now() - start
     this.#ring.trap(trap, lastTrapNs, start, duration)
     this.#counters.trap(trap, lastTrapNs, duration)
@@ -264,6 +328,57 @@ export class Dispatcher {
     }
   }
 
+  /** QEMU is to have the policy's state, and which request it includes; sent with what is flushed next. */
+  #keep(link: Link, state: PolicyState | undefined, seq: number, status: number, hi: number, lo: number): void {
+    const writer = this.#checkpoint
+    if (writer === undefined) return
+    this.#kept = state?.generation ?? 0
+    const bytes = writer.write(state?.checkpoint() ?? NO_STATE, seq, this.#newest, status, hi, lo, this.#trap.seq)
+    encodeCheckpoint(link.out, link.nextSeq(), bytes)
+  }
+
+  #currentCheckpoint(): Uint8Array {
+    const { state } = this.#policy ?? {}
+    if (this.#checkpoint === undefined) throw new OperationError('state', 'no machine is connected')
+    return this.#checkpoint.write(state?.checkpoint() ?? NO_STATE, 0, this.#newest, OK, 0, 0, this.#trap.seq).slice()
+  }
+
+  /** Outside of a trap: what was done is to survive. */
+  #keepNow(): void {
+    const link = this.#link
+    const state = this.#policy?.state
+    if (!link?.open || state === undefined || state.generation === this.#kept) return
+    this.#keep(link, state, 0, OK, 0, 0)
+    link.flush()
+  }
+
+  /** The first request after a take-over. Returns whether it needs no decision. */
+  #repeated(link: Link, message: TrapRead | TrapWrite): boolean {
+    const resumed = this.#resumed
+    if (this.#lost !== undefined) {
+      if (this.#options.onRefusal === 'reset') {
+        encodeReply(link.out, message.seq, ABORTED, 0, 0)
+        link.flush()
+        return true
+      }
+      encodeQuit(link.out, link.nextSeq(), 1, this.#lost)
+      link.flush()
+      throw new CannotResume(this.#lost)
+    }
+    if (resumed === undefined || message.seq !== resumed.request) return false
+    encodeReply(link.out, message.seq, resumed.status, resumed.hi, resumed.lo)
+    link.flush()
+    this.#answered()
+    return true
+  }
+
+  #answered(): void {
+    this.#first = false
+    this.#resumed = undefined
+    if (this.#guard !== undefined) this.#guard.lenient = false
+    this.#post({ event: 'first-trap', at: performance.timeOrigin + performance.now() })
+  }
+
   #hello(hello: Hello): void {
     const link = this.#link
     if (link === undefined || this.#policy !== undefined) return this.#outOfPlace(hello)
@@ -275,19 +390,84 @@ export class Dispatcher {
       link.flush()
       throw new LinkClosed(text)
     }
+    const session = hello.session === '' ? randomUUID() : hello.session
     const memory = this.#memory(link, hello)
-    const machine = this.#connect(link, hello, memory)
+    // With a former server, whatever was asked for last may have been done already.
+    const guard = new WireGuard(link, this.#ring)
+    guard.lenient = hello.session !== ''
+    this.#guard = guard
+    const machine = this.#connect(link, hello, memory, guard)
     this.#machine = machine
-    const policy = this.#factory(machine, { options: this.#options.policyOptions, report: this.#reporter })
+    const policy = this.#factory(machine, {
+      options: this.#options.policyOptions,
+      report: this.#reporter,
+      persist: () => this.#keepNow(),
+    })
+    this.#checkpoint = new CheckpointWriter(session, policy.name)
+    this.#kept = -1
+    this.#first = true
+    let repairs: string[] = []
+    if (hello.resumed === 1) {
+      try {
+        repairs = this.#resume(hello, policy)
+      } catch (error) {
+        if (!this.#cannotResume(link, hello, error as Error)) return
+      }
+    }
     this.#policy = policy
     this.#inspector = new Inspector(machine, policy, memory)
     this.#operator.connect(policy, this.#inspector)
-    encodeWelcome(link.out, hello.seq, version, hello.features, randomUUID())
+    encodeWelcome(link.out, hello.seq, version, hello.features, session)
     link.flush()
-    this.#post({ event: 'connected', machine: hello })
+    this.#post({ event: 'connected', machine: hello, resumed: hello.resumed === 1, repairs })
+    if (this.#lost !== undefined) this.#post({ event: 'lost', message: this.#lost })
   }
 
-  #connect(link: Link, hello: Hello, memory: GuestMemory): Machine {
+  /** Goes on with a running machine. @throws Error when that is not possible. */
+  #resume(hello: Hello, policy: Policy): string[] {
+    const envelope = readCheckpoint(hello.checkpoint)
+    if (envelope.session !== hello.session) throw new CannotResume('its checkpoint is of another session')
+    if (envelope.policy !== policy.name) {
+      throw new CannotResume(`it runs under policy ${envelope.policy}, this server has ${policy.name}`)
+    }
+    this.#resumed = envelope
+    this.#trap.seq = envelope.trap + Math.max(0, hello.lastSeq - envelope.last)
+    policy.state?.restore(envelope.state)
+    try {
+      return policy.state?.resume?.() ?? []
+    } catch (error) {
+      if (this.#options.onRefusal === 'leave') throw error
+      // If the request that waits is a reset, none of this matters.
+      this.#lost = this.#refusal(error as Error)
+      return []
+    }
+  }
+
+  #refusal(error: Error): string {
+    if (error instanceof LinkClosed || error instanceof ProtocolError) throw error
+    const bug = error instanceof TypeError || error instanceof ReferenceError
+    return `the running machine cannot be taken over: ${bug ? error.stack : error.message}`
+  }
+
+  /** Returns whether the machine is taken all the same, to be reset. */
+  #cannotResume(link: Link, hello: Hello, error: Error): boolean {
+    const text = this.#refusal(error)
+    switch (this.#options.onRefusal) {
+      case 'reset':
+        this.#lost = text
+        this.#resumed ??= NOTHING
+        return true
+      case 'leave':
+        this.#post({ event: 'refused', message: text })
+        throw new LinkClosed(text)
+      default:
+        encodeRefuse(link.out, hello.seq, VERSION.min, VERSION.max, text)
+        link.flush()
+        throw new LinkClosed(text)
+    }
+  }
+
+  #connect(link: Link, hello: Hello, memory: GuestMemory, guard: WireGuard): Machine {
     return {
       memory: new RecordedMemory(memory, this.#ring),
       carveout: { base: hello.carveoutBase, size: hello.carveoutSize },
@@ -297,7 +477,7 @@ export class Dispatcher {
         hardware: new WireHardware(link, this.#ring, index),
       })),
       devices: hello.devices,
-      guard: new WireGuard(link, this.#ring),
+      guard,
     }
   }
 
@@ -313,7 +493,12 @@ export class Dispatcher {
     if (this.#policy === undefined || link === undefined) return this.#outOfPlace(message)
     const { seq, cause, time } = message
     const start = this.#ring.now()
+    this.#lost = undefined
+    this.#resumed = undefined
+    if (this.#guard !== undefined) this.#guard.lenient = true
     this.#policy.reset()
+    if (this.#guard !== undefined) this.#guard.lenient = false
+    this.#keep(link, this.#policy.state, seq, OK, 0, 0)
     encodeReply(link.out, seq, OK, 0, 0)
     link.flush()
     this.#ring.reset(cause, time, start, this.#ring.now() - start)
@@ -377,13 +562,15 @@ export class Dispatcher {
 
   #closed(reason: Error): void {
     this.#policy = undefined
+    this.#lost = undefined
+    this.#resumed = undefined
     this.#inspector = undefined
     this.#operator.disconnect()
     this.#held = undefined
     this.#breakpoints.reset()
-    const expected = this.#shutdown && reason instanceof LinkClosed
-    const message =
-      reason instanceof ProtocolError || reason instanceof LinkClosed ? reason.message : String(reason.stack)
-    this.#post({ event: 'disconnected', message, expected })
+    const expected = (this.#shutdown || this.#retired) && reason instanceof LinkClosed
+    const fault = !(reason instanceof ProtocolError || reason instanceof LinkClosed || reason instanceof CannotResume)
+    const message = fault ? String(reason.stack) : reason.message
+    this.#post({ event: 'disconnected', message, expected, fault })
   }
 }

@@ -38,6 +38,8 @@ export interface OwnershipRange {
 /** What the control thread can ask of the trap thread, between traps or while one is held. */
 export interface Operations {
   sections(): Readonly<Record<string, unknown>>
+  /** What another trap thread would go on from. */
+  checkpoint(): Uint8Array
   breakpoints(): Breakpoint[]
   /** @param id chosen by the caller, above 0; default: the next one. */
   addBreakpoint(spec: BreakpointSpec, id?: number): Breakpoint

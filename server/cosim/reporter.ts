@@ -25,6 +25,14 @@ export interface GuardFaultSummary {
   readonly write: boolean
 }
 
+/** What a report tells so far, for the thread that goes on with it. */
+export interface ReporterState {
+  readonly warnings: readonly (readonly [id: number, summary: WarningSummary])[]
+  readonly guardFaults: readonly GuardFaultSummary[]
+  readonly guardFaultCount: number
+  readonly refusals: readonly (readonly [smmu: number, refusal: string])[]
+}
+
 const LISTED_GUARD_FAULTS = 100
 
 /** What the hypervisor reports goes to trace and counters, and what a report should tell is kept. */
@@ -58,6 +66,22 @@ export class Reporter extends TraceReport {
   guardFault(cpu: number, address: number, size: number, write: boolean): void {
     this.#guardFaultCount++
     if (this.#guardFaults.length < LISTED_GUARD_FAULTS) this.#guardFaults.push({ cpu, address, size, write })
+  }
+
+  get state(): ReporterState {
+    return {
+      warnings: [...this.#warnings],
+      guardFaults: this.#guardFaults,
+      guardFaultCount: this.#guardFaultCount,
+      refusals: [...this.#refusals],
+    }
+  }
+
+  adopt(state: ReporterState): void {
+    for (const [id, summary] of state.warnings) this.#warnings.set(id, { ...summary })
+    this.#guardFaults.push(...state.guardFaults)
+    this.#guardFaultCount += state.guardFaultCount
+    for (const [smmu, refusal] of state.refusals) this.#refusals.set(smmu, refusal)
   }
 
   /** The report's sections that come from here. */

@@ -23,6 +23,8 @@ export interface SessionOptions {
     readonly panicOnWarn: boolean
     /** QEMU's size notation. */
     readonly carveout: string
+    /** How long the machine waits for a lost server, ms; absent or 0: a lost server ends it. */
+    readonly reconnectMs?: number
     /** Further properties of QEMU's smmu-cosim object, `name=value`. */
     readonly properties?: readonly string[]
   }
@@ -45,7 +47,12 @@ export interface SessionEnd {
 }
 
 /** One machine with its server: trap thread, QEMU, console and QMP, started and ended together. */
-export class Session extends EventEmitter<{ connected: [Hello]; panic: [string]; reset: [cause: number] }> {
+export class Session extends EventEmitter<{
+  connected: [Hello]
+  panic: [string]
+  reset: [cause: number]
+  interrupted: [message: string, fault: boolean]
+}> {
   readonly console: GuestConsole
   readonly qemu: QemuProcess
   readonly thread: TrapThread | undefined
@@ -89,10 +96,12 @@ export class Session extends EventEmitter<{ connected: [Hello]; panic: [string];
       void this.qemu.stop()
     })
     thread?.on('died', message => this.#serverFailed(message))
-    thread?.on('disconnected', (message, expected) => {
-      if (!expected && this.qemu.running) this.#serverFailed(message)
-    })
     const { policy } = options
+    thread?.on('disconnected', (message, expected, fault) => {
+      if (expected || !this.qemu.running) return
+      if (policy?.reconnectMs) this.emit('interrupted', message, fault)
+      else this.#serverFailed(message)
+    })
     this.qemu = new QemuProcess({
       ...options.machine,
       ramFile,
@@ -101,7 +110,10 @@ export class Session extends EventEmitter<{ connected: [Hello]; panic: [string];
         cosim: {
           socket: trapSocket(options.scratch),
           carveout: policy.carveout,
-          ...(policy.properties && { properties: policy.properties }),
+          properties: [
+            ...(policy.reconnectMs ? [`reconnect-ms=${policy.reconnectMs}`] : []),
+            ...(policy.properties ?? []),
+          ],
         },
       }),
     })

@@ -31,6 +31,8 @@ export interface HypervisorState {
   readonly isolated: boolean
   readonly guarded: boolean
   readonly donated: readonly { readonly base: number; readonly size: number }[]
+  /** What has begun and must be finished. */
+  readonly operation: PageOperation | null
   readonly idmap: IdmapState | null
   readonly pool: {
     readonly limit: number
@@ -40,6 +42,14 @@ export interface HypervisorState {
   }
   /** Pages that are not plainly the host's. */
   readonly ranges: readonly PageRange[]
+}
+
+/** A donation or reclaim: PAGE_DONATE or PAGE_RECLAIM. */
+export interface PageOperation {
+  readonly operation: number
+  readonly base: number
+  readonly size: number
+  readonly vm: number
 }
 
 /** A checkpoint that cannot be restored. */
@@ -144,7 +154,17 @@ export class Checkpoint {
   /** Encodes the part that changes seldom. */
   encode(state: HypervisorState): void {
     const writer = new Writer()
-    writer.put((state.isolated ? 1 : 0) | (state.guarded ? 2 : 0) | (state.idmap === null ? 0 : 4))
+    writer.put(
+      (state.isolated ? 1 : 0) |
+        (state.guarded ? 2 : 0) |
+        (state.idmap === null ? 0 : 4) |
+        (state.operation === null ? 0 : 8),
+    )
+    if (state.operation !== null) {
+      const { operation, base, size, vm } = state.operation
+      writer.put(operation)
+      for (const value of [base, size, vm]) writer.putLong(value)
+    }
     writer.put(state.donated.length)
     for (const { base, size } of state.donated) {
       writer.putLong(base)
@@ -238,6 +258,10 @@ export class Checkpoint {
   #decodeRest(words: Uint32Array): HypervisorState {
     const reader = new Reader(words, this.#rest)
     const flags = reader.take()
+    const operation: PageOperation | null =
+      (flags & 8) === 0
+        ? null
+        : { operation: reader.take(), base: reader.takeLong(), size: reader.takeLong(), vm: reader.takeLong() }
     const donated = Array.from({ length: reader.takeCount(4) }, () => ({
       base: reader.takeLong(),
       size: reader.takeLong(),
@@ -286,6 +310,7 @@ export class Checkpoint {
       isolated: (flags & 1) !== 0,
       guarded: (flags & 2) !== 0,
       donated,
+      operation,
       idmap,
       pool: { limit, peak, failures, runs },
       ranges,

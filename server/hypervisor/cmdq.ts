@@ -12,6 +12,9 @@ import {
   CMDQ_OP_CFGI_ALL,
   CMDQ_OP_CFGI_STE,
   CMDQ_OP_CMD_SYNC,
+  CMDQ_OP_PRI_RESP,
+  CMDQ_OP_RESUME,
+  CMDQ_OP_STALL_TERM,
   CMDQ_OP_TLBI_EL2_ALL,
   CMDQ_OP_TLBI_EL2_ASID,
   CMDQ_OP_TLBI_EL2_VA,
@@ -60,6 +63,9 @@ import {
   HYP_COMMAND_VMID,
   type HypWarning,
 } from './warnings.ts'
+
+/** Commands that are not to be carried out twice: invalidations may be, these answer something. */
+const ONCE: ReadonlySet<number> = new Set([CMDQ_OP_PRI_RESP, CMDQ_OP_RESUME, CMDQ_OP_STALL_TERM])
 
 /** The largest LOG2SIZE that the architecture allows a queue to have. */
 export const QUEUE_MAX_LOG2SIZE = 19
@@ -149,6 +155,8 @@ export class CommandQueue {
   /** Room ran out in this trap: what comes after is lost as well. */
   #lost = false
   #stopped = false
+  /** After a take-over: commands of the trap that is repeated which the hardware has already and must not get twice. */
+  #carriedOut: Uint32Array[] = []
 
   /** The host's registers as it wrote them. */
   hostBaseLo = 0
@@ -186,6 +194,7 @@ export class CommandQueue {
     this.error = 0
     this.#pending = 0
     this.#own = 0
+    this.#carriedOut = []
   }
 
   /** Section 3: installs the shadow queue. */
@@ -246,6 +255,7 @@ export class CommandQueue {
       left -= count
     }
     this.hostCons = queuePointer(this.hostProd, log2size)
+    this.#carriedOut = []
     if (this.prod !== this.#submitted) this.#drain()
   }
 
@@ -259,7 +269,8 @@ export class CommandQueue {
     for (let at = 0; at < end; at += 4) {
       const opcode = words[at] & 0xff
       const rule = rules[opcode]
-      const kept = rule === undefined || rule(words, at, smmu)
+      let kept = rule === undefined || rule(words, at, smmu)
+      if (kept && this.#carriedOut.length > 0) kept = !this.#wasCarriedOut(words, at)
       report.command(smmu.index, opcode, kept)
       if (kept) {
         const to = 4 * this.#pending++
@@ -382,6 +393,35 @@ export class CommandQueue {
   hostConsWithError(): number {
     if (this.cons !== this.prod) this.#readCons()
     return ((this.hostCons & ~CMDQ_CONS_ERR) | (this.error << 24)) >>> 0
+  }
+
+  /**
+   * After `restore`: goes on where the hardware is, which may have been given more than the checkpoint knows of. What it
+   * was given comes again when the host's write is repeated, and then goes behind it: moving PROD back would make the
+   * hardware run through the whole queue.
+   */
+  resume(): boolean {
+    const known = this.prod
+    this.prod = queuePointer(this.#smmu.read32(ARM_SMMU_CMDQ_PROD), SHADOW_CMDQ_LOG2SIZE)
+    this.#submitted = this.prod
+    this.#readCons()
+    const count = queueEntries(this.prod, known, SHADOW_CMDQ_LOG2SIZE)
+    if (count > SHADOW_ENTRIES) return false
+    this.#carriedOut = []
+    for (let i = 0; i < count; i++) {
+      const command = new Uint32Array(4)
+      const index = queueIndex(queueAdvance(known, SHADOW_CMDQ_LOG2SIZE, i), SHADOW_CMDQ_LOG2SIZE)
+      const bytes = new Uint8Array(command.buffer)
+      if (!this.#hyp.memory.read(this.base + index * CMDQ_ENTRY_SIZE, bytes, 0, CMDQ_ENTRY_SIZE)) return false
+      if (ONCE.has(command[0] & 0xff)) this.#carriedOut.push(command)
+    }
+    return true
+  }
+
+  #wasCarriedOut(words: Uint32Array, at: number): boolean {
+    const found = this.#carriedOut.findIndex(command => command.every((word, i) => word === words[at + i]))
+    if (found >= 0) this.#carriedOut.splice(found, 1)
+    return found >= 0
   }
 
   /** For a checkpoint: what `restore` takes. */

@@ -4,7 +4,8 @@
  * the beginning as often as the machine restarts.
  */
 import type { GuestMemory, Machine, Trap } from '../machine/ports.ts'
-import { Checkpoint, CheckpointError } from './checkpoint.ts'
+import { ARM_SMMU_CR0, CR0_CMDQEN } from '../smmu/registers.ts'
+import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
 import { type CommandParts, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
 import { frameRules, type RegisterParts } from './frame.ts'
 import { Idmap, type IdmapInfo, idmapGeometry, stage2Pages } from './idmap.ts'
@@ -80,6 +81,9 @@ export class Hypervisor {
   /** What vCPUs are kept from: donated ranges. */
   #donated: Range[] = []
   #guarded = false
+  /** What has begun: should the server die, the next one finishes it. */
+  #operation: PageOperation | null = null
+  readonly #persist: () => void
 
   constructor(machine: Machine, context: PolicyContext, parts: HypervisorParts = {}) {
     const { options } = context
@@ -91,6 +95,7 @@ export class Hypervisor {
     this.#requireIsolation = options.requireIsolation ?? false
     this.#poolPages = options.poolPages ?? null
     this.#clock = context.clock ?? (() => performance.now())
+    this.#persist = context.persist ?? (() => {})
     this.wait = new HardwareWait(this.#clock, options.waitMs ?? 1000, options.waitPolls ?? 1_000_000)
     this.ownership = new PageOwnership(machine.memory.ram)
     this.share = new HostShare(this.ownership, this.report)
@@ -125,15 +130,15 @@ export class Hypervisor {
     this.wait.begin()
     this.idmap = null
     this.isolated = false
-    for (const range of this.#donated) this.machine.guard.remove(range.base, range.size)
+    const { carveout, guard } = this.machine
+    for (const range of this.#donated) guard.remove(range.base, range.size)
+    if (this.#guarded) guard.remove(carveout.base, carveout.size)
     this.#donated = []
+    this.#operation = null
     this.ownership.reset()
     for (const smmu of this.smmus) smmu.reset()
-    const { carveout } = this.machine
-    if (carveout.size > 0 && !this.#guarded) {
-      this.machine.guard.add(carveout.base, carveout.size)
-      this.#guarded = true
-    }
+    this.#guarded = carveout.size > 0
+    if (this.#guarded) guard.add(carveout.base, carveout.size)
     const refusal = this.#initialise()
     for (const [index, smmu] of this.smmus.entries()) this.report.probe(smmu.index, this.refusals[index] ?? refusal)
     this.isolated = refusal === null
@@ -244,6 +249,25 @@ export class Hypervisor {
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const donated = ownership.donate(base, size, vm)
     if (donated !== OK) return donated
+    return this.#finish({ operation: PAGE_DONATE, base, size, vm }, () => this.#takeAway(idmap, base, size, vm))
+  }
+
+  /** Does what must not be left undone once it has begun. */
+  #finish(operation: PageOperation, act: () => number): number {
+    this.#operation = operation
+    this.changed()
+    this.#persist()
+    try {
+      return act()
+    } finally {
+      this.#operation = null
+      this.changed()
+    }
+  }
+
+  /** Of a donation, all but the ownership; may be done twice. */
+  #takeAway(idmap: Idmap, base: number, size: number, vm: number): number {
+    const { ownership } = this
     this.wait.begin()
     const unmapped = idmap.unmap(base, size)
     const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
@@ -282,6 +306,12 @@ export class Hypervisor {
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const owned = ownership.checkVm(base, size, vm)
     if (owned !== OK) return owned
+    return this.#finish({ operation: PAGE_RECLAIM, base, size, vm }, () => this.#giveBack(idmap, base, size, vm))
+  }
+
+  /** Of a reclaim, all but the checks; may be done twice. */
+  #giveBack(idmap: Idmap, base: number, size: number, vm: number): number {
+    const { ownership } = this
     if (!zero(this.memory, base, size)) return EFAULT
     this.#unguard(base, size)
     // A page that cannot be mapped is one that devices do not reach: tolerated.
@@ -342,6 +372,7 @@ export class Hypervisor {
         isolated: this.isolated,
         guarded: this.#guarded,
         donated: this.#donated,
+        operation: this.#operation,
         idmap: this.idmap?.state ?? null,
         pool: { limit, peak, failures, runs: this.pool.runs() },
         ranges: this.ranges().filter(({ state }) => state !== 'owned'),
@@ -370,10 +401,51 @@ export class Hypervisor {
     this.isolated = state.isolated
     this.#guarded = state.guarded
     this.#donated = [...state.donated]
+    this.#operation = state.operation
     this.refusals.length = 0
     const geometry = state.idmap && idmapGeometry(this.#granule, state.idmap.outputBits)
     this.idmap = state.idmap && geometry && Idmap.resume(this.memory, this.pool, geometry, state.idmap)
     this.changed()
+  }
+
+  /**
+   * After `restore`: the former hypervisor may have died anywhere. The hardware's command queue is taken where it stands,
+   * the stream table becomes what the state says, an operation that had begun is finished; a trap that was being decided
+   * comes again.
+   * @returns what was put right, in words. @throws CheckpointError when hardware and tables are not this state's.
+   */
+  resume(): string[] {
+    const { guard, carveout } = this.machine
+    const changes: string[] = []
+    if (this.#guarded) guard.add(carveout.base, carveout.size)
+    for (const { base, size } of this.#donated) guard.add(base, size)
+    if (!this.isolated) return changes
+    this.wait.begin()
+    for (const smmu of this.smmus) this.#expect(smmu.verify())
+    for (const smmu of this.smmus) {
+      const { index, cmdq } = smmu
+      if (stageIncludes(this.until, 'cmdq') && !cmdq.resume()) this.#expect([`SMMU ${index}: its queue was moved`])
+      if (!stageIncludes(this.until, 'strtab')) continue
+      const done = smmu.strtab.resume((smmu.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0)
+      if (done === null) this.#expect([`SMMU ${index}: its shadow stream table is damaged`])
+      else changes.push(...done)
+    }
+    const { idmap } = this
+    if (idmap !== null && this.#operation !== null) {
+      const { operation, base, size, vm } = this.#operation
+      const donation = operation === PAGE_DONATE
+      const result = donation ? this.#takeAway(idmap, base, size, vm) : this.#giveBack(idmap, base, size, vm)
+      this.report.pages(operation, base, size, vm, result)
+      changes.push(`the ${donation ? 'donation' : 'reclaim'} of ${size} bytes at 0x${base.toString(16)} was finished`)
+      this.#operation = null
+      this.changed()
+    }
+    this.#expect(this.verify())
+    return changes
+  }
+
+  #expect(problems: readonly string[]): void {
+    if (problems.length > 0) throw new CheckpointError(problems.join('; '))
   }
 
   /** What is not as it should be in hypervisor memory and the hardware's registers, in words; at most `limit`. */

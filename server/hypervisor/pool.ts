@@ -127,6 +127,22 @@ export class PagePool {
     return OK
   }
 
+  /** Marks a range as handed out, if it is not: a table that stands in memory. Returns EINVAL for what is no pool memory. */
+  claim(address: number, bytes: number): number {
+    const first = (address - this.base) / PAGE_SIZE
+    const end = first + Math.ceil(bytes / PAGE_SIZE)
+    if (!Number.isInteger(first) || first < 0 || end > this.capacity) return EINVAL
+    for (let i = first; i < end; i++) {
+      this.used += 1 - this.#used[i]
+      this.#used[i] = 1
+    }
+    this.#clean = Math.max(this.#clean, end)
+    while (this.#used[this.#lowest] === 1) this.#lowest++
+    this.peak = Math.max(this.peak, this.used)
+    this.generation++
+    return OK
+  }
+
   /** Whether a range is wholly handed out. */
   holds(address: number, bytes: number): boolean {
     const first = (address - this.base) / PAGE_SIZE

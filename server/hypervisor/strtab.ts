@@ -334,6 +334,80 @@ export class ShadowStreamTable {
     return ste
   }
 
+  /** Tables of the shadow that stand in memory besides the first level, by the number of their L1 descriptor. */
+  *#level2(): Generator<{ index: number; address: number }> {
+    if (!this.#twoLevel) return
+    const level1 = new Uint32Array(2 * this.#entries)
+    const bytes = new Uint8Array(level1.buffer)
+    this.#hyp.memory.read(this.base, bytes, 0, bytes.length)
+    for (let index = 0; index < this.#entries; index++) {
+      const [lo, hi] = [level1[2 * index], level1[2 * index + 1]]
+      const stes = l1DescriptorStes(lo, STRTAB_SPLIT)
+      if (stes > 0) yield { index, address: l1DescriptorL2Ptr(lo, hi, stes) }
+    }
+  }
+
+  /**
+   * After `restore`: makes the table what the state says, whatever the former hypervisor was doing to it. Entries are
+   * those that the present rule gives.
+   * @param live the hardware takes commands
+   * @returns what was changed, in words; null when the table cannot be used.
+   */
+  resume(live: boolean): string[] | null {
+    const { pool } = this.#hyp
+    const changes: string[] = []
+    const known = new Set<number>()
+    for (const { address } of this.#level2()) if (pool.claim(address, L2_BYTES) !== OK) return null
+    for (const { sid, host, shadow } of this.streams.values()) {
+      known.add(sid)
+      const stands = this.readShadow(sid)
+      if (stands === null) return null
+      this.#host.set(host)
+      this.#shadow.set(host)
+      if (this.#rule(this.#host, this.#shadow, this.#smmu) !== OK) {
+        changes.push(`${this.#name(sid)} stays as it is: it would be refused now`)
+        continue
+      }
+      shadow.set(this.#shadow)
+      if (stands.every((word, i) => word === this.#shadow[i])) continue
+      if (!this.#put(sid, live)) return null
+      changes.push(`${this.#name(sid)} was rewritten`)
+    }
+    this.#shadow.fill(0n)
+    for (const sid of this.#liveEntries()) {
+      if (known.has(sid)) continue
+      if (!this.#put(sid, live)) return null
+      changes.push(`${this.#name(sid)} was taken back, unfinished`)
+    }
+    return changes
+  }
+
+  #name(sid: number): string {
+    return `SMMU ${this.#smmu.index}, stream 0x${sid.toString(16)}`
+  }
+
+  /** StreamIDs whose shadow entry is valid. */
+  #liveEntries(): number[] {
+    const found: number[] = []
+    const tables = this.#twoLevel ? [...this.#level2()] : [{ index: 0, address: this.base }]
+    const count = this.#twoLevel ? L2_STES : this.#entries
+    const stes = new BigUint64Array(count * STRTAB_STE_DWORDS)
+    for (const { index, address } of tables) {
+      this.#hyp.memory.read(address, new Uint8Array(stes.buffer), 0, count * STRTAB_STE_SIZE)
+      for (let i = 0; i < count; i++) {
+        if ((stes[i * STRTAB_STE_DWORDS] & STRTAB_STE_0_V) !== 0n) found.push(index * count + i)
+      }
+    }
+    return found
+  }
+
+  /** Writes `#shadow`; without the hardware's cooperation when that takes no commands, and so uses no entry. */
+  #put(sid: number, live: boolean): boolean {
+    const address = this.#shadowAddress(sid)
+    if (live) return this.#update(sid, address) === OK
+    return this.#hyp.memory.write(address, this.#shadowBytes, 0, STRTAB_STE_SIZE)
+  }
+
   /** Live entries that do not lead through the idmap. */
   verify(idmap: Idmap): string[] {
     const problems: string[] = []

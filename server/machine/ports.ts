@@ -80,9 +80,27 @@ export interface Machine {
   readonly guard: CpuGuard
 }
 
+/** State of a policy that outlives the server: another one goes on from it while the machine runs. */
+export interface PolicyState {
+  /** Changes with every change of the state. */
+  readonly generation: number
+  /** The state as bytes, good until the next call. Called before the answer to each trap that changed it. */
+  checkpoint(): Uint8Array
+  /** Takes over a state, instead of `reset`; touches nothing outside. @throws Error when it cannot, in words for a person. */
+  restore(checkpoint: Uint8Array): void
+  /**
+   * After `restore`: brings hardware, tables and state together again. The former server may have died anywhere: in the
+   * middle of a trap, which is then decided once more, or of an operation.
+   * @returns what had to be put right, in words. @throws Error when that is not possible.
+   */
+  resume?(): string[]
+}
+
 /** Decides what every access to the register frames does. */
 export interface Policy {
   readonly name: string
+  /** Absent: it keeps none, a new server can go on at any time. */
+  readonly state?: PolicyState
   /** The machine was reset, no vCPU runs: bring hardware, tables and state to the beginning. Called before the first trap. */
   reset(): void
   /** Decide a trap: for a read set `lo`/`hi`; for a write act on them; or set `aborted`. */

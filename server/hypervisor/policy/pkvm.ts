@@ -32,6 +32,10 @@ export class PkvmPolicy implements Policy {
   readonly name: string
   readonly hypervisor: Hypervisor
 
+  get state(): Hypervisor {
+    return this.hypervisor
+  }
+
   constructor(machine: Machine, context: PolicyContext, parts: PkvmParts = {}) {
     this.name = parts.name ?? 'pkvm'
     this.hypervisor = new Hypervisor(machine, context, parts)

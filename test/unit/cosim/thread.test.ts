@@ -52,7 +52,7 @@ describe('passthrough', () => {
     expect(await qemu.read(0x20, 4)).toMatchObject({ status: enums.status.ok[0], valueHi: 0, valueLo: 0xffff_fff1 })
     expect(await qemu.read(0x21, 1)).toMatchObject({ status: enums.status.aborted[0], valueLo: 0 })
     expect(await qemu.write(0x80, 8, 1, 2)).toMatchObject({ status: enums.status.aborted[0] })
-    expect(counters.traps()).toMatchObject({ total: 4, reads: 2, writes: 2 })
+    await expect.poll(() => counters.traps()).toMatchObject({ total: 4, reads: 2, writes: 2 })
     const kinds: string[] = []
     ring.drain(layout => kinds.push(layout.name))
     expect(kinds.filter(k => k === 'trap')).toHaveLength(4)
