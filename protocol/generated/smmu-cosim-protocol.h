@@ -5,11 +5,11 @@
  * messages mean is said in protocol/README.md there.
  *
  * A frame is a little-endian uint32_t length and a payload of that many bytes:
- * one msgpack array [id, seq, fields...]. To receive: cosim_check_length,
- * cosim_parse, cosim_unpack_head, then the cosim_unpack function of that id;
- * each returns false and fills a CosimError, ready to be sent, when the peer
- * broke the protocol. Strings and bytes point to memory that the struct does
- * not own; when sending they must respect the limits below.
+ * one msgpack array [id, seq, fields...]. To receive: cosim_parse,
+ * cosim_unpack_head, then the cosim_unpack function of that id; each returns
+ * false and fills a CosimError, ready to be sent, when the peer broke the
+ * protocol. Strings and bytes point to memory that the struct does not own;
+ * when sending they must respect the limits below.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -792,14 +792,6 @@ static inline bool cosim_fail(CosimError *err, uint16_t code, const char *text)
     err->text = text;
     err->text_len = strlen(text);
     return false;
-}
-
-/* Check the length of a frame before anything is allocated for it */
-static inline bool cosim_check_length(uint32_t length, CosimError *err)
-{
-    return (length > 0 && length <= COSIM_MAX_FRAME) ||
-           cosim_fail(err, COSIM_ERROR_FRAME,
-                      "frame: expected a length of 1 to 1048576");
 }
 
 /* Integer of len bytes, most significant first */

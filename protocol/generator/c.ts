@@ -243,14 +243,6 @@ static inline bool cosim_fail(CosimError *err, uint16_t code, const char *text)
     return false;
 }
 
-/* Check the length of a frame before anything is allocated for it */
-static inline bool cosim_check_length(uint32_t length, CosimError *err)
-{
-    return (length > 0 && length <= COSIM_MAX_FRAME) ||
-           cosim_fail(err, COSIM_ERROR_FRAME,
-                      "frame: expected a length of 1 to ${MAX_FRAME}");
-}
-
 /* Integer of len bytes, most significant first */
 static inline uint32_t cosim_big_endian(const uint8_t *p, size_t len)
 {
@@ -542,7 +534,7 @@ export function header(): string {
 
 Generated from protocol/messages.ts of smmu-cosim; do not edit. What the messages mean is said in protocol/README.md there.
 
-A frame is a little-endian uint32_t length and a payload of that many bytes: one msgpack array [id, seq, fields...]. To receive: cosim_check_length, cosim_parse, cosim_unpack_head, then the cosim_unpack function of that id; each returns false and fills a CosimError, ready to be sent, when the peer broke the protocol. Strings and bytes point to memory that the struct does not own; when sending they must respect the limits below.
+A frame is a little-endian uint32_t length and a payload of that many bytes: one msgpack array [id, seq, fields...]. To receive: cosim_parse, cosim_unpack_head, then the cosim_unpack function of that id; each returns false and fills a CosimError, ready to be sent, when the peer broke the protocol. Strings and bytes point to memory that the struct does not own; when sending they must respect the limits below.
 
 SPDX-License-Identifier: GPL-2.0-or-later`),
     '#ifndef HW_ARM_SMMU_COSIM_PROTOCOL_H\n#define HW_ARM_SMMU_COSIM_PROTOCOL_H',

@@ -2,14 +2,14 @@
 /*
  * The C end of the wire, for the conformance test. Reads lines
  *
- *     receive FRAME    print the message as QEMU decodes it, or the error
- *     send FRAME       print the frame as QEMU encodes the same message
+ *     receive PAYLOAD    print the message as QEMU decodes it, or the error
+ *     send PAYLOAD       print the payload as QEMU encodes the same message
  *
- * with frames in hex, and answers each with one line:
+ * with payloads in hex, and answers each with one line:
  *
  *     ok NAME SEQ FIELD=VALUE...   integers in hex, str and bin as their bytes
  *     error CODE TEXT
- *     frame FRAME
+ *     payload PAYLOAD
  */
 #include <assert.h>
 #include <inttypes.h>
@@ -53,46 +53,33 @@ static const msgpack_object *take_record(const msgpack_object *list, uint32_t i)
 #define MAX_RECORDS 64
 #include "conformance-messages.h"
 
-static uint32_t little_endian(const uint8_t *p)
-{
-    return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static bool receive(const uint8_t *frame, size_t size, msgpack_zone *zone,
+static bool receive(const uint8_t *payload, size_t size, msgpack_zone *zone,
                     CosimError *err)
 {
-    uint32_t length = little_endian(frame);
     msgpack_object o;
     uint32_t id, seq;
 
-    if (!cosim_check_length(length, err)) {
-        return false;
-    }
-    assert(length == size - 4);
-    return cosim_parse(frame + 4, length, zone, &o, err) &&
+    return cosim_parse(payload, size, zone, &o, err) &&
            cosim_unpack_head(&o, &id, &seq, err) &&
            print_message(&o, id, seq, err);
 }
 
-static void send_again(const uint8_t *frame, size_t size, msgpack_zone *zone)
+static void send_again(const uint8_t *payload, size_t size, msgpack_zone *zone)
 {
     msgpack_object o;
-    msgpack_sbuffer payload;
+    msgpack_sbuffer out;
     msgpack_packer pk;
     size_t off = 0;
-    uint32_t length;
 
-    msgpack_unpack((const char *)frame + 4, size - 4, &off, zone, &o);
-    msgpack_sbuffer_init(&payload);
-    msgpack_packer_init(&pk, &payload, msgpack_sbuffer_write);
+    msgpack_unpack((const char *)payload, size, &off, zone, &o);
+    msgpack_sbuffer_init(&out);
+    msgpack_packer_init(&pk, &out, msgpack_sbuffer_write);
     pack_message(&pk, &o);
-    length = payload.size;
-    printf("frame %02x%02x%02x%02x", length & 0xff, length >> 8 & 0xff,
-           length >> 16 & 0xff, length >> 24);
-    for (size_t i = 0; i < payload.size; i++) {
-        printf("%02x", (uint8_t)payload.data[i]);
+    printf("payload ");
+    for (size_t i = 0; i < out.size; i++) {
+        printf("%02x", (uint8_t)out.data[i]);
     }
-    msgpack_sbuffer_destroy(&payload);
+    msgpack_sbuffer_destroy(&out);
 }
 
 static uint8_t digit(char c)
@@ -106,7 +93,6 @@ static uint8_t *bytes_of(const char *hex, size_t *size)
     uint8_t *bytes;
 
     *size = strspn(hex, "0123456789abcdef") / 2;
-    assert(*size >= 4);
     bytes = malloc(*size);
     for (size_t i = 0; i < *size; i++) {
         bytes[i] = digit(hex[2 * i]) << 4 | digit(hex[2 * i + 1]);
@@ -125,17 +111,17 @@ int main(void)
         bool receives = strncmp(line, "receive ", 8) == 0;
         CosimError err;
         size_t size;
-        uint8_t *frame = bytes_of(strchr(line, ' ') + 1, &size);
+        uint8_t *payload = bytes_of(strchr(line, ' ') + 1, &size);
 
         if (!receives) {
-            send_again(frame, size, &zone);
-        } else if (!receive(frame, size, &zone, &err)) {
+            send_again(payload, size, &zone);
+        } else if (!receive(payload, size, &zone, &err)) {
             assert(err.text_len == strlen(err.text));
             printf("error %u %s", err.code, err.text);
         }
         putchar('\n');
         msgpack_zone_clear(&zone);
-        free(frame);
+        free(payload);
     }
     msgpack_zone_destroy(&zone);
     free(line);

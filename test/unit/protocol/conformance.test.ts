@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ProtocolError } from '../../../protocol/errors.ts'
 import { Decoder } from '../../../protocol/generated/messages.ts'
-import { framed, pack } from '../../../protocol/generator/pack.ts'
+import { pack } from '../../../protocol/generator/pack.ts'
 import { messageList } from '../../../protocol/generator/wire.ts'
 import { enums, MAX_BYTES, MAX_CHECKPOINT, messages } from '../../../protocol/messages.ts'
 import { build, printed, run } from './conformance.ts'
@@ -24,12 +24,15 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const fieldsOf = (name: string) => messages[name as keyof typeof messages].fields
 
+/** Framing is not the header's: test/qtest tries it on QEMU itself. */
+const payloadOf = (frame: string): string => frame.slice(8)
+
 describe('the C header', () => {
   test('decodes the valid vectors', () => {
     const list = vectors.valid.filter(({ from }) => from !== 'qemu')
     const answers = run(
       program,
-      list.map(({ frame }) => `receive ${frame}`),
+      list.map(({ frame }) => `receive ${payloadOf(frame)}`),
     )
     expect(answers).toEqual(list.map(({ message, seq, fields }) => printed(message, fieldsOf(message), seq, fields)))
   })
@@ -38,16 +41,16 @@ describe('the C header', () => {
     const list = vectors.valid.filter(({ from }) => from !== 'server')
     const answers = run(
       program,
-      list.map(({ frame }) => `send ${frame}`),
+      list.map(({ frame }) => `send ${payloadOf(frame)}`),
     )
-    expect(answers).toEqual(list.map(({ frame, shortest = frame }) => `frame ${shortest}`))
+    expect(answers).toEqual(list.map(({ frame, shortest = frame }) => `payload ${payloadOf(shortest)}`))
   })
 
   test('refuses the invalid vectors', () => {
-    const list = vectors.invalid.filter(({ to }) => to === 'qemu')
+    const list = vectors.invalid.filter(({ to, error }) => to === 'qemu' && error !== 'frame')
     const answers = run(
       program,
-      list.map(({ frame }) => `receive ${frame}`),
+      list.map(({ frame }) => `receive ${payloadOf(frame)}`),
     )
     const codes = answers.map((answer, index) => `${list[index].name}: ${answer.split(' ', 2).join(' ')}`)
     expect(codes).toEqual(list.map(({ name, error }) => `${name}: error ${enums.error[error][0]}`))
@@ -69,7 +72,7 @@ describe('the C header', () => {
     ]
     const answers = run(
       program,
-      cases.map(([, payload]) => `receive ${framed(payload)}`),
+      cases.map(([, payload]) => `receive ${payload.toString('hex')}`),
     )
     for (const [index, [start]] of cases.entries()) expect(answers[index].slice(0, start.length)).toBe(start)
   })
@@ -97,7 +100,7 @@ describe('the C header', () => {
     // where a frame has several faults, either end may name another one of them
     const answers = run(
       program,
-      list.map(payload => `receive ${framed(payload)}`),
+      list.map(payload => `receive ${payload.toString('hex')}`),
     )
     expect(answers.map(answer => (answer.startsWith('error') ? 'error' : answer))).toEqual(expected)
   })

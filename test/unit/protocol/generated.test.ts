@@ -9,6 +9,20 @@ test.each([...outputs()])('%s is up to date (npm run generate)', (path, text) =>
   expect(readFileSync(new URL(`../../../protocol/${path}`, import.meta.url), 'utf8')).toBe(text)
 })
 
+test('the QEMU patch carries the C header', () => {
+  const folder = new URL('../../../qemu-patches/', import.meta.url)
+  const patches = readFileSync(new URL('series', folder), 'utf8').trim().split('\n')
+  const file = patches
+    .flatMap(patch => readFileSync(new URL(patch, folder), 'utf8').split(/^diff --git /m))
+    .filter(part => part.startsWith('a/hw/arm/smmu-cosim-protocol.h '))
+  expect(file).toHaveLength(1)
+  const added = file[0]
+    .slice(file[0].indexOf('\n@@'))
+    .split('\n')
+    .filter(line => line.startsWith('+'))
+  expect(`${added.map(line => line.slice(1)).join('\n')}\n`).toBe(outputs().get('generated/smmu-cosim-protocol.h'))
+})
+
 test('ids are unique, ascending and fit into one byte', () => {
   const ids = messageList.map(([, { id }]) => id)
   expect(ids).toEqual([...new Set(ids)].sort((a, b) => a - b))
