@@ -37,7 +37,14 @@ export interface BootOptions {
   readonly panicOnWarn?: boolean
   readonly quiet?: boolean
   readonly qemuArg: readonly string[]
+  /** Seconds that the machine waits for a lost server. */
+  readonly reconnect: number
+  /** Socket of a server that runs elsewhere. */
+  readonly server?: string
 }
+
+/** Called with the session of each machine that is started, before it is waited for. */
+export type SessionHook = (session: Session) => void
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
 const KERNELS = ['6.12', '6.1'] as const
@@ -46,9 +53,30 @@ const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly st
 
 /** `smmu-cosim boot`. */
 export function bootCommand(program: Command): void {
-  program
-    .command('boot')
+  bootOptions(program.command('boot'), 0)
     .description('boot Linux with every SMMUv3 register access decided by the server, run the workload, report')
+    .option(
+      '--server <socket>',
+      'use the server that listens there (smmu-cosim dev --listen) instead of one of its own',
+    )
+    .action((options: BootOptions) => bootAction(options))
+}
+
+/** Boots; the outcome is the process's exit code. */
+export async function bootAction(options: BootOptions, hook?: SessionHook): Promise<void> {
+  const { signal, dispose } = abortOnSignal()
+  try {
+    process.exitCode = await boot(options, signal, hook)
+  } catch (error) {
+    fail(error, signal)
+  } finally {
+    dispose()
+  }
+}
+
+/** The options of a machine. */
+export function bootOptions(command: Command, reconnect: number): Command {
+  return command
     .option('--policy <name|file>', `${Object.keys(POLICIES).join(', ')}, or a file with a policy of your own`, 'pkvm')
     .addOption(new Option('--until <stage>', 'prefix of the series that is emulated').choices(STAGES).default('nested'))
     .addOption(
@@ -72,6 +100,12 @@ export function bootCommand(program: Command): void {
     .option('--baseline', 'the same machine without the server, for comparison')
     .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
     .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)
+    .option(
+      '--reconnect <s>',
+      'how long the machine waits for a lost server; 0: it ends',
+      integer(0, 86_400),
+      reconnect,
+    )
     .option('--timeout <s>', 'end a guest that is not done by then; 0: never', integer(0, 1_000_000), 120)
     .option('--report <file>', 'write the report as JSON')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
@@ -81,16 +115,6 @@ export function bootCommand(program: Command): void {
         .argParser(collect)
         .default([], ''),
     )
-    .action(async (options: BootOptions) => {
-      const { signal, dispose } = abortOnSignal()
-      try {
-        process.exitCode = await boot(options, signal)
-      } catch (error) {
-        fail(error, signal)
-      } finally {
-        dispose()
-      }
-    })
 }
 
 const collect = (value: string, before: readonly string[]): string[] => [...before, value]
@@ -162,7 +186,7 @@ async function files(options: BootOptions, signal: AbortSignal): Promise<Files> 
 }
 
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
-async function boot(options: BootOptions, signal: AbortSignal): Promise<number> {
+async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
   check(options)
   const { qemu, kernel, initrd } = await files(options, signal)
   signal.throwIfAborted()
@@ -170,7 +194,7 @@ async function boot(options: BootOptions, signal: AbortSignal): Promise<number> 
   const runFolder = newRunFolder()
   const workload = await Workload.create(scratch.sockets)
   try {
-    const run = await runMachine(options, { qemu, kernel, initrd }, scratch, runFolder, workload, signal)
+    const run = await runMachine(options, { qemu, kernel, initrd }, scratch, runFolder, workload, signal, hook)
     printSummary(run)
     writeFileSync(join(runFolder, 'report.json'), `${JSON.stringify(run, null, 2)}\n`)
     if (options.report !== undefined) writeFileSync(options.report, `${JSON.stringify(run, null, 2)}\n`)
@@ -195,6 +219,7 @@ async function runMachine(
   runFolder: string,
   workload: Workload,
   signal: AbortSignal,
+  hook?: SessionHook,
 ): Promise<Report> {
   const started = performance.now()
   const session = await Session.start({
@@ -222,9 +247,12 @@ async function runMachine(
         },
         panicOnWarn: options.panicOnWarn === true,
         carveout: options.carveout,
+        reconnectMs: options.reconnect * 1000,
+        ...(options.server !== undefined && { server: resolve(options.server) }),
       },
     }),
   })
+  hook?.(session)
   const events: GuestEvent[] = []
   let bootMs: number | null = null
   session.console.on('line', line => {

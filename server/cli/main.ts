@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander'
 import { bootCommand } from './boot.ts'
+import { devCommand } from './dev.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
 
@@ -8,6 +9,7 @@ const program = new Command('smmu-cosim')
   .description('Arm SMMUv3 trap-and-emulate, decided in TypeScript, against a real Linux on a patched QEMU')
   .showHelpAfterError('(--help lists what there is)')
 bootCommand(program)
+devCommand(program)
 serveCommand(program)
 setupCommand(program)
 

@@ -18,7 +18,10 @@ export interface ThreadOptions {
   readonly policy: string
   /** Options of the policy, e.g. `{ until: 'cmdq' }`. */
   readonly policyOptions: Readonly<Record<string, unknown>>
-  /** The file of guest RAM that this process created; a memory that QEMU says is elsewhere is reached over the wire. */
+  /**
+   * The file of guest RAM that this process created, or with a slash at its end a folder of such files; a memory that QEMU
+   * says is elsewhere is reached over the wire.
+   */
   readonly ramFile: string
   /** Shared memory: the trace ring (trace/ring.ts) and the counters (trace/counters.ts). */
   readonly ring: SharedArrayBuffer
@@ -241,13 +244,22 @@ export class TrapThread extends EventEmitter<Events> {
    * for its server (`reconnect-ms`). Whatever goes wrong, the old code goes on.
    * @throws Error why the new code was not taken.
    */
-  async swap(): Promise<Swap> {
+  swap(): Promise<Swap> {
+    return this.#replace('leave')
+  }
+
+  /** The same, whatever state the machine is in: a machine that cannot be taken over is reported (`lost`) for a reset. */
+  startOver(): Promise<Swap> {
+    return this.#replace('reset')
+  }
+
+  async #replace(onRefusal: 'leave' | 'reset'): Promise<Swap> {
     if (this.#swapping) throw new Error('the code is being replaced already')
     this.#swapping = true
     try {
-      const lane = await Lane.load({ ...this.#options, onRefusal: 'leave' })
+      const lane = await Lane.load({ ...this.#options, onRefusal })
       try {
-        return await this.#takeOver(lane)
+        return await this.#takeOver(lane, onRefusal === 'leave')
       } catch (error) {
         await lane.stop()
         throw error
@@ -257,10 +269,10 @@ export class TrapThread extends EventEmitter<Events> {
     }
   }
 
-  async #takeOver(lane: Lane): Promise<Swap> {
+  async #takeOver(lane: Lane, careful: boolean): Promise<Swap> {
     const old = this.#lane
     const machine = this.#machine
-    if (machine !== undefined) {
+    if (machine !== undefined && careful) {
       const checkpoint = await this.call('checkpoint')
       await lane.call('try', [machine, checkpoint]).catch(error => {
         throw new Error(`the new code cannot take over the running machine: ${error.message}`)

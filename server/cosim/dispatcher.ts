@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomUUID } from 'node:crypto'
-import { openSync } from 'node:fs'
+import { closeSync, openSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { ProtocolError } from '../../protocol/errors.ts'
 import {
@@ -32,6 +32,7 @@ import { Inspector } from './inspect.ts'
 import { Link, LinkClosed } from './link.ts'
 import { type HeldTrap, OperationError, type Release } from './operations.ts'
 import { Operator } from './operator.ts'
+import { sharedRamFile } from './ramFile.ts'
 import { Reporter, type ReporterState } from './reporter.ts'
 import { hypervisorSections } from './sections.ts'
 import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
@@ -116,6 +117,8 @@ export class Dispatcher {
   #heldBefore = false
   #shutdown = false
   #guard: WireGuard | undefined
+  /** Of the present or the last machine. */
+  #ramFd: number | undefined
   #checkpoint: CheckpointWriter | undefined
   /** `generation` of the policy's state that QEMU has. */
   #kept = -1
@@ -481,11 +484,18 @@ export class Dispatcher {
     }
   }
 
-  /** The shared file if it is the one that this server made for the machine; else over the wire. */
+  /** The shared file if this server may open it; else over the wire. */
   #memory(link: Link, hello: Hello): GuestMemory {
-    const { ramFile } = this.#options
-    if (hello.ram.some(({ path }) => path !== ramFile)) return new WireMemory(link, hello.ram)
-    return new FileMemory(openSync(ramFile, 'r+'), hello.ram)
+    const file = sharedRamFile(hello.ram, this.#options.ramFile)
+    if (file === undefined) return new WireMemory(link, hello.ram)
+    this.#closeRam()
+    this.#ramFd = openSync(file, 'r+')
+    return new FileMemory(this.#ramFd, hello.ram)
+  }
+
+  #closeRam(): void {
+    if (this.#ramFd !== undefined) closeSync(this.#ramFd)
+    this.#ramFd = undefined
   }
 
   #reset(message: Reset): void {
@@ -502,6 +512,7 @@ export class Dispatcher {
     encodeReply(link.out, seq, OK, 0, 0)
     link.flush()
     this.#ring.reset(cause, time, start, this.#ring.now() - start)
+    this.#counters.add('resets')
     this.#post({ event: 'reset', cause })
   }
 
@@ -531,11 +542,13 @@ export class Dispatcher {
       }
       case Id.gerror:
         this.#ring.gerror(message.smmu, message.time, message.gerror, message.gerrorn)
+        this.#counters.add('gerrors')
         return true
       case Id.guardFault: {
         const { cpu, address, size, write, time, pcLo, pcHi } = message
         this.#ring.guardFault(cpu, address, size, write === 1, time, pcLo, pcHi)
         this.#reporter.guardFault(cpu, address, size, write === 1)
+        this.#counters.add('guardFaults')
         return true
       }
       case Id.error:

@@ -23,6 +23,8 @@ export interface SessionOptions {
     readonly panicOnWarn: boolean
     /** QEMU's size notation. */
     readonly carveout: string
+    /** Socket of a server that runs elsewhere; absent: one of this session's own. */
+    readonly server?: string
     /** How long the machine waits for a lost server, ms; absent or 0: a lost server ends it. */
     readonly reconnectMs?: number
     /** Further properties of QEMU's smmu-cosim object, `name=value`. */
@@ -99,7 +101,9 @@ export class Session extends EventEmitter<{
     const { policy } = options
     thread?.on('disconnected', (message, expected, fault) => {
       if (expected || !this.qemu.running) return
-      if (policy?.reconnectMs) this.emit('interrupted', message, fault)
+      // What a policy throws it would throw again, unless somebody mends it.
+      const mendable = !fault || this.listenerCount('interrupted') > 0
+      if (policy?.reconnectMs && mendable) this.emit('interrupted', message, fault)
       else this.#serverFailed(message)
     })
     this.qemu = new QemuProcess({
@@ -108,7 +112,7 @@ export class Session extends EventEmitter<{
       qmpSocket: this.#qmpSocket,
       ...(policy && {
         cosim: {
-          socket: trapSocket(options.scratch),
+          socket: policy.server ?? trapSocket(options.scratch),
           carveout: policy.carveout,
           properties: [
             ...(policy.reconnectMs ? [`reconnect-ms=${policy.reconnectMs}`] : []),
@@ -131,7 +135,7 @@ export class Session extends EventEmitter<{
     const fd = openSync(path, 'wx+', 0o600)
     try {
       ftruncateSync(fd, parseSize(options.machine.memory))
-      if (policy === undefined) return new Session(options, path)
+      if (policy === undefined || policy.server !== undefined) return new Session(options, path)
       const counters = createCounters()
       const ring = createRing()
       const thread = await TrapThread.start({

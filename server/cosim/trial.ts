@@ -6,6 +6,7 @@ import { SILENT } from '../hypervisor/report.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { GuestMemory } from '../machine/ports.ts'
 import { readCheckpoint } from './checkpoint.ts'
+import { sharedRamFile } from './ramFile.ts'
 
 /**
  * Whether a policy would take over a running machine, found out without touching it: hardware answers nothing, memory is
@@ -20,10 +21,10 @@ export function trial(
   checkpoint: Uint8Array,
 ): void {
   const envelope = readCheckpoint(checkpoint)
-  const shared = hello.ram.every(({ path }) => path === ramFile)
-  const fd = shared ? openSync(ramFile, 'r') : -1
+  const path = sharedRamFile(hello.ram, ramFile)
+  const fd = path === undefined ? -1 : openSync(path, 'r')
   try {
-    const file = shared ? new FileMemory(fd, hello.ram) : undefined
+    const file = path !== undefined ? new FileMemory(fd, hello.ram) : undefined
     const memory: GuestMemory = {
       ram: hello.ram,
       read: (address, target, at, length) => file?.read(address, target, at, length) ?? false,
@@ -48,6 +49,6 @@ export function trial(
     }
     policy.state?.restore(envelope.state)
   } finally {
-    if (shared) closeSync(fd)
+    if (path !== undefined) closeSync(fd)
   }
 }

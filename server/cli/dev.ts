@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { type Command, Option } from 'commander'
+import { TrapThread } from '../cosim/control.ts'
+import { LiveCode } from '../cosim/liveCode.ts'
+import type { Session } from '../cosim/session.ts'
+import { createCounters } from '../trace/counters.ts'
+import { Pump } from '../trace/pump.ts'
+import { createRing } from '../trace/ring.ts'
+import { type BootOptions, bootAction, bootOptions } from './boot.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+
+interface DevOptions extends BootOptions {
+  readonly watch: boolean
+  readonly refused: 'keep' | 'reset'
+  readonly listen?: string
+}
+
+/** Seconds that a machine waits while somebody mends his code. */
+const RECONNECT = 3600
+
+const QMP_MS = 10_000
+
+/** `smmu-cosim dev`. */
+export function devCommand(program: Command): void {
+  bootOptions(program.command('dev'), RECONNECT)
+    .description('boot, and replace the hypervisor’s code under the running Linux whenever a source file is saved')
+    .option('--no-watch', 'replace nothing')
+    .addOption(
+      new Option(
+        '--refused <what>',
+        'new code cannot go on from the state of the old: keep the old, or reset the machine',
+      )
+        .choices(['keep', 'reset'])
+        .default('keep'),
+    )
+    .option('--listen <socket>', 'only the server, for a machine that is started with boot --server')
+    .action((options: DevOptions) =>
+      options.listen === undefined ? develop(options) : listen(options, options.listen),
+    )
+}
+
+const say = (line: string): void => console.error(`smmu-cosim: ${line.replaceAll('\n', '\nsmmu-cosim:   ')}`)
+
+/** Machine and server in this process. */
+async function develop(options: DevOptions): Promise<void> {
+  let live: LiveCode | undefined
+  await bootAction({ ...options, timeout: 0 }, session => {
+    if (!options.watch) return
+    live = watchSession(session, options)
+    void session.ended.catch(() => {}).finally(() => live?.close())
+  })
+  live?.close()
+}
+
+/** Replaces the code of a session's trap thread; also used where machines come and go. */
+function watchSession(session: Session, options: DevOptions): LiveCode {
+  // The code of today may not last: what it throws holds the machine until it is mended.
+  session.on('interrupted', (message, fault) => {
+    say(message)
+    if (!fault) return
+    void session.thread?.park().then(() => say('the machine waits at its trap: save a file that mends it'))
+  })
+  session.thread?.on('lost', message => {
+    say(`${message}; the machine is reset`)
+    void resetMachine(session).catch(error => say(`it cannot be reset: ${error.message}`))
+  })
+  return new LiveCode({
+    thread: () => session.thread,
+    policy: options.policy,
+    say,
+    refused: () => {
+      if (options.refused === 'reset') void session.thread?.startOver().catch(error => say(error.message))
+      else say('--refused reset would reset the machine and start it with the new code')
+    },
+  })
+}
+
+async function resetMachine(session: Session): Promise<void> {
+  const qmp = await session.qmp(AbortSignal.timeout(QMP_MS))
+  await qmp.execute('system_reset')
+  qmp.close()
+}
+
+/** The server alone. */
+async function listen(options: DevOptions, address: string): Promise<void> {
+  const { signal, dispose } = abortOnSignal()
+  try {
+    if (!existsSync(options.ramDir)) throw new Error(`--ram-dir ${options.ramDir}: no such folder`)
+    const ring = createRing()
+    const thread = await TrapThread.start({
+      listen: address,
+      policy: options.policy,
+      policyOptions: {
+        until: options.until,
+        granule: Number(options.granule),
+        requireIsolation: options.requireIsolation === true,
+      },
+      ramFile: `${resolve(options.ramDir)}/`,
+      ring,
+      counters: createCounters(),
+      panicOnWarn: options.panicOnWarn === true,
+    })
+    const pump = new Pump(ring)
+    thread.on('connected', (machine, resumed, repairs) => {
+      say(`QEMU ${machine.qemuVersion} ${resumed ? 'goes on with this server' : 'is connected'}`)
+      for (const repair of repairs) say(`  ${repair}`)
+    })
+    thread.on('disconnected', (message, expected, fault) => {
+      say(expected ? 'the machine has ended' : message)
+      if (fault && options.watch) {
+        void thread.park().then(() => say('the machine waits at its trap: save a file that mends it'))
+      }
+    })
+    const died = new Promise<never>((_, reject) => thread.on('died', message => reject(new Error(message))))
+    const live = options.watch ? new LiveCode({ thread: () => thread, policy: options.policy, say }) : undefined
+    say(`listening on ${address}`)
+    try {
+      const stopped = new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
+      if (!signal.aborted) await Promise.race([stopped, died])
+      process.exitCode = EXIT.ok
+    } finally {
+      live?.close()
+      await thread.stop()
+      pump.close()
+    }
+  } catch (error) {
+    fail(error, signal)
+  } finally {
+    dispose()
+  }
+}
