@@ -62,12 +62,20 @@ export const PERM_PW = 16
 export const PERM_PX = 32
 export const PERM_ALL = 63
 
-/** A translation by one or both stages, as a TLB holds it. */
-export interface TlbEntry {
-  /** First input address: VA, or IPA for stage 2 only, in units of 4 KiB, 52 bits. */
+/** What TLB invalidations match a cached translation by, besides its tags. */
+export interface Matched {
+  /** First input address: VA or IPA, in units of 4 KiB, 52 bits. */
   readonly page: number
   /** log2 of the bytes that it maps linearly. */
   readonly shift: number
+  /** Of the descriptor of the first stage that translated: granule, level, log2 of the bytes that it maps. */
+  readonly granuleShift: number
+  readonly level: number
+  readonly leafShift: number
+}
+
+/** A translation by one or both stages, as a TLB holds it. For stage 2 only the input address is an IPA. */
+export interface TlbEntry extends Matched {
   readonly pa: number
   /** Intermediate address of `page`; equals `pa` without stage 2. */
   readonly ipa: number
@@ -78,21 +86,13 @@ export interface TlbEntry {
   readonly memAttr: number
   /** nG is 0: any ASID uses it. False for stage 2 only. */
   readonly global: boolean
-  /** Of the descriptor of the first stage that translated: granule, level, log2 of the bytes it maps. */
-  readonly granuleShift: number
-  readonly level: number
-  readonly leafShift: number
 }
 
 /** Result of a stage 2 walk. */
-export interface Stage2Leaf {
-  /** Bytes. */
-  readonly ipa: number
-  readonly shift: number
+export interface Stage2Leaf extends Matched {
   readonly pa: number
   readonly perm: number
   readonly memAttr: number
-  readonly level: number
 }
 
 /** A table descriptor: where the next level is, and what it forbids. */
@@ -102,6 +102,9 @@ export interface TableDescriptor {
   /** High half, for the APTable, UXNTable and PXNTable bits. */
   readonly hi: number
 }
+
+/** A level 1 descriptor in halves. */
+export type Level1 = readonly [lo: number, hi: number]
 
 /** What a TLB entry is looked up by, besides the address (section 3.17). */
 export interface TlbTags {
@@ -123,11 +126,11 @@ export interface Caches {
   /** `index` into the CD table. null as for STEs. */
   cd(sid: number, index: number): Cd | null | undefined
   putCd(sid: number, index: number, cd: Cd | null): void
-  /** Level 1 descriptors of the stream table and of CD tables, by address of the StreamID or SubstreamID range. */
-  l1Std(index: number): readonly [lo: number, hi: number] | undefined
-  putL1Std(index: number, lo: number, hi: number): void
-  l1Cd(sid: number, index: number): readonly [lo: number, hi: number] | undefined
-  putL1Cd(sid: number, index: number, lo: number, hi: number): void
+  /** Level 1 descriptors of the stream table and of CD tables, each for `1 << bits` StreamIDs or CD indices. */
+  l1Std(sid: number, bits: number): Level1 | undefined
+  putL1Std(sid: number, bits: number, descriptor: Level1): void
+  l1Cd(sid: number, index: number, bits: number): Level1 | undefined
+  putL1Cd(sid: number, index: number, bits: number, descriptor: Level1): void
   tlb(tags: TlbTags, page: number): TlbEntry | undefined
   putTlb(tags: TlbTags, entry: TlbEntry): void
   /** The deepest cached table descriptor on the way to `page` (an IPA in stage 2 of any configuration). */
@@ -385,8 +388,8 @@ export class Walker {
 
   /** Leaves the level 1 descriptor in #lo and #hi. */
   #l1Std(sid: number): boolean {
-    const index = sid >>> this.#table.split
-    const cached = this.#caches?.l1Std(index)
+    const { split } = this.#table
+    const cached = this.#caches?.l1Std(sid, split)
     if (cached) {
       this.#lo = cached[0]
       this.#hi = cached[1]
@@ -401,11 +404,11 @@ export class Walker {
     this.#lo = this.#words[0]
     this.#hi = this.#words[1]
     if (this.#recorder) {
-      const stes = l1DescriptorStes(this.#lo, this.#table.split)
+      const stes = l1DescriptorStes(this.#lo, split)
       const text = stes ? `${stes} STEs at ${hex(l1DescriptorL2Ptr(this.#lo, this.#hi, stes))}` : 'invalid'
       this.#step('L1STD', address, undefined, text)
     }
-    this.#caches?.putL1Std(index, this.#lo, this.#hi)
+    this.#caches?.putL1Std(sid, split, [this.#lo, this.#hi])
     return true
   }
 
@@ -455,7 +458,7 @@ export class Walker {
     }
     const l1Index = index >>> l2Bits
     const l1 = alignDown(ste.s1ContextPtr, Math.max(6, 3 + ste.s1CdMax - l2Bits))
-    if (!this.#l1Cd(ste, l1Index, l1 + l1Index * CTXDESC_L1_DESC_SIZE)) return undefined
+    if (!this.#l1Cd(ste, index, l2Bits, l1 + l1Index * CTXDESC_L1_DESC_SIZE)) return undefined
     const l2 = addressOf((this.#lo & (l2Bits === 6 ? 0xffff_f000 : 0xffff_0000)) >>> 0, this.#hi & 0xff_ffff)
     // With stage 2 the pointer is an IPA: out of range, it meets a stage 2 Translation fault (section 3.4.3, note 4b).
     if (!(this.#lo & 1) || (!ste.stage2 && exceeds(l2, this.#f.oas))) {
@@ -465,9 +468,9 @@ export class Walker {
   }
 
   /** Leaves the level 1 descriptor in #lo and #hi. */
-  #l1Cd(ste: Ste, l1Index: number, ipa: number): boolean {
+  #l1Cd(ste: Ste, index: number, bits: number, ipa: number): boolean {
     const { sid } = this.#t
-    const cached = this.#caches?.l1Cd(sid, l1Index)
+    const cached = this.#caches?.l1Cd(sid, index, bits)
     if (cached) {
       this.#lo = cached[0]
       this.#hi = cached[1]
@@ -483,7 +486,7 @@ export class Walker {
     this.#lo = this.#words[0]
     this.#hi = this.#words[1]
     this.#step('L1CD', address, ste.stage2 && ipa, this.#lo & 1 ? 'valid' : 'invalid')
-    this.#caches?.putL1Cd(sid, l1Index, this.#lo, this.#hi)
+    this.#caches?.putL1Cd(sid, index, bits, [this.#lo, this.#hi])
     return true
   }
 
@@ -513,18 +516,18 @@ export class Walker {
     const leaf = this.#walk2(ste, stage2, addressOf(this.#t.lo, this.#t.hi), CLASS_IN)
     if (!leaf) return this.#faulted()
     const entry = {
-      page: leaf.ipa / 4096,
+      page: leaf.page,
       shift: leaf.shift,
+      granuleShift: leaf.granuleShift,
+      level: leaf.level,
+      leafShift: leaf.leafShift,
       pa: leaf.pa,
-      ipa: leaf.ipa,
+      ipa: leaf.page * 4096,
       s1Perm: PERM_ALL,
       s2Perm: leaf.perm,
       mair: -1,
       memAttr: leaf.memAttr,
       global: false,
-      granuleShift: stage2.granuleShift,
-      level: leaf.level,
-      leafShift: leaf.shift,
     }
     if (!this.#allowed2(entry, stage2)) return this.#faulted()
     this.#caches?.putTlb(tags, entry)
@@ -662,13 +665,16 @@ export class Walker {
       if (!leaf) return undefined
       shift = Math.min(s1Shift, leaf.shift)
       ipa = alignDown(inputIpa, shift)
-      pa = leaf.pa + (ipa - leaf.ipa)
+      pa = leaf.pa + (ipa - leaf.page * 4096)
       s2Perm = leaf.perm
       memAttr = leaf.memAttr
     }
     return {
       page: alignDown(page, shift - 12),
       shift,
+      granuleShift,
+      level,
+      leafShift: s1Shift,
       pa,
       ipa,
       s1Perm,
@@ -676,9 +682,6 @@ export class Walker {
       mair,
       memAttr,
       global: global && ste.world !== WORLD_EL2,
-      granuleShift,
-      level,
-      leafShift: s1Shift,
     }
   }
 
@@ -689,7 +692,7 @@ export class Walker {
     // The access is a read of data (section 7.3.16); S2PTW refuses one to Device memory (section 5.2, S2PTW).
     const device = (leaf.memAttr & (s2.fwb ? 4 : 0xc)) === 0
     if (!(leaf.perm & PERM_UR) || (s2.ptw && device)) return this.#fail2(E.EVT_ID_PERMISSION_FAULT, s2, cls, ipa)
-    return leaf.pa + (ipa - leaf.ipa)
+    return leaf.pa + (ipa - leaf.page * 4096)
   }
 
   /** Stage 2 without the check of permissions. */
@@ -734,12 +737,14 @@ export class Walker {
       if (!(lo & P.ARM_LPAE_PTE_AF) && !s2.affd) return this.#fail2(E.EVT_ID_ACCESS_FAULT, s2, cls, ipa)
       const leafShift = this.#leafShift(level, granuleShift, ipa, out)
       const leaf = {
-        ipa: alignDown(ipa, leafShift),
+        page: alignDown(page, leafShift - 12),
         shift: leafShift,
+        granuleShift,
+        level,
+        leafShift,
         pa: out - (lowBits(ipa, leafShift) - lowBits(ipa, shift)),
         perm: stage2Permissions(lo, hi, this.#f.xnx),
         memAttr: (lo & P.ARM_LPAE_PTE_MEMATTR_MASK) >>> P.ARM_LPAE_PTE_MEMATTR_SHIFT,
-        level,
       }
       this.#caches?.putStage2(ste.vmid, leaf)
       return leaf

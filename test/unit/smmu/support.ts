@@ -20,7 +20,7 @@ export class FlatMemory implements GuestMemory {
   readonly #view: DataView
   reads = 0
 
-  constructor(size = 0x80_0000) {
+  constructor(size = 0x20_0000) {
     this.ram = [{ base: RAM_BASE, size }]
     this.bytes = new Uint8Array(size)
     this.#view = new DataView(this.bytes.buffer)

@@ -11,6 +11,7 @@ import { Walker, type WalkRegisters, type WalkStep } from '../../../server/smmu/
 import {
   Builder,
   type CdFields,
+  FlatMemory,
   idRegisters,
   linearRegisters,
   RAM_BASE,
@@ -39,6 +40,10 @@ class Rig extends Builder {
   readonly strtab = this.alloc(64 * 16)
   id: IdRegisters = idRegisters()
   registers: Partial<WalkRegisters> = {}
+
+  constructor() {
+    super(new FlatMemory(0x80_0000))
+  }
 
   stream(fields: SteFields): this {
     this.ste(fields, this.strtab + 64 * SID)
