@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { WarningSummary } from '../cosim/reporter.ts'
 import type { Report } from './report.ts'
 
 const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)
@@ -19,6 +20,9 @@ export function printSummary(report: Report): void {
       lines.push(`    ${register.padEnd(18)} ${String(reads).padStart(7)} reads ${String(writes).padStart(7)} writes`)
     }
   }
+  for (const { code, section, count, expected, meaning } of (report.warnings ?? []) as WarningSummary[]) {
+    lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (section ${section}): ${meaning}`)
+  }
   const reported = report.workload.some(({ bytes }) => bytes > 0)
   for (const { device, operation, bytes, ok, error, ms } of reported ? report.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
@@ -28,5 +32,6 @@ export function printSummary(report: Report): void {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
   }
   lines.push(`  console ${report.console}`)
+  if (Array.isArray(report.oops)) lines.push('', ...report.oops)
   console.error(lines.join('\n'))
 }
