@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What goes into a translation and what comes out of it. */
-import type { EventRecord } from './events.ts'
+import { hex } from './bits.ts'
+import { describeEvent, type EventRecord } from './events.ts'
 
 /** `ssid` of a transaction without a SubstreamID. */
 export const NO_SSID = -1
@@ -58,3 +59,26 @@ export interface Aborted {
 export type Outcome = Translated | Faulted | Aborted
 
 export const ABORTED: Aborted = { kind: 'abort' }
+
+/** An outcome in one line: `0x40001234 rw- 4 KiB MAIR=0xff`, `abort`, or the event. */
+export function describeOutcome(outcome: Outcome): string {
+  if (outcome.kind === 'abort') return 'abort'
+  if (outcome.kind === 'fault') {
+    const extra = outcome.record ? '' : ', not recorded'
+    return `${describeEvent(outcome.event)}${extra}${outcome.response === 'abort' ? '' : `, ${outcome.response}`}`
+  }
+  const words = [hex(outcome.pa)]
+  if (outcome.bypass) return `${words[0]} bypass`
+  words.push(
+    `${outcome.read ? 'r' : '-'}${outcome.write ? 'w' : '-'}${outcome.execute ? 'x' : '-'}`,
+    sizeName(outcome.shift),
+  )
+  if (outcome.mair >= 0) words.push(`MAIR=${hex(outcome.mair)}`)
+  if (outcome.memAttr >= 0) words.push(`MemAttr=${hex(outcome.memAttr)}`)
+  return words.join(' ')
+}
+
+function sizeName(shift: number): string {
+  const unit = Math.floor(shift / 10)
+  return `${2 ** (shift % 10)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][unit]}`
+}

@@ -12,6 +12,7 @@ import { CTXDESC_L1_DESC_SIZE, describeCd } from './cd.ts'
 import * as E from './events.ts'
 import type { Features } from './features.ts'
 import * as P from './pagetable.ts'
+import { PERM_ALL, PERM_UR, PERM_UW, PERM_UX, stage1Permissions, stage2Permissions } from './permissions.ts'
 import { CR0_SMMUEN, CR2_E2H, CR2_RECINVSID, GBPA_ABORT } from './registers.ts'
 import {
   describeSte,
@@ -42,6 +43,8 @@ import {
   type Transaction,
   type Translated,
 } from './transaction.ts'
+import type { Caches, Stage2Leaf, TlbEntry, TlbTags } from './translationCaches.ts'
+import { describeLeaf, type Recorder, type WalkStep } from './walkSteps.ts'
 
 /** The registers that translation depends on. */
 export interface WalkRegisters {
@@ -53,113 +56,6 @@ export interface WalkRegisters {
   readonly strtabBaseCfg: number
 }
 
-// Permission bits of one stage: unprivileged and privileged read, write, execute.
-export const PERM_UR = 1
-export const PERM_UW = 2
-export const PERM_UX = 4
-export const PERM_PR = 8
-export const PERM_PW = 16
-export const PERM_PX = 32
-export const PERM_ALL = 63
-
-/** What TLB invalidations match a cached translation by, besides its tags. */
-export interface Matched {
-  /** First input address: VA or IPA, in units of 4 KiB, 52 bits. */
-  readonly page: number
-  /** log2 of the bytes that it maps linearly. */
-  readonly shift: number
-  /** Of the descriptor of the first stage that translated: granule, level, log2 of the bytes that it maps. */
-  readonly granuleShift: number
-  readonly level: number
-  readonly leafShift: number
-}
-
-/** A translation by one or both stages, as a TLB holds it. For stage 2 only the input address is an IPA. */
-export interface TlbEntry extends Matched {
-  readonly pa: number
-  /** Intermediate address of `page`; equals `pa` without stage 2. */
-  readonly ipa: number
-  /** PERM_*; all of them where the stage did not translate. */
-  readonly s1Perm: number
-  readonly s2Perm: number
-  readonly mair: number
-  readonly memAttr: number
-  /** nG is 0: any ASID uses it. False for stage 2 only. */
-  readonly global: boolean
-}
-
-/** Result of a stage 2 walk. */
-export interface Stage2Leaf extends Matched {
-  readonly pa: number
-  readonly perm: number
-  readonly memAttr: number
-}
-
-/** A table descriptor: where the next level is, and what it forbids. */
-export interface TableDescriptor {
-  readonly level: number
-  readonly next: number
-  /** High half, for the APTable, UXNTable and PXNTable bits. */
-  readonly hi: number
-}
-
-/** A level 1 descriptor in halves. */
-export type Level1 = readonly [lo: number, hi: number]
-
-/** What a TLB entry is looked up by, besides the address (section 3.17). */
-export interface TlbTags {
-  readonly world: number
-  readonly vmid: number
-  /** Addresses are IPAs: stage 2 only. Then `asid` and `aset` are 0. */
-  readonly ipa: boolean
-  readonly asid: number
-  readonly aset: number
-}
-
-/** Caches that a walker may be given. Lookups return undefined for a miss. */
-export interface Caches {
-  /** The contiguous bit makes one entry of all descriptors that it ties together. */
-  readonly contiguous: boolean
-  /** null: an STE that is invalid or ILLEGAL is cached. */
-  ste(sid: number): Ste | null | undefined
-  putSte(sid: number, ste: Ste | null): void
-  /** `index` into the CD table. null as for STEs. */
-  cd(sid: number, index: number): Cd | null | undefined
-  putCd(sid: number, index: number, cd: Cd | null): void
-  /** Level 1 descriptors of the stream table and of CD tables, each for `1 << bits` StreamIDs or CD indices. */
-  l1Std(sid: number, bits: number): Level1 | undefined
-  putL1Std(sid: number, bits: number, descriptor: Level1): void
-  l1Cd(sid: number, index: number, bits: number): Level1 | undefined
-  putL1Cd(sid: number, index: number, bits: number, descriptor: Level1): void
-  tlb(tags: TlbTags, page: number): TlbEntry | undefined
-  putTlb(tags: TlbTags, entry: TlbEntry): void
-  /** The deepest cached table descriptor on the way to `page` (an IPA in stage 2 of any configuration). */
-  table(tags: TlbTags, page: number, granuleShift: number): TableDescriptor | undefined
-  putTable(tags: TlbTags, page: number, granuleShift: number, table: TableDescriptor): void
-  /** Stage 2 translations of IPAs: of stage 1 descriptors, of CDs, and of the output of stage 1. */
-  stage2(vmid: number, page: number): Stage2Leaf | undefined
-  putStage2(vmid: number, leaf: Stage2Leaf): void
-}
-
-/** One fetch of a walk, for people. */
-export interface WalkStep {
-  readonly what: 'L1STD' | 'STE' | 'L1CD' | 'CD' | 'S1' | 'S2'
-  /** Physical address of the fetch. */
-  readonly address: number
-  /** IPA of the fetch, if it was translated by stage 2. */
-  readonly ipa: number | undefined
-  /** Of a translation table descriptor. */
-  readonly level: number | undefined
-  /** What stage 2 was walked for. */
-  readonly class: number | undefined
-  /** The 64-bit words that were read; undefined if the fetch was aborted. */
-  readonly words: readonly bigint[] | undefined
-  /** In words: `table 0x42000000`, `page 0x40000000 AF ...`, `invalid`. */
-  readonly text: string
-}
-
-export type Recorder = (step: WalkStep) => void
-
 const CLASS_CD = E.EVTQ_1_CLASS_CD
 const CLASS_TT = E.EVTQ_1_CLASS_TT
 const CLASS_IN = E.EVTQ_1_CLASS_IN
@@ -167,23 +63,6 @@ const CLASS_IN = E.EVTQ_1_CLASS_IN
 /** Bits [63:12] of an address. */
 function pageOf(lo: number, hi: number): number {
   return hi * 0x10_0000 + (lo >>> 12)
-}
-
-/** Why a leaf descriptor is shown the way it is: its attributes in words. */
-function describeLeaf(stage2: boolean, lo: number, hi: number): string {
-  const words: string[] = []
-  if (stage2) {
-    words.push(`S2AP=${(lo >>> 6) & 3}`, `MemAttr=${hex((lo >>> 2) & 0xf)}`)
-    if (hi & P.ARM_LPAE_PTE_HI_S2XN_MASK) words.push(`XN=${(hi >>> P.ARM_LPAE_PTE_HI_S2XN_SHIFT) & 3}`)
-  } else {
-    words.push(`AP=${(lo >>> 6) & 3}`, `AttrIndx=${(lo >>> 2) & 7}`)
-    if (lo & P.ARM_LPAE_PTE_nG) words.push('nG')
-    if (hi & P.ARM_LPAE_PTE_HI_PXN) words.push('PXN')
-    if (hi & P.ARM_LPAE_PTE_HI_UXN) words.push('UXN')
-  }
-  words.push(`SH=${(lo >>> 8) & 3}`, lo & P.ARM_LPAE_PTE_AF ? 'AF' : 'AF=0')
-  if (hi & P.ARM_LPAE_PTE_HI_CONT) words.push('contiguous')
-  return words.join(' ')
 }
 
 /** Translates transactions by reading tables through guest memory. */
@@ -396,7 +275,7 @@ export class Walker {
       return true
     }
     const address = l1DescriptorAddress(this.#table, sid)
-    if (!this.#fetch(address, 8)) {
+    if (!this.#fetch(address, P.PTE_SIZE)) {
       this.#step('L1STD', address, undefined, undefined)
       this.#error(E.EVT_ID_STE_FETCH_FAULT, address)
       return false
@@ -478,7 +357,7 @@ export class Walker {
     }
     const address = this.#configurationAddress(ste, ipa)
     if (address === undefined) return false
-    if (!this.#fetch(address, 8)) {
+    if (!this.#fetch(address, P.PTE_SIZE)) {
       this.#step('L1CD', address, ste.stage2 && ipa, undefined)
       this.#error(E.EVT_ID_CD_FETCH_FAULT, address)
       return false
@@ -801,36 +680,4 @@ export class Walker {
         : 'invalid'
     this.#step(what, address, ipa, text, level, cls)
   }
-}
-
-/**
- * What a stage 1 leaf permits (DDI 0487 D8.4, direct permissions), with the hierarchical limits of the tables above it.
- * @param single a regime with one privilege level: AP[1] counts as 1 (IHI 0070 section 13.4.1)
- */
-function stage1Permissions(lo: number, hi: number, limits: number, single: boolean, cd: Cd): number {
-  const readOnly = (lo & P.ARM_LPAE_PTE_AP_RDONLY) !== 0 || (limits & P.ARM_LPAE_PTE_HI_APTABLE_RDONLY) !== 0
-  const xn = (hi & P.ARM_LPAE_PTE_HI_UXN) !== 0 || (limits & P.ARM_LPAE_PTE_HI_UXNTABLE) !== 0
-  if (single) {
-    const execute = !xn && !(cd.wxn && !readOnly)
-    return PERM_UR | PERM_PR | (readOnly ? 0 : PERM_UW | PERM_PW) | (execute ? PERM_UX | PERM_PX : 0)
-  }
-  const unprivileged = (lo & P.ARM_LPAE_PTE_AP_UNPRIV) !== 0 && (limits & P.ARM_LPAE_PTE_HI_APTABLE_PRIV) === 0
-  const pxn = (hi & P.ARM_LPAE_PTE_HI_PXN) !== 0 || (limits & P.ARM_LPAE_PTE_HI_PXNTABLE) !== 0
-  let perm = PERM_PR | (readOnly ? 0 : PERM_PW)
-  if (unprivileged) perm |= PERM_UR | (readOnly ? 0 : PERM_UW)
-  // What EL0 can write, EL1 cannot execute.
-  if (!pxn && !(perm & PERM_UW) && !(cd.wxn && perm & PERM_PW)) perm |= PERM_PX
-  if (!xn && !(cd.wxn && perm & PERM_UW)) perm |= PERM_UX
-  if (cd.pan && (perm & PERM_UR || (cd.epan && perm & PERM_UX))) perm &= ~(PERM_PR | PERM_PW)
-  return perm
-}
-
-/** What a stage 2 leaf permits: S2AP and XN (DDI 0487 D8.4). `xnx`: XN has two bits. */
-function stage2Permissions(lo: number, hi: number, xnx: boolean): number {
-  const read = lo & P.ARM_LPAE_PTE_HAP_READ ? PERM_UR | PERM_PR : 0
-  const write = lo & P.ARM_LPAE_PTE_HAP_WRITE ? PERM_UW | PERM_PW : 0
-  const xn = (hi & P.ARM_LPAE_PTE_HI_S2XN_MASK) >>> P.ARM_LPAE_PTE_HI_S2XN_SHIFT
-  const mode = xnx ? xn : xn & 2
-  const execute = mode === 0 ? PERM_UX | PERM_PX : mode === 1 ? PERM_UX : mode === 3 ? PERM_PX : 0
-  return read | write | execute
 }

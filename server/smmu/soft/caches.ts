@@ -5,7 +5,7 @@
  * shows as a translation by the old tables.
  */
 import { type Cd, type Ste, WORLD_NS_EL1 } from '../streamConfig.ts'
-import type { Caches, Level1, Stage2Leaf, TableDescriptor, TlbEntry, TlbTags } from '../walker.ts'
+import type { Caches, Level1, Stage2Leaf, TableDescriptor, TlbEntry, TlbTags } from '../translationCaches.ts'
 import { AddressSpace, type Scope } from './tlb.ts'
 
 /**

@@ -12,7 +12,8 @@ import { decodeFeatures, type Features, type IdRegisters, QEMU_NESTED_ID_REGISTE
 import * as Q from '../queue.ts'
 import * as R from '../registers.ts'
 import type { Outcome, Transaction, Translated } from '../transaction.ts'
-import { type Recorder, Walker } from '../walker.ts'
+import { Walker } from '../walker.ts'
+import type { Recorder } from '../walkSteps.ts'
 import { type Caching, SoftCaches } from './caches.ts'
 import { execute } from './execute.ts'
 

@@ -5,7 +5,7 @@
  */
 import { alignDown, shiftDown } from '../bits.ts'
 import { LAST_LEVEL, levelShift } from '../pagetable.ts'
-import type { Matched, TableDescriptor } from '../walker.ts'
+import type { Matched, TableDescriptor } from '../translationCaches.ts'
 
 /** Addresses that a TLB invalidation names, and the hints that narrow it. Pages are 4 KiB, 52 bits; `last` is included. */
 export interface Scope {

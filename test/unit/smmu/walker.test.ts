@@ -6,8 +6,9 @@ import { decodeFeatures, type IdRegisters } from '../../../server/smmu/features.
 import * as P from '../../../server/smmu/pagetable.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import * as S from '../../../server/smmu/ste.ts'
-import type { Outcome, Transaction } from '../../../server/smmu/transaction.ts'
-import { Walker, type WalkRegisters, type WalkStep } from '../../../server/smmu/walker.ts'
+import { describeOutcome, type Outcome, type Transaction } from '../../../server/smmu/transaction.ts'
+import { Walker, type WalkRegisters } from '../../../server/smmu/walker.ts'
+import { describeStep, type WalkStep } from '../../../server/smmu/walkSteps.ts'
 import {
   Builder,
   type CdFields,
@@ -777,7 +778,9 @@ describe('nested (section 7.3.22)', () => {
 
   it('translates through both', () => {
     expect(new Nested().ready().go(VA)).toBe('pa=0x40555678 shift=12 rwx')
-    expect(new Nested().ready().outcome(VA)).toMatchObject({ mair: 4, memAttr: 0xf })
+    const outcome = new Nested().ready().outcome(VA)
+    expect(outcome).toMatchObject({ mair: 4, memAttr: 0xf })
+    expect(describeOutcome(outcome)).toBe('0x40555678 rwx 4 KiB MAIR=0x4 MemAttr=0xf')
   })
 
   it('takes the smaller of both leaves', () => {
@@ -904,8 +907,15 @@ describe('nested (section 7.3.22)', () => {
     })
     expect(leaf?.ipa).toBe(Number(BigInt(rig.tables[3] + 8 * 0x145) + OFFSET))
     expect(steps.at(-1)?.text).toBe('page 0x40555000 S2AP=3 MemAttr=0xf SH=3 AF')
+    expect(describeStep(steps[steps.length - 1])).toMatch(
+      /^S2 level 3 for IN 0x[0-9a-f]+ = 0x405557ff: page 0x40555000 S2AP=3 MemAttr=0xf SH=3 AF$/,
+    )
+    expect(leaf && describeStep(leaf)).toMatch(
+      /^S1 level 3 0x[0-9a-f]+ \(IPA 0x10[0-9a-f]+\) = 0x700000f43: page 0x700000000 /,
+    )
     rig.leaf(DATA, 0n)
     expect(rig.steps(VA).at(-1)?.text).toBe('invalid')
+    expect(describeOutcome(rig.outcome(VA))).toBe('F_TRANSLATION sid=0x5 read S2 IN input=0x12345678 ipa=0x700000000')
     const lost = new Rig().stream({ config: 5, cd: 0x1000 })
     expect(lost.steps(0n).at(-1)).toMatchObject({
       what: 'CD',
