@@ -3,9 +3,11 @@ import { accessSync, constants, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { enums } from '../../protocol/messages.ts'
 import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
 import { POLICIES } from '../cosim/policies.ts'
 import { Session, type SessionEnd } from '../cosim/session.ts'
+import type { TranslateMode } from '../cosim/translator.ts'
 import { GRANULES, STAGES, type Stage } from '../hypervisor/policy/policy.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
@@ -34,6 +36,7 @@ export interface BootOptions {
   readonly bench: number
   readonly timeout: number
   readonly report?: string
+  readonly translate: TranslateMode
   readonly panicOnWarn?: boolean
   readonly quiet?: boolean
   readonly qemuArg: readonly string[]
@@ -108,6 +111,11 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .option('--timeout <s>', 'end a guest that is not done by then; 0: never', integer(0, 1_000_000), 120)
     .option('--report <file>', 'write the report as JSON')
+    .addOption(
+      new Option('--translate <mode>', 'who translates for devices: QEMU’s model, the server, or both compared')
+        .choices(Object.keys(enums.translateMode))
+        .default('hardware'),
+    )
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--quiet', 'no guest console on the terminal')
     .addOption(
@@ -246,6 +254,7 @@ async function runMachine(
           requireIsolation: options.requireIsolation === true,
         },
         panicOnWarn: options.panicOnWarn === true,
+        translate: options.translate,
         carveout: options.carveout,
         reconnectMs: options.reconnect * 1000,
         ...(options.server !== undefined && { server: resolve(options.server) }),

@@ -9,6 +9,7 @@ import {
   type OperationName,
   type Operations,
 } from './operations.ts'
+import type { TranslateMode } from './translator.ts'
 
 /** What the trap thread is started with. */
 export interface ThreadOptions {
@@ -27,6 +28,8 @@ export interface ThreadOptions {
   readonly ring: SharedArrayBuffer
   readonly counters: SharedArrayBuffer
   readonly panicOnWarn: boolean
+  /** Who translates for devices; default `hardware`. */
+  readonly translate?: TranslateMode
   /**
    * What becomes of a running machine whose state cannot be taken over. `refuse` (default): QEMU ends with the reason.
    * `reset`: its traps are aborted until somebody resets it. `leave`: it is left to another server.

@@ -15,6 +15,7 @@ import {
   type MessageFromQemu as Message,
   type Reset,
   type Shutdown,
+  type Translate,
   type TrapRead,
   type TrapWrite,
 } from '../../protocol/generated/messages.ts'
@@ -30,11 +31,13 @@ import { CannotResume, CheckpointWriter, type Envelope, readCheckpoint } from '.
 import type { ThreadEvent, ThreadOptions } from './control.ts'
 import { Inspector } from './inspect.ts'
 import { Link, LinkClosed } from './link.ts'
+import { oops } from './oops.ts'
 import { type HeldTrap, OperationError, type Release } from './operations.ts'
 import { Operator } from './operator.ts'
 import { sharedRamFile } from './ramFile.ts'
 import { Reporter, type ReporterState } from './reporter.ts'
 import { hypervisorSections } from './sections.ts'
+import { TrackedHardware, Translator } from './translator.ts'
 import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
@@ -116,6 +119,7 @@ export class Dispatcher {
   /** The trap before this one was held, so QEMU's time for it says nothing. */
   #heldBefore = false
   #shutdown = false
+  #translator: Translator | undefined
   #guard: WireGuard | undefined
   /** Of the present or the last machine. */
   #ramFd: number | undefined
@@ -212,6 +216,8 @@ export class Dispatcher {
         return this.#hello(message)
       case Id.reset:
         return this.#reset(message)
+      case Id.translate:
+        return this.#translate(message)
       case Id.shutdown:
         return this.#ended(message)
       default:
@@ -471,13 +477,17 @@ export class Dispatcher {
   }
 
   #connect(link: Link, hello: Hello, memory: GuestMemory, guard: WireGuard): Machine {
+    const hardware = hello.smmus.map((_, index) => new WireHardware(link, this.#ring, index))
+    const { translate = 'hardware' } = this.#options
+    const tracked = translate === 'hardware' ? undefined : hardware.map(port => new TrackedHardware(port))
+    this.#translator = tracked && new Translator(translate, memory, this.#ring, tracked)
     return {
       memory: new RecordedMemory(memory, this.#ring),
       carveout: { base: hello.carveoutBase, size: hello.carveoutSize },
       smmus: hello.smmus.map(({ base, size }, index) => ({
         base,
         size,
-        hardware: new WireHardware(link, this.#ring, index),
+        hardware: (tracked ?? hardware)[index],
       })),
       devices: hello.devices,
       guard,
@@ -506,7 +516,9 @@ export class Dispatcher {
     this.#lost = undefined
     this.#resumed = undefined
     if (this.#guard !== undefined) this.#guard.lenient = true
+    this.#translator?.reset()
     this.#policy.reset()
+    this.#translator?.announce(link)
     if (this.#guard !== undefined) this.#guard.lenient = false
     this.#keep(link, this.#policy.state, seq, OK, 0, 0)
     encodeReply(link.out, seq, OK, 0, 0)
@@ -514,6 +526,14 @@ export class Dispatcher {
     this.#ring.reset(cause, time, start, this.#ring.now() - start)
     this.#counters.add('resets')
     this.#post({ event: 'reset', cause })
+  }
+
+  #translate(message: Translate): void {
+    const link = this.#link
+    if (this.#translator === undefined || link === undefined) return this.#outOfPlace(message)
+    this.#translator.request(link, message)
+    link.flush()
+    this.#counters.add('translations')
   }
 
   #ended(message: Shutdown): void {
@@ -562,7 +582,8 @@ export class Dispatcher {
   #panic(link: Link, text: string): void {
     encodeHold(link.out, link.nextSeq())
     link.flush()
-    this.#post({ event: 'panic', text, sections: this.#sections() })
+    const sections = { ...this.#sections(), oops: oops(text, this.#trap, this.#policy) }
+    this.#post({ event: 'panic', text, sections })
   }
 
   #outOfPlace(message: Message): never {
@@ -570,7 +591,11 @@ export class Dispatcher {
   }
 
   #sections(): Record<string, unknown> {
-    return { ...hypervisorSections(this.#policy, this.#machine), ...this.#reporter.sections() }
+    return {
+      ...hypervisorSections(this.#policy, this.#machine),
+      ...this.#reporter.sections(),
+      ...(this.#translator && { translate: this.#translator.report() }),
+    }
   }
 
   #closed(reason: Error): void {

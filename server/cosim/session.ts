@@ -11,6 +11,7 @@ import { Counters, createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import { createRing } from '../trace/ring.ts'
 import { TrapThread } from './control.ts'
+import type { TranslateMode } from './translator.ts'
 
 /** What a session runs. */
 export interface SessionOptions {
@@ -21,6 +22,8 @@ export interface SessionOptions {
     readonly name: string
     readonly options: Readonly<Record<string, unknown>>
     readonly panicOnWarn: boolean
+    /** Who translates for devices; default `hardware`. */
+    readonly translate?: TranslateMode
     /** QEMU's size notation. */
     readonly carveout: string
     /** Socket of a server that runs elsewhere; absent: one of this session's own. */
@@ -143,6 +146,7 @@ export class Session extends EventEmitter<{
         policy: policy.name,
         policyOptions: policy.options,
         panicOnWarn: policy.panicOnWarn,
+        ...(policy.translate && { translate: policy.translate }),
         ramFile: path,
         ring,
         counters,
