@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Writes everything that is made from messages.ts (`npm run generate`); a test fails when a file is stale. */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { header } from './generator/c.ts'
+import { readme } from './generator/tables.ts'
 import { codec } from './generator/typescript.ts'
 import { vectors } from './generator/vectors.ts'
 
@@ -10,6 +11,7 @@ export const outputs = (): Map<string, string> =>
   new Map([
     ['generated/messages.ts', codec()],
     ['generated/smmu-cosim-protocol.h', header()],
+    ['README.md', readme(readFileSync(new URL('README.md', import.meta.url), 'utf8'))],
     ['vectors.json', `${JSON.stringify(vectors(), null, 2)}\n`],
   ])
 

@@ -10,7 +10,7 @@ import { pack } from '../../../protocol/generator/pack.ts'
 import { messageList } from '../../../protocol/generator/wire.ts'
 import { enums, MAX_BYTES, MAX_CHECKPOINT, messages } from '../../../protocol/messages.ts'
 import { build, printed, run } from './conformance.ts'
-import { anyMessage, frameOf, toVector, type Values, vectors } from './support.ts'
+import { anyMessage, exampleFrames, frameOf, toVector, type Values, vectors } from './support.ts'
 
 let folder = ''
 let program = ''
@@ -54,6 +54,15 @@ describe('the C header', () => {
     )
     const codes = answers.map((answer, index) => `${list[index].name}: ${answer.split(' ', 2).join(' ')}`)
     expect(codes).toEqual(list.map(({ name, error }) => `${name}: error ${enums.error[error][0]}`))
+  })
+
+  test('agrees with the examples of the specification', () => {
+    for (const { from, message, frame } of exampleFrames()) {
+      const payload = payloadOf(frame)
+      const [answer] = run(program, [`${from === 'qemu' ? 'send' : 'receive'} ${payload}`])
+      if (from === 'qemu') expect(answer).toBe(`payload ${payload}`)
+      else expect(answer).toMatch(new RegExp(`^ok ${message} `))
+    }
   })
 
   test('knows the limits of long values', () => {

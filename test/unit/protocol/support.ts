@@ -12,6 +12,16 @@ export const vectors: Vectors = JSON.parse(
   readFileSync(new URL('../../../protocol/vectors.json', import.meta.url), 'utf8'),
 )
 
+/** The frames of README.md's example: the sender, the message, and all its bytes in hex. */
+export function exampleFrames(): { from: string; message: string; frame: string }[] {
+  const text = readFileSync(new URL('../../../protocol/README.md', import.meta.url), 'utf8')
+  return Array.from(text.matchAll(/^```frame (\w+) (\w+)\n([\s\S]*?)^```$/gm), ([, from, message, lines]) => ({
+    from,
+    message,
+    frame: lines.replaceAll(/#.*$/gm, '').replaceAll(/\s/g, ''),
+  }))
+}
+
 /** A message or record as the codec gives it, for code that walks over all of them. */
 export type Values = Record<string, unknown>
 

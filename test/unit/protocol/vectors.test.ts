@@ -5,7 +5,7 @@ import { ProtocolError } from '../../../protocol/errors.ts'
 import { FrameReader } from '../../../protocol/framing.ts'
 import { Decoder, type Message } from '../../../protocol/generated/messages.ts'
 import { enums, messages } from '../../../protocol/messages.ts'
-import { frameOf, toVector, toWire, type Values, vectors } from './support.ts'
+import { exampleFrames, frameOf, toVector, toWire, type Values, vectors } from './support.ts'
 
 type End = 'server' | 'qemu'
 
@@ -47,4 +47,14 @@ describe('invalid vectors', () => {
     refused.toThrow(ProtocolError)
     refused.toThrow(expect.objectContaining({ code: enums.error[error][0] }))
   })
+})
+
+test.each(exampleFrames())('example of the specification: $message of $from', ({ from, message, frame }) => {
+  const decoded = receive(from === 'server' ? 'qemu' : 'server', Buffer.from(frame, 'hex'))
+  expect(decoded.type).toBe(messages[message as keyof typeof messages].id)
+  expect(frameOf(decoded).toString('hex')).toBe(frame)
+})
+
+test('the specification has examples of both ends', () => {
+  expect(new Set(exampleFrames().map(({ from }) => from))).toEqual(new Set(['qemu', 'server']))
 })
