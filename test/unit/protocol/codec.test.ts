@@ -130,7 +130,7 @@ describe('decoder', () => {
     const hello = (more: Partial<Hello>) => toWire(messageList[0][1].fields, { ...machine, ...more })
     const pack = (elements: unknown[]): Buffer => new Packr({ useRecords: false }).pack([Id.hello, 1, ...elements])
     const devices = Array.from({ length: MAX_LIST }, () => ({ smmu: 0, sid: 0, name: '', model: '' }))
-    expect(decode(toServer, pack(hello({ devices })))).toMatchObject({ devices })
+    expect((decode(toServer, pack(hello({ devices }))) as Hello).devices).toHaveLength(MAX_LIST)
     expect(() => decode(toServer, pack(hello({ devices: [...devices, machine.devices[0]] })))).toThrow(
       'devices: 65537 records, expected at most 65536',
     )

@@ -81,7 +81,7 @@ describe('FrameReader', () => {
   test('does not grow with the number of frames', () => {
     const reader = new FrameReader()
     const before = reader.buffer
-    for (let i = 0; i < 10_000; i++) {
+    for (let i = 0; i < 1_000; i++) {
       reader.push(stream)
       for (const bytes of list) {
         expect(reader.next()).toBe(true)
