@@ -25,11 +25,13 @@ import {
   streamTableEntries,
 } from '../smmu/strtab.ts'
 import { NO_SSID } from '../smmu/transaction.ts'
-import { Walker, type WalkRegisters, type WalkStep } from '../smmu/walker.ts'
+import { Walker, type WalkRegisters } from '../smmu/walker.ts'
+import type { WalkStep } from '../smmu/walkSteps.ts'
 import { dwords, halves, words } from './hex.ts'
 import { Problem } from './problems.ts'
 import { cdView, steConfig, steView } from './steFields.ts'
 import { type Leaf, type Table, tableEntries, tableLeaves } from './tables.ts'
+import type { Verdicts } from './verdicts.ts'
 
 export type View = 'host' | 'hardware'
 
@@ -52,12 +54,14 @@ export class Inspection {
   readonly #thread: TrapThread
   readonly #hello: Hello
   readonly #memory: FileMemory
+  readonly #verdicts: Verdicts
   readonly #features = new Map<number, Features>()
 
-  constructor(thread: TrapThread, hello: Hello, memory: FileMemory) {
+  constructor(thread: TrapThread, hello: Hello, memory: FileMemory, verdicts: Verdicts) {
     this.#thread = thread
     this.#hello = hello
     this.#memory = memory
+    this.#verdicts = verdicts
   }
 
   get hello(): Hello {
@@ -116,12 +120,22 @@ export class Inspection {
     const hardware = await this.#read(smmu, 'hardware', [...new Set([...command, ...event])])
     const own = this.#queue('cmdq', host)
     const shadow = this.#queue('cmdq', hardware)
-    return {
-      host: own,
-      /** null when the hardware reads the host's queue itself. */
-      shadow: own.base === shadow.base ? null : shadow,
-      events: this.#queue('evtq', hardware),
-    }
+    const events = this.#queue('evtq', hardware)
+    // The hardware reads the host's queue itself.
+    if (own.base === shadow.base) return { host: own, shadow: null, events }
+    const shadowWords = new Map(shadow.shown.map(({ index, words }) => [index, words.join()]))
+    const ownShown = own.shown.map(entry => {
+      const known = this.#verdicts.host(smmu, entry.index)
+      if (known === undefined) return entry
+      const became = shadowWords.get(known.shadow)
+      const rewritten = known.verdict === 'kept' && became !== undefined && became !== entry.words.join()
+      return { ...entry, verdict: rewritten ? 'rewritten' : known.verdict }
+    })
+    const shadowShown = shadow.shown.map(entry => {
+      const known = this.#verdicts.shadow(smmu, entry.index)
+      return known === undefined ? entry : { ...entry, verdict: known }
+    })
+    return { host: { ...own, shown: ownShown }, shadow: { ...shadow, shown: shadowShown }, events }
   }
 
   #queue(which: 'cmdq' | 'evtq', registers: Map<number, RegisterValue>) {

@@ -21,6 +21,7 @@ import { type LaunchDefaults, type Launched, launch, type StartOptions } from '.
 import { Problem } from './problems.ts'
 import { type LogEntry, TrapLog } from './trapLog.ts'
 import { Traps } from './traps.ts'
+import { Verdicts } from './verdicts.ts'
 
 export type MachineState = 'off' | 'preparing' | 'starting' | 'running' | 'paused' | 'held' | 'ending'
 
@@ -110,6 +111,7 @@ const QMP_TIMEOUT_MS = 3_000
 export class MachineManager {
   readonly log = new TrapLog()
   readonly traps = new Traps(this.log)
+  readonly verdicts = new Verdicts(this.log)
   readonly events = new Feed<EventItem>(EVENTS)
   readonly warnings = new Feed<WarningItem>(EVENTS)
   readonly console = new Feed<ConsoleItem>(CONSOLE_CHUNKS)
@@ -263,7 +265,7 @@ export class MachineManager {
       const ram = hello.ram.map(({ base, size, offset }) => ({ base, size, offset }))
       const fd = openSync(session.ramFile, 'r')
       void session.ended.catch(() => {}).finally(() => closeSync(fd))
-      this.#inspection = new Inspection(session.thread, hello, new FileMemory(fd, ram))
+      this.#inspection = new Inspection(session.thread, hello, new FileMemory(fd, ram), this.verdicts)
     }
     this.#changed()
   }
@@ -459,7 +461,9 @@ export class MachineManager {
     }
   }
 
-  #group({ layout, words, at }: LogEntry): void {
+  #group(entry: LogEntry): void {
+    this.verdicts.group(entry)
+    const { layout, words, at } = entry
     if (this.#phase !== 'kernel' || !roots.has(layout.name) || layout.name !== 'trap') return
     const smmuOn = words[at + 10] === 1 && words[at + 11] === ARM_SMMU_CR0 && ((words[at + 13] ?? 0) & CR0_SMMUEN) !== 0
     if (smmuOn) this.#reached('smmu')

@@ -32,9 +32,16 @@ const QueueSchema = Type.Object(
     consWrap: Type.Integer(),
     pending: Type.Integer(),
     error: Type.Integer({ description: 'CMDQ_CONS.ERR' }),
-    shown: Type.Array(Type.Object({ index: Type.Integer(), name: Type.String(), text: Type.String(), words: Words }), {
-      description: 'entries up to PROD, oldest first',
-    }),
+    shown: Type.Array(
+      Type.Object({
+        index: Type.Integer(),
+        name: Type.String(),
+        text: Type.String(),
+        words: Words,
+        verdict: Type.Optional(Type.String({ description: 'kept, rewritten, dropped; own: of the hypervisor' })),
+      }),
+      { description: 'entries up to PROD, oldest first' },
+    ),
   },
   { $id: 'Queue', title: 'Queue' },
 )

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Makes the README's screenshots of the dashboard: boots a machine, puts it to work, and takes a picture of every view.
+ *
+ *     node scripts/screenshots.ts [--out docs/images] [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
+ */
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { chromium, type Page } from 'playwright-core'
+import { MachineManager } from '../server/api/machine.ts'
+import { startServer } from '../server/api/server.ts'
+import { CHROMIUM_ARGUMENTS } from '../test/web/browser.ts'
+
+const BOOT_MS = 90_000
+
+const { values } = parseArgs({
+  options: {
+    out: { type: 'string', default: 'docs/images' },
+    url: { type: 'string' },
+    qemu: { type: 'string' },
+    chromium: { type: 'string', default: '/usr/bin/chromium' },
+    only: { type: 'string' },
+    light: { type: 'boolean', default: false },
+  },
+})
+
+type Step = (page: Page) => Promise<void>
+
+/** What to do in a view before its picture is taken. */
+const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
+  ['overview'],
+  [
+    'traps',
+    async page => {
+      await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
+      await page.locator('.virtual .trap').last().click()
+      await page.locator('.child').first().waitFor()
+    },
+  ],
+  ['queues'],
+  [
+    'streams',
+    async page => {
+      await page.locator('.tree button').first().click()
+      await page.locator('table.fields').first().waitFor()
+    },
+  ],
+  [
+    'translation',
+    async page => {
+      await page.locator('tr.link').first().click({ timeout: 15_000 })
+      await page.locator('.walk .step').first().waitFor()
+    },
+  ],
+  [
+    'memory',
+    async page => {
+      await page.getByLabel('Address').fill('0x60000000')
+      await page.getByLabel('Pages of 4 KiB').fill('2048')
+      await page.getByRole('button', { name: 'Select', exact: true }).click()
+      await page.waitForTimeout(2_500)
+    },
+  ],
+  ['console'],
+  [
+    'breakpoints',
+    async page => {
+      await page.getByRole('button', { name: 'CFGI_STE', exact: true }).click()
+      await page.getByRole('button', { name: 'any unexpected warning' }).click()
+      await page.waitForTimeout(600)
+    },
+  ],
+]
+
+/** Reads from a disk in the guest, so that there is something to see. */
+async function work(url: string): Promise<void> {
+  const type = (text: string) =>
+    fetch(new URL('/api/v1/machine/console', url), {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ text }),
+    })
+  await type('for i in 1 2 3 4 5 6 7 8; do dd if=/dev/vda of=/dev/null bs=4k count=2000 iflag=direct; done &\n')
+}
+
+async function userspace(url: string): Promise<void> {
+  const end = Date.now() + BOOT_MS
+  for (;;) {
+    const answer = await fetch(new URL('/api/v1/machine', url))
+    const { phase } = (await answer.json()) as { phase: string }
+    if (phase === 'userspace') return
+    if (Date.now() > end) throw new Error(`the guest is at "${phase}" after ${BOOT_MS / 1000} s`)
+    await new Promise(resolve => setTimeout(resolve, 300))
+  }
+}
+
+let { url } = values
+let close = async () => {}
+if (url === undefined) {
+  const manager = new MachineManager(values.qemu === undefined ? {} : { qemu: values.qemu })
+  const server = await startServer({ manager, port: 0, say: console.error })
+  url = server.url
+  close = async () => {
+    await manager.close()
+    await server.close()
+  }
+  await manager.start({ run: 'shell' })
+}
+const browser = await chromium.launch({ executablePath: values.chromium, args: CHROMIUM_ARGUMENTS })
+try {
+  await userspace(url)
+  await work(url)
+  mkdirSync(values.out, { recursive: true })
+  const page = await browser.newPage({
+    viewport: { width: 1280, height: 800 },
+    deviceScaleFactor: 1.5,
+    colorScheme: values.light ? 'light' : 'dark',
+  })
+  for (const [view, step] of VIEWS) {
+    if (values.only !== undefined && values.only !== view) continue
+    await page.goto(new URL(`/#/${view}`, url).href)
+    await page.waitForTimeout(view === 'overview' ? 6_000 : 1_500)
+    await step?.(page)
+    await page.screenshot({ path: join(values.out, `${view}${values.light ? '-light' : ''}.png`) })
+    console.log(`${view} done`)
+  }
+} finally {
+  await browser.close()
+  await close()
+}

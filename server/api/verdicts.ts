@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+import { SHADOW_CMDQ_LOG2SIZE } from '../hypervisor/cmdq.ts'
+import { queueLog2Size } from '../smmu/queue.ts'
+import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
+import { verdict } from '../trace/records.ts'
+import type { LogEntry, TrapLog } from './trapLog.ts'
+
+const MAX_LOG2SIZE = 19
+const SHADOW_MASK = 2 ** SHADOW_CMDQ_LOG2SIZE - 1
+const NAMES = Object.keys(verdict)
+const UNKNOWN = 255
+
+/** What became of the commands of one SMMU, by their place in the queues. */
+interface Places {
+  /** Of the host's queue: verdict, and place in the shadow queue or -1. */
+  readonly host: Uint8Array
+  readonly shadowOf: Int32Array
+  /** Of the shadow queue. */
+  readonly shadow: Uint8Array
+}
+
+/** Follows the trace, so that entries of the queues can be shown with their verdicts. */
+export class Verdicts {
+  readonly #log: TrapLog
+  readonly #smmus = new Map<number, { hostLog2: number; places: Places | undefined }>()
+
+  constructor(log: TrapLog) {
+    this.#log = log
+  }
+
+  /** The queues are empty again. */
+  reset(): void {
+    this.#smmus.clear()
+  }
+
+  /** A finished group. */
+  group({ id, at, layout, words }: LogEntry): void {
+    if (layout.name === 'reset') return this.reset()
+    if (layout.name !== 'trap' || words[at + 10] !== 1) return
+    const smmu = words[at + 8] ?? 0
+    const offset = words[at + 11]
+    const value = words[at + 13] ?? 0
+    if (offset === ARM_SMMU_CMDQ_BASE) {
+      const hostLog2 = queueLog2Size(value, MAX_LOG2SIZE)
+      this.#smmus.set(smmu, { hostLog2, places: undefined })
+    } else if (offset === ARM_SMMU_CMDQ_PROD) this.#commands(id, smmu, value)
+  }
+
+  #commands(id: number, smmu: number, prod: number): void {
+    const state = this.#smmus.get(smmu)
+    if (state === undefined) return
+    const results: number[] = []
+    const shadowAt: number[] = []
+    /** Commands since the hardware was last told: index into `results`, or -1 for the hypervisor's own. */
+    let batch: number[] = []
+    state.places ??= {
+      host: new Uint8Array(2 ** state.hostLog2).fill(UNKNOWN),
+      shadowOf: new Int32Array(2 ** state.hostLog2).fill(-1),
+      shadow: new Uint8Array(2 ** SHADOW_CMDQ_LOG2SIZE).fill(UNKNOWN),
+    }
+    const { places } = state
+    this.#log.children(id, (layout, words, at) => {
+      if (layout.name === 'command') {
+        const result = words[at + 3] ?? 0
+        if (result === verdict.own) batch.push(-1)
+        else {
+          results.push(result)
+          shadowAt.push(-1)
+          if (result !== verdict.dropped) batch.push(results.length - 1)
+        }
+      } else if (layout.name === 'hardware' && words[at + 2] === 1 && words[at + 7] === ARM_SMMU_CMDQ_PROD) {
+        const end = words[at + 9] ?? 0
+        batch.forEach((which, i) => {
+          const place = (end - batch.length + i) & SHADOW_MASK
+          places.shadow[place] = which < 0 ? verdict.own : (results[which] ?? UNKNOWN)
+          if (which >= 0) shadowAt[which] = place
+        })
+        batch = []
+      }
+    })
+    const mask = places.host.length - 1
+    results.forEach((result, i) => {
+      const place = (prod - results.length + i) & mask
+      places.host[place] = result
+      places.shadowOf[place] = shadowAt[i] ?? -1
+    })
+  }
+
+  /** Of an entry of the host's queue. */
+  host(smmu: number, index: number): { verdict: string; shadow: number } | undefined {
+    const places = this.#smmus.get(smmu)?.places
+    const name = NAMES[places?.host[index] ?? UNKNOWN]
+    return name === undefined ? undefined : { verdict: name, shadow: places?.shadowOf[index] ?? -1 }
+  }
+
+  /** Of an entry of the shadow queue. */
+  shadow(smmu: number, index: number): string | undefined {
+    return NAMES[this.#smmus.get(smmu)?.places?.shadow[index] ?? UNKNOWN]
+  }
+}

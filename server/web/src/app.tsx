@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { JSX } from 'preact'
+import { useEffect, useState } from 'preact/hooks'
+import { locked, post, setToken } from './api.ts'
+import { count } from './format.ts'
+import { HeldBar } from './held.tsx'
+import { connection } from './live.ts'
+import { MachineControls, StartDialog } from './machine.tsx'
+import { shortcut, shortcuts } from './shortcuts.ts'
+import { go, held, rates, route, running, smmu, status, theme, toggleTheme, VIEWS, type View } from './store.ts'
+import { attempt, Button, Dialog, Field, Toasts } from './ui.tsx'
+import { Breakpoints } from './views/breakpoints.tsx'
+import { Console } from './views/console.tsx'
+import { Memory } from './views/memory.tsx'
+import { Overview } from './views/overview.tsx'
+import { Queues } from './views/queues.tsx'
+import { Streams } from './views/streams.tsx'
+import { Translation } from './views/translation.tsx'
+import { Traps } from './views/traps.tsx'
+
+const PAGES: Readonly<Record<View, () => JSX.Element | null>> = {
+  overview: Overview,
+  traps: Traps,
+  queues: Queues,
+  streams: Streams,
+  translation: Translation,
+  memory: Memory,
+  console: Console,
+  breakpoints: Breakpoints,
+}
+
+export function App() {
+  const [help, setHelp] = useState(false)
+  useEffect(() => {
+    const ends = [
+      ...VIEWS.map(([id, name], i) => shortcut(String(i + 1), name, () => go(id))),
+      shortcut('t', 'Dark or light', toggleTheme),
+      shortcut('b', 'Hold the next trap', () => {
+        if (running.peek() && held.peek() === null) void attempt(() => post('/break', {}), 'The next trap will be held')
+      }),
+      shortcut('?', 'This help', () => setHelp(true)),
+    ]
+    return () => {
+      for (const end of ends) end()
+    }
+  }, [])
+  if (locked.value) return <Locked />
+  const { view } = route.value
+  const Page = PAGES[view]
+  return (
+    <div class="app">
+      <Rail view={view} help={() => setHelp(true)} />
+      <div class="main">
+        <Bar />
+        <HeldBar />
+        {connection.value === 'lost' && (
+          <div class="lost" role="alert">
+            The connection to the server is lost. Trying again; what is shown may be old.
+          </div>
+        )}
+        <main id="main">
+          <h1 class="hidden">{VIEWS.find(([id]) => id === view)?.[1]}</h1>
+          <Page />
+        </main>
+      </div>
+      <StartDialog />
+      <Dialog title="Keyboard" open={help} close={() => setHelp(false)}>
+        <dl class="keys">
+          {shortcuts.value.map(({ keys, text }) => (
+            <div key={keys}>
+              <dt>
+                <kbd>{keys === ' ' ? 'space' : keys}</kbd>
+              </dt>
+              <dd>{text}</dd>
+            </div>
+          ))}
+        </dl>
+      </Dialog>
+      <Toasts />
+    </div>
+  )
+}
+
+function Rail({ view, help }: { view: View; help: () => void }) {
+  return (
+    <nav class="rail" aria-label="Views">
+      <a class="brand" href="#/overview">
+        smmu<b>cosim</b>
+      </a>
+      <ul>
+        {VIEWS.map(([id, name], i) => (
+          <li key={id}>
+            <a href={`#/${id}`} aria-current={id === view ? 'page' : undefined}>
+              <span>{name}</span>
+              <kbd>{i + 1}</kbd>
+            </a>
+          </li>
+        ))}
+      </ul>
+      <div class="rail-foot">
+        <a href="/docs" target="_blank" rel="noreferrer">
+          API
+        </a>
+        <button type="button" onClick={toggleTheme} aria-label="Dark or light theme">
+          {theme.value === 'dark' ? 'Light' : 'Dark'}
+        </button>
+        <button type="button" onClick={help} aria-label="Keyboard shortcuts">
+          Keys
+        </button>
+      </div>
+    </nav>
+  )
+}
+
+const STATE_WORDS: Readonly<Record<string, string>> = {
+  off: 'off',
+  preparing: 'preparing',
+  starting: 'starting',
+  running: 'running',
+  paused: 'paused',
+  held: 'held at a trap',
+  ending: 'ending',
+}
+
+function Bar() {
+  const now = status.value
+  const state = now?.state ?? 'off'
+  const smmus = now?.machine?.smmus ?? []
+  return (
+    <header class="bar">
+      <span class={`state ${state}`} role="status" aria-label={`Machine ${STATE_WORDS[state]}`}>
+        <i />
+        {now === undefined ? 'connecting' : STATE_WORDS[state]}
+      </span>
+      <span class="bar-facts">
+        {now?.options && (
+          <span>
+            {now.options.policy ?? 'pkvm'}
+            {(now.options.policy ?? 'pkvm') === 'pkvm' && <em> {now.options.until ?? 'nested'}</em>}
+          </span>
+        )}
+        {now?.kernel && <span>{now.kernel}</span>}
+        {running.value && now?.phase !== 'off' && <span>{now?.phase}</span>}
+        {state === 'preparing' && now?.step && <span class="step">{now.step}</span>}
+        {running.value && <span class="mono">{count(Math.round(rates.value.at(-1) ?? 0))} traps/s</span>}
+      </span>
+      {smmus.length > 1 && (
+        <select aria-label="SMMU" value={smmu.value} onChange={e => (smmu.value = Number(e.currentTarget.value))}>
+          {smmus.map((s, i) => (
+            <option key={i} value={i}>
+              SMMU {i} at {s.base}
+            </option>
+          ))}
+        </select>
+      )}
+      <span class="buttons">
+        <MachineControls />
+      </span>
+    </header>
+  )
+}
+
+function Locked() {
+  const [text, setText] = useState('')
+  return (
+    <div class="locked">
+      <form
+        class="form"
+        onSubmit={e => {
+          e.preventDefault()
+          setToken(text.trim())
+        }}
+      >
+        <h1>smmu-cosim</h1>
+        <p>This server needs its token. It was printed when the server started.</p>
+        <Field label="Token">
+          <input type="password" autocomplete="off" value={text} onInput={e => setText(e.currentTarget.value)} />
+        </Field>
+        <Button tone="primary" type="submit" disabled={text.trim() === ''}>
+          Open
+        </Button>
+      </form>
+    </div>
+  )
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+export const hex = (value: number | bigint): string => `0x${value.toString(16)}`
+
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+
+export function bytes(value: number): string {
+  let unit = 0
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024
+    unit++
+  }
+  return `${Number.isInteger(value) ? value : value.toFixed(1)} ${UNITS[unit]}`
+}
+
+/** A count with narrow spaces between thousands. */
+export const count = (value: number): string => value.toLocaleString('en').replaceAll(',', '\u202f')
+
+export function micros(us: number): string {
+  if (us >= 1_000_000) return `${(us / 1_000_000).toFixed(2)} s`
+  if (us >= 1_000) return `${(us / 1_000).toFixed(us >= 10_000 ? 1 : 2)} ms`
+  return `${us >= 100 ? us.toFixed(0) : us.toFixed(1)} µs`
+}
+
+/** Guest time, ns, in seconds. */
+export const seconds = (ns: number): string => (ns / 1e9).toFixed(6)
+
+/** 64 bits in unsigned halves. */
+export const wide = (lo: number, hi: number): string => hex((BigInt(hi) << 32n) | BigInt(lo))
+
+export function parseAddress(text: string): bigint | undefined {
+  const plain = text.trim().replaceAll('_', '')
+  return /^(0x[0-9a-f]{1,16}|\d{1,16})$/i.test(plain) ? BigInt(plain.toLowerCase()) : undefined
+}
+
+export const clock = (iso: string): string => new Date(iso).toLocaleTimeString('en-GB')

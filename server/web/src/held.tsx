@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+import { useEffect, useState } from 'preact/hooks'
+import { post } from './api.ts'
+import { hex, parseAddress, seconds, wide } from './format.ts'
+import { shortcut } from './shortcuts.ts'
+import { held, info } from './store.ts'
+import { attempt, Button, Tag } from './ui.tsx'
+
+/** The trap that waits, over every view. */
+export function HeldBar() {
+  const stop = held.value
+  const [value, setValue] = useState('')
+  const key = stop ? `${stop.trap.seq}-${stop.hit.phase}` : ''
+  useEffect(() => setValue(''), [key])
+  const release = (action: string) => {
+    if (held.peek() === null) return
+    const changed = action === 'continue' || action === 'step' ? parseAddress(value) : undefined
+    void attempt(() => post('/held/release', { action, ...(changed !== undefined && { value: hex(changed) }) }))
+  }
+  useEffect(() => {
+    const ends = [
+      shortcut('F8', 'Continue the held trap', () => release('continue')),
+      shortcut('F10', 'Step to the next trap', () => release('step')),
+    ]
+    return () => {
+      for (const end of ends) end()
+    }
+  })
+  if (stop === null) return null
+  const { trap, hit } = stop
+  const register = info.value?.registers.find(r => r.offset === trap.offset)?.name ?? hex(trap.offset)
+  const before = hit.phase === 'before'
+  const settled = !before && trap.write
+  const known = trap.write || !before
+  return (
+    <div class="held" role="alert">
+      <div class="held-text">
+        <Tag tone="warn">held</Tag>
+        <b class="mono">
+          {trap.write ? 'write' : 'read'} {register} {known && wide(trap.lo, trap.hi)}
+        </b>
+        <span class="muted">
+          trap {trap.seq}, {seconds(trap.time)} s, CPU {trap.cpu},{' '}
+          {hit.breakpoint === 0 ? 'stopped by hand' : `breakpoint ${hit.breakpoint}`}
+          {hit.late && ', after an event between traps'}, {before ? 'not yet decided' : 'decided, not yet answered'}
+        </span>
+        {hit.command && <code>{hit.command.map(w => hex(w)).join(' ')}</code>}
+      </div>
+      <div class="buttons">
+        <input
+          aria-label="Changed value"
+          class="value"
+          placeholder={settled ? 'already written' : trap.write ? 'write this instead' : 'answer this instead'}
+          disabled={settled}
+          value={value}
+          aria-invalid={value !== '' && parseAddress(value) === undefined}
+          onInput={e => setValue(e.currentTarget.value)}
+          spellcheck={false}
+        />
+        <Button tone="primary" keys="F8" onClick={() => release('continue')}>
+          Continue
+        </Button>
+        <Button keys="F10" onClick={() => release('step')}>
+          Step
+        </Button>
+        <Button disabled={settled} onClick={() => release('drop')}>
+          Drop
+        </Button>
+        <Button tone="danger" onClick={() => release('abort')}>
+          Abort
+        </Button>
+      </div>
+    </div>
+  )
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The one WebSocket: subscriptions that survive a lost connection and a restarted server. */
+import { signal } from '@preact/signals'
+import { currentToken, locked } from './api.ts'
+
+export type Connection = 'connecting' | 'open' | 'lost'
+export const connection = signal<Connection>('connecting')
+
+type StreamName = 'traps' | 'events' | 'warnings' | 'console' | 'counters' | 'machine'
+
+export interface Subscribed<T> {
+  /** Items, oldest first; `dropped`: so many were missed before them. */
+  items(items: readonly T[], dropped: number): void
+  /** The server restarted: what came before has no meaning any more. */
+  restarted?(): void
+}
+
+interface Subscription {
+  readonly stream: StreamName
+  readonly options: { last?: number; lag?: number; filter?: unknown }
+  readonly handler: Subscribed<never>
+  /** Last item that arrived. */
+  after: number | undefined
+}
+
+const subscriptions = new Map<string, Subscription>()
+let socket: WebSocket | undefined
+let session: string | undefined
+let ready = false
+let nextId = 1
+let delay = 250
+
+function send(message: object): void {
+  if (socket?.readyState === WebSocket.OPEN && ready) socket.send(JSON.stringify(message))
+}
+
+function announce(id: string, { stream, options, after }: Subscription): void {
+  send({ type: 'subscribe', id, stream, ...options, ...(after !== undefined && { after }) })
+}
+
+/** @returns the way to end it. */
+export function subscribe<T>(
+  stream: StreamName,
+  handler: Subscribed<T>,
+  options: { last?: number; lag?: number; filter?: unknown; after?: number } = {},
+): () => void {
+  const id = `${stream}-${nextId++}`
+  const { after, ...rest } = options
+  const subscription: Subscription = { stream, options: rest, handler: handler as Subscribed<never>, after }
+  subscriptions.set(id, subscription)
+  announce(id, subscription)
+  return () => {
+    subscriptions.delete(id)
+    send({ type: 'unsubscribe', id })
+  }
+}
+
+interface Message {
+  readonly type: string
+  readonly session?: string
+  readonly id?: string
+  readonly items?: readonly { readonly id: number }[]
+  readonly dropped?: number
+  readonly next?: number
+}
+
+function receive(message: Message): void {
+  if (message.type === 'hello') {
+    const restarted = session !== undefined && session !== message.session
+    session = message.session
+    ready = true
+    delay = 250
+    connection.value = 'open'
+    for (const [id, subscription] of subscriptions) {
+      if (restarted) {
+        subscription.after = undefined
+        subscription.handler.restarted?.()
+      }
+      announce(id, subscription)
+    }
+  } else if (message.type === 'items') {
+    const subscription = subscriptions.get(message.id ?? '')
+    if (subscription === undefined) return
+    subscription.after = (message.next ?? 1) - 1
+    subscription.handler.items((message.items ?? []) as never, message.dropped ?? 0)
+  }
+}
+
+export function connect(): void {
+  if (locked.value) return
+  const scheme = location.protocol === 'https:' ? 'wss' : 'ws'
+  const mine = new WebSocket(`${scheme}://${location.host}/api/v1/stream`)
+  socket = mine
+  ready = false
+  mine.onopen = () => {
+    const token = currentToken()
+    if (token !== null) mine.send(JSON.stringify({ type: 'auth', token }))
+  }
+  mine.onmessage = ({ data }) => receive(JSON.parse(String(data)) as Message)
+  mine.onclose = ({ code }) => {
+    if (socket !== mine) return
+    ready = false
+    connection.value = 'lost'
+    if (code === 4401) locked.value = true
+    else setTimeout(connect, delay)
+    delay = Math.min(delay * 2, 4_000)
+  }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+import { signal } from '@preact/signals'
+import { useState } from 'preact/hooks'
+import { act, post } from './api.ts'
+import { info, status } from './store.ts'
+import { attempt, Button, Dialog, Field } from './ui.tsx'
+
+export const startDialog = signal(false)
+
+/** What can be done with the machine now. */
+export function MachineControls() {
+  const state = status.value?.state ?? 'off'
+  const act1 = (action: string, done?: string) => () => void attempt(() => act(`/machine/${action}`), done)
+  if (state === 'off') {
+    return (
+      <Button
+        tone="primary"
+        onClick={() => {
+          startDialog.value = true
+        }}
+      >
+        Start
+      </Button>
+    )
+  }
+  const alive = state === 'running' || state === 'paused'
+  return (
+    <>
+      {state === 'paused' ? (
+        <Button onClick={act1('resume')}>Resume</Button>
+      ) : (
+        <Button onClick={act1('pause')} disabled={state !== 'running'}>
+          Pause
+        </Button>
+      )}
+      <Button onClick={act1('reset', 'The machine was reset')} disabled={!alive}>
+        Reset
+      </Button>
+      <Button onClick={act1('power-off', 'The power button was pressed')} disabled={!alive}>
+        Power off
+      </Button>
+      <Button tone="danger" onClick={act1('kill')} disabled={state === 'ending'}>
+        Kill
+      </Button>
+    </>
+  )
+}
+
+export function StartDialog() {
+  const close = () => {
+    startDialog.value = false
+  }
+  const words = info.value
+  const [policy, setPolicy] = useState('pkvm')
+  const [until, setUntil] = useState('nested')
+  const [kernel, setKernel] = useState('6.12')
+  const [memory, setMemory] = useState('1G')
+  const [smp, setSmp] = useState('1')
+  const [run, setRun] = useState('shell')
+  const [bench, setBench] = useState('0')
+  const [append, setAppend] = useState('')
+  const [breakFirst, setBreakFirst] = useState(false)
+  const [panicOnWarn, setPanicOnWarn] = useState(false)
+  const start = () => {
+    close()
+    const body = { policy, until, kernel, memory, smp: Number(smp), run, bench: Number(bench), breakFirst, panicOnWarn }
+    void attempt(() => post('/machine/start', { ...body, ...(append && { append }) }))
+  }
+  return (
+    <Dialog title="Start a machine" open={startDialog.value} close={close}>
+      <form
+        class="form two"
+        onSubmit={e => {
+          e.preventDefault()
+          start()
+        }}
+      >
+        <Field label="Policy">
+          <select value={policy} onChange={e => setPolicy(e.currentTarget.value)}>
+            {(words?.policies ?? ['pkvm']).map(p => (
+              <option key={p}>{p}</option>
+            ))}
+          </select>
+        </Field>
+        <Field label="Until" hint="prefix of the series">
+          <select value={until} disabled={policy !== 'pkvm'} onChange={e => setUntil(e.currentTarget.value)}>
+            {(words?.stages ?? ['nested']).map(s => (
+              <option key={s}>{s}</option>
+            ))}
+          </select>
+        </Field>
+        <Field label="Kernel">
+          <select value={kernel} onChange={e => setKernel(e.currentTarget.value)}>
+            {(words?.kernels ?? ['6.12']).map(k => (
+              <option key={k}>{k}</option>
+            ))}
+          </select>
+        </Field>
+        <Field label="Run" hint="a shell to work in, or the checks of boot">
+          <select value={run} onChange={e => setRun(e.currentTarget.value)}>
+            <option value="shell">shell</option>
+            <option value="workload">workload</option>
+          </select>
+        </Field>
+        <Field label="Memory">
+          <select value={memory} onChange={e => setMemory(e.currentTarget.value)}>
+            {['512M', '1G', '2G', '4G', '8G'].map(m => (
+              <option key={m}>{m}</option>
+            ))}
+          </select>
+        </Field>
+        <Field label="vCPUs">
+          <input type="number" min="1" max="16" value={smp} onInput={e => setSmp(e.currentTarget.value)} />
+        </Field>
+        <Field label="Timed reads" hint="of each disk, with the workload">
+          <input type="number" min="0" max="100000" value={bench} onInput={e => setBench(e.currentTarget.value)} />
+        </Field>
+        <Field label="Kernel command line" hint="added to it">
+          <input value={append} placeholder="iommu.passthrough=1" onInput={e => setAppend(e.currentTarget.value)} />
+        </Field>
+        <label class="check">
+          <input type="checkbox" checked={breakFirst} onChange={e => setBreakFirst(e.currentTarget.checked)} />
+          hold the first trap
+        </label>
+        <label class="check">
+          <input type="checkbox" checked={panicOnWarn} onChange={e => setPanicOnWarn(e.currentTarget.checked)} />
+          end at the first unexpected warning
+        </label>
+        <div class="buttons full">
+          <Button onClick={close}>Cancel</Button>
+          <Button tone="primary" type="submit">
+            Start
+          </Button>
+        </div>
+      </form>
+    </Dialog>
+  )
+}

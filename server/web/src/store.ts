@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+import { computed, effect, signal } from '@preact/signals'
+import { get, locked } from './api.ts'
+import { connect, subscribe } from './live.ts'
+import type { CounterItem, Counters, EventItem, Info, MachineStatus, StatusItem, WarningItem } from './types.ts'
+
+export const VIEWS = [
+  ['overview', 'Overview'],
+  ['traps', 'Traps'],
+  ['queues', 'Queues'],
+  ['streams', 'Streams'],
+  ['translation', 'Translation'],
+  ['memory', 'Memory'],
+  ['console', 'Console'],
+  ['breakpoints', 'Breakpoints'],
+] as const
+export type View = (typeof VIEWS)[number][0]
+
+const isView = (text: string): text is View => VIEWS.some(([id]) => id === text)
+
+/** `#/view?name=value`: a view can be linked to, and the browser's buttons work. */
+function parseHash(): { view: View; query: URLSearchParams } {
+  const [path = '', query = ''] = location.hash.replace(/^#\/?/, '').split('?')
+  return { view: isView(path) ? path : 'overview', query: new URLSearchParams(query) }
+}
+
+export const route = signal(parseHash())
+addEventListener('hashchange', () => {
+  route.value = parseHash()
+})
+
+export function go(view: View, query: Readonly<Record<string, string | number>> = {}): void {
+  const search = new URLSearchParams(Object.entries(query).map(([k, v]) => [k, String(v)])).toString()
+  location.hash = `/${view}${search ? `?${search}` : ''}`
+}
+
+export type Theme = 'dark' | 'light'
+const THEME = 'smmu-cosim-theme'
+const preferred = (): Theme => {
+  const stored = localStorage.getItem(THEME)
+  if (stored === 'dark' || stored === 'light') return stored
+  return matchMedia('(prefers-color-scheme: light)').matches ? 'light' : 'dark'
+}
+export const theme = signal<Theme>(preferred())
+effect(() => {
+  document.documentElement.dataset.theme = theme.value
+})
+export function toggleTheme(): void {
+  theme.value = theme.value === 'dark' ? 'light' : 'dark'
+  localStorage.setItem(THEME, theme.value)
+}
+
+export const status = signal<MachineStatus | undefined>(undefined)
+export const counters = signal<Counters | undefined>(undefined)
+export const info = signal<Info | undefined>(undefined)
+export const warnings = signal<readonly WarningItem[]>([])
+export const events = signal<readonly EventItem[]>([])
+/** The SMMU that all views show. */
+export const smmu = signal(0)
+
+/** Traps a second, every half second. */
+export const rates = signal<readonly number[]>([])
+const RATE_POINTS = 240
+
+export const running = computed(() => {
+  const state = status.value?.state
+  return state !== undefined && state !== 'off' && state !== 'preparing'
+})
+/** The hypervisor's tables can be asked for. */
+export const inspectable = computed(() => status.value?.machine != null)
+export const held = computed(() => status.value?.held ?? null)
+
+const KEPT = 500
+
+let last: { at: number; traps: number } | undefined
+
+function take({ at, counters: now }: CounterItem): void {
+  counters.value = now
+  const elapsed = last === undefined ? 0 : (at - last.at) / 1000
+  if (last !== undefined && elapsed > 0 && now.traps >= last.traps) {
+    rates.value = [...rates.value, (now.traps - last.traps) / elapsed].slice(-RATE_POINTS)
+  }
+  last = { at, traps: now.traps }
+}
+
+export function startLive(): void {
+  const load = () => {
+    void get<Info>('/info').then(
+      value => {
+        info.value = value
+      },
+      () => setTimeout(load, 2_000),
+    )
+  }
+  effect(() => {
+    if (locked.value) return
+    load()
+    connect()
+  })
+  subscribe<StatusItem>(
+    'machine',
+    {
+      items(items) {
+        status.value = items.at(-1)?.status
+      },
+    },
+    { last: 1 },
+  )
+  subscribe<CounterItem>(
+    'counters',
+    {
+      items(items) {
+        for (const item of items) take(item)
+      },
+      restarted() {
+        last = undefined
+        rates.value = []
+      },
+    },
+    { last: 1, lag: 100 },
+  )
+  const keep = <T>(list: typeof warnings | typeof events) => ({
+    items(items: readonly T[]) {
+      list.value = [...list.value, ...items].slice(-KEPT) as never
+    },
+    restarted() {
+      list.value = []
+    },
+  })
+  subscribe<WarningItem>('warnings', keep<WarningItem>(warnings), { last: KEPT })
+  subscribe<EventItem>('events', keep<EventItem>(events), { last: KEPT })
+}

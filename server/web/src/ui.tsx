@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+import { signal } from '@preact/signals'
+import type { ComponentChildren, JSX } from 'preact'
+import { useEffect, useRef } from 'preact/hooks'
+import type { ApiError } from './api.ts'
+import type { Loaded } from './hooks.ts'
+
+interface Toast {
+  readonly id: number
+  readonly text: string
+  readonly bad: boolean
+}
+export const toasts = signal<readonly Toast[]>([])
+let nextToast = 1
+
+export function toast(text: string, bad = false): void {
+  const id = nextToast++
+  toasts.value = [...toasts.value.slice(-3), { id, text, bad }]
+  setTimeout(
+    () => {
+      toasts.value = toasts.value.filter(t => t.id !== id)
+    },
+    bad ? 8_000 : 3_500,
+  )
+}
+
+/** Does it, and says so when it fails. */
+export async function attempt(action: () => Promise<unknown>, done?: string): Promise<boolean> {
+  try {
+    await action()
+    if (done !== undefined) toast(done)
+    return true
+  } catch (error) {
+    toast((error as ApiError).message, true)
+    return false
+  }
+}
+
+export function Toasts() {
+  return (
+    <div class="toasts" role="status" aria-live="polite">
+      {toasts.value.map(({ id, text, bad }) => (
+        <div key={id} class={`toast ${bad ? 'bad' : ''}`}>
+          {text}
+        </div>
+      ))}
+    </div>
+  )
+}
+
+export function Panel(props: {
+  title: ComponentChildren
+  side?: ComponentChildren
+  children: ComponentChildren
+  class?: string
+  /** The content touches the edges. */
+  flush?: boolean
+}) {
+  return (
+    <section class={`panel ${props.class ?? ''}`}>
+      <header>
+        <h2>{props.title}</h2>
+        {props.side !== undefined && <div class="side">{props.side}</div>}
+      </header>
+      <div class={props.flush ? 'body flush' : 'body'}>{props.children}</div>
+    </section>
+  )
+}
+
+export type Tone = 'plain' | 'host' | 'hyp' | 'hw' | 'vm' | 'shared' | 'ok' | 'warn' | 'bad'
+
+export function Tag({ tone = 'plain', children, title }: { tone?: Tone; children: ComponentChildren; title?: string }) {
+  return (
+    <span class={`tag ${tone}`} title={title}>
+      {children}
+    </span>
+  )
+}
+
+export function Button(props: JSX.IntrinsicElements['button'] & { tone?: 'primary' | 'danger'; keys?: string }) {
+  const { tone, keys, children, class: extra, ...rest } = props
+  return (
+    <button type="button" {...rest} class={`button ${tone ?? ''} ${extra ?? ''}`}>
+      {children}
+      {keys && <kbd>{keys}</kbd>}
+    </button>
+  )
+}
+
+export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
+  return (
+    <div class="empty">
+      <p class="empty-title">{title}</p>
+      {children && <p>{children}</p>}
+    </div>
+  )
+}
+
+export function Skeleton({ rows = 6 }: { rows?: number }) {
+  return (
+    <div class="skeleton" role="status" aria-label="loading">
+      {Array.from({ length: rows }, (_, i) => (
+        <i key={i} />
+      ))}
+    </div>
+  )
+}
+
+/** Loading, error or what there is. Old data stays visible under an error. */
+export function Load<T>({ from, children }: { from: Loaded<T>; children: (data: T) => ComponentChildren }) {
+  const { data, error, loading } = from
+  if (data === undefined) {
+    if (error !== undefined) return <Failure error={error} retry={from.reload} />
+    return loading ? <Skeleton /> : null
+  }
+  return (
+    <>
+      {error !== undefined && <Failure error={error} retry={from.reload} />}
+      {children(data)}
+    </>
+  )
+}
+
+export function Failure({ error, retry }: { error: ApiError; retry?: () => void }) {
+  return (
+    <div class="failure" role="alert">
+      <span>{error.message}</span>
+      {retry && (
+        <Button onClick={retry} class="small">
+          Try again
+        </Button>
+      )}
+    </div>
+  )
+}
+
+export function Dialog(props: { title: string; open: boolean; close: () => void; children: ComponentChildren }) {
+  const ref = useRef<HTMLDialogElement>(null)
+  useEffect(() => {
+    if (props.open) ref.current?.showModal()
+    else ref.current?.close()
+  }, [props.open])
+  return (
+    <dialog ref={ref} onClose={props.close} aria-label={props.title}>
+      {props.open && (
+        <>
+          <header>
+            <h2>{props.title}</h2>
+            <button type="button" class="icon" aria-label="Close" onClick={props.close}>
+              ✕
+            </button>
+          </header>
+          {props.children}
+        </>
+      )}
+    </dialog>
+  )
+}
+
+export function Field({ label, hint, children }: { label: string; hint?: string; children: ComponentChildren }) {
+  return (
+    // biome-ignore lint/a11y/noLabelWithoutControl: the control is a child
+    <label class="field">
+      <span>{label}</span>
+      {children}
+      {hint && <small>{hint}</small>}
+    </label>
+  )
+}
+
+/** A few exclusive choices. */
+export function Choice<T extends string>(props: {
+  label: string
+  value: T
+  options: readonly (readonly [T, string])[]
+  change: (value: T) => void
+}) {
+  return (
+    <fieldset class="choice" aria-label={props.label}>
+      {props.options.map(([value, text]) => (
+        <label key={value}>
+          <input type="radio" name={props.label} checked={value === props.value} onChange={() => props.change(value)} />
+          {text}
+        </label>
+      ))}
+    </fieldset>
+  )
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+import '@xterm/xterm/css/xterm.css'
+import { FitAddon } from '@xterm/addon-fit'
+import { Terminal } from '@xterm/xterm'
+import { useEffect, useRef, useState } from 'preact/hooks'
+import { post } from '../api.ts'
+import { subscribe } from '../live.ts'
+import { running, theme } from '../store.ts'
+import type { ConsoleItem } from '../types.ts'
+import { Button, Panel, toast } from '../ui.tsx'
+
+const SCROLLBACK = 20_000
+const NAME = 'Serial console'
+
+function colours() {
+  const style = getComputedStyle(document.documentElement)
+  const colour = (name: string) => style.getPropertyValue(`--${name}`).trim()
+  return {
+    background: colour('sunken'),
+    foreground: colour('text'),
+    cursor: colour('hw'),
+    selectionBackground: colour('select'),
+  }
+}
+
+/** The content security policy lets style elements in that carry the page's nonce; the terminal makes some. */
+function withNonce<T>(make: () => T): T {
+  const nonce = document.querySelector<HTMLMetaElement>('meta[name=csp-nonce]')?.content ?? ''
+  const original = document.createElement.bind(document)
+  document.createElement = ((name: string, options?: ElementCreationOptions) => {
+    const element = original(name, options)
+    if (name.toLowerCase() === 'style') element.nonce = nonce
+    return element
+  }) as typeof document.createElement
+  try {
+    return make()
+  } finally {
+    document.createElement = original
+  }
+}
+
+export function Console() {
+  const box = useRef<HTMLDivElement>(null)
+  const [terminal, setTerminal] = useState<Terminal | undefined>()
+
+  useEffect(() => {
+    const element = box.current
+    if (element === null) return
+    const fit = new FitAddon()
+    const mine = withNonce(() => {
+      const t = new Terminal({
+        scrollback: SCROLLBACK,
+        convertEol: true,
+        fontFamily: getComputedStyle(document.documentElement).getPropertyValue('--mono'),
+        fontSize: 13,
+        theme: colours(),
+        screenReaderMode: false,
+      })
+      t.loadAddon(fit)
+      t.open(element)
+      return t
+    })
+    mine.textarea?.setAttribute('aria-label', NAME)
+    // Keys are sent one batch after the other, so that they arrive in order.
+    let pending = ''
+    let sending = false
+    const send = async () => {
+      if (sending || pending === '') return
+      sending = true
+      const text = pending.slice(0, 4096)
+      pending = pending.slice(text.length)
+      try {
+        await post('/machine/console', { text })
+      } catch (error) {
+        pending = ''
+        toast((error as Error).message, true)
+      }
+      sending = false
+      void send()
+    }
+    mine.onData(text => {
+      pending += text
+      void send()
+    })
+    const end = subscribe<ConsoleItem>(
+      'console',
+      {
+        items(items, dropped) {
+          if (dropped > 0) mine.write(`\r\n[${dropped} pieces of output are missing]\r\n`)
+          mine.write(items.map(({ text }) => text).join(''))
+        },
+        restarted: () => mine.reset(),
+      },
+      { last: SCROLLBACK },
+    )
+    const observer = new ResizeObserver(() => fit.fit())
+    observer.observe(element)
+    fit.fit()
+    mine.focus()
+    setTerminal(mine)
+    return () => {
+      end()
+      observer.disconnect()
+      mine.dispose()
+    }
+  }, [])
+
+  const shade = theme.value
+  useEffect(() => {
+    if (terminal) terminal.options.theme = colours()
+  }, [shade, terminal])
+
+  return (
+    <div class="view column">
+      <Panel
+        title={NAME}
+        flush
+        class="grow"
+        side={
+          <>
+            <span class="muted">{running.value ? 'keys go to the guest' : 'no machine listens'}</span>
+            <Button class="small" onClick={() => terminal?.clear()}>
+              Clear
+            </Button>
+            <Button class="small" onClick={() => terminal?.scrollToBottom()}>
+              To the end
+            </Button>
+          </>
+        }
+      >
+        <div class="terminal" ref={box} />
+      </Panel>
+    </div>
+  )
+}

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: Apache-2.0
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
+import { get, post } from '../api.ts'
+import { bytes, hex, parseAddress } from '../format.ts'
+import { useLoaded, useSize } from '../hooks.ts'
+import { inspectable, route, smmu, status, theme } from '../store.ts'
+import type { Ownership, Reach } from '../types.ts'
+import { Button, Empty, Failure, Field, Panel, Skeleton, Tag, type Tone, toast } from '../ui.tsx'
+import { NoMachine } from './none.tsx'
+
+const PAGE = 4096
+/** Cells that the map should have about, and their smallest size in CSS pixels. */
+const CELL = 9
+const STATES: readonly (readonly [state: string, name: string, tone: Tone])[] = [
+  ['owned', 'host', 'host'],
+  ['shared', 'shared', 'shared'],
+  ['hyp', 'hypervisor', 'hyp'],
+  ['vm', 'protected VM', 'vm'],
+  ['mixed', 'several', 'warn'],
+]
+
+interface Span {
+  readonly from: number
+  readonly to: number
+}
+
+export function Memory() {
+  if (!inspectable.value) return <NoMachine what="The memory map" />
+  return <MemoryMap />
+}
+
+function MemoryMap() {
+  const ram = status.value?.machine?.ram ?? []
+  const whole: Span = useMemo(() => {
+    const first = ram[0]
+    const last = ram.at(-1)
+    return first && last ? { from: Number(first.base), to: Number(last.base) + last.size } : { from: 0, to: PAGE }
+  }, [ram])
+  const asked = parseAddress(route.value.query.get('at') ?? '')
+  const [span, setSpan] = useState<Span>(() => around(asked === undefined ? undefined : Number(asked), whole))
+  const [selection, setSelection] = useState<Span | undefined>()
+  const { ref, width, height } = useSize<HTMLDivElement>()
+  // A power of two of pages in each cell, so that zooming keeps borders; as large as fits.
+  const cell = cellBytes(span, Math.max(100, Math.floor((width / CELL) * (height / CELL))))
+  const needed = Math.ceil((span.to - span.from) / cell)
+  const pixels = cellPixels(width, height, needed)
+  const columns = Math.max(8, Math.floor(width / pixels))
+  const rows = Math.ceil(needed / columns)
+  const ownership = useLoaded<Ownership>(
+    () => get('/memory/ownership', { from: hex(span.from), to: hex(span.to), limit: Math.min(20_000, columns * rows) }),
+    1_500,
+    [span.from, span.to, columns * rows],
+  )
+  const reach = useLoaded<Reach[]>(() => get('/memory/reach', { smmu: smmu.value }), 3_000, [smmu.value])
+
+  const zoom = (factor: number, at = (span.from + span.to) / 2) => setSpan(zoomed(span, whole, factor, at))
+  const size = span.to - span.from
+  return (
+    <div class="view split memory-view">
+      <Panel
+        title="Memory map"
+        flush
+        class="map-panel"
+        side={
+          <span class="legend">
+            {STATES.map(([state, name, tone]) => (
+              <Tag key={state} tone={tone}>
+                {name}
+              </Tag>
+            ))}
+            <span class="dma-key" title="mapped by the stage 1 of a device">
+              DMA
+            </span>
+          </span>
+        }
+      >
+        <div class="toolbar inner">
+          <span class="mono">
+            {hex(span.from)} – {hex(span.to)}
+          </span>
+          <span class="muted">
+            {bytes(size)}, {bytes(cell)} a cell
+          </span>
+          <span class="grow" />
+          <Button class="small" onClick={() => zoom(0.25)} aria-label="Zoom in">
+            +
+          </Button>
+          <Button class="small" onClick={() => zoom(4)} aria-label="Zoom out" disabled={size >= whole.to - whole.from}>
+            −
+          </Button>
+          <Button class="small" onClick={() => setSpan(whole)}>
+            Whole RAM
+          </Button>
+          <Button
+            class="small"
+            disabled={selection === undefined}
+            onClick={() => selection && setSpan(enclose(selection, whole))}
+          >
+            Zoom to selection
+          </Button>
+        </div>
+        <div class="map" ref={ref}>
+          {ownership.data === undefined ? (
+            ownership.error ? (
+              <Failure error={ownership.error} retry={ownership.reload} />
+            ) : (
+              <Skeleton rows={12} />
+            )
+          ) : (
+            <Canvas
+              span={span}
+              cell={cell}
+              columns={columns}
+              rows={rows}
+              pixels={pixels}
+              ownership={ownership.data}
+              reach={reach.data ?? []}
+              selection={selection}
+              select={setSelection}
+              zoom={zoom}
+            />
+          )}
+        </div>
+      </Panel>
+      <Side
+        selection={selection}
+        select={setSelection}
+        ownership={ownership.data}
+        reach={reach.data ?? []}
+        changed={ownership.reload}
+      />
+    </div>
+  )
+}
+
+function cellBytes({ from, to }: Span, cells: number): number {
+  let size = PAGE
+  while (size * cells < to - from) size *= 2
+  return size
+}
+
+function cellPixels(width: number, height: number, cells: number): number {
+  let size = Math.min(28, Math.floor(Math.sqrt((width * height) / cells)))
+  while (size > CELL && Math.floor(width / size) * Math.floor(height / size) < cells) size--
+  return Math.max(CELL, size)
+}
+
+const clampSpan = (from: number, size: number, whole: Span): Span => {
+  const start = Math.min(Math.max(from, whole.from), whole.to - size)
+  const aligned = Math.floor(start / PAGE) * PAGE
+  return { from: aligned, to: aligned + size }
+}
+
+function zoomed(span: Span, whole: Span, factor: number, at: number): Span {
+  const before = span.to - span.from
+  const wanted = Math.ceil((before * factor) / PAGE) * PAGE
+  const size = Math.min(whole.to - whole.from, Math.max(64 * PAGE, wanted))
+  return clampSpan(at - ((at - span.from) / before) * size, size, whole)
+}
+
+function enclose(selection: Span, whole: Span): Span {
+  const size = Math.max(64 * PAGE, selection.to - selection.from)
+  return clampSpan((selection.from + selection.to - size) / 2, Math.min(size, whole.to - whole.from), whole)
+}
+
+const around = (at: number | undefined, whole: Span): Span =>
+  at === undefined ? whole : enclose({ from: at - 512 * PAGE, to: at + 512 * PAGE }, whole)
+
+interface CanvasProps {
+  readonly span: Span
+  readonly cell: number
+  readonly columns: number
+  readonly rows: number
+  readonly pixels: number
+  readonly ownership: Ownership
+  readonly reach: readonly Reach[]
+  readonly selection: Span | undefined
+  select(span: Span): void
+  zoom(factor: number, at: number): void
+}
+
+function Canvas(props: CanvasProps) {
+  const { span, cell, columns, rows, pixels, ownership, reach, selection } = props
+  const canvas = useRef<HTMLCanvasElement>(null)
+  const anchor = useRef<number | undefined>(undefined)
+  const [hover, setHover] = useState<{ x: number; y: number; at: number } | undefined>()
+  const shade = theme.value
+
+  useEffect(() => {
+    const element = canvas.current
+    const context = element?.getContext('2d')
+    if (!element || !context) return
+    const scale = devicePixelRatio
+    element.width = columns * pixels * scale
+    element.height = rows * pixels * scale
+    context.scale(scale, scale)
+    const style = getComputedStyle(document.documentElement)
+    const colour = (name: string) => style.getPropertyValue(`--${name}`).trim()
+    const fills: Record<string, string> = {
+      owned: colour('map-host'),
+      shared: colour('shared'),
+      hyp: colour('hyp'),
+      vm: colour('vm'),
+      mixed: colour('warn'),
+      'not RAM': colour('line'),
+    }
+    const total = Math.ceil((span.to - span.from) / cell)
+    const paint = (first: number, last: number, fill: string, inset: number) => {
+      context.fillStyle = fill
+      for (let i = Math.max(0, first); i < Math.min(last, total, columns * rows); i++) {
+        const x = (i % columns) * pixels
+        const y = Math.floor(i / columns) * pixels
+        context.fillRect(x + inset, y + inset, pixels - 1 - 2 * inset, pixels - 1 - 2 * inset)
+      }
+    }
+    const cells = (base: number, size: number): [number, number] => [
+      Math.floor((base - span.from) / cell),
+      Math.ceil((base + size - span.from) / cell),
+    ]
+    // The host's first: what is smaller than a cell must not hide under it.
+    const order = ['not RAM', 'owned', 'mixed', 'hyp', 'shared', 'vm']
+    for (const range of [...ownership.ranges].sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state))) {
+      paint(...cells(Number(range.base), range.size), fills[range.state] ?? colour('line'), 0)
+    }
+    const dot = colour('dma')
+    for (const { mapped } of reach)
+      for (const m of mapped) paint(...cells(Number(m.base), m.size), dot, Math.floor(pixels / 3))
+    if (selection) {
+      const [first, last] = cells(selection.from, selection.to - selection.from)
+      context.globalAlpha = 0.45
+      paint(first, last, colour('text'), 0)
+      context.globalAlpha = 1
+    }
+  }, [span, cell, columns, rows, pixels, ownership, reach, selection, shade])
+
+  const cellAt = (event: MouseEvent): number => {
+    const box = canvas.current?.getBoundingClientRect()
+    const x = Math.floor((event.clientX - (box?.left ?? 0)) / pixels)
+    const y = Math.floor((event.clientY - (box?.top ?? 0)) / pixels)
+    return y * columns + Math.min(columns - 1, Math.max(0, x))
+  }
+  const address = (index: number) => span.from + index * cell
+  const pick = (a: number, b: number) => {
+    const from = Math.max(span.from, address(Math.min(a, b)))
+    props.select({ from, to: Math.min(span.to, address(Math.max(a, b) + 1)) })
+  }
+  const inside = (index: number) => index >= 0 && address(index) < span.to
+  const found = hover && describeAt(hover.at, cell, ownership, reach)
+  return (
+    <>
+      <canvas
+        ref={canvas}
+        tabIndex={0}
+        role="img"
+        aria-label={`Map of ${hex(span.from)} to ${hex(span.to)}; select a range with the mouse, or type it beside the map`}
+        style={{ width: `${columns * pixels}px`, height: `${rows * pixels}px` }}
+        onPointerDown={e => {
+          const at = cellAt(e)
+          if (!inside(at)) return
+          anchor.current = at
+          e.currentTarget.setPointerCapture(e.pointerId)
+          pick(at, at)
+        }}
+        onPointerMove={e => {
+          const at = cellAt(e)
+          setHover(inside(at) ? { x: e.offsetX, y: e.offsetY, at: address(at) } : undefined)
+          if (anchor.current !== undefined && inside(at)) pick(anchor.current, at)
+        }}
+        onPointerUp={() => {
+          anchor.current = undefined
+        }}
+        onPointerLeave={() => setHover(undefined)}
+        onDblClick={e => props.zoom(0.125, address(cellAt(e)))}
+        onWheel={e => {
+          e.preventDefault()
+          props.zoom(e.deltaY < 0 ? 0.5 : 2, address(cellAt(e)))
+        }}
+      />
+      {hover && found && (
+        <div
+          class="tooltip"
+          style={{ left: `${hover.x + (hover.x > columns * pixels - 260 ? -250 : 14)}px`, top: `${hover.y + 14}px` }}
+        >
+          <b class="mono">{hex(hover.at)}</b> <span>{found.state}</span>
+          {found.devices.map(line => (
+            <div key={line} class="mono">
+              {line}
+            </div>
+          ))}
+        </div>
+      )}
+    </>
+  )
+}
+
+function describeAt(at: number, size: number, ownership: Ownership, reach: readonly Reach[]) {
+  const range = ownership.ranges.find(r => at < Number(r.base) + r.size && at + size > Number(r.base))
+  const [, name = 'not RAM'] = STATES.find(([state]) => state === range?.state) ?? []
+  const devices = reach
+    .flatMap(({ device, sid, mapped }) =>
+      mapped
+        .filter(m => at < Number(m.base) + m.size && at + size > Number(m.base))
+        .map(m => `${device?.name ?? hex(sid)} at IOVA ${m.iova}`),
+    )
+    .slice(0, 4)
+  return { state: range?.vm ? `${name} ${range.vm}` : name, devices }
+}
+
+function Side(props: {
+  selection: Span | undefined
+  select(span: Span): void
+  ownership: Ownership | undefined
+  reach: readonly Reach[]
+  changed(): void
+}) {
+  const { selection, ownership, reach } = props
+  const [base, setBase] = useState('')
+  const [pages, setPages] = useState('1')
+  const [vm, setVm] = useState('1')
+  const [busy, setBusy] = useState(false)
+  useEffect(() => {
+    if (!selection) return
+    setBase(hex(selection.from))
+    setPages(String((selection.to - selection.from) / PAGE))
+  }, [selection])
+  const at = parseAddress(base)
+  const count = Number(pages)
+  const valid = at !== undefined && Number(at) % PAGE === 0 && Number.isInteger(count) && count > 0
+  const change = async (what: 'donate' | 'reclaim') => {
+    if (!valid) return
+    setBusy(true)
+    try {
+      const body = { base: hex(at), size: count * PAGE, vm: Number(vm) }
+      const { ok, result } = await post<{ ok: boolean; result: string }>(`/memory/${what}`, body)
+      if (ok) toast(`${what === 'donate' ? 'Donated' : 'Reclaimed'} ${bytes(count * PAGE)} at ${hex(at)}`)
+      else toast(`The hypervisor refused: ${result}${REASONS[result] ? `, ${REASONS[result]}` : ''}`, true)
+      props.changed()
+    } catch (error) {
+      toast((error as Error).message, true)
+    }
+    setBusy(false)
+  }
+  const inRange = (ownership?.ranges ?? []).flatMap(r => {
+    const from = Math.max(Number(r.base), selection?.from ?? 0)
+    const to = Math.min(Number(r.base) + r.size, selection?.to ?? 0)
+    return to > from ? [{ ...r, base: hex(from), size: to - from }] : []
+  })
+  const mapping = selection
+    ? reach.flatMap(({ sid, device, mapped }) =>
+        mapped
+          .filter(m => Number(m.base) < selection.to && Number(m.base) + m.size > selection.from)
+          .map(m => ({ ...m, device: device?.name ?? hex(sid), sid })),
+      )
+    : []
+  const totals = STATES.map(([state, name, tone]) => ({
+    name,
+    tone,
+    size: (ownership?.ranges ?? []).filter(r => r.state === state).reduce((sum, r) => sum + r.size, 0),
+  })).filter(({ size }) => size > 0)
+  return (
+    <div class="stack">
+      <Panel title="Range">
+        <form
+          class="form"
+          onSubmit={e => {
+            e.preventDefault()
+            if (valid) props.select({ from: Number(at), to: Number(at) + count * PAGE })
+          }}
+        >
+          <Field label="Address">
+            <input
+              value={base}
+              placeholder="0x50000000"
+              aria-invalid={base !== '' && !valid}
+              onInput={e => setBase(e.currentTarget.value)}
+              spellcheck={false}
+            />
+          </Field>
+          <Field label="Pages of 4 KiB">
+            <input type="number" min="1" value={pages} onInput={e => setPages(e.currentTarget.value)} />
+          </Field>
+          <Field label="Protected VM">
+            <input type="number" min="1" value={vm} onInput={e => setVm(e.currentTarget.value)} />
+          </Field>
+          <div class="buttons">
+            <Button type="submit" disabled={!valid}>
+              Select
+            </Button>
+            <Button tone="primary" disabled={!valid || busy} onClick={() => void change('donate')}>
+              Donate
+            </Button>
+            <Button disabled={!valid || busy} onClick={() => void change('reclaim')}>
+              Reclaim
+            </Button>
+          </div>
+        </form>
+        <p class="hint">
+          A donated page is out of reach of vCPUs and devices until it is reclaimed, zeroed. A guest that uses it gets
+          an abort.
+        </p>
+      </Panel>
+      <Panel title={selection ? 'In the selection' : 'In sight'} flush class="grow">
+        {!selection ? (
+          totals.length === 0 ? (
+            <Empty title="Nothing in sight" />
+          ) : (
+            <table class="data">
+              <tbody>
+                {totals.map(({ name, tone, size }) => (
+                  <tr key={name}>
+                    <td>
+                      <Tag tone={tone}>{name}</Tag>
+                    </td>
+                    <td class="num">{bytes(size)}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          )
+        ) : (
+          <div class="scroll">
+            <table class="data">
+              <tbody>
+                {inRange.slice(0, 100).map(r => {
+                  const [, name = r.state, tone = 'plain' as Tone] = STATES.find(([state]) => state === r.state) ?? []
+                  return (
+                    <tr key={r.base}>
+                      <td class="mono">{r.base}</td>
+                      <td>
+                        <Tag tone={tone}>{r.vm ? `VM ${r.vm}` : name}</Tag>
+                      </td>
+                      <td class="num">{bytes(r.size)}</td>
+                    </tr>
+                  )
+                })}
+                {mapping.slice(0, 100).map(m => (
+                  <tr key={`${m.sid}-${m.iova}`}>
+                    <td class="mono">{m.base}</td>
+                    <td>
+                      DMA <a href={`#/translation?sid=${m.sid}&iova=${m.iova}`}>{m.device}</a>
+                    </td>
+                    <td class="num mono">{m.iova}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        )}
+      </Panel>
+    </div>
+  )
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  EPERM: 'a page in it is not in the state that this needs',
+  EBUSY: 'a page in it is pinned',
+  EFAULT: 'not all of it is RAM',
+  EINVAL: 'not aligned to the granule',
+  ENODEV: 'this machine is not isolated by a stage 2',
+}

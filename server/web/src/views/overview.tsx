@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Histogram, Share, Trend } from '../charts.tsx'
+import { bytes, clock, count, hex, micros } from '../format.ts'
+import { counters, events, go, rates, running, status, warnings } from '../store.ts'
+import type { Counters } from '../types.ts'
+import { Empty, Panel, Skeleton, Tag } from '../ui.tsx'
+
+const PHASES = [
+  ['qemu', 'QEMU'],
+  ['kernel', 'Kernel'],
+  ['smmu', 'SMMU on'],
+  ['userspace', 'Userspace'],
+  ['done', 'Workload done'],
+] as const
+
+export function Overview() {
+  const now = status.value
+  if (now === undefined) return <Skeleton rows={10} />
+  const c = counters.value
+  return (
+    <div class="view overview">
+      <Machine />
+      <Panel
+        title="Traps per second"
+        class="rate"
+        side={<b class="figure">{count(Math.round(rates.value.at(-1) ?? 0))}</b>}
+      >
+        <Trend values={rates.value} capacity={240} unit="traps per second" />
+      </Panel>
+      <Panel
+        title="Server time per trap"
+        class="latency"
+        side={c && <span class="muted">p99 as QEMU sees it {micros(c.latencyUs.p99)}</span>}
+      >
+        {c && c.traps > 0 ? (
+          <Histogram
+            buckets={c.histogram}
+            marks={[
+              ['p50', c.serverUs.p50],
+              ['p90', c.serverUs.p90],
+              ['p99', c.serverUs.p99],
+            ]}
+          />
+        ) : (
+          <Empty title="No traps yet">The guest has not touched the SMMU's registers.</Empty>
+        )}
+      </Panel>
+      <Registers c={c} />
+      <Commands c={c} />
+      <Reports c={c} />
+    </div>
+  )
+}
+
+function Machine() {
+  const now = status.value
+  const c = counters.value
+  if (now === undefined) return null
+  const { machine, options, phase } = now
+  const at = PHASES.findIndex(([id]) => id === phase)
+  return (
+    <Panel title="Machine" class="machine">
+      <ol class="phases" aria-label="Boot phase">
+        {PHASES.map(([id, name], i) => (
+          <li key={id} class={i < at ? 'past' : i === at ? 'now' : ''} aria-current={i === at ? 'step' : undefined}>
+            {name}
+          </li>
+        ))}
+      </ol>
+      {!running.value && now.end !== null && (
+        <p class={`ended ${now.end.outcome === 'ok' || now.end.outcome === 'killed' ? '' : 'bad'}`}>
+          Run {now.run} ended at {clock(now.end.at)}: {now.end.message}
+        </p>
+      )}
+      <dl class="facts">
+        <Fact name="Policy" value={options ? `${options.policy ?? 'pkvm'}, until ${options.until ?? 'nested'}` : '–'} />
+        <Fact name="Kernel" value={now.kernel ?? '–'} />
+        <Fact name="QEMU" value={machine ? `${machine.qemu}, ${machine.vcpus} vCPU` : '–'} />
+        <Fact name="RAM" value={machine ? machine.ram.map(r => `${bytes(r.size)} at ${r.base}`).join(', ') : '–'} />
+        <Fact
+          name="Hypervisor"
+          value={
+            machine && machine.carveout.size > 0 ? `${bytes(machine.carveout.size)} at ${machine.carveout.base}` : '–'
+          }
+        />
+        <Fact name="Guest step" value={now.step ?? '–'} />
+      </dl>
+      <dl class="tallies">
+        <Tally name="traps" value={c?.traps} />
+        <Tally name="reads" value={c?.reads} />
+        <Tally name="writes" value={c?.writes} />
+        <Tally name="aborted" value={c?.aborted} bad />
+        <Tally
+          name="commands"
+          value={c?.commands.reduce((sum, k) => sum + k.kept + k.rewritten + k.dropped + k.own, 0)}
+        />
+        <Tally name="guard faults" value={c?.guardFaults} bad />
+        <Tally name="resets" value={c?.resets} />
+        <Tally name="records lost" value={c?.lost} bad />
+      </dl>
+    </Panel>
+  )
+}
+
+const Fact = ({ name, value }: { name: string; value: string }) => (
+  <div>
+    <dt>{name}</dt>
+    <dd title={value}>{value}</dd>
+  </div>
+)
+
+const Tally = ({ name, value, bad }: { name: string; value: number | undefined; bad?: boolean }) => (
+  <div class={bad && value ? 'bad' : ''}>
+    <dd>{value === undefined ? '–' : count(value)}</dd>
+    <dt>{name}</dt>
+  </div>
+)
+
+function Registers({ c }: { c: Counters | undefined }) {
+  const total = Math.max(1, c?.registers[0] ? c.registers[0].reads + c.registers[0].writes : 1)
+  return (
+    <Panel title="By register" class="registers" flush>
+      {!c || c.registers.length === 0 ? (
+        <Empty title="Nothing counted yet" />
+      ) : (
+        <div class="scroll">
+          <table class="data">
+            <thead>
+              <tr>
+                <th>Register</th>
+                <th class="num host-text">Reads</th>
+                <th class="num hw-text">Writes</th>
+                <th class="bar-cell">Share</th>
+              </tr>
+            </thead>
+            <tbody>
+              {c.registers.map(({ register, reads, writes, offset }) => (
+                <tr key={register} class="link" onClick={() => go('traps', { registers: register })}>
+                  <td>
+                    <a href={`#/traps?registers=${encodeURIComponent(register)}`} title={`offset ${hex(offset)}`}>
+                      {register}
+                    </a>
+                  </td>
+                  <td class="num">{count(reads)}</td>
+                  <td class="num">{count(writes)}</td>
+                  <td class="bar-cell">
+                    <Share
+                      total={total}
+                      parts={[
+                        ['host', reads],
+                        ['hw', writes],
+                      ]}
+                    />
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </Panel>
+  )
+}
+
+function Commands({ c }: { c: Counters | undefined }) {
+  const peak = Math.max(1, ...(c?.commands ?? []).map(k => k.kept + k.rewritten + k.dropped + k.own))
+  return (
+    <Panel title="Commands and verdicts" class="commands" flush>
+      {!c || c.commands.length === 0 ? (
+        <Empty title="No command was filtered yet">The policy passthrough does not look at commands.</Empty>
+      ) : (
+        <div class="scroll">
+          <table class="data">
+            <thead>
+              <tr>
+                <th>Command</th>
+                <th class="num host-text">Kept</th>
+                <th class="num bad-text">Dropped</th>
+                <th class="num hyp-text">Own</th>
+                <th class="bar-cell">Share</th>
+              </tr>
+            </thead>
+            <tbody>
+              {[...c.commands]
+                .sort((a, b) => b.kept + b.own - a.kept - a.own)
+                .map(k => (
+                  <tr key={k.opcode} class="link" onClick={() => go('traps', { commands: k.command })}>
+                    <td>
+                      <a href={`#/traps?commands=${encodeURIComponent(k.command)}`} title={`opcode ${hex(k.opcode)}`}>
+                        {k.command}
+                      </a>
+                    </td>
+                    <td class="num">{count(k.kept + k.rewritten)}</td>
+                    <td class={`num ${k.dropped > 0 ? 'bad-text' : ''}`}>{count(k.dropped)}</td>
+                    <td class="num">{count(k.own)}</td>
+                    <td class="bar-cell">
+                      <Share
+                        total={peak}
+                        parts={[
+                          ['host', k.kept],
+                          ['warn', k.rewritten],
+                          ['bad', k.dropped],
+                          ['hyp', k.own],
+                        ]}
+                      />
+                    </td>
+                  </tr>
+                ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </Panel>
+  )
+}
+
+function Reports({ c }: { c: Counters | undefined }) {
+  const unexpected = (c?.warnings ?? []).filter(w => !w.expected).reduce((sum, w) => sum + w.count, 0)
+  const list = [
+    ...warnings.value.map(w => ({
+      at: w.at,
+      tone: w.expected ? ('plain' as const) : ('warn' as const),
+      name: w.code,
+      text: w.values,
+      row: w.row,
+      title: `${w.meaning} (section ${w.section})`,
+    })),
+    ...events.value.map(e => ({
+      at: e.at,
+      tone: 'bad' as const,
+      name: e.name,
+      text: e.text.replace(`${e.name} `, ''),
+      row: 0,
+      title: e.kind,
+    })),
+  ].sort((a, b) => (a.at < b.at ? 1 : -1))
+  return (
+    <Panel
+      title="Warnings and events"
+      class="reports"
+      flush
+      side={
+        <Tag tone={unexpected > 0 ? 'warn' : 'ok'}>
+          {unexpected > 0 ? `${unexpected} unexpected` : 'none unexpected'}
+        </Tag>
+      }
+    >
+      {list.length === 0 ? (
+        <Empty title="Quiet">No hyp warning, no event record, no guard fault so far.</Empty>
+      ) : (
+        <ul class="reports-list scroll">
+          {list.slice(0, 200).map((r, i) => (
+            <li key={i}>
+              <time>{clock(r.at)}</time>
+              <Tag tone={r.tone} title={r.title}>
+                {r.name}
+              </Tag>
+              {r.row > 0 ? (
+                <a class="mono" href={`#/traps?row=${r.row}`}>
+                  {r.text || 'show the trap'}
+                </a>
+              ) : (
+                <span class="mono">{r.text}</span>
+              )}
+            </li>
+          ))}
+        </ul>
+      )}
+    </Panel>
+  )
+}

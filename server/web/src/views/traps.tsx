@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0
+import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks'
+import { get } from '../api.ts'
+import { count, micros, seconds } from '../format.ts'
+import { useLoaded } from '../hooks.ts'
+import { subscribe } from '../live.ts'
+import { shortcut } from '../shortcuts.ts'
+import { go, info, route } from '../store.ts'
+import type { Child, Entry, TrapRow } from '../types.ts'
+import { Button, Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
+import { VirtualList } from '../virtual.tsx'
+import { EntryPair } from './entries.tsx'
+
+const ROW = 24
+/** Rows that the page keeps. */
+const KEPT = 50_000
+const START = 3_000
+const LAG = 20_000
+/** With a filter, all that is still in the log is looked through. */
+const EVERYTHING = 100_000
+
+interface Filter {
+  readonly registers?: string[]
+  readonly commands?: string[]
+  readonly access?: 'read' | 'write'
+  readonly warnings?: boolean
+  readonly minUs?: number
+  readonly text?: string
+}
+
+function initial(): Filter {
+  const { query } = route.value
+  const list = (name: string) => query.get(name)?.split(',').filter(Boolean)
+  const registers = list('registers')
+  const commands = list('commands')
+  return { ...(registers && { registers }), ...(commands && { commands }) }
+}
+
+export function Traps() {
+  const [filter, setFilter] = useState<Filter>(initial)
+  const [paused, setPaused] = useState(false)
+  const [follow, setFollow] = useState(true)
+  const [selected, setSelected] = useState<number | undefined>(() => Number(route.value.query.get('row')) || undefined)
+  const [missed, setMissed] = useState(0)
+  const [connected, setConnected] = useState(false)
+  const rows = useRef<TrapRow[]>([])
+  const [, setVersion] = useState(0)
+  const search = useRef<HTMLInputElement>(null)
+  const filterKey = JSON.stringify(filter)
+
+  // Links of other views change the route while this one is shown.
+  const { query } = route.value
+  const wanted = query.toString()
+  const seen = useRef(wanted)
+  useEffect(() => {
+    if (seen.current === wanted) return
+    seen.current = wanted
+    setFilter(initial())
+    const row = Number(query.get('row'))
+    if (row) setSelected(row)
+  }, [wanted, query])
+
+  useEffect(() => {
+    rows.current = []
+    setMissed(0)
+    setVersion(v => v + 1)
+  }, [filterKey])
+
+  useEffect(() => {
+    if (paused) return
+    const after = rows.current.at(-1)?.id
+    let scheduled = false
+    return subscribe<TrapRow>(
+      'traps',
+      {
+        items(items, dropped) {
+          setConnected(true)
+          rows.current.push(...items)
+          if (rows.current.length > KEPT * 1.2) rows.current = rows.current.slice(-KEPT)
+          if (dropped > 0) setMissed(n => n + dropped)
+          if (scheduled) return
+          scheduled = true
+          requestAnimationFrame(() => {
+            scheduled = false
+            setVersion(v => v + 1)
+          })
+        },
+        restarted() {
+          rows.current = []
+          setVersion(v => v + 1)
+        },
+      },
+      {
+        last: filterKey === '{}' ? START : EVERYTHING,
+        lag: filterKey === '{}' ? LAG : EVERYTHING,
+        filter,
+        ...(after !== undefined && { after }),
+      },
+    )
+  }, [paused, filterKey])
+
+  const index = selected === undefined ? -1 : rows.current.findIndex(row => row.id === selected)
+  const move = useCallback((by: number) => {
+    const list = rows.current
+    setFollow(false)
+    setSelected(current => {
+      const at = current === undefined ? list.length : list.findIndex(row => row.id === current)
+      return list[Math.min(list.length - 1, Math.max(0, (at < 0 ? list.length : at) + by))]?.id
+    })
+  }, [])
+  useEffect(() => shortcut(' ', 'Pause or go on with the trap stream', () => setPaused(p => !p)), [])
+  useEffect(() => shortcut('/', 'Go to the filter', () => search.current?.focus()), [])
+  useEffect(() => shortcut('j', 'Next trap', () => move(1)), [move])
+  useEffect(() => shortcut('k', 'Previous trap', () => move(-1)), [move])
+  useEffect(() => shortcut('f', 'Follow the newest trap', () => setFollow(f => !f)), [])
+
+  const list = rows.current
+  const narrowed = filterKey !== '{}'
+  const row = (i: number) => {
+    const item = list[i]
+    return item && <Row key={item.id} row={item} selected={item.id === selected} select={setSelected} />
+  }
+  return (
+    <div class="view split">
+      <Panel
+        title="Trap stream"
+        flush
+        class="stream"
+        side={
+          <>
+            <span class="muted" role="status">
+              {paused ? 'paused' : connected ? 'live' : 'waiting'}, {count(list.length)} rows
+              {missed > 0 && `, ${count(missed)} skipped`}
+            </span>
+            <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
+              {paused ? 'Go on' : 'Pause'}
+            </Button>
+            <Button class="small" keys="f" onClick={() => setFollow(f => !f)} aria-pressed={follow}>
+              Follow
+            </Button>
+          </>
+        }
+      >
+        <div class="filters">
+          <input
+            ref={search}
+            type="search"
+            aria-label="Filter by text"
+            placeholder="Filter by any text  (/)"
+            value={filter.text ?? ''}
+            onInput={e => {
+              const text = e.currentTarget.value
+              setFilter(({ text: _, ...rest }) => (text ? { ...rest, text } : rest))
+            }}
+          />
+          <select
+            aria-label="Register"
+            value={filter.registers?.[0] ?? ''}
+            onChange={e => {
+              const value = e.currentTarget.value
+              setFilter(({ registers: _, ...rest }) => (value ? { ...rest, registers: [value] } : rest))
+            }}
+          >
+            <option value="">any register</option>
+            {(info.value?.registers ?? []).map(({ name }) => (
+              <option key={name}>{name}</option>
+            ))}
+          </select>
+          <select
+            aria-label="Command"
+            value={filter.commands?.[0] ?? ''}
+            onChange={e => {
+              const value = e.currentTarget.value
+              setFilter(({ commands: _, ...rest }) => (value ? { ...rest, commands: [value] } : rest))
+            }}
+          >
+            <option value="">any command</option>
+            {(info.value?.commands ?? []).map(name => (
+              <option key={name}>{name}</option>
+            ))}
+          </select>
+          <Choice
+            label="Access"
+            value={filter.access ?? 'any'}
+            options={[
+              ['any', 'R+W'],
+              ['read', 'R'],
+              ['write', 'W'],
+            ]}
+            change={value =>
+              setFilter(({ access: _, ...rest }) => (value === 'any' ? rest : { ...rest, access: value }))
+            }
+          />
+          <label class="check">
+            <input
+              type="checkbox"
+              checked={filter.warnings === true}
+              onChange={e => {
+                const on = e.currentTarget.checked
+                setFilter(({ warnings: _, ...rest }) => (on ? { ...rest, warnings: true } : rest))
+              }}
+            />
+            warnings
+          </label>
+          {narrowed && (
+            <Button class="small" onClick={() => setFilter({})}>
+              Clear
+            </Button>
+          )}
+        </div>
+        <div class="trap head" aria-hidden="true">
+          <span class="num">#</span>
+          <span class="num">Guest time, s</span>
+          <span title="vCPU">C</span>
+          <span />
+          <span>Register</span>
+          <span>Value</span>
+          <span>Decoded</span>
+          <span class="num">µs</span>
+        </div>
+        {list.length === 0 ? (
+          <Empty title={narrowed ? 'No trap matches' : 'No traps yet'}>
+            {narrowed
+              ? 'Of those that are still in the log. New ones appear as they come.'
+              : 'They appear here as soon as the guest touches a register of the SMMU.'}
+          </Empty>
+        ) : (
+          <VirtualList
+            label="Traps"
+            count={list.length}
+            rowHeight={ROW}
+            row={row}
+            follow={follow && !paused}
+            unfollow={() => setFollow(false)}
+            reveal={index}
+          />
+        )}
+      </Panel>
+      <Detail id={selected} select={setSelected} />
+    </div>
+  )
+}
+
+const TONES: Readonly<Record<string, Tone>> = { kept: 'host', rewritten: 'warn', dropped: 'bad', own: 'hyp' }
+
+function Row({ row, selected, select }: { row: TrapRow; selected: boolean; select: (id: number) => void }) {
+  if (row.kind !== 'trap') {
+    return (
+      <li>
+        <button type="button" class={`trap other ${selected ? 'selected' : ''}`} onClick={() => select(row.id)}>
+          <span class="num">{row.kind}</span>
+          <span class="num">{row.time === undefined ? '' : seconds(row.time)}</span>
+          <span class="wide">{row.text}</span>
+          <span class="num">{row.us.toFixed(1)}</span>
+        </button>
+      </li>
+    )
+  }
+  const marks = `${selected ? 'selected' : ''} ${row.aborted ? 'aborted' : ''} ${row.warnings.length > 0 ? 'warned' : ''}`
+  return (
+    <li>
+      <button type="button" class={`trap ${marks}`} onClick={() => select(row.id)}>
+        <span class="num muted">{row.seq}</span>
+        <span class="num muted">{seconds(row.time ?? 0)}</span>
+        <span class="muted">{row.cpu}</span>
+        <span class={row.write ? 'access-w' : 'access-r'}>{row.write ? 'W' : 'R'}</span>
+        <span class="register">{row.register}</span>
+        <span>{row.value}</span>
+        <span class="decoded">
+          {row.warnings.map(code => (
+            <Tag key={code} tone="warn">
+              {code}
+            </Tag>
+          ))}
+          {row.aborted && <Tag tone="bad">aborted</Tag>}
+          {row.commands.map(({ command, verdict, count: n }, i) => (
+            <Tag key={i} tone={TONES[verdict] ?? 'plain'} title={verdict}>
+              {command}
+              {n > 1 && ` ×${n}`}
+            </Tag>
+          ))}
+          {row.commands.length === 0 && <span class="muted">{row.text === row.value ? '' : row.text}</span>}
+          {row.where && <em>{row.where}</em>}
+        </span>
+        <span class={`num ${row.us > 1000 ? 'slow' : ''}`}>{row.us.toFixed(1)}</span>
+      </button>
+    </li>
+  )
+}
+
+interface TrapDetail {
+  readonly row: TrapRow
+  readonly children: readonly Child[]
+  readonly streams: readonly number[]
+  readonly previous?: TrapRow
+  readonly following?: TrapRow
+}
+
+function Detail({ id, select }: { id: number | undefined; select: (id: number) => void }) {
+  const loaded = useLoaded<TrapDetail | null>(
+    () => (id === undefined ? Promise.resolve(null) : get(`/traps/${id}`)),
+    0,
+    [id],
+  )
+  return (
+    <Panel title={id === undefined ? 'Trap' : <TrapTitle detail={loaded.data ?? undefined} />} class="detail" flush>
+      {id === undefined ? (
+        <Empty title="Choose a trap">
+          Click a row, or walk with <kbd>j</kbd> and <kbd>k</kbd>. Here is what the hypervisor did for it.
+        </Empty>
+      ) : (
+        <div class="scroll pad">
+          <Load from={loaded}>{detail => detail && <Group detail={detail} select={select} />}</Load>
+        </div>
+      )}
+    </Panel>
+  )
+}
+
+const TrapTitle = ({ detail }: { detail: TrapDetail | undefined }) => (
+  <>{detail ? (detail.row.kind === 'trap' ? `Trap ${detail.row.seq}` : detail.row.kind) : 'Trap'}</>
+)
+
+function Group({ detail, select }: { detail: TrapDetail; select: (id: number) => void }) {
+  const { row, children, streams, previous, following } = detail
+  const bits = useMemo(() => (row.text === row.value ? [] : row.text.split(' ')), [row.text, row.value])
+  return (
+    <>
+      <div class="trap-head">
+        <div class="big mono">
+          <span class={row.write ? 'access-w' : 'access-r'}>
+            {row.kind === 'trap' ? (row.write ? 'write' : 'read') : ''}
+          </span>{' '}
+          {row.register} {row.value}
+        </div>
+        <div class="bits">
+          {bits.map(bit => (
+            <code key={bit}>{bit}</code>
+          ))}
+        </div>
+        <dl class="facts tight">
+          <div>
+            <dt>Server time</dt>
+            <dd>{micros(row.us)}</dd>
+          </div>
+          {row.time !== undefined && (
+            <div>
+              <dt>Guest time</dt>
+              <dd>{seconds(row.time)} s</dd>
+            </div>
+          )}
+          {row.pc && (
+            <div>
+              <dt>PC</dt>
+              <dd class="mono">{row.where ?? row.pc}</dd>
+            </div>
+          )}
+          {row.size !== undefined && row.smmu !== undefined && (
+            <div>
+              <dt>Width</dt>
+              <dd>
+                {row.size * 8} bits, SMMU {row.smmu}, CPU {row.cpu}
+              </dd>
+            </div>
+          )}
+        </dl>
+        <div class="beside">
+          {previous && (
+            <Button class="small" onClick={() => select(previous.id)}>
+              ← {previous.write ? 'W' : 'R'} {previous.value} before
+            </Button>
+          )}
+          {following && (
+            <Button class="small" onClick={() => select(following.id)}>
+              {following.write ? 'W' : 'R'} {following.value} after →
+            </Button>
+          )}
+          {streams.map(sid => (
+            <Button key={sid} class="small" onClick={() => go('streams', { sid })}>
+              stream 0x{sid.toString(16)}
+            </Button>
+          ))}
+        </div>
+      </div>
+      {children.length === 0 ? (
+        <Empty title="Decided without touching hardware or memory" />
+      ) : (
+        <ol class="children">
+          {children.map((child, i) => (
+            <li key={i} class={`child ${child.kind}`}>
+              <Tag tone={childTone(child)}>{childName(child)}</Tag>
+              <span class="mono">{child.text}</span>
+              {child.us !== undefined && <span class="num muted">{micros(child.us)}</span>}
+              {(child.host || child.shadow) && (
+                <div class="full">
+                  <EntryPair
+                    host={(child.host as Entry) ?? null}
+                    shadow={(child.shadow as Entry) ?? null}
+                    onlyDifferent
+                  />
+                </div>
+              )}
+            </li>
+          ))}
+        </ol>
+      )}
+    </>
+  )
+}
+
+const NAMES: Readonly<Record<string, string>> = { hardware: 'hw', memory: 'mem', command: 'cmd', warning: 'warn' }
+
+function childName({ kind, verdict }: Child): string {
+  return kind === 'command' && verdict !== undefined && verdict !== 'kept' ? verdict : (NAMES[kind] ?? kind)
+}
+
+function childTone({ kind, verdict }: Child): Tone {
+  switch (kind) {
+    case 'command':
+      return TONES[verdict ?? 'kept'] ?? 'host'
+    case 'hardware':
+      return 'hw'
+    case 'stream':
+    case 'pages':
+    case 'guard':
+      return 'hyp'
+    case 'warning':
+      return 'warn'
+    case 'fault':
+    case 'breakpoint':
+      return 'bad'
+    default:
+      return 'plain'
+  }
+}
