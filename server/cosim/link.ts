@@ -88,7 +88,7 @@ export class Link {
    * @throws LinkClosed, ProtocolError
    */
   call(seq: number): Message {
-    this.flush()
+    if (this.out.length > 0) this.flush()
     for (;;) {
       while (this.#in.next()) {
         const message = this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end)

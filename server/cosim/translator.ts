@@ -80,6 +80,14 @@ export class TrackedHardware implements SmmuHardware {
     return ok
   }
 
+  /** Of the queue registers, which translation does not depend on. */
+  writeThenRead(offset: number, value: number, readOffset: number, into: Halves): boolean {
+    if (this.#hardware.writeThenRead !== undefined) {
+      return this.#hardware.writeThenRead(offset, value, readOffset, into)
+    }
+    return this.#hardware.write(offset, 4, value, 0) && this.#hardware.read(readOffset, 4, into)
+  }
+
   /** What stands in the register: as written, or as the hardware says it is. */
   value(offset: number): number {
     const written = this.#written.get(offset)

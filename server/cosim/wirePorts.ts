@@ -49,6 +49,26 @@ export class WireHardware implements SmmuHardware {
     this.#ring.hardware(true, this.#smmu, offset, size, lo, hi, ok, start, this.#ring.now() - start)
     return ok
   }
+
+  /** Both requests leave in one frame buffer; QEMU serves them in order. */
+  writeThenRead(offset: number, value: number, readOffset: number, into: Halves): boolean {
+    const start = this.#ring.now()
+    const link = this.#link
+    const write = link.nextSeq()
+    encodeHwWrite(link.out, write, this.#smmu, offset, 4, 0, value)
+    const read = link.nextSeq()
+    encodeHwRead(link.out, read, this.#smmu, readOffset, 4)
+    const written = link.call(write)
+    const writeOk = written.type === Id.done && written.status === OK
+    const between = this.#ring.now()
+    const answer = link.call(read)
+    const readOk = answer.type === Id.done && answer.status === OK
+    into.lo = readOk ? answer.valueLo : 0
+    into.hi = 0
+    this.#ring.hardware(true, this.#smmu, offset, 4, value, 0, writeOk, start, between - start)
+    this.#ring.hardware(false, this.#smmu, readOffset, 4, into.lo, 0, readOk, between, this.#ring.now() - between)
+    return writeOk && readOk
+  }
 }
 
 /** Guest memory by messages: for a server that cannot open the file behind it. */

@@ -347,15 +347,13 @@ export class CommandQueue {
     }
   }
 
-  #submit(): void {
-    if (this.prod === this.#submitted) return
-    this.#submitted = this.prod
-    this.#smmu.write32(ARM_SMMU_CMDQ_PROD, this.prod)
-  }
-
   /** Lets the hardware have everything, and waits until it is consumed. */
   #drain(): boolean {
-    this.#submit()
+    if (this.prod !== this.#submitted) {
+      this.#submitted = this.prod
+      this.#took(this.#smmu.writeThenRead32(ARM_SMMU_CMDQ_PROD, this.prod, ARM_SMMU_CMDQ_CONS))
+      if (this.cons === this.prod) return true
+    }
     this.#hyp.wait.until(this.#consumed)
     if (this.cons === this.prod) return true
     const warning = this.#stopped ? HYP_CMDQ_STOPPED : HYP_CMDQ_TIMEOUT
@@ -364,7 +362,11 @@ export class CommandQueue {
   }
 
   #readCons(): void {
-    const cons = this.#smmu.read32(ARM_SMMU_CMDQ_CONS)
+    this.#took(this.#smmu.read32(ARM_SMMU_CMDQ_CONS))
+  }
+
+  /** The hardware's CONS as it was read. */
+  #took(cons: number): void {
     this.cons = queuePointer(cons, SHADOW_CMDQ_LOG2SIZE)
     this.error = fieldGet(CMDQ_CONS_ERR, cons)
   }

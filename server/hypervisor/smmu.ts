@@ -163,6 +163,17 @@ export class Smmu {
     return this.hardware.write(offset, 4, value >>> 0, 0)
   }
 
+  /** Writes one register, then reads another. */
+  writeThenRead32(offset: number, value: number, readOffset: number): number {
+    const { hardware } = this
+    if (hardware.writeThenRead === undefined) {
+      hardware.write(offset, 4, value >>> 0, 0)
+      return this.read32(readOffset)
+    }
+    hardware.writeThenRead(offset, value >>> 0, readOffset, this.#halves)
+    return this.#halves.lo
+  }
+
   /** Writes an address with further bits of the high half. */
   write64(offset: number, address: number, hi = 0): boolean {
     return this.hardware.write(offset, 8, address % WORD, (Math.floor(address / WORD) | hi) >>> 0)

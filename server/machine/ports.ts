@@ -35,6 +35,12 @@ export interface SmmuHardware {
   read(offset: number, size: number, into: Halves): boolean
   /** Writes; returns false when the hardware aborts the access. Returns after what the write started is consumed. */
   write(offset: number, size: number, lo: number, hi: number): boolean
+  /**
+   * Writes 32 bits at `offset`, then reads 32 bits at `readOffset` into `into`, in one round trip. For hardware that is
+   * far away; absent: nothing is gained by it.
+   * @returns false when the hardware aborts either; `into` is then 0.
+   */
+  writeThenRead?(offset: number, value: number, readOffset: number, into: Halves): boolean
 }
 
 /** Who may see a page through the CPU: loads and stores by a vCPU to a guarded range are external aborts. */
