@@ -97,6 +97,10 @@ export class Link {
           throw new ProtocolError(enums.error.sequence[0], `answer to request ${message.seq}, expected one to ${seq}`)
         }
         if (!this.#handlers.notice(message)) {
+          // QEMU has one request outstanding at most: a second one would only fill our memory.
+          if (this.#deferred.length > 0) {
+            throw new ProtocolError(enums.error.state[0], `request ${message.seq} while another one waits`)
+          }
           this.#deferred.push(Buffer.from(this.#in.buffer.subarray(this.#in.start, this.#in.end)))
         }
       }
