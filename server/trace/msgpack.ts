@@ -3,13 +3,19 @@
  * Records as msgpack: an array of the kind's id and its fields in order. Numbers are unsigned integers in their shortest
  * encoding (anything else is a float 64), `bytes` is bin, `text` is str. Reading accepts just that.
  */
-import { type FieldType, kinds, type Layout, layouts, type TraceRecord } from './records.ts'
+import { type FieldType, type Layout, layouts, type TraceRecord } from './records.ts'
 import type { RingReader } from './ring.ts'
 
 const TWO_32 = 0x1_0000_0000
 const INITIAL = 1 << 17
 
 const layoutOf = new Map(layouts.flatMap(layout => (layout ? [[layout.name as string, layout] as const] : [])))
+
+/** More than any kind has. */
+const MOST_FIELDS = 32
+
+/** Bytes of a number at most. */
+const LONGEST_NUMBER = 9
 
 /** Records in the making. */
 export class Packer {
@@ -18,72 +24,78 @@ export class Packer {
 
   /** A record of the ring, at word `at`. */
   fromRing(reader: RingReader, layout: Layout, at: number): void {
-    const { id, fields } = layout
-    this.#start(id, fields.length)
-    for (let i = 0; i < fields.length; i++) {
-      const field = fields[i]
-      if (field === undefined) break
-      const word = at + field.word
-      if (field.type === 'u32') this.#uint(reader.words[word] ?? 0)
-      else if (field.type === 'f64') this.#number(reader.doubles[word >> 1] ?? 0)
-      else this.#payload(reader.payload(word), field.type)
+    const { words, doubles } = reader
+    this.#start(layout)
+    for (const { type, word } of layout.fields) {
+      if (type === 'u32') this.#uint(words[at + word] ?? 0)
+      else if (type === 'f64') this.#number(doubles[(at + word) >> 1] ?? 0)
+      else this.#payload(reader.payload(at + word), type)
     }
   }
 
   record(record: TraceRecord): void {
-    const { id } = kinds[record.kind]
-    const fields = layoutOf.get(record.kind)?.fields ?? []
+    const layout = layoutOf.get(record.kind)
+    if (layout === undefined) return
     const values = record as unknown as Record<string, number | string | Uint8Array>
-    this.#start(id, fields.length)
-    for (const { name, type } of fields) {
-      const value = values[name]
+    this.#start(layout)
+    for (const { name, type } of layout.fields) {
+      const value = values[name] ?? 0
       if (typeof value === 'number') this.#number(value)
-      else this.#payload(typeof value === 'string' ? Buffer.from(value) : (value ?? new Uint8Array()), type)
+      else this.#payload(typeof value === 'string' ? Buffer.from(value) : value, type)
     }
   }
 
-  #start(id: number, fields: number): void {
-    this.#reserve(4)
-    if (fields < 15) this.buffer[this.length++] = 0x91 + fields
+  /** Makes room for everything but payloads, and writes the array's head and the kind. */
+  #start({ id, fields }: Layout): void {
+    this.#reserve(4 + fields.length * LONGEST_NUMBER)
+    const { buffer } = this
+    if (fields.length < 15) buffer[this.length++] = 0x91 + fields.length
     else {
-      this.buffer[this.length++] = 0xdc
-      this.buffer[this.length++] = 0
-      this.buffer[this.length++] = fields + 1
+      buffer[this.length++] = 0xdc
+      buffer[this.length++] = 0
+      buffer[this.length++] = fields.length + 1
     }
-    this.buffer[this.length++] = id
+    buffer[this.length++] = id
   }
 
   #number(value: number): void {
     if (value >= 0 && value < TWO_32 && value >>> 0 === value) return this.#uint(value)
-    this.#reserve(9)
     const { buffer, length } = this
     if (value >= 0 && Number.isSafeInteger(value)) {
       buffer[length] = 0xcf
-      buffer.writeUInt32BE(Math.floor(value / TWO_32), length + 1)
-      buffer.writeUInt32BE(value >>> 0, length + 5)
+      put32(buffer, length + 1, value / TWO_32)
+      put32(buffer, length + 5, value)
     } else {
       buffer[length] = 0xcb
       buffer.writeDoubleBE(value, length + 1)
     }
-    this.length += 9
+    this.length = length + 9
   }
 
   #uint(value: number): void {
-    this.#reserve(5)
-    const buffer = this.buffer
-    let at = this.length
-    if (value < 0x80) buffer[at++] = value
-    else {
-      const size = value < 0x100 ? 1 : value < 0x10000 ? 2 : 4
-      buffer[at++] = size === 4 ? 0xce : 0xcb + size
-      for (let shift = (size - 1) * 8; shift >= 0; shift -= 8) buffer[at++] = value >>> shift
+    const { buffer, length } = this
+    if (value < 0x80) {
+      buffer[length] = value
+      this.length = length + 1
+    } else if (value < 0x100) {
+      buffer[length] = 0xcc
+      buffer[length + 1] = value
+      this.length = length + 2
+    } else if (value < 0x10000) {
+      buffer[length] = 0xcd
+      buffer[length + 1] = value >>> 8
+      buffer[length + 2] = value
+      this.length = length + 3
+    } else {
+      buffer[length] = 0xce
+      put32(buffer, length + 1, value)
+      this.length = length + 5
     }
-    this.length = at
   }
 
   #payload(bytes: Uint8Array, type: FieldType): void {
     const count = bytes.length
-    this.#reserve(5 + count)
+    this.#reserve(count + MOST_FIELDS * LONGEST_NUMBER)
     const first = type === 'text' ? 0xd9 : 0xc4
     const size = count < 0x100 ? 0 : count < 0x10000 ? 1 : 2
     this.buffer[this.length++] = first + size
@@ -99,6 +111,14 @@ export class Packer {
     this.buffer.copy(grown, 0, 0, this.length)
     this.buffer = grown
   }
+}
+
+/** The low 32 bits of `value`, big-endian. */
+function put32(buffer: Buffer, at: number, value: number): void {
+  buffer[at] = value >>> 24
+  buffer[at + 1] = value >>> 16
+  buffer[at + 2] = value >>> 8
+  buffer[at + 3] = value
 }
 
 /** What is at the position is no record; `cut`: it might be the beginning of one. */
@@ -117,6 +137,8 @@ export class Unpacker {
   /** Where the next record starts. */
   position = 0
   readonly #buffer: Buffer
+  /** Of the record being read. */
+  readonly #values: unknown[] = new Array(MOST_FIELDS).fill(0)
 
   constructor(buffer: Buffer) {
     this.#buffer = buffer
@@ -151,16 +173,15 @@ export class Unpacker {
       for (let i = 1; i < count; i++) this.#value()
       return undefined
     }
-    const record: Record<string, unknown> = { kind: layout.name }
-    let read = 1
+    let field = 0
     for (const { name, type } of layout.fields) {
-      const value = read++ < count ? this.#value() : type === 'text' ? '' : type === 'bytes' ? new Uint8Array() : 0
+      const value = field + 1 < count ? this.#value() : type === 'text' ? '' : type === 'bytes' ? new Uint8Array() : 0
       const expected = type === 'text' ? 'string' : type === 'bytes' ? 'object' : 'number'
       if (typeof value !== expected) throw new RecordError(`${layout.name}.${name} is not ${type}`, false)
-      record[name] = value
+      this.#values[field++] = value
     }
-    while (read++ < count) this.#value()
-    return record as unknown as TraceRecord
+    for (let i = field + 1; i < count; i++) this.#value()
+    return layout.make(this.#values)
   }
 
   #value(): number | string | Uint8Array {

@@ -22,8 +22,8 @@ import { laterSegments, segmentPath } from './segments.ts'
 const BLOCK_BYTES = 1 << 18
 const BLOCK_AGE = 200
 
-/** With so many bytes waiting for the disk, the recorder takes no more. */
-const MAX_PENDING = 1 << 23
+/** With so many blocks waiting for the disk, the recorder takes no more. */
+const MAX_WAITING = 32
 
 /** ms after which a write that failed is tried again. */
 const RETRY = 1000
@@ -53,6 +53,15 @@ export interface RecorderSummary {
   readonly error?: string
 }
 
+interface OpenBlock {
+  readonly info: BlockInfo
+  readonly packer: Packer
+}
+
+function newBlock(): OpenBlock {
+  return { info: emptyBlock(blockType.records, 0), packer: new Packer() }
+}
+
 /** Writes the trace file. Memory is bounded: what the disk doesn't take in time stays in the ring. */
 export class Recorder implements Sink {
   readonly #options: RecorderOptions
@@ -65,9 +74,9 @@ export class Recorder implements Sink {
   #bytes = 0
   #blocks = 0
   #index: Buffer[] = []
-  #packer = new Packer()
-  #spare = new Packer()
-  #block: BlockInfo
+  /** The block that records go to, and those that wait for the disk. */
+  #open = newBlock()
+  readonly #waiting: OpenBlock[] = []
   #opened = performance.now()
   #records = 0
   #lost = 0
@@ -84,7 +93,6 @@ export class Recorder implements Sink {
     this.#options = options
     this.#segmentLimit = (options.limit ?? DEFAULT_LIMIT) / SEGMENTS
     this.#file = file
-    this.#block = emptyBlock(blockType.records, 0)
   }
 
   /** Creates the file, replacing an earlier recording of this name. @throws Error when it cannot be written */
@@ -100,42 +108,45 @@ export class Recorder implements Sink {
   }
 
   get ready(): boolean {
-    return this.#packer.length < MAX_PENDING
+    return this.#waiting.length < MAX_WAITING
   }
 
   fromRing(reader: RingReader, layout: Layout, at: number): void {
     if (this.#refuses()) return
-    this.#packer.fromRing(reader, layout, at)
+    const { packer, info } = this.#open
+    packer.fromRing(reader, layout, at)
     this.#count(layout.id)
     if (layout.name === 'trap') {
       const seq = reader.words[at + 1] ?? 0
-      this.#block.firstSeq ||= seq
-      this.#block.lastSeq = seq
+      info.firstSeq ||= seq
+      info.lastSeq = seq
       this.#time(reader.doubles[(at + 4) >> 1] ?? 0)
     } else if (layout.name === 'lost') this.#lost += (reader.decode(layout, at) as RecordOf<'lost'>).count
+    if (packer.length >= BLOCK_BYTES) this.#seal()
   }
 
   record(record: TraceRecord): void {
     if (this.#refuses()) return
-    this.#packer.record(record)
+    this.#open.packer.record(record)
     this.#count(kinds[record.kind].id)
     if ('start' in record) this.#time(record.start)
     if (record.kind === 'lost') this.#lost += record.count
+    if (this.#open.packer.length >= BLOCK_BYTES) this.#seal()
   }
 
   flush(): void {
-    const { length } = this.#packer
-    if (length === 0 || this.#writing !== undefined || this.#machine === undefined) return
-    if (length >= BLOCK_BYTES || performance.now() - this.#opened >= BLOCK_AGE) this.#start()
+    if (performance.now() - this.#opened >= BLOCK_AGE) this.#seal()
+    if (this.#waiting.length > 0 && this.#writing === undefined && this.#machine !== undefined) this.#start()
   }
 
   /** Writes what is left, then the index. */
   async close(): Promise<RecorderSummary> {
-    while (this.#writing !== undefined || this.#packer.length > 0) {
-      if (this.#writing === undefined) this.#start()
-      await this.#writing
-    }
+    this.#seal()
+    await this.#writing
+    if (this.#waiting.length > 0) this.#start()
+    await this.#writing
     await this.#finish().catch(error => this.#fail(error))
+    await this.#file.close().catch(error => this.#fail(error))
     const { path } = this.#options
     return {
       path,
@@ -150,14 +161,23 @@ export class Recorder implements Sink {
   }
 
   #count(id: number): void {
-    if (this.#block.records === 0) this.#opened = performance.now()
-    this.#block.records++
-    this.#block.kinds |= 1 << id
+    const { info } = this.#open
+    if (info.records === 0) this.#opened = performance.now()
+    info.records++
+    info.kinds |= 1 << id
   }
 
   #time(start: number): void {
-    this.#block.firstStart ||= start
-    this.#block.lastStart = start
+    const { info } = this.#open
+    info.firstStart ||= start
+    info.lastStart = start
+  }
+
+  /** The block is done: it waits for the disk. */
+  #seal(): void {
+    if (this.#open.info.records === 0) return
+    this.#waiting.push(this.#open)
+    this.#open = newBlock()
   }
 
   /** While the disk refuses, records are counted only. Says whether this one is. */
@@ -171,34 +191,34 @@ export class Recorder implements Sink {
     this.#retryAt = 0
     const count = this.#owed
     this.#owed = 0
-    this.#packer.record({ kind: 'lost', count })
+    this.#open.packer.record({ kind: 'lost', count })
     this.#count(kinds.lost.id)
     return false
   }
 
   #start(): void {
-    const packer = this.#packer
-    const block = this.#block
-    this.#packer = this.#spare
-    this.#block = emptyBlock(blockType.records, 0)
-    this.#writing = this.#write(block, packer)
-      .catch(error => {
-        this.#fail(error)
-        this.#refused += block.records
-        this.#owed += block.records
-      })
-      .finally(() => {
-        packer.length = 0
-        this.#spare = packer
-        this.#writing = undefined
-      })
+    this.#writing = this.#writeWaiting().finally(() => {
+      this.#writing = undefined
+    })
   }
 
-  async #write(block: BlockInfo, packer: Packer): Promise<void> {
+  async #writeWaiting(): Promise<void> {
+    for (let block = this.#waiting.shift(); block !== undefined; block = this.#waiting.shift()) {
+      try {
+        await this.#write(block)
+      } catch (error) {
+        this.#fail(error)
+        this.#refused += block.info.records
+        this.#owed += block.info.records
+      }
+    }
+  }
+
+  async #write({ info, packer }: OpenBlock): Promise<void> {
     if (this.#blocks === 0) await this.#writeHeader()
     if (this.#blocks > 1 && this.#position >= this.#segmentLimit) await this.#rotate()
-    await this.#append(block, packer.buffer.subarray(0, packer.length))
-    this.#records += block.records
+    await this.#append(info, packer.buffer.subarray(0, packer.length))
+    this.#records += info.records
   }
 
   async #append(block: BlockInfo, payload: Buffer): Promise<void> {
@@ -233,13 +253,13 @@ export class Recorder implements Sink {
     const end = encodeEnd(offset)
     await this.#file.write(end, 0, end.length, this.#position)
     this.#position += end.length
-    await this.#file.close()
   }
 
   /** Begins the next segment; removes the oldest but the first, which holds the start of everything. */
   async #rotate(): Promise<void> {
     const next = await open(segmentPath(this.#options.path, this.#segment + 1), 'w')
     await this.#end()
+    await this.#file.close()
     this.#bytes += this.#position
     this.#segment++
     this.#position = 0

@@ -451,6 +451,8 @@ export class RingReader {
   readonly doubles: Float64Array
   readonly bytes: Uint8Array
   readonly #control: Int32Array
+  /** Of the record being decoded. */
+  readonly #values: unknown[] = []
 
   constructor(buffer: SharedArrayBuffer) {
     const { control, words, doubles, bytes } = views(buffer)
@@ -501,16 +503,17 @@ export class RingReader {
 
   /** Copies the record at word `at` into an object. */
   decode(layout: Layout, at: number): TraceRecord {
-    const record: Record<string, unknown> = { kind: layout.name }
-    for (const { name, type, word } of layout.fields) {
-      if (type === 'u32') record[name] = this.words[at + word]
-      else if (type === 'f64') record[name] = this.doubles[(at + word) >> 1]
+    const values = this.#values
+    values.length = 0
+    for (const { type, word } of layout.fields) {
+      if (type === 'u32') values.push(this.words[at + word])
+      else if (type === 'f64') values.push(this.doubles[(at + word) >> 1])
       else {
         const bytes = this.payload(at + word)
-        record[name] = type === 'text' ? Buffer.from(bytes).toString() : new Uint8Array(bytes)
+        values.push(type === 'text' ? Buffer.from(bytes).toString() : new Uint8Array(bytes))
       }
     }
-    return record as unknown as TraceRecord
+    return layout.make(values)
   }
 
   /** The bytes behind the length word at `at`, in place. */

@@ -311,3 +311,35 @@ test('what the ring loses is marked at its place and counted', async () => {
   ])
   expect(summary.lost).toBe(14)
 })
+
+test('a disk that refuses costs records, which are counted, and nothing else', async () => {
+  const summary = await recording('/dev/full', async (writer, pump) => {
+    for (let seq = 1; seq <= 4; seq++) {
+      writer.trap({ ...trap, seq }, 0, seq, 1)
+      pump.drain()
+      await new Promise(resolve => setTimeout(resolve, 210))
+      pump.drain()
+    }
+  })
+  expect(summary).toMatchObject({ records: 0, refused: 4, lost: 0, error: expect.stringContaining('ENOSPC') })
+  await expect(recording(join(folder(), 'no', 'where'), () => {})).rejects.toThrow('ENOENT')
+})
+
+test('large recordings come in blocks that a reader can hold', async () => {
+  const path = join(folder(), 'trace')
+  await recording(
+    path,
+    (writer, pump) => {
+      for (let seq = 1; seq <= 20_000; seq++) {
+        writer.trap({ ...trap, seq }, 5000, seq * 1000, 300)
+        if (seq % 5000 === 0) pump.drain()
+      }
+    },
+    { ring: 1 << 21 },
+  )
+  const reader = TraceReader.open(path)
+  const blocks = [...reader.blocks()]
+  expect(blocks.length).toBeGreaterThan(2)
+  expect(Math.max(...blocks.map(block => block.length))).toBeLessThan(10_000)
+  expect(seqs(blocks.flat())).toEqual(Array.from({ length: 20_000 }, (_, i) => i + 1))
+})
