@@ -54,6 +54,17 @@ describe('masks', () => {
     expect(() => bits.field(3, 4)).toThrow(RangeError)
   })
 
+  it('does with powers of two what ** and % do', () => {
+    fc.assert(
+      fc.property(fc.maxSafeNat(), fc.nat(53), (value, n) => {
+        expect(bits.shiftDown(value, n)).toBe(Math.floor(value / 2 ** n))
+        expect(bits.alignDown(value, n)).toBe(value - (value % 2 ** n))
+        expect(bits.lowBits(value, n)).toBe(value % 2 ** n)
+        expect(bits.exceeds(value, n)).toBe(value >= 2 ** n)
+      }),
+    )
+  })
+
   it('shows numbers in hexadecimal', () => {
     expect(bits.hex(255)).toBe('0xff')
     expect(bits.hex64(0xfffff000, 0xffffffff)).toBe('0xfffffffffffff000')
