@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A server that is killed while Linux boots and works: the guest notices nothing but time. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { Report } from '../../../server/cli/report.ts'
+import { cosim, type Run } from '../../boot/cli.ts'
+import { Servers, type ServersOptions } from '../servers.ts'
+
+const RAM_FOLDER = '/dev/shm'
+
+let folder: string
+let servers: Servers | undefined
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'cosim-restart-'))
+})
+afterEach(async () => {
+  await servers?.stop()
+  rmSync(folder, { recursive: true })
+})
+
+/** A machine without a server of its own. */
+function boot(socket: string, args: readonly string[] = []): Promise<Run> {
+  const { SMMU_COSIM_QEMU: qemu } = process.env
+  const machine = ['--server', socket, '--reconnect', '60', '--timeout', '240', ...(qemu ? ['--qemu', qemu] : [])]
+  return cosim(['boot', ...machine, ...args], { deadlineMs: 280_000 })
+}
+
+function expectOk(report: Report | undefined, stderr: string): void {
+  expect(report?.message, stderr).toBeUndefined()
+  expect(report?.outcome, stderr).toBe('ok')
+  expect(report?.workload.filter(({ ok }) => !ok)).toEqual([])
+  expect(report?.workload).toHaveLength(5)
+}
+
+async function start(options: Partial<ServersOptions> = {}): Promise<{ servers: Servers; socket: string }> {
+  const socket = join(folder, 'trap')
+  servers = new Servers({ socket, ramFolder: RAM_FOLDER, ...options })
+  await servers.start()
+  return { servers, socket }
+}
+
+/** Kills after `count` waits; stops when the machine has ended. */
+async function killing(servers: Servers, ended: Promise<unknown>, count: number, waitMs: () => number): Promise<void> {
+  let over = false
+  void ended.then(() => {
+    over = true
+  })
+  while (!over && servers.kills < count) {
+    await Promise.race([servers.answered(), ended])
+    await sleep(waitMs())
+    if (!over) await servers.replace()
+  }
+}
+
+test('100 kills at any moment of one boot', async () => {
+  const { servers, socket } = await start()
+  const run = boot(socket)
+  await killing(servers, run, 100, () => Math.random() ** 2 * 80)
+  const { report, stderr } = await run
+  expect(servers.complaints).toEqual([])
+  expectOk(report, stderr)
+  expect(servers.kills).toBe(100)
+})
+
+test.each([
+  ['passthrough', { policy: 'passthrough' }],
+  ['pkvm until mmio', { policyOptions: { until: 'mmio' } }],
+  ['pkvm until cmdq', { policyOptions: { until: 'cmdq' } }],
+  ['pkvm until strtab', { policyOptions: { until: 'strtab' } }],
+  ['pkvm until queues', { policyOptions: { until: 'queues' } }],
+])('a few kills: %s', async (_name, options: Partial<ServersOptions>) => {
+  const { servers, socket } = await start(options)
+  const run = boot(socket)
+  await killing(servers, run, 8, () => 50 + Math.random() * 400)
+  const { report, stderr } = await run
+  expect(servers.complaints).toEqual([])
+  expectOk(report, stderr)
+  expect(servers.kills).toBeGreaterThan(3)
+})

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A server as a process of its own, to be killed: only the trap thread's work. It waits for a line on its standard input
+ * before it listens, so that a successor can be ready before its predecessor dies.
+ *
+ *     runner.ts SOCKET RAM-FOLDER POLICY POLICY-OPTIONS
+ */
+import { once } from 'node:events'
+import type { ThreadEvent } from '../../server/cosim/control.ts'
+import { Dispatcher } from '../../server/cosim/dispatcher.ts'
+import { Listener } from '../../server/cosim/listener.ts'
+import { loadPolicy } from '../../server/cosim/policies.ts'
+import { createCounters } from '../../server/trace/counters.ts'
+import { createRing } from '../../server/trace/ring.ts'
+
+const [socket = '', ramFolder = '', policy = '', policyOptions = '{}'] = process.argv.slice(2)
+
+const tell = (event: ThreadEvent): void => {
+  // What a machine is takes long to print, and nobody asks for it.
+  const { event: name, ...rest } = event
+  const shown = name === 'connected' ? { resumed: event.resumed, repairs: event.repairs } : rest
+  process.stdout.write(`${JSON.stringify({ event: name, ...shown })}\n`)
+}
+
+const factory = await loadPolicy(policy)
+process.stdout.write(`${JSON.stringify({ event: 'ready' })}\n`)
+await once(process.stdin, 'data')
+const dispatcher = new Dispatcher(
+  {
+    listen: socket,
+    policy,
+    policyOptions: JSON.parse(policyOptions) as Record<string, unknown>,
+    ramFile: `${ramFolder}/`,
+    ring: createRing(1 << 16),
+    counters: createCounters(),
+    panicOnWarn: false,
+  },
+  factory,
+  tell,
+)
+await new Listener(socket, peer => dispatcher.attach(peer)).open()
