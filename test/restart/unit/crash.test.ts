@@ -226,6 +226,9 @@ const scenarios: Scenario[] = [
   },
 ]
 
+/** CFGI_STE and CMD_SYNC, which a hypervisor issues to put its table right. */
+const isInvalidation = (command: string): boolean => [0x03, 0x46].includes(Number(command.split(',')[0]) & 0xff)
+
 describe.each(scenarios)('killed in: $name', ({ stages, prepare, act }) => {
   test.each(stages)('%s', until => {
     const run = (deadline: number) => {
@@ -249,6 +252,11 @@ describe.each(scenarios)('killed in: $name', ({ stages, prepare, act }) => {
       const unexpected = bench.report.take().filter(code => code !== 'HYP_QUEUE_DISABLED_AT_SHUTDOWN')
       expect(unexpected, `access ${deadline}`).toEqual([])
       expect(bench.memory.outside, `access ${deadline}`).toBe(0)
+      // Invalidations may come twice; what never was a command must not come at all.
+      const consumed = bench.hw.consumed.map(words => words.join())
+      const legal = new Set(whole.bench.hw.consumed.map(words => words.join()))
+      expect(consumed.filter(command => !legal.has(command) && !isInvalidation(command))).toEqual([])
+      expect(consumed.length, `access ${deadline}`).toBeLessThanOrEqual(2 * whole.bench.hw.consumed.length + 8)
     }
   })
 })
