@@ -267,5 +267,6 @@ function plain(child: TraceRecord): Child {
   if (child.kind === 'memory' && child.bytes.length > 0) {
     return { kind: child.kind, text, bytes: Buffer.from(child.bytes.subarray(0, SHOWN)).toString('hex') }
   }
-  return { kind: child.kind, text, ...us }
+  // The time has a field of its own.
+  return { kind: child.kind, text: 'us' in us ? text.replace(/\s+[\d.]+ µs$/, '') : text, ...us }
 }

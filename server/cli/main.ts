@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander'
 import { bootCommand } from './boot.ts'
+import { ctlCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
@@ -11,6 +12,7 @@ const program = new Command('smmu-cosim')
 bootCommand(program)
 devCommand(program)
 serveCommand(program)
+ctlCommand(program)
 setupCommand(program)
 
 await program.parseAsync()

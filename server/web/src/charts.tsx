@@ -84,9 +84,7 @@ export function Histogram(props: {
           <line class="grid" x1="0" x2={width} y1={base} y2={base} />
           {[1_000, 10_000, 100_000, 1_000_000, 10_000_000].map(ns => (
             <text key={ns} class="axis" x={x(ns) + 2} y={height - 4}>
-              {micros(ns / 1000)
-                .replace('.0', '')
-                .replace('.00', '')}
+              {ns >= 1_000_000 ? `${ns / 1_000_000} ms` : `${ns / 1_000} µs`}
             </text>
           ))}
           {props.marks

@@ -33,7 +33,7 @@ export function HeldBar() {
   const settled = !before && trap.write
   const known = trap.write || !before
   return (
-    <div class="held" role="alert">
+    <div class="held-bar" role="alert">
       <div class="held-text">
         <Tag tone="warn">held</Tag>
         <b class="mono">

@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim ctl`: what the dashboard does, for scripts. Every command is one request of the API. */
+import { createWriteStream } from 'node:fs'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { WebSocket } from 'ws'
+import { TOKEN_VARIABLE } from '../api/security.ts'
+import { DEFAULT_HOST, DEFAULT_PORT } from '../api/server.ts'
+import { fail } from './exit.ts'
+
+const URL_VARIABLE = 'SMMU_COSIM_URL'
+const DEFAULT_URL = process.env[URL_VARIABLE] ?? `http://${DEFAULT_HOST}:${DEFAULT_PORT}/`
+
+interface Global {
+  readonly url: string
+  readonly json?: boolean
+}
+
+type Json = Record<string, unknown>
+
+/** One server, as the options of the command line name it. */
+class Client {
+  readonly json: boolean
+  readonly #url: URL
+  readonly #token: string | undefined
+
+  constructor({ url, json }: Global) {
+    const parsed = URL.canParse(url) ? new URL(url) : undefined
+    if (parsed === undefined) throw new Error(`--url ${url}: not a URL such as ${DEFAULT_URL}`)
+    this.#token = /^#token=(.+)$/.exec(parsed.hash)?.[1] ?? process.env[TOKEN_VARIABLE]
+    parsed.hash = ''
+    this.#url = parsed
+    this.json = json === true
+  }
+
+  get #headers(): Record<string, string> {
+    return this.#token === undefined ? {} : { authorization: `Bearer ${this.#token}` }
+  }
+
+  async fetch(method: string, path: string, body?: object): Promise<Response> {
+    const response = await fetch(new URL(path, this.#url), {
+      method,
+      headers: { ...this.#headers, ...(body && { 'content-type': 'application/json' }) },
+      ...(body && { body: JSON.stringify(body) }),
+    }).catch(() => {
+      throw new Error(`no server at ${this.#url.href}: start one with "smmu-cosim serve", or give --url`)
+    })
+    if (response.ok) return response
+    const { detail, title } = (await response.json().catch(() => ({}))) as { detail?: string; title?: string }
+    throw new Error(detail ?? title ?? `status ${response.status}`)
+  }
+
+  async call<T = Json>(method: string, path: string, body?: object): Promise<T> {
+    const response = await this.fetch(method, `/api/v1${path}`, body)
+    return (response.status === 204 ? undefined : await response.json()) as T
+  }
+
+  /** Hands every item of a stream to `each`, until the server or the user ends it. */
+  stream(name: string, options: object, each: (item: Json) => void): Promise<void> {
+    const url = new URL('/api/v1/stream', this.#url)
+    url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:'
+    const socket = new WebSocket(url, { headers: this.#headers })
+    return new Promise((resolve, reject) => {
+      socket.on('open', () => socket.send(JSON.stringify({ type: 'subscribe', id: '1', stream: name, ...options })))
+      socket.on('message', data => {
+        const message = JSON.parse(String(data)) as { type: string; items?: Json[]; dropped?: number; error?: string }
+        if (message.dropped) console.error(`smmu-cosim: ${message.dropped} items were missed`)
+        for (const item of message.items ?? []) each(item)
+        if (message.error !== undefined) reject(new Error(message.error))
+      })
+      socket.on('error', () => reject(new Error(`no stream at ${url.href}`)))
+      socket.on('close', () => resolve())
+      process.once('SIGINT', () => socket.close())
+    })
+  }
+
+  /** As JSON, or as `text` puts it. */
+  print<T>(value: T, text: (value: T) => string): void {
+    console.log(this.json ? JSON.stringify(value, null, 2) : text(value))
+  }
+}
+
+const address = (text: string): string => {
+  if (!/^(0x[0-9a-f]{1,16}|\d{1,16})$/i.test(text))
+    throw new InvalidArgumentError('expected a number such as 0x48000000')
+  return text
+}
+const integer = (text: string): number => {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isSafeInteger(value) || value < 0) {
+    throw new InvalidArgumentError('expected a whole number')
+  }
+  return value
+}
+/** Bytes with an optional K, M or G. */
+const bytes = (text: string): number => {
+  const match = /^(\d+)([KMG]?)$/i.exec(text)
+  if (!match) throw new InvalidArgumentError('expected bytes, such as 4096, 4K or 2M')
+  const unit = ['', 'K', 'M', 'G'].indexOf(match[2]?.toUpperCase() ?? '')
+  return Number(match[1]) * 1024 ** unit
+}
+
+const path = (base: string, query: Record<string, string | number | boolean | undefined>): string => {
+  const given = Object.entries(query).flatMap(([k, v]): [string, string][] => (v === undefined ? [] : [[k, String(v)]]))
+  return `${base}?${new URLSearchParams(given)}`
+}
+
+const row = (item: Json): string => {
+  const { seq, time, write, register, value, text, us, warnings, commands, aborted, kind } = item as Record<
+    string,
+    never
+  >
+  if (kind !== 'trap') return `${kind} ${text}`
+  const list = (commands as { command: string; verdict: string; count: number }[])
+    .map(c => `${c.command}${c.count > 1 ? `×${c.count}` : ''}${c.verdict === 'kept' ? '' : `(${c.verdict})`}`)
+    .join(' ')
+  const words = [
+    String(seq).padStart(7),
+    `${(Number(time) / 1e9).toFixed(6)}`.padStart(11),
+    write ? 'W' : 'R',
+    String(register).padEnd(16),
+    String(value).padEnd(12),
+    `${Number(us).toFixed(1)} µs`.padStart(11),
+    list || text,
+    aborted ? 'ABORTED' : '',
+    (warnings as string[]).join(' '),
+  ]
+  return words.filter(Boolean).join(' ')
+}
+
+const statusText = (status: Json): string => {
+  const { state, phase, step, options, kernel, held, end } = status as Record<string, never>
+  const { policy = 'pkvm', until = 'nested' } = (options ?? {}) as { policy?: string; until?: string }
+  const lines = [
+    `${state}${state === 'off' ? '' : `, ${phase}${step ? ` (${step})` : ''}, ${policy} ${until}, ${kernel}`}`,
+  ]
+  if (held) lines.push(heldText(held))
+  if (state === 'off' && end)
+    lines.push(`last run: ${(end as { outcome: string }).outcome}, ${(end as { message: string }).message}`)
+  return lines.join('\n')
+}
+
+function heldText(held: { hit: { breakpoint: number; phase: string }; trap: Record<string, number> }): string {
+  const { hit, trap } = held
+  const value = ((BigInt(trap.hi ?? 0) << 32n) | BigInt(trap.lo ?? 0)).toString(16)
+  const what = `${trap.write ? 'write' : 'read'} at 0x${(trap.offset ?? 0).toString(16)} value 0x${value}`
+  return `held: trap ${trap.seq}, ${what}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
+}
+
+const list = (items: readonly unknown[], line: (item: never) => string): string =>
+  items.length === 0 ? 'none' : items.map(item => line(item as never)).join('\n')
+
+/** `smmu-cosim ctl …`. */
+export function ctlCommand(program: Command): void {
+  const ctl = program
+    .command('ctl')
+    .description('watch and steer the machine of a running server (serve, or boot --dashboard)')
+    .option(
+      '--url <url>',
+      `the server; also ${URL_VARIABLE}. Its token: ${TOKEN_VARIABLE}, or #token=… in the URL`,
+      DEFAULT_URL,
+    )
+    .option('--json', 'print what the API answers')
+
+  /** A subcommand whose action gets the client. */
+  const add = (
+    usage: string,
+    description: string,
+    build: (command: Command) => Command,
+    run: (client: Client, options: Json, args: string[]) => Promise<void>,
+  ) => {
+    const command = build(ctl.command(usage).description(description))
+    command.action(async () => {
+      try {
+        await run(new Client(ctl.opts()), command.opts(), command.args)
+      } catch (error) {
+        fail(error)
+      }
+    })
+  }
+  const plain = (command: Command): Command => command
+
+  add('status', 'what the machine is doing', plain, async client =>
+    client.print(await client.call('GET', '/machine'), statusText),
+  )
+  add(
+    'start',
+    'start a machine',
+    command =>
+      command
+        .option('--policy <name>', 'pkvm, passthrough, or own: the file given to serve')
+        .option('--until <stage>', 'mmio, cmdq, strtab, queues or nested')
+        .option('--kernel <series>', '6.12 or 6.1')
+        .option('--memory <size>', 'guest RAM')
+        .option('--carveout <size>', 'hypervisor memory')
+        .option('--smp <n>', 'vCPUs', integer)
+        .option('--run <what>', 'shell or workload')
+        .option('--bench <n>', 'timed reads of each disk', integer)
+        .option('--append <text>', 'added to the kernel command line')
+        .option('--panic-on-warn', 'end at the first unexpected hyp warning')
+        .option('--break-first', 'hold the first trap'),
+    async (client, options) => client.print(await client.call('POST', '/machine/start', options), statusText),
+  )
+  for (const [action, description] of [
+    ['pause', 'stop the vCPUs'],
+    ['resume', 'let the vCPUs run again'],
+    ['reset', 'reset the machine'],
+    ['power-off', 'press the power button'],
+    ['kill', 'end QEMU now'],
+  ] as const) {
+    add(action, description, plain, async client =>
+      client.print(await client.call('POST', `/machine/${action}`), statusText),
+    )
+  }
+  add('qmp <command>', 'a QMP query', plain, async (client, _options, [command]) => {
+    client.print(await client.call('POST', '/machine/qmp', { command }), value => JSON.stringify(value.return, null, 2))
+  })
+  add(
+    'wait <phase>',
+    'wait until the guest has come so far: kernel, smmu, userspace, done, off',
+    command => command.option('--timeout <s>', 'give up after', integer, 120),
+    async (client, { timeout }, [phase]) => {
+      const phases = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
+      if (phase !== 'off' && !phases.includes(String(phase))) throw new Error(`no phase ${phase}`)
+      const end = Date.now() + Number(timeout) * 1000
+      for (;;) {
+        const status = await client.call('GET', '/machine')
+        const off = status.state === 'off'
+        if (
+          off === (phase === 'off') &&
+          (off || phases.indexOf(String(status.phase)) >= phases.indexOf(String(phase)))
+        ) {
+          return client.print(status, statusText)
+        }
+        if (off && status.end) throw new Error(`the machine has ended: ${(status.end as { message: string }).message}`)
+        if (Date.now() > end) throw new Error(`still ${status.phase} after ${timeout} s`)
+        await new Promise(resolve => setTimeout(resolve, 250))
+      }
+    },
+  )
+  add('type <text>', 'type into the serial console, with a line end', plain, async (client, _options, [text]) => {
+    await client.call('POST', '/machine/console', { text: `${text}\n` })
+  })
+  add(
+    'console',
+    "the guest's console",
+    command => command.option('--follow', 'go on with what comes'),
+    async (client, { follow }) => {
+      if (follow) {
+        return client.stream('console', { last: 20_000 }, ({ text }) => process.stdout.write(String(text)))
+      }
+      client.print(await client.call('GET', '/machine/console'), ({ text }) => String(text))
+    },
+  )
+  add('counters', 'everything that is counted', plain, async client => {
+    client.print(await client.call('GET', '/counters'), counters => JSON.stringify(counters, null, 2))
+  })
+  add(
+    'traps',
+    'the last traps, or those that come',
+    command =>
+      command
+        .option('--limit <n>', 'so many', integer, 50)
+        .option('--register <names>', 'names or 0x offsets, with commas')
+        .option('--command <names>', 'with one of these commands')
+        .addOption(new Option('--access <what>').choices(['read', 'write']))
+        .option('--warnings', 'only with hyp warnings')
+        .option('--text <text>', 'in anything')
+        .option('--follow', 'go on with those that come'),
+    async (client, options) => {
+      const { limit, register, command, access, warnings, text, follow } = options as {
+        limit: number
+        register?: string
+        command?: string
+        access?: string
+        warnings?: boolean
+        text?: string
+        follow?: boolean
+      }
+      if (follow) {
+        const filter = {
+          ...(register && { registers: register.split(',') }),
+          ...(command && { commands: command.split(',') }),
+          ...(access && { access }),
+          ...(warnings && { warnings }),
+          ...(text && { text }),
+        }
+        const show = (item: Json) => console.log(client.json ? JSON.stringify(item) : row(item))
+        return client.stream('traps', { last: limit, filter }, show)
+      }
+      const query = { limit, registers: register, commands: command, access, warnings, text }
+      client.print(await client.call('GET', path('/traps', query)), ({ items }) => list(items as Json[], row))
+    },
+  )
+  add('trap <id>', 'one row of the trap log, with all that was done for it', plain, async (client, _options, [id]) => {
+    client.print(await client.call('GET', `/traps/${encodeURIComponent(String(id))}`), value => {
+      const children = value.children as { kind: string; text: string; verdict?: string }[]
+      const lines = children.map(
+        c => `    ${c.kind.padEnd(9)} ${c.text}${c.verdict && c.verdict !== 'kept' ? ` (${c.verdict})` : ''}`,
+      )
+      return [row(value.row as Json), ...lines].join('\n')
+    })
+  })
+  for (const what of ['events', 'warnings'] as const) {
+    add(
+      what,
+      what === 'events' ? 'event records, guard faults, losses' : 'hyp warnings',
+      command => command.option('--follow', 'go on with what comes'),
+      async (client, { follow }) => {
+        const line = (item: Json) => [item.at, item.code ?? item.name, item.values ?? item.text].join('  ')
+        if (follow)
+          return client.stream(what, { last: 1_000 }, item =>
+            console.log(client.json ? JSON.stringify(item) : line(item)),
+          )
+        client.print(await client.call('GET', `/${what}?limit=2000`), ({ items }) => list(items as Json[], line))
+      },
+    )
+  }
+
+  const onSmmu = (command: Command): Command => command.option('--smmu <n>', 'which SMMU', integer, 0)
+  add('registers', 'registers as the host sees them and as the hardware has them', onSmmu, async (client, { smmu }) => {
+    type Row = { name: string; host: { value: string; text: string }; hardware: { value: string } }
+    client.print(await client.call<Row[]>('GET', `/smmus/${smmu}/registers`), rows =>
+      list(rows, ({ name, host, hardware }: Row) => {
+        const same = host.value === hardware.value ? ' ' : '≠'
+        return `${name.padEnd(16)} ${String(host.value).padEnd(20)} ${same} ${String(hardware.value).padEnd(20)} ${host.text}`
+      }),
+    )
+  })
+  add('queues', 'command queue, shadow and event queue', onSmmu, async (client, { smmu }) => {
+    type Queue = {
+      base: string
+      entries: number
+      prod: number
+      cons: number
+      shown: { index: number; text: string; verdict?: string }[]
+    }
+    client.print(await client.call<Record<string, Queue | null>>('GET', `/smmus/${smmu}/queues`), queues =>
+      Object.entries(queues)
+        .flatMap(([name, queue]) => {
+          if (queue === null) return []
+          const head = `${name}: ${queue.entries} entries at ${queue.base}, PROD ${queue.prod} CONS ${queue.cons}`
+          const lines = queue.shown
+            .slice(-16)
+            .map(e => `  ${String(e.index).padStart(6)} ${e.text}${e.verdict ? `  [${e.verdict}]` : ''}`)
+          return [head, ...lines]
+        })
+        .join('\n'),
+    )
+  })
+  add('streams', 'streams with a device, or that the host has set up', onSmmu, async (client, { smmu }) => {
+    type Stream = { sid: number; device: { name: string } | null; host: string; shadow: string | null }
+    client.print(await client.call<{ streams: Stream[] }>('GET', `/smmus/${smmu}/streams`), ({ streams }) =>
+      list(
+        streams.filter(s => s.device !== null || s.host !== 'abort'),
+        ({ sid, device, host, shadow }: Stream) =>
+          `0x${sid.toString(16).padEnd(6)} ${(device?.name ?? '-').padEnd(16)} ${host}${shadow === null ? '' : ` → ${shadow}`}`,
+      ),
+    )
+  })
+  add('stream <sid>', 'one stream: entries, context descriptor, tables', onSmmu, async (client, { smmu }, [sid]) => {
+    type Entry = { text: string; address: string } | null
+    type Detail = { host: Entry; shadow: Entry; cd: Entry; differs: string[] }
+    client.print(
+      await client.call<Detail>('GET', `/smmus/${smmu}/streams/${Number(sid)}`),
+      ({ host, shadow, cd, differs }) =>
+        [
+          host && `host    ${host.address}  ${host.text}`,
+          shadow && `shadow  ${shadow.address}  ${shadow.text}`,
+          differs.length > 0 && `differs ${differs.join(' ')}`,
+          cd && `cd      ${cd.address}  ${cd.text}`,
+        ]
+          .filter(Boolean)
+          .join('\n'),
+    )
+  })
+  add(
+    'walk',
+    'translate an address step by step',
+    command =>
+      onSmmu(command)
+        .requiredOption('--sid <n>', 'StreamID', integer)
+        .requiredOption('--iova <address>', 'input address', address)
+        .option('--ssid <n>', 'SubstreamID', integer)
+        .option('--write', 'a write; default: a read')
+        .addOption(new Option('--table <which>', 'stream table').choices(['hardware', 'host'])),
+    async (client, { smmu, sid, iova, ssid, write, table }) => {
+      type Step = { what: string; address: string; ipa: string | null; level: number | null; text: string }
+      const query = { sid, iova, ssid, table, access: write ? 'write' : 'read' } as Record<string, string>
+      client.print(
+        await client.call<{ outcome: string; text: string; steps: Step[] }>('GET', path(`/smmus/${smmu}/walk`, query)),
+        walk => {
+          const lines = walk.steps.map(
+            s => `${s.what.padEnd(5)} ${s.level === null ? '  ' : `L${s.level}`} ${s.address.padEnd(12)} ${s.text}`,
+          )
+          return [...lines, `${walk.outcome}: ${walk.text}`].join('\n')
+        },
+      )
+    },
+  )
+
+  const range = (command: Command): Command =>
+    command
+      .requiredOption('--base <address>', 'guest physical address', address)
+      .requiredOption('--size <bytes>', 'bytes, K, M or G', bytes)
+      .requiredOption('--vm <id>', 'protected VM', integer)
+  for (const what of ['donate', 'reclaim'] as const) {
+    add(
+      what,
+      what === 'donate' ? 'give pages of the host to a protected VM' : 'take pages back, zeroed',
+      range,
+      async (client, options) => {
+        const { ok, result } = await client.call<{ ok: boolean; result: string }>('POST', `/memory/${what}`, options)
+        client.print({ ok, result }, () => result)
+        if (!ok) process.exitCode = 1
+      },
+    )
+  }
+  add(
+    'ownership',
+    'who owns the pages of a range',
+    command => command.option('--from <address>', 'start', address).option('--to <address>', 'end', address),
+    async (client, { from, to }) => {
+      type Range = { base: string; size: number; state: string; vm: number }
+      const query = { from, to } as Record<string, string | undefined>
+      client.print(await client.call<{ ranges: Range[] }>('GET', path('/memory/ownership', query)), ({ ranges }) =>
+        list(
+          ranges,
+          ({ base, size, state, vm }: Range) =>
+            `${base.padEnd(14)} ${String(size / 1024).padStart(10)} KiB  ${state}${vm ? ` ${vm}` : ''}`,
+        ),
+      )
+    },
+  )
+  add(
+    'memory <address>',
+    'guest memory',
+    command => command.option('--length <bytes>', 'bytes', bytes, 256),
+    async (client, { length }, [at]) => {
+      const query = { address: at, length: Number(length) }
+      client.print(await client.call('GET', path('/memory/bytes', query)), value => {
+        const all = Buffer.from(String(value.bytes), 'hex')
+        const lines = []
+        for (let i = 0; i < all.length; i += 16) {
+          const part = all.subarray(i, i + 16)
+          const text = part.toString('latin1').replace(/[^\x20-\x7e]/g, '.')
+          lines.push(
+            `${(Number(value.address) + i).toString(16).padStart(12)}  ${part
+              .toString('hex')
+              .replace(/(.{8})(?=.)/g, '$1 ')
+              .padEnd(36)} ${text}`,
+          )
+        }
+        return lines.join('\n')
+      })
+    },
+  )
+
+  type Point = { id: number; text: string; enabled: boolean; matches: number }
+  const point = ({ id, text, enabled, matches }: Point) =>
+    `${String(id).padStart(3)} ${enabled ? ' ' : 'off'} ${text} (${matches} matches)`
+  add('breakpoints', 'all breakpoints', plain, async client => {
+    client.print(await client.call<Point[]>('GET', '/breakpoints'), points => list(points, point))
+  })
+  add(
+    'break <on>',
+    'set a breakpoint: on register, command, stream, address, warning or event',
+    command =>
+      command
+        .option('--register <name>', 'name or 0x offset')
+        .addOption(new Option('--access <what>').choices(['read', 'write', 'any']))
+        .option('--value <number>', 'only this value', address)
+        .option('--mask <number>', 'bits of the value that count', address)
+        .option('--command <name>', 'e.g. CFGI_STE')
+        .option('--sid <n>', 'StreamID', integer)
+        .option('--base <address>', 'start of the range', address)
+        .option('--size <bytes>', 'of the range', bytes)
+        .option('--warning <code>', 'e.g. HYP_CMDQ_TIMEOUT')
+        .option('--event <name>', 'e.g. F_TRANSLATION')
+        .option('--smmu <n>', 'only this SMMU', integer)
+        .option('--skip <n>', 'matches to pass over', integer)
+        .option('--once', 'removed by its first hit'),
+    async (client, options, [on]) =>
+      client.print(await client.call<Point>('POST', '/breakpoints', { on, ...options }), point),
+  )
+  add('unbreak <id>', 'remove a breakpoint', plain, async (client, _options, [id]) => {
+    await client.call('DELETE', `/breakpoints/${encodeURIComponent(String(id))}`)
+  })
+  add('hold', 'hold the next trap', plain, async client => {
+    await client.call('POST', '/break', {})
+  })
+  add('held', 'the trap that is held', plain, async client => {
+    client.print(await client.call<Parameters<typeof heldText>[0] | null>('GET', '/held'), held =>
+      held ? heldText(held) : 'none',
+    )
+  })
+  for (const [action, description] of [
+    ['continue', 'let the held trap go on'],
+    ['step', 'let it go on and hold the next trap'],
+    ['drop', 'let it end undecided: a write is lost, a read answers 0'],
+    ['abort', 'let it end in an external abort'],
+  ] as const) {
+    const changes = action === 'continue' || action === 'step'
+    add(
+      action,
+      description,
+      command => (changes ? command.option('--value <number>', 'written instead, or the answer', address) : command),
+      async (client, options) => {
+        await client.call('POST', '/held/release', { action, ...options })
+      },
+    )
+  }
+  add('download <file>', 'the recording of this run', plain, async (client, _options, [file]) => {
+    const { body } = await client.fetch('GET', '/api/v1/trace')
+    if (body !== null) await pipeline(Readable.fromWeb(body as never), createWriteStream(String(file)))
+  })
+  add('metrics', 'Prometheus metrics', plain, async client => {
+    console.log(await (await client.fetch('GET', '/metrics')).text())
+  })
+}
