@@ -226,13 +226,15 @@ describe('the CPU guard (section 1)', () => {
     expect(await machine.qtest.read(page, 8)).not.toBe(secret.readBigUInt64LE())
     await machine.qtest.write(page, 8, 0x1234)
     expect(driver.readMemory(page, 8)).toEqual(secret)
-    const { guardFaults } = await machine.server.call('sections')
-    expect(guardFaults).toMatchObject({
-      first: [
-        { address: page, size: 8, write: false },
-        { address: page, size: 8, write: true },
-      ],
-    })
+    // QEMU does not wait for the server to hear of it.
+    await expect
+      .poll(async () => (await machine.server.call('sections')).guardFaults)
+      .toMatchObject({
+        first: [
+          { address: page, size: 8, write: false },
+          { address: page, size: 8, write: true },
+        ],
+      })
   })
 })
 

@@ -81,9 +81,11 @@ export class QtestMachine {
     closeSync(fd)
     const path = join(this.folder, 'qtest')
     const object = ['smmu-cosim', 'id=cosim', `path=${socket}`, ...properties].join(',')
+    // A test run that is killed takes its QEMU with it.
     this.#child = spawn(
-      process.env.SMMU_COSIM_QEMU ?? (await ensureQemu()),
+      'setpriv',
       [
+        ['--pdeathsig', 'KILL', process.env.SMMU_COSIM_QEMU ?? (await ensureQemu())],
         ['-nodefaults', '-display', 'none', '-accel', 'qtest', '-qtest', `unix:${path},server=on,wait=off`],
         ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
         ['-qmp', `unix:${this.#qmp},server=on,wait=off`],
