@@ -75,8 +75,8 @@ export function describeRoot(root: Root, symbols?: Symbols): string {
       return `reset (${nameOfCode(enums.resetCause, root.cause)})  ${micros(root.duration)}`
     case 'request': {
       const { request: asked, v0, v1, v2, result } = root
-      const what = nameOf(request, asked)
-      return `request: ${what} ${range(v0, v1)} vm ${v2}: ${resultName(result)}  ${micros(root.duration)}`
+      const pages = asked === request.donate || asked === request.reclaim ? ` ${range(v0, v1)} vm ${v2}` : ''
+      return `request: ${nameOf(request, asked)}${pages}: ${resultName(result)}  ${micros(root.duration)}`
     }
     case 'translate': {
       const { sid, iovaLo, iovaHi, pa, status, permissions } = root

@@ -44,6 +44,9 @@ const FOLLOWERS: Readonly<Record<number, { readonly source: number; readonly cle
 /** Clock of reads that the recording doesn't have, ns each: a wait for something that never comes ends. */
 const UNKNOWN_READ = 1_000_000
 
+/** Longer than any wait, ns. */
+const LONG = 1e15
+
 export class RecordedMachine {
   readonly machine: Machine
   /** Reads of memory that the recording never shows; they were answered with 0. */
@@ -58,6 +61,10 @@ export class RecordedMachine {
   readonly #queues: readonly { readonly recorded: ShadowQueue; readonly replayed: ShadowQueue }[]
   /** ns of the server's clock. */
   #time = 0
+  /** Registers read since the hypervisor looked at the clock, or changed something. */
+  #polled: string[] = []
+  /** It looked at the clock since it changed something. */
+  #waiting = false
   readonly #memory: SparseMemory
   readonly #carveout: { readonly base: number; readonly size: number }
   /** Last value written to, and last one read from, a register of the recording or of this run. */
@@ -81,8 +88,19 @@ export class RecordedMachine {
     }
   }
 
-  /** The server's clock as the hypervisor saw it, ms. */
-  readonly clock = (): number => this.#time / 1e6
+  /**
+   * The server's clock for the hypervisor, ms. It waits for hardware by reading the same registers again and again, and
+   * looks at the clock in between. What counts is not how long that took, but whether the recorded one began another round
+   * or gave up.
+   */
+  readonly clock = (): number => {
+    const next = this.#effects[this.#next]
+    const register = next?.kind === 'hardware' && next.write === 0 ? key(next.smmu, next.offset) : ''
+    const again = this.#waiting ? this.#polled[0] === register : this.#polled.includes(register)
+    this.#waiting = true
+    this.#polled = []
+    return (again ? this.#time : this.#time + LONG) / 1e6
+  }
 
   /** From now on the hypervisor decides this. */
   begin(group: Group): void {
@@ -91,6 +109,7 @@ export class RecordedMachine {
     this.extra = []
     this.missing = []
     this.#time = group.root.start
+    this.#notWaiting()
     for (const effect of this.#effects) this.#learn(effect)
     this.#moves = this.#effects.map(effect => this.#moveOf(effect))
   }
@@ -136,6 +155,7 @@ export class RecordedMachine {
    * so that nothing is answered from the future.
    */
   #match(change: boolean, same: (effect: Effect, move: number | undefined) => boolean): Effect | undefined {
+    if (change) this.#notWaiting()
     const limit = Math.min(this.#effects.length, this.#next + LOOKAHEAD)
     for (let i = this.#next; i < limit; i++) {
       const effect = this.#effects[i]
@@ -148,6 +168,12 @@ export class RecordedMachine {
       if (!change && isChange(effect)) break
     }
     return undefined
+  }
+
+  /** What was read so far is no round of a wait. */
+  #notWaiting(): void {
+    this.#polled = []
+    this.#waiting = false
   }
 
   #skip(to: number): void {
@@ -216,8 +242,8 @@ export class RecordedMachine {
             effect.offset === offset &&
             effect.size === size,
         )
+        this.#polled.push(key(smmu, offset))
         if (found?.kind === 'hardware') {
-          this.#time = found.start + found.duration
           into.lo = found.lo
           into.hi = found.hi
           return found.ok === 1
@@ -241,10 +267,7 @@ export class RecordedMachine {
             ((effect.lo === lo && effect.hi === hi) || (moved !== undefined && moved === there)),
         )
         this.#written.set(key(smmu, offset), { lo, hi })
-        if (found?.kind === 'hardware') {
-          this.#time = found.start + found.duration
-          return found.ok === 1
-        }
+        if (found?.kind === 'hardware') return found.ok === 1
         this.extra.push({ kind: 'hardware', smmu, write: 1, start: 0, duration: 0, offset, size, lo, hi, ok: 1 })
         return true
       },

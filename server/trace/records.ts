@@ -157,8 +157,11 @@ export type TraceRecord = { [K in KindName]: RecordOf<K> }[KindName]
 /** What became of a command of the host's queue; `own`: issued by the hypervisor itself. */
 export const verdict = { kept: 0, rewritten: 1, dropped: 2, own: 3 } as const
 
-/** `other`: nothing that changes the hypervisor's state. */
-export const request = { other: 0, donate: 1, reclaim: 2 } as const
+/**
+ * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `other`: nothing that
+ * changes the hypervisor's state.
+ */
+export const request = { other: 0, donate: 1, reclaim: 2, resume: 3 } as const
 
 export const machineState = {
   starting: 0,

@@ -3,6 +3,7 @@
 import { PkvmPolicy } from '../hypervisor/policy/pkvm.ts'
 import type { PolicyFactory, PolicyOptions } from '../hypervisor/policy/policy.ts'
 import type { HypReport } from '../hypervisor/report.ts'
+import { resultName } from '../hypervisor/result.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
 import type { Machine, Policy, Trap } from '../machine/ports.ts'
 import { hex64 } from '../smmu/bits.ts'
@@ -148,12 +149,15 @@ export class Replay {
   }
 
   #request(root: RecordOf<'request'>, policy: Policy): Difference[] {
-    if (root.request === request.other || !(policy instanceof PkvmPolicy)) return []
+    if (root.request === request.resume) policy.state?.resume?.()
+    if (root.request !== request.donate && root.request !== request.reclaim) return []
+    if (!(policy instanceof PkvmPolicy)) return []
     const { hypervisor } = policy
     const { v0, v1, v2 } = root
     const result = root.request === request.donate ? hypervisor.donate(v0, v1, v2) : hypervisor.reclaim(v0, v1, v2)
     if (result >>> 0 === root.result) return []
-    return [{ subject: 'result of a request', recorded: String(root.result | 0), replayed: String(result) }]
+    const subject = `result of ${root.request === request.donate ? 'donate' : 'reclaim'}`
+    return [{ subject, recorded: resultName(root.result), replayed: resultName(result) }]
   }
 
   #decisionDifferences(group: Group): Difference[] {
