@@ -133,6 +133,8 @@ export class MachineManager {
   #session: Session | undefined
   #qmp: Qmp | undefined
   #inspection: Inspection | undefined
+  /** Descriptor of guest RAM. */
+  #ram: number | undefined
   #starting: AbortController | undefined
   /** Resolves when there is no machine any more. */
   #ended: Promise<void> = Promise.resolve()
@@ -254,18 +256,24 @@ export class MachineManager {
       this.#held = null
       this.#changed()
     })
-    for (const [id, spec] of this.#breakpoints) void session.thread?.call('addBreakpoint', spec, id)
+    for (const [id, spec] of this.#breakpoints) void session.thread?.call('addBreakpoint', spec, id).catch(() => {})
     void this.#connectQmp(session)
     this.#changed()
   }
 
   #connected(session: Session, hello: Hello): void {
     this.#state = 'running'
-    if (session.thread !== undefined) {
+    this.#held = null
+    this.#breaking = false
+    const { thread } = session
+    if (thread !== undefined) {
+      const again = this.#inspection !== undefined
       const ram = hello.ram.map(({ base, size, offset }) => ({ base, size, offset }))
-      const fd = openSync(session.ramFile, 'r')
-      void session.ended.catch(() => {}).finally(() => closeSync(fd))
-      this.#inspection = new Inspection(session.thread, hello, new FileMemory(fd, ram), this.verdicts)
+      if (this.#ram !== undefined) closeSync(this.#ram)
+      this.#ram = openSync(session.ramFile, 'r')
+      this.#inspection = new Inspection(thread, hello, new FileMemory(this.#ram, ram), this.verdicts)
+      // New code of the trap thread knows of no breakpoints.
+      if (again) for (const [id, spec] of this.#breakpoints) void thread.call('addBreakpoint', spec, id).catch(() => {})
     }
     this.#changed()
   }
@@ -312,6 +320,8 @@ export class MachineManager {
     this.#qmp = undefined
     this.#session = undefined
     this.#inspection = undefined
+    if (this.#ram !== undefined) closeSync(this.#ram)
+    this.#ram = undefined
     this.#held = null
     this.#breaking = false
     this.#end = end

@@ -12,6 +12,7 @@ import { GRANULES, STAGES, type Stage } from '../hypervisor/policy/policy.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
+import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { OUTCOMES, type Outcome, REPORT_SCHEMA, type Report } from './report.ts'
 import { printSummary } from './summary.ts'
@@ -31,6 +32,8 @@ export interface BootOptions {
   readonly carveout: string
   readonly ramDir: string
   readonly interactive?: boolean
+  /** Port, or true for the usual one. */
+  readonly dashboard?: true | number
   readonly baseline?: boolean
   readonly reboots: number
   readonly bench: number
@@ -68,11 +71,17 @@ export function bootCommand(program: Command): void {
 /** Boots; the outcome is the process's exit code. */
 export async function bootAction(options: BootOptions, hook?: SessionHook): Promise<void> {
   const { signal, dispose } = abortOnSignal()
+  let dashboard: Dashboard | undefined
   try {
-    process.exitCode = await boot(options, signal, hook)
+    if (options.dashboard !== undefined) dashboard = await openDashboard(options)
+    process.exitCode = await boot(options, signal, session => {
+      dashboard?.show(session)
+      hook?.(session)
+    })
   } catch (error) {
     fail(error, signal)
   } finally {
+    await dashboard?.close()
     dispose()
   }
 }
@@ -100,6 +109,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
     .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
+    .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))
     .option('--baseline', 'the same machine without the server, for comparison')
     .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
     .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+import { MachineManager } from '../api/machine.ts'
+import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
+import type { Session } from '../cosim/session.ts'
+import type { BootOptions } from './boot.ts'
+
+/** The dashboard of a machine that the command line starts. */
+export interface Dashboard {
+  show(session: Session): void
+  close(): Promise<void>
+}
+
+/** Opens the server and prints its URL, before there is a machine. */
+export async function openDashboard(options: BootOptions): Promise<Dashboard> {
+  const say = (line: string) => console.error(`smmu-cosim: ${line}`)
+  const manager = new MachineManager()
+  const port = options.dashboard === true ? DEFAULT_PORT : Number(options.dashboard)
+  const server: RunningServer = await startServer({ manager, port, say })
+  say(`dashboard at ${server.url}`)
+  return {
+    show(session) {
+      const { policy, until, memory, smp, panicOnWarn = false } = options
+      const named = policy === 'pkvm' || policy === 'passthrough' ? policy : 'own'
+      manager.adopt(session, { policy: named, until, memory, smp, panicOnWarn }, options.kernel ?? '6.12')
+    },
+    async close() {
+      await manager.close()
+      await server.close()
+    },
+  }
+}
