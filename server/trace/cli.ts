@@ -4,6 +4,7 @@ import { EXIT, fail } from '../cli/exit.ts'
 import { loadPolicy } from '../cosim/policies.ts'
 import { hypervisorSections } from '../cosim/sections.ts'
 import { GRANULES, type PolicyOptions, STAGES } from '../hypervisor/policy/policy.ts'
+import { cut } from './cut.ts'
 import { describeHunk, diff } from './diff.ts'
 import { perfetto } from './export/perfetto.ts'
 import { csv, json } from './export/text.ts'
@@ -37,6 +38,7 @@ export function traceCommand(program: Command): void {
   diffCommand(trace)
   exportCommand(trace)
   flameCommand(trace)
+  cutCommand(trace)
   replayCommand(program)
 }
 
@@ -283,6 +285,20 @@ function flameCommand(trace: Command): void {
       await write(new Output(options.output), lines)
     })
   symbolOptions(command).action(action)
+}
+
+function cutCommand(trace: Command): void {
+  trace
+    .command('cut <file>')
+    .description('keep the beginning of a recording')
+    .requiredOption('--to <seq>', 'number of the last trap that is kept', value(parseNumber))
+    .requiredOption('-o, --output <file>', 'the new recording; compressed when its name ends in .gz')
+    .action((path: string, options: { readonly to: number; readonly output: string }) =>
+      reading(path, async reader => {
+        const bytes = await cut(reader, options.to, options.output)
+        console.log(`${options.output}: ${bytes} bytes`)
+      }),
+    )
 }
 
 /** Where a replay stops. */

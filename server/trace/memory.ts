@@ -32,9 +32,9 @@ export function commandWords(children: readonly TraceRecord[]): (Uint32Array | u
     const wanted = opcodes.length - found.length
     if (wanted === 0) break
     if (count === 0 || !Number.isInteger(count) || count > wanted) continue
-    const entries = Array.from({ length: count }, (_, i) => bytes.slice(i * COMMAND_BYTES, (i + 1) * COMMAND_BYTES))
+    const entries = Array.from({ length: count }, (_, i) => bytes.subarray(i * COMMAND_BYTES, (i + 1) * COMMAND_BYTES))
     if (entries.some((entry, i) => entry[0] !== opcodes[found.length + i])) continue
-    for (const entry of entries) found.push(new Uint32Array(entry.buffer))
+    for (const entry of entries) found.push(new Uint32Array(new Uint8Array(entry).buffer))
   }
   return opcodes.map((_, i) => found[i])
 }
@@ -60,7 +60,7 @@ export function streamEntries(children: readonly TraceRecord[], index: number): 
   const host = entries.findLast(entry => !written(entry))
   const shadow = entries.findLast(written)
   if (shadow === undefined) return { host: host && words(host.bytes), shadow: undefined }
-  const now = shadow.bytes.slice()
+  const now = new Uint8Array(shadow.bytes)
   for (const { address, bytes } of writes) {
     const at = address - shadow.address
     if (at >= 0 && at + bytes.length <= STE_BYTES) now.set(bytes, at)
@@ -69,5 +69,5 @@ export function streamEntries(children: readonly TraceRecord[], index: number): 
 }
 
 function words(bytes: Uint8Array): BigUint64Array {
-  return new BigUint64Array(bytes.slice().buffer)
+  return new BigUint64Array(new Uint8Array(bytes).buffer)
 }

@@ -220,7 +220,7 @@ export class RecordedMachine {
         (!kept || Buffer.compare(effect.bytes, bytes) === 0),
     )
     if (found === undefined) {
-      const content = kept ? bytes.slice() : new Uint8Array()
+      const content = kept ? new Uint8Array(bytes) : new Uint8Array()
       const effect = { address, length, done: 0, digest: crc, ok: ok ? 1 : 0, bytes: content }
       this.extra.push({ kind: 'memory', write: 1, ...effect })
     }

@@ -113,13 +113,11 @@ export class Recorder implements Sink {
 
   fromRing(reader: RingReader, layout: Layout, at: number): void {
     if (this.#refuses()) return
-    const { packer, info } = this.#open
+    const { packer } = this.#open
     packer.fromRing(reader, layout, at)
     this.#count(layout.id)
     if (layout.name === 'trap') {
-      const seq = reader.words[at + 1] ?? 0
-      info.firstSeq ||= seq
-      info.lastSeq = seq
+      this.#trap(reader.words[at + 1] ?? 0)
       this.#time(reader.doubles[(at + 4) >> 1] ?? 0)
     } else if (layout.name === 'lost') this.#lost += (reader.decode(layout, at) as RecordOf<'lost'>).count
     if (packer.length >= BLOCK_BYTES) this.#seal()
@@ -130,6 +128,7 @@ export class Recorder implements Sink {
     this.#open.packer.record(record)
     this.#count(kinds[record.kind].id)
     if ('start' in record) this.#time(record.start)
+    if (record.kind === 'trap') this.#trap(record.seq)
     if (record.kind === 'lost') this.#lost += record.count
     if (this.#open.packer.length >= BLOCK_BYTES) this.#seal()
   }
@@ -139,12 +138,17 @@ export class Recorder implements Sink {
     if (this.#waiting.length > 0 && this.#writing === undefined && this.#machine !== undefined) this.#start()
   }
 
-  /** Writes what is left, then the index. */
-  async close(): Promise<RecorderSummary> {
-    this.#seal()
+  /** Resolves when everything is written that fills a block. */
+  async drained(): Promise<void> {
     await this.#writing
     if (this.#waiting.length > 0) this.#start()
     await this.#writing
+  }
+
+  /** Writes what is left, then the index. */
+  async close(): Promise<RecorderSummary> {
+    this.#seal()
+    await this.drained()
     await this.#finish().catch(error => this.#fail(error))
     await this.#file.close().catch(error => this.#fail(error))
     const { path } = this.#options
@@ -165,6 +169,12 @@ export class Recorder implements Sink {
     if (info.records === 0) this.#opened = performance.now()
     info.records++
     info.kinds |= 1 << id
+  }
+
+  #trap(seq: number): void {
+    const { info } = this.#open
+    info.firstSeq ||= seq
+    info.lastSeq = seq
   }
 
   #time(start: number): void {

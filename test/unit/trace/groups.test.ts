@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+import { expect, test } from 'vitest'
+import { groups, isGroup } from '../../../server/trace/groups.ts'
+import { commandWords, streamEntries } from '../../../server/trace/memory.ts'
+import { type RecordOf, type TraceRecord, verdict } from '../../../server/trace/records.ts'
+
+const trap = (seq: number, time: number): TraceRecord => ({
+  kind: 'trap',
+  seq,
+  time,
+  start: time,
+  duration: 5,
+  smmu: 0,
+  cpu: 0,
+  write: 1,
+  offset: 0x98,
+  size: 4,
+  lo: 0,
+  hi: 0,
+  aborted: 0,
+  pcLo: 0,
+  pcHi: 0,
+  lastTrapNs: 0,
+})
+const command = (opcode: number, result: number = verdict.kept): TraceRecord => {
+  return { kind: 'command', smmu: 0, opcode, verdict: result }
+}
+const memory = (
+  write: 0 | 1,
+  address: number,
+  bytes: Uint8Array,
+  rest: Partial<RecordOf<'memory'>> = {},
+): TraceRecord => {
+  return { kind: 'memory', write, address, length: bytes.length, done: 0, digest: 0, ok: 1, bytes, ...rest }
+}
+const gerror = (time: number): TraceRecord => ({ kind: 'gerror', smmu: 0, time, gerror: 1, gerrorn: 0 })
+const words = (...values: number[]) => new Uint8Array(Uint32Array.from(values).buffer)
+
+/** The shape of a time line: numbers of traps with what is in them, kinds of the rest. */
+const shape = (records: TraceRecord[]) =>
+  [...groups(records)].map(item => {
+    if (!isGroup(item)) return item.kind
+    const { root, children, whole } = item
+    return [root.kind === 'trap' ? root.seq : root.kind, ...children.map(({ kind }) => kind), ...(whole ? [] : ['…'])]
+  })
+
+test('what was done for a decision goes with it, and nothing else', () => {
+  const console: TraceRecord = { kind: 'console', start: 1, text: 'hello' }
+  const lost: TraceRecord = { kind: 'lost', count: 3 }
+  expect(
+    shape([
+      memory(0, 0, words(1)),
+      command(3),
+      trap(1, 100),
+      console,
+      trap(2, 200),
+      gerror(250),
+      memory(0, 0, words(1)),
+      gerror(310),
+      trap(3, 300),
+      command(3),
+      lost,
+      command(4),
+      trap(4, 400),
+      trap(5, 500),
+      gerror(600),
+    ]),
+  ).toEqual([
+    [1, 'memory', 'command'],
+    'console',
+    [2],
+    'gerror',
+    [3, 'memory', 'gerror'],
+    'command',
+    'lost',
+    [4, 'command', '…'],
+    [5],
+    'gerror',
+  ])
+})
+
+test('the words of commands are found in what was read, in one part or in several, or not at all', () => {
+  const sync = words(0x46, 0, 0, 0)
+  const tlbi = words(0x12, 0, 0x1000, 0)
+  const ste = words(0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+  const two = Buffer.concat([tlbi, sync])
+  const found = (...children: TraceRecord[]) => commandWords(children).map(w => w && [...w])
+  expect(found(memory(0, 16, two), command(0x12), command(0x46))).toEqual([
+    [0x12, 0, 0x1000, 0],
+    [0x46, 0, 0, 0],
+  ])
+  // The end of the queue between them, an entry and its descriptor before them, own commands among them.
+  expect(
+    found(
+      memory(0, 8, words(1, 2)),
+      memory(0, 0, ste),
+      memory(0, 4080, tlbi),
+      memory(0, 0, sync),
+      command(0x03, verdict.own),
+      command(0x12),
+      command(0x46, verdict.dropped),
+    ),
+  ).toEqual([
+    [0x12, 0, 0x1000, 0],
+    [0x46, 0, 0, 0],
+  ])
+  // A long read in parts, as the ring splits it.
+  const part = (bytes: Uint8Array, done: number) => memory(0, 0, bytes, { length: 32, done })
+  expect(found(part(tlbi, 0), part(sync, 16), command(0x12), command(0x46)).length).toBe(2)
+  expect(found(part(tlbi, 0), part(sync, 16), command(0x12), command(0x46))[1]).toEqual([0x46, 0, 0, 0])
+  // Not there: not guessed.
+  expect(found(command(0x12), command(0x46))).toEqual([undefined, undefined])
+  expect(found(memory(0, 0, words(0x13, 0, 0, 0)), command(0x12))).toEqual([undefined])
+  expect(found(memory(0, 0, tlbi, { ok: 0, bytes: new Uint8Array() }), command(0x12))).toEqual([undefined])
+})
+
+test('a shadowed entry is what was written over what was there', () => {
+  const entry = (first: number) =>
+    new Uint8Array(BigUint64Array.from([BigInt(first), 1n, 2n, 3n, 4n, 5n, 6n, 7n]).buffer)
+  const host = entry(0x0b)
+  const children = [
+    memory(0, 0x1000, host),
+    memory(0, 0x9040, new Uint8Array(64)),
+    memory(1, 0x9048, entry(0).subarray(8)),
+    memory(1, 0x8000, words(3, 8, 1, 0, 0x46, 0, 0, 0)),
+    memory(1, 0x9040, entry(0x0f).subarray(0, 8)),
+    memory(1, 0x8020, words(3, 8, 1, 0, 0x46, 0, 0, 0)),
+  ]
+  const found = streamEntries(children, children.length)
+  expect([...(found.host ?? [])]).toEqual([0x0bn, 1n, 2n, 3n, 4n, 5n, 6n, 7n])
+  expect([...(found.shadow ?? [])]).toEqual([0x0fn, 1n, 2n, 3n, 4n, 5n, 6n, 7n])
+  expect(streamEntries([], 0)).toEqual({ host: undefined, shadow: undefined })
+})
