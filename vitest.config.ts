@@ -1,29 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 import { defineConfig } from 'vitest/config'
 
-/** Fast and pure first; then the real QEMU without a kernel; then real boots, one at a time. */
+/** One project after the other, so that nothing else competes with a guest for the processors. */
+const project = (
+  order: number,
+  name: string,
+  include: string[],
+  timeout: number,
+  workers: object = { maxWorkers: 1 },
+) => ({
+  test: { name, include, testTimeout: timeout, hookTimeout: timeout, sequence: { groupOrder: order }, ...workers },
+})
+
+/** Fast and pure first; then the real QEMU without a kernel; then real boots; then a browser on one; then Docker. */
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 60_000 } },
-      {
-        test: {
-          name: 'qtest',
-          include: ['test/qtest/**/*.test.ts'],
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
-          fileParallelism: false,
-        },
-      },
-      {
-        test: {
-          name: 'boot',
-          include: ['test/boot/**/*.test.ts'],
-          testTimeout: 300_000,
-          hookTimeout: 300_000,
-          fileParallelism: false,
-        },
-      },
+      project(0, 'unit', ['test/unit/**/*.test.ts', 'test/restart/unit/**/*.test.ts'], 120_000, {}),
+      project(1, 'qtest', ['test/qtest/**/*.test.ts'], 120_000),
+      project(2, 'boot', ['test/boot/**/*.test.ts', 'test/restart/boot/**/*.test.ts'], 300_000),
+      project(3, 'web', ['test/web/**/*.test.ts'], 300_000),
+      project(4, 'docker', ['test/docker/**/*.test.ts'], 1_800_000),
     ],
   },
 })
