@@ -42,10 +42,8 @@ export class Output {
   async flush(): Promise<void> {
     const text = this.#text
     this.#text = ''
-    if (text !== '' && this.#error === undefined && !this.#stream.write(text)) {
-      await Promise.race([once(this.#stream, 'drain').catch(() => undefined), once(this.#stream, 'close')])
-    }
-    // An error of the write above comes with the next turn of the event loop.
+    if (text !== '' && this.#error === undefined) await new Promise(resolve => this.#stream.write(text, resolve))
+    // The error event of a failed write comes after its callback.
     await new Promise(resolve => setImmediate(resolve))
     if (this.#error !== undefined && !this.closed) throw this.#error
   }

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import {
   BLOCK_HEADER,
@@ -27,6 +29,23 @@ const MAX_WAITING = 32
 
 /** ms after which a write that failed is tried again. */
 const RETRY = 1000
+
+const PACKAGE = new URL('../../package.json', import.meta.url)
+
+/** The header of a new recording. @param now of the pump, ns: what `start` counts from was that long ago. */
+export function newHeader(
+  now: number,
+  run: Pick<TraceHeader, 'policy' | 'policyOptions' | 'kernel' | 'image'>,
+): RecorderOptions['header'] {
+  const { version } = JSON.parse(readFileSync(PACKAGE, 'utf8')) as { version: string }
+  return {
+    recording: randomUUID(),
+    created: new Date().toISOString(),
+    epoch: Date.now() - now / 1e6,
+    versions: { 'smmu-cosim': version, node: process.version },
+    ...run,
+  }
+}
 
 export interface RecorderOptions {
   readonly path: string

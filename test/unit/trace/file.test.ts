@@ -8,6 +8,7 @@ import { expect, test } from 'vitest'
 import { BLOCK_HEADER, decodeBlockHeader, FORMAT } from '../../../server/trace/format.ts'
 import { Packer, Unpacker } from '../../../server/trace/msgpack.ts'
 import { TraceError, TraceReader } from '../../../server/trace/reader.ts'
+import { newHeader } from '../../../server/trace/recorder.ts'
 import { type FieldType, kinds, type TraceRecord } from '../../../server/trace/records.ts'
 import { CHUNK, type RingWriter } from '../../../server/trace/ring.ts'
 import { folder, header, recording, trap } from './synthetic.ts'
@@ -342,4 +343,24 @@ test('large recordings come in blocks that a reader can hold', async () => {
   expect(blocks.length).toBeGreaterThan(2)
   expect(Math.max(...blocks.map(block => block.length))).toBeLessThan(10_000)
   expect(seqs(blocks.flat())).toEqual(Array.from({ length: 20_000 }, (_, i) => i + 1))
+})
+
+test('a header says what ran, and when time began', () => {
+  const {
+    recording: id,
+    created,
+    epoch,
+    versions,
+    ...rest
+  } = newHeader(5e9, {
+    policy: 'pkvm',
+    policyOptions: { until: 'cmdq' },
+    kernel: '6.12',
+    image: '/boot/vmlinuz',
+  })
+  expect(id).toMatch(/^[0-9a-f-]{36}$/)
+  expect(Date.parse(created) - epoch).toBeGreaterThanOrEqual(4999)
+  expect(Date.parse(created) - epoch).toBeLessThan(6000)
+  expect(Object.keys(versions)).toEqual(['smmu-cosim', 'node'])
+  expect(rest).toEqual({ policy: 'pkvm', policyOptions: { until: 'cmdq' }, kernel: '6.12', image: '/boot/vmlinuz' })
 })
