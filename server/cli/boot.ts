@@ -5,6 +5,7 @@ import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums } from '../../protocol/messages.ts'
 import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
+import { DEFAULT_HOST } from '../api/server.ts'
 import { POLICIES } from '../cosim/policies.ts'
 import { Session, type SessionEnd } from '../cosim/session.ts'
 import type { TranslateMode } from '../cosim/translator.ts'
@@ -34,6 +35,7 @@ export interface BootOptions {
   readonly interactive?: boolean
   /** Port, or true for the usual one. */
   readonly dashboard?: true | number
+  readonly dashboardHost: string
   readonly baseline?: boolean
   readonly reboots: number
   readonly bench: number
@@ -110,6 +112,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
     .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
     .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))
+    .option('--dashboard-host <address>', 'address of the dashboard; any but loopback needs the token', DEFAULT_HOST)
     .option('--baseline', 'the same machine without the server, for comparison')
     .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
     .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)

@@ -15,7 +15,7 @@ export async function openDashboard(options: BootOptions): Promise<Dashboard> {
   const say = (line: string) => console.error(`smmu-cosim: ${line}`)
   const manager = new MachineManager()
   const port = options.dashboard === true ? DEFAULT_PORT : Number(options.dashboard)
-  const server: RunningServer = await startServer({ manager, port, say })
+  const server: RunningServer = await startServer({ manager, host: options.dashboardHost, port, say })
   say(`dashboard at ${server.url}`)
   return {
     show(session) {

@@ -423,6 +423,10 @@ export class Dispatcher {
         if (!this.#cannotResume(link, hello, error as Error)) return
       }
     }
+    if (hello.resumed === 1) {
+      this.#translator?.reset()
+      this.#translator?.announce(link)
+    }
     this.#policy = policy
     this.#inspector = new Inspector(machine, policy, memory)
     this.#operator.connect(policy, this.#inspector)
