@@ -16,9 +16,11 @@ export class Output {
   constructor(path?: string) {
     this.#file = path !== undefined
     this.#stream = path === undefined ? process.stdout : createWriteStream(path)
-    this.#stream.on('error', error => {
-      this.#error = error
-    })
+    this.#stream.on('error', this.#failed)
+  }
+
+  readonly #failed = (error: Error): void => {
+    this.#error = error
   }
 
   /** After text was added: nobody reads any more (`| head`), so there is no point in going on. */
@@ -50,7 +52,10 @@ export class Output {
 
   async close(): Promise<void> {
     await this.flush()
-    if (!this.#file) return
+    if (!this.#file) {
+      this.#stream.off('error', this.#failed)
+      return
+    }
     this.#stream.end()
     if (this.#error === undefined) await once(this.#stream, 'close')
   }

@@ -6,7 +6,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Command, CommanderError } from 'commander'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { traceCommand } from '../../../server/trace/cli.ts'
 import { bootRecording, scriptedBoot, trap } from './synthetic.ts'
 
 const files = mkdtempSync(join(tmpdir(), 'smmu-cosim-trace-cli-'))
@@ -26,11 +28,38 @@ beforeAll(async () => {
 })
 afterAll(() => rmSync(files, { recursive: true, force: true }))
 
+/** The command line in this process: what it prints, and its exit code. */
 async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-  const main = fileURLToPath(new URL('./main.ts', import.meta.url))
-  const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
-  const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')])
-  return { code: code as number, out, err }
+  let out = ''
+  let err = ''
+  const write = vi.spyOn(process.stdout, 'write').mockImplementation((text: unknown, ...rest: unknown[]) => {
+    out += text
+    const done = rest.at(-1) as (() => void) | undefined
+    done?.()
+    return true
+  })
+  const log = vi.spyOn(console, 'log').mockImplementation(text => {
+    out += `${text}\n`
+  })
+  const error = vi.spyOn(console, 'error').mockImplementation(text => {
+    err += `${text}\n`
+  })
+  const program = new Command('smmu-cosim').exitOverride().configureOutput({
+    writeErr: text => {
+      err += text
+    },
+  })
+  traceCommand(program)
+  try {
+    await program.parseAsync(args, { from: 'user' })
+    return { code: Number(process.exitCode ?? 0), out, err }
+  } catch (problem) {
+    if (problem instanceof CommanderError) return { code: problem.exitCode, out, err }
+    throw problem
+  } finally {
+    process.exitCode = undefined
+    for (const spy of [write, log, error]) spy.mockRestore()
+  }
 }
 
 /** Output without its title and times. */
@@ -245,4 +274,20 @@ test('bad input: one line that says what is wrong, and a code', async () => {
     expect(code).not.toBe(0)
     expect(out).toBe('')
   }
-}, 60_000)
+})
+
+test('cut: a smaller recording that replays as far', async () => {
+  const path = join(files, 'start.gz')
+  expect((await run('trace', 'cut', boot, '--to', '40', '-o', path)).out).toMatch(/start.gz: [0-9]+ bytes\n$/)
+  const { code, out } = await run('replay', path)
+  expect(out).toMatch(/^40 traps replayed in .*\nno difference\n$/)
+  expect(code).toBe(0)
+})
+
+test('a reader that leaves early ends it quietly', async () => {
+  const main = fileURLToPath(new URL('./main.ts', import.meta.url))
+  const child = spawn('sh', ['-c', `"${process.execPath}" "${main}" trace export "${boot}" --json | head -n 1`])
+  const [out, err] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')])
+  expect(JSON.parse(out)).toMatchObject({ kind: 'header' })
+  expect(err).toBe('')
+})

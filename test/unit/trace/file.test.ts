@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { unpackMultiple } from 'msgpackr'
@@ -363,4 +366,18 @@ test('a header says what ran, and when time began', () => {
   expect(Date.parse(created) - epoch).toBeLessThan(6000)
   expect(Object.keys(versions)).toEqual(['smmu-cosim', 'node'])
   expect(rest).toEqual({ policy: 'pkvm', policyOptions: { until: 'cmdq' }, kernel: '6.12', image: '/boot/vmlinuz' })
+})
+
+test('a killed recording is whole up to its last block', async () => {
+  const path = join(folder(), 'trace')
+  const child = spawn(process.execPath, [fileURLToPath(new URL('./endless.ts', import.meta.url)), path])
+  await expect.poll(() => existsSync(path) && statSync(path).size, { timeout: 20_000 }).toBeGreaterThan(200_000)
+  child.kill('SIGKILL')
+  await once(child, 'close')
+  const { records, problems } = read(path)
+  const found = seqs(records)
+  expect(found.length).toBeGreaterThan(3000)
+  expect(found).toEqual(found.map((_, i) => i + 1))
+  expect(problems.length).toBe(1)
+  expect(problems[0]).toMatch(/: (the recording was not ended|the file is cut off in block)/)
 })
