@@ -3,7 +3,7 @@ import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
-import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { serveDashboard } from './dashboard.ts'
 import { Feed } from './feed.ts'
@@ -72,13 +72,14 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
   const { manager, access, version } = options
   const app = fastify({
     bodyLimit: MAX_BODY,
+    // A field that nobody knows is a mistake, not something to drop in silence.
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: true } },
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: 30_000,
     routerOptions: { maxParamLength: 100 },
     forceCloseConnections: true,
   }).withTypeProvider<TypeBoxTypeProvider>()
-  app.setValidatorCompiler(TypeBoxValidatorCompiler)
   registerProblems(app as unknown as FastifyInstance)
 
   app.addHook('onRequest', async (request, reply) => {

@@ -112,19 +112,23 @@ export class Inspection {
 
   // Queues.
 
-  /** Command and event queue from both sides, the entries around the indices decoded. */
-  async queues(smmu: number) {
+  /**
+   * Command and event queue from both sides, the entries around the indices decoded.
+   * @param ahead PROD of a held write: the host has made its entries up to there, and nobody has looked at them yet.
+   */
+  async queues(smmu: number, ahead?: number) {
     const command = [R.ARM_SMMU_CR0, R.ARM_SMMU_CMDQ_BASE, R.ARM_SMMU_CMDQ_PROD, R.ARM_SMMU_CMDQ_CONS]
     const event = [R.ARM_SMMU_CR0, R.ARM_SMMU_EVTQ_BASE, R.ARM_SMMU_EVTQ_PROD, R.ARM_SMMU_EVTQ_CONS]
     const host = await this.#read(smmu, 'host', command)
     const hardware = await this.#read(smmu, 'hardware', [...new Set([...command, ...event])])
-    const own = this.#queue('cmdq', host)
+    const own = this.#queue('cmdq', host, ahead)
     const shadow = this.#queue('cmdq', hardware)
     const events = this.#queue('evtq', hardware)
     // The hardware reads the host's queue itself.
     if (own.base === shadow.base) return { host: own, shadow: null, events }
     const shadowWords = new Map(shadow.shown.map(({ index, words }) => [index, words.join()]))
-    const ownShown = own.shown.map(entry => {
+    const ownShown = own.shown.map((entry, i) => {
+      if (i >= own.shown.length - own.pending) return entry
       const known = this.#verdicts.host(smmu, entry.index)
       if (known === undefined) return entry
       const became = shadowWords.get(known.shadow)
@@ -138,11 +142,11 @@ export class Inspection {
     return { host: { ...own, shown: ownShown }, shadow: { ...shadow, shown: shadowShown }, events }
   }
 
-  #queue(which: 'cmdq' | 'evtq', registers: Map<number, RegisterValue>) {
+  #queue(which: 'cmdq' | 'evtq', registers: Map<number, RegisterValue>, ahead?: number) {
     const command = which === 'cmdq'
     const get = (offset: number) => registers.get(offset) ?? { lo: 0, hi: 0 }
     const base = get(command ? R.ARM_SMMU_CMDQ_BASE : R.ARM_SMMU_EVTQ_BASE)
-    const prodRegister = get(command ? R.ARM_SMMU_CMDQ_PROD : R.ARM_SMMU_EVTQ_PROD).lo
+    const prodRegister = ahead ?? get(command ? R.ARM_SMMU_CMDQ_PROD : R.ARM_SMMU_EVTQ_PROD).lo
     const consRegister = get(command ? R.ARM_SMMU_CMDQ_CONS : R.ARM_SMMU_EVTQ_CONS).lo
     const enable = command ? R.CR0_CMDQEN : R.CR0_EVTQEN
     const log2size = queueLog2Size(base.lo, MAX_LOG2SIZE)

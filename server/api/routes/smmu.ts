@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Static, Type } from 'typebox'
 import { describeEvent } from '../../smmu/events.ts'
+import { ARM_SMMU_CMDQ_PROD } from '../../smmu/registers.ts'
 import type { Outcome } from '../../smmu/transaction.ts'
 import type { Api } from '../app.ts'
 import { HexText, NumberText, parseBig } from '../hex.ts'
@@ -145,7 +146,13 @@ export function smmuRoutes(api: Api, manager: MachineManager): void {
         },
       },
     },
-    async request => (await manager.inspection.queues(request.params.smmu)) as never,
+    async request => {
+      const { smmu } = request.params
+      const { trap, hit } = manager.status().held ?? {}
+      const handsOver =
+        hit?.phase === 'before' && trap?.write && trap.offset === ARM_SMMU_CMDQ_PROD && trap.smmu === smmu
+      return (await manager.inspection.queues(smmu, handsOver ? trap?.lo : undefined)) as never
+    },
   )
 
   api.get(

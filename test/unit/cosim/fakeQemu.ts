@@ -16,6 +16,9 @@ import {
   type MessageFromServer,
 } from '../../../protocol/generated/messages.ts'
 
+/** Both ends number what they send: only these refer to a request of ours. */
+const ANSWERS: ReadonlySet<number> = new Set([Id.welcome, Id.refuse, Id.reply, Id.translated])
+
 /**
  * QEMU's end of the wire, for what the real one never does: other versions, garbage, traps at chosen moments. Its
  * hardware is an array of 32-bit registers; accesses of any other size are aborted.
@@ -110,7 +113,7 @@ export class FakeQemu {
   async send(seq: number): Promise<MessageFromServer> {
     this.flush()
     for (;;) {
-      const at = this.received.findIndex(m => m.type !== Id.error && m.seq === seq)
+      const at = this.received.findIndex(m => ANSWERS.has(m.type) && m.seq === seq)
       const [message] = at < 0 ? [] : this.received.splice(at, 1)
       if (message) return message
       if (this.socket.destroyed) throw new Error('the server closed the connection')

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Every answer is what the OpenAPI document says, and no request, whatever it holds, is a 500. */
+import { Ajv2020 } from 'ajv/dist/2020.js'
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { ARM_SMMU_CMDQ_PROD, ARM_SMMU_CR0, ARM_SMMU_GBPA } from '../../../server/smmu/registers.ts'
+import { type Harness, startApp } from './harness.ts'
+
+interface Operation {
+  readonly parameters?: readonly { readonly name: string; readonly in: string; readonly schema: object }[]
+  readonly requestBody?: object
+  readonly responses: Readonly<
+    Record<string, { readonly content?: Readonly<Record<string, { readonly schema: object }>> }>
+  >
+}
+
+interface Document {
+  readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>
+}
+
+let server: Harness
+let document: Document
+const ajv = new Ajv2020({ strict: false, validateFormats: false })
+
+beforeAll(async () => {
+  server = await startApp()
+  document = (await (await fetch(`${server.url}/api/v1/openapi.json`)).json()) as Document
+  ajv.addSchema(document as object, 'api')
+  await server.qemu.write(ARM_SMMU_GBPA, 4, 5)
+  await server.qemu.read(ARM_SMMU_GBPA, 4)
+  await server.qemu.read(ARM_SMMU_CR0, 1)
+  server.qemu.event(0x10, 8)
+  server.say('hello from the guest\n')
+  await new Promise(resolve => setTimeout(resolve, 150))
+})
+
+afterAll(() => server.close())
+
+const pointer = (text: string) =>
+  text.replaceAll('~', '~0').replaceAll('/', '~1').replaceAll('{', '%7B').replaceAll('}', '%7D')
+
+/** Path of the document for a URL. */
+function templateOf(path: string): string {
+  const templates = Object.keys(document.paths).sort((a, b) => a.split('{').length - b.split('{').length)
+  const found = templates.find(template => new RegExp(`^${template.replace(/\{\w+\}/g, '[^/]+')}$`).test(path))
+  if (found === undefined) throw new Error(`${path} is not in the document`)
+  return found
+}
+
+async function check(method: string, url: string, body?: unknown): Promise<{ status: number; json: unknown }> {
+  const response = await fetch(server.url + url, {
+    method,
+    ...(body !== undefined && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+  })
+  const template = templateOf(new URL(url, server.url).pathname)
+  const operation = document.paths[template]?.[method.toLowerCase()]
+  const type = (response.headers.get('content-type') ?? '').split(';')[0] ?? ''
+  const text = await response.text()
+  const answer = operation?.responses[String(response.status)]
+  expect(answer, `${method} ${url}: ${response.status} is not in the document: ${text}`).toBeDefined()
+  if (!/json/.test(type)) return { status: response.status, json: text }
+  const json: unknown = JSON.parse(text)
+  if (answer?.content?.[type] !== undefined) {
+    const ref = `api#/paths/${pointer(template)}/${method.toLowerCase()}/responses/${response.status}/content/${pointer(type)}/schema`
+    const validate = ajv.getSchema(ref)
+    expect(validate, ref).toBeDefined()
+    expect(validate?.(json), `${method} ${url}: ${JSON.stringify(validate?.errors)}`).toBe(true)
+  }
+  return { status: response.status, json }
+}
+
+describe('answers are as documented', () => {
+  test.each([
+    ['GET', '/health', 200],
+    ['GET', '/metrics', 200],
+    ['GET', '/api/v1/info', 200],
+    ['GET', '/api/v1/machine', 200],
+    ['GET', '/api/v1/counters', 200],
+    ['GET', '/api/v1/machine/console', 200],
+    ['GET', '/api/v1/traps', 200],
+    ['GET', '/api/v1/traps?registers=GBPA,0x20&access=write&limit=1', 200],
+    ['GET', '/api/v1/traps?after=0&limit=1', 200],
+    ['GET', '/api/v1/traps/2', 200],
+    ['GET', '/api/v1/traps/999999', 404],
+    ['GET', '/api/v1/events', 200],
+    ['GET', '/api/v1/warnings', 200],
+    ['GET', '/api/v1/trace', 404],
+    ['GET', '/api/v1/smmus/0/registers', 200],
+    ['GET', '/api/v1/smmus/0/queues', 200],
+    ['GET', '/api/v1/smmus/7/queues', 404],
+    // The fake's ID registers say nothing that the walker knows.
+    ['GET', '/api/v1/smmus/0/streams', 409],
+    ['GET', '/api/v1/smmus/0/walk?sid=8&iova=0x1000', 409],
+    ['GET', '/api/v1/memory/bytes?address=0x40000000&length=64', 200],
+    ['GET', '/api/v1/memory/bytes?address=0x1000', 422],
+    ['GET', '/api/v1/memory/ownership', 409],
+    ['GET', '/api/v1/breakpoints', 200],
+    ['GET', '/api/v1/held', 200],
+    ['DELETE', '/api/v1/breakpoints/77', 404],
+  ])('%s %s', async (method, url, status) => {
+    expect((await check(method, url)).status).toBe(status)
+  })
+
+  test.each([
+    ['/api/v1/machine/start', {}, 409],
+    ['/api/v1/machine/start', { policy: '../../etc/passwd' }, 400],
+    ['/api/v1/machine/start', { qemuArgs: ['-monitor', 'stdio'] }, 400],
+    ['/api/v1/machine/start', { append: 'a; rm -rf $(HOME)' }, 400],
+    ['/api/v1/machine/qmp', { command: 'quit' }, 400],
+    ['/api/v1/machine/qmp', { command: 'query-status' }, 409],
+    ['/api/v1/machine/console', { text: 'ls\n' }, 204],
+    ['/api/v1/memory/donate', { base: '0x40000000', size: 4096, vm: 1 }, 409],
+    ['/api/v1/memory/donate', { base: '0x40000000', size: 100, vm: 1 }, 400],
+    ['/api/v1/breakpoints', { on: 'register', register: 'CR0', access: 'write', value: '0x1', mask: '0xf' }, 201],
+    ['/api/v1/breakpoints', { on: 'register', register: 'NONE' }, 422],
+    ['/api/v1/breakpoints', { on: 'stream' }, 422],
+    ['/api/v1/held/release', { action: 'continue' }, 409],
+  ])('POST %s %j', async (url, body, status) => {
+    expect((await check('POST', url, body)).status).toBe(status)
+  })
+
+  test('every problem is problem+json with the fields that were wrong', async () => {
+    const response = await fetch(`${server.url}/api/v1/breakpoints`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"on": 5}',
+    })
+    expect(response.headers.get('content-type')).toMatch('application/problem+json')
+    expect(await response.json()).toMatchObject({ type: 'about:blank', status: 400, errors: [{ path: 'body/on' }] })
+    const nothing = await fetch(`${server.url}/api/v1/nothing`)
+    expect(nothing.headers.get('content-type')).toMatch('application/problem+json')
+    expect(nothing.status).toBe(404)
+  })
+
+  test('every route has a summary, a tag and answers', () => {
+    for (const [path, methods] of Object.entries(document.paths)) {
+      for (const [method, operation] of Object.entries(methods)) {
+        expect(operation, `${method} ${path}`).toMatchObject({
+          summary: expect.any(String),
+          tags: [expect.any(String)],
+        })
+        expect(Object.keys(operation.responses).length, `${method} ${path}`).toBeGreaterThan(0)
+      }
+    }
+  })
+})
+
+test('the trap log: rows, filters, neighbours', async () => {
+  const rows = await check('GET', '/api/v1/traps?registers=GBPA')
+  const { items } = rows.json as { items: { id: number; write: boolean; value: string; text: string }[] }
+  expect(items).toMatchObject([
+    { write: true, value: '0x5', register: 'GBPA' },
+    { write: false, value: '0x5' },
+  ])
+  const { json } = await check('GET', `/api/v1/traps/${items[1]?.id}`)
+  expect(json).toMatchObject({ previous: { id: items[0]?.id }, children: [{ kind: 'hardware' }] })
+  const events = await check('GET', '/api/v1/events')
+  expect(events.json).toMatchObject({ items: [{ name: 'F_TRANSLATION', sid: 8 }] })
+})
+
+test('a breakpoint holds the trap, which can be changed and goes on', async () => {
+  const point = { on: 'register', register: 'GBPA', access: 'write', once: true }
+  const { json } = await check('POST', '/api/v1/breakpoints', point)
+  expect(json).toMatchObject({ text: 'write of GBPA' })
+  const answer = server.qemu.write(ARM_SMMU_GBPA, 4, 1)
+  while (server.manager.status().state !== 'held') await new Promise(resolve => setTimeout(resolve, 5))
+  expect((await check('GET', '/api/v1/held')).json).toMatchObject({ trap: { offset: ARM_SMMU_GBPA, lo: 1 } })
+  expect((await check('POST', '/api/v1/machine/pause')).status).toBe(409)
+  expect((await check('GET', '/api/v1/smmus/0/registers')).status).toBe(200)
+  expect((await check('POST', '/api/v1/held/release', { action: 'continue', value: '0x9' })).status).toBe(204)
+  await answer
+  expect(server.qemu.registers.get(ARM_SMMU_GBPA)).toBe(9)
+})
+
+describe('bad input', () => {
+  const junk = fc.oneof(
+    fc.constantFrom(
+      '',
+      '0',
+      '-1',
+      '1e9',
+      'NaN',
+      '0x',
+      '0xffffffffffffffff',
+      '99999999999999999999',
+      '..',
+      '%00',
+      'a'.repeat(300),
+    ),
+    fc.string({ maxLength: 40 }),
+    fc.integer().map(String),
+  )
+
+  test('fuzzed paths and queries: never a 500', async () => {
+    const gets = Object.entries(document.paths).filter(
+      ([path, methods]) => methods.get && path !== '/api/v1/openapi.json',
+    )
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...gets), fc.infiniteStream(junk), async ([path, { get }], values) => {
+        const next = () => String(values.next().value)
+        const url = path.replace(/\{\w+\}/g, () => encodeURIComponent(next()) || 'x')
+        const query = new URLSearchParams()
+        for (const { name, in: where } of get?.parameters ?? []) if (where === 'query') query.set(name, next())
+        const { status } = await fetch(`${server.url}${url}?${query}`)
+        expect(status, `${url}?${query}`).toBeLessThan(500)
+      }),
+      { numRuns: 400 },
+    )
+  })
+
+  test('fuzzed bodies: never a 500', async () => {
+    const safe = (path: string) => !/\/machine\/(kill|start)$/.test(path)
+    const posts = Object.keys(document.paths).filter(path => document.paths[path]?.post && safe(path))
+    const value = fc.oneof(junk, fc.integer(), fc.boolean(), fc.constant(null), fc.array(junk, { maxLength: 3 }))
+    const key = fc.constantFrom(
+      'on',
+      'register',
+      'base',
+      'size',
+      'vm',
+      'action',
+      'value',
+      'sid',
+      'text',
+      'command',
+      'mask',
+      'x',
+    )
+    const body = fc.oneof(fc.dictionary(key, value, { maxKeys: 6 }), fc.jsonValue({ maxDepth: 3 }))
+    const likely = fc.record(
+      {
+        on: fc.constantFrom('register', 'command', 'stream', 'address', 'warning', 'event'),
+        register: fc.constantFrom('CR0', '0x20', '0xfffff', 'x'),
+        value: fc.constantFrom('0x1', '0xffffffffffffffff', '9999999999999999'),
+        sid: fc.integer(),
+        base: fc.constantFrom('0x40000000', '0xffffffffffffffff', '1'),
+        size: fc.constantFrom(4096, 1, 2 ** 40),
+        vm: fc.constantFrom(1, 0),
+        action: fc.constantFrom('continue', 'drop'),
+      },
+      { requiredKeys: [] },
+    )
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...posts), fc.oneof(body, likely), async (path, json) => {
+        const response = await fetch(server.url + path, {
+          method: 'POST',
+          headers: { 'content-type': 'application/json' },
+          body: JSON.stringify(json),
+        })
+        expect(response.status, `${path} ${JSON.stringify(json)}`).toBeLessThan(500)
+      }),
+      { numRuns: 400 },
+    )
+    for (const { id } of await server.manager.breakpoints()) await server.manager.removeBreakpoint(id)
+    await server.manager.breakNext(false)
+    // What was armed must not have harmed the trap path.
+    expect(await server.qemu.write(ARM_SMMU_CMDQ_PROD, 4, 0)).toMatchObject({ status: 0 })
+  })
+
+  test('too large, not JSON, another content type', async () => {
+    const post = (body: string, type: string) =>
+      fetch(`${server.url}/api/v1/machine/console`, { method: 'POST', headers: { 'content-type': type }, body })
+    expect((await post(JSON.stringify({ text: 'x'.repeat(100_000) }), 'application/json')).status).toBe(413)
+    expect((await post('{', 'application/json')).status).toBe(400)
+    expect((await post('text=x', 'application/x-www-form-urlencoded')).status).toBe(415)
+    expect((await post('{"text":"x"}', 'text/plain')).status).toBe(400)
+  })
+})

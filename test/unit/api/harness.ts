@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import { EventEmitter, once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
+import type { FastifyInstance } from 'fastify'
+import { createApp } from '../../../server/api/app.ts'
+import { MachineManager } from '../../../server/api/machine.ts'
+import type { Access } from '../../../server/api/security.ts'
+import type { Streams } from '../../../server/api/streams.ts'
+import { TrapThread } from '../../../server/cosim/control.ts'
+import type { Session, SessionEnd } from '../../../server/cosim/session.ts'
+import { GuestConsole } from '../../../server/machine/console.ts'
+import { Counters, createCounters } from '../../../server/trace/counters.ts'
+import { Pump } from '../../../server/trace/pump.ts'
+import { createRing } from '../../../server/trace/ring.ts'
+import { FakeQemu } from '../cosim/fakeQemu.ts'
+
+/** A server with a machine whose QEMU is a fake: everything but the guest is real. */
+export interface Harness {
+  readonly app: FastifyInstance
+  readonly streams: Streams
+  readonly manager: MachineManager
+  readonly qemu: FakeQemu
+  readonly url: string
+  readonly port: number
+  /** Text that the guest writes to its console. */
+  say(text: string): void
+  /** What was typed into the console. */
+  typed(): string
+  close(): Promise<void>
+}
+
+export async function startApp(access: Access = { host: '127.0.0.1' }, ringBytes = 1 << 22): Promise<Harness> {
+  const folder = mkdtempSync(join(tmpdir(), 'cosim-test-'))
+  const ramFile = join(folder, 'ram')
+  writeFileSync(ramFile, Buffer.alloc(1 << 20))
+  const counters = createCounters()
+  const ring = createRing(ringBytes)
+  const thread = await TrapThread.start({
+    listen: join(folder, 'trap'),
+    policy: 'passthrough',
+    policyOptions: {},
+    ramFile,
+    ring,
+    counters,
+    panicOnWarn: false,
+  } as Parameters<typeof TrapThread.start>[0])
+  const output = new PassThrough()
+  const input = new PassThrough()
+  let typed = ''
+  input.on('data', chunk => {
+    typed += chunk
+  })
+  let end: (value: SessionEnd) => void = () => {}
+  const ended = new Promise<SessionEnd>(resolve => {
+    end = resolve
+  })
+  const session = Object.assign(new EventEmitter(), {
+    console: new GuestConsole(output, join(folder, 'console.log')),
+    qemu: {
+      child: { stdin: input },
+      stop: async () => end({ qemu: { code: 0, signal: null }, qemuErrors: '', sections: {} }),
+    },
+    thread,
+    counters: new Counters(counters),
+    pump: new Pump(ring),
+    ramFile,
+    hello: undefined,
+    ended,
+    qmp: () => new Promise<never>(() => {}),
+  })
+  thread.on('connected', machine => {
+    Object.assign(session, { hello: machine })
+    session.emit('connected', machine)
+  })
+  const manager = new MachineManager()
+  manager.adopt(session as unknown as Session, { policy: 'passthrough' }, 'none')
+  const { app, streams } = await createApp({ manager, access, version: 'test' })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const { port } = app.server.address() as AddressInfo
+  const connected = once(thread, 'connected')
+  const qemu = await FakeQemu.connect(join(folder, 'trap'))
+  await qemu.hello()
+  await connected
+  await qemu.reset()
+  return {
+    app,
+    streams,
+    manager,
+    qemu,
+    port,
+    url: `http://127.0.0.1:${port}`,
+    say: text => void output.write(text),
+    typed: () => typed,
+    async close() {
+      qemu.socket.destroy()
+      end({ qemu: { code: 0, signal: null }, qemuErrors: '', sections: {} })
+      await app.close()
+      await thread.stop()
+      session.pump.close()
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The dashboard in a real browser, on a machine that boots a real Linux. */
+import { existsSync } from 'node:fs'
+import { type Browser, chromium, type Page } from 'playwright-core'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { MachineManager } from '../../server/api/machine.ts'
+import { type RunningServer, startServer } from '../../server/api/server.ts'
+import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
+
+const BOOT_MS = 180_000
+const STEP_MS = 30_000
+const qemu = process.env.SMMU_COSIM_QEMU
+
+let manager: MachineManager
+let server: RunningServer
+let browser: Browser
+let page: Page
+/** What the page complained about. */
+let complaints: string[]
+
+const start = (port = 0): Promise<RunningServer> => startServer({ manager, port, say: () => {} })
+
+beforeAll(async () => {
+  if (!existsSync(CHROMIUM)) throw new Error(`${CHROMIUM} is missing: install Debian's chromium, or set CHROMIUM`)
+  manager = new MachineManager(qemu === undefined ? {} : { qemu })
+  server = await start()
+  browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS })
+}, BOOT_MS)
+
+afterAll(async () => {
+  await browser?.close()
+  await manager?.close()
+  await server?.close()
+})
+
+beforeEach(async () => {
+  complaints = []
+  page = await browser.newPage({ viewport: { width: 1280, height: 800 } })
+  page.setDefaultTimeout(STEP_MS)
+  page.on('pageerror', error => complaints.push(String(error)))
+  page.on('console', message => {
+    if (message.type() === 'error') complaints.push(message.text())
+  })
+})
+
+afterEach(async () => {
+  await page.close()
+  expect(complaints).toEqual([])
+})
+
+const open = (view: string) => page.goto(new URL(`/#/${view}`, server.url).href)
+const button = (name: string) => page.getByRole('button', { name, exact: true })
+const type = (text: string) => manager.type(`${text}\n`)
+const until = async (done: () => boolean, ms = STEP_MS): Promise<void> => {
+  const end = Date.now() + ms
+  while (!done()) {
+    if (Date.now() > end) throw new Error(`not after ${ms / 1000} s; machine: ${JSON.stringify(manager.status())}`)
+    await new Promise(resolve => setTimeout(resolve, 50))
+  }
+}
+
+test('without a machine, every view says so and offers to start one', async () => {
+  await open('overview')
+  await page.getByRole('status', { name: 'Machine off' }).waitFor()
+  for (const view of ['Queues', 'Streams', 'Translation', 'Memory']) {
+    await page.getByRole('link', { name: new RegExp(`^${view}`) }).click()
+    await page.getByText('No machine is running').waitFor()
+  }
+})
+
+test(
+  'breakpoint on CFGI_STE, start from the dialog, stop, look, continue',
+  async () => {
+    await open('breakpoints')
+    await button('CFGI_STE').click()
+    await page.getByText('command CFGI_STE').waitFor()
+    await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+    const dialog = page.getByRole('dialog')
+    await dialog.getByLabel('Run').selectOption('shell')
+    await dialog.getByRole('button', { name: 'Start' }).click()
+    await page.getByRole('alert').filter({ hasText: 'CMDQ_PROD' }).waitFor({ timeout: BOOT_MS })
+    expect(manager.status()).toMatchObject({ state: 'held', held: { trap: { write: true } } })
+    // While it is held, the queue shows the command before it was consumed, and nothing is shadowed yet.
+    await page.keyboard.press('3')
+    await page.getByText('CFGI_STE', { exact: true }).first().waitFor()
+    const seq = manager.status().held?.trap.seq ?? 0
+    await page.keyboard.press('F10')
+    await until(() => (manager.status().held?.trap.seq ?? 0) === seq + 1)
+    await page.keyboard.press('8')
+    await page.getByRole('button', { name: /^Remove breakpoint/ }).click()
+    await page.getByText('No breakpoint is set').waitFor()
+    await page.keyboard.press('F8')
+    await until(() => manager.status().phase === 'userspace', BOOT_MS)
+  },
+  BOOT_MS * 2,
+)
+
+describe('on a booted machine', () => {
+  test('traps arrive live, can be filtered, and show what was done for them', async () => {
+    await open('traps')
+    type('dd if=/dev/vda of=/dev/null bs=4k count=50 iflag=direct')
+    await page.locator('.virtual .trap').nth(5).waitFor()
+    await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
+    await page.locator('.virtual .trap', { hasText: 'CFGI_STE' }).first().waitFor()
+    await page.locator('.virtual .trap').last().click()
+    await page.locator('.child', { hasText: 'nested' }).first().waitFor()
+    await page.locator('.child table tr.differs', { hasText: 'S2TTB' }).first().waitFor()
+  })
+
+  test('streams: host and shadow side by side, tables browsable', async () => {
+    await open('streams')
+    await page.getByRole('button', { name: /virtio-blk/ }).click()
+    const config = page.locator('table.fields tr.differs', { hasText: 'Config' })
+    await config.getByText('nested').waitFor()
+    await page.getByRole('button', { name: /stage 2/ }).click()
+    await page.locator('.tables .as-link').first().click()
+    expect(await page.locator('.crumbs button').count()).toBe(2)
+  })
+
+  test('walks an address through both stages', async () => {
+    await open('translation?sid=8&iova=0xfffff000')
+    await page.locator('.step', { hasText: 'Stage 2' }).first().waitFor()
+    await page.locator('.result', { hasText: 'translated' }).waitFor()
+    await page.getByLabel('Input address (IOVA)').fill('0x1000')
+    await button('Walk').click()
+    await page.locator('.result', { hasText: 'F_TRANSLATION' }).waitFor()
+  })
+
+  test('donates a page, the map changes, and reclaims it', async () => {
+    await open('memory')
+    await page.getByLabel('Address').fill('0x70000000')
+    await button('Select').click()
+    await page.locator('.memory-view td', { hasText: 'host' }).waitFor()
+    await button('Donate').click()
+    await page.getByText('Donated 4 KiB at 0x70000000').waitFor()
+    await page.locator('.memory-view td', { hasText: 'VM 1' }).waitFor()
+    await button('Donate').click()
+    await page.getByText('The hypervisor refused: EPERM').waitFor()
+    await button('Reclaim').click()
+    await page.getByText('Reclaimed 4 KiB').waitFor()
+    await page.locator('.memory-view td', { hasText: 'host' }).waitFor()
+  })
+
+  test('the console takes what is typed', async () => {
+    await open('console')
+    await page.getByLabel('Serial console').waitFor()
+    await page.locator('.xterm-screen').click()
+    await page.keyboard.type('echo $((6 * 7))-typed\n', { delay: 10 })
+    await until(() =>
+      /^42-typed/m.test(
+        manager.console
+          .read(0, 1e9, undefined)
+          .items.map(({ text }) => text)
+          .join(''),
+      ),
+    )
+  })
+
+  test('pause and resume', async () => {
+    await open('overview')
+    await button('Pause').click()
+    await page.getByRole('status', { name: 'Machine paused' }).waitFor()
+    await button('Resume').click()
+    await page.getByRole('status', { name: 'Machine running' }).waitFor()
+  })
+
+  test('survives a restart of the server', async () => {
+    await open('overview')
+    await page.getByRole('status', { name: 'Machine running' }).waitFor()
+    const port = Number(new URL(server.url).port)
+    await server.close()
+    await page.getByText('The connection to the server is lost').waitFor()
+    server = await start(port)
+    await page.getByText('The connection to the server is lost').waitFor({ state: 'hidden' })
+    await page.getByRole('status', { name: 'Machine running' }).waitFor()
+    // What the browser says about a server that was away is no complaint of the page.
+    complaints = complaints.filter(text => !/ERR_CONNECTION|WebSocket connection/.test(text))
+  })
+
+  test('controls have names; keyboard help; dark and light', async () => {
+    for (const [view] of [
+      ['overview'],
+      ['traps'],
+      ['queues'],
+      ['streams'],
+      ['translation'],
+      ['memory'],
+      ['breakpoints'],
+    ]) {
+      await open(String(view))
+      await page.waitForTimeout(300)
+      const nameless = await page.evaluate<string[]>(`
+        [...document.querySelectorAll('button, input, select, a')]
+          .filter(e => !e.textContent.trim() && !e.ariaLabel && !e.title && !e.labels?.length)
+          .map(e => e.outerHTML)`)
+      expect(nameless, String(view)).toEqual([])
+      const wide = await page.evaluate<boolean>('document.documentElement.scrollWidth > innerWidth')
+      expect(wide, `${view} is wider than 1280 px`).toBe(false)
+    }
+    await page.keyboard.press('?')
+    await page.getByRole('dialog', { name: 'Keyboard' }).waitFor()
+    await page.keyboard.press('Escape')
+    const theme = () => page.evaluate<string>('document.documentElement.dataset.theme')
+    const before = await theme()
+    await page.keyboard.press('t')
+    expect(await theme()).not.toBe(before)
+  })
+
+  test('kill', async () => {
+    await open('overview')
+    await button('Kill').click()
+    await page.getByText(/ended at .*ended from here/).waitFor()
+    expect(manager.status().state).toBe('off')
+  })
+})
