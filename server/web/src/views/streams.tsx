@@ -18,13 +18,13 @@ export const CONFIG_TONES: Readonly<Record<string, Tone>> = {
 }
 
 export function Streams() {
+  return inspectable.value ? <StreamTables /> : <NoMachine what="Stream tables" />
+}
+
+function StreamTables() {
   const [all, setAll] = useState(false)
   const asked = route.value.query.get('sid')
-  const loaded = useLoaded<StreamList>(() => get(`/smmus/${smmu.value}/streams`), 3_000, [
-    smmu.value,
-    inspectable.value,
-  ])
-  if (!inspectable.value) return <NoMachine what="Stream tables" />
+  const loaded = useLoaded<StreamList>(() => get(`/smmus/${smmu.value}/streams`), 3_000, [smmu.value])
   const known = loaded.data?.streams ?? []
   const shown = known.filter(s => all || s.device !== null || !/^(abort|invalid|none)$/.test(s.host))
   const sid = asked === null ? shown.find(s => s.device !== null)?.sid : Number(asked)
