@@ -112,6 +112,6 @@ export function readCheckpoint(bytes: Uint8Array): Envelope {
     lo: from.readUInt32LE(28),
     hi: from.readUInt32LE(32),
     trap: from.readUInt32LE(40) * WORD + from.readUInt32LE(36),
-    state: Uint8Array.prototype.slice.call(from, HEADER + texts),
+    state: new Uint8Array(from.subarray(HEADER + texts)),
   }
 }

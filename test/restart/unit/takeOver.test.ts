@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The wire's side of a take-over: who is let on, what is repeated, and code that is replaced while a machine runs. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { encodeHello, encodeTrapWrite, Id, type MessageFromServer } from '../../../protocol/generated/messages.ts'
+import { CannotResume, CheckpointWriter, readCheckpoint } from '../../../server/cosim/checkpoint.ts'
+import { type ThreadOptions, TrapThread } from '../../../server/cosim/control.ts'
+import { LiveCode } from '../../../server/cosim/liveCode.ts'
+import { createCounters } from '../../../server/trace/counters.ts'
+import { createRing } from '../../../server/trace/ring.ts'
+import { FakeQemu } from '../../unit/cosim/fakeQemu.ts'
+
+/** A thread loads in a moment, on a machine that has nothing else to do. */
+const PATIENCE = { timeout: 30_000 }
+
+let folder: string
+const threads: TrapThread[] = []
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'cosim-takeover-'))
+})
+afterEach(async () => {
+  for (const thread of threads.splice(0)) await thread.stop()
+  rmSync(folder, { recursive: true })
+})
+
+/** Counts the writes that it carried out: its only state. A read answers how many, plus `base`. */
+const counting = (base: number, extra = '') => `
+let generation = 0, count = 0
+export default machine => ({
+  name: 'counting',
+  reset() { count = 0; generation++ },
+  access(trap) {
+    ${extra}
+    if (trap.write) { machine.smmus[0].hardware.write(trap.offset, 4, ++count, 0); generation++ }
+    else { trap.lo = ${base} + count; trap.hi = 0 }
+  },
+  state: {
+    get generation() { return generation },
+    checkpoint() { return Uint8Array.of(count) },
+    restore(bytes) { if (bytes.length !== 1) throw new Error('a counter of one byte was expected'); count = bytes[0] },
+  },
+})`
+
+const policyFile = () => join(folder, 'policy.ts')
+const socket = () => join(folder, 'trap')
+
+async function start(source: string, more: Partial<ThreadOptions> = {}): Promise<TrapThread> {
+  writeFileSync(policyFile(), source)
+  const thread = await TrapThread.start({
+    listen: socket(),
+    policy: policyFile(),
+    policyOptions: {},
+    ramFile: join(folder, 'ram'),
+    ring: createRing(1 << 16),
+    counters: createCounters(),
+    panicOnWarn: false,
+    ...more,
+  })
+  threads.push(thread)
+  return thread
+}
+
+/** The checkpoint that came last. */
+function checkpoint(qemu: FakeQemu): Uint8Array {
+  const message = qemu.received.findLast(m => m.type === Id.checkpoint)
+  if (message?.type !== Id.checkpoint) throw new Error('no checkpoint came')
+  return message.bytes.slice()
+}
+
+interface Resumption {
+  readonly session: string
+  readonly checkpoint: Uint8Array
+  readonly lastSeq?: number
+}
+
+/** Says hello as a machine that runs already. */
+function resume(qemu: FakeQemu, { session, checkpoint, lastSeq = 0 }: Resumption): Promise<MessageFromServer> {
+  encodeHello(qemu.out, 1000, {
+    minVersion: 1,
+    maxVersion: 1,
+    features: 0,
+    session,
+    resumed: 1,
+    lastSeq,
+    checkpoint,
+    qemuVersion: 'fake',
+    vcpus: 1,
+    carveoutBase: 0,
+    carveoutSize: 0,
+    ram: [{ base: 0x4000_0000, size: qemu.memory.length, path: '', offset: 0 }],
+    smmus: [{ base: 0x0905_0000, size: 0x2_0000, irqEvtq: 1, irqPriq: 2, irqCmdSync: 3, irqGerror: 4 }],
+    devices: [],
+  })
+  return qemu.send(1000)
+}
+
+function repeatWrite(qemu: FakeQemu, seq: number): Promise<MessageFromServer> {
+  encodeTrapWrite(qemu.out, seq, 0, 0, 0x20, 4, 1_000, 0, 0, 0, 0, 7)
+  return qemu.send(seq)
+}
+
+/** A machine that has made two writes, and its server. */
+async function running(more: Partial<ThreadOptions> = {}) {
+  const thread = await start(counting(0), more)
+  const qemu = await FakeQemu.connect(socket())
+  const welcome = await qemu.hello()
+  if (welcome.type !== Id.welcome) throw new Error('not welcome')
+  await qemu.reset()
+  await qemu.write(0x20, 4, 1)
+  const second = await qemu.write(0x20, 4, 1)
+  const bytes = checkpoint(qemu)
+  return { thread, qemu, session: welcome.session, bytes, seq: second.seq }
+}
+
+async function restarted(source: string, more: Partial<ThreadOptions> = {}): Promise<FakeQemu> {
+  await threads.splice(0)[0]?.stop()
+  await start(source, more)
+  return FakeQemu.connect(socket())
+}
+
+describe('a request whose answer was lost', () => {
+  test('is answered again, and not carried out again', async () => {
+    const { session, bytes, seq } = await running()
+    const qemu = await restarted(counting(0))
+    expect(await resume(qemu, { session, checkpoint: bytes, lastSeq: seq - 1 })).toMatchObject({
+      type: Id.welcome,
+      session,
+    })
+    expect(await repeatWrite(qemu, seq)).toMatchObject({ type: Id.reply, status: 0 })
+    expect(qemu.registers.size).toBe(0)
+    expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })
+  })
+
+  test('a request that was cut is carried out', async () => {
+    const { session, bytes, seq } = await running()
+    const qemu = await restarted(counting(0))
+    await resume(qemu, { session, checkpoint: bytes, lastSeq: seq })
+    expect(await repeatWrite(qemu, seq + 1)).toMatchObject({ type: Id.reply, status: 0 })
+    expect(qemu.registers.get(0x20)).toBe(3)
+  })
+
+  test('reads that change nothing cost no checkpoint', async () => {
+    const { qemu } = await running()
+    const before = qemu.received.filter(m => m.type === Id.checkpoint).length
+    await qemu.read(0, 4)
+    await qemu.read(0, 4)
+    expect(qemu.received.filter(m => m.type === Id.checkpoint)).toHaveLength(before)
+    await qemu.write(0x20, 4, 1)
+    expect(qemu.received.filter(m => m.type === Id.checkpoint)).toHaveLength(before + 1)
+  })
+})
+
+describe('a machine that cannot be taken over is refused with the reason', () => {
+  test.each<[string, (bytes: Uint8Array) => Uint8Array, RegExp]>([
+    ['no checkpoint', () => new Uint8Array(0), /has no checkpoint/],
+    ['another thing', bytes => bytes.fill(0x41, 0, 4), /not one of ours/],
+    ['another version', bytes => bytes.fill(9, 4, 5), /has version 9, this server reads 1/],
+    ['one byte changed', bytes => bytes.fill(0xff, bytes.length - 1), /damaged/],
+    ['cut short', bytes => bytes.subarray(0, bytes.length - 1), /cut short/],
+  ])('%s', async (_name, change, reason) => {
+    const { session, bytes } = await running()
+    const qemu = await restarted(counting(0))
+    const answer = await resume(qemu, { session, checkpoint: change(bytes.slice()) })
+    expect(answer).toMatchObject({ type: Id.refuse, text: expect.stringMatching(reason) })
+  })
+
+  test('another session', async () => {
+    const { bytes } = await running()
+    const qemu = await restarted(counting(0))
+    const answer = await resume(qemu, { session: 'somebody else', checkpoint: bytes })
+    expect(answer).toMatchObject({ type: Id.refuse, text: expect.stringContaining('another session') })
+  })
+
+  test('another policy', async () => {
+    const { session, bytes } = await running()
+    const qemu = await restarted('', { policy: 'passthrough' })
+    expect(await resume(qemu, { session, checkpoint: bytes })).toMatchObject({
+      type: Id.refuse,
+      text: expect.stringContaining('it runs under policy counting, this server has passthrough'),
+    })
+  })
+
+  test('with onRefusal reset it is taken, its traps abort, and its reset brings it back', async () => {
+    const { session } = await running()
+    const qemu = await restarted(counting(0), { onRefusal: 'reset' })
+    const lost = new Promise(resolve => threads[0]?.once('lost', resolve))
+    expect(await resume(qemu, { session, checkpoint: new Uint8Array(0) })).toMatchObject({ type: Id.welcome })
+    expect(await lost).toMatch(/has no checkpoint/)
+    expect(await repeatWrite(qemu, 5)).toMatchObject({ type: Id.reply, status: 1 })
+    expect(await qemu.reset()).toMatchObject({ type: Id.reply, status: 0 })
+    expect(await qemu.read(0, 4)).toMatchObject({ type: Id.reply, status: 0, valueLo: 0 })
+  })
+})
+
+describe('code that is replaced while a machine runs', () => {
+  /** Connects again whenever the connection is lost, as QEMU does. */
+  async function again(session: string, bytes: Uint8Array): Promise<FakeQemu> {
+    for (;;) {
+      const qemu = await FakeQemu.connect(socket()).catch(() => undefined)
+      const answer =
+        (await qemu) && (await resume(qemu as FakeQemu, { session, checkpoint: bytes }).catch(() => undefined))
+      if (qemu && answer?.type === Id.welcome) return qemu
+      await new Promise(resolve => setTimeout(resolve, 10))
+    }
+  }
+
+  test('new code goes on from the state of the old', async () => {
+    const { thread, session, bytes } = await running()
+    writeFileSync(policyFile(), counting(100))
+    const back = again(session, bytes)
+    const swap = await thread.swap()
+    const qemu = await back
+    expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 102 })
+    expect(await swap.firstTrap).toBeGreaterThan(0)
+    expect(swap.gapMs).toBeLessThan(2_000)
+  })
+
+  test.each([
+    ['does not parse', 'export default (', /policy\.ts/],
+    ['throws when it is loaded', "throw new Error('not today')", /not today/],
+    ['has no policy', 'export const x = 1', /default export/],
+    ['cannot read the state', counting(0).replace('bytes.length !== 1', 'bytes.length !== 2'), /a counter of one byte/],
+    ['is another policy', counting(0).replace("'counting'", "'other'"), /runs under policy counting, this is other/],
+  ])('code that %s is not taken, and the old one never stops', async (_name, source, reason) => {
+    const { thread, qemu } = await running()
+    writeFileSync(policyFile(), source)
+    await expect(thread.swap()).rejects.toThrow(reason)
+    expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })
+    writeFileSync(policyFile(), counting(100))
+  })
+
+  test('code that fails at the machine itself: the old one goes on', async () => {
+    const { thread, session, bytes } = await running()
+    const resumes = "resume() { throw new Error('not with this hardware') },"
+    writeFileSync(policyFile(), counting(100).replace('state: {', `state: { ${resumes}`))
+    const swapped = thread.swap().catch((error: Error) => error.message)
+    const back = again(session, bytes)
+    expect(await swapped).toMatch(/not with this hardware/)
+    const qemu = await back
+    expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })
+  })
+
+  test('a save replaces it; saving the same again does not', async () => {
+    const { thread, session, bytes } = await running()
+    const said: string[] = []
+    const live = new LiveCode({ thread: () => thread, policy: policyFile(), say: line => said.push(line) })
+    try {
+      writeFileSync(policyFile(), counting(0))
+      writeFileSync(policyFile(), counting(7))
+      const qemu = await again(session, bytes)
+      expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 9 })
+      await expect.poll(() => said.filter(line => line.includes('first trap')), PATIENCE).toHaveLength(1)
+      writeFileSync(policyFile(), counting(7))
+      writeFileSync(policyFile(), 'export default (')
+      await expect.poll(() => said.at(-1), PATIENCE).toBe('the old code goes on')
+      expect(said.filter(line => line.includes('in place'))).toHaveLength(1)
+      expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 9 })
+    } finally {
+      live.close()
+    }
+  })
+})
+
+test('the envelope holds what was put in, and grows', () => {
+  const writer = new CheckpointWriter('a session', 'a policy')
+  const state = new Uint8Array(100_000).map((_, i) => i)
+  const bytes = writer.write(state, 5, 9, 1, 0xffff_ffff, 0x1234, 2 ** 40 + 3)
+  expect(readCheckpoint(bytes)).toEqual({
+    session: 'a session',
+    policy: 'a policy',
+    request: 5,
+    last: 9,
+    status: 1,
+    hi: 0xffff_ffff,
+    lo: 0x1234,
+    trap: 2 ** 40 + 3,
+    state,
+  })
+  expect(() => writer.write(new Uint8Array(600_000), 0, 0, 0, 0, 0, 0)).toThrow(RangeError)
+  for (let length = 0; length < 200; length++)
+    expect(() => readCheckpoint(bytes.subarray(0, length))).toThrow(CannotResume)
+})
