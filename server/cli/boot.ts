@@ -13,6 +13,8 @@ import { GRANULES, STAGES, type Stage } from '../hypervisor/policy/policy.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
+import { describeMachine } from '../trace/format.ts'
+import { newHeader, Recorder } from '../trace/recorder.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { OUTCOMES, type Outcome, REPORT_SCHEMA, type Report } from './report.ts'
@@ -43,6 +45,9 @@ export interface BootOptions {
   readonly report?: string
   readonly translate: TranslateMode
   readonly panicOnWarn?: boolean
+  /** A file, or false for none; absent: in the run's folder. */
+  readonly record?: string | false
+  readonly recordLimit: string
   readonly quiet?: boolean
   readonly qemuArg: readonly string[]
   /** Seconds that the machine waits for a lost server. */
@@ -129,6 +134,9 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .choices(Object.keys(enums.translateMode))
         .default('hardware'),
     )
+    .option('--record <file>', 'where the run is recorded; by default in the runs folder')
+    .option('--no-record', 'do not record')
+    .option('--record-limit <size>', 'bytes of the recording, the middle of a longer one is left out', size, '2G')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--quiet', 'no guest console on the terminal')
     .addOption(
@@ -233,6 +241,12 @@ function kernelCommandLine(options: BootOptions, workload: Workload): string {
   return words.join(' ')
 }
 
+const policyOptions = (options: BootOptions) => ({
+  until: options.until,
+  granule: Number(options.granule),
+  requireIsolation: options.requireIsolation === true,
+})
+
 async function runMachine(
   options: BootOptions,
   { qemu, kernel, initrd }: Files,
@@ -261,11 +275,7 @@ async function runMachine(
     ...(!options.baseline && {
       policy: {
         name: options.policy,
-        options: {
-          until: options.until,
-          granule: Number(options.granule),
-          requireIsolation: options.requireIsolation === true,
-        },
+        options: policyOptions(options),
         panicOnWarn: options.panicOnWarn === true,
         translate: options.translate,
         carveout: options.carveout,
@@ -274,6 +284,7 @@ async function runMachine(
       },
     }),
   })
+  const recorder = await record(session, options, kernel, runFolder)
   hook?.(session)
   const events: GuestEvent[] = []
   let bootMs: number | null = null
@@ -297,6 +308,7 @@ async function runMachine(
   const limit = options.timeout > 0 && !options.interactive ? options.timeout * 1000 : undefined
   const timer = limit && setTimeout(() => stop('guest-hung'), limit)
   const end = await session.ended
+  const recording = await recorder?.close()
   clearTimeout(timer)
   signal.removeEventListener('abort', interrupt)
   terminal?.dispose()
@@ -316,10 +328,40 @@ async function runMachine(
     workload: entries,
     ...(bench.length > 0 && { bench }),
     console: session.console.logPath,
+    ...(recording && { recording }),
     ...end.sections,
     ...(session.counters && { commands: session.counters.commands(), events: session.counters.events() }),
     machine: { memory: options.memory, smp: options.smp, hostCpus: cpus().length, qemuArgs: options.qemuArg },
   }
+}
+
+/** Starts the recording; a baseline run has nothing to record, a server elsewhere has the ring. */
+async function record(
+  session: Session,
+  options: BootOptions,
+  kernel: Files['kernel'],
+  runFolder: string,
+): Promise<Recorder | undefined> {
+  const { pump } = session
+  if (pump === undefined || options.record === false) return undefined
+  const run = {
+    policy: options.policy,
+    policyOptions: policyOptions(options),
+    kernel: kernel.version,
+    image: resolve(kernel.image),
+  }
+  const recorder = await Recorder.open({
+    path: options.record ?? join(runFolder, 'trace'),
+    header: newHeader(pump.now(), run),
+    limit: parseSize(options.recordLimit),
+  }).catch(async (error: Error) => {
+    await session.stop()
+    throw new Error(`--record: ${error.message}`)
+  })
+  if (session.hello !== undefined) recorder.describe(describeMachine(session.hello))
+  session.on('connected', hello => recorder.describe(describeMachine(hello)))
+  pump.add(recorder)
+  return recorder
 }
 
 /** The first thing that went wrong decides. */

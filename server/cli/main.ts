@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander'
+import { traceCommand } from '../trace/cli.ts'
+import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
 import { ctlCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
@@ -13,6 +15,8 @@ bootCommand(program)
 devCommand(program)
 serveCommand(program)
 ctlCommand(program)
+traceCommand(program)
 setupCommand(program)
+benchCommand(program)
 
 await program.parseAsync()

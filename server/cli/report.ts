@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+
 import type { BenchEntry, WorkloadEntry } from '../machine/workload.ts'
+import type { RecorderSummary } from '../trace/recorder.ts'
 
 /** The report of one run, as `--report FILE` writes it. Fields are only ever added within a schema version. */
 export const REPORT_SCHEMA = 'smmu-cosim/report/1'
@@ -55,6 +57,8 @@ export interface Report {
   readonly workload: readonly WorkloadEntry[]
   /** Timed reads, with `--bench`. */
   readonly bench?: readonly BenchEntry[]
+  /** The recording: file, size, records, and what was lost on the way to it. */
+  readonly recording?: RecorderSummary
   /** Path of the console log. */
   readonly console: string
   /** Further sections by the policy: `warnings`, `commands`, `streams`, … */

@@ -31,6 +31,12 @@ export function printSummary(report: Report): void {
   for (const { device, reads, ms } of report.bench ?? []) {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
   }
+  const { recording } = report
+  if (recording !== undefined) {
+    const { path, records, bytes, lost, refused, error } = recording
+    const missing = lost + refused > 0 ? `, ${lost + refused} LOST${error === undefined ? '' : `: ${error}`}` : ''
+    lines.push(`  trace   ${path} (${records} records, ${mib(bytes)}${missing})`)
+  }
   lines.push(`  console ${report.console}`)
   if (Array.isArray(report.oops)) lines.push('', ...report.oops)
   console.error(lines.join('\n'))

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type Command, InvalidArgumentError } from 'commander'
+import { NAMES, type Name } from '../../test/bench/figure.ts'
+import type { BenchOptions } from '../../test/bench/run.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+
+const isName = (text: string): text is Name => (NAMES as readonly string[]).includes(text)
+
+function name(text: string, before: readonly Name[]): Name[] {
+  const names = text.split(',')
+  const wrong = names.find(part => !isName(part))
+  if (wrong !== undefined) throw new InvalidArgumentError(`there is no "${wrong}", but ${NAMES.join(', ')}`)
+  return [...before, ...names.filter(isName)]
+}
+
+function pairs(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1 || value > 1000) {
+    throw new InvalidArgumentError('expected a whole number from 1 to 1000')
+  }
+  return value
+}
+
+/** `smmu-cosim bench`. */
+export function benchCommand(program: Command): void {
+  program
+    .command('bench')
+    .description('measure traps, boots and bulk work, each next to what it is compared with, and print one table')
+    .option('--quick', 'a short form that says whether the benchmark works, not how fast things are')
+    .option('--only <name>', `${NAMES.join(', ')}; may be repeated`, name, [])
+    .option('--pairs <n>', 'repeats of each comparison', pairs)
+    .option('--json <file>', 'write everything measured as JSON')
+    .option('--results <file>', 'put machine and table between the marks of a Markdown file')
+    .action(async (options: BenchOptions) => {
+      const { signal, dispose } = abortOnSignal()
+      try {
+        const { bench } = await import('../../test/bench/run.ts')
+        if (!(await bench(options, signal))) process.exitCode = EXIT.failed
+      } catch (error) {
+        fail(error, signal)
+      } finally {
+        dispose()
+      }
+    })
+}
