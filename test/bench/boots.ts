@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What a Linux notices of the server: boots with the policy pkvm, and of the same QEMU without a server. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Report } from '../../server/cli/report.ts'
+import type { Context, Figure, Name, Part } from './figure.ts'
+import { inPairs } from './stats.ts'
+
+const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
+const TIMEOUT_S = 240
+
+/**
+ * Boots once, in a process of its own, with timed reads at the end.
+ * @throws Error when the run was not a good one.
+ */
+export async function bootOnce({ scale, signal }: Context, ...args: string[]): Promise<Report> {
+  signal.throwIfAborted()
+  const folder = mkdtempSync(join(tmpdir(), 'cosim-bench-'))
+  try {
+    const file = join(folder, 'report.json')
+    const all = ['boot', '--quiet', '--timeout', TIMEOUT_S, '--bench', scale.reads, '--report', file, ...args]
+    const child = spawn(process.execPath, [MAIN, ...all.map(String)], { stdio: ['ignore', 'ignore', 'pipe'] })
+    let errors = ''
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      errors = (errors + text).slice(-4096)
+    })
+    const stop = () => child.kill('SIGTERM')
+    signal.addEventListener('abort', stop)
+    const timer = setTimeout(() => child.kill('SIGKILL'), (TIMEOUT_S + 60) * 1000)
+    await once(child, 'close').finally(() => {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', stop)
+    })
+    signal.throwIfAborted()
+    if (!existsSync(file)) throw new Error(`a boot left no report: ${errors.trim().split('\n').at(-1)}`)
+    const report = JSON.parse(readFileSync(file, 'utf8')) as Report
+    if (report.outcome !== 'ok') throw new Error(`a boot failed: ${report.message}`)
+    return report
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+const NESTED = 'pkvm, nested'
+const BASELINE = 'without the server'
+
+const boot = ({ bootMs }: Report): number => {
+  if (bootMs === null) throw new Error('userspace was never reached')
+  return bootMs / 1000
+}
+
+/** µs a read. */
+const reads =
+  (device: string) =>
+  ({ bench = [] }: Report): number => {
+    const entry = bench.find(e => e.device === device)
+    if (entry === undefined) throw new Error(`no timed reads of ${device}`)
+    return (entry.ms / entry.reads) * 1000
+  }
+
+const server =
+  (q: 'p50' | 'p99') =>
+  ({ traps }: Report): number => {
+    if (traps === null) throw new Error('the report has no traps')
+    return traps.serverUs[q]
+  }
+
+/** `boot`, `reads` and `server` are looked at in the same runs. */
+export async function benchBoots(context: Context, names: ReadonlySet<Name>): Promise<Part> {
+  const { scale, say } = context
+  const run = (...args: string[]) => bootOnce(context, ...args)
+  if (scale.warmUp) {
+    say('boot: warm-up')
+    await run()
+    await run('--baseline')
+  }
+  const { a, b } = await inPairs(
+    scale.pairs,
+    pair => {
+      say(`boot: pair ${pair + 1} of ${scale.pairs}`)
+      return run()
+    },
+    () => run('--baseline'),
+  )
+  const compare = (bench: Name, what: string, unit: string, target: string, of: (r: Report) => number): Figure => ({
+    bench,
+    what,
+    unit,
+    a: { label: NESTED, values: a.map(of) },
+    b: { label: BASELINE, values: b.map(of) },
+    target,
+  })
+  const alone = (what: string, q: 'p50' | 'p99', target: string): Figure => ({
+    bench: 'server',
+    what,
+    unit: 'µs',
+    a: { label: NESTED, values: a.map(server(q)) },
+    target,
+  })
+  const figures = [
+    compare('boot', 'boot to userspace', 's', '≤ 1.05 ×', boot),
+    compare('reads', '4-KiB read, virtio-blk', 'µs', '≤ 1.10 ×', reads('virtio-blk')),
+    compare('reads', '4-KiB read, nvme', 'µs', '≤ 1.10 ×', reads('nvme')),
+    alone('server’s own time per trap, p50', 'p50', '≤ 5 µs'),
+    alone('server’s own time per trap, p99', 'p99', '≤ 50 µs'),
+  ]
+  return { figures: figures.filter(({ bench }) => names.has(bench)) }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The C program that everything about traps is compared with. */
+import { execFile } from 'node:child_process'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { FrameWriter } from '../../protocol/framing.ts'
+import { encodeReply, encodeTrapRead } from '../../protocol/generated/messages.ts'
+
+const run = promisify(execFile)
+const SOURCE = fileURLToPath(new URL('./pingpong.c', import.meta.url))
+const DEADLINE_MS = 60_000
+
+/** Percentiles, µs. */
+export interface Times {
+  readonly p50: number
+  readonly p90: number
+  readonly p99: number
+  readonly max: number
+}
+
+export interface Exchange {
+  readonly roundTrip: Times
+  /** The server's send() alone. */
+  readonly send: Times
+}
+
+/** Writes frames like those of a trap. */
+export function encodeTypicalTrap(out: FrameWriter, seq: number): void {
+  encodeTrapRead(out, seq, 0, 0, 0, 4, 1_500_000_000, 0, 0x4008_0008, 20_000)
+}
+
+function frameSizes(): { readonly request: number; readonly reply: number } {
+  const out = new FrameWriter()
+  encodeTypicalTrap(out, 100_000)
+  const request = out.length
+  out.reset()
+  encodeReply(out, 100_000, 0, 0, 0x0d44_101b)
+  return { request, reply: out.length }
+}
+
+const times = (line = ''): Times => {
+  const [p50, p90, p99, max] = line.split(' ').map(ns => Number(ns) / 1000)
+  return { p50, p90, p99, max }
+}
+
+export class PingPong {
+  readonly #program: string
+  readonly #count: number
+  readonly #signal: AbortSignal
+
+  private constructor(program: string, count: number, signal: AbortSignal) {
+    this.#program = program
+    this.#count = count
+    this.#signal = signal
+  }
+
+  /** Compiles it into `folder`. @throws Error with what the compiler said. */
+  static async build(folder: string, count: number, signal: AbortSignal): Promise<PingPong> {
+    const program = join(folder, 'pingpong')
+    await run('cc', ['-O2', '-Wall', '-o', program, SOURCE], { signal, timeout: DEADLINE_MS })
+    return new PingPong(program, count, signal)
+  }
+
+  /**
+   * @param clientSpin, serverSpin: how long a side polls before it sleeps, µs.
+   * @param apart: on two processors, as QEMU and the server are; false: where the scheduler puts them.
+   */
+  async exchange(clientSpin: number, serverSpin: number, apart: boolean): Promise<Exchange> {
+    const { request, reply } = frameSizes()
+    const args = [this.#count, request, reply, clientSpin, serverSpin, apart ? 1 : 0].map(String)
+    const { stdout } = await run(this.#program, args, { signal: this.#signal, timeout: DEADLINE_MS })
+    const [trips, sends] = stdout.split('\n')
+    return { roundTrip: times(trips), send: times(sends) }
+  }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The round trip of a trap, and where its time goes. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
+import { Decoder } from '../../protocol/generated/messages.ts'
+import { ensureQemu } from '../../scripts/setup/index.ts'
+import { INSTANT, runBareGuest } from './bareGuest.ts'
+import type { Budget, Context, Part } from './figure.ts'
+import { encodeTypicalTrap, PingPong } from './pingpong.ts'
+import { inPairs, median } from './stats.ts'
+
+/** As long as QEMU polls by default: not at all where that would keep the server from running. */
+const SPIN_US = availableParallelism() > 1 ? 50 : 0
+/** For one that never sleeps. */
+const ALWAYS_US = 20_000 * SPIN_US
+
+/** µs for cutting a trap out of the stream and decoding it, measured alone. */
+function decodeTime(count: number): number {
+  const out = new FrameWriter()
+  encodeTypicalTrap(out, 100_000)
+  const frame = out.buffer.subarray(0, out.length)
+  const reader = new FrameReader()
+  const decoder = new Decoder('server')
+  let sum = 0
+  const round = () => {
+    const start = performance.now()
+    for (let i = 0; i < count; i++) {
+      reader.push(frame)
+      while (reader.next()) sum += decoder.decode(reader.buffer, reader.start, reader.end).seq
+    }
+    return ((performance.now() - start) * 1000) / count
+  }
+  round()
+  const time = median([round(), round(), round(), round(), round()])
+  if (sum === 0) throw new Error('nothing was decoded')
+  return time
+}
+
+export async function benchTrap({ scale, signal, say }: Context): Promise<Part> {
+  const folder = mkdtempSync(join(tmpdir(), 'cosim-bench-'))
+  try {
+    const qemu = await ensureQemu({ signal })
+    const pingPong = await PingPong.build(folder, scale.traps, signal)
+    const guest = (policy: string, ...properties: string[]) =>
+      runBareGuest(qemu, scale.traps, policy, signal, properties)
+    if (scale.warmUp) {
+      await guest(INSTANT)
+      await pingPong.exchange(0, 0, false)
+    }
+    const { a, b } = await inPairs(
+      scale.pairs,
+      async pair => {
+        say(`trap: pair ${pair + 1} of ${scale.pairs}`)
+        return {
+          asleep: await guest(INSTANT, 'spin-us=0'),
+          nested: await guest('passthrough'),
+          instant: await guest(INSTANT),
+        }
+      },
+      async () => ({
+        blocking: await pingPong.exchange(0, 0, false),
+        apart: await pingPong.exchange(0, 0, true),
+        clientSpins: await pingPong.exchange(SPIN_US, 0, true),
+        bothSpin: await pingPong.exchange(ALWAYS_US, ALWAYS_US, true),
+      }),
+    )
+    type Percentile = 'p50' | 'p99'
+    const side = (run: 'instant' | 'asleep' | 'nested', label: string, q: Percentile = 'p50') => ({
+      label,
+      values: a.map(runs => runs[run].trip[q] / 1000),
+    })
+    const socket = (run: 'blocking' | 'apart' | 'bothSpin', label: string, q: Percentile = 'p50') => ({
+      label,
+      values: b.map(runs => runs[run].roundTrip[q]),
+    })
+    const trap = side('instant', 'seen by the vCPU')
+    const blocking = socket('blocking', 'C to C, blocking')
+    const base = { bench: 'trap', unit: 'µs' } as const
+    return {
+      figures: [
+        { ...base, what: 'trap, p50', a: trap, b: blocking, target: '≤ 0.9 ×' },
+        { ...base, what: 'trap, p50', a: trap, b: socket('apart', 'C to C, blocking, two processors') },
+        { ...base, what: 'trap, p50', a: trap, b: socket('bothSpin', 'C to C, both spinning, two processors') },
+        {
+          ...base,
+          what: 'trap, p99',
+          a: side('instant', 'seen by the vCPU', 'p99'),
+          b: socket('blocking', 'C to C, blocking', 'p99'),
+        },
+        { ...base, what: 'trap when QEMU does not spin, p50', a: side('asleep', 'spin-us=0'), b: blocking },
+        { ...base, what: 'trap with a hardware access, p50', a: side('nested', 'passthrough'), b: blocking },
+      ],
+      budget: budget(
+        median(trap.values),
+        median(a.map(runs => runs.instant.server.p50 / 1000)),
+        median(b.map(runs => runs.clientSpins.roundTrip.p50)),
+        median(b.map(runs => runs.clientSpins.send.p50)),
+        decodeTime(scale.traps),
+      ),
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/**
+ * All in µs.
+ * @param trip of the trap, p50. @param server's own part of it.
+ * @param socket round trip in C with a client that spins as QEMU does and a server that sleeps as ours does.
+ * @param send that round trip's send() of the reply: it is part of the server's own time as well.
+ */
+function budget(trip: number, server: number, socket: number, send: number, decode: number): Budget {
+  return {
+    bench: 'trap',
+    what: 'where the time of a trap goes, p50',
+    unit: 'µs',
+    rows: [
+      { part: 'trap seen by the vCPU', value: trip },
+      {
+        part: 'send, wake-up of a sleeping server, notice of the answer: what C pays too',
+        of: true,
+        value: socket - send,
+      },
+      { part: 'server: policy, encode, send, trace', of: true, value: server },
+      {
+        part: 'rest: event loop, read and decode in Node; encode and decode in QEMU',
+        of: true,
+        value: trip - server - (socket - send),
+      },
+      { part: 'for comparison: decoding measured alone', value: decode },
+      { part: 'for comparison: send() in C', value: send },
+    ],
+  }
+}
