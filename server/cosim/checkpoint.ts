@@ -3,22 +3,30 @@
  * What QEMU keeps for the server, so that another one can go on: the policy's own state in an envelope that says whose it
  * is and how far it reaches. Little-endian 32-bit words:
  *
- *     magic | version | bytes | CRC-32 of what follows
- *     request | last | status | value lo | value hi | trap lo | trap hi | length of the texts | length of the state
- *     session and policy, in UTF-8, a line each | state of the policy
+ *     magic | version | bytes | checksum of all that follows
+ *     request | last | status | value lo | value hi | trap lo | trap hi | bytes of the texts | bytes of the state
+ *     session and policy, in UTF-8, a line each | state of the policy; each padded to whole words
  *
  * `request` is the message that QEMU gets its answer to right behind the checkpoint (0: none), and that answer with it:
  * should the answer be lost, the repeated request is answered again without being carried out again.
  */
-import { crc32 } from 'node:zlib'
 import { MAX_CHECKPOINT } from '../../protocol/messages.ts'
 
 export const CHECKPOINT_VERSION = 1
 
 const MAGIC = 0x4d53_4f43
-const CHECKED = 16
-const HEADER = 13 * 4
+const CHECKED = 4
+const HEADER = 13
 const WORD = 2 ** 32
+
+const wordsOf = (bytes: number): number => (bytes + 3) >>> 2
+
+/** Every single word that differs makes it another one. */
+function checksum(words: Uint32Array, length: number): number {
+  let sum = 0
+  for (let i = CHECKED; i < length; i++) sum = (Math.imul(sum ^ words[i], 0x0100_0193) + i) >>> 0
+  return sum
+}
 
 /** What an envelope says. */
 export interface Envelope {
@@ -44,8 +52,13 @@ export class CannotResume extends Error {
 
 /** Makes envelopes in a buffer of its own; nothing is allocated while the state keeps its size. */
 export class CheckpointWriter {
-  #buffer = Buffer.alloc(4096)
-  readonly #texts: Buffer
+  readonly #texts: Uint8Array
+  #words = new Uint32Array(1024)
+  #bytes = new Uint8Array(this.#words.buffer)
+  /** The envelope in `#bytes`. */
+  #envelope = this.#bytes
+  /** Bytes of the state that `#envelope` was made for. */
+  #size = -1
 
   constructor(session: string, policy: string) {
     this.#texts = Buffer.from(`${session}\n${policy}`)
@@ -61,57 +74,59 @@ export class CheckpointWriter {
     lo: number,
     trap: number,
   ): Uint8Array {
+    if (state.length !== this.#size) this.#reserve(state.length)
+    const words = this.#words
+    const place = HEADER + wordsOf(this.#texts.length)
+    const length = place + wordsOf(state.length)
+    words[4] = request
+    words[5] = last
+    words[6] = status
+    words[7] = lo
+    words[8] = hi
+    words[9] = trap % WORD
+    words[10] = trap / WORD
+    this.#bytes.set(state, 4 * place)
+    words[3] = checksum(words, length)
+    return this.#envelope
+  }
+
+  #reserve(size: number): void {
     const texts = this.#texts
-    const length = HEADER + texts.length + state.length
-    if (length > MAX_CHECKPOINT)
-      throw new RangeError(`the checkpoint has ${length} bytes, QEMU keeps ${MAX_CHECKPOINT}`)
-    if (length > this.#buffer.length) this.#buffer = Buffer.alloc(2 * length)
-    const out = this.#buffer
-    out.writeUInt32LE(MAGIC, 0)
-    out.writeUInt32LE(CHECKPOINT_VERSION, 4)
-    out.writeUInt32LE(length, 8)
-    out.writeUInt32LE(request, 16)
-    out.writeUInt32LE(last, 20)
-    out.writeUInt32LE(status, 24)
-    out.writeUInt32LE(lo, 28)
-    out.writeUInt32LE(hi, 32)
-    out.writeUInt32LE(trap % WORD, 36)
-    out.writeUInt32LE(Math.floor(trap / WORD), 40)
-    out.writeUInt32LE(texts.length, 44)
-    out.writeUInt32LE(state.length, 48)
-    out.set(texts, HEADER)
-    out.set(state, HEADER + texts.length)
-    out.writeUInt32LE(crc32(out.subarray(CHECKED, length)), 12)
-    return out.subarray(0, length)
+    const place = HEADER + wordsOf(texts.length)
+    const length = place + wordsOf(size)
+    if (4 * length > MAX_CHECKPOINT) {
+      throw new RangeError(`the checkpoint has ${4 * length} bytes, QEMU keeps ${MAX_CHECKPOINT}`)
+    }
+    if (length > this.#words.length) {
+      this.#words = new Uint32Array(2 * length)
+      this.#bytes = new Uint8Array(this.#words.buffer)
+    }
+    this.#words.set([MAGIC, CHECKPOINT_VERSION, 4 * length])
+    this.#words.set([texts.length, size], 11)
+    this.#bytes.set(texts, 4 * HEADER)
+    // The state's last word may be cut short.
+    this.#words[length - 1] = 0
+    this.#envelope = this.#bytes.subarray(0, 4 * length)
+    this.#size = size
   }
 }
 
 /** @throws CannotResume for bytes that no CheckpointWriter of this version made. */
 export function readCheckpoint(bytes: Uint8Array): Envelope {
-  const from = Buffer.from(bytes)
-  if (from.length === 0) throw new CannotResume('QEMU has no checkpoint of its former server')
-  if (from.length < HEADER || from.readUInt32LE(0) !== MAGIC)
-    throw new CannotResume('its checkpoint is not one of ours')
-  const version = from.readUInt32LE(4)
+  if (bytes.length === 0) throw new CannotResume('QEMU has no checkpoint of its former server')
+  const words = new Uint32Array(new Uint8Array(bytes).buffer, 0, bytes.length >>> 2)
+  const [magic, version, length, sum, request, last, status, lo, hi, trapLo, trapHi, texts, size] = words
+  if (words.length < HEADER || magic !== MAGIC) throw new CannotResume('its checkpoint is not one of ours')
   if (version !== CHECKPOINT_VERSION) {
     throw new CannotResume(`its checkpoint has version ${version}, this server reads ${CHECKPOINT_VERSION}`)
   }
-  const texts = from.readUInt32LE(44)
-  const state = from.readUInt32LE(48)
-  if (from.readUInt32LE(8) !== from.length || HEADER + texts + state !== from.length) {
+  const place = 4 * (HEADER + wordsOf(texts))
+  if (length !== bytes.length || place + 4 * wordsOf(size) !== bytes.length) {
     throw new CannotResume('its checkpoint is cut short')
   }
-  if (crc32(from.subarray(CHECKED)) !== from.readUInt32LE(12)) throw new CannotResume('its checkpoint is damaged')
-  const [session = '', policy = ''] = from.toString('utf8', HEADER, HEADER + texts).split('\n')
-  return {
-    session,
-    policy,
-    request: from.readUInt32LE(16),
-    last: from.readUInt32LE(20),
-    status: from.readUInt32LE(24),
-    lo: from.readUInt32LE(28),
-    hi: from.readUInt32LE(32),
-    trap: from.readUInt32LE(40) * WORD + from.readUInt32LE(36),
-    state: new Uint8Array(from.subarray(HEADER + texts)),
-  }
+  if (checksum(words, words.length) !== sum) throw new CannotResume('its checkpoint is damaged')
+  const text = Buffer.from(words.buffer, 4 * HEADER, texts).toString()
+  const [session = '', policy = ''] = text.split('\n')
+  const state = new Uint8Array(words.buffer, place, size).slice()
+  return { session, policy, request, status, lo, hi, last, trap: trapHi * WORD + trapLo, state }
 }
