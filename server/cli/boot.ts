@@ -127,7 +127,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
       integer(0, 86_400),
       reconnect,
     )
-    .option('--timeout <s>', 'end a guest that is not done by then; 0: never', integer(0, 1_000_000), 120)
+    .option('--timeout <s>', 'end a guest that is not done by then; 0: never', integer(0, 1_000_000), 300)
     .option('--report <file>', 'write the report as JSON')
     .addOption(
       new Option('--translate <mode>', 'who translates for devices: QEMU’s model, the server, or both compared')
