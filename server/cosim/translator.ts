@@ -3,8 +3,7 @@
 import { encodeTranslated, encodeTranslateMode, type Translate } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
 import type { GuestMemory, Halves, SmmuHardware } from '../machine/ports.ts'
-import { hex, hex64 } from '../smmu/bits.ts'
-import { decodeEvent, describeEvent, encodeEvent } from '../smmu/events.ts'
+import { hex64 } from '../smmu/bits.ts'
 import { decodeFeatures } from '../smmu/features.ts'
 import {
   ARM_SMMU_CR0,
@@ -22,10 +21,11 @@ import { NO_SSID, type Outcome, type Transaction } from '../smmu/transaction.ts'
 import { Walker } from '../smmu/walker.ts'
 import { describeStep, type Recorder } from '../smmu/walkSteps.ts'
 import type { RingWriter } from '../trace/ring.ts'
+import { describeAnswer, newAnswer, sameAnswer, setOutcome, setRequested } from './answer.ts'
 import type { Link } from './link.ts'
 
 const { write: WRITE, exec: EXEC, privileged: PRIVILEGED, ssidValid: SSID_VALID } = enums.access
-const { mapped: MAPPED, fault: FAULT, silent: SILENT, bypass: BYPASS } = enums.translation
+const { fault: FAULT } = enums.translation
 
 export type TranslateMode = keyof typeof enums.translateMode
 
@@ -103,21 +103,6 @@ export class TrackedHardware implements SmmuHardware {
     this.#written.clear()
     this.generation++
   }
-}
-
-/** An answer as the wire has it. */
-interface Answer {
-  status: number
-  pa: number
-  addressMask: number
-  permissions: number
-  readonly record: Uint8Array
-  readonly words: Uint32Array
-}
-
-function newAnswer(): Answer {
-  const record = new Uint8Array(32)
-  return { status: 0, pa: 0, addressMask: 0, permissions: 0, record, words: new Uint32Array(record.buffer) }
 }
 
 /** One SMMU's walker. */
@@ -216,8 +201,8 @@ export class Translator {
     transaction.privileged = (access & PRIVILEGED[0]) !== 0
     const smmu = this.#smmus[request.smmu]
     const answer = this.#answer
-    if (smmu === undefined) fill(answer, { kind: 'abort' })
-    else fill(answer, smmu.translate(transaction))
+    if (smmu === undefined) setOutcome(answer, { kind: 'abort' })
+    else setOutcome(answer, smmu.translate(transaction))
     if (answer.status === FAULT[0]) this.#faults++
     if (this.mode === 'lockstep' && smmu !== undefined) this.#compare(request, smmu)
     const words = answer.words
@@ -257,20 +242,8 @@ export class Translator {
 
   #compare(request: Translate, smmu: SmmuTranslator): void {
     const theirs = this.#theirs
-    theirs.status = request.status
-    theirs.pa = request.pa
-    theirs.addressMask = request.addressMask
-    theirs.permissions = request.permissions
-    const { words } = theirs
-    words[0] = request.record0Lo
-    words[1] = request.record0Hi
-    words[2] = request.record1Lo
-    words[3] = request.record1Hi
-    words[4] = request.record2Lo
-    words[5] = request.record2Hi
-    words[6] = request.record3Lo
-    words[7] = request.record3Hi
-    if (same(theirs, this.#answer)) return
+    setRequested(theirs, request)
+    if (sameAnswer(theirs, this.#answer)) return
     this.#mismatches++
     if (this.#findings.length === LISTED_FINDINGS) return
     const steps: string[] = []
@@ -280,42 +253,9 @@ export class Translator {
       sid: request.sid,
       iova: hex64(request.iovaLo, request.iovaHi),
       access: this.#transaction.write ? 'write' : 'read',
-      hardware: describe(theirs),
-      walker: describe(this.#answer),
+      hardware: describeAnswer(theirs),
+      walker: describeAnswer(this.#answer),
       steps,
     })
   }
-}
-
-function fill(answer: Answer, outcome: Outcome): void {
-  answer.pa = 0
-  answer.addressMask = 0
-  answer.permissions = 0
-  answer.words.fill(0)
-  if (outcome.kind === 'translated') {
-    answer.status = outcome.bypass ? BYPASS[0] : MAPPED[0]
-    answer.pa = outcome.pa
-    if (outcome.bypass) return
-    answer.addressMask = 2 ** outcome.shift - 1
-    answer.permissions = (outcome.read ? enums.permission.read[0] : 0) | (outcome.write ? enums.permission.write[0] : 0)
-  } else if (outcome.kind === 'fault' && outcome.record) {
-    answer.status = FAULT[0]
-    encodeEvent(outcome.event, answer.words)
-  } else answer.status = SILENT[0]
-}
-
-/** Equal in what the architecture decides; fields that do not apply to the status are not looked at. */
-function same(a: Answer, b: Answer): boolean {
-  if (a.status !== b.status) return false
-  if (a.status === MAPPED[0]) {
-    return a.pa === b.pa && a.addressMask === b.addressMask && a.permissions === b.permissions
-  }
-  if (a.status === FAULT[0]) return a.words.every((word, i) => word === b.words[i])
-  return true
-}
-
-function describe({ status, pa, addressMask, permissions, words }: Answer): string {
-  if (status === MAPPED[0]) return `mapped to ${hex(pa)}, mask ${hex(addressMask)}, permissions ${permissions}`
-  if (status === FAULT[0]) return `fault ${describeEvent(decodeEvent(words))}`
-  return status === BYPASS[0] ? `bypass to ${hex(pa)}` : 'abort without an event'
 }

@@ -49,10 +49,14 @@ export class Edu {
   }
 
   async #dma(source: bigint | number, target: bigint | number, count: number, command: number): Promise<void> {
-    await this.#qtest.write(MMIO + DMA_SOURCE, 8, source)
-    await this.#qtest.write(MMIO + DMA_TARGET, 8, target)
-    await this.#qtest.write(MMIO + DMA_COUNT, 8, count)
-    await this.#qtest.write(MMIO + DMA_COMMAND, 8, command)
-    await this.#qtest.clockStep(DMA_NS)
+    const registers = [
+      [DMA_SOURCE, source],
+      [DMA_TARGET, target],
+      [DMA_COUNT, count],
+      [DMA_COMMAND, command],
+    ] as const
+    // All at once: QEMU takes them in order.
+    const written = registers.map(([offset, value]) => this.#qtest.write(MMIO + offset, 8, value))
+    await Promise.all([...written, this.#qtest.clockStep(DMA_NS)])
   }
 }
