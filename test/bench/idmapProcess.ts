@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Builds the idmap of 1 GiB so many times, and prints how long each took as JSON, ms. A process of its own: the first is cold. */
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { closeSync, ftruncateSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileMemory } from '../../server/machine/fileMemory.ts'
+import { Scratch } from '../../server/machine/scratch.ts'
 import { BenchMachine, MiB, RAM_BASE } from './machine.ts'
 
 const RAM_BYTES = 1024 * MiB
 const CARVEOUT_BYTES = 64 * MiB
 
-const folder = mkdtempSync('/dev/shm/cosim-bench-')
+const scratch = new Scratch(RAM_BYTES)
 try {
-  const fd = openSync(join(folder, 'ram'), 'wx+', 0o600)
+  const fd = openSync(join(scratch.ram, 'ram'), 'wx+', 0o600)
   ftruncateSync(fd, RAM_BYTES)
   const machine = new BenchMachine(new FileMemory(fd, [{ base: RAM_BASE, size: RAM_BYTES, offset: 0 }]), CARVEOUT_BYTES)
   const { hypervisor } = machine
@@ -25,5 +26,5 @@ try {
   closeSync(fd)
   console.log(JSON.stringify(times))
 } finally {
-  rmSync(folder, { recursive: true, force: true })
+  scratch.remove()
 }

@@ -59,7 +59,7 @@ const HEAD = ['figure', 'unit', 'median [min–max]', 'compared with', 'ratio', 
 
 function row({ what, unit, a, b, summary, other, ratio, target = '' }: Result): string[] {
   return [
-    `${what} (${a.label})`,
+    b === undefined ? what : `${what}: ${a.label}`,
     unit,
     spread(summary),
     other === undefined ? '' : `${b?.label}: ${spread(other)}`,
