@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ensureQemu } from '../../scripts/setup/index.ts'
 import { TrapThread } from '../../server/cosim/control.ts'
+import type { TranslateMode } from '../../server/cosim/translator.ts'
 import { Qmp } from '../../server/machine/qmp.ts'
 import { Counters, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader } from '../../server/trace/ring.ts'
@@ -57,6 +58,7 @@ export class QtestMachine {
     policy: string,
     policyOptions: Readonly<Record<string, unknown>> = {},
     ramFile = this.ramFile,
+    translate: TranslateMode = 'hardware',
   ): Promise<TrapThread> {
     const ring = createRing()
     const counters = createCounters()
@@ -70,6 +72,7 @@ export class QtestMachine {
       ring,
       counters,
       panicOnWarn: false,
+      translate,
     })
     return this.thread
   }
