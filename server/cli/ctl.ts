@@ -151,17 +151,81 @@ function heldText(held: { hit: { breakpoint: number; phase: string }; trap: Reco
 const list = (items: readonly unknown[], line: (item: never) => string): string =>
   items.length === 0 ? 'none' : items.map(item => line(item as never)).join('\n')
 
-/** `smmu-cosim ctl …`. */
-export function ctlCommand(program: Command): void {
-  const ctl = program
-    .command('ctl')
-    .description('watch and steer the machine of a running server (serve, or boot --dashboard)')
+const onSmmu = (command: Command): Command => command.option('--smmu <n>', 'which SMMU', integer, 0)
+
+function urlOptions(command: Command): Command {
+  return command
     .option(
       '--url <url>',
       `the server; also ${URL_VARIABLE}. Its token: ${TOKEN_VARIABLE}, or #token=… in the URL`,
       DEFAULT_URL,
     )
     .option('--json', 'print what the API answers')
+}
+
+const walkOptions = (command: Command): Command =>
+  onSmmu(command)
+    .requiredOption('--sid <n>', 'StreamID', integer)
+    .requiredOption('--iova <address>', 'input address', address)
+    .option('--ssid <n>', 'SubstreamID', integer)
+    .addOption(new Option('--read', 'a read (default)').conflicts('write'))
+    .option('--write', 'a write')
+    .addOption(new Option('--table <which>', 'stream table').choices(['hardware', 'host']))
+
+interface WalkAnswer {
+  readonly outcome: string
+  readonly text: string
+  readonly steps: readonly {
+    readonly what: string
+    readonly address: string
+    readonly ipa: string | null
+    readonly level: number | null
+    readonly purpose: string | null
+    readonly words: readonly string[]
+    readonly text: string
+  }[]
+}
+
+/** Every fetch in a line: what, level, address, IPA, value of a descriptor, meaning; then what it came to. */
+function walkText({ steps, outcome, text }: WalkAnswer): string {
+  const lines = steps.map(({ what, level, address, ipa, words, purpose, text }) =>
+    [
+      what.padEnd(5),
+      level === null ? '  ' : `L${level}`,
+      address.padEnd(12),
+      ipa === null ? '' : `(IPA ${ipa})`,
+      words?.length === 1 ? `= ${words[0]}` : '',
+      text,
+      what === 'S2' && purpose !== null ? `[for the ${purpose}]` : '',
+    ]
+      .filter(Boolean)
+      .join(' '),
+  )
+  return [...lines, `${outcome}: ${text}`].join('\n')
+}
+
+async function printWalk(client: Client, { smmu, sid, iova, ssid, write, table }: Json): Promise<void> {
+  const query = { sid, iova, ssid, table, access: write ? 'write' : 'read' } as Record<string, string>
+  client.print(await client.call<WalkAnswer>('GET', path(`/smmus/${smmu}/walk`, query)), walkText)
+}
+
+/** `smmu-cosim walk`, the same as `ctl walk`. */
+export function walkCommand(program: Command): void {
+  const command = walkOptions(urlOptions(program.command('walk')))
+  command.description('translate an address of a running machine step by step').action(async options => {
+    try {
+      await printWalk(new Client(options), options)
+    } catch (error) {
+      fail(error)
+    }
+  })
+}
+
+/** `smmu-cosim ctl …`. */
+export function ctlCommand(program: Command): void {
+  const ctl = urlOptions(program.command('ctl')).description(
+    'watch and steer the machine of a running server (serve, or boot --dashboard)',
+  )
 
   /** A subcommand whose action gets the client. */
   const add = (
@@ -318,7 +382,6 @@ export function ctlCommand(program: Command): void {
     )
   }
 
-  const onSmmu = (command: Command): Command => command.option('--smmu <n>', 'which SMMU', integer, 0)
   add('registers', 'registers as the host sees them and as the hardware has them', onSmmu, async (client, { smmu }) => {
     type Row = { name: string; host: { value: string; text: string }; hardware: { value: string } }
     client.print(await client.call<Row[]>('GET', `/smmus/${smmu}/registers`), rows =>
@@ -375,30 +438,7 @@ export function ctlCommand(program: Command): void {
           .join('\n'),
     )
   })
-  add(
-    'walk',
-    'translate an address step by step',
-    command =>
-      onSmmu(command)
-        .requiredOption('--sid <n>', 'StreamID', integer)
-        .requiredOption('--iova <address>', 'input address', address)
-        .option('--ssid <n>', 'SubstreamID', integer)
-        .option('--write', 'a write; default: a read')
-        .addOption(new Option('--table <which>', 'stream table').choices(['hardware', 'host'])),
-    async (client, { smmu, sid, iova, ssid, write, table }) => {
-      type Step = { what: string; address: string; ipa: string | null; level: number | null; text: string }
-      const query = { sid, iova, ssid, table, access: write ? 'write' : 'read' } as Record<string, string>
-      client.print(
-        await client.call<{ outcome: string; text: string; steps: Step[] }>('GET', path(`/smmus/${smmu}/walk`, query)),
-        walk => {
-          const lines = walk.steps.map(
-            s => `${s.what.padEnd(5)} ${s.level === null ? '  ' : `L${s.level}`} ${s.address.padEnd(12)} ${s.text}`,
-          )
-          return [...lines, `${walk.outcome}: ${walk.text}`].join('\n')
-        },
-      )
-    },
-  )
+  add('walk', 'translate an address step by step', walkOptions, printWalk)
 
   const range = (command: Command): Command =>
     command

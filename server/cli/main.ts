@@ -3,7 +3,7 @@ import { Command } from 'commander'
 import { traceCommand } from '../trace/cli.ts'
 import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
-import { ctlCommand } from './ctl.ts'
+import { ctlCommand, walkCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
@@ -15,6 +15,7 @@ bootCommand(program)
 devCommand(program)
 serveCommand(program)
 ctlCommand(program)
+walkCommand(program)
 traceCommand(program)
 setupCommand(program)
 benchCommand(program)
