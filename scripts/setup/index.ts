@@ -9,7 +9,7 @@ import { ensureInitramfs } from './initramfs.ts'
 import { ensureKernel, type KernelSeries } from './kernel.ts'
 import { ensureQemu } from './qemu.ts'
 
-export { ensureHostPackages } from './packages.ts'
+export { ensureBrowser, ensureHostPackages } from './packages.ts'
 export { SetupError } from './run.ts'
 export { ensureInitramfs, ensureKernel, ensureQemu }
 

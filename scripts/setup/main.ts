@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/** Set-up alone, for npm scripts that need its result but are not our own command line. */
+/** Set-up alone, with what the tests need beside it, for npm scripts that are not our own command line. */
 
-import { SetupError, setup } from './index.ts'
+import { ensureBrowser, SetupError, setup } from './index.ts'
 
 const abort = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => abort.abort())
 
 try {
   await setup({ signal: abort.signal })
+  await ensureBrowser({ signal: abort.signal })
 } catch (error) {
   if (abort.signal.aborted) {
     console.error('smmu-cosim: set-up interrupted')

@@ -50,9 +50,17 @@ export async function ensureHostPackages(options: SetupOptions = {}): Promise<vo
 }
 
 /** The same for a step that has the lock already. */
-export async function installHostPackages({ progress, signal }: Context): Promise<void> {
+export async function installHostPackages(context: Context): Promise<void> {
+  await install(context, hostPackages(await readFile('/etc/os-release', 'utf8')))
+}
+
+/** Installs the browser that the tests of the dashboard drive, unless CHROMIUM names another one. */
+export async function ensureBrowser(options: SetupOptions = {}): Promise<void> {
+  if (process.env.CHROMIUM === undefined) await exclusively(options, context => install(context, ['chromium']))
+}
+
+async function install({ progress, signal }: Context, wanted: string[]): Promise<void> {
   const options = { step: 'installing system packages', log: logPath('packages'), signal }
-  const wanted = hostPackages(await readFile('/etc/os-release', 'utf8'))
   const missing = missingPackages(wanted, await dpkgStates(wanted))
   if (missing.length === 0) return
 

@@ -26,8 +26,6 @@ export interface AppOptions {
   readonly version: string
   /** Folder of the built dashboard; absent: none. */
   readonly dashboard?: string
-  /** The recording of the running machine, if there is one. */
-  readonly recording?: () => string | undefined
   readonly logger?: FastifyBaseLogger
 }
 
@@ -172,7 +170,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
         async () => app.swagger() as object,
       )
       machineRoutes(api, manager, version)
-      traceRoutes(api, manager, options.recording)
+      traceRoutes(api, manager)
       smmuRoutes(api, manager)
       memoryRoutes(api, manager)
       breakpointRoutes(api, manager)

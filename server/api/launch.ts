@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine as the API starts it: every option from a fixed vocabulary, nothing that reaches a shell or a path. */
+import { join } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
 import { Session } from '../cosim/session.ts'
 import { GRANULES, STAGES } from '../hypervisor/policy/policy.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
+import { describeMachine } from '../trace/format.ts'
+import { newHeader, Recorder } from '../trace/recorder.ts'
 import { Problem } from './problems.ts'
 
 export const KERNELS = ['6.12', '6.1'] as const
@@ -70,6 +73,19 @@ function check(options: StartOptions, defaults: LaunchDefaults): void {
   }
 }
 
+/** Records the run. A disk that refuses costs the recording, not the machine. */
+async function record(session: Session, path: string, run: Parameters<typeof newHeader>[1]): Promise<void> {
+  const { pump } = session
+  if (pump === undefined) return
+  const recorder = await Recorder.open({ path, header: newHeader(pump.now(), run) }).catch(() => undefined)
+  if (recorder === undefined) return
+  if (session.hello !== undefined) recorder.describe(describeMachine(session.hello))
+  session.on('connected', hello => recorder.describe(describeMachine(hello)))
+  pump.add(recorder)
+  session.recording = path
+  void session.ended.catch(() => {}).finally(() => recorder.close().catch(() => {}))
+}
+
 /** Makes ready what is missing, then starts the machine. */
 export async function launch(
   options: StartOptions,
@@ -99,9 +115,16 @@ export async function launch(
     const words = ['console=ttyAMA0', 'panic=-1', `cosim.run=${options.run ?? 'shell'}`]
     words.push(workload.append(options.bench ?? 0))
     if (options.append) words.push(options.append)
+    const runFolder = newRunFolder()
+    const policyOptions = {
+      until: options.until ?? 'nested',
+      granule: options.granule ?? 4096,
+      requireIsolation: options.requireIsolation ?? false,
+    }
+    const policyName = policy === OWN_POLICY ? (defaults.policyFile ?? policy) : policy
     const session = await Session.start({
       scratch,
-      runFolder: newRunFolder(),
+      runFolder,
       machine: {
         binary: qemu,
         kernel: kernel.image,
@@ -115,17 +138,19 @@ export async function launch(
         extra: [],
       },
       policy: {
-        name: policy === OWN_POLICY ? (defaults.policyFile ?? policy) : policy,
-        options: {
-          until: options.until ?? 'nested',
-          granule: options.granule ?? 4096,
-          requireIsolation: options.requireIsolation ?? false,
-        },
+        name: policyName,
+        options: policyOptions,
         panicOnWarn: options.panicOnWarn ?? false,
         carveout,
       },
     })
     before(session)
+    await record(session, join(runFolder, 'trace'), {
+      policy: policyName,
+      policyOptions,
+      kernel: kernel.version,
+      image: kernel.image,
+    })
     return { session, workload, kernelVersion: kernel.version, dispose }
   } catch (error) {
     dispose()

@@ -141,12 +141,18 @@ export class MachineManager {
   /** Counters of the current or the last machine. */
   counters: Counters | undefined
   #lost = 0
+  #recording: string | undefined
 
   constructor(defaults: LaunchDefaults = {}) {
     this.#defaults = defaults
     this.log.onRecord = record => this.#record(record)
     this.log.onGroup = entry => this.#group(entry)
     this.#changed()
+  }
+
+  /** The file of the recording of this run, or of the last one. */
+  get recording(): string | undefined {
+    return this.#session?.recording ?? this.#recording
   }
 
   get hasOwnPolicy(): boolean {
@@ -316,6 +322,7 @@ export class MachineManager {
 
   #finish(end: EndStatus): void {
     this.#lost += this.#session?.pump?.lost ?? 0
+    this.#recording = this.#session?.recording ?? this.#recording
     this.#qmp?.close()
     this.#qmp = undefined
     this.#session = undefined

@@ -18,7 +18,6 @@ export interface ServerOptions {
   readonly port?: number
   /** Names under which the server is reached, besides its address. */
   readonly names?: readonly string[]
-  readonly recording?: () => string | undefined
   readonly say: (line: string) => void
 }
 
@@ -45,7 +44,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     access: { host, ...(token !== undefined && { token }), ...(options.names && { names: options.names }) },
     dashboard,
     logger,
-    ...(options.recording && { recording: options.recording }),
   })
   try {
     await app.listen({ host, port })

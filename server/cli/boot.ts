@@ -350,8 +350,9 @@ async function record(
     kernel: kernel.version,
     image: resolve(kernel.image),
   }
+  const path = options.record ?? join(runFolder, 'trace')
   const recorder = await Recorder.open({
-    path: options.record ?? join(runFolder, 'trace'),
+    path,
     header: newHeader(pump.now(), run),
     limit: parseSize(options.recordLimit),
   }).catch(async (error: Error) => {
@@ -361,6 +362,7 @@ async function record(
   if (session.hello !== undefined) recorder.describe(describeMachine(session.hello))
   session.on('connected', hello => recorder.describe(describeMachine(hello)))
   pump.add(recorder)
+  session.recording = path
   return recorder
 }
 

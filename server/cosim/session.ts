@@ -64,6 +64,8 @@ export class Session extends EventEmitter<{
   readonly counters: Counters | undefined
   /** The one consumer of the trace ring; absent without the server. */
   readonly pump: Pump | undefined
+  /** The file of the recording; set by who records. */
+  recording: string | undefined
   /** The file of guest RAM. */
   readonly ramFile: string
   /** What QEMU said at the handshake. */

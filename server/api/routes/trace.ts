@@ -71,11 +71,7 @@ const WarningSchema = Type.Object({
   row: Type.Integer({ description: 'id of the trap row' }),
 })
 
-export function traceRoutes(
-  api: Api,
-  manager: MachineManager,
-  recording: (() => string | undefined) | undefined,
-): void {
+export function traceRoutes(api: Api, manager: MachineManager): void {
   const Row = Type.Ref('TrapRow')
 
   api.get(
@@ -170,7 +166,7 @@ export function traceRoutes(
       },
     },
     async (_request, reply) => {
-      const path = recording?.()
+      const path = manager.recording
       if (path === undefined || !existsSync(path)) throw new Problem(404, 'nothing is being recorded')
       return reply
         .type('application/octet-stream')
