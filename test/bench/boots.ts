@@ -11,7 +11,7 @@ import type { Context, Figure, Name, Part } from './figure.ts'
 import { inPairs } from './stats.ts'
 
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
-const TIMEOUT_S = 240
+const TIMEOUT_S = 600
 
 /**
  * Boots once, in a process of its own, with timed reads at the end.
