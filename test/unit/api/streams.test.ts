@@ -153,7 +153,7 @@ describe('what is no request', () => {
   })
 
   test.each([
-    ['too large', '{"type":"unsubscribe","id":"' + 'x'.repeat(20_000) + '"}', 1, 1009],
+    ['too large', `{"type":"unsubscribe","id":"${'x'.repeat(20_000)}"}`, 1, 1009],
     ['too many', '{"type":"unsubscribe","id":"1"}', 200, 4429],
   ])('%s: closed', async (_what, text, times, code) => {
     const client = await new Client().subscribe('machine')
