@@ -13,7 +13,7 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { constants } from 'node:os'
+import { constants, homedir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -23,8 +23,11 @@ const stampFile = join(root, 'node_modules/.package-lock.sha256')
 const programs = join(root, 'node_modules/.bin')
 const self = fileURLToPath(import.meta.url)
 
-const { PATH = '' } = process.env
-const env = { ...process.env, PATH: `${programs}${delimiter}${PATH}` }
+const { PATH = '', XDG_CACHE_HOME } = process.env
+const cache = join(XDG_CACHE_HOME?.startsWith('/') ? XDG_CACHE_HOME : join(homedir(), '.cache'), 'smmu-cosim')
+// Modules whose types are stripped and which are compiled already: a start, and a hot restart, in half the time.
+const NODE_COMPILE_CACHE = process.env.NODE_COMPILE_CACHE ?? join(cache, 'modules')
+const env = { ...process.env, NODE_COMPILE_CACHE, PATH: `${programs}${delimiter}${PATH}` }
 
 /**
  * Runs a command on this process's own terminal and returns its exit code.

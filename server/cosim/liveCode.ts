@@ -98,6 +98,7 @@ export class LiveCode {
     try {
       swap = await thread.swap()
     } catch (error) {
+      if (this.#closed) return
       const reason = (error as Error).message
       say(`${names}: ${reason}`)
       say('the old code goes on')
