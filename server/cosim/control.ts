@@ -2,6 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Hello } from '../../protocol/generated/messages.ts'
+import type { Handover } from './dispatcher.ts'
 import {
   type HeldTrap,
   OperationError,
@@ -287,7 +288,8 @@ export class TrapThread extends EventEmitter<Events> {
       () => {},
       () => {},
     )
-    const left = await old.call('retire', [])
+    const left = (await old.call('retire', [])) as Handover | undefined
+    if (left?.held) this.emit('released', left.held, 'lost')
     let repairs: readonly string[] = []
     let gapMs = 0
     try {

@@ -71,6 +71,8 @@ const NOTHING: Envelope = {
 export interface Handover {
   readonly breakpoints: readonly Breakpoint[]
   readonly report: ReporterState
+  /** Number of the trap that was held, 0: none. It comes again. */
+  readonly held: number
 }
 
 /** Lets breakpoints know of hyp warnings. */
@@ -192,8 +194,13 @@ export class Dispatcher {
   /** Gives up the machine: QEMU keeps its vCPUs at their traps and looks for another server. */
   retire(): Handover {
     this.#retired = true
+    const held = this.#held === undefined ? 0 : this.#trap.seq
     this.#link?.close(new LinkClosed('another server takes over'))
-    return { breakpoints: this.#breakpoints.list(), report: this.#reporter.state }
+    return {
+      held,
+      breakpoints: this.#breakpoints.list(),
+      report: this.#reporter.state,
+    }
   }
 
   /** Takes what another thread left. */
@@ -608,6 +615,7 @@ export class Dispatcher {
     this.#resumed = undefined
     this.#inspector = undefined
     this.#operator.disconnect()
+    if (this.#held !== undefined) this.#post({ event: 'released', seq: this.#trap.seq, action: 'lost' })
     this.#held = undefined
     this.#breakpoints.reset()
     const expected = (this.#shutdown || this.#retired) && reason instanceof LinkClosed

@@ -4,7 +4,7 @@
  * images, which takes long the first time: it is done when SMMU_COSIM_DOCKER is set.
  */
 import { type ExecFileException, execFile, execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -14,6 +14,7 @@ import { hostPackages } from '../../scripts/setup/packages.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const FILE = join(ROOT, 'docker/compose.yaml')
+const FILES = ['package.json', 'package-lock.json', 'tsconfig.json', 'LICENSE']
 const BUILD_MS = 3_600_000
 
 function answers(...args: string[]): boolean {
@@ -114,10 +115,12 @@ const why = !engine ? ' (skipped: no Docker engine answers)' : wanted ? '' : ' (
 describe.skipIf(!engine || !wanted)(`containers${why}`, () => {
   const project = `cosim-test-${process.pid}`
   let runs: string
+  /** A tree of its own, so that files can be edited. */
+  let tree: string
   let env: NodeJS.ProcessEnv
 
   const run = async (...args: string[]): Promise<{ code: number; output: string }> => {
-    const all = ['compose', '-p', project, '-f', FILE, ...args]
+    const all = ['compose', '-p', project, '-f', join(tree, 'docker/compose.yaml'), ...args]
     try {
       const { stdout, stderr } = await promisify(execFile)('docker', all, { env, maxBuffer: 1 << 26 })
       return { code: 0, output: stdout + stderr }
@@ -128,7 +131,13 @@ describe.skipIf(!engine || !wanted)(`containers${why}`, () => {
   }
 
   beforeAll(async () => {
-    runs = mkdtempSync(join(tmpdir(), 'cosim-docker-'))
+    const folder = mkdtempSync(join(tmpdir(), 'cosim-docker-'))
+    runs = join(folder, 'runs')
+    mkdirSync(runs)
+    tree = join(folder, 'tree')
+    for (const part of ['docker', 'server', 'protocol', 'scripts', 'qemu-patches', ...FILES]) {
+      cpSync(join(ROOT, part), join(tree, part), { recursive: true, preserveTimestamps: true })
+    }
     env = {
       ...process.env,
       COSIM_RUNS: runs,
@@ -143,7 +152,7 @@ describe.skipIf(!engine || !wanted)(`containers${why}`, () => {
 
   afterAll(async () => {
     await run('--profile', '*', 'down', '--volumes', '--timeout', '5')
-    rmSync(runs, { recursive: true, force: true })
+    rmSync(join(runs, '..'), { recursive: true, force: true })
     const left = execFileSync('docker', ['ps', '-aq', '--filter', `label=com.docker.compose.project=${project}`])
     expect(left.toString()).toBe('')
     const volumes = execFileSync('docker', [
@@ -172,4 +181,26 @@ describe.skipIf(!engine || !wanted)(`containers${why}`, () => {
     expect(code, output.slice(-4000)).toBe(0)
     expect(JSON.parse(readFileSync(join(runs, 'ci.json'), 'utf8'))).toMatchObject({ outcome: 'ok', policy: 'pkvm' })
   }, 900_000)
+
+  test('dev: a source file is saved, and the same guest is answered by the new code', async () => {
+    const up = await run('--profile', 'dev', 'up', '--detach', '--wait', '--wait-timeout', '600')
+    expect(up.code, up.output.slice(-4000)).toBe(0)
+    const logs = async () => (await run('--profile', 'dev', 'logs', '--no-log-prefix', 'server')).output
+    const { output: address } = await run('--profile', 'dev', 'port', 'qemu', '8642')
+    expect(address.trim()).toMatch(/^127\.0\.0\.1:\d+$/)
+    expect((await fetch(`http://${address.trim()}/health`)).ok).toBe(true)
+    expect((await fetch(`http://${address.trim()}/api/v1/machine`)).status).toBe(401)
+    const token = /#token=(\S+)/.exec(await logs())?.[1]
+    const headers = { authorization: `Bearer ${token}` }
+    const phase = async () => {
+      const answer = await fetch(`http://${address.trim()}/api/v1/machine`, { headers })
+      return ((await answer.json()) as { phase: string }).phase
+    }
+    await expect.poll(phase, { timeout: 300_000, interval: 1_000 }).toBe('userspace')
+    appendFileSync(join(tree, 'server/hypervisor/cmdq.ts'), '// edited\n')
+    await expect.poll(logs, { timeout: 60_000, interval: 500 }).toContain('cmdq.ts: new code in place')
+    appendFileSync(join(tree, 'server/hypervisor/cmdq.ts'), 'export const = nothing\n')
+    await expect.poll(logs, { timeout: 60_000, interval: 500 }).toContain('the old code goes on')
+    expect(await phase()).toBe('userspace')
+  }, 1_200_000)
 })
