@@ -2,7 +2,7 @@
 /**
  * Makes the README's screenshots of the dashboard: boots a machine, puts it to work, and takes a picture of every view.
  *
- *     node scripts/screenshots.ts [--out docs/images] [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
+ *     node scripts/screenshots.ts [--out server/web/images] [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
  */
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -16,7 +16,7 @@ const BOOT_MS = 90_000
 
 const { values } = parseArgs({
   options: {
-    out: { type: 'string', default: 'docs/images' },
+    out: { type: 'string', default: 'server/web/images' },
     url: { type: 'string' },
     qemu: { type: 'string' },
     chromium: { type: 'string', default: '/usr/bin/chromium' },
