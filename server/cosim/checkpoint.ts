@@ -103,9 +103,9 @@ export class CheckpointWriter {
     }
     this.#words.set([MAGIC, CHECKPOINT_VERSION, 4 * length])
     this.#words.set([texts.length, size], 11)
+    // The last words of texts and state may be cut short.
+    this.#words.fill(0, HEADER, length)
     this.#bytes.set(texts, 4 * HEADER)
-    // The state's last word may be cut short.
-    this.#words[length - 1] = 0
     this.#envelope = this.#bytes.subarray(0, 4 * length)
     this.#size = size
   }

@@ -19,7 +19,7 @@ import {
   type TrapRead,
   type TrapWrite,
 } from '../../protocol/generated/messages.ts'
-import { enums, VERSION } from '../../protocol/messages.ts'
+import { enums, MAX_STRING, VERSION } from '../../protocol/messages.ts'
 import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
@@ -466,7 +466,12 @@ export class Dispatcher {
   #refusal(error: Error): string {
     if (error instanceof LinkClosed || error instanceof ProtocolError) throw error
     const bug = error instanceof TypeError || error instanceof ReferenceError
-    return `the running machine cannot be taken over: ${bug ? error.stack : error.message}`
+    const text = `the running machine cannot be taken over: ${bug ? error.stack : error.message}`
+    // What the wire takes as text; the reason may quote a checkpoint that anybody made.
+    return text
+      .toWellFormed()
+      .replaceAll('\0', '')
+      .slice(0, MAX_STRING / 4)
   }
 
   /** Returns whether the machine is taken all the same, to be reset. */

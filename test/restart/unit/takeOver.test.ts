@@ -263,7 +263,30 @@ describe('code that is replaced while a machine runs', () => {
   })
 })
 
-test('the envelope holds what was put in, and grows', () => {
+test('the envelope holds texts and states of any length', () => {
+  for (let length = 0; length < 9; length++) {
+    for (const policy of ['p', 'pkvm', 'passthrough', 'ünlich']) {
+      const writer = new CheckpointWriter('a session', policy)
+      const state = new Uint8Array(length).fill(0xff)
+      for (let again = 0; again < 2; again++) {
+        const envelope = readCheckpoint(Buffer.from(writer.write(state, 1, 2, 0, 0, 0, 3)))
+        expect(envelope).toMatchObject({ session: 'a session', policy, state })
+      }
+    }
+  }
+})
+
+test('a checkpoint whose policy has a name that is no text is refused all the same', async () => {
+  const { session } = await running()
+  const qemu = await restarted(counting(0))
+  const checkpoint = new CheckpointWriter(session, 'a\0b').write(new Uint8Array(1), 0, 0, 0, 0, 0, 0).slice()
+  expect(await resume(qemu, { session, checkpoint })).toMatchObject({
+    type: Id.refuse,
+    text: expect.stringContaining('ab'),
+  })
+})
+
+test('the envelope grows', () => {
   const writer = new CheckpointWriter('a session', 'a policy')
   const state = new Uint8Array(100_000).map((_, i) => i)
   const bytes = writer.write(state, 5, 9, 1, 0xffff_ffff, 0x1234, 2 ** 40 + 3)
