@@ -25,6 +25,7 @@ import type { HypWarning } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { GuestMemory, Machine, Policy, PolicyState, Trap } from '../machine/ports.ts'
 import { CountersWriter } from '../trace/counters.ts'
+import { request } from '../trace/records.ts'
 import { RingWriter } from '../trace/ring.ts'
 import { type Breakpoint, Breakpoints, type Hit } from './breakpoints.ts'
 import { CannotResume, CheckpointWriter, type Envelope, readCheckpoint } from './checkpoint.ts'
@@ -425,7 +426,9 @@ export class Dispatcher {
     let repairs: string[] = []
     if (hello.resumed === 1) {
       try {
+        const start = this.#ring.now()
         repairs = this.#resume(hello, policy)
+        this.#ring.request(request.resume, 0, start, this.#ring.now() - start)
       } catch (error) {
         if (!this.#cannotResume(link, hello, error as Error)) return
       }
