@@ -38,18 +38,22 @@ export class LiveCode {
 
   constructor(options: LiveCodeOptions) {
     this.#options = options
-    const folders = FOLDERS.map(folder => join(ROOT, folder)).filter(existsSync)
-    if (isSource(options.policy)) folders.push(dirname(resolve(options.policy)))
-    for (const folder of new Set(folders)) {
-      for (const name of readdirSync(folder, { recursive: true, encoding: 'utf8' })) {
-        if (isSource(name)) this.#isNew(join(folder, name))
-      }
-      const watcher = watch(folder, { recursive: true }, (_event, name) => {
-        if (name !== null && isSource(name)) this.#touched(join(folder, name))
-      })
-      watcher.on('error', error => options.say(`cannot watch ${folder}: ${error.message}`))
-      this.#watchers.push(watcher)
+    for (const folder of FOLDERS) if (existsSync(join(ROOT, folder))) this.#watch(join(ROOT, folder), true)
+    if (isSource(options.policy)) this.#watch(dirname(resolve(options.policy)), false)
+  }
+
+  /** Folder by folder: many editors put a new file in the old one's place, which a watch on the file would lose. */
+  #watch(folder: string, deep: boolean): void {
+    for (const entry of readdirSync(folder, { withFileTypes: true })) {
+      const path = join(folder, entry.name)
+      if (entry.isDirectory() && deep) this.#watch(path, true)
+      else if (entry.isFile() && isSource(entry.name)) this.#isNew(path)
     }
+    const watcher = watch(folder, (_event, name) => {
+      if (name !== null && isSource(name)) this.#touched(join(folder, name))
+    })
+    watcher.on('error', error => this.#options.say(`cannot watch ${folder}: ${error.message}`))
+    this.#watchers.push(watcher)
   }
 
   close(): void {

@@ -135,7 +135,7 @@ describe.skipIf(!engine || !wanted)(`containers${why}`, () => {
     runs = join(folder, 'runs')
     mkdirSync(runs)
     tree = join(folder, 'tree')
-    for (const part of ['docker', 'server', 'protocol', 'scripts', 'qemu-patches', ...FILES]) {
+    for (const part of ['docker', 'server', 'protocol', 'scripts', 'qemu-patches', 'test/bench', ...FILES]) {
       cpSync(join(ROOT, part), join(tree, part), { recursive: true, preserveTimestamps: true })
     }
     env = {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The wire's side of a take-over: who is let on, what is repeated, and code that is replaced while a machine runs. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -257,6 +257,14 @@ describe('code that is replaced while a machine runs', () => {
       await expect.poll(() => said.at(-1), PATIENCE).toBe('the old code goes on')
       expect(said.filter(line => line.includes('in place'))).toHaveLength(1)
       expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 9 })
+      // As vim and others save: another file takes the place of the old one, time and again.
+      for (const base of [20, 30]) {
+        writeFileSync(`${policyFile()}.new`, counting(base))
+        renameSync(`${policyFile()}.new`, policyFile())
+        const next = await again(session, bytes)
+        expect(await next.read(0, 4)).toMatchObject({ valueLo: base + 2 })
+        await expect.poll(() => said.at(-1), PATIENCE).toContain('first trap')
+      }
     } finally {
       live.close()
     }
