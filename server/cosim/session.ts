@@ -94,7 +94,8 @@ export class Session extends EventEmitter<{
     })
     thread?.on('reset', cause => this.emit('reset', cause))
     thread?.on('shutdown', (_cause, sections) => {
-      this.#sections = sections
+      // What stood at the panic is what counts.
+      if (this.#panic === undefined) this.#sections = sections
     })
     thread?.on('panic', (text, sections) => {
       this.#panic = text
