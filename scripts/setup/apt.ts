@@ -8,7 +8,6 @@ import { run, SetupError } from './run.ts'
 export type Suite = 'trixie' | 'bookworm'
 
 const ARCHITECTURE = 'arm64'
-const DEFAULT_MIRROR = 'http://deb.debian.org/debian'
 
 /** Suites whose package lists this process has fetched: once is enough. */
 const updated = new Set<Suite>()
@@ -100,7 +99,10 @@ export function chooseMirror(printedUris: string): string {
   // A suite with a dash is a side archive: bookworm-security, bookworm-updates, bookworm-backports.
   const archives = [...printedUris.matchAll(/^'(\S+?)\/+dists\/[a-z]+\/InRelease'/gm)].map(match => match[1] ?? '')
   const nameEndsIn = (path: RegExp) => archives.find(archive => path.test(archive))
-  return nameEndsIn(/^[^/]*\/\/[^/]+\/debian$/) ?? nameEndsIn(/\/debian$/) ?? archives[0] ?? DEFAULT_MIRROR
+  const mirror = nameEndsIn(/^[^/]*\/\/[^/]+\/debian$/) ?? nameEndsIn(/\/debian$/) ?? archives[0]
+  if (mirror === undefined)
+    throw new SetupError('apt has no Debian archive configured: set-up takes the mirror from there')
+  return mirror
 }
 
 /** The private root's sources: nothing but package and source lists, whatever else the machine's apt would fetch. */

@@ -32,8 +32,8 @@ describe('the mirror of the machine', () => {
     )
   })
 
-  test('is Debian itself where nothing is configured', () => {
-    expect(chooseMirror('')).toBe('http://deb.debian.org/debian')
+  test('must be configured: nothing is fetched from a place that nobody chose', () => {
+    expect(() => chooseMirror('')).toThrow('no Debian archive configured')
   })
 })
 
