@@ -12,7 +12,7 @@
 
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { constants, homedir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -78,6 +78,28 @@ async function installPackages() {
   return code
 }
 
+/**
+ * Node 24 among the programs, where the shebangs of the others find it too. npm links it there by itself, except
+ * Debian's 9.2.
+ *
+ * @returns {string | undefined} undefined if there is none for this machine.
+ */
+function pinnedNode() {
+  const link = join(programs, 'node')
+  if (existsSync(link)) return link
+  const name = `node-${process.platform}-${process.arch}`
+  if (!existsSync(join(root, 'node_modules', name, 'bin/node'))) {
+    console.error(`smmu-cosim: npm installed no package ${name}: Node 24 is there for linux-x64 and linux-arm64 only`)
+    return undefined
+  }
+  mkdirSync(programs, { recursive: true })
+  // In one step, whatever is there: another start may be doing the same.
+  const made = `${link}.${process.pid}`
+  symlinkSync(join('..', name, 'bin/node'), made)
+  renameSync(made, link)
+  return link
+}
+
 /** @param {string[]} args */
 async function main(args) {
   if (args[0] === '--install') return installPackages()
@@ -85,7 +107,8 @@ async function main(args) {
     const code = await run('flock', ['--no-fork', lockFile, process.execPath, self, '--install'])
     if (code !== 0) return code
   }
-  const node = join(programs, 'node')
+  const node = pinnedNode()
+  if (node === undefined) return 1
   if (args[0] === '--setup') {
     args.shift()
     const code = await run(node, [join(root, 'scripts/setup/main.ts')])
