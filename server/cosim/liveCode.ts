@@ -5,6 +5,7 @@ import { existsSync, type FSWatcher, readdirSync, readFileSync, statSync, watch 
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Swap, TrapThread } from './control.ts'
+import { TypeCheck } from './typeCheck.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -24,6 +25,8 @@ export interface LiveCodeOptions {
   readonly say: (line: string) => void
   /** The new code was not taken. */
   readonly refused?: (reason: string) => void
+  /** Whether type errors are told, after the code was replaced; default true. */
+  readonly types?: boolean
 }
 
 export class LiveCode {
@@ -32,12 +35,14 @@ export class LiveCode {
   /** Content of each file as it was last loaded. */
   readonly #digests = new Map<string, string>()
   readonly #changed = new Set<string>()
+  readonly #types: TypeCheck | undefined
   #timer: NodeJS.Timeout | undefined
   #busy = false
   #closed = false
 
   constructor(options: LiveCodeOptions) {
     this.#options = options
+    if (options.types !== false) this.#types = new TypeCheck(options)
     for (const folder of FOLDERS) if (existsSync(join(ROOT, folder))) this.#watch(join(ROOT, folder), true)
     if (isSource(options.policy)) this.#watch(dirname(resolve(options.policy)), false)
   }
@@ -59,6 +64,7 @@ export class LiveCode {
   close(): void {
     this.#closed = true
     clearTimeout(this.#timer)
+    this.#types?.close()
     for (const watcher of this.#watchers) watcher.close()
   }
 
@@ -87,7 +93,9 @@ export class LiveCode {
         const files = [...this.#changed].filter(file => this.#isNew(file))
         this.#changed.clear()
         const thread = this.#options.thread()
-        if (files.length > 0 && thread !== undefined) await this.#swap(thread, files)
+        if (files.length === 0 || thread === undefined) continue
+        await this.#swap(thread, files)
+        this.#types?.check()
       }
     } finally {
       this.#busy = false

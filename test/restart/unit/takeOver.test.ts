@@ -245,7 +245,8 @@ describe('code that is replaced while a machine runs', () => {
   test('a save replaces it; saving the same again does not', async () => {
     const { thread, session, bytes } = await running()
     const said: string[] = []
-    const live = new LiveCode({ thread: () => thread, policy: policyFile(), say: line => said.push(line) })
+    const say = (line: string) => said.push(line)
+    const live = new LiveCode({ thread: () => thread, policy: policyFile(), say, types: false })
     try {
       writeFileSync(policyFile(), counting(0))
       writeFileSync(policyFile(), counting(7))

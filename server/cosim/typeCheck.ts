@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Tells of type errors in code that runs already: types are stripped when it is loaded, and nobody looked at them. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+const COMPILER = join(ROOT, 'node_modules/.bin/tsc')
+
+/** More errors than these are consequences of them. */
+const TOLD = 10
+
+export interface TypeCheckOptions {
+  /** The policy as the trap thread was given it: of a file, the file is checked too. */
+  readonly policy: string
+  readonly say: (line: string) => void
+}
+
+export class TypeCheck {
+  readonly #say: (line: string) => void
+  readonly #folder: string
+  readonly #onExit = () => this.close()
+  #compiler: ChildProcess | undefined
+  /** Files changed while the compiler was at work. */
+  #again = false
+  #errors = 0
+  #closed = false
+
+  constructor({ policy, say }: TypeCheckOptions) {
+    this.#say = say
+    this.#folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-types-`))
+    const project = {
+      extends: join(ROOT, 'tsconfig.json'),
+      compilerOptions: {
+        // Node takes a policy for a module wherever it lies; the compiler would look for a package.json that says so.
+        module: 'ESNext',
+        moduleResolution: 'bundler',
+        typeRoots: [join(ROOT, 'node_modules/@types')],
+        incremental: true,
+        tsBuildInfoFile: join(this.#folder, 'state'),
+      },
+      include: [join(ROOT, 'server'), join(ROOT, 'protocol')],
+      exclude: [join(ROOT, 'server/web')],
+      files: policy.endsWith('.ts') ? [resolve(policy)] : [],
+    }
+    writeFileSync(join(this.#folder, 'tsconfig.json'), JSON.stringify(project))
+    process.on('exit', this.#onExit)
+  }
+
+  /** Looks at the files as they are now, in the background and behind everything else that wants the processors. */
+  check(): void {
+    if (this.#closed) return
+    this.#again = this.#compiler !== undefined
+    if (this.#again) return
+    if (!existsSync(COMPILER)) return this.#say(`types are not checked: there is no ${COMPILER}`)
+    const args = ['-n', '19', process.execPath, COMPILER, '--project', this.#folder, '--pretty', 'false']
+    // In a group of its own, because the compiler is a child of the program that starts it.
+    const compiler = spawn('nice', args, { cwd: ROOT, detached: true, stdio: ['ignore', 'pipe', 'inherit'] })
+    this.#compiler = compiler
+    let output = ''
+    compiler.stdout.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+    })
+    compiler.on('error', error => this.#say(`types are not checked: ${error.message}`))
+    compiler.on('close', () => {
+      this.#compiler = undefined
+      if (this.#closed) return
+      if (this.#again) this.check()
+      else this.#tell(output)
+    })
+  }
+
+  #tell(output: string): void {
+    // A message may go on in further lines, which are indented.
+    const errors = output
+      .trimEnd()
+      .split(/\n(?=\S)/)
+      .filter(text => text !== '')
+    for (const error of errors.slice(0, TOLD)) this.#say(`type error: ${error}`)
+    if (errors.length > TOLD) this.#say(`type error: ${errors.length - TOLD} more`)
+    if (errors.length === 0 && this.#errors > 0) this.#say('type error: none any more')
+    this.#errors = errors.length
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    process.off('exit', this.#onExit)
+    if (this.#compiler?.pid !== undefined) {
+      try {
+        process.kill(-this.#compiler.pid, 'SIGKILL')
+      } catch {} // it has ended by itself
+    }
+    rmSync(this.#folder, { recursive: true, force: true })
+  }
+}
