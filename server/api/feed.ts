@@ -10,6 +10,8 @@ export interface Source {
   /** Id of the oldest item that is still there, and of the next one. */
   readonly oldest: number
   readonly next: number
+  /** Somebody will read: what takes time may be made ready. */
+  subscribed?(): void
   /**
    * Items from id `from` on, at most `max` that match, after looking at a bounded number of them.
    * @returns the items, and the id to go on with.

@@ -56,7 +56,6 @@ export interface LaunchDefaults {
 export interface Launched {
   readonly session: Session
   readonly workload: Workload
-  readonly kernelVersion: string
   /** After the session has ended. */
   dispose(): void
 }
@@ -82,7 +81,7 @@ async function record(session: Session, path: string, run: Parameters<typeof new
   if (session.hello !== undefined) recorder.describe(describeMachine(session.hello))
   session.on('connected', hello => recorder.describe(describeMachine(hello)))
   pump.add(recorder)
-  session.recording = path
+  session.recording = recorder
   void session.ended.catch(() => {}).finally(() => recorder.close().catch(() => {}))
 }
 
@@ -91,7 +90,7 @@ export async function launch(
   options: StartOptions,
   defaults: LaunchDefaults,
   signal: AbortSignal,
-  before: (session: Session) => void,
+  before: (session: Session, kernel: { readonly version: string; readonly image: string }) => void,
 ): Promise<Launched> {
   check(options, defaults)
   const { memory = '1G', carveout = '64M', policy = 'pkvm' } = options
@@ -144,14 +143,14 @@ export async function launch(
         carveout,
       },
     })
-    before(session)
+    before(session, kernel)
     await record(session, join(runFolder, 'trace'), {
       policy: policyName,
       policyOptions,
       kernel: kernel.version,
       image: kernel.image,
     })
-    return { session, workload, kernelVersion: kernel.version, dispose }
+    return { session, workload, dispose }
   } catch (error) {
     dispose()
     throw error

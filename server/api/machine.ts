@@ -13,10 +13,13 @@ import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
 import type { Counters } from '../trace/counters.ts'
 import { describeRecord } from '../trace/describe.ts'
+import type { Recorder } from '../trace/recorder.ts'
 import { roots, type TraceRecord } from '../trace/records.ts'
+import { pcOf } from '../trace/symbols.ts'
 import { Feed } from './feed.ts'
 import { words } from './hex.ts'
 import { Inspection } from './inspection.ts'
+import { KernelFunctions } from './kernelFunctions.ts'
 import { type LaunchDefaults, type Launched, launch, type StartOptions } from './launch.ts'
 import { Problem } from './problems.ts'
 import { type LogEntry, TrapLog } from './trapLog.ts'
@@ -38,7 +41,7 @@ export interface MachineStatus {
   readonly startedAt: string | null
   readonly kernel: string | null
   readonly machine: ReturnType<typeof describe> | null
-  readonly held: HeldTrap | null
+  readonly held: (HeldTrap & { readonly where?: string }) | null
   /** A person stopped the next trap. */
   readonly breaking: boolean
   readonly end: EndStatus | null
@@ -110,7 +113,8 @@ const QMP_TIMEOUT_MS = 3_000
 /** The one machine of a server: its life, what it told, and what can be done with it. */
 export class MachineManager {
   readonly log = new TrapLog()
-  readonly traps = new Traps(this.log)
+  readonly functions = new KernelFunctions()
+  readonly traps = new Traps(this.log, this.functions)
   readonly verdicts = new Verdicts(this.log)
   readonly events = new Feed<EventItem>(EVENTS)
   readonly warnings = new Feed<WarningItem>(EVENTS)
@@ -141,7 +145,7 @@ export class MachineManager {
   /** Counters of the current or the last machine. */
   counters: Counters | undefined
   #lost = 0
-  #recording: string | undefined
+  #recording: Recorder | undefined
 
   constructor(defaults: LaunchDefaults = {}) {
     this.#defaults = defaults
@@ -150,8 +154,8 @@ export class MachineManager {
     this.#changed()
   }
 
-  /** The file of the recording of this run, or of the last one. */
-  get recording(): string | undefined {
+  /** Of this run, or of the last one. */
+  get recording(): Recorder | undefined {
     return this.#session?.recording ?? this.#recording
   }
 
@@ -174,11 +178,18 @@ export class MachineManager {
       startedAt: this.#startedAt,
       kernel: this.#kernel,
       machine: hello ? describe(hello) : null,
-      held: this.#held,
+      held: this.#heldTrap(),
       breaking: this.#breaking,
       end: this.#end,
       run: this.#run,
     }
+  }
+
+  /** The held trap with the kernel function that made it, once that is known. */
+  #heldTrap(): MachineStatus['held'] {
+    if (this.#held === null) return null
+    const where = this.functions.name(this.log.next, pcOf(this.#held.trap))
+    return { ...this.#held, ...(where !== undefined && { where }) }
   }
 
   /** Starts a machine; resolves when QEMU runs. @throws Problem */
@@ -195,8 +206,10 @@ export class MachineManager {
           this.#changed()
         },
       }
-      const launched = await launch(options, defaults, controller.signal, session => this.#take(session))
-      this.#kernel = launched.kernelVersion
+      const launched = await launch(options, defaults, controller.signal, (session, kernel) => {
+        this.#kernel = kernel.version
+        this.#take(session, kernel.image)
+      })
       if (options.breakFirst) await this.breakNext(true)
       this.#ended = this.#watch(launched)
     } catch (error) {
@@ -212,10 +225,10 @@ export class MachineManager {
   }
 
   /** Takes over a machine that somebody else started and will dispose of. */
-  adopt(session: Session, options: StartOptions, kernel: string): void {
+  adopt(session: Session, options: StartOptions, kernel: { readonly version: string; readonly image?: string }): void {
     this.#begin(options)
-    this.#kernel = kernel
-    this.#take(session)
+    this.#kernel = kernel.version
+    this.#take(session, kernel.image)
     this.#ended = this.#watch({ session, dispose() {} })
   }
 
@@ -232,9 +245,10 @@ export class MachineManager {
     this.#changed()
   }
 
-  /** A session that was just started. */
-  #take(session: Session): void {
+  /** A session that was just started. @param image its kernel, where that is known. */
+  #take(session: Session, image: string | undefined): void {
     this.#session = session
+    this.functions.machine(image, this.log.next)
     this.#state = 'starting'
     this.counters = session.counters
     session.pump?.add(this.log)
@@ -288,7 +302,7 @@ export class MachineManager {
     const signal = AbortSignal.timeout(60_000)
     try {
       const qmp = await session.qmp(signal)
-      if (this.#session !== session) return qmp.close()
+      if (this.#session !== session) return
       this.#qmp = qmp
       qmp.on('event', ({ event }) => {
         if (event === 'STOP' && this.#state === 'running') this.#set('paused')
@@ -323,7 +337,6 @@ export class MachineManager {
   #finish(end: EndStatus): void {
     this.#lost += this.#session?.pump?.lost ?? 0
     this.#recording = this.#session?.recording ?? this.#recording
-    this.#qmp?.close()
     this.#qmp = undefined
     this.#session = undefined
     this.#inspection = undefined
@@ -471,6 +484,7 @@ export class MachineManager {
       case 'guardFault':
       case 'lost':
       case 'fault':
+      case 'machine':
         this.events.push({ at, kind: record.kind, name: record.kind, text: describeRecord(record) })
         return
       default:
@@ -480,6 +494,7 @@ export class MachineManager {
 
   #group(entry: LogEntry): void {
     this.verdicts.group(entry)
+    this.functions.group(entry)
     const { layout, words, at } = entry
     if (this.#phase !== 'kernel' || !roots.has(layout.name) || layout.name !== 'trap') return
     const smmuOn = words[at + 10] === 1 && words[at + 11] === ARM_SMMU_CR0 && ((words[at + 13] ?? 0) & CR0_SMMUEN) !== 0

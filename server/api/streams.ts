@@ -206,6 +206,7 @@ export class Streams {
       return send(client, { type: 'error', id, error: 'only traps can be filtered' })
     }
     const source = this.#sources[stream]
+    source.subscribed?.()
     const next = after !== undefined ? Math.min(after + 1, source.next) : Math.max(source.next - (last ?? 0), 1)
     const subscription = { id, source, filter, lag, next: after === undefined ? Math.max(next, source.oldest) : next }
     client.subscriptions.set(id, subscription)

@@ -11,9 +11,10 @@ import { describeRecord, streamIds } from '../trace/describe.ts'
 import type { Group } from '../trace/groups.ts'
 import { commandWords, streamEntries } from '../trace/memory.ts'
 import { request, type TraceRecord, verdict } from '../trace/records.ts'
-import { pcOf, type Symbols } from '../trace/symbols.ts'
+import { pcOf } from '../trace/symbols.ts'
 import type { Source } from './feed.ts'
 import { HexText } from './hex.ts'
+import type { KernelFunctions } from './kernelFunctions.ts'
 import { type SteView, steView } from './steFields.ts'
 import type { LogEntry, TrapLog } from './trapLog.ts'
 
@@ -36,7 +37,7 @@ export const RowSchema = Type.Object(
     text: Type.String({ description: 'decoded' }),
     aborted: Type.Optional(Type.Boolean()),
     pc: Type.Optional(HexText('of the guest')),
-    where: Type.Optional(Type.String({ description: 'kernel function' })),
+    where: Type.Optional(Type.String({ description: 'kernel function, once it is known' })),
     nested: Type.Integer({ description: 'records in the group' }),
     warnings: Type.Array(Type.String(), { description: 'codes' }),
     commands: Type.Array(Type.Object({ command: Type.String(), verdict: Type.String(), count: Type.Integer() })),
@@ -68,10 +69,15 @@ const SCAN = 20_000
 
 export class Traps implements Source {
   readonly #log: TrapLog
-  symbols: Symbols | undefined
+  readonly #functions: KernelFunctions
 
-  constructor(log: TrapLog) {
+  constructor(log: TrapLog, functions: KernelFunctions) {
     this.#log = log
+    this.#functions = functions
+  }
+
+  subscribed(): void {
+    this.#functions.want()
   }
 
   get oldest(): number {
@@ -131,7 +137,7 @@ export class Traps implements Source {
     switch (root.kind) {
       case 'trap': {
         const pc = pcOf(root)
-        const where = pc === 0n ? undefined : this.symbols?.find(pc)?.name
+        const where = pc === 0n ? undefined : this.#functions.name(entry.id, pc)
         return {
           ...common,
           kind: 'trap',

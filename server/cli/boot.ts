@@ -57,7 +57,7 @@ export interface BootOptions {
 }
 
 /** Called with the session of each machine that is started, before it is waited for. */
-export type SessionHook = (session: Session) => void
+export type SessionHook = (session: Session, kernel: Files['kernel']) => void
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
 const KERNELS = ['6.12', '6.1'] as const
@@ -81,9 +81,9 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   let dashboard: Dashboard | undefined
   try {
     if (options.dashboard !== undefined) dashboard = await openDashboard(options)
-    process.exitCode = await boot(options, signal, session => {
-      dashboard?.show(session)
-      hook?.(session)
+    process.exitCode = await boot(options, signal, (session, kernel) => {
+      dashboard?.show(session, kernel)
+      hook?.(session, kernel)
     })
   } catch (error) {
     fail(error, signal)
@@ -285,7 +285,7 @@ async function runMachine(
     }),
   })
   const recorder = await record(session, options, kernel, runFolder)
-  hook?.(session)
+  hook?.(session, kernel)
   const events: GuestEvent[] = []
   let bootMs: number | null = null
   session.console.on('line', line => {
@@ -362,7 +362,7 @@ async function record(
   if (session.hello !== undefined) recorder.describe(describeMachine(session.hello))
   session.on('connected', hello => recorder.describe(describeMachine(hello)))
   pump.add(recorder)
-  session.recording = path
+  session.recording = recorder
   return recorder
 }
 

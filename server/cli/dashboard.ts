@@ -6,7 +6,7 @@ import type { BootOptions } from './boot.ts'
 
 /** The dashboard of a machine that the command line starts. */
 export interface Dashboard {
-  show(session: Session): void
+  show(session: Session, kernel: { readonly version: string; readonly image: string }): void
   close(): Promise<void>
 }
 
@@ -18,10 +18,10 @@ export async function openDashboard(options: BootOptions): Promise<Dashboard> {
   const server: RunningServer = await startServer({ manager, host: options.dashboardHost, port, say })
   say(`dashboard at ${server.url}`)
   return {
-    show(session) {
+    show(session, kernel) {
       const { policy, until, memory, smp, panicOnWarn = false } = options
       const named = policy === 'pkvm' || policy === 'passthrough' ? policy : 'own'
-      manager.adopt(session, { policy: named, until, memory, smp, panicOnWarn }, options.kernel ?? '6.12')
+      manager.adopt(session, { policy: named, until, memory, smp, panicOnWarn }, kernel)
     },
     async close() {
       await manager.close()

@@ -80,7 +80,6 @@ function watchSession(session: Session, options: DevOptions): LiveCode {
 async function resetMachine(session: Session): Promise<void> {
   const qmp = await session.qmp(AbortSignal.timeout(QMP_MS))
   await qmp.execute('system_reset')
-  qmp.close()
 }
 
 /** The server alone. */

@@ -9,6 +9,8 @@ import { Qmp } from '../machine/qmp.ts'
 import { parseSize, type Scratch } from '../machine/scratch.ts'
 import { Counters, createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
+import type { Recorder } from '../trace/recorder.ts'
+import { machineState } from '../trace/records.ts'
 import { createRing } from '../trace/ring.ts'
 import { TrapThread } from './control.ts'
 import type { TranslateMode } from './translator.ts'
@@ -64,8 +66,8 @@ export class Session extends EventEmitter<{
   readonly counters: Counters | undefined
   /** The one consumer of the trace ring; absent without the server. */
   readonly pump: Pump | undefined
-  /** The file of the recording; set by who records. */
-  recording: string | undefined
+  /** Set by who records. */
+  recording: Recorder | undefined
   /** The file of guest RAM. */
   readonly ramFile: string
   /** What QEMU said at the handshake. */
@@ -75,6 +77,8 @@ export class Session extends EventEmitter<{
   #panic: string | undefined
   #sections: Readonly<Record<string, unknown>> = {}
   readonly #qmpSocket: string
+  readonly #gone = new AbortController()
+  #qmp: Promise<Qmp> | undefined
 
   private constructor(
     options: SessionOptions,
@@ -88,8 +92,9 @@ export class Session extends EventEmitter<{
     this.pump = server?.pump
     this.ramFile = ramFile
     this.#qmpSocket = join(options.scratch.sockets, 'qmp')
-    thread?.on('connected', machine => {
+    thread?.on('connected', (machine, resumed) => {
       this.hello = machine
+      this.pump?.machine(resumed ? machineState.resumed : machineState.running)
       this.emit('connected', machine)
     })
     thread?.on('reset', cause => this.emit('reset', cause))
@@ -100,6 +105,7 @@ export class Session extends EventEmitter<{
     thread?.on('panic', (text, sections) => {
       this.#panic = text
       this.#sections = sections
+      this.pump?.machine(machineState.panicked)
       this.emit('panic', text)
       void this.qemu.stop()
     })
@@ -107,6 +113,7 @@ export class Session extends EventEmitter<{
     const { policy } = options
     thread?.on('disconnected', (message, expected, fault) => {
       if (expected || !this.qemu.running) return
+      this.pump?.machine(machineState.disconnected)
       // What a policy throws it would throw again, unless somebody mends it.
       const mendable = !fault || this.listenerCount('interrupted') > 0
       if (policy?.reconnectMs && mendable) this.emit('interrupted', message, fault)
@@ -132,6 +139,18 @@ export class Session extends EventEmitter<{
     this.console = new GuestConsole(stdout, join(options.runFolder, 'console.log'))
     this.console.on('line', line => this.pump?.console(line))
     this.ended = this.#end()
+    if (this.pump !== undefined) void this.#watchLife(this.pump)
+  }
+
+  /** What becomes of the machine, put on the time line. */
+  async #watchLife(pump: Pump): Promise<void> {
+    try {
+      const qmp = await this.qmp(this.#gone.signal)
+      qmp.on('event', ({ event }) => {
+        const state = LIFE[event]
+        if (state !== undefined) pump.machine(state)
+      })
+    } catch {} // it ended before it listened
   }
 
   /** Starts the trap thread, then QEMU. @throws Error when the thread cannot listen or the policy cannot be loaded. */
@@ -160,9 +179,18 @@ export class Session extends EventEmitter<{
     }
   }
 
-  /** The machine's QMP socket. */
-  qmp(signal: AbortSignal): Promise<Qmp> {
-    return Qmp.connect(this.#qmpSocket, signal)
+  /** The machine's QMP connection: the same for all, as QEMU serves one. It is closed when the machine ends. */
+  async qmp(signal: AbortSignal): Promise<Qmp> {
+    this.#qmp ??= Qmp.connect(this.#qmpSocket, this.#gone.signal)
+    signal.throwIfAborted()
+    const aborted = Promise.withResolvers<never>()
+    const abort = () => aborted.reject(signal.reason)
+    signal.addEventListener('abort', abort, { once: true })
+    try {
+      return await Promise.race([this.#qmp, aborted.promise])
+    } finally {
+      signal.removeEventListener('abort', abort)
+    }
   }
 
   /** Ends the machine, whatever it is doing. */
@@ -179,6 +207,7 @@ export class Session extends EventEmitter<{
   async #end(): Promise<SessionEnd> {
     try {
       const qemu = await this.qemu.exited
+      this.#gone.abort(new Error('QEMU has ended'))
       await this.thread?.drained()
       return {
         qemu,
@@ -189,9 +218,19 @@ export class Session extends EventEmitter<{
       }
     } finally {
       await this.thread?.stop()
+      this.pump?.machine(machineState.ended)
       this.pump?.close()
+      void this.#qmp?.then(qmp => qmp.close()).catch(() => {})
     }
   }
+}
+
+/** QMP's events that change the machine's state. A reset is on the time line as the trap thread saw it. */
+const LIFE: Readonly<Record<string, number>> = {
+  STOP: machineState.paused,
+  RESUME: machineState.running,
+  POWERDOWN: machineState.powerButton,
+  SHUTDOWN: machineState.poweredOff,
 }
 
 const trapSocket = (scratch: Scratch): string => join(scratch.sockets, 'trap')

@@ -64,6 +64,11 @@ export class Pump {
     this.#give({ kind: 'console', start: this.now(), text })
   }
 
+  /** The machine's state changed. @param state a value of `machineState`. */
+  machine(state: number): void {
+    this.#give({ kind: 'machine', state, time: 0, start: this.now() })
+  }
+
   /** Something that the control thread did or noticed. */
   control(what: string, details: Readonly<Record<string, unknown>> = {}): void {
     this.#give({ kind: 'control', start: this.now(), text: JSON.stringify({ what, ...details }) })

@@ -72,6 +72,16 @@ export interface RecorderSummary {
   readonly error?: string
 }
 
+/** One file of a recording. */
+export interface Segment {
+  readonly path: string
+  /** Of whole blocks; the file may grow. */
+  readonly bytes: number
+  readonly records: number
+  /** By rotation. */
+  readonly removed: boolean
+}
+
 interface OpenBlock {
   readonly info: BlockInfo
   readonly packer: Packer
@@ -88,6 +98,10 @@ export class Recorder implements Sink {
   #file: FileHandle
   #segment = 0
   #removed = 0
+  /** Of the segments before this one. */
+  readonly #done: { readonly bytes: number; readonly records: number; removed: boolean }[] = []
+  /** Written records, before this segment. */
+  #before = 0
   /** Bytes of whole blocks in the current segment. */
   #position = 0
   #bytes = 0
@@ -124,6 +138,15 @@ export class Recorder implements Sink {
   /** The machine is known: what came so far, and what comes, can be written. */
   describe(machine: MachineDescription): void {
     this.#machine ??= machine
+  }
+
+  /** All files of the recording so far, in order; empty before the machine is known. */
+  segments(): Segment[] {
+    const { path } = this.#options
+    const done = this.#done.map((segment, i) => ({ path: segmentPath(path, i), ...segment }))
+    if (this.#position === 0) return done
+    const records = this.#records - this.#before
+    return [...done, { path: segmentPath(path, this.#segment), bytes: this.#position, records, removed: false }]
   }
 
   get ready(): boolean {
@@ -289,6 +312,8 @@ export class Recorder implements Sink {
     const next = await open(segmentPath(this.#options.path, this.#segment + 1), 'w')
     await this.#end()
     await this.#file.close()
+    this.#done.push({ bytes: this.#position, records: this.#records - this.#before, removed: false })
+    this.#before = this.#records
     this.#bytes += this.#position
     this.#segment++
     this.#position = 0
@@ -299,6 +324,8 @@ export class Recorder implements Sink {
     const oldest = this.#segment - SEGMENTS + 1
     if (oldest > 0) {
       await rm(segmentPath(this.#options.path, oldest), { force: true })
+      const segment = this.#done[oldest]
+      if (segment !== undefined) segment.removed = true
       this.#removed++
     }
   }

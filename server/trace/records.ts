@@ -95,7 +95,7 @@ export const kinds = {
   breakpoint: { id: 13, fields: { id: 'u32', seq: 'u32', start: 'f64' } },
   /** A rule injected a fault: number of the rule, of the action, and values. */
   fault: { id: 14, fields: { rule: 'u32', action: 'u32', v0: 'f64', v1: 'f64', v2: 'f64', v3: 'f64' } },
-  /** The machine's state changed: a value of `machineState`. */
+  /** The machine's state changed: a value of `machineState`. From the control thread; `time` is not known there, and 0. */
   machine: { id: 15, fields: { state: 'u32', time: 'f64', start: 'f64' } },
   /** So many records are missing here, because the ring was full or the disk refused. */
   lost: { id: 16, fields: { count: 'f64' } },
@@ -163,6 +163,7 @@ export const verdict = { kept: 0, rewritten: 1, dropped: 2, own: 3 } as const
  */
 export const request = { other: 0, donate: 1, reclaim: 2, resume: 3 } as const
 
+/** `powerButton`: it was pressed, and the guest may shut down. */
 export const machineState = {
   starting: 0,
   running: 1,
@@ -172,6 +173,7 @@ export const machineState = {
   poweredOff: 5,
   panicked: 6,
   ended: 7,
+  powerButton: 8,
 } as const
 
 /** Kinds that close the group of records before them. */

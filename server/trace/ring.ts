@@ -314,16 +314,6 @@ export class RingWriter {
     this.#publish(12)
   }
 
-  /** @param state a value of `machineState`. */
-  machine(state: number, time: number, start: number): void {
-    const at = this.#reserve(15, 6)
-    if (at < 0) return
-    this.#words[at + 1] = state
-    this.#doubles[(at + 2) >> 1] = time
-    this.#doubles[(at + 4) >> 1] = start
-    this.#publish(6)
-  }
-
   /** @param request fields as the wire's `translate` has them; @param answer as `translated`, `record` 32 bytes. */
   translate(
     request: { smmu: number; sid: number; ssid: number; access: number; iovaLo: number; iovaHi: number; time: number },

@@ -19,36 +19,55 @@ interface Symbol {
 /** At byte 56 of every arm64 kernel image. */
 const IMAGE_MAGIC = 'ARM\x64'
 
-/** Kernel functions by address, from a kernel image, a System.map or /proc/kallsyms. */
+/** Functions by ascending address; the same index in both. May be sent to another thread. */
+export interface FunctionTable {
+  readonly addresses: BigUint64Array
+  readonly names: readonly string[]
+}
+
+/** Reads the functions of a kernel image, a System.map or /proc/kallsyms; half a second. @throws Error naming the file. */
+export function loadFunctions(path: string): FunctionTable {
+  try {
+    const file = readFileSync(path)
+    const isImage = file.toString('latin1', 56, 60) === IMAGE_MAGIC
+    const functions = (isImage ? ofImage(file) : parse(file.toString('latin1')))
+      .filter(({ type, name }) => /[tTwW]/.test(type) && !name.startsWith('$'))
+      .sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
+    return {
+      addresses: BigUint64Array.from(functions, ({ address }) => address),
+      names: functions.map(({ name }) => name),
+    }
+  } catch (error) {
+    throw new Error(`symbols ${path}: ${(error as Error).message}`)
+  }
+}
+
+/** Kernel functions by address. */
 export class Symbols {
   /** Distance of the running kernel from the addresses in the file, bytes. */
   offset = 0n
-  readonly #symbols: readonly Symbol[]
+  readonly #table: FunctionTable
+  /** The driver's functions: start, and where the next function starts. */
+  #driver: readonly (readonly [start: bigint, end: bigint])[] | undefined
 
-  constructor(symbols: readonly Symbol[]) {
-    this.#symbols = symbols
-      .filter(({ type, name }) => /[tTwW]/.test(type) && !name.startsWith('$'))
-      .sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
+  constructor(table: FunctionTable) {
+    this.#table = table
   }
 
   /** @throws Error naming the file. */
   static load(path: string): Symbols {
-    try {
-      const file = readFileSync(path)
-      const isImage = file.toString('latin1', 56, 60) === IMAGE_MAGIC
-      return new Symbols(isImage ? ofImage(file) : parse(file.toString('latin1')))
-    } catch (error) {
-      throw new Error(`symbols ${path}: ${(error as Error).message}`)
-    }
+    return new Symbols(loadFunctions(path))
   }
 
   /** The function that `pc` is in, and how far. */
   find(pc: bigint): { readonly name: string; readonly distance: number } | undefined {
+    const { addresses, names } = this.#table
     const i = this.#indexOf(pc - this.offset)
-    const symbol = this.#symbols[i]
-    const end = this.#symbols[i + 1]?.address
-    if (symbol === undefined || end === undefined) return undefined
-    return { name: symbol.name, distance: Number(pc - this.offset - symbol.address) }
+    const start = addresses[i]
+    const name = names[i]
+    // Nobody knows where the last one ends.
+    if (start === undefined || name === undefined || i + 1 === addresses.length) return undefined
+    return { name, distance: Number(pc - this.offset - start) }
   }
 
   /** `function+0x…`, or the address. */
@@ -77,23 +96,33 @@ export class Symbols {
 
   /** Offsets that put `pc` into a function of the driver. */
   *#offsetsFor(pc: bigint): Generator<bigint> {
-    for (let i = 0; i + 1 < this.#symbols.length; i++) {
-      const start = this.#symbols[i]
-      const end = this.#symbols[i + 1]
-      if (start === undefined || end === undefined || !start.name.includes(DRIVER)) continue
-      const least = pc - end.address + 1n
-      const most = pc - start.address
+    this.#driver ??= this.#functionsOf(DRIVER)
+    for (const [start, end] of this.#driver) {
+      const least = pc - end + 1n
+      const most = pc - start
       for (let offset = most - modulo(most, KASLR_STEP); offset >= least; offset -= KASLR_STEP) yield offset
     }
   }
 
-  /** Of the last symbol at or below `address`; -1 when there is none. */
+  #functionsOf(driver: string): (readonly [bigint, bigint])[] {
+    const { addresses, names } = this.#table
+    const found: (readonly [bigint, bigint])[] = []
+    names.forEach((name, i) => {
+      const start = addresses[i]
+      const end = addresses[i + 1]
+      if (start !== undefined && end !== undefined && name.includes(driver)) found.push([start, end])
+    })
+    return found
+  }
+
+  /** Of the last function at or below `address`; -1 when there is none. */
   #indexOf(address: bigint): number {
+    const { addresses } = this.#table
     let low = 0
-    let high = this.#symbols.length
+    let high = addresses.length
     while (low < high) {
       const middle = (low + high) >> 1
-      if ((this.#symbols[middle]?.address ?? 0n) <= address) low = middle + 1
+      if ((addresses[middle] ?? 0n) <= address) low = middle + 1
       else high = middle
     }
     return low - 1

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The dashboard in a real browser, on a machine that boots a real Linux. */
+import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { MachineManager } from '../../server/api/machine.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
+import { TraceReader } from '../../server/trace/reader.ts'
+import { machineState } from '../../server/trace/records.ts'
 import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
 
 const BOOT_MS = 180_000
 const STEP_MS = 30_000
+const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 const qemu = process.env.SMMU_COSIM_QEMU
 
 let manager: MachineManager
@@ -51,6 +57,7 @@ afterEach(async () => {
 const open = (view: string) => page.goto(new URL(`/#/${view}`, server.url).href)
 const button = (name: string) => page.getByRole('button', { name, exact: true })
 const type = (text: string) => manager.type(`${text}\n`)
+const ctl = (...args: string[]) => promisify(execFile)(process.execPath, [MAIN, 'ctl', '--url', server.url, ...args])
 const until = async (done: () => boolean, ms = STEP_MS): Promise<void> => {
   const end = Date.now() + ms
   while (!done()) {
@@ -105,6 +112,19 @@ describe('on a booted machine', () => {
     await page.locator('.virtual .trap').last().click()
     await page.locator('.child', { hasText: 'nested' }).first().waitFor()
     await page.locator('.child table tr.differs', { hasText: 'S2TTB' }).first().waitFor()
+  })
+
+  test('traps name the kernel function that made them', async () => {
+    await open('traps')
+    await page.getByLabel('Filter by text').fill('CMDQ_PROD')
+    await page.locator('.virtual .trap .function', { hasText: 'arm_smmu_cmdq_issue_cmdlist' }).first().waitFor()
+    const { items } = manager.traps.read(1, 1e6, { kinds: ['trap'] })
+    expect(items.length).toBeGreaterThan(100)
+    expect(items.filter(({ where }) => !/^arm_smmu_/.test(where ?? ''))).toEqual([])
+    expect(items.find(({ register }) => register === 'IDR0')?.where).toBe('arm_smmu_device_probe')
+    // As scripts see it.
+    const { stdout } = await ctl('traps', '--limit', '3', '--register', 'CMDQ_PROD')
+    expect(stdout.trimEnd().split('\n')).toEqual(Array(3).fill(expect.stringContaining('in arm_smmu_cmdq_')))
   })
 
   test('streams: host and shadow side by side, tables browsable', async () => {
@@ -211,5 +231,15 @@ describe('on a booted machine', () => {
     await button('Kill').click()
     await page.getByText(/ended at .*ended from here/).waitFor()
     expect(manager.status().state).toBe('off')
+  })
+
+  test('the life of the machine is in its recording', async () => {
+    const states = () =>
+      [...TraceReader.open(String(manager.recording?.segments()[0]?.path)).records()].flatMap(record =>
+        record.kind === 'machine' ? [record.state] : [],
+      )
+    const { running, paused, ended } = machineState
+    await until(() => states().includes(ended))
+    expect(states()).toEqual([running, paused, running, ended])
   })
 })

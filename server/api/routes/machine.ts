@@ -35,6 +35,7 @@ const HeldSchema = Type.Object(
       pcHi: Type.Integer(),
       aborted: Type.Boolean(),
     }),
+    where: Type.Optional(Type.String({ description: 'kernel function, once it is known' })),
   },
   { $id: 'HeldTrap', title: 'HeldTrap' },
 )

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createReadStream, existsSync } from 'node:fs'
+import { Readable } from 'node:stream'
 import { type Static, Type } from 'typebox'
+import { join } from '../../trace/join.ts'
 import type { Api } from '../app.ts'
 import type { MachineManager } from '../machine.ts'
 import { Problem, problems } from '../problems.ts'
@@ -154,7 +155,8 @@ export function traceRoutes(api: Api, manager: MachineManager): void {
       schema: {
         tags,
         summary: 'Download the recording of this run',
-        description: 'The trace file as far as it is written; made for `smmu-cosim trace`.',
+        description:
+          'One trace file of all that is written so far, for `smmu-cosim trace`. Where a long recording was rotated, it says how much is missing.',
         produces: ['application/octet-stream'],
         response: {
           200: {
@@ -166,12 +168,12 @@ export function traceRoutes(api: Api, manager: MachineManager): void {
       },
     },
     async (_request, reply) => {
-      const path = manager.recording
-      if (path === undefined || !existsSync(path)) throw new Problem(404, 'nothing is being recorded')
+      const segments = manager.recording?.segments() ?? []
+      if (segments.length === 0) throw new Problem(404, 'nothing is being recorded')
       return reply
         .type('application/octet-stream')
         .header('content-disposition', 'attachment; filename="trace.smtr"')
-        .send(createReadStream(path) as never)
+        .send(Readable.from(join(segments), { objectMode: false }) as never)
     },
   )
 }

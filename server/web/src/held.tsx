@@ -27,7 +27,7 @@ export function HeldBar() {
     }
   })
   if (stop === null) return null
-  const { trap, hit } = stop
+  const { trap, hit, where } = stop
   const register = info.value?.registers.find(r => r.offset === trap.offset)?.name ?? hex(trap.offset)
   const before = hit.phase === 'before'
   const settled = !before && trap.write
@@ -42,7 +42,8 @@ export function HeldBar() {
         <span class="muted">
           trap {trap.seq}, {seconds(trap.time)} s, CPU {trap.cpu},{' '}
           {hit.breakpoint === 0 ? 'stopped by hand' : `breakpoint ${hit.breakpoint}`}
-          {hit.late && ', after an event between traps'}, {before ? 'not yet decided' : 'decided, not yet answered'}
+          {hit.late && ', after an event between traps'}
+          {where && `, in ${where}`}, {before ? 'not yet decided' : 'decided, not yet answered'}
         </span>
         {hit.command && <code>{hit.command.map(w => hex(w)).join(' ')}</code>}
       </div>

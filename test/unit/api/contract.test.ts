@@ -84,7 +84,7 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/traps/999999', 404],
     ['GET', '/api/v1/events', 200],
     ['GET', '/api/v1/warnings', 200],
-    ['GET', '/api/v1/trace', 404],
+    ['GET', '/api/v1/trace', 200],
     ['GET', '/api/v1/smmus/0/registers', 200],
     ['GET', '/api/v1/smmus/0/queues', 200],
     ['GET', '/api/v1/smmus/7/queues', 404],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { EventEmitter, once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -15,9 +15,12 @@ import { TrapThread } from '../../../server/cosim/control.ts'
 import type { Session, SessionEnd } from '../../../server/cosim/session.ts'
 import { GuestConsole } from '../../../server/machine/console.ts'
 import { Counters, createCounters } from '../../../server/trace/counters.ts'
+import { describeMachine } from '../../../server/trace/format.ts'
 import { Pump } from '../../../server/trace/pump.ts'
+import { Recorder } from '../../../server/trace/recorder.ts'
 import { createRing } from '../../../server/trace/ring.ts'
 import { FakeQemu } from '../cosim/fakeQemu.ts'
+import { header } from '../trace/synthetic.ts'
 
 /** A server with a machine whose QEMU is a fake: everything but the guest is real. */
 export interface Harness {
@@ -27,14 +30,28 @@ export interface Harness {
   readonly qemu: FakeQemu
   readonly url: string
   readonly port: number
+  /** Puts bytes into the guest's RAM. @param address guest physical */
+  poke(address: number, bytes: Uint8Array): void
   /** Text that the guest writes to its console. */
   say(text: string): void
   /** What was typed into the console. */
   typed(): string
+  /** QMP commands that were executed. */
+  readonly qmp: readonly string[]
   close(): Promise<void>
 }
 
-export async function startApp(access: Access = { host: '127.0.0.1' }, ringBytes = 1 << 22): Promise<Harness> {
+const RAM_BASE = 0x4000_0000
+
+export interface HarnessOptions {
+  readonly access?: Access
+  readonly ringBytes?: number
+  /** QEMU answers to QMP, with the name of the command. */
+  readonly qmp?: boolean
+}
+
+export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
+  const { access = { host: '127.0.0.1' }, ringBytes = 1 << 22 } = options
   const folder = mkdtempSync(join(tmpdir(), 'cosim-test-'))
   const ramFile = join(folder, 'ram')
   writeFileSync(ramFile, Buffer.alloc(1 << 20))
@@ -59,6 +76,16 @@ export async function startApp(access: Access = { host: '127.0.0.1' }, ringBytes
   const ended = new Promise<SessionEnd>(resolve => {
     end = resolve
   })
+  const executed: string[] = []
+  const qmp = Object.assign(new EventEmitter(), {
+    async execute(command: string) {
+      executed.push(command)
+      return command
+    },
+  })
+  const pump = new Pump(ring)
+  const recorder = await Recorder.open({ path: join(folder, 'trace'), header })
+  pump.add(recorder)
   const session = Object.assign(new EventEmitter(), {
     console: new GuestConsole(output, join(folder, 'console.log')),
     qemu: {
@@ -67,18 +94,20 @@ export async function startApp(access: Access = { host: '127.0.0.1' }, ringBytes
     },
     thread,
     counters: new Counters(counters),
-    pump: new Pump(ring),
+    pump,
+    recording: recorder,
     ramFile,
     hello: undefined,
     ended,
-    qmp: () => new Promise<never>(() => {}),
+    qmp: () => (options.qmp ? Promise.resolve(qmp) : new Promise<never>(() => {})),
   })
   thread.on('connected', machine => {
     Object.assign(session, { hello: machine })
+    recorder.describe(describeMachine(machine))
     session.emit('connected', machine)
   })
   const manager = new MachineManager()
-  manager.adopt(session as unknown as Session, { policy: 'passthrough' }, 'none')
+  manager.adopt(session as unknown as Session, { policy: 'passthrough' }, { version: 'none' })
   const { app, streams } = await createApp({ manager, access, version: 'test' })
   await app.listen({ host: '127.0.0.1', port: 0 })
   const { port } = app.server.address() as AddressInfo
@@ -94,14 +123,21 @@ export async function startApp(access: Access = { host: '127.0.0.1' }, ringBytes
     qemu,
     port,
     url: `http://127.0.0.1:${port}`,
+    poke(address, bytes) {
+      const fd = openSync(ramFile, 'r+')
+      writeSync(fd, bytes, 0, bytes.length, address - RAM_BASE)
+      closeSync(fd)
+    },
     say: text => void output.write(text),
     typed: () => typed,
+    qmp: executed,
     async close() {
       qemu.socket.destroy()
       end({ qemu: { code: 0, signal: null }, qemuErrors: '', sections: {} })
       await app.close()
       await thread.stop()
-      session.pump.close()
+      pump.close()
+      await recorder.close()
       rmSync(folder, { recursive: true, force: true })
     },
   }

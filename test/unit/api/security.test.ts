@@ -67,7 +67,7 @@ describe('on loopback', () => {
 describe('with a token', () => {
   let server: Harness
   beforeAll(async () => {
-    server = await startApp({ host: '0.0.0.0', token: TOKEN })
+    server = await startApp({ access: { host: '0.0.0.0', token: TOKEN } })
   })
   afterAll(() => server.close())
 

@@ -3,6 +3,7 @@ import { connect } from 'node:net'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { Feed, type Numbered } from '../../../server/api/feed.ts'
+import { KernelFunctions } from '../../../server/api/kernelFunctions.ts'
 import { TrapLog } from '../../../server/api/trapLog.ts'
 import { Traps } from '../../../server/api/traps.ts'
 import { ARM_SMMU_GBPA } from '../../../server/smmu/registers.ts'
@@ -183,7 +184,7 @@ test('the trap log stays within its segments and keeps groups whole', () => {
   const writer = new RingWriter(buffer)
   const reader = new RingReader(buffer)
   const log = new TrapLog()
-  const rows = new Traps(log)
+  const rows = new Traps(log, new KernelFunctions())
   const trap = {
     seq: 0,
     smmu: 0,

@@ -3,15 +3,18 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { buffer } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { unpackMultiple } from 'msgpackr'
 import { expect, test } from 'vitest'
 import { BLOCK_HEADER, decodeBlockHeader, FORMAT } from '../../../server/trace/format.ts'
+import { join as joinSegments } from '../../../server/trace/join.ts'
 import { Packer, Unpacker } from '../../../server/trace/msgpack.ts'
 import { TraceError, TraceReader } from '../../../server/trace/reader.ts'
-import { newHeader } from '../../../server/trace/recorder.ts'
+import { newHeader, Recorder } from '../../../server/trace/recorder.ts'
 import { type FieldType, kinds, type TraceRecord } from '../../../server/trace/records.ts'
 import { CHUNK, type RingWriter } from '../../../server/trace/ring.ts'
 import { folder, header, recording, trap } from './synthetic.ts'
@@ -286,6 +289,50 @@ test('rotation keeps the first and the last segments, and says what is missing',
   expect(seqs([...TraceReader.open(`${path}.${summary.segments - 1}`).records()]).length).toBe(4)
   await recording(path, writer => writer.trap(trap, 0, 1, 1))
   expect(seqs([...TraceReader.open(path).records()])).toEqual([1])
+})
+
+test('the segments of a recording as one file, while it goes on and after', async () => {
+  const path = join(folder(), 'trace')
+  const whole = join(folder(), 'whole')
+  const one = async (recorder: Recorder) => {
+    writeFileSync(whole, await buffer(Readable.from(joinSegments(recorder.segments()))))
+    const { records, problems } = read(whole)
+    expect(problems).toEqual([])
+    return records
+  }
+  const recorder = await Recorder.open({ path, header, limit: 8_000 })
+  expect(recorder.segments()).toEqual([])
+  recorder.describe(header.machine)
+  const block = async (from: number) => {
+    for (let seq = from; seq < from + 4; seq++) {
+      const outcome = { write: 1, aborted: 0, lastTrapNs: 0, start: seq * 1000, duration: 300 }
+      recorder.record({ ...trap, ...outcome, kind: 'trap', seq })
+      // Blocks are closed by size: fill them.
+      recorder.record({ kind: 'console', start: seq, text: 'x'.repeat(1 << 16) })
+    }
+    await recorder.drained()
+  }
+  await block(1)
+  expect(seqs(await one(recorder))).toEqual([1, 2, 3, 4])
+  expect(recorder.segments().length).toBe(1)
+  for (let from = 5; from < 60; from += 4) await block(from)
+  const segments = recorder.segments()
+  expect(segments.length).toBeGreaterThan(8)
+  const removed = segments.filter(segment => segment.removed)
+  expect(removed.length).toBe(segments.length - 8)
+  const missing = removed.reduce((sum, { records }) => sum + records, 0)
+  const live = await one(recorder)
+  const gap = live.findIndex(({ kind }) => kind === 'lost')
+  expect(live[gap]).toEqual({ kind: 'lost', count: missing })
+  const kept = [...TraceReader.open(path).records()]
+  expect(live.toSpliced(gap, 1)).toEqual(kept)
+  expect(live.length - 1 + missing).toBe(segments.reduce((sum, { records }) => sum + records, 0))
+  await recorder.close()
+  expect(await one(recorder)).toEqual(live)
+  // Only what is wanted is read, by the index.
+  const blocks = [...TraceReader.open(whole).blocks(info => info.lastSeq >= 59)]
+  expect(seqs(blocks.flat()).at(-1)).toBe(60)
+  expect(blocks.length).toBeLessThan(4)
 })
 
 test('what the ring loses is marked at its place and counted', async () => {

@@ -59,7 +59,6 @@ test('every record comes out as it went in', () => {
   writer.probe(1, 'IDR0.S2P is 0 – no stage 2')
   writer.breakpoint(3, 4, 5)
   writer.fault(1, 2, 3, 4, 5, 6)
-  writer.machine(2, 3, 4)
   writer.translate(request, answer, 8, 9)
   expect(drain(reader)).toEqual([
     {
@@ -96,7 +95,6 @@ test('every record comes out as it went in', () => {
     { kind: 'probe', smmu: 1, text: 'IDR0.S2P is 0 – no stage 2' },
     { kind: 'breakpoint', id: 3, seq: 4, start: 5 },
     { kind: 'fault', rule: 1, action: 2, v0: 3, v1: 4, v2: 5, v3: 6 },
-    { kind: 'machine', state: 2, time: 3, start: 4 },
     {
       kind: 'translate',
       ...request,

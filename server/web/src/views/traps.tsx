@@ -16,6 +16,8 @@ const ROW = 24
 const KEPT = 50_000
 const START = 3_000
 const LAG = 20_000
+/** Rows that are asked for again when the kernel's functions are known. */
+const NAMED = 2_000
 /** With a filter, all that is still in the log is looked through. */
 const EVERYTHING = 100_000
 
@@ -44,6 +46,8 @@ export function Traps() {
   const [missed, setMissed] = useState(0)
   const [connected, setConnected] = useState(false)
   const rows = useRef<TrapRow[]>([])
+  /** The last row that was asked for again. */
+  const asked = useRef(0)
   const [, setVersion] = useState(0)
   const search = useRef<HTMLInputElement>(null)
   const filterKey = JSON.stringify(filter)
@@ -66,6 +70,19 @@ export function Traps() {
     setVersion(v => v + 1)
   }, [filterKey])
 
+  // The server knows the kernel's functions only some traps after the first: rows that came before are asked for again.
+  const nameFunctions = async () => {
+    const list = rows.current
+    const first = list.findIndex(({ pc, where }) => pc !== undefined && where === undefined)
+    const id = list[first]?.id
+    if (id === undefined || asked.current >= id) return
+    asked.current = list.at(-1)?.id ?? id
+    const { items } = await get<{ items: TrapRow[] }>('/traps', { after: id - 1, limit: NAMED })
+    const named = new Map(items.map(row => [row.id, row]))
+    rows.current = rows.current.map(row => named.get(row.id) ?? row)
+    setVersion(v => v + 1)
+  }
+
   useEffect(() => {
     if (paused) return
     const after = rows.current.at(-1)?.id
@@ -76,6 +93,7 @@ export function Traps() {
         items(items, dropped) {
           setConnected(true)
           rows.current.push(...items)
+          if (items.some(({ where }) => where !== undefined)) void nameFunctions()
           if (rows.current.length > KEPT * 1.2) rows.current = rows.current.slice(-KEPT)
           if (dropped > 0) setMissed(n => n + dropped)
           if (scheduled) return
@@ -87,6 +105,7 @@ export function Traps() {
         },
         restarted() {
           rows.current = []
+          asked.current = 0
           setVersion(v => v + 1)
         },
       },
@@ -216,6 +235,7 @@ export function Traps() {
           <span>Register</span>
           <span>Value</span>
           <span>Decoded</span>
+          <span>Kernel function</span>
           <span class="num">µs</span>
         </div>
         {list.length === 0 ? (
@@ -280,7 +300,9 @@ function Row({ row, selected, select }: { row: TrapRow; selected: boolean; selec
             </Tag>
           ))}
           {row.commands.length === 0 && <span class="muted">{row.text === row.value ? '' : row.text}</span>}
-          {row.where && <em>{row.where}</em>}
+        </span>
+        <span class="function muted" title={row.where ?? row.pc}>
+          <bdi>{row.where}</bdi>
         </span>
         <span class={`num ${row.us > 1000 ? 'slow' : ''}`}>{row.us.toFixed(1)}</span>
       </button>

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Worker } from 'node:worker_threads'
+import { type FunctionTable, Symbols } from '../trace/symbols.ts'
+import type { LogEntry } from './trapLog.ts'
+
+/** With fewer different PCs nobody can tell where the kernel is. */
+const LEAST_PCS = 8
+const MOST_PCS = 64
+
+/** Rows of the trap log that one kernel made: from a reset to the next, as every start moves the kernel elsewhere. */
+interface Kernel {
+  /** First row. */
+  readonly from: number
+  readonly image: string | undefined
+  /** Different PCs of its traps, by their lower half. */
+  readonly pcs: Map<number, bigint>
+  /** How many there were when they were last looked at. */
+  tried: number
+  symbols: Symbols | undefined
+  readonly names: Map<bigint, string | undefined>
+}
+
+interface Loaded {
+  readonly image: string
+  table: FunctionTable | undefined
+}
+
+/** Kernels that are remembered. */
+const MOST_KERNELS = 64
+
+/** As loadFunctions, on another thread. */
+function loadAside(path: string): Promise<FunctionTable> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL('../trace/symbolsWorker.ts', import.meta.url), { workerData: { path } })
+    worker.once('message', resolve)
+    worker.once('error', reject)
+    worker.unref()
+  })
+}
+
+/**
+ * The kernel function that made a trap. Nothing is loaded before somebody asks; then the image's symbol table is read on
+ * another thread, and how far the kernel was moved (KASLR) is worked out from the first traps.
+ */
+export class KernelFunctions {
+  readonly #kernels: Kernel[] = []
+  readonly #load: typeof loadAside
+  #image: string | undefined
+  #wanted = false
+  /** Image whose functions are there, or on their way. */
+  #loaded: Loaded | undefined
+
+  constructor(load = loadAside) {
+    this.#load = load
+  }
+
+  /** A machine starts. @param image its kernel; undefined: not known. @param row id that its first row gets. */
+  machine(image: string | undefined, row: number): void {
+    this.#image = image
+    this.#begin(row)
+    if (this.#wanted) this.want()
+  }
+
+  /** Somebody will ask: what takes time is begun. */
+  want(): void {
+    this.#wanted = true
+    const image = this.#image
+    if (image === undefined || this.#loaded?.image === image) return
+    const loaded: Loaded = { image, table: undefined }
+    this.#loaded = loaded
+    this.#load(image).then(
+      table => {
+        loaded.table = table
+      },
+      () => {}, // an image without symbols: there are no names
+    )
+  }
+
+  /** A finished row. */
+  group({ id, layout, words, at }: LogEntry): void {
+    if (layout.name === 'reset') return this.#begin(id + 1)
+    const pcs = this.#kernels.at(-1)?.pcs
+    if (layout.name !== 'trap' || pcs === undefined || pcs.size >= MOST_PCS) return
+    const lo = words[at + 16] ?? 0
+    const hi = words[at + 17] ?? 0
+    if (hi !== 0 && !pcs.has(lo)) pcs.set(lo, (BigInt(hi) << 32n) | BigInt(lo))
+  }
+
+  /** Of the trap in a row; undefined: not known, or not yet. */
+  name(row: number, pc: bigint): string | undefined {
+    this.want()
+    const kernel = this.#kernels.findLast(({ from }) => from <= row)
+    if (kernel === undefined || !this.#located(kernel)) return undefined
+    const known = kernel.names.get(pc)
+    if (known !== undefined || kernel.names.has(pc)) return known
+    const name = kernel.symbols?.find(pc)?.name
+    if (kernel.names.size < 4096) kernel.names.set(pc, name)
+    return name
+  }
+
+  #begin(row: number): void {
+    if (this.#kernels.at(-1)?.from === row) this.#kernels.pop()
+    if (this.#kernels.length >= MOST_KERNELS) this.#kernels.shift()
+    this.#kernels.push({
+      from: row,
+      image: this.#image,
+      pcs: new Map(),
+      tried: 0,
+      symbols: undefined,
+      names: new Map(),
+    })
+  }
+
+  #located(kernel: Kernel): boolean {
+    if (kernel.symbols !== undefined) return true
+    const { pcs, image } = kernel
+    const table = this.#loaded?.image === image ? this.#loaded?.table : undefined
+    if (table === undefined || pcs.size < LEAST_PCS || pcs.size === kernel.tried) return false
+    kernel.tried = pcs.size
+    const symbols = new Symbols(table)
+    if (!symbols.locate(new Set(pcs.values()))) return false
+    kernel.symbols = symbols
+    return true
+  }
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Thread that reads one file's kernel functions, because that takes as long as thousands of traps. */
+import { parentPort, workerData } from 'node:worker_threads'
+import { loadFunctions } from './symbols.ts'
+
+const table = loadFunctions((workerData as { readonly path: string }).path)
+parentPort?.postMessage(table, [table.addresses.buffer as ArrayBuffer])
