@@ -107,7 +107,7 @@ const path = (base: string, query: Record<string, string | number | boolean | un
 }
 
 const row = (item: Json): string => {
-  const { seq, time, write, register, value, text, us, warnings, commands, aborted, kind } = item as Record<
+  const { seq, time, write, register, value, text, us, warnings, commands, aborted, kind, where } = item as Record<
     string,
     never
   >
@@ -123,6 +123,7 @@ const row = (item: Json): string => {
     String(value).padEnd(12),
     `${Number(us).toFixed(1)} µs`.padStart(11),
     list || text,
+    where ? `in ${where}` : '',
     aborted ? 'ABORTED' : '',
     (warnings as string[]).join(' '),
   ]
@@ -141,11 +142,16 @@ const statusText = (status: Json): string => {
   return lines.join('\n')
 }
 
-function heldText(held: { hit: { breakpoint: number; phase: string }; trap: Record<string, number> }): string {
-  const { hit, trap } = held
+function heldText(held: {
+  hit: { breakpoint: number; phase: string }
+  trap: Record<string, number>
+  where?: string
+}): string {
+  const { hit, trap, where } = held
   const value = ((BigInt(trap.hi ?? 0) << 32n) | BigInt(trap.lo ?? 0)).toString(16)
   const what = `${trap.write ? 'write' : 'read'} at 0x${(trap.offset ?? 0).toString(16)} value 0x${value}`
-  return `held: trap ${trap.seq}, ${what}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
+  const place = where === undefined ? '' : `, in ${where}`
+  return `held: trap ${trap.seq}, ${what}${place}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
 }
 
 const list = (items: readonly unknown[], line: (item: never) => string): string =>
@@ -317,6 +323,17 @@ export function ctlCommand(program: Command): void {
       client.print(await client.call('GET', '/machine/console'), ({ text }) => String(text))
     },
   )
+  add('info', 'the words that requests are made of', plain, async client => {
+    client.print(await client.call('GET', '/info'), ({ registers, warnings, ...rest }) =>
+      [
+        ...Object.entries(rest).map(
+          ([name, value]) => `${name.padEnd(9)} ${Array.isArray(value) ? value.join(' ') : value}`,
+        ),
+        `registers ${(registers as { name: string }[]).map(({ name }) => name).join(' ')}`,
+        `warnings  ${(warnings as { code: string }[]).map(({ code }) => code).join(' ')}`,
+      ].join('\n'),
+    )
+  })
   add('counters', 'everything that is counted', plain, async client => {
     client.print(await client.call('GET', '/counters'), counters => JSON.stringify(counters, null, 2))
   })
@@ -440,6 +457,38 @@ export function ctlCommand(program: Command): void {
   })
   add('walk', 'translate an address step by step', walkOptions, printWalk)
 
+  add(
+    'table <address>',
+    'one translation table, entries that are not invalid',
+    command =>
+      onSmmu(command)
+        .addOption(new Option('--stage <n>', 'stage').choices(['1', '2']).default('2'))
+        .option('--level <n>', 'level of the table, 0 to 3', integer, 0)
+        .option('--granule <shift>', 'log2 of the granule', integer, 12)
+        .option('--bits <n>', 'input bits of a first table', integer)
+        .option('--input <address>', 'first input address that the table translates', address),
+    async (client, { smmu, stage, level, granule, bits, input }, [at]) => {
+      type Entry = { index: number; input: string; type: string; address: string; size: number; permissions: string }
+      const query = { stage, address: at, level, granuleShift: granule, inputBits: bits, input } as Record<
+        string,
+        string
+      >
+      const answer = await client.call<{ readable: boolean; entries: Entry[] }>(
+        'GET',
+        path(`/smmus/${smmu}/table`, query),
+      )
+      client.print(answer, ({ readable, entries }) =>
+        readable
+          ? list(
+              entries,
+              (e: Entry) =>
+                `${String(e.index).padStart(4)} ${e.input.padEnd(18)} ${e.type.padEnd(5)} ${e.address} ${e.permissions}`,
+            )
+          : 'not in RAM',
+      )
+    },
+  )
+
   const range = (command: Command): Command =>
     command
       .requiredOption('--base <address>', 'guest physical address', address)
@@ -473,6 +522,17 @@ export function ctlCommand(program: Command): void {
       )
     },
   )
+  add('reach', 'what devices reach: pages that stage 1 of each stream maps', onSmmu, async (client, { smmu }) => {
+    type Stream = { sid: number; config: string; mapped: { iova: string; base: string; size: number }[] }
+    client.print(await client.call<Stream[]>('GET', path('/memory/reach', { smmu: Number(smmu) })), streams =>
+      list(streams, ({ sid, config, mapped }: Stream) =>
+        [
+          `0x${sid.toString(16)} ${config}`,
+          ...mapped.map(m => `  ${m.iova.padEnd(18)} → ${m.base.padEnd(14)} ${m.size / 1024} KiB`),
+        ].join('\n'),
+      ),
+    )
+  })
   add(
     'memory <address>',
     'guest memory',
@@ -527,9 +587,20 @@ export function ctlCommand(program: Command): void {
   add('unbreak <id>', 'remove a breakpoint', plain, async (client, _options, [id]) => {
     await client.call('DELETE', `/breakpoints/${encodeURIComponent(String(id))}`)
   })
-  add('hold', 'hold the next trap', plain, async client => {
-    await client.call('POST', '/break', {})
-  })
+  for (const enabled of [true, false]) {
+    const what = enabled ? 'enable' : 'disable'
+    add(`${what} <id>`, `${what} a breakpoint`, plain, async (client, _options, [id]) => {
+      await client.call('PATCH', `/breakpoints/${encodeURIComponent(String(id))}`, { enabled })
+    })
+  }
+  add(
+    'hold',
+    'hold the next trap',
+    command => command.option('--off', 'do not any more'),
+    async (client, { off }) => {
+      await client.call('POST', '/break', { on: off !== true })
+    },
+  )
   add('held', 'the trap that is held', plain, async client => {
     client.print(await client.call<Parameters<typeof heldText>[0] | null>('GET', '/held'), held =>
       held ? heldText(held) : 'none',

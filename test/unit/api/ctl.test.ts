@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Every command of `ctl` against a real server, and every route of the API by one of them. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Command, CommanderError } from 'commander'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { ctlCommand, walkCommand } from '../../../server/cli/ctl.ts'
+import * as R from '../../../server/smmu/registers.ts'
+import { TraceReader } from '../../../server/trace/reader.ts'
+import { type Harness, startApp } from './harness.ts'
+
+const RAM = 0x4000_0000
+const STRTAB = RAM + 0x1000
+const TABLE = RAM + 0x4000
+const STREAM_BYPASSED = 9n // V, Config bypass
+
+let server: Harness
+const files = mkdtempSync(join(tmpdir(), 'cosim-ctl-'))
+const download = join(files, 'trace')
+/** `METHOD /path` of every request that was made. */
+const requests = new Set<string>()
+/** Subcommands that were run. */
+const used = new Set<string>()
+
+const words = (...values: bigint[]) => new Uint8Array(BigUint64Array.from(values).buffer)
+
+beforeAll(async () => {
+  server = await startApp({ qmp: true })
+  const { qemu } = server
+  qemu.registers.set(R.ARM_SMMU_IDR0, R.IDR0_S1P | R.IDR0_S2P | (R.IDR0_TTF_AARCH64 << 2))
+  qemu.registers.set(R.ARM_SMMU_IDR1, 8)
+  qemu.registers.set(R.ARM_SMMU_IDR5, R.IDR5_GRAN4K | 2)
+  qemu.registers.set(R.ARM_SMMU_STRTAB_BASE_CFG, 4)
+  qemu.wide.set(R.ARM_SMMU_STRTAB_BASE, [STRTAB, 0])
+  server.poke(STRTAB + 8 * 64, words(STREAM_BYPASSED))
+  server.poke(TABLE, words(0n, 0x4000_5003n))
+  server.poke(RAM, Buffer.from('sixteen bytes ...'))
+  await qemu.write(R.ARM_SMMU_CR0, 4, R.CR0_SMMUEN)
+  await qemu.write(R.ARM_SMMU_GBPA, 4, 5)
+  await qemu.read(R.ARM_SMMU_GBPA, 4)
+  qemu.event(0x10, 8)
+  server.say('hello from the guest\n')
+  const { fetch } = globalThis
+  vi.spyOn(globalThis, 'fetch').mockImplementation((input, init) => {
+    requests.add(`${init?.method ?? 'GET'} ${new URL(String(input)).pathname}`)
+    return fetch(input, init)
+  })
+  await new Promise(resolve => setTimeout(resolve, 150))
+})
+afterAll(async () => {
+  vi.restoreAllMocks()
+  await server.close()
+  rmSync(files, { recursive: true, force: true })
+})
+
+function program(errors: (text: string) => void): Command {
+  const all = new Command('smmu-cosim').exitOverride().configureOutput({ writeErr: errors, writeOut: () => {} })
+  ctlCommand(all)
+  walkCommand(all)
+  for (const command of all.commands.flatMap(c => [c, ...c.commands])) command.exitOverride()
+  return all
+}
+
+/** The command line in this process. @param shown called with what it prints, as it comes. */
+async function run(args: readonly string[], shown: (out: string) => void = () => {}) {
+  let out = ''
+  let err = ''
+  const print = (text: string) => {
+    out += text
+    shown(out)
+    return true
+  }
+  const spies = [
+    vi.spyOn(process.stdout, 'write').mockImplementation(text => print(String(text))),
+    vi.spyOn(console, 'log').mockImplementation(text => void print(`${text}\n`)),
+    vi.spyOn(console, 'error').mockImplementation(text => {
+      err += `${text}\n`
+    }),
+  ]
+  try {
+    await program(text => {
+      err += text
+    }).parseAsync(args, { from: 'user' })
+    return { code: Number(process.exitCode ?? 0), out, err }
+  } catch (error) {
+    if (error instanceof CommanderError) return { code: error.exitCode, out, err }
+    throw error
+  } finally {
+    process.exitCode = undefined
+    for (const spy of spies) spy.mockRestore()
+  }
+}
+
+function ctl(...args: string[]) {
+  used.add(String(args[0]))
+  return run(['ctl', '--url', server.url, ...args])
+}
+
+const state = async (wanted: string) => {
+  while (server.manager.status().state !== wanted) await new Promise(resolve => setTimeout(resolve, 5))
+}
+
+test.each<[string[], RegExp]>([
+  [['status'], /^running, kernel, passthrough nested, none$/m],
+  [['info'], /^policies +pkvm passthrough\n/m],
+  [['counters'], /"traps": 3/],
+  [['traps', '--limit', '5'], /^ +2 +\S+ W GBPA +0x5 /m],
+  [['traps', '--register', 'GBPA', '--access', 'read'], /^ +3 +\S+ R GBPA/],
+  [['trap', '2'], /W CR0 .*\n +hardware +W CR0/],
+  [['events'], /F_TRANSLATION/],
+  [['warnings'], /^none$/m],
+  [['registers'], /^GBPA +0x5 +0x5/m],
+  [['queues'], /^host: 1 entries at 0x0, PROD 0 CONS 0$/m],
+  [['streams'], /^0x8 +- +bypass$/m],
+  [['stream', '8'], /^host +0x40001200 {2}V bypass/m],
+  [['table', '0x40004000', '--level', '1'], /^ +1 0x40000000 +table 0x40005000/m],
+  [['reach'], /^0x8 bypass$/m],
+  [['walk', '--sid', '8', '--iova', '0x1000'], /^STE .*\ntranslated: bypass to 0x1000$/m],
+  [['walk', '--sid', '7', '--iova', '0x1000', '--write', '--table', 'host'], /C_BAD_STE/],
+  [['memory', '0x40000000', '--length', '16'], /40000000 {2}73697874 65656e20 .* sixteen bytes \.\./],
+  [['console'], /hello from the guest/],
+  [['type', 'ls'], /^$/],
+  [['breakpoints'], /^none$/m],
+  [['held'], /^none$/m],
+  [['metrics'], /^smmu_cosim_traps_total\{register="GBPA",access="write"\} 1$/m],
+  [['qmp', 'query-status'], /"query-status"/],
+  [['wait', 'kernel', '--timeout', '1'], /^running, kernel/],
+])('ctl %j', async (args, expected) => {
+  const { code, out, err } = await ctl(...args)
+  expect([code, err]).toEqual([0, ''])
+  expect(out).toMatch(expected)
+})
+
+test('what is asked of QEMU and typed arrives there', async () => {
+  for (const action of ['pause', 'resume', 'reset', 'power-off']) {
+    const { code, out } = await ctl(action)
+    expect([code, out]).toEqual([0, expect.stringContaining(action === 'pause' ? 'paused' : 'running')])
+  }
+  expect(server.qmp).toEqual(['query-status', 'stop', 'cont', 'system_reset', 'system_powerdown'])
+  expect(server.typed()).toBe('ls\n')
+})
+
+test('breakpoints: set, switch, hold, look, change, go on, remove', async () => {
+  const { qemu } = server
+  const set = await ctl('break', 'register', '--register', 'GBPA', '--access', 'write', '--value', '0x1')
+  expect(set.out).toBe('  1   write of GBPA with value = 0x1 (0 matches)\n')
+  await ctl('disable', '1')
+  expect((await ctl('breakpoints')).out).toMatch(/^ {2}1 off write of GBPA/)
+  await ctl('enable', '1')
+  const write = qemu.write(R.ARM_SMMU_GBPA, 4, 1)
+  await state('held')
+  expect((await ctl('held')).out).toMatch(
+    /^held: trap 4, write at 0x44 value 0x1, before the decision, breakpoint 1\n$/,
+  )
+  expect((await ctl('status')).out).toMatch(/^held, /)
+  await ctl('step', '--value', '0x9')
+  await write
+  expect(qemu.registers.get(R.ARM_SMMU_GBPA)).toBe(9)
+  for (const [action, read] of [
+    ['continue', 9],
+    ['drop', 0],
+    ['abort', undefined],
+  ] as const) {
+    await ctl('hold')
+    const answer = qemu.read(R.ARM_SMMU_GBPA, 4)
+    await state('held')
+    await ctl(action)
+    expect(await answer).toMatchObject(read === undefined ? { status: 1 } : { status: 0, valueLo: read })
+  }
+  await ctl('hold')
+  await ctl('hold', '--off')
+  await qemu.read(R.ARM_SMMU_GBPA, 4)
+  expect((await ctl('unbreak', '1')).code).toBe(0)
+  expect((await ctl('breakpoints')).out).toBe('none\n')
+})
+
+test('download: a recording', async () => {
+  await new Promise(resolve => setTimeout(resolve, 300))
+  expect(await ctl('download', download)).toEqual({ code: 0, out: '', err: '' })
+  const reader = TraceReader.open(download)
+  expect([...reader.records()].filter(({ kind }) => kind === 'trap').length).toBeGreaterThan(2)
+  expect(reader.problems).toEqual([])
+})
+
+test('--json is what the API answers', async () => {
+  const { out } = await run(['ctl', '--url', server.url, '--json', 'status'])
+  expect(JSON.parse(out)).toMatchObject({ state: 'running', phase: 'kernel' })
+})
+
+test.each<[string[], RegExp]>([
+  [['start', '--policy', 'pkvm', '--smp', '2'], /a machine is running/],
+  [['donate', '--base', '0x40000000', '--size', '4K', '--vm', '1'], /no pages|owner|passthrough/],
+  [['reclaim', '--base', '0x40000000', '--size', '4K', '--vm', '1'], /no pages|owner|passthrough/],
+  [['ownership', '--from', '0x40000000'], /owner|passthrough/],
+  [['qmp', 'quit'], /command/],
+  [['trap', '99999'], /no trap row/],
+  [['stream', 'x'], /sid/],
+  [['wait', 'lunch'], /no phase lunch/],
+  [['wait', 'done', '--timeout', '0'], /still kernel after 0 s/],
+  [['walk', '--sid', 'x', '--iova', '0'], /expected a whole number/],
+  [['memory', '0x0'], /not all of it is RAM/],
+  [['continue'], /no trap is held/],
+  [['download', '/nowhere/at/all'], /ENOENT/],
+])('ctl %j: refused, in one line', async (args, expected) => {
+  const { code, out, err } = await ctl(...args)
+  expect(err).toMatch(expected)
+  expect(err.trimEnd().split('\n').length).toBe(1)
+  expect([code, out]).toEqual([1, ''])
+})
+
+test('no server, or no URL', async () => {
+  expect((await run(['ctl', '--url', 'http://127.0.0.1:1/', 'status'])).err).toMatch(/no server at http:/)
+  expect((await run(['ctl', '--url', 'nonsense', 'status'])).err).toMatch(/not a URL/)
+  const walk = await run(['walk', '--url', server.url, '--sid', '8', '--iova', '0x1000'])
+  expect(walk.out).toMatch(/bypass to 0x1000/)
+})
+
+test('--follow goes on with what comes, until the server ends; kill, and wait for it', async () => {
+  let first = () => {}
+  const seen = new Promise<void>(resolve => {
+    first = resolve
+  })
+  const follow = run(['ctl', '--url', server.url, 'traps', '--follow', '--limit', '0'], first)
+  await new Promise(resolve => setTimeout(resolve, 200))
+  await server.qemu.write(R.ARM_SMMU_CR0, 4, 0)
+  await seen
+  expect((await ctl('kill')).out).toMatch(/^off\nlast run: killed/)
+  expect((await ctl('wait', 'off')).code).toBe(0)
+  await server.close()
+  const { code, out } = await follow
+  expect([code, out]).toEqual([0, expect.stringMatching(/ W CR0 /)])
+})
+
+/** What no command asks for: probes ask the first, tools that make clients the second. */
+const WITHOUT = ['GET /health', 'GET /api/v1/openapi.json']
+
+test('every command was run, and every route of the API has one', () => {
+  const [commands] = program(() => {}).commands
+  expect(commands?.commands.map(c => c.name()).filter(name => !used.has(name))).toEqual([])
+  const { paths } = server.app.swagger() as unknown as { paths: Record<string, Record<string, object>> }
+  const routes = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map(method => `${method.toUpperCase()} ${path}`),
+  )
+  const reached = (route: string) => {
+    const pattern = new RegExp(`^${route.replace(/\{\w+\}/g, '[^/]+')}$`)
+    return [...requests].some(request => pattern.test(request))
+  }
+  expect(routes.filter(route => !reached(route)).sort()).toEqual([...WITHOUT].sort())
+})
