@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Tells of type errors in code that runs already: types are stripped when it is loaded, and nobody looked at them. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { privateFolder } from '../machine/scratch.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const COMPILER = join(ROOT, 'node_modules/.bin/tsc')
@@ -30,7 +31,7 @@ export class TypeCheck {
 
   constructor({ policy, say }: TypeCheckOptions) {
     this.#say = say
-    this.#folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-types-`))
+    this.#folder = privateFolder(tmpdir(), 'types-')
     const project = {
       extends: join(ROOT, 'tsconfig.json'),
       compilerOptions: {

@@ -33,7 +33,7 @@ const isAlive = (pid: number): boolean => {
   }
 }
 
-/** Removes what runs that were killed without a chance to clean up left in `parent`. */
+/** Removes what processes that were killed without a chance to clean up left in `parent`. */
 function sweep(parent: string): void {
   for (const name of readdirSync(parent)) {
     const pid = Number(new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1])
@@ -43,6 +43,12 @@ function sweep(parent: string): void {
       } catch {} // another user's
     }
   }
+}
+
+/** A new folder in `parent` whose name has this process in it; removed by others once that has been killed. */
+export function privateFolder(parent: string, label = ''): string {
+  sweep(parent)
+  return mkdtempSync(join(parent, `${PREFIX}${process.pid}-${label}`))
 }
 
 /** Private folders of one running machine, gone when it ends: `sockets` (also disks) and `ram` (memory-backed). */

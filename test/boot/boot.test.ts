@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Report } from '../../server/cli/report.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
 import { cosim, leftovers } from './cli.ts'
 
 let folder: string
 beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'cosim-boot-test-'))
+  folder = privateFolder(tmpdir(), 'boot-test-')
 })
 afterAll(() => rmSync(folder, { recursive: true }))
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Report } from '../../server/cli/report.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
 
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 
@@ -26,7 +27,7 @@ export interface RunOptions {
 
 /** Runs `smmu-cosim ARGS`, with `--report` for `boot`. */
 export async function cosim(args: readonly string[], options: RunOptions = {}): Promise<Run> {
-  const folder = mkdtempSync(join(tmpdir(), 'cosim-cli-'))
+  const folder = privateFolder(tmpdir(), 'cli-')
   const reportFile = join(folder, 'report.json')
   const all = args[0] === 'boot' ? ['boot', '--report', reportFile, ...args.slice(1)] : args
   const child = spawn(process.execPath, [MAIN, ...all], { stdio: ['ignore', 'pipe', 'pipe'] })

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest'
 import type { Report } from '../../server/cli/report.ts'
 import type { WarningSummary } from '../../server/cosim/reporter.ts'
 import type { StreamReport } from '../../server/cosim/sections.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
 import { cosim, type Run } from './cli.ts'
 
 /** The sections that the policy adds to a report. */
@@ -103,7 +104,7 @@ describe('decisions of one’s own', () => {
   }
 
   test('the policy in the README boots and decides', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'cosim-policy-'))
+    const folder = privateFolder(tmpdir(), 'policy-')
     try {
       const run = await cosim(['boot', '--policy', readmePolicy(folder)])
       expect(run.report?.outcome, run.stderr).toBe('ok')
@@ -114,7 +115,7 @@ describe('decisions of one’s own', () => {
   })
 
   test('--panic-on-warn: the machine stands still at the trap, and the report reads like an oops', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'cosim-policy-'))
+    const folder = privateFolder(tmpdir(), 'policy-')
     try {
       const file = join(folder, 'policy.ts')
       const parts = new URL('../../server/hypervisor/policy/pkvm.ts', import.meta.url).href

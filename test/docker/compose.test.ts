@@ -4,13 +4,14 @@
  * images, which takes long the first time: it is done when SMMU_COSIM_DOCKER is set.
  */
 import { type ExecFileException, execFile, execFileSync } from 'node:child_process'
-import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { appendFileSync, cpSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { hostPackages } from '../../scripts/setup/packages.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const FILE = join(ROOT, 'docker/compose.yaml')
@@ -131,7 +132,7 @@ describe.skipIf(!engine || !wanted)(`containers${why}`, () => {
   }
 
   beforeAll(async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'cosim-docker-'))
+    const folder = privateFolder(tmpdir(), 'docker-')
     runs = join(folder, 'runs')
     mkdirSync(runs)
     tree = join(folder, 'tree')

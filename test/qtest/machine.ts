@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { closeSync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ensureQemu } from '../../scripts/setup/index.ts'
 import { TrapThread } from '../../server/cosim/control.ts'
 import type { TranslateMode } from '../../server/cosim/translator.ts'
 import { Qmp } from '../../server/machine/qmp.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
 import { Counters, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader } from '../../server/trace/ring.ts'
 import { Qtest } from './qtest.ts'
@@ -27,7 +28,7 @@ export interface QtestOptions {
 
 /** The real QEMU without a kernel: every access is the test's. */
 export class QtestMachine {
-  readonly folder = mkdtempSync(join(tmpdir(), 'cosim-qtest-'))
+  readonly folder = privateFolder(tmpdir(), 'qtest-')
   readonly socket = join(this.folder, 'trap')
   readonly ramFile: string
   errors = ''
@@ -37,7 +38,7 @@ export class QtestMachine {
   counters: Counters | undefined
   ring: RingReader | undefined
   readonly #qmp = join(this.folder, 'qmp')
-  readonly #ramFolder = mkdtempSync('/dev/shm/cosim-qtest-')
+  readonly #ramFolder = privateFolder('/dev/shm', 'qtest-')
 
   constructor() {
     this.ramFile = join(this.#ramFolder, 'ram')

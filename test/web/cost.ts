@@ -6,13 +6,14 @@
  *     node test/web/cost.ts [--pairs 5] [--qemu FILE] [--reads 4000]
  */
 import { spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { type Browser, chromium } from 'playwright-core'
 import type { Report } from '../../server/cli/report.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
 import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
 
 const { values } = parseArgs({
@@ -23,7 +24,7 @@ const { values } = parseArgs({
   },
 })
 const main = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'cosim-cost-'))
+const folder = privateFolder(tmpdir(), 'cost-')
 
 interface Run {
   readonly p50: number

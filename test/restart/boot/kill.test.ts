@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A server that is killed while Linux boots and works: the guest notices nothing but time. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Report } from '../../../server/cli/report.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 import { cosim, type Run } from '../../boot/cli.ts'
 import { Servers, type ServersOptions } from '../servers.ts'
 
@@ -16,7 +17,7 @@ const PATIENCE_MS = 900_000
 let folder: string
 let servers: Servers | undefined
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), 'cosim-restart-'))
+  folder = privateFolder(tmpdir(), 'restart-')
 })
 afterEach(async () => {
   await servers?.stop()

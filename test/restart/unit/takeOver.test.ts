@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The wire's side of a take-over: who is let on, what is repeated, and code that is replaced while a machine runs. */
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -8,6 +8,7 @@ import { encodeHello, encodeTrapWrite, Id, type MessageFromServer } from '../../
 import { CannotResume, CheckpointWriter, readCheckpoint } from '../../../server/cosim/checkpoint.ts'
 import { type ThreadOptions, TrapThread } from '../../../server/cosim/control.ts'
 import { LiveCode } from '../../../server/cosim/liveCode.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
 import { createRing } from '../../../server/trace/ring.ts'
 import { FakeQemu } from '../../unit/cosim/fakeQemu.ts'
@@ -18,7 +19,7 @@ const PATIENCE = { timeout: 30_000 }
 let folder: string
 const threads: TrapThread[] = []
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), 'cosim-takeover-'))
+  folder = privateFolder(tmpdir(), 'takeover-')
 })
 afterEach(async () => {
   for (const thread of threads.splice(0)) await thread.stop()

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { TrapThread } from '../../../server/cosim/control.ts'
 import { LiveCode } from '../../../server/cosim/liveCode.ts'
 import { TypeCheck } from '../../../server/cosim/typeCheck.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 
 const PATIENCE = { timeout: 100_000, interval: 100 }
 const POLICY = new URL('../../../server/hypervisor/policy/policy.ts', import.meta.url).pathname
@@ -28,7 +29,7 @@ const said: string[] = []
 const about = () => said.filter(line => line.includes('policy.ts'))
 
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-test-`))
+  folder = privateFolder(tmpdir(), 'test-')
   policy = join(folder, 'policy.ts')
   said.length = 0
 })

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -9,6 +9,7 @@ import { enums } from '../../../protocol/messages.ts'
 import type { BreakpointMatch, BreakpointSpec } from '../../../server/cosim/breakpoints.ts'
 import { TrapThread } from '../../../server/cosim/control.ts'
 import type { HeldTrap } from '../../../server/cosim/operations.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 import { CMDQ_OP_CFGI_STE, CMDQ_OP_TLBI_NH_VA, cfgiSte, cmdSync } from '../../../server/smmu/commands.ts'
 import {
   ARM_SMMU_CMDQ_CONS,
@@ -31,7 +32,7 @@ let thread: TrapThread
 let qemu: FakeQemu
 
 beforeEach(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'cosim-test-'))
+  folder = privateFolder(tmpdir(), 'test-')
   thread = await TrapThread.start({
     listen: join(folder, 'trap'),
     policy: 'passthrough',

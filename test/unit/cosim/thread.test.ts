@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { Id } from '../../../protocol/generated/messages.ts'
 import { enums, MAX_FRAME } from '../../../protocol/messages.ts'
 import { TrapThread } from '../../../server/cosim/control.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 import { Counters, createCounters } from '../../../server/trace/counters.ts'
 import { createRing, RingReader } from '../../../server/trace/ring.ts'
 import { FakeQemu } from './fakeQemu.ts'
@@ -33,7 +34,7 @@ const start = async (policy: string): Promise<TrapThread> => {
 }
 
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), 'cosim-test-'))
+  folder = privateFolder(tmpdir(), 'test-')
 })
 
 afterEach(async () => {
