@@ -2,6 +2,10 @@
 /**
  * Chrome's trace event format in JSON, which ui.perfetto.dev and chrome://tracing open: a track for each vCPU with its
  * traps and the hardware accesses inside them, tracks for what is not a vCPU's, marks, and counters.
+ *
+ * Perfetto's importer asks for more than the format does, and drops what does not fit: threads are found by their tid
+ * alone; times are cut to whole ns, and slices must lie in each other after that; older ones take every time for ns where
+ * `displayTimeUnit` is `ns`, and refuse a file with an escaped control character before a `ts`.
  */
 import { hex, hex64 } from '../../smmu/bits.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
@@ -14,29 +18,41 @@ import { pcOf, type Symbols } from '../symbols.ts'
 const GUEST = 1
 const SERVER = 2
 /** Threads of SERVER. */
-const TRACKS = { machine: 1, 'translation requests': 2, events: 3, 'guest console': 4 } as const
+const TRACKS = { machine: 11, 'translation requests': 12, events: 13, 'guest console': 14 } as const
+/** Thread of vCPU 0. */
+const VCPUS = 100
 
 /** Width of a step of the counters, ns. */
 const STEP = 10_000_000
 
 interface TraceEvent {
+  /** µs. */
+  readonly ts?: number
+  readonly dur?: number
   readonly name: string
   readonly ph: 'X' | 'i' | 'C' | 'M'
   readonly pid: number
   readonly tid: number
-  /** µs. */
-  readonly ts?: number
-  readonly dur?: number
   readonly cat?: string
   readonly s?: 't'
   readonly args?: Readonly<Record<string, unknown>>
 }
 
+/** ns as µs, so that a reader that multiplies by 1000 and cuts the rest off gets the same ns. */
+export function traceTime(ns: number): number {
+  const us = ns / 1000
+  return Math.trunc(us * 1000) === ns ? us : (ns + 0.25) / 1000
+}
+
+/** Without control characters, such as those that colour a console. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const plain = (text: string): string => text.replace(/\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f]/g, '')
+
 /** @yields the file's text in pieces */
 export function* perfetto(header: TraceHeader, records: Iterable<TraceRecord>, symbols?: Symbols): Generator<string> {
   const { policy, policyOptions, kernel, created, machine } = header
   const otherData = { policy, policyOptions, kernel, created, qemu: machine.qemu }
-  yield `{"displayTimeUnit":"ns","otherData":${JSON.stringify(otherData)},"traceEvents":[\n`
+  yield `{"otherData":${JSON.stringify(otherData)},"traceEvents":[\n`
   let comma = ''
   for (const event of events(header, records, symbols)) {
     yield `${comma}${JSON.stringify(event)}`
@@ -71,26 +87,27 @@ function* names(vcpus: number): Generator<TraceEvent> {
     tid,
     args: { name: text },
   })
-  yield name('process_name', GUEST, 0, 'guest')
-  yield name('process_name', SERVER, 0, 'server')
-  for (let cpu = 0; cpu < vcpus; cpu++) yield name('thread_name', GUEST, cpu + 1, `vCPU ${cpu}`)
+  yield name('process_name', GUEST, GUEST, 'guest')
+  yield name('process_name', SERVER, SERVER, 'server')
+  for (let cpu = 0; cpu < vcpus; cpu++) yield name('thread_name', GUEST, VCPUS + cpu, `vCPU ${cpu}`)
   for (const [text, tid] of Object.entries(TRACKS)) yield name('thread_name', SERVER, tid, text)
 }
 
 function* decision({ root, children }: Group, symbols: Symbols | undefined): Generator<TraceEvent> {
-  const ts = root.start / 1000
-  const dur = root.duration / 1000
+  const ts = traceTime(root.start)
+  const dur = traceTime(root.duration)
   const place = { pid: SERVER, tid: TRACKS.machine as number }
   if (root.kind === 'trap') {
     place.pid = GUEST
-    place.tid = root.cpu + 1
+    place.tid = VCPUS + root.cpu
   } else if (root.kind === 'translate') place.tid = TRACKS['translation requests']
-  yield { name: nameOf(root), ph: 'X', cat: root.kind, ...place, ts, dur, args: argsOf({ root, children }, symbols) }
+  yield { ts, dur, name: nameOf(root), ph: 'X', cat: root.kind, ...place, args: argsOf({ root, children }, symbols) }
   for (const child of children) {
     if (child.kind === 'hardware') {
       const name = `hardware ${child.write ? 'W' : 'R'} ${registerName(child.offset)}`
       const args = { value: hex64(child.lo, child.hi), ok: child.ok === 1 }
-      yield { name, ph: 'X', cat: 'hardware', ...place, ts: child.start / 1000, dur: child.duration / 1000, args }
+      const times = { ts: traceTime(child.start), dur: traceTime(child.duration) }
+      yield { ...times, name, ph: 'X', cat: 'hardware', ...place, args }
     } else if (MARKS.has(child.kind)) yield mark(child, root.start, place)
   }
 }
@@ -130,9 +147,9 @@ function argsOf(group: Pick<Group, 'root' | 'children'>, symbols: Symbols | unde
 }
 
 function mark(record: TraceRecord, now: number, place = { pid: SERVER, tid: trackOf(record) }): TraceEvent {
-  const ts = ('start' in record ? record.start : now) / 1000
+  const ts = traceTime('start' in record ? record.start : now)
   const text = record.kind === 'console' ? record.text : describeRecord(record)
-  return { name: text, ph: 'i', s: 't', cat: record.kind, ...place, ts }
+  return { ts, name: plain(text), ph: 'i', s: 't', cat: record.kind, ...place }
 }
 
 function trackOf({ kind }: TraceRecord): number {
@@ -154,9 +171,9 @@ class Rates {
   *until(time: number): Generator<TraceEvent> {
     if (this.#from === 0) this.#from = time
     while (time >= this.#from + STEP) {
-      const ts = this.#from / 1000
+      const ts = traceTime(this.#from)
       const counter = (name: string, count: number): TraceEvent => {
-        return { name, ph: 'C', pid: SERVER, tid: 0, ts, args: { 'per second': (count * 1e9) / STEP } }
+        return { ts, name, ph: 'C', pid: SERVER, tid: SERVER, args: { 'per second': (count * 1e9) / STEP } }
       }
       yield counter('traps', this.#traps)
       yield counter('commands', this.#commands)
