@@ -380,6 +380,11 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   if (run.unknownReads > 0) {
     out.line(`${run.unknownReads} reads of memory that the recording doesn't show were answered with 0`)
   }
+  if (run.translations > 0) {
+    out.line(
+      `NOT replayed: ${run.translations} translations of --translate server or lockstep; they depend on tables that only the guest writes`,
+    )
+  }
   printSummary(summary, run.roots, nested, out)
   if (summary.divergent > 0) process.exitCode = EXIT.failed
   await out.close()

@@ -43,6 +43,8 @@ export class Replay {
   /** Decided so far. */
   traps = 0
   roots = 0
+  /** Answers to translate requests, which the walker gave and not the policy: left out. */
+  translations = 0
   policy: Policy | undefined
   readonly #recorded: RecordedMachine
   readonly #factory: PolicyFactory
@@ -102,7 +104,7 @@ export class Replay {
       const context = { options: this.#options, report: this.#report(), clock: this.#recorded.clock }
       this.policy = this.#factory(this.#recorded.machine, context)
     }
-    this.roots++
+    if (root.kind !== 'translate') this.roots++
     const outcome = this.#outcome(root, this.policy)
     this.#recorded.end()
     return [...outcome, ...this.#decisionDifferences(group), ...this.#effectDifferences()]
@@ -118,6 +120,7 @@ export class Replay {
       case 'request':
         return this.#request(root, policy)
       case 'translate':
+        this.translations++
         return []
     }
   }

@@ -38,6 +38,19 @@ test.each(['mmio', 'cmdq', 'strtab', 'queues', 'nested'] as const)('%s: the same
   expect(replayed.unknownReads).toBe(0)
 })
 
+test('translations are no decisions of the policy: they are left out, and counted', async () => {
+  const path = join(folder(), 'trace')
+  const answer = { status: 1, permissions: 3, pa: 0x4000_0000, addressMask: 0xfff, record: new Uint8Array(32) }
+  const request = { smmu: 0, sid: 8, ssid: 0, access: 0, iovaLo: 0x1000, iovaHi: 0, time: 9 }
+  await bootRecording(path, {}, (bench, ring) => {
+    scriptedBoot(bench)
+    for (let i = 0; i < 3; i++) ring.translate(request, answer, 1e12 + i, 5)
+  })
+  const { replayed, divergences } = replay(path, pkvm)
+  expect([replayed.translations, replayed.traps, divergences]).toEqual([3, 91, []])
+  expect(replayed.roots).toBe(91 + 2)
+})
+
 test('an earlier stage differs in what the later ones add, and in nothing else', async () => {
   const path = join(folder(), 'trace')
   await bootRecording(path)

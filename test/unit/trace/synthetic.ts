@@ -203,8 +203,8 @@ export function scriptedBoot(bench: RecordedBench, rounds = 20): void {
 export async function bootRecording(
   path: string,
   options: PolicyOptions = {},
-  script: (bench: RecordedBench) => void = scriptedBoot,
+  script: (bench: RecordedBench, writer: RingWriter) => void = bench => scriptedBoot(bench),
 ): Promise<RecorderSummary> {
   const head = { policy: 'pkvm', policyOptions: { ...options }, machine: benchMachine }
-  return recording(path, writer => script(new RecordedBench(writer, options)), { header: head, ring: 1 << 24 })
+  return recording(path, writer => script(new RecordedBench(writer, options), writer), { header: head, ring: 1 << 24 })
 }
