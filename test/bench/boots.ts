@@ -48,7 +48,8 @@ export async function bootOnce({ scale, signal }: Context, ...args: string[]): P
 const NESTED = 'pkvm, nested'
 const BASELINE = 'without the server'
 
-const boot = ({ bootMs }: Report): number => {
+/** Until userspace, s. */
+export const bootSeconds = ({ bootMs }: Report): number => {
   if (bootMs === null) throw new Error('userspace was never reached')
   return bootMs / 1000
 }
@@ -102,7 +103,7 @@ export async function benchBoots(context: Context, names: ReadonlySet<Name>): Pr
     target,
   })
   const figures = [
-    compare('boot', 'boot to userspace', 's', '≤ 1.05 ×', boot),
+    compare('boot', 'boot to userspace', 's', '≤ 1.05 ×', bootSeconds),
     compare('reads', '4-KiB read, virtio-blk', 'µs', '≤ 1.10 ×', reads('virtio-blk')),
     compare('reads', '4-KiB read, nvme', 'µs', '≤ 1.10 ×', reads('nvme')),
     alone('server’s own time per trap, p50', 'p50', '≤ 5 µs'),

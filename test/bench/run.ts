@@ -8,6 +8,7 @@ import { benchDashboard } from './dashboard.ts'
 import { type Context, evaluate, FULL, NAMES, type Name, type Part, QUICK } from './figure.ts'
 import { benchIdmap } from './idmap.ts'
 import { BENCH_SCHEMA, type BenchReport, describeMachine, type Failure, formatMarkdown, formatText } from './output.ts'
+import { benchRecording } from './recording.ts'
 import { benchTrap } from './trap.ts'
 
 export interface BenchOptions {
@@ -34,7 +35,7 @@ export async function bench(options: BenchOptions, signal: AbortSignal): Promise
 
   const booting: readonly Name[] = ['boot', 'reads', 'server']
   const boots = booting.some(name => names.has(name))
-  if (boots || names.has('dashboard')) await setup({ signal })
+  if (boots || names.has('dashboard') || names.has('recording')) await setup({ signal })
   const machine = describeMachine(await ensureQemu({ signal }))
   const started = new Date().toISOString()
   if (machine.load > machine.cores / 2) say(`the machine is busy (load ${machine.load}): figures will say little`)
@@ -45,6 +46,7 @@ export async function bench(options: BenchOptions, signal: AbortSignal): Promise
     ['commands', names.has('commands'), () => benchCommands(context)],
     ['idmap', names.has('idmap'), () => benchIdmap(context)],
     ['dashboard', names.has('dashboard'), () => benchDashboard(context)],
+    ['recording', names.has('recording'), () => benchRecording(context)],
   ]
   const done: Part[] = []
   const failures: Failure[] = []
