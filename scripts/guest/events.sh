@@ -28,10 +28,11 @@ now() {
 	NOW=$((nanoseconds / 1000))
 }
 
-# parameter NAME DEFAULT: from the kernel command line.
+# parameter NAME DEFAULT: from the kernel command line, or what the agent was told last.
+TOLD=
 parameter() {
 	value=$2
-	for word in $(cat /proc/cmdline); do
+	for word in $(cat /proc/cmdline) $TOLD; do
 		case $word in "$1="*) value=${word#*=} ;; esac
 	done
 	echo "$value"

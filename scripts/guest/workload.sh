@@ -6,20 +6,49 @@ BLOCK=4096
 VIRTIO_BLK_SERIAL=cosim-vblk
 NVME_SERIAL=cosim-nvme
 STDERR=/tmp/stderr
-DEVICE_TIMEOUT_S=30
+PATIENCE_S=30
 
 workload() {
 	report_iommu
-	read_disk virtio-blk $VIRTIO_BLK_SERIAL
-	read_disk nvme $NVME_SERIAL
-	write_disk virtio-blk $VIRTIO_BLK_SERIAL
-	use_network virtio-net virtio_net
-	use_network e1000e e1000e
+	exercise
+}
+
+exercise() {
+	! used virtio-blk || read_disk virtio-blk $VIRTIO_BLK_SERIAL
+	! used nvme || read_disk nvme $NVME_SERIAL
+	! used virtio-blk || write_disk virtio-blk $VIRTIO_BLK_SERIAL
+	! used virtio-net || use_network virtio-net virtio_net
+	! used e1000e || use_network e1000e e1000e
 	reads=$(parameter cosim.bench 0)
 	if [ "$reads" -gt 0 ]; then
 		bench_disk virtio-blk $VIRTIO_BLK_SERIAL "$reads"
 		bench_disk nvme $NVME_SERIAL "$reads"
 	fi
+}
+
+# used DEVICE: whether it is part of the workload.
+used() {
+	case ,$(parameter cosim.devices virtio-blk,nvme,virtio-net,e1000e), in *,"$1",*) ;; *) return 1 ;; esac
+}
+
+# agent: once the devices are there, a workload for each line `workload PARAMETER…` on the console, until `end`.
+agent() {
+	stty -echo
+	! used virtio-blk || find_disk $VIRTIO_BLK_SERIAL || fail agent virtio-blk 'no disk'
+	! used nvme || find_disk $NVME_SERIAL || fail agent nvme 'no disk'
+	emit ready true ''
+	while read -r command TOLD; do
+		case $command in
+		workload)
+			ALL_OK=true
+			emit told true ''
+			exercise
+			emit worked $ALL_OK ''
+			;;
+		end) return ;;
+		*) emit agent false "\"error\":$(quote "unknown command $command")" ;;
+		esac
+	done
 }
 
 load_modules() {
@@ -42,7 +71,7 @@ report_iommu() {
 # find_disk SERIAL: sets DISK to the device name and BLOCKS to its size; waits for a driver that is still probing.
 find_disk() {
 	now
-	deadline=$((NOW + DEVICE_TIMEOUT_S * 1000000))
+	deadline=$((NOW + $(parameter cosim.patience $PATIENCE_S) * 1000000))
 	while [ "$NOW" -lt $deadline ]; do
 		for file in /sys/block/*/serial /sys/block/*/device/serial; do
 			serial=$(cat "$file" 2>/dev/null) # nvme pads it with spaces
@@ -144,13 +173,14 @@ use_network() {
 
 # fetch NAME URL
 fetch() {
-	udhcpc -i "$INTERFACE" -f -n -q -t 10 -T 2 -s /lib/cosim/udhcpc.sh >$STDERR 2>&1 ||
+	patience=$(parameter cosim.patience $PATIENCE_S)
+	udhcpc -i "$INTERFACE" -f -n -q -t $(((patience + 2) / 3)) -T 2 -s /lib/cosim/udhcpc.sh >$STDERR 2>&1 ||
 		{ fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR)"; return; }
 	address=$(ip -4 -o addr show dev "$INTERFACE" | awk '{ sub("/.*", "", $4); print $4 }')
 	[ -n "$2" ] || { emit net true "\"name\":\"$1\",\"address\":\"$address\",\"skipped\":true"; return; }
 	now
 	started=$NOW
-	wget -q -T 30 -O /tmp/fetched "$2" 2>$STDERR || { fail net "$1" "$2: $(cat $STDERR)"; return; }
+	wget -q -T "$patience" -O /tmp/fetched "$2" 2>$STDERR || { fail net "$1" "$2: $(cat $STDERR)"; return; }
 	now
 	sum=$(sha256sum </tmp/fetched | cut -d ' ' -f 1)
 	emit net true "\"name\":\"$1\",\"address\":\"$address\",\"bytes\":$(stat -c %s /tmp/fetched),\"sha256\":\"$sum\",\"fetchMs\":$(((NOW - started) / 1000))"

@@ -32,9 +32,16 @@ export interface BenchEntry {
   readonly ms: number
 }
 
-const DISK_BYTES = 8 << 20
-/** More packets than one ring has entries before it crosses a page: QEMU got that wrong (qemu-patches, 0008). */
-const FILE_BYTES = 2 << 20
+/** How much there is to move. */
+export interface WorkloadSize {
+  /** Of each disk, bytes. */
+  readonly disk: number
+  /** Of the file that is fetched, bytes. */
+  readonly file: number
+}
+
+/** Of the file: more packets than one ring has entries before it crosses a page, which QEMU got wrong (patch 0008). */
+const SIZE: WorkloadSize = { disk: 8 << 20, file: 2 << 20 }
 
 /** Deterministic bytes: the keystream of AES-128-CTR with a key made from `seed`. */
 function pseudoRandom(seed: string, bytes: number): Buffer {
@@ -63,31 +70,37 @@ export class Workload {
   readonly #server: Server
   readonly #expected: Readonly<Record<string, string>>
 
-  private constructor(folder: string, server: Server, file: Buffer) {
-    this.#seed = randomBytes(8).toString('hex')
+  readonly #size: WorkloadSize
+
+  private constructor(folder: string, server: Server, file: Buffer, seed: string, size: WorkloadSize) {
+    this.#seed = seed
+    this.#size = size
     this.#server = server
     this.#file = file
     this.virtioDisk = { path: join(folder, 'virtio-blk.img'), serial: 'cosim-vblk' }
     this.nvmeDisk = { path: join(folder, 'nvme.img'), serial: 'cosim-nvme' }
-    const virtio = pseudoRandom(`virtio-blk ${this.#seed}`, DISK_BYTES)
+    const virtio = pseudoRandom(`virtio-blk ${this.#seed}`, size.disk)
     // The guest counts its boots in the last block, which has to be zeros at the start.
-    virtio.fill(0, DISK_BYTES - 4096)
-    const nvme = pseudoRandom(`nvme ${this.#seed}`, DISK_BYTES)
+    virtio.fill(0, size.disk - 4096)
+    const nvme = pseudoRandom(`nvme ${this.#seed}`, size.disk)
     writeFileSync(this.virtioDisk.path, virtio)
     writeFileSync(this.nvmeDisk.path, nvme)
     this.#expected = { 'virtio-blk': sha256(virtio), nvme: sha256(nvme) }
   }
 
-  /** Makes the images in `folder` and serves the file on the host's loopback. */
-  static async create(folder: string): Promise<Workload> {
-    const file = randomBytes(FILE_BYTES)
+  /**
+   * Makes the images in `folder` and serves the file on the host's loopback.
+   * @param seed of all bytes, letters and digits; default: another one each time.
+   */
+  static async create(folder: string, seed = randomBytes(8).toString('hex'), size = SIZE): Promise<Workload> {
+    const file = pseudoRandom(`file ${seed}`, size.file)
     const server = createServer((request, response) => {
       request.resume()
-      response.writeHead(request.url === '/file' ? 200 : 404, { 'content-length': FILE_BYTES }).end(file)
+      response.writeHead(request.url === '/file' ? 200 : 404, { 'content-length': size.file }).end(file)
     })
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
-    return new Workload(folder, server, file)
+    return new Workload(folder, server, file, seed, size)
   }
 
   /** Words of the kernel command line that tell the guest what to do. @param bench timed reads of each disk; 0: none. */
@@ -146,8 +159,9 @@ export class Workload {
   /** What counts is what stands in the image file, not what the guest believes. */
   #written(events: readonly GuestEvent[]): WorkloadEntry {
     const event = events.find(e => e.event === 'write')
-    const offset = DISK_BYTES / 2
-    const expected = sha256(pattern(this.#seed, DISK_BYTES - offset))
+    const { disk } = this.#size
+    const offset = disk / 2
+    const expected = sha256(pattern(this.#seed, disk - offset))
     const base = { device: 'virtio-blk', operation: 'write', expected } as const
     if (event === undefined) return { ...base, bytes: 0, sha256: '', ok: false, error: 'the guest reported nothing' }
     const written = sha256(readFileSync(this.virtioDisk.path).subarray(offset))
