@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+import { execFile } from 'node:child_process'
 import { EventEmitter } from 'node:events'
 import { closeSync, ftruncateSync, openSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import { GuestConsole } from '../machine/console.ts'
 import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
@@ -35,10 +38,25 @@ export interface SessionOptions {
     /** Further properties of QEMU's smmu-cosim object, `name=value`. */
     readonly properties?: readonly string[]
   }
+  /** Goes on where a machine of the same description was saved, instead of booting. */
+  readonly restore?: SavedMachine
   readonly scratch: Scratch
   /** Where the console log goes. */
   readonly runFolder: string
 }
+
+/** A machine that was saved while it was stopped: the server's state is in that of the devices. */
+export interface SavedMachine {
+  /** Files of guest RAM, and of the state of the devices. */
+  readonly ram: string
+  readonly devices: string
+}
+
+/** QEMU leaves RAM alone that is a shared file. */
+const IGNORE_SHARED = { capabilities: [{ capability: 'x-ignore-shared', state: true }] }
+
+/** How long QEMU may take to listen, or to save its devices, ms. */
+const QMP_MS = 30_000
 
 /** How a session ended. */
 export interface SessionEnd {
@@ -121,6 +139,7 @@ export class Session extends EventEmitter<{
     })
     this.qemu = new QemuProcess({
       ...options.machine,
+      extra: [...options.machine.extra, ...(options.restore === undefined ? [] : ['-incoming', 'defer'])],
       ramFile,
       qmpSocket: this.#qmpSocket,
       ...(policy && {
@@ -153,11 +172,22 @@ export class Session extends EventEmitter<{
     } catch {} // it ended before it listened
   }
 
-  /** Starts the trap thread, then QEMU. @throws Error when the thread cannot listen or the policy cannot be loaded. */
+  /**
+   * Starts the trap thread, then QEMU.
+   * @throws Error when the thread cannot listen, the policy cannot be loaded, or the saved machine does not fit.
+   */
   static async start(options: SessionOptions): Promise<Session> {
-    const { policy, scratch } = options
+    const session = await Session.#start(options)
+    if (options.restore !== undefined) await session.#load(options.restore)
+    return session
+  }
+
+  static async #start(options: SessionOptions): Promise<Session> {
+    const { policy, scratch, restore } = options
     const path = join(scratch.ram, 'ram')
-    const fd = openSync(path, 'wx+', 0o600)
+    // What was never touched stays a hole.
+    if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
+    const fd = openSync(path, restore === undefined ? 'wx+' : 'r+', 0o600)
     try {
       ftruncateSync(fd, parseSize(options.machine.memory))
       if (policy === undefined || policy.server !== undefined) return new Session(options, path)
@@ -193,6 +223,37 @@ export class Session extends EventEmitter<{
     }
   }
 
+  /**
+   * Saves the machine, which stands still afterwards: `stop` it.
+   * @throws Error with QEMU's reason: a device that cannot be saved, a full disk.
+   */
+  async save(to: SavedMachine): Promise<void> {
+    const signal = AbortSignal.timeout(QMP_MS)
+    const qmp = await this.qmp(signal)
+    await qmp.execute('stop')
+    await qmp.execute('migrate-set-capabilities', IGNORE_SHARED)
+    await qmp.execute('migrate', { uri: `file:${to.devices}` })
+    await migrated(qmp, signal)
+    await promisify(execFile)('cp', ['--sparse=always', '--', this.ramFile, to.ram])
+  }
+
+  /** Resolves when the saved machine runs. */
+  async #load(from: SavedMachine): Promise<void> {
+    const signal = AbortSignal.timeout(QMP_MS)
+    try {
+      const qmp = await this.qmp(signal)
+      await qmp.execute('migrate-set-capabilities', IGNORE_SHARED)
+      await qmp.execute('migrate-incoming', { uri: `file:${from.devices}` })
+      await migrated(qmp, signal)
+      // It was saved standing still. Before it goes on, QEMU finds the server.
+      await qmp.execute('cont')
+    } catch (error) {
+      await this.stop()
+      const { message } = error as Error
+      throw new Error(`the saved machine cannot be loaded: ${this.qemu.errors.trim() || message}`)
+    }
+  }
+
   /** Ends the machine, whatever it is doing. */
   async stop(): Promise<void> {
     await this.qemu.stop()
@@ -222,6 +283,16 @@ export class Session extends EventEmitter<{
       this.pump?.close()
       void this.#qmp?.then(qmp => qmp.close()).catch(() => {})
     }
+  }
+}
+
+/** Resolves when devices are saved, or loaded. @throws Error with QEMU's reason. */
+async function migrated(qmp: Qmp, signal: AbortSignal): Promise<void> {
+  for (;;) {
+    const { status, ...rest } = (await qmp.execute('query-migrate')) as { status?: string; 'error-desc'?: string }
+    if (status === 'completed') return
+    if (status === 'failed') throw new Error(rest['error-desc'] ?? 'QEMU does not say why')
+    await setTimeout(5, undefined, { signal })
   }
 }
 
