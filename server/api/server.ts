@@ -32,6 +32,13 @@ export function projectVersion(): string {
   return (JSON.parse(text) as { version: string }).version
 }
 
+/** What to open in a browser. An address that stands for all of the machine's own is shown as the loopback one. */
+export function dashboardUrl(host: string, port: number, token: string | undefined): string {
+  const opened = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host
+  const shown = opened.includes(':') ? `[${opened}]` : opened
+  return `http://${shown}:${port}/${token === undefined ? '' : `#token=${token}`}`
+}
+
 /** Builds the dashboard if need be, and listens. @throws Error when it cannot. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, say } = options
@@ -53,10 +60,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     throw new Error(code === 'EADDRINUSE' ? `${host}:${port} is in use: choose another --port (0: any)` : message)
   }
   const address = app.server.address() as AddressInfo
-  const shown = host.includes(':') ? `[${host}]` : host
-  const url = `http://${shown}:${address.port}/`
   if (!isLoopback(host)) {
     say(`listening on ${host}, which others can reach: the token is needed (${TOKEN_VARIABLE} sets it)`)
   }
-  return { url: token === undefined ? url : `${url}#token=${token}`, close: () => app.close() }
+  return { url: dashboardUrl(host, address.port, token), close: () => app.close() }
 }

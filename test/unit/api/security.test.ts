@@ -3,6 +3,7 @@ import { request } from 'node:http'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { isLoopback, refusal, tokenFor } from '../../../server/api/security.ts'
+import { dashboardUrl } from '../../../server/api/server.ts'
 import { type Harness, startApp } from './harness.ts'
 
 const TOKEN = 'a-token-of-enough-length'
@@ -125,4 +126,14 @@ test('names', () => {
   expect(['127.evil.example', '10.0.0.1', 'localhost.evil.example'].some(isLoopback)).toBe(false)
   expect(refusal({ host: 'box.example:1' }, { host: '0.0.0.0', token: TOKEN, names: ['box.example'] })).toBeUndefined()
   expect(refusal({}, { host: '127.0.0.1' })).toMatch('Host')
+})
+
+test.each([
+  ['127.0.0.1', undefined, 'http://127.0.0.1:8642/'],
+  ['::1', 'abc', 'http://[::1]:8642/#token=abc'],
+  ['0.0.0.0', 'abc', 'http://127.0.0.1:8642/#token=abc'],
+  ['::', 'abc', 'http://[::1]:8642/#token=abc'],
+  ['box.example', 'abc', 'http://box.example:8642/#token=abc'],
+])('the URL that is printed for %s can be opened', (host, token, url) => {
+  expect(dashboardUrl(host, 8642, token)).toBe(url)
 })
