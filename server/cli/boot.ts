@@ -382,8 +382,8 @@ function judge(
     const where = last === undefined ? 'it never reached userspace' : `its last report was "${last.event}"`
     return ['guest-hung', `the guest was not done after ${options.timeout} s: ${where}`]
   }
-  const { code, signal } = end.qemu
-  if (code !== 0)
+  const { code, signal, asked } = end.qemu
+  if (code !== 0 && !asked)
     return ['qemu-died', `QEMU ended with ${signal ?? `exit code ${code}`}: ${end.qemuErrors || 'no message'}`]
   if (options.interactive) return ['ok']
   const bad = entries.find(({ ok }) => !ok)

@@ -82,6 +82,8 @@ export function qemuArguments(options: QemuOptions): string[] {
 export interface QemuExit {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
+  /** It was told to: that it may have had to be killed, because a trap was held, is no fault. */
+  readonly asked: boolean
 }
 
 /** A running QEMU. Its standard input and output are the guest's console. */
@@ -90,6 +92,7 @@ export class QemuProcess {
   /** What QEMU itself said on standard error, bounded. */
   errors = ''
   readonly exited: Promise<QemuExit>
+  #asked = false
 
   constructor(options: QemuOptions) {
     // Own process group: Ctrl-C is ours to handle. Should this process die without a word, the kernel ends QEMU.
@@ -101,7 +104,7 @@ export class QemuProcess {
     this.child.stdin?.on('error', () => {})
     this.exited = new Promise((resolve, reject) => {
       this.child.once('error', reject)
-      this.child.once('close', (code, signal) => resolve({ code, signal }))
+      this.child.once('close', (code, signal) => resolve({ code, signal, asked: this.#asked }))
     })
     this.exited.catch(() => {})
   }
@@ -113,6 +116,7 @@ export class QemuProcess {
   /** Ends QEMU: asks first, insists after `graceMs`. */
   async stop(graceMs = 1_000): Promise<void> {
     if (!this.running) return
+    this.#asked = true
     const closed = once(this.child, 'close')
     this.child.kill('SIGTERM')
     const timer = setTimeout(() => this.child.kill('SIGKILL'), graceMs)

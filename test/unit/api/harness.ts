@@ -90,7 +90,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     console: new GuestConsole(output, join(folder, 'console.log')),
     qemu: {
       child: { stdin: input },
-      stop: async () => end({ qemu: { code: 0, signal: null }, qemuErrors: '', sections: {} }),
+      stop: async () => end({ qemu: { code: 0, signal: null, asked: true }, qemuErrors: '', sections: {} }),
     },
     thread,
     counters: new Counters(counters),
@@ -133,7 +133,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     qmp: executed,
     async close() {
       qemu.socket.destroy()
-      end({ qemu: { code: 0, signal: null }, qemuErrors: '', sections: {} })
+      end({ qemu: { code: 0, signal: null, asked: true }, qemuErrors: '', sections: {} })
       await app.close()
       await thread.stop()
       pump.close()
