@@ -133,7 +133,8 @@ export class Inspection {
       if (known === undefined) return entry
       const became = shadowWords.get(known.shadow)
       const rewritten = known.verdict === 'kept' && became !== undefined && became !== entry.words.join()
-      return { ...entry, verdict: rewritten ? 'rewritten' : known.verdict }
+      const verdict = rewritten ? 'rewritten' : known.verdict
+      return { ...entry, verdict, ...(known.shadow >= 0 && { shadow: known.shadow }) }
     })
     const shadowShown = shadow.shown.map(entry => {
       const known = this.#verdicts.shadow(smmu, entry.index)

@@ -238,8 +238,8 @@ describe('on a booted machine', () => {
       [...TraceReader.open(String(manager.recording?.segments()[0]?.path)).records()].flatMap(record =>
         record.kind === 'machine' ? [record.state] : [],
       )
-    const { running, paused, ended } = machineState
+    const { running, paused, poweredOff, ended } = machineState
     await until(() => states().includes(ended))
-    expect(states()).toEqual([running, paused, running, ended])
+    expect(states()).toEqual([running, paused, running, poweredOff, ended])
   })
 })

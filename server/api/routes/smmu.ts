@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Static, Type } from 'typebox'
-import { describeEvent } from '../../smmu/events.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../../smmu/registers.ts'
-import type { Outcome } from '../../smmu/transaction.ts'
 import type { Api } from '../app.ts'
 import { HexText, NumberText, parseBig } from '../hex.ts'
 import type { MachineManager } from '../machine.ts'
 import { Problem, problems } from '../problems.ts'
+import { walkAnswer } from '../walkAnswer.ts'
 
 const tags = ['smmu']
 
@@ -40,6 +39,7 @@ const QueueSchema = Type.Object(
         text: Type.String(),
         words: Words,
         verdict: Type.Optional(Type.String({ description: 'kept, rewritten, dropped; own: of the hypervisor' })),
+        shadow: Type.Optional(Type.Integer({ description: 'of the host: its index in the shadow queue' })),
       }),
       { description: 'entries up to PROD, oldest first' },
     ),
@@ -102,7 +102,6 @@ const WalkQuery = Type.Object(
 )
 
 const hex = (value: number | bigint): string => `0x${value.toString(16)}`
-const PURPOSES = ['context descriptor', 'stage 1 table', 'address']
 
 export function smmuRoutes(api: Api, manager: MachineManager): void {
   api.addSchema(QueueSchema)
@@ -313,34 +312,7 @@ export function smmuRoutes(api: Api, manager: MachineManager): void {
         write: access === 'write',
         table,
       })
-      return {
-        ...describeOutcome(outcome),
-        steps: steps.map(step => ({
-          what: step.what,
-          address: hex(step.address),
-          ipa: step.ipa === undefined ? null : hex(step.ipa),
-          level: step.level ?? null,
-          purpose: step.class === undefined ? null : (PURPOSES[step.class] ?? null),
-          words: (step.words ?? []).map(hex),
-          text: step.text,
-        })),
-      } as never
+      return walkAnswer(outcome, steps) as never
     },
   )
-}
-
-function describeOutcome(outcome: Outcome) {
-  const none = { pa: null, size: null, permissions: null, bypass: false, recorded: null }
-  switch (outcome.kind) {
-    case 'translated': {
-      const { pa, shift, read, write, execute, bypass } = outcome
-      const permissions = `${read ? 'R' : '-'}${write ? 'W' : '-'}${execute ? 'X' : '-'}`
-      const text = bypass ? `bypass to ${hex(pa)}` : `${hex(pa)} ${permissions}`
-      return { ...none, outcome: 'translated', text, pa: hex(pa), size: 2 ** shift, permissions, bypass }
-    }
-    case 'fault':
-      return { ...none, outcome: 'fault', text: describeEvent(outcome.event), recorded: outcome.record }
-    case 'abort':
-      return { ...none, outcome: 'abort', text: 'aborted without an event' }
-  }
 }

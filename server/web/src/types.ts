@@ -78,7 +78,17 @@ export interface Queue {
   readonly consWrap: number
   readonly pending: number
   readonly error: number
-  readonly shown: readonly { index: number; name: string; text: string; words: readonly string[]; verdict?: string }[]
+  readonly shown: readonly QueueEntry[]
+}
+
+export interface QueueEntry {
+  readonly index: number
+  readonly name: string
+  readonly text: string
+  readonly words: readonly string[]
+  readonly verdict?: string
+  /** Of the host's queue: where it is in the shadow. */
+  readonly shadow?: number
 }
 
 export interface Queues {

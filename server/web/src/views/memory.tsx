@@ -9,8 +9,12 @@ import { Button, Empty, Failure, Field, Panel, Skeleton, Tag, type Tone, toast }
 import { NoMachine } from './none.tsx'
 
 const PAGE = 4096
-/** Cells that the map should have about, and their smallest size in CSS pixels. */
+/** Smallest and largest side of a cell, CSS pixels. */
 const CELL = 9
+const LARGEST_CELL = 28
+/** Width of the addresses beside the map, and what one of them needs, CSS pixels. */
+const GUTTER = 92
+const LABEL = 18
 const STATES: readonly (readonly [state: string, name: string, tone: Tone])[] = [
   ['owned', 'host', 'host'],
   ['shared', 'shared', 'shared'],
@@ -40,12 +44,7 @@ function MemoryMap() {
   const [span, setSpan] = useState<Span>(() => around(asked === undefined ? undefined : Number(asked), whole))
   const [selection, setSelection] = useState<Span | undefined>()
   const { ref, width, height } = useSize<HTMLDivElement>()
-  // A power of two of pages in each cell, so that zooming keeps borders; as large as fits.
-  const cell = cellBytes(span, Math.max(100, Math.floor((width / CELL) * (height / CELL))))
-  const needed = Math.ceil((span.to - span.from) / cell)
-  const pixels = cellPixels(width, height, needed)
-  const columns = Math.max(8, Math.floor(width / pixels))
-  const rows = Math.ceil(needed / columns)
+  const { cell, columns, rows, pixels } = gridOf(span, width - GUTTER, height)
   const ownership = useLoaded<Ownership>(
     () => get('/memory/ownership', { from: hex(span.from), to: hex(span.to), limit: Math.min(20_000, columns * rows) }),
     1_500,
@@ -133,21 +132,38 @@ function MemoryMap() {
   )
 }
 
-function cellBytes({ from, to }: Span, cells: number): number {
-  let size = PAGE
-  while (size * cells < to - from) size *= 2
-  return size
+interface Grid {
+  /** Bytes of a cell. */
+  readonly cell: number
+  readonly columns: number
+  readonly rows: number
+  /** Side of a cell, CSS pixels. */
+  readonly pixels: number
 }
 
-function cellPixels(width: number, height: number, cells: number): number {
-  let size = Math.min(28, Math.floor(Math.sqrt((width * height) / cells)))
-  while (size > CELL && Math.floor(width / size) * Math.floor(height / size) < cells) size--
-  return Math.max(CELL, size)
+/**
+ * Cells and columns are powers of two, so that zooming keeps borders and rows begin at round addresses. As many cells as
+ * fit, as large as fits.
+ */
+function gridOf(span: Span, width: number, height: number): Grid {
+  for (let cell = PAGE; ; cell *= 2) {
+    const needed = Math.ceil((span.to - span.from) / cell)
+    let best: Grid | undefined
+    for (const columns of [8, 16, 32, 64, 128]) {
+      const rows = Math.ceil(needed / columns)
+      const pixels = Math.min(LARGEST_CELL, Math.floor(width / columns), Math.floor(height / rows))
+      if (pixels > (best?.pixels ?? 0)) best = { cell, columns, rows, pixels }
+    }
+    if (best !== undefined && (best.pixels >= CELL || best.rows === 1)) return best
+    if (needed <= 1) return { cell, columns: 8, rows: 1, pixels: CELL }
+  }
 }
 
 const clampSpan = (from: number, size: number, whole: Span): Span => {
   const start = Math.min(Math.max(from, whole.from), whole.to - size)
-  const aligned = Math.floor(start / PAGE) * PAGE
+  // A row of the map begins at a multiple of its size, as far as the span is large enough for it to matter.
+  const step = Math.max(PAGE, 2 ** Math.floor(Math.log2(size / 64)))
+  const aligned = Math.max(whole.from, Math.floor(start / step) * step)
   return { from: aligned, to: aligned + size }
 }
 
@@ -245,15 +261,38 @@ function Canvas(props: CanvasProps) {
     props.select({ from, to: Math.min(span.to, address(Math.max(a, b) + 1)) })
   }
   const inside = (index: number) => index >= 0 && address(index) < span.to
+  /** Arrows move the selection by a cell or a row, with Shift they change its end. */
+  const key = (event: KeyboardEvent) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key]
+    if (step !== undefined) {
+      const first = selection ? Math.floor((selection.from - span.from) / cell) : 0
+      const last = selection ? Math.ceil((selection.to - span.from) / cell) - 1 : 0
+      if (event.shiftKey && inside(last + step)) pick(first, Math.max(first, last + step))
+      else if (!event.shiftKey && inside(selection ? first + step : 0))
+        pick(selection ? first + step : 0, selection ? first + step : 0)
+    } else if (event.key === '+' || event.key === '-') {
+      props.zoom(event.key === '+' ? 0.25 : 4, selection ? selection.from : (span.from + span.to) / 2)
+    } else return
+    event.preventDefault()
+  }
   const found = hover && describeAt(hover.at, cell, ownership, reach)
+  const every = 2 ** Math.ceil(Math.log2(Math.max(1, LABEL / pixels)))
   return (
     <>
+      <ol class="axis" aria-hidden="true">
+        {Array.from({ length: Math.ceil(rows / every) }, (_, i) => (
+          <li key={i} style={{ top: `${i * every * pixels}px`, lineHeight: `${pixels}px` }}>
+            {hex(address(i * every * columns))}
+          </li>
+        ))}
+      </ol>
       <canvas
         ref={canvas}
         tabIndex={0}
         role="img"
-        aria-label={`Map of ${hex(span.from)} to ${hex(span.to)}; select a range with the mouse, or type it beside the map`}
-        style={{ width: `${columns * pixels}px`, height: `${rows * pixels}px` }}
+        aria-label={`Map of ${hex(span.from)} to ${hex(span.to)}; arrow keys select, plus and minus zoom`}
+        style={{ width: `${columns * pixels}px`, height: `${rows * pixels}px`, marginLeft: `${GUTTER}px` }}
+        onKeyDown={key}
         onPointerDown={e => {
           const at = cellAt(e)
           if (!inside(at)) return
@@ -279,7 +318,10 @@ function Canvas(props: CanvasProps) {
       {hover && found && (
         <div
           class="tooltip"
-          style={{ left: `${hover.x + (hover.x > columns * pixels - 260 ? -250 : 14)}px`, top: `${hover.y + 14}px` }}
+          style={{
+            left: `${GUTTER + hover.x + (hover.x > columns * pixels - 260 ? -250 : 14)}px`,
+            top: `${hover.y + 14}px`,
+          }}
         >
           <b class="mono">{hex(hover.at)}</b> <span>{found.state}</span>
           {found.devices.map(line => (

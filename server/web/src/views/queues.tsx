@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { ComponentChildren } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { get } from '../api.ts'
 import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { inspectable, smmu } from '../store.ts'
-import type { Queues as Data, Queue, RegisterRow } from '../types.ts'
+import type { Queues as Data, Queue, QueueEntry, RegisterRow } from '../types.ts'
 import { Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -38,56 +39,168 @@ function ThreeQueues() {
     <Load from={loaded}>
       {({ host, shadow, events }) => (
         <div class="queues">
-          <QueuePanel title="Command queue of the host" tone="host" queue={host} />
-          {shadow ? (
-            <QueuePanel title="Shadow command queue" tone="hyp" queue={shadow} />
-          ) : (
-            <Panel title="Shadow command queue">
-              <Empty title="There is none">The hardware reads the host's queue itself under this policy.</Empty>
-            </Panel>
-          )}
-          <QueuePanel title="Event queue" tone="bad" queue={events} />
+          <CommandQueues host={host} shadow={shadow} />
+          <Panel title="Event queue" flush side={<Enabled queue={events} tone="bad" />}>
+            <Gauge queue={events} tone="bad" />
+            {events.shown.length === 0 ? (
+              <Empty title="Empty">The hardware has recorded no event.</Empty>
+            ) : (
+              <Following of={`${events.prod} ${events.prodWrap}`}>
+                <table class="data queue">
+                  <tbody>
+                    {events.shown.map(entry => (
+                      <tr key={entry.index} class={isPending(events, entry.index) ? 'pending' : ''}>
+                        <td class="num muted">{entry.index}</td>
+                        <Command entry={entry} />
+                      </tr>
+                    ))}
+                  </tbody>
+                </table>
+              </Following>
+            )}
+          </Panel>
         </div>
       )}
     </Load>
   )
 }
 
+const Enabled = ({ queue, tone, name }: { queue: Queue; tone: Tone; name?: string }) => (
+  <Tag tone={queue.enabled ? tone : 'plain'}>
+    {name && `${name} `}
+    {queue.enabled ? 'enabled' : 'disabled'}
+  </Tag>
+)
+
 const VERDICTS: Readonly<Record<string, Tone>> = { kept: 'ok', rewritten: 'warn', dropped: 'bad', own: 'hyp' }
 
-function QueuePanel({ title, tone, queue }: { title: string; tone: Tone; queue: Queue }) {
-  const end = useRef<HTMLDivElement>(null)
-  useEffect(() => {
-    const box = end.current
-    if (box) box.scrollTop = box.scrollHeight
-  }, [queue.prod, queue.prodWrap])
+interface Pair {
+  readonly host?: QueueEntry
+  readonly shadow?: QueueEntry
+}
+
+/** What the host wrote next to what became of it; the hypervisor's own commands stand where the hardware gets them. */
+function pairs(host: Queue, shadow: Queue | null): Pair[] {
+  const entries = shadow?.shown ?? []
+  const places = new Map(entries.map(({ index }, i) => [index, i]))
+  const placeOf = (entry: QueueEntry) => (entry.shadow === undefined ? undefined : places.get(entry.shadow))
+  const rows: Pair[] = []
+  // What the hardware got for older entries of the host is left out.
+  let next = host.shown.map(placeOf).find(place => place !== undefined) ?? entries.length
+  while (next > 0 && entries[next - 1]?.verdict === 'own') next--
+  for (const entry of host.shown) {
+    const place = placeOf(entry)
+    if (place === undefined || place < next) {
+      rows.push({ host: entry })
+      continue
+    }
+    for (const shadow of entries.slice(next, place)) rows.push({ shadow })
+    const mine = entries[place]
+    rows.push({ host: entry, ...(mine && { shadow: mine }) })
+    next = place + 1
+  }
+  for (const shadow of entries.slice(next)) rows.push({ shadow })
+  return rows
+}
+
+function CommandQueues({ host, shadow }: { host: Queue; shadow: Queue | null }) {
+  const rows = pairs(host, shadow)
   return (
     <Panel
-      title={title}
+      title="Command queues"
       flush
-      side={<Tag tone={queue.enabled ? tone : 'plain'}>{queue.enabled ? 'enabled' : 'disabled'}</Tag>}
+      side={
+        <>
+          <Enabled queue={host} tone="host" name="host" />
+          {shadow ? <Enabled queue={shadow} tone="hyp" name="shadow" /> : <Tag>no shadow</Tag>}
+        </>
+      }
     >
-      <Gauge queue={queue} tone={tone} />
-      {queue.shown.length === 0 ? (
-        <Empty title="Empty">Nothing has been put into it.</Empty>
+      <div class="gauges">
+        <Gauge queue={host} tone="host" name="Host" />
+        {shadow ? (
+          <Gauge queue={shadow} tone="hyp" name="Shadow" />
+        ) : (
+          <p class="hint">There is no shadow: the hardware reads the host's queue itself under this policy.</p>
+        )}
+      </div>
+      {rows.length === 0 ? (
+        <Empty title="Empty">The host has given no command yet.</Empty>
       ) : (
-        <div class="scroll" ref={end}>
-          <table class="data queue">
+        <Following of={`${host.prod} ${host.prodWrap} ${shadow?.prod}`}>
+          <table class="data queue pairs">
+            <thead>
+              <tr>
+                <th class="num host-text">Host</th>
+                <th>Command</th>
+                {shadow && <th>Verdict</th>}
+                {shadow && <th class="num hyp-text">Shadow</th>}
+                {shadow && <th>What the hardware gets</th>}
+              </tr>
+            </thead>
             <tbody>
-              {queue.shown.map(({ index, name, text, words, verdict }) => (
-                <tr key={`${queue.prodWrap}-${index}`} class={isPending(queue, index) ? 'pending' : ''}>
-                  <td class="num muted">{index}</td>
-                  <td title={words.join(' ')}>
-                    <b>{name}</b> <span class="muted">{text.startsWith(name) ? text.slice(name.length) : text}</span>
-                  </td>
-                  <td class="num">{verdict && <Tag tone={VERDICTS[verdict] ?? 'plain'}>{verdict}</Tag>}</td>
-                </tr>
+              {rows.map(row => (
+                <PairRow
+                  key={`${row.host?.index}-${row.shadow?.index}`}
+                  row={row}
+                  shadowed={shadow !== null}
+                  pending={row.host !== undefined && isPending(host, row.host.index)}
+                />
               ))}
             </tbody>
           </table>
-        </div>
+        </Following>
       )}
     </Panel>
+  )
+}
+
+function PairRow({ row, shadowed, pending }: { row: Pair; shadowed: boolean; pending: boolean }) {
+  const { host, shadow } = row
+  const verdict = host?.verdict ?? shadow?.verdict
+  const same = host !== undefined && shadow !== undefined && host.words.join() === shadow.words.join()
+  return (
+    <tr class={pending ? 'pending' : host === undefined ? 'own' : ''}>
+      <td class="num muted">{host?.index}</td>
+      {host ? <Command entry={host} /> : <td />}
+      {shadowed && <td>{verdict && <Tag tone={VERDICTS[verdict] ?? 'plain'}>{verdict}</Tag>}</td>}
+      {shadowed && <td class="num muted">{shadow?.index}</td>}
+      {shadowed &&
+        (shadow === undefined ? (
+          <td class="muted">{pending ? 'not yet looked at' : ''}</td>
+        ) : same ? (
+          <td class="muted">the same</td>
+        ) : (
+          <Command entry={shadow} />
+        ))}
+    </tr>
+  )
+}
+
+/** On one line as far as it goes; all of it, and its words, when pointed at. */
+const Command = ({ entry: { name, text, words } }: { entry: QueueEntry }) => (
+  <td title={`${text}\n${words.join(' ')}`}>
+    <b>{name}</b> <span class="muted">{text.startsWith(name) ? text.slice(name.length).trim() : text}</span>
+  </td>
+)
+
+/** Scrolls along with what is added, unless somebody has scrolled away from the end. */
+function Following({ of, children }: { of: string; children: ComponentChildren }) {
+  const box = useRef<HTMLDivElement>(null)
+  const away = useRef(false)
+  useEffect(() => {
+    if (box.current && !away.current) box.current.scrollTop = box.current.scrollHeight
+  }, [of])
+  return (
+    <div
+      class="scroll"
+      ref={box}
+      onScroll={({ currentTarget: { scrollTop, clientHeight, scrollHeight } }) => {
+        away.current = scrollTop + clientHeight < scrollHeight - 30
+      }}
+    >
+      {children}
+    </div>
   )
 }
 
@@ -97,11 +210,17 @@ function isPending({ pending, prod, entries }: Queue, index: number): boolean {
 }
 
 /** The ring of a queue, laid out flat: PROD above, CONS below. */
-function Gauge({ queue, tone }: { queue: Queue; tone: Tone }) {
+function Gauge({ queue, tone, name }: { queue: Queue; tone: Tone; name?: string }) {
   const at = (index: number) => `${(index / queue.entries) * 100}%`
   return (
     <div class="gauge">
       <dl>
+        {name && (
+          <div class={`${tone}-text`}>
+            <dt>Queue</dt>
+            <dd>{name}</dd>
+          </div>
+        )}
         <div>
           <dt>PROD</dt>
           <dd>

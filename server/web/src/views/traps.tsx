@@ -304,7 +304,12 @@ function Row({ row, selected, select }: { row: TrapRow; selected: boolean; selec
         <span class="function muted" title={row.where ?? row.pc}>
           <bdi>{row.where}</bdi>
         </span>
-        <span class={`num ${row.us > 1000 ? 'slow' : ''}`}>{row.us.toFixed(1)}</span>
+        <span
+          class={`num ${row.us > 1000 ? 'slow' : ''}`}
+          title={row.us === 0 ? 'QEMU answered it by itself, as it had been told to' : undefined}
+        >
+          {row.us === 0 ? 'ahead' : row.us.toFixed(1)}
+        </span>
       </button>
     </li>
   )

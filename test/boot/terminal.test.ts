@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `boot --interactive --dashboard` on a real terminal: a pseudo-terminal made by script(1). */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, expect, test } from 'vitest'
+import { WebSocket } from 'ws'
+import type { Report } from '../../server/cli/report.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
+
+const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
+const BOOT_MS = 120_000
+const STEP_MS = 30_000
+
+/** A run of the command line with a terminal of its own. */
+class Terminal {
+  readonly folder = privateFolder(tmpdir(), 'terminal-')
+  readonly child: ChildProcess
+  readonly ended: Promise<number | null>
+  shown = ''
+
+  constructor(...args: string[]) {
+    const command = [process.execPath, MAIN, 'boot', '--report', join(this.folder, 'report.json'), ...args]
+    const quoted = command.map(word => `'${word}'`).join(' ')
+    // exec: the signals of the terminal reach the command itself.
+    this.child = spawn('script', ['-qfec', `exec ${quoted}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
+    this.child.stdout?.setEncoding('latin1').on('data', text => {
+      this.shown += text
+    })
+    this.ended = new Promise(resolve => this.child.once('close', resolve))
+  }
+
+  type(text: string): void {
+    this.child.stdin?.write(text)
+  }
+
+  /** Waits for something on the screen, after `from` characters. */
+  async sees(what: RegExp, ms = STEP_MS, from = 0): Promise<RegExpExecArray> {
+    const end = Date.now() + ms
+    for (;;) {
+      const found = what.exec(this.shown.slice(from))
+      if (found) return found
+      if (Date.now() > end)
+        throw new Error(`${what} is not on the screen after ${ms / 1000} s:\n${this.shown.slice(-2000)}`)
+      await new Promise(resolve => setTimeout(resolve, 50))
+    }
+  }
+
+  get report(): Report {
+    return JSON.parse(readFileSync(join(this.folder, 'report.json'), 'utf8')) as Report
+  }
+}
+
+let terminal: Terminal
+afterEach(async () => {
+  terminal.child.kill('SIGKILL')
+  await terminal.ended
+  rmSync(terminal.folder, { recursive: true })
+})
+
+const PROMPT = /~ # $/
+
+test('terminal and dashboard type into one console and both see it; Ctrl-C is the guest’s, Ctrl-] ends', async () => {
+  terminal = new Terminal('--interactive', '--dashboard', '0')
+  const [, url = ''] = await terminal.sees(/dashboard at (http:\S+)/, BOOT_MS)
+  const socket = new WebSocket(new URL('/api/v1/stream', url.replace('http', 'ws')))
+  let streamed = ''
+  socket.on('open', () => socket.send(JSON.stringify({ type: 'subscribe', id: '1', stream: 'console', last: 100_000 })))
+  socket.on('message', data => {
+    const { items = [] } = JSON.parse(String(data)) as { items?: { text: string }[] }
+    streamed += items.map(({ text }) => text).join('')
+  })
+  await terminal.sees(PROMPT, BOOT_MS)
+  terminal.type('echo $((40 + 2))-terminal\r')
+  await terminal.sees(/^42-terminal/m)
+  const answer = await fetch(new URL('/api/v1/machine/console', url), {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ text: 'echo $((50 + 3))-dashboard\n' }),
+  })
+  expect(answer.status).toBe(204)
+  await terminal.sees(/^53-dashboard/m)
+  await expect.poll(() => streamed, { timeout: STEP_MS }).toMatch(/^42-terminal[\s\S]*^53-dashboard/m)
+
+  const before = terminal.shown.length
+  terminal.type('sleep 1000\r')
+  await terminal.sees(/sleep 1000/, STEP_MS, before)
+  terminal.type('\x03')
+  await terminal.sees(/\^C[\s\S]*~ # $/, STEP_MS, before)
+
+  terminal.type('\x1d')
+  expect(await terminal.ended).toBe(0)
+  expect(terminal.report.outcome).toBe('ok')
+  // The terminal is as it was: what comes after the raw mode has its line ends.
+  expect(terminal.shown).toMatch(/smmu-cosim: ok\r\n/)
+  socket.terminate()
+})
+
+test('Ctrl-] ends a machine whose trap is held', async () => {
+  terminal = new Terminal('--interactive', '--dashboard', '0')
+  const [, url = ''] = await terminal.sees(/dashboard at (http:\S+)/, BOOT_MS)
+  await terminal.sees(PROMPT, BOOT_MS)
+  const post = (path: string) =>
+    fetch(new URL(`/api/v1${path}`, url), {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{}',
+    })
+  expect((await post('/break')).status).toBe(204)
+  terminal.type('dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct\r')
+  const state = async () => ((await (await fetch(new URL('/api/v1/machine', url))).json()) as { state: string }).state
+  await expect.poll(state, { timeout: STEP_MS }).toBe('held')
+  terminal.type('\x1d')
+  expect(await terminal.ended).toBe(0)
+  expect(terminal.report.outcome).toBe('ok')
+})
+
+test('Ctrl-C ends a machine that nobody types into', async () => {
+  terminal = new Terminal('--dashboard', '0')
+  await terminal.sees(/Booting Linux/, BOOT_MS)
+  terminal.type('\x03')
+  expect(await terminal.ended).toBe(130)
+  expect(terminal.report.outcome).toBe('interrupted')
+})
