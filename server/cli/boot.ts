@@ -9,6 +9,9 @@ import { DEFAULT_HOST } from '../api/server.ts'
 import { POLICIES } from '../cosim/policies.ts'
 import { Session, type SessionEnd } from '../cosim/session.ts'
 import type { TranslateMode } from '../cosim/translator.ts'
+import { Director } from '../faults/director.ts'
+import { needsServer, planOf } from '../faults/plan.ts'
+import type { FaultPlan } from '../faults/rule.ts'
 import { GRANULES, STAGES, type Stage } from '../hypervisor/policy/policy.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
@@ -53,6 +56,9 @@ export interface BootOptions {
   /** Seconds that the machine waits for a lost server. */
   readonly reconnect: number
   /** Socket of a server that runs elsewhere. */
+  /** Files of rules, and names in the catalogue. */
+  readonly faults?: readonly string[]
+  readonly seed: number
   readonly server?: string
 }
 
@@ -138,6 +144,8 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option('--no-record', 'do not record')
     .option('--record-limit <size>', 'bytes of the recording, the middle of a longer one is left out', size, '2G')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
+    .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue')
+    .option('--seed <n>', 'of what faults leave to chance', integer(0, 0xffff_ffff), 1)
     .option('--quiet', 'no guest console on the terminal')
     .addOption(
       new Option('--qemu-arg <arg>', 'added to QEMU’s command line; may be repeated')
@@ -259,6 +267,7 @@ async function runMachine(
   const started = performance.now()
   const session = await Session.start({
     scratch,
+  const faults = faultsOf(options)
     runFolder,
     machine: {
       binary: qemu,
@@ -277,7 +286,8 @@ async function runMachine(
         name: options.policy,
         options: policyOptions(options),
         panicOnWarn: options.panicOnWarn === true,
-        translate: options.translate,
+        translate: faults !== undefined && needsServer(faults.rules) ? 'server' : options.translate,
+        ...(faults && { faults }),
         carveout: options.carveout,
         reconnectMs: options.reconnect * 1000,
         ...(options.server !== undefined && { server: resolve(options.server) }),
@@ -287,6 +297,7 @@ async function runMachine(
   const recorder = await record(session, options, kernel, runFolder)
   hook?.(session, kernel)
   const events: GuestEvent[] = []
+  if (faults !== undefined) new Director(session, faults.rules)
   let bootMs: number | null = null
   session.console.on('line', line => {
     const event = parseGuestEvent(line)
@@ -338,6 +349,17 @@ async function runMachine(
 /** Starts the recording; a baseline run has nothing to record, a server elsewhere has the ring. */
 async function record(
   session: Session,
+/** @throws Error when the rules do not fit the machine */
+function faultsOf({ faults, seed, policy, until, translate, baseline, server }: BootOptions): FaultPlan | undefined {
+  if (faults === undefined) return undefined
+  if (baseline || server !== undefined) throw new Error('--faults: they are injected by a server of this run’s own')
+  try {
+    return planOf(faults, seed, { policy, until, translate })
+  } catch (error) {
+    throw new Error(`--faults: ${(error as Error).message}`)
+  }
+}
+
   options: BootOptions,
   kernel: Files['kernel'],
   runFolder: string,

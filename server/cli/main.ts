@@ -5,6 +5,7 @@ import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
 import { ctlCommand, walkCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
+import { faultsCommand } from './faults.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
 
@@ -16,6 +17,7 @@ devCommand(program)
 serveCommand(program)
 ctlCommand(program)
 walkCommand(program)
+faultsCommand(program)
 traceCommand(program)
 setupCommand(program)
 benchCommand(program)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { WarningSummary } from '../cosim/reporter.ts'
+import type { FaultStatus } from '../faults/injector.ts'
 import type { Report } from './report.ts'
 
 const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)
@@ -22,6 +23,12 @@ export function printSummary(report: Report): void {
   }
   for (const { code, section, count, expected, meaning } of (report.warnings ?? []) as WarningSummary[]) {
     lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (section ${section}): ${meaning}`)
+  }
+  const { rules: faults = [], firings = [] } = (report.faults ?? {}) as Partial<FaultStatus>
+  for (const { rule, matches, fired } of faults) {
+    const first = firings.find(firing => firing.rule === rule)
+    const what = first === undefined ? `${matches} matches` : `first at trap ${first.trap}: ${first.what}`
+    lines.push(`  fault   ${rule} fired ${fired} times (${what})`)
   }
   const reported = report.workload.some(({ bytes }) => bytes > 0)
   for (const { device, operation, bytes, ok, error, ms } of reported ? report.workload : []) {

@@ -289,7 +289,8 @@ function overlaps(range: { readonly base: number; readonly size: number }, base:
   return base < range.base + range.size && range.base < base + size
 }
 
-const WITH_STREAM: ReadonlySet<number> = new Set([
+/** Commands that name a StreamID. */
+export const WITH_STREAM: ReadonlySet<number> = new Set([
   CMDQ_OP_PREFETCH_CFG,
   CMDQ_OP_PREFETCH_ADDR,
   CMDQ_OP_CFGI_STE,
@@ -301,7 +302,8 @@ const WITH_STREAM: ReadonlySet<number> = new Set([
   CMDQ_OP_STALL_TERM,
 ])
 
-const WITH_RANGE: ReadonlySet<number> = new Set([
+/** Commands that invalidate a range of addresses. */
+export const WITH_RANGE: ReadonlySet<number> = new Set([
   CMDQ_OP_TLBI_NH_VA,
   CMDQ_OP_TLBI_NH_VAA,
   CMDQ_OP_TLBI_EL2_VA,
@@ -326,7 +328,7 @@ function commandMatches(match: BreakpointMatch, words: Uint32Array, at: number):
 }
 
 /** Bytes that an address-based command covers; 0: it has no address. */
-function commandBytes(opcode: number, words: Uint32Array, at: number): number {
+export function commandBytes(opcode: number, words: Uint32Array, at: number): number {
   if (opcode === CMDQ_OP_PREFETCH_ADDR) return 4096
   if (opcode === CMDQ_OP_ATC_INV) return 4096 * 2 ** Math.min(getField(words, CMDQ_ATC_1_SIZE, at), ATC_INV_SIZE_ALL)
   if (!WITH_RANGE.has(opcode)) return 0

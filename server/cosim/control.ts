@@ -2,6 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Hello } from '../../protocol/generated/messages.ts'
+import type { FaultPlan, Firing } from '../faults/rule.ts'
 import type { Handover } from './dispatcher.ts'
 import {
   type HeldTrap,
@@ -38,6 +39,8 @@ export interface ThreadOptions {
   readonly onRefusal?: 'refuse' | 'reset' | 'leave'
 }
 
+  /** Rules that are armed from the start. */
+  readonly faults?: FaultPlan
 /** From the trap thread. */
 export type ThreadEvent =
   | { readonly event: 'loaded' }
@@ -68,6 +71,8 @@ export type ThreadEvent =
   | { readonly event: 'released'; readonly seq: number; readonly action: string }
   | {
       readonly event: 'result'
+  /** A fault was injected. */
+  | { readonly event: 'fired'; readonly firing: Firing }
       readonly id: number
       readonly value?: unknown
       readonly error?: string
@@ -110,6 +115,8 @@ interface Events {
   released: [seq: number, action: string]
   /** The thread ended without being asked to. */
   died: [message: string]
+  /** A fault was injected. */
+  fired: [Firing]
 }
 
 /** One worker: asks it, and passes on what it says. */
@@ -374,4 +381,6 @@ export class TrapThread extends EventEmitter<Events> {
         return void this.emit('released', event.seq, event.action)
     }
   }
+      case 'fired':
+        return void this.emit('fired', event.firing)
 }

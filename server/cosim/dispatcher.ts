@@ -6,6 +6,8 @@ import { ProtocolError } from '../../protocol/errors.ts'
 import {
   encodeCheckpoint,
   encodeHold,
+  encodeInvalidate,
+  encodeIrq,
   encodeQuit,
   encodeRefuse,
   encodeReply,
@@ -22,6 +24,8 @@ import {
 import { enums, MAX_STRING, VERSION } from '../../protocol/messages.ts'
 import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
+import { Injector, type InjectorState } from '../faults/injector.ts'
+import type { FaultPlan } from '../faults/rule.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { GuestMemory, Machine, Policy, PolicyState, Trap } from '../machine/ports.ts'
 import { CountersWriter } from '../trace/counters.ts'
@@ -76,6 +80,8 @@ export interface Handover {
   readonly held: number
 }
 
+  /** Null: no rule is armed. */
+  readonly faults: InjectorState | null
 /** Lets breakpoints know of hyp warnings. */
 class WatchedReporter extends Reporter {
   watch: Breakpoints | undefined
@@ -121,6 +127,7 @@ export class Dispatcher {
   #held: Held | undefined
   /** The trap before this one was held, so QEMU's time for it says nothing. */
   #heldBefore = false
+  readonly #injector: Injector
   #shutdown = false
   #translator: Translator | undefined
   #guard: WireGuard | undefined
@@ -152,6 +159,11 @@ export class Dispatcher {
 
   /** Takes QEMU's connection. There is one machine: while it is connected, further peers are turned away. */
   attach(socket: Socket): void {
+    this.#injector = new Injector(this.#ring, firing => {
+      this.#counters.add('faults')
+      post({ event: 'fired', firing })
+    })
+    this.#injector.prepare(options.faults)
     if (this.#link?.open) {
       socket.destroy()
       return
@@ -183,6 +195,16 @@ export class Dispatcher {
           return this.#operator.operate(operation, args)
       }
     } catch (error) {
+        case 'armFaults':
+          return this.#injector.arm({ rules: args[0] as FaultPlan['rules'], seed: Number(args[1]) })
+        case 'disarmFaults':
+          return this.#injector.disarm()
+        case 'faults':
+          return this.#injector.status()
+        case 'openFaults':
+          return this.#injector.open(args[0] as readonly string[], args[1] as number | undefined)
+        case 'fireFault':
+          return this.#injector.fire(String(args[0]))
       // What broke the connection has to end it, whoever asked.
       if (error instanceof LinkClosed || error instanceof ProtocolError) this.#link?.close(error)
       throw error
@@ -205,13 +227,14 @@ export class Dispatcher {
   }
 
   /** Takes what another thread left. */
-  adopt({ breakpoints, report }: Handover): void {
+  adopt({ breakpoints, report, faults }: Handover): void {
     for (const { id, ...spec } of breakpoints) {
       this.#breakpoints.remove(id)
       this.#breakpoints.add(spec, id)
     }
     this.#reporter.adopt(report)
   }
+      faults: this.#injector.state,
 
   #message(message: Message): void {
     this.#newest = message.seq
@@ -222,6 +245,7 @@ export class Dispatcher {
         return this.#access(message, true)
       case Id.hello:
         return this.#hello(message)
+    if (faults !== null) this.#injector.adopt(faults)
       case Id.reset:
         return this.#reset(message)
       case Id.translate:
@@ -266,7 +290,8 @@ export class Dispatcher {
 
   /** @param spent ns of an earlier part of the trap that `start` does not cover. */
   #decide(policy: Policy, link: Link, trap: Trap, seq: number, lastTrapNs: number, start: number, spent: number): void {
-    policy.access(trap)
+    if (this.#injector.armed) this.#injector.access(policy, trap)
+    else policy.access(trap)
 
     if (this.#reporter.panic !== undefined && this.#options.panicOnWarn) return this.#panic(link, this.#reporter.panic)
     if (this.#breakpoints.armed) {
@@ -483,6 +508,7 @@ export class Dispatcher {
     switch (this.#options.onRefusal) {
       case 'reset':
         this.#lost = text
+    this.#connectFaults(link, machine, policy, hello, memory)
         this.#resumed ??= NOTHING
         return true
       case 'leave':
@@ -536,7 +562,8 @@ export class Dispatcher {
     this.#resumed = undefined
     if (this.#guard !== undefined) this.#guard.lenient = true
     this.#translator?.reset()
-    this.#policy.reset()
+    if (this.#injector.armed) this.#injector.reset(this.#policy)
+    else this.#policy.reset()
     this.#translator?.announce(link)
     if (this.#guard !== undefined) this.#guard.lenient = false
     this.#keep(link, this.#policy.state, seq, OK, 0, 0)
@@ -559,6 +586,37 @@ export class Dispatcher {
     this.#shutdown = true
     this.#counters.latency(message.lastTrapNs)
     this.#post({ event: 'shutdown', cause: message.cause, sections: this.#sections() })
+  #connectFaults(link: Link, machine: Machine, policy: Policy, hello: Hello, memory: GuestMemory): void {
+    const answered = (seq: number) => void link.call(seq)
+    const around = {
+      machine,
+      policy,
+      devices: hello.devices,
+      memory,
+      translates: this.#translator?.mode === 'server',
+      irq: (smmu: number, line: number) => {
+        const seq = link.nextSeq()
+        encodeIrq(link.out, seq, smmu, line)
+        answered(seq)
+      },
+      invalidate: (smmu: number) => {
+        const seq = link.nextSeq()
+        encodeInvalidate(link.out, seq, smmu, enums.invalidateScope.all[0], 0)
+        answered(seq)
+      },
+      warn: (warning: HypWarning, trap: number, smmu: number) => this.#reporter.warn(warning, trap, smmu, 0, 0, 0, 0),
+      donate: (base: number, size: number, vm: number) => this.#operator.operate('donate', [base, size, vm]) as number,
+      reclaim: (base: number, size: number, vm: number) =>
+        this.#operator.operate('reclaim', [base, size, vm]) as number,
+      cut: (): never => {
+        throw new LinkClosed('a fault cut the connection')
+      },
+      garble: () => link.garble(),
+    }
+    this.#injector.connect(around, hello.resumed === 1)
+    if (this.#translator !== undefined) this.#translator.faults = this.#injector
+  }
+
   }
 
   /** What needs no answer. */
@@ -632,3 +690,5 @@ export class Dispatcher {
     this.#post({ event: 'disconnected', message, expected, fault })
   }
 }
+      ...(this.#injector.state && { faults: this.#injector.status() }),
+    this.#injector.disconnect()

@@ -6,6 +6,9 @@ import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
 import { Decoder, encodeError, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
 
+/** Most messages that wait for the end of a call. */
+const MAX_DEFERRED = 16
+
 /** The other end went away. */
 export class LinkClosed extends Error {
   constructor(reason: string) {
@@ -83,6 +86,16 @@ export class Link {
     this.out.reset()
   }
 
+  /** Sends a frame that is none, for fault injection: its length fits, its payload is no message. @throws LinkClosed */
+  garble(): void {
+    if (this.out.length > 0) this.flush()
+    try {
+      writeSync(this.#fd, Buffer.from([4, 0, 0, 0, 0xc1, 0xc1, 0xc1, 0xc1]))
+    } catch (error) {
+      throw new LinkClosed((error as Error).message)
+    }
+  }
+
   /**
    * Sends what was encoded and waits for the answer to our request `seq`. The answer is valid until the next call.
    * @throws LinkClosed, ProtocolError
@@ -97,9 +110,9 @@ export class Link {
           throw new ProtocolError(enums.error.sequence[0], `answer to request ${message.seq}, expected one to ${seq}`)
         }
         if (!this.#handlers.notice(message)) {
-          // QEMU has one request outstanding at most: a second one would only fill our memory.
-          if (this.#deferred.length > 0) {
-            throw new ProtocolError(enums.error.state[0], `request ${message.seq} while another one waits`)
+          // QEMU has one request outstanding at most, and few notices that have to wait: more would only fill our memory.
+          if (this.#deferred.length >= MAX_DEFERRED) {
+            throw new ProtocolError(enums.error.state[0], `request ${message.seq} while others wait`)
           }
           this.#deferred.push(Buffer.from(this.#in.buffer.subarray(this.#in.start, this.#in.end)))
         }

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { FaultStatus } from '../faults/injector.ts'
+import type { FaultRule } from '../faults/rule.ts'
 import type { Halves, Trap } from '../machine/ports.ts'
 import type { Breakpoint, BreakpointSpec, Hit } from './breakpoints.ts'
 
@@ -57,6 +59,14 @@ export interface Operations {
   /** Gives pages of the host to a VM. @returns 0, or a negative error number (hypervisor/result.ts). */
   donate(base: number, size: number, vm: number): number
   reclaim(base: number, size: number, vm: number): number
+  /** Arms rules instead of those that are. */
+  armFaults(rules: readonly FaultRule[], seed: number): void
+  disarmFaults(): void
+  faults(): FaultStatus
+  /** The console line or the moment (guest's clock, ns) came that these rules wait for. */
+  openFaults(names: readonly string[], time?: number): void
+  /** Carries out a rule of the point `machine`, now. */
+  fireFault(name: string): void
 }
 
 export type OperationName = keyof Operations

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { Hello } from '../../protocol/generated/messages.ts'
+import type { FaultPlan } from '../faults/rule.ts'
 import { GuestConsole } from '../machine/console.ts'
 import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
 import { Qmp } from '../machine/qmp.ts'
@@ -39,6 +40,8 @@ export interface SessionOptions {
     readonly properties?: readonly string[]
   }
   /** Goes on where a machine of the same description was saved, instead of booting. */
+    /** Rules that are armed from the start. */
+    readonly faults?: FaultPlan
   readonly restore?: SavedMachine
   readonly scratch: Scratch
   /** Where the console log goes. */
@@ -201,6 +204,7 @@ export class Session extends EventEmitter<{
         ...(policy.translate && { translate: policy.translate }),
         ramFile: path,
         ring,
+        ...(policy.faults && { faults: policy.faults }),
         counters,
       })
       return new Session(options, path, { thread, counters: new Counters(counters), pump: new Pump(ring) })

@@ -2,7 +2,8 @@
 /** Translation modes `server` and `lockstep`: the walker answers, or checks, every IOTLB miss of the machine. */
 import { encodeTranslated, encodeTranslateMode, type Translate } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
-import type { GuestMemory, Halves, SmmuHardware } from '../machine/ports.ts'
+import type { Injector } from '../faults/injector.ts'
+import type { GuestMemory } from '../machine/ports.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { decodeFeatures } from '../smmu/features.ts'
 import {
@@ -143,6 +144,8 @@ export class Translator {
   readonly mode: TranslateMode
   readonly #memory: GuestMemory
   readonly #ring: RingWriter
+  /** Alters answers, while rules are armed. */
+  faults: Pick<Injector, 'armed' | 'translate'> | undefined
   readonly #hardware: readonly TrackedHardware[]
   readonly #smmus: (SmmuTranslator | undefined)[] = []
   readonly #transaction: Transaction = {
@@ -207,6 +210,7 @@ export class Translator {
     if (this.mode === 'lockstep' && smmu !== undefined) this.#compare(request, smmu)
     const words = answer.words
     encodeTranslated(
+    if (this.faults?.armed) this.faults.translate(request, answer)
       link.out,
       request.seq,
       answer.status,

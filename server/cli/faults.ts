@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim faults`: the catalogue, and files of rules. */
+import type { Command } from 'commander'
+import { catalogue, entryNamed } from '../faults/catalogue.ts'
+import { describeRule } from '../faults/describe.ts'
+import { loadFile } from '../faults/load.ts'
+import { type CatalogueEntry, FileSchema } from '../faults/rule.ts'
+import { EXIT } from './exit.ts'
+
+export function faultsCommand(program: Command): void {
+  const faults = program.command('faults').description('break the SMMU on purpose: the catalogue, files of rules')
+  faults
+    .command('list')
+    .description('the catalogue')
+    .option('--json', 'as JSON')
+    .action(({ json }: { json?: boolean }) => attempt(() => print(json, catalogue(), entries => list(entries))))
+  faults
+    .command('show <name>')
+    .description('one entry of the catalogue, with its rules')
+    .option('--json', 'as JSON')
+    .action((name: string, { json }: { json?: boolean }) => attempt(() => print(json, entryNamed(name), show)))
+  faults
+    .command('check <file...>')
+    .description('whether files are right; says where they are not')
+    .action((files: readonly string[]) => attempt(() => check(files)))
+  faults
+    .command('schema')
+    .description('JSON Schema of such files, for editors')
+    .action(() => console.log(JSON.stringify(FileSchema, null, 2)))
+}
+
+function attempt(act: () => void): void {
+  try {
+    act()
+  } catch (error) {
+    console.error(`smmu-cosim: ${(error as Error).message}`)
+    process.exitCode = EXIT.failed
+  }
+}
+
+function print<T>(json: boolean | undefined, value: T, text: (value: T) => string): void {
+  console.log(json === true ? JSON.stringify(value, null, 2) : text(value))
+}
+
+const expected = ({ expect }: CatalogueEntry): string => (typeof expect === 'string' ? expect : expect.join(' or '))
+
+function list(entries: readonly CatalogueEntry[]): string {
+  const names = Math.max(...entries.map(({ name }) => name.length))
+  const verdicts = Math.max(...entries.map(entry => expected(entry).length))
+  return entries
+    .map(entry => `${entry.name.padEnd(names)}  ${expected(entry).padEnd(verdicts)}  ${entry.summary}`)
+    .join('\n')
+}
+
+function show(entry: CatalogueEntry): string {
+  const session = Object.entries(entry.session ?? {}).map(([name, value]) => `${name} ${value}`)
+  return [
+    `${entry.name}: ${entry.summary}`,
+    `  expected: ${expected(entry)}: ${entry.why}`,
+    ...(session.length > 0 ? [`  session:  ${session.join(', ')}`] : []),
+    ...entry.rules.map(rule => `  rule ${rule.name}: ${describeRule(rule)}`),
+  ].join('\n')
+}
+
+function check(files: readonly string[]): void {
+  let failed = false
+  for (const file of files) {
+    try {
+      const { rules, entries } = loadFile(file)
+      const what = entries === undefined ? `${rules?.length} rules` : `${entries.length} entries`
+      console.log(`${file}: ok, ${what}`)
+    } catch (error) {
+      failed = true
+      console.error((error as Error).message)
+    }
+  }
+  if (failed) process.exitCode = EXIT.failed
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A rule with its names as numbers, ready to be compared with what takes place. */
+import type { Halves } from '../machine/ports.ts'
+import { big, command, event, halvesOf, rangeOf, register } from './names.ts'
+import { ACTIONS, type FaultRule, type Value, type WhatOf } from './rule.ts'
+import { Trigger } from './trigger.ts'
+
+/** A device of the machine, as rules may name it. */
+export interface Device {
+  readonly sid: number
+  readonly name: string
+  readonly model: string
+}
+
+/** The StreamID of a number, or of a device by its id or model. @throws Error when the machine has no such device. */
+export function resolveSid(sid: number | string, devices: readonly Device[]): number {
+  if (typeof sid === 'number') return sid
+  const found = devices.find(({ name, model }) => name === sid || model === sid)
+  if (found === undefined) {
+    const known = devices.map(({ model, sid: id }) => `${model} (0x${id.toString(16)})`).join(', ')
+    throw new Error(`no device ${sid} behind an SMMU; there are ${known || 'none'}`)
+  }
+  return found.sid
+}
+
+export class ArmedRule {
+  readonly rule: FaultRule
+  /** From 1: on the trace. */
+  readonly number: number
+  readonly action: number
+  readonly trigger: Trigger
+  readonly smmu: number | undefined
+  readonly sid: number | undefined
+  readonly offset: number | undefined
+  readonly opcode: number | undefined
+  readonly event: number | undefined
+  readonly range: { readonly from: number; readonly end: number } | undefined
+  readonly #mask: Halves
+  readonly #want: Halves | undefined
+  /** What `freeze` answers, once it is known. */
+  frozen: Halves | undefined
+  /** What was answered last. */
+  last: Halves | undefined
+
+  /** @throws Error when the machine has no device of that name */
+  constructor(
+    rule: FaultRule,
+    number: number,
+    seed: number,
+    devices: readonly Device[],
+    fired: (name: string) => boolean,
+  ) {
+    const { where } = rule
+    this.rule = rule
+    this.number = number
+    this.action = ACTIONS.indexOf(rule.what.do)
+    this.trigger = new Trigger(rule, seed, fired)
+    this.smmu = 'smmu' in where ? where.smmu : undefined
+    this.sid = 'sid' in where && where.sid !== undefined ? resolveSid(where.sid, devices) : undefined
+    this.offset = 'register' in where && where.register !== undefined ? register(where.register) : undefined
+    this.opcode = 'command' in where && where.command !== undefined ? command(where.command) : undefined
+    this.event = 'event' in where && where.event !== undefined ? event(where.event) : undefined
+    this.range = 'address' in where && where.address !== undefined ? rangeOf(where.address) : undefined
+    const { mask, value } = where as { mask?: Value; value?: Value }
+    this.#mask = mask === undefined ? { lo: 0xffff_ffff, hi: 0xffff_ffff } : halvesOf(mask)
+    this.#want = value === undefined ? undefined : halvesOf(value)
+  }
+
+  concerns(smmu: number): boolean {
+    return this.smmu === undefined || this.smmu === smmu
+  }
+
+  covers(offset: number, size: number): boolean {
+    return this.offset === undefined || (this.offset >= offset && this.offset < offset + size)
+  }
+
+  wants({ lo, hi }: Halves): boolean {
+    const want = this.#want
+    if (want === undefined) return true
+    const mask = this.#mask
+    return ((lo ^ want.lo) & mask.lo) === 0 && ((hi ^ want.hi) & mask.hi) === 0
+  }
+
+  /** Whether an address, or any of a range, is meant. */
+  touches(from: number, size = 1): boolean {
+    return this.range === undefined || (from < this.range.end && this.range.from < from + size)
+  }
+}
+
+/** `change`, of 64 bits. */
+export function changed(before: bigint, { and, or, xor }: Pick<WhatOf['change'], 'and' | 'or' | 'xor'>): bigint {
+  let after = before
+  if (and !== undefined) after &= big(and)
+  if (or !== undefined) after |= big(or)
+  if (xor !== undefined) after ^= big(xor)
+  return BigInt.asUintN(64, after)
+}
+
+/** `set` and `change` of a register's value, as wide as the access was. */
+export function alter(value: Halves, what: WhatOf['set'] | WhatOf['change'], size: number): void {
+  const before = (BigInt(value.hi >>> 0) << 32n) | BigInt(value.lo >>> 0)
+  const after = BigInt.asUintN(8 * size, what.do === 'set' ? big(what.value) : changed(before, what))
+  value.lo = Number(after & 0xffff_ffffn)
+  value.hi = Number(after >> 32n)
+}

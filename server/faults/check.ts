@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Whether rules are rules, name what there is, can ever match, and do not get in each other's way. */
+import type { TSchema } from 'typebox'
+import { Value as Typed } from 'typebox/value'
+import { STAGES, type Stage } from '../hypervisor/policy/policy.ts'
+import { REGISTERS } from '../smmu/registers.ts'
+import { big, command, event, NAMES, nearest, rangeOf, register, warning } from './names.ts'
+import {
+  type Action,
+  type CatalogueEntry,
+  EntrySchema,
+  type FaultRule,
+  FREE_ACTIONS,
+  type Point,
+  RuleSchema,
+  type Value,
+  WHAT,
+  WHERE,
+  WhenSchema,
+  type WhereOf,
+} from './rule.ts'
+
+/** What is wrong, and where in the value: keys and indices. */
+export interface Flaw {
+  readonly path: readonly (string | number)[]
+  readonly message: string
+  /** It is the key that is wrong, not what stands there. */
+  readonly key?: boolean
+}
+
+/** The machine that rules are for; what is absent is not checked. */
+export interface CheckContext {
+  readonly policy?: string
+  readonly until?: string
+  readonly translate?: string
+}
+
+type Path = readonly (string | number)[]
+type Fields = Readonly<Record<string, unknown>>
+
+const isObject = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+const hint = (name: string, names: readonly string[]): string => {
+  const near = nearest(name, names)
+  return near === undefined ? `; there are ${names.join(', ')}` : `; did you mean ${near}?`
+}
+
+/** Fields of an object against a schema: unknown ones, missing ones, wrong ones. */
+function checkFields(
+  schema: TSchema,
+  value: unknown,
+  path: Path,
+  flaws: Flaw[],
+  skip: readonly string[] = [],
+): boolean {
+  const { properties, required = [] } = schema as { properties: Record<string, TSchema>; required?: readonly string[] }
+  const before = flaws.length
+  if (!isObject(value)) {
+    flaws.push({ path, message: `expected an object with ${Object.keys(properties).join(', ')}` })
+    return false
+  }
+  for (const name of Object.keys(value)) {
+    if (!Object.hasOwn(properties, name)) {
+      flaws.push({
+        path: [...path, name],
+        message: `no field "${name}" here${hint(name, Object.keys(properties))}`,
+        key: true,
+      })
+    }
+  }
+  for (const name of required) if (value[name] === undefined) flaws.push({ path, message: `"${name}" is missing` })
+  for (const [name, part] of Object.entries(properties)) {
+    if (value[name] === undefined || skip.includes(name)) continue
+    checkValue(part, value[name], [...path, name], flaws)
+  }
+  return flaws.length === before
+}
+
+function checkValue(schema: TSchema, value: unknown, path: Path, flaws: Flaw[]): void {
+  if (Typed.Check(schema, value)) return
+  const { enum: choices, description } = schema as { enum?: readonly string[]; description?: string }
+  const given: unknown = value
+  const what = typeof given === 'string' ? `"${given.slice(0, 60)}"` : String(JSON.stringify(given)).slice(0, 60)
+  if (choices !== undefined) {
+    const names = choices.map(String)
+    flaws.push({ path, message: `${what} is none of ${names.join(', ')}${near(String(value), names)}` })
+    return
+  }
+  const [first] = Typed.Errors(schema, value)
+  const reason = description === undefined || first === undefined ? (first?.message ?? 'not valid') : first.message
+  flaws.push({ path, message: `${what}: ${reason}${description === undefined ? '' : ` (${description})`}` })
+}
+
+const near = (name: string, names: readonly string[]): string => {
+  const found = nearest(name, names)
+  return found === undefined ? '' : `; did you mean ${found}?`
+}
+
+/** One of several shapes, told apart by a field. */
+function checkOneOf(
+  shapes: Readonly<Record<string, TSchema>>,
+  by: string,
+  value: unknown,
+  path: Path,
+  flaws: Flaw[],
+): boolean {
+  const names = Object.keys(shapes)
+  if (!isObject(value) || value[by] === undefined) {
+    flaws.push({ path, message: `expected an object with "${by}": ${names.join(', ')}` })
+    return false
+  }
+  const name = String(value[by])
+  const shape = Object.hasOwn(shapes, name) ? shapes[name] : undefined
+  if (shape === undefined) {
+    flaws.push({ path: [...path, by], message: `no ${by} "${name.slice(0, 60)}"${hint(name, names)}` })
+    return false
+  }
+  return checkFields(shape, value, path, flaws)
+}
+
+/** @returns whether the shape is right. */
+function checkShape(value: unknown, path: Path, flaws: Flaw[]): value is FaultRule {
+  const before = flaws.length
+  checkFields(RuleSchema, value, path, flaws, ['where', 'when', 'what'])
+  if (!isObject(value)) return false
+  if (value.where !== undefined) checkOneOf(WHERE, 'at', value.where, [...path, 'where'], flaws)
+  if (value.what !== undefined) checkOneOf(WHAT, 'do', value.what, [...path, 'what'], flaws)
+  if (value.when !== undefined) checkFields(WhenSchema, value.when, [...path, 'when'], flaws)
+  return flaws.length === before
+}
+
+/** Actions that alter what takes place at a point. */
+const ALTERING: Readonly<Record<Point, (where: never) => readonly Action[]>> = {
+  register: ({ access }: WhereOf['register']) =>
+    access === 'read' ? ['set', 'change', 'freeze', 'abort'] : ['set', 'change', 'drop', 'abort', 'postpone'],
+  hardware: ({ access }: WhereOf['hardware']) =>
+    access === 'read' ? ['set', 'change', 'freeze', 'abort'] : ['set', 'change', 'drop', 'abort'],
+  command: () => ['drop', 'change', 'duplicate', 'reorder', 'defer', 'hang', 'early', 'cerror'],
+  table: ({ table }: WhereOf['table']) =>
+    table === 'cd' || table === 'host-l1'
+      ? ['change']
+      : table === 'host-ste'
+        ? ['change', 'abort']
+        : ['change', 'drop', 'abort'],
+  translate: () => ['fault', 'abort', 'redirect', 'restrict'],
+  event: () => ['change', 'drop'],
+  pages: () => ['fail'],
+  transport: () => [],
+  machine: () => [],
+}
+
+const altering = ({ where }: FaultRule): readonly Action[] => ALTERING[where.at](where as never)
+
+/** 64-bit words of what `change` acts on; 0: it has no words. */
+function words({ where }: FaultRule): number {
+  switch (where.at) {
+    case 'command':
+      return 2
+    case 'event':
+      return 4
+    case 'table':
+      return where.table === 'ste' || where.table === 'host-ste' || where.table === 'cd' ? 8 : 1
+    default:
+      return 0
+  }
+}
+
+/** Which stage of the series a point needs. */
+function stageOf({ where, what }: FaultRule): Stage | undefined {
+  if (what.do === 'donate' || what.do === 'reclaim') return 'nested'
+  if (what.do === 'corrupt') return what.table === 'stage2' ? 'nested' : 'strtab'
+  if (where.at === 'command') return 'cmdq'
+  if (where.at === 'pages') return where.operation === 'donate' || where.operation === 'reclaim' ? 'nested' : 'cmdq'
+  if (where.at === 'table') return where.table === 'stage2' ? 'nested' : 'strtab'
+  return undefined
+}
+
+class RuleCheck {
+  readonly #flaws: Flaw[]
+  readonly #path: Path
+  readonly #rule: FaultRule
+
+  constructor(rule: FaultRule, path: Path, flaws: Flaw[]) {
+    this.#rule = rule
+    this.#path = path
+    this.#flaws = flaws
+  }
+
+  #flaw(at: readonly (string | number)[], message: string): void {
+    this.#flaws.push({ path: [...this.#path, ...at], message })
+  }
+
+  #name(at: readonly string[], name: string | undefined, kind: keyof typeof NAMES, number: (name: string) => unknown) {
+    if (name !== undefined && number(name) === undefined) {
+      this.#flaw(at, `no ${kind} "${name}"${near(name, NAMES[kind])}`)
+    }
+  }
+
+  run(context: CheckContext): void {
+    this.#names()
+    this.#action()
+    this.#when()
+    this.#matchable()
+    this.#context(context)
+  }
+
+  #names(): void {
+    const { where, what } = this.#rule
+    if ('register' in where) this.#name(['where', 'register'], where.register, 'register', register)
+    if ('command' in where) this.#name(['where', 'command'], where.command, 'command', command)
+    if ('event' in where) this.#name(['where', 'event'], where.event, 'event', event)
+    if (what.do === 'fault' || what.do === 'event') this.#name(['what', 'event'], what.event, 'event', event)
+    if (what.do === 'warn') this.#name(['what', 'warning'], what.warning, 'warning', warning)
+  }
+
+  #action(): void {
+    const { where, what } = this.#rule
+    const possible = altering(this.#rule)
+    if (!FREE_ACTIONS.has(what.do) && !possible.includes(what.do)) {
+      const side = 'access' in where && where.access !== undefined ? ` ${where.access}` : ''
+      const all = [...possible, ...FREE_ACTIONS].join(', ')
+      return this.#flaw(['what', 'do'], `${what.do} is nothing that a ${where.at}${side} can do; there are ${all}`)
+    }
+    if ((what.do === 'change' || what.do === 'corrupt') && !(what.and ?? what.or ?? what.xor) && what.and !== 0) {
+      this.#flaw(['what'], `${what.do} needs and, or, or xor, or it changes nothing`)
+    }
+    if (what.do === 'change' && what.word !== undefined && what.word >= words(this.#rule)) {
+      this.#flaw(['what', 'word'], `a ${where.at} has ${words(this.#rule) || 'no'} words`)
+    }
+    if (what.do === 'redirect' && (what.address === undefined) === (what.xor === undefined)) {
+      this.#flaw(['what'], 'redirect needs either address or xor')
+    }
+    if (what.do === 'donate' && (what.address === undefined) === (what.sid === undefined || what.iova === undefined)) {
+      this.#flaw(['what'], 'donate needs either address, or sid and iova')
+    }
+    if (what.do === 'corrupt' && what.table === 'stage2' && what.address === undefined) {
+      this.#flaw(['what'], 'corrupt of stage2 needs the input address')
+    }
+    if (what.do === 'corrupt' && what.table !== 'stage2' && what.sid === undefined) {
+      this.#flaw(['what'], `corrupt of ${what.table} needs a sid`)
+    }
+    if (what.do === 'early' && (where.at !== 'command' || command(where.command ?? '') !== command('CMD_SYNC'))) {
+      this.#flaw(['what', 'do'], 'early is for CMD_SYNC alone')
+    }
+    if (what.do === 'cerror' && where.at === 'command' && where.queue === 'shadow' && what.error !== 'ILL') {
+      this.#flaw(['what', 'error'], 'in the shadow queue the hardware itself finds the error: only ILL can be caused')
+    }
+    if (what.do === 'gerror' && what.error !== undefined && !what.bits.includes('CMDQ_ERR')) {
+      this.#flaw(['what', 'error'], 'CMDQ_CONS.ERR says something with CMDQ_ERR only')
+    }
+  }
+
+  #when(): void {
+    const { when, name } = this.#rule
+    if (when === undefined) return
+    const { nth, skip, times, after, console, probability } = when
+    if (nth !== undefined && (skip !== undefined || times !== undefined)) {
+      this.#flaw(['when', 'nth'], 'nth is one match: it goes with neither skip nor times')
+    }
+    if (probability === 0) this.#flaw(['when', 'probability'], 'with probability 0 it never fires')
+    if (after === name) this.#flaw(['when', 'after'], 'a rule cannot wait for itself')
+    if (console === undefined) return
+    try {
+      new RegExp(console)
+    } catch (error) {
+      this.#flaw(['when', 'console'], (error as Error).message)
+    }
+  }
+
+  /** What can never be. */
+  #matchable(): void {
+    const { where } = this.#rule
+    if (where.at === 'register' || where.at === 'hardware') {
+      const offset = where.register === undefined ? undefined : register(where.register)
+      const found = REGISTERS.find(candidate => candidate.offset === offset)
+      if (where.access === 'write' && found?.access === 'RO') {
+        this.#flaw(['where', 'access'], `${found.name} is read-only: nobody writes it`)
+      }
+      this.#values(where, found?.bits ?? 64)
+    }
+    if (where.at === 'table' && where.table === 'stage2') {
+      if (where.address === undefined) this.#flaw(['where'], 'stage2 needs the input address')
+      if (where.sid !== undefined) this.#flaw(['where', 'sid'], 'stage 2 is one for all streams')
+    } else if (where.at === 'table' && where.address !== undefined) {
+      this.#flaw(['where', 'address'], `a ${where.table} belongs to a stream, not to an address`)
+    }
+    if (where.at === 'command') this.#commandFields(where)
+    if ('address' in where && where.address !== undefined) {
+      const { from, end } = rangeOf(where.address)
+      if (end <= from) this.#flaw(['where', 'address'], 'the range is empty')
+    }
+  }
+
+  #values({ mask, value }: { mask?: Value; value?: Value }, bits: number): void {
+    const limit = 1n << BigInt(bits)
+    if (mask !== undefined && value === undefined) this.#flaw(['where', 'mask'], 'a mask without a value says nothing')
+    if (value === undefined) return
+    if (big(value) >= limit)
+      this.#flaw(['where', 'value'], `more than the ${bits} bits of the register: it never matches`)
+    if (mask !== undefined && (big(value) & ~big(mask)) !== 0n) {
+      this.#flaw(['where', 'value'], 'has bits that the mask leaves out: it never matches')
+    }
+  }
+
+  #commandFields({ command: name, sid, asid, vmid, address, leaf }: WhereOf['command']): void {
+    if (name === undefined) return
+    const short = name.toUpperCase().replace(/^CMDQ_OP_/, '')
+    const stream = /CFGI_STE$|CFGI_CD|ATC_INV|PRI_RESP|RESUME|STALL_TERM|PREFETCH/.test(short)
+    const range = /_VA$|_VAA$|_IPA$|ATC_INV|PREFETCH_ADDR/.test(short)
+    const refuse = (field: string, why: string) =>
+      this.#flaw(['where', field], `${name} has no ${why}: it never matches`)
+    if (sid !== undefined && !stream) refuse('sid', 'StreamID')
+    if (asid !== undefined && !/NH_ASID|NH_VA$/.test(short)) refuse('asid', 'ASID')
+    if (vmid !== undefined && !/TLBI_(NH|S12|S2)/.test(short)) refuse('vmid', 'VMID')
+    if (address !== undefined && !range) refuse('address', 'address')
+    if (leaf !== undefined && !/CFGI_STE|_VA$|_VAA$|_IPA$/.test(short)) refuse('leaf', 'Leaf bit')
+  }
+
+  #context({ policy, until, translate }: CheckContext): void {
+    const { where } = this.#rule
+    const stage = stageOf(this.#rule)
+    if (stage !== undefined && policy === 'passthrough') {
+      this.#flaw(['where', 'at'], `policy passthrough has no such thing: ${where.at} needs pkvm`)
+    } else if (stage !== undefined && until !== undefined) {
+      if (STAGES.indexOf(until as Stage) < STAGES.indexOf(stage)) {
+        this.#flaw(['where', 'at'], `in the prefix ${until} there is no such thing: it needs ${stage}`)
+      }
+    }
+    if (where.at === 'translate' && translate !== undefined && translate !== 'server') {
+      this.#flaw(['where', 'at'], `in translate mode ${translate} the answer is the hardware's: it needs server`)
+    }
+  }
+}
+
+/** `after`: known rules, and no cycles. */
+function checkOrder(rules: readonly FaultRule[], path: Path, flaws: Flaw[]): void {
+  const names = rules.map(({ name }) => name)
+  for (const [i, { name, when }] of rules.entries()) {
+    if (names.indexOf(name) !== i)
+      flaws.push({ path: [...path, i, 'name'], message: `there is a rule "${name}" already` })
+    const after = when?.after
+    if (after === undefined) continue
+    const at = [...path, i, 'when', 'after']
+    if (!names.includes(after)) flaws.push({ path: at, message: `no rule "${after}"${near(after, names)}` })
+    const seen = new Set([name])
+    for (let next: string | undefined = after; next !== undefined; ) {
+      if (seen.has(next)) {
+        if (next === name && after !== name)
+          flaws.push({ path: at, message: `"${name}" waits for itself, by way of "${after}"` })
+        break
+      }
+      seen.add(next)
+      const current: string = next
+      next = rules.find(rule => rule.name === current)?.when?.after
+    }
+  }
+}
+
+/** Two rules that would decide the same outcome at the same moments. */
+function checkOverlaps(rules: readonly FaultRule[], path: Path, flaws: Flaw[]): void {
+  const deciding = rules.map((rule, i) => ({ rule, i })).filter(({ rule }) => !FREE_ACTIONS.has(rule.what.do))
+  for (const [n, { rule, i }] of deciding.entries()) {
+    const other = deciding.slice(0, n).find(before => overlap(before.rule, rule))
+    if (other === undefined) continue
+    const message = `"${other.rule.name}" acts at the same place under the same conditions: which of the two decides?`
+    flaws.push({ path: [...path, i, 'where'], message })
+  }
+}
+
+/** Fields of `where` that are one value, normalised where there are several ways to write it. */
+function key(where: FaultRule['where'], field: string): unknown {
+  const value = (where as Fields)[field]
+  if (value === undefined) return field === 'queue' ? 'host' : undefined
+  if (field === 'register') return register(String(value))
+  if (field === 'command') return command(String(value))
+  if (field === 'event') return event(String(value))
+  return value
+}
+
+function overlap(a: FaultRule, b: FaultRule): boolean {
+  if (a.where.at !== b.where.at) return false
+  if (JSON.stringify(sorted(a.when)) !== JSON.stringify(sorted(b.when))) return false
+  for (const field of ['access', 'register', 'smmu', 'cpu', 'command', 'queue', 'table', 'sid', 'event', 'operation']) {
+    const [x, y] = [key(a.where, field), key(b.where, field)]
+    if (x !== undefined && y !== undefined && x !== y) return false
+  }
+  for (const field of ['asid', 'vmid', 'leaf', 'message']) {
+    const [x, y] = [key(a.where, field), key(b.where, field)]
+    if (x !== undefined && y !== undefined && x !== y) return false
+  }
+  const [x, y] = [a.where, b.where] as { value?: Value; mask?: Value }[]
+  if (x?.value !== undefined && y?.value !== undefined) {
+    const common = big(x.mask ?? '0xffffffffffffffff') & big(y.mask ?? '0xffffffffffffffff')
+    if (((big(x.value) ^ big(y.value)) & common) !== 0n) return false
+  }
+  const [p, q] = [a.where, b.where] as { address?: never }[]
+  if (p?.address !== undefined && q?.address !== undefined) {
+    const [r, s] = [rangeOf(p.address), rangeOf(q.address)]
+    if (r.end <= s.from || s.end <= r.from) return false
+  }
+  // Different words of one entry, and the changes of one word, go together.
+  return !(a.what.do === 'change' && b.what.do === 'change')
+}
+
+const sorted = (when: FaultRule['when']) => Object.entries(when ?? {}).sort(([a], [b]) => (a < b ? -1 : 1))
+
+/** What is wrong with a list of rules. */
+export function checkRules(value: unknown, context: CheckContext = {}, path: Path = []): Flaw[] {
+  const flaws: Flaw[] = []
+  if (!Array.isArray(value) || value.length === 0 || value.length > MAX_RULES) {
+    return [{ path, message: `expected a list of 1 to ${MAX_RULES} rules` }]
+  }
+  let sound = true
+  for (const [i, rule] of value.entries()) if (!checkShape(rule, [...path, i], flaws)) sound = false
+  if (!sound) return flaws
+  const rules = value as FaultRule[]
+  for (const [i, rule] of rules.entries()) new RuleCheck(rule, [...path, i], flaws).run(context)
+  checkOrder(rules, path, flaws)
+  if (flaws.length === 0) checkOverlaps(rules, path, flaws)
+  return flaws
+}
+
+/** Most rules that can be armed at a time. */
+export const MAX_RULES = 64
+
+/** What is wrong with a catalogue entry. */
+export function checkEntry(value: unknown, path: Path = []): Flaw[] {
+  const flaws: Flaw[] = []
+  checkFields(EntrySchema, value, path, flaws, ['rules', 'session'])
+  if (!isObject(value)) return flaws
+  if (value.session !== undefined) {
+    const session = (EntrySchema as unknown as { properties: { session: TSchema } }).properties.session
+    checkFields(session, value.session, [...path, 'session'], flaws)
+  }
+  if (flaws.length > 0) return flaws
+  const { session } = value as unknown as CatalogueEntry
+  const context = {
+    policy: 'pkvm',
+    until: session?.until ?? 'nested',
+    translate: session?.translate ?? 'hardware',
+  }
+  return checkRules(value.rules, context, [...path, 'rules'])
+}

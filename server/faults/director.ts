@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What of fault injection happens outside of the trap thread: console lines, moments, and what is done to the machine. */
+import type { Session } from '../cosim/session.ts'
+import type { FaultRule, Firing } from './rule.ts'
+
+/** Resets and pauses go through QMP, which QEMU answers at once. */
+const QMP_MS = 10_000
+/** A rule for a moment is looked at with every trap; without traps, so much later at the latest. */
+const LATE_MS = 500
+
+/** Watches a session on behalf of rules, from now until it ends. */
+export class Director {
+  readonly #session: Session
+  readonly #signal = new AbortController()
+  #waiting: { readonly name: string; readonly pattern: RegExp }[] = []
+  #timers: NodeJS.Timeout[] = []
+  /** What went wrong while carrying out an action, in words. */
+  readonly problems: string[] = []
+
+  constructor(session: Session, rules: readonly FaultRule[] = []) {
+    this.#session = session
+    session.console.on('line', line => this.#line(line))
+    session.on('reset', () => this.#startClock())
+    session.thread?.on('fired', firing => this.#fired(firing))
+    void session.ended.finally(() => this.#end()).catch(() => {})
+    this.watch(rules)
+  }
+
+  /** Rules that are armed instead of the former ones. */
+  watch(rules: readonly FaultRule[]): void {
+    this.#waiting = rules.flatMap(({ name, when }) =>
+      when?.console === undefined ? [] : [{ name, pattern: new RegExp(when.console) }],
+    )
+    this.#moments = rules.flatMap(({ where, when }) =>
+      where.at === 'machine' && when?.time !== undefined ? [when.time] : [],
+    )
+    this.#startClock()
+  }
+
+  #moments: readonly number[] = []
+
+  #line(line: string): void {
+    const found = this.#waiting.filter(({ pattern }) => pattern.test(line)).map(({ name }) => name)
+    if (found.length === 0) return
+    this.#waiting = this.#waiting.filter(({ name }) => !found.includes(name))
+    this.#open(found)
+  }
+
+  #startClock(): void {
+    for (const timer of this.#timers.splice(0)) clearTimeout(timer)
+    for (const time of this.#moments) {
+      this.#timers.push(setTimeout(() => this.#open([], time * 1e6), time + LATE_MS))
+    }
+  }
+
+  /** A session that has ended has nothing to open. */
+  #open(names: readonly string[], time?: number): void {
+    this.#session.thread?.call('openFaults', names, time).catch(() => {})
+  }
+
+  #fired({ rule, action }: Firing): void {
+    if (action === undefined) return
+    this.#carryOut(action).catch(error => this.problems.push(`rule ${rule}: ${(error as Error).message}`))
+  }
+
+  async #carryOut(action: NonNullable<Firing['action']>): Promise<void> {
+    const qmp = await this.#session.qmp(AbortSignal.any([this.#signal.signal, AbortSignal.timeout(QMP_MS)]))
+    if (action.do === 'reset') {
+      await qmp.execute('system_reset')
+      return
+    }
+    await qmp.execute('stop')
+    this.#timers.push(setTimeout(() => void qmp.execute('cont').catch(() => {}), action.ms))
+  }
+
+  #end(): void {
+    this.#signal.abort()
+    for (const timer of this.#timers.splice(0)) clearTimeout(timer)
+  }
+}
