@@ -161,6 +161,41 @@ describe('on a booted machine', () => {
     await page.locator('.memory-view td', { hasText: 'host' }).waitFor()
   })
 
+  test('the memory map by keyboard, down to one page', async () => {
+    await open('memory')
+    const map = page.getByRole('img', { name: /^Map of 0x40000000 to 0x80000000/ })
+    await map.focus()
+    await page.keyboard.press('ArrowRight')
+    await page.keyboard.press('ArrowDown')
+    // A row of cells on is the selection, and its start a multiple of what a row holds.
+    const address = page.getByLabel('Address')
+    await page.waitForFunction(`document.querySelector('.memory-view input').value !== ''`)
+    expect(Number(await address.inputValue()) % 2 ** 20).toBe(0)
+    for (let i = 0; i < 8; i++) await page.keyboard.press('+')
+    await page.getByText('4 KiB a cell').waitFor()
+    await page.keyboard.press('ArrowRight')
+    await page.waitForFunction(`document.querySelectorAll('.memory-view input')[1].value === '1'`)
+  })
+
+  test('queues: what the host wrote beside what the hardware got, a line each', async () => {
+    await open('queues')
+    const rows = page.locator('.pairs tbody tr')
+    await rows.filter({ hasText: 'TLBI_NH_VA' }).filter({ hasText: 'the same' }).first().waitFor()
+    const heights = await rows.evaluateAll(all => new Set(all.map(row => row.getBoundingClientRect().height)).size)
+    expect(heights).toBeLessThanOrEqual(2)
+  })
+
+  test('the recording so far is a file that can be read', async () => {
+    await open('overview')
+    const [file] = await Promise.all([
+      page.waitForEvent('download'),
+      page.getByRole('link', { name: 'Download recording' }).click(),
+    ])
+    const reader = TraceReader.open(await file.path())
+    expect([...reader.records()].filter(({ kind }) => kind === 'trap').length).toBeGreaterThan(100)
+    expect(reader.problems).toEqual([])
+  })
+
   test('the console takes what is typed', async () => {
     await open('console')
     await page.getByLabel('Serial console').waitFor()

@@ -57,6 +57,19 @@ async function request<T>(method: string, path: string, body?: unknown): Promise
   return answer as T
 }
 
+/** Saves what a path answers as a file. */
+export async function download(path: string, name: string): Promise<void> {
+  const response = await fetch(`/api/v1${path}`, {
+    headers: token === null ? {} : { authorization: `Bearer ${token}` },
+  })
+  if (!response.ok) throw new ApiError(response.status, ((await response.json()) as { detail?: string }).detail ?? '')
+  const link = document.createElement('a')
+  link.href = URL.createObjectURL(await response.blob())
+  link.download = name
+  link.click()
+  URL.revokeObjectURL(link.href)
+}
+
 type Query = Readonly<Record<string, string | number | boolean | undefined>>
 
 export function get<T>(path: string, query: Query = {}): Promise<T> {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+import { currentToken, download } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
 import { counters, events, go, rates, running, status, warnings } from '../store.ts'
 import type { Counters } from '../types.ts'
-import { Empty, Panel, Skeleton, Tag } from '../ui.tsx'
+import { attempt, Button, Empty, Panel, Skeleton, Tag } from '../ui.tsx'
 
 const PHASES = [
   ['qemu', 'QEMU'],
@@ -59,7 +60,7 @@ function Machine() {
   const { machine, options, phase } = now
   const at = PHASES.findIndex(([id]) => id === phase)
   return (
-    <Panel title="Machine" class="machine">
+    <Panel title="Machine" class="machine" side={now.run > 0 && <Recording />}>
       <ol class="phases" aria-label="Boot phase">
         {PHASES.map(([id, name], i) => (
           <li key={id} class={i < at ? 'past' : i === at ? 'now' : ''} aria-current={i === at ? 'step' : undefined}>
@@ -101,6 +102,18 @@ function Machine() {
     </Panel>
   )
 }
+
+/** The browser sends no token with a link: with one, the file is fetched first. */
+const Recording = () =>
+  currentToken() === null ? (
+    <a class="button small" href="/api/v1/trace" download>
+      Download recording
+    </a>
+  ) : (
+    <Button class="small" onClick={() => void attempt(() => download('/trace', 'trace.smtr'))}>
+      Download recording
+    </Button>
+  )
 
 const Fact = ({ name, value }: { name: string; value: string }) => (
   <div>
@@ -163,7 +176,6 @@ function Registers({ c }: { c: Counters | undefined }) {
 }
 
 function Commands({ c }: { c: Counters | undefined }) {
-  const peak = Math.max(1, ...(c?.commands ?? []).map(k => k.kept + k.rewritten + k.dropped + k.own))
   return (
     <Panel title="Commands and verdicts" class="commands" flush>
       {!c || c.commands.length === 0 ? (
@@ -177,7 +189,6 @@ function Commands({ c }: { c: Counters | undefined }) {
                 <th class="num host-text">Kept</th>
                 <th class="num bad-text">Dropped</th>
                 <th class="num hyp-text">Own</th>
-                <th class="bar-cell">Share</th>
               </tr>
             </thead>
             <tbody>
@@ -193,17 +204,6 @@ function Commands({ c }: { c: Counters | undefined }) {
                     <td class="num">{count(k.kept + k.rewritten)}</td>
                     <td class={`num ${k.dropped > 0 ? 'bad-text' : ''}`}>{count(k.dropped)}</td>
                     <td class="num">{count(k.own)}</td>
-                    <td class="bar-cell">
-                      <Share
-                        total={peak}
-                        parts={[
-                          ['host', k.kept],
-                          ['warn', k.rewritten],
-                          ['bad', k.dropped],
-                          ['hyp', k.own],
-                        ]}
-                      />
-                    </td>
                   </tr>
                 ))}
             </tbody>
@@ -227,9 +227,9 @@ function Reports({ c }: { c: Counters | undefined }) {
     })),
     ...events.value.map(e => ({
       at: e.at,
-      tone: 'bad' as const,
+      tone: e.kind === 'machine' ? ('plain' as const) : ('bad' as const),
       name: e.name,
-      text: e.text.replace(`${e.name} `, ''),
+      text: e.text.replace(`${e.name} `, '').trim(),
       row: 0,
       title: e.kind,
     })),

@@ -4,6 +4,7 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { get } from '../api.ts'
 import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
+import { type Pair, pairs } from '../queuePairs.ts'
 import { inspectable, smmu } from '../store.ts'
 import type { Queues as Data, Queue, QueueEntry, RegisterRow } from '../types.ts'
 import { Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
@@ -73,35 +74,6 @@ const Enabled = ({ queue, tone, name }: { queue: Queue; tone: Tone; name?: strin
 )
 
 const VERDICTS: Readonly<Record<string, Tone>> = { kept: 'ok', rewritten: 'warn', dropped: 'bad', own: 'hyp' }
-
-interface Pair {
-  readonly host?: QueueEntry
-  readonly shadow?: QueueEntry
-}
-
-/** What the host wrote next to what became of it; the hypervisor's own commands stand where the hardware gets them. */
-function pairs(host: Queue, shadow: Queue | null): Pair[] {
-  const entries = shadow?.shown ?? []
-  const places = new Map(entries.map(({ index }, i) => [index, i]))
-  const placeOf = (entry: QueueEntry) => (entry.shadow === undefined ? undefined : places.get(entry.shadow))
-  const rows: Pair[] = []
-  // What the hardware got for older entries of the host is left out.
-  let next = host.shown.map(placeOf).find(place => place !== undefined) ?? entries.length
-  while (next > 0 && entries[next - 1]?.verdict === 'own') next--
-  for (const entry of host.shown) {
-    const place = placeOf(entry)
-    if (place === undefined || place < next) {
-      rows.push({ host: entry })
-      continue
-    }
-    for (const shadow of entries.slice(next, place)) rows.push({ shadow })
-    const mine = entries[place]
-    rows.push({ host: entry, ...(mine && { shadow: mine }) })
-    next = place + 1
-  }
-  for (const shadow of entries.slice(next)) rows.push({ shadow })
-  return rows
-}
 
 function CommandQueues({ host, shadow }: { host: Queue; shadow: Queue | null }) {
   const rows = pairs(host, shadow)

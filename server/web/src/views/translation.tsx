@@ -11,7 +11,7 @@ import { NoMachine } from './none.tsx'
 export function Translation() {
   const { query } = route.value
   const devices = (status.value?.machine?.devices ?? []).filter(d => d.smmu === smmu.value)
-  const [sid, setSid] = useState(query.get('sid') ?? '')
+  const [sid, setSid] = useState(query.get('sid') ?? (devices[0] ? hex(devices[0].sid) : ''))
   const [iova, setIova] = useState(query.get('iova') ?? '')
   const [access, setAccess] = useState<'read' | 'write'>('read')
   const [table, setTable] = useState<'hardware' | 'host'>('hardware')
