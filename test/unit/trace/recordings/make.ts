@@ -3,7 +3,7 @@
  * Makes the recordings in this folder again: boots each of Debian's kernels with each prefix of the series, and keeps the
  * first traps. Takes minutes. To be run after changes that make the hypervisor do something else on purpose:
  *
- *     npm run smmu-cosim -- setup && node test/unit/trace/recordings/make.ts
+ *     npm run smmu-cosim -- setup && node test/unit/trace/recordings/make.ts [KERNEL...]
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -24,7 +24,7 @@ function run(...args: string[]): void {
 
 try {
   const record = join(scratch, 'whole')
-  for (const kernel of ['6.1', '6.12']) {
+  for (const kernel of process.argv.length > 2 ? process.argv.slice(2) : ['6.1', '6.12']) {
     for (const until of STAGES) {
       run('boot', '--quiet', '--kernel', kernel, '--until', until, '--record', record)
       run('trace', 'cut', record, '--to', String(TRAPS), '--output', join(folder, `${kernel}-${until}.gz`))
