@@ -109,7 +109,7 @@ export const enums = {
     guestPc: [1, 'bit 0: traps carry the guest PC'],
     guard: [2, 'bit 1: guardAdd and guardRemove work (CPU view of memory)'],
     translate: [4, 'bit 2: translate requests can be switched on'],
-    mirror: [8, 'bit 3: register mirrors work'],
+    mirror: [8, 'bit 3: hwPost, mirrored and unexpected work'],
   },
   error: {
     frame: [1, 'frame length is 0 or above MAX_FRAME'],
@@ -323,6 +323,33 @@ export const messages = {
       f('bytes', 'bin', 'the bytes; empty unless status is ok'),
     ],
   },
+  mirrored: {
+    id: 12,
+    from: 'qemu',
+    kind: 'notice',
+    hot: true,
+    doc: 'The guest read a register that hwPost had given the answer to. Told before anything that the guest did later.',
+    fields: [
+      f('smmu', 'u8', 'index of the SMMU'),
+      f('cpu', 'u16', 'index of the vCPU; 0xffff when no vCPU made the access'),
+      f('offset', 'u32', 'byte offset into the register frame'),
+      f('time', 'u53', 'virtual clock, ns'),
+      f('pc', 'u64', 'guest PC; 0 when not known'),
+      f('value', 'u32', 'what the guest got; the access had 4 bytes'),
+    ],
+  },
+  unexpected: {
+    id: 13,
+    from: 'qemu',
+    kind: 'notice',
+    hot: true,
+    doc: 'A write of hwPost was refused, or did not lead to the value that it was to lead to.',
+    fields: [
+      f('smmu', 'u8', 'index of the SMMU'),
+      f('offset', 'u32', '`checkOffset` of hwPost'),
+      f('value', 'u32', 'what the model holds there'),
+    ],
+  },
 
   // both
   error: {
@@ -498,6 +525,21 @@ export const messages = {
     kind: 'notice',
     doc: 'End QEMU at once with this exit code.',
     fields: [f('code', 'u8', 'exit code'), f('text', 'str', 'printed on standard error; may be empty')],
+  },
+  hwPost: {
+    id: 50,
+    from: 'server',
+    kind: 'notice',
+    hot: true,
+    doc: 'Write 32 bits of the hardware model, without an answer. If the model then holds `checkValue` at `checkOffset`, QEMU answers the guest’s 32-bit reads there by itself with `answer`, each told by `mirrored`, until the next trap of that SMMU, hwRead, hwWrite or hwPost; if not, `unexpected` says so.',
+    fields: [
+      f('smmu', 'u8', 'index of the SMMU'),
+      f('offset', 'u32', 'byte offset into the register frame, a multiple of 4'),
+      f('value', 'u32', 'value'),
+      f('checkOffset', 'u32', 'byte offset of the register that follows it, a multiple of 4'),
+      f('checkValue', 'u32', 'what the model is to hold there once it has consumed what the write started'),
+      f('answer', 'u32', 'what the guest is to read there'),
+    ],
   },
 } as const satisfies Record<string, Message>
 

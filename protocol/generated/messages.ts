@@ -16,6 +16,8 @@ export const Id = {
   shutdown: 9,
   done: 10,
   data: 11,
+  mirrored: 12,
+  unexpected: 13,
   error: 31,
   welcome: 32,
   refuse: 33,
@@ -35,6 +37,7 @@ export const Id = {
   pause: 47,
   resume: 48,
   quit: 49,
+  hwPost: 50,
 } as const
 
 export interface RamRange {
@@ -359,6 +362,38 @@ export interface Data {
   readonly bytes: Uint8Array
 }
 
+/** The guest read a register that hwPost had given the answer to. Told before anything that the guest did later. */
+export interface Mirrored {
+  readonly type: typeof Id.mirrored
+  readonly seq: number
+  /** index of the SMMU */
+  readonly smmu: number
+  /** index of the vCPU; 0xffff when no vCPU made the access */
+  readonly cpu: number
+  /** byte offset into the register frame */
+  readonly offset: number
+  /** virtual clock, ns */
+  readonly time: number
+  /** guest PC; 0 when not known; high 32 bits */
+  readonly pcHi: number
+  /** guest PC; 0 when not known; low 32 bits */
+  readonly pcLo: number
+  /** what the guest got; the access had 4 bytes */
+  readonly value: number
+}
+
+/** A write of hwPost was refused, or did not lead to the value that it was to lead to. */
+export interface Unexpected {
+  readonly type: typeof Id.unexpected
+  readonly seq: number
+  /** index of the SMMU */
+  readonly smmu: number
+  /** `checkOffset` of hwPost */
+  readonly offset: number
+  /** what the model holds there */
+  readonly value: number
+}
+
 /** The peer broke the protocol. The sender closes the connection after it. */
 export interface PeerError {
   readonly type: typeof Id.error
@@ -577,6 +612,28 @@ export interface Quit {
   readonly text: string
 }
 
+/**
+ * Write 32 bits of the hardware model, without an answer. If the model then holds `checkValue` at `checkOffset`, QEMU
+ * answers the guest’s 32-bit reads there by itself with `answer`, each told by `mirrored`, until the next trap of that
+ * SMMU, hwRead, hwWrite or hwPost; if not, `unexpected` says so.
+ */
+export interface HwPost {
+  readonly type: typeof Id.hwPost
+  readonly seq: number
+  /** index of the SMMU */
+  readonly smmu: number
+  /** byte offset into the register frame, a multiple of 4 */
+  readonly offset: number
+  /** value */
+  readonly value: number
+  /** byte offset of the register that follows it, a multiple of 4 */
+  readonly checkOffset: number
+  /** what the model is to hold there once it has consumed what the write started */
+  readonly checkValue: number
+  /** what the guest is to read there */
+  readonly answer: number
+}
+
 export type MessageFromQemu =
   | Hello
   | TrapRead
@@ -589,6 +646,8 @@ export type MessageFromQemu =
   | Shutdown
   | Done
   | Data
+  | Mirrored
+  | Unexpected
   | PeerError
 
 export type MessageFromServer =
@@ -611,6 +670,7 @@ export type MessageFromServer =
   | Pause
   | Resume
   | Quit
+  | HwPost
 
 export type Message = MessageFromQemu | MessageFromServer
 
@@ -634,6 +694,8 @@ FROM_QEMU[Id.guardFault] = { name: 'guardFault', arity: 9 }
 FROM_QEMU[Id.shutdown] = { name: 'shutdown', arity: 5 }
 FROM_QEMU[Id.done] = { name: 'done', arity: 5 }
 FROM_QEMU[Id.data] = { name: 'data', arity: 4 }
+FROM_QEMU[Id.mirrored] = { name: 'mirrored', arity: 9 }
+FROM_QEMU[Id.unexpected] = { name: 'unexpected', arity: 5 }
 FROM_QEMU[Id.error] = { name: 'error', arity: 4 }
 
 const FROM_SERVER: (Shape | undefined)[] = []
@@ -656,6 +718,7 @@ FROM_SERVER[Id.checkpoint] = { name: 'checkpoint', arity: 3 }
 FROM_SERVER[Id.pause] = { name: 'pause', arity: 2 }
 FROM_SERVER[Id.resume] = { name: 'resume', arity: 2 }
 FROM_SERVER[Id.quit] = { name: 'quit', arity: 4 }
+FROM_SERVER[Id.hwPost] = { name: 'hwPost', arity: 8 }
 
 function decodeHello(c: Cursor): Hello {
   return {
@@ -800,6 +863,26 @@ function decodeData(c: Cursor): Data {
     status: c.uint(3, 'status'),
     bytes: c.bin(0xfffc0, 'bytes'),
   }
+}
+
+function decodeMirrored(c: Cursor, m: Mutable<Mirrored>): Mirrored {
+  m.seq = c.seq
+  m.smmu = c.uint(0xff, 'smmu')
+  m.cpu = c.uint(0xffff, 'cpu')
+  m.offset = c.u32(0xffffffff, 'offset')[0]
+  m.time = c.u53(Number.MAX_SAFE_INTEGER, 'time')[0]
+  m.pcHi = c.u32(0xffffffff, 'pcHi')[0]
+  m.pcLo = c.u32(0xffffffff, 'pcLo')[0]
+  m.value = c.u32(0xffffffff, 'value')[0]
+  return m
+}
+
+function decodeUnexpected(c: Cursor, m: Mutable<Unexpected>): Unexpected {
+  m.seq = c.seq
+  m.smmu = c.uint(0xff, 'smmu')
+  m.offset = c.u32(0xffffffff, 'offset')[0]
+  m.value = c.u32(0xffffffff, 'value')[0]
+  return m
 }
 
 function decodePeerError(c: Cursor): PeerError {
@@ -961,10 +1044,21 @@ function decodeQuit(c: Cursor): Quit {
   }
 }
 
+function decodeHwPost(c: Cursor, m: Mutable<HwPost>): HwPost {
+  m.seq = c.seq
+  m.smmu = c.uint(0xff, 'smmu')
+  m.offset = c.u32(0xffffffff, 'offset')[0]
+  m.value = c.u32(0xffffffff, 'value')[0]
+  m.checkOffset = c.u32(0xffffffff, 'checkOffset')[0]
+  m.checkValue = c.u32(0xffffffff, 'checkValue')[0]
+  m.answer = c.u32(0xffffffff, 'answer')[0]
+  return m
+}
+
 /**
- * Decodes what one end receives. A hot message (trapRead, trapWrite, translate, event, gerror, guardFault, done, reply,
- * translated, hwRead, hwWrite) is decoded into an object that the next message of its type overwrites: copy what must
- * live longer. All others are new objects that own what they hold.
+ * Decodes what one end receives. A hot message (trapRead, trapWrite, translate, event, gerror, guardFault, done,
+ * mirrored, unexpected, reply, translated, hwRead, hwWrite, hwPost) is decoded into an object that the next message of
+ * its type overwrites: copy what must live longer. All others are new objects that own what they hold.
  */
 export class Decoder<End extends keyof Received> {
   readonly #shapes: readonly (Shape | undefined)[]
@@ -1045,6 +1139,18 @@ export class Decoder<End extends keyof Received> {
     pcLo: 0,
   }
   readonly #done: Mutable<Done> = { type: Id.done, seq: 0, status: 0, valueHi: 0, valueLo: 0 }
+  readonly #mirrored: Mutable<Mirrored> = {
+    type: Id.mirrored,
+    seq: 0,
+    smmu: 0,
+    cpu: 0,
+    offset: 0,
+    time: 0,
+    pcHi: 0,
+    pcLo: 0,
+    value: 0,
+  }
+  readonly #unexpected: Mutable<Unexpected> = { type: Id.unexpected, seq: 0, smmu: 0, offset: 0, value: 0 }
   readonly #reply: Mutable<Reply> = { type: Id.reply, seq: 0, status: 0, valueHi: 0, valueLo: 0 }
   readonly #translated: Mutable<Translated> = {
     type: Id.translated,
@@ -1071,6 +1177,16 @@ export class Decoder<End extends keyof Received> {
     size: 0,
     valueHi: 0,
     valueLo: 0,
+  }
+  readonly #hwPost: Mutable<HwPost> = {
+    type: Id.hwPost,
+    seq: 0,
+    smmu: 0,
+    offset: 0,
+    value: 0,
+    checkOffset: 0,
+    checkValue: 0,
+    answer: 0,
   }
 
   /** @param end the end that decodes: it takes only messages of the other */
@@ -1114,6 +1230,10 @@ export class Decoder<End extends keyof Received> {
         return decodeDone(c, this.#done)
       case Id.data:
         return decodeData(c)
+      case Id.mirrored:
+        return decodeMirrored(c, this.#mirrored)
+      case Id.unexpected:
+        return decodeUnexpected(c, this.#unexpected)
       case Id.error:
         return decodePeerError(c)
       case Id.welcome:
@@ -1152,6 +1272,8 @@ export class Decoder<End extends keyof Received> {
         return decodeResume(c)
       case Id.quit:
         return decodeQuit(c)
+      case Id.hwPost:
+        return decodeHwPost(c, this.#hwPost)
       default:
         throw new RangeError(`message ${id} has no decoder`)
     }
@@ -1371,6 +1493,36 @@ export function encodeData(out: FrameWriter, seq: number, status: number, bytes:
   out.end()
 }
 
+export function encodeMirrored(
+  out: FrameWriter,
+  seq: number,
+  smmu: number,
+  cpu: number,
+  offset: number,
+  time: number,
+  pcHi: number,
+  pcLo: number,
+  value: number,
+): void {
+  out.begin('mirrored', Id.mirrored, 9, seq)
+  out.uint(smmu, 0xff, 'smmu')
+  out.uint(cpu, 0xffff, 'cpu')
+  out.uint(offset, 0xffffffff, 'offset')
+  out.u53(time, Number.MAX_SAFE_INTEGER, 'time')
+  out.uint(pcHi, 0xffffffff, 'pcHi')
+  out.uint(pcLo, 0xffffffff, 'pcLo')
+  out.uint(value, 0xffffffff, 'value')
+  out.end()
+}
+
+export function encodeUnexpected(out: FrameWriter, seq: number, smmu: number, offset: number, value: number): void {
+  out.begin('unexpected', Id.unexpected, 5, seq)
+  out.uint(smmu, 0xff, 'smmu')
+  out.uint(offset, 0xffffffff, 'offset')
+  out.uint(value, 0xffffffff, 'value')
+  out.end()
+}
+
 export function encodeError(out: FrameWriter, seq: number, code: number, text: string): void {
   out.begin('error', Id.error, 4, seq)
   out.uint(code, 0xffff, 'code')
@@ -1544,6 +1696,26 @@ export function encodeQuit(out: FrameWriter, seq: number, code: number, text: st
   out.end()
 }
 
+export function encodeHwPost(
+  out: FrameWriter,
+  seq: number,
+  smmu: number,
+  offset: number,
+  value: number,
+  checkOffset: number,
+  checkValue: number,
+  answer: number,
+): void {
+  out.begin('hwPost', Id.hwPost, 8, seq)
+  out.uint(smmu, 0xff, 'smmu')
+  out.uint(offset, 0xffffffff, 'offset')
+  out.uint(value, 0xffffffff, 'value')
+  out.uint(checkOffset, 0xffffffff, 'checkOffset')
+  out.uint(checkValue, 0xffffffff, 'checkValue')
+  out.uint(answer, 0xffffffff, 'answer')
+  out.end()
+}
+
 /** Encodes a message given as an object, for those who do not know its type beforehand. */
 export function encode(out: FrameWriter, m: Message): void {
   switch (m.type) {
@@ -1628,6 +1800,12 @@ export function encode(out: FrameWriter, m: Message): void {
     case Id.data:
       encodeData(out, m.seq, m.status, m.bytes)
       break
+    case Id.mirrored:
+      encodeMirrored(out, m.seq, m.smmu, m.cpu, m.offset, m.time, m.pcHi, m.pcLo, m.value)
+      break
+    case Id.unexpected:
+      encodeUnexpected(out, m.seq, m.smmu, m.offset, m.value)
+      break
     case Id.error:
       encodeError(out, m.seq, m.code, m.text)
       break
@@ -1699,6 +1877,9 @@ export function encode(out: FrameWriter, m: Message): void {
       break
     case Id.quit:
       encodeQuit(out, m.seq, m.code, m.text)
+      break
+    case Id.hwPost:
+      encodeHwPost(out, m.seq, m.smmu, m.offset, m.value, m.checkOffset, m.checkValue, m.answer)
       break
   }
 }

@@ -142,7 +142,7 @@ enum {
     COSIM_FEATURE_GUARD = 2,
     /* bit 2: translate requests can be switched on */
     COSIM_FEATURE_TRANSLATE = 4,
-    /* bit 3: register mirrors work */
+    /* bit 3: hwPost, mirrored and unexpected work */
     COSIM_FEATURE_MIRROR = 8,
 };
 
@@ -178,6 +178,8 @@ enum {
     COSIM_MSG_SHUTDOWN = 9,
     COSIM_MSG_DONE = 10,
     COSIM_MSG_DATA = 11,
+    COSIM_MSG_MIRRORED = 12,
+    COSIM_MSG_UNEXPECTED = 13,
     COSIM_MSG_ERROR = 31,
     COSIM_MSG_WELCOME = 32,
     COSIM_MSG_REFUSE = 33,
@@ -197,6 +199,7 @@ enum {
     COSIM_MSG_PAUSE = 47,
     COSIM_MSG_RESUME = 48,
     COSIM_MSG_QUIT = 49,
+    COSIM_MSG_HW_POST = 50,
 };
 
 /* Name of a message for people, "?" for an unknown id */
@@ -225,6 +228,10 @@ static inline const char *cosim_message_name(uint32_t id)
         return "done";
     case COSIM_MSG_DATA:
         return "data";
+    case COSIM_MSG_MIRRORED:
+        return "mirrored";
+    case COSIM_MSG_UNEXPECTED:
+        return "unexpected";
     case COSIM_MSG_ERROR:
         return "error";
     case COSIM_MSG_WELCOME:
@@ -263,6 +270,8 @@ static inline const char *cosim_message_name(uint32_t id)
         return "resume";
     case COSIM_MSG_QUIT:
         return "quit";
+    case COSIM_MSG_HW_POST:
+        return "hwPost";
     default:
         return "?";
     }
@@ -291,6 +300,7 @@ static inline bool cosim_message_taken(uint32_t id)
     case COSIM_MSG_PAUSE:
     case COSIM_MSG_RESUME:
     case COSIM_MSG_QUIT:
+    case COSIM_MSG_HW_POST:
         return true;
     default:
         return false;
@@ -559,6 +569,38 @@ typedef struct CosimData {
 } CosimData;
 
 /*
+ * mirrored (notice of QEMU): The guest read a register that hwPost had given
+ * the answer to. Told before anything that the guest did later.
+ */
+typedef struct CosimMirrored {
+    /* index of the SMMU */
+    uint8_t smmu;
+    /* index of the vCPU; 0xffff when no vCPU made the access */
+    uint16_t cpu;
+    /* byte offset into the register frame */
+    uint32_t offset;
+    /* virtual clock, ns */
+    uint64_t time;
+    /* guest PC; 0 when not known */
+    uint64_t pc;
+    /* what the guest got; the access had 4 bytes */
+    uint32_t value;
+} CosimMirrored;
+
+/*
+ * unexpected (notice of QEMU): A write of hwPost was refused, or did not lead
+ * to the value that it was to lead to.
+ */
+typedef struct CosimUnexpected {
+    /* index of the SMMU */
+    uint8_t smmu;
+    /* checkOffset of hwPost */
+    uint32_t offset;
+    /* what the model holds there */
+    uint32_t value;
+} CosimUnexpected;
+
+/*
  * error (notice of either end): The peer broke the protocol. The sender closes
  * the connection after it.
  */
@@ -754,6 +796,31 @@ typedef struct CosimQuit {
     const char *text;
     uint32_t text_len;
 } CosimQuit;
+
+/*
+ * hwPost (notice of the server): Write 32 bits of the hardware model, without
+ * an answer. If the model then holds checkValue at checkOffset, QEMU answers
+ * the guest's 32-bit reads there by itself with answer, each told by mirrored,
+ * until the next trap of that SMMU, hwRead, hwWrite or hwPost; if not,
+ * unexpected says so.
+ */
+typedef struct CosimHwPost {
+    /* index of the SMMU */
+    uint8_t smmu;
+    /* byte offset into the register frame, a multiple of 4 */
+    uint32_t offset;
+    /* value */
+    uint32_t value;
+    /* byte offset of the register that follows it, a multiple of 4 */
+    uint32_t check_offset;
+    /*
+     * what the model is to hold there once it has consumed what the write
+     * started
+     */
+    uint32_t check_value;
+    /* what the guest is to read there */
+    uint32_t answer;
+} CosimHwPost;
 
 /* Sequence number after seq: 1 to UINT32_MAX, then 1 again */
 static inline uint32_t cosim_next_seq(uint32_t seq)
@@ -1260,6 +1327,31 @@ static inline void cosim_pack_data(msgpack_packer *pk, uint32_t seq,
     cosim_put_bin(pk, m->bytes, m->bytes_len);
 }
 
+static inline void cosim_pack_mirrored(msgpack_packer *pk, uint32_t seq,
+                                       const CosimMirrored *m)
+{
+    msgpack_pack_array(pk, 9);
+    msgpack_pack_uint8(pk, COSIM_MSG_MIRRORED);
+    msgpack_pack_uint32(pk, seq);
+    msgpack_pack_uint8(pk, m->smmu);
+    msgpack_pack_uint16(pk, m->cpu);
+    msgpack_pack_uint32(pk, m->offset);
+    msgpack_pack_uint64(pk, m->time);
+    cosim_put_u64(pk, m->pc);
+    msgpack_pack_uint32(pk, m->value);
+}
+
+static inline void cosim_pack_unexpected(msgpack_packer *pk, uint32_t seq,
+                                         const CosimUnexpected *m)
+{
+    msgpack_pack_array(pk, 5);
+    msgpack_pack_uint8(pk, COSIM_MSG_UNEXPECTED);
+    msgpack_pack_uint32(pk, seq);
+    msgpack_pack_uint8(pk, m->smmu);
+    msgpack_pack_uint32(pk, m->offset);
+    msgpack_pack_uint32(pk, m->value);
+}
+
 static inline void cosim_pack_error(msgpack_packer *pk, uint32_t seq,
                                     const CosimError *m)
 {
@@ -1514,6 +1606,27 @@ static inline bool cosim_unpack_quit(const msgpack_object *o, CosimQuit *m,
                         "quit.code: expected a u8") &&
            cosim_get_str(&f[1], &m->text, &m->text_len, err,
                          "quit.text: expected str up to 4096 bytes");
+}
+
+static inline bool cosim_unpack_hw_post(const msgpack_object *o, CosimHwPost *m,
+                                        CosimError *err)
+{
+    const msgpack_object *f;
+
+    f = cosim_fields(o, 8, err, "hwPost: expected 8 elements");
+    return f &&
+           cosim_get_u8(&f[0], UINT8_MAX, &m->smmu, err,
+                        "hwPost.smmu: expected a u8") &&
+           cosim_get_u32(&f[1], UINT32_MAX, &m->offset, err,
+                         "hwPost.offset: expected a u32") &&
+           cosim_get_u32(&f[2], UINT32_MAX, &m->value, err,
+                         "hwPost.value: expected a u32") &&
+           cosim_get_u32(&f[3], UINT32_MAX, &m->check_offset, err,
+                         "hwPost.checkOffset: expected a u32") &&
+           cosim_get_u32(&f[4], UINT32_MAX, &m->check_value, err,
+                         "hwPost.checkValue: expected a u32") &&
+           cosim_get_u32(&f[5], UINT32_MAX, &m->answer, err,
+                         "hwPost.answer: expected a u32");
 }
 
 #endif /* HW_ARM_SMMU_COSIM_PROTOCOL_H */

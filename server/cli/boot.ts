@@ -48,6 +48,7 @@ export interface BootOptions {
   readonly report?: string
   readonly translate: TranslateMode
   readonly panicOnWarn?: boolean
+  readonly faithful?: boolean
   /** A file, or false for none; absent: in the run's folder. */
   readonly record?: string | false
   readonly recordLimit: string
@@ -55,10 +56,10 @@ export interface BootOptions {
   readonly qemuArg: readonly string[]
   /** Seconds that the machine waits for a lost server. */
   readonly reconnect: number
-  /** Socket of a server that runs elsewhere. */
   /** Files of rules, and names in the catalogue. */
   readonly faults?: readonly string[]
   readonly seed: number
+  /** Socket of a server that runs elsewhere. */
   readonly server?: string
 }
 
@@ -143,9 +144,10 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option('--record <file>', 'where the run is recorded; by default in the runs folder')
     .option('--no-record', 'do not record')
     .option('--record-limit <size>', 'bytes of the recording, the middle of a longer one is left out', size, '2G')
-    .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue')
     .option('--seed <n>', 'of what faults leave to chance', integer(0, 0xffff_ffff), 1)
+    .option('--faithful', 'every access of the guest is a trap, every access to the hardware is waited for')
+    .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--quiet', 'no guest console on the terminal')
     .addOption(
       new Option('--qemu-arg <arg>', 'added to QEMU’s command line; may be repeated')
@@ -265,9 +267,9 @@ async function runMachine(
   hook?: SessionHook,
 ): Promise<Report> {
   const started = performance.now()
+  const faults = faultsOf(options)
   const session = await Session.start({
     scratch,
-  const faults = faultsOf(options)
     runFolder,
     machine: {
       binary: qemu,
@@ -286,6 +288,7 @@ async function runMachine(
         name: options.policy,
         options: policyOptions(options),
         panicOnWarn: options.panicOnWarn === true,
+        faithful: options.faithful === true,
         translate: faults !== undefined && needsServer(faults.rules) ? 'server' : options.translate,
         ...(faults && { faults }),
         carveout: options.carveout,
@@ -294,10 +297,10 @@ async function runMachine(
       },
     }),
   })
+  if (faults !== undefined) new Director(session, faults.rules)
   const recorder = await record(session, options, kernel, runFolder)
   hook?.(session, kernel)
   const events: GuestEvent[] = []
-  if (faults !== undefined) new Director(session, faults.rules)
   let bootMs: number | null = null
   session.console.on('line', line => {
     const event = parseGuestEvent(line)
@@ -346,9 +349,6 @@ async function runMachine(
   }
 }
 
-/** Starts the recording; a baseline run has nothing to record, a server elsewhere has the ring. */
-async function record(
-  session: Session,
 /** @throws Error when the rules do not fit the machine */
 function faultsOf({ faults, seed, policy, until, translate, baseline, server }: BootOptions): FaultPlan | undefined {
   if (faults === undefined) return undefined
@@ -360,6 +360,9 @@ function faultsOf({ faults, seed, policy, until, translate, baseline, server }: 
   }
 }
 
+/** Starts the recording; a baseline run has nothing to record, a server elsewhere has the ring. */
+async function record(
+  session: Session,
   options: BootOptions,
   kernel: Files['kernel'],
   runFolder: string,

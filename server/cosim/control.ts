@@ -32,15 +32,17 @@ export interface ThreadOptions {
   readonly panicOnWarn: boolean
   /** Who translates for devices; default `hardware`. */
   readonly translate?: TranslateMode
+  /** Every access of the guest is asked for, and every access to the hardware waited for. */
+  readonly faithful?: boolean
   /**
    * What becomes of a running machine whose state cannot be taken over. `refuse` (default): QEMU ends with the reason.
    * `reset`: its traps are aborted until somebody resets it. `leave`: it is left to another server.
    */
   readonly onRefusal?: 'refuse' | 'reset' | 'leave'
-}
-
   /** Rules that are armed from the start. */
   readonly faults?: FaultPlan
+}
+
 /** From the trap thread. */
 export type ThreadEvent =
   | { readonly event: 'loaded' }
@@ -69,10 +71,10 @@ export type ThreadEvent =
   | { readonly event: 'panic'; readonly text: string; readonly sections: Readonly<Record<string, unknown>> }
   | { readonly event: 'held'; readonly held: HeldTrap }
   | { readonly event: 'released'; readonly seq: number; readonly action: string }
-  | {
-      readonly event: 'result'
   /** A fault was injected. */
   | { readonly event: 'fired'; readonly firing: Firing }
+  | {
+      readonly event: 'result'
       readonly id: number
       readonly value?: unknown
       readonly error?: string
@@ -113,10 +115,10 @@ interface Events {
   /** A breakpoint stopped a trap. */
   held: [HeldTrap]
   released: [seq: number, action: string]
-  /** The thread ended without being asked to. */
-  died: [message: string]
   /** A fault was injected. */
   fired: [Firing]
+  /** The thread ended without being asked to. */
+  died: [message: string]
 }
 
 /** One worker: asks it, and passes on what it says. */
@@ -379,8 +381,8 @@ export class TrapThread extends EventEmitter<Events> {
         return void this.emit('held', event.held)
       case 'released':
         return void this.emit('released', event.seq, event.action)
-    }
-  }
       case 'fired':
         return void this.emit('fired', event.firing)
+    }
+  }
 }

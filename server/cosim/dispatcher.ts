@@ -15,19 +15,22 @@ import {
   type Hello,
   Id,
   type MessageFromQemu as Message,
+  type Mirrored,
   type Reset,
   type Shutdown,
   type Translate,
   type TrapRead,
   type TrapWrite,
+  type Unexpected,
 } from '../../protocol/generated/messages.ts'
 import { enums, MAX_STRING, VERSION } from '../../protocol/messages.ts'
-import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
-import type { HypWarning } from '../hypervisor/warnings.ts'
 import { Injector, type InjectorState } from '../faults/injector.ts'
 import type { FaultPlan } from '../faults/rule.ts'
+import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
+import type { HypWarning } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { GuestMemory, Machine, Policy, PolicyState, Trap } from '../machine/ports.ts'
+import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { CountersWriter } from '../trace/counters.ts'
 import { request } from '../trace/records.ts'
 import { RingWriter } from '../trace/ring.ts'
@@ -42,7 +45,8 @@ import { Operator } from './operator.ts'
 import { sharedRamFile } from './ramFile.ts'
 import { Reporter, type ReporterState } from './reporter.ts'
 import { hypervisorSections } from './sections.ts'
-import { TrackedHardware, Translator } from './translator.ts'
+import { TrackedHardware } from './trackedHardware.ts'
+import { Translator } from './translator.ts'
 import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
@@ -76,12 +80,12 @@ const NOTHING: Envelope = {
 export interface Handover {
   readonly breakpoints: readonly Breakpoint[]
   readonly report: ReporterState
+  /** Null: no rule is armed. */
+  readonly faults: InjectorState | null
   /** Number of the trap that was held, 0: none. It comes again. */
   readonly held: number
 }
 
-  /** Null: no rule is armed. */
-  readonly faults: InjectorState | null
 /** Lets breakpoints know of hyp warnings. */
 class WatchedReporter extends Reporter {
   watch: Breakpoints | undefined
@@ -123,11 +127,11 @@ export class Dispatcher {
   #policy: Policy | undefined
   #machine: Machine | undefined
   readonly #operator: Operator
+  readonly #injector: Injector
   #inspector: Inspector | undefined
   #held: Held | undefined
   /** The trap before this one was held, so QEMU's time for it says nothing. */
   #heldBefore = false
-  readonly #injector: Injector
   #shutdown = false
   #translator: Translator | undefined
   #guard: WireGuard | undefined
@@ -155,15 +159,15 @@ export class Dispatcher {
     this.#reporter = new WatchedReporter(this.#ring, this.#counters)
     this.#reporter.watch = this.#breakpoints
     this.#operator = new Operator(this.#breakpoints, this.#ring)
-  }
-
-  /** Takes QEMU's connection. There is one machine: while it is connected, further peers are turned away. */
-  attach(socket: Socket): void {
     this.#injector = new Injector(this.#ring, firing => {
       this.#counters.add('faults')
       post({ event: 'fired', firing })
     })
     this.#injector.prepare(options.faults)
+  }
+
+  /** Takes QEMU's connection. There is one machine: while it is connected, further peers are turned away. */
+  attach(socket: Socket): void {
     if (this.#link?.open) {
       socket.destroy()
       return
@@ -191,10 +195,6 @@ export class Dispatcher {
           return this.#heldTrap()
         case 'release':
           return this.#release(args[0] as Release)
-        default:
-          return this.#operator.operate(operation, args)
-      }
-    } catch (error) {
         case 'armFaults':
           return this.#injector.arm({ rules: args[0] as FaultPlan['rules'], seed: Number(args[1]) })
         case 'disarmFaults':
@@ -205,13 +205,24 @@ export class Dispatcher {
           return this.#injector.open(args[0] as readonly string[], args[1] as number | undefined)
         case 'fireFault':
           return this.#injector.fire(String(args[0]))
+        default:
+          return this.#operator.operate(operation, args)
+      }
+    } catch (error) {
       // What broke the connection has to end it, whoever asked.
       if (error instanceof LinkClosed || error instanceof ProtocolError) this.#link?.close(error)
       throw error
     } finally {
       this.#link?.replayDeferred()
       this.#keepNow()
+      this.#askAgain()
     }
+  }
+
+  /** A breakpoint is to see the next access: QEMU must not answer it by itself. */
+  #askAgain(): void {
+    if (!this.#breakpoints.armed || this.#held !== undefined || !this.#link?.open) return
+    for (const { hardware } of this.#machine?.smmus ?? []) hardware.read(ARM_SMMU_IDR0, 4, { lo: 0, hi: 0 })
   }
 
   /** Gives up the machine: QEMU keeps its vCPUs at their traps and looks for another server. */
@@ -223,6 +234,7 @@ export class Dispatcher {
       held,
       breakpoints: this.#breakpoints.list(),
       report: this.#reporter.state,
+      faults: this.#injector.state,
     }
   }
 
@@ -233,8 +245,8 @@ export class Dispatcher {
       this.#breakpoints.add(spec, id)
     }
     this.#reporter.adopt(report)
+    if (faults !== null) this.#injector.adopt(faults)
   }
-      faults: this.#injector.state,
 
   #message(message: Message): void {
     this.#newest = message.seq
@@ -245,13 +257,14 @@ export class Dispatcher {
         return this.#access(message, true)
       case Id.hello:
         return this.#hello(message)
-    if (faults !== null) this.#injector.adopt(faults)
       case Id.reset:
         return this.#reset(message)
       case Id.translate:
         return this.#translate(message)
       case Id.shutdown:
         return this.#ended(message)
+      case Id.unexpected:
+        return this.#unexpected(message)
       default:
         if (!this.#notice(message)) this.#outOfPlace(message)
     }
@@ -286,6 +299,36 @@ export class Dispatcher {
       if (hit !== undefined) return this.#hold(link, hit, seq, lastTrapNs, start, 0)
     }
     this.#decide(policy, link, trap, seq, lastTrapNs, start, 0)
+  }
+
+  /** A read that QEMU answered as it had been told to: it counts as a trap that took the server no time. */
+  #mirrored(message: Mirrored): void {
+    const trap = this.#trap
+    trap.seq++
+    trap.smmu = message.smmu
+    trap.cpu = message.cpu
+    trap.write = false
+    trap.offset = message.offset
+    trap.size = 4
+    trap.time = message.time
+    trap.pcHi = message.pcHi
+    trap.pcLo = message.pcLo
+    trap.lo = message.value
+    trap.hi = 0
+    trap.aborted = false
+    this.#ring.trap(trap, 0, this.#ring.now(), 0)
+    this.#counters.trap(trap, 0, 0)
+    this.#counters.add('mirrored')
+  }
+
+  #unexpected(message: Unexpected): void {
+    const policy = this.#policy
+    if (policy === undefined) return this.#outOfPlace(message)
+    const { smmu, offset, value } = message
+    const start = this.#ring.now()
+    policy.unexpected?.(smmu)
+    this.#keepNow()
+    this.#ring.request(request.unexpected, 0, start, this.#ring.now() - start, smmu, offset, value)
   }
 
   /** @param spent ns of an earlier part of the trap that `start` does not cover. */
@@ -465,6 +508,7 @@ export class Dispatcher {
     this.#policy = policy
     this.#inspector = new Inspector(machine, policy, memory)
     this.#operator.connect(policy, this.#inspector)
+    this.#connectFaults(link, machine, policy, hello, memory)
     encodeWelcome(link.out, hello.seq, version, hello.features, session)
     link.flush()
     this.#post({ event: 'connected', machine: hello, resumed: hello.resumed === 1, repairs })
@@ -508,7 +552,6 @@ export class Dispatcher {
     switch (this.#options.onRefusal) {
       case 'reset':
         this.#lost = text
-    this.#connectFaults(link, machine, policy, hello, memory)
         this.#resumed ??= NOTHING
         return true
       case 'leave':
@@ -522,9 +565,12 @@ export class Dispatcher {
   }
 
   #connect(link: Link, hello: Hello, memory: GuestMemory, guard: WireGuard): Machine {
-    const hardware = hello.smmus.map((_, index) => new WireHardware(link, this.#ring, index))
+    // With breakpoints, every access is to come by.
+    const capable = !this.#options.faithful && (hello.features & enums.feature.mirror[0]) !== 0
+    const mayPost = () => capable && !this.#breakpoints.armed
+    const hardware = hello.smmus.map((_, index) => new WireHardware(link, this.#ring, index, mayPost))
     const { translate = 'hardware' } = this.#options
-    const tracked = translate === 'hardware' ? undefined : hardware.map(port => new TrackedHardware(port))
+    const tracked = translate === 'hardware' ? undefined : hardware.map(port => new TrackedHardware(port, memory))
     this.#translator = tracked && new Translator(translate, memory, this.#ring, tracked)
     return {
       memory: new RecordedMemory(memory, this.#ring),
@@ -537,6 +583,37 @@ export class Dispatcher {
       devices: hello.devices,
       guard,
     }
+  }
+
+  #connectFaults(link: Link, machine: Machine, policy: Policy, hello: Hello, memory: GuestMemory): void {
+    const answered = (seq: number) => void link.call(seq)
+    const around = {
+      machine,
+      policy,
+      devices: hello.devices,
+      memory,
+      translates: this.#translator?.mode === 'server',
+      irq: (smmu: number, line: number) => {
+        const seq = link.nextSeq()
+        encodeIrq(link.out, seq, smmu, line)
+        answered(seq)
+      },
+      invalidate: (smmu: number) => {
+        const seq = link.nextSeq()
+        encodeInvalidate(link.out, seq, smmu, enums.invalidateScope.all[0], 0)
+        answered(seq)
+      },
+      warn: (warning: HypWarning, trap: number, smmu: number) => this.#reporter.warn(warning, trap, smmu, 0, 0, 0, 0),
+      donate: (base: number, size: number, vm: number) => this.#operator.operate('donate', [base, size, vm]) as number,
+      reclaim: (base: number, size: number, vm: number) =>
+        this.#operator.operate('reclaim', [base, size, vm]) as number,
+      cut: (): never => {
+        throw new LinkClosed('a fault cut the connection')
+      },
+      garble: () => link.garble(),
+    }
+    this.#injector.connect(around, hello.resumed === 1)
+    if (this.#translator !== undefined) this.#translator.faults = this.#injector
   }
 
   /** The shared file if this server may open it; else over the wire. */
@@ -586,37 +663,6 @@ export class Dispatcher {
     this.#shutdown = true
     this.#counters.latency(message.lastTrapNs)
     this.#post({ event: 'shutdown', cause: message.cause, sections: this.#sections() })
-  #connectFaults(link: Link, machine: Machine, policy: Policy, hello: Hello, memory: GuestMemory): void {
-    const answered = (seq: number) => void link.call(seq)
-    const around = {
-      machine,
-      policy,
-      devices: hello.devices,
-      memory,
-      translates: this.#translator?.mode === 'server',
-      irq: (smmu: number, line: number) => {
-        const seq = link.nextSeq()
-        encodeIrq(link.out, seq, smmu, line)
-        answered(seq)
-      },
-      invalidate: (smmu: number) => {
-        const seq = link.nextSeq()
-        encodeInvalidate(link.out, seq, smmu, enums.invalidateScope.all[0], 0)
-        answered(seq)
-      },
-      warn: (warning: HypWarning, trap: number, smmu: number) => this.#reporter.warn(warning, trap, smmu, 0, 0, 0, 0),
-      donate: (base: number, size: number, vm: number) => this.#operator.operate('donate', [base, size, vm]) as number,
-      reclaim: (base: number, size: number, vm: number) =>
-        this.#operator.operate('reclaim', [base, size, vm]) as number,
-      cut: (): never => {
-        throw new LinkClosed('a fault cut the connection')
-      },
-      garble: () => link.garble(),
-    }
-    this.#injector.connect(around, hello.resumed === 1)
-    if (this.#translator !== undefined) this.#translator.faults = this.#injector
-  }
-
   }
 
   /** What needs no answer. */
@@ -637,6 +683,9 @@ export class Dispatcher {
         if (this.#breakpoints.armed) this.#breakpoints.event(message.smmu, record)
         return true
       }
+      case Id.mirrored:
+        this.#mirrored(message)
+        return true
       case Id.gerror:
         this.#ring.gerror(message.smmu, message.time, message.gerror, message.gerrorn)
         this.#counters.add('gerrors')
@@ -672,6 +721,7 @@ export class Dispatcher {
       ...hypervisorSections(this.#policy, this.#machine),
       ...this.#reporter.sections(),
       ...(this.#translator && { translate: this.#translator.report() }),
+      ...(this.#injector.state && { faults: this.#injector.status() }),
     }
   }
 
@@ -681,6 +731,7 @@ export class Dispatcher {
     this.#resumed = undefined
     this.#inspector = undefined
     this.#operator.disconnect()
+    this.#injector.disconnect()
     if (this.#held !== undefined) this.#post({ event: 'released', seq: this.#trap.seq, action: 'lost' })
     this.#held = undefined
     this.#breakpoints.reset()
@@ -690,5 +741,3 @@ export class Dispatcher {
     this.#post({ event: 'disconnected', message, expected, fault })
   }
 }
-      ...(this.#injector.state && { faults: this.#injector.status() }),
-    this.#injector.disconnect()

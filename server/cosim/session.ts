@@ -30,6 +30,8 @@ export interface SessionOptions {
     readonly panicOnWarn: boolean
     /** Who translates for devices; default `hardware`. */
     readonly translate?: TranslateMode
+    /** Every access of the guest is a trap, every access to the hardware is waited for. */
+    readonly faithful?: boolean
     /** QEMU's size notation. */
     readonly carveout: string
     /** Socket of a server that runs elsewhere; absent: one of this session's own. */
@@ -38,10 +40,10 @@ export interface SessionOptions {
     readonly reconnectMs?: number
     /** Further properties of QEMU's smmu-cosim object, `name=value`. */
     readonly properties?: readonly string[]
-  }
-  /** Goes on where a machine of the same description was saved, instead of booting. */
     /** Rules that are armed from the start. */
     readonly faults?: FaultPlan
+  }
+  /** Goes on where a machine of the same description was saved, instead of booting. */
   readonly restore?: SavedMachine
   readonly scratch: Scratch
   /** Where the console log goes. */
@@ -202,9 +204,10 @@ export class Session extends EventEmitter<{
         policyOptions: policy.options,
         panicOnWarn: policy.panicOnWarn,
         ...(policy.translate && { translate: policy.translate }),
+        ...(policy.faithful && { faithful: true }),
+        ...(policy.faults && { faults: policy.faults }),
         ramFile: path,
         ring,
-        ...(policy.faults && { faults: policy.faults }),
         counters,
       })
       return new Session(options, path, { thread, counters: new Counters(counters), pump: new Pump(ring) })

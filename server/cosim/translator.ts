@@ -5,7 +5,7 @@ import { enums } from '../../protocol/messages.ts'
 import type { Injector } from '../faults/injector.ts'
 import type { GuestMemory } from '../machine/ports.ts'
 import { hex64 } from '../smmu/bits.ts'
-import { decodeFeatures } from '../smmu/features.ts'
+import { decodeFeatures, type Features } from '../smmu/features.ts'
 import {
   ARM_SMMU_CR0,
   ARM_SMMU_CR2,
@@ -16,21 +16,27 @@ import {
   ARM_SMMU_IDR5,
   ARM_SMMU_STRTAB_BASE,
   ARM_SMMU_STRTAB_BASE_CFG,
+  CR2_E2H,
   GBPA_UPDATE,
 } from '../smmu/registers.ts'
+import { SoftCaches } from '../smmu/soft/caches.ts'
+import { execute } from '../smmu/soft/execute.ts'
 import { NO_SSID, type Outcome, type Transaction } from '../smmu/transaction.ts'
 import { Walker } from '../smmu/walker.ts'
-import { describeStep, type Recorder } from '../smmu/walkSteps.ts'
+import { describeStep } from '../smmu/walkSteps.ts'
 import type { RingWriter } from '../trace/ring.ts'
-import { describeAnswer, newAnswer, sameAnswer, setOutcome, setRequested } from './answer.ts'
+import { type Answer, describeAnswer, newAnswer, sameAnswer, setOutcome, setRequested } from './answer.ts'
+import { type Case, DIFFERENCES, Examiner, explain } from './differences.ts'
 import type { Link } from './link.ts'
+import type { CommandListener, TrackedHardware } from './trackedHardware.ts'
+import { RecordedMemory } from './wirePorts.ts'
 
 const { write: WRITE, exec: EXEC, privileged: PRIVILEGED, ssidValid: SSID_VALID } = enums.access
 const { fault: FAULT } = enums.translation
 
 export type TranslateMode = keyof typeof enums.translateMode
 
-/** Where QEMU's model and the walker differ: both answers, and the tables as the walker read them. */
+/** Where QEMU's model and the walker differ and nobody knows why: both answers, and the tables as they stand. */
 export interface Mismatch {
   readonly smmu: number
   readonly sid: number
@@ -38,7 +44,16 @@ export interface Mismatch {
   readonly access: 'read' | 'write'
   readonly hardware: string
   readonly walker: string
+  /** What the tables say, where the walker's answer is one that it had cached: an invalidation is missing. */
+  readonly tables?: string
   readonly steps: readonly string[]
+}
+
+/** A known difference of QEMU's model (differences.ts), and how many answers it explains. */
+export interface Explained {
+  readonly difference: string
+  readonly section: string
+  readonly count: number
 }
 
 /** The `translate` section of a report. */
@@ -46,95 +61,85 @@ export interface TranslateReport {
   readonly mode: TranslateMode
   readonly misses: number
   readonly faults: number
+  /** Answers that differ, without those that known differences explain. */
   readonly mismatches: number
   /** The first of them. */
   readonly findings: readonly Mismatch[]
-  /** Server's time for one translation, µs: median of the last 4096. */
+  readonly explained: readonly Explained[]
+  /** Server's time for one translation, µs, of the last 4096. */
   readonly medianUs: number
+  readonly p99Us: number
 }
 
 const LISTED_FINDINGS = 100
 const TIMES = 4096
 
-/** The registers that translation depends on, kept from what is written to the hardware. */
-export class TrackedHardware implements SmmuHardware {
-  readonly #hardware: SmmuHardware
-  readonly #written = new Map<number, number>()
-  /** Counts writes, so that a reader knows when to look again. */
-  generation = 0
+/** After so many walks the caches start anew: a guest that never invalidates does not fill the server's memory. */
+const MAX_WALKS = 1 << 16
 
-  constructor(hardware: SmmuHardware) {
-    this.#hardware = hardware
-  }
-
-  read(offset: number, size: number, into: Halves): boolean {
-    return this.#hardware.read(offset, size, into)
-  }
-
-  write(offset: number, size: number, lo: number, hi: number): boolean {
-    const ok = this.#hardware.write(offset, size, lo, hi)
-    if (ok && offset < ARM_SMMU_STRTAB_BASE_CFG + 4 && size >= 4) {
-      this.#written.set(offset, lo)
-      if (size === 8) this.#written.set(offset + 4, hi)
-      this.generation++
-    }
-    return ok
-  }
-
-  /** Of the queue registers, which translation does not depend on. */
-  writeThenRead(offset: number, value: number, readOffset: number, into: Halves): boolean {
-    if (this.#hardware.writeThenRead !== undefined) {
-      return this.#hardware.writeThenRead(offset, value, readOffset, into)
-    }
-    return this.#hardware.write(offset, 4, value, 0) && this.#hardware.read(readOffset, 4, into)
-  }
-
-  /** What stands in the register: as written, or as the hardware says it is. */
-  value(offset: number): number {
-    const written = this.#written.get(offset)
-    if (written !== undefined) return written
-    const into = { lo: 0, hi: 0 }
-    this.#hardware.read(offset, 4, into)
-    this.#written.set(offset, into.lo)
-    return into.lo
-  }
-
-  /** The hardware was reset: ask it again. */
-  forget(): void {
-    this.#written.clear()
-    this.generation++
-  }
-}
-
-/** One SMMU's walker. */
-class SmmuTranslator {
+/**
+ * One SMMU's walker, with caches of its own that only the commands empty which the hardware consumes: an invalidation that
+ * the hypervisor swallowed shows as a translation by the old tables, as on hardware.
+ */
+class SmmuTranslator implements CommandListener {
   readonly #hardware: TrackedHardware
+  readonly #features: Features
+  /**
+   * Not `maximal`: a level 1 descriptor of the stream table becomes valid with CFGI_STE of a leaf, in Linux and in the series,
+   * and the model does not know the contiguous bit.
+   */
+  readonly #caches = new SoftCaches('walks')
   readonly #walker: Walker
+  readonly #examiner: Examiner
   #generation = -1
+  #walks = 0
+  #e2h = false
 
-  constructor(hardware: TrackedHardware, memory: GuestMemory) {
+  /** @param recorded guest memory, and whatever the walker reads of it is on the trace */
+  constructor(hardware: TrackedHardware, memory: GuestMemory, recorded: GuestMemory) {
     this.#hardware = hardware
     const [idr0, idr1, idr3, idr5] = [ARM_SMMU_IDR0, ARM_SMMU_IDR1, ARM_SMMU_IDR3, ARM_SMMU_IDR5].map(offset =>
       hardware.value(offset),
     )
-    this.#walker = new Walker(decodeFeatures({ idr0, idr1, idr3, idr5 }), memory)
+    this.#features = decodeFeatures({ idr0, idr1, idr3, idr5 })
+    this.#walker = new Walker(this.#features, recorded, this.#caches)
+    this.#examiner = new Examiner(this.#features, memory)
+    hardware.listen(this.#features.cmdqs, this)
   }
 
-  translate(transaction: Transaction, recorder?: Recorder): Outcome {
+  translate(transaction: Transaction): Outcome {
     if (this.#generation !== this.#hardware.generation) this.#load()
-    return this.#walker.translate(transaction, recorder)
+    if (++this.#walks > MAX_WALKS) this.lost()
+    return this.#walker.translate(transaction)
+  }
+
+  /** The same without caches. */
+  examine(transaction: Transaction, hardware: Answer): Case {
+    return this.#examiner.examine(transaction, hardware)
+  }
+
+  command(words: Uint32Array, base: number): void {
+    execute(words, base, this.#features, this.#caches, this.#e2h)
+  }
+
+  lost(): void {
+    this.#caches.clear()
+    this.#walks = 0
   }
 
   #load(): void {
     const hardware = this.#hardware
-    this.#walker.setRegisters({
+    const registers = {
       cr0: hardware.value(ARM_SMMU_CR0),
       cr2: hardware.value(ARM_SMMU_CR2),
       gbpa: hardware.value(ARM_SMMU_GBPA) & ~GBPA_UPDATE,
       strtabBaseLo: hardware.value(ARM_SMMU_STRTAB_BASE),
       strtabBaseHi: hardware.value(ARM_SMMU_STRTAB_BASE + 4),
       strtabBaseCfg: hardware.value(ARM_SMMU_STRTAB_BASE_CFG),
-    })
+    }
+    this.#walker.setRegisters(registers)
+    this.#examiner.setRegisters(registers)
+    this.#e2h = (registers.cr2 & CR2_E2H) !== 0
     this.#generation = hardware.generation
   }
 }
@@ -142,10 +147,10 @@ class SmmuTranslator {
 /** Answers the machine's translate requests. */
 export class Translator {
   readonly mode: TranslateMode
-  readonly #memory: GuestMemory
-  readonly #ring: RingWriter
   /** Alters answers, while rules are armed. */
   faults: Pick<Injector, 'armed' | 'translate'> | undefined
+  readonly #memory: GuestMemory
+  readonly #ring: RingWriter
   readonly #hardware: readonly TrackedHardware[]
   readonly #smmus: (SmmuTranslator | undefined)[] = []
   readonly #transaction: Transaction = {
@@ -164,8 +169,10 @@ export class Translator {
   #faults = 0
   #mismatches = 0
   readonly #findings: Mismatch[] = []
+  /** By the name of the difference. */
+  readonly #explained = new Map<string, number>()
 
-  /** @param memory not recorded: a walk is on the trace as one record, with its result. */
+  /** @param memory not recorded */
   constructor(mode: TranslateMode, memory: GuestMemory, ring: RingWriter, hardware: readonly TrackedHardware[]) {
     this.mode = mode
     this.#memory = memory
@@ -177,7 +184,7 @@ export class Translator {
   reset(): void {
     for (const [index, hardware] of this.#hardware.entries()) {
       hardware.forget()
-      this.#smmus[index] = new SmmuTranslator(hardware, this.#memory)
+      this.#smmus[index] = new SmmuTranslator(hardware, this.#memory, new RecordedMemory(this.#memory, this.#ring))
     }
   }
 
@@ -191,7 +198,7 @@ export class Translator {
   }
 
   /** Walks, compares in lockstep, and encodes the answer into `link.out`. */
-  request(link: Link, request: Translate): void {
+  request(link: Pick<Link, 'out'>, request: Translate): void {
     const start = this.#ring.now()
     const transaction = this.#transaction
     const { access } = request
@@ -206,11 +213,11 @@ export class Translator {
     const answer = this.#answer
     if (smmu === undefined) setOutcome(answer, { kind: 'abort' })
     else setOutcome(answer, smmu.translate(transaction))
+    if (this.faults?.armed) this.faults.translate(request, answer)
     if (answer.status === FAULT[0]) this.#faults++
     if (this.mode === 'lockstep' && smmu !== undefined) this.#compare(request, smmu)
     const words = answer.words
     encodeTranslated(
-    if (this.faults?.armed) this.faults.translate(request, answer)
       link.out,
       request.seq,
       answer.status,
@@ -234,32 +241,46 @@ export class Translator {
 
   report(): TranslateReport {
     const times = this.#times.slice(0, Math.min(this.#misses, TIMES)).sort()
+    const us = (share: number) => Math.round((times[Math.floor(times.length * share)] ?? 0) / 10) / 100
+    const explained = DIFFERENCES.flatMap(({ name, section }) => {
+      const count = this.#explained.get(name)
+      return count === undefined ? [] : [{ difference: name, section, count }]
+    })
     return {
       mode: this.mode,
       misses: this.#misses,
       faults: this.#faults,
       mismatches: this.#mismatches,
       findings: this.#findings,
-      medianUs: Math.round((times[times.length >> 1] ?? 0) / 10) / 100,
+      explained,
+      medianUs: us(0.5),
+      p99Us: us(0.99),
     }
   }
 
   #compare(request: Translate, smmu: SmmuTranslator): void {
     const theirs = this.#theirs
+    const ours = this.#answer
     setRequested(theirs, request)
-    if (sameAnswer(theirs, this.#answer)) return
+    if (sameAnswer(theirs, ours)) return
+    const found = smmu.examine(this.#transaction, theirs)
+    const stale = !sameAnswer(found.walker, ours)
+    const names = stale ? undefined : explain(found)
+    if (names !== undefined) {
+      for (const name of names) this.#explained.set(name, (this.#explained.get(name) ?? 0) + 1)
+      return
+    }
     this.#mismatches++
     if (this.#findings.length === LISTED_FINDINGS) return
-    const steps: string[] = []
-    smmu.translate(this.#transaction, step => steps.push(describeStep(step)))
     this.#findings.push({
       smmu: request.smmu,
       sid: request.sid,
       iova: hex64(request.iovaLo, request.iovaHi),
       access: this.#transaction.write ? 'write' : 'read',
       hardware: describeAnswer(theirs),
-      walker: describeAnswer(this.#answer),
-      steps,
+      walker: describeAnswer(ours),
+      ...(stale && { tables: describeAnswer(found.walker) }),
+      steps: found.steps.map(describeStep),
     })
   }
 }

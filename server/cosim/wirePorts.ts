@@ -3,6 +3,7 @@
 import {
   encodeGuardAdd,
   encodeGuardRemove,
+  encodeHwPost,
   encodeHwRead,
   encodeHwWrite,
   encodeMemRead,
@@ -21,11 +22,14 @@ export class WireHardware implements SmmuHardware {
   readonly #link: Link
   readonly #ring: RingWriter
   readonly #smmu: number
+  readonly #mayPost: () => boolean
 
-  constructor(link: Link, ring: RingWriter, smmu: number) {
+  /** @param mayPost asked at each write that need not be waited for */
+  constructor(link: Link, ring: RingWriter, smmu: number, mayPost: () => boolean) {
     this.#link = link
     this.#ring = ring
     this.#smmu = smmu
+    this.#mayPost = mayPost
   }
 
   read(offset: number, size: number, into: Halves): boolean {
@@ -68,6 +72,15 @@ export class WireHardware implements SmmuHardware {
     this.#ring.hardware(true, this.#smmu, offset, 4, value, 0, writeOk, start, between - start)
     this.#ring.hardware(false, this.#smmu, readOffset, 4, into.lo, 0, readOk, between, this.#ring.now() - between)
     return writeOk && readOk
+  }
+
+  /** Leaves with the reply, in front of it. */
+  post(offset: number, value: number, checkOffset: number, checkValue: number, answer: number): boolean {
+    if (!this.#mayPost()) return false
+    const link = this.#link
+    encodeHwPost(link.out, link.nextSeq(), this.#smmu, offset, value, checkOffset, checkValue, answer)
+    this.#ring.hardware(true, this.#smmu, offset, 4, value, 0, true, this.#ring.now(), 0)
+    return true
   }
 }
 

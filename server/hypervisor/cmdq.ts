@@ -2,7 +2,7 @@
 /**
  * Command queue (section 6 of the behaviour reference). The host's queue is copied once, filtered, and appended to a
  * shadow queue in hypervisor memory, which is the one that the hardware reads; the hypervisor's own commands go the
- * same way. When a trap ends, the hardware has consumed everything.
+ * same way. When a trap ends, the hardware has consumed everything, or is given it in front of the answer (`#post`).
  *
  * Nothing is allocated in here while commands flow.
  */
@@ -145,6 +145,7 @@ export class CommandQueue {
   readonly #hyp: Hypervisor
   readonly #smmu: Smmu
   readonly #rules: readonly (CommandRule | undefined)[]
+  readonly #posts: boolean
   readonly #words = new Uint32Array(4 * SHADOW_ENTRIES)
   readonly #bytes = new Uint8Array(this.#words.buffer)
   /** Commands at the start of `#words` that are kept but not yet in the shadow queue. */
@@ -176,10 +177,12 @@ export class CommandQueue {
   cons = 0
   error = 0
 
-  constructor(hyp: Hypervisor, smmu: Smmu, rules: readonly (CommandRule | undefined)[]) {
+  /** @param posts the host's CMDQ_CONS is what this class says, so that it may be told ahead */
+  constructor(hyp: Hypervisor, smmu: Smmu, rules: readonly (CommandRule | undefined)[], posts: boolean) {
     this.#hyp = hyp
     this.#smmu = smmu
     this.#rules = rules
+    this.#posts = posts
   }
 
   reset(): void {
@@ -256,7 +259,28 @@ export class CommandQueue {
     }
     this.hostCons = queuePointer(this.hostProd, log2size)
     this.#carriedOut = []
-    if (this.prod !== this.#submitted) this.#drain()
+    if (this.prod !== this.#submitted && !this.#post()) this.#drain()
+  }
+
+  /**
+   * Hands everything to the hardware with the answer to this trap: it has consumed it when the host looks, or else `settle`
+   * is called.
+   */
+  #post(): boolean {
+    const { hardware } = this.#smmu
+    if (!this.#posts || hardware.post === undefined) return false
+    const cons = (this.prod | (this.error << 24)) >>> 0
+    const answer = ((this.hostCons & ~CMDQ_CONS_ERR) | (this.error << 24)) >>> 0
+    if (!hardware.post(ARM_SMMU_CMDQ_PROD, this.prod, ARM_SMMU_CMDQ_CONS, cons, answer)) return false
+    this.#submitted = this.prod
+    this.cons = this.prod
+    return true
+  }
+
+  /** The hardware has not consumed what was posted. */
+  settle(): void {
+    this.#readCons()
+    this.#drain()
   }
 
   #filter(count: number): void {
@@ -352,8 +376,8 @@ export class CommandQueue {
     if (this.prod !== this.#submitted) {
       this.#submitted = this.prod
       this.#took(this.#smmu.writeThenRead32(ARM_SMMU_CMDQ_PROD, this.prod, ARM_SMMU_CMDQ_CONS))
-      if (this.cons === this.prod) return true
     }
+    if (this.cons === this.prod) return true
     this.#hyp.wait.until(this.#consumed)
     if (this.cons === this.prod) return true
     const warning = this.#stopped ? HYP_CMDQ_STOPPED : HYP_CMDQ_TIMEOUT

@@ -4,7 +4,7 @@
  * the beginning as often as the machine restarts.
  */
 import type { GuestMemory, Machine, Trap } from '../machine/ports.ts'
-import { ARM_SMMU_CR0, CR0_CMDQEN } from '../smmu/registers.ts'
+import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN } from '../smmu/registers.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
 import { type CommandParts, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
 import { frameRules, type RegisterParts } from './frame.ts'
@@ -103,6 +103,7 @@ export class Hypervisor {
     const stream = stageIncludes(this.until, 'nested') ? nestStream : copyStream
     const rules = {
       registers: frameRules(this.until, parts.registers),
+      posts: parts.registers?.[ARM_SMMU_CMDQ_CONS] === undefined,
       commands: commandRules(stageIncludes(this.until, 'strtab'), parts.commands),
       stream: parts.stream === undefined ? stream : parts.stream(stream),
     }
@@ -233,6 +234,15 @@ export class Hypervisor {
     } else {
       trap.aborted = !smmu.hardware.read(trap.offset, trap.size, trap)
     }
+  }
+
+  /** The hardware has not consumed the commands that were posted to it. */
+  unexpected(index: number): void {
+    const smmu = this.smmus[index]
+    if (smmu === undefined || !this.isolated) return
+    this.wait.begin()
+    smmu.cmdq.settle()
+    this.changed()
   }
 
   /** Gives pages of the host to a protected VM: neither vCPUs nor devices reach them afterwards. */

@@ -132,6 +132,8 @@ export class Smmu {
       readonly registers: readonly (RegisterRule | undefined)[]
       readonly commands: readonly (CommandRule | undefined)[]
       readonly stream: StreamRule
+      /** The host's CMDQ_CONS may be told ahead. */
+      readonly posts: boolean
     },
   ) {
     this.hyp = hyp
@@ -140,7 +142,7 @@ export class Smmu {
     this.size = machineSmmu.size
     this.hardware = machineSmmu.hardware
     this.#rules = rules.registers
-    this.cmdq = new CommandQueue(hyp, this, rules.commands)
+    this.cmdq = new CommandQueue(hyp, this, rules.commands, rules.posts)
     this.strtab = new ShadowStreamTable(hyp, this, rules.stream)
     this.evtq = new HostQueue(hyp.share, EVTQ_ENTRY_SIZE)
     this.priq = new HostQueue(hyp.share, PRIQ_ENTRY_SIZE)

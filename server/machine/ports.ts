@@ -41,6 +41,13 @@ export interface SmmuHardware {
    * @returns false when the hardware aborts either; `into` is then 0.
    */
   writeThenRead?(offset: number, value: number, readOffset: number, into: Halves): boolean
+  /**
+   * Writes 32 bits at `offset` without waiting, together with the answer to the trap at hand: at `checkOffset` the hardware
+   * is to hold `checkValue` then. While it does, a vCPU that reads 32 bits there gets `answer` without a trap, up to the
+   * next trap or access of ours; should it not, the policy's `unexpected` is called before the next trap.
+   * @returns false, with nothing done, when the write has to be waited for.
+   */
+  post?(offset: number, value: number, checkOffset: number, checkValue: number, answer: number): boolean
 }
 
 /** Who may see a page through the CPU: loads and stores by a vCPU to a guarded range are external aborts. */
@@ -111,4 +118,6 @@ export interface Policy {
   reset(): void
   /** Decide a trap: for a read set `lo`/`hi`; for a write act on them; or set `aborted`. */
   access(trap: Trap): void
+  /** What was posted to this SMMU's hardware did not lead to what it was to lead to. Called between traps. */
+  unexpected?(smmu: number): void
 }

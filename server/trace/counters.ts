@@ -27,6 +27,7 @@ const SCALARS = [
   'faults',
   'breakpoints',
   'translations',
+  'mirrored',
 ] as const
 export type Scalar = (typeof SCALARS)[number]
 
@@ -56,14 +57,14 @@ export class CountersWriter {
     this.#words = new Uint32Array(buffer)
   }
 
-  /** @param lastTrapNs of the trap before; 0: unknown. @param serverNs from frame received to reply sent. */
+  /** @param lastTrapNs of the trap before; 0: unknown. @param serverNs from frame received to reply sent; 0: there was none. */
   trap(trap: Readonly<Trap>, lastTrapNs: number, serverNs: number): void {
     const slot = trap.offset < ARM_SMMU_FRAME_SIZE ? trap.offset >>> 2 : SLOTS - 1
     this.#increment((trap.write ? WRITES : READS) + slot)
     this.add(trap.write ? 'writes' : 'reads')
     if (trap.aborted) this.add('aborted')
     this.latency(lastTrapNs)
-    count(this.#words, SERVER, serverNs)
+    if (serverNs !== 0) count(this.#words, SERVER, serverNs)
   }
 
   /** Round trip of a trap as QEMU measured it, ns; also of the last one, which comes with `shutdown`. 0: unknown. */
@@ -193,6 +194,7 @@ export class Counters {
       total: reads + writes,
       reads,
       writes,
+      mirrored: this.get('mirrored'),
       byRegister: this.registers().map(({ register, reads, writes }) => ({ register, reads, writes })),
       latencyUs: us(this.latency()),
       serverUs: us(this.server()),

@@ -22,7 +22,10 @@ interface Kind {
 }
 
 export const kinds = {
-  /** Root. An access of a vCPU and its outcome. `lastTrapNs`: round trip of the trap before, as QEMU measured it. */
+  /**
+   * Root. An access of a vCPU and its outcome. `lastTrapNs`: round trip of the trap before, as QEMU measured it. `duration` 0:
+   * QEMU gave the answer by itself, as it had been told to with the trap before.
+   */
   trap: {
     id: 1,
     fields: {
@@ -161,7 +164,7 @@ export const verdict = { kept: 0, rewritten: 1, dropped: 2, own: 3 } as const
  * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `other`: nothing that
  * changes the hypervisor's state.
  */
-export const request = { other: 0, donate: 1, reclaim: 2, resume: 3 } as const
+export const request = { other: 0, donate: 1, reclaim: 2, resume: 3, unexpected: 4 } as const
 
 /** `powerButton`: it was pressed, and the guest may shut down. */
 export const machineState = {

@@ -14,6 +14,7 @@ import type { MachineDescription } from './format.ts'
 import { type Group, type Item, isGroup, type Root } from './groups.ts'
 import { type Effect, RecordedMachine } from './recorded.ts'
 import { type RecordOf, request, verdict } from './records.ts'
+import type { LongWrites } from './shown.ts'
 
 /** One thing that went differently. */
 export interface Difference {
@@ -78,6 +79,11 @@ export class Replay {
   /** Reads of memory that the recording doesn't show; answered with 0. */
   get unknownReads(): number {
     return this.#recorded.unknownReads
+  }
+
+  /** Of the decision that was last made: what it wrote where the recording has only the same digest. */
+  get longWrites(): LongWrites {
+    return this.#recorded.longWrites
   }
 
   /**
@@ -153,6 +159,7 @@ export class Replay {
 
   #request(root: RecordOf<'request'>, policy: Policy): Difference[] {
     if (root.request === request.resume) policy.state?.resume?.()
+    if (root.request === request.unexpected) policy.unexpected?.(root.v0)
     if (root.request !== request.donate && root.request !== request.reclaim) return []
     if (!(policy instanceof PkvmPolicy)) return []
     const { hypervisor } = policy

@@ -14,6 +14,8 @@ export interface Stats {
   readonly records: number
   readonly traps: number
   readonly aborted: number
+  /** Reads that QEMU answered as it had been told to; they are among the traps. */
+  readonly mirrored: number
   /** Between the first and the last decision, server's clock. */
   readonly span: number
   /** The server's time for a trap. */
@@ -55,7 +57,18 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
   const server = new Uint32Array(HISTOGRAM_WORDS)
   const latency = new Uint32Array(HISTOGRAM_WORDS)
   const hardware = new Uint32Array(HISTOGRAM_WORDS)
-  const n = { records: 0, traps: 0, aborted: 0, hwReads: 0, hwWrites: 0, reads: 0, writes: 0, bytes: 0, lost: 0 }
+  const n = {
+    records: 0,
+    traps: 0,
+    mirrored: 0,
+    aborted: 0,
+    hwReads: 0,
+    hwWrites: 0,
+    reads: 0,
+    writes: 0,
+    bytes: 0,
+    lost: 0,
+  }
   let first = Number.POSITIVE_INFINITY
   let last = 0
   for (const record of records) {
@@ -70,7 +83,8 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
         n.traps++
         n.aborted += record.aborted
         registers.add(`${record.write ? 'W' : 'R'} ${registerName(record.offset)}`)
-        count(server, 0, record.duration)
+        if (record.duration > 0) count(server, 0, record.duration)
+        else n.mirrored++
         if (record.lastTrapNs > 0) count(latency, 0, record.lastTrapNs)
         if (symbols) functions.add(symbols.find(pcOf(record))?.name ?? '?')
         break
@@ -105,6 +119,7 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
     records: n.records,
     traps: n.traps,
     aborted: n.aborted,
+    mirrored: n.mirrored,
     span: Math.max(0, last - first),
     server: percentiles(server),
     latency: percentiles(latency),
@@ -123,7 +138,9 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
 export function printStats(s: Stats, reader: TraceReader, out: Output): void {
   const us = ({ p50, p90, p99, max }: Percentiles) =>
     `p50 ${(p50 / 1000).toFixed(1)} µs, p90 ${(p90 / 1000).toFixed(1)}, p99 ${(p99 / 1000).toFixed(1)}, max ${(max / 1000).toFixed(1)}`
-  out.line(`${s.traps} traps in ${(s.span / 1e9).toFixed(2)} s${s.aborted > 0 ? `, ${s.aborted} aborted` : ''}`)
+  out.line(
+    `${s.traps} traps in ${(s.span / 1e9).toFixed(2)} s${s.aborted > 0 ? `, ${s.aborted} aborted` : ''}${s.mirrored > 0 ? `, ${s.mirrored} of them answered ahead` : ''}`,
+  )
   out.line(`  as QEMU saw them   ${us(s.latency)}`)
   out.line(`  in the server      ${us(s.server)}`)
   out.line(`  hardware accesses  ${s.hardware.reads} reads, ${s.hardware.writes} writes: ${us(s.hardware)}`)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * QEMU's model against the walker and SoftSmmu. `SMMU_COSIM_SEED` chooses the random part. Differences that are not QEMU's known
- * ones (differences.ts) are printed with the configuration's name, which has the seed in it, and shrunken.
+ * ones (server/cosim/differences.ts) are printed with the configuration's name, which has the seed in it, and shrunken.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { DIFFERENCES, explain } from '../../server/cosim/differences.ts'
 import { type Configuration, configs, flips, grid, randomConfiguration } from './cases.ts'
-import { DIFFERENCES, explain } from './differences.ts'
 import { Differential, Unexplained } from './differential.ts'
 
 const SEED = Number(process.env.SMMU_COSIM_SEED ?? 1)

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** QEMU, the walker and SoftSmmu, given the same tables and accesses. */
 import { type Answer, describeAnswer, newAnswer, sameAnswer, setOutcome } from '../../server/cosim/answer.ts'
+import { type Case, Examiner, explain } from '../../server/cosim/differences.ts'
 import { hex } from '../../server/smmu/bits.ts'
 import { cfgiAll, tlbiNsnhAll } from '../../server/smmu/commands.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
 import * as R from '../../server/smmu/registers.ts'
 import { SoftSmmu } from '../../server/smmu/soft/softSmmu.ts'
 import type { Transaction } from '../../server/smmu/transaction.ts'
-import { Walker } from '../../server/smmu/walker.ts'
-import { describeStep, type WalkStep } from '../../server/smmu/walkSteps.ts'
+import { describeStep } from '../../server/smmu/walkSteps.ts'
 import { FlatMemory, linearRegisters, RAM_BASE, transaction } from '../unit/smmu/support.ts'
 import { type Configuration, STRTAB } from './cases.ts'
-import { type Case, explain } from './differences.ts'
 import { type Access, LOCKSTEP_SID, LockstepMachine } from './lockstep.ts'
 
 const MEMORY_MIB = 8
@@ -19,7 +18,6 @@ const MEMORY_MIB = 8
 const CMDQ = RAM_BASE + 0x60_0000
 const EVTQ = RAM_BASE + 0x61_0000
 const LOG2_STREAMS = 6
-const CTXDESC_CD_0_TCR_PAN = 1n << 40n
 
 /** A case that nothing explains. */
 export class Unexplained extends Error {}
@@ -27,7 +25,7 @@ export class Unexplained extends Error {}
 export class Differential {
   readonly #machine: LockstepMachine
   readonly #memory = new FlatMemory(MEMORY_MIB << 20)
-  readonly #walker = new Walker(decodeFeatures(QEMU_NESTED_ID_REGISTERS), this.#memory)
+  readonly #examiner = new Examiner(decodeFeatures(QEMU_NESTED_ID_REGISTERS), this.#memory)
   readonly #soft = new SoftSmmu(this.#memory)
   #softProd = 0
   cases = 0
@@ -39,7 +37,7 @@ export class Differential {
   private constructor(machine: LockstepMachine, explainWith: typeof explain) {
     this.#machine = machine
     this.#explain = explainWith
-    this.#walker.setRegisters(linearRegisters(STRTAB, LOG2_STREAMS))
+    this.#examiner.setRegisters(linearRegisters(STRTAB, LOG2_STREAMS))
     const write = (offset: number, size: number, value: number) => this.#soft.write(offset, size, value, 0)
     write(R.ARM_SMMU_STRTAB_BASE, 8, STRTAB)
     write(R.ARM_SMMU_STRTAB_BASE_CFG, 4, LOG2_STREAMS)
@@ -102,29 +100,11 @@ export class Differential {
     else if (status === 3 && address < 1n << 44n) this.#memory.write(Number(address), new Uint8Array(1), 0, 1)
   }
 
-  #answer(t: Transaction, steps?: WalkStep[]): Answer {
-    const answer = newAnswer()
-    setOutcome(answer, this.#walker.translate(t, steps && (step => steps.push(step))))
-    return answer
-  }
-
   #judge({ address, write }: Access, hardware: Answer): Case {
     const t = transaction(LOCKSTEP_SID, address, { write })
-    const steps: WalkStep[] = []
-    const walker = this.#answer(t, steps)
-    this.#compareSoft(t, walker)
-    return { address, write, steps, walker, privileged: () => this.#privileged(t, steps), hardware }
-  }
-
-  #privileged(t: Transaction, steps: readonly WalkStep[]): Answer {
-    const at = steps.find(({ what, words }) => what === 'CD' && words !== undefined)?.address
-    const word = at === undefined ? 0n : this.#memory.get64(at)
-    if (at !== undefined) this.#memory.set64(at, word & ~CTXDESC_CD_0_TCR_PAN)
-    const answer = this.#answer({ ...t, privileged: true })
-    if (at !== undefined) this.#memory.set64(at, word)
-    // QEMU says PnU = 0 all the same.
-    if (answer.words[0] !== 0) answer.words[3] &= ~2
-    return answer
+    const found = this.#examiner.examine(t, hardware)
+    this.#compareSoft(t, found.walker)
+    return found
   }
 
   /** SoftSmmu with its queues and caches says what the walker says: the event is the one in its queue. */

@@ -48,6 +48,10 @@ export class PkvmPolicy implements Policy {
   access(trap: Trap): void {
     this.hypervisor.access(trap)
   }
+
+  unexpected(smmu: number): void {
+    this.hypervisor.unexpected(smmu)
+  }
 }
 
 export function pkvm(machine: Machine, context: PolicyContext, parts?: PkvmParts): PkvmPolicy {

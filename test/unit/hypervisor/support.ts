@@ -144,6 +144,8 @@ export class TestHardware implements SmmuHardware {
   gbpaStuck = false
   /** Offsets at which accesses abort. */
   readonly aborting = new Set<number>()
+  /** As it is, every write has to be waited for. */
+  post: NonNullable<SmmuHardware['post']> = () => false
 
   constructor(memory: TestMemory, index = 0, id: Partial<IdRegisters> = {}, iidr = 0) {
     this.index = index

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+/** QEMU's end of hwPost: writes without an answer, reads that are answered ahead. */
+import { once } from 'node:events'
+import { createServer, type Server } from 'node:net'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
+import {
+  Decoder,
+  encodeHwPost,
+  encodeHwRead,
+  encodeReply,
+  encodeWelcome,
+  Id,
+  type MessageFromQemu,
+} from '../../protocol/generated/messages.ts'
+import { enums } from '../../protocol/messages.ts'
+import { QtestMachine, SMMU } from './machine.ts'
+
+/** Registers that the model takes and gives back as they are. */
+const CFG = 0x88
+const BASE = 0x80
+const ANSWER = 0xa5a5_5a5a
+
+let machine: QtestMachine
+let server: Server
+let heard: MessageFromQemu[]
+let hello: MessageFromQemu | undefined
+
+/** Answers everything; in front of the answer to a write goes what `post` encodes. */
+async function serve(post: (out: FrameWriter) => void): Promise<void> {
+  heard = []
+  server = createServer(socket => {
+    const input = new FrameReader()
+    const out = new FrameWriter()
+    const decoder = new Decoder('server')
+    socket.on('error', () => {})
+    socket.on('data', chunk => {
+      input.push(chunk)
+      while (input.next()) {
+        const message = { ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu
+        heard.push(message)
+        if (message.type === Id.hello) {
+          hello = message
+          encodeWelcome(out, message.seq, 1, 0, 'test')
+        } else if (message.type === Id.trapWrite) {
+          post(out)
+          encodeReply(out, message.seq, 0, 0, 0)
+        } else if (message.type === Id.reset || message.type === Id.trapRead) encodeReply(out, message.seq, 0, 0, 7)
+        socket.write(Buffer.from(out.buffer.subarray(0, out.length)))
+        out.reset()
+      }
+    })
+  })
+  server.listen(machine.socket)
+  await once(server, 'listening')
+}
+
+const count = (type: MessageFromQemu['type']) => heard.filter(message => message.type === type).length
+
+beforeEach(() => {
+  machine = new QtestMachine()
+})
+afterEach(async () => {
+  server.close()
+  await machine.dispose()
+})
+
+describe('hwPost', () => {
+  test('a read that was answered ahead traps not, and is told before what the guest does next', async () => {
+    await serve(out => encodeHwPost(out, 9, 0, CFG, 0x10, CFG, 0x10, ANSWER))
+    await machine.start()
+    expect(hello).toMatchObject({ type: Id.hello })
+    if (hello?.type === Id.hello) expect(hello.features & enums.feature.mirror[0]).not.toBe(0)
+    await machine.qtest.write(SMMU + BASE, 4, 0)
+    expect(await machine.qtest.read(SMMU + CFG, 4)).toBe(BigInt(ANSWER))
+    expect(await machine.qtest.read(SMMU + CFG, 4)).toBe(BigInt(ANSWER))
+    expect(count(Id.trapRead)).toBe(0)
+    expect(await machine.qtest.read(SMMU, 4)).toBe(7n)
+    const told = heard.filter(({ type }) => type === Id.mirrored || type === Id.trapRead)
+    expect(told).toMatchObject([
+      { type: Id.mirrored, smmu: 0, cpu: 0xffff, offset: CFG, value: ANSWER },
+      { type: Id.mirrored, smmu: 0, cpu: 0xffff, offset: CFG, value: ANSWER },
+      { type: Id.trapRead, offset: 0 },
+    ])
+    const seqs = heard.map(({ seq }) => seq)
+    expect(seqs).toEqual(seqs.toSorted((a, b) => a - b))
+  })
+
+  test('it is told soon, also when nothing follows', async () => {
+    await serve(out => encodeHwPost(out, 9, 0, CFG, 0x10, CFG, 0x10, ANSWER))
+    await machine.start()
+    await machine.qtest.write(SMMU + BASE, 4, 0)
+    await machine.qtest.read(SMMU + CFG, 4)
+    await expect.poll(() => count(Id.mirrored)).toBe(1)
+  })
+
+  test('many such reads arrive, all of them', async () => {
+    await serve(out => encodeHwPost(out, 9, 0, CFG, 0x10, CFG, 0x10, ANSWER))
+    await machine.start()
+    await machine.qtest.write(SMMU + BASE, 4, 0)
+    for (let i = 0; i < 2000; i++) await machine.qtest.read(SMMU + CFG, 4)
+    await expect.poll(() => count(Id.mirrored)).toBe(2000)
+  })
+
+  test.each([
+    ['another trap', () => machine.qtest.read(SMMU, 4)],
+    ['another width at that place traps, and ends it', () => machine.qtest.read(SMMU + CFG, 8)],
+  ])('no read is answered ahead after %s', async (_, access) => {
+    await serve(out => encodeHwPost(out, 9, 0, CFG, 0x10, CFG, 0x10, ANSWER))
+    await machine.start()
+    await machine.qtest.write(SMMU + BASE, 4, 0)
+    await access()
+    expect(await machine.qtest.read(SMMU + CFG, 4)).toBe(7n)
+    expect(count(Id.trapRead)).toBe(2)
+  })
+
+  test('nor after the server has looked at the model', async () => {
+    await serve(out => {
+      encodeHwPost(out, 9, 0, CFG, 0x10, CFG, 0x10, ANSWER)
+      encodeHwRead(out, 10, 0, 0, 4)
+    })
+    await machine.start()
+    await machine.qtest.write(SMMU + BASE, 4, 0)
+    expect(await machine.qtest.read(SMMU + CFG, 4)).toBe(7n)
+    expect(count(Id.mirrored)).toBe(0)
+  })
+
+  test.each([
+    ['the model holds something else', CFG, 0x10, CFG, 0x11, 0x10],
+    ['the write is refused', CFG + 4, 1, CFG, 0x55, 0],
+  ])('%s: it is told before the guest goes on, and its reads trap', async (_, at, value, check, expected, found) => {
+    await serve(out => encodeHwPost(out, 9, 0, at, value, check, expected, ANSWER))
+    await machine.start()
+    await machine.qtest.write(SMMU + BASE, 4, 0)
+    expect(await machine.qtest.read(SMMU + check, 4)).toBe(7n)
+    expect(heard.filter(({ type }) => type === Id.unexpected || type === Id.trapRead)).toMatchObject([
+      { type: Id.unexpected, smmu: 0, offset: check, value: found },
+      { type: Id.trapRead },
+    ])
+  })
+
+  test.each([
+    ['an SMMU that is not there', 1, CFG, CFG],
+    ['a place behind the frame', 0, 0x2_0000, CFG],
+    ['a place that is not aligned', 0, CFG + 2, CFG],
+    ['a place to look at behind the frame', 0, CFG, 0xffff_fffc],
+  ])('%s is a protocol error', async (_, smmu, at, check) => {
+    await serve(out => encodeHwPost(out, 9, smmu, at, 0, check, 0, ANSWER))
+    await machine.start()
+    await machine.qtest.write(SMMU + BASE, 4, 0).catch(() => {})
+    expect(await machine.exit()).toBe(1)
+    expect(machine.errors).toContain('hwPost')
+  })
+})
