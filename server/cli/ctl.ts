@@ -7,7 +7,9 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { WebSocket } from 'ws'
 import { TOKEN_VARIABLE } from '../api/security.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../api/server.ts'
-import { fail } from './exit.ts'
+import { type WalkAnswer, walkText } from '../api/walkAnswer.ts'
+import { type RecordedWalkRequest, recordedState } from '../trace/walk.ts'
+import { EXIT, fail } from './exit.ts'
 
 const URL_VARIABLE = 'SMMU_COSIM_URL'
 const DEFAULT_URL = process.env[URL_VARIABLE] ?? `http://${DEFAULT_HOST}:${DEFAULT_PORT}/`
@@ -178,49 +180,38 @@ const walkOptions = (command: Command): Command =>
     .option('--write', 'a write')
     .addOption(new Option('--table <which>', 'stream table').choices(['hardware', 'host']))
 
-interface WalkAnswer {
-  readonly outcome: string
-  readonly text: string
-  readonly steps: readonly {
-    readonly what: string
-    readonly address: string
-    readonly ipa: string | null
-    readonly level: number | null
-    readonly purpose: string | null
-    readonly words: readonly string[]
-    readonly text: string
-  }[]
-}
-
-/** Every fetch in a line: what, level, address, IPA, value of a descriptor, meaning; then what it came to. */
-function walkText({ steps, outcome, text }: WalkAnswer): string {
-  const lines = steps.map(({ what, level, address, ipa, words, purpose, text }) =>
-    [
-      what.padEnd(5),
-      level === null ? '  ' : `L${level}`,
-      address.padEnd(12),
-      ipa === null ? '' : `(IPA ${ipa})`,
-      words?.length === 1 ? `= ${words[0]}` : '',
-      text,
-      what === 'S2' && purpose !== null ? `[for the ${purpose}]` : '',
-    ]
-      .filter(Boolean)
-      .join(' '),
-  )
-  return [...lines, `${outcome}: ${text}`].join('\n')
-}
-
 async function printWalk(client: Client, { smmu, sid, iova, ssid, write, table }: Json): Promise<void> {
   const query = { sid, iova, ssid, table, access: write ? 'write' : 'read' } as Record<string, string>
   client.print(await client.call<WalkAnswer>('GET', path(`/smmus/${smmu}/walk`, query)), walkText)
 }
 
-/** `smmu-cosim walk`, the same as `ctl walk`. */
+/** What a walk of a recording needs. */
+interface RecordedWalkOptions extends RecordedWalkRequest {
+  readonly recording: string
+  readonly at?: number
+}
+
+async function printRecordedWalk({ recording, at, ...request }: RecordedWalkOptions, json: boolean): Promise<void> {
+  const { state, problems } = await recordedState(recording, at)
+  const answer = state.walk(request)
+  console.log(json ? JSON.stringify(answer, null, 2) : walkText(answer))
+  for (const problem of problems) console.error(`smmu-cosim: ${problem}`)
+  if (answer.outcome === 'unknown') process.exitCode = EXIT.failed
+}
+
+/** `smmu-cosim walk`: the same as `ctl walk`, and of a recording. */
 export function walkCommand(program: Command): void {
   const command = walkOptions(urlOptions(program.command('walk')))
-  command.description('translate an address of a running machine step by step').action(async options => {
+    .addOption(new Option('--recording <file>', 'of a recorded machine instead of a running one').conflicts('url'))
+    .option('--at <trap>', 'with --recording: as it stood after that trap; default: at its end', integer)
+  command.description('translate an address step by step').action(async options => {
     try {
-      await printWalk(new Client(options), options)
+      if (options.recording === undefined) {
+        if (options.at !== undefined) throw new Error('--at is for a walk of a recording (--recording)')
+        await printWalk(new Client(options), options)
+      } else {
+        await printRecordedWalk({ ...options, iova: BigInt(options.iova), write: options.write === true }, options.json)
+      }
     } catch (error) {
       fail(error)
     }

@@ -54,6 +54,8 @@ export class RecordedMachine {
   /** What this hypervisor did in the current group and the recorded one did not, and the other way round. */
   extra: Effect[] = []
   missing: Effect[] = []
+  /** Of the current group: what was written where the recording has only its digest, which is the same. By address. */
+  readonly longWrites = new Map<number, Uint8Array>()
   #effects: readonly Effect[] = []
   /** Of each effect that concerns the hardware's command queue: its place, or how far PROD moved. */
   #moves: readonly (number | undefined)[] = []
@@ -108,6 +110,7 @@ export class RecordedMachine {
     this.#next = 0
     this.extra = []
     this.missing = []
+    this.longWrites.clear()
     this.#time = group.root.start
     this.#notWaiting()
     for (const effect of this.#effects) this.#learn(effect)
@@ -225,6 +228,7 @@ export class RecordedMachine {
       this.extra.push({ kind: 'memory', write: 1, ...effect })
     }
     if (!ok) return false
+    if (!kept && crc !== 0 && found !== undefined) this.longWrites.set(address, new Uint8Array(bytes))
     if (!kept && crc === 0) this.#memory.zero(address, length)
     else this.#memory.write(address, source, offset, length)
     return true

@@ -11,10 +11,11 @@ import { AddressSpace, type Scope } from './tlb.ts'
 /**
  * - `none`: nothing is cached.
  * - `architectural`: valid STEs and CDs, and complete translations.
- * - `maximal`: also all that an implementation may cache: invalid and ILLEGAL STEs and CDs, level 1 descriptors, table
- *   descriptors, stage 2 translations of every IPA, and contiguous ranges as one entry.
+ * - `walks`: also table descriptors, and stage 2 translations of every IPA.
+ * - `maximal`: also all else that an implementation may cache: invalid and ILLEGAL STEs and CDs, level 1 descriptors, and
+ *   contiguous ranges as one entry.
  */
-export type Caching = 'none' | 'architectural' | 'maximal'
+export type Caching = 'none' | 'architectural' | 'walks' | 'maximal'
 
 /** What the addresses of an address space are. */
 const VA = 0
@@ -62,17 +63,24 @@ const LEVEL1_BITS = [6, 8, 10] as const
 export class SoftCaches implements Caches {
   readonly contiguous: boolean
   readonly #maximal: boolean
+  readonly #walks: boolean
   readonly #stes = new Map<number, Ste | null>()
   readonly #cds = new Map<number, Map<number, Cd | null>>()
   readonly #l1Stds = new Map<number, Level1>()
   readonly #l1Cds = new Map<number, Map<number, Level1>>()
   readonly #spaces = new Map<number, Space>()
-  /** Stage 2 translations by VMID; only when caching maximally. */
+  /** Stage 2 translations by VMID; only when walks are cached. */
   readonly #stage2 = new Map<number, AddressSpace<Stage2Leaf>>()
 
-  constructor(caching: 'architectural' | 'maximal') {
+  constructor(caching: Exclude<Caching, 'none'>) {
     this.#maximal = caching === 'maximal'
+    this.#walks = caching !== 'architectural'
     this.contiguous = this.#maximal
+  }
+
+  /** Forgets everything, which caches may do at any time. */
+  clear(): void {
+    for (const map of [this.#stes, this.#cds, this.#l1Stds, this.#l1Cds, this.#spaces, this.#stage2]) map.clear()
   }
 
   // What the walker asks and tells.
@@ -123,22 +131,22 @@ export class SoftCaches implements Caches {
   }
 
   table(tags: TlbTags, page: number, granuleShift: number): TableDescriptor | undefined {
-    if (!this.#maximal) return undefined
+    if (!this.#walks) return undefined
     return this.#spaces
       .get(spaceKey(tags.world, tags.ipa ? IPA : VA, tags.vmid, tags.asid))
       ?.tables.get(page, granuleShift)
   }
 
   putTable(tags: TlbTags, page: number, granuleShift: number, table: TableDescriptor): void {
-    if (this.#maximal) this.#space(tags, false).tables.put(page, granuleShift, table)
+    if (this.#walks) this.#space(tags, false).tables.put(page, granuleShift, table)
   }
 
   stage2(vmid: number, page: number): Stage2Leaf | undefined {
-    return this.#maximal ? this.#stage2.get(vmid)?.leaves.get(page) : undefined
+    return this.#walks ? this.#stage2.get(vmid)?.leaves.get(page) : undefined
   }
 
   putStage2(vmid: number, leaf: Stage2Leaf): void {
-    if (!this.#maximal) return
+    if (!this.#walks) return
     let space = this.#stage2.get(vmid)
     if (!space) {
       space = new AddressSpace()

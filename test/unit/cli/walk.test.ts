@@ -3,6 +3,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { cosim } from '../../boot/cli.ts'
 
@@ -31,4 +32,31 @@ test('asks for the walk and prints every fetch with address, value and meaning',
   expect(stdout).toMatch(
     /^STE .*0x1000 +V s1\nS1 +L3 0x2000 +\(IPA 0x3000\) = 0x5403 page 0x5000 AF\ntranslated: 0x5000/,
   )
+})
+
+const RECORDING = fileURLToPath(new URL('../trace/recordings/6.12-nested.gz', import.meta.url))
+const walk = (...args: string[]) => cosim(['walk', '--sid', '8', '--iova', '0xffff0000', ...args])
+
+test('of a recording: the same lines, up to what it does not hold', async () => {
+  const { code, stdout, stderr } = await walk('--recording', RECORDING)
+  expect(stderr).toBe('')
+  const lines = stdout.trimEnd().split('\n')
+  expect(lines[1]).toMatch(/^STE +0x7c218200 +V nested /)
+  expect(lines[2]).toMatch(/^S2 +L0 0x7c011000 += 0x7c012003 table 0x7c012000 \[for the context descriptor\]$/)
+  expect(lines.slice(-2)).toEqual([
+    'CD       0x431f4000   (IPA 0x431f4000) not in the recording',
+    'unknown: not in the recording: 64 bytes at 0x431f4000',
+  ])
+  expect(code).toBe(1)
+})
+
+test.each([
+  ['--recording, --at beyond its end', ['--recording', RECORDING, '--at', '9999'], /no trap 9999; its last is 500/],
+  ['--at without --recording', ['--at', '5'], /--at is for a walk of a recording/],
+  ['a file that is no recording', ['--recording', fileURLToPath(import.meta.url)], /this is no trace/],
+  ['a running machine and a recording', ['--recording', RECORDING, '--url', 'http://x/'], /cannot be used with/],
+])('%s is refused', async (_name, args, message) => {
+  const { code, stderr } = await walk(...args)
+  expect(stderr).toMatch(message)
+  expect(code).toBe(1)
 })

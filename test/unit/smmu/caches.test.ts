@@ -51,7 +51,7 @@ class Machine extends Driver {
   }
 }
 
-const CACHING: Caching[] = ['architectural', 'maximal']
+const CACHING: Caching[] = ['architectural', 'walks', 'maximal']
 
 describe.each(CACHING)('TLB, %s', caching => {
   const stage1 = (set = {}, clear = {}) => new Machine({ caching, id: idRegisters(set, clear) }).translating(5)

@@ -186,7 +186,7 @@ function essence(outcome: Outcome): unknown {
   return { pa, read, write }
 }
 
-describe.each<Caching>(['architectural', 'maximal'])('SoftSmmu, %s', caching => {
+describe.each<Caching>(['architectural', 'walks', 'maximal'])('SoftSmmu, %s', caching => {
   it('after the right invalidations is the same as a walker without caches', () => {
     const count = { stale: 0, fresh: 0 }
     fc.assert(

@@ -270,7 +270,7 @@ describe('command queue (sections 4.1, 7.1)', () => {
     ['0x00', 0, NONE, {}, {}, false],
     ['0x80', 0x80, NONE, {}, {}, false],
   ])('%s: legal or CERROR_ILL', (_, opcode, fields, set, clear, legal) => {
-    for (const caching of ['none', 'architectural', 'maximal'] as const) {
+    for (const caching of ['none', 'architectural', 'walks', 'maximal'] as const) {
       const d = new Driver({ id: idRegisters(set, clear), caching }).on()
       d.command(opcode, ...fields)
       expect(d.read(R.ARM_SMMU_CMDQ_CONS)).toBe(legal ? 1 : 0x0100_0000)

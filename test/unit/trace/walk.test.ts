@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Walks of recorded machines: as the live walk has it, or "not in the recording", never a guess. */
+import { fileURLToPath } from 'node:url'
+import { beforeEach, describe, expect, test } from 'vitest'
+import { walkAnswer, walkText } from '../../../server/api/walkAnswer.ts'
+import { RecordedMemory } from '../../../server/cosim/wirePorts.ts'
+import type { SmmuHardware } from '../../../server/machine/ports.ts'
+import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
+import * as R from '../../../server/smmu/registers.ts'
+import { STRTAB_STE_0_CFG_NESTED } from '../../../server/smmu/ste.ts'
+import { Walker } from '../../../server/smmu/walker.ts'
+import type { WalkStep } from '../../../server/smmu/walkSteps.ts'
+import { NO_MACHINE } from '../../../server/trace/format.ts'
+import { groups } from '../../../server/trace/groups.ts'
+import type { RecordOf, TraceRecord } from '../../../server/trace/records.ts'
+import { createRing, RingReader, RingWriter } from '../../../server/trace/ring.ts'
+import { RecordedState, recordedState } from '../../../server/trace/walk.ts'
+import { Driver } from '../smmu/driver.ts'
+import { linearRegisters, RAM_BASE, S2_RW, transaction } from '../smmu/support.ts'
+
+const fixture = (name: string) => fileURLToPath(new URL(`recordings/${name}.gz`, import.meta.url))
+const request = { smmu: 0, sid: 8, iova: 0xffff_0000n, write: false }
+
+describe('boots', () => {
+  test.each(['6.1-nested', '6.12-nested'])(
+    '%s: tables of the hypervisor are there, written long or short',
+    async name => {
+      const { state } = await recordedState(fixture(name))
+      const { outcome, steps, text } = state.walk(request)
+      expect(steps.map(({ what, level }) => `${what}${level ?? ''}`)).toEqual([
+        'L1STD',
+        'STE',
+        'S20',
+        'S21',
+        'S22',
+        'S23',
+        'CD',
+      ])
+      const [cd] = steps.slice(-1)
+      expect(steps[1]?.text).toContain(`V nested S1ContextPtr=${cd?.ipa} `)
+      expect(outcome).toBe('unknown')
+      expect(text).toBe(`not in the recording: 64 bytes at ${cd?.address}`)
+      expect(cd?.text).toBe('not in the recording')
+    },
+  )
+
+  test('before the SMMU is on; a StreamID that has no entry', async () => {
+    const at = async (trap: number, sid = 8) =>
+      (await recordedState(fixture('6.12-nested'), trap)).state.walk({ ...request, sid })
+    expect((await at(1)).text).toBe('aborted without an event')
+    expect((await at(500, 0xff00)).outcome).toBe('fault')
+  })
+
+  test("until mmio the host's stream table is the hardware's, and nobody read it", async () => {
+    const { state } = await recordedState(fixture('6.12-mmio'))
+    const { outcome, steps, text } = state.walk(request)
+    expect(outcome).toBe('unknown')
+    expect(steps.map(({ what }) => what)).toEqual(['L1STD'])
+    expect(text).toBe(`not in the recording: 8 bytes at ${steps[0]?.address}`)
+  })
+
+  test('there is no such trap', async () => {
+    await expect(recordedState(fixture('6.12-nested'), 501)).rejects.toThrow('no trap 501; its last is 500')
+  })
+})
+
+const SID = 5
+const VA = 0x40_1000n
+const UNREAD = 0x80_0000_0000n - 0x1000n
+const PA = 0x4001_0000n
+const RESET: RecordOf<'reset'> = { kind: 'reset', cause: 0, time: 0, start: 1, duration: 1 }
+
+describe('all that a walk reads was recorded', () => {
+  let driver: Driver
+  let records: TraceRecord[]
+  let live: Walker
+
+  beforeEach(() => {
+    driver = new Driver({ caching: 'none' })
+    const s1 = driver.stage(false, 39)
+    const s2 = driver.stage(true, 44)
+    driver.map(s1, VA, PA)
+    driver.map(s2, BigInt(RAM_BASE), BigInt(RAM_BASE), S2_RW, 1)
+    const cd = driver.cd({ t0: s1, asid: 1 })
+    driver.ste({ config: STRTAB_STE_0_CFG_NESTED, cd, stage2: s2, vmid: 1 }, driver.strtab + 64 * SID)
+    driver.on()
+
+    // What a server does that translates: it reads and writes registers, and walks.
+    const buffer = createRing(1 << 16)
+    const ring = new RingWriter(buffer)
+    const hardware: SmmuHardware = driver.smmu
+    const into = { lo: 0, hi: 0 }
+    for (const offset of [R.ARM_SMMU_IDR0, R.ARM_SMMU_IDR1, R.ARM_SMMU_IDR3, R.ARM_SMMU_IDR5]) {
+      hardware.read(offset, 4, into)
+      ring.hardware(false, 0, offset, 4, into.lo, into.hi, true, 1, 1)
+    }
+    const registers = linearRegisters(driver.strtab, 4)
+    ring.hardware(true, 0, R.ARM_SMMU_STRTAB_BASE, 8, registers.strtabBaseLo, registers.strtabBaseHi, true, 1, 1)
+    ring.hardware(true, 0, R.ARM_SMMU_STRTAB_BASE_CFG, 4, registers.strtabBaseCfg, 0, true, 1, 1)
+    ring.hardware(true, 0, R.ARM_SMMU_CR2, 4, registers.cr2, 0, true, 1, 1)
+    ring.hardware(true, 0, R.ARM_SMMU_CR0, 4, registers.cr0, 0, true, 1, 1)
+    const features = decodeFeatures(QEMU_NESTED_ID_REGISTERS)
+    const walker = new Walker(features, new RecordedMemory(driver.memory, ring))
+    live = new Walker(features, driver.memory)
+    for (const each of [walker, live]) each.setRegisters(registers)
+    walker.translate(transaction(SID, VA))
+
+    const reader = new RingReader(buffer)
+    records = []
+    reader.drain((layout, at) => records.push(reader.decode(layout, at)))
+    records.push(RESET)
+  })
+
+  const state = (...more: TraceRecord[]) =>
+    new RecordedState({ ...NO_MACHINE, ram: driver.memory.ram }).through(groups([...records, ...more]))
+  const asked = (iova: bigint) => ({ smmu: 0, sid: SID, iova, write: true })
+
+  test('it comes to the same, in the same words', () => {
+    const steps: WalkStep[] = []
+    const outcome = live.translate(transaction(SID, VA, { write: true }), step => steps.push(step))
+    const answer = state().walk(asked(VA))
+    expect(answer.outcome).toBe('translated')
+    expect(walkText(answer)).toBe(walkText(walkAnswer(outcome, steps)))
+  })
+
+  test('another address: up to the first descriptor that nobody read, which is not taken for 0', () => {
+    const { steps, outcome, text } = state().walk(asked(UNREAD))
+    const last = steps.at(-1)
+    expect(last).toMatchObject({ what: 'S1', level: 1, text: 'not in the recording', words: [] })
+    expect([outcome, text]).toEqual(['unknown', `not in the recording: 8 bytes at ${last?.address}`])
+  })
+
+  test('what is not RAM is an abort, not a gap', () => {
+    const { sid, ...rest } = asked(VA)
+    driver.ste({ config: 5, cd: 0x1000 }, driver.strtab + 64 * sid)
+    const bytes = driver.memory.bytes.slice(driver.strtab - RAM_BASE + 64 * sid).subarray(0, 64)
+    const ste: TraceRecord = memory({ address: driver.strtab + 64 * sid, length: 64, bytes })
+    const { outcome, text } = state(ste, NOTHING).walk({ sid, ...rest })
+    expect(outcome).toBe('fault')
+    expect(text).toContain('F_CD_FETCH')
+  })
+
+  test.each<[string, TraceRecord[]]>([
+    ['records were lost', [{ kind: 'lost', count: 3 }]],
+    ['the machine was reset', [RESET]],
+  ])('%s: nothing is known any more', (_name, more) => {
+    expect(state(...more).walk(asked(VA))).toMatchObject({ outcome: 'unknown', steps: [] })
+  })
+
+  test('a long write of which there is only a digest hides what was there; zeros are known', () => {
+    const page = Math.floor(driver.strtab / 4096) * 4096
+    const write = { write: 1, address: page, length: 4096, bytes: new Uint8Array() }
+    expect(state(memory({ ...write, digest: 7 }), NOTHING).walk(asked(VA))).toMatchObject({
+      outcome: 'unknown',
+      steps: [{ what: 'STE', text: 'not in the recording' }],
+    })
+    expect(state(memory({ ...write, digest: 0 }), NOTHING).walk(asked(VA)).text).toContain('C_BAD_STE')
+  })
+})
+
+/** A root that changes nothing. */
+const NOTHING: RecordOf<'request'> = {
+  ...{ kind: 'request', request: 0, result: 0, start: 2, duration: 1 },
+  ...{ v0: 0, v1: 0, v2: 0, v3: 0 },
+}
+
+function memory(fields: Partial<RecordOf<'memory'>>): RecordOf<'memory'> {
+  return {
+    kind: 'memory',
+    write: 0,
+    address: 0,
+    length: 0,
+    done: 0,
+    digest: 0,
+    ok: 1,
+    bytes: new Uint8Array(),
+    ...fields,
+  }
+}
