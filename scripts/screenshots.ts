@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Makes the README's screenshots of the dashboard: boots a machine, puts it to work, and takes a picture of every view.
+ * Makes the screenshots of the dashboard: boots a machine, puts it to work, and takes a picture of every view at 1280 by
+ * 800, dark or light.
  *
- *     node scripts/screenshots.ts [--out server/web/images] [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
+ *     node scripts/screenshots.ts [--out server/web/images] [--theme dark|light|both] [--only VIEW]
+ *                                 [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
  */
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,7 +14,7 @@ import { MachineManager } from '../server/api/machine.ts'
 import { startServer } from '../server/api/server.ts'
 import { CHROMIUM_ARGUMENTS } from '../test/web/browser.ts'
 
-const BOOT_MS = 90_000
+const BOOT_MS = 180_000
 
 const { values } = parseArgs({
   options: {
@@ -21,7 +23,7 @@ const { values } = parseArgs({
     qemu: { type: 'string' },
     chromium: { type: 'string', default: '/usr/bin/chromium' },
     only: { type: 'string' },
-    light: { type: 'boolean', default: false },
+    theme: { type: 'string', default: 'dark' },
   },
 })
 
@@ -71,6 +73,15 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
       await page.waitForTimeout(600)
     },
   ],
+  [
+    'held',
+    async page => {
+      await page.goto(page.url().replace(/#.*/, '#/queues'))
+      await page.keyboard.press('b')
+      await page.getByRole('alert').filter({ hasText: 'held' }).waitFor()
+      await page.waitForTimeout(1_500)
+    },
+  ],
 ]
 
 /** Reads from a disk in the guest, so that there is something to see. */
@@ -112,18 +123,20 @@ try {
   await userspace(url)
   await work(url)
   mkdirSync(values.out, { recursive: true })
-  const page = await browser.newPage({
-    viewport: { width: 1280, height: 800 },
-    deviceScaleFactor: 1.5,
-    colorScheme: values.light ? 'light' : 'dark',
-  })
-  for (const [view, step] of VIEWS) {
-    if (values.only !== undefined && values.only !== view) continue
-    await page.goto(new URL(`/#/${view}`, url).href)
-    await page.waitForTimeout(view === 'overview' ? 6_000 : 1_500)
-    await step?.(page)
-    await page.screenshot({ path: join(values.out, `${view}${values.light ? '-light' : ''}.png`) })
-    console.log(`${view} done`)
+  for (const theme of values.theme === 'both'
+    ? (['dark', 'light'] as const)
+    : ([values.theme] as ('dark' | 'light')[])) {
+    const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: theme })
+    for (const [view, step] of VIEWS) {
+      if (values.only !== undefined && values.only !== view) continue
+      await page.goto(new URL(`/#/${view}`, url).href)
+      await page.waitForTimeout(view === 'overview' ? 6_000 : 1_500)
+      await step?.(page)
+      await page.screenshot({ path: join(values.out, `${view}${theme === 'light' ? '-light' : ''}.png`) })
+      if (view === 'held') await page.keyboard.press('F8')
+      console.log(`${view} ${theme}`)
+    }
+    await page.close()
   }
 } finally {
   await browser.close()

@@ -12,6 +12,8 @@ import { VirtualList } from '../virtual.tsx'
 import { EntryPair } from './entries.tsx'
 
 const ROW = 24
+/** Between two paintings of what comes: often enough for eyes, and little work on a machine that runs the guest, too. */
+const PAINT_MS = 150
 /** Rows that the page keeps. */
 const KEPT = 50_000
 const START = 3_000
@@ -98,10 +100,10 @@ export function Traps() {
           if (dropped > 0) setMissed(n => n + dropped)
           if (scheduled) return
           scheduled = true
-          requestAnimationFrame(() => {
+          setTimeout(() => {
             scheduled = false
             setVersion(v => v + 1)
-          })
+          }, PAINT_MS)
         },
         restarted() {
           rows.current = []
