@@ -373,8 +373,11 @@ export function describeCommand(cmd: Uint32Array, base = 0): string {
         address()
         const tg = getField(cmd, CMDQ_TLBI_1_TG, base)
         if (tg) {
-          words.push(`tg=${TG_NAMES[tg]}`, `num=${getField(cmd, CMDQ_TLBI_0_NUM, base)}`)
-          words.push(`scale=${getField(cmd, CMDQ_TLBI_0_SCALE, base)}`)
+          words.push(`tg=${TG_NAMES[tg]}`)
+          const num = getField(cmd, CMDQ_TLBI_0_NUM, base)
+          const scale = getField(cmd, CMDQ_TLBI_0_SCALE, base)
+          // Both 0: one granule, not a range.
+          if (num !== 0 || scale !== 0) words.push(`num=${num}`, `scale=${scale}`)
           const ttl = getField(cmd, CMDQ_TLBI_1_TTL, base)
           if (ttl) words.push(`ttl=${ttl}`)
         }

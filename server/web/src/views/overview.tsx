@@ -74,7 +74,7 @@ function Machine() {
         </p>
       )}
       <dl class="facts">
-        <Fact name="Policy" value={options ? `${options.policy ?? 'pkvm'}, until ${options.until ?? 'nested'}` : '–'} />
+        <Fact name="Policy" value={options ? policyText(options) : '–'} />
         <Fact name="Kernel" value={now.kernel ?? '–'} />
         <Fact name="QEMU" value={machine ? `${machine.qemu}, ${machine.vcpus} vCPU` : '–'} />
         <Fact name="RAM" value={machine ? machine.ram.map(r => `${bytes(r.size)} at ${r.base}`).join(', ') : '–'} />
@@ -102,6 +102,9 @@ function Machine() {
     </Panel>
   )
 }
+
+const policyText = ({ policy = 'pkvm', until = 'nested' }: { policy?: string; until?: string }) =>
+  policy === 'pkvm' ? `pkvm, until ${until}` : policy
 
 /** The browser sends no token with a link: with one, the file is fetched first. */
 const Recording = () =>

@@ -231,7 +231,9 @@ export function Traps() {
         </div>
         <div class="trap head" aria-hidden="true">
           <span class="num">#</span>
-          <span class="num">Guest time, s</span>
+          <span class="num" title="guest's virtual clock, seconds">
+            Time, s
+          </span>
           <span title="vCPU">C</span>
           <span />
           <span>Register</span>
