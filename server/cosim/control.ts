@@ -32,6 +32,8 @@ export interface ThreadOptions {
   readonly panicOnWarn: boolean
   /** Who translates for devices; default `hardware`. */
   readonly translate?: TranslateMode
+  /** Pages that are donated to a VM are filled with what it would find changed (faults/sessions/canary.ts). */
+  readonly canaries?: boolean
   /** Every access of the guest is asked for, and every access to the hardware waited for. */
   readonly faithful?: boolean
   /**

@@ -26,7 +26,10 @@ import {
 import { enums, MAX_STRING, VERSION } from '../../protocol/messages.ts'
 import { Injector, type InjectorState } from '../faults/injector.ts'
 import type { FaultPlan } from '../faults/rule.ts'
+import { fillCanary } from '../faults/sessions/canary.ts'
 import type { PolicyFactory } from '../hypervisor/policy/policy.ts'
+import { PAGE_DONATE } from '../hypervisor/report.ts'
+import { OK as DONE } from '../hypervisor/result.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { GuestMemory, Machine, Policy, PolicyState, Trap } from '../machine/ports.ts'
@@ -86,13 +89,21 @@ export interface Handover {
   readonly held: number
 }
 
-/** Lets breakpoints know of hyp warnings. */
+/** Lets breakpoints know of hyp warnings, and fills donated pages as their new owner would. */
 class WatchedReporter extends Reporter {
+  canaries: GuestMemory | undefined
   watch: Breakpoints | undefined
 
   override warn(warning: HypWarning, trap: number, smmu: number, a: number, b: number, c: number, d: number): void {
     super.warn(warning, trap, smmu, a, b, c, d)
     if (this.watch?.armed) this.watch.warning(warning.id, warning.expected, smmu)
+  }
+
+  override pages(operation: number, base: number, size: number, owner: number, result: number): void {
+    super.pages(operation, base, size, owner, result)
+    if (this.canaries !== undefined && operation === PAGE_DONATE && result === DONE) {
+      fillCanary(this.canaries, base, size)
+    }
   }
 }
 
@@ -477,6 +488,7 @@ export class Dispatcher {
     }
     const session = hello.session === '' ? randomUUID() : hello.session
     const memory = this.#memory(link, hello)
+    this.#reporter.canaries = this.#options.canaries === true ? memory : undefined
     // With a former server, whatever was asked for last may have been done already.
     const guard = new WireGuard(link, this.#ring)
     guard.lenient = hello.session !== ''
@@ -593,6 +605,7 @@ export class Dispatcher {
       devices: hello.devices,
       memory,
       translates: this.#translator?.mode === 'server',
+      clock: () => this.#trap.time,
       irq: (smmu: number, line: number) => {
         const seq = link.nextSeq()
         encodeIrq(link.out, seq, smmu, line)

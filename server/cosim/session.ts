@@ -30,6 +30,8 @@ export interface SessionOptions {
     readonly panicOnWarn: boolean
     /** Who translates for devices; default `hardware`. */
     readonly translate?: TranslateMode
+    /** Pages that are donated to a VM are filled with what it would find changed. */
+    readonly canaries?: boolean
     /** Every access of the guest is a trap, every access to the hardware is waited for. */
     readonly faithful?: boolean
     /** QEMU's size notation. */
@@ -204,6 +206,7 @@ export class Session extends EventEmitter<{
         policyOptions: policy.options,
         panicOnWarn: policy.panicOnWarn,
         ...(policy.translate && { translate: policy.translate }),
+        ...(policy.canaries && { canaries: true }),
         ...(policy.faithful && { faithful: true }),
         ...(policy.faults && { faults: policy.faults }),
         ramFile: path,

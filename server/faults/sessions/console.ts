@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What a guest's console says about how it fares. */
+import type { Verdict } from '../rule.ts'
+
+/** A line of the console that says something. */
+export interface ConsoleFinding {
+  readonly verdict: Verdict
+  readonly line: string
+}
+
+/** The first that matches decides. `recovered`: the driver noticed, and says no more than that. */
+const PATTERNS: readonly (readonly [RegExp, Verdict])[] = [
+  [/Kernel panic - not syncing/, 'guest-panic'],
+  [
+    /Unable to handle kernel|Internal error: |\bOops\b|kernel BUG at|BUG: |Synchronous External Abort|SError Interrupt|Bad mode in/i,
+    'guest-oops',
+  ],
+  [/INFO: task .* blocked for more than|watchdog: BUG: soft lockup|rcu: INFO: .*(stall|detected)/, 'guest-hung'],
+  [
+    /arm-smmu-v3.*(time ?out|timed out|not responding|failed to (write|clear|enable|disable|update))|CMD_SYNC timeout|NETDEV WATCHDOG|transmit queue .* timed out|nvme.*timeout|Tx Unit Hang/i,
+    'driver-timeout',
+  ],
+  [/I\/O error|Buffer I\/O error|EXT4-fs error/, 'io-error'],
+  [/arm-smmu-v3.*(SFM|Service Failure)/i, 'degraded'],
+  [/WARNING: CPU: \d+ PID: \d+ at /, 'recovered'],
+  [
+    /arm-smmu-v3.*(unexpected|event 0x|error|fault|overflow|aborted|unhandled|skip|CERROR|GERROR|out of order|retry)|virtio.*(id \d+ is not a head|Guest moved)|Detected Hardware|Reset adapter/i,
+    'recovered',
+  ],
+]
+
+/** What a line says; undefined for nearly all. Reports of the guest's own workload are none of it. */
+export function readConsoleLine(line: string): ConsoleFinding | undefined {
+  if (line.includes('@cosim ')) return undefined
+  const found = PATTERNS.find(([pattern]) => pattern.test(line))
+  return found && { verdict: found[1], line: line.slice(0, 300) }
+}
