@@ -605,6 +605,7 @@ export class Dispatcher {
       devices: hello.devices,
       memory,
       translates: this.#translator?.mode === 'server',
+      clock: () => this.#trap.time,
       irq: (smmu: number, line: number) => {
         const seq = link.nextSeq()
         encodeIrq(link.out, seq, smmu, line)

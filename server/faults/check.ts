@@ -193,7 +193,8 @@ class RuleCheck {
 
   #name(at: readonly string[], name: string | undefined, kind: keyof typeof NAMES, number: (name: string) => unknown) {
     if (name !== undefined && number(name) === undefined) {
-      this.#flaw(at, `no ${kind} "${name}"${near(name, NAMES[kind])}`)
+      const bare = name.toUpperCase().replace(/^(ARM_SMMU_|CMDQ_OP_|EVT_ID_)/, '')
+      this.#flaw(at, `no ${kind} "${name}"${near(bare, NAMES[kind])}`)
     }
   }
 

@@ -21,7 +21,7 @@ import {
 } from '../smmu/commands.ts'
 import type { ArmedRule } from './armed.ts'
 import { changed } from './armed.ts'
-import type { WhatOf } from './rule.ts'
+import { FREE_ACTIONS, type WhatOf } from './rule.ts'
 
 const WITH_ASID: ReadonlySet<number> = new Set([CMDQ_OP_TLBI_NH_ASID, CMDQ_OP_TLBI_NH_VA])
 const WITH_VMID: ReadonlySet<number> = new Set([
@@ -36,7 +36,7 @@ const ILLEGAL = 0xff
 
 /** What a queue's faults do outside of it. */
 export interface QueueEffects {
-  /** A rule fired. */
+  /** A rule alters a command. */
   fired(armed: ArmedRule, words: Uint32Array, at: number): void
   /** CONS is to stand at the command with this index in the batch. */
   stand(armed: ArmedRule, index: number): void
@@ -70,7 +70,7 @@ export class FaultyQueue {
       if (getField(words, CMDQ_0_OP, at) === CMDQ_OP_CMD_SYNC && this.#takeSync(words, at)) altered = true
       for (const armed of rules) {
         if (!commandMatches(armed, words, at) || !armed.trigger.match(time)) continue
-        effects.fired(armed, words, at)
+        if (!FREE_ACTIONS.has(armed.rule.what.do)) effects.fired(armed, words, at)
         if (this.#apply(armed, words, i, count, group, effects)) altered = true
         if (armed.rule.what.do === 'reorder') i++
         break

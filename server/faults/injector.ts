@@ -67,6 +67,8 @@ export interface Surroundings {
   readonly memory: GuestMemory
   /** Answers translate requests: faults of translations are possible. */
   readonly translates: boolean
+  /** Guest's virtual clock at its last trap, ns. */
+  clock(): number
   /** Raises an interrupt of an SMMU (a value of `irqLine`). */
   irq(smmu: number, line: number): void
   /** Drops what the hardware has cached. */
@@ -366,6 +368,7 @@ export class Injector {
     this.#at = byPoint(rules)
     const around = this.#around
     this.armed = around !== undefined && rules.length > 0
+    this.#time = around?.clock() ?? 0
     if (around === undefined || !this.armed) return
     const { machine } = around
     this.#units = machine.smmus.map(({ hardware }, index) => this.#interposeHardware(hardware, index))
@@ -860,7 +863,7 @@ export class Injector {
         )
       },
       stand: (armed, index) => this.#stand(armed, unit, places, (address - places.queueBase) / 16 + index, host),
-      act: armed => this.#act(armed, unit.index, false),
+      act: armed => this.#act(armed, unit.index),
     }
   }
 
@@ -1041,12 +1044,11 @@ export class Injector {
     }
   }
 
-  /** @param tell a firing is still to be told */
-  #act(armed: ArmedRule, smmu: number, tell = true): void {
+  #act(armed: ArmedRule, smmu: number): void {
     const { what } = armed.rule
     switch (what.do) {
       case 'delay':
-        if (tell) this.#fired(armed, `${what.ms} ms`, what.ms)
+        this.#fired(armed, `${what.ms} ms`, what.ms)
         sleep(what.ms)
         return
       case 'reset':
@@ -1062,10 +1064,7 @@ export class Injector {
     }
     // The rest uses hardware, tables or the hypervisor: not while a translation or a trap is being decided.
     const delayed = this.#translating || (this.#inside && (what.do === 'donate' || what.do === 'reclaim'))
-    const carryOut = () => {
-      const text = this.#carryOut(armed, smmu)
-      if (tell || delayed) this.#fired(armed, text, smmu)
-    }
+    const carryOut = () => this.#fired(armed, this.#carryOut(armed, smmu), smmu)
     if (delayed) this.#later.push(carryOut)
     else carryOut()
   }

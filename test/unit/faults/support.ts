@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The hypervisor's test machine with an injector between guest, hypervisor and machine. */
+import { Injector, type Surroundings } from '../../../server/faults/injector.ts'
+import type { FaultRule, Firing } from '../../../server/faults/rule.ts'
+import type { HypWarning } from '../../../server/hypervisor/warnings.ts'
+import type { Policy, Trap } from '../../../server/machine/ports.ts'
+import * as r from '../../../server/smmu/registers.ts'
+import { createRing, RingWriter } from '../../../server/trace/ring.ts'
+import { Bench, Host, type SetUp } from '../hypervisor/support.ts'
+
+const DEVICES = [
+  { sid: 0x10, name: 'nvme', model: 'nvme' },
+  { sid: 0x105, name: 'virtio-blk', model: 'virtio-blk-pci' },
+]
+
+export class Cut extends Error {}
+
+export class FaultyBench extends Bench {
+  readonly injector: Injector
+  readonly firings: Firing[] = []
+  readonly irqs: number[] = []
+  readonly forced: string[] = []
+  garbled = 0
+  invalidated = 0
+  readonly policy: Policy
+  /** Guest's clock, ns. */
+  time = 0
+  #seq = 0
+
+  constructor(setUp: SetUp = {}) {
+    super(setUp)
+    const bench = this
+    this.injector = new Injector(new RingWriter(createRing(1 << 20)), firing => this.firings.push(firing))
+    this.policy = {
+      name: 'pkvm',
+      get hypervisor() {
+        return bench.hyp
+      },
+      reset: () => this.hyp.reset(),
+      access: (trap: Trap) => this.hyp.access(trap),
+    } as Policy
+  }
+
+  /** Connects the machine, as at the handshake. */
+  connect(running = false, translates = true): void {
+    const around: Surroundings = {
+      machine: this.machine,
+      policy: this.policy,
+      devices: DEVICES,
+      memory: this.memory,
+      translates,
+      clock: () => this.time,
+      irq: (_smmu, line) => void this.irqs.push(line),
+      invalidate: () => void this.invalidated++,
+      warn: (warning: HypWarning) => void this.forced.push(warning.code),
+      donate: (base, size, vm) => this.hyp.donate(base, size, vm),
+      reclaim: (base, size, vm) => this.hyp.reclaim(base, size, vm),
+      cut: () => {
+        throw new Cut('cut')
+      },
+      garble: () => void this.garbled++,
+    }
+    this.injector.connect(around, running)
+  }
+
+  arm(rules: readonly FaultRule[], seed = 1): void {
+    this.injector.arm({ rules, seed })
+  }
+
+  reset(): void {
+    if (this.injector.armed) this.injector.reset(this.policy)
+    else this.policy.reset()
+  }
+
+  override trap(write: boolean, offset: number, size: number, lo = 0, hi = 0, smmu = 0): Trap {
+    this.time += 1e6
+    const trap: Trap = {
+      seq: ++this.#seq,
+      smmu,
+      cpu: 0,
+      write,
+      offset,
+      size,
+      lo: lo >>> 0,
+      hi: hi >>> 0,
+      time: this.time,
+      pcLo: 0,
+      pcHi: 0,
+      aborted: false,
+    }
+    if (this.injector.armed) this.injector.access(this.policy, trap)
+    else this.policy.access(trap)
+    return trap
+  }
+
+  /** Names of the rules that fired, in order. */
+  fired(): string[] {
+    return this.firings.map(({ rule }) => rule)
+  }
+}
+
+/** A machine that runs, with a host that has enabled its SMMU. */
+export function running(rules: readonly FaultRule[] = [], setUp: SetUp = {}): { bench: FaultyBench; host: Host } {
+  const bench = new FaultyBench(setUp)
+  bench.connect()
+  bench.reset()
+  const host = new Host(bench).boot()
+  if (rules.length > 0) bench.arm(rules)
+  return { bench, host }
+}
+
+export const SYNC = [0x46 | (2 << 12), 0, 0, 0] as const
+export const CFGI_ALL = [0x04, 0, 31, 0] as const
+export const tlbi = (page: number) => [0x12, 0, 1, page] as const
+export { Host, r }
