@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type Browser, chromium, type Page } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { MachineManager } from '../../server/api/machine.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
@@ -197,8 +197,14 @@ describe('on a booted machine', () => {
   })
 
   test('the console takes what is typed', async () => {
+    const typed = vi.spyOn(manager, 'type')
     await open('console')
     await page.getByLabel('Serial console').waitFor()
+    // The shell asked where the cursor is, more than once; a page that shows the console does not answer.
+    const shown = () => page.evaluate<string>(`document.querySelector('.xterm-rows').textContent`)
+    await expect.poll(shown, { timeout: STEP_MS }).toMatch(/~.#/)
+    await page.waitForTimeout(500)
+    expect(typed).not.toHaveBeenCalled()
     await page.locator('.xterm-screen').click()
     await page.keyboard.type('echo $((6 * 7))-typed\n', { delay: 10 })
     await until(() =>

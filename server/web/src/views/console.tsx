@@ -60,6 +60,11 @@ export function Console() {
       t.open(element)
       return t
     })
+    // The guest's questions to its terminal (where is the cursor, what are you) are not for a page that shows the console:
+    // there may be several, a real terminal beside them, and old questions in the scrollback.
+    for (const final of ['n', 'c']) {
+      for (const prefix of ['', '?', '>', '=']) mine.parser.registerCsiHandler({ prefix, final }, () => true)
+    }
     mine.textarea?.setAttribute('aria-label', NAME)
     // Keys are sent one batch after the other, so that they arrive in order.
     let pending = ''
