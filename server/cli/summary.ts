@@ -1,10 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { WarningSummary } from '../cosim/reporter.ts'
+import type { TranslateReport } from '../cosim/translator.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import type { Report } from './report.ts'
 
 const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`
+
+function translateLines(report: TranslateReport): string[] {
+  const { mode, misses, faults, mismatches, findings, explained, medianUs, p99Us } = report
+  const lines = [`  translate ${mode}: ${misses} IOTLB misses, ${faults} faults; p50 ${medianUs} µs, p99 ${p99Us}`]
+  if (mode !== 'lockstep') return lines
+  lines.push(mismatches === 0 ? '    no unexplained difference' : `    ${mismatches} DIFFERENCES from QEMU’s model`)
+  const [first] = findings
+  if (first !== undefined) {
+    const { access, iova, sid, hardware, walker } = first
+    lines.push(`    first: ${access} of ${iova} by StreamID 0x${sid.toString(16)}`)
+    lines.push(`      QEMU    ${hardware}`, `      server  ${walker}`)
+  }
+  for (const { difference, section, count } of explained) lines.push(`    known ×${count}: ${difference} (${section})`)
+  return lines
+}
 
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
 export function printSummary(report: Report): void {
@@ -38,6 +54,7 @@ export function printSummary(report: Report): void {
   for (const { device, reads, ms } of report.bench ?? []) {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
   }
+  if (report.translate !== undefined) lines.push(...translateLines(report.translate as TranslateReport))
   const { recording } = report
   if (recording !== undefined) {
     const { path, records, bytes, lost, refused, error } = recording

@@ -9,7 +9,6 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
 import {
   Decoder,
-  type Event,
   encodeHwWrite,
   encodeInvalidate,
   encodeReply,
@@ -21,8 +20,7 @@ import {
   type Translate,
 } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
-import { type Answer, newAnswer, setRecord, setRequested } from '../../server/cosim/answer.ts'
-import { decodeEvent, isTranslationRelated } from '../../server/smmu/events.ts'
+import { type Answer, newAnswer, setRequested } from '../../server/cosim/answer.ts'
 import { ARM_SMMU_EVTQ_BASE } from '../../server/smmu/registers.ts'
 import { EDU_ARGS, EDU_SID, Edu } from './edu.ts'
 import { QtestMachine, RAM, SMMU } from './machine.ts'
@@ -47,7 +45,6 @@ const EVENTS: readonly RegisterWrite[] = [[ARM_SMMU_EVTQ_BASE, 8, EVTQ]]
 interface Seen {
   readonly address: bigint
   readonly answer: Answer
-  readonly event: boolean
 }
 
 const addressOf = (hi: number, lo: number): bigint => (BigInt(hi) << 32n) | BigInt(lo)
@@ -166,9 +163,6 @@ export class LockstepMachine {
         this.#forget()
         encodeReply(out, message.seq, 0, 0, 0)
         break
-      case Id.event:
-        this.#event(message)
-        break
       case Id.translate:
         this.#translate(message)
         break
@@ -181,22 +175,10 @@ export class LockstepMachine {
     this.#request(seq => encodeInvalidate(this.#out, seq, 0, enums.invalidateScope.all[0], 0))
   }
 
-  /** An access beyond what the CD translates is seen only by its event: QEMU asks for it neither its IOTLB nor the server. */
-  #event(message: Event): void {
-    const answer = newAnswer()
-    setRecord(answer, message)
-    answer.status = enums.translation.fault[0]
-    const { id, inputHi, inputLo } = decodeEvent(answer.words)
-    if (isTranslationRelated(id)) this.#seen.push({ address: addressOf(inputHi, inputLo), answer, event: true })
-  }
-
   #translate(message: Translate): void {
     const answer = newAnswer()
     setRequested(answer, message)
-    const address = addressOf(message.iovaHi, message.iovaLo)
-    const last = this.#seen.at(-1)
-    if (last?.event && last.address === address) this.#seen.pop()
-    this.#seen.push({ address, answer, event: false })
+    this.#seen.push({ address: addressOf(message.iovaHi, message.iovaLo), answer })
     this.#forget()
     encodeTranslated(this.#out, message.seq, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
   }

@@ -95,6 +95,20 @@ describe.each(['server', 'lockstep'] as const)('%s', mode => {
     expect(await copy(FROM, 0x5_0000)).toEqual(nothing(EVT_ID_TRANSLATION_FAULT))
   })
 
+  test('faults that no walk and no IOTLB entry leads to are told as well', async () => {
+    await stage1()
+    const { faults } = await report()
+    // Beyond the 39 bits of the CD: QEMU does not look into its IOTLB.
+    expect(await copy(FROM, 2 ** 41)).toEqual(nothing(EVT_ID_TRANSLATION_FAULT))
+    const beyond = (await report()).faults
+    expect(beyond).toBeGreaterThan(faults)
+    // What may be read is in the IOTLB, which then refuses the write.
+    driver.map(0x3_0000, OTHER, false)
+    await edu.dmaRead(0x3_0000, LENGTH)
+    expect(await copy(FROM, 0x3_0000)).toEqual(nothing(EVT_ID_PERMISSION_FAULT))
+    expect((await report()).faults).toBeGreaterThan(beyond)
+  })
+
   const command = (opcode: number, asid: number, address = 0) => Uint32Array.of(opcode, asid << 16, address, 0)
   test.each([
     ['TLBI_NH_VA', () => driver.command(command(CMDQ_OP_TLBI_NH_VA, 1, TO))],
