@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { ComponentChildren } from 'preact'
-import { useEffect, useRef, useState } from 'preact/hooks'
+import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 import { get } from '../api.ts'
 import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
@@ -107,7 +107,7 @@ function CommandQueues({ host, shadow }: { host: Queue; shadow: Queue | null }) 
                 <th>Command</th>
                 {shadow && <th>Verdict</th>}
                 {shadow && <th class="num hyp-text">Shadow</th>}
-                {shadow && <th>What the hardware gets</th>}
+                {shadow && <th>Hardware gets</th>}
               </tr>
             </thead>
             <tbody>
@@ -160,12 +160,12 @@ const Command = ({ entry: { name, text, words } }: { entry: QueueEntry }) => (
 function Following({ of, children }: { of: string; children: ComponentChildren }) {
   const box = useRef<HTMLDivElement>(null)
   const away = useRef(false)
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (box.current && !away.current) box.current.scrollTop = box.current.scrollHeight
   }, [of])
   return (
     <div
-      class="scroll"
+      class="scroll following"
       ref={box}
       onScroll={({ currentTarget: { scrollTop, clientHeight, scrollHeight } }) => {
         away.current = scrollTop + clientHeight < scrollHeight - 30

@@ -20,6 +20,8 @@ const START = 3_000
 const LAG = 20_000
 /** Rows that are asked for again when the kernel's functions are known. */
 const NAMED = 2_000
+const NAMING_MS = 1_500
+const NAMING_TRIES = 20
 /** With a filter, all that is still in the log is looked through. */
 const EVERYTHING = 100_000
 
@@ -72,18 +74,32 @@ export function Traps() {
     setVersion(v => v + 1)
   }, [filterKey])
 
-  // The server knows the kernel's functions only some traps after the first: rows that came before are asked for again.
-  const nameFunctions = async () => {
-    const list = rows.current
-    const first = list.findIndex(({ pc, where }) => pc !== undefined && where === undefined)
-    const id = list[first]?.id
-    if (id === undefined || asked.current >= id) return
-    asked.current = list.at(-1)?.id ?? id
-    const { items } = await get<{ items: TrapRow[] }>('/traps', { after: id - 1, limit: NAMED })
+  // The server reads the kernel's symbols when somebody first watches: rows that came before are asked for again.
+  const nameFunctions = async (tries: number) => {
+    const unnamed = rows.current.find(row => row.id > asked.current && row.pc !== undefined && row.where === undefined)
+    if (unnamed === undefined || tries === 0) return
+    const last = rows.current.at(-1)?.id ?? 0
+    const { registers, commands, ...rest } = filter
+    const query = {
+      ...rest,
+      ...(registers && { registers: registers.join() }),
+      ...(commands && { commands: commands.join() }),
+    }
+    const { items } = await get<{ items: TrapRow[] }>('/traps', { ...query, after: unnamed.id - 1, limit: NAMED })
+    if (items[0]?.where === undefined) {
+      setTimeout(() => void nameFunctions(tries - 1), NAMING_MS)
+      return
+    }
+    asked.current = last
     const named = new Map(items.map(row => [row.id, row]))
     rows.current = rows.current.map(row => named.get(row.id) ?? row)
     setVersion(v => v + 1)
   }
+  useEffect(() => {
+    asked.current = 0
+    const timer = setTimeout(() => void nameFunctions(NAMING_TRIES).catch(() => {}), NAMING_MS)
+    return () => clearTimeout(timer)
+  }, [filterKey, connected])
 
   useEffect(() => {
     if (paused) return
@@ -95,7 +111,6 @@ export function Traps() {
         items(items, dropped) {
           setConnected(true)
           rows.current.push(...items)
-          if (items.some(({ where }) => where !== undefined)) void nameFunctions()
           if (rows.current.length > KEPT * 1.2) rows.current = rows.current.slice(-KEPT)
           if (dropped > 0) setMissed(n => n + dropped)
           if (scheduled) return
@@ -312,7 +327,7 @@ function Row({ row, selected, select }: { row: TrapRow; selected: boolean; selec
           class={`num ${row.us > 1000 ? 'slow' : ''}`}
           title={row.us === 0 ? 'QEMU answered it by itself, as it had been told to' : undefined}
         >
-          {row.us === 0 ? 'ahead' : row.us.toFixed(1)}
+          {row.us === 0 ? 'ahead' : row.us.toFixed(row.us < 1_000 ? 1 : 0)}
         </span>
       </button>
     </li>
@@ -381,9 +396,9 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
             </div>
           )}
           {row.pc && (
-            <div>
-              <dt>PC</dt>
-              <dd class="mono">{row.where ?? row.pc}</dd>
+            <div class="whole">
+              <dt>Kernel function</dt>
+              <dd class="mono">{row.where ? `${row.where}, ${row.pc}` : row.pc}</dd>
             </div>
           )}
           {row.size !== undefined && row.smmu !== undefined && (
