@@ -6,6 +6,7 @@ import { describeRule } from '../faults/describe.ts'
 import { loadFile } from '../faults/load.ts'
 import { type CatalogueEntry, FileSchema } from '../faults/rule.ts'
 import { EXIT } from './exit.ts'
+import { faultsRunCommands } from './faultsRun.ts'
 
 export function faultsCommand(program: Command): void {
   const faults = program.command('faults').description('break the SMMU on purpose: the catalogue, files of rules')
@@ -27,6 +28,7 @@ export function faultsCommand(program: Command): void {
     .command('schema')
     .description('JSON Schema of such files, for editors')
     .action(() => console.log(JSON.stringify(FileSchema, null, 2)))
+  faultsRunCommands(faults)
 }
 
 function attempt(act: () => void): void {

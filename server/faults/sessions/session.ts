@@ -200,7 +200,8 @@ async function observe(
   let ended: SessionEnd | undefined
   try {
     signal.throwIfAborted()
-    const director = new Director(session, entry.rules)
+    const director = Director.of(session)
+    director.watch(entry.rules)
     const device = (smmu: number, sid: number) =>
       session.hello?.devices.find(d => d.smmu === smmu && d.sid === sid)?.name ?? `stream ${sid}`
     const timeline = new Timeline(device)

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim faults run`, `campaign`, `campaigns`, `report`, `compare`. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { catalogue, entriesOf } from '../faults/catalogue.ts'
+import type { CatalogueEntry } from '../faults/rule.ts'
+import { runCampaign } from '../faults/sessions/campaign.ts'
+import { type Campaign, Database, defaultDatabase, jobName, planOf } from '../faults/sessions/database.ts'
+import { compareText, htmlPage, junitXml, tableText } from '../faults/sessions/report.ts'
+import type { Job, SessionResult } from '../faults/sessions/session.ts'
+import { STAGES, type Stage } from '../hypervisor/policy/policy.ts'
+import { newRunFolder } from '../machine/scratch.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+
+interface OutputOptions {
+  readonly database: string
+  readonly json?: true
+  readonly junit?: string
+  readonly html?: string
+}
+
+interface RunOptions extends OutputOptions {
+  readonly kernel: readonly string[]
+  readonly until: readonly Stage[]
+  readonly seed: readonly number[]
+  readonly jobs: number
+  readonly ramDir: string
+  readonly qemu?: string
+  readonly twice?: true
+  readonly resume?: true | number
+}
+
+const list = (text: string): string[] => text.split(',').filter(word => word !== '')
+
+function whole(text: string): number {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new InvalidArgumentError('expected a whole number')
+  return value
+}
+
+const positive = (text: string): number => {
+  const value = whole(text)
+  if (value < 1 || value > 256) throw new InvalidArgumentError('expected 1 to 256')
+  return value
+}
+
+function stages(text: string): Stage[] {
+  return list(text).map(word => {
+    const stage = STAGES.find(known => known === word)
+    if (stage === undefined) throw new InvalidArgumentError(`"${word}" is none of ${STAGES.join(', ')}`)
+    return stage
+  })
+}
+
+/** `1,2,5-8` */
+function seeds(text: string): number[] {
+  return list(text).flatMap(part => {
+    const [from, to = from] = part.split('-').map(whole)
+    if (from === undefined || to === undefined || to < from || to - from > 10_000) {
+      throw new InvalidArgumentError(`"${part}": expected a number, or FROM-TO`)
+    }
+    return Array.from({ length: to - from + 1 }, (_, i) => from + i)
+  })
+}
+
+const outputOptions = (command: Command): Command =>
+  command
+    .option('--database <file>', 'where campaigns are kept', defaultDatabase())
+    .option('--json', 'the result as JSON')
+    .option('--junit <file>', 'write JUnit XML')
+    .option('--html <file>', 'write a page with time lines, console and trace')
+
+const runOptions = (command: Command): Command =>
+  outputOptions(command)
+    .addOption(new Option('--kernel <list>', '6.12, 6.1, or arm64 Images').argParser(list).default(['6.12'], '6.12'))
+    .addOption(new Option('--until <list>', 'prefixes of the series').argParser(stages).default(['nested'], 'nested'))
+    .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(seeds).default([1], '1'))
+    .option('--jobs <n>', 'machines at a time', positive, availableParallelism())
+    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
+    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
+
+/** Adds the commands that run sessions. */
+export function faultsRunCommands(faults: Command): void {
+  runOptions(faults.command('run <name|file...>'))
+    .description('run sessions with faults of the catalogue, or of files of your own')
+    .option('--twice', 'each of them twice; what the guest did until the first fault has to be the same')
+    .action((what: readonly string[], options: RunOptions) =>
+      act(signal => start(what.flatMap(entries), `run ${what.join(' ')}`, options, signal)),
+    )
+  runOptions(faults.command('campaign [name|file...]'))
+    .description('the whole catalogue, or a part of it; goes on where it was interrupted')
+    .option('--resume [id]', 'go on with an interrupted campaign, by default the newest', whole)
+    .action((what: readonly string[], options: RunOptions) =>
+      act(signal => {
+        const all = what.length === 0 ? catalogue() : what.flatMap(entries)
+        return start(all, `campaign ${what.join(' ')}`.trim(), options, signal)
+      }),
+    )
+  faults
+    .command('campaigns')
+    .description('campaigns so far')
+    .option('--database <file>', 'where campaigns are kept', defaultDatabase())
+    .action(({ database }: OutputOptions) => act(async () => printCampaigns(new Database(database))))
+  outputOptions(faults.command('report <campaign>'))
+    .description('what came of a campaign')
+    .action((id: string, options: OutputOptions) =>
+      act(async () => {
+        const database = new Database(options.database)
+        output(database, database.campaign(whole(id)), options)
+      }),
+    )
+  faults
+    .command('compare <before> <after>')
+    .description('verdicts of two campaigns that differ')
+    .option('--database <file>', 'where campaigns are kept', defaultDatabase())
+    .action((before: string, after: string, options: OutputOptions) =>
+      act(async () => {
+        const database = new Database(options.database)
+        const rows = (id: string) => database.rows(database.campaign(whole(id)))
+        console.log(compareText(rows(before), rows(after)))
+      }),
+    )
+}
+
+async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const { signal, dispose } = abortOnSignal()
+  try {
+    await work(signal)
+  } catch (error) {
+    fail(error, signal)
+  } finally {
+    dispose()
+  }
+}
+
+/** A file of rules has no expectation: every verdict is right. */
+function entries(argument: string): CatalogueEntry[] {
+  return entriesOf(argument).map(entry => ({
+    summary: `rules of ${argument}`,
+    expect: [],
+    why: 'a file of rules says nothing about it',
+    ...entry,
+  }))
+}
+
+async function start(
+  all: readonly CatalogueEntry[],
+  what: string,
+  options: RunOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const database = new Database(options.database)
+  const campaign =
+    options.resume === undefined ? begin(database, all, what, options) : resumed(database, options.resume)
+  const folder = newRunFolder()
+  mkdirSync(folder, { recursive: true })
+  say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${options.jobs} at a time`)
+  const begun = performance.now()
+  let ran = 0
+  try {
+    await runCampaign(
+      database,
+      campaign,
+      {
+        ...options,
+        folder,
+        say,
+        done: (job, result, count, total) => {
+          ran++
+          say(progress(job, result, count, total))
+        },
+      },
+      signal,
+    )
+  } catch (error) {
+    if (signal.aborted) say(`interrupted: "faults campaign --resume ${campaign.id}" goes on`)
+    throw error
+  }
+  const minutes = (performance.now() - begun) / 60_000
+  if (ran > 0) say(`${ran} sessions in ${minutes.toFixed(1)} min, ${(ran / minutes).toFixed(1)} a minute`)
+  output(database, database.campaign(campaign.id), options)
+  if (options.twice) checkTwice(database, campaign)
+}
+
+/** A second session is the same job under another name. */
+function begin(database: Database, all: readonly CatalogueEntry[], what: string, options: RunOptions): Campaign {
+  const again = options.twice ? all.map(entry => ({ ...entry, name: `${entry.name}-again` })) : []
+  const plan = planOf([...all, ...again], options.kernel, options.until, options.seed)
+  if (plan.length === 0) throw new Error('there is nothing to run')
+  return database.begin(what, plan)
+}
+
+function resumed(database: Database, which: true | number): Campaign {
+  const id = which === true ? database.unfinished() : which
+  if (id === undefined) throw new Error(`${database.path}: every campaign is finished`)
+  return database.campaign(id)
+}
+
+const say = (line: string): void => console.error(`smmu-cosim: ${line}`)
+
+function progress(job: Job, { verdict, asExpected, ms }: SessionResult, count: number, total: number): string {
+  const mark = asExpected ? '' : '  UNEXPECTED'
+  return `${String(count).padStart(String(total).length)}/${total}  ${jobName(job)}: ${verdict}${mark}  ${(ms / 1000).toFixed(1)} s`
+}
+
+function output(database: Database, campaign: Campaign, options: OutputOptions): void {
+  const rows = database.rows(campaign)
+  if (options.junit !== undefined) writeFileSync(options.junit, junitXml(campaign, rows))
+  if (options.html !== undefined) writeFileSync(options.html, htmlPage(campaign, rows))
+  const { plan, ...about } = campaign
+  if (options.json)
+    console.log(
+      JSON.stringify({ schema: 'smmu-cosim/faults/1', ...about, planned: plan.length, sessions: rows }, null, 2),
+    )
+  else console.log(tableText(rows))
+  if (rows.length < plan.length || rows.some(({ result }) => !result.asExpected)) process.exitCode = EXIT.failed
+}
+
+/** Equal: the guest's accesses until the first fault, and what fired. Times, and what comes later, may differ. */
+function checkTwice(database: Database, campaign: Campaign): void {
+  const rows = database.rows(campaign)
+  const byName = new Map(rows.map(row => [jobName(row.job), row]))
+  for (const { job, result } of rows) {
+    const second = byName.get(jobName({ ...job, entry: { ...job.entry, name: `${job.entry.name}-again` } }))
+    if (second === undefined) continue
+    const [a, b] = [result, second.result]
+    const accesses = a.before.accesses === b.before.accesses && a.before.digest === b.before.digest
+    const [first, again] = [a, b].map(({ evidence }) => evidence.firings[0])
+    const firing = first?.rule === again?.rule && first?.trap === again?.trap && first?.what === again?.what
+    console.log(
+      `${job.entry.name}: ${accesses ? 'the same' : 'DIFFERENT'} ${a.before.accesses} accesses until the first fault` +
+        `${accesses ? '' : ` (${b.before.accesses} the second time)`}, ${firing ? 'the same' : 'ANOTHER'} first firing; ` +
+        `verdicts ${a.verdict} and ${b.verdict}`,
+    )
+    if (!firing) process.exitCode = EXIT.failed
+  }
+}
+
+function printCampaigns(database: Database): void {
+  for (const { id, started, finished, what, planned, done, asExpected } of database.list()) {
+    const state = finished === null ? 'not finished' : 'finished'
+    console.log(`${id}  ${started}  ${what}: ${done} of ${planned} sessions, ${asExpected} as expected, ${state}`)
+  }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Runs many sessions, several machines at a time. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseSize } from '../../machine/scratch.ts'
+import { type Campaign, type Database, jobName } from './database.ts'
+import { type MachineOptions, type Prepared, prepare } from './machine.ts'
+import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
+import { ensureSnapshot, type Snapshot } from './snapshot.ts'
+
+/** Of one machine besides its RAM, bytes: QEMU, the trap thread, the recording's ring. */
+const OVERHEAD = 400 << 20
+
+export interface CampaignOptions {
+  readonly jobs: number
+  readonly ramDir: string
+  readonly qemu?: string
+  /** Where the files of sessions go, each in a folder of its own. */
+  readonly folder: string
+  readonly say: (line: string) => void
+  readonly done?: (job: Job, result: SessionResult, count: number, total: number) => void
+  readonly started?: (job: Job) => void
+}
+
+/** The machines of jobs, each prepared, and booted for its snapshot, once. */
+export class Machines {
+  readonly #options: Pick<CampaignOptions, 'ramDir' | 'qemu' | 'say'>
+  readonly #signal: AbortSignal
+  readonly #prepared = new Map<string, Promise<Prepared>>()
+
+  constructor(options: Pick<CampaignOptions, 'ramDir' | 'qemu' | 'say'>, signal: AbortSignal) {
+    this.#options = options
+    this.#signal = signal
+  }
+
+  /** @throws Error when set-up fails, or the guest does not become ready. */
+  async of({ entry, kernel, until }: Job): Promise<{ prepared: Prepared; snapshot: Snapshot | undefined }> {
+    const fresh = bootsFresh(entry)
+    const { ramDir, qemu } = this.#options
+    const options: MachineOptions = {
+      kernel,
+      until,
+      smp: entry.session?.smp ?? 1,
+      fresh,
+      ramDir,
+      ...(qemu && { qemu }),
+    }
+    const key = JSON.stringify(options)
+    let found = this.#prepared.get(key)
+    if (found === undefined) {
+      found = prepare(options, this.#signal)
+      this.#prepared.set(key, found)
+    }
+    const prepared = await found
+    const snapshot = fresh ? undefined : await ensureSnapshot(prepared, this.#signal, this.#options.say)
+    return { prepared, snapshot }
+  }
+}
+
+/** Does what of a campaign is not done. @throws Error when `signal` aborts, or a machine cannot be prepared. */
+export async function runCampaign(
+  database: Database,
+  campaign: Campaign,
+  options: CampaignOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const waiting = database.remaining(campaign)
+  const total = campaign.plan.length
+  let count = total - waiting.length
+  checkMemory(options.jobs)
+  const failed = new AbortController()
+  const either = AbortSignal.any([signal, failed.signal])
+  const machines = new Machines(options, either)
+  const lane = async () => {
+    for (let job = waiting.shift(); job !== undefined; job = waiting.shift()) {
+      either.throwIfAborted()
+      const { prepared, snapshot } = await machines.of(job)
+      options.started?.(job)
+      const folder = join(options.folder, jobName(job).replace(/[^\w.-]+/g, '_'))
+      const result = await runSession(job, prepared, snapshot, folder, either)
+      database.add(campaign, job, result)
+      options.done?.(job, result, ++count, total)
+    }
+  }
+  const lanes = Array.from({ length: Math.min(options.jobs, Math.max(1, waiting.length)) }, lane)
+  try {
+    await Promise.all(lanes)
+  } catch (error) {
+    failed.abort(error)
+    // The other machines end before we do.
+    await Promise.allSettled(lanes)
+    throw error
+  }
+  database.finish(campaign)
+}
+
+/** So many machines at a time must fit. @throws Error with what would. */
+export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('512M')): void {
+  const fit = Math.max(1, Math.floor(available / (ram + OVERHEAD)))
+  if (jobs > fit) {
+    throw new Error(`--jobs ${jobs}: there is memory for ${fit} machines of ${(ram + OVERHEAD) >> 20} MiB each`)
+  }
+}
+
+function availableBytes(): number {
+  const kib = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]
+  return kib === undefined ? Number.POSITIVE_INFINITY : Number(kib) * 1024
+}

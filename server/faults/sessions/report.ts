@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Campaigns as text, JUnit XML and HTML. Differences from what is expected come first everywhere. */
+import type { Campaign, Row } from './database.ts'
+import { jobName } from './database.ts'
+import type { Job } from './session.ts'
+
+const expectedOf = ({ entry: { expect } }: Job): readonly string[] => (typeof expect === 'string' ? [expect] : expect)
+const expectedText = (job: Job): string => expectedOf(job).join(' or ') || 'nothing'
+
+/** The command that runs a session again. */
+export function repeatCommand({ entry, kernel, until, seed }: Job, file?: string): string {
+  return `npm run smmu-cosim -- faults run ${file ?? entry.name} --seed ${seed} --kernel ${kernel} --until ${until}`
+}
+
+/** Unexpected ones first, else as planned. */
+export function inOrder(rows: readonly Row[]): Row[] {
+  return [...rows].sort((a, b) => Number(a.result.asExpected) - Number(b.result.asExpected))
+}
+
+/** A table for the terminal. */
+export function tableText(rows: readonly Row[]): string {
+  const cells = inOrder(rows).map(({ job, result }) => [
+    result.asExpected ? 'as expected' : 'UNEXPECTED',
+    jobName(job),
+    result.verdict,
+    result.asExpected ? '' : `expected ${expectedText(job)}`,
+    `${(result.ms / 1000).toFixed(1)} s`,
+    result.findings[0]?.text.slice(0, 100) ?? '',
+  ])
+  const widths = [0, 1, 2, 3, 4].map(i => Math.max(0, ...cells.map(row => row[i]?.length ?? 0)))
+  const lines = cells.map(row =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  )
+  const bad = rows.filter(({ result }) => !result.asExpected).length
+  const summary = `${rows.length} sessions, ${bad === 0 ? 'all as expected' : `${bad} not as expected`}`
+  return [...lines, summary].join('\n')
+}
+
+// Control characters are no XML, whatever stands around them.
+// biome-ignore lint/suspicious/noControlCharactersInRegex: that is what it is about
+const NO_XML = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ufffe\uffff]/g
+
+/** Text as it may stand in an element or an attribute of XML and HTML. */
+export function escapeXml(text: string): string {
+  const names: Readonly<Record<string, string>> = {
+    '&': '&amp;',
+    '<': '&lt;',
+    '>': '&gt;',
+    '"': '&quot;',
+    "'": '&#39;',
+  }
+  return text
+    .toWellFormed()
+    .replace(NO_XML, '\ufffd')
+    .replace(/[&<>"']/g, c => names[c] ?? c)
+}
+
+/** JUnit XML: a session is a test case, one that is not as expected a failure; an error of the harness an error. */
+export function junitXml(campaign: Campaign, rows: readonly Row[]): string {
+  const failures = rows.filter(({ result }) => !result.asExpected && result.verdict !== 'harness-error').length
+  const errors = rows.filter(({ result }) => !result.asExpected && result.verdict === 'harness-error').length
+  const seconds = (ms: number) => (ms / 1000).toFixed(3)
+  const time = seconds(rows.reduce((sum, { result }) => sum + result.ms, 0))
+  const cases = inOrder(rows).map(({ job, result }) => {
+    const { entry, kernel, until, seed } = job
+    const head = `    <testcase classname="${escapeXml(`faults.${kernel}.${until}`)}" name="${escapeXml(`${entry.name} seed ${seed}`)}" time="${seconds(result.ms)}"`
+    const text = [...result.findings.map(({ verdict, text }) => `${verdict}: ${text}`), repeatCommand(job)].join('\n')
+    if (result.asExpected) return `${head}>\n      <system-out>${escapeXml(text)}</system-out>\n    </testcase>`
+    const kind = result.verdict === 'harness-error' ? 'error' : 'failure'
+    const message = `${result.verdict}, expected ${expectedText(job)}`
+    return `${head}>\n      <${kind} message="${escapeXml(message)}">${escapeXml(text)}</${kind}>\n    </testcase>`
+  })
+  const suite = `name="smmu-cosim faults ${campaign.id}" tests="${rows.length}" failures="${failures}" errors="${errors}" time="${time}" timestamp="${campaign.started}"`
+  return `<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n  <testsuite ${suite}>\n${cases.join('\n')}\n  </testsuite>\n</testsuites>\n`
+}
+
+const STYLE = `body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#1b1f24;background:#fff}
+pre{background:#f4f5f7;padding:.7rem;overflow:auto;font-size:12.5px;line-height:1.4}summary{cursor:pointer;padding:.35rem 0}
+code{font-size:13px}.bad{color:#b3261e;font-weight:600}.ok{color:#1a6b34}dt{font-weight:600;margin-top:.8rem}dd{margin:0}
+table{border-collapse:collapse}td{padding:.1rem .8rem .1rem 0;vertical-align:top}td:first-child{text-align:right;font-variant-numeric:tabular-nums}
+@media(prefers-color-scheme:dark){body{color:#e3e6ea;background:#15181c}pre{background:#20242a}.bad{color:#ff8a80}.ok{color:#7ad79a}}`
+
+/** One page that needs nothing else. */
+export function htmlPage(campaign: Campaign, rows: readonly Row[]): string {
+  const bad = rows.filter(({ result }) => !result.asExpected).length
+  const sections = inOrder(rows).map(({ job, result }) => {
+    const { entry } = job
+    const state = result.asExpected ? 'ok' : 'bad'
+    const list = (items: readonly string[]) => `<pre>${escapeXml(items.join('\n')) || 'nothing'}</pre>`
+    const timeline = result.timeline
+      .map(({ ms, text }) => `<tr><td>${(ms / 1000).toFixed(2)} s</td><td>${escapeXml(text)}</td></tr>`)
+      .join('')
+    return `<details${result.asExpected ? '' : ' open'}><summary><span class="${state}">${escapeXml(result.verdict)}</span> ${escapeXml(jobName(job))}${result.asExpected ? '' : `, expected ${escapeXml(expectedText(job))}`}</summary>
+<p>${escapeXml(entry.summary)}</p><dl>
+<dt>Expected</dt><dd>${escapeXml(expectedText(job))}: ${escapeXml(entry.why)}</dd>
+<dt>Evidence</dt><dd>${list(result.findings.map(({ verdict, text }) => `${verdict}: ${text}`))}</dd>
+<dt>Time line</dt><dd><table>${timeline}</table></dd>
+<dt>Console, its end</dt><dd>${list(result.console)}</dd>
+<dt>Trace, around the first fault</dt><dd>${list(result.trace)}</dd>
+<dt>Again</dt><dd><code>${escapeXml(repeatCommand(job))}</code></dd></dl></details>`
+  })
+  const title = `Fault campaign ${campaign.id}`
+  const state = campaign.finished === null ? 'not finished' : `finished ${campaign.finished}`
+  return `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>${title}</title><style>${STYLE}</style></head><body>
+<h1>${title}</h1><p>${escapeXml(campaign.what)}<br>Started ${escapeXml(campaign.started)}, ${escapeXml(state)}. ${rows.length} of ${campaign.plan.length} sessions, <span class="${bad ? 'bad' : 'ok'}">${bad} not as expected</span>.</p>
+${sections.join('\n')}</body></html>\n`
+}
+
+/** What differs between two campaigns, by job; jobs that only one of them has come last. */
+export function compareText(a: readonly Row[], b: readonly Row[]): string {
+  const before = new Map(a.map(row => [jobName(row.job), row.result.verdict]))
+  const after = new Map(b.map(row => [jobName(row.job), row.result.verdict]))
+  const lines: string[] = []
+  let same = 0
+  for (const [name, verdict] of before) {
+    const now = after.get(name)
+    if (now === verdict) same++
+    else if (now !== undefined) lines.push(`${name}: ${verdict} → ${now}`)
+  }
+  for (const [name, verdict] of before) if (!after.has(name)) lines.push(`${name}: ${verdict} → not run`)
+  for (const [name, verdict] of after) if (!before.has(name)) lines.push(`${name}: not run → ${verdict}`)
+  return [...lines, `${same} the same, ${lines.length} different`].join('\n')
+}
