@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readSync, writeSync } from 'node:fs'
-import type { Socket } from 'node:net'
+import { Socket, type SocketConstructorOpts } from 'node:net'
+import { availableParallelism } from 'node:os'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
 import { Decoder, encodeError, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
@@ -8,6 +9,16 @@ import { enums } from '../../protocol/messages.ts'
 
 /** Most messages that wait for the end of a call. */
 const MAX_DEFERRED = 16
+
+/** Bytes that arrive through the event loop at a time. */
+const CHUNK = 65536
+
+/** How long the next message is looked for before the thread sleeps; QEMU looks as long for answers. */
+const SPIN_MS = 0.05
+/** After so many messages that came too late for it, none is looked for until one comes early. */
+const SPIN_MISSES = 4
+/** On the only processor, the peer could not run meanwhile. */
+const MAY_SPIN = availableParallelism() > 1
 
 /** The other end went away. */
 export class LinkClosed extends Error {
@@ -52,16 +63,34 @@ export class Link {
   readonly #handlers: LinkHandlers
   #seq = 0
   #open = true
+  /** When the last message was dealt with, ms. */
+  #last = 0
+  /** Messages in a row that came too late to be looked for. */
+  #misses = SPIN_MISSES
+  #polling = false
 
-  constructor(socket: Socket, handlers: LinkHandlers) {
-    const handle = (socket as unknown as { _handle: StreamHandle })._handle
+  /** @param accepted a connection of which nothing was read yet; from now on it is the link's */
+  constructor(accepted: Socket, handlers: LinkHandlers) {
+    const { _handle: handle } = accepted as unknown as { _handle: StreamHandle }
     handle.setBlocking(true)
-    this.#socket = socket
     this.#fd = handle.fd
     this.#handlers = handlers
-    socket.on('data', (chunk: Buffer) => this.#receive(chunk))
+    const buffer = Buffer.allocUnsafe(CHUNK)
+    const callback = (count: number): boolean => {
+      this.#receive(buffer, count)
+      return true
+    }
+    // The bytes come straight into a buffer: a stream of chunks would cost several turns through its queues for each trap.
+    ;(accepted as unknown as { _handle: null })._handle = null
+    const socket = new Socket({ handle, onread: { buffer, callback } } as unknown as SocketConstructorOpts)
+    this.#socket = socket
     socket.on('error', error => this.close(new LinkClosed(error.message)))
-    socket.on('close', () => this.close(new LinkClosed('QEMU closed the connection')))
+    socket.on('close', () => {
+      // The listener counts it.
+      accepted.destroy()
+      this.close(new LinkClosed('QEMU closed the connection'))
+    })
+    socket.resume()
   }
 
   get open(): boolean {
@@ -136,9 +165,11 @@ export class Link {
     this.#handlers.closed(reason)
   }
 
-  #receive(chunk: Buffer): void {
+  #receive(chunk: Buffer, count: number): void {
+    const early = MAY_SPIN && performance.now() - this.#last < SPIN_MS
+    this.#misses = early ? 0 : this.#misses + 1
     try {
-      this.#in.push(chunk)
+      this.#in.push(chunk, count)
       while (this.#open && this.#in.next()) {
         const message = this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end)
         if (message.type === Id.done || message.type === Id.data) {
@@ -150,6 +181,23 @@ export class Link {
     } catch (error) {
       this.close(error as Error)
     }
+    this.#lookOut()
+  }
+
+  /**
+   * Keeps the event loop awake for a while: waking up takes longer than most traps do. Not while traps come later than that
+   * anyway.
+   */
+  #lookOut(): void {
+    this.#last = performance.now()
+    if (this.#polling || this.#misses >= SPIN_MISSES || !this.#open) return
+    this.#polling = true
+    setImmediate(this.#poll)
+  }
+
+  readonly #poll = (): void => {
+    if (this.#open && performance.now() - this.#last < SPIN_MS) setImmediate(this.#poll)
+    else this.#polling = false
   }
 
   /** Handles what arrived during a call made outside of a message. */

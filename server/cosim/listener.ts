@@ -9,7 +9,7 @@ export class Listener {
   readonly #take: (socket: Socket) => void
   #server: Server | undefined
 
-  /** @param listen path of a Unix socket, or `host:port`. */
+  /** @param listen path of a Unix socket, or `host:port`. @param take gets each connection, nothing of it read yet. */
   constructor(listen: string, take: (socket: Socket) => void) {
     this.#listen = listen
     this.#take = take
@@ -31,7 +31,7 @@ export class Listener {
   }
 
   async #bind(address: { host: string; port: number } | { path: string }): Promise<Server> {
-    const server = createServer({ noDelay: true }, this.#take)
+    const server = createServer({ noDelay: true, pauseOnConnect: true }, this.#take)
     server.listen(address)
     await once(server, 'listening')
     return server
