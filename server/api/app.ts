@@ -12,6 +12,7 @@ import { type MachineManager, snapshot } from './machine.ts'
 import { metrics } from './metrics.ts'
 import { registerProblems, sendProblem } from './problems.ts'
 import { breakpointRoutes } from './routes/breakpoints.ts'
+import { faultRoutes } from './routes/faults.ts'
 import { machineRoutes } from './routes/machine.ts'
 import { memoryRoutes } from './routes/memory.ts'
 import { smmuRoutes } from './routes/smmu.ts'
@@ -138,6 +139,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
       traps: manager.traps,
       events: manager.events,
       warnings: manager.warnings,
+      firings: manager.firings,
       console: manager.console,
       counters,
       machine: manager.statuses,
@@ -174,6 +176,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
       smmuRoutes(api, manager)
       memoryRoutes(api, manager)
       breakpointRoutes(api, manager)
+      faultRoutes(api, manager)
     },
     { prefix: '/api/v1' },
   )

@@ -3,8 +3,12 @@ import { closeSync, openSync } from 'node:fs'
 import { StringDecoder } from 'node:string_decoder'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { Breakpoint, BreakpointSpec } from '../cosim/breakpoints.ts'
+import type { TrapThread } from '../cosim/control.ts'
 import { type HeldTrap, OperationError, type Release } from '../cosim/operations.ts'
 import type { Session, SessionEnd } from '../cosim/session.ts'
+import { Director } from '../faults/director.ts'
+import type { FaultStatus } from '../faults/injector.ts'
+import type { FaultRule, Firing } from '../faults/rule.ts'
 import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import { parseGuestEvent } from '../machine/guestEvents.ts'
@@ -77,6 +81,11 @@ export interface WarningItem {
   readonly row: number
 }
 
+export interface FiringItem extends Firing {
+  readonly id: number
+  readonly at: string
+}
+
 export interface ConsoleItem {
   readonly id: number
   readonly text: string
@@ -118,6 +127,7 @@ export class MachineManager {
   readonly verdicts = new Verdicts(this.log)
   readonly events = new Feed<EventItem>(EVENTS)
   readonly warnings = new Feed<WarningItem>(EVENTS)
+  readonly firings = new Feed<FiringItem>(EVENTS)
   readonly console = new Feed<ConsoleItem>(CONSOLE_CHUNKS)
   readonly statuses = new Feed<StatusItem>(1_000)
   readonly #defaults: LaunchDefaults
@@ -272,6 +282,7 @@ export class MachineManager {
       if (this.#breakpoints.get(breakpoint)?.once) this.#breakpoints.delete(breakpoint)
       this.#changed()
     })
+    session.thread?.on('fired', firing => this.firings.push({ at: new Date().toISOString(), ...firing }))
     session.thread?.on('released', () => {
       this.#held = null
       this.#changed()
@@ -445,6 +456,35 @@ export class MachineManager {
     if (spec === undefined) throw new Problem(404, `no breakpoint ${id}`)
     this.#breakpoints.set(id, { ...spec, enabled })
     await this.#session?.thread?.call('enableBreakpoint', id, enabled).catch(ignoreAbsent)
+  }
+
+  // Faults. They belong to the machine that runs.
+
+  get #armory(): { readonly session: Session; readonly thread: TrapThread } {
+    const session = this.#session
+    if (session?.thread === undefined) throw new Problem(409, 'there is no machine with a server of its own')
+    return { session, thread: session.thread }
+  }
+
+  async faults(): Promise<FaultStatus> {
+    const nothing = { armed: false, seed: 0, plan: [], rules: [], firings: [] }
+    return (await this.#session?.thread?.call('faults').catch(() => nothing)) ?? nothing
+  }
+
+  async armFaults(rules: readonly FaultRule[], seed: number): Promise<void> {
+    const { session, thread } = this.#armory
+    await thread.call('armFaults', rules, seed)
+    Director.of(session).watch(rules)
+  }
+
+  async disarmFaults(): Promise<void> {
+    const { session, thread } = this.#armory
+    await thread.call('disarmFaults')
+    Director.of(session).watch([])
+  }
+
+  async fireFault(rule: string): Promise<void> {
+    await this.#armory.thread.call('fireFault', rule)
   }
 
   async breakNext(on: boolean): Promise<void> {

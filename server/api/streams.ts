@@ -16,7 +16,7 @@ import { FilterSchema } from './traps.ts'
 
 export const STREAM_PATH = '/api/v1/stream'
 
-export const STREAMS = ['traps', 'events', 'warnings', 'console', 'counters', 'machine'] as const
+export const STREAMS = ['traps', 'events', 'warnings', 'firings', 'console', 'counters', 'machine'] as const
 export type StreamName = (typeof STREAMS)[number]
 
 const TICK_MS = 50

@@ -297,7 +297,7 @@ async function runMachine(
       },
     }),
   })
-  if (faults !== undefined) new Director(session, faults.rules)
+  if (faults !== undefined) Director.of(session).watch(faults.rules)
   const recorder = await record(session, options, kernel, runFolder)
   hook?.(session, kernel)
   const events: GuestEvent[] = []

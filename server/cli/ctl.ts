@@ -8,6 +8,7 @@ import { WebSocket } from 'ws'
 import { TOKEN_VARIABLE } from '../api/security.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../api/server.ts'
 import { type WalkAnswer, walkText } from '../api/walkAnswer.ts'
+import { entriesOf, isFile } from '../faults/catalogue.ts'
 import { type RecordedWalkRequest, recordedState } from '../trace/walk.ts'
 import { EXIT, fail } from './exit.ts'
 
@@ -20,6 +21,28 @@ interface Global {
 }
 
 type Json = Record<string, unknown>
+
+interface Faults {
+  readonly rules: readonly {
+    readonly rule: string
+    readonly text: string
+    readonly matches: number
+    readonly fired: number
+  }[]
+  readonly firings: readonly {
+    readonly rule: string
+    readonly n: number
+    readonly trap: number
+    readonly what: string
+  }[]
+}
+
+const faultLines = ({ rules, firings }: Faults): string =>
+  [
+    ...(rules.length === 0 ? ['nothing is armed'] : []),
+    ...rules.map(({ rule, text, matches, fired }) => `${rule}: ${text}; ${matches} matches, fired ${fired} times`),
+    ...firings.map(({ rule, n, trap, what }) => `  ${rule} ${n}, trap ${trap}: ${what}`),
+  ].join('\n')
 
 /** One server, as the options of the command line name it. */
 class Client {
@@ -551,6 +574,31 @@ export function ctlCommand(program: Command): void {
   type Point = { id: number; text: string; enabled: boolean; matches: number }
   const point = ({ id, text, enabled, matches }: Point) =>
     `${String(id).padStart(3)} ${enabled ? ' ' : 'off'} ${text} (${matches} matches)`
+  add('faults', 'faults that are armed, and what fired', plain, async client => {
+    client.print(await client.call<Faults>('GET', '/faults'), faultLines)
+  })
+  add('fault-list', 'the catalogue of faults', plain, async client => {
+    client.print(await client.call<Json[]>('GET', '/faults/catalogue'), entries =>
+      list(entries, ({ name, expect, summary }) => `${String(name).padEnd(28)} ${expect}: ${summary}`),
+    )
+  })
+  add(
+    'fault-arm <name|file...>',
+    'arm faults of the catalogue, or of files, instead of those that are',
+    command => command.option('--seed <n>', 'of what is left to chance', integer),
+    async (client, { seed }, names) => {
+      const rules = names.filter(isFile).flatMap(name => entriesOf(name).flatMap(entry => entry.rules))
+      const faults = names.filter(name => !isFile(name))
+      const body = { faults, rules, ...(seed !== undefined && { seed }) }
+      client.print(await client.call<Faults>('POST', '/faults', body), faultLines)
+    },
+  )
+  add('fault-disarm', 'no faults any more', plain, async client => {
+    await client.call('DELETE', '/faults')
+  })
+  add('fault-fire <rule>', 'carry out a rule of the point machine, now', plain, async (client, _options, [rule]) => {
+    await client.call('POST', `/faults/${encodeURIComponent(String(rule))}/fire`)
+  })
   add('breakpoints', 'all breakpoints', plain, async client => {
     client.print(await client.call<Point[]>('GET', '/breakpoints'), points => list(points, point))
   })

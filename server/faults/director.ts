@@ -8,9 +8,12 @@ const QMP_MS = 10_000
 /** A rule for a moment is looked at with every trap; without traps, so much later at the latest. */
 const LATE_MS = 500
 
+const directors = new WeakMap<Session, Director>()
+
 /** Watches a session on behalf of rules, from now until it ends. */
 export class Director {
   readonly #session: Session
+  #moments: readonly number[] = []
   readonly #signal = new AbortController()
   #waiting: { readonly name: string; readonly pattern: RegExp }[] = []
   #timers: NodeJS.Timeout[] = []
@@ -23,7 +26,13 @@ export class Director {
     session.on('reset', () => this.#startClock())
     session.thread?.on('fired', firing => this.#fired(firing))
     void session.ended.finally(() => this.#end()).catch(() => {})
+    directors.set(session, this)
     this.watch(rules)
+  }
+
+  /** The one of a session: whoever arms rules tells it. */
+  static of(session: Session): Director {
+    return directors.get(session) ?? new Director(session)
   }
 
   /** Rules that are armed instead of the former ones. */
@@ -36,8 +45,6 @@ export class Director {
     )
     this.#startClock()
   }
-
-  #moments: readonly number[] = []
 
   #line(line: string): void {
     const found = this.#waiting.filter(({ pattern }) => pattern.test(line)).map(({ name }) => name)

@@ -93,6 +93,7 @@ export interface RuleCount {
 export interface FaultStatus {
   readonly armed: boolean
   readonly seed: number
+  readonly plan: readonly FaultRule[]
   readonly rules: readonly RuleCount[]
   /** The first of them. */
   readonly firings: readonly Firing[]
@@ -198,6 +199,7 @@ export class Injector {
     return {
       armed: this.armed,
       seed: this.#plan?.seed ?? 0,
+      plan: this.#plan?.rules ?? [],
       rules: this.#rules.map(({ rule, trigger }) => ({
         rule: rule.name,
         matches: trigger.matches,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Every command of `ctl` against a real server, and every route of the API by one of them. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
@@ -175,6 +175,28 @@ test('breakpoints: set, switch, hold, look, change, go on, remove', async () => 
   expect((await ctl('breakpoints')).out).toBe('none\n')
 })
 
+test('faults: list, arm from the catalogue and from a file, fire, disarm', async () => {
+  const { qemu } = server
+  expect((await ctl('faults')).out).toBe('nothing is armed\n')
+  expect((await ctl('fault-list')).out).toMatch(/^cr0ack-stuck +driver-timeout: CR0ACK never follows/m)
+  expect((await ctl('fault-arm', 'irq-ctrlack-stuck')).out).toBe(
+    'irq-ctrlack: at register (register ARM_SMMU_IRQ_CTRLACK, access read) do set (value 0), always; 0 matches, fired 0 times\n',
+  )
+  qemu.registers.set(R.ARM_SMMU_IRQ_CTRLACK, 7)
+  expect(await qemu.read(R.ARM_SMMU_IRQ_CTRLACK, 4)).toMatchObject({ valueLo: 0 })
+  expect((await ctl('faults')).out).toMatch(
+    /1 matches, fired 1 times\n {2}irq-ctrlack 1, trap \d+: read of IRQ_CTRLACK: 0x7 → 0x0\n$/,
+  )
+  const file = join(files, 'rules.yaml')
+  writeFileSync(file, 'rules: [{ name: now, where: { at: machine }, what: { do: warn, warning: HYP_UNMAP } }]')
+  expect((await ctl('fault-arm', file, '--seed', '7')).out).toMatch(/^now: at machine do warn/)
+  expect(await qemu.read(R.ARM_SMMU_IRQ_CTRLACK, 4)).toMatchObject({ valueLo: 7 })
+  expect((await ctl('fault-fire', 'now')).code).toBe(0)
+  expect((await ctl('faults')).out).toMatch(/HYP_UNMAP forced/)
+  expect((await ctl('fault-disarm')).code).toBe(0)
+  expect((await ctl('faults')).out).toBe('nothing is armed\n  now 1, trap 0: HYP_UNMAP forced\n')
+})
+
 test('download: a recording', async () => {
   await new Promise(resolve => setTimeout(resolve, 300))
   expect(await ctl('download', download)).toEqual({ code: 0, out: '', err: '' })
@@ -201,6 +223,9 @@ test.each<[string[], RegExp]>([
   [['walk', '--sid', 'x', '--iova', '0'], /expected a whole number/],
   [['memory', '0x0'], /not all of it is RAM/],
   [['continue'], /no trap is held/],
+  [['fault-arm', 'cr0ack-stuk'], /did you mean cr0ack-stuck/],
+  [['fault-arm', 'sync-lost'], /policy passthrough has no command/],
+  [['fault-fire', 'nobody'], /no rule nobody is armed/],
   [['download', '/nowhere/at/all'], /ENOENT/],
 ])('ctl %j: refused, in one line', async (args, expected) => {
   const { code, out, err } = await ctl(...args)
