@@ -95,7 +95,7 @@ export async function runCampaign(
 }
 
 /** So many machines at a time must fit. @throws Error with what would. */
-export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('512M')): void {
+export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {
   const fit = Math.max(1, Math.floor(available / (ram + OVERHEAD)))
   if (jobs > fit) {
     throw new Error(`--jobs ${jobs}: there is memory for ${fit} machines of ${(ram + OVERHEAD) >> 20} MiB each`)

@@ -13,8 +13,8 @@ import { parseSize, Scratch } from '../../machine/scratch.ts'
 import { Workload, type WorkloadEntry } from '../../machine/workload.ts'
 import type { FaultPlan } from '../rule.ts'
 
-/** Enough for Debian's kernel; all that is touched is copied for each session. */
-const MEMORY = '512M'
+/** As `boot` has it, so that addresses mean the same; what is touched is copied for each session. */
+const MEMORY = '1G'
 const CARVEOUT = '64M'
 /** Whole disk read, half of it written, the file fetched over each network card. */
 const SIZE = { disk: 1 << 20, file: 256 << 10 }
