@@ -10,6 +10,7 @@ import { POLICIES } from '../cosim/policies.ts'
 import { Session, type SessionEnd } from '../cosim/session.ts'
 import type { TranslateMode } from '../cosim/translator.ts'
 import { Director } from '../faults/director.ts'
+import type { FaultStatus } from '../faults/injector.ts'
 import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { GRANULES, STAGES, type Stage } from '../hypervisor/policy/policy.ts'
@@ -297,7 +298,7 @@ async function runMachine(
       },
     }),
   })
-  if (faults !== undefined) Director.of(session).watch(faults.rules)
+  const director = faults && new Director(session, faults.rules)
   const recorder = await record(session, options, kernel, runFolder)
   hook?.(session, kernel)
   const events: GuestEvent[] = []
@@ -343,6 +344,7 @@ async function runMachine(
     ...(bench.length > 0 && { bench }),
     console: session.console.logPath,
     ...(recording && { recording }),
+    ...(director && faults && { faults: faultSection(faults, director) }),
     ...end.sections,
     ...(session.counters && { commands: session.counters.commands(), events: session.counters.events() }),
     machine: { memory: options.memory, smp: options.smp, hostCpus: cpus().length, qemuArgs: options.qemuArg },
@@ -358,6 +360,16 @@ function faultsOf({ faults, seed, policy, until, translate, baseline, server }: 
   } catch (error) {
     throw new Error(`--faults: ${(error as Error).message}`)
   }
+}
+
+/** For a trap thread that could not say it itself at the end. */
+function faultSection(
+  { rules, seed }: FaultPlan,
+  { firings, problems }: Director,
+): FaultStatus & { problems: string[] } {
+  const count = (name: string) => firings.filter(({ rule }) => rule === name).length
+  const counts = rules.map(({ name }) => ({ rule: name, matches: count(name), fired: count(name) }))
+  return { armed: false, seed, plan: rules, rules: counts, firings, problems }
 }
 
 /** Starts the recording; a baseline run has nothing to record, a server elsewhere has the ring. */

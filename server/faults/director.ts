@@ -8,6 +8,8 @@ const QMP_MS = 10_000
 /** A rule for a moment is looked at with every trap; without traps, so much later at the latest. */
 const LATE_MS = 500
 
+const KEPT = 1000
+
 const directors = new WeakMap<Session, Director>()
 
 /** Watches a session on behalf of rules, from now until it ends. */
@@ -17,6 +19,8 @@ export class Director {
   readonly #signal = new AbortController()
   #waiting: { readonly name: string; readonly pattern: RegExp }[] = []
   #timers: NodeJS.Timeout[] = []
+  /** The first of what fired, for a report when the trap thread can tell no more. */
+  readonly firings: Firing[] = []
   /** What went wrong while carrying out an action, in words. */
   readonly problems: string[] = []
 
@@ -65,7 +69,9 @@ export class Director {
     this.#session.thread?.call('openFaults', names, time).catch(() => {})
   }
 
-  #fired({ rule, action }: Firing): void {
+  #fired(firing: Firing): void {
+    const { rule, action } = firing
+    if (this.firings.length < KEPT) this.firings.push(firing)
     if (action === undefined) return
     this.#carryOut(action).catch(error => this.problems.push(`rule ${rule}: ${(error as Error).message}`))
   }

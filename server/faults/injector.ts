@@ -14,23 +14,21 @@ import type { GuestMemory, Halves, Machine, Policy, SmmuHardware, Trap } from '.
 import { addressOf, hex, hex64 } from '../smmu/bits.ts'
 import { describeCommand } from '../smmu/commands.ts'
 import { EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../smmu/events.ts'
-import { decodeFeatures } from '../smmu/features.ts'
 import {
   ARM_LPAE_PTE_AF,
   ARM_LPAE_PTE_HAP_READ,
   ARM_LPAE_PTE_HAP_WRITE,
   ARM_LPAE_PTE_TYPE_PAGE,
 } from '../smmu/pagetable.ts'
-import { queueAdvance, queueBase, queueIndex, queueLog2Size, queuePointer, queueSpace } from '../smmu/queue.ts'
 import * as r from '../smmu/registers.ts'
 import { registerName } from '../smmu/registers.ts'
 import { STRTAB_STE_SIZE } from '../smmu/ste.ts'
 import { STRTAB_L1_DESC_SIZE } from '../smmu/strtab.ts'
-import { NO_SSID } from '../smmu/transaction.ts'
-import { Walker } from '../smmu/walker.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import { ArmedRule, alter, changed, type Device, resolveSid } from './armed.ts'
 import { FaultyQueue, type QueueEffects } from './commands.ts'
+import { devicePage } from './devicePage.ts'
+import { eventQueue, produceEvents } from './eventQueue.ts'
 import { HostView } from './hostView.ts'
 import { interpose } from './interpose.ts'
 import { big, event as eventId, halvesOf, rangeOf, warning as warningId } from './names.ts'
@@ -954,7 +952,7 @@ export class Injector {
   #lookAtEvents(unit: Unit): void {
     const memory = this.#memory
     if (memory === undefined) return
-    const queue = this.#eventQueue(unit)
+    const queue = eventQueue(unit.hardware)
     if (queue === undefined) return
     const { base, log2size, cons } = queue
     let { prod } = queue
@@ -992,43 +990,6 @@ export class Injector {
       } else at = (at + 1) & mask
     }
     unit.eventsSeen = at
-  }
-
-  #eventQueue(unit: Unit): { base: number; log2size: number; prod: number; cons: number } | undefined {
-    const value: Halves = { lo: 0, hi: 0 }
-    const { hardware } = unit
-    if (!hardware.read(r.ARM_SMMU_EVTQ_BASE, 8, value)) return undefined
-    const log2size = queueLog2Size(value.lo, 19)
-    const base = queueBase(value.lo, value.hi, log2size, 32)
-    hardware.read(r.ARM_SMMU_EVTQ_PROD, 4, value)
-    const prod = value.lo
-    hardware.read(r.ARM_SMMU_EVTQ_CONS, 4, value)
-    return base === 0 ? undefined : { base, log2size, prod, cons: queuePointer(value.lo, log2size) }
-  }
-
-  #produceEvents(unit: Unit, what: WhatOf['event'], sid: number): string {
-    const queue = this.#eventQueue(unit)
-    if (queue === undefined) return 'there is no event queue'
-    const { base, log2size, cons } = queue
-    const pointer = queuePointer(queue.prod, log2size)
-    const room = queueSpace(pointer, cons, log2size)
-    const count = what.overflow ? room : Math.min(room, what.count ?? 1)
-    const record = emptyEvent(eventId(what.event) ?? 0, sid)
-    const address = halvesOf(what.address ?? 0)
-    record.inputLo = address.lo
-    record.inputHi = address.hi
-    record.class = EVTQ_1_CLASS_IN
-    const words = new Uint32Array(8)
-    encodeEvent(record, words)
-    const bytes = new Uint8Array(words.buffer)
-    for (let i = 0; i < count; i++) {
-      const at = queueIndex(queueAdvance(pointer, log2size, i), log2size)
-      this.#memory?.write(base + 32 * at, bytes, 0, 32)
-    }
-    const flag = (queue.prod & r.Q_OVERFLOW_FLAG) ^ (what.overflow ? r.Q_OVERFLOW_FLAG : 0)
-    unit.hardware.write(r.ARM_SMMU_EVTQ_PROD, 4, (queueAdvance(pointer, log2size, count) | flag) >>> 0, 0)
-    this.#around?.irq(unit.index, enums.irqLine.evtq[0])
-    return `${count} ${what.event}${what.overflow ? ', overflow' : ''}`
   }
 
   // Actions that stand for themselves.
@@ -1100,7 +1061,9 @@ export class Injector {
       }
       case 'event': {
         const sid = what.sid === undefined ? 0 : resolveSid(what.sid, around.devices)
-        return this.#produceEvents(unit, what, sid)
+        const text = this.#memory === undefined ? '' : produceEvents(this.#memory, unit.hardware, what, sid)
+        around.irq(smmu, enums.irqLine.evtq[0])
+        return text
       }
       case 'warn': {
         const warning = HYP_WARNINGS[(warningId(what.warning) ?? 1) - 1]
@@ -1149,43 +1112,12 @@ export class Injector {
     if (around === undefined) return 'there is no machine'
     let base = what.address === undefined ? undefined : rangeOf(what.address).from
     if (what.do === 'donate' && base === undefined && what.sid !== undefined) {
-      base = this.#pageOf(unit, resolveSid(what.sid, around.devices), halvesOf(what.iova ?? 0))
+      base = devicePage(unit.hardware, around.memory, resolveSid(what.sid, around.devices), halvesOf(what.iova ?? 0))
     }
     if (base === undefined) return 'nothing is mapped there'
     const size = Number(big(what.size ?? 4096))
     const result = around[what.do](base, size, what.vm ?? 1)
     return `${what.do} ${size} bytes at ${hex(base)}: ${resultName(result)}`
-  }
-
-  /** The page that a device reaches at an input address. */
-  #pageOf(unit: Unit, sid: number, { lo, hi }: Halves): number | undefined {
-    const around = this.#around
-    if (around === undefined) return undefined
-    const value: Halves = { lo: 0, hi: 0 }
-    const get = (offset: number) => {
-      unit.hardware.read(offset, 4, value)
-      return value.lo
-    }
-    const walker = new Walker(
-      decodeFeatures({
-        idr0: get(r.ARM_SMMU_IDR0),
-        idr1: get(r.ARM_SMMU_IDR1),
-        idr3: get(r.ARM_SMMU_IDR3),
-        idr5: get(r.ARM_SMMU_IDR5),
-      }),
-      around.memory,
-    )
-    walker.setRegisters({
-      cr0: get(r.ARM_SMMU_CR0),
-      cr2: get(r.ARM_SMMU_CR2),
-      gbpa: get(r.ARM_SMMU_GBPA),
-      strtabBaseLo: get(r.ARM_SMMU_STRTAB_BASE),
-      strtabBaseHi: get(r.ARM_SMMU_STRTAB_BASE + 4),
-      strtabBaseCfg: get(r.ARM_SMMU_STRTAB_BASE_CFG),
-    })
-    const transaction = { sid, ssid: NO_SSID, lo, hi, write: false, privileged: false, instruction: false }
-    const outcome = walker.translate(transaction)
-    return outcome.kind === 'translated' ? outcome.pa - (outcome.pa % 4096) : undefined
   }
 
   /** What had to wait, and rules that waited for what has fired. */

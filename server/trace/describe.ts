@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Records in words, for someone who knows the specification. */
+
 import { enums } from '../../protocol/messages.ts'
+import { ACTIONS } from '../faults/rule.ts'
 import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../hypervisor/report.ts'
 import { resultName } from '../hypervisor/result.ts'
 import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/warnings.ts'
@@ -164,7 +166,7 @@ export function describeRecord(record: TraceRecord): string {
     case 'breakpoint':
       return `break     breakpoint ${record.id} at trap #${record.seq}`
     case 'fault':
-      return `FAULT     rule ${record.rule} action ${record.action} ${hex(record.v0)} ${hex(record.v1)}`
+      return `FAULT     rule ${record.rule} ${ACTIONS[record.action] ?? 'unknown'} ${hex(record.v0)} ${hex(record.v1)}`
     case 'machine':
       return `machine   ${nameOf(machineState, record.state)}`
     case 'lost':
