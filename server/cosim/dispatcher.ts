@@ -256,7 +256,7 @@ export class Dispatcher {
       this.#breakpoints.add(spec, id)
     }
     this.#reporter.adopt(report)
-    if (faults !== null) this.#injector.adopt(faults)
+    this.#injector.adopt(faults)
   }
 
   #message(message: Message): void {
@@ -625,7 +625,11 @@ export class Dispatcher {
       },
       garble: () => link.garble(),
     }
-    this.#injector.connect(around, hello.resumed === 1)
+    try {
+      this.#injector.connect(around, hello.resumed === 1)
+    } catch (error) {
+      throw new LinkClosed(`faults: ${(error as Error).message}`)
+    }
     if (this.#translator !== undefined) this.#translator.faults = this.#injector
   }
 

@@ -176,7 +176,8 @@ export class Injector {
    * @throws OperationError when the machine has no place for one.
    */
   arm(plan: FaultPlan): void {
-    const rules = this.#resolve(plan)
+    // Devices are known when a machine is there.
+    const rules = this.#around === undefined ? [] : this.#resolve(plan)
     this.disarm()
     this.#plan = plan
     this.#firings = []
@@ -213,11 +214,11 @@ export class Injector {
     return { plan: this.#plan, triggers: this.#rules.map(({ trigger }) => trigger.state), firings: this.#firings }
   }
 
-  /** Before `connect`. */
-  adopt(state: InjectorState): void {
-    this.#plan = state.plan
-    this.#states = state.triggers
-    this.#firings = [...state.firings]
+  /** Goes on where another thread stood, before `connect`; null: nothing was armed there. */
+  adopt(state: InjectorState | null): void {
+    this.#plan = state?.plan
+    this.#states = state?.triggers ?? []
+    this.#firings = [...(state?.firings ?? [])]
   }
 
   /** Rules for the machine that connects, before its first trap. */

@@ -456,11 +456,31 @@ describe('when', () => {
     bench.read(r.ARM_SMMU_IDR0)
     const { state } = bench.injector
     const next = new FaultyBench()
-    if (state !== null) next.injector.adopt(state)
+    next.injector.adopt(state)
     next.connect()
     next.reset()
     expect([next.read(r.ARM_SMMU_IDR0), next.read(r.ARM_SMMU_IDR0)].map(value => value === 0)).toEqual([true, false])
   })
+})
+
+test('rules for a machine that is not there yet; a device that it has not', () => {
+  const bench = new FaultyBench()
+  bench.arm([rule({ at: 'command', sid: 'nvme' }, { do: 'drop' })])
+  expect(bench.injector.armed).toBe(false)
+  bench.connect()
+  expect(bench.injector.armed).toBe(true)
+  expect(() => bench.arm([rule({ at: 'command', sid: 'floppy' }, { do: 'drop' })])).toThrow(
+    'rule fault: no device floppy behind an SMMU; there are nvme (0x10), virtio-blk-pci (0x105)',
+  )
+  expect(bench.injector.status().plan).toHaveLength(1)
+})
+
+test('what was disarmed stays disarmed in the thread that takes over', () => {
+  const bench = new FaultyBench()
+  bench.injector.prepare({ rules: [reads('IDR0', { do: 'abort' })], seed: 1 })
+  bench.injector.adopt(null)
+  bench.connect()
+  expect(bench.injector.armed).toBe(false)
 })
 
 test('armed and disarmed again, the machine does what it does without', () => {
