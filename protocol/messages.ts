@@ -474,7 +474,7 @@ export const messages = {
     from: 'server',
     kind: 'request',
     answer: 'done',
-    doc: 'From now on every vCPU access to the range is an external abort and a guardFault. Ranges must not overlap.',
+    doc: 'From now on every vCPU access to the range is an external abort and a guardFault, whatever part of it was guarded before. Status `range`: not RAM, or more than 4096 separate ranges.',
     fields: guardFields,
   },
   guardRemove: {
@@ -482,7 +482,7 @@ export const messages = {
     from: 'server',
     kind: 'request',
     answer: 'done',
-    doc: 'Undo guardAdd for exactly the same range.',
+    doc: 'No vCPU access to the range is hindered any more, whatever part of it was guarded.',
     fields: guardFields,
   },
   translateMode: {

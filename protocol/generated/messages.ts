@@ -549,7 +549,10 @@ export interface Invalidate {
   readonly sid: number
 }
 
-/** From now on every vCPU access to the range is an external abort and a guardFault. Ranges must not overlap. */
+/**
+ * From now on every vCPU access to the range is an external abort and a guardFault, whatever part of it was guarded
+ * before. Status `range`: not RAM, or more than 4096 separate ranges.
+ */
 export interface GuardAdd {
   readonly type: typeof Id.guardAdd
   readonly seq: number
@@ -559,7 +562,7 @@ export interface GuardAdd {
   readonly size: number
 }
 
-/** Undo guardAdd for exactly the same range. */
+/** No vCPU access to the range is hindered any more, whatever part of it was guarded. */
 export interface GuardRemove {
   readonly type: typeof Id.guardRemove
   readonly seq: number

@@ -745,8 +745,9 @@ typedef struct CosimInvalidate {
 
 /*
  * guardAdd (request of the server, answered by done): From now on every vCPU
- * access to the range is an external abort and a guardFault. Ranges must not
- * overlap.
+ * access to the range is an external abort and a guardFault, whatever part of
+ * it was guarded before. Status range: not RAM, or more than 4096 separate
+ * ranges.
  */
 typedef struct CosimGuardAdd {
     /* guest physical address, a multiple of 4096 */
@@ -756,8 +757,8 @@ typedef struct CosimGuardAdd {
 } CosimGuardAdd;
 
 /*
- * guardRemove (request of the server, answered by done): Undo guardAdd for
- * exactly the same range.
+ * guardRemove (request of the server, answered by done): No vCPU access to the
+ * range is hindered any more, whatever part of it was guarded.
  */
 typedef struct CosimGuardRemove {
     /* guest physical address, a multiple of 4096 */

@@ -145,7 +145,6 @@ export class Dispatcher {
   #heldBefore = false
   #shutdown = false
   #translator: Translator | undefined
-  #guard: WireGuard | undefined
   /** Of the present or the last machine. */
   #ramFd: number | undefined
   #checkpoint: CheckpointWriter | undefined
@@ -471,7 +470,6 @@ export class Dispatcher {
   #answered(): void {
     this.#first = false
     this.#resumed = undefined
-    if (this.#guard !== undefined) this.#guard.lenient = false
     this.#post({ event: 'first-trap', at: performance.timeOrigin + performance.now() })
   }
 
@@ -489,10 +487,7 @@ export class Dispatcher {
     const session = hello.session === '' ? randomUUID() : hello.session
     const memory = this.#memory(link, hello)
     this.#reporter.canaries = this.#options.canaries === true ? memory : undefined
-    // With a former server, whatever was asked for last may have been done already.
     const guard = new WireGuard(link, this.#ring)
-    guard.lenient = hello.session !== ''
-    this.#guard = guard
     const machine = this.#connect(link, hello, memory, guard)
     this.#machine = machine
     const policy = this.#factory(machine, {
@@ -654,12 +649,10 @@ export class Dispatcher {
     const start = this.#ring.now()
     this.#lost = undefined
     this.#resumed = undefined
-    if (this.#guard !== undefined) this.#guard.lenient = true
     this.#translator?.reset()
     if (this.#injector.armed) this.#injector.reset(this.#policy)
     else this.#policy.reset()
     this.#translator?.announce(link)
-    if (this.#guard !== undefined) this.#guard.lenient = false
     this.#keep(link, this.#policy.state, seq, OK, 0, 0)
     encodeReply(link.out, seq, OK, 0, 0)
     link.flush()

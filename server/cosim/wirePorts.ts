@@ -152,11 +152,6 @@ export class RecordedMemory implements GuestMemory {
 
 /** QEMU's CPU view of memory. */
 export class WireGuard implements CpuGuard {
-  /**
-   * What QEMU refuses is so already: it drops all guards when the machine is reset, and in a machine that was taken over
-   * the former server may have got this far.
-   */
-  lenient = false
   readonly #link: Link
   readonly #ring: RingWriter
 
@@ -179,8 +174,7 @@ export class WireGuard implements CpuGuard {
 
   #finish(seq: number, add: boolean, base: number, size: number): void {
     const answer = this.#link.call(seq)
-    const settled = this.lenient && answer.type === Id.done && answer.status === enums.status.range[0]
-    if (!settled && (answer.type !== Id.done || answer.status !== OK)) {
+    if (answer.type !== Id.done || answer.status !== OK) {
       const range = `0x${base.toString(16)}, ${size} bytes`
       throw new Error(`QEMU refused to ${add ? 'guard' : 'unguard'} ${range} from the CPUs`)
     }

@@ -16,7 +16,7 @@ import { STAGES, type Stage } from './policy/policy.ts'
 import { SMMU_STATE_WORDS, type Smmu } from './smmu.ts'
 import { STRTAB_STATE_WORDS } from './strtab.ts'
 
-export const CHECKPOINT_VERSION = 1
+export const CHECKPOINT_VERSION = 2
 const MAGIC = 0x5048_4843
 const HEADER_WORDS = 8
 /** Word of the checksum. */
@@ -30,7 +30,6 @@ const STATES: readonly PageStateName[] = ['not RAM', 'owned', 'shared', 'hyp', '
 export interface HypervisorState {
   readonly isolated: boolean
   readonly guarded: boolean
-  readonly donated: readonly { readonly base: number; readonly size: number }[]
   /** What has begun and must be finished. */
   readonly operation: PageOperation | null
   readonly idmap: IdmapState | null
@@ -165,11 +164,6 @@ export class Checkpoint {
       writer.put(operation)
       for (const value of [base, size, vm]) writer.putLong(value)
     }
-    writer.put(state.donated.length)
-    for (const { base, size } of state.donated) {
-      writer.putLong(base)
-      writer.putLong(size)
-    }
     if (state.idmap !== null) {
       const { root, outputBits, bigEndian, tables, ramBytes, deviceBytes, unmappedBytes, buildUs } = state.idmap
       writer.putLong(root)
@@ -262,10 +256,6 @@ export class Checkpoint {
       (flags & 8) === 0
         ? null
         : { operation: reader.take(), base: reader.takeLong(), size: reader.takeLong(), vm: reader.takeLong() }
-    const donated = Array.from({ length: reader.takeCount(4) }, () => ({
-      base: reader.takeLong(),
-      size: reader.takeLong(),
-    }))
     const idmap: IdmapState | null =
       (flags & 4) === 0
         ? null
@@ -309,7 +299,6 @@ export class Checkpoint {
     return {
       isolated: (flags & 1) !== 0,
       guarded: (flags & 2) !== 0,
-      donated,
       operation,
       idmap,
       pool: { limit, peak, failures, runs },

@@ -78,8 +78,6 @@ export class Hypervisor {
   readonly #poolPages: number | null
   readonly #clock: () => number
   readonly #checkpoint: Checkpoint
-  /** What vCPUs are kept from: donated ranges. */
-  #donated: Range[] = []
   #guarded = false
   /** What has begun: should the server die, the next one finishes it. */
   #operation: PageOperation | null = null
@@ -132,9 +130,8 @@ export class Hypervisor {
     this.idmap = null
     this.isolated = false
     const { carveout, guard } = this.machine
-    for (const range of this.#donated) guard.remove(range.base, range.size)
+    for (const { base, size } of this.donated) guard.remove(base, size)
     if (this.#guarded) guard.remove(carveout.base, carveout.size)
-    this.#donated = []
     this.#operation = null
     this.ownership.reset()
     for (const smmu of this.smmus) smmu.reset()
@@ -285,10 +282,11 @@ export class Hypervisor {
       this.report.warn(HYP_UNMAP, this.trap, 0, base % 2 ** 32, Math.floor(base / 2 ** 32), size / 4096, result)
       idmap.map(base, size)
       ownership.reclaim(base, size, vm)
+      // A hypervisor that took over in the middle has guarded it already.
+      this.machine.guard.remove(base, size)
       return result
     }
     this.machine.guard.add(base, size)
-    this.#donated.push({ base, size })
     return OK
   }
 
@@ -323,39 +321,17 @@ export class Hypervisor {
   #giveBack(idmap: Idmap, base: number, size: number, vm: number): number {
     const { ownership } = this
     if (!zero(this.memory, base, size)) return EFAULT
-    this.#unguard(base, size)
+    this.machine.guard.remove(base, size)
     // A page that cannot be mapped is one that devices do not reach: tolerated.
     idmap.map(base, size)
     return ownership.reclaim(base, size, vm)
   }
 
-  /** Ranges are guarded as they were donated; what is left of one that was taken back in part stays guarded. */
-  #unguard(base: number, size: number): void {
-    const { guard } = this.machine
-    const end = base + size
-    const kept: Range[] = []
-    for (const range of this.#donated) {
-      const rangeEnd = range.base + range.size
-      if (rangeEnd <= base || range.base >= end) {
-        kept.push(range)
-        continue
-      }
-      guard.remove(range.base, range.size)
-      for (const [from, to] of [
-        [range.base, base],
-        [end, rangeEnd],
-      ]) {
-        if (to <= from) continue
-        guard.add(from, to - from)
-        kept.push({ base: from, size: to - from })
-      }
-    }
-    this.#donated = kept
-  }
-
-  /** Ranges that vCPUs are kept from because they were donated. */
+  /** Runs of pages that belong to a VM: vCPUs are kept from them. */
   get donated(): Range[] {
-    return [...this.#donated]
+    return this.ranges()
+      .filter(({ state }) => state === 'vm')
+      .map(({ base, size }) => ({ base, size }))
   }
 
   /** The streams that were shadowed, by SMMU and StreamID. */
@@ -381,7 +357,6 @@ export class Hypervisor {
       this.#checkpoint.encode({
         isolated: this.isolated,
         guarded: this.#guarded,
-        donated: this.#donated,
         operation: this.#operation,
         idmap: this.idmap?.state ?? null,
         pool: { limit, peak, failures, runs: this.pool.runs() },
@@ -410,7 +385,6 @@ export class Hypervisor {
     this.trap = 0
     this.isolated = state.isolated
     this.#guarded = state.guarded
-    this.#donated = [...state.donated]
     this.#operation = state.operation
     this.refusals.length = 0
     const geometry = state.idmap && idmapGeometry(this.#granule, state.idmap.outputBits)
@@ -428,7 +402,7 @@ export class Hypervisor {
     const { guard, carveout } = this.machine
     const changes: string[] = []
     if (this.#guarded) guard.add(carveout.base, carveout.size)
-    for (const { base, size } of this.#donated) guard.add(base, size)
+    for (const { base, size } of this.donated) guard.add(base, size)
     if (!this.isolated) return changes
     this.wait.begin()
     for (const smmu of this.smmus) this.#expect(smmu.verify())

@@ -52,9 +52,9 @@ export interface SmmuHardware {
 
 /** Who may see a page through the CPU: loads and stores by a vCPU to a guarded range are external aborts. */
 export interface CpuGuard {
-  /** `base` and `size` in bytes, multiples of 4096; must not overlap a guarded range. */
+  /** All of the range is guarded, whatever part of it was so. `base` and `size` in bytes, multiples of 4096. */
   add(base: number, size: number): void
-  /** Undoes `add` of exactly this range. */
+  /** Nothing of the range is guarded any more. */
   remove(base: number, size: number): void
 }
 

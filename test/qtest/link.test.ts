@@ -8,6 +8,7 @@ import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
 import {
   Decoder,
   encodeGuardAdd,
+  encodeGuardRemove,
   encodeHwRead,
   encodeMemRead,
   encodeMemWrite,
@@ -216,5 +217,73 @@ describe('requests of the server', () => {
     await machine.qtest.write(SMMU, 4, 0x7e)
     expect(await machine.qtest.read(SMMU, 4)).toBe(0x7en)
     expect((await machine.qtest.readBytes(RAM + (3 << 20) - 1, 2)).toString('hex')).toBe('7e00')
+  })
+})
+
+describe('guards', () => {
+  const PAGE = 4096
+  const FIRST = RAM + (16 << 20)
+  const COUNT = 5000
+
+  /** Has the guards changed by a trap; resolves with the statuses of the answers. */
+  async function change(changes: readonly (readonly [add: boolean, base: number, size: number])[]): Promise<number[]> {
+    const statuses: number[] = []
+    await serve(
+      polite((message, out) => {
+        if (message.type === Id.done) statuses.push(message.status)
+        if (message.type !== Id.trapRead) return
+        changes.forEach(([add, base, size], i) => {
+          if (add) encodeGuardAdd(out, i + 1, base, size)
+          else encodeGuardRemove(out, i + 1, base, size)
+        })
+        encodeReply(out, message.seq, 0, 0, 0)
+      }),
+    )
+    await machine.start()
+    await machine.qtest.write(FIRST + 2 * PAGE, 4, 0x55)
+    await machine.qtest.read(SMMU, 4)
+    await expect.poll(() => statuses.length).toBe(changes.length)
+    return statuses
+  }
+
+  const guarded = async (address: number) => {
+    await machine.qtest.write(address, 4, 0xaa)
+    return (await machine.qtest.read(address, 4)) !== 0xaan
+  }
+
+  test('page by page, more of them than there may be separate ones', async () => {
+    const changes = Array.from({ length: COUNT }, (_, i) => [true, FIRST + i * PAGE, PAGE] as const)
+    expect(new Set(await change(changes))).toEqual(new Set([0]))
+    for (const page of [0, 1, COUNT / 2, COUNT - 1]) expect(await guarded(FIRST + page * PAGE)).toBe(true)
+    for (const page of [-1, COUNT]) expect(await guarded(FIRST + page * PAGE)).toBe(false)
+  })
+
+  test('added twice and in part; removed in the middle, twice and across gaps', async () => {
+    const p = (page: number) => FIRST + page * PAGE
+    const statuses = await change([
+      [true, p(0), 4 * PAGE],
+      [true, p(2), 6 * PAGE],
+      [true, p(10), 2 * PAGE],
+      [true, p(1), PAGE],
+      [false, p(3), PAGE],
+      [false, p(3), PAGE],
+      [false, p(7), 4 * PAGE],
+    ])
+    expect(statuses).toEqual([0, 0, 0, 0, 0, 0, 0])
+    const pages = Array.from({ length: 13 }, (_, page) => page)
+    const found = []
+    for (const page of pages) if (await guarded(p(page))) found.push(page)
+    expect(found).toEqual([0, 1, 2, 4, 5, 6, 11])
+  })
+
+  test.each([
+    ['no bytes', FIRST, 0],
+    ['not whole pages', FIRST, 100],
+    ['not at a page', FIRST + 8, PAGE],
+    ['no RAM', 0x1000, PAGE],
+    ['across the end of the address space', 2 ** 53 - PAGE, PAGE],
+  ])('%s is refused', async (_, base, size) => {
+    expect(await change([[true, base, size]])).toEqual([2])
+    expect(await guarded(FIRST)).toBe(false)
   })
 })

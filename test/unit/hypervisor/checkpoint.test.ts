@@ -177,7 +177,7 @@ describe('refused', () => {
     ['nothing', () => new Uint8Array(0), /no checkpoint/],
     ['an odd number of bytes', bytes => bytes.subarray(0, 33), /no checkpoint/],
     ['something else', bytes => bytes.fill(0x41, 0, 4), /no checkpoint/],
-    ['a newer version', bytes => bytes.fill(2, 4, 5), /version 2/],
+    ['a newer version', bytes => bytes.fill(3, 4, 5), /version 3/],
     ['cut short', bytes => bytes.subarray(0, bytes.length - 4), /shorter/],
     ['one bit flipped', bytes => bytes.fill(bytes[100] ^ 1, 100, 101), /damaged/],
   ]

@@ -356,14 +356,16 @@ describe('donation at run time', () => {
     expect(bench.hyp.reclaim(TARGET + P, P, 3)).toBe(OK)
     expect(bench.hyp.donated).toEqual([
       { base: TARGET, size: P },
-      { base: TARGET + 2 * P, size: 2 * P },
-      { base: TARGET + 4 * P, size: P },
+      { base: TARGET + 2 * P, size: 3 * P },
     ])
+    expect(bench.guard.ranges).toEqual(expect.arrayContaining(bench.hyp.donated))
     expect(bench.hyp.reclaim(TARGET + 3 * P, 2 * P, 3)).toBe(OK)
     expect(bench.hyp.donated).toEqual([
       { base: TARGET, size: P },
       { base: TARGET + 2 * P, size: P },
     ])
+    expect(bench.guard.ranges).toEqual(expect.arrayContaining(bench.hyp.donated))
+    expect(bench.guard.ranges).toHaveLength(3)
     expect(mapped(TARGET + P)).toBe(true)
     expect(mapped(TARGET + 2 * P)).toBe(false)
   })

@@ -277,17 +277,24 @@ export class TestReport implements HypReport {
 }
 
 export class TestGuard implements CpuGuard {
+  /** Ascending, none touching another. */
   ranges: { base: number; size: number }[] = []
+
   add(base: number, size: number): void {
-    if (this.ranges.some(range => base < range.base + range.size && range.base < base + size)) {
-      throw new Error('the range overlaps a guarded one')
-    }
-    this.ranges.push({ base, size })
+    const touching = this.ranges.filter(range => range.base <= base + size && base <= range.base + range.size)
+    const from = Math.min(base, ...touching.map(range => range.base))
+    const to = Math.max(base + size, ...touching.map(range => range.base + range.size))
+    this.ranges = [...this.ranges.filter(range => !touching.includes(range)), { base: from, size: to - from }]
+    this.ranges.sort((a, b) => a.base - b.base)
   }
+
   remove(base: number, size: number): void {
-    const at = this.ranges.findIndex(range => range.base === base && range.size === size)
-    if (at < 0) throw new Error('the range is not guarded')
-    this.ranges.splice(at, 1)
+    this.ranges = this.ranges.flatMap(range => {
+      const end = range.base + range.size
+      const below = { base: range.base, size: Math.min(end, base) - range.base }
+      const above = { base: Math.max(range.base, base + size), size: end - Math.max(range.base, base + size) }
+      return [below, above].filter(part => part.size > 0)
+    })
   }
 }
 
