@@ -33,6 +33,8 @@ const SNAPSHOT_MS = 45_000
 const FRESH_MS = 120_000
 /** What a panic, or the end of the workload, is given to show its consequences. */
 const SETTLE_MS = 300
+/** Devices go on for a while after the guest has panicked. */
+const PANIC_MS = 2_000
 const AUDIT_MS = 10_000
 const MAX_LINES = 50
 const CONSOLE_TAIL = 60
@@ -223,7 +225,7 @@ async function observe(
     })
     session.console.on('line', line => {
       watch.line(line)
-      if (watch.console.at(-1)?.verdict === 'guest-panic') setTimeout(() => over.resolve('deadline'), SETTLE_MS)
+      if (watch.console.at(-1)?.verdict === 'guest-panic') setTimeout(() => over.resolve('deadline'), PANIC_MS)
       const event = machine.take(line)
       if (event === undefined) return
       if (event.event !== 'iommu')

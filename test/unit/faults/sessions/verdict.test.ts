@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from 'vitest'
+import type { Verdict } from '../../../../server/faults/rule.ts'
+import { VERDICTS } from '../../../../server/faults/rule.ts'
+import { readConsoleLine } from '../../../../server/faults/sessions/console.ts'
+import { type Evidence, GRAVITY, judge } from '../../../../server/faults/sessions/verdict.ts'
+
+const check = (ok: boolean) => ({
+  device: 'virtio-blk',
+  operation: 'read' as const,
+  bytes: 1,
+  sha256: '',
+  expected: '',
+  ok,
+})
+
+const clean: Evidence = {
+  end: 'worked',
+  guestEnded: false,
+  console: [],
+  checks: [check(true)],
+  warnings: [],
+  events: {},
+  gerrors: 0,
+  guardFaults: 0,
+  resets: 0,
+  interruptions: 0,
+  isolation: [],
+  armed: true,
+  fired: 1,
+  firings: [],
+  traps: 10,
+  workloadMs: 1000,
+  usualMs: 1000,
+}
+const line = (verdict: Verdict) => ({ console: [{ verdict, line: 'a line' }] })
+
+describe('from evidence to a verdict', () => {
+  test.each<[string, Partial<Evidence>, Verdict]>([
+    ['a fault that nobody noticed', {}, 'unaffected'],
+    ['no rules, no effect', { armed: false, fired: 0 }, 'unaffected'],
+    ['rules that never fired', { fired: 0 }, 'harness-error'],
+    ['the driver printed something', line('recovered'), 'recovered'],
+    ['events, but all data right', { events: { F_TRANSLATION: 2 } }, 'recovered'],
+    ['a global error that was acknowledged', { gerrors: 2 }, 'recovered'],
+    ['a reset, then the workload', { resets: 1 }, 'recovered'],
+    ['the server was away', { interruptions: 1 }, 'recovered'],
+    ['four times as slow', { workloadMs: 4001 }, 'degraded'],
+    ['three times as slow, but not by much', { usualMs: 100, workloadMs: 2900 }, 'unaffected'],
+    ['a check that failed', { checks: [check(true), check(false)] }, 'io-error'],
+    [
+      'a timeout of the driver and a failed check',
+      { ...line('driver-timeout'), checks: [check(false)] },
+      'driver-timeout',
+    ],
+    ['an oops', line('guest-oops'), 'guest-oops'],
+    ['the guest ended', { end: 'ended', guestEnded: true, checks: [] }, 'guest-panic'],
+    ['not done in time', { end: 'deadline', checks: [check(false)] }, 'guest-hung'],
+    ['a panic is not called hung', { ...line('guest-panic'), end: 'deadline' }, 'guest-panic'],
+    [
+      'a warning, whatever the guest did',
+      { ...line('guest-panic'), warnings: [{ code: 'X', count: 1, firstValues: '' }] },
+      'hyp-warning',
+    ],
+    ['QEMU died', { end: 'ended', problem: 'QEMU ended with exit code 1' }, 'harness-error'],
+    [
+      'isolation is gravest',
+      { isolation: ['page 0x1000'], problem: 'x', end: 'ended', ...line('guest-panic') },
+      'isolation-violation',
+    ],
+  ])('%s', (_, evidence, verdict) => {
+    expect(judge({ ...clean, ...evidence }).verdict).toBe(verdict)
+  })
+
+  test('every verdict has its place, and findings are sorted by it', () => {
+    expect([...GRAVITY].sort()).toEqual([...VERDICTS].sort())
+    const { findings } = judge({ ...clean, checks: [check(false)], isolation: ['a'], gerrors: 1 })
+    expect(findings.map(({ verdict }) => verdict)).toEqual(['isolation-violation', 'io-error', 'recovered'])
+  })
+})
+
+describe('console lines', () => {
+  test.each<[string, Verdict | undefined]>([
+    [
+      '[    1.2] arm-smmu-v3 9050000.smmuv3: CMD_SYNC timeout at 0x00000012 [hwprod 0x13, hwcons 0x12]',
+      'driver-timeout',
+    ],
+    ['[    1.2] arm-smmu-v3 9050000.smmuv3: event 0x10 received:', 'recovered'],
+    [
+      '[    1.2] arm-smmu-v3 9050000.smmuv3: unexpected global error reported (0x00000001), this could be serious',
+      'recovered',
+    ],
+    ['[    1.2] arm-smmu-v3 9050000.smmuv3: GBPA not responding to update', 'driver-timeout'],
+    ['[    1.2] Kernel panic - not syncing: Attempted to kill init!', 'guest-panic'],
+    ['[    1.2] Internal error: synchronous external abort: 0000000096000210 [#1] SMP', 'guest-oops'],
+    ['[    1.2] INFO: task dd:71 blocked for more than 120 seconds.', 'guest-hung'],
+    ['[    1.2] I/O error, dev vda, sector 8 op 0x0:(READ)', 'io-error'],
+    ['[    1.2] arm-smmu-v3 9050000.smmuv3: allocated 65536 entries for cmdq', undefined],
+    ['[    1.2] virtio_blk virtio0: [vda] 2048 512-byte logical blocks', undefined],
+    ['@cosim {"seq":1,"event":"device","ok":false,"error":"I/O error"}', undefined],
+  ])('%s', (text, verdict) => {
+    expect(readConsoleLine(text)?.verdict).toBe(verdict)
+  })
+})
