@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Type } from 'typebox'
 import { catalogue, entryNamed } from '../../faults/catalogue.ts'
+import type { CheckContext } from '../../faults/check.ts'
 import { describeRule } from '../../faults/describe.ts'
 import type { FaultStatus } from '../../faults/injector.ts'
 import { expectRules } from '../../faults/plan.ts'
@@ -79,10 +80,10 @@ const entryRules = (name: string): readonly FaultRule[] => {
 }
 
 /** @throws Problem with what is wrong, a line each */
-function rulesOf(names: readonly string[], own: readonly unknown[]): FaultRule[] {
+function rulesOf(names: readonly string[], own: readonly unknown[], context: CheckContext): FaultRule[] {
   const rules: unknown[] = [...names.flatMap(entryRules), ...own]
   try {
-    expectRules(rules, {})
+    expectRules(rules, context)
   } catch (error) {
     throw new Problem(422, (error as Error).message)
   }
@@ -153,7 +154,9 @@ export function faultRoutes(api: Api, manager: MachineManager): void {
         rules?: unknown[]
         seed?: number
       }
-      const rules = rulesOf(faults, own)
+      const { policy, until, translate } = (manager.status().options ?? {}) as CheckContext
+      const context = { ...(policy && { policy }), ...(until && { until }), ...(translate && { translate }) }
+      const rules = rulesOf(faults, own, context)
       await manager.armFaults(rules, seed)
       return show(await manager.faults(), rules) as never
     },

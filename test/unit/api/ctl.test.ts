@@ -224,7 +224,7 @@ test.each<[string[], RegExp]>([
   [['memory', '0x0'], /not all of it is RAM/],
   [['continue'], /no trap is held/],
   [['fault-arm', 'cr0ack-stuk'], /did you mean cr0ack-stuck/],
-  [['fault-arm', 'sync-lost'], /policy passthrough has no command/],
+  [['fault-arm', 'sync-lost'], /policy passthrough has no such thing: command needs pkvm/],
   [['fault-fire', 'nobody'], /no rule nobody is armed/],
   [['download', '/nowhere/at/all'], /ENOENT/],
 ])('ctl %j: refused, in one line', async (args, expected) => {
