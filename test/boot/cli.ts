@@ -21,6 +21,8 @@ export interface Run {
 export interface RunOptions {
   /** Called with everything printed so far on standard output whenever there is more. */
   readonly onOutput?: (text: string, child: ChildProcess) => void
+  /** The same for standard error. */
+  readonly onErrors?: (text: string, child: ChildProcess) => void
   /** The run is killed after so long; the test then fails on the exit code. */
   readonly deadlineMs?: number
 }
@@ -39,6 +41,7 @@ export async function cosim(args: readonly string[], options: RunOptions = {}): 
   })
   child.stderr.setEncoding('utf8').on('data', text => {
     stderr += text
+    options.onErrors?.(stderr, child)
   })
   const timer = setTimeout(() => child.kill('SIGKILL'), options.deadlineMs ?? 200_000)
   const code = await new Promise<number | null>(resolve => child.once('close', resolve))

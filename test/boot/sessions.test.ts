@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Sessions on a real, restored guest: verdicts from evidence, a campaign that is killed and resumed. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import { Database } from '../../server/faults/sessions/database.ts'
+import { cosim, leftovers } from './cli.ts'
+
+const folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-sessions-`))
+const database = join(folder, 'campaigns.db')
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+test('a campaign that is killed goes on, and no session is lost or done twice; verdicts are as expected', async () => {
+  const names = ['donate-unmap-lost', 'warning-forced', 'donate-fails']
+  const args = ['faults', 'run', ...names, '--jobs', '1', '--database', database]
+  const killed = await cosim(args, {
+    onErrors: (text, child) => {
+      if (text.includes('1/3')) child.kill('SIGKILL')
+    },
+  })
+  expect(killed.code).toBe(null)
+  const before = new Database(database)
+  const campaign = before.campaign(before.unfinished() ?? 0)
+  const first = before.rows(campaign)
+  expect(first.length).toBeGreaterThanOrEqual(1)
+  expect(first.length).toBeLessThan(3)
+  before.close()
+  const resumed = await cosim(['faults', 'campaign', '--resume', '--jobs', '2', '--database', database])
+  expect(resumed.code, resumed.stderr).toBe(0)
+  const after = new Database(database)
+  const rows = after.rows(campaign)
+  expect(rows.map(({ job, result }) => [job.entry.name, result.verdict])).toEqual([
+    ['donate-unmap-lost', 'isolation-violation'],
+    ['warning-forced', 'hyp-warning'],
+    ['donate-fails', 'unaffected'],
+  ])
+  expect(rows[0].result).toEqual(first[0].result)
+  for (const { result } of rows) expect(result.evidence.checks.every(({ ok }) => ok)).toBe(true)
+  after.close()
+  expect(leftovers(resumed.pid)).toEqual([])
+})
