@@ -178,8 +178,8 @@ export class HostDriver {
         this.#nextTable += 0x1000
       } else table = Number(entry & ~0xfffn)
     }
-    // AF, inner shareable, EL0 access, and read-only where asked.
-    const attributes = 0x743n | (writable ? 0n : 0x80n)
+    // Non-global, AF, inner shareable, EL0 access, and read-only where asked.
+    const attributes = 0xf43n | (writable ? 0n : 0x80n)
     this.writeWords(table + (Math.floor(iova / 4096) % 512) * 8, [BigInt(ipa) | attributes])
   }
 
