@@ -38,6 +38,9 @@ export const MAX_PINS = VM - 1 - SHARED
 /** Most protected VMs that can own pages at a time. */
 export const MAX_VMS = 256 - VM
 
+/** Pages that are counted together. */
+const CHUNK = 512
+
 /** A run of pages in one state; bytes. */
 export interface PageRange {
   readonly base: number
@@ -60,6 +63,8 @@ export class PageOwnership {
   /** Whole pages of RAM in ascending order, adjacent ranges joined. */
   readonly #regions: Region[] = []
   readonly #pages: Uint8Array
+  /** By chunk: pages that are not plainly the host's, so that nobody has to look at all the others. */
+  readonly #others: Uint16Array
   /** VM id of a slot, 0 when free. VM ids are positive. */
   readonly #vmIds = new Float64Array(MAX_VMS)
   readonly #vmPages = new Float64Array(MAX_VMS)
@@ -82,11 +87,13 @@ export class PageOwnership {
       count += (end - start) / PAGE_SIZE
     }
     this.#pages = new Uint8Array(count)
+    this.#others = new Uint16Array(Math.ceil(count / CHUNK))
   }
 
   /** All pages go back to the host. */
   reset(): void {
     this.#pages.fill(OWNED)
+    this.#others.fill(0)
     this.#vmIds.fill(0)
     this.#vmPages.fill(0)
     this.generation++
@@ -224,6 +231,12 @@ export class PageOwnership {
     const result = this.#check(first, end, from)
     if (result !== OK) return result
     this.#pages.fill(to, first, end)
+    for (let i = first; i < end; ) {
+      const chunk = Math.floor(i / CHUNK)
+      const next = Math.min(end, (chunk + 1) * CHUNK)
+      this.#others[chunk] += from === OWNED ? next - i : i - next
+      i = next
+    }
     this.generation++
     return OK
   }
@@ -258,7 +271,7 @@ export class PageOwnership {
       let i = region.first + (start - region.base) / PAGE_SIZE
       while (i < end) {
         const byte = pages[i]
-        const runEnd = endOfRun(pages, i, end)
+        const runEnd = byte === OWNED ? this.#endOfOwned(i, end) : endOfRun(pages, i, end)
         yield {
           base: region.base + (i - region.first) * PAGE_SIZE,
           size: (runEnd - i) * PAGE_SIZE,
@@ -269,6 +282,17 @@ export class PageOwnership {
         i = runEnd
       }
     }
+  }
+
+  /** First page from `i` on that is not plainly the host's. */
+  #endOfOwned(i: number, end: number): number {
+    const pages = this.#pages
+    while (i < end && pages[i] === OWNED) {
+      const chunk = Math.floor(i / CHUNK)
+      const next = Math.min(end, (chunk + 1) * CHUNK)
+      i = this.#others[chunk] === 0 ? next : endOfRun(pages, i, next)
+    }
+    return i
   }
 
   /** Puts a run that `ranges` gave back, into a state that `reset` made. */
