@@ -12,12 +12,12 @@ const LOG2SIZE = 16
 const ENTRIES = 2 ** LOG2SIZE
 const CS_SEV = 2
 /** Words of the trace that may wait: a fraction of the ring. */
-const COMMANDS_BETWEEN_DRAINS = 32_768
+const COMMANDS_BETWEEN_DRAINS = 65_536
 
 const BATCHES = [
   { what: 'commands, 2 at a time: an unmap and its CMD_SYNC', size: 2 },
   { what: 'commands, 64 at a time: a full batch of Linux', size: 64 },
-  { what: 'commands, 16,384 at a time', size: 16_384 },
+  { what: 'commands, 65,536 at a time: a whole queue', size: 65_536 },
 ] as const
 
 /** Fills the whole queue: invalidations, and at the end of each batch CMD_SYNC. */

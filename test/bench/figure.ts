@@ -2,7 +2,18 @@
 import { ratios, type Summary, summarize } from './stats.ts'
 
 /** The parts of the benchmark, in the order in which they run. */
-export const NAMES = ['trap', 'boot', 'reads', 'server', 'commands', 'idmap', 'dashboard', 'recording'] as const
+export const NAMES = [
+  'trap',
+  'boot',
+  'reads',
+  'server',
+  'commands',
+  'idmap',
+  'dashboard',
+  'recording',
+  'translate',
+  'scale',
+] as const
 export type Name = (typeof NAMES)[number]
 
 /** One side of a comparison: what was measured how, once in each pair. */

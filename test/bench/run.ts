@@ -9,6 +9,8 @@ import { type Context, evaluate, FULL, NAMES, type Name, type Part, QUICK } from
 import { benchIdmap } from './idmap.ts'
 import { BENCH_SCHEMA, type BenchReport, describeMachine, type Failure, formatMarkdown, formatText } from './output.ts'
 import { benchRecording } from './recording.ts'
+import { benchScale } from './scale.ts'
+import { benchTranslate } from './translate.ts'
 import { benchTrap } from './trap.ts'
 
 export interface BenchOptions {
@@ -35,7 +37,8 @@ export async function bench(options: BenchOptions, signal: AbortSignal): Promise
 
   const booting: readonly Name[] = ['boot', 'reads', 'server']
   const boots = booting.some(name => names.has(name))
-  if (boots || names.has('dashboard') || names.has('recording')) await setup({ signal })
+  const others: readonly Name[] = ['dashboard', 'recording', 'translate', 'scale']
+  if (boots || others.some(name => names.has(name))) await setup({ signal })
   const machine = describeMachine(await ensureQemu({ signal }))
   const started = new Date().toISOString()
   if (machine.load > machine.cores / 2) say(`the machine is busy (load ${machine.load}): figures will say little`)
@@ -47,6 +50,8 @@ export async function bench(options: BenchOptions, signal: AbortSignal): Promise
     ['idmap', names.has('idmap'), () => benchIdmap(context)],
     ['dashboard', names.has('dashboard'), () => benchDashboard(context)],
     ['recording', names.has('recording'), () => benchRecording(context)],
+    ['translate', names.has('translate'), () => benchTranslate(context)],
+    ['scale', names.has('scale'), () => benchScale(context)],
   ]
   const done: Part[] = []
   const failures: Failure[] = []

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+/** How cost grows with RAM, StreamIDs, the length of a queue, vCPUs and machines. */
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { ensureQemu } from '../../scripts/setup/index.ts'
+import { INSTANT, runBareGuest } from './bareGuest.ts'
+import { bootOnce } from './boots.ts'
+import type { Context, Figure, Part } from './figure.ts'
+
+const PROCESS = fileURLToPath(new URL('./scaleProcess.ts', import.meta.url))
+
+/** In a process of its own. */
+async function grow(kind: 'ram' | 'streams' | 'donate', size: number, signal: AbortSignal): Promise<number> {
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--max-old-space-size=4096', PROCESS, kind, `${size}`],
+    {
+      signal,
+      timeout: 300_000,
+    },
+  )
+  return JSON.parse(stdout) as number
+}
+
+export async function benchScale(context: Context): Promise<Part> {
+  const { scale, signal, say } = context
+  const figures: Figure[] = []
+  const repeats = Math.min(scale.pairs, 3)
+  const measure = async (what: string, unit: string, label: string, run: () => Promise<number>) => {
+    const values: number[] = []
+    for (let i = 0; i < repeats; i++) values.push(await run())
+    say(`scale: ${what}, ${label}`)
+    figures.push({ bench: 'scale', what, unit, a: { label, values } })
+  }
+  for (const gib of [1, 4, 16]) {
+    await measure('idmap at page size, a GiB', 'ms', `${gib} GiB of RAM`, () => grow('ram', gib, signal))
+  }
+  for (const count of [64, 256, 1024]) {
+    await measure('CFGI_STE of a new stream, each', 'µs', `${count} StreamIDs`, () => grow('streams', count, signal))
+  }
+  for (const mib of [16, 64, 256]) {
+    await measure('donation page by page, a page', 'µs', `${mib} MiB in all`, () => grow('donate', mib, signal))
+  }
+  const qemu = await ensureQemu({ signal })
+  for (const machines of [1, 2, 4]) {
+    await measure('trap p50 while all trap without a pause', 'µs', `${machines} machines, one process`, async () => {
+      const runs = await Promise.all(
+        Array.from({ length: machines }, () => runBareGuest(qemu, Math.ceil(scale.traps / 4), INSTANT, signal)),
+      )
+      return Math.max(...runs.map(({ trip }) => trip.p50)) / 1000
+    })
+  }
+  for (const vcpus of [1, 2, 4]) {
+    await measure('boot to userspace', 's', `${vcpus} vCPUs`, async () => {
+      const { bootMs } = await bootOnce(context, '--smp', `${vcpus}`, '--bench', '0')
+      if (bootMs === null) throw new Error('userspace was never reached')
+      return bootMs / 1000
+    })
+  }
+  return { figures }
+}

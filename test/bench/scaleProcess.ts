@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+/** One measurement of how cost grows (scale.ts), in a process of its own; prints a number as JSON. */
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { FileMemory } from '../../server/machine/fileMemory.ts'
+import { CMDQ_OP_CFGI_STE, cmdSync } from '../../server/smmu/commands.ts'
+import * as r from '../../server/smmu/registers.ts'
+import { BenchMachine, MiB, RAM_BASE } from './machine.ts'
+
+const GiB = 1024 * MiB
+const PAGE = 4096
+const CMDQ = RAM_BASE + 8 * MiB
+const STRTAB = RAM_BASE + 16 * MiB
+const STES = RAM_BASE + 17 * MiB
+const LOG2SIZE = 16
+const SID_BITS = 10
+/** StreamIDs that one L1 descriptor covers, log2. */
+const SPLIT = 8
+const TWO_LEVEL = 1 << 16
+const STE_BYTES = 64
+const CS_SEV = 2
+const VM = 1
+
+/** A machine on a sparse file in shared memory. */
+function start(ram: number, carveout: number): { readonly machine: BenchMachine; readonly memory: FileMemory } {
+  const folder = mkdtempSync('/dev/shm/cosim-bench-')
+  const fd = openSync(join(folder, 'ram'), 'wx+', 0o600)
+  rmSync(folder, { recursive: true })
+  process.on('exit', () => closeSync(fd))
+  ftruncateSync(fd, ram)
+  const memory = new FileMemory(fd, [{ base: RAM_BASE, size: ram, offset: 0 }])
+  return { memory, machine: new BenchMachine(memory, carveout) }
+}
+
+/** Linux's queue and a 2-level stream table of bypass entries, switched on. */
+function enable({ machine, memory }: ReturnType<typeof start>): void {
+  const ste = new BigUint64Array([0x9n, 0n, 0n, 0n, 0n, 0n, 0n, 0n])
+  const table = new Uint8Array(STE_BYTES * 2 ** SID_BITS)
+  for (let sid = 0; sid < 2 ** SID_BITS; sid++) table.set(new Uint8Array(ste.buffer), sid * STE_BYTES)
+  memory.write(STES, table, 0, table.length)
+  const l1 = new BigUint64Array(2 ** (SID_BITS - SPLIT))
+  for (let i = 0; i < l1.length; i++) l1[i] = BigInt(STES + i * STE_BYTES * 2 ** SPLIT + SPLIT + 1)
+  memory.write(STRTAB, new Uint8Array(l1.buffer), 0, l1.byteLength)
+  machine.write(r.ARM_SMMU_STRTAB_BASE, STRTAB, 8)
+  machine.write(r.ARM_SMMU_STRTAB_BASE_CFG, TWO_LEVEL | (SPLIT << 6) | SID_BITS)
+  machine.write(r.ARM_SMMU_CMDQ_BASE, CMDQ + LOG2SIZE, 8)
+  machine.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+  machine.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_SMMUEN)
+  machine.drain()
+}
+
+const measures: Readonly<Record<string, (size: number) => number>> = {
+  /** ms a GiB for the tables of so many GiB. */
+  ram(gib) {
+    const { machine } = start(gib * GiB, 64 * MiB * Math.max(1, gib / 4))
+    machine.hypervisor.reset()
+    if (machine.hypervisor.idmap === null) throw new Error('there is no idmap')
+    machine.drain()
+    machine.hypervisor.reset()
+    return machine.hypervisor.idmap.buildUs / 1000 / gib
+  },
+  /** µs for the first CFGI_STE of each of so many streams, a CMD_SYNC with each. */
+  streams(count) {
+    const parts = start(GiB, 64 * MiB)
+    enable(parts)
+    const words = new Uint32Array(8 * count)
+    for (let sid = 0; sid < count; sid++) {
+      words[8 * sid] = CMDQ_OP_CFGI_STE
+      words[8 * sid + 1] = sid
+      words[8 * sid + 2] = 1
+      cmdSync(words, CS_SEV, 8 * sid + 4)
+    }
+    parts.memory.write(CMDQ, new Uint8Array(words.buffer), 0, words.byteLength)
+    const begin = performance.now()
+    for (let sid = 1; sid <= count; sid++) parts.machine.write(r.ARM_SMMU_CMDQ_PROD, 2 * sid)
+    const time = performance.now() - begin
+    parts.machine.check()
+    return (time * 1000) / count
+  },
+  /** µs a page for so many MiB. */
+  donate(mib) {
+    const parts = start(2 * GiB, 64 * MiB)
+    enable(parts)
+    const { hypervisor } = parts.machine
+    const first = RAM_BASE + 512 * MiB
+    const pages = (mib * MiB) / PAGE
+    const begin = performance.now()
+    for (let page = 0; page < pages; page++) {
+      const result = hypervisor.donate(first + page * PAGE, PAGE, VM)
+      if (result !== 0) throw new Error(`page ${page}: ${result}`)
+      // What QEMU would be sent.
+      hypervisor.checkpoint()
+      if (page % 1024 === 0) parts.machine.drain()
+    }
+    return ((performance.now() - begin) * 1000) / pages
+  },
+}
+
+const [kind, size] = process.argv.slice(2)
+console.log(JSON.stringify(measures[kind](Number(size))))
