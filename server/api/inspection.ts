@@ -55,13 +55,16 @@ export class Inspection {
   readonly #hello: Hello
   readonly #memory: FileMemory
   readonly #verdicts: Verdicts
+  readonly #catchUp: () => void
   readonly #features = new Map<number, Features>()
 
-  constructor(thread: TrapThread, hello: Hello, memory: FileMemory, verdicts: Verdicts) {
+  /** @param catchUp lets `verdicts` know what the trap thread has done so far */
+  constructor(thread: TrapThread, hello: Hello, memory: FileMemory, verdicts: Verdicts, catchUp: () => void) {
     this.#thread = thread
     this.#hello = hello
     this.#memory = memory
     this.#verdicts = verdicts
+    this.#catchUp = catchUp
   }
 
   get hello(): Hello {
@@ -121,6 +124,8 @@ export class Inspection {
     const event = [R.ARM_SMMU_CR0, R.ARM_SMMU_EVTQ_BASE, R.ARM_SMMU_EVTQ_PROD, R.ARM_SMMU_EVTQ_CONS]
     const host = await this.#read(smmu, 'host', command)
     const hardware = await this.#read(smmu, 'hardware', [...new Set([...command, ...event])])
+    // Otherwise the newest entries have no verdict yet, or that of an entry that was in their place before.
+    this.#catchUp()
     const own = this.#queue('cmdq', host, ahead)
     const shadow = this.#queue('cmdq', hardware)
     const events = this.#queue('evtq', hardware)

@@ -302,7 +302,9 @@ export class MachineManager {
       const ram = hello.ram.map(({ base, size, offset }) => ({ base, size, offset }))
       if (this.#ram !== undefined) closeSync(this.#ram)
       this.#ram = openSync(session.ramFile, 'r')
-      this.#inspection = new Inspection(thread, hello, new FileMemory(this.#ram, ram), this.verdicts)
+      this.#inspection = new Inspection(thread, hello, new FileMemory(this.#ram, ram), this.verdicts, () =>
+        session.pump?.drain(),
+      )
       // New code of the trap thread knows of no breakpoints.
       if (again) for (const [id, spec] of this.#breakpoints) void thread.call('addBreakpoint', spec, id).catch(() => {})
     }

@@ -27,6 +27,7 @@ export function pairs(host: Queue, shadow: Queue | null): Pair[] {
     rows.push({ host: entry, ...(mine && { shadow: mine }) })
     next = place + 1
   }
-  for (const shadow of entries.slice(next)) rows.push({ shadow })
+  // The guest went on while the second queue was looked at: what has no partner yet comes next time.
+  for (const shadow of entries.slice(next)) if (shadow.verdict === 'own') rows.push({ shadow })
   return rows
 }

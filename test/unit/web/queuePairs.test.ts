@@ -57,6 +57,12 @@ test.each<[string, Queue, Queue | null, string[]]>([
     ['9 21'],
   ],
   ['an entry whose place was used again', queue(host(1, 50), host(2, 51)), queue(hardware(51)), ['1 -', '2 51']],
+  [
+    'what the guest did in the meantime',
+    queue(host(1, 4)),
+    queue(hardware(4), hardware(5, 'own'), hardware(6)),
+    ['1 4', '- 5'],
+  ],
   ['nothing yet', queue(), queue(), []],
 ])('%s', (_name, own, shadow, expected) => {
   expect(lines(own, shadow)).toEqual(expected)
