@@ -34,7 +34,7 @@ const FRESH_MS = 120_000
 /** What a panic, or the end of the workload, is given to show its consequences. */
 const SETTLE_MS = 300
 /** Devices go on for a while after the guest has panicked. */
-const PANIC_MS = 6_000
+const PANIC_MS = 2_000
 const AUDIT_MS = 10_000
 const MAX_LINES = 50
 const CONSOLE_TAIL = 60
