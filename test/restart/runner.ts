@@ -3,17 +3,18 @@
  * A server as a process of its own, to be killed: only the trap thread's work. It waits for a line on its standard input
  * before it listens, so that a successor can be ready before its predecessor dies.
  *
- *     runner.ts SOCKET RAM-FOLDER POLICY POLICY-OPTIONS
+ *     runner.ts SOCKET RAM-FOLDER POLICY POLICY-OPTIONS TRANSLATE-MODE
  */
 import { once } from 'node:events'
 import type { ThreadEvent } from '../../server/cosim/control.ts'
 import { Dispatcher } from '../../server/cosim/dispatcher.ts'
 import { Listener } from '../../server/cosim/listener.ts'
 import { loadPolicy } from '../../server/cosim/policies.ts'
+import type { TranslateMode } from '../../server/cosim/translator.ts'
 import { createCounters } from '../../server/trace/counters.ts'
 import { createRing } from '../../server/trace/ring.ts'
 
-const [socket = '', ramFolder = '', policy = '', policyOptions = '{}'] = process.argv.slice(2)
+const [socket = '', ramFolder = '', policy = '', policyOptions = '{}', translate = 'hardware'] = process.argv.slice(2)
 
 const tell = (event: ThreadEvent): void => {
   // What a machine is takes long to print, and nobody asks for it.
@@ -34,6 +35,7 @@ const dispatcher = new Dispatcher(
     ring: createRing(1 << 16),
     counters: createCounters(),
     panicOnWarn: false,
+    translate: translate as TranslateMode,
   },
   factory,
   tell,

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import type { TranslateMode, TranslateReport } from '../../server/cosim/translator.ts'
 
 const CACHE = join(tmpdir(), `cosim-test-modules-${process.getuid?.() ?? 0}`)
 const RUNNER = fileURLToPath(new URL('./runner.ts', import.meta.url))
@@ -15,6 +16,7 @@ export interface RunnerEvent {
   readonly repairs?: readonly string[]
   readonly message?: string
   readonly fault?: boolean
+  readonly sections?: { readonly translate?: TranslateReport }
 }
 
 /** One server process. */
@@ -68,6 +70,7 @@ export interface ServersOptions {
   readonly ramFolder: string
   readonly policy?: string
   readonly policyOptions?: Readonly<Record<string, unknown>>
+  readonly translate?: TranslateMode
 }
 
 /** A server that is killed again and again, each time with a successor at hand. */
@@ -79,8 +82,8 @@ export class Servers {
   readonly events: RunnerEvent[] = []
   kills = 0
 
-  constructor({ socket, ramFolder, policy = 'pkvm', policyOptions = {} }: ServersOptions) {
-    this.#args = [socket, ramFolder, policy, JSON.stringify(policyOptions)]
+  constructor({ socket, ramFolder, policy = 'pkvm', policyOptions = {}, translate = 'hardware' }: ServersOptions) {
+    this.#args = [socket, ramFolder, policy, JSON.stringify(policyOptions), translate]
     this.#current = this.#spawn()
     this.#next = this.#spawn()
   }

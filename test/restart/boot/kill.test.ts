@@ -91,3 +91,20 @@ test.each([
   },
   PATIENCE_MS,
 )
+
+test.each(['server', 'lockstep'] as const)(
+  'a few kills with --translate %s: no device reads or writes a wrong byte, and the two agree',
+  async mode => {
+    const { servers, socket } = await start({ translate: mode })
+    const run = boot(socket)
+    await killing(servers, run, 12, () => 50 + Math.random() * 400)
+    const { report, stderr } = await run
+    expect(servers.complaints).toEqual([])
+    expectOk(report, stderr)
+    expect(servers.kills).toBeGreaterThan(3)
+    const translate = servers.events.find(({ event }) => event === 'shutdown')?.sections?.translate
+    expect(translate).toMatchObject({ mode, mismatches: 0, findings: [] })
+    expect(translate?.misses).toBeGreaterThan(100)
+  },
+  PATIENCE_MS,
+)
