@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Boots whose devices' addresses the server translates, or checks. */
 import { expect, test } from 'vitest'
+import { enums } from '../../protocol/messages.ts'
 import type { Report } from '../../server/cli/report.ts'
 import type { TranslateReport } from '../../server/cosim/translator.ts'
+import { ARM_SMMU_CMDQ_PROD } from '../../server/smmu/registers.ts'
+import { TraceReader } from '../../server/trace/reader.ts'
+import type { RecordOf } from '../../server/trace/records.ts'
+import { recordedState } from '../../server/trace/walk.ts'
 import { cosim } from './cli.ts'
 
 test.each([
@@ -21,4 +26,29 @@ test.each([
   expect(translate.misses).toBeGreaterThan(1000)
   expect(translate.findings).toEqual([])
   expect(translate.mismatches).toBe(0)
+})
+
+test('a recording with --translate server holds what a walk needs, the guest’s tables included', async () => {
+  const { report, stderr } = await cosim(['boot', '--translate', 'server'])
+  expect(report?.outcome, stderr).toBe('ok')
+  const path = report?.recording?.path ?? ''
+  // The last one before an unmap: at the end Linux switches the SMMU off.
+  let newest: RecordOf<'translate'> | undefined
+  let last: RecordOf<'translate'> | undefined
+  let at = 0
+  for (const record of TraceReader.open(path).records()) {
+    if (record.kind === 'translate' && record.status === enums.translation.mapped[0]) newest = record
+    else if (record.kind === 'trap' && newest !== undefined) {
+      if (record.offset === ARM_SMMU_CMDQ_PROD) [last, at] = [newest, record.seq]
+      newest = undefined
+    }
+  }
+  if (last === undefined) throw new Error('nothing was translated')
+  const { state, problems } = await recordedState(path, at)
+  expect(problems).toEqual([])
+  const { smmu, sid, iovaHi, iovaLo, access, pa } = last
+  const iova = (BigInt(iovaHi) << 32n) | BigInt(iovaLo)
+  const walk = state.walk({ smmu, sid, iova, write: (access & enums.access.write[0]) !== 0 })
+  expect(walk).toMatchObject({ outcome: 'translated', pa: `0x${pa.toString(16)}` })
+  expect(walk.steps.map(({ what }) => what)).toEqual(expect.arrayContaining(['STE', 'CD', 'S1', 'S2']))
 })
