@@ -74,6 +74,16 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
     },
   ],
   [
+    'faults',
+    async page => {
+      await page.getByLabel('Filter faults by text').fill('cerror')
+      await page.getByRole('button', { name: /^cmdq-err-ill/ }).click()
+      await page.getByRole('button', { name: 'Arm', exact: true }).click()
+      await page.locator('.firings td').first().waitFor()
+      await page.waitForTimeout(6_000)
+    },
+  ],
+  [
     'held',
     async page => {
       await page.goto(page.url().replace(/#.*/, '#/queues'))

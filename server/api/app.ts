@@ -124,6 +124,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
         { name: 'smmu', description: 'registers, queues, streams, tables, walks' },
         { name: 'memory', description: 'who owns a page, who reaches it' },
         { name: 'breakpoints', description: 'hold a trap, look, change its outcome, go on' },
+        { name: 'faults', description: 'break something on purpose' },
         { name: 'server' },
       ],
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },

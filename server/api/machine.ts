@@ -26,6 +26,7 @@ import { Inspection } from './inspection.ts'
 import { KernelFunctions } from './kernelFunctions.ts'
 import { type LaunchDefaults, type Launched, launch, type StartOptions } from './launch.ts'
 import { Problem } from './problems.ts'
+import { disks, nothing, type Span, span, type Tally } from './tally.ts'
 import { type LogEntry, TrapLog } from './trapLog.ts'
 import { Traps } from './traps.ts'
 import { Verdicts } from './verdicts.ts'
@@ -155,6 +156,8 @@ export class MachineManager {
   /** Counters of the current or the last machine. */
   counters: Counters | undefined
   #lost = 0
+  /** Around the rules that were armed from here: since when is compared, when they were armed, when disarmed. */
+  #marks: { readonly from: Tally; readonly armed?: Tally; readonly to?: Tally } = { from: nothing(Date.now()) }
   #recording: Recorder | undefined
 
   constructor(defaults: LaunchDefaults = {}) {
@@ -261,6 +264,7 @@ export class MachineManager {
     this.functions.machine(image, this.log.next)
     this.#state = 'starting'
     this.counters = session.counters
+    this.#marks = { from: nothing(Date.now()) }
     session.pump?.add(this.log)
     const decoder = new StringDecoder('utf8')
     session.console.on('data', chunk => {
@@ -349,6 +353,7 @@ export class MachineManager {
 
   #finish(end: EndStatus): void {
     this.#lost += this.#session?.pump?.lost ?? 0
+    this.#marks = { to: { ...this.#counted(), disk: null }, ...this.#marks }
     this.#recording = this.#session?.recording ?? this.#recording
     this.#qmp = undefined
     this.#session = undefined
@@ -475,14 +480,36 @@ export class MachineManager {
 
   async armFaults(rules: readonly FaultRule[], seed: number): Promise<void> {
     const { session, thread } = this.#armory
-    await thread.call('armFaults', rules, seed)
+    const [armed] = await Promise.all([this.#tally(), thread.call('armFaults', rules, seed)])
     Director.of(session).watch(rules)
+    this.#marks = { from: this.#marks.to ?? this.#marks.armed ?? this.#marks.from, armed }
   }
 
   async disarmFaults(): Promise<void> {
     const { session, thread } = this.#armory
-    await thread.call('disarmFaults')
+    const [to] = await Promise.all([this.#tally(), thread.call('disarmFaults')])
     Director.of(session).watch([])
+    if (this.#marks.armed !== undefined) this.#marks = { to, ...this.#marks }
+  }
+
+  /**
+   * What was counted before rules were armed from here, since the machine started or the rules before them ended, and what
+   * since, until they were disarmed. Null when none were.
+   */
+  async faultEffect(): Promise<{ readonly before: Span; readonly since: Span; readonly over: boolean } | null> {
+    const { from, armed, to } = this.#marks
+    if (armed === undefined) return null
+    return { before: span(from, armed), since: span(armed, to ?? (await this.#tally())), over: to !== undefined }
+  }
+
+  async #tally(): Promise<Tally> {
+    const counted = this.#counted()
+    return { ...counted, disk: disks(await this.#execute('query-blockstats').catch(() => null)) }
+  }
+
+  #counted(): Omit<Tally, 'disk'> {
+    const { traps, aborted, gerrors, guardFaults, warnings, events } = snapshot(this)
+    return { at: Date.now(), traps, aborted, gerrors, guardFaults, warnings, events }
   }
 
   async fireFault(rule: string): Promise<void> {

@@ -13,9 +13,15 @@ export const ProblemSchema = Type.Object(
     status: Type.Integer(),
     detail: Type.Optional(Type.String({ description: 'what was wrong with this request' })),
     errors: Type.Optional(
-      Type.Array(Type.Object({ path: Type.String(), message: Type.String() }), {
-        description: 'the fields of the request that were wrong',
-      }),
+      Type.Array(
+        Type.Object({
+          path: Type.String(),
+          message: Type.String(),
+          line: Type.Optional(Type.Integer({ description: 'of a text, from 1' })),
+          column: Type.Optional(Type.Integer({ description: 'from 1' })),
+        }),
+        { description: 'the fields of the request that were wrong' },
+      ),
     ),
   },
   { $id: 'Problem', title: 'Problem' },
@@ -25,11 +31,21 @@ export const ProblemSchema = Type.Object(
 export class Problem extends Error {
   override readonly name = 'Problem'
   readonly status: number
+  readonly errors: readonly FieldError[] | undefined
 
-  constructor(status: number, detail: string) {
+  constructor(status: number, detail: string, errors?: readonly FieldError[]) {
     super(detail)
     this.status = status
+    this.errors = errors
   }
+}
+
+/** What is wrong with a field of a request, or with a place in a text that it holds. */
+interface FieldError {
+  readonly path: string
+  readonly message: string
+  readonly line?: number
+  readonly column?: number
 }
 
 /** What every route may answer. */
@@ -68,10 +84,11 @@ export function registerProblems(app: FastifyInstance): void {
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const status = statusOf(error)
     if (status >= 500) request.log.error(error)
-    const errors = error.validation?.map(({ instancePath, message }) => ({
+    const invalid = error.validation?.map(({ instancePath, message }) => ({
       path: `${error.validationContext ?? ''}${instancePath}`,
       message: message ?? 'is wrong',
     }))
+    const errors = (error as unknown) instanceof Problem ? (error as unknown as Problem).errors : invalid
     return sendProblem(reply, status, status >= 500 ? undefined : error.message, errors && { errors })
   })
   app.setNotFoundHandler((request, reply) => sendProblem(reply, 404, `${request.method} ${request.url.slice(0, 200)}`))

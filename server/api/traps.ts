@@ -117,6 +117,20 @@ export class Traps implements Source {
     return items.reverse()
   }
 
+  /** The newest row of the trap of a number. Every trap has a row, so that those behind it tell how far back it is. */
+  numbered(seq: number): TrapRow | undefined {
+    for (let id = this.next - 1; id >= this.oldest; ) {
+      const entry = this.#log.entry(id)
+      const root = entry && this.#log.root(entry)
+      if (entry !== undefined && root?.kind === 'trap') {
+        if (root.seq === seq) return this.row(entry)
+        if (root.seq < seq) return undefined
+        id -= root.seq - seq
+      } else id--
+    }
+    return undefined
+  }
+
   row(entry: LogEntry): TrapRow {
     const root = this.#log.root(entry)
     const warnings: string[] = []

@@ -7,6 +7,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { WebSocket } from 'ws'
 import { TOKEN_VARIABLE } from '../api/security.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../api/server.ts'
+import type { Span } from '../api/tally.ts'
 import { type WalkAnswer, walkText } from '../api/walkAnswer.ts'
 import { entriesOf, isFile } from '../faults/catalogue.ts'
 import { type RecordedWalkRequest, recordedState } from '../trace/walk.ts'
@@ -36,6 +37,29 @@ interface Faults {
     readonly what: string
   }[]
 }
+
+interface FaultEffect {
+  readonly before: Span
+  readonly since: Span
+}
+
+const spanLine = (name: string, { seconds, traps, aborted, gerrors, guardFaults, warnings, events, disk }: Span) => {
+  const counts = [
+    `${traps} traps`,
+    `${aborted} aborted`,
+    `${gerrors} global errors`,
+    `${guardFaults} guard faults`,
+    ...(disk === null
+      ? []
+      : [`${disk.reads} disk reads, ${disk.writes} writes, ${disk.bytes} bytes, ${disk.failed} failed`]),
+    ...warnings.map(({ code, count }) => `${count} × ${code}`),
+    ...events.map(({ name, count }) => `${count} × ${name}`),
+  ]
+  return `${name} (${seconds.toFixed(1)} s): ${counts.join(', ')}`
+}
+
+const effectLines = (effect: FaultEffect | null): string =>
+  effect === null ? 'nothing was armed' : `${spanLine('before', effect.before)}\n${spanLine('since ', effect.since)}`
 
 const faultLines = ({ rules, firings }: Faults): string =>
   [
@@ -388,15 +412,22 @@ export function ctlCommand(program: Command): void {
       client.print(await client.call('GET', path('/traps', query)), ({ items }) => list(items as Json[], row))
     },
   )
-  add('trap <id>', 'one row of the trap log, with all that was done for it', plain, async (client, _options, [id]) => {
-    client.print(await client.call('GET', `/traps/${encodeURIComponent(String(id))}`), value => {
-      const children = value.children as { kind: string; text: string; verdict?: string }[]
-      const lines = children.map(
-        c => `    ${c.kind.padEnd(9)} ${c.text}${c.verdict && c.verdict !== 'kept' ? ` (${c.verdict})` : ''}`,
-      )
-      return [row(value.row as Json), ...lines].join('\n')
-    })
-  })
+  add(
+    'trap <id>',
+    'one row of the trap log, with all that was done for it',
+    command => command.option('--numbered', 'the id is the number of the trap in its machine, as faults tell it'),
+    async (client, { numbered }, [id]) => {
+      const given = encodeURIComponent(String(id))
+      const found = numbered ? (await client.call<Json>('GET', `/traps/numbered/${given}`)).id : given
+      client.print(await client.call('GET', `/traps/${found}`), value => {
+        const children = value.children as { kind: string; text: string; verdict?: string }[]
+        const lines = children.map(
+          c => `    ${c.kind.padEnd(9)} ${c.text}${c.verdict && c.verdict !== 'kept' ? ` (${c.verdict})` : ''}`,
+        )
+        return [row(value.row as Json), ...lines].join('\n')
+      })
+    },
+  )
   for (const what of ['events', 'warnings'] as const) {
     add(
       what,
@@ -593,6 +624,9 @@ export function ctlCommand(program: Command): void {
       client.print(await client.call<Faults>('POST', '/faults', body), faultLines)
     },
   )
+  add('fault-effect', 'what was counted before the faults were armed, and since', plain, async client => {
+    client.print(await client.call<FaultEffect | null>('GET', '/faults/effect'), effectLines)
+  })
   add('fault-disarm', 'no faults any more', plain, async client => {
     await client.call('DELETE', '/faults')
   })

@@ -73,6 +73,11 @@ test('without a machine, every view says so and offers to start one', async () =
     await page.getByRole('link', { name: new RegExp(`^${view}`) }).click()
     await page.getByText('No machine is running').waitFor()
   }
+  // Faults can be looked at, but not armed.
+  await page.keyboard.press('9')
+  await page.locator('.armed').getByText('No machine is running').waitFor()
+  await page.getByRole('button', { name: /^cr0ack-stuck/ }).click()
+  expect(await button('Arm').isDisabled()).toBe(true)
 })
 
 test(
@@ -169,12 +174,12 @@ describe('on a booted machine', () => {
     await page.keyboard.press('ArrowDown')
     // A row of cells on is the selection, and its start a multiple of what a row holds.
     const address = page.getByLabel('Address')
-    await page.waitForFunction(`document.querySelector('.memory-view input').value !== ''`)
+    await expect.poll(() => address.inputValue()).not.toBe('')
     expect(Number(await address.inputValue()) % 2 ** 20).toBe(0)
     for (let i = 0; i < 8; i++) await page.keyboard.press('+')
     await page.getByText('4 KiB a cell').waitFor()
     await page.keyboard.press('ArrowRight')
-    await page.waitForFunction(`document.querySelectorAll('.memory-view input')[1].value === '1'`)
+    await expect.poll(() => page.locator('.memory-view input').nth(1).inputValue()).toBe('1')
   })
 
   test('queues: what the host wrote beside what the hardware got, a line each', async () => {
@@ -217,6 +222,73 @@ describe('on a booted machine', () => {
     )
   })
 
+  test('faults: arm a rule of one’s own, see it fire, look at its trap, disarm', async () => {
+    await open('overview')
+    await page.keyboard.press('9')
+    await page.getByText('Nothing is armed').waitFor()
+    await page.getByText('Own rules').click()
+    const rules = page.getByLabel('Rules, YAML or JSON')
+    const rule = (register: string) => `rules:
+  - name: cons-reads
+    where: { at: register, register: ${register}, access: read }
+    when: { times: 2 }
+    what: { do: delay, ms: 1 }
+  - name: warn-now
+    where: { at: machine }
+    when: { time: 10000000 }
+    what: { do: warn, warning: HYP_UNMAP }
+`
+    await rules.fill(rule('CMDQ_CONZ'))
+    complaints = []
+    await button('Arm').click()
+    await page.locator('.rule-errors li', { hasText: 'did you mean' }).waitFor()
+    expect(await page.locator('.rule-errors button').textContent()).toMatch(/^3:/)
+    expect(await page.locator('.numbers .wrong').textContent()).toBe('3')
+    // The browser reports the refusal as an error of its own.
+    complaints = complaints.filter(text => !text.includes('422'))
+    await rules.fill(rule('CMDQ_CONS'))
+    await button('Arm').click()
+    const armed = page.locator('.armed tbody tr')
+    await armed.filter({ hasText: 'cons-reads' }).waitFor()
+    type('dd if=/dev/vda of=/dev/null bs=4k count=50 iflag=direct')
+    await armed.filter({ hasText: 'cons-reads' }).getByText('spent').waitFor()
+    const fired = page.locator('.firings tbody tr')
+    await fired.filter({ hasText: 'cons-reads 2' }).waitFor()
+    await button('Fire warn-now now').click()
+    await fired.filter({ hasText: 'HYP_UNMAP forced' }).waitFor()
+    const reads = page.locator('.effect tbody tr', { hasText: 'Disk reads' }).locator('td').nth(3)
+    await expect.poll(async () => Number(await reads.textContent()), { timeout: STEP_MS }).toBeGreaterThanOrEqual(50)
+    await page.locator('.effect tr.hit', { hasText: 'Warning HYP_UNMAP' }).waitFor()
+    await fired.filter({ hasText: 'cons-reads 1' }).getByRole('link').click()
+    await page.locator('.detail .child.fault').first().waitFor()
+    await page.goBack()
+    await button('Disarm').click()
+    await page.locator('.armed').getByText('Nothing is armed').waitFor()
+    expect((await manager.faults()).armed).toBe(false)
+    expect((await ctl('faults')).stdout).toMatch(/^nothing is armed/)
+  })
+
+  test('faults: the catalogue by text, kind and keyboard', async () => {
+    await open('faults')
+    const rows = page.getByRole('list', { name: 'Faults', exact: true }).getByRole('button')
+    await rows.first().waitFor()
+    const all = await rows.count()
+    expect(all).toBeGreaterThanOrEqual(40)
+    await page.getByLabel('Kind').selectOption('pages')
+    expect(await rows.count()).toBeLessThan(all)
+    await page.getByLabel('Kind').selectOption('')
+    await page.keyboard.press('/')
+    await page.keyboard.type('cr0ack')
+    await expect.poll(() => rows.count()).toBeLessThan(10)
+    await page.getByLabel('Filter faults by text').blur()
+    await page.keyboard.press('j')
+    await page.locator('.arm h3', { hasText: 'cr0ack-stuck' }).waitFor()
+    await page.keyboard.press('j')
+    await page.locator('.arm h3', { hasText: 'cr0ack-late' }).waitFor()
+    await button('Change its rules').click()
+    expect(await page.getByLabel('Rules, YAML or JSON').inputValue()).toMatch('register: ARM_SMMU_CR0ACK')
+  })
+
   test('pause and resume', async () => {
     await open('overview')
     await button('Pause').click()
@@ -247,11 +319,12 @@ describe('on a booted machine', () => {
       ['translation'],
       ['memory'],
       ['breakpoints'],
+      ['faults'],
     ]) {
       await open(String(view))
       await page.waitForTimeout(300)
       const nameless = await page.evaluate<string[]>(`
-        [...document.querySelectorAll('button, input, select, a')]
+        [...document.querySelectorAll('button, input, select, textarea, a')]
           .filter(e => !e.textContent.trim() && !e.ariaLabel && !e.title && !e.labels?.length)
           .map(e => e.outerHTML)`)
       expect(nameless, String(view)).toEqual([])

@@ -4,11 +4,13 @@ import { catalogue, entryNamed } from '../../faults/catalogue.ts'
 import type { CheckContext } from '../../faults/check.ts'
 import { describeRule } from '../../faults/describe.ts'
 import type { FaultStatus } from '../../faults/injector.ts'
+import { FaultFileError, parseFile } from '../../faults/load.ts'
 import { expectRules } from '../../faults/plan.ts'
 import { type FaultRule, VERDICTS } from '../../faults/rule.ts'
 import type { Api } from '../app.ts'
 import type { MachineManager } from '../machine.ts'
 import { Problem, problems } from '../problems.ts'
+import { SpanSchema } from '../tally.ts'
 
 const tags = ['faults']
 
@@ -49,6 +51,10 @@ const StatusSchema = Type.Object(
       Type.Object({
         rule: Type.String(),
         text: Type.String(),
+        at: Type.String({ description: 'its point; one of the point machine can be fired' }),
+        state: Type.Enum(['waiting', 'firing', 'spent'], {
+          description: 'has not fired; has, and may again; cannot any more',
+        }),
         matches: Type.Integer(),
         fired: Type.Integer(),
       }),
@@ -60,12 +66,28 @@ const StatusSchema = Type.Object(
   { $id: 'FaultStatus', title: 'FaultStatus' },
 )
 
+const EffectSchema = Type.Object(
+  {
+    before: Type.Ref('Span'),
+    since: Type.Ref('Span'),
+    over: Type.Boolean({ description: 'the rules were disarmed, and "since" ended with that' }),
+  },
+  {
+    $id: 'FaultEffect',
+    title: 'FaultEffect',
+    description: 'before: since the start of the machine, or since the rules before were armed or disarmed',
+  },
+)
+
 const ArmBody = Type.Object(
   {
     faults: Type.Optional(
       Type.Array(Type.String({ maxLength: 60 }), { maxItems: 16, description: 'names of the catalogue' }),
     ),
     rules: Type.Optional(Rules),
+    text: Type.Optional(
+      Type.String({ maxLength: 60_000, description: 'a file, YAML or JSON; what is wrong has line and column' }),
+    ),
     seed: Type.Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: 'default 1' })),
   },
   { $id: 'FaultArmBody', title: 'FaultArmBody', additionalProperties: false },
@@ -90,18 +112,39 @@ function rulesOf(names: readonly string[], own: readonly unknown[], context: Che
   return rules
 }
 
-const show = (status: FaultStatus, rules: readonly FaultRule[] | undefined) => ({
+/** @throws Problem with the places of what is wrong */
+function rulesIn(text: string, context: CheckContext): readonly FaultRule[] {
+  try {
+    const { rules, entries } = parseFile(text, 'text', context)
+    return rules ?? entries?.flatMap(entry => entry.rules) ?? []
+  } catch (error) {
+    if (!(error instanceof FaultFileError)) throw error
+    const errors = error.complaints.map(({ file, ...complaint }) => ({ path: file, ...complaint }))
+    throw new Problem(422, error.message, errors)
+  }
+}
+
+function stateOf({ when }: FaultRule, matches: number, fired: number): 'waiting' | 'firing' | 'spent' {
+  const { nth, times = 1 } = when ?? {}
+  if ((times !== 'always' && fired >= times) || (nth !== undefined && matches >= nth)) return 'spent'
+  return fired > 0 ? 'firing' : 'waiting'
+}
+
+const show = (status: FaultStatus, rules: readonly FaultRule[]) => ({
   armed: status.armed,
   seed: status.seed,
-  rules: status.rules.map(({ rule, matches, fired }) => {
-    const found = rules?.find(({ name }) => name === rule)
-    return { rule, text: found === undefined ? '' : describeRule(found), matches, fired }
+  rules: status.rules.flatMap(({ rule, matches, fired }) => {
+    const found = rules.find(({ name }) => name === rule)
+    if (found === undefined) return []
+    const { at } = found.where
+    return [{ rule, text: describeRule(found), at, state: stateOf(found, matches, fired), matches, fired }]
   }),
   firings: status.firings.map(({ rule, n, trap, time, what }) => ({ rule, n, trap, time, what })),
 })
 
 export function faultRoutes(api: Api, manager: MachineManager): void {
-  for (const schema of [EntrySchema, FiringSchema, StatusSchema, ArmBody]) api.addSchema(schema)
+  for (const schema of [EntrySchema, FiringSchema, StatusSchema, SpanSchema, EffectSchema, ArmBody])
+    api.addSchema(schema)
 
   api.get(
     '/faults/catalogue',
@@ -148,15 +191,17 @@ export function faultRoutes(api: Api, manager: MachineManager): void {
       const {
         faults = [],
         rules: own = [],
+        text,
         seed = 1,
       } = request.body as {
         faults?: string[]
         rules?: unknown[]
+        text?: string
         seed?: number
       }
       const { policy, until, translate } = (manager.status().options ?? {}) as CheckContext
       const context = { ...(policy && { policy }), ...(until && { until }), ...(translate && { translate }) }
-      const rules = rulesOf(faults, own, context)
+      const rules = rulesOf(faults, [...own, ...(text === undefined ? [] : rulesIn(text, context))], context)
       await manager.armFaults(rules, seed)
       return show(await manager.faults(), rules) as never
     },
@@ -169,6 +214,18 @@ export function faultRoutes(api: Api, manager: MachineManager): void {
       await manager.disarmFaults()
       return reply.code(204).send(null)
     },
+  )
+
+  api.get(
+    '/faults/effect',
+    {
+      schema: {
+        tags,
+        summary: 'What was counted before rules were armed, and since',
+        response: { 200: Type.Union([Type.Ref('FaultEffect'), Type.Null()]), ...problems() },
+      },
+    },
+    async () => (await manager.faultEffect()) as never,
   )
 
   api.post(

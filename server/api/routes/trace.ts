@@ -124,6 +124,24 @@ export function traceRoutes(api: Api, manager: MachineManager): void {
   )
 
   api.get(
+    '/traps/numbered/:seq',
+    {
+      schema: {
+        tags,
+        summary: 'The row of the trap that has this number in its machine',
+        params: Type.Object({ seq: Type.Integer({ minimum: 1 }) }),
+        response: { 200: Row, ...problems(404) },
+      },
+    },
+    async request => {
+      const row = manager.traps.numbered(request.params.seq)
+      if (row === undefined)
+        throw new Problem(404, `no trap ${request.params.seq} in the log: it is to come, or is gone`)
+      return row as never
+    },
+  )
+
+  api.get(
     '/events',
     {
       schema: {

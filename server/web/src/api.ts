@@ -29,11 +29,20 @@ export function setToken(text: string): void {
 /** A problem that the server reported, or that it could not be reached. */
 export class ApiError extends Error {
   readonly status: number
+  readonly errors: readonly FieldError[]
 
-  constructor(status: number, message: string) {
+  constructor(status: number, message: string, errors: readonly FieldError[] = []) {
     super(message)
     this.status = status
+    this.errors = errors
   }
+}
+
+/** Of a request's field, or of a place in a text that it holds. */
+export interface FieldError {
+  readonly message: string
+  readonly line?: number
+  readonly column?: number
 }
 
 async function request<T>(method: string, path: string, body?: unknown): Promise<T> {
@@ -52,8 +61,14 @@ async function request<T>(method: string, path: string, body?: unknown): Promise
   }
   if (response.status === 401) locked.value = true
   if (response.status === 204) return undefined as T
-  const answer = (await response.json().catch(() => ({}))) as { detail?: string; title?: string }
-  if (!response.ok) throw new ApiError(response.status, answer.detail ?? answer.title ?? `status ${response.status}`)
+  const answer = (await response.json().catch(() => ({}))) as {
+    detail?: string
+    title?: string
+    errors?: readonly FieldError[]
+  }
+  if (!response.ok) {
+    throw new ApiError(response.status, answer.detail ?? answer.title ?? `status ${response.status}`, answer.errors)
+  }
   return answer as T
 }
 

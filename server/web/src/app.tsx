@@ -11,6 +11,7 @@ import { go, held, rates, route, running, smmu, status, theme, toggleTheme, VIEW
 import { attempt, Button, Dialog, Field, Toasts } from './ui.tsx'
 import { Breakpoints } from './views/breakpoints.tsx'
 import { Console } from './views/console.tsx'
+import { Faults } from './views/faults.tsx'
 import { Memory } from './views/memory.tsx'
 import { Overview } from './views/overview.tsx'
 import { Queues } from './views/queues.tsx'
@@ -27,6 +28,7 @@ const PAGES: Readonly<Record<View, () => JSX.Element | null>> = {
   memory: Memory,
   console: Console,
   breakpoints: Breakpoints,
+  faults: Faults,
 }
 
 export function App() {

@@ -6,7 +6,7 @@ import { currentToken, locked } from './api.ts'
 export type Connection = 'connecting' | 'open' | 'lost'
 export const connection = signal<Connection>('connecting')
 
-type StreamName = 'traps' | 'events' | 'warnings' | 'console' | 'counters' | 'machine'
+type StreamName = 'traps' | 'events' | 'warnings' | 'firings' | 'console' | 'counters' | 'machine'
 
 export interface Subscribed<T> {
   /** Items, oldest first; `dropped`: so many were missed before them. */

@@ -13,6 +13,7 @@ export const VIEWS = [
   ['memory', 'Memory'],
   ['console', 'Console'],
   ['breakpoints', 'Breakpoints'],
+  ['faults', 'Faults'],
 ] as const
 export type View = (typeof VIEWS)[number][0]
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the server sends, by the server's own types. */
 export type { CounterItem } from '../../api/app.ts'
-export type { ConsoleItem, EventItem, MachineStatus, StatusItem, WarningItem } from '../../api/machine.ts'
+export type { ConsoleItem, EventItem, FiringItem, MachineStatus, StatusItem, WarningItem } from '../../api/machine.ts'
+export type { Span } from '../../api/tally.ts'
 export type { TrapRow } from '../../api/traps.ts'
 
 import type { CounterItem } from '../../api/app.ts'
+import type { Span } from '../../api/tally.ts'
+import type { FaultRule } from '../../faults/rule.ts'
 
 export type Counters = CounterItem['counters']
 
@@ -159,6 +162,34 @@ export interface BreakpointView {
   readonly once: boolean
   readonly enabled: boolean
   readonly matches: number
+}
+
+export interface FaultEntry {
+  readonly name: string
+  readonly summary: string
+  readonly expect: readonly string[]
+  readonly why: string
+  readonly session: Readonly<Record<string, unknown>>
+  readonly rules: readonly { readonly name: string; readonly text: string; readonly rule: FaultRule }[]
+}
+
+export interface FaultStatus {
+  readonly armed: boolean
+  readonly seed: number
+  readonly rules: readonly {
+    readonly rule: string
+    readonly text: string
+    readonly at: string
+    readonly state: 'waiting' | 'firing' | 'spent'
+    readonly matches: number
+    readonly fired: number
+  }[]
+}
+
+export interface FaultEffect {
+  readonly before: Span
+  readonly since: Span
+  readonly over: boolean
 }
 
 export interface TableEntry {

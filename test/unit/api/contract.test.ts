@@ -82,6 +82,8 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/traps?after=0&limit=1', 200],
     ['GET', '/api/v1/traps/2', 200],
     ['GET', '/api/v1/traps/999999', 404],
+    ['GET', '/api/v1/traps/numbered/1', 200],
+    ['GET', '/api/v1/traps/numbered/999999', 404],
     ['GET', '/api/v1/events', 200],
     ['GET', '/api/v1/warnings', 200],
     ['GET', '/api/v1/trace', 200],
@@ -96,6 +98,9 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/memory/ownership', 409],
     ['GET', '/api/v1/breakpoints', 200],
     ['GET', '/api/v1/held', 200],
+    ['GET', '/api/v1/faults/catalogue', 200],
+    ['GET', '/api/v1/faults', 200],
+    ['GET', '/api/v1/faults/effect', 200],
     ['DELETE', '/api/v1/breakpoints/77', 404],
   ])('%s %s', async (method, url, status) => {
     expect((await check(method, url)).status).toBe(status)
@@ -170,6 +175,62 @@ test('a breakpoint holds the trap, which can be changed and goes on', async () =
   expect((await check('POST', '/api/v1/held/release', { action: 'continue', value: '0x9' })).status).toBe(204)
   await answer
   expect(server.qemu.registers.get(ARM_SMMU_GBPA)).toBe(9)
+})
+
+test('the row of a trap by its number, behind other rows and before the first', async () => {
+  const { json } = await check('GET', '/api/v1/traps?kinds=trap,request')
+  const { items } = json as { items: { id: number; kind: string; seq?: number }[] }
+  const traps = items.filter(({ kind }) => kind === 'trap')
+  expect(traps.length).toBeGreaterThan(2)
+  for (const { id, seq } of traps)
+    expect((await check('GET', `/api/v1/traps/numbered/${seq}`)).json).toMatchObject({ id })
+})
+
+describe('faults', () => {
+  const text = (...lines: string[]) => ({ text: lines.join('\n') })
+
+  test('armed from a text, seen on the stream, and compared', async () => {
+    const rule = 'where: { at: register, register: GBPA, access: read }, what: { do: set, value: 7 }'
+    const armed = await check('POST', '/api/v1/faults', { ...text('rules:', `  - { name: seven, ${rule} }`), seed: 3 })
+    expect(armed.json).toMatchObject({ seed: 3, rules: [{ rule: 'seven', at: 'register', state: 'waiting' }] })
+    expect(await server.qemu.read(ARM_SMMU_GBPA, 4)).toMatchObject({ valueLo: 7 })
+    await server.qemu.read(ARM_SMMU_GBPA, 4)
+    await expect.poll(() => server.manager.firings.read(0, 10, undefined).items).toHaveLength(1)
+    const [firing] = server.manager.firings.read(0, 10, undefined).items
+    expect((await check('GET', '/api/v1/faults')).json).toMatchObject({ rules: [{ state: 'spent', fired: 1 }] })
+    await expect.poll(async () => (await check('GET', `/api/v1/traps/numbered/${firing?.trap}`)).status).toBe(200)
+    const during = await check('GET', '/api/v1/faults/effect')
+    expect(during.json).toMatchObject({ over: false, since: { traps: 2, disk: null } })
+    expect((await check('DELETE', '/api/v1/faults')).status).toBe(204)
+    await server.qemu.read(ARM_SMMU_GBPA, 4)
+    expect((await check('GET', '/api/v1/faults/effect')).json).toMatchObject({ over: true, since: { traps: 2 } })
+    // What is armed next is compared with the time since.
+    await check('POST', '/api/v1/faults', { faults: ['irq-ctrlack-stuck'] })
+    expect((await check('GET', '/api/v1/faults/effect')).json).toMatchObject({ over: false, before: { traps: 1 } })
+    await check('DELETE', '/api/v1/faults')
+  })
+
+  test.each([
+    [
+      'an unknown register',
+      ['rules:', '  - name: a', '    where: { at: register, register: CR9, access: read }', '    what: { do: freeze }'],
+      3,
+      /did you mean/,
+    ],
+    ['broken YAML', ['rules:', '  - { name: a'], 2, /./],
+    ['no rules', ['hello'], 1, /expected either/],
+    [
+      'what the policy has not',
+      ['rules:', '  - { name: a, where: { at: command }, what: { do: drop } }'],
+      2,
+      /needs pkvm/,
+    ],
+  ])('refused with its place: %s', async (_what, lines, line, message) => {
+    const { status, json } = await check('POST', '/api/v1/faults', text(...lines))
+    expect(status).toBe(422)
+    const { errors } = json as { errors: object[] }
+    expect(errors[0]).toMatchObject({ line, column: expect.any(Number), message: expect.stringMatching(message) })
+  })
 })
 
 describe('bad input', () => {

@@ -178,6 +178,7 @@ test('breakpoints: set, switch, hold, look, change, go on, remove', async () => 
 test('faults: list, arm from the catalogue and from a file, fire, disarm', async () => {
   const { qemu } = server
   expect((await ctl('faults')).out).toBe('nothing is armed\n')
+  expect((await ctl('fault-effect')).out).toBe('nothing was armed\n')
   expect((await ctl('fault-list')).out).toMatch(/^cr0ack-stuck +driver-timeout: CR0ACK never follows/m)
   expect((await ctl('fault-arm', 'irq-ctrlack-stuck')).out).toBe(
     'irq-ctrlack: at register (register ARM_SMMU_IRQ_CTRLACK, access read) do set (value 0), always; 0 matches, fired 0 times\n',
@@ -187,6 +188,11 @@ test('faults: list, arm from the catalogue and from a file, fire, disarm', async
   expect((await ctl('faults')).out).toMatch(
     /1 matches, fired 1 times\n {2}irq-ctrlack 1, trap \d+: read of IRQ_CTRLACK: 0x7 → 0x0\n$/,
   )
+  const trap = /trap (\d+):/.exec((await ctl('faults')).out)?.[1] ?? ''
+  await expect
+    .poll(async () => (await ctl('trap', '--numbered', trap)).out)
+    .toMatch(/R IRQ_CTRLACK .*\n(.*\n)* +fault /)
+  expect((await ctl('fault-effect')).out).toMatch(/^before \(.*\): \d+ traps, .*\nsince {2}\(.*\): 1 traps, 0 aborted/)
   const file = join(files, 'rules.yaml')
   writeFileSync(file, 'rules: [{ name: now, where: { at: machine }, what: { do: warn, warning: HYP_UNMAP } }]')
   expect((await ctl('fault-arm', file, '--seed', '7')).out).toMatch(/^now: at machine do warn/)

@@ -7,7 +7,7 @@ import { subscribe } from '../live.ts'
 import { shortcut } from '../shortcuts.ts'
 import { go, info, route } from '../store.ts'
 import type { Child, Entry, TrapRow } from '../types.ts'
-import { Button, Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
+import { attempt, Button, Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
 import { VirtualList } from '../virtual.tsx'
 import { EntryPair } from './entries.tsx'
 
@@ -67,6 +67,16 @@ export function Traps() {
     const row = Number(query.get('row'))
     if (row) setSelected(row)
   }, [wanted, query])
+  // Who knows only the number of a trap.
+  const numbered = query.get('trap')
+  useEffect(() => {
+    if (numbered === null) return
+    void attempt(async () => {
+      const { id } = await get<TrapRow>(`/traps/numbered/${encodeURIComponent(numbered)}`)
+      setSelected(id)
+      setFollow(false)
+    })
+  }, [numbered])
 
   useEffect(() => {
     rows.current = []
