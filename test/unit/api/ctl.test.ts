@@ -36,11 +36,16 @@ beforeAll(async () => {
   server.poke(STRTAB + 8 * 64, words(STREAM_BYPASSED))
   server.poke(TABLE, words(0n, 0x4000_5003n))
   server.poke(RAM, Buffer.from('sixteen bytes ...'))
+  const phase = async (wanted: string) => {
+    while (server.manager.status().phase !== wanted) await new Promise(resolve => setTimeout(resolve, 5))
+  }
+  server.say('hello from the guest\n')
+  await phase('kernel')
   await qemu.write(R.ARM_SMMU_CR0, 4, R.CR0_SMMUEN)
+  await phase('smmu')
   await qemu.write(R.ARM_SMMU_GBPA, 4, 5)
   await qemu.read(R.ARM_SMMU_GBPA, 4)
   qemu.event(0x10, 8)
-  server.say('hello from the guest\n')
   const { fetch } = globalThis
   vi.spyOn(globalThis, 'fetch').mockImplementation((input, init) => {
     requests.add(`${init?.method ?? 'GET'} ${new URL(String(input)).pathname}`)
@@ -102,7 +107,7 @@ const state = async (wanted: string) => {
 }
 
 test.each<[string[], RegExp]>([
-  [['status'], /^running, kernel, passthrough nested, none$/m],
+  [['status'], /^running, smmu, passthrough nested, none$/m],
   [['info'], /^policies +pkvm passthrough\n/m],
   [['counters'], /"traps": 3/],
   [['traps', '--limit', '5'], /^ +2 +\S+ W GBPA +0x5 /m],
@@ -125,7 +130,7 @@ test.each<[string[], RegExp]>([
   [['held'], /^none$/m],
   [['metrics'], /^smmu_cosim_traps_total\{register="GBPA",access="write"\} 1$/m],
   [['qmp', 'query-status'], /"query-status"/],
-  [['wait', 'kernel', '--timeout', '1'], /^running, kernel/],
+  [['wait', 'kernel', '--timeout', '1'], /^running, smmu/],
 ])('ctl %j', async (args, expected) => {
   const { code, out, err } = await ctl(...args)
   expect([code, err]).toEqual([0, ''])
@@ -213,7 +218,7 @@ test('download: a recording', async () => {
 
 test('--json is what the API answers', async () => {
   const { out } = await run(['ctl', '--url', server.url, '--json', 'status'])
-  expect(JSON.parse(out)).toMatchObject({ state: 'running', phase: 'kernel' })
+  expect(JSON.parse(out)).toMatchObject({ state: 'running', phase: 'smmu' })
 })
 
 test.each<[string[], RegExp]>([
@@ -225,7 +230,7 @@ test.each<[string[], RegExp]>([
   [['trap', '99999'], /no trap row/],
   [['stream', 'x'], /sid/],
   [['wait', 'lunch'], /no phase lunch/],
-  [['wait', 'done', '--timeout', '0'], /still kernel after 0 s/],
+  [['wait', 'done', '--timeout', '0'], /still smmu after 0 s/],
   [['walk', '--sid', 'x', '--iova', '0'], /expected a whole number/],
   [['memory', '0x0'], /not all of it is RAM/],
   [['continue'], /no trap is held/],
