@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A rule with its names as numbers, ready to be compared with what takes place. */
 import type { Halves } from '../machine/ports.ts'
-import { big, command, event, halvesOf, rangeOf, register } from './names.ts'
-import { ACTIONS, type FaultRule, type Value, type WhatOf } from './rule.ts'
+import { command, event, halvesOf, rangeOf, register } from './names.ts'
+import { ACTIONS, type FaultRule, type Point, type Value, type WhereOf } from './rule.ts'
 import { Trigger } from './trigger.ts'
 
 /** A device of the machine, as rules may name it. */
@@ -23,8 +23,9 @@ export function resolveSid(sid: number | string, devices: readonly Device[]): nu
   return found.sid
 }
 
-export class ArmedRule {
-  readonly rule: FaultRule
+/** @typeParam P the point that it acts on */
+export class ArmedRule<P extends Point = Point> {
+  readonly rule: FaultRule & { readonly where: WhereOf[P] }
   /** From 1: on the trace. */
   readonly number: number
   readonly action: number
@@ -44,7 +45,7 @@ export class ArmedRule {
 
   /** @throws Error when the machine has no device of that name */
   constructor(
-    rule: FaultRule,
+    rule: FaultRule & { readonly where: WhereOf[P] },
     number: number,
     seed: number,
     devices: readonly Device[],
@@ -87,19 +88,7 @@ export class ArmedRule {
   }
 }
 
-/** `change`, of 64 bits. */
-export function changed(before: bigint, { and, or, xor }: Pick<WhatOf['change'], 'and' | 'or' | 'xor'>): bigint {
-  let after = before
-  if (and !== undefined) after &= big(and)
-  if (or !== undefined) after |= big(or)
-  if (xor !== undefined) after ^= big(xor)
-  return BigInt.asUintN(64, after)
-}
-
-/** `set` and `change` of a register's value, as wide as the access was. */
-export function alter(value: Halves, what: WhatOf['set'] | WhatOf['change'], size: number): void {
-  const before = (BigInt(value.hi >>> 0) << 32n) | BigInt(value.lo >>> 0)
-  const after = BigInt.asUintN(8 * size, what.do === 'set' ? big(what.value) : changed(before, what))
-  value.lo = Number(after & 0xffff_ffffn)
-  value.hi = Number(after >> 32n)
+/** Those of some rules that act on a point. */
+export function rulesAt<P extends Point>(rules: readonly ArmedRule[], point: P): readonly ArmedRule<P>[] {
+  return rules.filter((armed): armed is ArmedRule<P> => armed.rule.where.at === point)
 }

@@ -10,8 +10,18 @@ import {
   ARM_SMMU_GERRORN,
   ARM_SMMU_IRQ_CTRL,
   ARM_SMMU_IRQ_CTRLACK,
+  CMDQ_ERR_CERROR_ABT_IDX,
+  CMDQ_ERR_CERROR_ATC_INV_IDX,
+  CMDQ_ERR_CERROR_ILL_IDX,
   GERROR_CMDQ_ERR,
 } from '../smmu/registers.ts'
+
+/** CMDQ_CONS.ERR of the errors that rules name. */
+export const CERROR = {
+  ILL: CMDQ_ERR_CERROR_ILL_IDX,
+  ABT: CMDQ_ERR_CERROR_ABT_IDX,
+  ATC_INV_SYNC: CMDQ_ERR_CERROR_ATC_INV_IDX,
+} as const
 
 /** A CONS that stands. */
 interface Standing {

@@ -268,8 +268,6 @@ export const FREE_ACTIONS: ReadonlySet<Action> = new Set<Action>([
   'reset',
   'pause',
 ])
-/** Those that the control thread carries out. */
-export const MACHINE_ACTIONS: ReadonlySet<Action> = new Set<Action>(['reset', 'pause'])
 
 type Member<T extends Record<string, TSchema>> = { [K in keyof T]: Static<T[K]> }
 export type WhereOf = Member<typeof WHERE>

@@ -42,11 +42,6 @@ export class Trigger {
     this.#open = true
   }
 
-  /** Whether it can still fire. */
-  get spent(): boolean {
-    return this.fired >= this.#times || this.matches >= this.#last
-  }
-
   /** The gates alone: what a rule without a place waits for. @param time guest's clock, ns */
   ready(time: number): boolean {
     return this.#open && time >= this.#notBefore && this.#after?.() !== false

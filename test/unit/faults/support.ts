@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The hypervisor's test machine with an injector between guest, hypervisor and machine. */
-import { Injector, type Surroundings } from '../../../server/faults/injector.ts'
+import { Injector } from '../../../server/faults/injector.ts'
 import type { FaultRule, Firing } from '../../../server/faults/rule.ts'
+import type { Surroundings } from '../../../server/faults/site.ts'
 import type { HypWarning } from '../../../server/hypervisor/warnings.ts'
 import type { Policy, Trap } from '../../../server/machine/ports.ts'
 import * as r from '../../../server/smmu/registers.ts'

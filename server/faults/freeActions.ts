@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Actions that stand for themselves: they alter nothing of what takes place at a point, and so go with any. */
+import { enums } from '../../protocol/messages.ts'
+import { resultName } from '../hypervisor/result.ts'
+import { HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { hex } from '../smmu/bits.ts'
+import * as r from '../smmu/registers.ts'
+import { type ArmedRule, resolveSid } from './armed.ts'
+import { changeBytes } from './change.ts'
+import { devicePage } from './devicePage.ts'
+import { produceEvents } from './eventQueue.ts'
+import { CERROR } from './hostView.ts'
+import { big, halvesOf, rangeOf, warning as warningId } from './names.ts'
+import type { WhatOf } from './rule.ts'
+import { hypervisorOf, type Site } from './site.ts'
+import { stage2Descriptor } from './stage2.ts'
+import type { Unit } from './unit.ts'
+
+export class FreeActions {
+  readonly #site: Site
+  /** A trap, or a reset, is being decided. */
+  deciding = false
+  /** A translation is being answered. */
+  translating = false
+  /** What waits until the hypervisor is done. */
+  #later: (() => void)[] = []
+
+  constructor(site: Site) {
+    this.#site = site
+  }
+
+  /** What a rule is about took place: if it fires, its action is carried out. */
+  try(armed: ArmedRule, smmu: number): void {
+    if (armed.trigger.match(this.#site.time)) this.act(armed, smmu)
+  }
+
+  /** Carries out the action of a rule that fires; some wait for `settle`. @param smmu that it is about */
+  act(armed: ArmedRule, smmu: number): void {
+    const site = this.#site
+    const { what } = armed.rule
+    switch (what.do) {
+      case 'delay':
+        site.fired(armed, `${what.ms} ms`, what.ms)
+        sleep(what.ms)
+        return
+      case 'reset':
+        return site.fired(armed, 'machine reset', 0, 0, what)
+      case 'pause':
+        return site.fired(armed, `vCPUs stand still for ${what.ms} ms`, what.ms, 0, what)
+      case 'disconnect':
+        site.fired(armed, 'connection cut')
+        return site.around.cut()
+      case 'kill':
+        site.fired(armed, 'trap thread ends')
+        process.exit(1)
+    }
+    // The rest uses hardware, tables or the hypervisor: not while a translation or a trap is being decided.
+    const delayed = this.translating || (this.deciding && (what.do === 'donate' || what.do === 'reclaim'))
+    const carryOut = () => site.fired(armed, this.#carryOut(armed, smmu), smmu)
+    if (delayed) this.#later.push(carryOut)
+    else carryOut()
+  }
+
+  /** Carries out what had to wait. */
+  settle(): void {
+    for (const act of this.#later.splice(0)) act()
+  }
+
+  /** Makes global errors active, with their interrupt. @param bits of GERROR */
+  raise(unit: Unit, bits: number): void {
+    unit.view.raise(bits)
+    this.#site.around.irq(unit.index, enums.irqLine.gerror[0])
+  }
+
+  /** @returns what was done, in words. */
+  #carryOut({ rule: { what } }: ArmedRule, smmu: number): string {
+    const { around, memory, time, trap, units } = this.#site
+    const unit = units[smmu]
+    if (unit === undefined) return `there is no SMMU ${smmu}`
+    switch (what.do) {
+      case 'irq': {
+        const [line] = enums.irqLine[what.line]
+        const pulses = what.count ?? 1
+        for (let i = 0; i < pulses; i++) around.irq(smmu, line)
+        return `${pulses} × interrupt ${what.line}`
+      }
+      case 'lose-irq': {
+        const bits = what.lines.reduce((all, line) => all | IRQ_ENABLE[line], 0)
+        unit.view.mask(bits, what.ms === undefined ? Number.POSITIVE_INFINITY : time + what.ms * 1e6)
+        return `interrupts ${what.lines.join(', ')} lost from now on`
+      }
+      case 'gerror': {
+        const bits = what.bits.reduce((all, bit) => all | GERROR[bit], 0)
+        if (what.error !== undefined && (bits & r.GERROR_CMDQ_ERR) !== 0) {
+          const cons = this.#site.readAsGuest(smmu, r.ARM_SMMU_CMDQ_CONS, 4).lo & 0xf_ffff
+          unit.view.stand(cons, CERROR[what.error], Number.POSITIVE_INFINITY)
+        }
+        this.raise(unit, bits)
+        return `GERROR ${what.bits.join(' ')}`
+      }
+      case 'event': {
+        const sid = what.sid === undefined ? 0 : resolveSid(what.sid, around.devices)
+        const text = produceEvents(memory, unit.hardware, what, sid)
+        around.irq(smmu, enums.irqLine.evtq[0])
+        return text
+      }
+      case 'warn': {
+        const warning = HYP_WARNINGS[(warningId(what.warning) ?? 1) - 1]
+        if (warning !== undefined) around.warn(warning, trap, smmu)
+        return `${what.warning} forced`
+      }
+      case 'corrupt':
+        return this.#corrupt(unit, what)
+      case 'donate':
+      case 'reclaim':
+        return this.#givePages(unit, what)
+      case 'malformed':
+        around.garble()
+        return 'a frame that is none'
+      default:
+        return what.do
+    }
+  }
+
+  #corrupt(unit: Unit, what: WhatOf['corrupt']): string {
+    const { around, memory } = this.#site
+    const sid = what.sid === undefined ? 0 : resolveSid(what.sid, around.devices)
+    const idmap = hypervisorOf(around.policy)?.idmap ?? null
+    let address: number | undefined
+    if (what.table === 'ste') address = unit.shadow.steAddress(sid, memory)
+    else if (what.table === 'l1') address = unit.shadow.l1Address(sid)
+    else if (idmap !== null) address = stage2Descriptor(memory, idmap, rangeOf(what.address ?? 0).from)
+    const bytes = new Uint8Array(8)
+    const at = (address ?? 0) + 8 * (what.table === 'ste' ? (what.word ?? 0) : 0)
+    if (address === undefined || !memory.read(at, bytes, 0, 8)) return `no ${what.table} there`
+    const text = changeBytes(bytes, { ...what, do: 'change', word: 0 })
+    memory.write(at, bytes, 0, 8)
+    around.invalidate(unit.index)
+    return `${what.table} at ${hex(at)}: ${text}`
+  }
+
+  #givePages(unit: Unit, what: WhatOf['donate'] | WhatOf['reclaim']): string {
+    const { around } = this.#site
+    let base = what.address === undefined ? undefined : rangeOf(what.address).from
+    if (what.do === 'donate' && base === undefined && what.sid !== undefined) {
+      base = devicePage(unit.hardware, around.memory, resolveSid(what.sid, around.devices), halvesOf(what.iova ?? 0))
+    }
+    if (base === undefined) return 'nothing is mapped there'
+    const size = Number(big(what.size ?? 4096))
+    const result = around[what.do](base, size, what.vm ?? 1)
+    return `${what.do} ${size} bytes at ${hex(base)}: ${resultName(result)}`
+  }
+}
+
+const IRQ_ENABLE: Readonly<Record<WhatOf['lose-irq']['lines'][number], number>> = {
+  evtq: r.IRQ_CTRL_EVTQ_IRQEN,
+  priq: r.IRQ_CTRL_PRIQ_IRQEN,
+  gerror: r.IRQ_CTRL_GERROR_IRQEN,
+}
+
+const GERROR: Readonly<Record<WhatOf['gerror']['bits'][number], number>> = {
+  CMDQ_ERR: r.GERROR_CMDQ_ERR,
+  EVTQ_ABT_ERR: r.GERROR_EVTQ_ABT_ERR,
+  PRIQ_ABT_ERR: r.GERROR_PRIQ_ABT_ERR,
+  MSI_CMDQ_ABT_ERR: r.GERROR_MSI_CMDQ_ABT_ERR,
+  MSI_EVTQ_ABT_ERR: r.GERROR_MSI_EVTQ_ABT_ERR,
+  MSI_PRIQ_ABT_ERR: r.GERROR_MSI_PRIQ_ABT_ERR,
+  MSI_GERROR_ABT_ERR: r.GERROR_MSI_GERROR_ABT_ERR,
+  SFM_ERR: r.GERROR_SFM_ERR,
+}
+
+const clock = new Int32Array(new SharedArrayBuffer(4))
+/** The trap thread stands still. */
+function sleep(ms: number): void {
+  Atomics.wait(clock, 0, 0, ms)
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Hypervisor } from '../../hypervisor/hypervisor.ts'
+import { EBUSY, EFAULT, EINVAL, ENOMEM, EPERM, ERANGE } from '../../hypervisor/result.ts'
+import { hex } from '../../smmu/bits.ts'
+import type { ArmedRule } from '../armed.ts'
+import type { FreeActions } from '../freeActions.ts'
+import { interpose } from '../interpose.ts'
+import type { PageOperation, WhatOf } from '../rule.ts'
+import type { Site } from '../site.ts'
+
+/** Methods of the page ownership that can be made to fail. */
+type PageMethods = Record<
+  'share' | 'unshare' | 'pin' | 'unpin' | 'donate' | 'reclaim' | 'donateToHyp',
+  (base: number, size: number, vm: number) => number
+>
+interface AllocateMethod {
+  allocate(bytes: number, overwritten?: boolean): number
+}
+
+/** Changes of page ownership, and allocations of hypervisor memory. */
+export class PagesPoint {
+  readonly #site: Site
+  readonly #actions: FreeActions
+  readonly #rules: readonly ArmedRule<'pages'>[]
+
+  constructor(site: Site, actions: FreeActions, rules: readonly ArmedRule<'pages'>[]) {
+    this.#site = site
+    this.#actions = actions
+    this.#rules = rules
+  }
+
+  /** Stands in front of the hypervisor's ownership and pool, if a rule is about them. @returns what takes it away. */
+  interpose({ ownership, pool }: Hypervisor): (() => void)[] {
+    if (this.#rules.length === 0) return []
+    const guarded =
+      (operation: PageOperation, below: (base: number, size: number, vm: number) => number) =>
+      (base: number, size: number, vm: number): number =>
+        this.#fail(operation, base, size) ?? below(base, size, vm)
+    return [
+      interpose(
+        ownership as PageMethods,
+        below => ({
+          share: guarded('share', below.share),
+          unshare: guarded('unshare', below.unshare),
+          pin: guarded('pin', below.pin),
+          unpin: guarded('unpin', below.unpin),
+          donate: guarded('donate', below.donate),
+          reclaim: guarded('reclaim', below.reclaim),
+          donateToHyp: guarded('donate-hyp', below.donateToHyp),
+        }),
+        { share: true, unshare: true, pin: true, unpin: true, donate: true, reclaim: true, donateToHyp: true },
+      ),
+      interpose(
+        pool as AllocateMethod,
+        below => ({
+          allocate: (bytes, overwritten) => this.#fail('allocate', 0, bytes) ?? below.allocate(bytes, overwritten),
+        }),
+        { allocate: true },
+      ),
+    ]
+  }
+
+  /** @returns an error that stands for the operation's result; undefined: it takes place. */
+  #fail(operation: PageOperation, base: number, size: number): number | undefined {
+    for (const armed of this.#rules) {
+      const { where, what } = armed.rule
+      if (where.operation !== operation || !armed.touches(base, size)) continue
+      if (!armed.trigger.match(this.#site.time)) continue
+      if (what.do === 'fail') {
+        const result = ERROR[what.error]
+        this.#site.fired(armed, `${operation} of ${size} bytes at ${hex(base)} fails: ${what.error}`, base, size)
+        return result
+      }
+      this.#actions.act(armed, 0)
+    }
+    return undefined
+  }
+}
+
+const ERROR: Readonly<Record<WhatOf['fail']['error'], number>> = { EPERM, EBUSY, ENOMEM, EFAULT, EINVAL, ERANGE }

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+import { addressOf, hex } from '../../smmu/bits.ts'
+import {
+  ARM_LPAE_PTE_AF,
+  ARM_LPAE_PTE_HAP_READ,
+  ARM_LPAE_PTE_HAP_WRITE,
+  ARM_LPAE_PTE_TYPE_PAGE,
+} from '../../smmu/pagetable.ts'
+import { STRTAB_STE_SIZE } from '../../smmu/ste.ts'
+import { STRTAB_L1_DESC_SIZE } from '../../smmu/strtab.ts'
+import type { ArmedRule } from '../armed.ts'
+import { changeBytes, wordsOf } from '../change.ts'
+import type { FreeActions } from '../freeActions.ts'
+import type { Table } from '../rule.ts'
+import { hypervisorOf, type Site } from '../site.ts'
+import { stage2Descriptor } from '../stage2.ts'
+import type { Unit } from '../unit.ts'
+
+/** Leaves that one write of stage-2 descriptors is searched for. */
+const MAX_LEAVES = 1 << 16
+/** Page, accessed, readable and writable. */
+const LEAF_ATTRIBUTES = ARM_LPAE_PTE_TYPE_PAGE | ARM_LPAE_PTE_AF | ARM_LPAE_PTE_HAP_READ | ARM_LPAE_PTE_HAP_WRITE
+
+/** Entries of stream tables, CDs and stage-2 descriptors that the hypervisor copies or writes: recognised by address. */
+export class TablePoint {
+  readonly #site: Site
+  readonly #actions: FreeActions
+  readonly #rules: readonly ArmedRule<'table'>[]
+  /** The entry's update that is being dropped. */
+  #dropping = ''
+
+  constructor(site: Site, actions: FreeActions, rules: readonly ArmedRule<'table'>[]) {
+    this.#site = site
+    this.#actions = actions
+    this.#rules = rules
+  }
+
+  /** Memory was read. @returns whether it could be; undefined when no entry of this SMMU stands there */
+  read(unit: Unit, address: number, target: Uint8Array, offset: number, length: number): boolean | undefined {
+    if (length > STRTAB_STE_SIZE) return undefined
+    const bytes = target.subarray(offset, offset + length)
+    for (const places of [unit.host, unit.shadow]) {
+      const sid = length === STRTAB_L1_DESC_SIZE ? places.l1Sid(address) : undefined
+      if (sid === undefined) continue
+      if (places === unit.host) this.#readEntry('host-l1', unit, sid, 2 ** (places.table?.split ?? 0), bytes)
+      const [lo = 0, hi = 0] = wordsOf(bytes)
+      places.descriptor(address, lo, hi)
+      return true
+    }
+    const ste = length === STRTAB_STE_SIZE ? unit.host.ste(address) : undefined
+    if (ste?.at !== 0) return undefined
+    if (!this.#readEntry('host-ste', unit, ste.sid, 1, bytes)) return false
+    this.#contextDescriptor(unit, ste.sid, wordsOf(bytes))
+    return true
+  }
+
+  /** Memory is to be written. @returns whether it was; undefined when no entry of this SMMU stands there */
+  write(unit: Unit, address: number, source: Uint8Array, offset: number, length: number): boolean | undefined {
+    if (length > STRTAB_STE_SIZE) return undefined
+    const bytes = source.subarray(offset, offset + length)
+    const { shadow } = unit
+    const first = length === STRTAB_L1_DESC_SIZE ? shadow.l1Sid(address) : undefined
+    if (first !== undefined) {
+      const [lo = 0, hi = 0] = wordsOf(bytes)
+      shadow.descriptor(address, lo, hi)
+      return this.#writeEntry('l1', unit, first, 2 ** (shadow.table?.split ?? 0), 0, address, bytes)
+    }
+    const ste = shadow.ste(address)
+    return ste && this.#writeEntry('ste', unit, ste.sid, 1, ste.at, address, bytes)
+  }
+
+  /** Memory is to be written that is no SMMU's: descriptors of the stage-2 idmap may be among it. */
+  writeStage2(address: number, source: Uint8Array, offset: number, length: number): boolean {
+    const { around, memory } = this.#site
+    const { carveout } = around.machine
+    const inside = carveout && address >= carveout.base && address < carveout.base + carveout.size
+    if (!inside || length % 8 !== 0) return memory.write(address, source, offset, length)
+    const bytes = source.subarray(offset, offset + length)
+    let altered: Uint8Array | undefined
+    for (const armed of this.#rules) {
+      const { where, what } = armed.rule
+      if (where.table !== 'stage2') continue
+      const places = this.#stage2Places(armed, address, bytes)
+      if (places.length === 0 || !armed.trigger.match(this.#site.time)) continue
+      if (what.do === 'abort') {
+        this.#site.fired(armed, `write of stage-2 descriptors at ${hex(address)} refused`, address)
+        return false
+      }
+      if (what.do !== 'change' && what.do !== 'drop') {
+        this.#actions.act(armed, 0)
+        continue
+      }
+      altered ??= bytes.slice()
+      let text = 'lost'
+      for (const at of places) {
+        if (what.do === 'change') text = changeBytes(altered.subarray(at, at + 8), { ...what, word: 0 })
+        else memory.read(address + at, altered, at, 8)
+      }
+      this.#site.fired(armed, `stage-2 descriptor at ${hex(address + (places[0] ?? 0))}: ${text}`, address)
+    }
+    return memory.write(address, altered ?? bytes, 0, length)
+  }
+
+  /**
+   * An entry of the host's stream table as it was copied: it changes in the copy.
+   * @param sid @param span StreamIDs of the entry
+   * @returns false when the copy is refused
+   */
+  #readEntry(table: 'host-ste' | 'host-l1', unit: Unit, sid: number, span: number, bytes: Uint8Array): boolean {
+    for (const armed of this.#concerning(table, unit)) {
+      if (!among(armed, sid, span) || !armed.trigger.match(this.#site.time)) continue
+      const { what } = armed.rule
+      if (what.do === 'abort') {
+        this.#site.fired(armed, `copy of ${table} of sid ${hex(sid)} refused`, sid)
+        return false
+      }
+      if (what.do === 'change') {
+        const text = changeBytes(bytes, what)
+        this.#site.fired(armed, `${table} of sid ${hex(sid)}, word ${what.word ?? 0}: ${text}`, sid, what.word)
+      } else this.#actions.act(armed, unit.index)
+    }
+    return true
+  }
+
+  /** The host's CD of a stream that is being configured: the hardware reads it where it stands, so there it changes. */
+  #contextDescriptor(unit: Unit, sid: number, ste: Uint32Array): void {
+    const { memory } = this.#site
+    const [lo = 0, hi = 0] = ste
+    // V, and Config with stage 1.
+    if ((lo & 1) === 0 || (lo & 0xa) !== 0xa) return
+    const address = addressOf((lo & 0xffff_ffc0) >>> 0, hi & 0x00ff_ffff)
+    for (const armed of this.#concerning('cd', unit)) {
+      if (!among(armed, sid, 1) || !armed.trigger.match(this.#site.time)) continue
+      const { what } = armed.rule
+      if (what.do !== 'change') {
+        this.#actions.act(armed, unit.index)
+        continue
+      }
+      const bytes = new Uint8Array(8)
+      const at = address + 8 * (what.word ?? 0)
+      if (!memory.read(at, bytes, 0, 8)) continue
+      const text = changeBytes(bytes, { ...what, word: 0 })
+      memory.write(at, bytes, 0, 8)
+      this.#site.fired(armed, `cd of sid ${hex(sid)} at ${hex(address)}, word ${what.word ?? 0}: ${text}`, sid, at)
+    }
+  }
+
+  /**
+   * An entry of the shadow stream table, or a part of it.
+   * @param sid @param span StreamIDs of the entry
+   * @param at bytes into the entry
+   */
+  #writeEntry(
+    table: 'ste' | 'l1',
+    unit: Unit,
+    sid: number,
+    span: number,
+    at: number,
+    address: number,
+    bytes: Uint8Array,
+  ): boolean {
+    const { length } = bytes
+    let altered: Uint8Array | undefined
+    for (const armed of this.#concerning(table, unit)) {
+      if (!among(armed, sid, span)) continue
+      const { what } = armed.rule
+      const update = `${armed.number} ${this.#site.trap} ${sid}`
+      if (what.do === 'drop' && this.#dropping === update) return true
+      const word = what.do === 'change' ? 8 * (what.word ?? 0) : at
+      if (word < at || word >= at + length || !armed.trigger.match(this.#site.time)) continue
+      if (what.do === 'drop') {
+        this.#dropping = update
+        this.#site.fired(armed, `write of ${table} of sid ${hex(sid)} lost`, sid)
+        return true
+      }
+      if (what.do === 'abort') {
+        this.#site.fired(armed, `write of ${table} of sid ${hex(sid)} refused`, sid)
+        return false
+      }
+      if (what.do === 'change') {
+        altered ??= bytes.slice()
+        const text = changeBytes(altered, { ...what, word: (word - at) / 8 })
+        this.#site.fired(armed, `${table} of sid ${hex(sid)}, word ${word / 8}: ${text}`, sid, word / 8)
+      } else this.#actions.act(armed, unit.index)
+    }
+    return this.#site.memory.write(address, altered ?? bytes, 0, length)
+  }
+
+  /** Offsets into what is written at which descriptors for the rule's input addresses stand. */
+  #stage2Places(armed: ArmedRule, address: number, bytes: Uint8Array): number[] {
+    const { range } = armed
+    const { around, memory } = this.#site
+    const idmap = hypervisorOf(around.policy)?.idmap ?? null
+    const places: number[] = []
+    if (range === undefined) return places
+    if (idmap !== null) {
+      const step = idmap.geometry.granule
+      const from = range.from - (range.from % step)
+      for (let page = from, i = 0; page < range.end && i < MAX_LEAVES; page += step, i++) {
+        const at = stage2Descriptor(memory, idmap, page)
+        if (at !== undefined && at >= address && at + 8 <= address + bytes.length) places.push(at - address)
+      }
+      return [...new Set(places)]
+    }
+    // While it is built, a page descriptor of an identity map says itself where it belongs.
+    const words = wordsOf(bytes)
+    for (let i = 0; i + 1 < words.length; i += 2) {
+      const [lo = 0, hi = 0] = [words[i], words[i + 1]]
+      const page = addressOf((lo & 0xffff_f000) >>> 0, hi & 0xffff)
+      if ((lo & LEAF_ATTRIBUTES) === LEAF_ATTRIBUTES && page >= range.from && page < range.end) places.push(4 * i)
+    }
+    return places
+  }
+
+  *#concerning(table: Table, unit: Unit): Generator<ArmedRule<'table'>> {
+    for (const armed of this.#rules) if (armed.rule.where.table === table && armed.concerns(unit.index)) yield armed
+  }
+}
+
+/** Whether a rule means any of the StreamIDs from `sid` on. */
+function among({ sid: wanted }: ArmedRule, sid: number, span: number): boolean {
+  return wanted === undefined || (wanted >= sid && wanted < sid + span)
+}

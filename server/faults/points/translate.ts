@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Translate } from '../../../protocol/generated/messages.ts'
+import { enums } from '../../../protocol/messages.ts'
+import type { Answer } from '../../cosim/answer.ts'
+import { addressOf, hex, hex64 } from '../../smmu/bits.ts'
+import { EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../../smmu/events.ts'
+import type { ArmedRule } from '../armed.ts'
+import type { FreeActions } from '../freeActions.ts'
+import { big, event as eventId, rangeOf } from '../names.ts'
+import type { Site } from '../site.ts'
+
+const { mapped: MAPPED, fault: FAULT, silent: SILENT } = enums.translation
+
+/** Translations that this server answers. */
+export class TranslatePoint {
+  readonly #site: Site
+  readonly #actions: FreeActions
+  readonly #rules: readonly ArmedRule<'translate'>[]
+
+  constructor(site: Site, actions: FreeActions, rules: readonly ArmedRule<'translate'>[]) {
+    this.#site = site
+    this.#actions = actions
+    this.#rules = rules
+  }
+
+  /** Alters an answer before it is sent. */
+  alter(request: Translate, answer: Answer): void {
+    const write = (request.access & enums.access.write[0]) !== 0
+    const iova = addressOf(request.iovaLo, request.iovaHi)
+    for (const armed of this.#rules) {
+      const { access } = armed.rule.where
+      if (!armed.concerns(request.smmu) || !armed.touches(iova)) continue
+      if (armed.sid !== undefined && armed.sid !== request.sid) continue
+      if (access !== undefined && (access === 'write') !== write) continue
+      if (armed.trigger.match(this.#site.time)) this.#apply(armed, request, answer, write)
+    }
+  }
+
+  #apply(armed: ArmedRule, request: Translate, answer: Answer, write: boolean): void {
+    const { what } = armed.rule
+    switch (what.do) {
+      case 'fault': {
+        const record = emptyEvent(eventId(what.event) ?? 0, request.sid)
+        record.rnw = !write
+        record.s2 = what.stage === 2
+        record.class = EVTQ_1_CLASS_IN
+        record.inputLo = request.iovaLo
+        record.inputHi = request.iovaHi
+        record.ipa = what.stage === 2 ? answer.pa - (answer.pa % 4096) : 0
+        answer.status = FAULT[0]
+        encodeEvent(record, answer.words)
+        break
+      }
+      case 'abort':
+        answer.status = SILENT[0]
+        break
+      case 'redirect': {
+        if (answer.status !== MAPPED[0]) return
+        const within = answer.pa % 4096
+        const page = what.address === undefined ? answer.pa - within : rangeOf(what.address).from
+        answer.pa = Number(BigInt(page + within) ^ big(what.xor ?? 0))
+        answer.addressMask = 0xfff
+        break
+      }
+      case 'restrict':
+        answer.permissions &= what.permissions === 'none' ? 0 : enums.permission[what.permissions][0]
+        break
+      default:
+        return this.#actions.act(armed, request.smmu)
+    }
+    const from = `sid ${hex(request.sid)} iova ${hex64(request.iovaLo, request.iovaHi)}`
+    const text = `${from}: ${what.do}, status ${answer.status}, address ${hex(answer.pa)}`
+    this.#site.fired(armed, text, request.sid, answer.pa)
+  }
+}
