@@ -22,6 +22,8 @@ export class FreeActions {
   deciding = false
   /** A translation is being answered. */
   translating = false
+  /** Pages change hands because a rule says so. */
+  #moving = false
   /** What waits until the hypervisor is done. */
   #later: (() => void)[] = []
 
@@ -54,8 +56,10 @@ export class FreeActions {
         site.fired(armed, 'trap thread ends')
         process.exit(1)
     }
-    // The rest uses hardware, tables or the hypervisor: not while a translation or a trap is being decided.
-    const delayed = this.translating || (this.deciding && (what.do === 'donate' || what.do === 'reclaim'))
+    // The rest uses hardware, tables or the hypervisor: not while a translation or a trap is being decided. Pages that change
+    // hands may make a rule fire that moves pages: one after the other, or it would never end.
+    const moves = what.do === 'donate' || what.do === 'reclaim'
+    const delayed = this.translating || (moves && (this.deciding || this.#moving))
     const carryOut = () => site.fired(armed, this.#carryOut(armed, smmu), smmu)
     if (delayed) this.#later.push(carryOut)
     else carryOut()
@@ -147,8 +151,13 @@ export class FreeActions {
     }
     if (base === undefined) return 'nothing is mapped there'
     const size = Number(big(what.size ?? 4096))
-    const result = around[what.do](base, size, what.vm ?? 1)
-    return `${what.do} ${size} bytes at ${hex(base)}: ${resultName(result)}`
+    this.#moving = true
+    try {
+      const result = around[what.do](base, size, what.vm ?? 1)
+      return `${what.do} ${size} bytes at ${hex(base)}: ${resultName(result)}`
+    } finally {
+      this.#moving = false
+    }
   }
 }
 

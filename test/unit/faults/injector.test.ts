@@ -398,6 +398,18 @@ describe('errors, interrupts, the rest', () => {
     expect(bench.hyp.ownership.vmAt(page)).toBe(0)
   })
 
+  test('a donation that sets off donations: one after the other, not one within the other', () => {
+    const page = RAM_BASE + 8 * MiB
+    const { bench, host } = running([
+      rule({ at: 'pages', operation: 'donate' }, { do: 'donate', address: page + 4096 }, ALWAYS),
+    ])
+    expect(bench.hyp.donate(page, 4096, 1)).toBe(0)
+    expect(bench.hyp.ownership.vmAt(page)).toBe(1)
+    for (let i = 0; i < 3; i++) host.commands(SYNC)
+    expect(bench.hyp.ownership.vmAt(page + 4096)).toBe(1)
+    expect(bench.fired().length).toBeLessThan(10)
+  })
+
   test('every action has a number of its own on the trace', () => {
     expect(new Set(ACTIONS).size).toBe(ACTIONS.length)
   })
