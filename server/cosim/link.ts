@@ -17,6 +17,10 @@ const CHUNK = 65536
 const SPIN_MS = 0.05
 /** After so many messages that came too late for it, none is looked for until one comes early. */
 const SPIN_MISSES = 4
+/** A look that comes so late was held up: others want the processor, and polling takes it from the vCPU that is waited for. */
+const CROWDED_MS = 0.2
+/** Messages without polling after that. */
+const CROWDED_MESSAGES = 2000
 /** On the only processor, the peer could not run meanwhile. */
 const MAY_SPIN = availableParallelism() > 1
 
@@ -68,6 +72,9 @@ export class Link {
   /** Messages in a row that came too late to be looked for. */
   #misses = SPIN_MISSES
   #polling = false
+  #looked = 0
+  /** Messages for which nobody polls, as the processors are busy. */
+  #crowded = 0
 
   /** @param accepted a connection of which nothing was read yet; from now on it is the link's */
   constructor(accepted: Socket, handlers: LinkHandlers) {
@@ -168,6 +175,7 @@ export class Link {
   #receive(chunk: Buffer, count: number): void {
     const early = MAY_SPIN && performance.now() - this.#last < SPIN_MS
     this.#misses = early ? 0 : this.#misses + 1
+    if (this.#crowded > 0) this.#crowded--
     try {
       this.#in.push(chunk, count)
       while (this.#open && this.#in.next()) {
@@ -190,13 +198,17 @@ export class Link {
    */
   #lookOut(): void {
     this.#last = performance.now()
-    if (this.#polling || this.#misses >= SPIN_MISSES || !this.#open) return
+    this.#looked = this.#last
+    if (this.#polling || this.#misses >= SPIN_MISSES || this.#crowded > 0 || !this.#open) return
     this.#polling = true
     setImmediate(this.#poll)
   }
 
   readonly #poll = (): void => {
-    if (this.#open && performance.now() - this.#last < SPIN_MS) setImmediate(this.#poll)
+    const now = performance.now()
+    if (now - this.#looked > CROWDED_MS) this.#crowded = CROWDED_MESSAGES
+    this.#looked = now
+    if (this.#open && this.#crowded === 0 && now - this.#last < SPIN_MS) setImmediate(this.#poll)
     else this.#polling = false
   }
 
