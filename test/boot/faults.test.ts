@@ -27,6 +27,7 @@ test('a command error: Linux skips the command and the work goes on; the firing 
 
 test('a page that stays mapped when it is donated is seen by the hypervisor’s own check', async () => {
   const { faults } = await boot('--faults', 'donate-unmap-lost')
-  expect(faults.firings.map(({ rule }) => rule)).toEqual(['unmap', 'donate'])
-  expect(faults.firings[1]?.what).toBe('donate 4096 bytes at 0x58000000: OK')
+  // In a fresh boot the rule meets the page's first entry as well.
+  expect(new Set(faults.firings.map(({ rule }) => rule))).toEqual(new Set(['unmap', 'donate']))
+  expect(faults.firings.at(-1)?.what).toBe('donate 4096 bytes at 0x58000000: OK')
 })

@@ -223,8 +223,7 @@ describe('on a booted machine', () => {
   })
 
   test('faults: arm a rule of one’s own, see it fire, look at its trap, disarm', async () => {
-    await open('overview')
-    await page.keyboard.press('9')
+    await open('faults')
     await page.getByText('Nothing is armed').waitFor()
     await page.getByText('Own rules').click()
     const rules = page.getByLabel('Rules, YAML or JSON')
