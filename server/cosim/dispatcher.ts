@@ -55,6 +55,8 @@ import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts
 const OK = enums.status.ok[0]
 const ABORTED = enums.status.aborted[0]
 const NO_STATE = new Uint8Array(0)
+/** Operations after which accesses are looked at. */
+const ARMING: ReadonlySet<string> = new Set(['addBreakpoint', 'enableBreakpoint', 'breakNext', 'armFaults'])
 
 /** A trap whose reply waits for a person. */
 interface Held {
@@ -65,6 +67,21 @@ interface Held {
   /** ns that the server had spent on it when it was held. */
   readonly spent: number
 }
+
+const newTrap = (): Trap => ({
+  seq: 0,
+  smmu: 0,
+  cpu: 0,
+  write: false,
+  offset: 0,
+  size: 0,
+  lo: 0,
+  hi: 0,
+  time: 0,
+  pcLo: 0,
+  pcHi: 0,
+  aborted: false,
+})
 
 /** Stands for a checkpoint that could not be read. */
 const NOTHING: Envelope = {
@@ -119,20 +136,9 @@ export class Dispatcher {
   readonly #counters: CountersWriter
   readonly #reporter: WatchedReporter
   readonly #breakpoints = new Breakpoints(trap => this.#inspector?.commandsAhead(trap))
-  readonly #trap: Trap = {
-    seq: 0,
-    smmu: 0,
-    cpu: 0,
-    write: false,
-    offset: 0,
-    size: 0,
-    lo: 0,
-    hi: 0,
-    time: 0,
-    pcLo: 0,
-    pcHi: 0,
-    aborted: false,
-  }
+  readonly #trap = newTrap()
+  /** Not the one at hand, whatever the peer sends while that is being decided. */
+  readonly #ahead = newTrap()
   readonly #eventRecord = Buffer.alloc(32)
   #link: Link | undefined
   #policy: Policy | undefined
@@ -196,6 +202,7 @@ export class Dispatcher {
    */
   operate(operation: string, args: readonly unknown[]): unknown {
     try {
+      if (ARMING.has(operation)) this.#askAgain()
       switch (operation) {
         case 'sections':
           return this.#sections()
@@ -225,13 +232,12 @@ export class Dispatcher {
     } finally {
       this.#link?.replayDeferred()
       this.#keepNow()
-      this.#askAgain()
     }
   }
 
-  /** A breakpoint is to see the next access: QEMU must not answer it by itself. */
+  /** What is about to be armed is to see the next access: QEMU must not answer it by itself. */
   #askAgain(): void {
-    if (!this.#breakpoints.armed || this.#held !== undefined || !this.#link?.open) return
+    if (this.#breakpoints.armed || this.#injector.armed || !this.#link?.open) return
     for (const { hardware } of this.#machine?.smmus ?? []) hardware.read(ARM_SMMU_IDR0, 4, { lo: 0, hi: 0 })
   }
 
@@ -313,19 +319,16 @@ export class Dispatcher {
 
   /** A read that QEMU answered as it had been told to: it counts as a trap that took the server no time. */
   #mirrored(message: Mirrored): void {
-    const trap = this.#trap
-    trap.seq++
+    const trap = this.#ahead
+    trap.seq = ++this.#trap.seq
     trap.smmu = message.smmu
     trap.cpu = message.cpu
-    trap.write = false
     trap.offset = message.offset
     trap.size = 4
     trap.time = message.time
     trap.pcHi = message.pcHi
     trap.pcLo = message.pcLo
     trap.lo = message.value
-    trap.hi = 0
-    trap.aborted = false
     this.#ring.trap(trap, 0, this.#ring.now(), 0)
     this.#counters.trap(trap, 0, 0)
     this.#counters.add('mirrored')

@@ -14,6 +14,7 @@ import {
   type MessageFromQemu,
 } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
+import { HostDriver } from './driver.ts'
 import { QtestMachine, SMMU } from './machine.ts'
 
 /** Registers that the model takes and gives back as they are. */
@@ -22,7 +23,7 @@ const BASE = 0x80
 const ANSWER = 0xa5a5_5a5a
 
 let machine: QtestMachine
-let server: Server
+let server: Server | undefined
 let heard: MessageFromQemu[]
 let hello: MessageFromQemu | undefined
 
@@ -61,7 +62,8 @@ beforeEach(() => {
   machine = new QtestMachine()
 })
 afterEach(async () => {
-  server.close()
+  server?.close()
+  server = undefined
   await machine.dispose()
 })
 
@@ -151,4 +153,26 @@ describe('hwPost', () => {
     expect(await machine.exit()).toBe(1)
     expect(machine.errors).toContain('hwPost')
   })
+})
+
+test('a breakpoint sees the next read of CMDQ_CONS, also where its answer had been given ahead', async () => {
+  await machine.serve('pkvm')
+  await machine.start({ properties: ['carveout=32M'] })
+  const driver = await HostDriver.probe(machine)
+  const CONS = SMMU + 0x9c
+  // CMD_SYNC; what the guest reads next is told ahead.
+  await driver.command(Uint32Array.of(0x46 | (2 << 12), 0, 0, 0))
+  expect(machine.counters?.get('mirrored')).toBeGreaterThan(0)
+  const held = once(machine.server, 'held')
+  await machine.server.call('addBreakpoint', {
+    match: { on: 'register', offset: 0x9c, access: 'read' },
+    skip: 0,
+    once: true,
+    enabled: true,
+  })
+  const read = machine.qtest.read(CONS, 4)
+  await held
+  await machine.server.call('release', { action: 'continue' })
+  await read
+  driver.dispose()
 })
