@@ -43,6 +43,8 @@ export interface ThreadOptions {
   readonly onRefusal?: 'refuse' | 'reset' | 'leave'
   /** Rules that are armed from the start. */
   readonly faults?: FaultPlan
+  /** The machine waits for a lost server: a thread that a fault ends is replaced. */
+  readonly revive?: boolean
 }
 
 /** From the trap thread. */
@@ -75,6 +77,8 @@ export type ThreadEvent =
   | { readonly event: 'released'; readonly seq: number; readonly action: string }
   /** A fault was injected. */
   | { readonly event: 'fired'; readonly firing: Firing }
+  /** A fault ends the thread. What is left is what people gave it: of the machine it takes nothing along. */
+  | { readonly event: 'killed'; readonly left: Handover }
   | {
       readonly event: 'result'
       readonly id: number
@@ -227,6 +231,8 @@ export class TrapThread extends EventEmitter<Events> {
   #swapping = false
   /** A machine waits for a server. */
   #parked = false
+  /** What a thread left that a fault is ending. */
+  #left: Handover | undefined
 
   private constructor(options: ThreadOptions, lane: Lane) {
     super()
@@ -355,10 +361,32 @@ export class TrapThread extends EventEmitter<Events> {
     lane.attach(
       event => this.#take(event),
       message => {
-        if (!this.#stopping) this.emit('died', message)
-        this.#stopping = true
+        const left = this.#left
+        this.#left = undefined
+        if (left !== undefined && this.#options.revive && !this.#stopping) void this.#revive(message, left)
+        else this.#die(message)
       },
     )
+  }
+
+  #die(message: string): void {
+    if (!this.#stopping) this.emit('died', message)
+    this.#stopping = true
+  }
+
+  /** As whoever looks after a server would start it again: QEMU holds the trap, and has the checkpoint. */
+  async #revive(message: string, left: Handover): Promise<void> {
+    this.#machine = undefined
+    this.emit('disconnected', `the trap thread ended: ${message}`, false, false)
+    try {
+      const lane = await Lane.load(this.#options)
+      if (this.#stopping) return await lane.stop()
+      this.#lane = lane
+      this.#attach(lane)
+      await lane.call('serve', [left])
+    } catch (error) {
+      this.#die((error as Error).message)
+    }
   }
 
   #take(event: ThreadEvent): void {
@@ -385,6 +413,9 @@ export class TrapThread extends EventEmitter<Events> {
         return void this.emit('released', event.seq, event.action)
       case 'fired':
         return void this.emit('fired', event.firing)
+      case 'killed':
+        this.#left = event.left
+        return
     }
   }
 }

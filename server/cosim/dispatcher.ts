@@ -246,6 +246,10 @@ export class Dispatcher {
     this.#retired = true
     const held = this.#held === undefined ? 0 : this.#trap.seq
     this.#link?.close(new LinkClosed('another server takes over'))
+    return this.#handover(held)
+  }
+
+  #handover(held: number): Handover {
     return {
       held,
       breakpoints: this.#breakpoints.list(),
@@ -622,6 +626,10 @@ export class Dispatcher {
         throw new LinkClosed('a fault cut the connection')
       },
       garble: () => link.garble(),
+      die: (): never => {
+        this.#post({ event: 'killed', left: this.#handover(0) })
+        process.exit(1)
+      },
     }
     try {
       this.#injector.connect(around, hello.resumed === 1)

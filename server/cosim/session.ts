@@ -209,6 +209,7 @@ export class Session extends EventEmitter<{
         ...(policy.canaries && { canaries: true }),
         ...(policy.faithful && { faithful: true }),
         ...(policy.faults && { faults: policy.faults }),
+        ...(policy.reconnectMs && { revive: true }),
         ramFile: path,
         ring,
         counters,

@@ -54,7 +54,7 @@ export class FreeActions {
         return site.around.cut()
       case 'kill':
         site.fired(armed, 'trap thread ends')
-        process.exit(1)
+        return site.around.die()
     }
     // The rest uses hardware, tables or the hypervisor: not while a translation or a trap is being decided. Pages that change
     // hands may make a rule fire that moves pages: one after the other, or it would never end.

@@ -35,6 +35,8 @@ export interface Surroundings {
   cut(): never
   /** Sends bytes that are no frame. */
   garble(): void
+  /** Ends the trap thread. */
+  die(): never
 }
 
 /** A machine that rules are armed on: from arming to disarming, or to its end. */

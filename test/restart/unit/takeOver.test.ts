@@ -243,6 +243,44 @@ describe('code that is replaced while a machine runs', () => {
     expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })
   })
 
+  describe('a thread that a fault ends in the middle of a trap', () => {
+    const faults: ThreadOptions['faults'] = {
+      seed: 1,
+      rules: [
+        {
+          name: 'kill',
+          where: { at: 'register', register: 'ARM_SMMU_CR0', access: 'write' },
+          when: { nth: 3 },
+          what: { do: 'kill' },
+        },
+      ],
+    }
+
+    test('is replaced where the machine waits, and the rule stays fired', async () => {
+      const { thread, qemu, session, bytes, seq } = await running({ faults, revive: true })
+      const fired: string[] = []
+      thread.on('fired', ({ rule, n }) => fired.push(`${rule} ${n}`))
+      const away = new Promise(resolve => thread.once('disconnected', resolve))
+      const lost = qemu.write(0x20, 4, 1).catch(() => 'no answer')
+      expect(await away).toMatch(/the trap thread ended: exit code 1/)
+      const other = await again(session, bytes)
+      expect(await repeatWrite(other, seq + 1)).toMatchObject({ type: Id.reply, status: 0 })
+      expect(await other.read(0, 4)).toMatchObject({ valueLo: 3 })
+      expect(fired).toEqual(['kill 1'])
+      expect(await thread.call('faults')).toMatchObject({ rules: [{ rule: 'kill', matches: 3, fired: 1 }] })
+      qemu.socket.destroy()
+      expect(await lost).toBe('no answer')
+    })
+
+    test('is the end of it where nobody waits', async () => {
+      const { thread, qemu } = await running({ faults })
+      const died = new Promise(resolve => thread.once('died', resolve))
+      qemu.write(0x20, 4, 1).catch(() => {})
+      expect(await died).toBe('exit code 1')
+      await expect(thread.call('faults')).rejects.toThrow('the trap thread has ended')
+    })
+  })
+
   test('a save replaces it; saving the same again does not', async () => {
     const { thread, session, bytes } = await running()
     const said: string[] = []

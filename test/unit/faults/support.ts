@@ -60,6 +60,9 @@ export class FaultyBench extends Bench {
         throw new Cut('cut')
       },
       garble: () => void this.garbled++,
+      die: () => {
+        throw new Cut('died')
+      },
     }
     this.injector.connect(around, running)
   }
