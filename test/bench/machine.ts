@@ -2,8 +2,10 @@
 /** A machine without QEMU: a hypervisor on memory and on a register frame that costs next to nothing. */
 import { Reporter } from '../../server/cosim/reporter.ts'
 import { RecordedMemory } from '../../server/cosim/wirePorts.ts'
+import { Injector } from '../../server/faults/injector.ts'
+import type { FaultRule } from '../../server/faults/rule.ts'
 import { Hypervisor } from '../../server/hypervisor/hypervisor.ts'
-import type { GuestMemory, Halves, SmmuHardware, Trap } from '../../server/machine/ports.ts'
+import type { GuestMemory, Halves, Policy, SmmuHardware, Trap } from '../../server/machine/ports.ts'
 import { QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
 import * as r from '../../server/smmu/registers.ts'
 import { CountersWriter, createCounters } from '../../server/trace/counters.ts'
@@ -84,6 +86,8 @@ export class BenchMachine {
   readonly #ring = createRing()
   readonly #reader = new RingReader(this.#ring)
   readonly #reporter: Reporter
+  readonly #injector: Injector
+  readonly #policy: Policy
   readonly #trap: Trap = {
     seq: 0,
     smmu: 0,
@@ -103,18 +107,53 @@ export class BenchMachine {
     const writer = new RingWriter(this.#ring)
     this.#reporter = new Reporter(writer, new CountersWriter(createCounters()))
     const { base, size } = memory.ram[0]
-    this.hypervisor = new Hypervisor(
+    const machine = {
+      memory: new RecordedMemory(memory, writer),
+      carveout: { base: base + size - carveoutBytes, size: carveoutBytes },
+      smmus: [{ base: SMMU_BASE, size: SMMU_SIZE, hardware: this.hardware }],
+      devices: [],
+      guard: { add() {}, remove() {} },
+    }
+    const hypervisor = new Hypervisor(machine, { options: { requireIsolation: true }, report: this.#reporter })
+    this.hypervisor = hypervisor
+    this.#policy = {
+      name: 'pkvm',
+      hypervisor,
+      access: (trap: Trap) => hypervisor.access(trap),
+      reset: () => hypervisor.reset(),
+    } as Policy
+    this.#injector = new Injector(writer, () => {})
+    const never = (): never => {
+      throw new Error('no fault of a benchmark does this')
+    }
+    this.#injector.connect(
       {
-        memory: new RecordedMemory(memory, writer),
-        carveout: { base: base + size - carveoutBytes, size: carveoutBytes },
-        smmus: [{ base: SMMU_BASE, size: SMMU_SIZE, hardware: this.hardware }],
+        machine,
+        policy: this.#policy,
         devices: [],
-        guard: { add() {}, remove() {} },
+        memory,
+        translates: false,
+        clock: () => 0,
+        irq: never,
+        invalidate: never,
+        warn: never,
+        donate: never,
+        reclaim: never,
+        cut: never,
+        garble: never,
+        die: never,
       },
-      { options: { requireIsolation: true }, report: this.#reporter },
+      false,
     )
-    this.hypervisor.reset()
+    hypervisor.reset()
     this.drain()
+  }
+
+  /** Rules come, see `traps` accesses, and go again. */
+  armAndDisarm(rules: readonly FaultRule[], traps: () => void): void {
+    this.#injector.arm({ rules, seed: 1 })
+    traps()
+    this.#injector.disarm()
   }
 
   /** The guest writes a register. */
@@ -126,7 +165,9 @@ export class BenchMachine {
     trap.lo = lo
     trap.hi = hi
     trap.aborted = false
-    this.hypervisor.access(trap)
+    // As the dispatcher does.
+    if (this.#injector.armed) this.#injector.access(this.#policy, trap)
+    else this.#policy.access(trap)
   }
 
   /** Empties the trace, as another thread does in a real run. */

@@ -55,16 +55,7 @@ export async function bench(options: BenchOptions, signal: AbortSignal): Promise
   ]
   const done: Part[] = []
   const failures: Failure[] = []
-  for (const [name, wanted, measure] of parts) {
-    if (!wanted) continue
-    try {
-      done.push(await measure())
-    } catch (error) {
-      signal.throwIfAborted()
-      failures.push({ bench: name, message: (error as Error).message })
-    }
-  }
-  const report: BenchReport = {
+  const report = (): BenchReport => ({
     schema: BENCH_SCHEMA,
     started,
     machine,
@@ -73,13 +64,26 @@ export async function bench(options: BenchOptions, signal: AbortSignal): Promise
     results: done.flatMap(({ figures }) => figures.map(evaluate)),
     budgets: done.flatMap(({ budget }) => (budget === undefined ? [] : [budget])),
     failures,
-  }
-  console.log(formatText(report))
-  if (json !== undefined) writeFileSync(json, `${JSON.stringify(report, null, 2)}\n`)
-  if (file !== undefined && template !== undefined) {
+  })
+  // After each part: a run that is interrupted late has measured for half an hour.
+  const write = () => {
+    if (json !== undefined) writeFileSync(json, `${JSON.stringify(report(), null, 2)}\n`)
+    if (file === undefined || template === undefined) return
     const [before, after] = template
-    writeFileSync(file, `${before}${BEGIN}\n\n${formatMarkdown(report)}\n\n${END}${after}`)
+    writeFileSync(file, `${before}${BEGIN}\n\n${formatMarkdown(report())}\n\n${END}${after}`)
   }
+  for (const [name, wanted, measure] of parts) {
+    if (!wanted) continue
+    try {
+      done.push(await measure())
+    } catch (error) {
+      if (signal.aborted) console.log(formatText(report()))
+      signal.throwIfAborted()
+      failures.push({ bench: name, message: (error as Error).message })
+    }
+    write()
+  }
+  console.log(formatText(report()))
   return failures.length === 0
 }
 
