@@ -53,8 +53,14 @@ agent() {
 
 load_modules() {
 	while read -r module; do
-		insmod "/lib/modules/$module" 2>$STDERR || fail module "$module" "$(cat $STDERR)"
+		# shellcheck disable=SC2046 # a parameter is a word
+		insmod "/lib/modules/$module" $(module_parameters "$module") 2>$STDERR || fail module "$module" "$(cat $STDERR)"
 	done </lib/modules/order
+}
+
+# module_parameters FILE: those of the kernel command line, `nvme_core.io_timeout=10`, as modprobe passes them on.
+module_parameters() {
+	tr ' ' '\n' </proc/cmdline | sed -n "s/^$(basename "$1" .ko | tr - _)\.//p"
 }
 
 # Which IOMMU group each PCI device is in, and how its DMA is translated.

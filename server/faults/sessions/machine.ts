@@ -23,6 +23,8 @@ const SAVED_DEVICES = ['virtio-blk', 'virtio-net', 'e1000e']
 const ALL_DEVICES = ['virtio-blk', 'nvme', 'virtio-net', 'e1000e']
 /** Seconds that the guest waits for a disk, or for an answer over the network. */
 const PATIENCE_S = 6
+/** Seconds that the NVMe driver waits for a command, instead of its 30 and 60. */
+const NVME_S = 10
 const BOOT_MS = 240_000
 /** Until a guest that is ready is at rest. */
 const REST_MS = 300
@@ -81,7 +83,11 @@ export async function prepare(options: MachineOptions, signal: AbortSignal): Pro
       : { version: name, image: name, modules: undefined }
   const initrd = await ensureInitramfs({ signal, modules: kernel.modules })
   const devices = fresh ? ALL_DEVICES : SAVED_DEVICES
-  const append = `console=ttyAMA0 panic=0 cosim.run=agent cosim.devices=${devices.join(',')} cosim.patience=${PATIENCE_S}`
+  const append = [
+    'console=ttyAMA0 panic=0 cosim.run=agent',
+    `cosim.devices=${devices.join(',')} cosim.patience=${PATIENCE_S}`,
+    ...(fresh ? [`nvme_core.io_timeout=${NVME_S} nvme_core.admin_timeout=${NVME_S}`] : []),
+  ].join(' ')
   return {
     description: { kernel: kernel.version, until, smp, memory: MEMORY, carveout: CARVEOUT, devices, append },
     files: { qemu, kernel: { version: kernel.version, image: kernel.image }, initrd },
