@@ -3,7 +3,7 @@ import type { Translate } from '../../../protocol/generated/messages.ts'
 import { enums } from '../../../protocol/messages.ts'
 import type { Answer } from '../../cosim/answer.ts'
 import { addressOf, hex, hex64 } from '../../smmu/bits.ts'
-import { EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../../smmu/events.ts'
+import { EVT_ID_PERMISSION_FAULT, EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../../smmu/events.ts'
 import type { ArmedRule } from '../armed.ts'
 import type { FreeActions } from '../freeActions.ts'
 import { big, event as eventId, rangeOf } from '../names.ts'
@@ -39,18 +39,9 @@ export class TranslatePoint {
   #apply(armed: ArmedRule, request: Translate, answer: Answer, write: boolean): void {
     const { what } = armed.rule
     switch (what.do) {
-      case 'fault': {
-        const record = emptyEvent(eventId(what.event) ?? 0, request.sid)
-        record.rnw = !write
-        record.s2 = what.stage === 2
-        record.class = EVTQ_1_CLASS_IN
-        record.inputLo = request.iovaLo
-        record.inputHi = request.iovaHi
-        record.ipa = what.stage === 2 ? answer.pa - (answer.pa % 4096) : 0
-        answer.status = FAULT[0]
-        encodeEvent(record, answer.words)
+      case 'fault':
+        setFault(answer, request, eventId(what.event) ?? 0, write, what.stage === 2)
         break
-      }
       case 'abort':
         answer.status = SILENT[0]
         break
@@ -62,9 +53,13 @@ export class TranslatePoint {
         answer.addressMask = 0xfff
         break
       }
-      case 'restrict':
+      case 'restrict': {
+        if (answer.status !== MAPPED[0]) return
         answer.permissions &= what.permissions === 'none' ? 0 : enums.permission[what.permissions][0]
+        const wanted = enums.permission[write ? 'write' : 'read'][0]
+        if ((answer.permissions & wanted) === 0) setFault(answer, request, EVT_ID_PERMISSION_FAULT, write, false)
         break
+      }
       default:
         return this.#actions.act(armed, request.smmu)
     }
@@ -72,4 +67,17 @@ export class TranslatePoint {
     const text = `${from}: ${what.do}, status ${answer.status}, address ${hex(answer.pa)}`
     this.#site.fired(armed, text, request.sid, answer.pa)
   }
+}
+
+/** The transaction faults instead, with the record that the hardware would write. */
+function setFault(answer: Answer, request: Translate, id: number, write: boolean, stage2: boolean): void {
+  const record = emptyEvent(id, request.sid)
+  record.rnw = !write
+  record.s2 = stage2
+  record.class = EVTQ_1_CLASS_IN
+  record.inputLo = request.iovaLo
+  record.inputHi = request.iovaHi
+  record.ipa = stage2 ? answer.pa - (answer.pa % 4096) : 0
+  answer.status = FAULT[0]
+  encodeEvent(record, answer.words)
 }

@@ -17,7 +17,7 @@ const PATTERNS: readonly (readonly [RegExp, Verdict])[] = [
   ],
   [/INFO: task .* blocked for more than|watchdog: BUG: soft lockup|rcu: INFO: .*(stall|detected)/, 'guest-hung'],
   [
-    /arm-smmu-v3.*(time ?out|timed out|not responding|failed to (write|clear|enable|disable|update))|CMD_SYNC timeout|NETDEV WATCHDOG|transmit queue .* timed out|nvme.*(timeout|controller is down)|Tx Unit Hang/i,
+    /arm-smmu-v3.*(time ?out|timed out|not responding|failed to (write|clear|enable|disable|update))|CMD_SYNC timeout|NETDEV WATCHDOG|transmit queue .* timed out|nvme nvme\d+: .*(timeout|controller is down)|Tx Unit Hang/i,
     'driver-timeout',
   ],
   [/I\/O error|Buffer I\/O error|EXT4-fs error/, 'io-error'],

@@ -277,7 +277,10 @@ async function observe(
 /** Why a machine ended that should not have; undefined when the guest ended it. */
 function problem(end: SessionEnd | undefined, problems: readonly string[]): string | undefined {
   if (end === undefined) return problems[0]
-  if (end.serverError !== undefined) return `the server failed: ${end.serverError.slice(0, 500)}`
+  if (end.serverError !== undefined) {
+    const said = end.qemuErrors && `; QEMU: ${end.qemuErrors.slice(0, 500)}`
+    return `the server failed: ${end.serverError.slice(0, 500)}${said}`
+  }
   const { code, signal } = end.qemu
   if (code !== 0)
     return `QEMU ended with ${signal ?? `exit code ${code}`}: ${end.qemuErrors.slice(0, 500) || 'no message'}`

@@ -293,8 +293,19 @@ describe('translations', () => {
       addressMask: 0xfff,
     })
     expect(translate({ do: 'redirect', xor: 0x1000 }).answer.pa).toBe(0x4000_4123)
-    expect(translate({ do: 'restrict', permissions: 'read' }).answer.permissions).toBe(1)
-    expect(translate({ do: 'restrict', permissions: 'none' }).answer.permissions).toBe(0)
+    expect(translate({ do: 'restrict', permissions: 'write' }).answer).toMatchObject({ status: 0, permissions: 2 })
+  })
+
+  test.each(['read', 'none'] as const)('a write to a page that has permission %s left ends in F_PERMISSION', left => {
+    const { answer } = translate({ do: 'restrict', permissions: left })
+    expect(answer.status).toBe(enums.translation.fault[0])
+    expect(decodeEvent(answer.words)).toMatchObject({
+      id: 0x13,
+      streamId: 0x10,
+      s2: false,
+      rnw: false,
+      inputLo: 0x5123,
+    })
   })
 
   test('what needs the machine waits for the next trap', () => {

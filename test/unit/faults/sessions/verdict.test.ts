@@ -90,6 +90,7 @@ describe('console lines', () => {
       '[    1.2] arm-smmu-v3 9050000.smmuv3: unexpected global error reported (0x00000001), this could be serious',
       'recovered',
     ],
+    ['[    0.0] Kernel command line: cosim.devices=nvme nvme_core.io_timeout=10', undefined],
     ['[    1.2] nvme nvme0: controller is down; will reset: CSTS=0x2, PCI_STATUS=0x10', 'driver-timeout'],
     ['[    1.2] arm-smmu-v3 9050000.smmuv3: GBPA not responding to update', 'driver-timeout'],
     ['[    1.2] Kernel panic - not syncing: Attempted to kill init!', 'guest-panic'],
