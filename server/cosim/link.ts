@@ -1,28 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readSync, writeSync } from 'node:fs'
 import { Socket, type SocketConstructorOpts } from 'node:net'
-import { availableParallelism } from 'node:os'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
 import { Decoder, encodeError, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
+import { Polling } from './polling.ts'
 
 /** Most messages that wait for the end of a call. */
 const MAX_DEFERRED = 16
 
 /** Bytes that arrive through the event loop at a time. */
 const CHUNK = 65536
-
-/** How long the next message is looked for before the thread sleeps; QEMU looks as long for answers. */
-const SPIN_MS = 0.05
-/** After so many messages that came too late for it, none is looked for until one comes early. */
-const SPIN_MISSES = 4
-/** A look that comes so late was held up: others want the processor, and polling takes it from the vCPU that is waited for. */
-const CROWDED_MS = 0.2
-/** Messages without polling after that. */
-const CROWDED_MESSAGES = 2000
-/** On the only processor, the peer could not run meanwhile. */
-const MAY_SPIN = availableParallelism() > 1
 
 /** The other end went away. */
 export class LinkClosed extends Error {
@@ -67,14 +56,7 @@ export class Link {
   readonly #handlers: LinkHandlers
   #seq = 0
   #open = true
-  /** When the last message was dealt with, ms. */
-  #last = 0
-  /** Messages in a row that came too late to be looked for. */
-  #misses = SPIN_MISSES
-  #polling = false
-  #looked = 0
-  /** Messages for which nobody polls, as the processors are busy. */
-  #crowded = 0
+  readonly #polling = new Polling()
 
   /** @param accepted a connection of which nothing was read yet; from now on it is the link's */
   constructor(accepted: Socket, handlers: LinkHandlers) {
@@ -168,14 +150,13 @@ export class Link {
       } catch {} // the peer is gone already
     }
     this.#open = false
+    this.#polling.stop()
     this.#socket.destroySoon()
     this.#handlers.closed(reason)
   }
 
   #receive(chunk: Buffer, count: number): void {
-    const early = MAY_SPIN && performance.now() - this.#last < SPIN_MS
-    this.#misses = early ? 0 : this.#misses + 1
-    if (this.#crowded > 0) this.#crowded--
+    this.#polling.arrived()
     try {
       this.#in.push(chunk, count)
       while (this.#open && this.#in.next()) {
@@ -189,27 +170,7 @@ export class Link {
     } catch (error) {
       this.close(error as Error)
     }
-    this.#lookOut()
-  }
-
-  /**
-   * Keeps the event loop awake for a while: waking up takes longer than most traps do. Not while traps come later than that
-   * anyway.
-   */
-  #lookOut(): void {
-    this.#last = performance.now()
-    this.#looked = this.#last
-    if (this.#polling || this.#misses >= SPIN_MISSES || this.#crowded > 0 || !this.#open) return
-    this.#polling = true
-    setImmediate(this.#poll)
-  }
-
-  readonly #poll = (): void => {
-    const now = performance.now()
-    if (now - this.#looked > CROWDED_MS) this.#crowded = CROWDED_MESSAGES
-    this.#looked = now
-    if (this.#open && this.#crowded === 0 && now - this.#last < SPIN_MS) setImmediate(this.#poll)
-    else this.#polling = false
+    this.#polling.done()
   }
 
   /** Handles what arrived during a call made outside of a message. */
