@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { defineConfig } from 'vitest/config'
 
-/** One project after the other, so that nothing else competes with a guest for the processors. */
+/** One project after the other, so that what is being compiled does not compete with a guest for the processors. */
 const project = (
   order: number,
   name: string,
@@ -18,7 +18,8 @@ export default defineConfig({
     projects: [
       project(0, 'unit', ['test/unit/**/*.test.ts', 'test/restart/unit/**/*.test.ts'], 120_000, {}),
       project(1, 'qtest', ['test/qtest/**/*.test.ts'], 120_000),
-      project(2, 'boot', ['test/boot/**/*.test.ts', 'test/restart/boot/**/*.test.ts'], 300_000),
+      // A guest keeps little more than one processor busy: of two at a time, each takes hardly longer.
+      project(2, 'boot', ['test/boot/**/*.test.ts', 'test/restart/boot/**/*.test.ts'], 300_000, { maxWorkers: 2 }),
       project(3, 'web', ['test/web/**/*.test.ts'], 300_000),
       project(4, 'docker', ['test/docker/**/*.test.ts'], 1_800_000),
     ],
