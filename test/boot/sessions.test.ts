@@ -40,3 +40,10 @@ test('a campaign that is killed goes on, and no session is lost or done twice; v
   after.close()
   expect(leftovers(resumed.pid)).toEqual([])
 })
+
+test('a prefix that has no second stage is not judged by its isolation', async () => {
+  const args = ['faults', 'campaign', 'event-lost', '--until', 'cmdq', '--jobs', '1', '--json', '--database', database]
+  const { code, stdout, stderr } = await cosim(args)
+  expect(code, stderr).toBe(0)
+  expect(stdout).toContain('"unaffected"')
+})

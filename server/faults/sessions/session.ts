@@ -74,6 +74,9 @@ export function bootsFresh({ session, rules }: CatalogueEntry): boolean {
   )
 }
 
+/** Shorter prefixes have no second stage, and promise no isolation that could be violated. */
+const isolates = ({ until }: Job): boolean => until === 'nested'
+
 const expectedOf = ({ expect }: CatalogueEntry): readonly Verdict[] => (typeof expect === 'string' ? [expect] : expect)
 
 /** Runs one session. @throws Error only when `signal` aborts; all else is a verdict. */
@@ -160,7 +163,7 @@ class Watch {
       guardFaults: faults.total,
       resets: this.resets,
       interruptions: this.interruptions,
-      isolation: [...this.isolation, ...(this.timeline?.isolation ?? [])],
+      isolation: isolates(job) ? [...this.isolation, ...(this.timeline?.isolation ?? [])] : [],
       armed: job.entry.rules.length > 0,
       fired: Math.max(this.fired, this.status?.rules.reduce((sum, { fired }) => sum + fired, 0) ?? 0),
       firings: this.firings,
