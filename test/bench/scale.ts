@@ -31,7 +31,7 @@ export async function benchScale(context: Context): Promise<Part> {
     const values: number[] = []
     for (let i = 0; i < repeats; i++) values.push(await run())
     say(`scale: ${what}, ${label}`)
-    figures.push({ bench: 'scale', what, unit, a: { label, values } })
+    figures.push({ bench: 'scale', what: `${what}: ${label}`, unit, a: { label, values } })
   }
   for (const gib of [1, 4, 16]) {
     await measure('idmap at page size, a GiB', 'ms', `${gib} GiB of RAM`, () => grow('ram', gib, signal))
