@@ -3,6 +3,12 @@ import { availableParallelism } from 'node:os'
 
 /** How long the next message is looked for. In Linux's reads and writes of disks most traps come within it. */
 const SPIN_MS = 1
+/** So long looks follow one another at once, as traps in a row do. */
+const TIGHT_MS = 0.02
+/** Later, the thread stays away from the event loop in between: each turn of it leaves garbage behind. */
+const PAUSE_MS = 0.003
+/** Looks at the clock in that time, at most. */
+const PAUSE_LOOKS = 200
 /** After so many messages that came later, none is looked for until one comes early. */
 const MISSES = 4
 /** Between two looks lie some µs: a look that comes so late was held up by others who want the processor. */
@@ -76,8 +82,13 @@ export class Polling {
     this.#spent += gap
     if (gap > LATE_MS) this.#lost += gap
     if (this.#spent > WINDOW_MS) this.#judge(now)
-    if (!this.#stopped && now - this.#last < SPIN_MS && now >= this.#restUntil) this.#again(this.#look)
-    else this.#scheduled = false
+    const waited = now - this.#last
+    if (this.#stopped || waited >= SPIN_MS || now < this.#restUntil) {
+      this.#scheduled = false
+      return
+    }
+    if (waited > TIGHT_MS) for (let i = 0; i < PAUSE_LOOKS && this.#now() < now + PAUSE_MS; i++);
+    this.#again(this.#look)
   }
 
   #judge(now: number): void {
