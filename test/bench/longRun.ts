@@ -52,6 +52,7 @@ function watch(session: Session, minutes: number): Promise<Sample[]> {
   let before = new Map<number, number>()
   let traps = 0
   return new Promise(resolve => {
+    let timer: NodeJS.Timeout | undefined
     const sample = () => {
       const buckets = counters.latencyBuckets()
       const total = counters.get('reads') + counters.get('writes')
@@ -72,12 +73,18 @@ function watch(session: Session, minutes: number): Promise<Sample[]> {
       }
       before = new Map(buckets)
       traps = total
-      if (samples.length < minutes) return void setTimeout(sample, SAMPLE_MS)
+      if (samples.length < minutes) {
+        timer = setTimeout(sample, SAMPLE_MS)
+        return
+      }
       void session.stop()
       resolve(samples)
     }
-    setTimeout(sample, SETTLE_MS)
-    void session.ended.then(() => resolve(samples))
+    timer = setTimeout(sample, SETTLE_MS)
+    void session.ended.then(() => {
+      clearTimeout(timer)
+      resolve(samples)
+    })
   })
 }
 
@@ -85,7 +92,7 @@ const { values } = parseArgs({ options: { minutes: { type: 'string', default: '3
 const minutes = Number(values.minutes)
 if (!(minutes >= 4)) throw new Error('--minutes: at least 4')
 const options = bootOptions(new Command(), 0)
-  .parse(['--quiet', '--timeout', '0', '--bench', '1000000', ...(values.record ? [] : ['--no-record'])], {
+  .parse(['--quiet', '--timeout', '0', '--bench', '1000000000', ...(values.record ? [] : ['--no-record'])], {
     from: 'user',
   })
   .opts<BootOptions>()
