@@ -184,7 +184,7 @@ test('faults: list, arm from the catalogue and from a file, fire, disarm', async
   const { qemu } = server
   expect((await ctl('faults')).out).toBe('nothing is armed\n')
   expect((await ctl('fault-effect')).out).toBe('nothing was armed\n')
-  expect((await ctl('fault-list')).out).toMatch(/^cr0ack-stuck +driver-timeout: CR0ACK never follows/m)
+  expect((await ctl('fault-list')).out).toMatch(/^cr0ack-stuck +guest-hung: CR0ACK never follows/m)
   expect((await ctl('fault-arm', 'irq-ctrlack-stuck')).out).toBe(
     'irq-ctrlack: at register (register ARM_SMMU_IRQ_CTRLACK, access read) do set (value 0), always; 0 matches, fired 0 times\n',
   )

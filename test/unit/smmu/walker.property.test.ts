@@ -172,13 +172,13 @@ describe('walker', () => {
           const still = walk(sid, address, undefined)
           const moved = walk(sid, address, r)
           expect(moved.seen.length).toBeLessThanOrEqual(2 + 2 * 5 + 4 * 5 + 4)
-          // Two walks of stage 2 may meet at one table, which is read for each of them.
-          if (new Set(still.seen).size < still.seen.length) continue
+          // Two walks of stage 2 may meet at one table, which is read for each of them; a random table may lie in an STE or CD.
+          if (new Set(still.seen.map(at => Math.floor(at / 64))).size < still.seen.length) continue
           expect(moved).toEqual(still)
           compared++
         }
       }),
-      { numRuns: 60 },
+      { numRuns: 60, examples: [[1049322976]] },
     )
     expect(compared).toBeGreaterThan(60)
   })
