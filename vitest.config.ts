@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { defineConfig } from 'vitest/config'
 
-/** One project after the other, so that what is being compiled does not compete with a guest for the processors. */
+/** One project after the other, so that neither unit tests nor a browser compete with guests for the processors. */
 const project = (
   order: number,
   name: string,

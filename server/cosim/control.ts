@@ -101,6 +101,7 @@ export interface ThreadCommand {
  */
 const SEMI_SPACE_MIB = 32
 setFlagsFromString(`--min-semi-space-size=${SEMI_SPACE_MIB}`)
+
 /** A policy that never returns must not hold up the end of a run. */
 const DRAIN_MS = 5_000
 /** QEMU looks for its server many times a second. */

@@ -32,7 +32,7 @@ import { PAGE_DONATE } from '../hypervisor/report.ts'
 import { OK as DONE } from '../hypervisor/result.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
-import type { GuestMemory, Machine, Policy, PolicyState, Trap } from '../machine/ports.ts'
+import { type GuestMemory, type Machine, newTrap, type Policy, type PolicyState, type Trap } from '../machine/ports.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { CountersWriter } from '../trace/counters.ts'
 import { request } from '../trace/records.ts'
@@ -67,21 +67,6 @@ interface Held {
   /** ns that the server had spent on it when it was held. */
   readonly spent: number
 }
-
-const newTrap = (): Trap => ({
-  seq: 0,
-  smmu: 0,
-  cpu: 0,
-  write: false,
-  offset: 0,
-  size: 0,
-  lo: 0,
-  hi: 0,
-  time: 0,
-  pcLo: 0,
-  pcHi: 0,
-  aborted: false,
-})
 
 /** Stands for a checkpoint that could not be read. */
 const NOTHING: Envelope = {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the trap thread looks up for people: registers from both sides, and commands that are about to be consumed. */
-import type { GuestMemory, Machine, Policy, Trap } from '../machine/ports.ts'
+import { type GuestMemory, type Machine, newTrap, type Policy, type Trap } from '../machine/ports.ts'
 import { CMDQ_ENT_WORDS } from '../smmu/commands.ts'
 import { CMDQ_ENTRY_SIZE, queueAdvance, queueBase, queueEntries, queueIndex, queueLog2Size } from '../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN, registerAt } from '../smmu/registers.ts'
@@ -12,20 +12,7 @@ export class Inspector {
   readonly #machine: Machine
   readonly #policy: Policy
   readonly #memory: GuestMemory
-  readonly #trap: Trap = {
-    seq: 0,
-    smmu: 0,
-    cpu: 0xffff,
-    write: false,
-    offset: 0,
-    size: 4,
-    lo: 0,
-    hi: 0,
-    time: 0,
-    pcLo: 0,
-    pcHi: 0,
-    aborted: false,
-  }
+  readonly #trap: Trap = { ...newTrap(), cpu: 0xffff, size: 4 }
 
   /** @param memory guest memory whose accesses nobody records. */
   constructor(machine: Machine, policy: Policy, memory: GuestMemory) {

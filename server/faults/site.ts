@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Hypervisor } from '../hypervisor/hypervisor.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
-import type { GuestMemory, Halves, Machine, Policy, Trap } from '../machine/ports.ts'
+import { type GuestMemory, type Halves, type Machine, newTrap, type Policy, type Trap } from '../machine/ports.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { ArmedRule, Device } from './armed.ts'
 import { Places } from './places.ts'
@@ -86,20 +86,7 @@ export class Site {
 
   /** What the policy answers the guest, when no rule alters it. */
   readAsGuest(smmu: number, offset: number, size: number): Readonly<Halves> {
-    const trap: Trap = {
-      seq: 0,
-      smmu,
-      cpu: 0xffff,
-      write: false,
-      offset,
-      size,
-      lo: 0,
-      hi: 0,
-      time: 0,
-      pcLo: 0,
-      pcHi: 0,
-      aborted: false,
-    }
+    const trap: Trap = { ...newTrap(), smmu, cpu: 0xffff, offset, size }
     this.around.policy.access(trap)
     return trap
   }

@@ -78,6 +78,22 @@ export interface Trap extends Halves {
   aborted: boolean
 }
 
+/** One to be filled in. */
+export const newTrap = (): Trap => ({
+  seq: 0,
+  smmu: 0,
+  cpu: 0,
+  write: false,
+  offset: 0,
+  size: 0,
+  time: 0,
+  pcLo: 0,
+  pcHi: 0,
+  lo: 0,
+  hi: 0,
+  aborted: false,
+})
+
 /** What a policy is given at the start. */
 export interface Machine {
   readonly memory: GuestMemory

@@ -5,7 +5,7 @@ import type { PolicyFactory, PolicyOptions } from '../hypervisor/policy/policy.t
 import type { HypReport } from '../hypervisor/report.ts'
 import { resultName } from '../hypervisor/result.ts'
 import type { HypWarning } from '../hypervisor/warnings.ts'
-import type { Machine, Policy, Trap } from '../machine/ports.ts'
+import { type Machine, newTrap, type Policy } from '../machine/ports.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { registerName } from '../smmu/registers.ts'
@@ -51,20 +51,7 @@ export class Replay {
   readonly #factory: PolicyFactory
   readonly #options: PolicyOptions
   #decisions: Decision[] = []
-  readonly #trap: Trap = {
-    seq: 0,
-    smmu: 0,
-    cpu: 0,
-    write: false,
-    offset: 0,
-    size: 0,
-    lo: 0,
-    hi: 0,
-    time: 0,
-    pcLo: 0,
-    pcHi: 0,
-    aborted: false,
-  }
+  readonly #trap = newTrap()
 
   constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions) {
     this.#recorded = new RecordedMachine(machine)

@@ -5,7 +5,14 @@ import { RecordedMemory } from '../../server/cosim/wirePorts.ts'
 import { Injector } from '../../server/faults/injector.ts'
 import type { FaultRule } from '../../server/faults/rule.ts'
 import { Hypervisor } from '../../server/hypervisor/hypervisor.ts'
-import type { GuestMemory, Halves, Policy, SmmuHardware, Trap } from '../../server/machine/ports.ts'
+import {
+  type GuestMemory,
+  type Halves,
+  newTrap,
+  type Policy,
+  type SmmuHardware,
+  type Trap,
+} from '../../server/machine/ports.ts'
 import { QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
 import * as r from '../../server/smmu/registers.ts'
 import { CountersWriter, createCounters } from '../../server/trace/counters.ts'
@@ -88,20 +95,7 @@ export class BenchMachine {
   readonly #reporter: Reporter
   readonly #injector: Injector
   readonly #policy: Policy
-  readonly #trap: Trap = {
-    seq: 0,
-    smmu: 0,
-    cpu: 0,
-    write: true,
-    offset: 0,
-    size: 4,
-    lo: 0,
-    hi: 0,
-    time: 0,
-    pcLo: 0,
-    pcHi: 0,
-    aborted: false,
-  }
+  readonly #trap: Trap = { ...newTrap(), write: true, size: 4 }
 
   constructor(memory: GuestMemory, carveoutBytes: number) {
     const writer = new RingWriter(this.#ring)

@@ -74,6 +74,38 @@ test('messages that come rarely are not waited for, until one comes early again'
   expect(loop.looks).toBeGreaterThan(0)
 })
 
+test('looks without a break for 20 µs, and every 3 µs after that', () => {
+  let now = 1000
+  let look: (() => void) | undefined
+  // Each reading of the clock costs 0.1 µs.
+  const clock = () => {
+    now += 0.0001
+    return now
+  }
+  const again = (next: () => void) => {
+    look = next
+  }
+  const polling = new Polling(2, again, clock)
+  const polled = (from: number, to: number) => {
+    const end = now + to - from
+    let looks = 0
+    for (; look !== undefined && now < end; looks++) {
+      const next = look
+      look = undefined
+      next()
+    }
+    return looks
+  }
+  for (let i = 0; i < 2; i++) {
+    polling.arrived()
+    polling.done()
+  }
+  expect(polled(0, 0.02)).toBeGreaterThan(150)
+  expect(polled(0.02, 0.92)).toBeLessThan(310)
+  expect(polled(0.92, 2)).toBeLessThan(40)
+  expect(look).toBeUndefined()
+})
+
 test('never on the only processor, never after the end', () => {
   const alone = new Loop(1)
   alone.messages(5, 0.1)

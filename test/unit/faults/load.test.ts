@@ -147,10 +147,9 @@ describe('the catalogue', () => {
     expect(missing).toEqual(['reclaim'])
   })
 
-  test('expects every verdict but one', () => {
+  test('expects every verdict that there is', () => {
     const expected = new Set(catalogue().flatMap(({ expect: verdict }) => verdict))
-    // No entry alone makes the workload three times as slow and leaves it at that.
-    expect(VERDICTS.filter(verdict => !expected.has(verdict))).toEqual(['degraded'])
+    expect(VERDICTS.filter(verdict => !expected.has(verdict))).toEqual([])
   })
 
   test('a name that is nearly right gets the right one', () => {
