@@ -480,6 +480,7 @@ export class MachineManager {
 
   async armFaults(rules: readonly FaultRule[], seed: number): Promise<void> {
     const { session, thread } = this.#armory
+    await this.#settled()
     const [armed] = await Promise.all([this.#tally(), thread.call('armFaults', rules, seed)])
     Director.of(session).watch(rules)
     this.#marks = { from: this.#marks.to ?? this.#marks.armed ?? this.#marks.from, armed }
@@ -487,6 +488,7 @@ export class MachineManager {
 
   async disarmFaults(): Promise<void> {
     const { session, thread } = this.#armory
+    await this.#settled()
     const [to] = await Promise.all([this.#tally(), thread.call('disarmFaults')])
     Director.of(session).watch([])
     if (this.#marks.armed !== undefined) this.#marks = { to, ...this.#marks }
@@ -499,7 +501,13 @@ export class MachineManager {
   async faultEffect(): Promise<{ readonly before: Span; readonly since: Span; readonly over: boolean } | null> {
     const { from, armed, to } = this.#marks
     if (armed === undefined) return null
+    await this.#settled()
     return { before: span(from, armed), since: span(armed, to ?? (await this.#tally())), over: to !== undefined }
+  }
+
+  /** The trap thread counts a trap after it answered: what the guest has seen until now is counted when this resolves. */
+  async #settled(): Promise<void> {
+    await this.#session?.thread?.call('held').catch(ignoreAbsent)
   }
 
   async #tally(): Promise<Tally> {

@@ -210,6 +210,18 @@ describe('faults', () => {
     await check('DELETE', '/api/v1/faults')
   })
 
+  test('what the guest has seen is counted, although the trap thread counts a trap after its answer', async () => {
+    const { manager, qemu } = server
+    await manager.armFaults([], 1)
+    for (let n = 1; n <= 200; n++) {
+      await qemu.read(ARM_SMMU_GBPA, 4)
+      expect(await manager.faultEffect()).toMatchObject({ since: { traps: n } })
+    }
+    await qemu.read(ARM_SMMU_GBPA, 4)
+    await manager.disarmFaults()
+    expect(await manager.faultEffect()).toMatchObject({ over: true, since: { traps: 201 } })
+  })
+
   test.each([
     [
       'an unknown register',
