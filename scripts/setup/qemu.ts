@@ -122,7 +122,8 @@ interface BuildTree {
 }
 
 /** Brings the build tree to the wanted patches and flags and builds it; returns the binary in the tree. */
-async function build({ version, patches, devices }: Recipe, { progress, signal, scratch }: Context): Promise<string> {
+async function build(wanted: Recipe, { progress, signal, scratch }: Context): Promise<string> {
+  const { version, patches } = wanted
   const home = cachePath('qemu-build', version)
   const at: BuildTree = {
     pristine: sourceDir(version),
@@ -137,7 +138,7 @@ async function build({ version, patches, devices }: Recipe, { progress, signal, 
     await publish(join(scratch, 'tree'), at.tree)
   }
   await patchTree(at, patches, scratch)
-  await configure(at, devices)
+  await configure(at, wanted)
   await compile(at, progress)
   return join(at.output, BINARY)
 }
@@ -153,13 +154,13 @@ async function patchTree({ pristine, tree, patchedFiles, options }: BuildTree, p
   await writeFile(patchedFiles, JSON.stringify(now))
 }
 
-async function configure({ tree, output, options }: BuildTree, devices: string): Promise<void> {
+async function configure({ tree, output, options }: BuildTree, recipe: Recipe): Promise<void> {
   const stamp = join(output, 'configured-for')
-  const wanted = contentKey([devices, ...CONFIGURE_FLAGS])
+  const wanted = configurationKey(recipe, output)
   if ((await readFile(stamp, 'utf8').catch(() => '')) === wanted) return
   await rm(output, { recursive: true, force: true })
   await mkdir(output)
-  await writeFile(join(tree, 'configs/devices/aarch64-softmmu/cosim.mak'), devices)
+  await writeFile(join(tree, 'configs/devices/aarch64-softmmu/cosim.mak'), recipe.devices)
   await run(join(tree, 'configure'), CONFIGURE_FLAGS, { ...options, cwd: output })
   await writeFile(stamp, wanted)
 }
@@ -189,6 +190,11 @@ async function readRecipe(version: string): Promise<Recipe> {
 /** The content key of a binary: a home folder shared between machines must not mix up their builds. */
 export function qemuKey({ version, patches, devices, host }: Recipe): string {
   return contentKey([version, host, devices, ...CONFIGURE_FLAGS, ...patches.map(patch => patch.text)])
+}
+
+/** The key of a configured build folder, which holds absolute paths and Python's version: one that moved starts anew. */
+export function configurationKey({ devices, host }: Recipe, output: string): string {
+  return contentKey([output, host, devices, ...CONFIGURE_FLAGS])
 }
 
 function publishedBinary(wanted: Recipe): string {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from 'vitest'
 import { contentKey } from '../../../scripts/setup/cache.ts'
-import { qemuKey } from '../../../scripts/setup/qemu.ts'
+import { configurationKey, qemuKey } from '../../../scripts/setup/qemu.ts'
 
 test('a content key depends on the parts, their order and where one ends', () => {
   const keys = [['a', 'b'], ['b', 'a'], ['ab'], ['ab', ''], ['a', 'b', '']].map(parts => contentKey(parts))
@@ -9,16 +9,25 @@ test('a content key depends on the parts, their order and where one ends', () =>
   expect(contentKey(['a', 'b'])).toBe(contentKey(['a', Buffer.from('b')]))
 })
 
+const recipe = {
+  version: '10.0.2',
+  host: 'x64 ID=debian',
+  devices: 'CONFIG_EDU=y',
+  patches: [{ name: 'a', text: '+1' }],
+}
+
 test('QEMU is built anew for another source, host, device list or patch, and not for a renamed patch', () => {
-  const recipe = {
-    version: '10.0.2',
-    host: 'x64 ID=debian',
-    devices: 'CONFIG_EDU=y',
-    patches: [{ name: 'a', text: '+1' }],
-  }
   const key = qemuKey(recipe)
   for (const change of [{ version: '10.0.3' }, { host: 'arm64 ID=debian' }, { devices: '' }, { patches: [] }]) {
     expect(qemuKey({ ...recipe, ...change })).not.toBe(key)
   }
   expect(qemuKey({ ...recipe, patches: [{ name: 'b', text: '+1' }] })).toBe(key)
+})
+
+test('a build folder is configured anew where it moved, for another host or device list, and not for a patch', () => {
+  const key = configurationKey(recipe, '/cache/build')
+  expect(configurationKey(recipe, '/moved/build')).not.toBe(key)
+  for (const change of [{ host: 'x64 ID=debian VERSION_ID=13' }, { devices: '' }])
+    expect(configurationKey({ ...recipe, ...change }, '/cache/build')).not.toBe(key)
+  expect(configurationKey({ ...recipe, patches: [] }, '/cache/build')).toBe(key)
 })
