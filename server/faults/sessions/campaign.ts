@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Runs many sessions, several machines at a time. */
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseSize } from '../../machine/scratch.ts'
 import { type Campaign, type Database, jobName } from './database.ts'
 import { type MachineOptions, type Prepared, prepare } from './machine.ts'
+import { checkMemory } from './memory.ts'
 import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
 import { ensureSnapshot, type Snapshot } from './snapshot.ts'
-
-/** Of one machine besides its RAM, bytes: QEMU, the trap thread, the recording's ring. */
-const OVERHEAD = 400 << 20
 
 export interface CampaignOptions {
   readonly jobs: number
@@ -92,17 +88,4 @@ export async function runCampaign(
     throw error
   }
   database.finish(campaign)
-}
-
-/** So many machines at a time must fit. @throws Error with what would. */
-export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {
-  const fit = Math.max(1, Math.floor(available / (ram + OVERHEAD)))
-  if (jobs > fit) {
-    throw new Error(`--jobs ${jobs}: there is memory for ${fit} machines of ${(ram + OVERHEAD) >> 20} MiB each`)
-  }
-}
-
-function availableBytes(): number {
-  const kib = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]
-  return kib === undefined ? Number.POSITIVE_INFINITY : Number(kib) * 1024
 }

@@ -24,6 +24,7 @@ import type { CatalogueEntry, Firing, Verdict } from '../rule.ts'
 import { audit, type TableRegisters } from './audit.ts'
 import { type ConsoleFinding, readConsoleLine } from './console.ts'
 import { type Prepared, SessionMachine } from './machine.ts'
+import { limitMemory } from './memory.ts'
 import type { Snapshot } from './snapshot.ts'
 import { Timeline, type TimelineEntry } from './timeline.ts'
 import { type Evidence, type Finding, judge } from './verdict.ts'
@@ -203,6 +204,11 @@ async function observe(
   const abort = () => over.reject(signal.reason)
   signal.addEventListener('abort', abort, { once: true })
   let ended: SessionEnd | undefined
+  let tooLarge: string | undefined
+  const unlimit = limitMemory(session.qemu.child.pid ?? 0, text => {
+    tooLarge = text
+    over.resolve('deadline')
+  })
   try {
     signal.throwIfAborted()
     const director = Director.of(session)
@@ -263,7 +269,7 @@ async function observe(
     const panicked = watch.console.some(({ verdict }) => verdict === 'guest-panic')
     const evidence = watch.evidence(panicked && end === 'deadline' ? 'ended' : end, job, snapshot)
     const checks = evidence.end === 'ended' ? [] : evidence.checks
-    const why = problem(ended, director.problems)
+    const why = tooLarge ?? problem(ended, director.problems)
     return {
       ...evidence,
       checks,
@@ -272,6 +278,7 @@ async function observe(
     }
   } finally {
     clearTimeout(timer)
+    unlimit()
     signal.removeEventListener('abort', abort)
     await machine.close()
   }

@@ -6,7 +6,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { CatalogueEntry } from '../../../../server/faults/rule.ts'
-import { checkMemory } from '../../../../server/faults/sessions/campaign.ts'
 import { type Campaign, Database, jobName, planOf } from '../../../../server/faults/sessions/database.ts'
 import {
   compareText,
@@ -110,11 +109,6 @@ describe('campaigns', () => {
     const path = join(folder, 'text')
     writeFileSync(path, 'this is no database, and long enough to be sure of that'.repeat(100))
     expect(() => new Database(path)).toThrow(path)
-  })
-
-  test('machines that do not fit are refused before they start', () => {
-    expect(() => checkMemory(4, 3 * 2 ** 30, 2 ** 30)).toThrow(/memory for 2 machines/)
-    expect(() => checkMemory(2, 3 * 2 ** 30, 2 ** 30)).not.toThrow()
   })
 })
 
