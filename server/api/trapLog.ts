@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Group, Root } from '../trace/groups.ts'
+import { CHILDREN, type Group, type Root } from '../trace/groups.ts'
 import type { Sink } from '../trace/pump.ts'
-import { type KindName, type Layout, layouts, roots, type TraceRecord } from '../trace/records.ts'
+import { type Layout, layouts, roots, type TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
 
 /** Words of a segment; a group lies in one segment. */
@@ -12,20 +12,6 @@ const SEGMENT_GROUPS = 1 << 15
 const SEGMENTS = 12
 /** Words that are kept of one group; what a reset writes to build its tables is more. */
 const GROUP_WORDS = 1 << 15
-
-/** Kinds that go with the next root. The notices of the hardware stand for themselves. */
-const CHILDREN: ReadonlySet<KindName> = new Set([
-  'hardware',
-  'memory',
-  'guard',
-  'command',
-  'stream',
-  'warning',
-  'pages',
-  'probe',
-  'fault',
-  'breakpoint',
-])
 
 interface Segment {
   /** Id of the first group. */

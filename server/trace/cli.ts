@@ -20,15 +20,7 @@ import { printDivergence, printSummary, ReplaySummary } from './replayReport.ts'
 import { show, title } from './show.ts'
 import { printStats, stats } from './stats.ts'
 import { locate, Symbols } from './symbols.ts'
-import {
-  parseAddresses,
-  parseCommand,
-  parseInterval,
-  parseNumber,
-  parseRegister,
-  parseTimes,
-  type Range,
-} from './vocabulary.ts'
+import { parseAddresses, parseCommand, parseInterval, parseNumber, parseRegister, parseTimes } from './vocabulary.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
 export function traceCommand(program: Command): void {
@@ -116,19 +108,11 @@ async function write(out: Output, pieces: Iterable<string>): Promise<void> {
   await out.close()
 }
 
-interface ShowCommandOptions extends SymbolOptions {
-  readonly register?: ReadonlySet<number>
-  readonly command?: ReadonlySet<number>
-  readonly sid?: number
-  readonly address?: Range
-  readonly time?: Range
-  readonly seq?: Range
-  readonly cpu?: number
-  readonly smmu?: number
-  readonly function?: string
-  readonly kind?: ReadonlySet<KindName>
-  readonly warnings?: boolean
-  readonly aborted?: boolean
+/** A filter by the names of its options, of which some may be given several times. */
+interface ShowCommandOptions extends SymbolOptions, Omit<Filter, 'registers' | 'commands' | 'kinds'> {
+  readonly register?: Filter['registers']
+  readonly command?: Filter['commands']
+  readonly kind?: Filter['kinds']
   readonly slowest?: number
   readonly limit?: number
   readonly nested?: boolean

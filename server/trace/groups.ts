@@ -18,7 +18,8 @@ export function isGroup(item: Item): item is Group {
   return 'root' in item
 }
 
-const CHILDREN: ReadonlySet<KindName> = new Set([
+/** Kinds that go with the next root. The notices of the hardware stand for themselves. */
+export const CHILDREN: ReadonlySet<KindName> = new Set([
   'hardware',
   'memory',
   'guard',

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** QEMU's end of hwPost: writes without an answer, reads that are answered ahead. */
 import { once } from 'node:events'
-import { createServer, type Server } from 'node:net'
+import type { Server } from 'node:net'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
+import type { FrameWriter } from '../../protocol/framing.ts'
 import {
-  Decoder,
   encodeHwPost,
   encodeHwRead,
   encodeReply,
@@ -16,6 +15,7 @@ import {
 import { enums } from '../../protocol/messages.ts'
 import { HostDriver } from './driver.ts'
 import { QtestMachine, SMMU } from './machine.ts'
+import { serve as serveAt } from './server.ts'
 
 /** Registers that the model takes and gives back as they are. */
 const CFG = 0x88
@@ -30,30 +30,16 @@ let hello: MessageFromQemu | undefined
 /** Answers everything; in front of the answer to a write goes what `post` encodes. */
 async function serve(post: (out: FrameWriter) => void): Promise<void> {
   heard = []
-  server = createServer(socket => {
-    const input = new FrameReader()
-    const out = new FrameWriter()
-    const decoder = new Decoder('server')
-    socket.on('error', () => {})
-    socket.on('data', chunk => {
-      input.push(chunk)
-      while (input.next()) {
-        const message = { ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu
-        heard.push(message)
-        if (message.type === Id.hello) {
-          hello = message
-          encodeWelcome(out, message.seq, 1, 0, 'test')
-        } else if (message.type === Id.trapWrite) {
-          post(out)
-          encodeReply(out, message.seq, 0, 0, 0)
-        } else if (message.type === Id.reset || message.type === Id.trapRead) encodeReply(out, message.seq, 0, 0, 7)
-        socket.write(Buffer.from(out.buffer.subarray(0, out.length)))
-        out.reset()
-      }
-    })
+  server = await serveAt(machine.socket, (message, out) => {
+    heard.push(message)
+    if (message.type === Id.hello) {
+      hello = message
+      encodeWelcome(out, message.seq, 1, 0, 'test')
+    } else if (message.type === Id.trapWrite) {
+      post(out)
+      encodeReply(out, message.seq, 0, 0, 0)
+    } else if (message.type === Id.reset || message.type === Id.trapRead) encodeReply(out, message.seq, 0, 0, 7)
   })
-  server.listen(machine.socket)
-  await once(server, 'listening')
 }
 
 const count = (type: MessageFromQemu['type']) => heard.filter(message => message.type === type).length

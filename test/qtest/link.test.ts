@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
-import { createServer, type Server, type Socket } from 'node:net'
+import type { Server, Socket } from 'node:net'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
+import { FrameWriter } from '../../protocol/framing.ts'
 import {
-  Decoder,
   encodeGuardAdd,
   encodeGuardRemove,
   encodeHwRead,
@@ -20,6 +18,7 @@ import {
 } from '../../protocol/generated/messages.ts'
 import { MAX_FRAME } from '../../protocol/messages.ts'
 import { QtestMachine, RAM, SMMU } from './machine.ts'
+import { type Handler, serve as serveAt } from './server.ts'
 
 let machine: QtestMachine
 let server: Server | undefined
@@ -32,26 +31,8 @@ afterEach(async () => {
   await machine.dispose()
 })
 
-type Handler = (message: MessageFromQemu, out: FrameWriter, socket: Socket) => void
-
-/** A server of the test's own, for what the real one never sends. */
 async function serve(handler: Handler): Promise<void> {
-  server = createServer(socket => {
-    const input = new FrameReader()
-    const out = new FrameWriter()
-    const decoder = new Decoder('server')
-    socket.on('error', () => {})
-    socket.on('data', chunk => {
-      input.push(chunk)
-      while (input.next()) {
-        handler({ ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu, out, socket)
-        socket.write(Buffer.from(out.buffer.subarray(0, out.length)))
-        out.reset()
-      }
-    })
-  })
-  server.listen(machine.socket)
-  await once(server, 'listening')
+  server = await serveAt(machine.socket, handler)
 }
 
 /** Welcomes QEMU and answers everything; `others` sees what is not part of that. */

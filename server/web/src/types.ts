@@ -4,6 +4,7 @@ export type { CounterItem } from '../../api/app.ts'
 export type { ConsoleItem, EventItem, FiringItem, MachineStatus, StatusItem, WarningItem } from '../../api/machine.ts'
 export type { Span } from '../../api/tally.ts'
 export type { TrapRow } from '../../api/traps.ts'
+export type { WalkAnswer } from '../../api/walkAnswer.ts'
 
 import type { CounterItem } from '../../api/app.ts'
 import type { Span } from '../../api/tally.ts'
@@ -117,27 +118,6 @@ export interface Child {
   readonly host?: Entry
   readonly shadow?: Entry
   readonly bytes?: string
-}
-
-export interface WalkStep {
-  readonly what: 'L1STD' | 'STE' | 'L1CD' | 'CD' | 'S1' | 'S2'
-  readonly address: string
-  readonly ipa: string | null
-  readonly level: number | null
-  readonly purpose: string | null
-  readonly words: readonly string[]
-  readonly text: string
-}
-
-export interface Walk {
-  readonly outcome: 'translated' | 'fault' | 'abort'
-  readonly text: string
-  readonly pa: string | null
-  readonly size: number | null
-  readonly permissions: string | null
-  readonly bypass: boolean
-  readonly recorded: boolean | null
-  readonly steps: readonly WalkStep[]
 }
 
 export interface Reach {

@@ -6,28 +6,12 @@ import { passthrough } from '../../../server/hypervisor/policy/passthrough.ts'
 import { PkvmPolicy, pkvm } from '../../../server/hypervisor/policy/pkvm.ts'
 import type { PolicyFactory } from '../../../server/hypervisor/policy/policy.ts'
 import { OK, resultName } from '../../../server/hypervisor/result.ts'
-import type { Trap } from '../../../server/machine/ports.ts'
+import { newTrap, type Trap } from '../../../server/machine/ports.ts'
 import { CMDQ_OP_TLBI_NH_ALL, CMDQ_OP_TLBI_NH_VA } from '../../../server/smmu/commands.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import { Bench, Host, STE, shadowSte } from './support.ts'
 
-function trapOf(fields: Partial<Trap>): Trap {
-  return {
-    seq: 1,
-    smmu: 0,
-    cpu: 0,
-    write: false,
-    offset: 0,
-    size: 4,
-    time: 0,
-    pcLo: 0,
-    pcHi: 0,
-    aborted: false,
-    lo: 0,
-    hi: 0,
-    ...fields,
-  }
-}
+const trapOf = (fields: Partial<Trap>): Trap => ({ ...newTrap(), seq: 1, size: 4, ...fields })
 
 describe('passthrough', () => {
   const bench = new Bench()

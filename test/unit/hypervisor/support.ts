@@ -4,7 +4,15 @@ import { Hypervisor, type HypervisorParts } from '../../../server/hypervisor/hyp
 import type { PolicyOptions } from '../../../server/hypervisor/policy/policy.ts'
 import type { HypReport } from '../../../server/hypervisor/report.ts'
 import type { HypWarning } from '../../../server/hypervisor/warnings.ts'
-import type { CpuGuard, GuestMemory, Halves, Machine, SmmuHardware, Trap } from '../../../server/machine/ports.ts'
+import {
+  type CpuGuard,
+  type GuestMemory,
+  type Halves,
+  type Machine,
+  newTrap,
+  type SmmuHardware,
+  type Trap,
+} from '../../../server/machine/ports.ts'
 import { addressOf } from '../../../server/smmu/bits.ts'
 import { opcodeName } from '../../../server/smmu/commands.ts'
 import { type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
@@ -320,20 +328,7 @@ export class Bench {
   hyp: Hypervisor
   /** Every reading of the clock is a millisecond later. */
   now = 0
-  readonly #trap: Trap = {
-    seq: 0,
-    smmu: 0,
-    cpu: 0,
-    write: false,
-    offset: 0,
-    size: 4,
-    time: 0,
-    pcLo: 0,
-    pcHi: 0,
-    aborted: false,
-    lo: 0,
-    hi: 0,
-  }
+  readonly #trap = newTrap()
 
   constructor(setUp: SetUp = {}) {
     this.memory = new TestMemory(setUp.ram)

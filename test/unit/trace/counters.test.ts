@@ -2,26 +2,13 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { HYP_CMDQ_TIMEOUT } from '../../../server/hypervisor/warnings.ts'
-import type { Trap } from '../../../server/machine/ports.ts'
+import { newTrap } from '../../../server/machine/ports.ts'
 import { Counters, CountersWriter, createCounters } from '../../../server/trace/counters.ts'
 import { buckets, count, HISTOGRAM_WORDS, percentiles } from '../../../server/trace/histogram.ts'
 import { TraceReport } from '../../../server/trace/report.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
 
-const trap: Trap = {
-  seq: 1,
-  smmu: 0,
-  cpu: 0,
-  write: true,
-  offset: 0x98,
-  size: 4,
-  time: 0,
-  pcLo: 0,
-  pcHi: 0,
-  aborted: false,
-  lo: 0,
-  hi: 0,
-}
+const trap = { ...newTrap(), seq: 1, write: true, offset: 0x98, size: 4 }
 
 test('property: percentiles are within 3 % of the exact ones, the maximum is exact', () => {
   const value = fc.oneof(fc.nat(100), fc.nat(100_000), fc.nat(2 ** 31), fc.constant(2 ** 32 - 1))

@@ -4,7 +4,7 @@ import { type ApiError, get } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { inspectable, route, smmu, status } from '../store.ts'
-import type { Reach, Walk, WalkStep } from '../types.ts'
+import type { Reach, WalkAnswer } from '../types.ts'
 import { Button, Choice, Empty, Failure, Field, Load, Panel, Skeleton, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -15,7 +15,7 @@ export function Translation() {
   const [iova, setIova] = useState(query.get('iova') ?? '')
   const [access, setAccess] = useState<'read' | 'write'>('read')
   const [table, setTable] = useState<'hardware' | 'host'>('hardware')
-  const [walk, setWalk] = useState<Walk | undefined>()
+  const [walk, setWalk] = useState<WalkAnswer | undefined>()
   const [error, setError] = useState<ApiError | undefined>()
   const [busy, setBusy] = useState(false)
   const chosen = sid === '' ? devices[0]?.sid : parseAddress(sid) === undefined ? undefined : Number(parseAddress(sid))
@@ -25,7 +25,7 @@ export function Translation() {
     if (chosen === undefined || at === undefined) return
     setBusy(true)
     try {
-      setWalk(await get<Walk>(`/smmus/${smmu.value}/walk`, { sid: chosen, iova: hex(at), access, table }))
+      setWalk(await get<WalkAnswer>(`/smmus/${smmu.value}/walk`, { sid: chosen, iova: hex(at), access, table }))
       setError(undefined)
     } catch (e) {
       setError(e as ApiError)
@@ -138,7 +138,7 @@ export function Translation() {
   )
 }
 
-function Result({ walk }: { walk: Walk }) {
+function Result({ walk }: { walk: WalkAnswer }) {
   const tone: Tone = walk.outcome === 'translated' ? 'ok' : 'bad'
   return (
     <div class={`result ${tone}`} role="status">
@@ -153,6 +153,8 @@ function Result({ walk }: { walk: Walk }) {
     </div>
   )
 }
+
+type WalkStep = WalkAnswer['steps'][number]
 
 const WHAT: Readonly<Record<WalkStep['what'], readonly [name: string, tone: Tone]>> = {
   L1STD: ['Stream table, level 1', 'plain'],
