@@ -19,10 +19,25 @@ interface Symbol {
 /** At byte 56 of every arm64 kernel image. */
 const IMAGE_MAGIC = 'ARM\x64'
 
-/** Functions by ascending address; the same index in both. May be sent to another thread. */
+/** Functions by ascending address. In a form that another thread can be sent at no cost, although they are 100,000. */
 export interface FunctionTable {
   readonly addresses: BigUint64Array
-  readonly names: readonly string[]
+  /** Names behind each other. */
+  readonly names: string
+  /** Where in `names` each one ends. */
+  readonly ends: Uint32Array
+}
+
+/** @param functions by ascending address */
+export function functionTable(
+  functions: readonly { readonly address: bigint; readonly name: string }[],
+): FunctionTable {
+  let end = 0
+  return {
+    addresses: BigUint64Array.from(functions, ({ address }) => address),
+    names: functions.map(({ name }) => name).join(''),
+    ends: Uint32Array.from(functions, ({ name }) => (end += name.length)),
+  }
 }
 
 /** Reads the functions of a kernel image, a System.map or /proc/kallsyms; half a second. @throws Error naming the file. */
@@ -33,10 +48,7 @@ export function loadFunctions(path: string): FunctionTable {
     const functions = (isImage ? ofImage(file) : parse(file.toString('latin1')))
       .filter(({ type, name }) => /[tTwW]/.test(type) && !name.startsWith('$'))
       .sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
-    return {
-      addresses: BigUint64Array.from(functions, ({ address }) => address),
-      names: functions.map(({ name }) => name),
-    }
+    return functionTable(functions)
   } catch (error) {
     throw new Error(`symbols ${path}: ${(error as Error).message}`)
   }
@@ -61,13 +73,12 @@ export class Symbols {
 
   /** The function that `pc` is in, and how far. */
   find(pc: bigint): { readonly name: string; readonly distance: number } | undefined {
-    const { addresses, names } = this.#table
+    const { addresses } = this.#table
     const i = this.#indexOf(pc - this.offset)
     const start = addresses[i]
-    const name = names[i]
     // Nobody knows where the last one ends.
-    if (start === undefined || name === undefined || i + 1 === addresses.length) return undefined
-    return { name, distance: Number(pc - this.offset - start) }
+    if (start === undefined || i + 1 === addresses.length) return undefined
+    return { name: this.#name(i), distance: Number(pc - this.offset - start) }
   }
 
   /** `function+0x…`, or the address. */
@@ -105,14 +116,18 @@ export class Symbols {
   }
 
   #functionsOf(driver: string): (readonly [bigint, bigint])[] {
-    const { addresses, names } = this.#table
+    const { addresses } = this.#table
     const found: (readonly [bigint, bigint])[] = []
-    names.forEach((name, i) => {
-      const start = addresses[i]
+    addresses.forEach((start, i) => {
       const end = addresses[i + 1]
-      if (start !== undefined && end !== undefined && name.includes(driver)) found.push([start, end])
+      if (end !== undefined && this.#name(i).includes(driver)) found.push([start, end])
     })
     return found
+  }
+
+  #name(i: number): string {
+    const { names, ends } = this.#table
+    return names.slice(ends[i - 1] ?? 0, ends[i])
   }
 
   /** Of the last function at or below `address`; -1 when there is none. */

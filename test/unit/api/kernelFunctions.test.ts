@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { KernelFunctions } from '../../../server/api/kernelFunctions.ts'
 import type { LogEntry } from '../../../server/api/trapLog.ts'
 import { layouts } from '../../../server/trace/records.ts'
-import type { FunctionTable } from '../../../server/trace/symbols.ts'
+import { type FunctionTable, functionTable } from '../../../server/trace/symbols.ts'
 
 const BASE = 0xffff_8000_8000_0000n
 /** Functions of different sizes, so that there is one place only at which all traps come from the driver. */
@@ -11,13 +11,13 @@ const SIZES = [0x100n, 0x40n, 0x1c0n, 0x80n, 0x240n, 0x60n, 0x300n, 0xa0n, 0x100
 
 function table(): FunctionTable {
   let at = BASE + 0x1_2340n
-  const addresses: bigint[] = []
-  for (const size of SIZES) {
-    addresses.push(at)
-    at += size
-  }
-  const names = SIZES.map((_, i) => (i < 8 ? `arm_smmu_function_${i}` : `other_${i}`))
-  return { addresses: BigUint64Array.from(addresses), names }
+  return functionTable(
+    SIZES.map((size, i) => {
+      const address = at
+      at += size
+      return { address, name: i < 8 ? `arm_smmu_function_${i}` : `other_${i}` }
+    }),
+  )
 }
 
 const layout = (name: string): LogEntry['layout'] => {
