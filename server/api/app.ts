@@ -73,6 +73,8 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     bodyLimit: MAX_BODY,
     // A field that nobody knows is a mistake, not something to drop in silence.
     ajv: { customOptions: { removeAdditional: false, coerceTypes: true } },
+    // To compile a serializer for each schema takes more than a second, in which a machine starts beside it.
+    schemaController: { compilersFactory: { buildSerializer: () => () => JSON.stringify } },
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: 30_000,
