@@ -10,6 +10,8 @@ export interface Source {
   /** Id of the oldest item that is still there, and of the next one. */
   readonly oldest: number
   readonly next: number
+  /** Clients are sent what is new every so many ticks of the streams; default: every one. */
+  readonly pace?: number
   /** Somebody will read: what takes time may be made ready. */
   subscribed?(): void
   /**

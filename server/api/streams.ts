@@ -95,6 +95,7 @@ export class Streams {
   readonly #server = new WebSocketServer({ noServer: true, maxPayload: MAX_MESSAGE, perMessageDeflate: false })
   readonly #clients = new Set<Client>()
   readonly #timers: NodeJS.Timeout[]
+  #ticks = 0
 
   constructor(sources: Readonly<Record<StreamName, Source>>, access: Access) {
     this.#sources = sources
@@ -215,24 +216,30 @@ export class Streams {
   }
 
   #tick(): void {
+    this.#ticks++
     for (const client of this.#clients) {
-      for (const subscription of client.subscriptions.values()) this.#serve(client, subscription)
+      for (const subscription of client.subscriptions.values()) {
+        const { pace = 1 } = subscription.source
+        if (this.#ticks % pace !== 0) continue
+        for (let message = 0; message < pace && this.#serve(client, subscription); message++);
+      }
     }
   }
 
-  /** Sends what is new, if the client can take it. */
-  #serve(client: Client, subscription: Subscription): void {
+  /** Sends what is new, if the client can take it. @returns whether there may be more. */
+  #serve(client: Client, subscription: Subscription): boolean {
     const { source, filter, id } = subscription
-    if (subscription.next >= source.next || client.socket.bufferedAmount > MAX_BUFFERED) return
+    if (subscription.next >= source.next || client.socket.bufferedAmount > MAX_BUFFERED) return false
     const start = Math.max(source.oldest, source.next - subscription.lag)
     const dropped = Math.max(0, start - subscription.next)
     if (dropped > 0) subscription.next = start
     this.stats.dropped += dropped
     const { items, next } = source.read(subscription.next, MAX_ITEMS, filter)
     subscription.next = next
-    if (items.length === 0 && dropped === 0) return
+    if (items.length === 0 && dropped === 0) return true
     this.stats.sent += items.length
     send(client, { type: 'items', id, items, next, ...(dropped > 0 && { dropped }) })
+    return true
   }
 
   #ping(): void {

@@ -68,6 +68,8 @@ export type TrapFilter = Static<typeof FilterSchema>
 const SCAN = 20_000
 
 export class Traps implements Source {
+  /** 200 ms: each time that a client is sent rows, somebody's trap waits for a processor. */
+  readonly pace = 4
   readonly #log: TrapLog
   readonly #functions: KernelFunctions
 
