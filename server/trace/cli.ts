@@ -5,6 +5,7 @@ import { loadPolicy } from '../cosim/policies.ts'
 import { hypervisorSections } from '../cosim/sections.ts'
 import { GRANULES, type PolicyOptions, STAGES } from '../hypervisor/policy/policy.ts'
 import { cut } from './cut.ts'
+import { describeRoot } from './describe.ts'
 import { describeHunk, diff } from './diff.ts'
 import { perfetto } from './export/perfetto.ts'
 import { csv, json } from './export/text.ts'
@@ -368,6 +369,10 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
     out.line(
       `NOT replayed: ${run.translations} translations of --translate server or lockstep; they depend on tables that only the guest writes`,
     )
+  }
+  if (run.firstFault !== undefined) {
+    out.line(`NOT replayed: ${run.faults} injected faults, first in ${describeRoot(run.firstFault).trim()}`)
+    out.line('  what they changed is different, and what followed from it')
   }
   printSummary(summary, run.roots, nested, out)
   if (summary.divergent > 0) process.exitCode = EXIT.failed

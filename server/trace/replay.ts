@@ -46,6 +46,9 @@ export class Replay {
   roots = 0
   /** Answers to translate requests, which the walker gave and not the policy: left out. */
   translations = 0
+  /** Faults that were injected into what was recorded, and the first decision that they were part of. */
+  faults = 0
+  firstFault: Root | undefined
   policy: Policy | undefined
   readonly #recorded: RecordedMachine
   readonly #factory: PolicyFactory
@@ -81,8 +84,17 @@ export class Replay {
   *run(items: Iterable<Item>): Generator<{ readonly group: Group; readonly divergence: Divergence | undefined }> {
     for (const item of items) {
       if (!isGroup(item)) continue
+      this.#countFaults(item)
       const differences = this.#decide(item)
       yield { group: item, divergence: differences.length > 0 ? { group: item, differences } : undefined }
+    }
+  }
+
+  #countFaults({ root, children }: Group): void {
+    for (const { kind } of children) {
+      if (kind !== 'fault') continue
+      this.faults++
+      this.firstFault ??= root
     }
   }
 

@@ -241,6 +241,18 @@ test('replay: nothing, or what the prefix explains', async () => {
   expect(stop.out).toMatch(/"sid": 8,/)
 })
 
+test('replay: injected faults are told, because nobody injects them again', async () => {
+  const faulty = join(files, 'faulty')
+  await bootRecording(faulty, {}, (bench, ring) => {
+    scriptedBoot(bench)
+    ring.fault(0, 1)
+    ring.fault(0, 1)
+    bench.read(0x1f4)
+  })
+  const { out } = await run('replay', faulty)
+  expect(out).toMatch(/^NOT replayed: 2 injected faults, first in #92 cpu0 R 0x1f4/m)
+})
+
 test('bad input: one line that says what is wrong, and a code', async () => {
   const cut = join(files, 'cut')
   copyFileSync(boot, cut)
