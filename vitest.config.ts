@@ -9,7 +9,16 @@ const project = (
   timeout: number,
   workers: object = { maxWorkers: 1 },
 ) => ({
-  test: { name, include, testTimeout: timeout, hookTimeout: timeout, sequence: { groupOrder: order }, ...workers },
+  test: {
+    name,
+    include,
+    testTimeout: timeout,
+    hookTimeout: timeout,
+    // What is waited for comes at once, but on a machine that others use too.
+    expect: { poll: { timeout: 30_000 } },
+    sequence: { groupOrder: order },
+    ...workers,
+  },
 })
 
 /** Fast and pure first; then the real QEMU without a kernel; then real boots; then a browser on one; then Docker. */

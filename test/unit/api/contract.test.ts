@@ -34,10 +34,11 @@ beforeAll(async () => {
   ajv.addSchema(JSON.parse(JSON.stringify(document), closed) as object, 'api')
   await server.qemu.write(ARM_SMMU_GBPA, 4, 5)
   await server.qemu.read(ARM_SMMU_GBPA, 4)
-  await server.qemu.read(ARM_SMMU_CR0, 1)
   server.qemu.event(0x10, 8)
   server.say('hello from the guest\n')
-  await new Promise(resolve => setTimeout(resolve, 150))
+  // After the event on the same socket.
+  await server.qemu.read(ARM_SMMU_CR0, 1)
+  await server.settle()
 })
 
 afterAll(() => server.close())

@@ -36,6 +36,8 @@ export interface Harness {
   say(text: string): void
   /** What was typed into the console. */
   typed(): string
+  /** When this resolves, what the machine did, up to the last access that was answered, is counted and in the log. */
+  settle(): Promise<void>
   /** QMP commands that were executed. */
   readonly qmp: readonly string[]
   close(): Promise<void>
@@ -130,6 +132,10 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     },
     say: text => void output.write(text),
     typed: () => typed,
+    async settle() {
+      await thread.call('held')
+      pump.drain()
+    },
     qmp: executed,
     async close() {
       qemu.socket.destroy()
