@@ -13,9 +13,6 @@ import { createCounters } from '../../../server/trace/counters.ts'
 import { createRing } from '../../../server/trace/ring.ts'
 import { FakeQemu } from '../../unit/cosim/fakeQemu.ts'
 
-/** A thread loads in a moment, on a machine that has nothing else to do. */
-const PATIENCE = { timeout: 30_000 }
-
 let folder: string
 const threads: TrapThread[] = []
 beforeEach(() => {
@@ -291,10 +288,10 @@ describe('code that is replaced while a machine runs', () => {
       writeFileSync(policyFile(), counting(7))
       const qemu = await again(session, bytes)
       expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 9 })
-      await expect.poll(() => said.filter(line => line.includes('first trap')), PATIENCE).toHaveLength(1)
+      await expect.poll(() => said.filter(line => line.includes('first trap'))).toHaveLength(1)
       writeFileSync(policyFile(), counting(7))
       writeFileSync(policyFile(), 'export default (')
-      await expect.poll(() => said.at(-1), PATIENCE).toBe('the old code goes on')
+      await expect.poll(() => said.at(-1)).toBe('the old code goes on')
       expect(said.filter(line => line.includes('in place'))).toHaveLength(1)
       expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 9 })
       // As vim and others save: another file takes the place of the old one, time and again.
@@ -303,7 +300,7 @@ describe('code that is replaced while a machine runs', () => {
         renameSync(`${policyFile()}.new`, policyFile())
         const next = await again(session, bytes)
         expect(await next.read(0, 4)).toMatchObject({ valueLo: base + 2 })
-        await expect.poll(() => said.at(-1), PATIENCE).toContain('first trap')
+        await expect.poll(() => said.at(-1)).toContain('first trap')
       }
     } finally {
       live.close()
