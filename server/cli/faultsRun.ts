@@ -3,11 +3,14 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { catalogue, entriesOf } from '../faults/catalogue.ts'
+import { catalogue, entriesOf, isFile } from '../faults/catalogue.ts'
+import { checkRules } from '../faults/check.ts'
+import { pathText } from '../faults/load.ts'
+import { needsServer } from '../faults/plan.ts'
 import type { CatalogueEntry } from '../faults/rule.ts'
 import { runCampaign } from '../faults/sessions/campaign.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf } from '../faults/sessions/database.ts'
-import { compareText, htmlPage, junitXml, tableText } from '../faults/sessions/report.ts'
+import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../faults/sessions/report.ts'
 import type { Job, SessionResult } from '../faults/sessions/session.ts'
 import { STAGES, type Stage } from '../hypervisor/policy/policy.ts'
 import { newRunFolder } from '../machine/scratch.ts'
@@ -84,7 +87,10 @@ const runOptions = (command: Command): Command =>
 export function faultsRunCommands(faults: Command): void {
   runOptions(faults.command('run <name|file...>'))
     .description('run sessions with faults of the catalogue, or of files of your own')
-    .option('--twice', 'each of them twice; what the guest did until the first fault has to be the same')
+    .option(
+      '--twice',
+      'each of them twice; what the guest did until the first fault is compared, and the first firing has to be the same',
+    )
     .action((what: readonly string[], options: RunOptions) =>
       act(signal => start(what.flatMap(entries), `run ${what.join(' ')}`, options, signal)),
     )
@@ -134,14 +140,25 @@ async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> 
   }
 }
 
-/** A file of rules has no expectation: every verdict is right. */
+/** A file of rules has no expectation: every verdict that says something is right. */
 function entries(argument: string): CatalogueEntry[] {
   return entriesOf(argument).map(entry => ({
     summary: `rules of ${argument}`,
     expect: [],
     why: 'a file of rules says nothing about it',
+    // A file of rules says nothing about the machine either, but some are about what only one machine does.
+    ...(needsServer(entry.rules) && { session: { translate: 'server' as const } }),
+    ...(isFile(argument) && { source: argument }),
     ...entry,
   }))
+}
+
+/** Why rules have no place in the machine of a job; empty: they have. */
+function flawsOf({ entry: { rules, session }, until }: Job): string {
+  const context = { policy: 'pkvm', until, translate: session?.translate ?? 'hardware' }
+  return checkRules(rules, context, ['rules'])
+    .map(({ path, message }) => `${pathText(path)}: ${message}`)
+    .join('\n')
 }
 
 async function start(
@@ -180,14 +197,27 @@ async function start(
   const minutes = (performance.now() - begun) / 60_000
   if (ran > 0) say(`${ran} sessions in ${minutes.toFixed(1)} min, ${(ran / minutes).toFixed(1)} a minute`)
   output(database, database.campaign(campaign.id), options)
-  if (options.twice) checkTwice(database, campaign)
+  checkTwice(database, campaign)
 }
 
-/** A second session is the same job under another name. */
+/**
+ * A second session is the same job under another name. In a campaign, jobs whose prefix has no place for a rule are left out.
+ * @throws Error when that is none of them, or one that was asked for by name
+ */
 function begin(database: Database, all: readonly CatalogueEntry[], what: string, options: RunOptions): Campaign {
-  const again = options.twice ? all.map(entry => ({ ...entry, name: `${entry.name}-again` })) : []
-  const plan = planOf([...all, ...again], options.kernel, options.until, options.seed)
+  const again = options.twice ? all.map(entry => ({ ...entry, name: `${entry.name}${AGAIN}` })) : []
+  const wanted = planOf([...all, ...again], options.kernel, options.until, options.seed)
+  const plan = wanted.filter(job => flawsOf(job) === '')
+  const [first] = wanted.filter(job => flawsOf(job) !== '')
+  if (first !== undefined && (plan.length === 0 || what.startsWith('run '))) {
+    throw new Error(`${jobName(first)}: ${flawsOf(first)}`)
+  }
   if (plan.length === 0) throw new Error('there is nothing to run')
+  if (first !== undefined) {
+    say(
+      `${wanted.length - plan.length} sessions have no place in their prefix and are left out, e.g. ${jobName(first)}`,
+    )
+  }
   return database.begin(what, plan)
 }
 
@@ -217,12 +247,12 @@ function output(database: Database, campaign: Campaign, options: OutputOptions):
   if (rows.length < plan.length || rows.some(({ result }) => !result.asExpected)) process.exitCode = EXIT.failed
 }
 
-/** Equal: the guest's accesses until the first fault, and what fired. Times, and what comes later, may differ. */
+/** Of jobs that ran twice. Equal: the guest's accesses until the first fault, and what fired. Times, and what comes later, may differ. */
 function checkTwice(database: Database, campaign: Campaign): void {
   const rows = database.rows(campaign)
   const byName = new Map(rows.map(row => [jobName(row.job), row]))
   for (const { job, result } of rows) {
-    const second = byName.get(jobName({ ...job, entry: { ...job.entry, name: `${job.entry.name}-again` } }))
+    const second = byName.get(jobName({ ...job, entry: { ...job.entry, name: `${job.entry.name}${AGAIN}` } }))
     if (second === undefined) continue
     const [a, b] = [result, second.result]
     const accesses = a.before.accesses === b.before.accesses && a.before.digest === b.before.digest

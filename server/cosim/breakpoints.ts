@@ -7,32 +7,8 @@
  */
 import type { Trap } from '../machine/ports.ts'
 import { addressOf, getField } from '../smmu/bits.ts'
-import {
-  ATC_INV_SIZE_ALL,
-  CMDQ_0_OP,
-  CMDQ_ATC_1_SIZE,
-  CMDQ_CFGI_0_SID,
-  CMDQ_ENT_WORDS,
-  CMDQ_OP_ATC_INV,
-  CMDQ_OP_CFGI_CD,
-  CMDQ_OP_CFGI_CD_ALL,
-  CMDQ_OP_CFGI_STE,
-  CMDQ_OP_PREFETCH_ADDR,
-  CMDQ_OP_PREFETCH_CFG,
-  CMDQ_OP_PRI_RESP,
-  CMDQ_OP_RESUME,
-  CMDQ_OP_STALL_TERM,
-  CMDQ_OP_TLBI_EL2_VA,
-  CMDQ_OP_TLBI_EL2_VAA,
-  CMDQ_OP_TLBI_NH_VA,
-  CMDQ_OP_TLBI_NH_VAA,
-  CMDQ_OP_TLBI_S2_IPA,
-  CMDQ_TLBI_0_NUM,
-  CMDQ_TLBI_0_SCALE,
-  CMDQ_TLBI_1_TG,
-  commandPage,
-  tlbiGranuleShift,
-} from '../smmu/commands.ts'
+import { commandBytes, namesStream } from '../smmu/commandFields.ts'
+import { CMDQ_0_OP, CMDQ_ENT_WORDS, commandPage } from '../smmu/commands.ts'
 import { decodeEvent } from '../smmu/events.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
 
@@ -289,35 +265,13 @@ function overlaps(range: { readonly base: number; readonly size: number }, base:
   return base < range.base + range.size && range.base < base + size
 }
 
-/** Commands that name a StreamID. */
-export const WITH_STREAM: ReadonlySet<number> = new Set([
-  CMDQ_OP_PREFETCH_CFG,
-  CMDQ_OP_PREFETCH_ADDR,
-  CMDQ_OP_CFGI_STE,
-  CMDQ_OP_CFGI_CD,
-  CMDQ_OP_CFGI_CD_ALL,
-  CMDQ_OP_ATC_INV,
-  CMDQ_OP_PRI_RESP,
-  CMDQ_OP_RESUME,
-  CMDQ_OP_STALL_TERM,
-])
-
-/** Commands that invalidate a range of addresses. */
-export const WITH_RANGE: ReadonlySet<number> = new Set([
-  CMDQ_OP_TLBI_NH_VA,
-  CMDQ_OP_TLBI_NH_VAA,
-  CMDQ_OP_TLBI_EL2_VA,
-  CMDQ_OP_TLBI_EL2_VAA,
-  CMDQ_OP_TLBI_S2_IPA,
-])
-
 function commandMatches(match: BreakpointMatch, words: Uint32Array, at: number): boolean {
   const opcode = getField(words, CMDQ_0_OP, at)
   switch (match.on) {
     case 'command':
       return match.opcode === undefined || match.opcode === opcode
     case 'stream':
-      return WITH_STREAM.has(opcode) && getField(words, CMDQ_CFGI_0_SID, at) === match.sid
+      return namesStream(words, at, match.sid)
     case 'address': {
       const size = commandBytes(opcode, words, at)
       return size > 0 && overlaps(match, commandPage(words, at) * 4096, size)
@@ -325,15 +279,4 @@ function commandMatches(match: BreakpointMatch, words: Uint32Array, at: number):
     default:
       return false
   }
-}
-
-/** Bytes that an address-based command covers; 0: it has no address. */
-export function commandBytes(opcode: number, words: Uint32Array, at: number): number {
-  if (opcode === CMDQ_OP_PREFETCH_ADDR) return 4096
-  if (opcode === CMDQ_OP_ATC_INV) return 4096 * 2 ** Math.min(getField(words, CMDQ_ATC_1_SIZE, at), ATC_INV_SIZE_ALL)
-  if (!WITH_RANGE.has(opcode)) return 0
-  const granule = getField(words, CMDQ_TLBI_1_TG, at)
-  if (granule === 0) return 4096
-  const count = (getField(words, CMDQ_TLBI_0_NUM, at) + 1) * 2 ** getField(words, CMDQ_TLBI_0_SCALE, at)
-  return count * 2 ** tlbiGranuleShift(granule)
 }

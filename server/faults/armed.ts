@@ -15,6 +15,8 @@ export interface Device {
 /** The StreamID of a number, or of a device by its id or model. @throws Error when the machine has no such device. */
 export function resolveSid(sid: number | string, devices: readonly Device[]): number {
   if (typeof sid === 'number') return sid
+  // JSON has no other way to write it.
+  if (/^0x[0-9a-f]{1,8}$/i.test(sid)) return Number(sid)
   const found = devices.find(({ name, model }) => name === sid || model === sid)
   if (found === undefined) {
     const known = devices.map(({ model, sid: id }) => `${model} (0x${id.toString(16)})`).join(', ')

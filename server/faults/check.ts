@@ -3,6 +3,7 @@
 import type { TSchema } from 'typebox'
 import { Value as Typed } from 'typebox/value'
 import { STAGES, type Stage } from '../hypervisor/policy/policy.ts'
+import { WITH_ADDRESS, WITH_ASID, WITH_LEAF, WITH_STREAM, WITH_VMID } from '../smmu/commandFields.ts'
 import { REGISTERS } from '../smmu/registers.ts'
 import { big, command, event, NAMES, nearest, rangeOf, register, warning } from './names.ts'
 import {
@@ -11,6 +12,7 @@ import {
   EntrySchema,
   type FaultRule,
   FREE_ACTIONS,
+  MAX_STAGE2_BYTES,
   type Point,
   RuleSchema,
   type Value,
@@ -166,6 +168,10 @@ function words({ where }: FaultRule): number {
   }
 }
 
+/** Nobody asks the server for them but in translate mode server. */
+export const aboutTranslations = ({ where }: FaultRule): boolean =>
+  where.at === 'translate' || (where.at === 'transport' && where.message === 'translate')
+
 /** Which stage of the series a point needs. */
 function stageOf({ where, what }: FaultRule): Stage | undefined {
   if (what.do === 'donate' || what.do === 'reclaim') return 'nested'
@@ -175,6 +181,24 @@ function stageOf({ where, what }: FaultRule): Stage | undefined {
   if (where.at === 'table') return where.table === 'stage2' ? 'nested' : 'strtab'
   return undefined
 }
+
+const registerOf = (name: string | number) => {
+  const offset = register(name)
+  return REGISTERS.find(candidate => candidate.offset === offset)
+}
+const bitsOf = (name: string | number): number => registerOf(name)?.bits ?? 64
+
+type CommandField = 'sid' | 'asid' | 'vmid' | 'address' | 'leaf'
+
+/** Fields that a rule may look for, and the commands that have them. */
+const COMMAND_FIELDS: Readonly<Record<CommandField, { readonly opcodes: ReadonlySet<number>; readonly name: string }>> =
+  {
+    sid: { opcodes: WITH_STREAM, name: 'StreamID' },
+    asid: { opcodes: WITH_ASID, name: 'ASID' },
+    vmid: { opcodes: WITH_VMID, name: 'VMID' },
+    address: { opcodes: WITH_ADDRESS, name: 'address' },
+    leaf: { opcodes: WITH_LEAF, name: 'Leaf bit' },
+  }
 
 class RuleCheck {
   readonly #flaws: Flaw[]
@@ -191,8 +215,14 @@ class RuleCheck {
     this.#flaws.push({ path: [...this.#path, ...at], message })
   }
 
-  #name(at: readonly string[], name: string | undefined, kind: keyof typeof NAMES, number: (name: string) => unknown) {
-    if (name !== undefined && number(name) === undefined) {
+  #name<N extends string | number>(
+    at: readonly string[],
+    name: N | undefined,
+    kind: keyof typeof NAMES,
+    number: (name: N) => unknown,
+  ) {
+    if (typeof name === 'number' || name === undefined) return
+    if (number(name) === undefined) {
       const bare = name.toUpperCase().replace(/^(ARM_SMMU_|CMDQ_OP_|EVT_ID_)/, '')
       this.#flaw(at, `no ${kind} "${name}"${near(bare, NAMES[kind])}`)
     }
@@ -223,9 +253,7 @@ class RuleCheck {
       const all = [...possible, ...FREE_ACTIONS].join(', ')
       return this.#flaw(['what', 'do'], `${what.do} is nothing that a ${where.at}${side} can do; there are ${all}`)
     }
-    if ((what.do === 'change' || what.do === 'corrupt') && !(what.and ?? what.or ?? what.xor) && what.and !== 0) {
-      this.#flaw(['what'], `${what.do} needs and, or, or xor, or it changes nothing`)
-    }
+    this.#change()
     if (what.do === 'change' && what.word !== undefined && what.word >= words(this.#rule)) {
       this.#flaw(['what', 'word'], `a ${where.at} has ${words(this.#rule) || 'no'} words`)
     }
@@ -252,6 +280,30 @@ class RuleCheck {
     }
   }
 
+  /** What is changed is changed, and what is set fits. */
+  #change(): void {
+    const { where, what } = this.#rule
+    const register = where.at === 'register' || where.at === 'hardware' ? where.register : undefined
+    const bits = BigInt(register === undefined ? 64 : bitsOf(register))
+    const all = (1n << bits) - 1n
+    const fits = (field: string, value: Value | undefined) => {
+      if (value !== undefined && big(value) > all) {
+        this.#flaw(['what', field], `more than the ${bits} bits of ${register}`)
+      }
+    }
+    if (what.do === 'set') fits('value', what.value)
+    if (what.do !== 'change' && what.do !== 'corrupt') return
+    const keeps = what.and === undefined || (big(what.and) & all) === all
+    if (keeps && big(what.or ?? 0) === 0n && big(what.xor ?? 0) === 0n) {
+      this.#flaw(['what'], `${what.do} needs and, or, or xor, or it changes nothing`)
+    }
+    fits('or', what.or)
+    fits('xor', what.xor)
+    if (what.do === 'corrupt' && what.table !== 'ste' && what.word !== undefined && what.word > 0) {
+      this.#flaw(['what', 'word'], `a descriptor of ${what.table} has 1 word`)
+    }
+  }
+
   #when(): void {
     const { when, name } = this.#rule
     if (when === undefined) return
@@ -273,8 +325,7 @@ class RuleCheck {
   #matchable(): void {
     const { where } = this.#rule
     if (where.at === 'register' || where.at === 'hardware') {
-      const offset = where.register === undefined ? undefined : register(where.register)
-      const found = REGISTERS.find(candidate => candidate.offset === offset)
+      const found = where.register === undefined ? undefined : registerOf(where.register)
       if (where.access === 'write' && found?.access === 'RO') {
         this.#flaw(['where', 'access'], `${found.name} is read-only: nobody writes it`)
       }
@@ -287,9 +338,18 @@ class RuleCheck {
       this.#flaw(['where', 'address'], `a ${where.table} belongs to a stream, not to an address`)
     }
     if (where.at === 'command') this.#commandFields(where)
+    if (where.at === 'pages' && where.operation === 'allocate' && where.address !== undefined) {
+      this.#flaw(['where', 'address'], 'nobody asks for hypervisor memory at an address')
+    }
     if ('address' in where && where.address !== undefined) {
       const { from, end } = rangeOf(where.address)
       if (end <= from) this.#flaw(['where', 'address'], 'the range is empty')
+      if (where.at === 'table' && end - from > MAX_STAGE2_BYTES) {
+        this.#flaw(
+          ['where', 'address'],
+          `a range of stage 2 is looked at page by page: at most ${MAX_STAGE2_BYTES} bytes`,
+        )
+      }
     }
   }
 
@@ -304,18 +364,22 @@ class RuleCheck {
     }
   }
 
-  #commandFields({ command: name, sid, asid, vmid, address, leaf }: WhereOf['command']): void {
-    if (name === undefined) return
-    const short = name.toUpperCase().replace(/^CMDQ_OP_/, '')
-    const stream = /CFGI_STE$|CFGI_CD|ATC_INV|PRI_RESP|RESUME|STALL_TERM|PREFETCH/.test(short)
-    const range = /_VA$|_VAA$|_IPA$|ATC_INV|PREFETCH_ADDR/.test(short)
-    const refuse = (field: string, why: string) =>
-      this.#flaw(['where', field], `${name} has no ${why}: it never matches`)
-    if (sid !== undefined && !stream) refuse('sid', 'StreamID')
-    if (asid !== undefined && !/NH_ASID|NH_VA$/.test(short)) refuse('asid', 'ASID')
-    if (vmid !== undefined && !/TLBI_(NH|S12|S2)/.test(short)) refuse('vmid', 'VMID')
-    if (address !== undefined && !range) refuse('address', 'address')
-    if (leaf !== undefined && !/CFGI_STE|_VA$|_VAA$|_IPA$/.test(short)) refuse('leaf', 'Leaf bit')
+  #commandFields(where: WhereOf['command']): void {
+    const opcode = where.command === undefined ? undefined : command(where.command)
+    if (where.command !== undefined && opcode === undefined) return
+    const fields = Object.entries(COMMAND_FIELDS).filter(([field]) => where[field as CommandField] !== undefined)
+    if (opcode !== undefined) {
+      for (const [field, { opcodes, name }] of fields) {
+        if (!opcodes.has(opcode)) this.#flaw(['where', field], `${where.command} has no ${name}: it never matches`)
+      }
+      return
+    }
+    const [last] = fields.at(-1) ?? []
+    const [first = new Set<number>(), ...others] = fields.map(([, { opcodes }]) => opcodes)
+    if (last !== undefined && ![...first].some(code => others.every(opcodes => opcodes.has(code)))) {
+      const names = fields.map(([, { name }]) => name).join(' and ')
+      this.#flaw(['where', last], `no command has ${names}: it never matches`)
+    }
   }
 
   #context({ policy, until, translate }: CheckContext): void {
@@ -328,7 +392,7 @@ class RuleCheck {
         this.#flaw(['where', 'at'], `in the prefix ${until} there is no such thing: it needs ${stage}`)
       }
     }
-    if (where.at === 'translate' && translate !== undefined && translate !== 'server') {
+    if (aboutTranslations(this.#rule) && translate !== undefined && translate !== 'server') {
       this.#flaw(['where', 'at'], `in translate mode ${translate} the answer is the hardware's: it needs server`)
     }
   }
@@ -373,7 +437,7 @@ function checkOverlaps(rules: readonly FaultRule[], path: Path, flaws: Flaw[]): 
 function key(where: FaultRule['where'], field: string): unknown {
   const value = (where as Fields)[field]
   if (value === undefined) return field === 'queue' ? 'host' : undefined
-  if (field === 'register') return register(String(value))
+  if (field === 'register') return register(value as string | number)
   if (field === 'command') return command(String(value))
   if (field === 'event') return event(String(value))
   return value

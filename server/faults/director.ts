@@ -18,7 +18,9 @@ export class Director {
   #moments: readonly number[] = []
   readonly #signal = new AbortController()
   #waiting: { readonly name: string; readonly pattern: RegExp }[] = []
-  #timers: NodeJS.Timeout[] = []
+  #clock: NodeJS.Timeout[] = []
+  /** Ends of pauses, which no other rules and no reset take away. */
+  #pauses: NodeJS.Timeout[] = []
   /** The first of what fired, for a report when the trap thread can tell no more. */
   readonly firings: Firing[] = []
   /** What went wrong while carrying out an action, in words. */
@@ -58,9 +60,9 @@ export class Director {
   }
 
   #startClock(): void {
-    for (const timer of this.#timers.splice(0)) clearTimeout(timer)
+    for (const timer of this.#clock.splice(0)) clearTimeout(timer)
     for (const time of this.#moments) {
-      this.#timers.push(setTimeout(() => this.#open([], time * 1e6), time + LATE_MS))
+      this.#clock.push(setTimeout(() => this.#open([], time * 1e6), time + LATE_MS))
     }
   }
 
@@ -83,11 +85,11 @@ export class Director {
       return
     }
     await qmp.execute('stop')
-    this.#timers.push(setTimeout(() => void qmp.execute('cont').catch(() => {}), action.ms))
+    this.#pauses.push(setTimeout(() => void qmp.execute('cont').catch(() => {}), action.ms))
   }
 
   #end(): void {
     this.#signal.abort()
-    for (const timer of this.#timers.splice(0)) clearTimeout(timer)
+    for (const timer of [...this.#clock.splice(0), ...this.#pauses.splice(0)]) clearTimeout(timer)
   }
 }

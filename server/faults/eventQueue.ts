@@ -20,9 +20,8 @@ const MAX_LOG2SIZE = 19
 export interface EventQueue {
   readonly base: number
   readonly log2size: number
-  /** PROD with its flag. */
+  /** PROD and CONS with their flags. */
   readonly prod: number
-  /** CONS without. */
   readonly cons: number
 }
 
@@ -35,15 +34,16 @@ export function eventQueue(hardware: SmmuHardware): EventQueue | undefined {
   hardware.read(ARM_SMMU_EVTQ_PROD, 4, value)
   const prod = value.lo
   hardware.read(ARM_SMMU_EVTQ_CONS, 4, value)
-  return base === 0 ? undefined : { base, log2size, prod, cons: queuePointer(value.lo, log2size) }
+  return base === 0 ? undefined : { base, log2size, prod, cons: value.lo }
 }
 
 /** Writes records and moves PROD. @returns what was done, in words */
 export function produceEvents(memory: GuestMemory, hardware: SmmuHardware, what: WhatOf['event'], sid: number): string {
   const queue = eventQueue(hardware)
   if (queue === undefined) return 'there is no event queue'
-  const { base, log2size, cons } = queue
+  const { base, log2size } = queue
   const pointer = queuePointer(queue.prod, log2size)
+  const cons = queuePointer(queue.cons, log2size)
   const room = queueSpace(pointer, cons, log2size)
   const count = what.overflow ? room : Math.min(room, what.count ?? 1)
   const record = emptyEvent(eventId(what.event) ?? 0, sid)
@@ -58,7 +58,9 @@ export function produceEvents(memory: GuestMemory, hardware: SmmuHardware, what:
     const at = queueIndex(queueAdvance(pointer, log2size, i), log2size)
     memory.write(base + EVTQ_ENTRY_SIZE * at, bytes, 0, EVTQ_ENTRY_SIZE)
   }
-  const flag = (queue.prod & Q_OVERFLOW_FLAG) ^ (what.overflow ? Q_OVERFLOW_FLAG : 0)
+  // One overflow at a time: the flag toggles when the guest has acknowledged the one before (section 7.4).
+  const acknowledged = ((queue.prod ^ queue.cons) & Q_OVERFLOW_FLAG) === 0
+  const flag = (queue.prod & Q_OVERFLOW_FLAG) ^ (what.overflow && acknowledged ? Q_OVERFLOW_FLAG : 0)
   hardware.write(ARM_SMMU_EVTQ_PROD, 4, (queueAdvance(pointer, log2size, count) | flag) >>> 0, 0)
   return `${count} ${what.event}${what.overflow ? ', overflow' : ''}`
 }

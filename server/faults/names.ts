@@ -11,10 +11,14 @@ import {
   warningNumber,
 } from '../api/vocabulary.ts'
 import type { Halves } from '../machine/ports.ts'
+import { ARM_SMMU_FRAME_SIZE } from '../smmu/registers.ts'
 import type { Range, Value } from './rule.ts'
 
-/** Offset of a register; undefined: there is none of that name. */
-export const register = (name: string): number | undefined => registerOffset(name.replace(/^ARM_SMMU_/i, ''))
+/** Offset of a register by name or offset; undefined: there is none of that name, or beyond the frame. */
+export const register = (name: string | number): number | undefined => {
+  const offset = typeof name === 'number' ? name : registerOffset(name.replace(/^ARM_SMMU_/i, ''))
+  return offset !== undefined && offset < ARM_SMMU_FRAME_SIZE ? offset : undefined
+}
 /** Opcode. `CMDQ_OP_CFGI_STE`, `CMD_SYNC` and `CFGI_STE` are all understood. */
 export const command = (name: string): number | undefined => {
   const short = name.toUpperCase().replace(/^CMDQ_OP_/, '')

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { entriesOf } from './catalogue.ts'
-import { type CheckContext, checkRules } from './check.ts'
+import { aboutTranslations, type CheckContext, checkRules } from './check.ts'
 import { pathText } from './load.ts'
 import type { FaultPlan, FaultRule } from './rule.ts'
 
@@ -22,4 +22,4 @@ export function planOf(faults: readonly string[], seed: number, context: CheckCo
 }
 
 /** Faults of translations: somebody has to ask the server. */
-export const needsServer = (rules: readonly FaultRule[]): boolean => rules.some(({ where }) => where.at === 'translate')
+export const needsServer = (rules: readonly FaultRule[]): boolean => rules.some(aboutTranslations)

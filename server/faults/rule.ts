@@ -36,7 +36,11 @@ const address = Type.Optional(RangeSchema)
 export type Range = Static<typeof RangeSchema>
 
 const access = {
-  register: Type.Optional(name('name or 0x offset, e.g. ARM_SMMU_CR0 or CR0; absent: any')),
+  register: Type.Optional(
+    Type.Union([Type.Integer({ minimum: 0, maximum: 0x1_ffff }), Type.String({ minLength: 1, maxLength: 60 })], {
+      description: 'name or 0x offset, e.g. ARM_SMMU_CR0 or CR0; absent: any',
+    }),
+  ),
   access: Type.Enum(['read', 'write']),
   mask: Type.Optional(value('bits of the value that count')),
   value: Type.Optional(value('only when the value written, or answered, is this one')),
@@ -165,6 +169,8 @@ const bitsChange = {
   xor: Type.Optional(value('bits that are flipped')),
 }
 const word = Type.Optional(count(0, 7, '64-bit word of the entry that is changed; default 0'))
+/** Most input addresses of a rule about stage 2: it looks for the descriptor of each page. */
+export const MAX_STAGE2_BYTES = 1 << 28
 /** Longest wait that one firing may cause. */
 export const MAX_DELAY_MS = 60_000
 const ms = (description: string) => count(1, MAX_DELAY_MS, description)
@@ -346,6 +352,8 @@ export interface CatalogueEntry {
   readonly expect: Verdict | readonly Verdict[]
   readonly why: string
   readonly session?: Static<typeof SessionSchema>
+  /** File that it is from; absent: the catalogue. */
+  readonly source?: string
   readonly rules: readonly FaultRule[]
 }
 

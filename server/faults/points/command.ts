@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import { commandBytes, WITH_RANGE, WITH_STREAM } from '../../cosim/breakpoints.ts'
 import type { Halves } from '../../machine/ports.ts'
 import { getField } from '../../smmu/bits.ts'
+import { commandBytes, namesStream, WITH_ASID, WITH_LEAF, WITH_VMID } from '../../smmu/commandFields.ts'
 import {
   CMDQ_0_OP,
-  CMDQ_CFGI_0_SID,
   CMDQ_CFGI_1_LEAF,
   CMDQ_ENT_WORDS,
-  CMDQ_OP_CFGI_STE,
   CMDQ_OP_CMD_SYNC,
   CMDQ_OP_PREFETCH_CFG,
-  CMDQ_OP_TLBI_NH_ALL,
-  CMDQ_OP_TLBI_NH_ASID,
-  CMDQ_OP_TLBI_NH_VA,
-  CMDQ_OP_TLBI_S2_IPA,
-  CMDQ_OP_TLBI_S12_VMALL,
   CMDQ_TLBI_0_ASID,
   CMDQ_TLBI_0_VMID,
   commandPage,
@@ -30,14 +23,6 @@ import { FREE_ACTIONS, type WhatOf } from '../rule.ts'
 import type { Site } from '../site.ts'
 import type { Unit } from '../unit.ts'
 
-const WITH_ASID: ReadonlySet<number> = new Set([CMDQ_OP_TLBI_NH_ASID, CMDQ_OP_TLBI_NH_VA])
-const WITH_VMID: ReadonlySet<number> = new Set([
-  ...WITH_ASID,
-  ...WITH_RANGE,
-  CMDQ_OP_TLBI_NH_ALL,
-  CMDQ_OP_TLBI_S12_VMALL,
-  CMDQ_OP_TLBI_S2_IPA,
-])
 /** An opcode that the architecture leaves reserved. */
 const ILLEGAL = 0xff
 
@@ -117,7 +102,12 @@ class FaultyQueue {
     let group = 0
     for (let i = 0; i < count; i++) {
       const at = i * CMDQ_ENT_WORDS
-      if (getField(words, CMDQ_0_OP, at) === CMDQ_OP_CMD_SYNC && this.#takeSync(words, at)) altered = true
+      if (getField(words, CMDQ_0_OP, at) === CMDQ_OP_CMD_SYNC && this.#takeSync(words, at)) {
+        // What stands there now was decided about where it came from.
+        altered = true
+        group = i + 1
+        continue
+      }
       for (const armed of this.#rules) {
         if (!commandMatches(armed, words, at) || !armed.trigger.match(this.#site.time)) continue
         const { what } = armed.rule
@@ -128,7 +118,8 @@ class FaultyQueue {
         }
         if (this.#apply(armed, words, address, i, group)) altered = true
         if (what.do === 'reorder') i++
-        break
+        // Of a command there is one place and one fate; changes and side effects go with each other and with that.
+        if (what.do !== 'change' && !FREE_ACTIONS.has(what.do)) break
       }
       if (getField(words, CMDQ_0_OP, at) === CMDQ_OP_CMD_SYNC) group = i + 1
     }
@@ -243,15 +234,12 @@ function commandMatches(armed: ArmedRule<'command'>, words: Uint32Array, at: num
   const { where } = armed.rule
   const opcode = getField(words, CMDQ_0_OP, at)
   if (armed.opcode !== undefined && armed.opcode !== opcode) return false
-  if (armed.sid !== undefined && !(WITH_STREAM.has(opcode) && getField(words, CMDQ_CFGI_0_SID, at) === armed.sid)) {
-    return false
-  }
+  if (armed.sid !== undefined && !namesStream(words, at, armed.sid)) return false
   const { asid, vmid, leaf } = where
   if (asid !== undefined && !(WITH_ASID.has(opcode) && getField(words, CMDQ_TLBI_0_ASID, at) === asid)) return false
   if (vmid !== undefined && !(WITH_VMID.has(opcode) && getField(words, CMDQ_TLBI_0_VMID, at) === vmid)) return false
   if (leaf !== undefined) {
-    const has = opcode === CMDQ_OP_CFGI_STE || WITH_RANGE.has(opcode)
-    if (!has || (getField(words, CMDQ_CFGI_1_LEAF, at) === 1) !== leaf) return false
+    if (!WITH_LEAF.has(opcode) || (getField(words, CMDQ_CFGI_1_LEAF, at) === 1) !== leaf) return false
   }
   if (armed.range === undefined) return true
   const size = commandBytes(opcode, words, at)

@@ -16,8 +16,6 @@ import { hypervisorOf, type Site } from '../site.ts'
 import { stage2Descriptor } from '../stage2.ts'
 import type { Unit } from '../unit.ts'
 
-/** Leaves that one write of stage-2 descriptors is searched for. */
-const MAX_LEAVES = 1 << 16
 /** Page, accessed, readable and writable. */
 const LEAF_ATTRIBUTES = ARM_LPAE_PTE_TYPE_PAGE | ARM_LPAE_PTE_AF | ARM_LPAE_PTE_HAP_READ | ARM_LPAE_PTE_HAP_WRITE
 
@@ -196,7 +194,7 @@ export class TablePoint {
     if (idmap !== null) {
       const step = idmap.geometry.granule
       const from = range.from - (range.from % step)
-      for (let page = from, i = 0; page < range.end && i < MAX_LEAVES; page += step, i++) {
+      for (let page = from; page < range.end; page += step) {
         const at = stage2Descriptor(memory, idmap, page)
         if (at !== undefined && at >= address && at + 8 <= address + bytes.length) places.push(at - address)
       }

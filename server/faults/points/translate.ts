@@ -7,9 +7,13 @@ import { EVT_ID_PERMISSION_FAULT, EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } fro
 import type { ArmedRule } from '../armed.ts'
 import type { FreeActions } from '../freeActions.ts'
 import { big, event as eventId, rangeOf } from '../names.ts'
+import type { Action } from '../rule.ts'
 import type { Site } from '../site.ts'
 
 const { mapped: MAPPED, fault: FAULT, silent: SILENT } = enums.translation
+
+/** A transaction that faults anyway has nothing that these could alter: they wait for another. */
+const NEEDS_ADDRESS: ReadonlySet<Action> = new Set<Action>(['redirect', 'restrict'])
 
 /** Translations that this server answers. */
 export class TranslatePoint {
@@ -32,6 +36,7 @@ export class TranslatePoint {
       if (!armed.concerns(request.smmu) || !armed.touches(iova)) continue
       if (armed.sid !== undefined && armed.sid !== request.sid) continue
       if (access !== undefined && (access === 'write') !== write) continue
+      if (NEEDS_ADDRESS.has(armed.rule.what.do) && answer.status !== MAPPED[0]) continue
       if (armed.trigger.match(this.#site.time)) this.#apply(armed, request, answer, write)
     }
   }
@@ -46,7 +51,6 @@ export class TranslatePoint {
         answer.status = SILENT[0]
         break
       case 'redirect': {
-        if (answer.status !== MAPPED[0]) return
         const within = answer.pa % 4096
         const page = what.address === undefined ? answer.pa - within : rangeOf(what.address).from
         answer.pa = Number(BigInt(page + within) ^ big(what.xor ?? 0))
@@ -54,7 +58,6 @@ export class TranslatePoint {
         break
       }
       case 'restrict': {
-        if (answer.status !== MAPPED[0]) return
         answer.permissions &= what.permissions === 'none' ? 0 : enums.permission[what.permissions][0]
         const wanted = enums.permission[write ? 'write' : 'read'][0]
         if ((answer.permissions & wanted) === 0) setFault(answer, request, EVT_ID_PERMISSION_FAULT, write, false)

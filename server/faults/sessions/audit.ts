@@ -35,6 +35,8 @@ export interface TableRegisters {
   readonly oas: number
   /** CR0.SMMUEN */
   readonly enabled: boolean
+  /** GBPA.ABORT: what becomes of transactions while it is not (section 3.11). */
+  readonly aborts: boolean
 }
 
 /** What the audit looks at; the machine stands still meanwhile. */
@@ -101,7 +103,10 @@ export function audit(input: AuditInput): string[] {
   const owners = new Owners(input.ownership)
   const walked = new Set<string>()
   for (const [index, smmu] of input.smmus.entries()) {
-    if (!smmu.enabled) continue
+    if (!smmu.enabled) {
+      if (!smmu.aborts) find(`SMMU ${index} is off and lets everything through: its devices reach all of memory`)
+      continue
+    }
     for (const { sid, ste } of streams(input.memory, smmu)) {
       const who = input.device(index, sid)
       if (fieldGet64(S.STRTAB_STE_0_V, ste[0]) === 0) continue

@@ -11,11 +11,15 @@ export interface ConsoleFinding {
 /** The first that matches decides. `recovered`: the driver noticed, and says no more than that. */
 const PATTERNS: readonly (readonly [RegExp, Verdict])[] = [
   [/Kernel panic - not syncing/, 'guest-panic'],
+  // In front of the oopses, which also say BUG.
+  [
+    /INFO: task .* blocked for more than|BUG: (soft lockup|workqueue lockup)|hard LOCKUP|rcu: INFO: .*(stall|detected)/,
+    'guest-hung',
+  ],
   [
     /Unable to handle kernel|Internal error: |\bOops\b|kernel BUG at|BUG: |Synchronous External Abort|SError Interrupt|Bad mode in/i,
     'guest-oops',
   ],
-  [/INFO: task .* blocked for more than|watchdog: BUG: soft lockup|rcu: INFO: .*(stall|detected)/, 'guest-hung'],
   [
     /arm-smmu-v3.*(time ?out|timed out|not responding|failed to (write|clear|enable|disable|update))|CMD_SYNC timeout|NETDEV WATCHDOG|transmit queue .* timed out|nvme nvme\d+: .*(timeout|controller is down)|Tx Unit Hang/i,
     'driver-timeout',
@@ -24,7 +28,7 @@ const PATTERNS: readonly (readonly [RegExp, Verdict])[] = [
   [/arm-smmu-v3.*(SFM|Service Failure)/i, 'degraded'],
   [/WARNING: CPU: \d+ PID: \d+ at /, 'recovered'],
   [
-    /arm-smmu-v3.*(unexpected|event 0x|error|fault|overflow|aborted|unhandled|skip|CERROR|GERROR|out of order|retry)|virtio.*(id \d+ is not a head|Guest moved)|Detected Hardware|Reset adapter/i,
+    /arm-smmu-v3.*(unexpected|event 0x|event: |error|fault|overflow|aborted|unhandled|skip|CERROR|GERROR|out of order|retry)|virtio.*(id \d+ is not a head|Guest moved)|Detected Hardware|Reset adapter/i,
     'recovered',
   ],
 ]

@@ -6,6 +6,7 @@
 import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { isDeepStrictEqual } from 'node:util'
 import { runsFolder } from '../../machine/scratch.ts'
 import type { CatalogueEntry } from '../rule.ts'
 import type { Job, SessionResult } from './session.ts'
@@ -158,7 +159,10 @@ export class Database {
   }
 }
 
-/** All combinations, kernel by kernel. Names that come twice get a number, so that each job has one of its own. */
+/**
+ * All combinations, kernel by kernel; one that comes twice, because its entry says the kernel or the prefix, is one job.
+ * @throws Error when two entries have one name: a job is known by it
+ */
 export function planOf(
   entries: readonly CatalogueEntry[],
   kernels: readonly string[],
@@ -166,14 +170,18 @@ export function planOf(
   seeds: readonly number[],
 ): Job[] {
   const jobs: Job[] = []
-  const names = new Set<string>()
+  const names = new Map<string, CatalogueEntry>()
   for (const kernel of kernels) {
     for (const until of stages) {
       for (const entry of entries) {
         for (const seed of seeds) {
           const job = { entry, kernel: entry.session?.kernel ?? kernel, until: entry.session?.until ?? until, seed }
-          if (names.has(jobName(job))) continue
-          names.add(jobName(job))
+          const same = names.get(jobName(job))
+          if (same !== undefined && !isDeepStrictEqual(same, entry)) {
+            throw new Error(`two entries are called "${entry.name}": their sessions could not be told apart`)
+          }
+          if (same !== undefined) continue
+          names.set(jobName(job), entry)
           jobs.push(job)
         }
       }

@@ -7,9 +7,16 @@ import type { Job } from './session.ts'
 const expectedOf = ({ entry: { expect } }: Job): readonly string[] => (typeof expect === 'string' ? [expect] : expect)
 const expectedText = (job: Job): string => expectedOf(job).join(' or ') || 'nothing'
 
-/** The command that runs a session again. */
-export function repeatCommand({ entry, kernel, until, seed }: Job, file?: string): string {
-  return `npm run smmu-cosim -- faults run ${file ?? entry.name} --seed ${seed} --kernel ${kernel} --until ${until}`
+/** Ends the name of an entry that runs a second time. */
+export const AGAIN = '-again'
+
+const quoted = (word: string): string => (/^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
+
+/** The command that runs a session again; of a file, all that is in it. */
+export function repeatCommand({ entry: { name, source }, kernel, until, seed }: Job): string {
+  const what = source ?? (name.endsWith(AGAIN) ? name.slice(0, -AGAIN.length) : name)
+  const words = ['faults', 'run', what, '--seed', String(seed), '--kernel', kernel, '--until', until]
+  return `npm run smmu-cosim -- ${words.map(quoted).join(' ')}`
 }
 
 /** Unexpected ones first, else as planned. */

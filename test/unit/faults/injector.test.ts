@@ -127,6 +127,40 @@ describe('commands', () => {
     expect(bench.hw.consumed.map(([word]) => word & 0xff)).toEqual([0x04, 0x12])
   })
 
+  test.each([
+    // Three CMD_SYNCs late, each: the one that made room is gone.
+    ['defer', { do: 'defer', syncs: 3 }, [0x01, 0x46, 0x01, 0x46, 0x01, 0x12, 0x01, 0x12]],
+    ['duplicate', { do: 'duplicate' }, [0x12, 0x12, 0x12, 0x12, 0x12, 0x12, 0x12, 0x12]],
+  ] as const)(
+    '%s, always: each command once, and not what was put in the place of a CMD_SYNC',
+    (_name, what, expected) => {
+      const { bench, host } = running([commands(what, { times: 'always' })])
+      for (let i = 0; i < 4; i++) host.commands(tlbi(i), SYNC)
+      expect(bench.hw.consumed.slice(-8).map(([word]) => word & 0xff)).toEqual(expected)
+      expect(bench.fired()).toHaveLength(4)
+      // Nothing new: what was deferred comes, and then CMD_SYNCs are CMD_SYNCs again.
+      for (let i = 0; i < 5; i++) host.commands(SYNC)
+      expect(bench.fired()).toHaveLength(4)
+      expect((bench.hw.consumed.at(-1)?.[0] ?? 0) & 0xff).toBe(0x46)
+    },
+  )
+
+  test('several rules about one command: changes and side effects go with each other, and with its fate', () => {
+    const at = { at: 'command', command: 'CMDQ_OP_TLBI_NH_VA' } as const
+    const { bench, host } = running([
+      { name: 'irq', where: at, when: { times: 'always' }, what: { do: 'irq', line: 'evtq' } },
+      { name: 'word-0', where: at, when: { times: 'always' }, what: { do: 'change', word: 0, xor: 0x10_0000 } },
+      { name: 'word-1', where: at, when: { times: 'always' }, what: { do: 'change', word: 1, or: 1 } },
+      { name: 'lose', where: at, when: { nth: 2 }, what: { do: 'drop' } },
+    ])
+    host.commands(tlbi(5), SYNC)
+    const [before] = bench.hw.consumed.slice(-2)
+    expect([before?.[0] ?? 0, (before?.[2] ?? 0) & 1]).toEqual([0x10_0012, 1])
+    host.commands(tlbi(6), SYNC)
+    expect((bench.hw.consumed.at(-2)?.[0] ?? 0) & 0xff).toBe(0x01)
+    expect(bench.fired()).toEqual(['irq', 'word-0', 'word-1', 'irq', 'word-0', 'word-1', 'lose'])
+  })
+
   test('CONS stands at a CMD_SYNC that hangs, for a time', () => {
     const { bench, host } = running([rule({ at: 'command', command: 'CMD_SYNC' }, { do: 'hang', ms: 3 })])
     const before = bench.read(r.ARM_SMMU_CMDQ_PROD)
@@ -308,6 +342,16 @@ describe('translations', () => {
     })
   })
 
+  test('a transaction that faults anyway does not use up a rule about its address', () => {
+    const { bench } = running([rule({ at: 'translate' }, { do: 'redirect', xor: 0x1000 })])
+    const fault = { ...mapped(), status: enums.translation.fault[0] }
+    bench.injector.translate(request, fault)
+    expect(bench.fired()).toEqual([])
+    const answer = mapped()
+    bench.injector.translate(request, answer)
+    expect([answer.pa, bench.fired()]).toEqual([0x4000_4123, ['fault']])
+  })
+
   test('what needs the machine waits for the next trap', () => {
     const { bench } = translate({ do: 'irq', line: 'evtq' })
     expect(bench.irqs).toEqual([])
@@ -340,6 +384,12 @@ describe('events', () => {
     const { bench } = running([produce(1, { overflow: true })])
     bench.injector.fire('fault')
     expect(bench.hw.get(r.ARM_SMMU_EVTQ_PROD)).toBe((r.Q_OVERFLOW_FLAG | 0x100) >>> 0)
+    // It stays one overflow until the guest acknowledges it.
+    bench.injector.fire('fault')
+    expect(bench.hw.get(r.ARM_SMMU_EVTQ_PROD)).toBe((r.Q_OVERFLOW_FLAG | 0x100) >>> 0)
+    bench.write(r.ARM_SMMU_EVTQ_CONS, (r.Q_OVERFLOW_FLAG | 0x100) >>> 0)
+    bench.injector.fire('fault')
+    expect(bench.hw.get(r.ARM_SMMU_EVTQ_PROD)).toBe(0)
   })
 
   test('a record is corrupted, or lost, before the guest sees it', () => {

@@ -26,7 +26,10 @@ const one = (...args: Parameters<typeof rule>) => `rules:\n${rule(...args)}`
 
 describe('a right file', () => {
   test('YAML and JSON, both spellings of names, 64-bit numbers exactly', () => {
-    const text = one('at: register, register: ARM_SMMU_CR0, access: read', 'do: change, xor: 0xffffffffffffffff')
+    const text = one(
+      'at: register, register: ARM_SMMU_STRTAB_BASE, access: read',
+      'do: change, xor: 0xffffffffffffffff',
+    )
     expect(parseFile(text, 'f').rules?.[0]?.what).toEqual({ do: 'change', xor: '0xffffffffffffffff' })
     const json = JSON.stringify({
       rules: [{ name: 'a', where: { at: 'command', command: 'CMD_SYNC' }, what: { do: 'drop' } }],
@@ -35,6 +38,17 @@ describe('a right file', () => {
     for (const command of ['CMDQ_OP_CFGI_STE', 'CFGI_STE', 'CMD_CFGI_STE', 'CMDQ_OP_CMD_SYNC', 'CMDQ_OP_CFGI_ALL']) {
       expect(complaints(one(`at: command, command: ${command}`, 'do: drop'))).toEqual([])
     }
+  })
+
+  test.each([
+    ['a register by its offset, as YAML has it', 'at: register, register: 0x20, access: read', 'do: freeze'],
+    ['a StreamID as JSON has it', 'at: command, sid: "0x10"', 'do: drop'],
+    ['the Leaf bit of CFGI_CD', 'at: command, command: CFGI_CD, leaf: true', 'do: drop'],
+    ['the StreamID of CFGI_STE_RANGE', 'at: command, command: CFGI_STE_RANGE, sid: 8', 'do: drop'],
+    ['the ASID of TLBI_EL2_VA', 'at: command, command: TLBI_EL2_VA, asid: 8', 'do: drop'],
+    ['one change of several', 'at: command', 'do: change, or: 0, xor: 1'],
+  ])('%s', (_name, where, what) => {
+    expect(complaints(one(where, what))).toEqual([])
   })
 })
 
@@ -95,6 +109,36 @@ describe('what can never be is refused', () => {
       'nothing that a register read can do',
     ],
     ['a change of nothing', one('at: command', 'do: change'), 'changes nothing'],
+    ['a change by 0', one('at: command', 'do: change, xor: "0x0"'), 'changes nothing'],
+    ['a change that keeps all', one('at: command', 'do: change, and: 0xffffffffffffffff'), 'changes nothing'],
+    [
+      'a change beyond the register',
+      one('at: register, register: CR0, access: read', 'do: change, xor: 0x100000000'),
+      '32 bits',
+    ],
+    ['a value beyond it', one('at: register, register: CR0, access: read', 'do: set, value: 0x100000000'), '32 bits'],
+    [
+      'a register beyond the frame',
+      one('at: register, register: "0x9abcc", access: read', 'do: freeze'),
+      'no register',
+    ],
+    [
+      'an allocation at an address',
+      one('at: pages, operation: allocate, address: 0', 'do: fail, error: ENOMEM'),
+      'nobody',
+    ],
+    ['fields that no command has together', one('at: command, sid: 8, asid: 1', 'do: drop'), 'StreamID and ASID'],
+    [
+      'the Leaf bit of CFGI_STE_RANGE',
+      one('at: command, command: CFGI_STE_RANGE, leaf: true', 'do: drop'),
+      'no Leaf bit',
+    ],
+    ['word 1 of a descriptor', one('at: machine', 'do: corrupt, table: l1, sid: 8, word: 1, xor: 1'), '1 word'],
+    [
+      'more of stage 2 than can be looked at',
+      one('at: table, table: stage2, address: { from: 0x40000000, size: 0x40000000 }', 'do: drop'),
+      'page by page',
+    ],
     ['a word that is not there', one('at: command', 'do: change, word: 2, xor: 1'), '2 words'],
     ['early without a CMD_SYNC', one('at: command, command: CFGI_STE', 'do: early'), 'CMD_SYNC alone'],
     ['stage 2 without an address', one('at: table, table: stage2', 'do: drop'), 'input address'],
@@ -117,6 +161,7 @@ describe('what can never be is refused', () => {
     [{ until: 'queues' }, 'at: table, table: stage2, address: 0x40000000', 'do: drop', 'needs nested'],
     [{ policy: 'passthrough' }, 'at: pages, operation: share', 'do: fail, error: EPERM', 'passthrough'],
     [{ translate: 'hardware' }, 'at: translate', 'do: abort', 'needs server'],
+    [{ translate: 'hardware' }, 'at: transport, message: translate', 'do: delay, ms: 1', 'needs server'],
   ])('where the point does not exist: %j', (context, where, what, message) => {
     expect(complaints(one(where, what))).toEqual([])
     expect(complaints(one(where, what), context).join()).toContain(message)

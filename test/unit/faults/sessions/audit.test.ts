@@ -55,7 +55,16 @@ function machine(config = STRTAB_STE_0_CFG_NESTED) {
   const input: AuditInput = {
     memory,
     smmus: [
-      { strtabBaseLo: STES, strtabBaseHi: 0, strtabBaseCfg: 4, sidSize: 16, twoLevel: true, oas: 44, enabled: true },
+      {
+        strtabBaseLo: STES,
+        strtabBaseHi: 0,
+        strtabBaseCfg: 4,
+        sidSize: 16,
+        twoLevel: true,
+        oas: 44,
+        enabled: true,
+        aborts: true,
+      },
     ],
     ownership,
     frames: [{ base: 0x905_0000, size: 0x2_0000 }],
@@ -77,6 +86,13 @@ const donate = (ownership: readonly OwnershipRange[]): OwnershipRange[] => [
 describe('audit of what devices reach', () => {
   test('tables that are as they should be: nothing', () => {
     expect(audit(machine().input)).toEqual([])
+  })
+
+  test('an SMMU that is off stops everything, or lets everything through', () => {
+    const { input } = machine()
+    const off = (aborts: boolean) => audit({ ...input, smmus: [{ ...input.smmus[0], enabled: false, aborts }] })
+    expect(off(true)).toEqual([])
+    expect(off(false)).toEqual(['SMMU 0 is off and lets everything through: its devices reach all of memory'])
   })
 
   test('a flipped output address, to the host and to the hypervisor', () => {

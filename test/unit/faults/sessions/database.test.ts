@@ -13,6 +13,7 @@ import {
   htmlPage,
   inOrder,
   junitXml,
+  repeatCommand,
   tableText,
 } from '../../../../server/faults/sessions/report.ts'
 import type { SessionResult } from '../../../../server/faults/sessions/session.ts'
@@ -53,6 +54,22 @@ describe('campaigns', () => {
     expect(names).toHaveLength(6)
     expect(new Set(names).size).toBe(6)
     expect(names.filter(name => name.startsWith('own'))).toEqual(['own 6.1 cmdq 1', 'own 6.1 nested 1'])
+  })
+
+  test('one entry twice is one job; two entries of one name are refused', () => {
+    expect(planOf([entry('a'), entry('a')], ['6.12'], ['nested'], [1])).toHaveLength(1)
+    const other = { ...entry('a'), summary: 'something else' }
+    expect(() => planOf([entry('a'), other], ['6.12'], ['nested'], [1])).toThrow(/two entries are called "a"/)
+  })
+
+  test('the command that repeats a session', () => {
+    const job = { entry: entry('a'), kernel: '/my kernels/Image', until: 'nested', seed: 3 } as const
+    const run = 'npm run smmu-cosim -- faults run'
+    expect(repeatCommand(job)).toBe(`${run} a --seed 3 --kernel '/my kernels/Image' --until nested`)
+    expect(repeatCommand({ ...job, entry: entry('a-again') })).toContain(`${run} a --seed`)
+    expect(repeatCommand({ ...job, entry: { ...entry('a'), source: "it's.yaml" } })).toContain(
+      `${run} 'it'\\''s.yaml' `,
+    )
   })
 
   test('what is done is kept, once, and only the rest remains', () => {

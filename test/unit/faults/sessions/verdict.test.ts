@@ -99,6 +99,10 @@ describe('console lines', () => {
     ['[    1.2] I/O error, dev vda, sector 8 op 0x0:(READ)', 'io-error'],
     ['[    1.2] arm-smmu-v3 9050000.smmuv3: allocated 65536 entries for cmdq', undefined],
     ['[    1.2] virtio_blk virtio0: [vda] 2048 512-byte logical blocks', undefined],
+    ['[   30.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [dd:107]', 'guest-hung'],
+    ['[   30.1] BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 43s!', 'guest-hung'],
+    ['[    1.2] BUG: sleeping function called from invalid context', 'guest-oops'],
+    ['[    1.2] arm-smmu-v3 9050000.smmuv3: event: F_TRANSLATION client: 0000:00:01.0 sid: 0x8', 'recovered'],
     ['@cosim {"seq":1,"event":"device","ok":false,"error":"I/O error"}', undefined],
   ])('%s', (text, verdict) => {
     expect(readConsoleLine(text)?.verdict).toBe(verdict)
