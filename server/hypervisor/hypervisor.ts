@@ -334,6 +334,11 @@ export class Hypervisor {
       .map(({ base, size }) => ({ base, size }))
   }
 
+  /** How many streams were shadowed, of all SMMUs. */
+  streamCount(): number {
+    return this.smmus.reduce((count, { strtab }) => count + strtab.streams.size, 0)
+  }
+
   /** The streams that were shadowed, by SMMU and StreamID. */
   streams(): StreamInfo[] {
     const all: StreamInfo[] = []

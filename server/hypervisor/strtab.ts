@@ -232,11 +232,26 @@ export class ShadowStreamTable {
     this.#shadow.set(this.#host)
     const converted = this.#rule(this.#host, this.#shadow, this.#smmu)
     if (converted !== OK) return converted
+    if (!this.streams.has(sid) && this.#hyp.streamCount() >= MAX_STREAMS) return ENOMEM
     const place = address > 0 ? address : this.#growShadow(sid)
     if (place < 0) return place
     const updated = this.#update(sid, place)
-    this.#remember(sid)
+    if (updated === OK || this.#stands(place)) this.#remember(sid)
+    else this.#forget(sid)
     return updated
+  }
+
+  /** Whether `#shadow` is in memory, whole and valid. */
+  #stands(address: number): boolean {
+    if (!this.#hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return false
+    return (this.#shadow[0] & STRTAB_STE_0_V) !== 0n && this.#old.every((word, i) => word === this.#shadow[i])
+  }
+
+  /** An update failed: whoever takes over must not finish what the host was told had not happened. */
+  #forget(sid: number): void {
+    const valid = (this.#old[0] & STRTAB_STE_0_V) !== 0n
+    if (valid || !this.streams.delete(sid)) return
+    this.#hyp.changed()
   }
 
   #fetchLinear(table: StreamTable, sid: number): number {
@@ -287,7 +302,8 @@ export class ShadowStreamTable {
     const wasValid = (this.#old[0] & STRTAB_STE_0_V) !== 0n
     const isValid = (this.#shadow[0] & STRTAB_STE_0_V) !== 0n
     const bytes = this.#shadowBytes
-    if (wasValid && !isValid) {
+    // Word 0 alone is a whole entry that is invalid or aborts. Without its second stage, the former one would be none.
+    if (wasValid && (!isValid || (steConfig(this.#shadow) & 4) === 0)) {
       if (!memory.write(address, bytes, 0, 8)) return EFAULT
       if (!this.#invalidate(sid)) return ETIMEDOUT
       if (!memory.write(address + 8, bytes, 8, STRTAB_STE_SIZE - 8)) return EFAULT
@@ -449,6 +465,9 @@ export class ShadowStreamTable {
     return at + STRTAB_STATE_WORDS
   }
 }
+
+/** Streams that a machine may have: all are in the checkpoint, and QEMU keeps MAX_CHECKPOINT bytes of it (76 for each). */
+export const MAX_STREAMS = 4096
 
 /** 32-bit words that `save` writes. */
 export const STRTAB_STATE_WORDS = 6

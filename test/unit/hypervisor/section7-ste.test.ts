@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Section 7 of the behaviour reference: stream table entries, transition × order of writes as the hardware saw them. */
 import { beforeEach, describe, expect, test } from 'vitest'
+import { MAX_CHECKPOINT } from '../../../protocol/messages.ts'
+import { Hypervisor } from '../../../server/hypervisor/hypervisor.ts'
 import { PAGE_OWNED, PAGE_SHARED } from '../../../server/hypervisor/ownership.ts'
 import { EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EPERM, ERANGE, ETIMEDOUT } from '../../../server/hypervisor/result.ts'
+import { MAX_STREAMS } from '../../../server/hypervisor/strtab.ts'
 import { fieldGet64 } from '../../../server/smmu/bits.ts'
-import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../server/smmu/features.ts'
+import { decodeFeatures, QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../server/smmu/features.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import * as s from '../../../server/smmu/ste.ts'
+import { decodeSte } from '../../../server/smmu/streamConfig.ts'
 import {
   Bench,
   CARVEOUT_BASE,
@@ -145,8 +149,10 @@ describe('order of writes', () => {
     expect(bench.report.take()).toEqual([])
     const was = from !== 'invalid'
     const is = to !== 'invalid'
+    // Words 2 and 3 of an entry that aborts are zero, which with the former word 0 is no entry at all.
+    const stops = to === 'invalid' || to === 'abort'
     const update =
-      was && !is
+      was && stops
         ? ['word 0', ...invalidate, 'words 1-7', ...invalidate]
         : !was && is
           ? ['words 1-7', ...invalidate, 'word 0', ...invalidate]
@@ -154,6 +160,56 @@ describe('order of writes', () => {
     // The last pair is the host's own.
     expect(seen(log, address)).toEqual([...update, ...invalidate])
     expect(shadowSte(bench, SID)[0] & 1n).toBe(is ? 1n : 0n)
+  })
+
+  test.each(rows)(
+    '$from → $to: whatever the hardware fetches meanwhile is an entry that the architecture knows',
+    ({ from, to }) => {
+      host.attach(SID, kinds[from])
+      const address = shadowSteAddress(bench, SID)
+      const standing = new Uint8Array(BigUint64Array.from(bench.memory.peekWords(address, 8)).buffer)
+      const features = decodeFeatures(QEMU)
+      const log = bench.record()
+      host.attach(SID, kinds[to])
+      for (const entry of log) {
+        if (entry.what !== 'mem' || entry.address < address || entry.address >= address + 64) continue
+        standing.set(entry.bytes, entry.address - address)
+        const valid = ((standing[0] ?? 0) & 1) !== 0
+        const known = decodeSte(new Uint32Array(standing.buffer), features, false) !== undefined
+        expect(!valid || known, `after the write at +${entry.address - address}`).toBe(true)
+      }
+    },
+  )
+
+  test('an update that the hardware does not confirm is not finished by whoever takes over', () => {
+    host.attach(SID, STE.invalid)
+    bench.hw.stuck = true
+    host.attach(SID, STE.bypass)
+    expect(bench.report.take()).toContain('HYP_CFGI_STE')
+    expect(bench.hyp.streams().map(({ sid }) => sid)).toEqual([])
+    bench.hw.stuck = false
+    bench.hw.consume()
+    const checkpoint = bench.hyp.checkpoint().slice()
+    const next = new Hypervisor(bench.machine, {
+      options: { waitPolls: 50 },
+      report: bench.report,
+      clock: () => bench.now++,
+    })
+    next.restore(checkpoint)
+    next.resume()
+    expect(shadowSte(bench, SID)[0] & 1n).toBe(0n)
+  })
+
+  test('more streams than a checkpoint can hold are refused, known ones are not', () => {
+    start({}, 16)
+    const { streams } = bench.hyp.smmus[0]?.strtab ?? { streams: new Map() }
+    host.attach(SID, STE.s1)
+    for (let sid = 0x1_0000; streams.size < MAX_STREAMS; sid++) streams.set(sid, { ...streams.get(SID), sid } as never)
+    host.attach(SID + 1, STE.bypass)
+    expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
+    host.attach(SID, STE.bypass)
+    expect(bench.report.take()).toEqual([])
+    expect(bench.hyp.checkpoint().length).toBeLessThan(MAX_CHECKPOINT - 150_000)
   })
 
   test('the first entry of an L2 table: the table is there, all invalid, before the hardware can find it', () => {
