@@ -47,6 +47,7 @@ import {
   ARM_SMMU_GERROR,
   ARM_SMMU_GERRORN,
   CMDQ_CONS_ERR,
+  CMDQ_ERR_CERROR_ILL_IDX,
   GERROR_CMDQ_ERR,
 } from '../smmu/registers.ts'
 import type { Hypervisor } from './hypervisor.ts'
@@ -400,6 +401,22 @@ export class CommandQueue {
     const gerror = this.#smmu.read32(ARM_SMMU_GERROR) ^ this.#smmu.read32(ARM_SMMU_GERRORN)
     this.#stopped = (gerror & GERROR_CMDQ_ERR) !== 0
     return this.#stopped
+  }
+
+  /**
+   * The host acknowledges errors. It has replaced the command that it took for the illegal one, in its own queue, from which
+   * everything was copied long ago; what the hardware stopped at is in the shadow queue and would stop it again. A CMD_SYNC
+   * goes there, as Linux would put there (section 7.1).
+   * @param gerrorn what the host writes
+   */
+  acknowledged(gerrorn: number): void {
+    if (!this.#hasStopped() || ((gerrorn ^ this.#smmu.read32(ARM_SMMU_GERROR)) & GERROR_CMDQ_ERR) !== 0) return
+    this.#readCons()
+    if (this.error !== CMDQ_ERR_CERROR_ILL_IDX || this.cons === this.prod) return
+    const words = new Uint32Array(CMDQ_ENTRY_SIZE / 4)
+    cmdSync(words)
+    const at = this.base + queueIndex(this.cons, SHADOW_CMDQ_LOG2SIZE) * CMDQ_ENTRY_SIZE
+    this.#hyp.memory.write(at, new Uint8Array(words.buffer), 0, CMDQ_ENTRY_SIZE)
   }
 
   readonly #consumed = (): boolean => {

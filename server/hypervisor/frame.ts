@@ -217,6 +217,14 @@ const PRIQ_BASE: RegisterRule = {
   }),
 }
 
+const GERRORN: RegisterRule = {
+  ...RW,
+  write(smmu, trap) {
+    smmu.cmdq.acknowledged(trap.lo)
+    hwWrite(smmu, trap)
+  },
+}
+
 const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
   [ARM_SMMU_IDR0, IDR0],
   [ARM_SMMU_IDR1, RO],
@@ -231,7 +239,7 @@ const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
   [ARM_SMMU_IRQ_CTRL, RW],
   [ARM_SMMU_IRQ_CTRLACK, RW],
   [ARM_SMMU_GERROR, RO],
-  [ARM_SMMU_GERRORN, RW],
+  [ARM_SMMU_GERRORN, GERRORN],
   [ARM_SMMU_GERROR_IRQ_CFG0, RW64],
   [ARM_SMMU_GERROR_IRQ_CFG1, RW],
   [ARM_SMMU_GERROR_IRQ_CFG2, RW],
@@ -257,6 +265,7 @@ const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
 /** Rules that a prefix of the series has instead: the hardware's own queue, table and GBPA are the host's. */
 const BEFORE: readonly (readonly [stage: Stage, offset: number, rule: RegisterRule])[] = [
   ['cmdq', ARM_SMMU_CMDQ_BASE, { ...RW64, write: whileOff(CR0_CMDQEN, HYP_CMDQ_BASE_LIVE, hwWrite) }],
+  ['cmdq', ARM_SMMU_GERRORN, RW],
   ['cmdq', ARM_SMMU_CMDQ_PROD, RW],
   ['cmdq', ARM_SMMU_CMDQ_CONS, { ...RW, write: whileOff(CR0_CMDQEN, HYP_CMDQ_CONS_LIVE, hwWrite) }],
   ['strtab', ARM_SMMU_STRTAB_BASE, { ...RW64, write: whileOff(CR0_SMMUEN, HYP_STRTAB_BASE_LIVE, hwWrite) }],

@@ -30,6 +30,7 @@ import {
   IDR0_TTENDIAN_BE,
   IDR0_TTENDIAN_LE,
   IDR0_TTENDIAN_MIXED,
+  IDR1_CMDQS,
   IDR1_QUEUES_PRESET,
   IDR1_REL,
   IDR1_SIDSIZE,
@@ -204,6 +205,9 @@ export class Smmu {
     if ((idr1 & IDR1_TABLES_PRESET) !== 0) return 'the stream table is preset (IDR1.TABLES_PRESET)'
     if ((idr1 & IDR1_QUEUES_PRESET) !== 0) return 'the queues are preset (IDR1.QUEUES_PRESET)'
     if ((idr1 & IDR1_REL) !== 0) return 'base addresses are relative (IDR1.REL)'
+    if (stageIncludes(this.hyp.until, 'cmdq') && fieldGet(IDR1_CMDQS, idr1) < SHADOW_CMDQ_LOG2SIZE) {
+      return `the command queue has less than ${2 ** SHADOW_CMDQ_LOG2SIZE} entries (IDR1.CMDQS)`
+    }
     this.twoLevel = fieldGet(IDR0_ST_LVL, idr0) === IDR0_ST_LVL_2LVL
     this.sidBits = fieldGet(IDR1_SIDSIZE, idr1)
     if (this.sidBits > 32) return 'reserved StreamID size (IDR1.SIDSIZE)'

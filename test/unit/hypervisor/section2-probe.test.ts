@@ -30,6 +30,7 @@ describe('refused', () => {
     ['IDR1.QUEUES_PRESET', { ids: [idr1(0, r.IDR1_QUEUES_PRESET)] }, /QUEUES_PRESET/],
     ['IDR1.REL', { ids: [idr1(0, r.IDR1_REL)] }, /REL/],
     ['IDR1.SIDSIZE reserved', { ids: [idr1(r.IDR1_SIDSIZE, 33)] }, /SIDSIZE/],
+    ['IDR1.CMDQS = 11', { ids: [idr1(r.IDR1_CMDQS, 11 << 21)] }, /CMDQS/],
     ['no granule', { ids: [{ idr5: r.IDR5_OAS_44_BIT | r.IDR5_GRAN16K }] }, /granule/],
     ['a frame of 64 KiB', { frames: [{ base: 0x0905_0000, size: 0x1_0000 }] }, /128 KiB/],
     ['a frame that is not page aligned', { frames: [{ base: 0x0905_0800, size: 0x2_0000 }] }, /aligned/],

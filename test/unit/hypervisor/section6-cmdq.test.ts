@@ -290,9 +290,10 @@ describe('a hardware that does not follow', () => {
     expect(bench.now - before).toBeLessThan(10)
     expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED'])
     expect(bench.hw.consumed.length).toBe(1)
-    bench.hw.illegal = -1
+    // Linux replaces the command at CONS in its own queue, which has been copied long ago, and acknowledges.
     bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
-    expect(bench.hw.consumed.length).toBe(3)
+    expect(bench.hw.consumed.map(([word]) => (word ?? 0) & 0xff)).toEqual([0x12, 0x46, 0x46])
+    expect(bench.read(r.ARM_SMMU_GERROR)).toBe(bench.read(r.ARM_SMMU_GERRORN))
     host.commands(sync)
     expect(bench.report.take()).toEqual([])
   })
