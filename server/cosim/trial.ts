@@ -40,7 +40,7 @@ export function trial(
           hardware: { read: () => false, write: () => false },
         })),
         devices: hello.devices,
-        guard: { add() {}, remove() {} },
+        guard: { add: () => true, remove: () => true },
       },
       { options, report: SILENT },
     )

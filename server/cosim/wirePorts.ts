@@ -16,6 +16,7 @@ import type { RingWriter } from '../trace/ring.ts'
 import type { Link } from './link.ts'
 
 const OK = enums.status.ok[0]
+const RANGE = enums.status.range[0]
 
 /** QEMU's SMMU model behind the trap frame. */
 export class WireHardware implements SmmuHardware {
@@ -160,24 +161,27 @@ export class WireGuard implements CpuGuard {
     this.#ring = ring
   }
 
-  add(base: number, size: number): void {
+  add(base: number, size: number): boolean {
     const seq = this.#link.nextSeq()
     encodeGuardAdd(this.#link.out, seq, base, size)
-    this.#finish(seq, true, base, size)
+    return this.#finish(seq, true, base, size)
   }
 
-  remove(base: number, size: number): void {
+  remove(base: number, size: number): boolean {
     const seq = this.#link.nextSeq()
     encodeGuardRemove(this.#link.out, seq, base, size)
-    this.#finish(seq, false, base, size)
+    return this.#finish(seq, false, base, size)
   }
 
-  #finish(seq: number, add: boolean, base: number, size: number): void {
+  #finish(seq: number, add: boolean, base: number, size: number): boolean {
     const answer = this.#link.call(seq)
+    // QEMU keeps so many separate ranges and no more.
+    if (answer.type === Id.done && answer.status === RANGE) return false
     if (answer.type !== Id.done || answer.status !== OK) {
       const range = `0x${base.toString(16)}, ${size} bytes`
       throw new Error(`QEMU refused to ${add ? 'guard' : 'unguard'} ${range} from the CPUs`)
     }
     this.#ring.guard(add, base, size)
+    return true
   }
 }

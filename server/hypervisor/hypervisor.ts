@@ -13,7 +13,7 @@ import { PageOwnership, type PageRange } from './ownership.ts'
 import { HypFatal, type PolicyContext, type Stage, stageIncludes } from './policy/policy.ts'
 import { PagePool, zero } from './pool.ts'
 import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from './report.ts'
-import { EFAULT, EINVAL, ENODEV, OK, resultName } from './result.ts'
+import { EFAULT, EINVAL, ENODEV, ENOMEM, OK, resultName } from './result.ts'
 import { HostShare } from './share.ts'
 import { Smmu } from './smmu.ts'
 import { copyStream, nestStream, type StreamRule } from './strtab.ts'
@@ -136,8 +136,8 @@ export class Hypervisor {
     this.ownership.reset()
     for (const smmu of this.smmus) smmu.reset()
     this.#guarded = carveout.size > 0
-    if (this.#guarded) guard.add(carveout.base, carveout.size)
-    const refusal = this.#initialise()
+    const hidden = !this.#guarded || guard.add(carveout.base, carveout.size)
+    const refusal = hidden ? this.#initialise() : 'hypervisor memory cannot be kept from the vCPUs'
     for (const [index, smmu] of this.smmus.entries()) this.report.probe(smmu.index, this.refusals[index] ?? refusal)
     this.isolated = refusal === null
     this.changed()
@@ -278,16 +278,15 @@ export class Hypervisor {
     this.wait.begin()
     const unmapped = idmap.unmap(base, size)
     const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
+    if (result === OK && this.machine.guard.add(base, size)) return OK
     if (result !== OK) {
       this.report.warn(HYP_UNMAP, this.trap, 0, base % 2 ** 32, Math.floor(base / 2 ** 32), size / 4096, result)
-      idmap.map(base, size)
-      ownership.reclaim(base, size, vm)
-      // A hypervisor that took over in the middle has guarded it already.
-      this.machine.guard.remove(base, size)
-      return result
     }
-    this.machine.guard.add(base, size)
-    return OK
+    idmap.map(base, size)
+    ownership.reclaim(base, size, vm)
+    // A hypervisor that took over in the middle has guarded it already.
+    this.machine.guard.remove(base, size)
+    return result === OK ? ENOMEM : result
   }
 
   #invalidate(base: number, size: number): number {
@@ -321,7 +320,7 @@ export class Hypervisor {
   #giveBack(idmap: Idmap, base: number, size: number, vm: number): number {
     const { ownership } = this
     if (!zero(this.memory, base, size)) return EFAULT
-    this.machine.guard.remove(base, size)
+    if (!this.machine.guard.remove(base, size)) return ENOMEM
     // A page that cannot be mapped is one that devices do not reach: tolerated.
     idmap.map(base, size)
     return ownership.reclaim(base, size, vm)
@@ -406,8 +405,12 @@ export class Hypervisor {
   resume(): string[] {
     const { guard, carveout } = this.machine
     const changes: string[] = []
-    if (this.#guarded) guard.add(carveout.base, carveout.size)
-    for (const { base, size } of this.donated) guard.add(base, size)
+    const hidden = [...(this.#guarded ? [carveout] : []), ...this.donated]
+    this.#expect(
+      hidden
+        .filter(({ base, size }) => !guard.add(base, size))
+        .map(({ base }) => `0x${base.toString(16)} cannot be guarded`),
+    )
     if (!this.isolated) return changes
     this.wait.begin()
     for (const smmu of this.smmus) this.#expect(smmu.verify())

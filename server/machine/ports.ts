@@ -52,10 +52,10 @@ export interface SmmuHardware {
 
 /** Who may see a page through the CPU: loads and stores by a vCPU to a guarded range are external aborts. */
 export interface CpuGuard {
-  /** All of the range is guarded, whatever part of it was so. `base` and `size` in bytes, multiples of 4096. */
-  add(base: number, size: number): void
-  /** Nothing of the range is guarded any more. */
-  remove(base: number, size: number): void
+  /** All of the range is guarded, whatever part of it was so. `base` and `size` in bytes, multiples of 4096. False: refused, nothing changed. */
+  add(base: number, size: number): boolean
+  /** Nothing of the range is guarded any more. False: refused, nothing changed. */
+  remove(base: number, size: number): boolean
 }
 
 /** One access of a vCPU to a register frame. The object is reused for every trap: copy what must outlive it. */

@@ -294,6 +294,7 @@ export class RecordedMachine {
         effect => effect.kind === 'guard' && effect.add === add && effect.base === base && effect.size === size,
       )
       if (found === undefined) this.extra.push({ kind: 'guard', add, base, size })
+      return true
     }
     return { add: (base, size) => change(1, base, size), remove: (base, size) => change(0, base, size) }
   }

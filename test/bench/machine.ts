@@ -106,7 +106,7 @@ export class BenchMachine {
       carveout: { base: base + size - carveoutBytes, size: carveoutBytes },
       smmus: [{ base: SMMU_BASE, size: SMMU_SIZE, hardware: this.hardware }],
       devices: [],
-      guard: { add() {}, remove() {} },
+      guard: { add: () => true, remove: () => true },
     }
     const hypervisor = new Hypervisor(machine, { options: { requireIsolation: true }, report: this.#reporter })
     this.hypervisor = hypervisor

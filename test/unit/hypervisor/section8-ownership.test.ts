@@ -316,9 +316,22 @@ describe('donation at run time', () => {
     let unmappedBefore = false
     bench.guard.add = () => {
       unmappedBefore = bench.hw.consumed.length === 4 && !mapped(TARGET)
+      return true
     }
     bench.hyp.donate(TARGET, P, 3)
     expect(unmappedBefore).toBe(true)
+  })
+
+  test('a page that cannot be kept from the vCPUs stays with the host, reachable as before', () => {
+    bench.guard.limit = 2
+    expect(bench.hyp.donate(TARGET, P, 3)).toBe(OK)
+    expect(bench.hyp.donate(TARGET + 4 * P, P, 3)).toBe(ENOMEM)
+    expect(mapped(TARGET + 4 * P)).toBe(true)
+    expect(bench.hyp.ownership.stateAt(TARGET + 4 * P)).toBe(PAGE_OWNED)
+    expect(bench.hyp.donated).toEqual([{ base: TARGET, size: P }])
+    expect(bench.hyp.verify()).toEqual([])
+    // Next to the first it is one range.
+    expect(bench.hyp.donate(TARGET + P, P, 3)).toBe(OK)
   })
 
   const refused: [string, number, number, number, number][] = [

@@ -287,22 +287,27 @@ export class TestReport implements HypReport {
 export class TestGuard implements CpuGuard {
   /** Ascending, none touching another. */
   ranges: { base: number; size: number }[] = []
+  /** Separate ranges that it keeps. */
+  limit = Number.POSITIVE_INFINITY
 
-  add(base: number, size: number): void {
+  add(base: number, size: number): boolean {
     const touching = this.ranges.filter(range => range.base <= base + size && base <= range.base + range.size)
+    if (touching.length === 0 && this.ranges.length >= this.limit) return false
     const from = Math.min(base, ...touching.map(range => range.base))
     const to = Math.max(base + size, ...touching.map(range => range.base + range.size))
     this.ranges = [...this.ranges.filter(range => !touching.includes(range)), { base: from, size: to - from }]
     this.ranges.sort((a, b) => a.base - b.base)
+    return true
   }
 
-  remove(base: number, size: number): void {
+  remove(base: number, size: number): boolean {
     this.ranges = this.ranges.flatMap(range => {
       const end = range.base + range.size
       const below = { base: range.base, size: Math.min(end, base) - range.base }
       const above = { base: Math.max(range.base, base + size), size: end - Math.max(range.base, base + size) }
       return [below, above].filter(part => part.size > 0)
     })
+    return true
   }
 }
 

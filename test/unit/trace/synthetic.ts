@@ -104,6 +104,10 @@ export class RecordedBench {
     this.#ring = ring
     const [hardware] = this.hardware
     if (hardware === undefined) throw new Error('no hardware')
+    const guarded = (add: boolean) => (base: number, size: number) => {
+      ring.guard(add, base, size)
+      return true
+    }
     this.policy = pkvm(
       {
         memory: new RecordedMemory(this.memory, ring),
@@ -111,8 +115,8 @@ export class RecordedBench {
         smmus: [{ ...SMMU, hardware: recordedHardware(hardware, ring) }],
         devices: [],
         guard: {
-          add: (base, size) => ring.guard(true, base, size),
-          remove: (base, size) => ring.guard(false, base, size),
+          add: guarded(true),
+          remove: guarded(false),
         },
       },
       { options, report: new TraceReport(ring, new CountersWriter(createCounters())), clock: () => ring.now() / 1e6 },
