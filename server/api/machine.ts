@@ -381,7 +381,7 @@ export class MachineManager {
   }
 
   async reset(): Promise<void> {
-    await this.#execute('system_reset')
+    await this.#inTime(() => this.#session?.reset(AbortSignal.timeout(QMP_TIMEOUT_MS)))
   }
 
   async powerOff(): Promise<void> {
@@ -409,7 +409,12 @@ export class MachineManager {
     return this.#execute(command)
   }
 
-  async #execute(command: string): Promise<unknown> {
+  #execute(command: string): Promise<unknown> {
+    return this.#inTime(qmp => qmp.execute(command))
+  }
+
+  /** What QEMU is asked for. @throws Problem when nobody is there to answer, or does not */
+  async #inTime<T>(ask: (qmp: Qmp) => T | Promise<T>): Promise<T> {
     if (this.#held !== null) throw new Problem(409, 'a trap is held, and with it all of QEMU: release it first')
     const qmp = this.#qmp
     if (qmp === undefined) throw new Problem(409, 'there is no machine that answers')
@@ -418,7 +423,7 @@ export class MachineManager {
       timer = setTimeout(() => reject(new Problem(409, 'QEMU does not answer')), QMP_TIMEOUT_MS)
     })
     try {
-      return await Promise.race([qmp.execute(command), late])
+      return await Promise.race([ask(qmp), late])
     } finally {
       clearTimeout(timer)
     }

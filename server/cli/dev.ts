@@ -64,7 +64,7 @@ function watchSession(session: Session, options: DevOptions): LiveCode {
   })
   session.thread?.on('lost', message => {
     say(`${message}; the machine is reset`)
-    void resetMachine(session).catch(error => say(`it cannot be reset: ${error.message}`))
+    void session.reset(AbortSignal.timeout(QMP_MS)).catch(error => say(`it cannot be reset: ${error.message}`))
   })
   return new LiveCode({
     thread: () => session.thread,
@@ -75,11 +75,6 @@ function watchSession(session: Session, options: DevOptions): LiveCode {
       else say('--refused reset would reset the machine and start it with the new code')
     },
   })
-}
-
-async function resetMachine(session: Session): Promise<void> {
-  const qmp = await session.qmp(AbortSignal.timeout(QMP_MS))
-  await qmp.execute('system_reset')
 }
 
 /** The server alone. */

@@ -46,6 +46,8 @@ export interface ThreadOptions {
   readonly faults?: FaultPlan
   /** The machine waits for a lost server: a thread that a fault ends is replaced. */
   readonly revive?: boolean
+  /** How long code that may loop is waited for, ms; default 10,000. */
+  readonly patienceMs?: number
 }
 
 /** From the trap thread. */
@@ -104,6 +106,8 @@ setFlagsFromString(`--min-semi-space-size=${SEMI_SPACE_MIB}`)
 
 /** A policy that never returns must not hold up the end of a run. */
 const DRAIN_MS = 5_000
+/** How long code may take that may loop: new code to be loaded and tried, old code to answer. */
+const PATIENCE_MS = 10_000
 /** QEMU looks for its server many times a second. */
 const TAKE_OVER_MS = 5_000
 
@@ -133,6 +137,22 @@ interface Events {
   fired: [Firing]
   /** The thread ended without being asked to. */
   died: [message: string]
+}
+
+/** Nobody answered in time. */
+class Late extends Error {}
+
+/** @throws Late after `ms` */
+async function inTime<T>(work: Promise<T>, ms: number, what: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Late(`${what} within ${ms / 1000} s: does it loop?`)), ms)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 /** One worker: asks it, and passes on what it says. */
@@ -169,17 +189,23 @@ class Lane {
   static async load(options: ThreadOptions): Promise<Lane> {
     const lane = new Lane(options)
     try {
-      await new Promise<void>((resolve, reject) => {
+      const loaded = new Promise<void>((resolve, reject) => {
         lane.attach(
           () => resolve(),
           message => reject(new Error(message)),
         )
       })
+      await inTime(loaded, options.patienceMs ?? PATIENCE_MS, 'the code did not load')
     } catch (error) {
       await lane.stop()
       throw error
     }
     return lane
+  }
+
+  /** It was ended, or ended by itself. */
+  get stopped(): boolean {
+    return this.#stopped
   }
 
   attach(take: (event: ThreadEvent) => void, died: (message: string) => void): void {
@@ -304,11 +330,9 @@ export class TrapThread extends EventEmitter<Events> {
   async #takeOver(lane: Lane, careful: boolean): Promise<Swap> {
     const old = this.#lane
     const machine = this.#machine
-    if (machine !== undefined && careful) {
-      const checkpoint = await this.call('checkpoint')
-      await lane.call('try', [machine, checkpoint]).catch(error => {
-        throw new Error(`the new code cannot take over the running machine: ${error.message}`)
-      })
+    if (machine !== undefined && careful && !old.stopped) {
+      const checkpoint = await this.#ask(old, 'checkpoint')
+      if (checkpoint !== undefined) await this.#try(lane, machine, checkpoint)
     }
     if (this.#stopping) throw new Error('the trap thread has ended')
     const start = performance.now()
@@ -316,7 +340,7 @@ export class TrapThread extends EventEmitter<Events> {
       () => {},
       () => {},
     )
-    const left = (await old.call('retire', [])) as Handover | undefined
+    const left = old.stopped ? undefined : ((await this.#ask(old, 'retire')) as Handover | undefined)
     if (left?.held) this.emit('released', left.held, 'lost')
     let repairs: readonly string[] = []
     let gapMs = 0
@@ -324,7 +348,7 @@ export class TrapThread extends EventEmitter<Events> {
       const waited = machine !== undefined || this.#parked
       const arrival = waited ? lane.next(['connected', 'refused', 'disconnected'], TAKE_OVER_MS) : undefined
       arrival?.catch(() => {})
-      await lane.call('serve', [left])
+      await lane.call('serve', [left ?? null])
       const arrived = await arrival
       gapMs = performance.now() - start
       if (arrived !== undefined && arrived.event !== 'connected') throw new Error(arrived.message)
@@ -334,7 +358,7 @@ export class TrapThread extends EventEmitter<Events> {
       }
     } catch (error) {
       await lane.stop()
-      this.#attach(old)
+      if (!old.stopped) this.#attach(old)
       if (!this.#parked) await old.call('serve', [null])
       throw error
     }
@@ -345,6 +369,36 @@ export class TrapThread extends EventEmitter<Events> {
     this.#attach(lane)
     await old.stop()
     return { firstTrap, repairs, gapMs }
+  }
+
+  get #patience(): number {
+    return this.#options.patienceMs ?? PATIENCE_MS
+  }
+
+  async #try(lane: Lane, machine: Hello, checkpoint: unknown): Promise<void> {
+    try {
+      await inTime(lane.call('try', [machine, checkpoint]), this.#patience, 'it was not tried')
+    } catch (error) {
+      throw new Error(`the new code cannot take over the running machine: ${(error as Error).message}`)
+    }
+  }
+
+  /** An old thread that does not answer is ended, as if it had been killed: QEMU has its checkpoint. */
+  async #ask(old: Lane, operation: 'checkpoint' | 'retire'): Promise<unknown> {
+    try {
+      return await inTime(old.call(operation, []), this.#patience, 'the old code did not answer')
+    } catch (error) {
+      if (!(error instanceof Late)) throw error
+      await old.stop()
+      this.#machine = undefined
+      this.#parked = true
+      return undefined
+    }
+  }
+
+  /** The machine waits: nothing of the present code goes on. */
+  get parked(): boolean {
+    return this.#parked
   }
 
   /** Leaves the machine waiting at its trap until the code is replaced: the present code cannot go on. */

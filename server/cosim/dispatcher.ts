@@ -147,12 +147,17 @@ export class Dispatcher {
   #resumed: Envelope | undefined
   /** The machine runs, but nobody can decide its traps: only a reset helps. */
   #lost: string | undefined
+  /** The policy finished something while it took over. */
+  #unkept = false
+  /** Of the machine that this thread was made for: what comes later is as with any server. */
+  #onRefusal: ThreadOptions['onRefusal']
   #retired = false
   /** The first trap of a connection is told, with the time at which it was answered. */
   #first = true
 
   constructor(options: ThreadOptions, factory: PolicyFactory, post: (event: ThreadEvent) => void) {
     this.#options = options
+    this.#onRefusal = options.onRefusal
     this.#factory = factory
     this.#post = post
     this.#ring = new RingWriter(options.ring)
@@ -430,20 +435,31 @@ export class Dispatcher {
     return this.#checkpoint.write(state?.checkpoint() ?? NO_STATE, 0, this.#newest, OK, 0, 0, this.#trap.seq).slice()
   }
 
-  /** Outside of a trap: what was done is to survive. */
+  /** Outside of a trap, or while one is held: what was done is to survive. */
   #keepNow(): void {
     const link = this.#link
     const state = this.#policy?.state
-    if (!link?.open || state === undefined || state.generation === this.#kept) return
-    this.#keep(link, state, 0, OK, 0, 0)
+    // A policy that could not take over knows nothing worth keeping.
+    if (!link?.open || state === undefined || state.generation === this.#kept || this.#lost !== undefined) return
+    // A held trap that has been decided is in the state: should it be repeated, it has its answer.
+    const held = this.#held?.hit.phase === 'after' ? this.#held : undefined
+    const { write, aborted, lo, hi } = this.#trap
+    const value = held !== undefined && !write && !aborted
+    this.#keep(link, state, held?.seq ?? 0, held && aborted ? ABORTED : OK, value ? hi : 0, value ? lo : 0)
     link.flush()
+  }
+
+  /** The policy has begun what must be finished, or has finished it. While it takes over, QEMU hears of it afterwards. */
+  #persist(): void {
+    if (this.#policy === undefined) this.#unkept = true
+    else this.#keepNow()
   }
 
   /** The first request after a take-over. Returns whether it needs no decision. */
   #repeated(link: Link, message: TrapRead | TrapWrite): boolean {
     const resumed = this.#resumed
     if (this.#lost !== undefined) {
-      if (this.#options.onRefusal === 'reset') {
+      if (this.#onRefusal === 'reset') {
         encodeReply(link.out, message.seq, ABORTED, 0, 0)
         link.flush()
         return true
@@ -485,7 +501,7 @@ export class Dispatcher {
     const policy = this.#factory(machine, {
       options: this.#options.policyOptions,
       report: this.#reporter,
-      persist: () => this.#keepNow(),
+      persist: () => this.#persist(),
     })
     this.#checkpoint = new CheckpointWriter(session, policy.name)
     this.#kept = -1
@@ -512,6 +528,9 @@ export class Dispatcher {
     link.flush()
     this.#post({ event: 'connected', machine: hello, resumed: hello.resumed === 1, repairs })
     if (this.#lost !== undefined) this.#post({ event: 'lost', message: this.#lost })
+    else this.#onRefusal = undefined
+    if (this.#unkept) this.#keepNow()
+    this.#unkept = false
   }
 
   /** Goes on with a running machine. @throws Error when that is not possible. */
@@ -527,7 +546,7 @@ export class Dispatcher {
     try {
       return policy.state?.resume?.() ?? []
     } catch (error) {
-      if (this.#options.onRefusal === 'leave') throw error
+      if (this.#onRefusal === 'leave') throw error
       // If the request that waits is a reset, none of this matters.
       this.#lost = this.#refusal(error as Error)
       return []
@@ -548,7 +567,7 @@ export class Dispatcher {
   /** Returns whether the machine is taken all the same, to be reset. */
   #cannotResume(link: Link, hello: Hello, error: Error): boolean {
     const text = this.#refusal(error)
-    switch (this.#options.onRefusal) {
+    switch (this.#onRefusal) {
       case 'reset':
         this.#lost = text
         this.#resumed ??= NOTHING
@@ -643,6 +662,7 @@ export class Dispatcher {
     if (this.#policy === undefined || link === undefined) return this.#outOfPlace(message)
     const { seq, cause, time } = message
     const start = this.#ring.now()
+    if (this.#lost !== undefined) this.#onRefusal = undefined
     this.#lost = undefined
     this.#resumed = undefined
     this.#translator?.reset()

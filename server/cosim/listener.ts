@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { once } from 'node:events'
-import { unlinkSync } from 'node:fs'
+import { lstatSync, unlinkSync } from 'node:fs'
 import { connect, createServer, type Server, type Socket } from 'node:net'
 
 /** The socket that QEMU connects to, which can be opened and closed again and again. */
@@ -24,6 +24,7 @@ export class Listener {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw this.#failed((error as Error).message)
       if (tcp || (await isServed(this.#listen))) throw this.#failed('in use: another server listens there')
+      if (!lstatSync(this.#listen).isSocket()) throw this.#failed('there is a file of that name')
       // A server that was killed leaves its socket behind.
       unlinkSync(this.#listen)
       this.#server = await this.#bind(address)

@@ -10,12 +10,14 @@ import { TypeCheck } from './typeCheck.ts'
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
 /** Folders whose modules the trap thread is made of. */
-const FOLDERS = ['server/hypervisor', 'server/smmu', 'server/cosim', 'server/faults']
+const FOLDERS = ['hypervisor', 'smmu', 'cosim', 'faults', 'machine', 'trace']
+  .map(name => `server/${name}`)
+  .concat('protocol')
 
 /** Editors save in several steps. */
 const SETTLE_MS = 15
 
-const isSource = (name: string): boolean => /\.[cm]?ts$/.test(name) && !name.endsWith('.d.ts')
+const isSource = (name: string): boolean => /\.[cm]?[jt]s$/.test(name) && !name.endsWith('.d.ts')
 
 export interface LiveCodeOptions {
   /** The thread whose code is replaced; undefined while there is none. */
@@ -113,7 +115,7 @@ export class LiveCode {
       if (this.#closed) return
       const reason = (error as Error).message
       say(`${names}: ${reason}`)
-      say('the old code goes on')
+      say(thread.parked ? 'the machine waits at its trap: save a file that mends it' : 'the old code goes on')
       refused?.(reason)
       return
     }

@@ -102,6 +102,8 @@ export class Session extends EventEmitter<{
   #panic: string | undefined
   #sections: Readonly<Record<string, unknown>> = {}
   readonly #qmpSocket: string
+  /** QEMU ends when its guest reboots. */
+  readonly #endsAtReboot: boolean
   readonly #gone = new AbortController()
   #qmp: Promise<Qmp> | undefined
 
@@ -117,6 +119,7 @@ export class Session extends EventEmitter<{
     this.pump = server?.pump
     this.ramFile = ramFile
     this.#qmpSocket = join(options.scratch.sockets, 'qmp')
+    this.#endsAtReboot = options.machine.extra.includes('-no-reboot')
     thread?.on('connected', (machine, resumed) => {
       this.hello = machine
       this.pump?.machine(resumed ? machineState.resumed : machineState.running)
@@ -232,6 +235,14 @@ export class Session extends EventEmitter<{
     } finally {
       signal.removeEventListener('abort', abort)
     }
+  }
+
+  /** Resets the machine, also one that ends when its guest reboots. @throws Error when QEMU does not answer until `signal` aborts */
+  async reset(signal: AbortSignal): Promise<void> {
+    const qmp = await this.qmp(signal)
+    if (this.#endsAtReboot) await qmp.execute('set-action', { reboot: 'reset' })
+    await qmp.execute('system_reset')
+    if (this.#endsAtReboot) await qmp.execute('set-action', { reboot: 'shutdown' })
   }
 
   /**

@@ -79,11 +79,9 @@ export class Director {
   }
 
   async #carryOut(action: NonNullable<Firing['action']>): Promise<void> {
-    const qmp = await this.#session.qmp(AbortSignal.any([this.#signal.signal, AbortSignal.timeout(QMP_MS)]))
-    if (action.do === 'reset') {
-      await qmp.execute('system_reset')
-      return
-    }
+    const signal = AbortSignal.any([this.#signal.signal, AbortSignal.timeout(QMP_MS)])
+    if (action.do === 'reset') return this.#session.reset(signal)
+    const qmp = await this.#session.qmp(signal)
     await qmp.execute('stop')
     this.#pauses.push(setTimeout(() => void qmp.execute('cont').catch(() => {}), action.ms))
   }

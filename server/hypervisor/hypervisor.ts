@@ -431,6 +431,8 @@ export class Hypervisor {
       changes.push(`the ${donation ? 'donation' : 'reclaim'} of ${size} bytes at 0x${base.toString(16)} was finished`)
       this.#operation = null
       this.changed()
+      // Or the next one would finish it again: a page that was given back would be zeroed once more.
+      this.#persist()
     }
     this.#expect(this.verify())
     return changes

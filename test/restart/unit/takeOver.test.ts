@@ -4,7 +4,13 @@ import { renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { encodeHello, encodeTrapWrite, Id, type MessageFromServer } from '../../../protocol/generated/messages.ts'
+import {
+  encodeHello,
+  encodeTrapRead,
+  encodeTrapWrite,
+  Id,
+  type MessageFromServer,
+} from '../../../protocol/generated/messages.ts'
 import { CannotResume, CheckpointWriter, readCheckpoint } from '../../../server/cosim/checkpoint.ts'
 import { type ThreadOptions, TrapThread } from '../../../server/cosim/control.ts'
 import { LiveCode } from '../../../server/cosim/liveCode.ts'
@@ -100,8 +106,8 @@ function repeatWrite(qemu: FakeQemu, seq: number): Promise<MessageFromServer> {
 }
 
 /** A machine that has made two writes, and its server. */
-async function running(more: Partial<ThreadOptions> = {}) {
-  const thread = await start(counting(0), more)
+async function running(more: Partial<ThreadOptions> = {}, extra = '') {
+  const thread = await start(counting(0, extra), more)
   const qemu = await FakeQemu.connect(socket())
   const welcome = await qemu.hello()
   if (welcome.type !== Id.welcome) throw new Error('not welcome')
@@ -186,6 +192,9 @@ describe('a machine that cannot be taken over is refused with the reason', () =>
     const lost = new Promise(resolve => threads[0]?.once('lost', resolve))
     expect(await resume(qemu, { session, checkpoint: new Uint8Array(0) })).toMatchObject({ type: Id.welcome })
     expect(await lost).toMatch(/has no checkpoint/)
+    // What it does not know is not kept instead of what QEMU has.
+    await threads[0]?.call('sections')
+    expect(qemu.received.filter(m => m.type === Id.checkpoint)).toEqual([])
     expect(await repeatWrite(qemu, 5)).toMatchObject({ type: Id.reply, status: 1 })
     expect(await qemu.reset()).toMatchObject({ type: Id.reply, status: 0 })
     expect(await qemu.read(0, 4)).toMatchObject({ type: Id.reply, status: 0, valueLo: 0 })
@@ -227,6 +236,76 @@ describe('code that is replaced while a machine runs', () => {
     await expect(thread.swap()).rejects.toThrow(reason)
     expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })
     writeFileSync(policyFile(), counting(100))
+  })
+
+  test('old code that loops is replaced all the same, by what QEMU keeps', async () => {
+    const loops = 'if (trap.offset === 0x44) for (;;) {}'
+    const { thread, qemu, session, bytes, seq } = await running({ patienceMs: 1_000 }, loops)
+    const lost = qemu.write(0x44, 4, 1).catch(() => 'no answer')
+    writeFileSync(policyFile(), counting(100))
+    const back = again(session, bytes)
+    await thread.swap()
+    expect(thread.parked).toBe(false)
+    const other = await back
+    expect(await repeatWrite(other, seq + 1)).toMatchObject({ type: Id.reply, status: 0 })
+    expect(await other.read(0, 4)).toMatchObject({ valueLo: 103 })
+    qemu.socket.destroy()
+    expect(await lost).toBe('no answer')
+  })
+
+  test.each([
+    ['when it is loaded', 'for (;;) {}', /did not load within 1 s: does it loop/],
+    [
+      'when it is tried',
+      counting(0).replace('count = bytes[0]', 'for (;;) {}'),
+      /was not tried within 1 s: does it loop/,
+    ],
+  ])('new code that loops %s is not taken', async (_name, source, reason) => {
+    const { thread, qemu } = await running({ patienceMs: 1_000 })
+    writeFileSync(policyFile(), source)
+    await expect(thread.swap()).rejects.toThrow(reason)
+    expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })
+    expect(thread.parked).toBe(false)
+  })
+
+  test('what comes later is refused as by any server, not left to another', async () => {
+    const { thread, session, bytes } = await running()
+    const back = again(session, bytes)
+    await thread.swap()
+    const gone = new Promise(resolve => thread.once('disconnected', resolve))
+    ;(await back).socket.destroy()
+    await gone
+    const qemu = await FakeQemu.connect(socket())
+    expect(await resume(qemu, { session, checkpoint: new Uint8Array(0) })).toMatchObject({
+      type: Id.refuse,
+      text: expect.stringMatching(/has no checkpoint/),
+    })
+  })
+
+  test('a trap that is held after it was decided is not decided again', async () => {
+    const counts = 'if (!trap.write && trap.offset === 0x60) { count++; generation++ }'
+    const { thread, qemu, session } = await running({}, counts)
+    await thread.call('addBreakpoint', {
+      match: { on: 'register', offset: 0x60, access: 'read' },
+      skip: 0,
+      once: false,
+      enabled: true,
+    })
+    const held = new Promise(resolve => thread.once('held', resolve))
+    const lost = qemu.read(0x60, 4).catch(() => 'no answer')
+    await held
+    await thread.call('sections')
+    const kept = checkpoint(qemu)
+    const back = again(session, kept)
+    await thread.swap()
+    const other = await back
+    const seq = new Uint32Array(kept.buffer.slice(kept.byteOffset + 16, kept.byteOffset + 20))[0] ?? 0
+    expect(seq).toBeGreaterThan(0)
+    encodeTrapRead(other.out, seq, 0, 0, 0x60, 4, 1_000, 0, 0, 0)
+    expect(await other.send(seq)).toMatchObject({ type: Id.reply, status: 0, valueLo: 3 })
+    expect(await other.read(0, 4)).toMatchObject({ valueLo: 3 })
+    qemu.socket.destroy()
+    expect(await lost).toBe('no answer')
   })
 
   test('code that fails at the machine itself: the old one goes on', async () => {

@@ -101,6 +101,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     ramFile,
     hello: undefined,
     ended,
+    reset: async () => void (await qmp.execute('system_reset')),
     qmp: () => (options.qmp ? Promise.resolve(qmp) : new Promise<never>(() => {})),
   })
   thread.on('connected', machine => {

@@ -17,6 +17,7 @@ function session(): { session: Session; thread: EventEmitter; events: EventEmitt
     console: new EventEmitter(),
     thread,
     ended: new Promise(() => {}),
+    reset: async () => void executed.push('reset'),
     qmp: async () => ({ execute: async (command: string) => void executed.push(command) }),
   })
   return { session: fake as unknown as Session, thread, events }
