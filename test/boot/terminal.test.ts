@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/** `boot --interactive --dashboard` on a real terminal: a pseudo-terminal made by script(1). */
+/** `boot` and `dev` with `--interactive` on a real terminal: a pseudo-terminal made by script(1). */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { readFileSync, rmSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -21,8 +21,8 @@ class Terminal {
   readonly ended: Promise<number | null>
   shown = ''
 
-  constructor(...args: string[]) {
-    const command = [process.execPath, MAIN, 'boot', '--report', join(this.folder, 'report.json'), ...args]
+  constructor(subcommand: 'boot' | 'dev', ...args: string[]) {
+    const command = [process.execPath, MAIN, subcommand, '--report', join(this.folder, 'report.json'), ...args]
     const quoted = command.map(word => `'${word}'`).join(' ')
     // exec: the signals of the terminal reach the command itself.
     this.child = spawn('script', ['-qfec', `exec ${quoted}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
@@ -65,7 +65,7 @@ afterEach(async () => {
 const PROMPT = /~ # (\x1b\[6n)?$/
 
 test('terminal and dashboard type into one console and both see it; Ctrl-C is the guest’s, Ctrl-] ends', async () => {
-  terminal = new Terminal('--interactive', '--dashboard', '0')
+  terminal = new Terminal('boot', '--interactive', '--dashboard', '0')
   const [, url = ''] = await terminal.sees(/dashboard at (http:\S+)/, BOOT_MS)
   const socket = new WebSocket(new URL('/api/v1/stream', url.replace('http', 'ws')))
   let streamed = ''
@@ -105,7 +105,7 @@ test('terminal and dashboard type into one console and both see it; Ctrl-C is th
 })
 
 test('Ctrl-] ends a machine whose trap is held', async () => {
-  terminal = new Terminal('--interactive', '--dashboard', '0')
+  terminal = new Terminal('boot', '--interactive', '--dashboard', '0')
   const [, url = ''] = await terminal.sees(/dashboard at (http:\S+)/, BOOT_MS)
   await terminal.sees(PROMPT, BOOT_MS)
   const post = (path: string) =>
@@ -124,9 +124,35 @@ test('Ctrl-] ends a machine whose trap is held', async () => {
 })
 
 test('Ctrl-C ends a machine that nobody types into', async () => {
-  terminal = new Terminal('--dashboard', '0')
+  terminal = new Terminal('boot', '--dashboard', '0')
   await terminal.sees(/Booting Linux/, BOOT_MS)
   terminal.type('\x03')
   expect(await terminal.ended).toBe(130)
   expect(terminal.report.outcome).toBe('interrupted')
+})
+
+test('dev --refused reset: code that cannot go on from the state of the old gets a machine that starts anew', async () => {
+  const folder = privateFolder(tmpdir(), 'policy-')
+  const policy = join(folder, 'own.ts')
+  const pkvm = fileURLToPath(new URL('../../server/hypervisor/policy/pkvm.ts', import.meta.url))
+  const own = (name: string) =>
+    writeFileSync(
+      policy,
+      `import { pkvm } from '${pkvm}'\nexport default (machine, context) => pkvm(machine, context, { name: '${name}' })\n`,
+    )
+  own('one')
+  try {
+    terminal = new Terminal('dev', '--interactive', '--policy', policy, '--refused', 'reset')
+    await terminal.sees(PROMPT, BOOT_MS)
+    const before = terminal.shown.length
+    own('another')
+    await terminal.sees(/runs under policy one[\s\S]*the machine is reset/, STEP_MS, before)
+    await terminal.sees(/Booting Linux on physical CPU/, BOOT_MS, before)
+    await terminal.sees(PROMPT, BOOT_MS, before)
+    terminal.type('\x1d')
+    expect(await terminal.ended).not.toBeNull()
+    expect(terminal.report.policy).toBe(policy)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 })
