@@ -238,10 +238,15 @@ describe('the CPU guard (section 1)', () => {
   })
 })
 
-test('a machine reset brings tables and ownership back to the beginning', async () => {
+test('a machine reset brings tables and ownership back to the beginning, and a VM’s pages without what was in them', async () => {
   await driver.attach(EDU_SID, STE.bypass)
+  driver.writeMemory(TARGET - 4096, Buffer.alloc(4096, 0x5a))
+  driver.writeMemory(TARGET, Buffer.alloc(4096, 0x5a))
   expect(await machine.server.call('donate', TARGET, 4096, VM)).toBe(0)
+  expect(driver.readMemory(TARGET, 4096).every(byte => byte === 0x5a)).toBe(true)
   await machine.reset()
+  expect(driver.readMemory(TARGET, 4096).every(byte => byte === 0)).toBe(true)
+  expect(driver.readMemory(TARGET - 4096, 4096).every(byte => byte === 0x5a)).toBe(true)
   driver.dispose()
   driver = await HostDriver.probe(machine)
   edu = await Edu.enable(machine.qtest)

@@ -7,6 +7,7 @@ import { FrameWriter } from '../../protocol/framing.ts'
 import {
   encodeGuardAdd,
   encodeGuardRemove,
+  encodeHold,
   encodeHwRead,
   encodeMemRead,
   encodeMemWrite,
@@ -80,6 +81,26 @@ describe('QEMU without a server that works', () => {
     await touch()
     expect(await machine.exit()).toBe(1)
     expect(machine.errors).toMatch(/300 ms/)
+  })
+
+  test('time without limit that a lost server asked for is not its successor’s', async () => {
+    let trapped = 0
+    await serve(
+      polite((message, out, socket) => {
+        if (message.type !== Id.trapRead || ++trapped > 1) return
+        encodeHold(out, 1)
+        socket.write(Buffer.from(out.buffer.subarray(0, out.length)))
+        out.reset()
+        // Longer than the timeout: it is held.
+        setTimeout(() => socket.destroy(), 1_000)
+      }),
+    )
+    await machine.start({ properties: ['reply-timeout-ms=300', 'reconnect-ms=3000'] })
+    await touch()
+    expect(await machine.exit()).toBe(1)
+    expect(trapped).toBeGreaterThan(1)
+    // The second one never answers, is lost as well, and nobody comes.
+    expect(machine.errors).toMatch(/did not come back within 3000 ms/)
   })
 
   test('SIGTERM ends it while it waits for an answer', async () => {
