@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+/** How a server's container runs QEMU in the one next door; QEMU is a script here, as only its life matters. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { privateFolder } from '../../../server/machine/scratch.ts'
+
+const program = (name: string) => fileURLToPath(new URL(`../../../docker/${name}`, import.meta.url))
+
+let folder: string
+let runner: ChildProcess
+const env = () => ({ ...process.env, TMPDIR: join(folder, 'run'), PATH: `${folder}:${process.env.PATH}` })
+
+beforeEach(async () => {
+  folder = privateFolder(tmpdir(), 'remote-')
+  mkdirSync(join(folder, 'run'))
+  const qemu = join(folder, 'qemu-system-aarch64')
+  writeFileSync(qemu, '#!/bin/sh\necho "args $*"\ncase "$1" in end) exit 7;; esac\nexec sleep 1000\n')
+  chmodSync(qemu, 0o755)
+  // A process group of its own: the runner ends with all of it.
+  runner = spawn('bash', [program('qemu-runner')], { env: env(), stdio: 'ignore', detached: true })
+  await expect.poll(() => existsSync(join(folder, 'run', 'qemu-runner.alive'))).toBe(true)
+})
+afterEach(async () => {
+  if (runner.exitCode === null && runner.signalCode === null) {
+    runner.kill('SIGTERM')
+    await once(runner, 'exit')
+  }
+  rmSync(folder, { recursive: true })
+})
+
+function remote(...args: string[]) {
+  const child = spawn('bash', [program('qemu-remote'), ...args], { env: env(), stdio: ['pipe', 'pipe', 'pipe'] })
+  return { child, out: text(child.stdout), err: text(child.stderr), exit: once(child, 'exit') }
+}
+
+test('arguments, output and exit code are QEMU’s', async () => {
+  const { out, exit } = remote('end', 'two words')
+  expect(await exit).toEqual([7, null])
+  expect(await out).toBe('args end two words\n')
+})
+
+test('a signal ends it', async () => {
+  const { child, exit } = remote('stay')
+  await once(child.stdout, 'data')
+  child.kill('SIGTERM')
+  expect((await exit)[0]).toBe(143)
+})
+
+test('when the container of QEMU stops, nobody waits for ever', async () => {
+  const { child, err, exit } = remote('stay')
+  await once(child.stdout, 'data')
+  runner.kill('SIGTERM')
+  expect((await exit)[0]).toBe(1)
+  expect(await err).toMatch(/the container 'qemu' has stopped/)
+})
