@@ -81,6 +81,13 @@ function watchSession(session: Session, options: DevOptions): LiveCode {
 async function listen(options: DevOptions, address: string): Promise<void> {
   const { signal, dispose } = abortOnSignal()
   try {
+    const without = Object.entries({
+      '--dashboard': options.dashboard !== undefined,
+      '--interactive': options.interactive === true,
+      '--faults': options.faults !== undefined,
+      '--refused reset': options.refused === 'reset',
+    }).filter(([, given]) => given)
+    for (const [name] of without) throw new Error(`${name} needs a machine, and --listen is a server without one`)
     if (!existsSync(options.ramDir)) throw new Error(`--ram-dir ${options.ramDir}: no such folder`)
     const ring = createRing()
     const thread = await TrapThread.start({
@@ -95,6 +102,8 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       ring,
       counters: createCounters(),
       panicOnWarn: options.panicOnWarn === true,
+      translate: options.translate,
+      faithful: options.faithful === true,
     })
     const pump = new Pump(ring)
     thread.on('connected', (machine, resumed, repairs) => {

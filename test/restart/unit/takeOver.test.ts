@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The wire's side of a take-over: who is let on, what is repeated, and code that is replaced while a machine runs. */
-import { renameSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -123,6 +123,12 @@ async function restarted(source: string, more: Partial<ThreadOptions> = {}): Pro
   await start(source, more)
   return FakeQemu.connect(socket())
 }
+
+test('a file that is no socket is not removed to listen there', async () => {
+  writeFileSync(socket(), 'notes')
+  await expect(start(counting(0))).rejects.toThrow(/there is a file of that name/)
+  expect(readFileSync(socket(), 'utf8')).toBe('notes')
+})
 
 describe('a request whose answer was lost', () => {
   test('is answered again, and not carried out again', async () => {
