@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { closeSync, openSync } from 'node:fs'
 import { StringDecoder } from 'node:string_decoder'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { Breakpoint, BreakpointSpec } from '../cosim/breakpoints.ts'
 import type { TrapThread } from '../cosim/control.ts'
@@ -119,6 +120,8 @@ export const QMP_COMMANDS = [
 export type QmpCommand = (typeof QMP_COMMANDS)[number]
 
 const QMP_TIMEOUT_MS = 3_000
+/** What the trap thread may take to say that it is between two traps. */
+const SETTLE_MS = 1_000
 
 /** The one machine of a server: its life, what it told, and what can be done with it. */
 export class MachineManager {
@@ -510,9 +513,13 @@ export class MachineManager {
     return { before: span(from, armed), since: span(armed, to ?? (await this.#tally())), over: to !== undefined }
   }
 
-  /** The trap thread counts a trap after it answered: what the guest has seen until now is counted when this resolves. */
+  /**
+   * The trap thread counts a trap after it answered: what the guest has seen until now is counted when this resolves. One that
+   * stands still, because a fault delays it, counts nothing meanwhile.
+   */
   async #settled(): Promise<void> {
-    await this.#session?.thread?.call('held').catch(ignoreAbsent)
+    const settled = this.#session?.thread?.call('held').catch(ignoreAbsent)
+    await Promise.race([settled, sleep(SETTLE_MS, undefined, { ref: false })])
   }
 
   async #tally(): Promise<Tally> {
