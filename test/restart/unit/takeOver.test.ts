@@ -246,7 +246,7 @@ describe('code that is replaced while a machine runs', () => {
 
   test('old code that loops is replaced all the same, by what QEMU keeps', async () => {
     const loops = 'if (trap.offset === 0x44) for (;;) {}'
-    const { thread, qemu, session, bytes, seq } = await running({ patienceMs: 1_000 }, loops)
+    const { thread, qemu, session, bytes, seq } = await running({ patienceMs: 5_000 }, loops)
     const lost = qemu.write(0x44, 4, 1).catch(() => 'no answer')
     writeFileSync(policyFile(), counting(100))
     const back = again(session, bytes)
@@ -260,14 +260,14 @@ describe('code that is replaced while a machine runs', () => {
   })
 
   test.each([
-    ['when it is loaded', 'for (;;) {}', /did not load within 1 s: does it loop/],
+    ['when it is loaded', 'for (;;) {}', /did not load within 5 s: does it loop/],
     [
       'when it is tried',
       counting(0).replace('count = bytes[0]', 'for (;;) {}'),
-      /was not tried within 1 s: does it loop/,
+      /was not tried within 5 s: does it loop/,
     ],
   ])('new code that loops %s is not taken', async (_name, source, reason) => {
-    const { thread, qemu } = await running({ patienceMs: 1_000 })
+    const { thread, qemu } = await running({ patienceMs: 5_000 })
     writeFileSync(policyFile(), source)
     await expect(thread.swap()).rejects.toThrow(reason)
     expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { EventEmitter } from 'node:events'
-import { beforeEach, expect, test, vi } from 'vitest'
+import { beforeEach, expect, test } from 'vitest'
 import type { Session } from '../../../server/cosim/session.ts'
 import { Director } from '../../../server/faults/director.ts'
 
@@ -33,7 +33,7 @@ test.each<[string, (director: Director, events: EventEmitter) => void]>([
   const { session: machine, thread, events } = session()
   const director = new Director(machine)
   thread.emit('fired', pause)
-  await vi.waitUntil(() => executed.includes('stop'))
+  await expect.poll(() => executed).toContain('stop')
   meanwhile(director, events)
   await expect.poll(() => executed).toEqual(['stop', 'cont'])
 })
