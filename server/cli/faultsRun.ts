@@ -92,7 +92,7 @@ export function faultsRunCommands(faults: Command): void {
       'each of them twice; what the guest did until the first fault is compared, and the first firing has to be the same',
     )
     .action((what: readonly string[], options: RunOptions) =>
-      act(signal => start(what.flatMap(entries), `run ${what.join(' ')}`, options, signal)),
+      act(signal => start('run', what.flatMap(entries), what, options, signal)),
     )
   runOptions(faults.command('campaign [name|file...]'))
     .description('the whole catalogue, or a part of it; goes on where it was interrupted')
@@ -100,7 +100,7 @@ export function faultsRunCommands(faults: Command): void {
     .action((what: readonly string[], options: RunOptions) =>
       act(signal => {
         const all = what.length === 0 ? catalogue() : what.flatMap(entries)
-        return start(all, `campaign ${what.join(' ')}`.trim(), options, signal)
+        return start('campaign', all, what, options, signal)
       }),
     )
   faults
@@ -162,14 +162,15 @@ function flawsOf({ entry: { rules, session }, until }: Job): string {
 }
 
 async function start(
+  how: 'run' | 'campaign',
   all: readonly CatalogueEntry[],
-  what: string,
+  what: readonly string[],
   options: RunOptions,
   signal: AbortSignal,
 ): Promise<void> {
   const database = new Database(options.database)
   const campaign =
-    options.resume === undefined ? begin(database, all, what, options) : resumed(database, options.resume)
+    options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume)
   const folder = newRunFolder()
   mkdirSync(folder, { recursive: true })
   say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${options.jobs} at a time`)
@@ -204,21 +205,25 @@ async function start(
  * A second session is the same job under another name. In a campaign, jobs whose prefix has no place for a rule are left out.
  * @throws Error when that is none of them, or one that was asked for by name
  */
-function begin(database: Database, all: readonly CatalogueEntry[], what: string, options: RunOptions): Campaign {
+function begin(
+  database: Database,
+  how: 'run' | 'campaign',
+  all: readonly CatalogueEntry[],
+  what: readonly string[],
+  options: RunOptions,
+): Campaign {
   const again = options.twice ? all.map(entry => ({ ...entry, name: `${entry.name}${AGAIN}` })) : []
   const wanted = planOf([...all, ...again], options.kernel, options.until, options.seed)
-  const plan = wanted.filter(job => flawsOf(job) === '')
-  const [first] = wanted.filter(job => flawsOf(job) !== '')
-  if (first !== undefined && (plan.length === 0 || what.startsWith('run '))) {
+  const [first, ...others] = wanted.filter(job => flawsOf(job) !== '')
+  const plan = first === undefined ? wanted : wanted.filter(job => flawsOf(job) === '')
+  if (first !== undefined && (plan.length === 0 || how === 'run')) {
     throw new Error(`${jobName(first)}: ${flawsOf(first)}`)
   }
   if (plan.length === 0) throw new Error('there is nothing to run')
   if (first !== undefined) {
-    say(
-      `${wanted.length - plan.length} sessions have no place in their prefix and are left out, e.g. ${jobName(first)}`,
-    )
+    say(`${others.length + 1} sessions have no place in their prefix and are left out, e.g. ${jobName(first)}`)
   }
-  return database.begin(what, plan)
+  return database.begin([how, ...what].join(' '), plan)
 }
 
 function resumed(database: Database, which: true | number): Campaign {

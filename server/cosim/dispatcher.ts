@@ -505,6 +505,7 @@ export class Dispatcher {
     })
     this.#checkpoint = new CheckpointWriter(session, policy.name)
     this.#kept = -1
+    this.#unkept = false
     this.#first = true
     let repairs: string[] = []
     if (hello.resumed === 1) {
@@ -530,7 +531,6 @@ export class Dispatcher {
     if (this.#lost !== undefined) this.#post({ event: 'lost', message: this.#lost })
     else this.#onRefusal = undefined
     if (this.#unkept) this.#keepNow()
-    this.#unkept = false
   }
 
   /** Goes on with a running machine. @throws Error when that is not possible. */

@@ -283,7 +283,9 @@ class RuleCheck {
   /** What is changed is changed, and what is set fits. */
   #change(): void {
     const { where, what } = this.#rule
-    const register = where.at === 'register' || where.at === 'hardware' ? where.register : undefined
+    // What is corrupted is a table, wherever the rule stands.
+    const about = (where.at === 'register' || where.at === 'hardware') && what.do !== 'corrupt'
+    const register = about ? where.register : undefined
     const bits = BigInt(register === undefined ? 64 : bitsOf(register))
     const all = (1n << bits) - 1n
     const fits = (field: string, value: Value | undefined) => {

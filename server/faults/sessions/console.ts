@@ -39,3 +39,12 @@ export function readConsoleLine(line: string): ConsoleFinding | undefined {
   const found = PATTERNS.find(([pattern]) => pattern.test(line))
   return found && { verdict: found[1], line: line.slice(0, 300) }
 }
+
+/** Keeps what a line says, `most` of each verdict: a storm of one says nothing about what else there is. @returns what is new */
+export function addFinding(findings: ConsoleFinding[], line: string, most: number): ConsoleFinding | undefined {
+  const finding = readConsoleLine(line)
+  if (finding === undefined || findings.filter(({ verdict }) => verdict === finding.verdict).length >= most)
+    return undefined
+  findings.push(finding)
+  return finding
+}

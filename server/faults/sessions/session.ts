@@ -25,12 +25,12 @@ import { Director } from '../director.ts'
 import type { FaultStatus } from '../injector.ts'
 import type { CatalogueEntry, Firing, Verdict } from '../rule.ts'
 import { audit, type TableRegisters } from './audit.ts'
-import { type ConsoleFinding, readConsoleLine } from './console.ts'
+import { addFinding, type ConsoleFinding } from './console.ts'
 import { type Prepared, SessionMachine } from './machine.ts'
 import { limitMemory } from './memory.ts'
 import type { Snapshot } from './snapshot.ts'
 import { Timeline, type TimelineEntry } from './timeline.ts'
-import { type Evidence, type Finding, judge } from './verdict.ts'
+import { type Evidence, type Finding, isExpected, judge } from './verdict.ts'
 
 /** Default deadlines, ms. */
 const SNAPSHOT_MS = 45_000
@@ -100,11 +100,9 @@ export async function runSession(
     evidence = { ...watch.evidence('ended', job, snapshot), problem: (error as Error).message }
   }
   const { verdict, findings } = judge(evidence)
-  const expected = expectedOf(job.entry)
   return {
     verdict,
-    // Without an expectation every verdict is right, but that a session is worth nothing is none.
-    asExpected: expected.length === 0 ? verdict !== 'harness-error' : expected.includes(verdict),
+    asExpected: isExpected(verdict, expectedOf(job.entry)),
     findings,
     evidence,
     timeline: watch.entries,
@@ -143,12 +141,8 @@ class Watch {
   line(line: string): void {
     this.lines.push(line.slice(0, 300))
     if (this.lines.length > CONSOLE_TAIL) this.lines.shift()
-    const finding = readConsoleLine(line)
-    if (finding === undefined) return
-    // Of each kind: a storm of one says nothing about what else there is.
-    if (this.console.filter(({ verdict }) => verdict === finding.verdict).length >= MAX_LINES) return
-    this.console.push(finding)
-    this.note(`console: ${finding.line}`)
+    const finding = addFinding(this.console, line, MAX_LINES)
+    if (finding !== undefined) this.note(`console: ${finding.line}`)
   }
 
   evidence(end: Evidence['end'], job: Job, snapshot: Snapshot | undefined): Evidence {

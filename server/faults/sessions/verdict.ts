@@ -67,6 +67,10 @@ export function judge(evidence: Evidence): { readonly verdict: Verdict; readonly
   return { verdict: findings[0]?.verdict ?? 'unaffected', findings }
 }
 
+/** Without an expectation every verdict is right, but `harness-error`: a session that is worth nothing. */
+export const isExpected = (verdict: Verdict, expected: readonly Verdict[]): boolean =>
+  expected.length === 0 ? verdict !== 'harness-error' : expected.includes(verdict)
+
 function* find(evidence: Evidence): Generator<Finding> {
   for (const text of evidence.isolation) yield { verdict: 'isolation-violation', text }
   if (evidence.problem !== undefined && !evidence.guestEnded) yield { verdict: 'harness-error', text: evidence.problem }

@@ -46,6 +46,11 @@ describe('a right file', () => {
     ['the Leaf bit of CFGI_CD', 'at: command, command: CFGI_CD, leaf: true', 'do: drop'],
     ['the StreamID of CFGI_STE_RANGE', 'at: command, command: CFGI_STE_RANGE, sid: 8', 'do: drop'],
     ['the ASID of TLBI_EL2_VA', 'at: command, command: TLBI_EL2_VA, asid: 8', 'do: drop'],
+    [
+      'corruption of a table when a narrow register is written',
+      'at: register, register: CR0, access: write',
+      'do: corrupt, table: ste, sid: 8, xor: 0x100000000',
+    ],
     ['one change of several', 'at: command', 'do: change, or: 0, xor: 1'],
   ])('%s', (_name, where, what) => {
     expect(complaints(one(where, what))).toEqual([])

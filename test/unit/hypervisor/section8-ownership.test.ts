@@ -2,6 +2,7 @@
 /** Section 8 of the behaviour reference: page ownership, operation × state; donation at run time. */
 import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
+import { Hypervisor } from '../../../server/hypervisor/hypervisor.ts'
 import {
   MAX_PINS,
   MAX_VMS,
@@ -332,6 +333,58 @@ describe('donation at run time', () => {
     expect(bench.hyp.verify()).toEqual([])
     // Next to the first it is one range.
     expect(bench.hyp.donate(TARGET + P, P, 3)).toBe(OK)
+  })
+
+  test('a page that cannot be given back to the vCPUs stays the VM’s', () => {
+    expect(bench.hyp.donate(TARGET, P, 3)).toBe(OK)
+    bench.guard.remove = () => false
+    expect(bench.hyp.reclaim(TARGET, P, 3)).toBe(ENOMEM)
+    expect(bench.hyp.donated).toEqual([{ base: TARGET, size: P }])
+    expect(mapped(TARGET)).toBe(false)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('a reclaim that a take-over finished is not finished again by the next one', () => {
+    let kept = new Uint8Array()
+    const born = () => {
+      const hyp: Hypervisor = new Hypervisor(bench.machine, {
+        options: {},
+        report: bench.report,
+        clock: () => bench.now++,
+        persist: () => {
+          kept = hyp.checkpoint().slice()
+        },
+      })
+      hyp.restore(kept)
+      hyp.resume()
+      return hyp
+    }
+    expect(bench.hyp.donate(TARGET, P, 3)).toBe(OK)
+    kept = bench.hyp.checkpoint().slice()
+    const first = born()
+    const { remove } = bench.guard
+    bench.guard.remove = () => {
+      throw new Error('killed')
+    }
+    expect(() => first.reclaim(TARGET, P, 3)).toThrow('killed')
+    bench.guard.remove = remove
+    expect(born().donated).toEqual([])
+    bench.memory.poke64(TARGET, 0x5an)
+    born()
+    expect(bench.memory.peek64(TARGET)).toBe(0x5an)
+  })
+
+  test('hypervisor memory that cannot be kept from the vCPUs: no isolation, and no take-over', () => {
+    const kept = bench.hyp.checkpoint().slice()
+    bench.guard.ranges = []
+    bench.guard.limit = 0
+    expect(() => {
+      bench.hyp.restore(kept)
+      bench.hyp.resume()
+    }).toThrow(/cannot be guarded/)
+    bench.hyp.reset()
+    expect(bench.hyp.isolated).toBe(false)
+    expect(bench.report.probes.at(-1)).toMatch(/cannot be kept from the vCPUs/)
   })
 
   const refused: [string, number, number, number, number][] = [

@@ -2,8 +2,8 @@
 import { describe, expect, test } from 'vitest'
 import type { Verdict } from '../../../../server/faults/rule.ts'
 import { VERDICTS } from '../../../../server/faults/rule.ts'
-import { readConsoleLine } from '../../../../server/faults/sessions/console.ts'
-import { type Evidence, GRAVITY, judge } from '../../../../server/faults/sessions/verdict.ts'
+import { addFinding, type ConsoleFinding, readConsoleLine } from '../../../../server/faults/sessions/console.ts'
+import { type Evidence, GRAVITY, isExpected, judge } from '../../../../server/faults/sessions/verdict.ts'
 
 const check = (ok: boolean) => ({
   device: 'virtio-blk',
@@ -107,4 +107,19 @@ describe('console lines', () => {
   ])('%s', (text, verdict) => {
     expect(readConsoleLine(text)?.verdict).toBe(verdict)
   })
+})
+
+test('a storm of one finding hides no other', () => {
+  const findings: ConsoleFinding[] = []
+  for (let i = 0; i < 100; i++) addFinding(findings, `[ 1.${i}] nvme0n1: I/O error, dev nvme0n1`, 50)
+  expect(addFinding(findings, '[ 2.0] Kernel panic - not syncing: Fatal exception', 50)?.verdict).toBe('guest-panic')
+  expect(findings).toHaveLength(51)
+})
+
+test('without an expectation every verdict is right but the one that says nothing', () => {
+  expect(VERDICTS.filter(verdict => !isExpected(verdict, []))).toEqual(['harness-error'])
+  expect(VERDICTS.filter(verdict => isExpected(verdict, ['io-error', 'harness-error']))).toEqual([
+    'io-error',
+    'harness-error',
+  ])
 })
