@@ -4,8 +4,7 @@
  * here, so looking costs the guest nothing but the register reads.
  */
 import type { Hello } from '../../protocol/generated/messages.ts'
-import type { TrapThread } from '../cosim/control.ts'
-import { OperationError, type RegisterValue } from '../cosim/operations.ts'
+import type { TrapThread } from '../control/trapThread.ts'
 import type { FileMemory } from '../machine/fileMemory.ts'
 import { addressOf, fieldGet, hex, hex64 } from '../smmu/bits.ts'
 import { CTXDESC_CD_SIZE } from '../smmu/cd.ts'
@@ -27,6 +26,7 @@ import {
 import { NO_SSID } from '../smmu/transaction.ts'
 import { Walker, type WalkRegisters } from '../smmu/walker.ts'
 import type { WalkStep } from '../smmu/walkSteps.ts'
+import { OperationError, type RegisterValue } from '../trap/operations.ts'
 import { dwords, halves, words } from './hex.ts'
 import { Problem } from './problems.ts'
 import { cdView, steConfig, steView } from './steFields.ts'

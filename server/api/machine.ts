@@ -3,14 +3,12 @@ import { closeSync, openSync } from 'node:fs'
 import { StringDecoder } from 'node:string_decoder'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Hello } from '../../protocol/generated/messages.ts'
-import type { Breakpoint, BreakpointSpec } from '../cosim/breakpoints.ts'
-import type { TrapThread } from '../cosim/control.ts'
-import { type HeldTrap, OperationError, type Release } from '../cosim/operations.ts'
-import type { Session, SessionEnd } from '../cosim/session.ts'
-import { Director } from '../faults/director.ts'
+import { FaultController } from '../control/faultController.ts'
+import type { Session, SessionEnd } from '../control/session.ts'
+import type { TrapThread } from '../control/trapThread.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule, Firing } from '../faults/rule.ts'
-import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import { parseGuestEvent } from '../machine/guestEvents.ts'
 import type { Qmp } from '../machine/qmp.ts'
@@ -21,6 +19,8 @@ import { describeRecord } from '../trace/describe.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { roots, type TraceRecord } from '../trace/records.ts'
 import { pcOf } from '../trace/symbols.ts'
+import type { Breakpoint, BreakpointSpec } from '../trap/breakpoints.ts'
+import { type HeldTrap, OperationError, type Release } from '../trap/operations.ts'
 import { Feed } from './feed.ts'
 import { words } from './hex.ts'
 import { Inspection } from './inspection.ts'
@@ -173,6 +173,13 @@ export class MachineManager {
   /** Of this run, or of the last one. */
   get recording(): Recorder | undefined {
     return this.#session?.recording ?? this.#recording
+  }
+
+  /** The files of the recording, with all that was recorded up to now; none when nothing is recorded. */
+  async recordedSegments(): Promise<ReturnType<Recorder['segments']>> {
+    this.#session?.pump?.drain()
+    await this.#session?.recording?.sync()
+    return this.recording?.segments() ?? []
   }
 
   get hasOwnPolicy(): boolean {
@@ -490,7 +497,7 @@ export class MachineManager {
     const { session, thread } = this.#armory
     await this.#settled()
     const [armed] = await Promise.all([this.#tally(), thread.call('armFaults', rules, seed)])
-    Director.of(session).watch(rules)
+    FaultController.of(session).watch(rules)
     this.#marks = { from: this.#marks.to ?? this.#marks.armed ?? this.#marks.from, armed }
   }
 
@@ -498,7 +505,7 @@ export class MachineManager {
     const { session, thread } = this.#armory
     await this.#settled()
     const [to] = await Promise.all([this.#tally(), thread.call('disarmFaults')])
-    Director.of(session).watch([])
+    FaultController.of(session).watch([])
     if (this.#marks.armed !== undefined) this.#marks = { to, ...this.#marks }
   }
 

@@ -3,8 +3,8 @@
 import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import { Type } from 'typebox'
-import { OperationError } from '../cosim/operations.ts'
 import { QmpError } from '../machine/qmp.ts'
+import { OperationError } from '../trap/operations.ts'
 
 export const ProblemSchema = Type.Object(
   {

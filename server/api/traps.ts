@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Traps as clients see them: rows of the log, filters, and one group in full. */
 import { type Static, Type } from 'typebox'
-import { resultName } from '../hypervisor/result.ts'
-import { HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { resultName } from '../policy/result.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { describeRegister, registerName } from '../smmu/registers.ts'

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { SHADOW_CMDQ_LOG2SIZE } from '../hypervisor/cmdq.ts'
+import { SHADOW_CMDQ_LOG2SIZE } from '../hypervisor/pkvm/cmdq.ts'
 import { queueLog2Size } from '../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
 import { verdict } from '../trace/records.ts'

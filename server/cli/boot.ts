@@ -6,19 +6,19 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums } from '../../protocol/messages.ts'
 import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
 import { DEFAULT_HOST } from '../api/server.ts'
-import { POLICIES } from '../cosim/policies.ts'
-import { Session, type SessionEnd } from '../cosim/session.ts'
-import type { TranslateMode } from '../cosim/translator.ts'
-import { Director } from '../faults/director.ts'
+import { FaultController } from '../control/faultController.ts'
+import { Session, type SessionEnd } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
-import { GRANULES, STAGES, type Stage } from '../hypervisor/policy/policy.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
+import { POLICIES } from '../policy/load.ts'
+import { GRANULES, STAGES, type Stage } from '../policy/policy.ts'
 import { describeMachine } from '../trace/format.ts'
 import { newHeader, Recorder } from '../trace/recorder.ts'
+import type { TranslateMode } from '../trap/translator.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { OUTCOMES, type Outcome, REPORT_SCHEMA, type Report } from './report.ts'
@@ -298,7 +298,7 @@ async function runMachine(
       },
     }),
   })
-  const director = faults && new Director(session, faults.rules)
+  const controller = faults && new FaultController(session, faults.rules)
   const recorder = await record(session, options, kernel, runFolder)
   hook?.(session, kernel)
   const events: GuestEvent[] = []
@@ -344,7 +344,7 @@ async function runMachine(
     ...(bench.length > 0 && { bench }),
     console: session.console.logPath,
     ...(recording && { recording }),
-    ...(director && faults && { faults: faultSection(faults, director) }),
+    ...(controller && faults && { faults: faultSection(faults, controller) }),
     ...end.sections,
     ...(session.counters && { commands: session.counters.commands(), events: session.counters.events() }),
     machine: { memory: options.memory, smp: options.smp, hostCpus: cpus().length, qemuArgs: options.qemuArg },
@@ -365,7 +365,7 @@ function faultsOf({ faults, seed, policy, until, translate, baseline, server }: 
 /** For a trap thread that could not say it itself at the end. */
 function faultSection(
   { rules, seed }: FaultPlan,
-  { firings, problems }: Director,
+  { firings, problems }: FaultController,
 ): FaultStatus & { problems: string[] } {
   const count = (name: string) => firings.filter(({ rule }) => rule === name).length
   const counts = rules.map(({ name }) => ({ rule: name, matches: count(name), fired: count(name) }))

@@ -10,8 +10,8 @@ import { DEFAULT_HOST, DEFAULT_PORT } from '../api/server.ts'
 import type { Span } from '../api/tally.ts'
 import { type WalkAnswer, walkText } from '../api/walkAnswer.ts'
 import { entriesOf, isFile } from '../faults/catalogue.ts'
-import { type RecordedWalkRequest, recordedState } from '../trace/walk.ts'
 import { EXIT, fail } from './exit.ts'
+import { type RecordedWalkRequest, recordedState } from './walk.ts'
 
 const URL_VARIABLE = 'SMMU_COSIM_URL'
 const DEFAULT_URL = process.env[URL_VARIABLE] ?? `http://${DEFAULT_HOST}:${DEFAULT_PORT}/`

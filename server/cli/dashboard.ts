@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { MachineManager } from '../api/machine.ts'
 import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
-import type { Session } from '../cosim/session.ts'
+import type { Session } from '../control/session.ts'
 import type { BootOptions } from './boot.ts'
 
 /** The dashboard of a machine that the command line starts. */

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander'
-import { traceCommand } from '../trace/cli.ts'
 import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
 import { ctlCommand, walkCommand } from './ctl.ts'
@@ -8,6 +7,7 @@ import { devCommand } from './dev.ts'
 import { faultsCommand } from './faults.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
+import { traceCommand } from './trace.ts'
 
 const program = new Command('smmu-cosim')
   .description('Arm SMMUv3 trap-and-emulate, decided in TypeScript, against a real Linux on a patched QEMU')

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { WarningSummary } from '../cosim/reporter.ts'
-import type { TranslateReport } from '../cosim/translator.ts'
+
 import type { FaultStatus } from '../faults/injector.ts'
+import type { WarningSummary } from '../trap/reporter.ts'
+import type { TranslateReport } from '../trap/translator.ts'
 import type { Report } from './report.ts'
 
 const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)

@@ -2,7 +2,7 @@
 /** Whether rules are rules, name what there is, can ever match, and do not get in each other's way. */
 import type { TSchema } from 'typebox'
 import { Value as Typed } from 'typebox/value'
-import { STAGES, type Stage } from '../hypervisor/policy/policy.ts'
+import { STAGES, type Stage } from '../policy/policy.ts'
 import { WITH_ADDRESS, WITH_ASID, WITH_LEAF, WITH_STREAM, WITH_VMID } from '../smmu/commandFields.ts'
 import { REGISTERS } from '../smmu/registers.ts'
 import { big, command, event, NAMES, nearest, rangeOf, register, warning } from './names.ts'

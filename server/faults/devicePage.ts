@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { GuestMemory, Halves, SmmuHardware } from '../machine/ports.ts'
+
+import type { Halves, SmmuHardware } from '../machine/ports.ts'
 import { decodeFeatures } from '../smmu/features.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
 import {
   ARM_SMMU_CR0,
   ARM_SMMU_CR2,

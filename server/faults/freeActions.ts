@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Actions that stand for themselves: they alter nothing of what takes place at a point, and so go with any. */
 import { enums } from '../../protocol/messages.ts'
-import { resultName } from '../hypervisor/result.ts'
-import { HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { resultName } from '../policy/result.ts'
 import { hex } from '../smmu/bits.ts'
 import * as r from '../smmu/registers.ts'
 import { type ArmedRule, resolveSid } from './armed.ts'

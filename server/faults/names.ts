@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Names that rules use, and the numbers behind them. Linux's and the specification's prefixes may be there or not. */
+
+import { WARNING_CODES, warningNumber } from '../hypervisor/pkvm/warnings.ts'
+import type { Halves } from '../machine/ports.ts'
 import {
   COMMAND_NAMES,
   commandNumber,
@@ -7,10 +10,7 @@ import {
   eventNumber,
   REGISTER_NAMES,
   registerOffset,
-  WARNING_CODES,
-  warningNumber,
-} from '../api/vocabulary.ts'
-import type { Halves } from '../machine/ports.ts'
+} from '../smmu/names.ts'
 import { ARM_SMMU_FRAME_SIZE } from '../smmu/registers.ts'
 import type { Range, Value } from './rule.ts'
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Hypervisor } from '../hypervisor/hypervisor.ts'
-import type { HypWarning } from '../hypervisor/warnings.ts'
-import { type GuestMemory, type Halves, type Machine, newTrap, type Policy, type Trap } from '../machine/ports.ts'
+import { Hypervisor } from '../hypervisor/pkvm/hypervisor.ts'
+import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
+import type { Halves, Machine } from '../machine/ports.ts'
+import { newTrap, type Policy, type Trap } from '../policy/policy.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { ArmedRule, Device } from './armed.ts'
 import { Places } from './places.ts'

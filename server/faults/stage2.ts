@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Idmap } from '../hypervisor/idmap.ts'
-import type { GuestMemory } from '../machine/ports.ts'
+import type { Idmap } from '../hypervisor/pkvm/idmap.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
 import {
   ARM_LPAE_PTE_TYPE_MASK,
   ARM_LPAE_PTE_TYPE_TABLE,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readSync, writeSync } from 'node:fs'
-import type { GuestMemory } from './ports.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
 
 /** One RAM range and where it stands in the shared file; all in bytes. */
 export interface FileRange {

@@ -6,11 +6,12 @@
  *
  * Caches are somebody else's: a walker that is given `Caches` asks them before it fetches and tells them what it found.
  */
-import type { GuestMemory } from '../machine/ports.ts'
+
 import { addressOf, alignDown, exceeds, hex, lowBits, shiftDown } from './bits.ts'
 import { CTXDESC_L1_DESC_SIZE, describeCd } from './cd.ts'
 import * as E from './events.ts'
 import type { Features } from './features.ts'
+import type { GuestMemory } from './memory.ts'
 import * as P from './pagetable.ts'
 import { PERM_ALL, PERM_UR, PERM_UW, PERM_UX, stage1Permissions, stage2Permissions } from './permissions.ts'
 import { CR0_SMMUEN, CR2_E2H, CR2_RECINVSID, GBPA_ABORT } from './registers.ts'

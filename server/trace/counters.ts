@@ -3,7 +3,7 @@
  * Counters of a run in a SharedArrayBuffer: the trap thread counts with plain stores, the control thread reads at any
  * time. Unlike the ring they are complete, whatever happens to the trace.
  */
-import type { Trap } from '../machine/ports.ts'
+import type { Trap } from '../policy/policy.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { ARM_SMMU_FRAME_SIZE, registerName } from '../smmu/registers.ts'
 import { buckets, count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'

@@ -3,9 +3,9 @@
 
 import { enums } from '../../protocol/messages.ts'
 import { ACTIONS } from '../faults/rule.ts'
-import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../hypervisor/report.ts'
-import { resultName } from '../hypervisor/result.ts'
-import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../policy/report.ts'
+import { resultName } from '../policy/result.ts'
 import { addressOf, hex, hex64 } from '../smmu/bits.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent } from '../smmu/events.ts'

@@ -180,6 +180,13 @@ export class Recorder implements Sink {
     if (this.#waiting.length > 0 && this.#writing === undefined && this.#machine !== undefined) this.#start()
   }
 
+  /** Writes what has come so far, without waiting for a block to fill; nothing before the machine was described. */
+  async sync(): Promise<void> {
+    if (this.#machine === undefined) return
+    this.#seal()
+    await this.drained()
+  }
+
   /** Resolves when everything is written that fills a block. */
   async drained(): Promise<void> {
     await this.#writing

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import { PkvmPolicy } from '../hypervisor/policy/pkvm.ts'
-import type { PolicyFactory, PolicyOptions } from '../hypervisor/policy/policy.ts'
-import type { HypReport } from '../hypervisor/report.ts'
-import { resultName } from '../hypervisor/result.ts'
-import type { HypWarning } from '../hypervisor/warnings.ts'
-import { type Machine, newTrap, type Policy } from '../machine/ports.ts'
+import { PkvmPolicy } from '../hypervisor/pkvm/policy.ts'
+import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
+import type { Machine } from '../machine/ports.ts'
+import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
+import { newTrap, type Policy } from '../policy/policy.ts'
+import type { HypReport } from '../policy/report.ts'
+import { resultName } from '../policy/result.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { registerName } from '../smmu/registers.ts'

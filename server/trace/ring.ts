@@ -7,7 +7,7 @@
  * record for which there is no room is counted; as soon as there is room again, a `lost` record takes their place.
  */
 import { crc32 } from 'node:zlib'
-import type { Trap } from '../machine/ports.ts'
+import type { Trap } from '../policy/policy.ts'
 import { type Layout, layouts, type TraceRecord } from './records.ts'
 
 /** Int32 indices of the control part. Head and tail are on cache lines of their own. */

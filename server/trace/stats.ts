@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { HYP_WARNINGS } from '../hypervisor/warnings.ts'
+import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { eventName } from '../smmu/events.ts'
 import { registerName } from '../smmu/registers.ts'

@@ -3,7 +3,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Session } from '../../server/cosim/session.ts'
+import { Session } from '../../server/control/session.ts'
 import { newRunFolder, parseSize, Scratch } from '../../server/machine/scratch.ts'
 import type { Percentiles } from '../../server/trace/histogram.ts'
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Decides nothing: what a trap costs when the policy costs nothing. */
-import type { Machine, Policy, Trap } from '../../server/machine/ports.ts'
+import type { Machine } from '../../server/machine/ports.ts'
+import type { Policy, Trap } from '../../server/policy/policy.ts'
 
 export default function instant(_machine: Machine): Policy {
   return {

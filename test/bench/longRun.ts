@@ -11,7 +11,7 @@ import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { Command } from 'commander'
 import { type BootOptions, bootAction, bootOptions } from '../../server/cli/boot.ts'
-import type { Session } from '../../server/cosim/session.ts'
+import type { Session } from '../../server/control/session.ts'
 import { median } from './stats.ts'
 
 const SAMPLE_MS = 60_000

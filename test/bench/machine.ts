@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine without QEMU: a hypervisor on memory and on a register frame that costs next to nothing. */
-import { Reporter } from '../../server/cosim/reporter.ts'
-import { RecordedMemory } from '../../server/cosim/wirePorts.ts'
+
 import { Injector } from '../../server/faults/injector.ts'
 import type { FaultRule } from '../../server/faults/rule.ts'
-import { Hypervisor } from '../../server/hypervisor/hypervisor.ts'
-import {
-  type GuestMemory,
-  type Halves,
-  newTrap,
-  type Policy,
-  type SmmuHardware,
-  type Trap,
-} from '../../server/machine/ports.ts'
+import { Hypervisor } from '../../server/hypervisor/pkvm/hypervisor.ts'
+import type { Halves, SmmuHardware } from '../../server/machine/ports.ts'
+import { newTrap, type Policy, type Trap } from '../../server/policy/policy.ts'
 import { QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
+import type { GuestMemory } from '../../server/smmu/memory.ts'
 import * as r from '../../server/smmu/registers.ts'
 import { CountersWriter, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader, RingWriter } from '../../server/trace/ring.ts'
+import { Reporter } from '../../server/trap/reporter.ts'
+import { RecordedMemory } from '../../server/trap/wirePorts.ts'
 
 export const MiB = 2 ** 20
 export const RAM_BASE = 0x4000_0000

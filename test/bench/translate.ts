@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Translation in TypeScript: boots in which the server answers every IOTLB miss, and SoftSmmu by itself. */
 import type { Report } from '../../server/cli/report.ts'
-import type { TranslateReport } from '../../server/cosim/translator.ts'
 import { CMDQ_OP_TLBI_NH_VA, cmdSync } from '../../server/smmu/commands.ts'
 import * as R from '../../server/smmu/registers.ts'
 import { SoftSmmu } from '../../server/smmu/soft/softSmmu.ts'
 import { STRTAB_STE_0_CFG_NESTED } from '../../server/smmu/ste.ts'
+import type { TranslateReport } from '../../server/trap/translator.ts'
 import { Builder, RAM_BASE, S2_RW, transaction } from '../unit/smmu/support.ts'
 import { bootOnce } from './boots.ts'
 import type { Context, Figure, Part } from './figure.ts'

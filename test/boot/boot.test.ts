@@ -60,7 +60,7 @@ describe('Linux boots with every SMMUv3 access decided by the server', () => {
 
   test('a user’s own policy file', async () => {
     const file = join(folder, 'mine.ts')
-    const parts = new URL('../../server/hypervisor/policy/passthrough.ts', import.meta.url).href
+    const parts = new URL('../../server/hypervisor/passthrough/policy.ts', import.meta.url).href
     writeFileSync(file, `export { default } from ${JSON.stringify(parts)}\n`)
     const { report, stderr } = await cosim(['boot', '--policy', file])
     expectOk(report, stderr)
@@ -71,7 +71,7 @@ describe('Linux boots with every SMMUv3 access decided by the server', () => {
 describe('a run that goes wrong says so, once, and leaves nothing behind', () => {
   test('a policy that fails in the middle: server-died', async () => {
     const file = join(folder, 'failing.ts')
-    const parts = new URL('../../server/hypervisor/policy/passthrough.ts', import.meta.url).href
+    const parts = new URL('../../server/hypervisor/passthrough/policy.ts', import.meta.url).href
     writeFileSync(
       file,
       `import { passthrough } from ${JSON.stringify(parts)}

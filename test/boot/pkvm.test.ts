@@ -5,9 +5,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import type { Report } from '../../server/cli/report.ts'
-import type { WarningSummary } from '../../server/cosim/reporter.ts'
-import type { StreamReport } from '../../server/cosim/sections.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
+import type { WarningSummary } from '../../server/trap/reporter.ts'
+import type { StreamReport } from '../../server/trap/sections.ts'
 import { cosim, type Run } from './cli.ts'
 
 /** The sections that the policy adds to a report. */
@@ -118,10 +118,10 @@ describe('decisions of one’s own', () => {
     const folder = privateFolder(tmpdir(), 'policy-')
     try {
       const file = join(folder, 'policy.ts')
-      const parts = new URL('../../server/hypervisor/policy/pkvm.ts', import.meta.url).href
+      const parts = new URL('../../server/hypervisor/pkvm/policy.ts', import.meta.url).href
       const refuse =
         'commands: { 0x46: () => (words, at, smmu) => { smmu.warn(HYP_COMMAND_REFUSED, words[at], 0, 0, 0); return true } }'
-      const warnings = new URL('../../server/hypervisor/warnings.ts', import.meta.url).href
+      const warnings = new URL('../../server/hypervisor/pkvm/warnings.ts', import.meta.url).href
       writeFileSync(
         file,
         `import { pkvm } from ${JSON.stringify(parts)}

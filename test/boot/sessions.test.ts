@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
-import { Database } from '../../server/faults/sessions/database.ts'
+import { Database } from '../../server/sessions/database.ts'
 import { cosim, leftovers } from './cli.ts'
 
 const folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-sessions-`))

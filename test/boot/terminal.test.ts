@@ -134,7 +134,7 @@ test('Ctrl-C ends a machine that nobody types into', async () => {
 test('dev --refused reset: code that cannot go on from the state of the old gets a machine that starts anew', async () => {
   const folder = privateFolder(tmpdir(), 'policy-')
   const policy = join(folder, 'own.ts')
-  const pkvm = fileURLToPath(new URL('../../server/hypervisor/policy/pkvm.ts', import.meta.url))
+  const pkvm = fileURLToPath(new URL('../../server/hypervisor/pkvm/policy.ts', import.meta.url))
   const own = (name: string) =>
     writeFileSync(
       policy,

@@ -3,11 +3,11 @@
 import { expect, test } from 'vitest'
 import { enums } from '../../protocol/messages.ts'
 import type { Report } from '../../server/cli/report.ts'
-import type { TranslateReport } from '../../server/cosim/translator.ts'
+import { recordedState } from '../../server/cli/walk.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../../server/smmu/registers.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import type { RecordOf } from '../../server/trace/records.ts'
-import { recordedState } from '../../server/trace/walk.ts'
+import type { TranslateReport } from '../../server/trap/translator.ts'
 import { cosim } from './cli.ts'
 
 test.each([

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * QEMU's model against the walker and SoftSmmu. `SMMU_COSIM_SEED` chooses the random part. Differences that are not QEMU's known
- * ones (server/cosim/differences.ts) are printed with the configuration's name, which has the seed in it, and shrunken.
+ * ones (server/translate/differences.ts) are printed with the configuration's name, which has the seed in it, and shrunken.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { DIFFERENCES, explain } from '../../server/cosim/differences.ts'
+import { DIFFERENCES, explain } from '../../server/translate/differences.ts'
 import { type Configuration, configs, flips, grid, randomConfiguration } from './cases.ts'
 import { Differential, Unexplained } from './differential.ts'
 

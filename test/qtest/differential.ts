@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** QEMU, the walker and SoftSmmu, given the same tables and accesses. */
-import { type Answer, describeAnswer, newAnswer, sameAnswer, setOutcome } from '../../server/cosim/answer.ts'
-import { type Case, Examiner, explain } from '../../server/cosim/differences.ts'
+
 import { hex } from '../../server/smmu/bits.ts'
 import { cfgiAll, tlbiNsnhAll } from '../../server/smmu/commands.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
@@ -9,6 +8,8 @@ import * as R from '../../server/smmu/registers.ts'
 import { SoftSmmu } from '../../server/smmu/soft/softSmmu.ts'
 import type { Transaction } from '../../server/smmu/transaction.ts'
 import { describeStep } from '../../server/smmu/walkSteps.ts'
+import { type Answer, describeAnswer, newAnswer, sameAnswer, setOutcome } from '../../server/translate/answer.ts'
+import { type Case, Examiner, explain } from '../../server/translate/differences.ts'
 import { FlatMemory, linearRegisters, RAM_BASE, transaction } from '../unit/smmu/support.ts'
 import { type Configuration, STRTAB } from './cases.ts'
 import { type Access, LOCKSTEP_SID, LockstepMachine } from './lockstep.ts'

@@ -20,8 +20,8 @@ import {
   type Translate,
 } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
-import { type Answer, newAnswer, setRequested } from '../../server/cosim/answer.ts'
 import { ARM_SMMU_EVTQ_BASE } from '../../server/smmu/registers.ts'
+import { type Answer, newAnswer, setRequested } from '../../server/translate/answer.ts'
 import { EDU_ARGS, EDU_SID, Edu } from './edu.ts'
 import { QtestMachine, RAM, SMMU } from './machine.ts'
 

@@ -2,7 +2,6 @@
 /** Translate modes `server` and `lockstep` on the real QEMU: what a device may do is the same, and nothing stale is used. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { TranslateReport } from '../../server/cosim/translator.ts'
 import { CMDQ_OP_TLBI_NH_ASID, CMDQ_OP_TLBI_NH_VA, cfgiAll } from '../../server/smmu/commands.ts'
 import {
   EVT_ID_BAD_STE_CONFIG,
@@ -10,6 +9,7 @@ import {
   EVT_ID_PERMISSION_FAULT,
   EVT_ID_TRANSLATION_FAULT,
 } from '../../server/smmu/events.ts'
+import type { TranslateReport } from '../../server/trap/translator.ts'
 import { HostDriver, STE } from './driver.ts'
 import { EDU_ARGS, EDU_SID, Edu } from './edu.ts'
 import { QtestMachine, RAM } from './machine.ts'

@@ -6,13 +6,13 @@
  *     runner.ts SOCKET RAM-FOLDER POLICY POLICY-OPTIONS TRANSLATE-MODE
  */
 import { once } from 'node:events'
-import type { ThreadEvent } from '../../server/cosim/control.ts'
-import { Dispatcher } from '../../server/cosim/dispatcher.ts'
-import { Listener } from '../../server/cosim/listener.ts'
-import { loadPolicy } from '../../server/cosim/policies.ts'
-import type { TranslateMode } from '../../server/cosim/translator.ts'
+import { loadPolicy } from '../../server/policy/load.ts'
 import { createCounters } from '../../server/trace/counters.ts'
 import { createRing } from '../../server/trace/ring.ts'
+import { Dispatcher } from '../../server/trap/dispatcher.ts'
+import { Listener } from '../../server/trap/listener.ts'
+import type { ThreadEvent } from '../../server/trap/messages.ts'
+import type { TranslateMode } from '../../server/trap/translator.ts'
 
 const [socket = '', ramFolder = '', policy = '', policyOptions = '{}', translate = 'hardware'] = process.argv.slice(2)
 

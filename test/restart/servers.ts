@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import type { TranslateMode, TranslateReport } from '../../server/cosim/translator.ts'
+import type { TranslateMode, TranslateReport } from '../../server/trap/translator.ts'
 
 const CACHE = join(tmpdir(), `cosim-test-modules-${process.getuid?.() ?? 0}`)
 const RUNNER = fileURLToPath(new URL('./runner.ts', import.meta.url))

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Static, Type } from 'typebox'
-import { type Breakpoint, type BreakpointMatch, type BreakpointSpec, MAX_BREAKPOINTS } from '../../cosim/breakpoints.ts'
-import { HYP_WARNINGS } from '../../hypervisor/warnings.ts'
+import { HYP_WARNINGS, warningNumber } from '../../hypervisor/pkvm/warnings.ts'
 import { opcodeName } from '../../smmu/commands.ts'
 import { eventName } from '../../smmu/events.ts'
+import { commandNumber, eventNumber, registerOffset } from '../../smmu/names.ts'
 import { registerName } from '../../smmu/registers.ts'
+import { type Breakpoint, type BreakpointMatch, type BreakpointSpec, MAX_BREAKPOINTS } from '../../trap/breakpoints.ts'
 import type { Api } from '../app.ts'
 import { halves, NumberText, parseBig } from '../hex.ts'
 import type { MachineManager } from '../machine.ts'
 import { Problem, problems } from '../problems.ts'
-import { commandNumber, eventNumber, registerOffset, warningNumber } from '../vocabulary.ts'
 
 const tags = ['breakpoints']
 

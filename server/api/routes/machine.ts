@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Type } from 'typebox'
-import { STAGES } from '../../hypervisor/policy/policy.ts'
-import { HYP_WARNINGS } from '../../hypervisor/warnings.ts'
+import { HYP_WARNINGS } from '../../hypervisor/pkvm/warnings.ts'
+import { STAGES } from '../../policy/policy.ts'
+import { COMMAND_NAMES, EVENT_NAMES } from '../../smmu/names.ts'
 import { REGISTERS } from '../../smmu/registers.ts'
 import type { Api } from '../app.ts'
 import { KERNELS, OWN_POLICY } from '../launch.ts'
 import { type MachineManager, QMP_COMMANDS, snapshot } from '../machine.ts'
 import { problems } from '../problems.ts'
-import { COMMAND_NAMES, EVENT_NAMES } from '../vocabulary.ts'
 
 const tags = ['machine']
 

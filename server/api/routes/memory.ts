@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Type } from 'typebox'
-import { resultName } from '../../hypervisor/result.ts'
+import { resultName } from '../../policy/result.ts'
 import type { Api } from '../app.ts'
 import { HexText, NumberText, parseBig } from '../hex.ts'
 import type { MachineManager } from '../machine.ts'

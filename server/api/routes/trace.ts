@@ -174,7 +174,7 @@ export function traceRoutes(api: Api, manager: MachineManager): void {
         tags,
         summary: 'Download the recording of this run',
         description:
-          'One trace file of all that is written so far, for `smmu-cosim trace`. Where a long recording was rotated, it says how much is missing.',
+          'One trace file of all that was recorded so far, for `smmu-cosim trace`. Where a long recording was rotated, it says how much is missing.',
         produces: ['application/octet-stream'],
         response: {
           200: {
@@ -186,7 +186,7 @@ export function traceRoutes(api: Api, manager: MachineManager): void {
       },
     },
     async (_request, reply) => {
-      const segments = manager.recording?.segments() ?? []
+      const segments = await manager.recordedSegments()
       if (segments.length === 0) throw new Problem(404, 'nothing is being recorded')
       return reply
         .type('application/octet-stream')

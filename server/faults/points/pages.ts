@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Hypervisor } from '../../hypervisor/hypervisor.ts'
-import { EBUSY, EFAULT, EINVAL, ENOMEM, EPERM, ERANGE } from '../../hypervisor/result.ts'
+import type { Hypervisor } from '../../hypervisor/pkvm/hypervisor.ts'
+import { EBUSY, EFAULT, EINVAL, ENOMEM, EPERM, ERANGE } from '../../policy/result.ts'
 import { hex } from '../../smmu/bits.ts'
 import type { ArmedRule } from '../armed.ts'
 import type { FreeActions } from '../freeActions.ts'

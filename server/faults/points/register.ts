@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Policy, Trap } from '../../machine/ports.ts'
+import type { Policy, Trap } from '../../policy/policy.ts'
 import { hex64 } from '../../smmu/bits.ts'
 import { ARM_SMMU_CMDQ_PROD, registerName } from '../../smmu/registers.ts'
 import type { ArmedRule } from '../armed.ts'

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Translate } from '../../../protocol/generated/messages.ts'
 import { enums } from '../../../protocol/messages.ts'
-import type { Answer } from '../../cosim/answer.ts'
 import { addressOf, hex, hex64 } from '../../smmu/bits.ts'
 import { EVT_ID_PERMISSION_FAULT, EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../../smmu/events.ts'
+import type { Answer } from '../../translate/answer.ts'
 import type { ArmedRule } from '../armed.ts'
 import type { FreeActions } from '../freeActions.ts'
 import { big, event as eventId, rangeOf } from '../names.ts'

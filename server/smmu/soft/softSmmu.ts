@@ -4,11 +4,13 @@
  * and event queues, GERROR, and translation of transactions through caches that forget only what commands name. Every write
  * takes effect before it returns.
  */
-import type { GuestMemory, Halves, SmmuHardware } from '../../machine/ports.ts'
+
+import type { Halves, SmmuHardware } from '../../machine/ports.ts'
 import { addressOf, getField } from '../bits.ts'
 import * as C from '../commands.ts'
 import { EVTQ_ENT_WORDS, type EventRecord, encodeEvent } from '../events.ts'
 import { decodeFeatures, type Features, type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../features.ts'
+import type { GuestMemory } from '../memory.ts'
 import * as Q from '../queue.ts'
 import * as R from '../registers.ts'
 import type { Outcome, Transaction, Translated } from '../transaction.ts'

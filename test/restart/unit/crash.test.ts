@@ -4,10 +4,11 @@
  * was, the end is the same as if nothing had happened.
  */
 import { describe, expect, test } from 'vitest'
-import { Hypervisor } from '../../../server/hypervisor/hypervisor.ts'
-import { PAGE_OWNED, PAGE_VM } from '../../../server/hypervisor/ownership.ts'
-import { STAGES, type Stage } from '../../../server/hypervisor/policy/policy.ts'
-import type { CpuGuard, Halves, Machine, Trap } from '../../../server/machine/ports.ts'
+import { Hypervisor } from '../../../server/hypervisor/pkvm/hypervisor.ts'
+import { PAGE_OWNED, PAGE_VM } from '../../../server/hypervisor/pkvm/ownership.ts'
+import type { CpuGuard, Halves, Machine } from '../../../server/machine/ports.ts'
+import type { Trap } from '../../../server/policy/policy.ts'
+import { STAGES, type Stage } from '../../../server/policy/policy.ts'
 import { queueIndex } from '../../../server/smmu/queue.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import {
@@ -19,7 +20,7 @@ import {
   RAM_BASE,
   STE,
   shadowSte,
-} from '../../unit/hypervisor/support.ts'
+} from '../../unit/hypervisor/pkvm/support.ts'
 
 class Killed extends Error {}
 

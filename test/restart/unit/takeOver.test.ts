@@ -11,13 +11,14 @@ import {
   Id,
   type MessageFromServer,
 } from '../../../protocol/generated/messages.ts'
-import { CannotResume, CheckpointWriter, readCheckpoint } from '../../../server/cosim/checkpoint.ts'
-import { type ThreadOptions, TrapThread } from '../../../server/cosim/control.ts'
-import { LiveCode } from '../../../server/cosim/liveCode.ts'
+import { LiveCode } from '../../../server/control/liveCode.ts'
+import { TrapThread } from '../../../server/control/trapThread.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
 import { createRing } from '../../../server/trace/ring.ts'
-import { FakeQemu } from '../../unit/cosim/fakeQemu.ts'
+import { CannotResume, CheckpointWriter, readCheckpoint } from '../../../server/trap/checkpoint.ts'
+import type { ThreadOptions } from '../../../server/trap/messages.ts'
+import { FakeQemu } from '../../unit/trap/fakeQemu.ts'
 
 let folder: string
 const threads: TrapThread[] = []

@@ -3,13 +3,13 @@ import { readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import type { TrapThread } from '../../../server/cosim/control.ts'
-import { LiveCode } from '../../../server/cosim/liveCode.ts'
-import { TypeCheck } from '../../../server/cosim/typeCheck.ts'
+import { LiveCode } from '../../../server/control/liveCode.ts'
+import type { TrapThread } from '../../../server/control/trapThread.ts'
+import { TypeCheck } from '../../../server/control/typeCheck.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 
 const PATIENCE = { timeout: 100_000, interval: 100 }
-const POLICY = new URL('../../../server/hypervisor/policy/policy.ts', import.meta.url).pathname
+const POLICY = new URL('../../../server/policy/policy.ts', import.meta.url).pathname
 
 /** A policy whose answer to every read is this expression. */
 const source = (answer: string) => `

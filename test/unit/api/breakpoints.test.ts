@@ -6,9 +6,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { Id } from '../../../protocol/generated/messages.ts'
 import { enums } from '../../../protocol/messages.ts'
-import type { BreakpointMatch, BreakpointSpec } from '../../../server/cosim/breakpoints.ts'
-import { TrapThread } from '../../../server/cosim/control.ts'
-import type { HeldTrap } from '../../../server/cosim/operations.ts'
+import { TrapThread } from '../../../server/control/trapThread.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { CMDQ_OP_CFGI_STE, CMDQ_OP_TLBI_NH_VA, cfgiSte, cmdSync } from '../../../server/smmu/commands.ts'
 import {
@@ -20,7 +18,9 @@ import {
 } from '../../../server/smmu/registers.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
 import { createRing } from '../../../server/trace/ring.ts'
-import { FakeQemu } from '../cosim/fakeQemu.ts'
+import type { BreakpointMatch, BreakpointSpec } from '../../../server/trap/breakpoints.ts'
+import type { HeldTrap } from '../../../server/trap/operations.ts'
+import { FakeQemu } from '../trap/fakeQemu.ts'
 
 const OK = enums.status.ok[0]
 const ABORTED = enums.status.aborted[0]

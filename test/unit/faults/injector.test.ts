@@ -2,11 +2,11 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { enums } from '../../../protocol/messages.ts'
-import { newAnswer } from '../../../server/cosim/answer.ts'
 import { ACTIONS, type FaultRule } from '../../../server/faults/rule.ts'
 import { Trigger } from '../../../server/faults/trigger.ts'
 import { decodeEvent } from '../../../server/smmu/events.ts'
-import { HOST_EVTQ, MiB, RAM_BASE, STE, shadowSte } from '../hypervisor/support.ts'
+import { newAnswer } from '../../../server/translate/answer.ts'
+import { HOST_EVTQ, MiB, RAM_BASE, STE, shadowSte } from '../hypervisor/pkvm/support.ts'
 import { CFGI_ALL, Cut, FaultyBench, Host, r, running, SYNC, tlbi } from './support.ts'
 
 const rule = (where: FaultRule['where'], what: FaultRule['what'], when?: FaultRule['when']): FaultRule => ({

@@ -3,11 +3,11 @@
 import { Injector } from '../../../server/faults/injector.ts'
 import type { FaultRule, Firing } from '../../../server/faults/rule.ts'
 import type { Surroundings } from '../../../server/faults/site.ts'
-import type { HypWarning } from '../../../server/hypervisor/warnings.ts'
-import type { Policy, Trap } from '../../../server/machine/ports.ts'
+import type { HypWarning } from '../../../server/hypervisor/pkvm/warnings.ts'
+import type { Policy, Trap } from '../../../server/policy/policy.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
-import { Bench, Host, type SetUp } from '../hypervisor/support.ts'
+import { Bench, Host, type SetUp } from '../hypervisor/pkvm/support.ts'
 
 const DEVICES = [
   { sid: 0x10, name: 'nvme', model: 'nvme' },

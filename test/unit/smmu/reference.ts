@@ -3,7 +3,7 @@
  * A second, slow reading of IHI 0070 and DDI 0487 to hold against the walker: 64-bit arithmetic throughout, one bit string, no
  * shared constants, the pseudocode's order. Linear stream table, one CD, the feature set of QEMU's `stage=nested` (44-bit OAS).
  */
-import type { GuestMemory } from '../../../server/machine/ports.ts'
+import type { GuestMemory } from '../../../server/smmu/memory.ts'
 
 const OAS = 44n
 const PS_BITS = [32n, 36n, 40n, 42n, 44n, 48n, 52n, 52n]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A flat memory and a builder of SMMU structures in it, for tests. Written from the specification, not from the walker. */
 
-import type { GuestMemory } from '../../../server/machine/ports.ts'
 import { fieldPrep64 } from '../../../server/smmu/bits.ts'
 import * as C from '../../../server/smmu/cd.ts'
 import { type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
+import type { GuestMemory } from '../../../server/smmu/memory.ts'
 import * as P from '../../../server/smmu/pagetable.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import * as S from '../../../server/smmu/ste.ts'

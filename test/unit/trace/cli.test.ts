@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { Command, CommanderError } from 'commander'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { traceCommand } from '../../../server/trace/cli.ts'
+import { traceCommand } from '../../../server/cli/trace.ts'
 import { bootRecording, scriptedBoot, trap } from './synthetic.ts'
 
 const files = mkdtempSync(join(tmpdir(), 'smmu-cosim-trace-cli-'))

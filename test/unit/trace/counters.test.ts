@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { HYP_CMDQ_TIMEOUT } from '../../../server/hypervisor/warnings.ts'
-import { newTrap } from '../../../server/machine/ports.ts'
+import { HYP_CMDQ_TIMEOUT } from '../../../server/hypervisor/pkvm/warnings.ts'
+import { newTrap } from '../../../server/policy/policy.ts'
 import { Counters, CountersWriter, createCounters } from '../../../server/trace/counters.ts'
 import { buckets, count, HISTOGRAM_WORDS, percentiles } from '../../../server/trace/histogram.ts'
 import { TraceReport } from '../../../server/trace/report.ts'

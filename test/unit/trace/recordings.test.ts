@@ -2,8 +2,8 @@
 /** Beginnings of real boots (recordings/make.ts), replayed against the hypervisor as it is now. */
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
-import { pkvm } from '../../../server/hypervisor/policy/pkvm.ts'
-import { STAGES, type Stage } from '../../../server/hypervisor/policy/policy.ts'
+import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
+import { STAGES, type Stage } from '../../../server/policy/policy.ts'
 import { ARM_SMMU_STRTAB_BASE, ARM_SMMU_STRTAB_BASE_CFG } from '../../../server/smmu/registers.ts'
 import { describeRoot } from '../../../server/trace/describe.ts'
 import { type Group, groups, isGroup } from '../../../server/trace/groups.ts'

@@ -2,15 +2,15 @@
 
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { passthrough } from '../../../server/hypervisor/policy/passthrough.ts'
-import { pkvm } from '../../../server/hypervisor/policy/pkvm.ts'
-import type { PolicyFactory, PolicyOptions } from '../../../server/hypervisor/policy/policy.ts'
+import { passthrough } from '../../../server/hypervisor/passthrough/policy.ts'
+import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
+import type { PolicyFactory, PolicyOptions } from '../../../server/policy/policy.ts'
 import { CMDQ_OP_TLBI_NH_VA } from '../../../server/smmu/commands.ts'
 import { ARM_SMMU_IDR0 } from '../../../server/smmu/registers.ts'
 import { groups } from '../../../server/trace/groups.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
 import { type Divergence, Replay } from '../../../server/trace/replay.ts'
-import { HOST_L2, MiB, STE } from '../hypervisor/support.ts'
+import { HOST_L2, MiB, STE } from '../hypervisor/pkvm/support.ts'
 import { bootRecording, folder, recording, scriptedBoot, trap } from './synthetic.ts'
 
 function replay(path: string, factory: PolicyFactory, options: PolicyOptions = {}) {

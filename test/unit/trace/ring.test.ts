@@ -4,7 +4,7 @@ import { Worker } from 'node:worker_threads'
 import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Trap } from '../../../server/machine/ports.ts'
+import type { Trap } from '../../../server/policy/policy.ts'
 import type { TraceRecord } from '../../../server/trace/records.ts'
 import { CHUNK, createRing, KEPT_WRITE, RingReader, RingWriter } from '../../../server/trace/ring.ts'
 

@@ -4,10 +4,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import { RecordedMemory } from '../../../server/cosim/wirePorts.ts'
-import { type PkvmPolicy, pkvm } from '../../../server/hypervisor/policy/pkvm.ts'
-import type { PolicyOptions } from '../../../server/hypervisor/policy/policy.ts'
-import type { SmmuHardware, Trap } from '../../../server/machine/ports.ts'
+import { type PkvmPolicy, pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
+import type { SmmuHardware } from '../../../server/machine/ports.ts'
+import type { PolicyOptions, Trap } from '../../../server/policy/policy.ts'
 import { CountersWriter, createCounters } from '../../../server/trace/counters.ts'
 import type { TraceHeader } from '../../../server/trace/format.ts'
 import { Pump } from '../../../server/trace/pump.ts'
@@ -15,6 +14,7 @@ import { Recorder, type RecorderSummary } from '../../../server/trace/recorder.t
 import { request } from '../../../server/trace/records.ts'
 import { TraceReport } from '../../../server/trace/report.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
+import { RecordedMemory } from '../../../server/trap/wirePorts.ts'
 import {
   type Bench,
   CARVEOUT_BASE,
@@ -28,7 +28,7 @@ import {
   STE,
   TestHardware,
   TestMemory,
-} from '../hypervisor/support.ts'
+} from '../hypervisor/pkvm/support.ts'
 
 export const header: Omit<TraceHeader, 'segment'> = {
   recording: 'a-b-c',

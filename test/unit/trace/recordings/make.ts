@@ -10,7 +10,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { STAGES } from '../../../../server/hypervisor/policy/policy.ts'
+import { STAGES } from '../../../../server/policy/policy.ts'
 
 const TRAPS = 500
 const main = fileURLToPath(new URL('../../../../server/cli/main.ts', import.meta.url))

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { loadPolicy } from '../policy/load.ts'
+import { GRANULES, type PolicyOptions, STAGES } from '../policy/policy.ts'
+import { cut } from '../trace/cut.ts'
+import { describeRoot } from '../trace/describe.ts'
+import { describeHunk, diff } from '../trace/diff.ts'
+import { perfetto } from '../trace/export/perfetto.ts'
+import { csv, json } from '../trace/export/text.ts'
+import { vcd } from '../trace/export/vcd.ts'
+import { type Filter, matches } from '../trace/filter.ts'
+import { flame } from '../trace/flame.ts'
+import { groups } from '../trace/groups.ts'
+import { Output } from '../trace/output.ts'
+import { TraceReader } from '../trace/reader.ts'
+import { type KindName, kinds } from '../trace/records.ts'
+import { Replay } from '../trace/replay.ts'
+import { printDivergence, printSummary, ReplaySummary } from '../trace/replayReport.ts'
+import { show, title } from '../trace/show.ts'
+import { printStats, stats } from '../trace/stats.ts'
+import { locate, Symbols } from '../trace/symbols.ts'
+import {
+  parseAddresses,
+  parseCommand,
+  parseInterval,
+  parseNumber,
+  parseRegister,
+  parseTimes,
+} from '../trace/vocabulary.ts'
+import { hypervisorSections } from '../trap/sections.ts'
+import { EXIT, fail } from './exit.ts'
+
+/** `smmu-cosim trace …` and `smmu-cosim replay`. */
+export function traceCommand(program: Command): void {
+  const trace = program.command('trace').description('look into recordings of runs')
+  showCommand(trace)
+  statsCommand(trace)
+  diffCommand(trace)
+  exportCommand(trace)
+  flameCommand(trace)
+  cutCommand(trace)
+  replayCommand(program)
+}
+
+/** An option's value by a function that throws RangeError. */
+const value =
+  <T>(parse: (text: string) => T) =>
+  (text: string): T => {
+    try {
+      return parse(text)
+    } catch (error) {
+      throw new InvalidArgumentError((error as Error).message)
+    }
+  }
+
+const list = <T>(parse: (text: string) => T) => value(text => new Set(text.split(',').map(parse)))
+
+function kind(text: string): KindName {
+  if (!Object.hasOwn(kinds, text)) throw new RangeError(`no kind "${text}": there are ${Object.keys(kinds).join(', ')}`)
+  return text as KindName
+}
+
+interface SymbolOptions {
+  /** True: the image that was booted. */
+  readonly symbols?: string | true
+  readonly kaslr?: number
+}
+
+function symbolOptions(command: Command): Command {
+  return command
+    .option('--symbols [file]', "kernel image (default: the recorded one), System.map, or the guest's /proc/kallsyms")
+    .option(
+      '--kaslr <offset>',
+      'how far the kernel was moved; worked out from the traps by default',
+      value(parseNumber),
+    )
+}
+
+/** @throws Error when the kernel's place cannot be worked out. */
+function loadSymbols(reader: TraceReader, { symbols: file, kaslr }: SymbolOptions): Symbols | undefined {
+  if (file === undefined) return undefined
+  const path = file === true ? reader.header.image : file
+  if (path === '') throw new Error("the recording doesn't say which kernel image was booted: --symbols FILE says it")
+  const symbols = Symbols.load(path)
+  if (kaslr !== undefined) symbols.offset = BigInt(kaslr)
+  else if (!locate(symbols, reader)) {
+    throw new Error(
+      `${path}: the traps' PCs don't fit it at any offset: is it of ${reader.header.kernel || 'the same kernel'}? ` +
+        '(--kaslr OFFSET says it by hand)',
+    )
+  }
+  return symbols
+}
+
+/** Runs an action with the reader of a file, says what is wrong with the file, and sets the exit code. */
+async function reading(path: string, action: (reader: TraceReader) => Promise<void>): Promise<void> {
+  try {
+    const reader = TraceReader.open(path)
+    await action(reader)
+    for (const problem of reader.problems) {
+      console.error(`smmu-cosim: ${problem.path}: byte ${problem.offset}: ${problem.message}`)
+      if (problem.damage) process.exitCode = EXIT.failed
+    }
+  } catch (error) {
+    fail(error)
+  }
+}
+
+async function write(out: Output, pieces: Iterable<string>): Promise<void> {
+  for (const piece of pieces) {
+    out.text(piece)
+    if (!out.full) continue
+    await out.flush()
+    if (out.closed) break
+  }
+  await out.close()
+}
+
+/** A filter by the names of its options, of which some may be given several times. */
+interface ShowCommandOptions extends SymbolOptions, Omit<Filter, 'registers' | 'commands' | 'kinds'> {
+  readonly register?: Filter['registers']
+  readonly command?: Filter['commands']
+  readonly kind?: Filter['kinds']
+  readonly slowest?: number
+  readonly limit?: number
+  readonly nested?: boolean
+}
+
+function filterOf(options: ShowCommandOptions): Filter {
+  const { register: registers, command: commands, kind: kinds, ...rest } = options
+  return { ...rest, ...(registers && { registers }), ...(commands && { commands }), ...(kinds && { kinds }) }
+}
+
+function showCommand(trace: Command): void {
+  const command = trace
+    .command('show <file>')
+    .description('print what happened, decoded; all filters given must hold')
+    .option('--register <names>', 'traps of these registers, e.g. CR0,CMDQ_BASE or 0x20', list(parseRegister))
+    .option('--command <names>', 'traps with these commands of the host, e.g. CFGI_STE', list(parseCommand))
+    .option('--sid <id>', 'what concerns a StreamID', value(parseNumber))
+    .option('--address <range>', 'accesses to guest memory in A, A..B or A+SIZE', value(parseAddresses))
+    .option('--time <range>', 'seconds since the start, A..B', value(parseTimes))
+    .option('--seq <range>', 'traps by number, A or A..B', value(parseInterval))
+    .option('--cpu <n>', 'traps of a vCPU', value(parseNumber))
+    .option('--smmu <n>', 'of an SMMU', value(parseNumber))
+    .option('--function <text>', 'traps made by kernel functions with this in their name (needs --symbols)')
+    .option('--kind <kinds>', 'records of these kinds, e.g. console,event', list(kind))
+    .option('--warnings', 'traps with hyp warnings')
+    .option('--aborted', 'traps that ended in an external abort')
+    .option('--slowest <n>', 'the n that took longest, slowest first', value(parseNumber))
+    .option('--limit <n>', 'at most n', value(parseNumber))
+    .option('--nested', 'with every access to hardware, memory and guard')
+  symbolOptions(command).action((path: string, options: ShowCommandOptions) =>
+    reading(path, async reader => {
+      const symbols = loadSymbols(reader, options)
+      if (options.function !== undefined && symbols === undefined) throw new Error('--function needs --symbols')
+      const { slowest, limit } = options
+      const limits = { ...(slowest !== undefined && { slowest }), ...(limit !== undefined && { limit }) }
+      const out = new Output()
+      await show(reader, { filter: filterOf(options), nested: options.nested === true, symbols, ...limits }, out)
+      await out.close()
+    }),
+  )
+}
+
+function statsCommand(trace: Command): void {
+  const command = trace.command('stats <file>').description('numbers of a run').option('--json', 'as JSON, times in ns')
+  symbolOptions(command).action((path: string, options: SymbolOptions & { readonly json?: boolean }) =>
+    reading(path, async reader => {
+      const found = stats(reader.records(), loadSymbols(reader, options))
+      const out = new Output()
+      if (options.json) out.line(JSON.stringify({ ...found, bytes: reader.size }, null, 2))
+      else {
+        out.line(title(reader.header))
+        printStats(found, reader, out)
+      }
+      await out.close()
+    }),
+  )
+}
+
+interface DiffCommandOptions {
+  readonly values: boolean
+  readonly nested?: boolean
+  readonly limit: number
+}
+
+function diffCommand(trace: Command): void {
+  trace
+    .command('diff <a> <b>')
+    .description('what the second run did differently, first divergence first')
+    .option('--no-values', 'compare which registers were accessed, not the values')
+    .option('--nested', 'compare accesses to hardware and memory, too')
+    .option('--limit <n>', 'places to print', value(parseNumber), 10)
+    .action((a: string, b: string, options: DiffCommandOptions) =>
+      reading(a, left => reading(b, right => printDiff(left, right, options))),
+    )
+}
+
+async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOptions): Promise<void> {
+  const nested = options.nested === true
+  const out = new Output()
+  let places = 0
+  const only = { a: 0, b: 0 }
+  for (const hunk of diff(a.records(), b.records(), { values: options.values, nested })) {
+    only.a += hunk.a.length
+    only.b += hunk.b.length
+    if (++places > options.limit) continue
+    if (places === 1) {
+      out.line(`--- ${title(a.header)}`)
+      out.line(`+++ ${title(b.header)}`)
+    }
+    out.line(`@@ ${places === 1 ? 'first difference' : `difference ${places}`}`)
+    for (const line of describeHunk(hunk, nested)) out.line(line)
+    if (out.full) await out.flush()
+    if (out.closed) return
+  }
+  if (places === 0) out.line('no difference')
+  else {
+    out.line(
+      `${places} place${places === 1 ? '' : 's'}; ${only.a} decisions only in the first, ${only.b} only in the second`,
+    )
+    process.exitCode = EXIT.failed
+  }
+  await out.close()
+}
+
+interface ExportCommandOptions extends SymbolOptions {
+  readonly perfetto?: boolean
+  readonly vcd?: boolean
+  readonly json?: boolean
+  readonly csv?: boolean
+  readonly output?: string
+}
+
+function exportCommand(trace: Command): void {
+  const formats = ['perfetto', 'vcd', 'json', 'csv']
+  const format = (name: string, text: string) =>
+    new Option(`--${name}`, text).conflicts(formats.filter(other => other !== name))
+  const command = trace
+    .command('export <file>')
+    .description('convert a recording')
+    .addOption(format('perfetto', 'for ui.perfetto.dev and chrome://tracing'))
+    .addOption(format('vcd', 'registers for waveform viewers'))
+    .addOption(format('json', 'one object a line'))
+    .addOption(format('csv', 'one line a record'))
+    .option('-o, --output <file>', 'instead of standard output')
+  symbolOptions(command).action((path: string, options: ExportCommandOptions) =>
+    reading(path, async reader => {
+      const { header } = reader
+      const pieces = () => {
+        const symbols = loadSymbols(reader, options)
+        if (options.perfetto) return perfetto(header, reader.records(), symbols)
+        if (options.vcd) return vcd(header, () => reader.records())
+        if (options.json) return json(header, reader.records(), symbols)
+        if (options.csv) return csv(reader.records(), symbols)
+        throw new Error(`export needs a format: ${formats.map(name => `--${name}`).join(', ')}`)
+      }
+      const text = pieces()
+      await write(new Output(options.output), text)
+    }),
+  )
+}
+
+function flameCommand(trace: Command): void {
+  const command = trace
+    .command('flame <file>')
+    .description('folded stacks of traps by kernel function, for flamegraph.pl, speedscope, inferno')
+    .addOption(new Option('--weight <what>', 'what a stack weighs').choices(['traps', 'time']).default('traps'))
+    .option('-o, --output <file>', 'instead of standard output')
+  const action = (path: string, options: SymbolOptions & { weight: 'traps' | 'time'; output?: string }) =>
+    reading(path, async reader => {
+      const symbols = loadSymbols(reader, { symbols: true, ...options })
+      if (symbols === undefined) return
+      const stacks = flame(reader.records(), symbols, options.weight)
+      const lines = [...stacks].sort((a, b) => b[1] - a[1]).map(([stack, weight]) => `${stack} ${weight}\n`)
+      await write(new Output(options.output), lines)
+    })
+  symbolOptions(command).action(action)
+}
+
+function cutCommand(trace: Command): void {
+  trace
+    .command('cut <file>')
+    .description('keep the beginning of a recording')
+    .requiredOption('--to <seq>', 'number of the last trap that is kept', value(parseNumber))
+    .requiredOption('-o, --output <file>', 'the new recording; compressed when its name ends in .gz')
+    .action((path: string, options: { readonly to: number; readonly output: string }) =>
+      reading(path, async reader => {
+        const bytes = await cut(reader, options.to, options.output)
+        console.log(`${options.output}: ${bytes} bytes`)
+      }),
+    )
+}
+
+/** Where a replay stops. */
+interface Break {
+  readonly filter: Filter
+  /** At the first difference. */
+  readonly difference: boolean
+}
+
+function parseBreak(text: string): Break {
+  if (text === 'difference') return { filter: { seq: { from: -1, to: -1 } }, difference: true }
+  if (text === 'warning') return { filter: { warnings: true }, difference: false }
+  if (/^[0-9]+$/.test(text)) return { filter: { seq: parseInterval(text) }, difference: false }
+  try {
+    return { filter: { registers: new Set([parseRegister(text)]) }, difference: false }
+  } catch {
+    try {
+      return { filter: { commands: new Set([parseCommand(text)]) }, difference: false }
+    } catch {
+      throw new RangeError(`"${text}": expected the number of a trap, a register, a command, warning, or difference`)
+    }
+  }
+}
+
+interface ReplayCommandOptions {
+  readonly policy?: string
+  readonly until?: PolicyOptions['until']
+  readonly granule?: string
+  readonly break?: Break
+  readonly all?: boolean
+  readonly nested?: boolean
+}
+
+function replayCommand(program: Command): void {
+  program
+    .command('replay <file>')
+    .description('let a hypervisor decide again what was recorded, without QEMU, and say what it does differently')
+    .option('--policy <name|file>', 'default: that of the recording')
+    .addOption(new Option('--until <stage>', "the policy's stage; default: that of the recording").choices(STAGES))
+    .addOption(new Option('--granule <bytes>', 'page size of stage 2').choices(GRANULES.map(String)))
+    .option('--break <where>', 'stop after a trap number, register, command, warning, or difference', value(parseBreak))
+    .option('--all', 'print every decision that goes differently')
+    .option('--nested', 'print with everything that was recorded of it')
+    .action((path: string, options: ReplayCommandOptions) => reading(path, reader => replay(reader, options)))
+}
+
+async function replay(reader: TraceReader, options: ReplayCommandOptions): Promise<void> {
+  const { header } = reader
+  const policy = options.policy ?? header.policy
+  const policyOptions: PolicyOptions = {
+    ...(policy === header.policy ? header.policyOptions : {}),
+    ...(options.until && { until: options.until }),
+    ...(options.granule && { granule: Number(options.granule) as (typeof GRANULES)[number] }),
+  }
+  const nested = options.nested === true
+  const out = new Output()
+  const run = new Replay(header.machine, await loadPolicy(policy), policyOptions)
+  const summary = new ReplaySummary()
+  const started = performance.now()
+  for (const { group, divergence } of run.run(groups(reader.records()))) {
+    if (divergence !== undefined) {
+      summary.add(divergence)
+      if (options.all) printDivergence(divergence, nested, out)
+    }
+    const where = options.break
+    if (where === undefined) continue
+    if (where.difference ? divergence === undefined : !matches(group, where.filter)) continue
+    out.line('stopped after:')
+    printDivergence(divergence ?? { group, differences: [] }, true, out)
+    out.line(JSON.stringify(hypervisorSections(run.policy, run.machine), null, 2))
+    break
+  }
+  const ms = performance.now() - started
+  const words = Object.entries(policyOptions).map(([name, value]) => ` ${name}=${value}`)
+  const rate = Math.round((run.traps / ms) * 1000)
+  out.line(
+    `${run.traps} traps replayed in ${(ms / 1000).toFixed(2)} s (${rate} a second), policy ${policy}${words.join('')}`,
+  )
+  if (run.unknownReads > 0) {
+    out.line(`${run.unknownReads} reads of memory that the recording doesn't show were answered with 0`)
+  }
+  if (run.translations > 0) {
+    out.line(
+      `NOT replayed: ${run.translations} translations of --translate server or lockstep; they depend on tables that only the guest writes`,
+    )
+  }
+  if (run.firstFault !== undefined) {
+    out.line(`NOT replayed: ${run.faults} injected faults, first in ${describeRoot(run.firstFault).trim()}`)
+    out.line('  what they changed is different, and what followed from it')
+  }
+  printSummary(summary, run.roots, nested, out)
+  if (summary.divergent > 0) process.exitCode = EXIT.failed
+  await out.close()
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+import { execFile } from 'node:child_process'
+import { EventEmitter } from 'node:events'
+import { closeSync, ftruncateSync, openSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import type { Hello } from '../../protocol/generated/messages.ts'
+import type { FaultPlan } from '../faults/rule.ts'
+import { GuestConsole } from '../machine/console.ts'
+import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
+import { Qmp } from '../machine/qmp.ts'
+import { parseSize, type Scratch } from '../machine/scratch.ts'
+import { Counters, createCounters } from '../trace/counters.ts'
+import { Pump } from '../trace/pump.ts'
+import type { Recorder } from '../trace/recorder.ts'
+import { machineState } from '../trace/records.ts'
+import { createRing } from '../trace/ring.ts'
+import type { TranslateMode } from '../trap/translator.ts'
+import { TrapThread } from './trapThread.ts'
+
+/** What a session runs. */
+export interface SessionOptions {
+  /** Everything about the machine but the files that the session makes itself. */
+  readonly machine: Omit<QemuOptions, 'ramFile' | 'qmpSocket' | 'cosim'>
+  /** Absent: QEMU without the server. */
+  readonly policy?: {
+    readonly name: string
+    readonly options: Readonly<Record<string, unknown>>
+    readonly panicOnWarn: boolean
+    /** Who translates for devices; default `hardware`. */
+    readonly translate?: TranslateMode
+    /** Pages that are donated to a VM are filled with what it would find changed. */
+    readonly canaries?: boolean
+    /** Every access of the guest is a trap, every access to the hardware is waited for. */
+    readonly faithful?: boolean
+    /** QEMU's size notation. */
+    readonly carveout: string
+    /** Socket of a server that runs elsewhere; absent: one of this session's own. */
+    readonly server?: string
+    /** How long the machine waits for a lost server, ms; absent or 0: a lost server ends it. */
+    readonly reconnectMs?: number
+    /** Further properties of QEMU's smmu-cosim object, `name=value`. */
+    readonly properties?: readonly string[]
+    /** Rules that are armed from the start. */
+    readonly faults?: FaultPlan
+  }
+  /** Goes on where a machine of the same description was saved, instead of booting. */
+  readonly restore?: SavedMachine
+  readonly scratch: Scratch
+  /** Where the console log goes. */
+  readonly runFolder: string
+}
+
+/** A machine that was saved while it was stopped: the server's state is in that of the devices. */
+export interface SavedMachine {
+  /** Files of guest RAM, and of the state of the devices. */
+  readonly ram: string
+  readonly devices: string
+}
+
+/** QEMU leaves RAM alone that is a shared file. */
+const IGNORE_SHARED = { capabilities: [{ capability: 'x-ignore-shared', state: true }] }
+
+/** How long QEMU may take to listen, or to save its devices, ms. */
+const QMP_MS = 30_000
+
+/** How a session ended. */
+export interface SessionEnd {
+  readonly qemu: QemuExit
+  /** What QEMU said on standard error. */
+  readonly qemuErrors: string
+  /** Set when the server was the cause: the thread died, or it broke off the connection. */
+  readonly serverError?: string
+  /** Set when the policy stopped the machine at a warning. */
+  readonly panic?: string
+  /** The policy's sections of the report. */
+  readonly sections: Readonly<Record<string, unknown>>
+}
+
+/** One machine with its server: trap thread, QEMU, console and QMP, started and ended together. */
+export class Session extends EventEmitter<{
+  connected: [Hello]
+  panic: [string]
+  reset: [cause: number]
+  interrupted: [message: string, fault: boolean]
+}> {
+  readonly console: GuestConsole
+  readonly qemu: QemuProcess
+  readonly thread: TrapThread | undefined
+  readonly counters: Counters | undefined
+  /** The one consumer of the trace ring; absent without the server. */
+  readonly pump: Pump | undefined
+  /** Set by who records. */
+  recording: Recorder | undefined
+  /** The file of guest RAM. */
+  readonly ramFile: string
+  /** What QEMU said at the handshake. */
+  hello: Hello | undefined
+  readonly ended: Promise<SessionEnd>
+  #serverError: string | undefined
+  #panic: string | undefined
+  #sections: Readonly<Record<string, unknown>> = {}
+  readonly #qmpSocket: string
+  /** QEMU ends when its guest reboots. */
+  readonly #endsAtReboot: boolean
+  readonly #gone = new AbortController()
+  #qmp: Promise<Qmp> | undefined
+
+  private constructor(
+    options: SessionOptions,
+    ramFile: string,
+    server?: { readonly thread: TrapThread; readonly counters: Counters; readonly pump: Pump },
+  ) {
+    super()
+    const thread = server?.thread
+    this.thread = thread
+    this.counters = server?.counters
+    this.pump = server?.pump
+    this.ramFile = ramFile
+    this.#qmpSocket = join(options.scratch.sockets, 'qmp')
+    this.#endsAtReboot = options.machine.extra.includes('-no-reboot')
+    thread?.on('connected', (machine, resumed) => {
+      this.hello = machine
+      this.pump?.machine(resumed ? machineState.resumed : machineState.running)
+      this.emit('connected', machine)
+    })
+    thread?.on('reset', cause => this.emit('reset', cause))
+    thread?.on('shutdown', (_cause, sections) => {
+      // What stood at the panic is what counts.
+      if (this.#panic === undefined) this.#sections = sections
+    })
+    thread?.on('panic', (text, sections) => {
+      this.#panic = text
+      this.#sections = sections
+      this.pump?.machine(machineState.panicked)
+      this.emit('panic', text)
+      void this.qemu.stop()
+    })
+    thread?.on('died', message => this.#serverFailed(message))
+    const { policy } = options
+    thread?.on('disconnected', (message, expected, fault) => {
+      if (expected || !this.qemu.running) return
+      this.pump?.machine(machineState.disconnected)
+      // What a policy throws it would throw again, unless somebody mends it.
+      const mendable = !fault || this.listenerCount('interrupted') > 0
+      if (policy?.reconnectMs && mendable) this.emit('interrupted', message, fault)
+      else this.#serverFailed(message)
+    })
+    this.qemu = new QemuProcess({
+      ...options.machine,
+      extra: [...options.machine.extra, ...(options.restore === undefined ? [] : ['-incoming', 'defer'])],
+      ramFile,
+      qmpSocket: this.#qmpSocket,
+      ...(policy && {
+        cosim: {
+          socket: policy.server ?? trapSocket(options.scratch),
+          carveout: policy.carveout,
+          properties: [
+            ...(policy.reconnectMs ? [`reconnect-ms=${policy.reconnectMs}`] : []),
+            ...(policy.properties ?? []),
+          ],
+        },
+      }),
+    })
+    const { stdout } = this.qemu.child
+    if (stdout === null) throw new Error('QEMU has no standard output')
+    this.console = new GuestConsole(stdout, join(options.runFolder, 'console.log'))
+    this.console.on('line', line => this.pump?.console(line))
+    this.ended = this.#end()
+    if (this.pump !== undefined) void this.#watchLife(this.pump)
+  }
+
+  /** What becomes of the machine, put on the time line. */
+  async #watchLife(pump: Pump): Promise<void> {
+    try {
+      const qmp = await this.qmp(this.#gone.signal)
+      qmp.on('event', ({ event }) => {
+        const state = LIFE[event]
+        if (state !== undefined) pump.machine(state)
+      })
+    } catch {} // it ended before it listened
+  }
+
+  /**
+   * Starts the trap thread, then QEMU.
+   * @throws Error when the thread cannot listen, the policy cannot be loaded, or the saved machine does not fit.
+   */
+  static async start(options: SessionOptions): Promise<Session> {
+    const session = await Session.#start(options)
+    if (options.restore !== undefined) await session.#load(options.restore)
+    return session
+  }
+
+  static async #start(options: SessionOptions): Promise<Session> {
+    const { policy, scratch, restore } = options
+    const path = join(scratch.ram, 'ram')
+    // What was never touched stays a hole.
+    if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
+    const fd = openSync(path, restore === undefined ? 'wx+' : 'r+', 0o600)
+    try {
+      ftruncateSync(fd, parseSize(options.machine.memory))
+      if (policy === undefined || policy.server !== undefined) return new Session(options, path)
+      const counters = createCounters()
+      const ring = createRing()
+      const thread = await TrapThread.start({
+        listen: trapSocket(scratch),
+        policy: policy.name,
+        policyOptions: policy.options,
+        panicOnWarn: policy.panicOnWarn,
+        ...(policy.translate && { translate: policy.translate }),
+        ...(policy.canaries && { canaries: true }),
+        ...(policy.faithful && { faithful: true }),
+        ...(policy.faults && { faults: policy.faults }),
+        ...(policy.reconnectMs && { revive: true }),
+        ramFile: path,
+        ring,
+        counters,
+      })
+      return new Session(options, path, { thread, counters: new Counters(counters), pump: new Pump(ring) })
+    } finally {
+      closeSync(fd)
+    }
+  }
+
+  /** The machine's QMP connection: the same for all, as QEMU serves one. It is closed when the machine ends. */
+  async qmp(signal: AbortSignal): Promise<Qmp> {
+    this.#qmp ??= Qmp.connect(this.#qmpSocket, this.#gone.signal)
+    signal.throwIfAborted()
+    const aborted = Promise.withResolvers<never>()
+    const abort = () => aborted.reject(signal.reason)
+    signal.addEventListener('abort', abort, { once: true })
+    try {
+      return await Promise.race([this.#qmp, aborted.promise])
+    } finally {
+      signal.removeEventListener('abort', abort)
+    }
+  }
+
+  /** Resets the machine, also one that ends when its guest reboots. @throws Error when QEMU does not answer until `signal` aborts */
+  async reset(signal: AbortSignal): Promise<void> {
+    const qmp = await this.qmp(signal)
+    if (this.#endsAtReboot) await qmp.execute('set-action', { reboot: 'reset' })
+    await qmp.execute('system_reset')
+    if (this.#endsAtReboot) await qmp.execute('set-action', { reboot: 'shutdown' })
+  }
+
+  /**
+   * Saves the machine, which stands still afterwards: `stop` it.
+   * @throws Error with QEMU's reason: a device that cannot be saved, a full disk.
+   */
+  async save(to: SavedMachine): Promise<void> {
+    const signal = AbortSignal.timeout(QMP_MS)
+    const qmp = await this.qmp(signal)
+    await qmp.execute('stop')
+    await qmp.execute('migrate-set-capabilities', IGNORE_SHARED)
+    await qmp.execute('migrate', { uri: `file:${to.devices}` })
+    await migrated(qmp, signal)
+    await promisify(execFile)('cp', ['--sparse=always', '--', this.ramFile, to.ram])
+  }
+
+  /** Resolves when the saved machine runs. */
+  async #load(from: SavedMachine): Promise<void> {
+    const signal = AbortSignal.timeout(QMP_MS)
+    try {
+      const qmp = await this.qmp(signal)
+      await qmp.execute('migrate-set-capabilities', IGNORE_SHARED)
+      await qmp.execute('migrate-incoming', { uri: `file:${from.devices}` })
+      await migrated(qmp, signal)
+      // It was saved standing still. Before it goes on, QEMU finds the server.
+      await qmp.execute('cont')
+    } catch (error) {
+      await this.stop()
+      const { message } = error as Error
+      throw new Error(`the saved machine cannot be loaded: ${this.qemu.errors.trim() || message}`)
+    }
+  }
+
+  /** Ends the machine, whatever it is doing. */
+  async stop(): Promise<void> {
+    await this.qemu.stop()
+    await this.ended
+  }
+
+  #serverFailed(message: string): void {
+    this.#serverError ??= message
+    void this.qemu.stop()
+  }
+
+  async #end(): Promise<SessionEnd> {
+    try {
+      const qemu = await this.qemu.exited
+      this.#gone.abort(new Error('QEMU has ended'))
+      await this.thread?.drained()
+      return {
+        qemu,
+        qemuErrors: this.qemu.errors.trim(),
+        sections: this.#sections,
+        ...(this.#serverError !== undefined && { serverError: this.#serverError }),
+        ...(this.#panic !== undefined && { panic: this.#panic }),
+      }
+    } finally {
+      await this.thread?.stop()
+      this.pump?.machine(machineState.ended)
+      this.pump?.close()
+      void this.#qmp?.then(qmp => qmp.close()).catch(() => {})
+    }
+  }
+}
+
+/** Resolves when devices are saved, or loaded. @throws Error with QEMU's reason. */
+async function migrated(qmp: Qmp, signal: AbortSignal): Promise<void> {
+  for (;;) {
+    const { status, ...rest } = (await qmp.execute('query-migrate')) as { status?: string; 'error-desc'?: string }
+    if (status === 'completed') return
+    if (status === 'failed') throw new Error(rest['error-desc'] ?? 'QEMU does not say why')
+    await setTimeout(5, undefined, { signal })
+  }
+}
+
+/** QMP's events that change the machine's state. A reset is on the time line as the trap thread saw it. */
+const LIFE: Readonly<Record<string, number>> = {
+  STOP: machineState.paused,
+  RESUME: machineState.running,
+  POWERDOWN: machineState.powerButton,
+  SHUTDOWN: machineState.poweredOff,
+}
+
+const trapSocket = (scratch: Scratch): string => join(scratch.sockets, 'trap')

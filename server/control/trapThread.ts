@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+import { EventEmitter, once } from 'node:events'
+import type { Hello } from '../../protocol/generated/messages.ts'
+import type { Firing } from '../faults/rule.ts'
+import type { Handover, ThreadEvent, ThreadOptions } from '../trap/messages.ts'
+import { type HeldTrap, OperationError, type OperationName, type Operations } from '../trap/operations.ts'
+import { inTime, Late, PATIENCE_MS, WorkerHandle } from './workerHandle.ts'
+
+/** A policy that never returns must not hold up the end of a run. */
+const DRAIN_MS = 5_000
+/** QEMU looks for its server many times a second. */
+const TAKE_OVER_MS = 5_000
+
+/** What a replacement of the trap thread's code came to. */
+export interface Swap {
+  /** When the new code answered its first trap, ms since the epoch; null: there was none yet. */
+  readonly firstTrap: Promise<number>
+  /** What the new code had to put right. */
+  readonly repairs: readonly string[]
+  /** How long nobody could answer traps, ms. */
+  readonly gapMs: number
+}
+
+interface Events {
+  connected: [machine: Hello, resumed: boolean, repairs: readonly string[]]
+  firstTrap: [at: number]
+  /** A running machine cannot be taken over, and waits for its reset. */
+  lost: [message: string]
+  reset: [cause: number]
+  shutdown: [cause: number, sections: Readonly<Record<string, unknown>>]
+  disconnected: [message: string, expected: boolean, fault: boolean]
+  panic: [text: string, sections: Readonly<Record<string, unknown>>]
+  /** A breakpoint stopped a trap. */
+  held: [HeldTrap]
+  released: [seq: number, action: string]
+  /** A fault was injected. */
+  fired: [Firing]
+  /** The thread ended without being asked to. */
+  died: [message: string]
+}
+
+/** The control thread's handle on the trap thread. */
+export class TrapThread extends EventEmitter<Events> {
+  readonly #options: ThreadOptions
+  #lane: WorkerHandle
+  #stopping = false
+  /** The machine, while it is connected. */
+  #machine: Hello | undefined
+  #swapping = false
+  /** A machine waits for a server. */
+  #parked = false
+  /** What a thread left that a fault is ending. */
+  #left: Handover | undefined
+
+  private constructor(options: ThreadOptions, lane: WorkerHandle) {
+    super()
+    this.#options = options
+    this.#lane = lane
+    this.#attach(lane)
+  }
+
+  /** Starts the thread; resolves when it listens. @throws Error when it cannot: socket in use, no such policy. */
+  static async start(options: ThreadOptions): Promise<TrapThread> {
+    const lane = await WorkerHandle.load(options)
+    try {
+      const thread = new TrapThread(options, lane)
+      await lane.call('serve', [null])
+      return thread
+    } catch (error) {
+      await lane.stop()
+      throw error
+    }
+  }
+
+  /** Runs an operation of the dispatcher on the trap thread, between two traps. */
+  call<K extends OperationName>(operation: K, ...args: Parameters<Operations[K]>): Promise<ReturnType<Operations[K]>> {
+    if (this.#stopping) return Promise.reject(new OperationError('state', 'the trap thread has ended'))
+    return this.#lane.call(operation, args) as Promise<ReturnType<Operations[K]>>
+  }
+
+  /**
+   * Replaces the thread by one with the source files as they are now, while the machine runs; it needs a QEMU that waits
+   * for its server (`reconnect-ms`). Whatever goes wrong, the old code goes on.
+   * @throws Error why the new code was not taken.
+   */
+  swap(): Promise<Swap> {
+    return this.#replace('leave')
+  }
+
+  /** The same, whatever state the machine is in: a machine that cannot be taken over is reported (`lost`) for a reset. */
+  startOver(): Promise<Swap> {
+    return this.#replace('reset')
+  }
+
+  async #replace(onRefusal: 'leave' | 'reset'): Promise<Swap> {
+    if (this.#swapping) throw new Error('the code is being replaced already')
+    this.#swapping = true
+    try {
+      const lane = await WorkerHandle.load({ ...this.#options, onRefusal })
+      try {
+        return await this.#takeOver(lane, onRefusal === 'leave')
+      } catch (error) {
+        await lane.stop()
+        throw error
+      }
+    } finally {
+      this.#swapping = false
+    }
+  }
+
+  async #takeOver(lane: WorkerHandle, careful: boolean): Promise<Swap> {
+    const old = this.#lane
+    const machine = this.#machine
+    if (machine !== undefined && careful && !old.stopped) {
+      const checkpoint = await this.#ask(old, 'checkpoint')
+      if (checkpoint !== undefined) await this.#try(lane, machine, checkpoint)
+    }
+    if (this.#stopping) throw new Error('the trap thread has ended')
+    const start = performance.now()
+    old.attach(
+      () => {},
+      () => {},
+    )
+    const left = old.stopped ? undefined : ((await this.#ask(old, 'retire')) as Handover | undefined)
+    if (left?.held) this.emit('released', left.held, 'lost')
+    let repairs: readonly string[] = []
+    let gapMs = 0
+    try {
+      const waited = machine !== undefined || this.#parked
+      const arrival = waited ? lane.next(['connected', 'refused', 'disconnected'], TAKE_OVER_MS) : undefined
+      arrival?.catch(() => {})
+      await lane.call('serve', [left ?? null])
+      const arrived = await arrival
+      gapMs = performance.now() - start
+      if (arrived !== undefined && arrived.event !== 'connected') throw new Error(arrived.message)
+      if (arrived !== undefined) {
+        repairs = arrived.repairs
+        this.#machine = arrived.machine
+      }
+    } catch (error) {
+      await lane.stop()
+      if (!old.stopped) this.#attach(old)
+      if (!this.#parked) await old.call('serve', [null])
+      throw error
+    }
+    this.#lane = lane
+    this.#parked = false
+    const firstTrap = once(this, 'firstTrap').then(([at]) => at as number)
+    firstTrap.catch(() => {})
+    this.#attach(lane)
+    await old.stop()
+    return { firstTrap, repairs, gapMs }
+  }
+
+  get #patience(): number {
+    return this.#options.patienceMs ?? PATIENCE_MS
+  }
+
+  async #try(lane: WorkerHandle, machine: Hello, checkpoint: unknown): Promise<void> {
+    try {
+      await inTime(lane.call('try', [machine, checkpoint]), this.#patience, 'it was not tried')
+    } catch (error) {
+      throw new Error(`the new code cannot take over the running machine: ${(error as Error).message}`)
+    }
+  }
+
+  /** An old thread that does not answer is ended, as if it had been killed: QEMU has its checkpoint. */
+  async #ask(old: WorkerHandle, operation: 'checkpoint' | 'retire'): Promise<unknown> {
+    try {
+      return await inTime(old.call(operation, []), this.#patience, 'the old code did not answer')
+    } catch (error) {
+      if (!(error instanceof Late)) throw error
+      await old.stop()
+      this.#machine = undefined
+      this.#parked = true
+      return undefined
+    }
+  }
+
+  /** The machine waits: nothing of the present code goes on. */
+  get parked(): boolean {
+    return this.#parked
+  }
+
+  /** Leaves the machine waiting at its trap until the code is replaced: the present code cannot go on. */
+  async park(): Promise<void> {
+    this.#parked = true
+    await this.#lane.call('retire', [])
+  }
+
+  /** Resolves when everything that QEMU sent before it ended has been handled; at once if it never connected. */
+  async drained(): Promise<void> {
+    if (this.#machine === undefined || this.#stopping) return
+    const timeout = AbortSignal.timeout(DRAIN_MS)
+    await Promise.race([
+      once(this, 'disconnected', { signal: timeout }),
+      once(this, 'died', { signal: timeout }),
+    ]).catch(() => {})
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true
+    await this.#lane.stop()
+  }
+
+  #attach(lane: WorkerHandle): void {
+    lane.attach(
+      event => this.#take(event),
+      message => {
+        const left = this.#left
+        this.#left = undefined
+        if (left !== undefined && this.#options.revive && !this.#stopping) void this.#revive(message, left)
+        else this.#die(message)
+      },
+    )
+  }
+
+  #die(message: string): void {
+    if (!this.#stopping) this.emit('died', message)
+    this.#stopping = true
+  }
+
+  /** As whoever looks after a server would start it again: QEMU holds the trap, and has the checkpoint. */
+  async #revive(message: string, left: Handover): Promise<void> {
+    this.#machine = undefined
+    this.emit('disconnected', `the trap thread ended: ${message}`, false, false)
+    try {
+      const lane = await WorkerHandle.load(this.#options)
+      if (this.#stopping) return await lane.stop()
+      this.#lane = lane
+      this.#attach(lane)
+      await lane.call('serve', [left])
+    } catch (error) {
+      this.#die((error as Error).message)
+    }
+  }
+
+  #take(event: ThreadEvent): void {
+    switch (event.event) {
+      case 'connected':
+        this.#machine = event.machine
+        return void this.emit('connected', event.machine, event.resumed, event.repairs)
+      case 'first-trap':
+        return void this.emit('firstTrap', event.at)
+      case 'lost':
+        return void this.emit('lost', event.message)
+      case 'reset':
+        return void this.emit('reset', event.cause)
+      case 'shutdown':
+        return void this.emit('shutdown', event.cause, event.sections)
+      case 'disconnected':
+        this.#machine = undefined
+        return void this.emit('disconnected', event.message, event.expected, event.fault)
+      case 'panic':
+        return void this.emit('panic', event.text, event.sections)
+      case 'held':
+        return void this.emit('held', event.held)
+      case 'released':
+        return void this.emit('released', event.seq, event.action)
+      case 'fired':
+        return void this.emit('fired', event.firing)
+      case 'killed':
+        this.#left = event.left
+        return
+    }
+  }
+}

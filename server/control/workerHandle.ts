@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+import { setFlagsFromString } from 'node:v8'
+import { Worker } from 'node:worker_threads'
+import type { ThreadCommand, ThreadEvent, ThreadOptions } from '../trap/messages.ts'
+import { OperationError } from '../trap/operations.ts'
+
+/**
+ * What short-lived objects of the trap thread may fill before they are collected, MiB, of which V8 keeps three: a collection
+ * holds up the trap at hand by 0.3 ms. V8 would begin with a few MiB, and stay there; the flag is for threads yet to come.
+ */
+const SEMI_SPACE_MIB = 32
+setFlagsFromString(`--min-semi-space-size=${SEMI_SPACE_MIB}`)
+
+/** How long code may take that may loop: new code to be loaded and tried, old code to answer. */
+export const PATIENCE_MS = 10_000
+
+/** Nobody answered in time. */
+export class Late extends Error {}
+
+/** @throws Late after `ms` */
+export async function inTime<T>(work: Promise<T>, ms: number, what: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Late(`${what} within ${ms / 1000} s: does it loop?`)), ms)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** One worker: asks it, and passes on what it says. */
+export class WorkerHandle {
+  readonly #worker: Worker
+  readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>()
+  #nextId = 1
+  /** Where events go. */
+  #take: (event: ThreadEvent) => void = () => {}
+  /** Called once, unless it was stopped. */
+  #died: (message: string) => void = () => {}
+  /** What came while nobody took it. */
+  #kept: ThreadEvent[] = []
+  #stopped = false
+
+  constructor(options: ThreadOptions) {
+    this.#worker = new Worker(new URL('../trap/worker.ts', import.meta.url), {
+      workerData: options,
+      resourceLimits: { maxYoungGenerationSizeMb: 3 * SEMI_SPACE_MIB },
+    })
+    this.#worker.on('message', (event: ThreadEvent) => {
+      if (event.event !== 'result') return this.#take(event)
+      const waiting = this.#waiting.get(event.id)
+      this.#waiting.delete(event.id)
+      if (event.failure !== undefined) waiting?.reject(new OperationError(event.failure, event.error ?? ''))
+      else if (event.error !== undefined) waiting?.reject(new Error(event.error))
+      else waiting?.resolve(event.value)
+    })
+    this.#worker.on('error', error => this.#ended(error.message))
+    this.#worker.on('exit', code => this.#ended(`exit code ${code}`))
+  }
+
+  /** Starts a worker; resolves when its code is loaded. @throws Error when that is not possible. */
+  static async load(options: ThreadOptions): Promise<WorkerHandle> {
+    const lane = new WorkerHandle(options)
+    try {
+      const loaded = new Promise<void>((resolve, reject) => {
+        lane.attach(
+          () => resolve(),
+          message => reject(new Error(message)),
+        )
+      })
+      await inTime(loaded, options.patienceMs ?? PATIENCE_MS, 'the code did not load')
+    } catch (error) {
+      await lane.stop()
+      throw error
+    }
+    return lane
+  }
+
+  /** It was ended, or ended by itself. */
+  get stopped(): boolean {
+    return this.#stopped
+  }
+
+  attach(take: (event: ThreadEvent) => void, died: (message: string) => void): void {
+    this.#take = take
+    this.#died = died
+    for (const event of this.#kept.splice(0)) take(event)
+  }
+
+  call(operation: string, args: readonly unknown[]): Promise<unknown> {
+    if (this.#stopped) return Promise.reject(new OperationError('state', 'the trap thread has ended'))
+    const id = this.#nextId++
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject })
+      this.#worker.postMessage({ id, operation, args } satisfies ThreadCommand)
+    })
+  }
+
+  /** Resolves with the first of these events. @throws Error when the worker ends, or time is up. */
+  next<K extends ThreadEvent['event']>(kinds: readonly K[], timeoutMs: number): Promise<ThreadEvent & { event: K }> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error(`QEMU did not come within ${timeoutMs} ms`)), timeoutMs)
+      const died = (message: string) => {
+        clearTimeout(timer)
+        reject(new Error(message))
+      }
+      this.attach(event => {
+        if (!(kinds as readonly string[]).includes(event.event)) return
+        clearTimeout(timer)
+        this.attach(later => this.#kept.push(later), died)
+        resolve(event as ThreadEvent & { event: K })
+      }, died)
+    })
+  }
+
+  async stop(): Promise<void> {
+    this.#reject(new OperationError('state', 'the trap thread has ended'))
+    this.#stopped = true
+    await this.#worker.terminate()
+  }
+
+  #ended(message: string): void {
+    this.#reject(new Error(`the trap thread ended: ${message}`))
+    if (!this.#stopped) this.#died(message)
+    this.#stopped = true
+  }
+
+  #reject(error: Error): void {
+    for (const { reject } of this.#waiting.values()) reject(error)
+    this.#waiting.clear()
+  }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Machine } from '../../machine/ports.ts'
+import type { Policy, PolicyContext, Trap } from '../../policy/policy.ts'
+
+/** Every access goes to the hardware with its own size, and its outcome back. */
+export function passthrough(machine: Machine, _context: PolicyContext): Policy {
+  return {
+    name: 'passthrough',
+    reset() {},
+    access(trap: Trap) {
+      const hardware = machine.smmus[trap.smmu]?.hardware
+      if (hardware === undefined) trap.aborted = true
+      else if (trap.write) trap.aborted = !hardware.write(trap.offset, trap.size, trap.lo, trap.hi)
+      else trap.aborted = !hardware.read(trap.offset, trap.size, trap)
+    },
+  }
+}
+
+export default passthrough

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The register frame as the host sees it (section 4 of the behaviour reference): one rule for each register. What has no
+ * rule, or not for this direction or width, is a hyp warning.
+ */
+import type { Trap } from '../../policy/policy.ts'
+import { type Stage, stageIncludes } from '../../policy/policy.ts'
+import { fieldPrep } from '../../smmu/bits.ts'
+import {
+  ARM_SMMU_CMDQ_BASE,
+  ARM_SMMU_CMDQ_CONS,
+  ARM_SMMU_CMDQ_PROD,
+  ARM_SMMU_CR0,
+  ARM_SMMU_CR0ACK,
+  ARM_SMMU_CR1,
+  ARM_SMMU_CR2,
+  ARM_SMMU_EVTQ_BASE,
+  ARM_SMMU_EVTQ_CONS,
+  ARM_SMMU_EVTQ_IRQ_CFG0,
+  ARM_SMMU_EVTQ_IRQ_CFG1,
+  ARM_SMMU_EVTQ_IRQ_CFG2,
+  ARM_SMMU_EVTQ_PROD,
+  ARM_SMMU_FRAME_SIZE,
+  ARM_SMMU_GBPA,
+  ARM_SMMU_GERROR,
+  ARM_SMMU_GERROR_IRQ_CFG0,
+  ARM_SMMU_GERROR_IRQ_CFG1,
+  ARM_SMMU_GERROR_IRQ_CFG2,
+  ARM_SMMU_GERRORN,
+  ARM_SMMU_IDR0,
+  ARM_SMMU_IDR1,
+  ARM_SMMU_IDR3,
+  ARM_SMMU_IDR5,
+  ARM_SMMU_IIDR,
+  ARM_SMMU_IRQ_CTRL,
+  ARM_SMMU_IRQ_CTRLACK,
+  ARM_SMMU_PRIQ_BASE,
+  ARM_SMMU_PRIQ_CONS,
+  ARM_SMMU_PRIQ_IRQ_CFG0,
+  ARM_SMMU_PRIQ_IRQ_CFG1,
+  ARM_SMMU_PRIQ_IRQ_CFG2,
+  ARM_SMMU_PRIQ_PROD,
+  ARM_SMMU_SH_ISH,
+  ARM_SMMU_STRTAB_BASE,
+  ARM_SMMU_STRTAB_BASE_CFG,
+  CR0_CMDQEN,
+  CR0_EVTQEN,
+  CR0_PRIQEN,
+  CR0_SMMUEN,
+  CR1_CACHE_WB,
+  CR1_QUEUE_IC,
+  CR1_QUEUE_OC,
+  CR1_QUEUE_SH,
+  CR1_TABLE_IC,
+  CR1_TABLE_OC,
+  CR1_TABLE_SH,
+  GBPA_ABORT,
+  IDR0_HYP,
+  IDR0_MSI,
+  IDR0_S2P,
+  IDR0_VMID16,
+} from '../../smmu/registers.ts'
+import type { Smmu } from './smmu.ts'
+import {
+  HYP_CMDQ_BASE_LIVE,
+  HYP_CMDQ_CONS_LIVE,
+  HYP_CR1_VALUE,
+  HYP_EVTQ_BASE_LIVE,
+  HYP_PRIQ_BASE_LIVE,
+  HYP_STRTAB_BASE_CFG_LIVE,
+  HYP_STRTAB_BASE_LIVE,
+  type HypWarning,
+} from './warnings.ts'
+
+/** Answers a read in the trap's `lo` and `hi`, or acts on a write. */
+export type RegisterAccess = (smmu: Smmu, trap: Trap) => void
+
+/** A register: its only width, and what a read and a write do; without one, that direction is a hyp warning. */
+export interface RegisterRule {
+  readonly bits: 32 | 64
+  readonly read?: RegisterAccess
+  readonly write?: RegisterAccess
+}
+
+/** A change of the rule at an offset, given the rule that stood there (32 bits, neither read nor write, if none). */
+export type RegisterParts = Readonly<Record<number, (rule: RegisterRule) => RegisterRule>>
+
+/** What CR1 must be: tables and queues inner shareable, write-back. */
+export const CR1_REQUIRED =
+  fieldPrep(CR1_TABLE_SH, ARM_SMMU_SH_ISH) |
+  fieldPrep(CR1_TABLE_OC, CR1_CACHE_WB) |
+  fieldPrep(CR1_TABLE_IC, CR1_CACHE_WB) |
+  fieldPrep(CR1_QUEUE_SH, ARM_SMMU_SH_ISH) |
+  fieldPrep(CR1_QUEUE_OC, CR1_CACHE_WB) |
+  fieldPrep(CR1_QUEUE_IC, CR1_CACHE_WB)
+
+/** Features of the hardware that the host does not see. */
+export const IDR0_HIDDEN = IDR0_S2P | IDR0_HYP | IDR0_MSI | IDR0_VMID16
+
+const hwRead: RegisterAccess = (smmu, trap) => {
+  if (!smmu.hardware.read(trap.offset, trap.size, trap)) trap.aborted = true
+}
+
+const hwWrite: RegisterAccess = (smmu, trap) => {
+  if (!smmu.hardware.write(trap.offset, trap.size, trap.lo, trap.hi)) trap.aborted = true
+}
+
+const RO: RegisterRule = { bits: 32, read: hwRead }
+const RW: RegisterRule = { bits: 32, read: hwRead, write: hwWrite }
+const RW64: RegisterRule = { bits: 64, read: hwRead, write: hwWrite }
+
+/** `write` while an enable bit of CR0 is clear, else the warning. */
+function whileOff(bit: number, warning: HypWarning, write: RegisterAccess): RegisterAccess {
+  return (smmu, trap) => {
+    if ((smmu.cr0 & bit) !== 0) smmu.warn(warning, trap.lo, trap.hi, 0, 0)
+    else write(smmu, trap)
+  }
+}
+
+function answer(trap: Trap, lo: number, hi = 0): void {
+  trap.lo = lo
+  trap.hi = hi
+}
+
+const IDR0: RegisterRule = {
+  bits: 32,
+  read(smmu, trap) {
+    hwRead(smmu, trap)
+    trap.lo = (trap.lo & ~IDR0_HIDDEN) >>> 0
+  },
+}
+
+const CR0: RegisterRule = { bits: 32, read: hwRead, write: (smmu, trap) => smmu.writeCr0(trap) }
+
+const CR1: RegisterRule = {
+  bits: 32,
+  read: hwRead,
+  write(smmu, trap) {
+    if (trap.lo !== CR1_REQUIRED) smmu.warn(HYP_CR1_VALUE, trap.lo, CR1_REQUIRED, 0, 0)
+    if (!smmu.hardware.write(ARM_SMMU_CR1, 4, CR1_REQUIRED, 0)) trap.aborted = true
+  },
+}
+
+const GBPA: RegisterRule = {
+  bits: 32,
+  read: (_smmu, trap) => answer(trap, GBPA_ABORT),
+  write() {},
+}
+
+const STRTAB_BASE: RegisterRule = {
+  bits: 64,
+  read: (smmu, trap) => answer(trap, smmu.strtab.hostBaseLo, smmu.strtab.hostBaseHi),
+  write: whileOff(CR0_SMMUEN, HYP_STRTAB_BASE_LIVE, (smmu, trap) => {
+    smmu.strtab.hostBaseLo = trap.lo
+    smmu.strtab.hostBaseHi = trap.hi
+    smmu.hyp.changed()
+  }),
+}
+
+const STRTAB_BASE_CFG: RegisterRule = {
+  bits: 32,
+  read: (smmu, trap) => answer(trap, smmu.strtab.hostCfg),
+  write: whileOff(CR0_SMMUEN, HYP_STRTAB_BASE_CFG_LIVE, (smmu, trap) => {
+    smmu.strtab.hostCfg = trap.lo
+    smmu.hyp.changed()
+  }),
+}
+
+const CMDQ_BASE: RegisterRule = {
+  bits: 64,
+  read: (smmu, trap) => answer(trap, smmu.cmdq.hostBaseLo, smmu.cmdq.hostBaseHi),
+  write: whileOff(CR0_CMDQEN, HYP_CMDQ_BASE_LIVE, (smmu, trap) => {
+    smmu.cmdq.hostBaseLo = trap.lo
+    smmu.cmdq.hostBaseHi = trap.hi
+    smmu.hyp.queueMoved()
+  }),
+}
+
+const CMDQ_PROD: RegisterRule = {
+  bits: 32,
+  read: (smmu, trap) => answer(trap, smmu.cmdq.hostProd),
+  write(smmu, trap) {
+    smmu.cmdq.hostProd = trap.lo
+    if ((smmu.cr0 & CR0_CMDQEN) !== 0) smmu.cmdq.processHost()
+    smmu.hyp.queueMoved()
+  },
+}
+
+const CMDQ_CONS: RegisterRule = {
+  bits: 32,
+  read: (smmu, trap) => answer(trap, smmu.cmdq.hostConsWithError()),
+  write: whileOff(CR0_CMDQEN, HYP_CMDQ_CONS_LIVE, (smmu, trap) => {
+    smmu.cmdq.hostCons = trap.lo
+    smmu.hyp.queueMoved()
+  }),
+}
+
+const EVTQ_BASE: RegisterRule = {
+  bits: 64,
+  read: hwRead,
+  write: whileOff(CR0_EVTQEN, HYP_EVTQ_BASE_LIVE, (smmu, trap) => {
+    smmu.evtq.baseLo = trap.lo
+    smmu.evtq.baseHi = trap.hi
+    smmu.hyp.changed()
+    hwWrite(smmu, trap)
+  }),
+}
+
+const PRIQ_BASE: RegisterRule = {
+  bits: 64,
+  read: hwRead,
+  write: whileOff(CR0_PRIQEN, HYP_PRIQ_BASE_LIVE, (smmu, trap) => {
+    smmu.priq.baseLo = trap.lo
+    smmu.priq.baseHi = trap.hi
+    smmu.hyp.changed()
+    hwWrite(smmu, trap)
+  }),
+}
+
+const GERRORN: RegisterRule = {
+  ...RW,
+  write(smmu, trap) {
+    smmu.cmdq.acknowledged(trap.lo)
+    hwWrite(smmu, trap)
+  },
+}
+
+const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
+  [ARM_SMMU_IDR0, IDR0],
+  [ARM_SMMU_IDR1, RO],
+  [ARM_SMMU_IDR3, RO],
+  [ARM_SMMU_IDR5, RO],
+  [ARM_SMMU_IIDR, RO],
+  [ARM_SMMU_CR0, CR0],
+  [ARM_SMMU_CR0ACK, RW],
+  [ARM_SMMU_CR1, CR1],
+  [ARM_SMMU_CR2, RW],
+  [ARM_SMMU_GBPA, GBPA],
+  [ARM_SMMU_IRQ_CTRL, RW],
+  [ARM_SMMU_IRQ_CTRLACK, RW],
+  [ARM_SMMU_GERROR, RO],
+  [ARM_SMMU_GERRORN, GERRORN],
+  [ARM_SMMU_GERROR_IRQ_CFG0, RW64],
+  [ARM_SMMU_GERROR_IRQ_CFG1, RW],
+  [ARM_SMMU_GERROR_IRQ_CFG2, RW],
+  [ARM_SMMU_STRTAB_BASE, STRTAB_BASE],
+  [ARM_SMMU_STRTAB_BASE_CFG, STRTAB_BASE_CFG],
+  [ARM_SMMU_CMDQ_BASE, CMDQ_BASE],
+  [ARM_SMMU_CMDQ_PROD, CMDQ_PROD],
+  [ARM_SMMU_CMDQ_CONS, CMDQ_CONS],
+  [ARM_SMMU_EVTQ_BASE, EVTQ_BASE],
+  [ARM_SMMU_EVTQ_IRQ_CFG0, RW64],
+  [ARM_SMMU_EVTQ_IRQ_CFG1, RW],
+  [ARM_SMMU_EVTQ_IRQ_CFG2, RW],
+  [ARM_SMMU_PRIQ_BASE, PRIQ_BASE],
+  [ARM_SMMU_PRIQ_IRQ_CFG0, RW64],
+  [ARM_SMMU_PRIQ_IRQ_CFG1, RW],
+  [ARM_SMMU_PRIQ_IRQ_CFG2, RW],
+  [ARM_SMMU_EVTQ_PROD, RW],
+  [ARM_SMMU_EVTQ_CONS, RW],
+  [ARM_SMMU_PRIQ_PROD, RW],
+  [ARM_SMMU_PRIQ_CONS, RW],
+]
+
+/** Rules that a prefix of the series has instead: the hardware's own queue, table and GBPA are the host's. */
+const BEFORE: readonly (readonly [stage: Stage, offset: number, rule: RegisterRule])[] = [
+  ['cmdq', ARM_SMMU_CMDQ_BASE, { ...RW64, write: whileOff(CR0_CMDQEN, HYP_CMDQ_BASE_LIVE, hwWrite) }],
+  ['cmdq', ARM_SMMU_GERRORN, RW],
+  ['cmdq', ARM_SMMU_CMDQ_PROD, RW],
+  ['cmdq', ARM_SMMU_CMDQ_CONS, { ...RW, write: whileOff(CR0_CMDQEN, HYP_CMDQ_CONS_LIVE, hwWrite) }],
+  ['strtab', ARM_SMMU_STRTAB_BASE, { ...RW64, write: whileOff(CR0_SMMUEN, HYP_STRTAB_BASE_LIVE, hwWrite) }],
+  ['strtab', ARM_SMMU_STRTAB_BASE_CFG, { ...RW, write: whileOff(CR0_SMMUEN, HYP_STRTAB_BASE_CFG_LIVE, hwWrite) }],
+  ['queues', ARM_SMMU_GBPA, RW],
+]
+
+/** Rules by offset / 4. */
+export function frameRules(until: Stage, parts: RegisterParts = {}): (RegisterRule | undefined)[] {
+  const rules = new Array<RegisterRule | undefined>(ARM_SMMU_FRAME_SIZE / 4).fill(undefined)
+  for (const [offset, rule] of FRAME) rules[offset / 4] = rule
+  for (const [stage, offset, rule] of BEFORE) if (!stageIncludes(until, stage)) rules[offset / 4] = rule
+  for (const [key, change] of Object.entries(parts)) {
+    const offset = Number(key)
+    if (offset % 4 !== 0 || offset < 0 || offset >= ARM_SMMU_FRAME_SIZE) {
+      throw new RangeError(`no register can be at offset ${key}`)
+    }
+    rules[offset / 4] = change(rules[offset / 4] ?? { bits: 32 })
+  }
+  return rules
+}
+
+/** Offsets that have a rule, with it, in ascending order. */
+export function* emulatedRegisters(
+  rules: readonly (RegisterRule | undefined)[],
+): Generator<{ offset: number; rule: RegisterRule }> {
+  for (const [index, rule] of rules.entries()) if (rule !== undefined) yield { offset: 4 * index, rule }
+}

@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * EL2: everything that the host must not reach or decide, put together. One instance for a machine; `reset` brings it to
+ * the beginning as often as the machine restarts.
+ */
+
+import type { Machine } from '../../machine/ports.ts'
+import type { Trap } from '../../policy/policy.ts'
+import { HypFatal, type PolicyContext, type Stage, stageIncludes } from '../../policy/policy.ts'
+import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.ts'
+import { EFAULT, EINVAL, ENODEV, ENOMEM, OK, resultName } from '../../policy/result.ts'
+import type { GuestMemory } from '../../smmu/memory.ts'
+import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN } from '../../smmu/registers.ts'
+import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
+import { type CommandParts, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
+import { frameRules, type RegisterParts } from './frame.ts'
+import { Idmap, type IdmapInfo, idmapGeometry, stage2Pages } from './idmap.ts'
+import { PageOwnership, type PageRange } from './ownership.ts'
+import { PagePool, zero } from './pool.ts'
+import { HostShare } from './share.ts'
+import { Smmu } from './smmu.ts'
+import { copyStream, nestStream, type StreamRule } from './strtab.ts'
+import { HardwareWait } from './wait.ts'
+import { HYP_UNMAP } from './warnings.ts'
+
+/** Pages, of the size of the granule, that the pool has beyond what the host's stage 2 can need. */
+const SPARE_PAGES = 500
+
+/** Changes of single decisions, each given the decision that stood there. What is absent costs nothing. */
+export interface HypervisorParts {
+  /** By offset in the frame. */
+  readonly registers?: RegisterParts
+  /** By opcode. */
+  readonly commands?: CommandParts
+  /** How an entry of the stream table is shadowed. */
+  readonly stream?: (rule: StreamRule) => StreamRule
+}
+
+/** A range of bytes. */
+export interface Range {
+  readonly base: number
+  readonly size: number
+}
+
+/** A stream as people ask for it. */
+export interface StreamInfo {
+  readonly smmu: number
+  readonly sid: number
+  /** Entry of the host as it was last copied, and what stands in the shadow table: eight 64-bit words. */
+  readonly host: BigUint64Array
+  readonly shadow: BigUint64Array
+  /** Trap of the last change. */
+  readonly trap: number
+}
+
+export class Hypervisor {
+  readonly machine: Machine
+  readonly memory: GuestMemory
+  readonly report: HypReport
+  readonly until: Stage
+  readonly wait: HardwareWait
+  readonly ownership: PageOwnership
+  readonly share: HostShare
+  readonly pool: PagePool
+  readonly smmus: readonly Smmu[]
+  /** null unless the stage is nested and the machine is isolated. */
+  idmap: Idmap | null = null
+  /** Whether the hypervisor is between the host and the SMMUs; false when a probe failed. */
+  isolated = false
+  /** Why not, by SMMU; null where the probe succeeded. */
+  readonly refusals: (string | null)[] = []
+  /** Trap that is being decided, 0 outside of traps. */
+  trap = 0
+  /** Counts changes of state that a checkpoint holds: while it stays the same, so does the checkpoint. */
+  generation = 0
+  /** Whether anything but command queue pointers changed since the last checkpoint. */
+  #changed = true
+
+  readonly #granule: number
+  readonly #requireIsolation: boolean
+  readonly #poolPages: number | null
+  readonly #clock: () => number
+  readonly #checkpoint: Checkpoint
+  #guarded = false
+  /** What has begun: should the server die, the next one finishes it. */
+  #operation: PageOperation | null = null
+  readonly #persist: () => void
+
+  constructor(machine: Machine, context: PolicyContext, parts: HypervisorParts = {}) {
+    const { options } = context
+    this.machine = machine
+    this.memory = machine.memory
+    this.report = context.report
+    this.until = options.until ?? 'nested'
+    this.#granule = options.granule ?? 4096
+    this.#requireIsolation = options.requireIsolation ?? false
+    this.#poolPages = options.poolPages ?? null
+    this.#clock = context.clock ?? (() => performance.now())
+    this.#persist = context.persist ?? (() => {})
+    this.wait = new HardwareWait(this.#clock, options.waitMs ?? 1000, options.waitPolls ?? 1_000_000)
+    this.ownership = new PageOwnership(machine.memory.ram)
+    this.share = new HostShare(this.ownership, this.report)
+    this.pool = new PagePool(machine.memory, machine.carveout)
+    const stream = stageIncludes(this.until, 'nested') ? nestStream : copyStream
+    const rules = {
+      registers: frameRules(this.until, parts.registers),
+      posts: parts.registers?.[ARM_SMMU_CMDQ_CONS] === undefined,
+      commands: commandRules(stageIncludes(this.until, 'strtab'), parts.commands),
+      stream: parts.stream === undefined ? stream : parts.stream(stream),
+    }
+    this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
+    this.#checkpoint = new Checkpoint(machine, this.smmus, this.until, this.#granule)
+  }
+
+  /** State that a checkpoint holds has changed. */
+  changed(): void {
+    this.#changed = true
+    this.generation++
+  }
+
+  /** Nothing but pointers of a command queue has changed. */
+  queueMoved(): void {
+    this.generation++
+  }
+
+  /**
+   * The machine was reset: probe, program and map from the beginning.
+   * @throws HypFatal when the machine cannot be isolated and the options demand it.
+   */
+  reset(): void {
+    this.trap = 0
+    this.wait.begin()
+    this.idmap = null
+    this.isolated = false
+    const { carveout, guard } = this.machine
+    for (const { base, size } of this.donated) guard.remove(base, size)
+    if (this.#guarded) guard.remove(carveout.base, carveout.size)
+    this.#operation = null
+    this.ownership.reset()
+    for (const smmu of this.smmus) smmu.reset()
+    this.#guarded = carveout.size > 0
+    const hidden = !this.#guarded || guard.add(carveout.base, carveout.size)
+    const refusal = hidden ? this.#initialise() : 'hypervisor memory cannot be kept from the vCPUs'
+    for (const [index, smmu] of this.smmus.entries()) this.report.probe(smmu.index, this.refusals[index] ?? refusal)
+    this.isolated = refusal === null
+    this.changed()
+    if (refusal !== null && this.#requireIsolation) throw new HypFatal(`no DMA isolation: ${refusal}`)
+  }
+
+  /** Returns why the machine cannot be isolated, or null. */
+  #initialise(): string | null {
+    this.refusals.length = 0
+    let refusal: string | null = null
+    for (const smmu of this.smmus) {
+      const own = smmu.probe()
+      this.refusals.push(own)
+      if (own !== null) refusal ??= `SMMU ${smmu.index}: ${own}`
+    }
+    return refusal ?? this.#program()
+  }
+
+  #program(): string | null {
+    const { pool, until } = this
+    if (!stageIncludes(until, 'cmdq')) return null
+    if (pool.capacity === 0) return 'the machine has no hypervisor memory'
+    if (!pool.reset()) return 'hypervisor memory cannot be written'
+    if (this.ownership.donateToHyp(pool.base, pool.capacity * 4096) !== OK) return 'hypervisor memory is not RAM'
+    for (const smmu of this.smmus) {
+      const queue = pool.allocate(SHADOW_CMDQ_BYTES)
+      if (queue < 0) return 'hypervisor memory is too small for the shadow command queue'
+      smmu.cmdq.program(queue)
+    }
+    if (stageIncludes(until, 'strtab')) {
+      for (const smmu of this.smmus) {
+        const table = pool.allocate(smmu.strtab.bytes)
+        if (table < 0) return 'hypervisor memory is too small for the shadow stream table'
+        smmu.strtab.program(table)
+      }
+    }
+    if (stageIncludes(until, 'queues')) {
+      for (const smmu of this.smmus) if (!smmu.abortBypass()) return `SMMU ${smmu.index}: GBPA was not updated in time`
+    }
+    return stageIncludes(until, 'nested') ? this.#buildIdmap() : this.#limitPool(SPARE_PAGES)
+  }
+
+  #limitPool(pages: number): null {
+    this.pool.limit = this.pool.used + (this.#poolPages ?? pages)
+    return null
+  }
+
+  /** The output size that all SMMUs have, and whether tables are big-endian; or why there is no common ground. */
+  #common(): { readonly oas: number; readonly bigEndian: boolean } | string {
+    let oas = 52
+    let little = true
+    let big = true
+    for (const smmu of this.smmus) {
+      if ((smmu.granules & this.#granule) === 0) return `SMMU ${smmu.index}: no ${this.#granule / 1024} KiB granule`
+      oas = Math.min(oas, smmu.oas)
+      little &&= smmu.littleEndian
+      big &&= smmu.bigEndian
+    }
+    return little || big ? { oas, bigEndian: !little } : 'the SMMUs have no table endianness in common'
+  }
+
+  #buildIdmap(): string | null {
+    const start = this.#clock()
+    const common = this.#common()
+    if (typeof common === 'string') return common
+    const geometry = idmapGeometry(this.#granule, common.oas)
+    this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES * (this.#granule / 4096))
+    const root = this.pool.allocate(geometry.rootBytes, true)
+    if (root < 0) return 'hypervisor memory is too small for the stage-2 idmap'
+    const idmap = new Idmap(this.memory, this.pool, geometry, root, common.bigEndian)
+    const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
+    const result = idmap.build(this.ownership, this.smmus, reserve)
+    if (result === EFAULT) return 'hypervisor memory cannot be written'
+    idmap.buildUs = Math.round((this.#clock() - start) * 1000)
+    this.idmap = idmap
+    return null
+  }
+
+  /** Decides a trap. */
+  access(trap: Trap): void {
+    const smmu = this.smmus[trap.smmu]
+    if (smmu === undefined) {
+      trap.aborted = true
+    } else if (this.isolated) {
+      this.trap = trap.seq
+      this.wait.begin()
+      smmu.access(trap)
+      this.trap = 0
+    } else if (trap.write) {
+      trap.aborted = !smmu.hardware.write(trap.offset, trap.size, trap.lo, trap.hi)
+    } else {
+      trap.aborted = !smmu.hardware.read(trap.offset, trap.size, trap)
+    }
+  }
+
+  /** The hardware has not consumed the commands that were posted to it. */
+  unexpected(index: number): void {
+    const smmu = this.smmus[index]
+    if (smmu === undefined || !this.isolated) return
+    this.wait.begin()
+    smmu.cmdq.settle()
+    this.changed()
+  }
+
+  /** Gives pages of the host to a protected VM: neither vCPUs nor devices reach them afterwards. */
+  donate(base: number, size: number, vm: number): number {
+    const result = this.#donate(base, size, vm)
+    this.report.pages(PAGE_DONATE, base, size, vm, result)
+    if (result === OK) this.changed()
+    return result
+  }
+
+  #donate(base: number, size: number, vm: number): number {
+    const { idmap, ownership } = this
+    if (idmap === null) return ENODEV
+    if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
+    const donated = ownership.donate(base, size, vm)
+    if (donated !== OK) return donated
+    return this.#finish({ operation: PAGE_DONATE, base, size, vm }, () => this.#takeAway(idmap, base, size, vm))
+  }
+
+  /** Does what must not be left undone once it has begun. */
+  #finish(operation: PageOperation, act: () => number): number {
+    this.#operation = operation
+    this.changed()
+    this.#persist()
+    try {
+      return act()
+    } finally {
+      this.#operation = null
+      this.changed()
+    }
+  }
+
+  /** Of a donation, all but the ownership; may be done twice. */
+  #takeAway(idmap: Idmap, base: number, size: number, vm: number): number {
+    const { ownership } = this
+    this.wait.begin()
+    const unmapped = idmap.unmap(base, size)
+    const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
+    if (result === OK && this.machine.guard.add(base, size)) return OK
+    if (result !== OK) {
+      this.report.warn(HYP_UNMAP, this.trap, 0, base % 2 ** 32, Math.floor(base / 2 ** 32), size / 4096, result)
+    }
+    idmap.map(base, size)
+    ownership.reclaim(base, size, vm)
+    // A hypervisor that took over in the middle has guarded it already.
+    this.machine.guard.remove(base, size)
+    return result === OK ? ENOMEM : result
+  }
+
+  #invalidate(base: number, size: number): number {
+    const { idmap } = this
+    if (idmap === null) return ENODEV
+    for (const smmu of this.smmus) {
+      const result = smmu.invalidateStage2(base, size, idmap.geometry.granuleShift)
+      if (result !== OK) return result
+    }
+    return OK
+  }
+
+  /** Takes pages back from a protected VM, zeroed. */
+  reclaim(base: number, size: number, vm: number): number {
+    const result = this.#reclaim(base, size, vm)
+    this.report.pages(PAGE_RECLAIM, base, size, vm, result)
+    if (result === OK) this.changed()
+    return result
+  }
+
+  #reclaim(base: number, size: number, vm: number): number {
+    const { idmap, ownership } = this
+    if (idmap === null) return ENODEV
+    if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
+    const owned = ownership.checkVm(base, size, vm)
+    if (owned !== OK) return owned
+    return this.#finish({ operation: PAGE_RECLAIM, base, size, vm }, () => this.#giveBack(idmap, base, size, vm))
+  }
+
+  /** Of a reclaim, all but the checks; may be done twice. */
+  #giveBack(idmap: Idmap, base: number, size: number, vm: number): number {
+    const { ownership } = this
+    if (!zero(this.memory, base, size)) return EFAULT
+    if (!this.machine.guard.remove(base, size)) return ENOMEM
+    // A page that cannot be mapped is one that devices do not reach: tolerated.
+    idmap.map(base, size)
+    return ownership.reclaim(base, size, vm)
+  }
+
+  /** Runs of pages that belong to a VM: vCPUs are kept from them. */
+  get donated(): Range[] {
+    return this.ranges()
+      .filter(({ state }) => state === 'vm')
+      .map(({ base, size }) => ({ base, size }))
+  }
+
+  /** How many streams were shadowed, of all SMMUs. */
+  streamCount(): number {
+    return this.smmus.reduce((count, { strtab }) => count + strtab.streams.size, 0)
+  }
+
+  /** The streams that were shadowed, by SMMU and StreamID. */
+  streams(): StreamInfo[] {
+    const all: StreamInfo[] = []
+    for (const smmu of this.smmus) {
+      for (const { sid, host, shadow, trap } of smmu.strtab.streams.values()) {
+        all.push({ smmu: smmu.index, sid, host, shadow: smmu.strtab.readShadow(sid) ?? shadow, trap })
+      }
+    }
+    return all.sort((a, b) => a.smmu - b.smmu || a.sid - b.sid)
+  }
+
+  /** All RAM, or the part of it between two addresses, as runs of pages in the same state. */
+  ranges(from?: number, to?: number): PageRange[] {
+    return [...this.ownership.ranges(from, to)]
+  }
+
+  /** The state in a few hundred bytes, good until the next call. Cheap while only commands flow. */
+  checkpoint(): Uint8Array {
+    if (this.#changed) {
+      const { limit, peak, failures } = this.pool
+      this.#checkpoint.encode({
+        isolated: this.isolated,
+        guarded: this.#guarded,
+        operation: this.#operation,
+        idmap: this.idmap?.state ?? null,
+        pool: { limit, peak, failures, runs: this.pool.runs() },
+        ranges: this.ranges().filter(({ state }) => state !== 'owned'),
+      })
+      this.#changed = false
+    }
+    return this.#checkpoint.finish()
+  }
+
+  /**
+   * Goes on from a checkpoint of a former hypervisor on the same machine, instead of `reset`: hardware, guards and the
+   * tables in memory are as that one left them.
+   * @throws CheckpointError when that is not possible; only `reset` makes the hypervisor usable then.
+   */
+  restore(checkpoint: Uint8Array): void {
+    const state = this.#checkpoint.decode(checkpoint)
+    const { limit, peak, failures, runs } = state.pool
+    this.ownership.reset()
+    for (const range of state.ranges) {
+      if (this.ownership.restore(range) !== OK) throw new CheckpointError('the checkpoint has pages that are no RAM')
+    }
+    if (this.pool.restore(runs, limit, peak, failures) !== OK) {
+      throw new CheckpointError('the checkpoint has pages that are not hypervisor memory')
+    }
+    this.trap = 0
+    this.isolated = state.isolated
+    this.#guarded = state.guarded
+    this.#operation = state.operation
+    this.refusals.length = 0
+    const geometry = state.idmap && idmapGeometry(this.#granule, state.idmap.outputBits)
+    this.idmap = state.idmap && geometry && Idmap.resume(this.memory, this.pool, geometry, state.idmap)
+    this.changed()
+  }
+
+  /**
+   * After `restore`: the former hypervisor may have died anywhere. The hardware's command queue is taken where it stands,
+   * the stream table becomes what the state says, an operation that had begun is finished; a trap that was being decided
+   * comes again.
+   * @returns what was put right, in words. @throws CheckpointError when hardware and tables are not this state's.
+   */
+  resume(): string[] {
+    const { guard, carveout } = this.machine
+    const changes: string[] = []
+    const hidden = [...(this.#guarded ? [carveout] : []), ...this.donated]
+    this.#expect(
+      hidden
+        .filter(({ base, size }) => !guard.add(base, size))
+        .map(({ base }) => `0x${base.toString(16)} cannot be guarded`),
+    )
+    if (!this.isolated) return changes
+    this.wait.begin()
+    for (const smmu of this.smmus) this.#expect(smmu.verify())
+    for (const smmu of this.smmus) {
+      const { index, cmdq } = smmu
+      if (stageIncludes(this.until, 'cmdq') && !cmdq.resume()) this.#expect([`SMMU ${index}: its queue was moved`])
+      if (!stageIncludes(this.until, 'strtab')) continue
+      const done = smmu.strtab.resume((smmu.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0)
+      if (done === null) this.#expect([`SMMU ${index}: its shadow stream table is damaged`])
+      else changes.push(...done)
+    }
+    const { idmap } = this
+    if (idmap !== null && this.#operation !== null) {
+      const { operation, base, size, vm } = this.#operation
+      const donation = operation === PAGE_DONATE
+      const result = donation ? this.#takeAway(idmap, base, size, vm) : this.#giveBack(idmap, base, size, vm)
+      this.report.pages(operation, base, size, vm, result)
+      changes.push(`the ${donation ? 'donation' : 'reclaim'} of ${size} bytes at 0x${base.toString(16)} was finished`)
+      this.#operation = null
+      this.changed()
+      // Or the next one would finish it again: a page that was given back would be zeroed once more.
+      this.#persist()
+    }
+    this.#expect(this.verify())
+    return changes
+  }
+
+  #expect(problems: readonly string[]): void {
+    if (problems.length > 0) throw new CheckpointError(problems.join('; '))
+  }
+
+  /** What is not as it should be in hypervisor memory and the hardware's registers, in words; at most `limit`. */
+  verify(limit = 16): string[] {
+    const problems: string[] = []
+    if (!this.isolated) return problems
+    for (const smmu of this.smmus) problems.push(...smmu.verify())
+    if (this.idmap !== null) {
+      for (const { base, size, level, found, expected } of this.idmap.verify(this.ownership, this.smmus, limit)) {
+        const should = expected === null ? 'a table' : `0x${expected.toString(16)}`
+        const range = `0x${base.toString(16)} to 0x${(base + size).toString(16)}`
+        problems.push(`idmap, level ${level}, ${range}: 0x${found.toString(16)} instead of ${should}`)
+      }
+    }
+    return problems.slice(0, limit)
+  }
+
+  get idmapInfo(): IdmapInfo | null {
+    return this.idmap?.info ?? null
+  }
+
+  /** For messages: what an operation's result means. */
+  static resultName(result: number): string {
+    return resultName(result)
+  }
+}

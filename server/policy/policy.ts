@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Halves, Machine } from '../machine/ports.ts'
+import type { HypReport } from './report.ts'
+
+/** How much of the series is emulated (section 10 of the behaviour reference), each stage including those before. */
+export const STAGES = ['mmio', 'cmdq', 'strtab', 'queues', 'nested'] as const
+export type Stage = (typeof STAGES)[number]
+
+/** Whether a run until `until` includes `stage`. */
+export function stageIncludes(until: Stage, stage: Stage): boolean {
+  return STAGES.indexOf(until) >= STAGES.indexOf(stage)
+}
+
+/** Sizes of a stage-2 page, bytes. */
+export const GRANULES = [4096, 16384, 65536] as const
+export type Granule = (typeof GRANULES)[number]
+
+export interface PolicyOptions {
+  /** Default 'nested'. */
+  readonly until?: Stage
+  /** Page size of the stage-2 idmap; default 4096. */
+  readonly granule?: Granule
+  /** An SMMU that cannot be isolated stops the machine (`reset` throws HypFatal) instead of being reported. */
+  readonly requireIsolation?: boolean
+  /** Pages of 4 KiB that the pool may hand out; default: as many as the host's stage 2 can need, plus 500. */
+  readonly poolPages?: number
+  /** Limit of one wait for the hardware; default 1000 ms. */
+  readonly waitMs?: number
+  /** Limit of one wait for the hardware in register reads, for a clock that stands still; default 1,000,000. */
+  readonly waitPolls?: number
+}
+
+export interface PolicyContext {
+  readonly options: PolicyOptions
+  readonly report: HypReport
+  /**
+   * Sends the policy's state to be kept, now: called before something that must be finished once it has begun, outside of
+   * traps. Default: nobody keeps it.
+   */
+  readonly persist?: () => void
+  /** Milliseconds, monotonic; default performance.now. */
+  readonly clock?: () => number
+}
+
+/** The default export of a policy file. */
+export type PolicyFactory = (machine: Machine, context: PolicyContext) => Policy
+
+/** A reset that must not be survived: the options demand isolation and the hardware cannot give it. */
+export class HypFatal extends Error {
+  override readonly name = 'HypFatal'
+}
+
+/** One access of a vCPU to a register frame. The object is reused for every trap: copy what must outlive it. */
+export interface Trap extends Halves {
+  /** Number of the trap since the machine started, from 1. */
+  seq: number
+  smmu: number
+  /** 0xffff: not made by a vCPU. */
+  cpu: number
+  write: boolean
+  /** Bytes into the frame, not necessarily aligned, possibly no register. */
+  offset: number
+  /** 1, 2, 4 or 8 bytes. */
+  size: number
+  /** Virtual time, ns. */
+  time: number
+  pcLo: number
+  pcHi: number
+  /** Set by the policy: the access ends in an external abort. `lo` and `hi` hold the value written, or the answer. */
+  aborted: boolean
+}
+
+/** One to be filled in. */
+export const newTrap = (): Trap => ({
+  seq: 0,
+  smmu: 0,
+  cpu: 0,
+  write: false,
+  offset: 0,
+  size: 0,
+  time: 0,
+  pcLo: 0,
+  pcHi: 0,
+  lo: 0,
+  hi: 0,
+  aborted: false,
+})
+
+/** State of a policy that outlives the server: another one goes on from it while the machine runs. */
+export interface PolicyState {
+  /** Changes with every change of the state. */
+  readonly generation: number
+  /** The state as bytes, good until the next call. Called before the answer to each trap that changed it. */
+  checkpoint(): Uint8Array
+  /** Takes over a state, instead of `reset`; touches nothing outside. @throws Error when it cannot, in words for a person. */
+  restore(checkpoint: Uint8Array): void
+  /**
+   * After `restore`: brings hardware, tables and state together again. The former server may have died anywhere: in the
+   * middle of a trap, which is then decided once more, or of an operation.
+   * @returns what had to be put right, in words. @throws Error when that is not possible.
+   */
+  resume?(): string[]
+}
+
+/** Decides what every access to the register frames does. */
+export interface Policy {
+  readonly name: string
+  /** Absent: it keeps none, a new server can go on at any time. */
+  readonly state?: PolicyState
+  /** The machine was reset, no vCPU runs: bring hardware, tables and state to the beginning. Called before the first trap. */
+  reset(): void
+  /** Decide a trap: for a read set `lo`/`hi`; for a write act on them; or set `aborted`. */
+  access(trap: Trap): void
+  /** What was posted to this SMMU's hardware did not lead to what it was to lead to. Called between traps. */
+  unexpected?(smmu: number): void
+}

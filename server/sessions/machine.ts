@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The machine of a session: what it is made of, how it is started, and the guest's agent on its console. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
+import { type SavedMachine, Session } from '../control/session.ts'
+import type { FaultPlan } from '../faults/rule.ts'
+import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
+import { parseSize, Scratch } from '../machine/scratch.ts'
+import { Workload, type WorkloadEntry } from '../machine/workload.ts'
+import type { Stage } from '../policy/policy.ts'
+import type { TranslateMode } from '../trap/translator.ts'
+
+/** As `boot` has it, so that addresses mean the same; what is touched is copied for each session. */
+const MEMORY = '1G'
+const CARVEOUT = '64M'
+/** Whole disk read, half of it written, the file fetched over each network card. */
+const SIZE = { disk: 1 << 20, file: 256 << 10 }
+/** QEMU cannot save an NVMe controller. */
+const SAVED_DEVICES = ['virtio-blk', 'virtio-net', 'e1000e']
+const ALL_DEVICES = ['virtio-blk', 'nvme', 'virtio-net', 'e1000e']
+/** Seconds that the guest waits for a disk, or for an answer over the network. */
+const PATIENCE_S = 6
+/** Seconds that the NVMe driver waits for a command, instead of its 30 and 60. */
+const NVME_S = 10
+const BOOT_MS = 240_000
+/** Until a guest that is ready is at rest. */
+const REST_MS = 300
+
+/** What decides which snapshot a session can use. */
+export interface Description {
+  readonly kernel: string
+  readonly until: Stage
+  readonly smp: number
+  readonly memory: string
+  readonly carveout: string
+  readonly devices: readonly string[]
+  readonly append: string
+}
+
+export interface Files {
+  readonly qemu: string
+  readonly kernel: { readonly version: string; readonly image: string }
+  readonly initrd: string
+}
+
+/** A machine whose files are there. */
+export interface Prepared {
+  readonly description: Description
+  readonly files: Files
+  readonly ramDir: string
+}
+
+export interface MachineOptions {
+  /** Debian's 6.12 or 6.1, or the path of an arm64 Image. */
+  readonly kernel: string
+  readonly until: Stage
+  readonly smp: number
+  /** Boots from the beginning: with all devices, a snapshot has no NVMe. */
+  readonly fresh: boolean
+  /** A qemu-system-aarch64 with the patches, built elsewhere. */
+  readonly qemu?: string
+  readonly ramDir: string
+}
+
+/** What a session adds to the machine. */
+export interface StartOptions {
+  readonly faults?: FaultPlan
+  readonly translate?: TranslateMode
+  /** Seconds that the machine waits for a lost server. */
+  readonly reconnect?: number
+}
+
+/** Fetches and builds what is missing. */
+export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
+  const { kernel: name, until, smp, fresh, ramDir } = options
+  const qemu = options.qemu ?? (await ensureQemu({ signal }))
+  const kernel =
+    name === '6.12' || name === '6.1'
+      ? await ensureKernel({ signal, kernel: name })
+      : { version: name, image: name, modules: undefined }
+  const initrd = await ensureInitramfs({ signal, modules: kernel.modules })
+  const devices = fresh ? ALL_DEVICES : SAVED_DEVICES
+  const append = [
+    'console=ttyAMA0 panic=0 cosim.run=agent',
+    `cosim.devices=${devices.join(',')} cosim.patience=${PATIENCE_S}`,
+    ...(fresh ? [`nvme_core.io_timeout=${NVME_S} nvme_core.admin_timeout=${NVME_S}`] : []),
+  ].join(' ')
+  return {
+    description: { kernel: kernel.version, until, smp, memory: MEMORY, carveout: CARVEOUT, devices, append },
+    files: { qemu, kernel: { version: kernel.version, image: kernel.image }, initrd },
+    ramDir,
+  }
+}
+
+/** A started machine with its own sockets, disks, RAM and network, and the agent in it. */
+export class SessionMachine {
+  readonly session: Session
+  readonly #workload: Workload
+  readonly #scratch: Scratch
+  readonly #devices: readonly string[]
+  /** Of the workload that the agent was told last. */
+  #events: GuestEvent[] = []
+  /** The agent became ready so many times. */
+  readies = 0
+  #toldAt = 0
+  workloadMs = 0
+
+  private constructor(session: Session, workload: Workload, scratch: Scratch, devices: readonly string[]) {
+    this.session = session
+    this.#workload = workload
+    this.#scratch = scratch
+    this.#devices = devices
+  }
+
+  /**
+   * @param seed of all bytes that the workload moves
+   * @throws Error when the machine cannot be started, or the saved one does not fit.
+   */
+  static async start(
+    prepared: Prepared,
+    seed: string,
+    runFolder: string,
+    options: StartOptions = {},
+    restore?: SavedMachine,
+  ): Promise<SessionMachine> {
+    const { description, files, ramDir } = prepared
+    const scratch = new Scratch(parseSize(description.memory), ramDir)
+    let workload: Workload | undefined
+    try {
+      workload = await Workload.create(scratch.sockets, seed, SIZE)
+      const session = await Session.start({
+        scratch,
+        runFolder,
+        ...(restore && { restore }),
+        machine: {
+          binary: files.qemu,
+          kernel: files.kernel.image,
+          initrd: files.initrd,
+          append: description.append,
+          memory: description.memory,
+          smp: description.smp,
+          virtioDisk: workload.virtioDisk,
+          ...(description.devices.includes('nvme') && { nvmeDisk: workload.nvmeDisk }),
+          network: true,
+          extra: [],
+        },
+        policy: {
+          name: 'pkvm',
+          options: { until: description.until, granule: 4096, requireIsolation: false },
+          panicOnWarn: false,
+          carveout: description.carveout,
+          reconnectMs: (options.reconnect ?? 0) * 1000,
+          canaries: true,
+          ...(options.translate && { translate: options.translate }),
+          ...(options.faults && { faults: options.faults }),
+        },
+      })
+      return new SessionMachine(session, workload, scratch, description.devices)
+    } catch (error) {
+      workload?.close()
+      scratch.remove()
+      throw error
+    }
+  }
+
+  /** Tells the agent to do the workload. */
+  tell(): void {
+    this.#events = []
+    this.#toldAt = performance.now()
+    this.session.qemu.child.stdin?.write(`workload ${this.#workload.append(0)}\n`)
+  }
+
+  /** Takes a line of the console; returns the guest's event in it. */
+  take(line: string): GuestEvent | undefined {
+    const event = parseGuestEvent(line)
+    if (event === undefined) return undefined
+    this.#events.push(event)
+    if (event.event === 'ready') this.readies++
+    if (event.event === 'worked') this.workloadMs = Math.round(performance.now() - this.#toldAt)
+    return event
+  }
+
+  /** What arrived, compared with what the host knows; only devices that the machine has. */
+  checks(): WorkloadEntry[] {
+    return this.#workload.check(this.#events).filter(({ device }) => this.#devices.includes(device))
+  }
+
+  async close(): Promise<void> {
+    await this.session.stop()
+    this.#workload.close()
+    this.#scratch.remove()
+  }
+
+  /** Boots until the agent is ready, and saves the machine. */
+  static async save(prepared: Prepared, to: SavedMachine, signal: AbortSignal): Promise<void> {
+    await SessionMachine.#run(prepared, undefined, async machine => {
+      await machine.#until('ready', signal)
+      await sleep(REST_MS)
+      await machine.session.save(to)
+    })
+  }
+
+  /** The workload without faults on a saved machine, ms. @throws Error when it fails: such a machine is of no use. */
+  static async measure(prepared: Prepared, from: SavedMachine, signal: AbortSignal): Promise<number> {
+    return SessionMachine.#run(prepared, from, async machine => {
+      const worked = machine.#until('worked', signal)
+      machine.tell()
+      await worked
+      const bad = machine.checks().find(({ ok }) => !ok)
+      if (bad)
+        throw new Error(`the snapshot's workload fails without faults: ${bad.device} ${bad.operation}: ${bad.error}`)
+      return machine.workloadMs
+    })
+  }
+
+  static async #run<T>(
+    prepared: Prepared,
+    from: SavedMachine | undefined,
+    act: (machine: SessionMachine) => Promise<T>,
+  ): Promise<T> {
+    const folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-boot-`))
+    let machine: SessionMachine | undefined
+    try {
+      machine = await SessionMachine.start(prepared, 'snapshot', folder, {}, from)
+      return await act(machine)
+    } finally {
+      await machine?.close()
+      rmSync(folder, { recursive: true, force: true })
+    }
+  }
+
+  async #until(name: string, signal: AbortSignal): Promise<void> {
+    const { session } = this
+    const reached = Promise.withResolvers<void>()
+    session.console.on('line', line => {
+      if (this.take(line)?.event === name) reached.resolve()
+    })
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(BOOT_MS)])
+    const abort = () => reached.reject(signal.aborted ? signal.reason : new Error(`the guest was not ${name} in time`))
+    limit.addEventListener('abort', abort, { once: true })
+    void session.ended.then(end => reached.reject(new Error(`the machine ended: ${end.qemuErrors || end.serverError}`)))
+    try {
+      await reached.promise
+    } finally {
+      limit.removeEventListener('abort', abort)
+    }
+  }
+}

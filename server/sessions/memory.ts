@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What memory the machines of sessions may take, so that several fit, and one that grows does not end the others. */
+import { readFileSync } from 'node:fs'
+import { parseSize } from '../machine/scratch.ts'
+
+/** Of one machine besides its RAM, bytes: QEMU, the trap thread, the recording's ring. */
+const OVERHEAD = 400 << 20
+const LOOK_MS = 500
+
+/** So many machines at a time must fit. @throws Error with what would. */
+export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {
+  const fit = Math.max(1, Math.floor(available / (ram + OVERHEAD)))
+  if (jobs > fit) {
+    throw new Error(`--jobs ${jobs}: there is memory for ${fit} machines of ${(ram + OVERHEAD) >> 20} MiB each`)
+  }
+}
+
+/**
+ * Looks at what QEMU has allocated for itself, without the guest's RAM, which is a file.
+ * @param over called once with what is wrong
+ * @returns ends the watch
+ */
+export function limitMemory(pid: number, over: (problem: string) => void, limit = OVERHEAD): () => void {
+  const timer = setInterval(() => {
+    const used = privateBytes(pid)
+    if (used <= limit) return
+    clearInterval(timer)
+    over(`QEMU allocated ${used >> 20} MiB besides the guest's RAM; a session has ${limit >> 20} MiB`)
+  }, LOOK_MS)
+  timer.unref()
+  return () => clearInterval(timer)
+}
+
+function availableBytes(): number {
+  return field('/proc/meminfo', 'MemAvailable') ?? Number.POSITIVE_INFINITY
+}
+
+/** 0 for a process that has ended. */
+function privateBytes(pid: number): number {
+  try {
+    return field(`/proc/${pid}/status`, 'RssAnon') ?? 0
+  } catch {
+    return 0
+  }
+}
+
+/** Bytes of a line of the kernel's that counts in kB. */
+function field(file: string, name: string): number | undefined {
+  const kib = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(readFileSync(file, 'utf8'))?.[1]
+  return kib === undefined ? undefined : Number(kib) * 1024
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+/** One session: a machine, rules, the workload, and what was seen of it. */
+import { closeSync, mkdirSync, openSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { FaultController } from '../control/faultController.ts'
+import type { SessionEnd } from '../control/session.ts'
+import type { FaultStatus } from '../faults/injector.ts'
+import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
+import { FileMemory } from '../machine/fileMemory.ts'
+import type { Stage } from '../policy/policy.ts'
+import { eventName } from '../smmu/events.ts'
+import { decodeFeatures } from '../smmu/features.ts'
+import {
+  ARM_SMMU_CR0,
+  ARM_SMMU_GBPA,
+  ARM_SMMU_IDR0,
+  ARM_SMMU_IDR1,
+  ARM_SMMU_IDR3,
+  ARM_SMMU_IDR5,
+  ARM_SMMU_STRTAB_BASE,
+  ARM_SMMU_STRTAB_BASE_CFG,
+  CR0_SMMUEN,
+  GBPA_ABORT,
+} from '../smmu/registers.ts'
+import type { OwnershipRange } from '../trap/operations.ts'
+import type { WarningSummary } from '../trap/reporter.ts'
+import { audit, type TableRegisters } from './audit.ts'
+import { addFinding, type ConsoleFinding } from './console.ts'
+import { type Prepared, SessionMachine } from './machine.ts'
+import { limitMemory } from './memory.ts'
+import type { Snapshot } from './snapshot.ts'
+import { Timeline, type TimelineEntry } from './timeline.ts'
+import { type Evidence, type Finding, isExpected, judge } from './verdict.ts'
+
+/** Default deadlines, ms. */
+const SNAPSHOT_MS = 45_000
+const FRESH_MS = 120_000
+/** What a panic, or the end of the workload, is given to show its consequences. */
+const SETTLE_MS = 300
+/** Devices go on for a while after the guest has panicked. */
+const PANIC_MS = 2_000
+const AUDIT_MS = 10_000
+const MAX_LINES = 50
+const CONSOLE_TAIL = 60
+
+/** What is to be run. The same job on the same snapshot does the same until its first fault. */
+export interface Job {
+  readonly entry: CatalogueEntry
+  readonly seed: number
+  readonly kernel: string
+  readonly until: Stage
+}
+
+/** What came of it. */
+export interface SessionResult {
+  readonly verdict: Verdict
+  /** The verdict is one of those that the entry expects; when it expects none, any but `harness-error`. */
+  readonly asExpected: boolean
+  readonly findings: readonly Finding[]
+  readonly evidence: Evidence
+  readonly timeline: readonly TimelineEntry[]
+  /** Excerpts, in lines. */
+  readonly console: readonly string[]
+  readonly trace: readonly string[]
+  /** What the guest did until the first fault: number of accesses, and their digest. */
+  readonly before: { readonly accesses: number; readonly digest: string }
+  /** Of the session, start and end of the machine included, ms. */
+  readonly ms: number
+  readonly folder: string
+}
+
+/** Entries whose faults act during boot, or on a device that no snapshot has, boot from the beginning. */
+export function bootsFresh({ session, rules }: CatalogueEntry): boolean {
+  return (
+    session?.boot === 'fresh' ||
+    rules.some(({ where, what }) => [where, what].some(part => 'sid' in part && part.sid === 'nvme'))
+  )
+}
+
+/** Shorter prefixes have no second stage, and promise no isolation that could be violated. */
+const isolates = ({ until }: Job): boolean => until === 'nested'
+
+const expectedOf = ({ expect }: CatalogueEntry): readonly Verdict[] => (typeof expect === 'string' ? [expect] : expect)
+
+/** Runs one session. @throws Error only when `signal` aborts; all else is a verdict. */
+export async function runSession(
+  job: Job,
+  prepared: Prepared,
+  snapshot: Snapshot | undefined,
+  folder: string,
+  signal: AbortSignal,
+): Promise<SessionResult> {
+  mkdirSync(folder, { recursive: true })
+  const watch = new Watch()
+  let evidence: Evidence
+  try {
+    evidence = await observe(job, prepared, snapshot, folder, signal, watch)
+  } catch (error) {
+    signal.throwIfAborted()
+    evidence = { ...watch.evidence('ended', job, snapshot), problem: (error as Error).message }
+  }
+  const { verdict, findings } = judge(evidence)
+  return {
+    verdict,
+    asExpected: isExpected(verdict, expectedOf(job.entry)),
+    findings,
+    evidence,
+    timeline: watch.entries,
+    console: watch.lines,
+    trace: watch.timeline?.excerpt() ?? [],
+    before: { accesses: watch.timeline?.accesses ?? 0, digest: watch.timeline?.digest() ?? '' },
+    ms: watch.ms(),
+    folder,
+  }
+}
+
+/** Collects what is seen. */
+class Watch {
+  readonly #start = performance.now()
+  readonly entries: TimelineEntry[] = []
+  readonly lines: string[] = []
+  readonly console: ConsoleFinding[] = []
+  readonly firings: Firing[] = []
+  fired = 0
+  resets = 0
+  interruptions = 0
+  timeline: Timeline | undefined
+  machine: SessionMachine | undefined
+  sections: Readonly<Record<string, unknown>> = {}
+  isolation: readonly string[] = []
+  status: FaultStatus | undefined
+
+  ms(): number {
+    return Math.round(performance.now() - this.#start)
+  }
+
+  note(text: string): void {
+    if (this.entries.length < 500) this.entries.push({ ms: this.ms(), text })
+  }
+
+  line(line: string): void {
+    this.lines.push(line.slice(0, 300))
+    if (this.lines.length > CONSOLE_TAIL) this.lines.shift()
+    const finding = addFinding(this.console, line, MAX_LINES)
+    if (finding !== undefined) this.note(`console: ${finding.line}`)
+  }
+
+  evidence(end: Evidence['end'], job: Job, snapshot: Snapshot | undefined): Evidence {
+    const { machine, sections } = this
+    const counters = machine?.session.counters
+    const warnings = (sections.warnings ?? []) as readonly WarningSummary[]
+    const faults = (sections.guardFaults ?? { total: 0 }) as { readonly total: number }
+    const events: Record<string, number> = {}
+    for (const { id, count } of counters?.events() ?? []) events[eventName(id)] = count
+    return {
+      end,
+      guestEnded: false,
+      console: this.console,
+      checks: end === 'ended' ? [] : (machine?.checks() ?? []),
+      warnings: warnings.filter(({ expected }) => !expected),
+      events,
+      gerrors: counters?.get('gerrors') ?? 0,
+      guardFaults: faults.total,
+      resets: this.resets,
+      interruptions: this.interruptions,
+      isolation: isolates(job) ? [...this.isolation, ...(this.timeline?.isolation ?? [])] : [],
+      armed: job.entry.rules.length > 0,
+      fired: Math.max(this.fired, this.status?.rules.reduce((sum, { fired }) => sum + fired, 0) ?? 0),
+      firings: this.firings,
+      traps: counters?.traps().total ?? 0,
+      workloadMs: machine?.workloadMs ?? 0,
+      ...(snapshot && { usualMs: snapshot.usualMs }),
+    }
+  }
+}
+
+async function observe(
+  job: Job,
+  prepared: Prepared,
+  snapshot: Snapshot | undefined,
+  folder: string,
+  signal: AbortSignal,
+  watch: Watch,
+): Promise<Evidence> {
+  const { entry, seed } = job
+  const options = entry.session ?? {}
+  const machine = await SessionMachine.start(
+    prepared,
+    `session-${seed}`,
+    folder,
+    {
+      faults: { rules: entry.rules, seed },
+      ...(options.translate && { translate: options.translate }),
+      ...(options.reconnect && { reconnect: options.reconnect }),
+    },
+    snapshot,
+  )
+  watch.machine = machine
+  const { session } = machine
+  const deadline = (options.timeout ?? 0) * 1000 || (snapshot === undefined ? FRESH_MS : SNAPSHOT_MS)
+  const over = Promise.withResolvers<Evidence['end']>()
+  const timer = setTimeout(() => over.resolve('deadline'), deadline)
+  const abort = () => over.reject(signal.reason)
+  signal.addEventListener('abort', abort, { once: true })
+  let ended: SessionEnd | undefined
+  let tooLarge: string | undefined
+  const unlimit = limitMemory(session.qemu.child.pid ?? 0, text => {
+    tooLarge = text
+    over.resolve('deadline')
+  })
+  try {
+    signal.throwIfAborted()
+    const controller = FaultController.of(session)
+    controller.watch(entry.rules)
+    const device = (smmu: number, sid: number) =>
+      session.hello?.devices.find(d => d.smmu === smmu && d.sid === sid)?.name ?? `stream ${sid}`
+    const timeline = new Timeline(device)
+    watch.timeline = timeline
+    session.pump?.add(timeline)
+    session.thread?.on('fired', firing => {
+      watch.fired++
+      if (watch.firings.length < MAX_LINES) watch.firings.push(firing)
+      watch.note(`fault: rule ${firing.rule}, ${firing.n}: ${firing.what}`)
+    })
+    session.on('reset', cause => {
+      // The first reset of a machine that boots is none.
+      if (snapshot !== undefined || machine.readies > 0) watch.resets++
+      watch.note(`reset, cause ${cause}`)
+    })
+    session.on('interrupted', message => {
+      watch.interruptions++
+      watch.note(`the server is away: ${message}`)
+    })
+    session.console.on('line', line => {
+      watch.line(line)
+      if (watch.console.at(-1)?.verdict === 'guest-panic') setTimeout(() => over.resolve('deadline'), PANIC_MS)
+      const event = machine.take(line)
+      if (event === undefined) return
+      if (event.event !== 'iommu')
+        watch.note(`guest: ${event.event} ${event.name ?? ''} ${event.ok ? 'ok' : `failed: ${event.error}`}`)
+      if (event.event === 'ready') machine.tell()
+      if (event.event === 'worked') over.resolve('worked')
+    })
+    session.ended.then(
+      end => {
+        ended = end
+        over.resolve('ended')
+      },
+      error => over.reject(error),
+    )
+    if (snapshot !== undefined) {
+      timeline.own((await session.thread?.call('ownership', 0, Number.MAX_SAFE_INTEGER, 1e6)) ?? [])
+      machine.tell()
+    } else {
+      session.once('reset', () => {
+        const owned = session.thread?.call('ownership', 0, Number.MAX_SAFE_INTEGER, 1e6)
+        owned?.then(ranges => timeline.own(ranges)).catch(() => {})
+      })
+    }
+    const end = await over.promise
+    clearTimeout(timer)
+    watch.note(end === 'worked' ? 'workload done' : end === 'deadline' ? 'ended from outside' : 'the machine ended')
+    if (end !== 'ended') {
+      await sleep(SETTLE_MS)
+      await inspect(machine, watch, device)
+    }
+    session.pump?.drain()
+    const panicked = watch.console.some(({ verdict }) => verdict === 'guest-panic')
+    const evidence = watch.evidence(panicked && end === 'deadline' ? 'ended' : end, job, snapshot)
+    const checks = evidence.end === 'ended' ? [] : evidence.checks
+    const why = tooLarge ?? problem(ended, controller.problems)
+    return {
+      ...evidence,
+      checks,
+      guestEnded: panicked || (ended !== undefined && why === undefined),
+      ...(why && { problem: why }),
+    }
+  } finally {
+    clearTimeout(timer)
+    unlimit()
+    signal.removeEventListener('abort', abort)
+    await machine.close()
+  }
+}
+
+/** Why a machine ended that should not have; undefined when the guest ended it. */
+function problem(end: SessionEnd | undefined, problems: readonly string[]): string | undefined {
+  if (end === undefined) return problems[0]
+  if (end.serverError !== undefined) {
+    const said = end.qemuErrors && `; QEMU: ${end.qemuErrors.slice(0, 500)}`
+    return `the server failed: ${end.serverError.slice(0, 500)}${said}`
+  }
+  const { code, signal } = end.qemu
+  if (code !== 0)
+    return `QEMU ended with ${signal ?? `exit code ${code}`}: ${end.qemuErrors.slice(0, 500) || 'no message'}`
+  return problems[0]
+}
+
+/** Looks at the machine as it stands: sections of the report, firings, and the audit. */
+async function inspect(
+  machine: SessionMachine,
+  watch: Watch,
+  device: (smmu: number, sid: number) => string,
+): Promise<void> {
+  const { session } = machine
+  const { thread, hello } = session
+  if (thread === undefined || hello === undefined) return
+  const late = AbortSignal.timeout(AUDIT_MS)
+  const inTime = <T>(work: Promise<T>): Promise<T> =>
+    Promise.race([work, new Promise<never>((_, reject) => late.addEventListener('abort', () => reject(late.reason)))])
+  try {
+    watch.sections = await inTime(thread.call('sections'))
+    watch.status = await inTime(thread.call('faults'))
+    const qmp = await session.qmp(late)
+    await inTime(qmp.execute('stop'))
+    const ownership: OwnershipRange[] = await inTime(thread.call('ownership', 0, Number.MAX_SAFE_INTEGER, 1e6))
+    const smmus: TableRegisters[] = []
+    for (const index of hello.smmus.keys()) smmus.push(await inTime(tableRegisters(session.thread, index)))
+    const fd = openSync(session.ramFile, 'r')
+    try {
+      const memory = new FileMemory(fd, hello.ram)
+      watch.isolation = audit({ memory, smmus, ownership, frames: hello.smmus, device, canaries: true })
+    } finally {
+      closeSync(fd)
+    }
+  } catch (error) {
+    watch.note(`not all could be looked at: ${(error as Error).message}`)
+  }
+}
+
+async function tableRegisters(thread: SessionMachine['session']['thread'], smmu: number): Promise<TableRegisters> {
+  const offsets = [
+    ARM_SMMU_IDR0,
+    ARM_SMMU_IDR1,
+    ARM_SMMU_IDR3,
+    ARM_SMMU_IDR5,
+    ARM_SMMU_CR0,
+    ARM_SMMU_STRTAB_BASE,
+    ARM_SMMU_STRTAB_BASE_CFG,
+    ARM_SMMU_GBPA,
+  ]
+  const values = (await thread?.call('registers', smmu, 'hardware', offsets)) ?? []
+  const [idr0, idr1, idr3, idr5, cr0, base, cfg, gbpa] = values.map(({ lo }) => lo)
+  const features = decodeFeatures({ idr0, idr1, idr3, idr5 })
+  return {
+    strtabBaseLo: base,
+    strtabBaseHi: values[5].hi,
+    strtabBaseCfg: cfg,
+    sidSize: features.sidSize,
+    twoLevel: features.twoLevelStreamTable,
+    oas: features.oas,
+    enabled: (cr0 & CR0_SMMUEN) !== 0,
+    aborts: (gbpa & GBPA_ABORT) !== 0,
+  }
+}

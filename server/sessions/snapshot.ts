@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Guests that are ready: booted once to the agent's prompt, saved with the hypervisor's state, and kept by the content of
+ * all that went into them. A snapshot that was made of anything else is never used; it is made again.
+ */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { join, relative } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { fileURLToPath } from 'node:url'
+import { cachePath, contentKey, entries, exists } from '../../scripts/setup/cache.ts'
+import type { SavedMachine } from '../control/session.ts'
+import { type Prepared, SessionMachine } from './machine.ts'
+
+/** Of what the saved state depends on: the hypervisor's state, the checkpoint, the machine. */
+const SOURCES = [
+  'server/hypervisor',
+  'server/policy',
+  'server/smmu',
+  'server/trap/checkpoint.ts',
+  'server/machine/qemu.ts',
+  'protocol',
+]
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+const KEPT = 8
+const FORMAT = 1
+
+/** A snapshot in the cache. */
+export interface Snapshot extends SavedMachine {
+  readonly key: string
+  /** What the workload takes on it without faults, ms. */
+  readonly usualMs: number
+}
+
+interface Meta {
+  readonly key: string
+  readonly usualMs: number
+}
+
+const making = new Map<string, Promise<Snapshot>>()
+const digests = new Map<string, Promise<string>>()
+
+/** Names a machine by content: QEMU, kernel, initramfs, the machine's description, and our own source. */
+export async function snapshotKey(prepared: Prepared): Promise<string> {
+  const { files } = prepared
+  const contents = await Promise.all([files.qemu, files.kernel.image, files.initrd].map(fileDigest))
+  return contentKey([String(FORMAT), ...contents, JSON.stringify(prepared.description), await sourceDigest()])
+}
+
+/** The snapshot for a machine; made when there is none. @throws Error when the guest does not become ready. */
+export async function ensureSnapshot(
+  prepared: Prepared,
+  signal: AbortSignal,
+  say: (line: string) => void,
+): Promise<Snapshot> {
+  const key = await snapshotKey(prepared)
+  const running = making.get(key)
+  if (running !== undefined) return running
+  const made = readSnapshot(key).then(async cached => {
+    if (cached !== undefined) return cached
+    say(`booting Linux ${prepared.files.kernel.version} until ${prepared.description.until} once, for a snapshot`)
+    return makeSnapshot(key, prepared, signal)
+  })
+  making.set(key, made)
+  made.catch(() => making.delete(key))
+  return made
+}
+
+/** A snapshot that is whole, and is what its name says. */
+export async function readSnapshot(key: string, folder = cachePath('snapshot')): Promise<Snapshot | undefined> {
+  const at = join(folder, key)
+  try {
+    const meta = JSON.parse(await readFile(join(at, 'meta.json'), 'utf8')) as Meta
+    if (meta.key !== key) return undefined
+    const snapshot = { key, usualMs: meta.usualMs, ram: join(at, 'ram'), devices: join(at, 'devices') }
+    if (!(await exists(snapshot.ram)) || !(await exists(snapshot.devices))) return undefined
+    await utimes(at, new Date(), new Date())
+    return snapshot
+  } catch {
+    return undefined
+  }
+}
+
+async function makeSnapshot(key: string, prepared: Prepared, signal: AbortSignal): Promise<Snapshot> {
+  const folder = cachePath('snapshot')
+  const staging = join(folder, `.${process.pid}-${key}`)
+  await rm(staging, { recursive: true, force: true })
+  await mkdir(staging, { recursive: true })
+  try {
+    const saved = { ram: join(staging, 'ram'), devices: join(staging, 'devices') }
+    await SessionMachine.save(prepared, saved, signal)
+    const usualMs = await SessionMachine.measure(prepared, saved, signal)
+    await writeFile(join(staging, 'meta.json'), JSON.stringify({ key, usualMs } satisfies Meta))
+    const place = join(folder, key)
+    // Somebody may have made the same one meanwhile, or left a damaged one.
+    if ((await readSnapshot(key)) === undefined) {
+      await rm(place, { recursive: true, force: true })
+      await rename(staging, place)
+    }
+    await removeOld(folder)
+    const snapshot = await readSnapshot(key)
+    if (snapshot === undefined) throw new Error(`${place}: the snapshot cannot be read`)
+    return snapshot
+  } finally {
+    await rm(staging, { recursive: true, force: true })
+  }
+}
+
+async function removeOld(folder: string): Promise<void> {
+  const names = (await entries(folder)).filter(name => !name.startsWith('.'))
+  const dated = await Promise.all(names.map(async name => ({ name, time: (await stat(join(folder, name))).mtimeMs })))
+  dated.sort((a, b) => b.time - a.time)
+  for (const { name } of dated.slice(KEPT)) await rm(join(folder, name), { recursive: true, force: true })
+}
+
+async function sourceDigest(): Promise<string> {
+  const parts: string[] = []
+  for (const source of SOURCES) {
+    const path = join(ROOT, source)
+    const files = (await stat(path)).isDirectory()
+      ? (await readdir(path, { recursive: true })).filter(name => name.endsWith('.ts')).map(name => join(path, name))
+      : [path]
+    for (const file of files.sort()) parts.push(relative(ROOT, file), await readFile(file, 'utf8'))
+  }
+  return contentKey(parts)
+}
+
+/** A file is read once a process; `stat` tells whether it is still that one. */
+async function fileDigest(path: string): Promise<string> {
+  const { size, mtimeMs, ino } = await stat(path)
+  const name = `${path} ${size} ${mtimeMs} ${ino}`
+  let digest = digests.get(name)
+  if (digest === undefined) {
+    const hash = createHash('sha256')
+    digest = pipeline(createReadStream(path), hash).then(() => hash.digest('hex'))
+    digests.set(name, digest)
+  }
+  return digest
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+/** From evidence to a verdict. Nothing here knows which fault was injected, or what is expected of it. */
+
+import type { Firing, Verdict } from '../faults/rule.ts'
+import type { WorkloadEntry } from '../machine/workload.ts'
+import type { ConsoleFinding } from './console.ts'
+
+/** What was seen of one session. */
+export interface Evidence {
+  /** How far the guest came: it did its workload; it was not done at the deadline; the machine ended before. */
+  readonly end: 'worked' | 'deadline' | 'ended'
+  /** Why the machine ended, or could not be run. */
+  readonly problem?: string
+  /** The machine ended because of what the guest did: it panicked, or powered off. */
+  readonly guestEnded: boolean
+  readonly console: readonly ConsoleFinding[]
+  /** I/O as the host knows it should have been. */
+  readonly checks: readonly WorkloadEntry[]
+  /** Hyp warnings that an unmodified driver does not cause. */
+  readonly warnings: readonly { readonly code: string; readonly count: number; readonly firstValues: string }[]
+  /** Events that the hardware recorded, by name, and its global errors. */
+  readonly events: Readonly<Record<string, number>>
+  readonly gerrors: number
+  readonly guardFaults: number
+  /** Times that the guest was reset, or the server was away. */
+  readonly resets: number
+  readonly interruptions: number
+  /** What devices could reach, or did write, and must not. */
+  readonly isolation: readonly string[]
+  /** Rules were armed; what they did. */
+  readonly armed: boolean
+  readonly fired: number
+  readonly firings: readonly Firing[]
+  readonly traps: number
+  /** Of the workload, ms; `usualMs`: the same without faults, on this machine. */
+  readonly workloadMs: number
+  readonly usualMs?: number
+}
+
+/** One thing that the evidence says. */
+export interface Finding {
+  readonly verdict: Verdict
+  readonly text: string
+}
+
+/** Gravest first: of several, the first one is the verdict. */
+export const GRAVITY: readonly Verdict[] = [
+  'isolation-violation',
+  'harness-error',
+  'hyp-warning',
+  'guest-panic',
+  'guest-oops',
+  'guest-hung',
+  'driver-timeout',
+  'io-error',
+  'degraded',
+  'recovered',
+  'unaffected',
+]
+
+/** A workload that takes so many times as long, and so much longer in ms, has suffered. */
+const SLOWER = 3
+const SLOWER_MS = 3_000
+
+/** Findings in order of gravity; the first one is the verdict. */
+export function judge(evidence: Evidence): { readonly verdict: Verdict; readonly findings: readonly Finding[] } {
+  const findings = [...find(evidence)].sort((a, b) => GRAVITY.indexOf(a.verdict) - GRAVITY.indexOf(b.verdict))
+  return { verdict: findings[0]?.verdict ?? 'unaffected', findings }
+}
+
+/** Without an expectation every verdict is right, but `harness-error`: a session that is worth nothing. */
+export const isExpected = (verdict: Verdict, expected: readonly Verdict[]): boolean =>
+  expected.length === 0 ? verdict !== 'harness-error' : expected.includes(verdict)
+
+function* find(evidence: Evidence): Generator<Finding> {
+  for (const text of evidence.isolation) yield { verdict: 'isolation-violation', text }
+  if (evidence.problem !== undefined && !evidence.guestEnded) yield { verdict: 'harness-error', text: evidence.problem }
+  if (evidence.armed && evidence.fired === 0) {
+    yield { verdict: 'harness-error', text: 'no rule fired: the session says nothing about the fault' }
+  }
+  for (const { code, count, firstValues } of evidence.warnings) {
+    yield { verdict: 'hyp-warning', text: `${code}, ${count} times: ${firstValues}` }
+  }
+  for (const { verdict, line } of evidence.console) yield { verdict, text: line }
+  if (evidence.end === 'deadline') yield { verdict: 'guest-hung', text: 'the workload was not done at the deadline' }
+  if (evidence.guestEnded) yield { verdict: 'guest-panic', text: 'the guest ended before its workload was done' }
+  for (const { ok, device, operation, error } of evidence.checks) {
+    if (!ok) yield { verdict: 'io-error', text: `${device} ${operation}: ${error ?? 'failed'}` }
+  }
+  const { workloadMs, usualMs } = evidence
+  if (
+    evidence.end === 'worked' &&
+    usualMs !== undefined &&
+    workloadMs > Math.max(SLOWER * usualMs, usualMs + SLOWER_MS)
+  ) {
+    yield { verdict: 'degraded', text: `the workload took ${workloadMs} ms instead of ${usualMs} ms` }
+  }
+  for (const [name, count] of Object.entries(evidence.events)) {
+    if (count > 0) yield { verdict: 'recovered', text: `${count} events ${name}` }
+  }
+  if (evidence.gerrors > 0) yield { verdict: 'recovered', text: `${evidence.gerrors} changes of GERROR` }
+  if (evidence.guardFaults > 0)
+    yield { verdict: 'recovered', text: `${evidence.guardFaults} accesses of guarded memory by vCPUs` }
+  if (evidence.resets > 0) yield { verdict: 'recovered', text: `${evidence.resets} resets of the machine` }
+  if (evidence.interruptions > 0)
+    yield { verdict: 'recovered', text: `the server was away ${evidence.interruptions} times` }
+}

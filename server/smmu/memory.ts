@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Guest physical memory. Addresses are bytes below 2^53. */
+export interface GuestMemory {
+  /** RAM in ascending order, bytes. */
+  readonly ram: readonly { readonly base: number; readonly size: number }[]
+  /**
+   * Copies `length` bytes at `address` to `target` at `targetOffset`.
+   * @returns false, with nothing copied, unless the whole range is RAM.
+   */
+  read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean
+  /**
+   * Copies `length` bytes of `source` at `sourceOffset` to `address`.
+   * @returns false, with nothing written, unless the whole range is RAM.
+   */
+  write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean
+}

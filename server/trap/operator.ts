@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Hypervisor } from '../hypervisor/pkvm/hypervisor.ts'
+import type { Policy } from '../policy/policy.ts'
+import { request } from '../trace/records.ts'
+import type { RingWriter } from '../trace/ring.ts'
+import type { BreakpointSpec, Breakpoints } from './breakpoints.ts'
+import type { Inspector } from './inspect.ts'
+import { OperationError, type OwnershipRange, type RegisterValue } from './operations.ts'
+
+/** Bytes of guest memory that one operation reads. */
+const MAX_MEMORY = 1 << 20
+const PAGE = 4096
+
+/** Operations for people. What touches the hardware or the hypervisor is a `request` on the trace. */
+export class Operator {
+  readonly #breakpoints: Breakpoints
+  readonly #ring: RingWriter
+  #hypervisor: Hypervisor | undefined
+  #connected: Inspector | undefined
+
+  constructor(breakpoints: Breakpoints, ring: RingWriter) {
+    this.#breakpoints = breakpoints
+    this.#ring = ring
+  }
+
+  connect(policy: Policy, inspector: Inspector): void {
+    const { hypervisor } = policy as { hypervisor?: unknown }
+    this.#hypervisor = hypervisor instanceof Hypervisor ? hypervisor : undefined
+    this.#connected = inspector
+  }
+
+  disconnect(): void {
+    this.#hypervisor = undefined
+    this.#connected = undefined
+  }
+
+  /** @throws OperationError */
+  operate(operation: string, args: readonly unknown[]): unknown {
+    switch (operation) {
+      case 'breakpoints':
+        return this.#breakpoints.list()
+      case 'addBreakpoint':
+        return this.#addBreakpoint(args[0] as BreakpointSpec, args[1] as number | undefined)
+      case 'removeBreakpoint':
+        return this.#known(this.#breakpoints.remove(Number(args[0])), args[0])
+      case 'enableBreakpoint':
+        return this.#known(this.#breakpoints.enable(Number(args[0]), args[1] === true), args[0])
+      case 'breakNext':
+        return this.#breakpoints.step(args[0] === true)
+      case 'registers':
+        return this.#registers(Number(args[0]), args[1] === 'host', args[2] as readonly number[])
+      case 'memory':
+        return this.#memory(Number(args[0]), Number(args[1]))
+      case 'ownership':
+        return this.#ownership(Number(args[0]), Number(args[1]), Number(args[2]))
+      case 'donate':
+        return this.#pages('donate', Number(args[0]), Number(args[1]), Number(args[2]))
+      case 'reclaim':
+        return this.#pages('reclaim', Number(args[0]), Number(args[1]), Number(args[2]))
+      default:
+        throw new OperationError('absent', `no operation "${operation}"`)
+    }
+  }
+
+  get #inspector(): Inspector {
+    if (this.#connected === undefined) throw new OperationError('state', 'no machine is connected')
+    return this.#connected
+  }
+
+  #addBreakpoint(spec: BreakpointSpec, id: number | undefined) {
+    try {
+      return this.#breakpoints.add(spec, id)
+    } catch (error) {
+      throw new OperationError('state', (error as Error).message)
+    }
+  }
+
+  #known(found: boolean, id: unknown): void {
+    if (!found) throw new OperationError('absent', `no breakpoint ${id}`)
+  }
+
+  #registers(smmu: number, host: boolean, offsets: readonly number[]): RegisterValue[] {
+    const start = this.#ring.now()
+    const read = (offset: number) =>
+      host ? this.#inspector.host(smmu, offset) : this.#inspector.hardware(smmu, offset)
+    const values = offsets.map(read)
+    this.#ring.request(request.other, 0, start, this.#ring.now() - start)
+    return values
+  }
+
+  #memory(address: number, length: number): Uint8Array {
+    if (!(length > 0 && length <= MAX_MEMORY))
+      throw new OperationError('invalid', `length ${length}: 1 to ${MAX_MEMORY}`)
+    const bytes = this.#inspector.memory(address, length)
+    if (bytes === undefined) {
+      throw new OperationError('invalid', `0x${address.toString(16)}, ${length} bytes: not all of it is RAM`)
+    }
+    return bytes
+  }
+
+  #hyp(): Hypervisor {
+    const hypervisor = this.#inspector && this.#hypervisor
+    if (hypervisor === undefined) throw new OperationError('state', 'this policy keeps no page ownership')
+    return hypervisor
+  }
+
+  /** Runs as they are when they are few; else each bucket with what lies in it. */
+  #ownership(from: number, to: number, limit: number): OwnershipRange[] {
+    const runs = this.#hyp().ranges(from, to)
+    if (runs.length <= limit) {
+      return runs.map(({ base, size, state, vm }) => ({ base, size, state, vm }))
+    }
+    const bucket = Math.max(PAGE, Math.ceil((to - from) / limit / PAGE) * PAGE)
+    const out: OwnershipRange[] = []
+    const add = (range: OwnershipRange) => {
+      const last = out.at(-1)
+      if (last && last.state === range.state && last.vm === range.vm && last.base + last.size === range.base) {
+        out[out.length - 1] = { ...last, size: last.size + range.size }
+      } else out.push(range)
+    }
+    let i = 0
+    for (let base = from; base < to; base += bucket) {
+      const end = Math.min(base + bucket, to)
+      while (i < runs.length && (runs[i]?.base ?? 0) + (runs[i]?.size ?? 0) <= base) i++
+      const first = runs[i]
+      if (first === undefined || first.base >= end) continue
+      const next = runs[i + 1]
+      const whole = first.base + first.size >= end || next === undefined || next.base >= end
+      add({ base, size: end - base, state: whole ? first.state : 'mixed', vm: whole ? first.vm : 0 })
+    }
+    return out
+  }
+
+  #pages(what: 'donate' | 'reclaim', base: number, size: number, vm: number): number {
+    const hypervisor = this.#hyp()
+    const start = this.#ring.now()
+    const result = hypervisor[what](base, size, vm)
+    this.#ring.request(request[what], result >>> 0, start, this.#ring.now() - start, base, size, vm)
+    return result
+  }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The hypervisor's ports over the wire. Every access is written to the trace ring. */
+import {
+  encodeGuardAdd,
+  encodeGuardRemove,
+  encodeHwPost,
+  encodeHwRead,
+  encodeHwWrite,
+  encodeMemRead,
+  encodeMemWrite,
+  Id,
+} from '../../protocol/generated/messages.ts'
+import { enums, MAX_BYTES } from '../../protocol/messages.ts'
+import type { CpuGuard, Halves, SmmuHardware } from '../machine/ports.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
+import type { RingWriter } from '../trace/ring.ts'
+import type { Link } from './link.ts'
+
+const OK = enums.status.ok[0]
+const RANGE = enums.status.range[0]
+
+/** QEMU's SMMU model behind the trap frame. */
+export class WireHardware implements SmmuHardware {
+  readonly #link: Link
+  readonly #ring: RingWriter
+  readonly #smmu: number
+  readonly #mayPost: () => boolean
+
+  /** @param mayPost asked at each write that need not be waited for */
+  constructor(link: Link, ring: RingWriter, smmu: number, mayPost: () => boolean) {
+    this.#link = link
+    this.#ring = ring
+    this.#smmu = smmu
+    this.#mayPost = mayPost
+  }
+
+  read(offset: number, size: number, into: Halves): boolean {
+    const start = this.#ring.now()
+    const seq = this.#link.nextSeq()
+    encodeHwRead(this.#link.out, seq, this.#smmu, offset, size)
+    const answer = this.#link.call(seq)
+    const ok = answer.type === Id.done && answer.status === OK
+    into.lo = ok ? answer.valueLo : 0
+    into.hi = ok ? answer.valueHi : 0
+    this.#ring.hardware(false, this.#smmu, offset, size, into.lo, into.hi, ok, start, this.#ring.now() - start)
+    return ok
+  }
+
+  write(offset: number, size: number, lo: number, hi: number): boolean {
+    const start = this.#ring.now()
+    const seq = this.#link.nextSeq()
+    encodeHwWrite(this.#link.out, seq, this.#smmu, offset, size, hi, lo)
+    const answer = this.#link.call(seq)
+    const ok = answer.type === Id.done && answer.status === OK
+    this.#ring.hardware(true, this.#smmu, offset, size, lo, hi, ok, start, this.#ring.now() - start)
+    return ok
+  }
+
+  /** Both requests leave in one frame buffer; QEMU serves them in order. */
+  writeThenRead(offset: number, value: number, readOffset: number, into: Halves): boolean {
+    const start = this.#ring.now()
+    const link = this.#link
+    const write = link.nextSeq()
+    encodeHwWrite(link.out, write, this.#smmu, offset, 4, 0, value)
+    const read = link.nextSeq()
+    encodeHwRead(link.out, read, this.#smmu, readOffset, 4)
+    const written = link.call(write)
+    const writeOk = written.type === Id.done && written.status === OK
+    const between = this.#ring.now()
+    const answer = link.call(read)
+    const readOk = answer.type === Id.done && answer.status === OK
+    into.lo = readOk ? answer.valueLo : 0
+    into.hi = 0
+    this.#ring.hardware(true, this.#smmu, offset, 4, value, 0, writeOk, start, between - start)
+    this.#ring.hardware(false, this.#smmu, readOffset, 4, into.lo, 0, readOk, between, this.#ring.now() - between)
+    return writeOk && readOk
+  }
+
+  /** Leaves with the reply, in front of it. */
+  post(offset: number, value: number, checkOffset: number, checkValue: number, answer: number): boolean {
+    if (!this.#mayPost()) return false
+    const link = this.#link
+    encodeHwPost(link.out, link.nextSeq(), this.#smmu, offset, value, checkOffset, checkValue, answer)
+    this.#ring.hardware(true, this.#smmu, offset, 4, value, 0, true, this.#ring.now(), 0)
+    return true
+  }
+}
+
+/** Guest memory by messages: for a server that cannot open the file behind it. */
+export class WireMemory implements GuestMemory {
+  readonly ram: GuestMemory['ram']
+  readonly #link: Link
+
+  constructor(link: Link, ram: GuestMemory['ram']) {
+    this.#link = link
+    this.ram = ram
+  }
+
+  read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean {
+    if (!this.#contains(address, length)) return false
+    for (let done = 0; done < length; done += MAX_BYTES) {
+      const count = Math.min(length - done, MAX_BYTES)
+      const seq = this.#link.nextSeq()
+      encodeMemRead(this.#link.out, seq, address + done, count)
+      const answer = this.#link.call(seq)
+      if (answer.type !== Id.data || answer.status !== OK || answer.bytes.length !== count) return false
+      target.set(answer.bytes, targetOffset + done)
+    }
+    return true
+  }
+
+  write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean {
+    if (!this.#contains(address, length)) return false
+    for (let done = 0; done < length; done += MAX_BYTES) {
+      const count = Math.min(length - done, MAX_BYTES)
+      const seq = this.#link.nextSeq()
+      const from = sourceOffset + done
+      encodeMemWrite(this.#link.out, seq, address + done, source.subarray(from, from + count))
+      const answer = this.#link.call(seq)
+      if (answer.type !== Id.done || answer.status !== OK) return false
+    }
+    return true
+  }
+
+  #contains(address: number, length: number): boolean {
+    return this.ram.some(({ base, size }) => address >= base && address + length <= base + size)
+  }
+}
+
+/** Puts every access to guest memory on the trace. */
+export class RecordedMemory implements GuestMemory {
+  readonly ram: GuestMemory['ram']
+  readonly #memory: GuestMemory
+  readonly #ring: RingWriter
+
+  constructor(memory: GuestMemory, ring: RingWriter) {
+    this.#memory = memory
+    this.#ring = ring
+    this.ram = memory.ram
+  }
+
+  read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean {
+    const ok = this.#memory.read(address, target, targetOffset, length)
+    this.#ring.memory(false, address, target, targetOffset, length, ok)
+    return ok
+  }
+
+  write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean {
+    const ok = this.#memory.write(address, source, sourceOffset, length)
+    this.#ring.memory(true, address, source, sourceOffset, length, ok)
+    return ok
+  }
+}
+
+/** QEMU's CPU view of memory. */
+export class WireGuard implements CpuGuard {
+  readonly #link: Link
+  readonly #ring: RingWriter
+
+  constructor(link: Link, ring: RingWriter) {
+    this.#link = link
+    this.#ring = ring
+  }
+
+  add(base: number, size: number): boolean {
+    const seq = this.#link.nextSeq()
+    encodeGuardAdd(this.#link.out, seq, base, size)
+    return this.#finish(seq, true, base, size)
+  }
+
+  remove(base: number, size: number): boolean {
+    const seq = this.#link.nextSeq()
+    encodeGuardRemove(this.#link.out, seq, base, size)
+    return this.#finish(seq, false, base, size)
+  }
+
+  #finish(seq: number, add: boolean, base: number, size: number): boolean {
+    const answer = this.#link.call(seq)
+    // QEMU keeps so many separate ranges and no more.
+    if (answer.type === Id.done && answer.status === RANGE) return false
+    if (answer.type !== Id.done || answer.status !== OK) {
+      const range = `0x${base.toString(16)}, ${size} bytes`
+      throw new Error(`QEMU refused to ${add ? 'guard' : 'unguard'} ${range} from the CPUs`)
+    }
+    this.#ring.guard(add, base, size)
+    return true
+  }
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A hypervisor that is replaced by another one between any two traps: the host does not notice. */
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { CheckpointError, checkpointChecksum } from '../../../../server/hypervisor/pkvm/checkpoint.ts'
+import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
+import { STAGES } from '../../../../server/policy/policy.ts'
+import { OK } from '../../../../server/policy/result.ts'
+import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
+import * as r from '../../../../server/smmu/registers.ts'
+import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, type SetUp, STE, shadowSte, shadowSteAddress } from './support.ts'
+
+/** A new server on the same machine. */
+function successor(bench: Bench, setUp: SetUp = {}): Hypervisor {
+  return new Hypervisor(
+    bench.machine,
+    { options: { waitPolls: 50, ...setUp.options }, report: bench.report, clock: () => bench.now++ },
+    setUp.parts,
+  )
+}
+
+function takeOver(bench: Bench, setUp: SetUp = {}): void {
+  const next = successor(bench, setUp)
+  next.restore(bench.hyp.checkpoint().slice())
+  expect(next.checkpoint()).toEqual(bench.hyp.checkpoint())
+  bench.hyp = next
+}
+
+const setUps: [string, SetUp][] = [
+  ['QEMU', {}],
+  ['a linear table', { ids: [{ idr1: (QEMU.idr1 & ~r.IDR1_SIDSIZE) | 8 }] }],
+  ['no range invalidation', { ids: [{ idr3: 0 }] }],
+  ['big-endian tables', { ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | (r.IDR0_TTENDIAN_BE << 21) }] }],
+  ['64 KiB granule', { options: { granule: 65536 } }],
+  ['a small pool', { options: { poolPages: 60 } }],
+  ...STAGES.map((until): [string, SetUp] => [`until ${until}`, { options: { until } }]),
+]
+
+test.each(setUps)('replaced before every trap: %s', (_, setUp) => {
+  /** What a host sees and the hardware is told, with or without being replaced. */
+  const run = (replace: boolean) => {
+    const bench = new Bench(setUp)
+    bench.hyp.reset()
+    const log = bench.record()
+    const access = bench.trap.bind(bench)
+    const answers: number[] = []
+    bench.trap = (...args) => {
+      if (replace) takeOver(bench, setUp)
+      const trap = access(...args)
+      answers.push(trap.lo, trap.hi, trap.aborted ? 1 : 0)
+      return trap
+    }
+    const sidBits = bench.hyp.smmus[0].sidBits
+    const host = new Host(bench).boot(sidBits)
+    if (sidBits > 8) {
+      host.attach(8, STE.s1)
+      host.attach(0x300, STE.bypass)
+      host.attach(8, STE.invalid)
+    }
+    bench.hw.illegal = 0xee
+    host.commands([0xee, 0, 0, 0], [0x46, 0, 0, 0])
+    bench.read(r.ARM_SMMU_CMDQ_CONS)
+    bench.hw.illegal = -1
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    host.commands([0x10, 0, 0, 0], [0x46, 0, 0, 0])
+    bench.hyp.donate(RAM_BASE + 16 * MiB, 2 ** 17, 3)
+    bench.trap(false, 8, 4)
+    if (replace) takeOver(bench, setUp)
+    bench.hyp.reclaim(RAM_BASE + 16 * MiB, 2 ** 16, 3)
+    bench.write(r.ARM_SMMU_CR0, 0)
+    const problems = setUp.options?.until === undefined ? bench.hyp.verify() : []
+    return { log, answers, warnings: bench.report.take(), guard: bench.guard.ranges, problems }
+  }
+  expect(run(true)).toEqual(run(false))
+})
+
+describe('size and cost', () => {
+  test('a few hundred bytes', () => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    for (const sid of [8, 16, 24]) host.attach(sid, STE.s1)
+    expect(bench.hyp.checkpoint().length).toBeLessThan(800)
+  })
+
+  test('while only commands flow nothing but the queue is encoded', () => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    const before = bench.hyp.checkpoint().slice()
+    const { generation } = bench.hyp
+    bench.read(r.ARM_SMMU_CMDQ_CONS)
+    expect(bench.hyp.generation).toBe(generation)
+    let scans = 0
+    const { ranges } = bench.hyp
+    bench.hyp.ranges = (...args) => {
+      scans++
+      return ranges.apply(bench.hyp, args)
+    }
+    host.commands([0x46, 0, 0, 0])
+    expect(bench.hyp.generation).toBeGreaterThan(generation)
+    const after = bench.hyp.checkpoint()
+    expect(scans).toBe(0)
+    expect(after).not.toEqual(before)
+    expect(after.length).toBe(before.length)
+    host.attach(8, STE.s1)
+    bench.hyp.checkpoint()
+    expect(scans).toBe(1)
+  })
+
+  test('everything that changes the checkpoint counts as a change', () => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    const acts: (() => void)[] = [
+      () => host.commands([0x46, 0, 0, 0]),
+      () => host.attach(8, STE.s1),
+      () => host.attach(8, STE.abort),
+      () => bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1),
+      () => bench.hyp.reclaim(RAM_BASE + 16 * MiB, 4096, 1),
+      () => bench.write64(r.ARM_SMMU_PRIQ_BASE, host.priq + 3),
+      () => bench.write(r.ARM_SMMU_CR0, 0xf),
+      () => bench.write(r.ARM_SMMU_CR0, 0),
+      () => bench.write64(r.ARM_SMMU_STRTAB_BASE, 0x40),
+      () => bench.write(r.ARM_SMMU_STRTAB_BASE_CFG, 3),
+      () => bench.write64(r.ARM_SMMU_CMDQ_BASE, 0x80),
+      () => bench.write(r.ARM_SMMU_CMDQ_PROD, 0x55),
+      () => bench.write(r.ARM_SMMU_CMDQ_CONS, 0x55),
+      () => bench.write64(r.ARM_SMMU_EVTQ_BASE, 0x80),
+      () => bench.hyp.reset(),
+    ]
+    for (const act of acts) {
+      const before = bench.hyp.checkpoint().slice()
+      const { generation } = bench.hyp
+      act()
+      expect(bench.hyp.checkpoint()).not.toEqual(before)
+      expect(bench.hyp.generation).toBeGreaterThan(generation)
+    }
+  })
+})
+
+test('a machine without isolation stays one', () => {
+  const setUp: SetUp = { ids: [{ idr0: 0 }] }
+  const bench = new Bench(setUp)
+  bench.hyp.reset()
+  takeOver(bench, setUp)
+  expect(bench.hyp.isolated).toBe(false)
+  bench.write(r.ARM_SMMU_GBPA, (r.GBPA_UPDATE | 1) >>> 0)
+  expect(bench.hw.get(r.ARM_SMMU_GBPA)).toBe(1)
+})
+
+test('a machine that is reset after it was taken over', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  new Host(bench).boot().attach(8, STE.s1)
+  bench.hyp.donate(RAM_BASE + 16 * MiB, 8192, 1)
+  takeOver(bench)
+  bench.hw.words.fill(0, r.ARM_SMMU_CR0 / 4)
+  bench.hyp.reset()
+  expect(bench.guard.ranges.length).toBe(1)
+  const fresh = new Bench()
+  fresh.hyp.reset()
+  expect(bench.hyp.checkpoint()).toEqual(fresh.hyp.checkpoint())
+  new Host(bench).boot().attach(8, STE.s1)
+  expect(bench.report.take()).toEqual([])
+})
+
+describe('refused', () => {
+  const made = () => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    new Host(bench).boot().attach(8, STE.s1)
+    bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1)
+    return { bench, checkpoint: bench.hyp.checkpoint().slice() }
+  }
+  const rows: [string, (bytes: Uint8Array) => Uint8Array, RegExp][] = [
+    ['nothing', () => new Uint8Array(0), /no checkpoint/],
+    ['an odd number of bytes', bytes => bytes.subarray(0, 33), /no checkpoint/],
+    ['something else', bytes => bytes.fill(0x41, 0, 4), /no checkpoint/],
+    ['a newer version', bytes => bytes.fill(3, 4, 5), /version 3/],
+    ['cut short', bytes => bytes.subarray(0, bytes.length - 4), /shorter/],
+    ['one bit flipped', bytes => bytes.fill(bytes[100] ^ 1, 100, 101), /damaged/],
+  ]
+  test.each(rows)('%s', (_, change, reason) => {
+    const { bench, checkpoint } = made()
+    const next = successor(bench)
+    expect(() => next.restore(change(checkpoint.slice()))).toThrow(CheckpointError)
+    expect(() => next.restore(change(checkpoint.slice()))).toThrow(reason)
+  })
+
+  test.each([
+    ['another stage', { options: { until: 'queues' } }, /until nested/],
+    ['another granule', { options: { granule: 65536 } }, /granule of 4096/],
+    ['another carve-out', { carveout: { base: CARVEOUT_BASE - 4096, size: 4 * MiB } }, /other memory/],
+    ['other RAM', { ram: [{ base: RAM_BASE, size: 64 * MiB }] }, /other memory/],
+    ['another SMMU', { frames: [{ base: 0x0a00_0000, size: 0x2_0000 }] }, /other memory/],
+    ['more SMMUs', { smmus: 2 }, /other memory/],
+  ] as [string, SetUp, RegExp][])('for %s', (_, setUp, reason) => {
+    const { checkpoint } = made()
+    const other = new Bench(setUp)
+    expect(() => other.hyp.restore(checkpoint)).toThrow(reason)
+  })
+
+  test('any damage that the checksum does not show: an error of its kind, or a state', () => {
+    const { bench, checkpoint } = made()
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(fc.nat(checkpoint.length / 4 - 1), fc.nat(0xffff_ffff)), { minLength: 1, maxLength: 4 }),
+        fc.nat(8),
+        (changes, cut) => {
+          const words = new Uint32Array(checkpoint.slice().buffer)
+          for (const [at, value] of changes) words[at] = value
+          const bytes = new Uint8Array(words.buffer, 0, 4 * (words.length - cut))
+          words[2] = bytes.length / 4
+          words[3] = checkpointChecksum(words.subarray(0, bytes.length / 4))
+          try {
+            successor(bench).restore(bytes)
+          } catch (error) {
+            expect(error).toBeInstanceOf(CheckpointError)
+          }
+        },
+      ),
+      { numRuns: 500 },
+    )
+  })
+})
+
+describe('verify', () => {
+  const started = () => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    host.attach(8, STE.s1)
+    expect(bench.hyp.donate(RAM_BASE + 16 * MiB, 8192, 1)).toBe(OK)
+    expect(bench.hyp.verify()).toEqual([])
+    return bench
+  }
+  const entryOf = (bench: Bench, address: number) => {
+    // The last-level entry, found by changing it: tables lie one after the other.
+    for (let at = CARVEOUT_BASE; at < CARVEOUT_BASE + MiB; at += 8) {
+      if (
+        (bench.memory.peek64(at) & 0xffff_ffff_f000n) === BigInt(address) &&
+        (bench.memory.peek64(at) & 0x7c3n) === 0x7c3n
+      )
+        return at
+    }
+    throw new Error('there is no such entry')
+  }
+
+  test('a page that leads elsewhere', () => {
+    const bench = started()
+    const at = entryOf(bench, RAM_BASE + 5 * 4096)
+    bench.memory.poke64(at, bench.memory.peek64(at) ^ 0x1000n)
+    expect(bench.hyp.verify()).toEqual(['idmap, level 3, 0x40005000 to 0x40006000: 0x400047ff instead of 0x400057ff'])
+  })
+
+  test('a donated page that is mapped again, a hole, lost permissions', () => {
+    const bench = started()
+    const first = entryOf(bench, RAM_BASE)
+    bench.memory.poke64(first + 8 * 4096, 0x4100_07ffn)
+    bench.memory.poke64(first + 8, 0n)
+    bench.memory.poke64(first + 16, bench.memory.peek64(first + 16) & ~0xc0n)
+    expect(bench.hyp.verify()).toEqual([
+      'idmap, level 3, 0x40001000 to 0x40002000: 0x0 instead of 0x400017ff',
+      'idmap, level 3, 0x40002000 to 0x40003000: 0x4000273f instead of 0x400027ff',
+      'idmap, level 3, 0x41000000 to 0x41001000: 0x410007ff instead of 0x0',
+    ])
+    expect(bench.hyp.verify(1).length).toBe(1)
+  })
+
+  test('a table that is not one of ours, or none at all', () => {
+    const bench = started()
+    const root = bench.hyp.idmapInfo?.vttbr ?? 0
+    const good = bench.memory.peek64(root)
+    bench.memory.poke64(root, BigInt(RAM_BASE + 3))
+    expect(bench.hyp.verify()).toEqual(['idmap, level 0, 0x0 to 0x8000000000: 0x40000003 instead of a table'])
+    bench.memory.poke64(root, 0n)
+    expect(bench.hyp.verify()).toEqual(['idmap, level 0, 0x0 to 0x8000000000: 0x0 instead of a table'])
+    bench.memory.poke64(root, good)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test("a stream's entry", () => {
+    const bench = started()
+    const at = shadowSteAddress(bench, 8)
+    const word3 = shadowSte(bench, 8)[3]
+    bench.memory.poke64(at + 24, word3 ^ 0x1000n)
+    expect(bench.hyp.verify()).toEqual(['SMMU 0, stream 0x8: its entry does not lead through the idmap'])
+    bench.memory.poke64(at, STE.s1[0])
+    bench.memory.poke64(at + 24, word3)
+    expect(bench.hyp.verify().length).toBe(1)
+    bench.memory.poke64(at, 1n)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test.each([
+    [r.ARM_SMMU_CMDQ_BASE, 'CMDQ_BASE'],
+    [r.ARM_SMMU_CMDQ_BASE + 4, 'CMDQ_BASE, high half'],
+    [r.ARM_SMMU_STRTAB_BASE, 'STRTAB_BASE'],
+    [r.ARM_SMMU_STRTAB_BASE + 4, 'STRTAB_BASE, high half'],
+  ])('the register at 0x%s', (offset, name) => {
+    const bench = started()
+    bench.hw.set(offset, bench.hw.get(offset) ^ 0x1000)
+    expect(bench.hyp.verify()[0]).toMatch(`SMMU 0: ${name} is 0x`)
+  })
+
+  test('GBPA that lets transactions pass', () => {
+    const bench = started()
+    bench.hw.set(r.ARM_SMMU_GBPA, 0)
+    expect(bench.hyp.verify()).toEqual(['SMMU 0: GBPA is 0x0 instead of 0x100000'])
+  })
+
+  test('every granule and endianness is as it was built; nothing to say without isolation', () => {
+    for (const [, setUp] of setUps) {
+      const bench = new Bench(setUp)
+      bench.hyp.reset()
+      expect(bench.hyp.verify()).toEqual([])
+    }
+    const bench = new Bench({ ids: [{ idr0: 0 }] })
+    bench.hyp.reset()
+    expect(bench.hyp.verify()).toEqual([])
+  })
+})

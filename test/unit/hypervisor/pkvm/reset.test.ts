@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A machine that is reset starts like the first time, any number of times, whatever the host did before. */
+import { crc32 } from 'node:zlib'
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import * as r from '../../../../server/smmu/registers.ts'
+import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
+
+/** Everything that a host could find out, and the tables. */
+function state(bench: Bench) {
+  const carveout = new Uint8Array(CARVEOUT_SIZE)
+  bench.memory.peek(CARVEOUT_BASE, carveout, 0, carveout.length)
+  const registers = [...bench.hyp.smmus].flatMap(smmu => [
+    smmu.cr0,
+    smmu.cmdq.hostBaseLo,
+    smmu.cmdq.hostProd,
+    smmu.cmdq.hostCons,
+    smmu.cmdq.prod,
+    smmu.strtab.hostBaseLo,
+    smmu.strtab.hostCfg,
+    smmu.evtq.baseLo,
+    smmu.priq.baseLo,
+  ])
+  return {
+    carveout: crc32(carveout),
+    registers,
+    ranges: bench.hyp.ranges(),
+    pool: [bench.hyp.pool.used, bench.hyp.pool.limit, bench.hyp.pool.peak, bench.hyp.pool.failures],
+    guard: [...bench.guard.ranges],
+    donated: bench.hyp.donated,
+    streams: bench.hyp.streams(),
+    hardware: [
+      bench.hw.get64(r.ARM_SMMU_CMDQ_BASE),
+      bench.hw.get(r.ARM_SMMU_CMDQ_PROD),
+      bench.hw.get(r.ARM_SMMU_CMDQ_CONS),
+      bench.hw.get64(r.ARM_SMMU_STRTAB_BASE),
+      bench.hw.get(r.ARM_SMMU_STRTAB_BASE_CFG),
+    ],
+  }
+}
+
+/** What a reset of the machine does to the SMMU. */
+function resetHardware(bench: Bench): void {
+  bench.hw.words.fill(0, r.ARM_SMMU_CR0 / 4)
+  bench.hw.set(r.ARM_SMMU_GBPA, 0x1000)
+}
+
+test('three boots in one run', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  const first = state(bench)
+  for (let boot = 0; boot < 3; boot++) {
+    const host = new Host(bench).boot()
+    host.attach(8, STE.s1)
+    host.attach(0x300, STE.bypass)
+    expect(bench.hyp.donate(RAM_BASE + 8 * MiB, 3 * 4096, 5)).toBe(0)
+    expect(bench.hyp.reclaim(RAM_BASE + 8 * MiB, 4096, 5)).toBe(0)
+    expect(bench.report.take()).toEqual([])
+    expect(shadowSte(bench, 8)[0]).not.toBe(0n)
+    bench.write(r.ARM_SMMU_CR0, 0)
+    expect(bench.report.take()).toEqual(['HYP_QUEUE_DISABLED_AT_SHUTDOWN'])
+    resetHardware(bench)
+    bench.hyp.reset()
+    expect(state(bench)).toEqual(first)
+  }
+})
+
+test('a reset in the middle of everything, without any farewell', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  const first = state(bench)
+  new Host(bench).boot().attach(8, STE.s1)
+  bench.hw.stuck = true
+  new Host(bench).commands([0x46, 0, 0, 0])
+  bench.hw.stuck = false
+  resetHardware(bench)
+  bench.hyp.reset()
+  expect(state(bench)).toEqual(first)
+  bench.report.take()
+  new Host(bench).boot().attach(8, STE.s1)
+  expect(bench.report.take()).toEqual([])
+})
+
+test('a probe that fails at first, and then does not', () => {
+  const bench = new Bench()
+  const idr1 = bench.hw.get(r.ARM_SMMU_IDR1)
+  bench.hw.set(r.ARM_SMMU_IDR1, (idr1 | r.IDR1_REL) >>> 0)
+  bench.hyp.reset()
+  expect(bench.hyp.isolated).toBe(false)
+  bench.hw.set(r.ARM_SMMU_IDR1, idr1)
+  bench.hyp.reset()
+  expect(bench.hyp.isolated).toBe(true)
+  bench.hw.set(r.ARM_SMMU_IDR1, (idr1 | r.IDR1_REL) >>> 0)
+  bench.hyp.reset()
+  expect(bench.hyp.isolated).toBe(false)
+  expect(bench.hyp.idmapInfo).toBeNull()
+  expect(bench.guard.ranges).toEqual([{ base: CARVEOUT_BASE, size: CARVEOUT_SIZE }])
+})
+
+test('after any writes of the host', () => {
+  const bench = new Bench({ options: { waitPolls: 5 } })
+  bench.hyp.reset()
+  const first = state(bench)
+  const write = fc.record({
+    offset: fc.constantFrom(0x20, 0x80, 0x88, 0x90, 0x98, 0x9c, 0xa0, 0xc0),
+    value: fc.oneof(fc.nat(0xffff_ffff), fc.constantFrom(0, 0xf, 0x4010_0008, 0x4020_0008, 0x0001_0210)),
+  })
+  fc.assert(
+    fc.property(fc.array(write, { maxLength: 20 }), writes => {
+      for (const { offset, value } of writes)
+        bench.trap(true, offset, offset >= 0x80 && offset % 16 === 0 ? 8 : 4, value)
+      resetHardware(bench)
+      bench.hyp.reset()
+      expect(state(bench)).toEqual(first)
+    }),
+    { numRuns: 30 },
+  )
+})

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Section 6 of the behaviour reference: the command queue, command × field values. */
+import { beforeEach, describe, expect, test } from 'vitest'
+import * as c from '../../../../server/smmu/commands.ts'
+import * as r from '../../../../server/smmu/registers.ts'
+import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, STE } from './support.ts'
+
+let bench: Bench
+let host: Host
+beforeEach(() => {
+  bench = new Bench()
+  bench.hyp.reset()
+  host = new Host(bench).boot()
+  bench.report.commands = []
+})
+
+const SIZE = 2 ** HOST_LOG2SIZE
+const sync = [c.CMDQ_OP_CMD_SYNC | (2 << 12), 0, 0, 0]
+
+describe('filter', () => {
+  const passed: [string, number[]][] = [
+    ['PREFETCH_CFG', [0x01, 5, 0, 0]],
+    ['CFGI_ALL', [0x04, 0, 31, 0]],
+    ['CFGI_ALL with other bits', [0x04, 77, 0xffff_ffff, 5]],
+    ['CFGI_CD', [0x05, 8, 1, 0]],
+    ['CFGI_CD_ALL', [0x06, 8, 0, 0]],
+    ['TLBI_NH_ASID', [0x11, 0x0007_0000, 0, 0]],
+    ['TLBI_NH_VA', [0x12, 0xffff_0000, 0x1234_5001, 0xffff]],
+    ['TLBI_NH_VA of a range', [0x12 | (31 << 12) | (3 << 20), 0x0001_0000, 0x1234_5401, 0]],
+    ['TLBI_NH_VAA', [0x13, 0, 0x1234_5000, 0]],
+    ['TLBI_NSNH_ALL', [0x30, 0, 0, 0]],
+    ['TLBI_NSNH_ALL whatever its fields', [0x30, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff]],
+    ['ATC_INV', [0x40, 8, 52, 0]],
+    ['PRI_RESP', [0x41, 8, 0x1000, 0]],
+    ['RESUME', [0x44, 8, 3, 0]],
+    ['SYNC, CS none', [0x46, 0, 0, 0]],
+    ['SYNC, CS SEV', [0x46 | (2 << 12), 0, 0, 0]],
+    ['SYNC, CS none with a leftover MSI address', [0x46, 9, 0x4000_0000, 1]],
+    ['PREFETCH_ADDR', [0x02, 8, 0, 0]],
+    ['STALL_TERM', [0x45, 8, 0, 0]],
+    ['a reserved opcode', [0xee, 1, 2, 3]],
+    ['opcode 0', [0, 0, 0, 0]],
+  ]
+  test.each(passed)('%s is passed on as it is', (_, words) => {
+    host.commands(words)
+    expect(bench.hw.consumed).toEqual([words])
+    expect(bench.report.take()).toEqual([])
+    expect(bench.report.commands).toEqual([{ smmu: 0, opcode: words[0] & 0xff, kept: true }])
+  })
+
+  const dropped: [string, number[], string][] = [
+    ['CFGI_STE_RANGE of 0', [0x04, 8, 0, 0], 'HYP_CFGI_RANGE'],
+    ['CFGI_STE_RANGE of 30', [0x04, 8, 30, 0], 'HYP_CFGI_RANGE'],
+    ['CFGI_STE_RANGE of 32 (0 with a bit above)', [0x04, 8, 32, 0], 'HYP_CFGI_RANGE'],
+    ['TLBI_NH_ALL', [0x10, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
+    ['TLBI_NH_ASID, VMID 1', [0x11, 0x0007_0001, 0, 0], 'HYP_COMMAND_VMID'],
+    ['TLBI_NH_ASID, VMID 0x8000', [0x11, 0x8000, 0, 0], 'HYP_COMMAND_VMID'],
+    ['TLBI_NH_VA, VMID 1', [0x12, 0x0007_0001, 0x1000, 0], 'HYP_COMMAND_VMID'],
+    ['TLBI_NH_VAA, VMID 1', [0x13, 1, 0x1000, 0], 'HYP_COMMAND_VMID'],
+    ['TLBI_EL2_ALL', [0x20, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
+    ['TLBI_EL2_ASID', [0x21, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
+    ['TLBI_EL2_VA', [0x22, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
+    ['TLBI_EL2_VAA', [0x23, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
+    ['TLBI_S12_VMALL', [0x28, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
+    ['TLBI_S2_IPA', [0x2a, 0, 0x1000, 0], 'HYP_COMMAND_REFUSED'],
+    ['CFGI_STE that fails', [0x03, 0xffff_ffff, 1, 0], 'HYP_CFGI_STE'],
+  ]
+  test.each(dropped)('%s is dropped with a warning', (_, words, code) => {
+    host.commands(words, sync)
+    expect(bench.hw.consumed).toEqual([sync])
+    expect(bench.report.warnings).toMatchObject([{ code, smmu: 0 }])
+    if (code !== 'HYP_CFGI_STE') expect(bench.report.warnings[0].values).toEqual(words)
+    expect(bench.report.commands).toEqual([
+      { smmu: 0, opcode: words[0], kept: false },
+      { smmu: 0, opcode: 0x46, kept: true },
+    ])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+  })
+
+  test.each([
+    ['with an address', [0x46 | (1 << 12), 0x1234, 0x4000_0000, 0x12]],
+    ['into hypervisor memory', [0x46 | (1 << 12) | (3 << 22) | (15 << 24), 7, 0x41ff_0000, 0]],
+  ])('SYNC, CS = IRQ %s becomes SEV without an address', (_, words) => {
+    host.commands(words)
+    expect(bench.hw.consumed).toEqual([[(words[0] & ~(3 << 12)) | (2 << 12), words[1], 0, 0]])
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('every opcode once: the rest of the 256 is passed on', () => {
+    const refused = new Set([0x03, 0x04, 0x10, 0x20, 0x21, 0x22, 0x23, 0x28, 0x2a])
+    for (let opcode = 0; opcode < 256; opcode++) {
+      host.commands([opcode, 0, 0, 0])
+      expect(bench.report.commands.pop()).toEqual({ smmu: 0, opcode, kept: !refused.has(opcode) })
+      expect(bench.report.take().length).toBe(refused.has(opcode) ? 1 : 0)
+    }
+  })
+})
+
+describe('consumption', () => {
+  test('kept commands reach the hardware in order, dropped ones leave no hole', () => {
+    const commands = Array.from({ length: 20 }, (_, i) => [i % 3 === 0 ? 0x10 : 0x12, 0, i << 12, 0])
+    host.commands(...commands)
+    expect(bench.hw.consumed).toEqual(commands.filter(words => words[0] === 0x12))
+  })
+
+  test("the hardware's PROD is written once, after the commands", () => {
+    const log = bench.record()
+    host.commands(...Array.from({ length: 100 }, (_, i) => [0x12, 0, i << 12, 0]), sync)
+    expect(log.filter(({ what }) => what === 'reg')).toMatchObject([{ offset: r.ARM_SMMU_CMDQ_PROD }])
+    expect(log.findIndex(({ what }) => what === 'reg')).toBeGreaterThan(log.findLastIndex(({ what }) => what === 'mem'))
+  })
+
+  test('a queue of nothing but dropped commands does not touch the hardware', () => {
+    const log = bench.record()
+    host.commands([0x10, 0, 0, 0], [0x10, 0, 0, 0])
+    expect(log).toEqual([])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+  })
+
+  test('CONS follows PROD around the ring and its wrap bit, many times', () => {
+    let expected = 0
+    for (let i = 0; i < 50; i++) {
+      const batch = 1 + ((i * 37) % SIZE)
+      host.commands(...Array.from({ length: batch }, (_, k) => [0x12, 0, (expected + k) << 12, 0]))
+      expect(bench.hw.consumed.map(words => words[2] >>> 12)).toEqual(
+        Array.from({ length: batch }, (_, k) => (expected + k) & 0xfffff),
+      )
+      bench.hw.consumed = []
+      expected += batch
+      expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+    }
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('PROD written without CMDQEN is stored, and nothing else', () => {
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.report.take()
+    const log = bench.record()
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 5)
+    expect(host.prod).toBe(5)
+    expect(log).toEqual([])
+  })
+
+  test('PROD that does not change is no command', () => {
+    const log = bench.record()
+    bench.write(r.ARM_SMMU_CMDQ_PROD, host.prod)
+    expect(log).toEqual([])
+  })
+
+  test('PROD with bits above the wrap bit', () => {
+    host.place([0x12, 0, 0x5000, 0])
+    bench.write(r.ARM_SMMU_CMDQ_PROD, ((host.prod + 1) | 0xfff0_0000) >>> 0)
+    expect(bench.hw.consumed).toEqual([[0x12, 0, 0x5000, 0]])
+    expect(host.prod >>> 20).toBe(0xfff)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod & (2 * SIZE - 1))
+  })
+
+  test('PROD further ahead than the queue is long: what the distance says, in bounded work', () => {
+    const start = host.prod
+    bench.write(r.ARM_SMMU_CMDQ_PROD, start - 1)
+    expect(bench.report.commands.length).toBe(2 * SIZE - 1)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe((start - 1) & (2 * SIZE - 1))
+  })
+
+  test.each([0, 1, 12, 13, 17])('a host queue of 2^%i entries, full', log2size => {
+    bench = new Bench()
+    bench.hyp.reset()
+    host = new Host(bench, 0, 0, log2size)
+    host.prepare()
+    bench.write64(r.ARM_SMMU_EVTQ_BASE, 0x4060_0000 + 4)
+    bench.write64(r.ARM_SMMU_STRTAB_BASE, 0x4070_0000)
+    bench.write64(r.ARM_SMMU_CMDQ_BASE, 0x4080_0000 + log2size)
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    const words = new Uint32Array(4 * 2 ** log2size)
+    for (let i = 0; i < 2 ** log2size; i++) words.set([0x12, 0, i << 12, i], 4 * i)
+    bench.memory.poke(0x4080_0000, new Uint8Array(words.buffer))
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 2 ** log2size)
+    expect(bench.report.take()).toEqual([])
+    expect(bench.hw.consumed.length).toBe(2 ** log2size)
+    expect(bench.hw.consumed.every((command, i) => command[3] === i)).toBe(true)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(2 ** log2size)
+  })
+
+  test('CONS that the host set before it enabled the queue is where it starts', () => {
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.report.take()
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 4)
+    bench.write(r.ARM_SMMU_CMDQ_CONS, 4)
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    bench.memory.poke(HOST_CMDQ + 64, new Uint8Array(Uint32Array.from([0x12, 0, 0x7000, 0]).buffer))
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 5)
+    expect(bench.hw.consumed).toEqual([[0x12, 0, 0x7000, 0]])
+  })
+})
+
+describe('one copy', () => {
+  test('each part of the queue is read once', () => {
+    const reads: [number, number][] = []
+    bench.memory.beforeRead = (address, length) => reads.push([address, length])
+    host.commands(...Array.from({ length: 10 }, () => [0x12, 0, 0, 0]), sync)
+    const inQueue = reads.filter(([address]) => address >= HOST_CMDQ && address < HOST_CMDQ + 16 * SIZE)
+    expect(inQueue).toEqual([[HOST_CMDQ + 16 * 4, 16 * 11]])
+  })
+
+  test('a queue that changes after it was read: what was filtered is what the hardware gets', () => {
+    bench.memory.afterRead = address => {
+      // A malicious host turns everything into TLBI_EL2_ALL.
+      if (address < HOST_CMDQ || address >= HOST_CMDQ + 16 * SIZE) return
+      for (let i = 0; i < SIZE; i++) bench.memory.poke64(HOST_CMDQ + 16 * i, 0x20n, 0n)
+    }
+    host.commands([0x12, 0, 0x1000, 0], [0x10, 0, 0, 0], [0x46 | (1 << 12), 0, 0x4000_0000, 0])
+    expect(bench.hw.consumed).toEqual([
+      [0x12, 0, 0x1000, 0],
+      [0x46 | (2 << 12), 0, 0, 0],
+    ])
+  })
+})
+
+describe('a hardware that does not follow', () => {
+  test('late consumption is waited for', () => {
+    bench.hw.slow = 20
+    host.commands([0x12, 0, 0, 0], sync)
+    expect(bench.report.take()).toEqual([])
+    expect(bench.hw.consumed.length).toBe(2)
+  })
+
+  test('none within a second: a warning, the trap ends, CONS has moved', () => {
+    bench = new Bench({ options: { waitPolls: 1_000_000 } })
+    bench.hyp.reset()
+    host = new Host(bench).boot()
+    bench.hw.stuck = true
+    const before = bench.now
+    host.commands([0x12, 0, 0, 0], sync)
+    expect(bench.now - before).toBeGreaterThanOrEqual(1000)
+    expect(bench.now - before).toBeLessThan(1010)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+    bench.hw.stuck = false
+    host.commands(sync)
+    expect(bench.report.take()).toEqual([])
+    expect(bench.hw.consumed.length).toBe(3)
+  })
+
+  test('an error that comes late is seen in CONS', () => {
+    bench.hw.stuck = true
+    host.commands([0x12, 0, 0, 0], sync)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+    bench.hw.stuck = false
+    bench.hw.illegal = 0x46
+    bench.hw.consume()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
+  })
+
+  test('no room: a warning, what did not fit is lost, CONS has moved; it recovers', () => {
+    bench.hw.stuck = true
+    for (let sent = 0; sent < 4096; sent += 128) {
+      host.commands(...Array.from({ length: 128 }, () => [0x12, 0, 0, 0]))
+      expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+    }
+    host.commands([0x12, 0, 0, 0], sync)
+    expect(bench.report.take()[0]).toBe('HYP_CMDQ_ROOM')
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+    bench.hw.stuck = false
+    host.commands(sync)
+    expect(bench.report.take()).toEqual([])
+    // The queue was full without the two that were lost.
+    expect(bench.hw.consumed.length).toBe(4096 + 1)
+  })
+
+  test('a trap waits about once, however many waits it asks for', () => {
+    bench = new Bench({ options: { waitPolls: 1_000_000 } })
+    bench.hyp.reset()
+    host = new Host(bench).boot()
+    host.l1(0)
+    for (let sid = 0; sid < 64; sid++) host.ste(sid, STE.s1)
+    bench.hw.stuck = true
+    const before = bench.now
+    host.commands(...Array.from({ length: 64 }, (_, sid) => [0x03, sid, 1, 0]), sync)
+    expect(bench.now - before).toBeLessThan(1100)
+    expect(bench.report.take()).toContain('HYP_CFGI_STE')
+  })
+
+  test('a command that it refuses: it is not waited for, and goes on after the host acknowledged', () => {
+    bench = new Bench({ options: { waitPolls: 1_000_000 } })
+    bench.hyp.reset()
+    host = new Host(bench).boot()
+    bench.hw.illegal = 0xee
+    const before = bench.now
+    host.commands([0x12, 0, 0, 0], [0xee, 0, 0, 0], sync)
+    expect(bench.now - before).toBeLessThan(10)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED'])
+    expect(bench.hw.consumed.length).toBe(1)
+    // Linux replaces the command at CONS in its own queue, which has been copied long ago, and acknowledges.
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    expect(bench.hw.consumed.map(([word]) => (word ?? 0) & 0xff)).toEqual([0x12, 0x46, 0x46])
+    expect(bench.read(r.ARM_SMMU_GERROR)).toBe(bench.read(r.ARM_SMMU_GERRORN))
+    host.commands(sync)
+    expect(bench.report.take()).toEqual([])
+  })
+})
+
+test("the hypervisor's own commands go into the same queue, followed by SYNC", () => {
+  host.l1(8)
+  host.ste(8, STE.s1)
+  host.commands([0x12, 0, 0x1000, 0], [0x03, 8, 1, 0], [0x12, 0, 0x2000, 0], sync)
+  expect(bench.hw.takeCommands()).toEqual([
+    'TLBI_NH_VA',
+    'CFGI_STE',
+    'SYNC',
+    'CFGI_STE',
+    'SYNC',
+    'CFGI_STE',
+    'TLBI_NH_VA',
+    'SYNC',
+  ])
+  expect(bench.report.own).toEqual([0x03, 0x46, 0x03, 0x46])
+})

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { CatalogueEntry } from '../../../server/faults/rule.ts'
+import { type Campaign, Database, jobName, planOf } from '../../../server/sessions/database.ts'
+import {
+  compareText,
+  escapeXml,
+  htmlPage,
+  inOrder,
+  junitXml,
+  repeatCommand,
+  tableText,
+} from '../../../server/sessions/report.ts'
+import type { SessionResult } from '../../../server/sessions/session.ts'
+
+let folder: string
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-db-`))
+})
+afterEach(() => rmSync(folder, { recursive: true, force: true }))
+
+const entry = (name: string): CatalogueEntry => ({
+  name,
+  summary: 'a <fault> & "more"',
+  expect: 'recovered',
+  why: 'because',
+  rules: [],
+})
+
+const result = (verdict: SessionResult['verdict'], asExpected: boolean): SessionResult => ({
+  verdict,
+  asExpected,
+  findings: [{ verdict, text: 'line with \u0007 bell, ]]> and <tag>' }],
+  evidence: {} as SessionResult['evidence'],
+  timeline: [{ ms: 12, text: '<script>' }],
+  console: ['\u001b[31mred'],
+  trace: [],
+  before: { accesses: 0, digest: '' },
+  ms: 1500,
+  folder: '/tmp/x',
+})
+
+const plan = planOf([entry('a'), entry('b'), entry('c')], ['6.12'], ['nested'], [1, 2])
+
+describe('campaigns', () => {
+  test('the plan is the matrix; entries with a kernel of their own come once', () => {
+    const own = { ...entry('own'), session: { kernel: '6.1' } }
+    const names = planOf([entry('a'), own], ['6.12', '6.1'], ['cmdq', 'nested'], [1]).map(jobName)
+    expect(names).toHaveLength(6)
+    expect(new Set(names).size).toBe(6)
+    expect(names.filter(name => name.startsWith('own'))).toEqual(['own 6.1 cmdq 1', 'own 6.1 nested 1'])
+  })
+
+  test('one entry twice is one job; two entries of one name are refused', () => {
+    expect(planOf([entry('a'), entry('a')], ['6.12'], ['nested'], [1])).toHaveLength(1)
+    const other = { ...entry('a'), summary: 'something else' }
+    expect(() => planOf([entry('a'), other], ['6.12'], ['nested'], [1])).toThrow(/two entries are called "a"/)
+  })
+
+  test('the command that repeats a session', () => {
+    const job = { entry: entry('a'), kernel: '/my kernels/Image', until: 'nested', seed: 3 } as const
+    const run = 'npm run smmu-cosim -- faults run'
+    expect(repeatCommand(job)).toBe(`${run} a --seed 3 --kernel '/my kernels/Image' --until nested`)
+    expect(repeatCommand({ ...job, entry: entry('a-again') })).toContain(`${run} a --seed`)
+    expect(repeatCommand({ ...job, entry: { ...entry('a'), source: "it's.yaml" } })).toContain(
+      `${run} 'it'\\''s.yaml' `,
+    )
+  })
+
+  test('what is done is kept, once, and only the rest remains', () => {
+    const path = join(folder, 'db')
+    const first = new Database(path)
+    const campaign = first.begin('test', plan)
+    expect(first.add(campaign, plan[1], result('recovered', true))).toBe(true)
+    expect(first.add(campaign, plan[1], result('guest-oops', false))).toBe(false)
+    first.close()
+    const again = new Database(path)
+    const same = again.campaign(campaign.id)
+    expect(again.remaining(same).map(jobName)).toEqual([0, 2, 3, 4, 5].map(i => jobName(plan[i])))
+    expect(again.rows(same)[0].result.verdict).toBe('recovered')
+    expect(again.unfinished()).toBe(campaign.id)
+    again.finish(same)
+    expect(again.unfinished()).toBeUndefined()
+    expect(again.list()).toMatchObject([{ planned: 6, done: 1, asExpected: 1 }])
+    expect(() => again.campaign(99)).toThrow(/no campaign 99/)
+    again.close()
+  })
+
+  test('a process that is killed while it writes leaves whole sessions', async () => {
+    const path = join(folder, 'db')
+    const source = new URL('../../../server/sessions/database.ts', import.meta.url)
+    const script = join(folder, 'writer.ts')
+    writeFileSync(
+      script,
+      `const { Database } = await import(${JSON.stringify(source.href)})
+       const plan = Array.from({ length: 100000 }, (_, i) => ({ entry: { name: 'e' + i }, kernel: 'k', until: 'nested', seed: 1 }))
+       const db = new Database(${JSON.stringify(path)})
+       const campaign = db.begin('killed', plan)
+       for (const job of plan) {
+         db.add(campaign, job, { verdict: 'recovered', asExpected: true, ms: 1 })
+         process.stdout.write('.')
+       }`,
+    )
+    const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
+    let told = 0
+    child.stdout.on('data', (dots: Buffer) => {
+      told += dots.length
+      if (told > 20) child.kill('SIGKILL')
+    })
+    await once(child, 'close')
+    const database = new Database(path)
+    const campaign = database.campaign(database.unfinished() ?? 0)
+    const rows = database.rows({ ...campaign, plan: campaign.plan.slice(0, told + 1000) })
+    expect(told).toBeGreaterThan(20)
+    expect(rows.length).toBeGreaterThanOrEqual(told)
+    expect(database.remaining(campaign)).toHaveLength(100_000 - rows.length)
+    database.close()
+  })
+
+  test('a file that is no database is refused by name', () => {
+    const path = join(folder, 'text')
+    writeFileSync(path, 'this is no database, and long enough to be sure of that'.repeat(100))
+    expect(() => new Database(path)).toThrow(path)
+  })
+})
+
+describe('reports', () => {
+  const rows = [
+    { job: plan[0], result: result('recovered', true) },
+    { job: plan[2], result: result('guest-oops', false) },
+    { job: plan[4], result: result('harness-error', false) },
+  ]
+  const campaign: Campaign = { id: 7, started: '2026-01-01T00:00:00.000Z', finished: null, what: 'a & b', plan }
+
+  test('what is not as expected comes first', () => {
+    expect(inOrder(rows).map(({ result }) => result.asExpected)).toEqual([false, false, true])
+    expect(tableText(rows)).toMatch(/^UNEXPECTED .*guest-oops +expected recovered/)
+    expect(tableText(rows)).toMatch(/3 sessions, 2 not as expected$/)
+  })
+
+  test('JUnit XML is well-formed and counts', () => {
+    const xml = junitXml(campaign, rows)
+    const open: string[] = []
+    for (const [, close, name, rest] of xml
+      .replace(/<\?.*?\?>/, '')
+      .matchAll(/<(\/?)([a-z-]+)((?:\s+[a-z]+="[^"<]*")*)\s*>/g)) {
+      if (close) expect(open.pop()).toBe(name)
+      else open.push(name)
+      expect(rest).not.toMatch(/&(?!amp;|lt;|gt;|quot;|#39;)/)
+    }
+    expect(open).toEqual([])
+    // Nothing is left that looks like markup and was not taken for it above.
+    expect(xml.replace(/<\?.*?\?>/, '').replaceAll(/<\/?[a-z-]+(?:\s+[a-z]+="[^"<]*")*\s*>/g, '')).not.toMatch(/[<>]/)
+    expect(xml).toContain('tests="3" failures="1" errors="1"')
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what it is about
+    expect(xml).not.toMatch(/[\u0000-\u0008\u000e-\u001f]/)
+  })
+
+  test('the page carries nothing of the guest as markup, and needs nothing else', () => {
+    const html = htmlPage(campaign, rows)
+    expect(html).not.toContain('<script')
+    expect(html).not.toMatch(/(src|href)=/)
+    expect(html).toContain('faults run b --seed 1 --kernel 6.12 --until nested')
+    expect(escapeXml('\ud800<')).toBe('\ufffd&lt;')
+  })
+
+  test('two campaigns are compared by job', () => {
+    const after = [
+      { job: plan[0], result: result('io-error', false) },
+      { job: plan[5], result: result('recovered', true) },
+      rows[1],
+    ]
+    expect(compareText(rows, after).split('\n')).toEqual([
+      'a 6.12 nested 1: recovered → io-error',
+      'c 6.12 nested 1: harness-error → not run',
+      'c 6.12 nested 2: not run → recovered',
+      '1 the same, 3 different',
+    ])
+  })
+})
