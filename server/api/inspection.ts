@@ -35,7 +35,7 @@ import type { Verdicts } from './verdicts.ts'
 
 export type View = 'host' | 'hardware'
 
-/** The registers that Linux uses (section 4 of the behaviour reference): a policy answers them without a warning. */
+/** The registers that Linux uses: a policy answers them without a warning (server/hypervisor/README.md, section 4.2). */
 const SHOWN: readonly number[] = R.REGISTERS.filter(({ name }) =>
   /^(IDR[0135]|IIDR|CR0|CR0ACK|CR1|CR2|GBPA|IRQ_CTRL|IRQ_CTRLACK|GERRORN?|STRTAB_BASE|STRTAB_BASE_CFG|(CMDQ|EVTQ|PRIQ)_(BASE|PROD|CONS))$/.test(
     name,

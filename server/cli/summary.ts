@@ -39,7 +39,7 @@ export function printSummary(report: Report): void {
     }
   }
   for (const { code, section, count, expected, meaning } of (report.warnings ?? []) as WarningSummary[]) {
-    lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (section ${section}): ${meaning}`)
+    lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (${section}): ${meaning}`)
   }
   const { rules: faults = [], firings = [] } = (report.faults ?? {}) as Partial<FaultStatus>
   for (const { rule, matches, fired } of faults) {

@@ -60,7 +60,7 @@ export function produceEvents(memory: GuestMemory, hardware: SmmuHardware, what:
     const at = queueIndex(queueAdvance(pointer, log2size, i), log2size)
     memory.write(base + EVTQ_ENTRY_SIZE * at, bytes, 0, EVTQ_ENTRY_SIZE)
   }
-  // One overflow at a time: the flag toggles when the guest has acknowledged the one before (section 7.4).
+  // One overflow at a time: the flag toggles when the guest has acknowledged the one before (IHI 0070 section 7.4).
   const acknowledged = ((queue.prod ^ queue.cons) & Q_OVERFLOW_FLAG) === 0
   const flag = (queue.prod & Q_OVERFLOW_FLAG) ^ (what.overflow && acknowledged ? Q_OVERFLOW_FLAG : 0)
   hardware.write(ARM_SMMU_EVTQ_PROD, 4, (queueAdvance(pointer, log2size, count) | flag) >>> 0, 0)

@@ -2,7 +2,7 @@
 import type { Halves, Machine } from '../machine/ports.ts'
 import type { HypReport } from './report.ts'
 
-/** How much of the series is emulated (section 10 of the behaviour reference), each stage including those before. */
+/** How much of the series is emulated (server/hypervisor/README.md, section 10), each stage including those before. */
 export const STAGES = ['mmio', 'cmdq', 'strtab', 'queues', 'nested'] as const
 export type Stage = (typeof STAGES)[number]
 

@@ -36,7 +36,7 @@ export interface TableRegisters {
   readonly oas: number
   /** CR0.SMMUEN */
   readonly enabled: boolean
-  /** GBPA.ABORT: what becomes of transactions while it is not (section 3.11). */
+  /** GBPA.ABORT: what becomes of transactions while it is not (IHI 0070 section 3.11). */
   readonly aborts: boolean
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Which fields a command has (sections 4.2 to 4.7), for those that look for commands by what they are about. */
+/** Which fields a command has (IHI 0070 sections 4.2 to 4.7), for those that look for commands by what they are about. */
 import { getField } from './bits.ts'
 import {
   ATC_INV_SIZE_ALL,
@@ -75,7 +75,7 @@ export const WITH_LEAF: Opcodes = new Set([...RANGES, CMDQ_OP_CFGI_STE, CMDQ_OP_
 
 /**
  * Whether the command at word `at` is about a stream: names it, or is a CFGI_STE_RANGE with it in its range, whose lower
- * StreamID bits do not count (section 4.3.2). CFGI_ALL is about none in particular.
+ * StreamID bits do not count (IHI 0070 section 4.3.2). CFGI_ALL is about none in particular.
  */
 export function namesStream(words: Uint32Array, at: number, sid: number): boolean {
   const opcode = getField(words, CMDQ_0_OP, at)

@@ -8,7 +8,7 @@ import { addressOf, field, getField, hex, hex64 } from './bits.ts'
 /** Words of a command. */
 export const CMDQ_ENT_WORDS = 4
 
-// Opcodes (section 4.1.1).
+// Opcodes (IHI 0070 section 4.1.1).
 
 export const CMDQ_OP_PREFETCH_CFG = 0x01
 export const CMDQ_OP_PREFETCH_ADDR = 0x02
@@ -49,7 +49,7 @@ export const CMDQ_OP_DPTI_PA = 0x73
 // Fields.
 
 export const CMDQ_0_OP = field(7, 0)
-/** The StreamID is Secure: illegal on the Non-secure command queue (section 4.1.6). */
+/** The StreamID is Secure: illegal on the Non-secure command queue (IHI 0070 section 4.1.6). */
 export const CMDQ_0_SSEC = field(10)
 /** The SubstreamID is valid. */
 export const CMDQ_0_SSV = field(11)
@@ -63,7 +63,7 @@ export const CMDQ_CFGI_0_SID = field(63, 32)
 export const CMDQ_CFGI_0_VMID = field(47, 32)
 export const CMDQ_CFGI_1_LEAF = field(64)
 export const CMDQ_CFGI_1_RANGE = field(68, 64)
-/** The range that makes CFGI_STE_RANGE a CFGI_ALL (section 4.3.6). */
+/** The range that makes CFGI_STE_RANGE a CFGI_ALL (IHI 0070 section 4.3.6). */
 export const CMDQ_CFGI_RANGE_ALL = 31
 
 export const CMDQ_TLBI_0_NUM = field(16, 12)
@@ -83,7 +83,7 @@ export const CMDQ_ATC_0_GLOBAL = field(9)
 export const CMDQ_ATC_0_SSID = field(31, 12)
 export const CMDQ_ATC_0_SID = field(63, 32)
 export const CMDQ_ATC_1_SIZE = field(69, 64)
-/** The size that covers all addresses (section 4.5.1). */
+/** The size that covers all addresses (IHI 0070 section 4.5.1). */
 export const ATC_INV_SIZE_ALL = 52
 
 export const CMDQ_PRI_0_SSID = field(31, 12)
@@ -140,43 +140,43 @@ function put(cmd: Uint32Array, base: number, w0: number, w1: number, w2: number,
   cmd[base + 3] = w3
 }
 
-/** CMD_CFGI_STE (section 4.3.1). */
+/** CMD_CFGI_STE (IHI 0070 section 4.3.1). */
 export function cfgiSte(cmd: Uint32Array, sid: number, leaf: boolean, base = 0): void {
   put(cmd, base, CMDQ_OP_CFGI_STE, sid, leaf ? 1 : 0, 0)
 }
 
-/** CMD_CFGI_ALL (section 4.3.6). */
+/** CMD_CFGI_ALL (IHI 0070 section 4.3.6). */
 export function cfgiAll(cmd: Uint32Array, base = 0): void {
   put(cmd, base, CMDQ_OP_CFGI_ALL, 0, CMDQ_CFGI_RANGE_ALL, 0)
 }
 
-/** CMD_SYNC without an MSI (section 4.7.3). */
+/** CMD_SYNC without an MSI (IHI 0070 section 4.7.3). */
 export function cmdSync(cmd: Uint32Array, cs: number = CMDQ_SYNC_0_CS_NONE, base = 0): void {
   put(cmd, base, CMDQ_OP_CMD_SYNC | (cs << CMDQ_SYNC_0_CS.shift), 0, 0, 0)
 }
 
-/** CMD_TLBI_NH_ALL: all stage 1 entries of a VMID (section 4.4.2.1). */
+/** CMD_TLBI_NH_ALL: all stage 1 entries of a VMID (IHI 0070 section 4.4.2.1). */
 export function tlbiNhAll(cmd: Uint32Array, vmid: number, base = 0): void {
   put(cmd, base, CMDQ_OP_TLBI_NH_ALL, vmid, 0, 0)
 }
 
-/** CMD_TLBI_NSNH_ALL: everything Non-secure that is not EL2 (section 4.4.4.1). */
+/** CMD_TLBI_NSNH_ALL: everything Non-secure that is not EL2 (IHI 0070 section 4.4.4.1). */
 export function tlbiNsnhAll(cmd: Uint32Array, base = 0): void {
   put(cmd, base, CMDQ_OP_TLBI_NSNH_ALL, 0, 0, 0)
 }
 
-/** CMD_TLBI_S12_VMALL: both stages of a VMID (section 4.4.3.2). */
+/** CMD_TLBI_S12_VMALL: both stages of a VMID (IHI 0070 section 4.4.3.2). */
 export function tlbiS12Vmall(cmd: Uint32Array, vmid: number, base = 0): void {
   put(cmd, base, CMDQ_OP_TLBI_S12_VMALL, vmid, 0, 0)
 }
 
-/** CMD_TLBI_S2_IPA without range or level hint (section 4.4.3.1). `ipa`: bytes below 2^53. */
+/** CMD_TLBI_S2_IPA without range or level hint (IHI 0070 section 4.4.3.1). `ipa`: bytes below 2^53. */
 export function tlbiS2Ipa(cmd: Uint32Array, vmid: number, ipa: number, leaf: boolean, base = 0): void {
   put(cmd, base, CMDQ_OP_TLBI_S2_IPA, vmid, ((ipa >>> 0) & 0xffff_f000) | (leaf ? 1 : 0), Math.floor(ipa / 2 ** 32))
 }
 
 /**
- * CMD_TLBI_S2_IPA for `(num + 1) << scale` granules from `ipa` on, without a level hint (sections 4.4.1.1, 4.4.3.1).
+ * CMD_TLBI_S2_IPA for `(num + 1) << scale` granules from `ipa` on, without a level hint (IHI 0070 sections 4.4.1.1, 4.4.3.1).
  * Needs IDR3.RIL. A single granule cannot be expressed (it is Reserved without a level hint, CERROR_ILL): use `tlbiS2Ipa`.
  */
 export function tlbiS2IpaRange(

@@ -159,7 +159,7 @@ const LAYOUT: Readonly<Record<number, number>> = {
   [EVT_ID_VMS_FETCH_FAULT]: SSID | REASON | FETCH,
 }
 
-/** The id is one of the four faults that R suppresses and S stalls (section 5.5). */
+/** The id is one of the four faults that R suppresses and S stalls (IHI 0070 section 5.5). */
 export function isTranslationRelated(id: number): boolean {
   return id >= EVT_ID_TRANSLATION_FAULT && id <= EVT_ID_PERMISSION_FAULT
 }

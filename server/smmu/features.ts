@@ -34,7 +34,7 @@ export interface Features {
   readonly s2p: boolean
   /** Output address size, bits. */
   readonly oas: number
-  /** Intermediate address size, bits; equals `oas` because VMSAv8-32 tables are not modelled (section 3.4). */
+  /** Intermediate address size, bits; equals `oas` because VMSAv8-32 tables are not modelled (IHI 0070 section 3.4). */
   readonly ias: number
   readonly gran4k: boolean
   readonly gran16k: boolean

@@ -48,12 +48,12 @@ export function queueSpace(prod: number, cons: number, log2size: number): number
   return Math.max(0, (1 << log2size) - queueEntries(prod, cons, log2size))
 }
 
-/** LOG2SIZE of a queue's BASE register (low half), capped as section 6.3.26 says at `max` (IDR1.CMDQS, EVTQS, PRIQS). */
+/** LOG2SIZE of a queue's BASE register (low half), capped at `max`: IDR1.CMDQS, EVTQS, PRIQS (IHI 0070 section 6.3.26). */
 export function queueLog2Size(baseLo: number, max: number): number {
   return Math.min(fieldGet(Q_BASE_LOG2SIZE, baseLo), max)
 }
 
-/** Address of a queue from its BASE register, aligned to the larger of its size and 32 bytes (section 6.3.26). */
+/** Address of a queue from its BASE register, aligned to the larger of its size and 32 bytes (IHI 0070 section 6.3.26). */
 export function queueBase(baseLo: number, baseHi: number, log2size: number, entrySize: number): number {
   const address = addressOf((baseLo & Q_BASE_LO_ADDR) >>> 0, (baseHi & Q_BASE_HI_ADDR) >>> 0)
   return address - (address % Math.max(32, entrySize * 2 ** log2size))

@@ -13,7 +13,7 @@ export const ARM_SMMU_PAGE1 = 0x10000
 /** Page 0 and Page 1. */
 export const ARM_SMMU_FRAME_SIZE = 0x20000
 
-// Non-secure registers of Page 0 (section 6.2.1) and Page 1 (6.2.2).
+// Non-secure registers of Page 0 (IHI 0070 section 6.2.1) and Page 1 (6.2.2).
 
 export const ARM_SMMU_IDR0 = 0x0
 export const IDR0_RME_IMPL = genmask(30, 30)
@@ -271,7 +271,7 @@ export const Q_BASE_HI_ADDR = genmask(23, 0)
 export const Q_BASE_LO_ADDR = genmask(31, 5)
 export const Q_BASE_LOG2SIZE = genmask(4, 0)
 
-/** Address bits that the IDR5.OAS encodings stand for (section 6.3.6). */
+/** Address bits that the IDR5.OAS encodings stand for (IHI 0070 section 6.3.6). */
 const OAS_BITS = [32, 36, 40, 42, 44, 48, 52, 56] as const
 
 /** Bits of the output address size: from IDR5.OAS, and from CD.IPS and STE.S2PS, which are encoded the same way. */

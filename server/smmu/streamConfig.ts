@@ -25,7 +25,7 @@ import {
 } from './registers.ts'
 import * as S from './ste.ts'
 
-/** StreamWorld: the translation regime that tags TLB entries (section 5.2, STRW). */
+/** StreamWorld: the translation regime that tags TLB entries (IHI 0070 section 5.2, STRW). */
 export const WORLD_NS_EL1 = 0
 export const WORLD_EL2 = 1
 export const WORLD_EL2_E2H = 2
@@ -168,7 +168,7 @@ function endianIllegal(bigEndian: boolean, f: Features): boolean {
   return f.ttEndian === (bigEndian ? IDR0_TTENDIAN_LE : IDR0_TTENDIAN_BE)
 }
 
-/** Largest TxSZ (sections 5.2 S2T0SZ, 5.4 T0SZ). */
+/** Largest TxSZ (IHI 0070 sections 5.2 S2T0SZ, 5.4 T0SZ). */
 function maxTsz(granuleShift: number, f: Features): number {
   if (!f.stt) return 39
   return granuleShift === 16 ? 47 : 48
@@ -226,7 +226,7 @@ function decodeStage2(w: Uint32Array, f: Features): Stage2 | undefined {
   }
 }
 
-/** EATS makes the STE ILLEGAL (section 5.2.2); of interest only where ATS is supported. */
+/** EATS makes the STE ILLEGAL (IHI 0070 section 5.2.2); of interest only where ATS is supported. */
 function eatsIllegal(w: Uint32Array, config: number, f: Features): boolean {
   if (!f.ats) return false
   const eats = getField(w, EATS)
@@ -262,7 +262,7 @@ export function decodeSte(w: Uint32Array, f: Features, e2h: boolean): Ste | unde
     if (s1CdMax > 0 && !f.cd2l && (s1Fmt === S.STRTAB_STE_0_S1FMT_4K_L2 || s1Fmt === S.STRTAB_STE_0_S1FMT_64K_L2)) {
       return undefined
     }
-    // With stage 2 the pointer is an IPA: out of range, it meets a stage 2 Translation fault (section 3.4.3, note 2b).
+    // With stage 2 the pointer is an IPA: out of range, it meets a stage 2 Translation fault (IHI 0070 section 3.4.3, note 2b).
     if (!s2 && s1ContextPtr >= 2 ** f.oas) return undefined
   }
   const tagged = translates && f.s2p && world === WORLD_NS_EL1

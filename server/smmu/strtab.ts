@@ -40,7 +40,7 @@ export function effectiveSplit(cfg: number): number {
 
 /**
  * Decodes the two registers. The alignment of the base follows the LOG2SIZE that was written, not the capped one
- * (section 6.3.24).
+ * (IHI 0070 section 6.3.24).
  * @param twoLevelSupported IDR0.ST_LEVEL is 1; otherwise FMT is RES0.
  */
 export function decodeStreamTable(
@@ -75,7 +75,7 @@ export function l1DescriptorAddress(table: StreamTable, sid: number): number {
 
 /**
  * STEs in the L2 table of an L1 descriptor: `2^(Span - 1)`; 0 if Span is 0, Reserved, or larger than SPLIT + 1 allows
- * (sections 5.1 and 7.3.3).
+ * (IHI 0070 sections 5.1 and 7.3.3).
  */
 export function l1DescriptorStes(lo: number, split: number): number {
   const span = fieldGet(L1_LO_SPAN, lo)

@@ -46,7 +46,7 @@ export interface TableDescriptor {
 /** A level 1 descriptor in halves. */
 export type Level1 = readonly [lo: number, hi: number]
 
-/** What a TLB entry is looked up by, besides the address (section 3.17). */
+/** What a TLB entry is looked up by, besides the address (IHI 0070 section 3.17). */
 export interface TlbTags {
   readonly world: number
   readonly vmid: number

@@ -226,7 +226,7 @@ export class Walker {
 
   // Configuration lookup.
 
-  /** STE.PRIVCFG and INSTCFG (section 5.2). */
+  /** STE.PRIVCFG and INSTCFG (IHI 0070 section 5.2). */
   #override(ste: Ste): void {
     if (ste.privCfg === STRTAB_STE_1_PRIVCFG_PRIV) this.#privileged = true
     else if (ste.privCfg === STRTAB_STE_1_PRIVCFG_UNPRIV) this.#privileged = false
@@ -240,7 +240,7 @@ export class Walker {
     return this.#fail(E.EVT_ID_BAD_STREAMID_CONFIG, this.#recordInvalidSid, 'abort')
   }
 
-  /** Sections 3.3.1 and 5.1. */
+  /** IHI 0070 sections 3.3.1 and 5.1. */
   #ste(): Ste | undefined {
     const { sid } = this.#t
     const cached = this.#caches?.ste(sid)
@@ -294,7 +294,7 @@ export class Walker {
 
   /**
    * The index of the CD to use; -1 if stage 1 does not translate this transaction; undefined with a fault set
-   * (section 5.2 S1CDMax and S1DSS; sections 7.3.7 and 7.3.9).
+   * (IHI 0070 sections 5.2 S1CDMax and S1DSS, 7.3.7 and 7.3.9).
    */
   #cdIndex(ste: Ste): number | undefined {
     const { ssid } = this.#t
@@ -309,7 +309,7 @@ export class Walker {
     return ssid
   }
 
-  /** Section 5.2 S1Fmt, sections 5.3 and 5.4. */
+  /** IHI 0070 sections 5.2 S1Fmt, 5.3 and 5.4. */
   #cd(ste: Ste, index: number): Cd | undefined {
     const { sid } = this.#t
     const cached = this.#caches?.cd(sid, index)
@@ -340,7 +340,7 @@ export class Walker {
     const l1 = alignDown(ste.s1ContextPtr, Math.max(6, 3 + ste.s1CdMax - l2Bits))
     if (!this.#l1Cd(ste, index, l2Bits, l1 + l1Index * CTXDESC_L1_DESC_SIZE)) return undefined
     const l2 = addressOf((this.#lo & (l2Bits === 6 ? 0xffff_f000 : 0xffff_0000)) >>> 0, this.#hi & 0xff_ffff)
-    // With stage 2 the pointer is an IPA: out of range, it meets a stage 2 Translation fault (section 3.4.3, note 4b).
+    // With stage 2 the pointer is an IPA: out of range, it meets a stage 2 Translation fault (IHI 0070 section 3.4.3, note 4b).
     if (!(this.#lo & 1) || (!ste.stage2 && exceeds(l2, this.#f.oas))) {
       return this.#error(E.EVT_ID_BAD_SUBSTREAMID_CONFIG)
     }
@@ -382,7 +382,8 @@ export class Walker {
 
   #withoutStage1(ste: Ste): Outcome {
     this.#effectiveHi = this.#t.hi
-    // A stage 1 that does not translate still checks the size of the address (section 3.4); nothing suppresses the record.
+    // A stage 1 that does not translate still checks the size of the address (IHI 0070 section 3.4); nothing suppresses
+    // the record.
     if (exceeds(addressOf(this.#t.lo, this.#t.hi), this.#f.ias)) {
       this.#fail(E.EVT_ID_ADDR_SIZE_FAULT, true, 'abort', false, CLASS_IN)
       return this.#faulted()
@@ -452,7 +453,7 @@ export class Walker {
     return false
   }
 
-  /** Stage 1, its permissions, and stage 2 of its output, in the order of section 7.3.22. */
+  /** Stage 1, its permissions, and stage 2 of its output, in the order of IHI 0070 section 7.3.22. */
   #walk(ste: Ste, cd: Cd, table: Stage1Table, upper: boolean, tags: TlbTags, page: number): TlbEntry | undefined {
     const { lo } = this.#t
     const hi = this.#effectiveHi
@@ -569,7 +570,7 @@ export class Walker {
   #stage2Address(ste: Ste, s2: Stage2, ipa: number, cls: number): number | undefined {
     const leaf = this.#walk2(ste, s2, ipa, cls)
     if (!leaf) return undefined
-    // The access is a read of data (section 7.3.16); S2PTW refuses one to Device memory (section 5.2, S2PTW).
+    // The access is a read of data (IHI 0070 section 7.3.16); S2PTW refuses one to Device memory (IHI 0070 section 5.2).
     const device = (leaf.memAttr & (s2.fwb ? 4 : 0xc)) === 0
     if (!(leaf.perm & PERM_UR) || (s2.ptw && device)) return this.#fail2(E.EVT_ID_PERMISSION_FAULT, s2, cls, ipa)
     return leaf.pa + (ipa - leaf.page * 4096)

@@ -142,7 +142,7 @@ export function describeRecord(record: TraceRecord): string {
       const warning = HYP_WARNINGS[record.id - 1]
       if (warning === undefined) return `WARNING   number ${record.id}`
       const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
-      return `WARNING   ${warning.code} (section ${warning.section}) ${values}`
+      return `WARNING   ${warning.code} (${warning.section}) ${values}`
     }
     case 'pages': {
       const owner = record.owner === 0 ? '' : ` vm ${record.owner}`

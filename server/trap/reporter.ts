@@ -5,7 +5,7 @@ import { TraceReport } from '../trace/report.ts'
 /** Warnings of one code in a report. */
 export interface WarningSummary {
   readonly code: string
-  /** Section of the behaviour reference. */
+  /** Where its rule stands, as in `HypWarning`. */
   readonly section: string
   readonly meaning: string
   /** An unmodified driver causes it in normal operation. */
@@ -54,7 +54,7 @@ export class Reporter extends TraceReport {
     const values = formatWarningValues(warning, [a, b, c, d])
     const { id, code, section, meaning, expected } = warning
     this.#warnings.set(id, { code, section, meaning, expected, count: 1, firstTrap: trap, firstValues: values })
-    if (!expected) this.panic ??= `${code} (section ${section}) at trap ${trap}, SMMU ${smmu}: ${meaning} ${values}`
+    if (!expected) this.panic ??= `${code} (${section}) at trap ${trap}, SMMU ${smmu}: ${meaning} ${values}`
   }
 
   override probe(smmu: number, refusal: string | null): void {

@@ -42,7 +42,7 @@ function expectNested({ streams, idmap }: PkvmReport): void {
   }
 }
 
-describe('the series, whole and in prefixes (section 10)', () => {
+describe('the series, whole and in prefixes (server/hypervisor/README.md, section 10)', () => {
   test('nested is the default: Linux has no stage 2, the hardware has', async () => {
     const run = await cosim(['boot'])
     const report = expectClean(run)
@@ -51,7 +51,7 @@ describe('the series, whole and in prefixes (section 10)', () => {
     expectNested(report)
     expect(report.streams.map(({ hostConfig }) => hostConfig)).toEqual(['s1', 's1', 's1', 's1'])
     expect(report.idmap?.unmapped).toBe(0)
-    // The one warning that section 5 foresees: CR0 is cleared at power-off.
+    // The one expected warning: CR0 is cleared at power-off (server/hypervisor/README.md, section 5.1).
     expect(report.warnings.map(({ code, count }) => [code, count])).toEqual([['HYP_QUEUE_DISABLED_AT_SHUTDOWN', 1]])
     // What Linux prints of IDR0: 2-level tables, HTTU and the like, but neither stage 2 nor VMID16.
     const features = Number(/arm-smmu-v3 .*\(features (0x[0-9a-f]+)\)/.exec(run.stdout)?.[1])
@@ -131,7 +131,9 @@ describe('decisions of one’s own', () => {
       const { code, report, stderr } = await cosim(['boot', '--policy', file, '--panic-on-warn'])
       expect(code).toBe(1)
       expect(report?.outcome).toBe('hyp-panic')
-      expect(report?.message).toMatch(/HYP_COMMAND_REFUSED \(section 6\) at trap \d+/)
+      expect(report?.message).toMatch(
+        /HYP_COMMAND_REFUSED \(server\/hypervisor\/README\.md#6-command-queue\) at trap \d+/,
+      )
       for (const line of [/HYP_COMMAND_REFUSED/, /CMDQ_PROD/, /STRTAB/, /pc /i]) expect(stderr).toMatch(line)
     } finally {
       rmSync(folder, { recursive: true })

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Sections 7, 8 and 9 of the behaviour reference on the real QEMU, with `edu` as the DMA master. */
+/** Isolation on the real QEMU, with `edu` as the DMA master (server/hypervisor/README.md, sections 7, 8 and 9). */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
@@ -63,7 +63,7 @@ test('the host sees an SMMU without stage 2 whose bypass is abort', async () => 
   expect(await warnings()).toEqual([])
 })
 
-describe('what a stream entry of the host lets a device do (section 7)', () => {
+describe('what a stream entry of the host lets a device do (server/hypervisor/README.md, section 7)', () => {
   test('never configured, so there is no shadow L2 table: nothing moves', async () => {
     const { touched, events } = await copy(same(SOURCE), same(TARGET))
     expect(touched).toBe(false)
@@ -132,7 +132,7 @@ const views = [
   ],
 ] as const
 
-describe.each(views)('what devices reach with %s (sections 8, 9)', (_name, open, iova) => {
+describe.each(views)('what devices reach with %s (server/hypervisor/README.md, sections 8, 9)', (_name, open, iova) => {
   const at = (pa: number) => ({ iova: iova(pa), pa })
   const fault = (pa: number, rnw: boolean) => ({
     id: EVT_ID_TRANSLATION_FAULT,
@@ -201,7 +201,7 @@ test('device memory is mapped, the SMMU’s own frame is not', async () => {
   expect(await driver.events()).toEqual([])
 })
 
-describe('donation errors (section 8)', () => {
+describe('donation errors (server/hypervisor/README.md, section 8.1)', () => {
   test.each([
     ['not RAM', 0x1000, 4096, -14],
     ['hypervisor memory', CARVEOUT, 4096, -1],
@@ -215,7 +215,7 @@ describe('donation errors (section 8)', () => {
   })
 })
 
-describe('the CPU guard (section 1)', () => {
+describe('the CPU guard (server/hypervisor/README.md, section 3)', () => {
   test.each([
     ['hypervisor memory', CARVEOUT, async () => {}],
     ['a donated page', TARGET, async () => expect(await machine.server.call('donate', TARGET, 4096, VM)).toBe(0)],

@@ -65,7 +65,7 @@ const WarningSchema = Type.Object({
   id: Type.Integer(),
   at: Type.String(),
   code: Type.String(),
-  section: Type.String({ description: 'of the behaviour reference' }),
+  section: Type.String({ description: 'where its rule stands: file of the repository, and anchor of the heading' }),
   meaning: Type.String(),
   expected: Type.Boolean(),
   values: Type.String(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Command queue (section 6 of the behaviour reference). The host's queue is copied once, filtered, and appended to a
+ * Command queue (server/hypervisor/README.md, section 6). The host's queue is copied once, filtered, and appended to a
  * shadow queue in hypervisor memory, which is the one that the hardware reads; the hypervisor's own commands go the
  * same way. When a trap ends, the hardware has consumed everything, or is given it in front of the answer (`#post`).
  *
@@ -202,7 +202,7 @@ export class CommandQueue {
     this.#carriedOut = []
   }
 
-  /** Section 3: installs the shadow queue. */
+  /** Installs the shadow queue (server/hypervisor/README.md, section 3.1). */
   program(base: number): void {
     this.base = base
     this.#smmu.write64(ARM_SMMU_CMDQ_BASE, base + SHADOW_CMDQ_LOG2SIZE)
@@ -407,7 +407,8 @@ export class CommandQueue {
   /**
    * The host acknowledges errors. It has replaced the command that it took for the illegal one, in its own queue, from which
    * everything was copied long ago; what the hardware stopped at is in the shadow queue and would stop it again. A CMD_SYNC
-   * goes there, as Linux would put there (section 7.1).
+   * goes there, as Linux would put there (IHI 0070 section 7.1;
+   * server/hypervisor/README.md, section 6.4).
    * @param gerrorn what the host writes
    */
   acknowledged(gerrorn: number): void {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The register frame as the host sees it (section 4 of the behaviour reference): one rule for each register. What has no
+ * The register frame as the host sees it (server/hypervisor/README.md, section 4): one rule for each register. What has no
  * rule, or not for this direction or width, is a hyp warning.
  */
 import type { Trap } from '../../policy/policy.ts'

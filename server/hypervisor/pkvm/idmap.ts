@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Stage-2 identity map (section 9 of the behaviour reference): what the host may reach through an SMMU. VMSAv8-64, one
+ * Stage-2 identity map (server/hypervisor/README.md, section 9): what the host may reach through an SMMU. VMSAv8-64, one
  * for all SMMUs. RAM in page-size leaves, everything else in the largest blocks that alignment allows. Pages that the
  * host does not reach are holes.
  *

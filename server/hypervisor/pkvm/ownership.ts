@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Who owns each page of RAM (section 8 of the behaviour reference).
+ * Who owns each page of RAM (server/hypervisor/README.md, section 8).
  *
  * One byte a page, so 256 MiB describe 1 TiB, and every question about a page is one load. Pages are 4 KiB whatever the
  * granule of the stage-2 idmap is. Operations on ranges are all or nothing: every page is checked before one is changed.

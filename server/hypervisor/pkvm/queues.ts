@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Event and PRI queue (sections 4 and 5 of the behaviour reference): they stay the host's, the hardware writes them where
+ * Event and PRI queue (server/hypervisor/README.md, sections 4.2 and 5): they stay the host's, the hardware writes them where
  * the host said. So their pages must be pages that the host shares, and must stay so while the queue is enabled.
  */
 import { addressOf } from '../../smmu/bits.ts'

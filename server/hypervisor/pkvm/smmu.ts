@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** One SMMU: probe, initial programming, its register traps, CR0 (sections 2 to 5 of the behaviour reference). */
+/** One SMMU: probe, initial programming, its register traps, CR0 (server/hypervisor/README.md, sections 2 to 5). */
 import type { Halves, SmmuHardware } from '../../machine/ports.ts'
 import type { Trap } from '../../policy/policy.ts'
 import { stageIncludes } from '../../policy/policy.ts'
@@ -187,7 +187,7 @@ export class Smmu {
     this.hyp.report.warn(warning, this.hyp.trap, this.index, a, b, c, d)
   }
 
-  /** Section 2: reads the ID registers. Returns why this SMMU cannot isolate, or null. */
+  /** Reads the ID registers (server/hypervisor/README.md, section 2). Returns why this SMMU cannot isolate, or null. */
   probe(): string | null {
     if (this.size < ARM_SMMU_FRAME_SIZE) return 'the register frame is smaller than 128 KiB'
     if (this.base % 4096 !== 0 || this.size % 4096 !== 0) return 'the register frame is not page aligned'
@@ -264,7 +264,7 @@ export class Smmu {
     }
   }
 
-  /** Section 5: what the host's CR0 changes, in order, before the hardware gets it. */
+  /** What the host's CR0 changes, in order, before the hardware gets it (server/hypervisor/README.md, section 5). */
   writeCr0(trap: Trap): void {
     const before = this.cr0
     const written = trap.lo
@@ -342,7 +342,7 @@ export class Smmu {
     this.warn(warning, address % WORD, Math.floor(address / WORD), bytes, result)
   }
 
-  /** Section 9: nothing that was translated through these pages of the idmap stays cached. */
+  /** Nothing that was translated through these pages of the idmap stays cached (server/hypervisor/README.md, section 9.3). */
   invalidateStage2(base: number, size: number, granuleShift: number): number {
     if ((this.cr0 & CR0_SMMUEN) === 0) return OK
     if ((this.cr0 & CR0_CMDQEN) === 0) return ENODEV

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Shadow stream table (section 7 of the behaviour reference): on CFGI_STE the host's entry is copied once, converted, and
+ * Shadow stream table (server/hypervisor/README.md, section 7): on CFGI_STE the host's entry is copied once, converted, and
  * written to a table in hypervisor memory, in an order in which no half-written entry is ever live.
  */
 
@@ -175,7 +175,7 @@ export class ShadowStreamTable {
     return this.#entries * (this.#twoLevel ? STRTAB_L1_DESC_SIZE : STRTAB_STE_SIZE)
   }
 
-  /** Section 3: installs the empty shadow table. */
+  /** Installs the empty shadow table (server/hypervisor/README.md, section 3.2). */
   program(base: number): void {
     this.base = base
     const log2size = Math.log2(this.#entries) + (this.#twoLevel ? STRTAB_SPLIT : 0)

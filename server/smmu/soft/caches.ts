@@ -167,7 +167,7 @@ export class SoftCaches implements Caches {
     return space
   }
 
-  // Invalidation of configuration (section 4.3).
+  // Invalidation of configuration (IHI 0070 section 4.3).
 
   /** CMD_CFGI_STE: the STE and all that was fetched through it; the level 1 descriptor unless `leaf`. */
   removeSte(sid: number, leaf: boolean): void {
@@ -200,7 +200,7 @@ export class SoftCaches implements Caches {
     this.#l1Cds.delete(sid)
   }
 
-  // Invalidation of translations (section 4.4). `vmid` undefined: of all VMIDs.
+  // Invalidation of translations (IHI 0070 section 4.4). `vmid` undefined: of all VMIDs.
 
   /** Everything of a StreamWorld, both stages. */
   removeWorld(world: number): void {
@@ -241,7 +241,7 @@ export class SoftCaches implements Caches {
     }
   }
 
-  /** IPAs of a VMID. What combines both stages stays (section 4.4.3.1). */
+  /** IPAs of a VMID. What combines both stages stays (IHI 0070 section 4.4.3.1). */
   removeIpa(vmid: number, scope: Scope, leaf: boolean): void {
     this.#spaces.get(spaceKey(WORLD_NS_EL1, IPA, vmid, 0))?.remove(scope, leaf)
     this.#stage2.get(vmid)?.remove(scope, leaf)

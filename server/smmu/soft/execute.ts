@@ -12,7 +12,8 @@ const OK = CMDQ_ERR_CERROR_NONE_IDX
 const ILLEGAL = CMDQ_ERR_CERROR_ILL_IDX
 
 /**
- * The addresses of a TLBI (section 4.4.1.1), or undefined for the Reserved combination of a granule without range and level.
+ * The addresses of a TLBI (IHI 0070 section 4.4.1.1), or undefined for the Reserved combination of a granule without range
+ * and level.
  */
 function scopeOf(cmd: Uint32Array, base: number, f: Features): Scope | undefined {
   const page = C.commandPage(cmd, base)
@@ -45,7 +46,7 @@ export function execute(
   const leaf = getField(cmd, C.CMDQ_CFGI_1_LEAF, base) === 1
   const asid = getField(cmd, C.CMDQ_TLBI_0_ASID, base)
   const taggedVmid = getField(cmd, C.CMDQ_TLBI_0_VMID, base)
-  // Without stage 2 there are no VMIDs to match (section 4.4.2).
+  // Without stage 2 there are no VMIDs to match (IHI 0070 section 4.4.2).
   const vmid = f.s2p ? taggedVmid : undefined
   const secure = getField(cmd, C.CMDQ_0_SSEC, base) === 1
   switch (opcode) {

@@ -19,7 +19,7 @@ import type { Recorder } from '../walkSteps.ts'
 import { type Caching, SoftCaches } from './caches.ts'
 import { execute } from './execute.ts'
 
-/** Wired interrupts (section 3.18.2). */
+/** Wired interrupts (IHI 0070 section 3.18.2). */
 export type Irq = 'evtq' | 'priq' | 'gerror' | 'sync'
 
 export interface SoftSmmuOptions {
@@ -221,13 +221,13 @@ export class SoftSmmu implements SmmuHardware {
     return undefined
   }
 
-  // Events (sections 7.2, 7.4).
+  // Events (IHI 0070 sections 7.2, 7.4).
 
   #record(event: EventRecord): void {
     const queue = this.#evtq
     if (!(this.#cr0 & R.CR0_EVTQEN) || (this.#gerror ^ this.#gerrorn) & R.GERROR_EVTQ_ABT_ERR) return
     const { log2size } = queue
-    // A PROD and CONS that describe no queue count as a full one (section 3.5.1).
+    // A PROD and CONS that describe no queue count as a full one (IHI 0070 section 3.5.1).
     if (Q.queueSpace(queue.prod, queue.cons, log2size) === 0) {
       if (((queue.prod ^ queue.cons) & R.Q_OVERFLOW_FLAG) === 0) queue.prod = (queue.prod ^ R.Q_OVERFLOW_FLAG) >>> 0
       return
@@ -244,7 +244,7 @@ export class SoftSmmu implements SmmuHardware {
     }
   }
 
-  /** Activates global errors that are not active yet (section 7.5). */
+  /** Activates global errors that are not active yet (IHI 0070 section 7.5). */
   #activate(errors: number): void {
     const inactive = ~(this.#gerror ^ this.#gerrorn) & errors
     if (!inactive) return
@@ -267,14 +267,14 @@ export class SoftSmmu implements SmmuHardware {
     if (!this.#memory.write(address, this.#msiBytes, 0, 4)) this.#activate(abortError)
   }
 
-  // Commands (sections 4.1, 7.1).
+  // Commands (IHI 0070 sections 4.1, 7.1).
 
   #consume(): void {
     const queue = this.#cmdq
     while (this.#cr0 & R.CR0_CMDQEN && !((this.#gerror ^ this.#gerrorn) & R.GERROR_CMDQ_ERR)) {
       const { log2size } = queue
       const entries = Q.queueEntries(queue.prod, queue.cons, log2size)
-      // A PROD and CONS that describe no queue: nothing is consumed (section 3.5.1).
+      // A PROD and CONS that describe no queue: nothing is consumed (IHI 0070 section 3.5.1).
       if (entries === 0 || entries > 1 << log2size) return
       const untilWrap = (1 << log2size) - Q.queueIndex(queue.cons, log2size)
       const fetched = this.#fetch(queue.address(queue.cons), Math.min(entries, untilWrap, FETCH_ENTRIES))
@@ -315,7 +315,7 @@ export class SoftSmmu implements SmmuHardware {
     }
   }
 
-  /** Section 4.7.3. All earlier commands are complete already. */
+  /** IHI 0070 section 4.7.3. All earlier commands are complete already. */
   #sync(base: number): number {
     const cs = getField(this.#cmds, C.CMDQ_SYNC_0_CS, base)
     if (cs > C.CMDQ_SYNC_0_CS_SEV) return R.CMDQ_ERR_CERROR_ILL_IDX
@@ -331,7 +331,7 @@ export class SoftSmmu implements SmmuHardware {
     return R.CMDQ_ERR_CERROR_NONE_IDX
   }
 
-  /** Section 4.5.1. */
+  /** IHI 0070 section 4.5.1. */
   #atcInvalidate(base: number): number {
     if (!this.features.ats) return R.CMDQ_ERR_CERROR_ILL_IDX
     if (this.#cr0 & R.CR0_SMMUEN) {
@@ -354,7 +354,7 @@ export class SoftSmmu implements SmmuHardware {
     })
   }
 
-  /** The frame is 128 KiB; only aligned accesses of 4 and 8 bytes are supported (section 6.2). */
+  /** The frame is 128 KiB; only aligned accesses of 4 and 8 bytes are supported (IHI 0070 section 6.2). */
   #supported(offset: number, size: number): boolean {
     return (size === 4 || size === 8) && offset % size === 0 && offset >= 0 && offset + size <= R.ARM_SMMU_FRAME_SIZE
   }
@@ -456,7 +456,7 @@ export class SoftSmmu implements SmmuHardware {
     return [this.#gerrorMsi, this.#evtqMsi, this.#priqMsi].find(msi => msi.covers(offset))
   }
 
-  /** Writes to a register while the field that guards it is 1 are ignored, as from version 3.2 on (section 6.2). */
+  /** Writes to a register while the field that guards it is 1 are ignored, as from version 3.2 on (IHI 0070 section 6.2). */
   #write32(offset: number, value: number): void {
     const smmuOff = !(this.#cr0 & R.CR0_SMMUEN)
     const cmdqOff = !(this.#cr0 & R.CR0_CMDQEN)

@@ -115,7 +115,7 @@ class Tables {
     this.#map.set(key(page, table.level, granuleShift), { ...table, page, granuleShift })
   }
 
-  /** With a level hint, tables above that level only (section 4.4.1.1). */
+  /** With a level hint, tables above that level only (IHI 0070 section 4.4.1.1). */
   remove(scope: Scope): void {
     for (const [at, table] of this.#map) {
       const pages = levelShift(table.level, table.granuleShift) - 12

@@ -13,7 +13,7 @@ test.each([
   ['CFGI_STE of another', [CMDQ_OP_CFGI_STE, 8, 1, 0], 9, false],
   ['CFGI_CD', [CMDQ_OP_CFGI_CD, 0xffff_ffff, 0, 0], 0xffff_ffff, true],
   ['a command without a StreamID', [CMDQ_OP_TLBI_NH_VA, 8, 0, 0], 8, false],
-  // Range n: 2^(n+1) streams, whose lower n+1 bits do not count (section 4.3.2).
+  // Range n: 2^(n+1) streams, whose lower n+1 bits do not count (IHI 0070 section 4.3.2).
   ['a range of two: the other one', [CMDQ_OP_CFGI_ALL, 8, 0, 0], 9, true],
   ['a range of two: beyond it', [CMDQ_OP_CFGI_ALL, 8, 0, 0], 10, false],
   ['a range of eight, named in the middle', [CMDQ_OP_CFGI_ALL, 0x0d, 2, 0], 8, true],

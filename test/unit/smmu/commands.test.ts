@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { field, getField } from '../../../server/smmu/bits.ts'
 import * as c from '../../../server/smmu/commands.ts'
 
-describe('opcodes (section 4.1.1)', () => {
+describe('opcodes (IHI 0070 section 4.1.1)', () => {
   it.each([
     [0x01, 'PREFETCH_CONFIG'],
     [0x02, 'PREFETCH_ADDR'],

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { field } from '../../../server/smmu/bits.ts'
 import * as e from '../../../server/smmu/events.ts'
 
-describe('event records (section 7.3)', () => {
+describe('event records (IHI 0070 section 7.3)', () => {
   it.each([
     [0x01, 'F_UUT'],
     [0x02, 'C_BAD_STREAMID'],

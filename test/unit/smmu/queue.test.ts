@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import * as q from '../../../server/smmu/queue.ts'
 
-describe('queue indices (section 3.5.1)', () => {
+describe('queue indices (IHI 0070 section 3.5.1)', () => {
   it('behaves like a counter modulo twice the size', () => {
     fc.assert(
       fc.property(fc.nat(19), fc.nat(2 ** 21), fc.nat(2 ** 19), fc.nat(0xff), (log2size, consumed, fill, flags) => {
@@ -29,7 +29,7 @@ describe('queue indices (section 3.5.1)', () => {
   })
 
   it.each([
-    // log2size, entry size, ADDR as written, effective address (section 6.3.26)
+    // log2size, entry size, ADDR as written, effective address (IHI 0070 section 6.3.26)
     [8, 16, 0x48000fe0, 0x48000000],
     [0, 16, 0x48000020, 0x48000020],
     [0, 32, 0x48000020, 0x48000020],

@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest'
 import * as r from '../../../server/smmu/registers.ts'
 
-describe('offsets (sections 6.2.1, 6.2.2)', () => {
+describe('offsets (IHI 0070 sections 6.2.1, 6.2.2)', () => {
   const table: [string, number, 32 | 64, 'RO' | 'RW'][] = [
     ['IDR0', 0x0000, 32, 'RO'],
     ['IDR1', 0x0004, 32, 'RO'],
@@ -82,7 +82,7 @@ describe('offsets (sections 6.2.1, 6.2.2)', () => {
   })
 })
 
-describe('fields (section 6.3)', () => {
+describe('fields (IHI 0070 section 6.3)', () => {
   it.each([
     ['IDR0_RME_IMPL', 0x40000000],
     ['IDR0_ST_LVL', 0x18000000],

@@ -41,7 +41,8 @@ class World extends Driver {
     this.walker.setRegisters(linearRegisters(this.strtab, 4))
   }
 
-  // Streams that share a VMID have the same stage 2, and those with the same VMID and ASID the same stage 1 (section 5.2.1).
+  // Streams that share a VMID have the same stage 2, and those with the same VMID and ASID the same stage 1
+  // (IHI 0070 section 5.2.1).
   #cd(n: number): void {
     const table = this.#r.below(2)
     this.cd({ t0: this.s1[table], asid: table + 1 }, this.cds[n])

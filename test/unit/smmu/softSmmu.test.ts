@@ -135,7 +135,7 @@ describe('registers (chapter 6)', () => {
   })
 })
 
-describe('command queue (sections 4.1, 7.1)', () => {
+describe('command queue (IHI 0070 sections 4.1, 7.1)', () => {
   it('consumes on a write of PROD, wraps, and on CMDQEN', () => {
     const d = new Driver().on()
     for (let i = 0; i < 40; i++) {
@@ -302,7 +302,7 @@ describe('command queue (sections 4.1, 7.1)', () => {
   })
 })
 
-describe('event queue (sections 7.2, 7.4)', () => {
+describe('event queue (IHI 0070 sections 7.2, 7.4)', () => {
   it('records, interrupts when it becomes non-empty, overflows, and is acknowledged', () => {
     const d = new Driver().on()
     const size = 1 << LOG2_EVENTS

@@ -9,7 +9,7 @@ import * as strtab from '../../../server/smmu/strtab.ts'
 
 type Constants = Record<string, unknown>
 
-describe('STE fields (section 5.2)', () => {
+describe('STE fields (IHI 0070 section 5.2)', () => {
   // The specification numbers bits 0 to 511.
   it.each([
     ['STRTAB_STE_0_V', 0, 0],
@@ -98,7 +98,7 @@ describe('STE fields (section 5.2)', () => {
   })
 })
 
-describe('CD fields (section 5.4)', () => {
+describe('CD fields (IHI 0070 section 5.4)', () => {
   it.each([
     ['CTXDESC_CD_0_TCR_T0SZ', 5, 0],
     ['CTXDESC_CD_0_TCR_TG0', 7, 6],
@@ -173,7 +173,7 @@ describe('CD fields (section 5.4)', () => {
   })
 })
 
-describe('stream table (sections 5.1, 6.3.24, 6.3.25)', () => {
+describe('stream table (IHI 0070 sections 5.1, 6.3.24, 6.3.25)', () => {
   const CFG = (fmt: number, split: number, log2size: number) => (fmt << 16) | (split << 6) | log2size
 
   it.each([

@@ -76,7 +76,7 @@ class Rig extends Builder {
 
 const PA = 0x4055_5000n
 
-describe('SMMU disabled (sections 3.4, 6.3.14)', () => {
+describe('SMMU disabled (IHI 0070 sections 3.4, 6.3.14)', () => {
   it.each([
     [0n, 0, 'bypass pa=0x0 shift=44 rwx'],
     [0xfff_ffff_ffffn, 0, 'bypass pa=0xfffffffffff shift=44 rwx'],
@@ -89,7 +89,7 @@ describe('SMMU disabled (sections 3.4, 6.3.14)', () => {
   })
 })
 
-describe('stream table (sections 3.3.1, 7.3.3, 7.3.4)', () => {
+describe('stream table (IHI 0070 sections 3.3.1, 7.3.3, 7.3.4)', () => {
   it('takes C_BAD_STREAMID for a StreamID out of range, recorded with RECINVSID only', () => {
     const rig = new Rig()
     rig.registers = { strtabBaseCfg: 2 }
@@ -136,7 +136,7 @@ describe('stream table (sections 3.3.1, 7.3.3, 7.3.4)', () => {
   })
 })
 
-describe('STE (sections 5.2, 5.2.2)', () => {
+describe('STE (IHI 0070 sections 5.2, 5.2.2)', () => {
   it.each([
     [0, 'abort'],
     [1, 'abort'],
@@ -240,7 +240,7 @@ describe('STE (sections 5.2, 5.2.2)', () => {
   })
 })
 
-describe('SubstreamIDs (sections 5.2, 7.3.7, 7.3.9)', () => {
+describe('SubstreamIDs (IHI 0070 sections 5.2, 7.3.7, 7.3.9)', () => {
   const substreams = (id = idRegisters({ idr1: 8 << 6, idr0: R.IDR0_CD2L })) => {
     const rig = new Rig()
     rig.id = id
@@ -336,7 +336,7 @@ describe('SubstreamIDs (sections 5.2, 7.3.7, 7.3.9)', () => {
   })
 })
 
-describe('CD (sections 5.4, 5.4.2)', () => {
+describe('CD (IHI 0070 sections 5.4, 5.4.2)', () => {
   const TCR = (tsz: bigint) => tsz
   it.each<[string, CdFields, Partial<IdRegisters>, string]>([
     ['valid', {}, {}, 'pa'],
@@ -592,7 +592,7 @@ describe('stage 1 (DDI 0487 D8)', () => {
     ['A = 0', 0n, C.CTXDESC_CD_0_A, 'F_TRANSLATION read S1 IN input=0x0 raz-wi'],
     ['R = 0', 0n, C.CTXDESC_CD_0_R, 'F_TRANSLATION read S1 IN input=0x0 unrecorded'],
     ['S = 1', C.CTXDESC_CD_0_S, C.CTXDESC_CD_0_R, 'F_TRANSLATION read S1 IN stalled stag=0x0 input=0x0 stall'],
-  ])('%s (section 5.5)', (_, set, clear, expected) => {
+  ])('%s (IHI 0070 section 5.5)', (_, set, clear, expected) => {
     const rig = new Rig()
     rig.id = idRegisters({}, { idr0: R.IDR0_STALL_MODEL | R.IDR0_TERM_MODEL })
     expect(rig.stage1({ t0: rig.stage(false, 48), set: { 0: set }, clear: { 0: clear } }).go(0n)).toBe(expected)
@@ -729,7 +729,7 @@ describe('stage 2 (DDI 0487 D8)', () => {
     expect(one(S2_RW).outcome(0x1000n)).toMatchObject({ mair: -1, memAttr: 0xf }))
 })
 
-describe('nested (section 7.3.22)', () => {
+describe('nested (IHI 0070 section 7.3.22)', () => {
   /** Tables of stage 1 and the CD are at IPA = PA + OFFSET; the leaf leads to IPA `DATA`, and that to PA. */
   const OFFSET = 0x10_0000_0000n
   const DATA = 0x7_0000_0000n
@@ -835,7 +835,7 @@ describe('nested (section 7.3.22)', () => {
     expect(rig.go(VA)).toMatch(/^F_WALK_EABT read S1 TT input=0x12345678 fetch=0x2[0-9a-f]{3}$/)
   })
 
-  it('S2PTW refuses CDs and tables in Device memory (section 5.2)', () => {
+  it('S2PTW refuses CDs and tables in Device memory (IHI 0070 section 5.2)', () => {
     const device = S2_RW & ~(0xfn << 2n)
     const rig = new Nested().ready()
     rig.leaf(rig.tables[2], BigInt(rig.tables[2]) | device | 3n)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 10 of the behaviour reference: what each prefix of the series emulates, and what is the host's own in it. */
+/** What each prefix of the series emulates, and what is the host's own in it (server/hypervisor/README.md, section 10). */
 import { describe, expect, test } from 'vitest'
 import { STAGES, type Stage, stageIncludes } from '../../../../server/policy/policy.ts'
 import * as r from '../../../../server/smmu/registers.ts'

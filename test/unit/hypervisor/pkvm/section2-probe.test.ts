@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 2 of the behaviour reference: what the probe accepts, refuses and takes from the ID registers. */
+/** What the probe accepts, refuses and takes from the ID registers (server/hypervisor/README.md, section 2). */
 import { describe, expect, test } from 'vitest'
 import { HypFatal } from '../../../../server/policy/policy.ts'
 import { fieldPrep } from '../../../../server/smmu/bits.ts'

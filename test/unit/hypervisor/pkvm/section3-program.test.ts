@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 3 of the behaviour reference: what stands in the hardware before the host's first access. */
+/** What stands in the hardware before the host's first access (server/hypervisor/README.md, section 3). */
 import { describe, expect, test } from 'vitest'
 import { PAGE_HYP } from '../../../../server/hypervisor/pkvm/ownership.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'

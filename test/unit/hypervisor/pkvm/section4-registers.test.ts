@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 4 of the behaviour reference: the register frame, register × width × direction × state. */
+/** The register frame, register × width × direction × state (server/hypervisor/README.md, section 4). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'

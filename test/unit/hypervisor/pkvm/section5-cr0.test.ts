@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 5 of the behaviour reference: CR0 transitions, bit × state × failure. */
+/** CR0 transitions, bit × state × failure (server/hypervisor/README.md, section 5). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { PAGE_OWNED, PAGE_SHARED } from '../../../../server/hypervisor/pkvm/ownership.ts'
 import { EBUSY, EFAULT, EPERM, OK } from '../../../../server/policy/result.ts'

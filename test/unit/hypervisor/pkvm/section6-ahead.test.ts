@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The command queue of hardware that is not waited for: CMDQ_PROD is posted, and the host's next CMDQ_CONS told ahead. */
+/**
+ * The command queue of hardware that is not waited for: CMDQ_PROD is posted, and the host's next CMDQ_CONS told ahead
+ * (server/hypervisor/README.md, section 6).
+ */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import * as r from '../../../../server/smmu/registers.ts'

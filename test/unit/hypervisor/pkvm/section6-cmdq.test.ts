@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 6 of the behaviour reference: the command queue, command × field values. */
+/** The command queue, command × field values (server/hypervisor/README.md, section 6). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import * as c from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'

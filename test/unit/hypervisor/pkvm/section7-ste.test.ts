@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 7 of the behaviour reference: stream table entries, transition × order of writes as the hardware saw them. */
+/** Stream table entries, transition × order of writes as the hardware saw them (server/hypervisor/README.md, section 7). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { MAX_CHECKPOINT } from '../../../../protocol/messages.ts'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'

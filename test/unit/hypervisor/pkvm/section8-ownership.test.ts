@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 8 of the behaviour reference: page ownership, operation × state; donation at run time. */
+/** Page ownership, operation × state; donation at run time (server/hypervisor/README.md, section 8). */
 import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'

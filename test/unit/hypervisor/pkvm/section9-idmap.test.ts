@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Section 9 of the behaviour reference: the stage-2 idmap, granule × output size × memory layout, read back by a walker of
- * the test's own; and the invalidation after an unmap.
+ * The stage-2 idmap, granule × output size × memory layout, read back by a walker of
+ * the test's own; and the invalidation after an unmap (server/hypervisor/README.md, section 9).
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -373,7 +373,7 @@ describe('invalidation after an unmap', () => {
     vmid: number
     range: boolean
   }
-  /** What a TLBI_S2_IPA covers, by the rules of section 4.4.1.1 of the architecture. */
+  /** What a TLBI_S2_IPA covers, by the rules of IHI 0070 section 4.4.1.1. */
   function covered(words: readonly number[], granule: number): Covered {
     const command = Uint32Array.from(words)
     const tg = getField(command, CMDQ_TLBI_1_TG)

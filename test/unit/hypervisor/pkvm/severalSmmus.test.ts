@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Section 1 of the behaviour reference: all of it holds for each SMMU, the idmap is one, limited to what all support. */
+/** All of it holds for each SMMU, the idmap is one, limited to what all support (server/hypervisor/README.md, section 1). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import * as r from '../../../../server/smmu/registers.ts'
 import { Bench, Host, RAM_BASE, SMMU_BASE, STE, shadowSte, shadowSteAddress } from './support.ts'

@@ -16,7 +16,7 @@ test('codes are unique and never renumbered', () => {
 test('each is explained in one sentence, with a section and at most four values', () => {
   for (const { code, section, meaning, values } of HYP_WARNINGS) {
     expect(code).toMatch(/^HYP_[A-Z0-9_]+$/)
-    expect(section).toMatch(/^\d+$/)
+    expect(section).toMatch(/^server\/hypervisor\/README\.md#\d+-/)
     expect(meaning).toMatch(/^[A-Z].*\.$/)
     expect(values.length).toBeLessThanOrEqual(4)
     for (const [i, name] of values.entries()) {
