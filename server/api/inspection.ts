@@ -131,15 +131,11 @@ export class Inspection {
     const events = this.#queue('evtq', hardware)
     // The hardware reads the host's queue itself.
     if (own.base === shadow.base) return { host: own, shadow: null, events }
-    const shadowWords = new Map(shadow.shown.map(({ index, words }) => [index, words.join()]))
     const ownShown = own.shown.map((entry, i) => {
       if (i >= own.shown.length - own.pending) return entry
       const known = this.#verdicts.host(smmu, entry.index)
       if (known === undefined) return entry
-      const became = shadowWords.get(known.shadow)
-      const rewritten = known.verdict === 'kept' && became !== undefined && became !== entry.words.join()
-      const verdict = rewritten ? 'rewritten' : known.verdict
-      return { ...entry, verdict, ...(known.shadow >= 0 && { shadow: known.shadow }) }
+      return { ...entry, verdict: known.verdict, ...(known.shadow >= 0 && { shadow: known.shadow }) }
     })
     const shadowShown = shadow.shown.map(entry => {
       const known = this.#verdicts.shadow(smmu, entry.index)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { FaultStatus } from '../faults/injector.ts'
+import type { CommandCount } from '../trace/counters.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import type { TranslateReport } from '../trap/translator.ts'
 import type { Report } from './report.ts'
@@ -23,6 +24,14 @@ function translateLines(report: TranslateReport): string[] {
   return lines
 }
 
+function commandLines(commands: readonly CommandCount[] = []): string[] {
+  const sum = (what: 'kept' | 'rewritten' | 'dropped' | 'own') => commands.reduce((n, count) => n + count[what], 0)
+  const [kept, rewritten, dropped, own] = [sum('kept'), sum('rewritten'), sum('dropped'), sum('own')]
+  if (kept + rewritten + dropped + own === 0) return []
+  const host = `${kept} kept, ${rewritten} rewritten, ${dropped} dropped`
+  return [`  ${kept + rewritten + dropped} commands of the host: ${host}; ${own} of the hypervisor`]
+}
+
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
 export function printSummary(report: Report): void {
   const lines = ['', `smmu-cosim: ${report.outcome}${report.message === undefined ? '' : `: ${report.message}`}`]
@@ -38,6 +47,7 @@ export function printSummary(report: Report): void {
       lines.push(`    ${register.padEnd(18)} ${String(reads).padStart(7)} reads ${String(writes).padStart(7)} writes`)
     }
   }
+  lines.push(...commandLines(report.commands as readonly CommandCount[] | undefined))
   for (const { code, section, count, expected, meaning } of (report.warnings ?? []) as WarningSummary[]) {
     lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (${section}): ${meaning}`)
   }

@@ -200,9 +200,10 @@ function diffCommand(trace: Command): void {
 async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOptions): Promise<void> {
   const nested = options.nested === true
   const out = new Output()
+  const compared = { values: options.values, nested, rewritten: a.tellsRewritten && b.tellsRewritten }
   let places = 0
   const only = { a: 0, b: 0 }
-  for (const hunk of diff(a.records(), b.records(), { values: options.values, nested })) {
+  for (const hunk of diff(a.records(), b.records(), compared)) {
     only.a += hunk.a.length
     only.b += hunk.b.length
     if (++places > options.limit) continue
@@ -252,7 +253,7 @@ function exportCommand(trace: Command): void {
         const symbols = loadSymbols(reader, options)
         if (options.perfetto) return perfetto(header, reader.records(), symbols)
         if (options.vcd) return vcd(header, () => reader.records())
-        if (options.json) return json(header, reader.records(), symbols)
+        if (options.json) return json(reader, reader.records(), symbols)
         if (options.csv) return csv(reader.records(), symbols)
         throw new Error(`export needs a format: ${formats.map(name => `--${name}`).join(', ')}`)
       }
@@ -347,7 +348,7 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   }
   const nested = options.nested === true
   const out = new Output()
-  const run = new Replay(header.machine, await loadPolicy(policy), policyOptions)
+  const run = new Replay(header.machine, await loadPolicy(policy), policyOptions, reader.tellsRewritten)
   const summary = new ReplaySummary()
   const started = performance.now()
   for (const { group, divergence } of run.run(groups(reader.records()))) {

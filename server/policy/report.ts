@@ -7,6 +7,13 @@ export const PAGE_RECLAIM = 2
 export const PAGE_SHARE = 3
 export const PAGE_UNSHARE = 4
 
+/** What became of a command of the host's queue. Append only: the numbers go into traces. */
+export const COMMAND_KEPT = 0
+/** The hardware gets it, with other fields. */
+export const COMMAND_REWRITTEN = 1
+export const COMMAND_DROPPED = 2
+export type CommandVerdict = typeof COMMAND_KEPT | typeof COMMAND_REWRITTEN | typeof COMMAND_DROPPED
+
 /** `hostConfig` and `shadowConfig` of a stream whose entry is not valid. */
 export const STE_INVALID = -1
 
@@ -21,7 +28,7 @@ export interface HypReport {
    */
   warn(warning: HypWarning, trap: number, smmu: number, a: number, b: number, c: number, d: number): void
   /** A command of the host was filtered. Hot. */
-  command(smmu: number, opcode: number, kept: boolean): void
+  command(smmu: number, opcode: number, verdict: CommandVerdict): void
   /** The hypervisor issued a command of its own. */
   hypCommand(smmu: number, opcode: number): void
   /** A stream table entry was shadowed; Config fields, or STE_INVALID. */

@@ -10,7 +10,7 @@ import { Recorder } from './recorder.ts'
  */
 export async function cut(reader: TraceReader, last: number, path: string): Promise<number> {
   const { machine, segment: _, ...header } = reader.header
-  const recorder = await Recorder.open({ path, header, limit: Number.POSITIVE_INFINITY })
+  const recorder = await Recorder.open({ path, header, format: reader.format, limit: Number.POSITIVE_INFINITY })
   recorder.describe(machine)
   for (const block of reader.blocks()) {
     const end = block.findIndex(record => record.kind === 'trap' && record.seq >= last)

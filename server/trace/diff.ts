@@ -2,7 +2,7 @@
 import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
 import { describeChildren, describeRoot } from './describe.ts'
 import { type Group, groups, type Item, isGroup } from './groups.ts'
-import type { RecordOf, TraceRecord } from './records.ts'
+import { type RecordOf, type TraceRecord, verdict } from './records.ts'
 
 /** What two runs are compared by. */
 export interface DiffOptions {
@@ -10,6 +10,8 @@ export interface DiffOptions {
   readonly values: boolean
   /** Accesses to hardware and memory that a decision made. */
   readonly nested: boolean
+  /** Whether a command was kept as it was or rewritten; not every recording tells. Default: yes. */
+  readonly rewritten?: boolean
 }
 
 /** A place where two runs differ: decisions of the first and of the second between decisions that are the same. */
@@ -128,12 +130,15 @@ class Steps {
 }
 
 /** What the children of a decision are compared by. */
-function childKeys(children: readonly TraceRecord[], { values, nested }: DiffOptions): (string | number)[] {
+function childKeys(
+  children: readonly TraceRecord[],
+  { values, nested, rewritten = true }: DiffOptions,
+): (string | number)[] {
   const parts: (string | number)[] = []
   for (const child of children) {
     switch (child.kind) {
       case 'command':
-        parts.push('c', child.opcode, child.verdict)
+        parts.push('c', child.opcode, !rewritten && child.verdict === verdict.rewritten ? verdict.kept : child.verdict)
         break
       case 'stream':
         parts.push('s', child.sid, child.hostConfig, child.shadowConfig)

@@ -3,8 +3,12 @@
 import { crc32 } from 'node:zlib'
 import type { Hello } from '../../protocol/generated/messages.ts'
 
-/** Version of the format that this program writes, and the only one that it reads. */
-export const FORMAT = 1
+/** Version of the format that this program writes. */
+export const FORMAT = 2
+/** The oldest version that it reads. */
+export const OLDEST_FORMAT = 1
+/** Before this version a command that was rewritten was recorded as kept. */
+export const FORMAT_TELLS_REWRITTEN = 2
 
 export const blockType = { header: 1, records: 2, index: 3 } as const
 
@@ -39,10 +43,10 @@ export interface BlockInfo {
   number: number
 }
 
-export function emptyBlock(type: number, number: number): BlockInfo {
+export function emptyBlock(type: number, number: number, format: number = FORMAT): BlockInfo {
   return {
     type,
-    format: FORMAT,
+    format,
     length: 0,
     crc: 0,
     records: 0,

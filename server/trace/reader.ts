@@ -15,9 +15,11 @@ import {
   decodeEnd,
   END_BYTES,
   FORMAT,
+  FORMAT_TELLS_REWRITTEN,
   INDEX_ENTRY,
   isBlock,
   MAX_PAYLOAD,
+  OLDEST_FORMAT,
   parseHeader,
   type TraceHeader,
 } from './format.ts'
@@ -93,6 +95,8 @@ function memorySource(bytes: Buffer): Source {
 export class TraceReader {
   /** Of the first segment. */
   readonly header: TraceHeader
+  /** Version of the format. */
+  readonly format: number
   /** Bytes on the disk, of all segments. */
   readonly size: number
   /** Grows while blocks are read. */
@@ -100,9 +104,10 @@ export class TraceReader {
   readonly #path: string
   readonly #segments: readonly number[]
 
-  private constructor(path: string, header: TraceHeader, segments: readonly number[]) {
+  private constructor(path: string, header: TraceHeader, format: number, segments: readonly number[]) {
     this.#path = path
     this.header = header
+    this.format = format
     this.#segments = segments
     this.size = segments.reduce((sum, segment) => sum + statSync(segmentPath(path, segment)).size, 0)
   }
@@ -111,11 +116,16 @@ export class TraceReader {
   static open(path: string): TraceReader {
     const source = open(path)
     try {
-      const header = readHeader(path, source)
-      return new TraceReader(path, header, [0, ...(header.segment === 0 ? laterSegments(path) : [])])
+      const { header, format } = readHeader(path, source)
+      return new TraceReader(path, header, format, [0, ...(header.segment === 0 ? laterSegments(path) : [])])
     } finally {
       source.close()
     }
+  }
+
+  /** A verdict `kept` means that the command was not rewritten either. */
+  get tellsRewritten(): boolean {
+    return this.format >= FORMAT_TELLS_REWRITTEN
   }
 
   /** The records of the blocks that are wanted, in order, block by block. */
@@ -145,7 +155,7 @@ export class TraceReader {
 
   #belongs(path: string, source: Source): boolean {
     try {
-      return readHeader(path, source).recording === this.header.recording
+      return readHeader(path, source).header.recording === this.header.recording
     } catch (error) {
       if (!(error instanceof TraceError)) throw error
       this.#problem(path, 0, 'the header of this segment is damaged')
@@ -268,13 +278,14 @@ function open(path: string): Source {
 }
 
 /** @throws TraceError */
-function readHeader(path: string, source: Source): TraceHeader {
+function readHeader(path: string, source: Source): { readonly header: TraceHeader; readonly format: number } {
   const start = source.read(0, BLOCK_HEADER)
   if (start.length === 0) throw new TraceError(path, 'the file is empty')
   if (!isBlock(start)) throw new TraceError(path, 'this is no trace of smmu-cosim')
   const format = blockFormat(start)
-  if (format !== FORMAT) {
-    throw new TraceError(path, `written in version ${format} of the trace format; this program reads version ${FORMAT}`)
+  if (format < OLDEST_FORMAT || format > FORMAT) {
+    const readable = `this program reads versions ${OLDEST_FORMAT} to ${FORMAT}`
+    throw new TraceError(path, `written in version ${format} of the trace format; ${readable}`)
   }
   const info = decodeBlockHeader(start)
   const payload = info && info.length <= MAX_PAYLOAD ? source.read(BLOCK_HEADER, info.length) : Buffer.alloc(0)
@@ -284,7 +295,7 @@ function readHeader(path: string, source: Source): TraceHeader {
   const header = parseHeader(payload.toString())
   if (header === undefined)
     throw new TraceError(path, 'the header at byte 0 is not as this version of the format has it')
-  return header
+  return { header, format }
 }
 
 /** @returns undefined when the file was not ended, or its end is damaged. */

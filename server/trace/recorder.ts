@@ -9,6 +9,7 @@ import {
   emptyBlock,
   encodeBlockHeader,
   encodeEnd,
+  FORMAT,
   INDEX_ENTRY,
   type MachineDescription,
   NO_MACHINE,
@@ -50,6 +51,8 @@ export function newHeader(
 export interface RecorderOptions {
   readonly path: string
   readonly header: Omit<TraceHeader, 'segment' | 'machine'>
+  /** Version of the format; default: the newest. What was not told in an older recording stays untold in a copy. */
+  readonly format?: number
   /** Bytes of all segments together; default 2 GiB. A recording below an eighth of it is one file. */
   readonly limit?: number
 }
@@ -87,13 +90,14 @@ interface OpenBlock {
   readonly packer: Packer
 }
 
-function newBlock(): OpenBlock {
-  return { info: emptyBlock(blockType.records, 0), packer: new Packer() }
+function newBlock(format: number): OpenBlock {
+  return { info: emptyBlock(blockType.records, 0, format), packer: new Packer() }
 }
 
 /** Writes the trace file. Memory is bounded: what the disk doesn't take in time stays in the ring. */
 export class Recorder implements Sink {
   readonly #options: RecorderOptions
+  readonly #format: number
   readonly #segmentLimit: number
   #file: FileHandle
   #segment = 0
@@ -108,7 +112,7 @@ export class Recorder implements Sink {
   #blocks = 0
   #index: Buffer[] = []
   /** The block that records go to, and those that wait for the disk. */
-  #open = newBlock()
+  #open: OpenBlock
   readonly #waiting: OpenBlock[] = []
   #opened = performance.now()
   #records = 0
@@ -124,6 +128,8 @@ export class Recorder implements Sink {
 
   private constructor(options: RecorderOptions, file: FileHandle) {
     this.#options = options
+    this.#format = options.format ?? FORMAT
+    this.#open = newBlock(this.#format)
     this.#segmentLimit = (options.limit ?? DEFAULT_LIMIT) / SEGMENTS
     this.#file = file
   }
@@ -236,7 +242,7 @@ export class Recorder implements Sink {
   #seal(): void {
     if (this.#open.info.records === 0) return
     this.#waiting.push(this.#open)
-    this.#open = newBlock()
+    this.#open = newBlock(this.#format)
   }
 
   /** While the disk refuses, records are counted only. Says whether this one is. */
@@ -297,7 +303,7 @@ export class Recorder implements Sink {
   #writeHeader(): Promise<void> {
     const machine = this.#machine ?? NO_MACHINE
     const header: TraceHeader = { ...this.#options.header, segment: this.#segment, machine }
-    return this.#append(emptyBlock(blockType.header, 0), Buffer.from(JSON.stringify(header)))
+    return this.#append(emptyBlock(blockType.header, 0, this.#format), Buffer.from(JSON.stringify(header)))
   }
 
   async #finish(): Promise<void> {
@@ -308,7 +314,7 @@ export class Recorder implements Sink {
   /** Index and end of the current segment. */
   async #end(): Promise<void> {
     const offset = this.#position
-    await this.#append(emptyBlock(blockType.index, 0), Buffer.concat(this.#index))
+    await this.#append(emptyBlock(blockType.index, 0, this.#format), Buffer.concat(this.#index))
     const end = encodeEnd(offset)
     await this.#file.write(end, 0, end.length, this.#position)
     this.#position += end.length

@@ -9,6 +9,7 @@
  * Times: `time` is QEMU's virtual clock in ns; `start` is the server's monotonic clock in ns since the ring was created;
  * `duration` is ns of the server's clock.
  */
+import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../policy/report.ts'
 
 /** `u32` unsigned, `f64` an integer up to 2^53 (addresses, times), `bytes` and `text` (UTF-8) only as the last field. */
 export type FieldType = 'u32' | 'f64' | 'bytes' | 'text'
@@ -158,7 +159,7 @@ export type RecordOf<K extends KindName> = { readonly kind: K } & {
 export type TraceRecord = { [K in KindName]: RecordOf<K> }[KindName]
 
 /** What became of a command of the host's queue; `own`: issued by the hypervisor itself. */
-export const verdict = { kept: 0, rewritten: 1, dropped: 2, own: 3 } as const
+export const verdict = { kept: COMMAND_KEPT, rewritten: COMMAND_REWRITTEN, dropped: COMMAND_DROPPED, own: 3 } as const
 
 /**
  * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `other`: nothing that

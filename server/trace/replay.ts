@@ -33,6 +33,7 @@ export interface Divergence {
 }
 
 const NOTHING = '—'
+const VERDICTS = Object.keys(verdict)
 
 /** A warning, or a decision about a command, in words. */
 interface Decision {
@@ -54,11 +55,14 @@ export class Replay {
   readonly #recorded: RecordedMachine
   readonly #factory: PolicyFactory
   readonly #options: PolicyOptions
+  readonly #tellsRewritten: boolean
   #decisions: Decision[] = []
   readonly #trap = newTrap()
 
-  constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions) {
+  /** @param tellsRewritten the recording has a verdict of its own for commands that were rewritten */
+  constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions, tellsRewritten = true) {
     this.#recorded = new RecordedMachine(machine)
+    this.#tellsRewritten = tellsRewritten
     this.#factory = factory
     this.#options = options
   }
@@ -174,7 +178,7 @@ export class Replay {
     const recorded: Decision[] = []
     for (const child of group.children) {
       if (child.kind === 'warning') recorded.push(warningDecision(child))
-      else if (child.kind === 'command' && child.verdict !== verdict.own) recorded.push(commandDecision(child))
+      else if (child.kind === 'command' && child.verdict !== verdict.own) recorded.push(this.#commandDecision(child))
     }
     const differences: Difference[] = []
     for (let i = 0; i < Math.max(recorded.length, this.#decisions.length); i++) {
@@ -209,15 +213,20 @@ export class Replay {
     return `${this.#recorded.owns(effect.address) ? 'hypervisor' : 'host'} memory W +${effect.length}`
   }
 
+  #commandDecision({ opcode, verdict: result }: RecordOf<'command'>): Decision {
+    const subject = `host cmd ${opcodeName(opcode)}`
+    const untold = !this.#tellsRewritten && result !== verdict.dropped
+    return { subject, text: `${subject} ${untold ? 'not dropped' : (VERDICTS[result] ?? result)}` }
+  }
+
   #report(): HypReport {
     return {
       warn: (warning: HypWarning, _trap, smmu, a, b, c, d) => {
         const values = { v0: a >>> 0, v1: b >>> 0, v2: c >>> 0, v3: d >>> 0 }
         this.#decisions.push(warningDecision({ kind: 'warning', id: warning.id, smmu, ...values }))
       },
-      command: (smmu, opcode, kept) => {
-        const result = kept ? verdict.kept : verdict.dropped
-        this.#decisions.push(commandDecision({ kind: 'command', smmu, opcode, verdict: result }))
+      command: (smmu, opcode, result) => {
+        this.#decisions.push(this.#commandDecision({ kind: 'command', smmu, opcode, verdict: result }))
       },
       hypCommand() {},
       stream() {},
@@ -230,9 +239,4 @@ export class Replay {
 function warningDecision(record: RecordOf<'warning'>): Decision {
   const text = describeRecord(record)
   return { subject: text.split(' (')[0] ?? text, text }
-}
-
-function commandDecision({ opcode, verdict: result }: RecordOf<'command'>): Decision {
-  const subject = `host cmd ${opcodeName(opcode)}`
-  return { subject, text: `${subject} ${result === verdict.dropped ? 'dropped' : 'kept'}` }
 }

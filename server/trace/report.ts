@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
-import type { HypReport } from '../policy/report.ts'
+import type { CommandVerdict, HypReport } from '../policy/report.ts'
 import type { CountersWriter } from './counters.ts'
 import { verdict } from './records.ts'
 import type { RingWriter } from './ring.ts'
@@ -21,8 +21,7 @@ export class TraceReport implements HypReport {
     this.#counters.warning(warning.id)
   }
 
-  command(smmu: number, opcode: number, kept: boolean): void {
-    const result = kept ? verdict.kept : verdict.dropped
+  command(smmu: number, opcode: number, result: CommandVerdict): void {
     this.#ring.command(smmu, opcode, result)
     this.#counters.command(opcode, result)
   }

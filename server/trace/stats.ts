@@ -34,6 +34,8 @@ export interface Stats {
   readonly lost: number
 }
 
+const VERDICTS = Object.keys(verdict)
+
 class Tally {
   readonly #counts = new Map<string, number>()
 
@@ -100,8 +102,8 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
         n.bytes += record.length
         break
       case 'command': {
-        const by = record.verdict === verdict.own ? ' (own)' : record.verdict === verdict.dropped ? ' (dropped)' : ''
-        commands.add(`${opcodeName(record.opcode)}${by}`)
+        const what = record.verdict === verdict.kept ? '' : ` (${VERDICTS[record.verdict] ?? record.verdict})`
+        commands.add(`${opcodeName(record.opcode)}${what}`)
         break
       }
       case 'warning':

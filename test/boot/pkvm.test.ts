@@ -120,7 +120,7 @@ describe('decisions of one’s own', () => {
       const file = join(folder, 'policy.ts')
       const parts = new URL('../../server/hypervisor/pkvm/policy.ts', import.meta.url).href
       const refuse =
-        'commands: { 0x46: () => (words, at, smmu) => { smmu.warn(HYP_COMMAND_REFUSED, words[at], 0, 0, 0); return true } }'
+        'commands: { 0x46: () => (words, at, smmu) => { smmu.warn(HYP_COMMAND_REFUSED, words[at], 0, 0, 0); return 0 } }'
       const warnings = new URL('../../server/hypervisor/pkvm/warnings.ts', import.meta.url).href
       writeFileSync(
         file,

@@ -7,9 +7,11 @@
  * Nothing is allocated in here while commands flow.
  */
 
+import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN, type CommandVerdict } from '../../policy/report.ts'
 import { OK } from '../../policy/result.ts'
-import { addressOf, fieldGet } from '../../smmu/bits.ts'
+import { addressOf, fieldGet, getField, setField } from '../../smmu/bits.ts'
 import {
+  CMDQ_CFGI_1_RANGE,
   CMDQ_CFGI_RANGE_ALL,
   CMDQ_OP_CFGI_ALL,
   CMDQ_OP_CFGI_STE,
@@ -30,6 +32,7 @@ import {
   CMDQ_SYNC_0_CS,
   CMDQ_SYNC_0_CS_IRQ,
   CMDQ_SYNC_0_CS_SEV,
+  CMDQ_TLBI_0_VMID,
   cmdSync,
 } from '../../smmu/commands.ts'
 import {
@@ -53,6 +56,7 @@ import {
   GERROR_CMDQ_ERR,
 } from '../../smmu/registers.ts'
 import type { Hypervisor } from './hypervisor.ts'
+import { HOST_VMID } from './idmap.ts'
 import type { Smmu } from './smmu.ts'
 import {
   HYP_CFGI_RANGE,
@@ -80,65 +84,69 @@ const OWN_ENTRIES = 256
 
 /**
  * Decides about one command of the host: the four words at `at`, a copy that may be changed.
- * @returns whether the hardware gets it.
+ * @returns COMMAND_KEPT as it is, COMMAND_REWRITTEN when the rule changed it, COMMAND_DROPPED when the hardware must not get it
  */
-export type CommandRule = (words: Uint32Array, at: number, smmu: Smmu) => boolean
+export type CommandRule = (words: Uint32Array, at: number, smmu: Smmu) => CommandVerdict
 
 /** A change of the rule of an opcode, given the rule that stood there. */
 export type CommandParts = Readonly<Record<number, (rule: CommandRule) => CommandRule>>
 
-const keep: CommandRule = () => true
+const passThrough: CommandRule = () => COMMAND_KEPT
 
-function warnCommand(warning: HypWarning, words: Uint32Array, at: number, smmu: Smmu): false {
+function dropWith(warning: HypWarning, words: Uint32Array, at: number, smmu: Smmu): typeof COMMAND_DROPPED {
   smmu.warn(warning, words[at], words[at + 1], words[at + 2], words[at + 3])
-  return false
+  return COMMAND_DROPPED
 }
 
-const refuse: CommandRule = (words, at, smmu) => warnCommand(HYP_COMMAND_REFUSED, words, at, smmu)
+const dropAndWarn: CommandRule = (words, at, smmu) => dropWith(HYP_COMMAND_REFUSED, words, at, smmu)
 
-const vmidZero: CommandRule = (words, at, smmu) =>
-  (words[at + 1] & 0xffff) === 0 || warnCommand(HYP_COMMAND_VMID, words, at, smmu)
+/** TLBI with a VMID: the host has only its own. */
+const requireHostVmid: CommandRule = (words, at, smmu) =>
+  getField(words, CMDQ_TLBI_0_VMID, at) === HOST_VMID ? COMMAND_KEPT : dropWith(HYP_COMMAND_VMID, words, at, smmu)
 
-const everything: CommandRule = (words, at, smmu) =>
-  (words[at + 2] & 0x1f) === CMDQ_CFGI_RANGE_ALL || warnCommand(HYP_CFGI_RANGE, words, at, smmu)
+/** CFGI_STE_RANGE: only as CFGI_ALL. */
+const requireCfgiAll: CommandRule = (words, at, smmu) =>
+  getField(words, CMDQ_CFGI_1_RANGE, at) === CMDQ_CFGI_RANGE_ALL
+    ? COMMAND_KEPT
+    : dropWith(HYP_CFGI_RANGE, words, at, smmu)
 
 /** CS = IRQ becomes SEV without an MSI address, so that the hardware never writes where the host says. */
 const syncWithoutMsi: CommandRule = (words, at) => {
-  if ((words[at] & CMDQ_SYNC_0_CS.mask) >>> CMDQ_SYNC_0_CS.shift === CMDQ_SYNC_0_CS_IRQ) {
-    words[at] = (words[at] & ~CMDQ_SYNC_0_CS.mask) | (CMDQ_SYNC_0_CS_SEV << CMDQ_SYNC_0_CS.shift)
-    words[at + 2] = 0
-    words[at + 3] = 0
-  }
-  return true
+  if (getField(words, CMDQ_SYNC_0_CS, at) !== CMDQ_SYNC_0_CS_IRQ) return COMMAND_KEPT
+  setField(words, CMDQ_SYNC_0_CS, CMDQ_SYNC_0_CS_SEV, at)
+  words[at + 2] = 0
+  words[at + 3] = 0
+  return COMMAND_REWRITTEN
 }
 
 const shadowStream: CommandRule = (words, at, smmu) => {
   const sid = words[at + 1]
   const leaf = words[at + 2] & 1
   const result = smmu.strtab.configure(sid, leaf === 1)
-  if (result !== OK) smmu.warn(HYP_CFGI_STE, sid, leaf, result, 0)
-  return result === OK
+  if (result === OK) return COMMAND_KEPT
+  smmu.warn(HYP_CFGI_STE, sid, leaf, result, 0)
+  return COMMAND_DROPPED
 }
 
 /** The filter: a rule for each opcode, none where every command is passed on. */
 export function commandRules(shadowStreams: boolean, parts: CommandParts = {}): (CommandRule | undefined)[] {
   const rules = new Array<CommandRule | undefined>(256).fill(undefined)
   if (shadowStreams) rules[CMDQ_OP_CFGI_STE] = shadowStream
-  rules[CMDQ_OP_CFGI_ALL] = everything
-  rules[CMDQ_OP_TLBI_NH_ALL] = refuse
-  rules[CMDQ_OP_TLBI_NH_ASID] = vmidZero
-  rules[CMDQ_OP_TLBI_NH_VA] = vmidZero
-  rules[CMDQ_OP_TLBI_NH_VAA] = vmidZero
-  rules[CMDQ_OP_TLBI_EL2_ALL] = refuse
-  rules[CMDQ_OP_TLBI_EL2_ASID] = refuse
-  rules[CMDQ_OP_TLBI_EL2_VA] = refuse
-  rules[CMDQ_OP_TLBI_EL2_VAA] = refuse
-  rules[CMDQ_OP_TLBI_S12_VMALL] = refuse
-  rules[CMDQ_OP_TLBI_S2_IPA] = refuse
+  rules[CMDQ_OP_CFGI_ALL] = requireCfgiAll
+  rules[CMDQ_OP_TLBI_NH_ALL] = dropAndWarn
+  rules[CMDQ_OP_TLBI_NH_ASID] = requireHostVmid
+  rules[CMDQ_OP_TLBI_NH_VA] = requireHostVmid
+  rules[CMDQ_OP_TLBI_NH_VAA] = requireHostVmid
+  rules[CMDQ_OP_TLBI_EL2_ALL] = dropAndWarn
+  rules[CMDQ_OP_TLBI_EL2_ASID] = dropAndWarn
+  rules[CMDQ_OP_TLBI_EL2_VA] = dropAndWarn
+  rules[CMDQ_OP_TLBI_EL2_VAA] = dropAndWarn
+  rules[CMDQ_OP_TLBI_S12_VMALL] = dropAndWarn
+  rules[CMDQ_OP_TLBI_S2_IPA] = dropAndWarn
   rules[CMDQ_OP_CMD_SYNC] = syncWithoutMsi
   for (const [opcode, change] of Object.entries(parts)) {
     const at = Number(opcode) & 0xff
-    rules[at] = change(rules[at] ?? keep)
+    rules[at] = change(rules[at] ?? passThrough)
   }
   return rules
 }
@@ -295,10 +303,14 @@ export class CommandQueue {
     for (let at = 0; at < end; at += 4) {
       const opcode = words[at] & 0xff
       const rule = rules[opcode]
-      let kept = rule === undefined || rule(words, at, smmu)
-      if (kept && this.#carriedOut.length > 0) kept = !this.#wasCarriedOut(words, at)
-      report.command(smmu.index, opcode, kept)
-      if (kept) {
+      let verdict = rule === undefined ? COMMAND_KEPT : rule(words, at, smmu)
+      // A policy file is not type-checked: what is no verdict must not pass.
+      if (verdict !== COMMAND_KEPT && verdict !== COMMAND_REWRITTEN) verdict = COMMAND_DROPPED
+      if (this.#carriedOut.length > 0 && verdict !== COMMAND_DROPPED && this.#wasCarriedOut(words, at)) {
+        verdict = COMMAND_DROPPED
+      }
+      report.command(smmu.index, opcode, verdict)
+      if (verdict !== COMMAND_DROPPED) {
         const to = 4 * this.#pending++
         if (to !== at) {
           words[to] = words[at]

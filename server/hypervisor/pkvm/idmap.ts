@@ -59,6 +59,9 @@ import {
 import type { PageOwnership } from './ownership.ts'
 import type { PagePool } from './pool.ts'
 
+/** VMID of the host, in every STE and TLB entry. */
+export const HOST_VMID = 0
+
 const WORD = 2 ** 32
 /** Most tables that may be concatenated at the start level of stage 2. */
 const MAX_CONCATENATED = 16

@@ -7,7 +7,7 @@
  *     export default (machine: Machine, context: PolicyContext) =>
  *       pkvm(machine, context, {
  *         name: 'allow-nh-all',
- *         commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => true },
+ *         commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => COMMAND_KEPT },
  *         registers: {
  *           [ARM_SMMU_IDR0]: rule => ({
  *             ...rule,

@@ -56,6 +56,7 @@ import { streamTableBytes } from '../../smmu/strtab.ts'
 import { CommandQueue, type CommandRule, SHADOW_CMDQ_LOG2SIZE } from './cmdq.ts'
 import type { RegisterRule } from './frame.ts'
 import type { Hypervisor } from './hypervisor.ts'
+import { HOST_VMID } from './idmap.ts'
 import { HostQueue } from './queues.ts'
 import { ShadowStreamTable, type StreamRule } from './strtab.ts'
 import {
@@ -78,8 +79,6 @@ import {
 } from './warnings.ts'
 
 const WORD = 2 ** 32
-/** VMID of the host in the idmap. */
-export const HOST_VMID = 0
 
 const IMPLEMENTER_ARM = 0x43b
 const PRODUCT_MMU_600 = 0x483

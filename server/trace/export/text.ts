@@ -2,7 +2,7 @@
 import { hex, hex64 } from '../../smmu/bits.ts'
 import { registerName } from '../../smmu/registers.ts'
 import { describeRecord } from '../describe.ts'
-import type { TraceHeader } from '../format.ts'
+import type { TraceReader } from '../reader.ts'
 import type { TraceRecord } from '../records.ts'
 import { pcOf, type Symbols } from '../symbols.ts'
 
@@ -10,9 +10,16 @@ function functionOf(record: TraceRecord, symbols: Symbols | undefined): string |
   return symbols && 'pcLo' in record ? symbols.describe(pcOf(record)) : undefined
 }
 
-/** One JSON object a line: the header, then every record as the format has it, with bytes as hexadecimal. */
-export function* json(header: TraceHeader, records: Iterable<TraceRecord>, symbols?: Symbols): Generator<string> {
-  yield `${JSON.stringify({ kind: 'header', ...header })}\n`
+/**
+ * One JSON object a line: the header with the version of the format, then every record as the format has it, with bytes as
+ * hexadecimal.
+ */
+export function* json(
+  { header, format }: Pick<TraceReader, 'header' | 'format'>,
+  records: Iterable<TraceRecord>,
+  symbols?: Symbols,
+): Generator<string> {
+  yield `${JSON.stringify({ kind: 'header', format, ...header })}\n`
   for (const record of records) {
     const words = record.kind === 'console' || record.kind === 'control' ? undefined : describeRecord(record).trim()
     const bytes = 'bytes' in record ? { bytes: Buffer.from(record.bytes).toString('hex') } : {}

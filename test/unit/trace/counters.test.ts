@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { HYP_CMDQ_TIMEOUT } from '../../../server/hypervisor/pkvm/warnings.ts'
 import { newTrap } from '../../../server/policy/policy.ts'
+import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../server/policy/report.ts'
 import { Counters, CountersWriter, createCounters } from '../../../server/trace/counters.ts'
 import { buckets, count, HISTOGRAM_WORDS, percentiles } from '../../../server/trace/histogram.ts'
 import { TraceReport } from '../../../server/trace/report.ts'
@@ -48,8 +49,9 @@ test('counts by register, command, warning and event', () => {
   writer.trap({ ...trap, write: false, offset: 0x9c, aborted: true }, 10_000, 4000)
   writer.trap({ ...trap, offset: 0xfffffff0 }, 10_000, 4000)
   writer.latency(20_000)
-  report.command(0, 0x46, true)
-  report.command(0, 0x03, false)
+  report.command(0, 0x46, COMMAND_KEPT)
+  report.command(0, 0x46, COMMAND_REWRITTEN)
+  report.command(0, 0x03, COMMAND_DROPPED)
   report.hypCommand(0, 0x46)
   report.warn(HYP_CMDQ_TIMEOUT, 1, 0, 1, 2, 3, 0)
   writer.event(0x10)
@@ -70,7 +72,7 @@ test('counts by register, command, warning and event', () => {
   })
   expect(counters.commands()).toEqual([
     { opcode: 3, command: 'CFGI_STE', kept: 0, rewritten: 0, dropped: 1, own: 0 },
-    { opcode: 0x46, command: 'SYNC', kept: 1, rewritten: 0, dropped: 0, own: 1 },
+    { opcode: 0x46, command: 'SYNC', kept: 1, rewritten: 1, dropped: 0, own: 1 },
   ])
   expect(counters.warnings()).toEqual([{ id: HYP_CMDQ_TIMEOUT.id, count: 1 }])
   expect(counters.events()).toEqual([{ id: 0x10, count: 1 }])

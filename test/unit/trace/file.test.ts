@@ -260,7 +260,10 @@ test('foreign, empty and newer files are refused by name', async () => {
   expect(refusal(Buffer.from([0x1f, 0x8b, 1, 2, 3]))).toMatch(/compressed data is damaged/)
   const newer = Buffer.from(bytes)
   newer.writeUInt16LE(FORMAT + 1, 6)
-  expect(refusal(newer)).toBe(': written in version 2 of the trace format; this program reads version 1')
+  const readable = 'this program reads versions 1 to 2'
+  expect(refusal(newer)).toBe(`: written in version 3 of the trace format; ${readable}`)
+  newer.writeUInt16LE(0, 6)
+  expect(refusal(newer)).toBe(`: written in version 0 of the trace format; ${readable}`)
   const damaged = Buffer.from(bytes)
   damaged[BLOCK_HEADER + 3] = 0
   expect(refusal(damaged)).toMatch(/header at byte 0 is damaged/)

@@ -18,7 +18,7 @@ const open = (kernel: string, until: Stage) =>
   TraceReader.open(fileURLToPath(new URL(`recordings/${kernel}-${until}.gz`, import.meta.url)))
 
 function replay(reader: TraceReader, until: Stage) {
-  const run = new Replay(reader.header.machine, pkvm, { until })
+  const run = new Replay(reader.header.machine, pkvm, { until }, reader.tellsRewritten)
   const summary = new ReplaySummary()
   for (const { divergence } of run.run(groups(reader.records()))) if (divergence) summary.add(divergence)
   return { run, summary }
@@ -45,7 +45,7 @@ test.each(stages)(
       item.root.kind === 'reset' ||
       item.children.some(child => child.kind === 'stream') ||
       (until === 'cmdq' && item.root.kind === 'trap' && STRTAB.has(item.root.offset))
-    const run = new Replay(reader.header.machine, pkvm, { until })
+    const run = new Replay(reader.header.machine, pkvm, { until }, reader.tellsRewritten)
     const found = [...run.run(groups(reader.records()))]
     expect(found.filter(({ divergence }) => divergence).map(({ group }) => describeRoot(group.root))).toEqual(
       found.filter(({ group }) => explained(group)).map(({ group }) => describeRoot(group.root)),

@@ -5,6 +5,7 @@ import { expect, test } from 'vitest'
 import { passthrough } from '../../../server/hypervisor/passthrough/policy.ts'
 import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
 import type { PolicyFactory, PolicyOptions } from '../../../server/policy/policy.ts'
+import { COMMAND_DROPPED } from '../../../server/policy/report.ts'
 import { CMDQ_OP_TLBI_NH_VA } from '../../../server/smmu/commands.ts'
 import { ARM_SMMU_IDR0 } from '../../../server/smmu/registers.ts'
 import { groups } from '../../../server/trace/groups.ts'
@@ -15,7 +16,7 @@ import { bootRecording, folder, recording, scriptedBoot, trap } from './syntheti
 
 function replay(path: string, factory: PolicyFactory, options: PolicyOptions = {}) {
   const reader = TraceReader.open(path)
-  const replayed = new Replay(reader.header.machine, factory, options)
+  const replayed = new Replay(reader.header.machine, factory, options, reader.tellsRewritten)
   const divergences: Divergence[] = []
   for (const { divergence } of replayed.run(groups(reader.records()))) if (divergence) divergences.push(divergence)
   expect(reader.problems).toEqual([])
@@ -74,7 +75,7 @@ test('a policy that decides otherwise is found out where it does, first place fi
   const path = join(folder(), 'trace')
   await bootRecording(path)
   const dropsInvalidations: PolicyFactory = (machine, context) =>
-    pkvm(machine, context, { commands: { [CMDQ_OP_TLBI_NH_VA]: () => () => false } })
+    pkvm(machine, context, { commands: { [CMDQ_OP_TLBI_NH_VA]: () => () => COMMAND_DROPPED } })
   const { divergences } = replay(path, dropsInvalidations)
   expect(divergences.length).toBe(20)
   expect(divergences[0]?.differences).toEqual([

@@ -91,10 +91,7 @@ function Machine() {
         <Tally name="reads" value={c?.reads} />
         <Tally name="writes" value={c?.writes} />
         <Tally name="aborted" value={c?.aborted} bad />
-        <Tally
-          name="commands"
-          value={c?.commands.reduce((sum, k) => sum + k.kept + k.rewritten + k.dropped + k.own, 0)}
-        />
+        <Tally name="commands" value={c?.commands.reduce((sum, k) => sum + total(k), 0)} />
         <Tally name="guard faults" value={c?.guardFaults} bad />
         <Tally name="resets" value={c?.resets} />
         <Tally name="records lost" value={c?.lost} bad />
@@ -178,6 +175,8 @@ function Registers({ c }: { c: Counters | undefined }) {
   )
 }
 
+const total = (k: Counters['commands'][number]): number => k.kept + k.rewritten + k.dropped + k.own
+
 function Commands({ c }: { c: Counters | undefined }) {
   return (
     <Panel title="Commands and verdicts" class="commands" flush>
@@ -190,13 +189,14 @@ function Commands({ c }: { c: Counters | undefined }) {
               <tr>
                 <th>Command</th>
                 <th class="num host-text">Kept</th>
+                <th class="num warn-text">Rewritten</th>
                 <th class="num bad-text">Dropped</th>
                 <th class="num hyp-text">Own</th>
               </tr>
             </thead>
             <tbody>
               {[...c.commands]
-                .sort((a, b) => b.kept + b.own - a.kept - a.own)
+                .sort((a, b) => total(b) - total(a))
                 .map(k => (
                   <tr key={k.opcode} class="link" onClick={() => go('traps', { commands: k.command })}>
                     <td>
@@ -204,7 +204,8 @@ function Commands({ c }: { c: Counters | undefined }) {
                         {k.command}
                       </a>
                     </td>
-                    <td class="num">{count(k.kept + k.rewritten)}</td>
+                    <td class="num">{count(k.kept)}</td>
+                    <td class={`num ${k.rewritten > 0 ? 'warn-text' : ''}`}>{count(k.rewritten)}</td>
                     <td class={`num ${k.dropped > 0 ? 'bad-text' : ''}`}>{count(k.dropped)}</td>
                     <td class="num">{count(k.own)}</td>
                   </tr>

@@ -6,6 +6,7 @@ import type { CommandRule } from '../../../../server/hypervisor/pkvm/cmdq.ts'
 import { PkvmPolicy, pkvm } from '../../../../server/hypervisor/pkvm/policy.ts'
 import type { PolicyFactory } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'
+import { COMMAND_KEPT } from '../../../../server/policy/report.ts'
 import { OK, resultName } from '../../../../server/policy/result.ts'
 import { CMDQ_OP_TLBI_NH_ALL, CMDQ_OP_TLBI_NH_VA } from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
@@ -44,7 +45,7 @@ describe('passthrough', () => {
 
 describe('pkvm, changed in one place', () => {
   test('a command that pkvm drops is passed on', () => {
-    const bench = new Bench({ parts: { commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => true } } })
+    const bench = new Bench({ parts: { commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => COMMAND_KEPT } } })
     bench.hyp.reset()
     new Host(bench).boot().commands([CMDQ_OP_TLBI_NH_ALL, 0, 0, 0], [0x20, 0, 0, 0])
     expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_ALL'])

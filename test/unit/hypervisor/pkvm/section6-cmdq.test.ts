@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The command queue, command × field values (server/hypervisor/README.md, section 6). */
 import { beforeEach, describe, expect, test } from 'vitest'
+import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../../server/policy/report.ts'
 import * as c from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, STE } from './support.ts'
@@ -45,7 +46,7 @@ describe('filter', () => {
     host.commands(words)
     expect(bench.hw.consumed).toEqual([words])
     expect(bench.report.take()).toEqual([])
-    expect(bench.report.commands).toEqual([{ smmu: 0, opcode: words[0] & 0xff, kept: true }])
+    expect(bench.report.commands).toEqual([{ smmu: 0, opcode: words[0] & 0xff, verdict: COMMAND_KEPT }])
   })
 
   const dropped: [string, number[], string][] = [
@@ -71,8 +72,8 @@ describe('filter', () => {
     expect(bench.report.warnings).toMatchObject([{ code, smmu: 0 }])
     if (code !== 'HYP_CFGI_STE') expect(bench.report.warnings[0].values).toEqual(words)
     expect(bench.report.commands).toEqual([
-      { smmu: 0, opcode: words[0], kept: false },
-      { smmu: 0, opcode: 0x46, kept: true },
+      { smmu: 0, opcode: words[0], verdict: COMMAND_DROPPED },
+      { smmu: 0, opcode: 0x46, verdict: COMMAND_KEPT },
     ])
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
   })
@@ -83,6 +84,7 @@ describe('filter', () => {
   ])('SYNC, CS = IRQ %s becomes SEV without an address', (_, words) => {
     host.commands(words)
     expect(bench.hw.consumed).toEqual([[(words[0] & ~(3 << 12)) | (2 << 12), words[1], 0, 0]])
+    expect(bench.report.commands).toEqual([{ smmu: 0, opcode: 0x46, verdict: COMMAND_REWRITTEN }])
     expect(bench.report.take()).toEqual([])
   })
 
@@ -90,7 +92,11 @@ describe('filter', () => {
     const refused = new Set([0x03, 0x04, 0x10, 0x20, 0x21, 0x22, 0x23, 0x28, 0x2a])
     for (let opcode = 0; opcode < 256; opcode++) {
       host.commands([opcode, 0, 0, 0])
-      expect(bench.report.commands.pop()).toEqual({ smmu: 0, opcode, kept: !refused.has(opcode) })
+      expect(bench.report.commands.pop()).toEqual({
+        smmu: 0,
+        opcode,
+        verdict: refused.has(opcode) ? COMMAND_DROPPED : COMMAND_KEPT,
+      })
       expect(bench.report.take().length).toBe(refused.has(opcode) ? 1 : 0)
     }
   })

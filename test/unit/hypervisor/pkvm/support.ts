@@ -5,7 +5,7 @@ import type { HypWarning } from '../../../../server/hypervisor/pkvm/warnings.ts'
 import type { CpuGuard, Halves, Machine, SmmuHardware } from '../../../../server/machine/ports.ts'
 import type { PolicyOptions } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'
-import type { HypReport } from '../../../../server/policy/report.ts'
+import type { CommandVerdict, HypReport } from '../../../../server/policy/report.ts'
 import { addressOf } from '../../../../server/smmu/bits.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../../../../server/smmu/features.ts'
@@ -245,7 +245,7 @@ export interface Warned {
 
 export class TestReport implements HypReport {
   warnings: Warned[] = []
-  commands: { smmu: number; opcode: number; kept: boolean }[] = []
+  commands: { smmu: number; opcode: number; verdict: CommandVerdict }[] = []
   own: number[] = []
   streams: { smmu: number; sid: number; host: number; shadow: number }[] = []
   operations: { operation: number; base: number; size: number; owner: number; result: number }[] = []
@@ -254,8 +254,8 @@ export class TestReport implements HypReport {
   warn(warning: HypWarning, trap: number, smmu: number, a: number, b: number, c: number, d: number): void {
     this.warnings.push({ code: warning.code, trap, smmu, values: [a, b, c, d].slice(0, warning.values.length) })
   }
-  command(smmu: number, opcode: number, kept: boolean): void {
-    this.commands.push({ smmu, opcode, kept })
+  command(smmu: number, opcode: number, verdict: CommandVerdict): void {
+    this.commands.push({ smmu, opcode, verdict })
   }
   hypCommand(_smmu: number, opcode: number): void {
     this.own.push(opcode)
