@@ -6,6 +6,8 @@ import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const source = join(root, 'server/web')
+/** The one document that the dashboard shows. */
+const reference = join(root, 'server/hypervisor/README.md')
 const cache = join(root, 'node_modules/.cache/smmu-cosim')
 const KEPT = 3
 
@@ -16,7 +18,7 @@ function key(): string {
     .filter(entry => entry.isFile())
     .map(entry => join(entry.parentPath, entry.name))
     .sort()
-  for (const file of [...files, join(root, 'package-lock.json'), fileURLToPath(import.meta.url)]) {
+  for (const file of [...files, reference, join(root, 'package-lock.json'), fileURLToPath(import.meta.url)]) {
     hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0')
   }
   return hash.digest('hex').slice(0, 20)

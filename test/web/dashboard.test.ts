@@ -267,6 +267,17 @@ describe('on a booted machine', () => {
     expect((await ctl('faults')).stdout).toMatch(/^nothing is armed/)
   })
 
+  test('a warning leads to the section of its rule, and that to others', async () => {
+    await open('overview')
+    await page.locator('.reports-list').getByRole('link', { name: 'HYP_UNMAP', exact: true }).first().click()
+    const at = (name: string) => page.getByRole('heading', { name, exact: true })
+    await expect.poll(async () => (await at('9. Stage-2 idmap').boundingBox())?.y ?? 0).toBeLessThan(150)
+    await page.getByRole('article').getByRole('link', { name: '8. Page ownership', exact: true }).click()
+    await expect.poll(async () => (await at('8. Page ownership').boundingBox())?.y ?? 0).toBeLessThan(150)
+    await page.goBack()
+    await expect.poll(async () => (await at('9. Stage-2 idmap').boundingBox())?.y ?? 0).toBeLessThan(150)
+  })
+
   test('faults: the catalogue by text, kind and keyboard', async () => {
     await open('faults')
     const rows = page.getByRole('list', { name: 'Faults', exact: true }).getByRole('button')

@@ -15,6 +15,7 @@ import { Faults } from './views/faults.tsx'
 import { Memory } from './views/memory.tsx'
 import { Overview } from './views/overview.tsx'
 import { Queues } from './views/queues.tsx'
+import { Reference } from './views/reference.tsx'
 import { Streams } from './views/streams.tsx'
 import { Translation } from './views/translation.tsx'
 import { Traps } from './views/traps.tsx'
@@ -29,6 +30,7 @@ const PAGES: Readonly<Record<View, () => JSX.Element | null>> = {
   console: Console,
   breakpoints: Breakpoints,
   faults: Faults,
+  reference: Reference,
 }
 
 export function App() {
@@ -61,7 +63,7 @@ export function App() {
           </div>
         )}
         <main id="main">
-          <h1 class="hidden">{VIEWS.find(([id]) => id === view)?.[1]}</h1>
+          <h1 class="hidden">{VIEWS.find(([id]) => id === view)?.[1] ?? 'Behaviour reference'}</h1>
           <Page />
         </main>
       </div>
@@ -100,6 +102,9 @@ function Rail({ view, help }: { view: View; help: () => void }) {
         ))}
       </ul>
       <div class="rail-foot">
+        <a href="#/reference" aria-current={view === 'reference' ? 'page' : undefined} title="Behaviour reference">
+          Rules
+        </a>
         <a href="/docs" target="_blank" rel="noreferrer">
           API
         </a>

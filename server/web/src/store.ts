@@ -15,9 +15,10 @@ export const VIEWS = [
   ['breakpoints', 'Breakpoints'],
   ['faults', 'Faults'],
 ] as const
-export type View = (typeof VIEWS)[number][0]
+/** What a warning's rule links to has no key. */
+export type View = (typeof VIEWS)[number][0] | 'reference'
 
-const isView = (text: string): text is View => VIEWS.some(([id]) => id === text)
+const isView = (text: string): text is View => text === 'reference' || VIEWS.some(([id]) => id === text)
 
 /** `#/view?name=value`: a view can be linked to, and the browser's buttons work. */
 function parseHash(): { view: View; query: URLSearchParams } {

@@ -67,6 +67,31 @@ export function Panel(props: {
   )
 }
 
+/** The document that rules of hyp warnings are in: a file of the repository, shown by the view `reference`. */
+export const REFERENCE = 'server/hypervisor/README.md'
+
+/** Where a warning's section can be read here; undefined: in another document. */
+export function sectionHref(section: string): string | undefined {
+  const [document, anchor] = section.split('#')
+  return document === REFERENCE && anchor !== undefined ? `#/reference?at=${anchor}` : undefined
+}
+
+const CITED = new RegExp(`\\b(${REFERENCE.replaceAll('.', '\\.')}#[\\w-]+)`)
+
+/** Text in which sections of the reference are links. */
+export function Cited({ text }: { text: string }) {
+  return text.split(CITED).map((part, i) => {
+    const href = i % 2 === 1 ? sectionHref(part) : undefined
+    return href === undefined ? (
+      part
+    ) : (
+      <a key={i} href={href} title={part}>
+        section {/#(\d+)/.exec(part)?.[1]}
+      </a>
+    )
+  })
+}
+
 export type Tone = 'plain' | 'host' | 'hyp' | 'hw' | 'vm' | 'shared' | 'ok' | 'warn' | 'bad'
 
 export function Tag({ tone = 'plain', children, title }: { tone?: Tone; children: ComponentChildren; title?: string }) {

@@ -4,7 +4,7 @@ import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
 import { counters, events, go, rates, running, status, warnings } from '../store.ts'
 import type { Counters } from '../types.ts'
-import { attempt, Button, Empty, Panel, Skeleton, Tag } from '../ui.tsx'
+import { attempt, Button, Empty, Panel, Skeleton, sectionHref, Tag } from '../ui.tsx'
 
 const PHASES = [
   ['qemu', 'QEMU'],
@@ -227,7 +227,8 @@ function Reports({ c }: { c: Counters | undefined }) {
       name: w.code,
       text: w.values,
       row: w.row,
-      title: `${w.meaning} (section ${w.section})`,
+      title: w.meaning,
+      href: sectionHref(w.section),
     })),
     ...events.value.map(e => ({
       at: e.at,
@@ -236,6 +237,7 @@ function Reports({ c }: { c: Counters | undefined }) {
       text: e.text.replace(`${e.name} `, '').trim(),
       row: 0,
       title: e.kind,
+      href: undefined,
     })),
   ].sort((a, b) => (a.at < b.at ? 1 : -1))
   return (
@@ -256,9 +258,17 @@ function Reports({ c }: { c: Counters | undefined }) {
           {list.slice(0, 200).map((r, i) => (
             <li key={i}>
               <time>{clock(r.at)}</time>
-              <Tag tone={r.tone} title={r.title}>
-                {r.name}
-              </Tag>
+              {r.href === undefined ? (
+                <Tag tone={r.tone} title={r.title}>
+                  {r.name}
+                </Tag>
+              ) : (
+                <a href={r.href}>
+                  <Tag tone={r.tone} title={`${r.title} Its rule is a click away.`}>
+                    {r.name}
+                  </Tag>
+                </a>
+              )}
               {r.row > 0 ? (
                 <a class="mono" href={`#/traps?row=${r.row}`}>
                   {r.text || 'show the trap'}

@@ -7,7 +7,7 @@ import { subscribe } from '../live.ts'
 import { shortcut } from '../shortcuts.ts'
 import { go, info, route } from '../store.ts'
 import type { Child, Entry, TrapRow } from '../types.ts'
-import { attempt, Button, Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
+import { attempt, Button, Choice, Cited, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
 import { VirtualList } from '../virtual.tsx'
 import { EntryPair } from './entries.tsx'
 
@@ -445,7 +445,9 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
           {children.map((child, i) => (
             <li key={i} class={`child ${child.kind}`}>
               <Tag tone={childTone(child)}>{childName(child)}</Tag>
-              <span class="mono">{child.text}</span>
+              <span class="mono">
+                <Cited text={child.text} />
+              </span>
               {child.us !== undefined && <span class="num muted">{micros(child.us)}</span>}
               {(child.host || child.shadow) && (
                 <div class="full">
