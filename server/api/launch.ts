@@ -6,7 +6,7 @@ import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/i
 import { Session } from '../control/session.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
-import { GRANULES, STAGES } from '../policy/policy.ts'
+import { GRANULES, SERIES_STEPS } from '../policy/policy.ts'
 import { describeMachine } from '../trace/format.ts'
 import { newHeader, Recorder } from '../trace/recorder.ts'
 import { Problem } from './problems.ts'
@@ -23,7 +23,7 @@ export const StartSchema = Type.Object(
     policy: Type.Optional(
       Type.Enum(['pkvm', 'passthrough', OWN_POLICY], { default: 'pkvm', description: 'own: the file given to serve' }),
     ),
-    until: Type.Optional(Type.Enum([...STAGES], { default: 'nested', description: 'prefix of the series' })),
+    until: Type.Optional(Type.Enum([...SERIES_STEPS], { default: 'nested', description: 'prefix of the series' })),
     granule: Type.Optional(Type.Enum([...GRANULES], { default: 4096, description: 'page size of the idmap, bytes' })),
     requireIsolation: Type.Optional(Type.Boolean({ default: false })),
     panicOnWarn: Type.Optional(Type.Boolean({ default: false })),

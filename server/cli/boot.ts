@@ -14,8 +14,8 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
-import { POLICIES } from '../policy/load.ts'
-import { GRANULES, STAGES, type Stage } from '../policy/policy.ts'
+import { POLICY_NAMES } from '../policy/load.ts'
+import { GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { describeMachine } from '../trace/format.ts'
 import { newHeader, Recorder } from '../trace/recorder.ts'
 import type { TranslateMode } from '../trap/translator.ts'
@@ -27,7 +27,7 @@ import { printSummary } from './summary.ts'
 /** What `boot` was asked for; every field is an option of the command line. */
 export interface BootOptions {
   readonly policy: string
-  readonly until: Stage
+  readonly until: SeriesStep
   readonly granule: string
   readonly requireIsolation?: boolean
   readonly kernel?: string
@@ -104,8 +104,10 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
 /** The options of a machine. */
 export function bootOptions(command: Command, reconnect: number): Command {
   return command
-    .option('--policy <name|file>', `${Object.keys(POLICIES).join(', ')}, or a file with a policy of your own`, 'pkvm')
-    .addOption(new Option('--until <stage>', 'prefix of the series that is emulated').choices(STAGES).default('nested'))
+    .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file with a policy of your own`, 'pkvm')
+    .addOption(
+      new Option('--until <stage>', 'prefix of the series that is emulated').choices(SERIES_STEPS).default('nested'),
+    )
     .addOption(
       new Option('--granule <bytes>', 'page size of the stage-2 idmap').choices(GRANULES.map(String)).default('4096'),
     )

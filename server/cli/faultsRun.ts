@@ -9,7 +9,7 @@ import { pathText } from '../faults/load.ts'
 import { needsServer } from '../faults/plan.ts'
 import type { CatalogueEntry } from '../faults/rule.ts'
 import { newRunFolder } from '../machine/scratch.ts'
-import { STAGES, type Stage } from '../policy/policy.ts'
+import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { runCampaign } from '../sessions/campaign.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf } from '../sessions/database.ts'
 import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/report.ts'
@@ -25,7 +25,7 @@ interface OutputOptions {
 
 interface RunOptions extends OutputOptions {
   readonly kernel: readonly string[]
-  readonly until: readonly Stage[]
+  readonly until: readonly SeriesStep[]
   readonly seed: readonly number[]
   readonly jobs: number
   readonly ramDir: string
@@ -48,10 +48,10 @@ const positive = (text: string): number => {
   return value
 }
 
-function stages(text: string): Stage[] {
+function stages(text: string): SeriesStep[] {
   return list(text).map(word => {
-    const stage = STAGES.find(known => known === word)
-    if (stage === undefined) throw new InvalidArgumentError(`"${word}" is none of ${STAGES.join(', ')}`)
+    const stage = SERIES_STEPS.find(known => known === word)
+    if (stage === undefined) throw new InvalidArgumentError(`"${word}" is none of ${SERIES_STEPS.join(', ')}`)
     return stage
   })
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { loadPolicy } from '../policy/load.ts'
-import { GRANULES, type PolicyOptions, STAGES } from '../policy/policy.ts'
+import { GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
 import { cut } from '../trace/cut.ts'
 import { describeRoot } from '../trace/describe.ts'
 import { describeHunk, diff } from '../trace/diff.ts'
@@ -27,7 +27,7 @@ import {
   parseRegister,
   parseTimes,
 } from '../trace/vocabulary.ts'
-import { hypervisorSections } from '../trap/sections.ts'
+import { policySections } from '../trap/sections.ts'
 import { EXIT, fail } from './exit.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
@@ -330,7 +330,9 @@ function replayCommand(program: Command): void {
     .command('replay <file>')
     .description('let a hypervisor decide again what was recorded, without QEMU, and say what it does differently')
     .option('--policy <name|file>', 'default: that of the recording')
-    .addOption(new Option('--until <stage>', "the policy's stage; default: that of the recording").choices(STAGES))
+    .addOption(
+      new Option('--until <stage>', "the policy's stage; default: that of the recording").choices(SERIES_STEPS),
+    )
     .addOption(new Option('--granule <bytes>', 'page size of stage 2').choices(GRANULES.map(String)))
     .option('--break <where>', 'stop after a trap number, register, command, warning, or difference', value(parseBreak))
     .option('--all', 'print every decision that goes differently')
@@ -348,7 +350,8 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   }
   const nested = options.nested === true
   const out = new Output()
-  const run = new Replay(header.machine, await loadPolicy(policy), policyOptions, reader.tellsRewritten)
+  const { factory } = await loadPolicy(policy)
+  const run = new Replay(header.machine, factory, policyOptions, reader.tellsRewritten)
   const summary = new ReplaySummary()
   const started = performance.now()
   for (const { group, divergence } of run.run(groups(reader.records()))) {
@@ -361,7 +364,7 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
     if (where.difference ? divergence === undefined : !matches(group, where.filter)) continue
     out.line('stopped after:')
     printDivergence(divergence ?? { group, differences: [] }, true, out)
-    out.line(JSON.stringify(hypervisorSections(run.policy, run.machine), null, 2))
+    out.line(JSON.stringify(policySections(run.policy, run.machine), null, 2))
     break
   }
   const ms = performance.now() - started

@@ -136,11 +136,11 @@ export async function recordedState(
   const reader = TraceReader.open(path)
   const { machine, policy, policyOptions } = reader.header
   let problem: string | undefined
-  const factory = await loadPolicy(policy).catch((error: Error) => {
+  const loaded = await loadPolicy(policy).catch((error: Error) => {
     problem = error.message
     return undefined
   })
-  const state = new RecordedState(machine, factory, policyOptions).through(groups(reader.records()), at)
+  const state = new RecordedState(machine, loaded?.factory, policyOptions).through(groups(reader.records()), at)
   if (at !== undefined && state.trap !== at) throw new Error(`${path}: no trap ${at}; its last is ${state.trap}`)
   problem ??= state.problem
   const problems = reader.problems.map(({ path, offset, message }) => `${path}: byte ${offset}: ${message}`)

@@ -2,10 +2,13 @@
 /** Whether rules are rules, name what there is, can ever match, and do not get in each other's way. */
 import type { TSchema } from 'typebox'
 import { Value as Typed } from 'typebox/value'
-import { STAGES, type Stage } from '../policy/policy.ts'
+import { DESCRIPTIONS } from '../policy/builtin.ts'
+import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { warningByCode } from '../policy/warnings.ts'
 import { WITH_ADDRESS, WITH_ASID, WITH_LEAF, WITH_STREAM, WITH_VMID } from '../smmu/commandFields.ts'
 import { REGISTERS } from '../smmu/registers.ts'
-import { big, command, event, NAMES, nearest, rangeOf, register, warning } from './names.ts'
+import { FACILITY_NAMES, facilityOf } from './facility.ts'
+import { big, command, event, NAMES, nearest, rangeOf, register } from './names.ts'
 import {
   type Action,
   type CatalogueEntry,
@@ -32,8 +35,10 @@ export interface Flaw {
 
 /** The machine that rules are for; what is absent is not checked. */
 export interface CheckContext {
+  /** Of a policy without a name nothing is known before it runs: the trap thread checks the rest. */
   readonly policy?: string
-  readonly until?: string
+  /** Prefix of the series. */
+  readonly until?: SeriesStep
   readonly translate?: string
 }
 
@@ -172,16 +177,6 @@ function words({ where }: FaultRule): number {
 export const aboutTranslations = ({ where }: FaultRule): boolean =>
   where.at === 'translate' || (where.at === 'transport' && where.message === 'translate')
 
-/** Which stage of the series a point needs. */
-function stageOf({ where, what }: FaultRule): Stage | undefined {
-  if (what.do === 'donate' || what.do === 'reclaim') return 'nested'
-  if (what.do === 'corrupt') return what.table === 'stage2' ? 'nested' : 'strtab'
-  if (where.at === 'command') return 'cmdq'
-  if (where.at === 'pages') return where.operation === 'donate' || where.operation === 'reclaim' ? 'nested' : 'cmdq'
-  if (where.at === 'table') return where.table === 'stage2' ? 'nested' : 'strtab'
-  return undefined
-}
-
 const registerOf = (name: string | number) => {
   const offset = register(name)
   return REGISTERS.find(candidate => candidate.offset === offset)
@@ -242,7 +237,6 @@ class RuleCheck {
     if ('command' in where) this.#name(['where', 'command'], where.command, 'command', command)
     if ('event' in where) this.#name(['where', 'event'], where.event, 'event', event)
     if (what.do === 'fault' || what.do === 'event') this.#name(['what', 'event'], what.event, 'event', event)
-    if (what.do === 'warn') this.#name(['what', 'warning'], what.warning, 'warning', warning)
   }
 
   #action(): void {
@@ -384,14 +378,29 @@ class RuleCheck {
     }
   }
 
+  /** A warning that the policy has, or any policy when none is given. */
+  #warning(policy: string | undefined): void {
+    const { what } = this.#rule
+    if (what.do !== 'warn') return
+    const tables = policy === undefined ? [...DESCRIPTIONS.values()] : [DESCRIPTIONS.get(policy)]
+    if (tables.some(known => known === undefined || warningByCode(known.warnings, what.warning) !== undefined)) return
+    const codes = tables.flatMap(known => known?.warnings.map(({ code }) => code) ?? [])
+    this.#flaw(['what', 'warning'], `no warning "${what.warning}"${near(what.warning.toUpperCase(), codes)}`)
+  }
+
   #context({ policy, until, translate }: CheckContext): void {
-    const { where } = this.#rule
-    const stage = stageOf(this.#rule)
-    if (stage !== undefined && policy === 'passthrough') {
-      this.#flaw(['where', 'at'], `policy passthrough has no such thing: ${where.at} needs pkvm`)
-    } else if (stage !== undefined && until !== undefined) {
-      if (STAGES.indexOf(until as Stage) < STAGES.indexOf(stage)) {
-        this.#flaw(['where', 'at'], `in the prefix ${until} there is no such thing: it needs ${stage}`)
+    this.#warning(policy)
+    const needed = facilityOf(this.#rule)
+    // Without a policy it is the one that has everything.
+    const description = DESCRIPTIONS.get(policy ?? 'pkvm')
+    if (needed !== undefined && description !== undefined) {
+      const has = (step?: SeriesStep) =>
+        description.facilities(step === undefined ? {} : { until: step }).includes(needed)
+      const step = SERIES_STEPS.find(has)
+      if (step === undefined) {
+        this.#flaw(['where', 'at'], `policy ${policy} lacks what this needs: ${FACILITY_NAMES[needed]}`)
+      } else if (!has(until)) {
+        this.#flaw(['where', 'at'], `in the prefix ${until} there is no such thing: it needs ${step}`)
       }
     }
     if (aboutTranslations(this.#rule) && translate !== undefined && translate !== 'server') {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Actions that stand for themselves: they alter nothing of what takes place at a point, and so go with any. */
 import { enums } from '../../protocol/messages.ts'
-import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
 import { resultName } from '../policy/result.ts'
+import { warningByCode } from '../policy/warnings.ts'
 import { hex } from '../smmu/bits.ts'
 import * as r from '../smmu/registers.ts'
 import { type ArmedRule, resolveSid } from './armed.ts'
@@ -10,9 +10,9 @@ import { changeBytes } from './change.ts'
 import { devicePage } from './devicePage.ts'
 import { produceEvents } from './eventQueue.ts'
 import { CERROR } from './hostView.ts'
-import { big, halvesOf, rangeOf, warning as warningId } from './names.ts'
+import { big, halvesOf, rangeOf } from './names.ts'
 import type { WhatOf } from './rule.ts'
-import { hypervisorOf, type Site } from './site.ts'
+import type { Site } from './site.ts'
 import { stage2Descriptor } from './stage2.ts'
 import type { Unit } from './unit.ts'
 
@@ -109,8 +109,9 @@ export class FreeActions {
         return text
       }
       case 'warn': {
-        const warning = HYP_WARNINGS[(warningId(what.warning) ?? 1) - 1]
-        if (warning !== undefined) around.warn(warning, trap, smmu)
+        const warning = warningByCode(around.policy.inspect?.warnings ?? [], what.warning)
+        if (warning === undefined) return `policy ${around.policy.name} has no warning ${what.warning}`
+        around.warn(warning, trap, smmu)
         return `${what.warning} forced`
       }
       case 'corrupt':
@@ -129,11 +130,14 @@ export class FreeActions {
   #corrupt(unit: Unit, what: WhatOf['corrupt']): string {
     const { around, memory } = this.#site
     const sid = what.sid === undefined ? 0 : resolveSid(what.sid, around.devices)
-    const idmap = hypervisorOf(around.policy)?.idmap ?? null
     let address: number | undefined
     if (what.table === 'ste') address = unit.shadow.steAddress(sid, memory)
     else if (what.table === 'l1') address = unit.shadow.l1Address(sid)
-    else if (idmap !== null) address = stage2Descriptor(memory, idmap, rangeOf(what.address ?? 0).from)
+    else {
+      const { from } = rangeOf(what.address ?? 0)
+      const tables = around.policy.inspect?.faults.stage2() ?? []
+      address = tables.map(table => stage2Descriptor(memory, table, from)).find(at => at !== undefined)
+    }
     const bytes = new Uint8Array(8)
     const at = (address ?? 0) + 8 * (what.table === 'ste' ? (what.word ?? 0) : 0)
     if (address === undefined || !memory.read(at, bytes, 0, 8)) return `no ${what.table} there`

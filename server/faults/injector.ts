@@ -11,6 +11,7 @@ import type { RingWriter } from '../trace/ring.ts'
 import type { Answer } from '../translate/answer.ts'
 import { OperationError } from '../trap/operations.ts'
 import { ArmedRule, resolveSid, rulesAt } from './armed.ts'
+import { FACILITY_NAMES, facilityOf } from './facility.ts'
 import { FreeActions } from './freeActions.ts'
 import { interpose } from './interpose.ts'
 import { CommandPoint } from './points/command.ts'
@@ -22,8 +23,8 @@ import { RegisterPoint } from './points/register.ts'
 import { TablePoint } from './points/table.ts'
 import { TranslatePoint } from './points/translate.ts'
 import { TransportPoint } from './points/transport.ts'
-import type { FaultPlan, FaultRule, Firing, Point } from './rule.ts'
-import { hypervisorOf, Site, type Surroundings } from './site.ts'
+import type { FaultPlan, FaultRule, Firing } from './rule.ts'
+import { Site, type Surroundings } from './site.ts'
 import type { TriggerState } from './trigger.ts'
 
 /** How many times a rule fired. */
@@ -252,7 +253,7 @@ export class Injector {
     return plan.rules.map((rule, i) => {
       try {
         if (around !== undefined) {
-          expectPlace(rule.where.at, around)
+          expectPlace(rule, around)
           if ('sid' in rule.what && rule.what.sid !== undefined) resolveSid(rule.what.sid, devices)
         }
         return new ArmedRule(rule, i + 1, plan.seed, devices, fired)
@@ -283,8 +284,8 @@ export class Injector {
     }
     for (const unit of site.units) this.#undo.push(at.hardware.interpose(unit))
     this.#undo.push(interposeMemory(around.machine.memory, at))
-    const hypervisor = hypervisorOf(around.policy)
-    if (hypervisor !== undefined) this.#undo.push(...at.pages.interpose(hypervisor))
+    const { inspect } = around.policy
+    if (inspect !== undefined) this.#undo.push(...at.pages.interpose(inspect.faults))
     this.#at = at
     this.armed = true
     if (running) site.learn()
@@ -304,11 +305,13 @@ export class Injector {
   }
 }
 
-function expectPlace(point: Point, { translates, policy }: Surroundings): void {
-  if (point === 'translate' && !translates)
+/** @throws Error when the machine has no place for a rule */
+function expectPlace(rule: FaultRule, { translates, policy }: Surroundings): void {
+  if (rule.where.at === 'translate' && !translates)
     throw new Error('translations are the hardware’s: use translate mode server')
-  if ((point === 'command' || point === 'table' || point === 'pages') && hypervisorOf(policy) === undefined) {
-    throw new Error(`policy ${policy.name} has no ${point} of its own to act on`)
+  const needed = facilityOf(rule)
+  if (needed !== undefined && policy.inspect?.facilities.has(needed) !== true) {
+    throw new Error(`policy ${policy.name} lacks what this needs: ${FACILITY_NAMES[needed]}`)
   }
 }
 

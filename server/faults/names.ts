@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Names that rules use, and the numbers behind them. Linux's and the specification's prefixes may be there or not. */
 
-import { WARNING_CODES, warningNumber } from '../hypervisor/pkvm/warnings.ts'
 import type { Halves } from '../machine/ports.ts'
 import {
   COMMAND_NAMES,
@@ -25,14 +24,12 @@ export const command = (name: string): number | undefined => {
   return commandNumber(short) ?? commandNumber(short.replace(/^CMD_/, ''))
 }
 export const event = (name: string): number | undefined => eventNumber(name.replace(/^EVT_ID_/i, ''))
-export const warning = warningNumber
 
 /** What may be written, for suggestions. */
 export const NAMES = {
   register: REGISTER_NAMES,
   command: COMMAND_NAMES,
   event: EVENT_NAMES,
-  warning: WARNING_CODES,
 } as const
 
 /** @param value as ValueSchema has it */

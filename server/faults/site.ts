@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Hypervisor } from '../hypervisor/pkvm/hypervisor.ts'
-import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
 import type { Halves, Machine } from '../machine/ports.ts'
 import { newTrap, type Policy, type Trap } from '../policy/policy.ts'
+import type { HypWarning } from '../policy/warnings.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { ArmedRule, Device } from './armed.ts'
@@ -114,10 +113,4 @@ export class Site {
     if (this.#firings.length < KEPT) this.#firings.push(firing)
     this.#post(firing)
   }
-}
-
-/** The hypervisor of a policy that has one. */
-export function hypervisorOf(policy: Policy): Hypervisor | undefined {
-  const { hypervisor } = policy as { hypervisor?: unknown }
-  return hypervisor instanceof Hypervisor ? hypervisor : undefined
 }

@@ -30,7 +30,7 @@ export interface SmmuHardware {
   /**
    * Writes 32 bits at `offset` without waiting, together with the answer to the trap at hand: at `checkOffset` the hardware
    * is to hold `checkValue` then. While it does, a vCPU that reads 32 bits there gets `answer` without a trap, up to the
-   * next trap or access of ours; should it not, the policy's `unexpected` is called before the next trap.
+   * next trap or access of ours; should it not, the policy's `postMismatch` is called before the next trap.
    * @returns false, with nothing done, when the write has to be waited for.
    */
   post?(offset: number, value: number, checkOffset: number, checkValue: number, answer: number): boolean

@@ -1,32 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { passthrough } from '../hypervisor/passthrough/policy.ts'
-import { pkvm } from '../hypervisor/pkvm/policy.ts'
-import type { PolicyFactory } from './policy.ts'
+import type { PolicyDescription, PolicyFactory } from './policy.ts'
 
-/** The policies that have a name. */
-export const POLICIES: Readonly<Record<string, PolicyFactory>> = { pkvm, passthrough }
+const HYPERVISORS = new URL('../hypervisor/', import.meta.url)
+
+const fileOf = (name: string): URL => new URL(`${name}/policy.ts`, HYPERVISORS)
+
+/** The policies that have a name: the folders of server/hypervisor/ with a file policy.ts. */
+export const POLICY_NAMES: readonly string[] = readdirSync(HYPERVISORS, { withFileTypes: true })
+  .filter(entry => entry.isDirectory() && existsSync(fileOf(entry.name)))
+  .map(({ name }) => name)
+  .sort()
+
+/** A policy file. */
+export interface PolicyModule {
+  readonly factory: PolicyFactory
+  readonly description: PolicyDescription | undefined
+}
 
 /**
- * A policy by name, or the default export of a TypeScript or JavaScript file.
+ * A policy by name, or of a TypeScript or JavaScript file: its default export, and its export `description`.
  * @throws Error naming the policies there are, or what is wrong with the file.
  */
-export async function loadPolicy(policy: string): Promise<PolicyFactory> {
-  const named = Object.hasOwn(POLICIES, policy) ? POLICIES[policy] : undefined
-  if (named) return named
+export async function loadPolicy(policy: string): Promise<PolicyModule> {
+  if (POLICY_NAMES.includes(policy)) return moduleOf(await import(fileOf(policy).href), policy)
   if (!/\.[cm]?[jt]s$/.test(policy)) {
-    throw new Error(`no policy "${policy}": there are ${Object.keys(POLICIES).join(', ')}, or the path of a .ts file`)
+    throw new Error(`no policy "${policy}": there are ${POLICY_NAMES.join(', ')}, or the path of a .ts file`)
   }
   const file = resolve(policy)
   if (!existsSync(file)) throw new Error(`policy file ${file} does not exist`)
   const module: unknown = await import(pathToFileURL(file).href).catch((error: Error) => {
     throw new Error(`policy file ${file}: ${error.message}`)
   })
-  const factory = (module as { default?: unknown }).default
+  return moduleOf(module, `file ${file}`)
+}
+
+function moduleOf(module: unknown, name: string): PolicyModule {
+  const { default: factory, description } = module as { default?: unknown; description?: PolicyDescription }
   if (typeof factory !== 'function') {
-    throw new Error(`policy file ${file} has no default export that is a function (machine, context) => Policy`)
+    throw new Error(`policy ${name} has no default export that is a function (machine, context) => Policy`)
   }
-  return factory as PolicyFactory
+  return { factory: factory as PolicyFactory, description }
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Halves, Machine } from '../machine/ports.ts'
+import type { Facility, Inspectable } from './inspect.ts'
 import type { HypReport } from './report.ts'
+import type { WarningTable } from './warnings.ts'
 
-/** How much of the series is emulated (server/hypervisor/README.md, section 10), each stage including those before. */
-export const STAGES = ['mmio', 'cmdq', 'strtab', 'queues', 'nested'] as const
-export type Stage = (typeof STAGES)[number]
+/** How much of the series is emulated (server/hypervisor/README.md, section 10), each step including those before. */
+export const SERIES_STEPS = ['mmio', 'cmdq', 'strtab', 'queues', 'nested'] as const
+export type SeriesStep = (typeof SERIES_STEPS)[number]
 
-/** Whether a run until `until` includes `stage`. */
-export function stageIncludes(until: Stage, stage: Stage): boolean {
-  return STAGES.indexOf(until) >= STAGES.indexOf(stage)
+/** Whether a run up to `upTo` includes `step`. */
+export function includesStep(upTo: SeriesStep, step: SeriesStep): boolean {
+  return SERIES_STEPS.indexOf(upTo) >= SERIES_STEPS.indexOf(step)
 }
 
 /** Sizes of a stage-2 page, bytes. */
@@ -16,8 +18,8 @@ export const GRANULES = [4096, 16384, 65536] as const
 export type Granule = (typeof GRANULES)[number]
 
 export interface PolicyOptions {
-  /** Default 'nested'. */
-  readonly until?: Stage
+  /** How much of the series `pkvm` emulates; named as the option `--until`, and in recordings. Default 'nested'. */
+  readonly until?: SeriesStep
   /** Page size of the stage-2 idmap; default 4096. */
   readonly granule?: Granule
   /** An SMMU that cannot be isolated stops the machine (`reset` throws HypFatal) instead of being reported. */
@@ -44,6 +46,15 @@ export interface PolicyContext {
 
 /** The default export of a policy file. */
 export type PolicyFactory = (machine: Machine, context: PolicyContext) => Policy
+
+/** Known before there is a machine: the export `description` of a policy file, which may be absent. */
+export interface PolicyDescription {
+  /** For a list of policies, half a line. */
+  readonly summary: string
+  readonly warnings: WarningTable
+  /** What a policy with these options has. */
+  facilities(options: PolicyOptions): readonly Facility[]
+}
 
 /** A reset that must not be survived: the options demand isolation and the hardware cannot give it. */
 export class HypFatal extends Error {
@@ -112,5 +123,7 @@ export interface Policy {
   /** Decide a trap: for a read set `lo`/`hi`; for a write act on them; or set `aborted`. */
   access(trap: Trap): void
   /** What was posted to this SMMU's hardware did not lead to what it was to lead to. Called between traps. */
-  unexpected?(smmu: number): void
+  postMismatch?(smmu: number): void
+  /** Absent: it has nothing to show. */
+  readonly inspect?: Inspectable
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
+import type { HypWarning } from './warnings.ts'
 
 /** What happened to pages; `PageOperation` in a report. Append only: the numbers go into traces. */
 export const PAGE_DONATE = 1

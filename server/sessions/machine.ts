@@ -10,7 +10,7 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload, type WorkloadEntry } from '../machine/workload.ts'
-import type { Stage } from '../policy/policy.ts'
+import type { SeriesStep } from '../policy/policy.ts'
 import type { TranslateMode } from '../trap/translator.ts'
 
 /** As `boot` has it, so that addresses mean the same; what is touched is copied for each session. */
@@ -32,7 +32,7 @@ const REST_MS = 300
 /** What decides which snapshot a session can use. */
 export interface Description {
   readonly kernel: string
-  readonly until: Stage
+  readonly until: SeriesStep
   readonly smp: number
   readonly memory: string
   readonly carveout: string
@@ -56,7 +56,7 @@ export interface Prepared {
 export interface MachineOptions {
   /** Debian's 6.12 or 6.1, or the path of an arm64 Image. */
   readonly kernel: string
-  readonly until: Stage
+  readonly until: SeriesStep
   readonly smp: number
   /** Boots from the beginning: with all devices, a snapshot has no NVMe. */
   readonly fresh: boolean

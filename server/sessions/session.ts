@@ -7,7 +7,7 @@ import type { SessionEnd } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
-import type { Stage } from '../policy/policy.ts'
+import type { SeriesStep } from '../policy/policy.ts'
 import { eventName } from '../smmu/events.ts'
 import { decodeFeatures } from '../smmu/features.ts'
 import {
@@ -48,7 +48,7 @@ export interface Job {
   readonly entry: CatalogueEntry
   readonly seed: number
   readonly kernel: string
-  readonly until: Stage
+  readonly until: SeriesStep
 }
 
 /** What came of it. */

@@ -3,9 +3,10 @@
 
 import { enums } from '../../protocol/messages.ts'
 import { ACTIONS } from '../faults/rule.ts'
-import { formatWarningValues, HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
 import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../policy/report.ts'
 import { resultName } from '../policy/result.ts'
+import { formatWarningValues } from '../policy/warnings.ts'
 import { addressOf, hex, hex64 } from '../smmu/bits.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent } from '../smmu/events.ts'

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import { PkvmPolicy } from '../hypervisor/pkvm/policy.ts'
-import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
 import type { Machine } from '../machine/ports.ts'
 import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
 import { newTrap, type Policy } from '../policy/policy.ts'
 import type { HypReport } from '../policy/report.ts'
 import { resultName } from '../policy/result.ts'
+import type { HypWarning } from '../policy/warnings.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { registerName } from '../smmu/registers.ts'
@@ -163,15 +162,14 @@ export class Replay {
 
   #request(root: RecordOf<'request'>, policy: Policy): Difference[] {
     if (root.request === request.resume) policy.state?.resume?.()
-    if (root.request === request.unexpected) policy.unexpected?.(root.v0)
+    if (root.request === request.unexpected) policy.postMismatch?.(root.v0)
     if (root.request !== request.donate && root.request !== request.reclaim) return []
-    if (!(policy instanceof PkvmPolicy)) return []
-    const { hypervisor } = policy
     const { v0, v1, v2 } = root
-    const result = root.request === request.donate ? hypervisor.donate(v0, v1, v2) : hypervisor.reclaim(v0, v1, v2)
-    if (result >>> 0 === root.result) return []
-    const subject = `result of ${root.request === request.donate ? 'donate' : 'reclaim'}`
-    return [{ subject, recorded: resultName(root.result), replayed: resultName(result) }]
+    const what = root.request === request.donate ? 'donate' : 'reclaim'
+    const result = policy.inspect?.pages?.[what]?.(v0, v1, v2)
+    if (result !== undefined && result >>> 0 === root.result) return []
+    const replayed = result === undefined ? NOTHING : resultName(result)
+    return [{ subject: `result of ${what}`, recorded: resultName(root.result), replayed }]
   }
 
   #decisionDifferences(group: Group): Difference[] {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
 import type { CommandVerdict, HypReport } from '../policy/report.ts'
+import type { HypWarning } from '../policy/warnings.ts'
 import type { CountersWriter } from './counters.ts'
 import { verdict } from './records.ts'
 import type { RingWriter } from './ring.ts'

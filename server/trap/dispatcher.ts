@@ -26,13 +26,13 @@ import {
 import { enums, MAX_STRING, VERSION } from '../../protocol/messages.ts'
 import { Injector } from '../faults/injector.ts'
 import type { FaultPlan } from '../faults/rule.ts'
-import type { HypWarning } from '../hypervisor/pkvm/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { Machine } from '../machine/ports.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
 import { newTrap, type Policy, type PolicyState, type Trap } from '../policy/policy.ts'
 import { PAGE_DONATE } from '../policy/report.ts'
 import { OK as DONE } from '../policy/result.ts'
+import type { HypWarning } from '../policy/warnings.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { CountersWriter } from '../trace/counters.ts'
@@ -50,7 +50,7 @@ import { type HeldTrap, OperationError, type Release } from './operations.ts'
 import { Operator } from './operator.ts'
 import { sharedRamFile } from './ramFile.ts'
 import { Reporter } from './reporter.ts'
-import { hypervisorSections } from './sections.ts'
+import { policySections } from './sections.ts'
 import { Translator } from './translator.ts'
 import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
@@ -325,7 +325,7 @@ export class Dispatcher {
     if (policy === undefined) return this.#outOfPlace(message)
     const { smmu, offset, value } = message
     const start = this.#ring.now()
-    policy.unexpected?.(smmu)
+    policy.postMismatch?.(smmu)
     this.#keepNow()
     this.#ring.request(request.unexpected, 0, start, this.#ring.now() - start, smmu, offset, value)
   }
@@ -736,7 +736,7 @@ export class Dispatcher {
 
   #sections(): Record<string, unknown> {
     return {
-      ...hypervisorSections(this.#policy, this.#machine),
+      ...policySections(this.#policy, this.#machine),
       ...this.#reporter.sections(),
       ...(this.#translator && { translate: this.#translator.report() }),
       ...(this.#injector.state && { faults: this.#injector.status() }),

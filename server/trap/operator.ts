@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Hypervisor } from '../hypervisor/pkvm/hypervisor.ts'
+import type { PageOwners } from '../policy/inspect.ts'
 import type { Policy } from '../policy/policy.ts'
 import { request } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
@@ -15,7 +15,7 @@ const PAGE = 4096
 export class Operator {
   readonly #breakpoints: Breakpoints
   readonly #ring: RingWriter
-  #hypervisor: Hypervisor | undefined
+  #pages: PageOwners | undefined
   #connected: Inspector | undefined
 
   constructor(breakpoints: Breakpoints, ring: RingWriter) {
@@ -24,13 +24,12 @@ export class Operator {
   }
 
   connect(policy: Policy, inspector: Inspector): void {
-    const { hypervisor } = policy as { hypervisor?: unknown }
-    this.#hypervisor = hypervisor instanceof Hypervisor ? hypervisor : undefined
+    this.#pages = policy.inspect?.pages
     this.#connected = inspector
   }
 
   disconnect(): void {
-    this.#hypervisor = undefined
+    this.#pages = undefined
     this.#connected = undefined
   }
 
@@ -54,9 +53,9 @@ export class Operator {
       case 'ownership':
         return this.#ownership(Number(args[0]), Number(args[1]), Number(args[2]))
       case 'donate':
-        return this.#pages('donate', Number(args[0]), Number(args[1]), Number(args[2]))
+        return this.#move('donate', Number(args[0]), Number(args[1]), Number(args[2]))
       case 'reclaim':
-        return this.#pages('reclaim', Number(args[0]), Number(args[1]), Number(args[2]))
+        return this.#move('reclaim', Number(args[0]), Number(args[1]), Number(args[2]))
       default:
         throw new OperationError('absent', `no operation "${operation}"`)
     }
@@ -98,15 +97,15 @@ export class Operator {
     return bytes
   }
 
-  #hyp(): Hypervisor {
-    const hypervisor = this.#inspector && this.#hypervisor
-    if (hypervisor === undefined) throw new OperationError('state', 'this policy keeps no page ownership')
-    return hypervisor
+  get #owners(): PageOwners {
+    const pages = this.#inspector && this.#pages
+    if (pages === undefined) throw new OperationError('state', 'this policy keeps no page ownership')
+    return pages
   }
 
   /** Runs as they are when they are few; else each bucket with what lies in it. */
   #ownership(from: number, to: number, limit: number): OwnershipRange[] {
-    const runs = this.#hyp().ranges(from, to)
+    const runs = this.#owners.ranges(from, to)
     if (runs.length <= limit) {
       return runs.map(({ base, size, state, vm }) => ({ base, size, state, vm }))
     }
@@ -131,10 +130,11 @@ export class Operator {
     return out
   }
 
-  #pages(what: 'donate' | 'reclaim', base: number, size: number, vm: number): number {
-    const hypervisor = this.#hyp()
+  #move(what: 'donate' | 'reclaim', base: number, size: number, vm: number): number {
+    const owners = this.#owners
+    if (owners[what] === undefined) throw new OperationError('state', 'under this policy pages never change hands')
     const start = this.#ring.now()
-    const result = hypervisor[what](base, size, vm)
+    const result = owners[what](base, size, vm)
     this.#ring.request(request[what], result >>> 0, start, this.#ring.now() - start, base, size, vm)
     return result
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { formatWarningValues, type HypWarning } from '../hypervisor/pkvm/warnings.ts'
+import { formatWarningValues, type HypWarning } from '../policy/warnings.ts'
 import { TraceReport } from '../trace/report.ts'
 
 /** Warnings of one code in a report. */

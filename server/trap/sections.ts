@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-
-import { PkvmPolicy } from '../hypervisor/pkvm/policy.ts'
 import type { Machine } from '../machine/ports.ts'
 import type { Policy } from '../policy/policy.ts'
 import { fieldGet64 } from '../smmu/bits.ts'
@@ -22,17 +20,13 @@ export interface StreamReport {
   readonly lastChange: number
 }
 
-/** The hypervisor's sections of a report; empty for a policy without one. */
-export function hypervisorSections(policy: Policy | undefined, machine: Machine | undefined): Record<string, unknown> {
-  if (!(policy instanceof PkvmPolicy) || machine === undefined) return {}
-  const { hypervisor } = policy
-  const { pool } = hypervisor
+/** The policy's sections of a report; empty when it has nothing to show. */
+export function policySections(policy: Policy | undefined, machine: Machine | undefined): Record<string, unknown> {
+  const { inspect } = policy ?? {}
+  if (inspect === undefined || machine === undefined) return {}
   return {
-    until: hypervisor.until,
-    isolated: hypervisor.isolated,
-    idmap: hypervisor.idmapInfo && hex(hypervisor.idmapInfo),
-    pool: { usedPages: pool.used, limitPages: pool.limit, capacityPages: pool.capacity },
-    streams: hypervisor.streams().map(({ smmu, sid, host, shadow, trap }): StreamReport => {
+    ...inspect.sections(),
+    streams: inspect.streams().map(({ smmu, sid, host, shadow, trap }): StreamReport => {
       const device = machine.devices.find(d => d.smmu === smmu && d.sid === sid)
       return {
         smmu,
@@ -53,9 +47,3 @@ function configName(ste: BigUint64Array): string {
   if (fieldGet64(STRTAB_STE_0_V, word) === 0) return 'invalid'
   return steConfigName(fieldGet64(STRTAB_STE_0_CFG, word))
 }
-
-const hex = ({ vttbr, vtcr, ...rest }: { readonly vttbr: number; readonly vtcr: number }) => ({
-  vttbr: `0x${vttbr.toString(16)}`,
-  vtcr: `0x${vtcr.toString(16)}`,
-  ...rest,
-})

@@ -14,7 +14,7 @@ const port = parentPort
 const options = workerData as ThreadOptions
 const post = (event: ThreadEvent) => port.postMessage(event)
 
-const factory = await loadPolicy(options.policy)
+const { factory } = await loadPolicy(options.policy)
 // The ring has one producer: until it takes over, a thread that waits in reserve has no dispatcher.
 let dispatcher: Dispatcher | undefined
 const listener = new Listener(options.listen, socket => dispatcher?.attach(socket))

@@ -4,6 +4,7 @@
 import { Injector } from '../../server/faults/injector.ts'
 import type { FaultRule } from '../../server/faults/rule.ts'
 import { Hypervisor } from '../../server/hypervisor/pkvm/hypervisor.ts'
+import { PkvmInspect } from '../../server/hypervisor/pkvm/inspect.ts'
 import type { Halves, SmmuHardware } from '../../server/machine/ports.ts'
 import { newTrap, type Policy, type Trap } from '../../server/policy/policy.ts'
 import { QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
@@ -108,10 +109,10 @@ export class BenchMachine {
     this.hypervisor = hypervisor
     this.#policy = {
       name: 'pkvm',
-      hypervisor,
+      inspect: new PkvmInspect(hypervisor),
       access: (trap: Trap) => hypervisor.access(trap),
       reset: () => hypervisor.reset(),
-    } as Policy
+    }
     this.#injector = new Injector(writer, () => {})
     const never = (): never => {
       throw new Error('no fault of a benchmark does this')

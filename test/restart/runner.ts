@@ -23,7 +23,7 @@ const tell = (event: ThreadEvent): void => {
   process.stdout.write(`${JSON.stringify({ event: name, ...shown })}\n`)
 }
 
-const factory = await loadPolicy(policy)
+const { factory } = await loadPolicy(policy)
 process.stdout.write(`${JSON.stringify({ event: 'ready' })}\n`)
 await once(process.stdin, 'data')
 const dispatcher = new Dispatcher(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Static, Type } from 'typebox'
-import { HYP_WARNINGS, warningNumber } from '../../hypervisor/pkvm/warnings.ts'
+import { HYP_WARNINGS } from '../../hypervisor/pkvm/warnings.ts'
+import { warningByCode } from '../../policy/warnings.ts'
 import { opcodeName } from '../../smmu/commands.ts'
 import { eventName } from '../../smmu/events.ts'
 import { commandNumber, eventNumber, registerOffset } from '../../smmu/names.ts'
@@ -90,7 +91,7 @@ function matchOf(body: Body): BreakpointMatch {
       const { warning } = body
       return warning === undefined
         ? { on: 'warning' }
-        : { on: 'warning', warning: known('warning', warning, warningNumber(warning)) }
+        : { on: 'warning', warning: known('warning', warning, warningByCode(HYP_WARNINGS, warning)?.id) }
     }
     case 'event': {
       const { event } = body

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Type } from 'typebox'
 import { HYP_WARNINGS } from '../../hypervisor/pkvm/warnings.ts'
-import { STAGES } from '../../policy/policy.ts'
+import { SERIES_STEPS } from '../../policy/policy.ts'
 import { COMMAND_NAMES, EVENT_NAMES } from '../../smmu/names.ts'
 import { REGISTERS } from '../../smmu/registers.ts'
 import type { Api } from '../app.ts'
@@ -156,7 +156,7 @@ export function machineRoutes(api: Api, manager: MachineManager, version: string
     async () => ({
       version,
       policies: ['pkvm', 'passthrough', ...(manager.hasOwnPolicy ? [OWN_POLICY] : [])],
-      stages: [...STAGES],
+      stages: [...SERIES_STEPS],
       kernels: [...KERNELS],
       qmp: [...QMP_COMMANDS],
       registers: REGISTERS.map(({ name, offset, bits, meaning }) => ({ name, offset, bits, meaning })),

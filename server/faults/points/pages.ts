@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Hypervisor } from '../../hypervisor/pkvm/hypervisor.ts'
+import type { FaultPorts } from '../../policy/inspect.ts'
 import { EBUSY, EFAULT, EINVAL, ENOMEM, EPERM, ERANGE } from '../../policy/result.ts'
 import { hex } from '../../smmu/bits.ts'
 import type { ArmedRule } from '../armed.ts'
@@ -7,15 +7,6 @@ import type { FreeActions } from '../freeActions.ts'
 import { interpose } from '../interpose.ts'
 import type { PageOperation, WhatOf } from '../rule.ts'
 import type { Site } from '../site.ts'
-
-/** Methods of the page ownership that can be made to fail. */
-type PageMethods = Record<
-  'share' | 'unshare' | 'pin' | 'unpin' | 'donate' | 'reclaim' | 'donateToHyp',
-  (base: number, size: number, vm: number) => number
->
-interface AllocateMethod {
-  allocate(bytes: number, overwritten?: boolean): number
-}
 
 /** Changes of page ownership, and allocations of hypervisor memory. */
 export class PagesPoint {
@@ -30,34 +21,42 @@ export class PagesPoint {
   }
 
   /** Stands in front of the hypervisor's ownership and pool, if a rule is about them. @returns what takes it away. */
-  interpose({ ownership, pool }: Hypervisor): (() => void)[] {
+  interpose({ ownership, pool }: FaultPorts): (() => void)[] {
     if (this.#rules.length === 0) return []
     const guarded =
       (operation: PageOperation, below: (base: number, size: number, vm: number) => number) =>
       (base: number, size: number, vm: number): number =>
         this.#fail(operation, base, size) ?? below(base, size, vm)
-    return [
-      interpose(
-        ownership as PageMethods,
-        below => ({
-          share: guarded('share', below.share),
-          unshare: guarded('unshare', below.unshare),
-          pin: guarded('pin', below.pin),
-          unpin: guarded('unpin', below.unpin),
-          donate: guarded('donate', below.donate),
-          reclaim: guarded('reclaim', below.reclaim),
-          donateToHyp: guarded('donate-hyp', below.donateToHyp),
-        }),
-        { share: true, unshare: true, pin: true, unpin: true, donate: true, reclaim: true, donateToHyp: true },
-      ),
-      interpose(
-        pool as AllocateMethod,
-        below => ({
-          allocate: (bytes, overwritten) => this.#fail('allocate', 0, bytes) ?? below.allocate(bytes, overwritten),
-        }),
-        { allocate: true },
-      ),
-    ]
+    const undo: (() => void)[] = []
+    if (ownership !== undefined) {
+      undo.push(
+        interpose(
+          ownership,
+          below => ({
+            share: guarded('share', below.share),
+            unshare: guarded('unshare', below.unshare),
+            pin: guarded('pin', below.pin),
+            unpin: guarded('unpin', below.unpin),
+            donate: guarded('donate', below.donate),
+            reclaim: guarded('reclaim', below.reclaim),
+            donateToHyp: guarded('donate-hyp', below.donateToHyp),
+          }),
+          { share: true, unshare: true, pin: true, unpin: true, donate: true, reclaim: true, donateToHyp: true },
+        ),
+      )
+    }
+    if (pool !== undefined) {
+      undo.push(
+        interpose(
+          pool,
+          below => ({
+            allocate: (bytes, overwritten) => this.#fail('allocate', 0, bytes) ?? below.allocate(bytes, overwritten),
+          }),
+          { allocate: true },
+        ),
+      )
+    }
+    return undo
   }
 
   /** @returns an error that stands for the operation's result; undefined: it takes place. */

@@ -12,7 +12,7 @@ import type { ArmedRule } from '../armed.ts'
 import { changeBytes, wordsOf } from '../change.ts'
 import type { FreeActions } from '../freeActions.ts'
 import type { Table } from '../rule.ts'
-import { hypervisorOf, type Site } from '../site.ts'
+import type { Site } from '../site.ts'
 import { stage2Descriptor } from '../stage2.ts'
 import type { Unit } from '../unit.ts'
 
@@ -188,18 +188,18 @@ export class TablePoint {
   #stage2Places(armed: ArmedRule, address: number, bytes: Uint8Array): number[] {
     const { range } = armed
     const { around, memory } = this.#site
-    const idmap = hypervisorOf(around.policy)?.idmap ?? null
+    const tables = around.policy.inspect?.faults.stage2() ?? []
     const places: number[] = []
     if (range === undefined) return places
-    if (idmap !== null) {
-      const step = idmap.geometry.granule
+    for (const table of tables) {
+      const step = 2 ** table.granuleShift
       const from = range.from - (range.from % step)
       for (let page = from; page < range.end; page += step) {
-        const at = stage2Descriptor(memory, idmap, page)
+        const at = stage2Descriptor(memory, table, page)
         if (at !== undefined && at >= address && at + 8 <= address + bytes.length) places.push(at - address)
       }
-      return [...new Set(places)]
     }
+    if (tables.length > 0) return [...new Set(places)]
     // While it is built, a page descriptor of an identity map says itself where it belongs.
     const words = wordsOf(bytes)
     for (let i = 0; i + 1 < words.length; i += 2) {

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Machine } from '../../machine/ports.ts'
-import type { Policy, PolicyContext, Trap } from '../../policy/policy.ts'
+import type { Policy, PolicyContext, PolicyDescription, Trap } from '../../policy/policy.ts'
+import { NO_WARNINGS } from '../../policy/warnings.ts'
+
+export const description: PolicyDescription = {
+  summary: 'every access goes to the hardware as it is',
+  warnings: NO_WARNINGS,
+  facilities: () => [],
+}
 
 /** Every access goes to the hardware with its own size, and its outcome back. */
 export function passthrough(machine: Machine, _context: PolicyContext): Policy {

@@ -9,7 +9,7 @@
  */
 import { crc32 } from 'node:zlib'
 import type { Machine } from '../../machine/ports.ts'
-import { STAGES, type Stage } from '../../policy/policy.ts'
+import { SERIES_STEPS, type SeriesStep } from '../../policy/policy.ts'
 import { CMDQ_STATE_WORDS } from './cmdq.ts'
 import { type IdmapState, OUTPUT_BITS } from './idmap.ts'
 import type { PageRange, PageStateName } from './ownership.ts'
@@ -125,9 +125,9 @@ export function checkpointChecksum(words: Uint32Array): number {
 }
 
 /** What two machines must agree on for a checkpoint of one to be good on the other. */
-function fingerprint(machine: Machine, until: Stage, granule: number): number {
+function fingerprint(machine: Machine, upTo: SeriesStep, granule: number): number {
   const { memory, carveout, smmus } = machine
-  const parts = [memory.ram, carveout, smmus, until, granule].map(part => JSON.stringify(part, ['base', 'size']))
+  const parts = [memory.ram, carveout, smmus, upTo, granule].map(part => JSON.stringify(part, ['base', 'size']))
   return crc32(parts.join())
 }
 
@@ -135,17 +135,17 @@ export class Checkpoint {
   readonly #smmus: readonly Smmu[]
   readonly #fingerprint: number
   readonly #granule: number
-  readonly #until: Stage
+  readonly #upTo: SeriesStep
   #buffer = new Uint32Array(0)
   #bytes = new Uint8Array(0)
   /** Checksum of the part that changes seldom, and where it begins. */
   #restChecksum = 0
   readonly #rest: number
 
-  constructor(machine: Machine, smmus: readonly Smmu[], until: Stage, granule: number) {
+  constructor(machine: Machine, smmus: readonly Smmu[], upTo: SeriesStep, granule: number) {
     this.#smmus = smmus
-    this.#fingerprint = fingerprint(machine, until, granule)
-    this.#until = until
+    this.#fingerprint = fingerprint(machine, upTo, granule)
+    this.#upTo = upTo
     this.#granule = granule
     this.#rest = HEADER_WORDS + smmus.length * CMDQ_STATE_WORDS
   }
@@ -207,7 +207,7 @@ export class Checkpoint {
     words[1] = CHECKPOINT_VERSION
     words[2] = length
     words[4] = this.#fingerprint
-    words[5] = STAGES.indexOf(this.#until)
+    words[5] = SERIES_STEPS.indexOf(this.#upTo)
     words[6] = this.#granule
     words[7] = this.#smmus.length
     this.#restChecksum = checksum(words, this.#rest, length, checksum(words, CHECKSUM + 1, HEADER_WORDS, 0))
@@ -232,16 +232,16 @@ export class Checkpoint {
       throw new CheckpointError(`${checkpoint.length} bytes are no checkpoint`)
     }
     const words = new Uint32Array(checkpoint.slice().buffer)
-    const [magic, version, length, sum, print, stage, granule, smmus] = words
+    const [magic, version, length, sum, print, step, granule, smmus] = words
     if (magic !== MAGIC) throw new CheckpointError('this is no checkpoint of the hypervisor')
     if (version !== CHECKPOINT_VERSION) {
       throw new CheckpointError(`the checkpoint has version ${version}, this hypervisor reads ${CHECKPOINT_VERSION}`)
     }
     if (length !== words.length) throw new CheckpointError('the checkpoint is shorter than it says')
     if (sum !== checkpointChecksum(words)) throw new CheckpointError('the checkpoint is damaged')
-    if (stage !== STAGES.indexOf(this.#until) || granule !== this.#granule) {
-      const until = STAGES[stage] ?? 'an unknown stage'
-      throw new CheckpointError(`the checkpoint was made until ${until} with a granule of ${granule}`)
+    if (step !== SERIES_STEPS.indexOf(this.#upTo) || granule !== this.#granule) {
+      const upTo = SERIES_STEPS[step] ?? 'an unknown step'
+      throw new CheckpointError(`the checkpoint was made until ${upTo} with a granule of ${granule}`)
     }
     if (smmus !== this.#smmus.length || print !== this.#fingerprint) {
       throw new CheckpointError('the checkpoint is of a machine with other memory or SMMUs')

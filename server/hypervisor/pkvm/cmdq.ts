@@ -9,6 +9,7 @@
 
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN, type CommandVerdict } from '../../policy/report.ts'
 import { OK } from '../../policy/result.ts'
+import type { HypWarning } from '../../policy/warnings.ts'
 import { addressOf, fieldGet, getField, setField } from '../../smmu/bits.ts'
 import {
   CMDQ_CFGI_1_RANGE,
@@ -67,7 +68,6 @@ import {
   HYP_CMDQ_TIMEOUT,
   HYP_COMMAND_REFUSED,
   HYP_COMMAND_VMID,
-  type HypWarning,
 } from './warnings.ts'
 
 /** Commands that are not to be carried out twice: invalidations may be, these answer something. */
@@ -89,7 +89,7 @@ const OWN_ENTRIES = 256
 export type CommandRule = (words: Uint32Array, at: number, smmu: Smmu) => CommandVerdict
 
 /** A change of the rule of an opcode, given the rule that stood there. */
-export type CommandParts = Readonly<Record<number, (rule: CommandRule) => CommandRule>>
+export type CommandOverrides = Readonly<Record<number, (rule: CommandRule) => CommandRule>>
 
 const passThrough: CommandRule = () => COMMAND_KEPT
 
@@ -129,7 +129,7 @@ const shadowStream: CommandRule = (words, at, smmu) => {
 }
 
 /** The filter: a rule for each opcode, none where every command is passed on. */
-export function commandRules(shadowStreams: boolean, parts: CommandParts = {}): (CommandRule | undefined)[] {
+export function commandRules(shadowStreams: boolean, overrides: CommandOverrides = {}): (CommandRule | undefined)[] {
   const rules = new Array<CommandRule | undefined>(256).fill(undefined)
   if (shadowStreams) rules[CMDQ_OP_CFGI_STE] = shadowStream
   rules[CMDQ_OP_CFGI_ALL] = requireCfgiAll
@@ -144,7 +144,7 @@ export function commandRules(shadowStreams: boolean, parts: CommandParts = {}): 
   rules[CMDQ_OP_TLBI_S12_VMALL] = dropAndWarn
   rules[CMDQ_OP_TLBI_S2_IPA] = dropAndWarn
   rules[CMDQ_OP_CMD_SYNC] = syncWithoutMsi
-  for (const [opcode, change] of Object.entries(parts)) {
+  for (const [opcode, change] of Object.entries(overrides)) {
     const at = Number(opcode) & 0xff
     rules[at] = change(rules[at] ?? passThrough)
   }

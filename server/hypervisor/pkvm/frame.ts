@@ -4,7 +4,8 @@
  * rule, or not for this direction or width, is a hyp warning.
  */
 import type { Trap } from '../../policy/policy.ts'
-import { type Stage, stageIncludes } from '../../policy/policy.ts'
+import { includesStep, type SeriesStep } from '../../policy/policy.ts'
+import type { HypWarning } from '../../policy/warnings.ts'
 import { fieldPrep } from '../../smmu/bits.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
@@ -69,7 +70,6 @@ import {
   HYP_PRIQ_BASE_LIVE,
   HYP_STRTAB_BASE_CFG_LIVE,
   HYP_STRTAB_BASE_LIVE,
-  type HypWarning,
 } from './warnings.ts'
 
 /** Answers a read in the trap's `lo` and `hi`, or acts on a write. */
@@ -83,7 +83,7 @@ export interface RegisterRule {
 }
 
 /** A change of the rule at an offset, given the rule that stood there (32 bits, neither read nor write, if none). */
-export type RegisterParts = Readonly<Record<number, (rule: RegisterRule) => RegisterRule>>
+export type RegisterOverrides = Readonly<Record<number, (rule: RegisterRule) => RegisterRule>>
 
 /** What CR1 must be: tables and queues inner shareable, write-back. */
 export const CR1_REQUIRED =
@@ -263,7 +263,7 @@ const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
 ]
 
 /** Rules that a prefix of the series has instead: the hardware's own queue, table and GBPA are the host's. */
-const BEFORE: readonly (readonly [stage: Stage, offset: number, rule: RegisterRule])[] = [
+const BEFORE: readonly (readonly [step: SeriesStep, offset: number, rule: RegisterRule])[] = [
   ['cmdq', ARM_SMMU_CMDQ_BASE, { ...RW64, write: whileOff(CR0_CMDQEN, HYP_CMDQ_BASE_LIVE, hwWrite) }],
   ['cmdq', ARM_SMMU_GERRORN, RW],
   ['cmdq', ARM_SMMU_CMDQ_PROD, RW],
@@ -274,11 +274,11 @@ const BEFORE: readonly (readonly [stage: Stage, offset: number, rule: RegisterRu
 ]
 
 /** Rules by offset / 4. */
-export function frameRules(until: Stage, parts: RegisterParts = {}): (RegisterRule | undefined)[] {
+export function frameRules(upTo: SeriesStep, overrides: RegisterOverrides = {}): (RegisterRule | undefined)[] {
   const rules = new Array<RegisterRule | undefined>(ARM_SMMU_FRAME_SIZE / 4).fill(undefined)
   for (const [offset, rule] of FRAME) rules[offset / 4] = rule
-  for (const [stage, offset, rule] of BEFORE) if (!stageIncludes(until, stage)) rules[offset / 4] = rule
-  for (const [key, change] of Object.entries(parts)) {
+  for (const [step, offset, rule] of BEFORE) if (!includesStep(upTo, step)) rules[offset / 4] = rule
+  for (const [key, change] of Object.entries(overrides)) {
     const offset = Number(key)
     if (offset % 4 !== 0 || offset < 0 || offset >= ARM_SMMU_FRAME_SIZE) {
       throw new RangeError(`no register can be at offset ${key}`)

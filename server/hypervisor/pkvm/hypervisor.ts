@@ -5,15 +5,16 @@
  */
 
 import type { Machine } from '../../machine/ports.ts'
+import type { StreamInfo } from '../../policy/inspect.ts'
 import type { Trap } from '../../policy/policy.ts'
-import { HypFatal, type PolicyContext, type Stage, stageIncludes } from '../../policy/policy.ts'
+import { HypFatal, includesStep, type PolicyContext, type SeriesStep } from '../../policy/policy.ts'
 import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.ts'
-import { EFAULT, EINVAL, ENODEV, ENOMEM, OK, resultName } from '../../policy/result.ts'
+import { EFAULT, EINVAL, ENODEV, ENOMEM, OK } from '../../policy/result.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
 import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN } from '../../smmu/registers.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
-import { type CommandParts, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
-import { frameRules, type RegisterParts } from './frame.ts'
+import { type CommandOverrides, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
+import { frameRules, type RegisterOverrides } from './frame.ts'
 import { Idmap, type IdmapInfo, idmapGeometry, stage2Pages } from './idmap.ts'
 import { PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
@@ -27,11 +28,11 @@ import { HYP_UNMAP } from './warnings.ts'
 const SPARE_PAGES = 500
 
 /** Changes of single decisions, each given the decision that stood there. What is absent costs nothing. */
-export interface HypervisorParts {
+export interface HypervisorOverrides {
   /** By offset in the frame. */
-  readonly registers?: RegisterParts
+  readonly registers?: RegisterOverrides
   /** By opcode. */
-  readonly commands?: CommandParts
+  readonly commands?: CommandOverrides
   /** How an entry of the stream table is shadowed. */
   readonly stream?: (rule: StreamRule) => StreamRule
 }
@@ -42,28 +43,17 @@ export interface Range {
   readonly size: number
 }
 
-/** A stream as people ask for it. */
-export interface StreamInfo {
-  readonly smmu: number
-  readonly sid: number
-  /** Entry of the host as it was last copied, and what stands in the shadow table: eight 64-bit words. */
-  readonly host: BigUint64Array
-  readonly shadow: BigUint64Array
-  /** Trap of the last change. */
-  readonly trap: number
-}
-
 export class Hypervisor {
   readonly machine: Machine
   readonly memory: GuestMemory
   readonly report: HypReport
-  readonly until: Stage
+  readonly upTo: SeriesStep
   readonly wait: HardwareWait
   readonly ownership: PageOwnership
   readonly share: HostShare
   readonly pool: PagePool
   readonly smmus: readonly Smmu[]
-  /** null unless the stage is nested and the machine is isolated. */
+  /** null unless the step is nested and the machine is isolated. */
   idmap: Idmap | null = null
   /** Whether the hypervisor is between the host and the SMMUs; false when a probe failed. */
   isolated = false
@@ -86,12 +76,12 @@ export class Hypervisor {
   #operation: PageOperation | null = null
   readonly #persist: () => void
 
-  constructor(machine: Machine, context: PolicyContext, parts: HypervisorParts = {}) {
+  constructor(machine: Machine, context: PolicyContext, overrides: HypervisorOverrides = {}) {
     const { options } = context
     this.machine = machine
     this.memory = machine.memory
     this.report = context.report
-    this.until = options.until ?? 'nested'
+    this.upTo = options.until ?? 'nested'
     this.#granule = options.granule ?? 4096
     this.#requireIsolation = options.requireIsolation ?? false
     this.#poolPages = options.poolPages ?? null
@@ -101,15 +91,15 @@ export class Hypervisor {
     this.ownership = new PageOwnership(machine.memory.ram)
     this.share = new HostShare(this.ownership, this.report)
     this.pool = new PagePool(machine.memory, machine.carveout)
-    const stream = stageIncludes(this.until, 'nested') ? nestStream : copyStream
+    const stream = includesStep(this.upTo, 'nested') ? nestStream : copyStream
     const rules = {
-      registers: frameRules(this.until, parts.registers),
-      posts: parts.registers?.[ARM_SMMU_CMDQ_CONS] === undefined,
-      commands: commandRules(stageIncludes(this.until, 'strtab'), parts.commands),
-      stream: parts.stream === undefined ? stream : parts.stream(stream),
+      registers: frameRules(this.upTo, overrides.registers),
+      posts: overrides.registers?.[ARM_SMMU_CMDQ_CONS] === undefined,
+      commands: commandRules(includesStep(this.upTo, 'strtab'), overrides.commands),
+      stream: overrides.stream === undefined ? stream : overrides.stream(stream),
     }
     this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
-    this.#checkpoint = new Checkpoint(machine, this.smmus, this.until, this.#granule)
+    this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule)
   }
 
   /** State that a checkpoint holds has changed. */
@@ -160,8 +150,8 @@ export class Hypervisor {
   }
 
   #program(): string | null {
-    const { pool, until } = this
-    if (!stageIncludes(until, 'cmdq')) return null
+    const { pool, upTo } = this
+    if (!includesStep(upTo, 'cmdq')) return null
     if (pool.capacity === 0) return 'the machine has no hypervisor memory'
     if (!pool.reset()) return 'hypervisor memory cannot be written'
     if (this.ownership.donateToHyp(pool.base, pool.capacity * 4096) !== OK) return 'hypervisor memory is not RAM'
@@ -170,17 +160,17 @@ export class Hypervisor {
       if (queue < 0) return 'hypervisor memory is too small for the shadow command queue'
       smmu.cmdq.program(queue)
     }
-    if (stageIncludes(until, 'strtab')) {
+    if (includesStep(upTo, 'strtab')) {
       for (const smmu of this.smmus) {
         const table = pool.allocate(smmu.strtab.bytes)
         if (table < 0) return 'hypervisor memory is too small for the shadow stream table'
         smmu.strtab.program(table)
       }
     }
-    if (stageIncludes(until, 'queues')) {
+    if (includesStep(upTo, 'queues')) {
       for (const smmu of this.smmus) if (!smmu.abortBypass()) return `SMMU ${smmu.index}: GBPA was not updated in time`
     }
-    return stageIncludes(until, 'nested') ? this.#buildIdmap() : this.#limitPool(SPARE_PAGES)
+    return includesStep(upTo, 'nested') ? this.#buildIdmap() : this.#limitPool(SPARE_PAGES)
   }
 
   #limitPool(pages: number): null {
@@ -237,7 +227,7 @@ export class Hypervisor {
   }
 
   /** The hardware has not consumed the commands that were posted to it. */
-  unexpected(index: number): void {
+  postMismatch(index: number): void {
     const smmu = this.smmus[index]
     if (smmu === undefined || !this.isolated) return
     this.wait.begin()
@@ -419,8 +409,8 @@ export class Hypervisor {
     for (const smmu of this.smmus) this.#expect(smmu.verify())
     for (const smmu of this.smmus) {
       const { index, cmdq } = smmu
-      if (stageIncludes(this.until, 'cmdq') && !cmdq.resume()) this.#expect([`SMMU ${index}: its queue was moved`])
-      if (!stageIncludes(this.until, 'strtab')) continue
+      if (includesStep(this.upTo, 'cmdq') && !cmdq.resume()) this.#expect([`SMMU ${index}: its queue was moved`])
+      if (!includesStep(this.upTo, 'strtab')) continue
       const done = smmu.strtab.resume((smmu.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0)
       if (done === null) this.#expect([`SMMU ${index}: its shadow stream table is damaged`])
       else changes.push(...done)
@@ -462,10 +452,5 @@ export class Hypervisor {
 
   get idmapInfo(): IdmapInfo | null {
     return this.idmap?.info ?? null
-  }
-
-  /** For messages: what an operation's result means. */
-  static resultName(result: number): string {
-    return resultName(result)
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The policy `pkvm`: pKVM's SMMUv3 trap and emulate, up to the stage that the options say.
+ * The policy `pkvm`: pKVM's SMMUv3 trap and emulate, up to the step of the series that the options say.
  *
  * A policy of one's own changes single decisions of it, each given the one that stood there:
  *
@@ -20,25 +20,36 @@
  *       })
  */
 import type { Machine } from '../../machine/ports.ts'
-import type { Policy, PolicyContext, Trap } from '../../policy/policy.ts'
-import { Hypervisor, type HypervisorParts } from './hypervisor.ts'
+import type { Inspectable } from '../../policy/inspect.ts'
+import type { Policy, PolicyContext, PolicyDescription, Trap } from '../../policy/policy.ts'
+import { Hypervisor, type HypervisorOverrides } from './hypervisor.ts'
+import { facilitiesOf, PkvmInspect } from './inspect.ts'
+import { HYP_WARNINGS } from './warnings.ts'
 
-export interface PkvmParts extends HypervisorParts {
+export interface PkvmOverrides extends HypervisorOverrides {
   readonly name?: string
+}
+
+export const description: PolicyDescription = {
+  summary: "pKVM's SMMUv3 trap and emulate: shadow queue, shadow stream table, stage 2 under the guest's",
+  warnings: HYP_WARNINGS,
+  facilities: ({ until = 'nested' }) => facilitiesOf(until),
 }
 
 /** A policy with a hypervisor in it, for those who ask for its state. */
 export class PkvmPolicy implements Policy {
   readonly name: string
   readonly hypervisor: Hypervisor
+  readonly inspect: Inspectable
 
   get state(): Hypervisor {
     return this.hypervisor
   }
 
-  constructor(machine: Machine, context: PolicyContext, parts: PkvmParts = {}) {
-    this.name = parts.name ?? 'pkvm'
-    this.hypervisor = new Hypervisor(machine, context, parts)
+  constructor(machine: Machine, context: PolicyContext, overrides: PkvmOverrides = {}) {
+    this.name = overrides.name ?? 'pkvm'
+    this.hypervisor = new Hypervisor(machine, context, overrides)
+    this.inspect = new PkvmInspect(this.hypervisor)
   }
 
   reset(): void {
@@ -49,13 +60,13 @@ export class PkvmPolicy implements Policy {
     this.hypervisor.access(trap)
   }
 
-  unexpected(smmu: number): void {
-    this.hypervisor.unexpected(smmu)
+  postMismatch(smmu: number): void {
+    this.hypervisor.postMismatch(smmu)
   }
 }
 
-export function pkvm(machine: Machine, context: PolicyContext, parts?: PkvmParts): PkvmPolicy {
-  return new PkvmPolicy(machine, context, parts)
+export function pkvm(machine: Machine, context: PolicyContext, overrides?: PkvmOverrides): PkvmPolicy {
+  return new PkvmPolicy(machine, context, overrides)
 }
 
 export default pkvm

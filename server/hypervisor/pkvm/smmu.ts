@@ -2,8 +2,9 @@
 /** One SMMU: probe, initial programming, its register traps, CR0 (server/hypervisor/README.md, sections 2 to 5). */
 import type { Halves, SmmuHardware } from '../../machine/ports.ts'
 import type { Trap } from '../../policy/policy.ts'
-import { stageIncludes } from '../../policy/policy.ts'
+import { includesStep } from '../../policy/policy.ts'
 import { EIO, ENODEV, OK } from '../../policy/result.ts'
+import type { HypWarning } from '../../policy/warnings.ts'
 import { fieldGet } from '../../smmu/bits.ts'
 import { tlbiNhAll, tlbiRangeScale, tlbiRangeUnits, tlbiS2Ipa, tlbiS2IpaRange } from '../../smmu/commands.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
@@ -75,7 +76,6 @@ import {
   HYP_STRTAB_SHARE,
   HYP_STRTAB_UNSHARE,
   HYP_UNKNOWN_REGISTER,
-  type HypWarning,
 } from './warnings.ts'
 
 const WORD = 2 ** 32
@@ -205,7 +205,7 @@ export class Smmu {
     if ((idr1 & IDR1_TABLES_PRESET) !== 0) return 'the stream table is preset (IDR1.TABLES_PRESET)'
     if ((idr1 & IDR1_QUEUES_PRESET) !== 0) return 'the queues are preset (IDR1.QUEUES_PRESET)'
     if ((idr1 & IDR1_REL) !== 0) return 'base addresses are relative (IDR1.REL)'
-    if (stageIncludes(this.hyp.until, 'cmdq') && fieldGet(IDR1_CMDQS, idr1) < SHADOW_CMDQ_LOG2SIZE) {
+    if (includesStep(this.hyp.upTo, 'cmdq') && fieldGet(IDR1_CMDQS, idr1) < SHADOW_CMDQ_LOG2SIZE) {
       return `the command queue has less than ${2 ** SHADOW_CMDQ_LOG2SIZE} entries (IDR1.CMDQS)`
     }
     this.twoLevel = fieldGet(IDR0_ST_LVL, idr0) === IDR0_ST_LVL_2LVL
@@ -219,7 +219,7 @@ export class Smmu {
       ((idr5 & IDR5_GRAN16K) !== 0 ? 16384 : 0) |
       ((idr5 & IDR5_GRAN64K) !== 0 ? 65536 : 0)
     this.strtab.shape()
-    return stageIncludes(this.hyp.until, 'nested') ? nestingErratum(iidr) : null
+    return includesStep(this.hyp.upTo, 'nested') ? nestingErratum(iidr) : null
   }
 
   /** GBPA := abort; false when the hardware does not take the update in time. */
@@ -268,9 +268,9 @@ export class Smmu {
     const before = this.cr0
     const written = trap.lo
     const changed = before ^ written
-    const { until } = this.hyp
+    const { upTo } = this.hyp
     let after = written
-    if (stageIncludes(until, 'cmdq') && (changed & CR0_CMDQEN) !== 0) {
+    if (includesStep(upTo, 'cmdq') && (changed & CR0_CMDQEN) !== 0) {
       const on = (written & CR0_CMDQEN) !== 0
       const { cmdq } = this
       const result = on ? cmdq.enable() : cmdq.disable()
@@ -279,7 +279,7 @@ export class Smmu {
         if (on) after &= ~CR0_CMDQEN
       }
     }
-    if (stageIncludes(until, 'queues')) {
+    if (includesStep(upTo, 'queues')) {
       const shutdown = (written & ENABLES) === 0
       if ((changed & CR0_EVTQEN) !== 0 && !this.#queueTransition(this.evtq, before, written, CR0_EVTQEN, shutdown)) {
         after &= ~CR0_EVTQEN
@@ -288,7 +288,7 @@ export class Smmu {
         after &= ~CR0_PRIQEN
       }
     }
-    if (stageIncludes(until, 'strtab') && (changed & CR0_SMMUEN) !== 0) {
+    if (includesStep(upTo, 'strtab') && (changed & CR0_SMMUEN) !== 0) {
       if ((written & CR0_SMMUEN) === 0) this.#disableSmmu()
       else if (!this.#enableSmmu(before, after)) after &= ~CR0_SMMUEN
     }
@@ -371,7 +371,7 @@ export class Smmu {
 
   /** The hardware's registers that hold what is the hypervisor's, and the live entries of the stream table. */
   verify(): string[] {
-    const { until, idmap } = this.hyp
+    const { upTo, idmap } = this.hyp
     const problems: string[] = []
     const expect = (name: string, offset: number, mask: number, value: number) => {
       const found = (this.read32(offset) & mask) >>> 0
@@ -379,11 +379,11 @@ export class Smmu {
         problems.push(`SMMU ${this.index}: ${name} is 0x${found.toString(16)} instead of 0x${value.toString(16)}`)
       }
     }
-    if (stageIncludes(until, 'cmdq')) {
+    if (includesStep(upTo, 'cmdq')) {
       expect('CMDQ_BASE', ARM_SMMU_CMDQ_BASE, 0xffff_ffff, (this.cmdq.base % WORD) + SHADOW_CMDQ_LOG2SIZE)
       expect('CMDQ_BASE, high half', ARM_SMMU_CMDQ_BASE + 4, Q_BASE_HI_ADDR, Math.floor(this.cmdq.base / WORD))
     }
-    if (stageIncludes(until, 'strtab')) {
+    if (includesStep(upTo, 'strtab')) {
       expect('STRTAB_BASE', ARM_SMMU_STRTAB_BASE, 0xffff_ffff, this.strtab.base % WORD)
       expect(
         'STRTAB_BASE, high half',
@@ -392,7 +392,7 @@ export class Smmu {
         Math.floor(this.strtab.base / WORD),
       )
     }
-    if (stageIncludes(until, 'queues')) expect('GBPA', ARM_SMMU_GBPA, GBPA_ABORT, GBPA_ABORT)
+    if (includesStep(upTo, 'queues')) expect('GBPA', ARM_SMMU_GBPA, GBPA_ABORT, GBPA_ABORT)
     if (idmap !== null) problems.push(...this.strtab.verify(idmap))
     return problems
   }

@@ -4,19 +4,7 @@
  * records one of these and goes on as its section says. A code never changes its meaning; ids are for binary traces,
  * append only.
  */
-import { resultName } from '../../policy/result.ts'
-
-export interface HypWarning {
-  readonly id: number
-  readonly code: string
-  /** Where its rule stands: file of the repository and anchor of the heading. */
-  readonly section: string
-  readonly meaning: string
-  /** Names of the 32-bit values that come with it; a pair xLo, xHi is one 64-bit value. At most four. */
-  readonly values: readonly string[]
-  /** An unmodified driver does this in normal operation: listed apart, does not count as unexpected. */
-  readonly expected: boolean
-}
+import { defineWarning, type HypWarning, type WarningTable } from '../../policy/warnings.ts'
 
 // Sections of the behaviour reference.
 const REGISTER_FRAME = 'server/hypervisor/README.md#4-register-frame'
@@ -27,11 +15,8 @@ const STAGE_2_IDMAP = 'server/hypervisor/README.md#9-stage-2-idmap'
 
 const list: HypWarning[] = []
 
-function warning(code: string, section: string, meaning: string, values: readonly string[], expected = false) {
-  const entry: HypWarning = { id: list.length + 1, code, section, meaning, values, expected }
-  list.push(entry)
-  return entry
-}
+const warning = (code: string, section: string, meaning: string, values: readonly string[], expected = false) =>
+  defineWarning(list, code, section, meaning, values, expected)
 
 export const HYP_UNKNOWN_REGISTER = warning(
   'HYP_UNKNOWN_REGISTER',
@@ -226,27 +211,4 @@ export const HYP_UNMAP = warning(
 )
 
 /** All of them, by id - 1. */
-export const HYP_WARNINGS: readonly HypWarning[] = list
-
-/** The values of a warning for a person: `name=0x…`, pairs joined. */
-export function formatWarningValues(warning: HypWarning, values: readonly number[]): string {
-  const out: string[] = []
-  for (let i = 0; i < warning.values.length; i++) {
-    const name = warning.values[i] ?? ''
-    const value = values[i] ?? 0
-    if (name.endsWith('Lo')) {
-      const high = values[++i] ?? 0
-      out.push(`${name.slice(0, -2)}=0x${(BigInt(high >>> 0) * 0x1_0000_0000n + BigInt(value >>> 0)).toString(16)}`)
-    } else if (name === 'error') {
-      out.push(`error=${resultName(value)}`)
-    } else {
-      out.push(`${name}=0x${(value >>> 0).toString(16)}`)
-    }
-  }
-  return out.join(' ')
-}
-
-export const WARNING_CODES = HYP_WARNINGS.map(({ code }) => code)
-
-export const warningNumber = (code: string): number | undefined =>
-  HYP_WARNINGS.find(warning => warning.code === code.toUpperCase())?.id
+export const HYP_WARNINGS: WarningTable = list

@@ -8,7 +8,7 @@ import { Hypervisor } from '../../../server/hypervisor/pkvm/hypervisor.ts'
 import { PAGE_OWNED, PAGE_VM } from '../../../server/hypervisor/pkvm/ownership.ts'
 import type { CpuGuard, Halves, Machine } from '../../../server/machine/ports.ts'
 import type { Trap } from '../../../server/policy/policy.ts'
-import { STAGES, type Stage } from '../../../server/policy/policy.ts'
+import { SERIES_STEPS, type SeriesStep } from '../../../server/policy/policy.ts'
 import { queueIndex } from '../../../server/smmu/queue.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import {
@@ -35,10 +35,10 @@ class Mortal extends Bench {
   deaths = 0
   /** What QEMU keeps. */
   checkpoint: Uint8Array = new Uint8Array(0)
-  readonly #until: Stage
+  readonly #until: SeriesStep
   readonly #outside: Machine
 
-  constructor(until: Stage) {
+  constructor(until: SeriesStep) {
     super({ options: { until } })
     this.#until = until
     const { memory, guard } = this
@@ -139,15 +139,15 @@ function outcome(bench: Mortal) {
 
 interface Scenario {
   readonly name: string
-  readonly stages: readonly Stage[]
+  readonly stages: readonly SeriesStep[]
   /** Before anything can go wrong. */
   readonly prepare: (bench: Mortal, host: Host) => void
   /** May be cut anywhere. */
   readonly act: (bench: Mortal, host: Host) => void
 }
 
-const all = STAGES
-const from = (stage: Stage): Stage[] => STAGES.slice(STAGES.indexOf(stage))
+const all = SERIES_STEPS
+const from = (stage: SeriesStep): SeriesStep[] => SERIES_STEPS.slice(SERIES_STEPS.indexOf(stage))
 const boot = (_: Mortal, host: Host) => void host.boot()
 
 const scenarios: Scenario[] = [

@@ -242,7 +242,7 @@ describe('faults', () => {
       'what the policy has not',
       ['rules:', '  - { name: a, where: { at: command }, what: { do: drop } }'],
       2,
-      /needs pkvm/,
+      /policy passthrough lacks what this needs/,
     ],
   ])('refused with its place: %s', async (_what, lines, line, message) => {
     const { status, json } = await check('POST', '/api/v1/faults', text(...lines))

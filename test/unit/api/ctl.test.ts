@@ -200,13 +200,13 @@ test('faults: list, arm from the catalogue and from a file, fire, disarm', async
     .toMatch(/R IRQ_CTRLACK .*\n(.*\n)* +fault /)
   expect((await ctl('fault-effect')).out).toMatch(/^before \(.*\): \d+ traps, .*\nsince {2}\(.*\): 1 traps, 0 aborted/)
   const file = join(files, 'rules.yaml')
-  writeFileSync(file, 'rules: [{ name: now, where: { at: machine }, what: { do: warn, warning: HYP_UNMAP } }]')
-  expect((await ctl('fault-arm', file, '--seed', '7')).out).toMatch(/^now: at machine do warn/)
+  writeFileSync(file, 'rules: [{ name: now, where: { at: machine }, what: { do: delay, ms: 1 } }]')
+  expect((await ctl('fault-arm', file, '--seed', '7')).out).toMatch(/^now: at machine do delay/)
   expect(await qemu.read(R.ARM_SMMU_IRQ_CTRLACK, 4)).toMatchObject({ valueLo: 7 })
   expect((await ctl('fault-fire', 'now')).code).toBe(0)
-  expect((await ctl('faults')).out).toMatch(/HYP_UNMAP forced/)
+  expect((await ctl('faults')).out).toMatch(/now 1, trap \d+: 1 ms/)
   expect((await ctl('fault-disarm')).code).toBe(0)
-  expect((await ctl('faults')).out).toBe('nothing is armed\n  now 1, trap 0: HYP_UNMAP forced\n')
+  expect((await ctl('faults')).out).toBe('nothing is armed\n  now 1, trap 0: 1 ms\n')
 })
 
 test('download: a recording', async () => {
@@ -241,7 +241,7 @@ test.each<[string[], RegExp]>([
   [['memory', '0x0'], /not all of it is RAM/],
   [['continue'], /no trap is held/],
   [['fault-arm', 'cr0ack-stuk'], /did you mean cr0ack-stuck/],
-  [['fault-arm', 'sync-lost'], /policy passthrough has no such thing: command needs pkvm/],
+  [['fault-arm', 'sync-lost'], /policy passthrough lacks what this needs: a command queue of its own/],
   [['fault-fire', 'nobody'], /no rule nobody is armed/],
   [['download', '/nowhere/at/all'], /ENOENT/],
 ])('ctl %j: refused, in one line', async (args, expected) => {

@@ -3,8 +3,9 @@
 import { Injector } from '../../../server/faults/injector.ts'
 import type { FaultRule, Firing } from '../../../server/faults/rule.ts'
 import type { Surroundings } from '../../../server/faults/site.ts'
-import type { HypWarning } from '../../../server/hypervisor/pkvm/warnings.ts'
+import { PkvmInspect } from '../../../server/hypervisor/pkvm/inspect.ts'
 import type { Policy, Trap } from '../../../server/policy/policy.ts'
+import type { HypWarning } from '../../../server/policy/warnings.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
 import { Bench, Host, type SetUp } from '../hypervisor/pkvm/support.ts'
@@ -34,12 +35,12 @@ export class FaultyBench extends Bench {
     this.injector = new Injector(new RingWriter(createRing(1 << 20)), firing => this.firings.push(firing))
     this.policy = {
       name: 'pkvm',
-      get hypervisor() {
-        return bench.hyp
+      get inspect() {
+        return new PkvmInspect(bench.hyp)
       },
       reset: () => this.hyp.reset(),
       access: (trap: Trap) => this.hyp.access(trap),
-    } as Policy
+    }
   }
 
   /** Connects the machine, as at the handshake. */

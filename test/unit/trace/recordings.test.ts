@@ -3,7 +3,7 @@
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
-import { STAGES, type Stage } from '../../../server/policy/policy.ts'
+import { SERIES_STEPS, type SeriesStep } from '../../../server/policy/policy.ts'
 import { ARM_SMMU_STRTAB_BASE, ARM_SMMU_STRTAB_BASE_CFG } from '../../../server/smmu/registers.ts'
 import { describeRoot } from '../../../server/trace/describe.ts'
 import { type Group, groups, isGroup } from '../../../server/trace/groups.ts'
@@ -14,17 +14,17 @@ import { ReplaySummary } from '../../../server/trace/replayReport.ts'
 
 const STRTAB: ReadonlySet<number> = new Set([ARM_SMMU_STRTAB_BASE, ARM_SMMU_STRTAB_BASE_CFG])
 const KERNELS = ['6.1', '6.12'] as const
-const open = (kernel: string, until: Stage) =>
+const open = (kernel: string, until: SeriesStep) =>
   TraceReader.open(fileURLToPath(new URL(`recordings/${kernel}-${until}.gz`, import.meta.url)))
 
-function replay(reader: TraceReader, until: Stage) {
+function replay(reader: TraceReader, until: SeriesStep) {
   const run = new Replay(reader.header.machine, pkvm, { until }, reader.tellsRewritten)
   const summary = new ReplaySummary()
   for (const { divergence } of run.run(groups(reader.records()))) if (divergence) summary.add(divergence)
   return { run, summary }
 }
 
-const boots = KERNELS.flatMap(kernel => STAGES.map(until => [kernel, until] as const))
+const boots = KERNELS.flatMap(kernel => SERIES_STEPS.map(until => [kernel, until] as const))
 
 test.each(boots)('%s until %s: the hypervisor does what it did', (kernel, until) => {
   const reader = open(kernel, until)

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { CheckpointError, checkpointChecksum } from '../../../../server/hypervisor/pkvm/checkpoint.ts'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
-import { STAGES } from '../../../../server/policy/policy.ts'
+import { SERIES_STEPS } from '../../../../server/policy/policy.ts'
 import { OK } from '../../../../server/policy/result.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
@@ -15,7 +15,7 @@ function successor(bench: Bench, setUp: SetUp = {}): Hypervisor {
   return new Hypervisor(
     bench.machine,
     { options: { waitPolls: 50, ...setUp.options }, report: bench.report, clock: () => bench.now++ },
-    setUp.parts,
+    setUp.overrides,
   )
 }
 
@@ -33,7 +33,7 @@ const setUps: [string, SetUp][] = [
   ['big-endian tables', { ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | (r.IDR0_TTENDIAN_BE << 21) }] }],
   ['64 KiB granule', { options: { granule: 65536 } }],
   ['a small pool', { options: { poolPages: 60 } }],
-  ...STAGES.map((until): [string, SetUp] => [`until ${until}`, { options: { until } }]),
+  ...SERIES_STEPS.map((until): [string, SetUp] => [`until ${until}`, { options: { until } }]),
 ]
 
 test.each(setUps)('replaced before every trap: %s', (_, setUp) => {

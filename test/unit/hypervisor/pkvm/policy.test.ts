@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Policies: passthrough, and others composed of pkvm's parts. */
+/** Policies: passthrough, and others composed of pkvm's decisions. */
 import { describe, expect, test } from 'vitest'
 import { passthrough } from '../../../../server/hypervisor/passthrough/policy.ts'
 import type { CommandRule } from '../../../../server/hypervisor/pkvm/cmdq.ts'
@@ -45,7 +45,7 @@ describe('passthrough', () => {
 
 describe('pkvm, changed in one place', () => {
   test('a command that pkvm drops is passed on', () => {
-    const bench = new Bench({ parts: { commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => COMMAND_KEPT } } })
+    const bench = new Bench({ overrides: { commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => COMMAND_KEPT } } })
     bench.hyp.reset()
     new Host(bench).boot().commands([CMDQ_OP_TLBI_NH_ALL, 0, 0, 0], [0x20, 0, 0, 0])
     expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_ALL'])
@@ -60,7 +60,7 @@ describe('pkvm, changed in one place', () => {
         vmids.push(words[at + 1] & 0xffff)
         return rule(words, at, smmu)
       }
-    const bench = new Bench({ parts: { commands: { [CMDQ_OP_TLBI_NH_VA]: watch, 64: watch } } })
+    const bench = new Bench({ overrides: { commands: { [CMDQ_OP_TLBI_NH_VA]: watch, 64: watch } } })
     bench.hyp.reset()
     new Host(bench).boot().commands([0x12, 0, 0, 0], [0x12, 3, 0, 0], [0x40, 5, 0, 0])
     expect(vmids).toEqual([0, 3, 5])
@@ -69,7 +69,7 @@ describe('pkvm, changed in one place', () => {
 
   test('a register answers otherwise', () => {
     const bench = new Bench({
-      parts: {
+      overrides: {
         registers: {
           [r.ARM_SMMU_IDR0]: rule => ({
             ...rule,
@@ -87,7 +87,7 @@ describe('pkvm, changed in one place', () => {
 
   test('a register that pkvm does not have', () => {
     const bench = new Bench({
-      parts: {
+      overrides: {
         registers: {
           [r.ARM_SMMU_IDR2]: rule => ({ ...rule, read: (_, trap) => Object.assign(trap, { lo: 42, hi: 0 }) }),
         },
@@ -100,12 +100,12 @@ describe('pkvm, changed in one place', () => {
   })
 
   test.each([2, -4, 0x2_0000])('no register can be at offset %i', offset => {
-    expect(() => new Bench({ parts: { registers: { [offset]: rule => rule } } })).toThrow(RangeError)
+    expect(() => new Bench({ overrides: { registers: { [offset]: rule => rule } } })).toThrow(RangeError)
   })
 
   test('streams are shadowed otherwise', () => {
     const bench = new Bench({
-      parts: {
+      overrides: {
         stream: rule => (host, shadow, smmu) => {
           const result = rule(host, shadow, smmu)
           if (result === OK) shadow[1] |= 1n << 19n
@@ -131,7 +131,7 @@ describe('pkvm, changed in one place', () => {
     expect(trap.lo).toBe((bench.hw.get(0) & ~0x4_2201) >>> 0)
     expect(policy.name).toBe('mine')
     expect(policy).toBeInstanceOf(PkvmPolicy)
-    expect((policy as PkvmPolicy).hypervisor.until).toBe('cmdq')
+    expect((policy as PkvmPolicy).hypervisor.upTo).toBe('cmdq')
     expect(pkvm(bench.machine, { options: {}, report: bench.report }).name).toBe('pkvm')
   })
 })

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What each prefix of the series emulates, and what is the host's own in it (server/hypervisor/README.md, section 10). */
 import { describe, expect, test } from 'vitest'
-import { STAGES, type Stage, stageIncludes } from '../../../../server/policy/policy.ts'
+import { includesStep, SERIES_STEPS, type SeriesStep } from '../../../../server/policy/policy.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { Bench, CARVEOUT_BASE, HOST_CMDQ, HOST_EVTQ, HOST_STRTAB, Host, RAM_BASE, STE, shadowSte } from './support.ts'
 
-function start(until: Stage): { bench: Bench; host: Host } {
+function start(until: SeriesStep): { bench: Bench; host: Host } {
   const bench = new Bench({ options: { until } })
   bench.hyp.reset()
   const host = new Host(bench)
   return { bench, host }
 }
 
-describe.each(STAGES)('until %s', until => {
-  const has = (stage: Stage) => stageIncludes(until, stage)
+describe.each(SERIES_STEPS)('until %s', until => {
+  const has = (stage: SeriesStep) => includesStep(until, stage)
 
   test('what is programmed before the host comes', () => {
     const { bench } = start(until)
@@ -108,7 +108,7 @@ describe.each(STAGES)('until %s', until => {
 })
 
 test('the default is nested', () => {
-  expect(new Bench().hyp.until).toBe('nested')
+  expect(new Bench().hyp.upTo).toBe('nested')
 })
 
 test('mmio needs no hypervisor memory', () => {

@@ -35,7 +35,7 @@ class AheadBench extends Bench {
     this.ahead = undefined
     const before = this.posts
     this.host.commands(...commands)
-    if (this.posts > before && this.ahead === undefined) this.hyp.unexpected(0)
+    if (this.posts > before && this.ahead === undefined) this.hyp.postMismatch(0)
     return this.ahead ?? this.read(r.ARM_SMMU_CMDQ_CONS)
   }
 }
@@ -96,7 +96,7 @@ describe('posted', () => {
   })
 
   test('a policy that answers CMDQ_CONS by itself is asked', () => {
-    const bench = new AheadBench({ parts: { registers: { [r.ARM_SMMU_CMDQ_CONS]: rule => ({ ...rule }) } } })
+    const bench = new AheadBench({ overrides: { registers: { [r.ARM_SMMU_CMDQ_CONS]: rule => ({ ...rule }) } } })
     bench.submit(SYNC)
     expect(bench.posts).toBe(0)
   })

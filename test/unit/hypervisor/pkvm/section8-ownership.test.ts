@@ -459,7 +459,7 @@ describe('donation at run time', () => {
     expect(bench.hw.takeCommands()).toEqual([])
   })
 
-  test.each(['mmio', 'cmdq', 'strtab', 'queues'] as const)('until %s there is nothing to take pages from', until => {
+  test.each(['mmio', 'cmdq', 'strtab', 'queues'] as const)('up to %s there is nothing to take pages from', until => {
     start({ options: { until } })
     expect(bench.hyp.donate(TARGET, P, 3)).toBe(ENODEV)
     expect(bench.hyp.reclaim(TARGET, P, 3)).toBe(ENODEV)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine for the hypervisor's tests: memory, hardware that logs what it saw, and a host that behaves like Linux. */
-import { Hypervisor, type HypervisorParts } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
-import type { HypWarning } from '../../../../server/hypervisor/pkvm/warnings.ts'
+import { Hypervisor, type HypervisorOverrides } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import type { CpuGuard, Halves, Machine, SmmuHardware } from '../../../../server/machine/ports.ts'
 import type { PolicyOptions } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'
 import type { CommandVerdict, HypReport } from '../../../../server/policy/report.ts'
+import type { HypWarning } from '../../../../server/policy/warnings.ts'
 import { addressOf } from '../../../../server/smmu/bits.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../../../../server/smmu/features.ts'
@@ -307,7 +307,7 @@ export class TestGuard implements CpuGuard {
 
 export interface SetUp {
   readonly options?: PolicyOptions
-  readonly parts?: HypervisorParts
+  readonly overrides?: HypervisorOverrides
   readonly ids?: readonly Partial<IdRegisters>[]
   readonly iidrs?: readonly number[]
   readonly smmus?: number
@@ -351,7 +351,7 @@ export class Bench {
     this.hyp = new Hypervisor(
       this.machine,
       { options: { waitPolls: 50, ...setUp.options }, report: this.report, clock: () => this.now++ },
-      setUp.parts,
+      setUp.overrides,
     )
   }
 

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from 'vitest'
-import {
-  formatWarningValues,
-  HYP_CFGI_STE,
-  HYP_CMDQ_SHARE,
-  HYP_WARNINGS,
-} from '../../../../server/hypervisor/pkvm/warnings.ts'
+import { HYP_CFGI_STE, HYP_CMDQ_SHARE, HYP_WARNINGS } from '../../../../server/hypervisor/pkvm/warnings.ts'
+import { formatWarningValues } from '../../../../server/policy/warnings.ts'
 
 test('codes are unique and never renumbered', () => {
   expect(HYP_WARNINGS.map(({ id }) => id)).toEqual(HYP_WARNINGS.map((_, i) => i + 1))

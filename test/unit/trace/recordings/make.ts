@@ -10,7 +10,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { STAGES } from '../../../../server/policy/policy.ts'
+import { SERIES_STEPS } from '../../../../server/policy/policy.ts'
 
 const TRAPS = 500
 const main = fileURLToPath(new URL('../../../../server/cli/main.ts', import.meta.url))
@@ -25,7 +25,7 @@ function run(...args: string[]): void {
 try {
   const record = join(scratch, 'whole')
   for (const kernel of process.argv.length > 2 ? process.argv.slice(2) : ['6.1', '6.12']) {
-    for (const until of STAGES) {
+    for (const until of SERIES_STEPS) {
       run('boot', '--quiet', '--kernel', kernel, '--until', until, '--record', record)
       run('trace', 'cut', record, '--to', String(TRAPS), '--output', join(folder, `${kernel}-${until}.gz`))
     }
