@@ -90,6 +90,9 @@ export const CMDQ_PRI_0_SSID = field(31, 12)
 export const CMDQ_PRI_0_SID = field(63, 32)
 export const CMDQ_PRI_1_GRPID = field(72, 64)
 export const CMDQ_PRI_1_RESP = field(77, 76)
+export const CMDQ_PRI_1_RESP_DENY = 0
+export const CMDQ_PRI_1_RESP_FAIL = 1
+export const CMDQ_PRI_1_RESP_SUCC = 2
 export const CMDQ_PRI_1_RESP_RESERVED = 3
 
 /** Action (bit 12) and Abort (bit 13) together. */

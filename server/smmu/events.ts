@@ -138,6 +138,7 @@ const IPA = 64
 const FETCH = 128 // FetchAddr
 const RNW = 256 // RnW alone
 const SSID_ALWAYS = 512 // SubstreamID without SSV
+const PAGE = 1024 // InputAddr[63:12]
 const FAULT = SSID | STALL | ACCESS | STAGE | INPUT | IPA
 
 const LAYOUT: Readonly<Record<number, number>> = {
@@ -145,6 +146,8 @@ const LAYOUT: Readonly<Record<number, number>> = {
   [EVT_ID_BAD_STREAMID_CONFIG]: SSID,
   [EVT_ID_STE_FETCH_FAULT]: SSID | REASON | FETCH,
   [EVT_ID_BAD_STE_CONFIG]: SSID,
+  // R, W, X, PRIV and Span are not modelled.
+  [EVT_ID_BAD_ATS_TREQ]: SSID | PAGE,
   [EVT_ID_STREAM_DISABLED_FAULT]: 0,
   [EVT_ID_TRANSL_FORBIDDEN]: RNW | INPUT,
   [EVT_ID_BAD_SUBSTREAMID_CONFIG]: SSID_ALWAYS,
@@ -190,8 +193,8 @@ export function encodeEvent(event: EventRecord, words: Uint32Array, base = 0): v
     setField(words, EVTQ_1_CLASS, event.class, base)
   }
   if (event.id === EVT_ID_PERMISSION_FAULT) setField(words, EVTQ_1_TT_READ, event.ttRead ? 1 : 0, base)
-  if (layout & INPUT) {
-    words[base + 4] = event.inputLo
+  if (layout & (INPUT | PAGE)) {
+    words[base + 4] = layout & PAGE ? event.inputLo & 0xffff_f000 : event.inputLo
     words[base + 5] = event.inputHi
   }
   if (layout & (IPA | FETCH)) {
@@ -225,8 +228,8 @@ export function decodeEvent(words: Uint32Array, base = 0): EventRecord {
     event.class = getField(words, EVTQ_1_CLASS, base)
   }
   if (event.id === EVT_ID_PERMISSION_FAULT) event.ttRead = getField(words, EVTQ_1_TT_READ, base) === 1
-  if (layout & INPUT) {
-    event.inputLo = words[base + 4]
+  if (layout & (INPUT | PAGE)) {
+    event.inputLo = layout & PAGE ? (words[base + 4] & 0xffff_f000) >>> 0 : words[base + 4]
     event.inputHi = words[base + 5]
   }
   if (layout & IPA) event.ipa = addressOf((words[base + 6] & 0xffff_f000) >>> 0, words[base + 7] & 0x00ff_ffff)
@@ -246,7 +249,7 @@ export function describeEvent(event: EventRecord): string {
   if (layout & ACCESS && event.pnu) out.push('privileged')
   if (layout & STAGE) out.push(event.s2 ? 'S2' : 'S1', CLASS_NAMES[event.class & 3])
   if (layout & STALL && event.stall) out.push(`stalled stag=${hex(event.stag)}`)
-  if (layout & INPUT) out.push(`input=${hex64(event.inputLo, event.inputHi)}`)
+  if (layout & (INPUT | PAGE)) out.push(`input=${hex64(event.inputLo, event.inputHi)}`)
   if (layout & IPA && event.s2) out.push(`ipa=${hex(event.ipa)}`)
   if (layout & FETCH) out.push(`fetch=${hex(event.fetchAddr)}`)
   if (layout & REASON && event.reason) out.push(`reason=${hex(event.reason)}`)

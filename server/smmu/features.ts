@@ -53,12 +53,20 @@ export interface Features {
   readonly evtqs: number
   readonly priqs: number
   readonly stallModel: number
+  /** Transactions that can be stalled at a time. */
+  readonly stallMax: number
   /** CD.A must be 1. */
   readonly termModel: boolean
   readonly ttEndian: number
   readonly ats: boolean
   readonly ns1ats: boolean
+  /** CR2.REC_CFG_ATS exists. */
+  readonly atsRecErr: boolean
+  /** Smallest Translation Unit, log2 of bytes: the smallest granule (IHI 0070 section 3.9.1). */
+  readonly stu: number
   readonly pri: boolean
+  /** Automatic responses to page requests always have the PASID of the request. */
+  readonly pps: boolean
   readonly msi: boolean
   readonly had: boolean
   readonly xnx: boolean
@@ -126,11 +134,15 @@ export function decodeFeatures(id: IdRegisters): Features {
     evtqs: Math.min(fieldGet(r.IDR1_EVTQS, id.idr1), 19),
     priqs: Math.min(fieldGet(r.IDR1_PRIQS, id.idr1), 19),
     stallModel: fieldGet(r.IDR0_STALL_MODEL, id.idr0),
+    stallMax: fieldGet(r.IDR5_STALL_MAX, id.idr5),
     termModel: flag(id.idr0, r.IDR0_TERM_MODEL),
     ttEndian: fieldGet(r.IDR0_TTENDIAN, id.idr0),
     ats: flag(id.idr0, r.IDR0_ATS),
     ns1ats: flag(id.idr0, r.IDR0_NS1ATS),
+    atsRecErr: flag(id.idr0, r.IDR0_ATS) && flag(id.idr0, r.IDR0_ATSRECERR),
+    stu: flag(id.idr5, r.IDR5_GRAN4K) ? 12 : flag(id.idr5, r.IDR5_GRAN16K) ? 14 : 16,
     pri: flag(id.idr0, r.IDR0_PRI),
+    pps: flag(id.idr3, r.IDR3_PPS),
     msi: flag(id.idr0, r.IDR0_MSI),
     had: flag(id.idr3, r.IDR3_HAD),
     xnx: flag(id.idr3, r.IDR3_XNX),

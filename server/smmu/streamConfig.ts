@@ -63,6 +63,9 @@ export interface Ste {
   /** PRIVCFG and INSTCFG, 0 (use incoming) where the SMMU has no overrides. */
   readonly privCfg: number
   readonly instCfg: number
+  /** Effective EATS, with the CR0.ATSCHK of when it was fetched: 0 where ATS is denied. */
+  readonly eats: number
+  readonly ppar: boolean
   /** Of an STE with Config 0b11x. */
   readonly stage2: Stage2 | undefined
 }
@@ -111,6 +114,7 @@ const S1DSS = dwordField(1, S.STRTAB_STE_1_S1DSS)
 const S1STALLD = dwordField(1, S.STRTAB_STE_1_S1STALLD)
 const S2FWB = dwordField(1, S.STRTAB_STE_1_S2FWB)
 const EATS = dwordField(1, S.STRTAB_STE_1_EATS)
+const PPAR = dwordField(1, S.STRTAB_STE_1_PPAR)
 const STRW = dwordField(1, S.STRTAB_STE_1_STRW)
 const PRIVCFG = dwordField(1, S.STRTAB_STE_1_PRIVCFG)
 const INSTCFG = dwordField(1, S.STRTAB_STE_1_INSTCFG)
@@ -235,13 +239,22 @@ function eatsIllegal(w: Uint32Array, config: number, f: Features): boolean {
   return eats === S.STRTAB_STE_1_EATS_TRANS && s2s && (config & 2) !== 0
 }
 
+/** What EATS of an STE that is not ILLEGAL amounts to: without DPT, 0b11 is Reserved and behaves as 0b00. */
+function effectiveEats(w: Uint32Array, config: number, f: Features, atsChk: boolean): number {
+  if (!f.ats || (config & 3) === 0) return S.STRTAB_STE_1_EATS_ABT
+  const eats = getField(w, EATS)
+  if (eats === S.STRTAB_STE_1_EATS_S1CHK) return atsChk ? eats : S.STRTAB_STE_1_EATS_ABT
+  return eats === S.STRTAB_STE_1_EATS_DPT ? S.STRTAB_STE_1_EATS_ABT : eats
+}
+
 /**
  * Decodes an STE.
  * @param w its sixteen words
  * @param e2h CR2.E2H
+ * @param atsChk CR0.ATSCHK
  * @returns undefined if it is invalid or ILLEGAL
  */
-export function decodeSte(w: Uint32Array, f: Features, e2h: boolean): Ste | undefined {
+export function decodeSte(w: Uint32Array, f: Features, e2h: boolean, atsChk = false): Ste | undefined {
   if (!getField(w, V)) return undefined
   const config = getField(w, CFG)
   const s1 = (config & 5) === 5
@@ -281,6 +294,8 @@ export function decodeSte(w: Uint32Array, f: Features, e2h: boolean): Ste | unde
     s1Stalld,
     privCfg: f.attrPermsOvr ? getField(w, PRIVCFG) : S.STRTAB_STE_1_PRIVCFG_INCOMING,
     instCfg: f.attrPermsOvr ? getField(w, INSTCFG) : S.STRTAB_STE_1_INSTCFG_INCOMING,
+    eats: effectiveEats(w, config, f, atsChk),
+    ppar: getField(w, PPAR) === 1,
     stage2,
   }
 }

@@ -25,6 +25,8 @@ export interface Translated {
   readonly kind: 'translated'
   /** Output address of the input address itself. */
   readonly pa: number
+  /** What stage 1 made of it; equals `pa` without stage 2. */
+  readonly ipa: number
   /** log2 of the aligned range of input addresses around it that is mapped linearly with the same permissions. */
   readonly shift: number
   /** What the transaction's privilege level may do in that range. */
@@ -59,6 +61,22 @@ export interface Aborted {
 export type Outcome = Translated | Faulted | Aborted
 
 export const ABORTED: Aborted = { kind: 'abort' }
+
+/** What passes with its own address. `oas`: bits of the output address size. */
+export function passed(address: number, oas: number): Translated {
+  return {
+    kind: 'translated',
+    pa: address,
+    ipa: address,
+    shift: oas,
+    read: true,
+    write: true,
+    execute: true,
+    bypass: true,
+    mair: -1,
+    memAttr: -1,
+  }
+}
 
 /** An outcome in one line: `0x40001234 rw- 4 KiB MAIR=0xff`, `abort`, or the event. */
 export function describeOutcome(outcome: Outcome): string {

@@ -14,7 +14,7 @@ import type { Features } from './features.ts'
 import type { GuestMemory } from './memory.ts'
 import * as P from './pagetable.ts'
 import { PERM_ALL, PERM_UR, PERM_UW, PERM_UX, stage1Permissions, stage2Permissions } from './permissions.ts'
-import { CR0_SMMUEN, CR2_E2H, CR2_RECINVSID, GBPA_ABORT } from './registers.ts'
+import { CR0_ATSCHK, CR0_SMMUEN, CR2_E2H, CR2_RECINVSID, GBPA_ABORT } from './registers.ts'
 import {
   describeSte,
   STRTAB_STE_0_S1FMT_4K_L2,
@@ -40,6 +40,7 @@ import {
   type Faulted,
   NO_SSID,
   type Outcome,
+  passed,
   type Response,
   type Transaction,
   type Translated,
@@ -78,6 +79,7 @@ export class Walker {
   #gbpaAbort = false
   #recordInvalidSid = false
   #e2h = false
+  #atsChk = false
   #table: StreamTable
 
   // The transaction under translation, after the overrides of its STE.
@@ -103,6 +105,7 @@ export class Walker {
     this.#gbpaAbort = (r.gbpa & GBPA_ABORT) !== 0
     this.#recordInvalidSid = (r.cr2 & CR2_RECINVSID) !== 0
     this.#e2h = (r.cr2 & CR2_E2H) !== 0
+    this.#atsChk = (r.cr0 & CR0_ATSCHK) !== 0
     this.#table = decodeStreamTable(
       r.strtabBaseLo,
       r.strtabBaseHi,
@@ -112,13 +115,17 @@ export class Walker {
     )
   }
 
-  /** Translates `t`. `recorder` is told every fetch; nothing is fetched that a cache answered. */
-  translate(t: Transaction, recorder?: Recorder): Outcome {
+  #begin(t: Transaction, recorder?: Recorder): void {
     this.#t = t
     this.#recorder = recorder
     this.#fault = undefined
     this.#privileged = t.privileged
     this.#instruction = t.instruction && !t.write
+  }
+
+  /** Translates `t`. `recorder` is told every fetch; nothing is fetched that a cache answered. */
+  translate(t: Transaction, recorder?: Recorder): Outcome {
+    this.#begin(t, recorder)
     if (!this.#smmuEnabled) {
       return this.#gbpaAbort || !this.#inOutputRange() ? ABORTED : this.#bypass()
     }
@@ -133,9 +140,28 @@ export class Walker {
     return cd ? this.#withStage1(ste, cd) : this.#faulted()
   }
 
+  /** The STE of the stream, SMMUEN being 1, for requests that are no ordinary transactions; the fault if there is none. */
+  configuration(t: Transaction): Ste | Faulted {
+    this.#begin(t)
+    return this.#ste() ?? this.#faulted()
+  }
+
+  /** Stage 2 of `ste` alone: a Translated transaction of split-stage ATS (IHI 0070 section 13.6.3). */
+  translateStage2(t: Transaction, ste: Ste): Outcome {
+    this.#begin(t)
+    this.#override(ste)
+    return this.#withoutStage1(ste)
+  }
+
+  /** Where the STE of a stream is in the table; undefined if nowhere. */
+  steAddress(sid: number): number | undefined {
+    this.#begin({ ...this.#t, sid })
+    return this.#steAddress(sid)
+  }
+
   // Outcomes.
 
-  #faulted(): Outcome {
+  #faulted(): Faulted {
     // Every step that gives up has set the fault; without one the transaction would silently pass.
     if (!this.#fault) throw new Error('walk ended without a translation and without a fault')
     return this.#fault
@@ -194,17 +220,7 @@ export class Walker {
   }
 
   #bypass(): Translated {
-    return {
-      kind: 'translated',
-      pa: addressOf(this.#t.lo, this.#t.hi),
-      shift: this.#f.oas,
-      read: true,
-      write: true,
-      execute: true,
-      bypass: true,
-      mair: -1,
-      memAttr: -1,
-    }
+    return passed(addressOf(this.#t.lo, this.#t.hi), this.#f.oas)
   }
 
   /** The permissions of both stages for the transaction's privilege level, and the address itself. */
@@ -214,6 +230,7 @@ export class Walker {
     return {
       kind: 'translated',
       pa: entry.pa + offset,
+      ipa: entry.ipa + offset,
       shift: entry.shift,
       read: (perm & PERM_UR) !== 0,
       write: (perm & PERM_UW) !== 0,
@@ -245,25 +262,28 @@ export class Walker {
     const { sid } = this.#t
     const cached = this.#caches?.ste(sid)
     if (cached !== undefined) return cached ?? this.#error(E.EVT_ID_BAD_STE_CONFIG)
-    const table = this.#table
-    if (exceeds(sid, table.log2size)) return this.#badStreamId()
-    let address = table.base + sid * STRTAB_STE_SIZE
-    if (table.twoLevel) {
-      const l1 = this.#l1Std(sid)
-      if (!l1) return undefined
-      const stes = l1DescriptorStes(this.#lo, table.split)
-      const offset = sid & ((1 << table.split) - 1)
-      if (offset >= stes) return this.#badStreamId()
-      address = l1DescriptorL2Ptr(this.#lo, this.#hi, stes) + offset * STRTAB_STE_SIZE
-    }
+    const address = this.#steAddress(sid)
+    if (address === undefined) return undefined
     if (!this.#fetch(address, STRTAB_STE_SIZE)) {
       this.#step('STE', address, undefined, undefined)
       return this.#error(E.EVT_ID_STE_FETCH_FAULT, address)
     }
     if (this.#recorder) this.#step('STE', address, undefined, describeSte(new BigUint64Array(this.#bytes.buffer)))
-    const ste = decodeSte(this.#words, this.#f, this.#e2h)
+    const ste = decodeSte(this.#words, this.#f, this.#e2h, this.#atsChk)
     this.#caches?.putSte(sid, ste ?? null)
     return ste ?? this.#error(E.EVT_ID_BAD_STE_CONFIG)
+  }
+
+  #steAddress(sid: number): number | undefined {
+    const table = this.#table
+    if (exceeds(sid, table.log2size)) return this.#badStreamId()
+    if (!table.twoLevel) return table.base + sid * STRTAB_STE_SIZE
+    const l1 = this.#l1Std(sid)
+    if (!l1) return undefined
+    const stes = l1DescriptorStes(this.#lo, table.split)
+    const offset = sid & ((1 << table.split) - 1)
+    if (offset >= stes) return this.#badStreamId()
+    return l1DescriptorL2Ptr(this.#lo, this.#hi, stes) + offset * STRTAB_STE_SIZE
   }
 
   /** Leaves the level 1 descriptor in #lo and #hi. */

@@ -1,45 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * An SMMUv3 in software behind the `SmmuHardware` port: the Non-secure programming interface of IHI 0070 chapter 6, the command
- * and event queues, GERROR, and translation of transactions through caches that forget only what commands name. Every write
- * takes effect before it returns.
+ * An SMMUv3 in software behind the `SmmuHardware` port: the Non-secure programming interface of IHI 0070 chapter 6, put together from
+ * the parts beside this file, and translation of transactions through caches that forget only what commands name. Every write takes
+ * effect before it returns, unless the options make it late.
  */
-
 import type { Halves, SmmuHardware } from '../../machine/ports.ts'
-import { addressOf, getField } from '../bits.ts'
+import { getField } from '../bits.ts'
 import * as C from '../commands.ts'
-import { EVTQ_ENT_WORDS, type EventRecord, encodeEvent } from '../events.ts'
 import { decodeFeatures, type Features, type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../features.ts'
 import type { GuestMemory } from '../memory.ts'
-import * as Q from '../queue.ts'
+import type { PageRequest } from '../pageRequest.ts'
+import { CMDQ_ENTRY_SIZE, EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../queue.ts'
 import * as R from '../registers.ts'
 import type { Outcome, Transaction, Translated } from '../transaction.ts'
 import { Walker } from '../walker.ts'
 import type { Recorder } from '../walkSteps.ts'
-import { type Caching, SoftCaches } from './caches.ts'
+import { Ats, type Completion, type TranslatedTransaction, type TranslationRequest } from './ats.ts'
+import { SoftCaches } from './caches.ts'
+import { CommandQueue } from './cmdq.ts'
+import { EventQueue } from './evtq.ts'
 import { execute } from './execute.ts'
-
-/** Wired interrupts (IHI 0070 section 3.18.2). */
-export type Irq = 'evtq' | 'priq' | 'gerror' | 'sync'
-
-export interface SoftSmmuOptions {
-  /** QEMU's with `stage=nested` unless given. The stall model and HTTU, among others, are not modelled. */
-  readonly id?: IdRegisters
-  readonly iidr?: number
-  /** Version 3.1 unless given. */
-  readonly aidr?: number
-  /** GBPA after reset; incoming attributes and no abort unless given. */
-  readonly gbpa?: number
-  /** `architectural` unless given. */
-  readonly caching?: Caching
-  /** A wired interrupt was raised. */
-  readonly onIrq?: (irq: Irq) => void
-  /** CMD_ATC_INV was sent to a device; false makes it time out, which the next CMD_SYNC reports. */
-  readonly onAtcInvalidate?: (cmd: Uint32Array) => boolean
-}
-
-/** Commands that are read from memory at once. */
-const FETCH_ENTRIES = 64
+import { GlobalErrors } from './gerror.ts'
+import { Interrupts } from './msi.ts'
+import type { SoftSmmuOptions } from './options.ts'
+import { PriQueue } from './pri.ts'
+import { Q_POINTER, QueueRegisters } from './queueRegisters.ts'
+import { Stalls } from './stall.ts'
+import { ControlRegister } from './update.ts'
 
 const CR0_MASK = R.CR0_SMMUEN | R.CR0_EVTQEN | R.CR0_CMDQEN
 const CR1_TABLE = R.CR1_TABLE_SH | R.CR1_TABLE_OC | R.CR1_TABLE_IC
@@ -56,148 +43,129 @@ const GERROR_MASK =
   R.GERROR_MSI_GERROR_ABT_ERR |
   R.GERROR_SFM_ERR
 const STRTAB_CFG_MASK = R.STRTAB_BASE_CFG_FMT | R.STRTAB_BASE_CFG_SPLIT | R.STRTAB_BASE_CFG_LOG2SIZE
-/** Index and wrap bit of the largest queue. */
-const Q_POINTER = 0xf_ffff
-
-/** One queue: BASE, PROD and CONS as software sees them. */
-class Queue {
-  baseLo = 0
-  baseHi = 0
-  prod = 0
-  cons = 0
-  readonly #max: number
-  readonly #entrySize: number
-
-  constructor(max: number, entrySize: number) {
-    this.#max = max
-    this.#entrySize = entrySize
-  }
-
-  get log2size(): number {
-    return Q.queueLog2Size(this.baseLo, this.#max)
-  }
-
-  address(pointer: number): number {
-    const { log2size } = this
-    const base = Q.queueBase(this.baseLo, this.baseHi, log2size, this.#entrySize)
-    return base + Q.queueIndex(pointer, log2size) * this.#entrySize
-  }
-
-  /** PROD or CONS as it reads: index bits above the wrap bit are zero, flags stay. */
-  visible(register: number): number {
-    return ((register & ~Q_POINTER) | Q.queuePointer(register, this.log2size)) >>> 0
-  }
-
-  reset(): void {
-    this.baseLo = this.baseHi = this.prod = this.cons = 0
-  }
-}
-
-/** IRQ_CFG0 (two halves), IRQ_CFG1 and IRQ_CFG2 of one interrupt: the four words from its IRQ_CFG0 on. */
-class MsiConfig {
-  readonly words = new Uint32Array(4)
-  readonly offset: number
-  /** The bit of IRQ_CTRL that enables the interrupt, and guards the registers. */
-  readonly enable: number
-  readonly #masks: readonly number[]
-
-  /** @param writable bits of IRQ_CFG2 */
-  constructor(offset: number, enable: number, msi: boolean, writable: number) {
-    this.offset = offset
-    this.enable = enable
-    this.#masks = msi ? [R.MSI_CFG0_LO_ADDR, R.MSI_CFG0_HI_ADDR, 0xffff_ffff, writable] : [0, 0, 0, writable]
-  }
-
-  covers(offset: number): boolean {
-    return offset >= this.offset && offset < this.offset + 16
-  }
-
-  write(offset: number, value: number): void {
-    const i = (offset - this.offset) / 4
-    this.words[i] = value & this.#masks[i]
-  }
-}
+/** Index, wrap bit and overflow flag. */
+const Q_POINTER_AND_FLAG = Q_POINTER + R.Q_OVERFLOW_FLAG
 
 export class SoftSmmu implements SmmuHardware {
   readonly features: Features
   readonly #id: IdRegisters
   readonly #options: SoftSmmuOptions
   readonly #memory: GuestMemory
-  readonly #caching: Caching
+  readonly #caches: SoftCaches | undefined
+  readonly #walker: Walker
 
-  #caches: SoftCaches | undefined
-  #walker: Walker
-  #cr0 = 0
+  readonly #cr0 = new ControlRegister()
   #cr1 = 0
-  #cr2 = 0
+  readonly #cr2 = { value: 0 }
   #gbpa = 0
-  #irqCtrl = 0
-  #gerror = 0
-  #gerrorn = 0
+  /** What GBPA will be; the two differ while GBPA.UPDATE is 1. */
+  #gbpaWritten = 0
   #strtabLo = 0
   #strtabHi = 0
   #strtabCfg = 0
-  readonly #cmdq: Queue
-  readonly #evtq: Queue
-  readonly #priq: Queue
-  readonly #gerrorMsi: MsiConfig
-  readonly #evtqMsi: MsiConfig
-  readonly #priqMsi: MsiConfig
+  readonly #cmdq: QueueRegisters
+  readonly #evtq: QueueRegisters
+  readonly #priq: QueueRegisters
+  readonly #interrupts: Interrupts
+  readonly #errors: GlobalErrors
+  readonly #commands: CommandQueue
+  readonly #events: EventQueue
+  readonly #pri: PriQueue
+  readonly #ats: Ats
+  readonly #stalls: Stalls
   /** A CMD_ATC_INV since the last CMD_SYNC timed out. */
   #atcTimeout = false
+  /** Structures that were invalidated since the last CMD_SYNC; undefined: all. Only where fetches are torn. */
+  #invalidated: number[] | undefined = []
 
-  readonly #cmdBytes = new Uint8Array(FETCH_ENTRIES * Q.CMDQ_ENTRY_SIZE)
-  readonly #cmds = new Uint32Array(this.#cmdBytes.buffer)
-  readonly #event = new Uint32Array(EVTQ_ENT_WORDS)
-  readonly #eventBytes = new Uint8Array(this.#event.buffer)
-  readonly #msi = new Uint32Array(1)
-  readonly #msiBytes = new Uint8Array(this.#msi.buffer)
+  // Accesses until what is late happens; 0: nothing is. Only with options.lag.
+  #updateDue = 0
+  #commandDue = 0
 
   /** @throws RangeError for ID registers that promise what is not modelled */
   constructor(memory: GuestMemory, options: SoftSmmuOptions = {}) {
     this.#id = options.id ?? QEMU_NESTED_ID_REGISTERS
-    this.features = decodeFeatures(this.#id)
-    if (this.features.stallModel !== R.IDR0_STALL_MODEL_NONE) throw new RangeError('the stall model is not modelled')
+    const features = decodeFeatures(this.#id)
+    this.features = features
+    if (features.stallModel > R.IDR0_STALL_MODEL_FORCE) throw new RangeError('IDR0.STALL_MODEL is Reserved')
+    if (features.stallModel !== R.IDR0_STALL_MODEL_NONE && features.stallMax === 0) {
+      throw new RangeError('IDR0.STALL_MODEL promises stalls and IDR5.STALL_MAX none')
+    }
     this.#memory = memory
     this.#options = options
-    this.#caching = options.caching ?? 'architectural'
-    this.#cmdq = new Queue(this.features.cmdqs, Q.CMDQ_ENTRY_SIZE)
-    this.#evtq = new Queue(this.features.evtqs, Q.EVTQ_ENTRY_SIZE)
-    this.#priq = new Queue(this.features.priqs, Q.PRIQ_ENTRY_SIZE)
-    const { msi, pri } = this.features
-    const cfg2 = msi ? R.MSI_CFG2_SH | R.MSI_CFG2_MEMATTR : 0
-    this.#gerrorMsi = new MsiConfig(R.ARM_SMMU_GERROR_IRQ_CFG0, R.IRQ_CTRL_GERROR_IRQEN, msi, cfg2)
-    this.#evtqMsi = new MsiConfig(R.ARM_SMMU_EVTQ_IRQ_CFG0, R.IRQ_CTRL_EVTQ_IRQEN, msi, cfg2)
-    const priqCfg2 = pri ? cfg2 | R.PRIQ_IRQ_CFG2_LO : 0
-    this.#priqMsi = new MsiConfig(R.ARM_SMMU_PRIQ_IRQ_CFG0, R.IRQ_CTRL_PRIQ_IRQEN, msi && pri, priqCfg2)
-    this.#walker = this.#newWalker()
+    const fetches = fetchPort(memory, options)
+    const caching = options.caching ?? 'architectural'
+    this.#caches = caching === 'none' ? undefined : new SoftCaches(caching)
+    this.#walker = new Walker(features, fetches, this.#caches)
+    const aligned = !options.unalignedQueues
+    this.#cmdq = new QueueRegisters(features.cmdqs, CMDQ_ENTRY_SIZE, aligned)
+    this.#evtq = new QueueRegisters(features.evtqs, EVTQ_ENTRY_SIZE, aligned)
+    this.#priq = new QueueRegisters(features.priqs, PRIQ_ENTRY_SIZE, aligned)
+    const cr0 = this.#cr0
+    this.#interrupts = new Interrupts(features, memory, options)
+    this.#errors = new GlobalErrors(this.#interrupts)
+    this.#events = new EventQueue(this.#evtq, cr0, this.#errors, this.#interrupts.evtq, memory, options.onWrite)
+    this.#commands = new CommandQueue(this.#cmdq, cr0, this.#errors, fetches, this.#command, options.lag)
+    this.#ats = new Ats(features, this.#walker, cr0, this.#cr2, this.#events)
+    this.#stalls = new Stalls(features, this.#events, options.onResume, t => this.translate(t))
+    this.#pri = new PriQueue(
+      features,
+      this.#priq,
+      cr0,
+      this.#errors,
+      this.#interrupts,
+      memory,
+      options,
+      // A requester's STE is looked up only where translation is enabled.
+      request => this.#ats.ppar(request),
+    )
     this.reset()
   }
 
   /** To the state after power-on; caches are empty. */
   reset(): void {
-    this.#cr0 = this.#cr1 = this.#cr2 = this.#irqCtrl = this.#gerror = this.#gerrorn = 0
-    this.#gbpa = this.#options.gbpa ?? 1 << 12
+    this.#cr0.reset()
+    this.#cr1 = this.#cr2.value = 0
+    this.#gbpa = this.#gbpaWritten = this.#options.gbpa ?? 1 << 12
     this.#strtabLo = this.#strtabHi = this.#strtabCfg = 0
     for (const queue of [this.#cmdq, this.#evtq, this.#priq]) queue.reset()
-    for (const msi of [this.#gerrorMsi, this.#evtqMsi, this.#priqMsi]) msi.words.fill(0)
+    this.#interrupts.reset()
+    this.#errors.reset()
+    this.#commands.reset()
+    this.#stalls.reset()
+    this.#caches?.clear()
+    this.#options.torn?.settleAll()
     this.#atcTimeout = false
-    this.#walker = this.#newWalker()
+    this.#invalidated = []
+    this.#updateDue = this.#commandDue = 0
     this.#updateWalker()
-  }
-
-  #newWalker(): Walker {
-    this.#caches = this.#caching === 'none' ? undefined : new SoftCaches(this.#caching)
-    return new Walker(this.features, this.#memory, this.#caches)
   }
 
   // Transactions.
 
-  /** Translates a transaction and records the event that it causes, if any. */
+  /** Translates a transaction and records the event that it causes, if any. A fault that stalls holds it. */
   translate(t: Transaction, recorder?: Recorder): Outcome {
     const outcome = this.#walker.translate(t, recorder)
-    if (outcome.kind === 'fault' && outcome.record) this.#record(outcome.event)
+    if (outcome.kind === 'fault' && outcome.record) {
+      if (outcome.response === 'stall') return this.#stalls.hold(t, outcome)
+      this.#events.record(outcome.event)
+    }
     return outcome
+  }
+
+  /** A PCIe ATS Translation Request (IHI 0070 section 3.9.1.2). */
+  translationRequest(request: TranslationRequest): Completion {
+    return this.#ats.request(request)
+  }
+
+  /** A transaction that a device marks as Translated (IHI 0070 section 3.9.1.3). */
+  translatedTransaction(t: TranslatedTransaction): Outcome {
+    return this.#ats.translated(t)
+  }
+
+  /** A PRI page request (chapter 8); ignored without IDR0.PRI. */
+  pageRequest(request: PageRequest): void {
+    if (this.features.pri) this.#pri.request(request)
   }
 
   /**
@@ -221,132 +189,135 @@ export class SoftSmmu implements SmmuHardware {
     return undefined
   }
 
-  // Events (IHI 0070 sections 7.2, 7.4).
+  // Time.
 
-  #record(event: EventRecord): void {
-    const queue = this.#evtq
-    if (!(this.#cr0 & R.CR0_EVTQEN) || (this.#gerror ^ this.#gerrorn) & R.GERROR_EVTQ_ABT_ERR) return
-    const { log2size } = queue
-    // A PROD and CONS that describe no queue count as a full one (IHI 0070 section 3.5.1).
-    if (Q.queueSpace(queue.prod, queue.cons, log2size) === 0) {
-      if (((queue.prod ^ queue.cons) & R.Q_OVERFLOW_FLAG) === 0) queue.prod = (queue.prod ^ R.Q_OVERFLOW_FLAG) >>> 0
+  /** Lets everything happen that is late: acknowledgements, and the consumption of commands. */
+  step(): void {
+    if (this.#updateDue > 0) this.#completeUpdates()
+    this.#commandDue = 0
+    this.#commands.finish()
+  }
+
+  /** An access takes time. */
+  #elapse(): void {
+    if (this.#updateDue > 0 && --this.#updateDue === 0) this.#completeUpdates()
+    if (this.#commandDue > 0 && --this.#commandDue === 0) this.#consume()
+  }
+
+  /** A write of CR0, IRQ_CTRL or GBPA is under way; `early` puts it to use before it is acknowledged. */
+  #startUpdate(early: () => void): void {
+    const { lag } = this.#options
+    const due = lag?.update() ?? 0
+    if (lag === undefined || due === 0) {
+      this.#completeUpdates()
       return
     }
-    encodeEvent(event, this.#event)
-    if (!this.#memory.write(queue.address(queue.prod), this.#eventBytes, 0, Q.EVTQ_ENTRY_SIZE)) {
-      this.#activate(R.GERROR_EVTQ_ABT_ERR)
-      return
-    }
-    const wasEmpty = Q.queueEmpty(queue.prod, queue.cons, log2size)
-    queue.prod = ((queue.prod & R.Q_OVERFLOW_FLAG) | Q.queueAdvance(queue.prod, log2size)) >>> 0
-    if (wasEmpty && this.#irqCtrl & R.IRQ_CTRL_EVTQ_IRQEN) {
-      this.#interrupt('evtq', this.#evtqMsi, R.GERROR_MSI_EVTQ_ABT_ERR)
-    }
+    this.#updateDue = Math.max(this.#updateDue, due)
+    if (lag.early()) early()
   }
 
-  /** Activates global errors that are not active yet (IHI 0070 section 7.5). */
-  #activate(errors: number): void {
-    const inactive = ~(this.#gerror ^ this.#gerrorn) & errors
-    if (!inactive) return
-    this.#gerror = (this.#gerror ^ inactive) >>> 0
-    if (this.#irqCtrl & R.IRQ_CTRL_GERROR_IRQEN && inactive !== R.GERROR_MSI_GERROR_ABT_ERR) {
-      this.#interrupt('gerror', this.#gerrorMsi, R.GERROR_MSI_GERROR_ABT_ERR)
-    }
+  #completeUpdates(): void {
+    this.#updateDue = 0
+    const before = this.#cr0.value | this.#cr0.acknowledged
+    this.#cr0.complete()
+    this.#interrupts.control.complete()
+    this.#gbpa = this.#gbpaWritten
+    if (before & ~this.#cr0.value & R.CR0_SMMUEN) this.#stalls.terminate(undefined)
+    this.#controlChanged()
   }
 
-  #interrupt(irq: Irq, msi: MsiConfig, abortError: number): void {
-    this.#options.onIrq?.(irq)
-    const [lo, hi, data] = msi.words
-    this.#sendMsi(addressOf(lo, hi), data, abortError)
+  /** Something that the SMMU acts on has changed. */
+  #controlChanged(): void {
+    this.#updateWalker()
+    this.#stalls.flush()
+    this.#consume()
   }
 
-  /** An address of 0 disables the MSI. */
-  #sendMsi(address: number, data: number, abortError: number): void {
-    if (!this.features.msi || address === 0) return
-    this.#msi[0] = data
-    if (!this.#memory.write(address, this.#msiBytes, 0, 4)) this.#activate(abortError)
-  }
-
-  // Commands (IHI 0070 sections 4.1, 7.1).
+  // Commands (chapter 4).
 
   #consume(): void {
-    const queue = this.#cmdq
-    while (this.#cr0 & R.CR0_CMDQEN && !((this.#gerror ^ this.#gerrorn) & R.GERROR_CMDQ_ERR)) {
-      const { log2size } = queue
-      const entries = Q.queueEntries(queue.prod, queue.cons, log2size)
-      // A PROD and CONS that describe no queue: nothing is consumed (IHI 0070 section 3.5.1).
-      if (entries === 0 || entries > 1 << log2size) return
-      const untilWrap = (1 << log2size) - Q.queueIndex(queue.cons, log2size)
-      const fetched = this.#fetch(queue.address(queue.cons), Math.min(entries, untilWrap, FETCH_ENTRIES))
-      if (fetched === 0) return this.#commandError(R.CMDQ_ERR_CERROR_ABT_IDX)
-      for (let i = 0; i < fetched; i++) {
-        const error = this.#command(i * C.CMDQ_ENT_WORDS)
-        if (error) return this.#commandError(error)
-        queue.cons = Q.queueAdvance(queue.cons, log2size)
-      }
-    }
+    if (this.#commandDue === 0) this.#commandDue = this.#commands.consume()
   }
 
-  /** Commands that could be read: all of `entries`, else those before the first that could not. */
-  #fetch(address: number, entries: number): number {
-    if (this.#memory.read(address, this.#cmdBytes, 0, entries * Q.CMDQ_ENTRY_SIZE)) return entries
-    for (let i = 0; i < entries; i++) {
-      const offset = i * Q.CMDQ_ENTRY_SIZE
-      if (!this.#memory.read(address + offset, this.#cmdBytes, offset, Q.CMDQ_ENTRY_SIZE)) return i
-    }
-    return entries
-  }
-
-  /** CONS keeps pointing at the command; consumption goes on when software acknowledges the error. */
-  #commandError(error: number): void {
-    this.#cmdq.cons = Q.queuePointer(this.#cmdq.cons, this.#cmdq.log2size) | (error << 24)
-    this.#activate(R.GERROR_CMDQ_ERR)
-  }
-
-  #command(base: number): number {
-    const cmd = this.#cmds
-    switch (getField(cmd, C.CMDQ_0_OP, base)) {
-      case C.CMDQ_OP_CMD_SYNC:
-        return this.#sync(base)
-      case C.CMDQ_OP_ATC_INV:
-        return this.#atcInvalidate(base)
+  readonly #command = (cmd: Uint32Array, base: number): number => {
+    const opcode = getField(cmd, C.CMDQ_0_OP, base)
+    if (opcode === C.CMDQ_OP_CMD_SYNC) return this.#sync(cmd, base)
+    if (opcode === C.CMDQ_OP_ATC_INV) return this.#atcInvalidate(cmd, base)
+    const error = execute(cmd, base, this.features, this.#caches, (this.#cr2.value & R.CR2_E2H) !== 0)
+    if (error) return error
+    switch (opcode) {
+      case C.CMDQ_OP_PRI_RESP:
+        this.#pri.respond(cmd, base)
+        break
+      case C.CMDQ_OP_RESUME:
+        this.#stalls.resume(cmd, base)
+        break
+      case C.CMDQ_OP_STALL_TERM:
+        this.#stalls.terminate(getField(cmd, C.CMDQ_RESUME_0_SID, base))
+        break
       default:
-        return execute(cmd, base, this.features, this.#caches, (this.#cr2 & R.CR2_E2H) !== 0)
+        if (this.#options.torn !== undefined) this.#invalidate(opcode, cmd, base)
     }
+    return R.CMDQ_ERR_CERROR_NONE_IDX
   }
 
   /** IHI 0070 section 4.7.3. All earlier commands are complete already. */
-  #sync(base: number): number {
-    const cs = getField(this.#cmds, C.CMDQ_SYNC_0_CS, base)
+  #sync(cmd: Uint32Array, base: number): number {
+    const cs = getField(cmd, C.CMDQ_SYNC_0_CS, base)
     if (cs > C.CMDQ_SYNC_0_CS_SEV) return R.CMDQ_ERR_CERROR_ILL_IDX
     if (this.#atcTimeout) {
       this.#atcTimeout = false
       return R.CMDQ_ERR_CERROR_ATC_INV_IDX
     }
+    if (this.#options.torn !== undefined) this.#settle()
     if (cs === C.CMDQ_SYNC_0_CS_IRQ) {
-      this.#options.onIrq?.('sync')
-      const data = getField(this.#cmds, C.CMDQ_SYNC_0_MSIDATA, base)
-      this.#sendMsi(C.syncMsiAddress(this.#cmds, base), data, R.GERROR_MSI_CMDQ_ABT_ERR)
+      const data = getField(cmd, C.CMDQ_SYNC_0_MSIDATA, base)
+      if (!this.#interrupts.complete(C.syncMsiAddress(cmd, base), data)) {
+        this.#errors.activate(R.GERROR_MSI_CMDQ_ABT_ERR)
+      }
     }
     return R.CMDQ_ERR_CERROR_NONE_IDX
   }
 
   /** IHI 0070 section 4.5.1. */
-  #atcInvalidate(base: number): number {
+  #atcInvalidate(cmd: Uint32Array, base: number): number {
     if (!this.features.ats) return R.CMDQ_ERR_CERROR_ILL_IDX
-    if (this.#cr0 & R.CR0_SMMUEN) {
-      const cmd = this.#cmds.slice(base, base + C.CMDQ_ENT_WORDS)
-      if (this.#options.onAtcInvalidate?.(cmd) === false) this.#atcTimeout = true
+    const { onAtcInvalidate } = this.#options
+    if (onAtcInvalidate !== undefined && this.#cr0.value & R.CR0_SMMUEN) {
+      if (!onAtcInvalidate(cmd.slice(base, base + C.CMDQ_ENT_WORDS))) this.#atcTimeout = true
     }
     return R.CMDQ_ERR_CERROR_NONE_IDX
+  }
+
+  /** Structures that no fetch may be under way for after the next CMD_SYNC. A CD is found by its STE alone: all are. */
+  #invalidate(opcode: number, cmd: Uint32Array, base: number): void {
+    const sid = getField(cmd, C.CMDQ_CFGI_0_SID, base)
+    switch (opcode) {
+      case C.CMDQ_OP_CFGI_STE: {
+        const address = this.#walker.steAddress(sid)
+        if (address !== undefined) this.#invalidated?.push(address)
+        break
+      }
+      case C.CMDQ_OP_CFGI_ALL:
+      case C.CMDQ_OP_CFGI_CD:
+      case C.CMDQ_OP_CFGI_CD_ALL:
+        this.#invalidated = undefined
+    }
+  }
+
+  #settle(): void {
+    const { torn } = this.#options
+    if (this.#invalidated === undefined) torn?.settleAll()
+    else for (const address of this.#invalidated) torn?.settle(address)
+    this.#invalidated = []
   }
 
   // Registers.
 
   #updateWalker(): void {
     this.#walker.setRegisters({
-      cr0: this.#cr0,
-      cr2: this.#cr2,
+      cr0: this.#cr0.value,
+      cr2: this.#cr2.value,
       gbpa: this.#gbpa,
       strtabBaseLo: this.#strtabLo,
       strtabBaseHi: this.#strtabHi,
@@ -363,6 +334,7 @@ export class SoftSmmu implements SmmuHardware {
     into.lo = 0
     into.hi = 0
     if (!this.#supported(offset, size)) return false
+    if (this.#updateDue + this.#commandDue > 0) this.#elapse()
     if (size === 4) {
       into.lo = this.#read32(offset)
       return true
@@ -377,6 +349,7 @@ export class SoftSmmu implements SmmuHardware {
 
   write(offset: number, size: number, lo: number, hi: number): boolean {
     if (!this.#supported(offset, size)) return false
+    if (this.#updateDue + this.#commandDue > 0) this.#elapse()
     if (size === 4) this.#write32(offset, lo >>> 0)
     else if (R.registerAt(offset)?.bits === 64) {
       this.#write32(offset, lo >>> 0)
@@ -400,21 +373,23 @@ export class SoftSmmu implements SmmuHardware {
       case R.ARM_SMMU_AIDR:
         return this.#options.aidr ?? 1
       case R.ARM_SMMU_CR0:
+        return this.#cr0.written
       case R.ARM_SMMU_CR0ACK:
-        return this.#cr0
+        return this.#cr0.acknowledged
       case R.ARM_SMMU_CR1:
         return this.#cr1
       case R.ARM_SMMU_CR2:
-        return this.#cr2
+        return this.#cr2.value
       case R.ARM_SMMU_GBPA:
-        return this.#gbpa
+        return this.#gbpa === this.#gbpaWritten ? this.#gbpa : (this.#gbpa | R.GBPA_UPDATE) >>> 0
       case R.ARM_SMMU_IRQ_CTRL:
+        return this.#interrupts.control.written
       case R.ARM_SMMU_IRQ_CTRLACK:
-        return this.#irqCtrl
+        return this.#interrupts.control.acknowledged
       case R.ARM_SMMU_GERROR:
-        return this.#gerror
+        return this.#errors.gerror
       case R.ARM_SMMU_GERRORN:
-        return this.#gerrorn
+        return this.#errors.gerrorn
       case R.ARM_SMMU_STRTAB_BASE:
         return this.#strtabLo
       case R.ARM_SMMU_STRTAB_BASE + 4:
@@ -446,108 +421,135 @@ export class SoftSmmu implements SmmuHardware {
       case R.ARM_SMMU_PRIQ_CONS:
         return this.#priq.visible(this.#priq.cons)
       default: {
-        const msi = this.#msiAt(offset)
-        return msi ? msi.words[(offset - msi.offset) / 4] : 0
+        const source = this.#interrupts.at(offset)
+        return source ? source.words[(offset - source.offset) / 4] : 0
       }
     }
   }
 
-  #msiAt(offset: number): MsiConfig | undefined {
-    return [this.#gerrorMsi, this.#evtqMsi, this.#priqMsi].find(msi => msi.covers(offset))
+  /** A register that `bit` of CR0 guards takes a write; otherwise it is ignored, as from version 3.2 on (IHI 0070 section 6.2). */
+  #writable(bit: number): boolean {
+    return this.#options.unguarded === true || !this.#cr0.guards(bit)
   }
 
-  /** Writes to a register while the field that guards it is 1 are ignored, as from version 3.2 on (IHI 0070 section 6.2). */
   #write32(offset: number, value: number): void {
-    const smmuOff = !(this.#cr0 & R.CR0_SMMUEN)
-    const cmdqOff = !(this.#cr0 & R.CR0_CMDQEN)
-    const evtqOff = !(this.#cr0 & R.CR0_EVTQEN)
-    const pri = this.features.pri
-    const priqOff = pri && !(this.#cr0 & R.CR0_PRIQEN)
+    const { pri } = this.features
     switch (offset) {
       case R.ARM_SMMU_CR0:
         this.#writeCr0(value)
         break
       case R.ARM_SMMU_CR1: {
-        const queues = cmdqOff && evtqOff && (priqOff || !pri)
-        const mask = (smmuOff ? CR1_TABLE : 0) | (queues ? CR1_QUEUE : 0)
+        const queues = R.CR0_CMDQEN | R.CR0_EVTQEN | R.CR0_PRIQEN
+        const mask = (this.#writable(R.CR0_SMMUEN) ? CR1_TABLE : 0) | (this.#writable(queues) ? CR1_QUEUE : 0)
         this.#cr1 = (this.#cr1 & ~mask) | (value & mask)
         break
       }
       case R.ARM_SMMU_CR2:
-        if (smmuOff) this.#cr2 = value & (R.CR2_RECINVSID | (this.features.hyp ? R.CR2_E2H : 0))
-        this.#updateWalker()
+        if (this.#writable(R.CR0_SMMUEN)) this.#writeCr2(value)
         break
       case R.ARM_SMMU_GBPA:
-        if (value & R.GBPA_UPDATE) this.#gbpa = value & GBPA_MASK
-        this.#updateWalker()
+        // Behaviour while an Update is under way is unpredictable (IHI 0070 section 6.3.14): ignored.
+        if (!(value & R.GBPA_UPDATE) || this.#gbpa !== this.#gbpaWritten) break
+        this.#gbpaWritten = value & GBPA_MASK
+        this.#startUpdate(() => {})
         break
-      case R.ARM_SMMU_IRQ_CTRL:
-        this.#irqCtrl = value & (R.IRQ_CTRL_GERROR_IRQEN | R.IRQ_CTRL_EVTQ_IRQEN | (pri ? R.IRQ_CTRL_PRIQ_IRQEN : 0))
+      case R.ARM_SMMU_IRQ_CTRL: {
+        const mask = R.IRQ_CTRL_GERROR_IRQEN | R.IRQ_CTRL_EVTQ_IRQEN | (pri ? R.IRQ_CTRL_PRIQ_IRQEN : 0)
+        const { control } = this.#interrupts
+        if (control.write(value & mask)) this.#startUpdate(() => control.takeEffect())
         break
+      }
       case R.ARM_SMMU_GERRORN:
-        this.#gerrorn = value & GERROR_MASK
+        this.#errors.gerrorn = value & GERROR_MASK
+        this.#stalls.flush()
         this.#consume()
         break
       case R.ARM_SMMU_STRTAB_BASE:
-        if (smmuOff) this.#strtabLo = (value & R.STRTAB_BASE_LO_ADDR) >>> 0
+        if (this.#writable(R.CR0_SMMUEN)) this.#strtabLo = (value & R.STRTAB_BASE_LO_ADDR) >>> 0
         this.#updateWalker()
         break
       case R.ARM_SMMU_STRTAB_BASE + 4:
-        if (smmuOff) this.#strtabHi = value & (R.STRTAB_BASE_HI_ADDR | R.STRTAB_BASE_HI_RA)
+        if (this.#writable(R.CR0_SMMUEN)) this.#strtabHi = value & (R.STRTAB_BASE_HI_ADDR | R.STRTAB_BASE_HI_RA)
         this.#updateWalker()
         break
       case R.ARM_SMMU_STRTAB_BASE_CFG:
-        if (smmuOff) this.#strtabCfg = value & STRTAB_CFG_MASK
+        if (this.#writable(R.CR0_SMMUEN)) this.#strtabCfg = value & STRTAB_CFG_MASK
         this.#updateWalker()
         break
       case R.ARM_SMMU_CMDQ_BASE:
-        if (cmdqOff) this.#cmdq.baseLo = value
+        if (this.#writable(R.CR0_CMDQEN)) this.#cmdq.baseLo = value
         break
       case R.ARM_SMMU_CMDQ_BASE + 4:
-        if (cmdqOff) this.#cmdq.baseHi = value & (R.Q_BASE_HI_ADDR | R.Q_BASE_HI_RWA)
+        if (this.#writable(R.CR0_CMDQEN)) this.#cmdq.baseHi = value & (R.Q_BASE_HI_ADDR | R.Q_BASE_HI_RWA)
         break
       case R.ARM_SMMU_CMDQ_PROD:
         this.#cmdq.prod = value & Q_POINTER
         this.#consume()
         break
       case R.ARM_SMMU_CMDQ_CONS:
-        if (cmdqOff) this.#cmdq.cons = value & (Q_POINTER | R.CMDQ_CONS_ERR)
+        if (this.#writable(R.CR0_CMDQEN)) this.#cmdq.cons = value & (Q_POINTER | R.CMDQ_CONS_ERR)
         break
       case R.ARM_SMMU_EVTQ_BASE:
-        if (evtqOff) this.#evtq.baseLo = value
+        if (this.#writable(R.CR0_EVTQEN)) this.#evtq.baseLo = value
         break
       case R.ARM_SMMU_EVTQ_BASE + 4:
-        if (evtqOff) this.#evtq.baseHi = value & (R.Q_BASE_HI_ADDR | R.Q_BASE_HI_RWA)
+        if (this.#writable(R.CR0_EVTQEN)) this.#evtq.baseHi = value & (R.Q_BASE_HI_ADDR | R.Q_BASE_HI_RWA)
         break
       case R.ARM_SMMU_EVTQ_PROD:
-        if (evtqOff) this.#evtq.prod = (value & (Q_POINTER | R.Q_OVERFLOW_FLAG)) >>> 0
+        if (this.#writable(R.CR0_EVTQEN)) this.#evtq.prod = (value & Q_POINTER_AND_FLAG) >>> 0
         break
       case R.ARM_SMMU_EVTQ_CONS:
-        this.#evtq.cons = (value & (Q_POINTER | R.Q_OVERFLOW_FLAG)) >>> 0
+        this.#evtq.cons = (value & Q_POINTER_AND_FLAG) >>> 0
+        this.#stalls.flush()
         break
       case R.ARM_SMMU_PRIQ_BASE:
-        if (priqOff) this.#priq.baseLo = value
+        if (pri && this.#writable(R.CR0_PRIQEN)) this.#priq.baseLo = value
         break
       case R.ARM_SMMU_PRIQ_BASE + 4:
-        if (priqOff) this.#priq.baseHi = value & (R.Q_BASE_HI_ADDR | R.Q_BASE_HI_RWA)
+        if (pri && this.#writable(R.CR0_PRIQEN)) this.#priq.baseHi = value & (R.Q_BASE_HI_ADDR | R.Q_BASE_HI_RWA)
         break
       case R.ARM_SMMU_PRIQ_PROD:
-        if (priqOff) this.#priq.prod = (value & (Q_POINTER | R.Q_OVERFLOW_FLAG)) >>> 0
+        if (pri && this.#writable(R.CR0_PRIQEN)) this.#priq.prod = (value & Q_POINTER_AND_FLAG) >>> 0
         break
       case R.ARM_SMMU_PRIQ_CONS:
-        if (pri) this.#priq.cons = (value & (Q_POINTER | R.Q_OVERFLOW_FLAG)) >>> 0
+        if (pri) this.#priq.cons = (value & Q_POINTER_AND_FLAG) >>> 0
         break
       default: {
-        const msi = this.#msiAt(offset)
-        if (msi && !(this.#irqCtrl & msi.enable)) msi.write(offset, value)
+        const source = this.#interrupts.at(offset)
+        const open = this.#options.unguarded || (source && !this.#interrupts.control.guards(source.enable))
+        if (open) source?.write(offset, value)
       }
     }
   }
 
   #writeCr0(value: number): void {
     const mask = CR0_MASK | (this.features.pri ? R.CR0_PRIQEN : 0) | (this.features.ats ? R.CR0_ATSCHK : 0)
-    this.#cr0 = value & mask
+    if (this.#cr0.write(value & mask)) this.#startUpdate(this.#earlyCr0)
+  }
+
+  readonly #earlyCr0 = (): void => {
+    this.#cr0.takeEffect()
+    this.#controlChanged()
+  }
+
+  #writeCr2(value: number): void {
+    const { hyp, atsRecErr } = this.features
+    this.#cr2.value = value & (R.CR2_RECINVSID | (hyp ? R.CR2_E2H : 0) | (atsRecErr ? R.CR2_REC_CFG_ATS : 0))
     this.#updateWalker()
-    this.#consume()
+  }
+}
+
+/** How the SMMU reads memory: as it is, unless somebody watches or fetches are torn. */
+function fetchPort(memory: GuestMemory, { onRead, torn }: SoftSmmuOptions): GuestMemory {
+  if (onRead === undefined && torn === undefined) return memory
+  return {
+    ram: memory.ram,
+    read(address, target, offset, length) {
+      onRead?.(address, length)
+      if (!memory.read(address, target, offset, length)) return false
+      torn?.tear(address, target, offset, length)
+      return true
+    },
+    write: (address, source, offset, length) => memory.write(address, source, offset, length),
   }
 }
