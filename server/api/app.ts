@@ -3,23 +3,25 @@ import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
-import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { serveDashboard } from './dashboard.ts'
 import { Feed } from './feed.ts'
-import { StartSchema } from './launch.ts'
 import { type MachineManager, snapshot } from './machine.ts'
 import { metrics } from './metrics.ts'
 import { registerProblems, sendProblem } from './problems.ts'
-import { breakpointRoutes } from './routes/breakpoints.ts'
-import { faultRoutes } from './routes/faults.ts'
-import { machineRoutes } from './routes/machine.ts'
-import { memoryRoutes } from './routes/memory.ts'
-import { smmuRoutes } from './routes/smmu.ts'
-import { traceRoutes } from './routes/trace.ts'
+import { register } from './register.ts'
+import { breakpointHandlers } from './routes/breakpoints.ts'
+import { faultHandlers } from './routes/faults.ts'
+import { lifecycleHandlers } from './routes/lifecycle.ts'
+import { pageHandlers } from './routes/pages.ts'
+import { smmuHandlers } from './routes/smmus.ts'
+import { traceHandlers } from './routes/trace.ts'
+import { contract, NAMED } from './schemas/contract.ts'
+import { PREFIX, STREAM_PATH } from './schemas/request.ts'
+import { TAGS } from './schemas/route.ts'
+import type { CounterItem } from './schemas/subscriptions.ts'
 import { type Access, bearer, refusal, sameToken } from './security.ts'
-import { Streams } from './streams.ts'
-import { RowSchema } from './traps.ts'
+import { Subscriptions } from './subscriptions.ts'
 
 export interface AppOptions {
   readonly manager: MachineManager
@@ -29,15 +31,6 @@ export interface AppOptions {
   readonly dashboard?: string
   readonly logger?: FastifyBaseLogger
 }
-
-/** A Fastify instance whose routes take their types from their schemas. */
-export type Api = FastifyInstance<
-  import('fastify').RawServerDefault,
-  import('node:http').IncomingMessage,
-  import('node:http').ServerResponse,
-  FastifyBaseLogger,
-  TypeBoxTypeProvider
->
 
 const MAX_BODY = 65_536
 const COUNTERS_MS = 500
@@ -60,14 +53,8 @@ export function contentSecurityPolicy(nonce?: string): string {
   return CSP.map(line => (nonce && line.startsWith('style-src') ? `${line} 'nonce-${nonce}'` : line)).join('; ')
 }
 
-export interface CounterItem {
-  readonly id: number
-  readonly at: number
-  readonly counters: ReturnType<typeof snapshot>
-}
-
 /** The HTTP and WebSocket server around a machine. Not yet listening. */
-export async function createApp(options: AppOptions): Promise<{ app: FastifyInstance; streams: Streams }> {
+export async function createApp(options: AppOptions): Promise<{ app: FastifyInstance; subscriptions: Subscriptions }> {
   const { manager, access, version } = options
   const app = fastify({
     bodyLimit: MAX_BODY,
@@ -80,8 +67,8 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     requestTimeout: 30_000,
     routerOptions: { maxParamLength: 100 },
     forceCloseConnections: true,
-  }).withTypeProvider<TypeBoxTypeProvider>()
-  registerProblems(app as unknown as FastifyInstance)
+  })
+  registerProblems(app)
 
   app.addHook('onRequest', async (request, reply) => {
     const why = refusal(request.headers, access)
@@ -110,25 +97,17 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
         statusCode: context.statusCode,
       }),
   })
-  for (const schema of [StartSchema, RowSchema]) app.addSchema(schema)
+  for (const schema of NAMED) app.addSchema(schema)
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
       info: {
         title: 'smmu-cosim',
         version,
-        description: 'Watch, stop, inspect and steer a live machine. Streams: WebSocket at /api/v1/stream.',
+        description: `Watch, stop, inspect and steer a live machine. Streams: WebSocket at ${STREAM_PATH}.`,
         license: { name: 'Apache-2.0' },
       },
-      tags: [
-        { name: 'machine', description: 'its life, its console, its counters' },
-        { name: 'trace', description: 'traps, events, warnings' },
-        { name: 'smmu', description: 'registers, queues, streams, tables, walks' },
-        { name: 'memory', description: 'who owns a page, who reaches it' },
-        { name: 'breakpoints', description: 'hold a trap, look, change its outcome, go on' },
-        { name: 'faults', description: 'break something on purpose' },
-        { name: 'server' },
-      ],
+      tags: Object.entries(TAGS).map(([name, description]) => ({ name, ...(description && { description }) })),
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
       ...(access.token !== undefined && { security: [{ token: [] }] }),
     },
@@ -137,7 +116,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
   await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true, theme: { title: 'smmu-cosim API' } })
 
   const counters = new Feed<CounterItem>(1_000)
-  const streams = new Streams(
+  const subscriptions = new Subscriptions(
     {
       traps: manager.traps,
       events: manager.events,
@@ -150,12 +129,12 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     access,
   )
   const timer = setInterval(() => {
-    if (streams.watched('counters')) counters.push({ at: Date.now(), counters: snapshot(manager) })
+    if (subscriptions.watched('counters')) counters.push({ at: Date.now(), counters: snapshot(manager) })
   }, COUNTERS_MS).unref()
-  streams.attach(app.server)
+  subscriptions.attach(app.server)
   app.addHook('preClose', async () => {
     clearInterval(timer)
-    streams.close()
+    subscriptions.close()
   })
 
   app.get('/health', { schema: { tags: ['server'], summary: 'Is the server there?', hide: false } }, async () => ({
@@ -164,27 +143,24 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     machine: manager.status().state,
   }))
   app.get('/metrics', { schema: { tags: ['server'], summary: 'Prometheus metrics' } }, async (_request, reply) =>
-    reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, streams)),
+    reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, subscriptions)),
   )
-  await app.register(
-    async scope => {
-      const api = scope.withTypeProvider<TypeBoxTypeProvider>()
-      api.get(
-        '/openapi.json',
-        { schema: { tags: ['server'], summary: 'This API as OpenAPI 3.1' } },
-        async () => app.swagger() as object,
-      )
-      machineRoutes(api, manager, version)
-      traceRoutes(api, manager)
-      smmuRoutes(api, manager)
-      memoryRoutes(api, manager)
-      breakpointRoutes(api, manager)
-      faultRoutes(api, manager)
-    },
-    { prefix: '/api/v1' },
+  app.get(
+    `${PREFIX}/openapi.json`,
+    { schema: { tags: ['server'], summary: 'This API as OpenAPI 3.1' } },
+    async () => app.swagger() as object,
   )
-  if (options.dashboard !== undefined) await serveDashboard(app as unknown as FastifyInstance, options.dashboard)
-  return { app: app as unknown as FastifyInstance, streams }
+  const handlers = {
+    ...lifecycleHandlers(manager, version),
+    ...traceHandlers(manager),
+    ...smmuHandlers(manager),
+    ...pageHandlers(manager),
+    ...breakpointHandlers(manager),
+    ...faultHandlers(manager),
+  }
+  await app.register(async api => register(api, contract, handlers), { prefix: PREFIX })
+  if (options.dashboard !== undefined) await serveDashboard(app, options.dashboard)
+  return { app, subscriptions }
 }
 
 /** The dashboard's files and the docs say nothing about the machine; the page asks for the token itself. */

@@ -6,11 +6,11 @@ export interface Numbered {
 }
 
 /** What clients read, each at its own pace: nothing is kept for a client, and nothing is kept for ever. */
-export interface Source {
+export interface Source<T extends Numbered> {
   /** Id of the oldest item that is still there, and of the next one. */
   readonly oldest: number
   readonly next: number
-  /** Clients are sent what is new every so many ticks of the streams; default: every one. */
+  /** Clients are sent what is new every so many ticks of the subscriptions; default: every one. */
   readonly pace?: number
   /** Somebody will read: what takes time may be made ready. */
   subscribed?(): void
@@ -18,11 +18,11 @@ export interface Source {
    * Items from id `from` on, at most `max` that match, after looking at a bounded number of them.
    * @returns the items, and the id to go on with.
    */
-  read(from: number, max: number, filter: unknown): { readonly items: readonly Numbered[]; readonly next: number }
+  read(from: number, max: number, filter: unknown): { readonly items: readonly T[]; readonly next: number }
 }
 
 /** The last so many items of one kind. */
-export class Feed<T extends Numbered> implements Source {
+export class Feed<T extends Numbered> implements Source<T> {
   readonly #capacity: number
   readonly #matches: ((item: T, filter: unknown) => boolean) | undefined
   #items: T[] = []

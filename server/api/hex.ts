@@ -1,14 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Type } from 'typebox'
-
-/** Numbers of 64 bits travel as text: `0x…`, or decimal digits. */
-export const NumberText = (description: string) =>
-  Type.String({ pattern: '^(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,16})$', description, examples: ['0x48000000'] })
-
-/** As answers have them. */
-export const HexText = (description: string) =>
-  Type.String({ pattern: '^0x[0-9a-f]{1,16}$', description, examples: ['0x48000000'] })
-
 /** @param text matches NumberText. */
 export const parseBig = (text: string): bigint => BigInt(text.toLowerCase())
 

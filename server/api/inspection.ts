@@ -304,7 +304,9 @@ export class Inspection {
     const sids = [...new Set([...devices, ...this.#used(host), ...(shadowed ? this.#used(hardware) : [])])]
     return {
       shadowed,
-      table: host && { base: hex(host.base), twoLevel: host.twoLevel, log2size: host.log2size, split: host.split },
+      ...(host && {
+        table: { base: hex(host.base), twoLevel: host.twoLevel, log2size: host.log2size, split: host.split },
+      }),
       shadowTable: shadowed && hardware ? { base: hex(hardware.base), twoLevel: hardware.twoLevel } : null,
       streams: sids
         .sort((a, b) => a - b)
@@ -333,7 +335,7 @@ export class Inspection {
     const cd = ste && this.#cd(ste, ssid)
     const features = await this.features(smmu)
     const context = cd && ste && decodeCd(words(cd.bytes), ste, features)
-    const roots: Table[] = []
+    const roots: (Table & { readonly name: string; readonly inputBits: number })[] = []
     context?.tables.forEach((table, i) => {
       if (!table.enabled || (i === 1 && !context.twoRanges)) return
       roots.push({

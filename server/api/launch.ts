@@ -1,46 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-/** A machine as the API starts it: every option from a fixed vocabulary, nothing that reaches a shell or a path. */
 import { join } from 'node:path'
-import { type Static, Type } from 'typebox'
 import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
 import { Session } from '../control/session.ts'
 import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
-import { GRANULES, SERIES_STEPS } from '../policy/policy.ts'
 import { describeMachine } from '../trace/format.ts'
 import { newHeader, Recorder } from '../trace/recorder.ts'
 import { Problem } from './problems.ts'
-
-export const KERNELS = ['6.12', '6.1'] as const
-
-/** Name under which a policy file that the server was started with is offered. */
-export const OWN_POLICY = 'own'
-
-const SIZE = '^[1-9][0-9]{0,4}[MG]$'
-
-export const StartSchema = Type.Object(
-  {
-    policy: Type.Optional(
-      Type.Enum(['pkvm', 'passthrough', OWN_POLICY], { default: 'pkvm', description: 'own: the file given to serve' }),
-    ),
-    until: Type.Optional(Type.Enum([...SERIES_STEPS], { default: 'nested', description: 'prefix of the series' })),
-    granule: Type.Optional(Type.Enum([...GRANULES], { default: 4096, description: 'page size of the idmap, bytes' })),
-    requireIsolation: Type.Optional(Type.Boolean({ default: false })),
-    panicOnWarn: Type.Optional(Type.Boolean({ default: false })),
-    kernel: Type.Optional(Type.Enum([...KERNELS], { default: '6.12' })),
-    memory: Type.Optional(Type.String({ pattern: SIZE, default: '1G', description: 'guest RAM, at most 64G' })),
-    carveout: Type.Optional(Type.String({ pattern: SIZE, default: '64M', description: 'a multiple of 2M' })),
-    smp: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, default: 1 })),
-    run: Type.Optional(Type.Enum(['shell', 'workload'], { default: 'shell' })),
-    bench: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000, default: 0, description: 'timed reads' })),
-    append: Type.Optional(
-      Type.String({ pattern: '^[A-Za-z0-9_.,:=/ -]{0,200}$', description: 'words for the kernel command line' }),
-    ),
-    breakFirst: Type.Optional(Type.Boolean({ default: false, description: 'hold the first trap' })),
-  },
-  { $id: 'StartOptions', title: 'StartOptions', additionalProperties: false },
-)
-export type StartOptions = Static<typeof StartSchema>
+import { OWN_POLICY, type StartOptions } from './schemas/lifecycle.ts'
 
 const MAX_MEMORY = 64 * 2 ** 30
 

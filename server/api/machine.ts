@@ -7,12 +7,13 @@ import { FaultController } from '../control/faultController.ts'
 import type { Session, SessionEnd } from '../control/session.ts'
 import type { TrapThread } from '../control/trapThread.ts'
 import type { FaultStatus } from '../faults/injector.ts'
-import type { FaultRule, Firing } from '../faults/rule.ts'
+import type { FaultRule } from '../faults/rule.ts'
 import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import { parseGuestEvent } from '../machine/guestEvents.ts'
 import type { Qmp } from '../machine/qmp.ts'
 import { formatWarningValues } from '../policy/warnings.ts'
+import { hex } from '../smmu/bits.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
 import type { Counters } from '../trace/counters.ts'
@@ -26,99 +27,33 @@ import { Feed } from './feed.ts'
 import { words } from './hex.ts'
 import { Inspection } from './inspection.ts'
 import { KernelFunctions } from './kernelFunctions.ts'
-import { type LaunchDefaults, type Launched, launch, type StartOptions } from './launch.ts'
+import { type LaunchDefaults, type Launched, launch } from './launch.ts'
 import { Problem } from './problems.ts'
-import { disks, nothing, type Span, span, type Tally } from './tally.ts'
+import type { FaultEffect, FiringItem } from './schemas/faults.ts'
+import {
+  type CountersView,
+  type EndStatus,
+  type HardwareView,
+  type HeldView,
+  type MachineState,
+  type MachineStatus,
+  PHASES,
+  type Phase,
+  type QmpCommand,
+  type StartOptions,
+} from './schemas/lifecycle.ts'
+import type { ConsoleItem, StatusItem } from './schemas/subscriptions.ts'
+import type { EventItem, WarningItem } from './schemas/trace.ts'
+import { disks, nothing, span, type Tally } from './tally.ts'
 import { type LogEntry, TrapLog } from './trapLog.ts'
 import { Traps } from './traps.ts'
 import { Verdicts } from './verdicts.ts'
-
-export type MachineState = 'off' | 'preparing' | 'starting' | 'running' | 'paused' | 'held' | 'ending'
-
-/** How far the guest has come. */
-export const PHASES = ['off', 'qemu', 'kernel', 'smmu', 'userspace', 'done'] as const
-export type Phase = (typeof PHASES)[number]
-
-export interface MachineStatus {
-  readonly state: MachineState
-  readonly phase: Phase
-  /** Line that says what is going on in `preparing`, or the last step of the guest. */
-  readonly step: string | null
-  readonly options: StartOptions | null
-  readonly startedAt: string | null
-  readonly kernel: string | null
-  readonly machine: ReturnType<typeof describe> | null
-  readonly held: (HeldTrap & { readonly where?: string }) | null
-  /** A person stopped the next trap. */
-  readonly breaking: boolean
-  readonly end: EndStatus | null
-  /** Machines started so far. */
-  readonly run: number
-}
-
-interface EndStatus {
-  readonly outcome: 'ok' | 'killed' | 'qemu-died' | 'server-died' | 'hyp-panic' | 'failed-to-start'
-  readonly message: string
-  readonly at: string
-}
-
-export interface EventItem {
-  readonly id: number
-  readonly at: string
-  readonly kind: string
-  readonly name: string
-  readonly text: string
-  readonly smmu?: number
-  readonly sid?: number
-}
-
-export interface WarningItem {
-  readonly id: number
-  readonly at: string
-  readonly code: string
-  readonly section: string
-  readonly meaning: string
-  readonly expected: boolean
-  readonly values: string
-  /** Row of the trap that raised it. */
-  readonly row: number
-}
-
-export interface FiringItem extends Firing {
-  readonly id: number
-  readonly at: string
-}
-
-export interface ConsoleItem {
-  readonly id: number
-  readonly text: string
-}
-
-export interface StatusItem {
-  readonly id: number
-  readonly status: MachineStatus
-}
 
 /** Chunks of console that are kept: the scrollback of somebody who comes late. */
 const CONSOLE_CHUNKS = 20_000
 const MAX_CHUNK = 4096
 const EVENTS = 5_000
 const STOP_GRACE_MS = 10_000
-
-/** QMP commands that are passed on. */
-export const QMP_COMMANDS = [
-  'query-status',
-  'query-version',
-  'query-cpus-fast',
-  'query-block',
-  'query-blockstats',
-  'query-chardev',
-  'query-pci',
-  'query-memory-size-summary',
-  'query-uuid',
-  'query-name',
-] as const
-export type QmpCommand = (typeof QMP_COMMANDS)[number]
 
 const QMP_TIMEOUT_MS = 3_000
 /** What the trap thread may take to say that it is between two traps. */
@@ -210,7 +145,7 @@ export class MachineManager {
   }
 
   /** The held trap with the kernel function that made it, once that is known. */
-  #heldTrap(): MachineStatus['held'] {
+  #heldTrap(): HeldView | null {
     if (this.#held === null) return null
     const where = this.functions.name(this.log.next, pcOf(this.#held.trap))
     return { ...this.#held, ...(where !== undefined && { where }) }
@@ -514,7 +449,7 @@ export class MachineManager {
    * What was counted before rules were armed from here, since the machine started or the rules before them ended, and what
    * since, until they were disarmed. Null when none were.
    */
-  async faultEffect(): Promise<{ readonly before: Span; readonly since: Span; readonly over: boolean } | null> {
+  async faultEffect(): Promise<FaultEffect | null> {
     const { from, armed, to } = this.#marks
     if (armed === undefined) return null
     await this.#settled()
@@ -628,7 +563,7 @@ function ignoreAbsent(error: unknown): void {
   if (!(error instanceof OperationError)) throw error
 }
 
-function describe(hello: Hello) {
+function describe(hello: Hello): HardwareView {
   return {
     qemu: hello.qemuVersion,
     vcpus: hello.vcpus,
@@ -639,10 +574,8 @@ function describe(hello: Hello) {
   }
 }
 
-const hex = (value: number): string => `0x${value.toString(16)}`
-
 /** Everything counted, for a snapshot. */
-export function snapshot(manager: MachineManager) {
+export function snapshot(manager: MachineManager): CountersView {
   const { counters } = manager
   const us = (ns: number) => Math.round(ns / 10) / 100
   const quantiles = (p: { p50: number; p90: number; p99: number; max: number } | undefined) =>

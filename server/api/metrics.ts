@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type MachineManager, PHASES, snapshot } from './machine.ts'
-import type { Streams } from './streams.ts'
+import { type MachineManager, snapshot } from './machine.ts'
+import { PHASES, STATES } from './schemas/lifecycle.ts'
+import type { Subscriptions } from './subscriptions.ts'
 
 const QUANTILES = [
   ['0.5', 'p50'],
   ['0.9', 'p90'],
   ['0.99', 'p99'],
 ] as const
-
-const STATES = ['off', 'preparing', 'starting', 'running', 'paused', 'held', 'ending'] as const
 
 type Sample = readonly [labels: Readonly<Record<string, string>>, value: number]
 
@@ -23,7 +22,7 @@ function family(name: string, type: string, help: string, samples: readonly Samp
 }
 
 /** Prometheus text exposition. */
-export function metrics(manager: MachineManager, streams: Streams): string {
+export function metrics(manager: MachineManager, subscriptions: Subscriptions): string {
   const counts = snapshot(manager)
   const { state, phase, run } = manager.status()
   const counter = (name: string, help: string, samples: readonly Sample[]) =>
@@ -84,9 +83,9 @@ export function metrics(manager: MachineManager, streams: Streams): string {
     counter('resets_total', 'Resets of the machine', [[{}, counts.resets]]),
     counter('breakpoint_hits_total', 'Traps that were held', [[{}, counts.breakpoints]]),
     counter('trace_records_lost_total', 'Records that the full ring lost', [[{}, counts.lost]]),
-    gauge('stream_clients', 'WebSocket clients', [[{}, streams.stats.clients]]),
-    counter('stream_items_sent_total', 'Items sent to clients', [[{}, streams.stats.sent]]),
-    counter('stream_items_dropped_total', 'Items that slow clients missed', [[{}, streams.stats.dropped]]),
+    gauge('stream_clients', 'WebSocket clients', [[{}, subscriptions.stats.clients]]),
+    counter('stream_items_sent_total', 'Items sent to clients', [[{}, subscriptions.stats.sent]]),
+    counter('stream_items_dropped_total', 'Items that slow clients missed', [[{}, subscriptions.stats.dropped]]),
     gauge('process_resident_memory_bytes', 'Of the server', [[{}, process.memoryUsage.rss()]]),
   ].join('')
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Stream table entries and context descriptors field by field, for showing them side by side. */
-import { fieldGet64 } from '../smmu/bits.ts'
+import { fieldGet64, hex } from '../smmu/bits.ts'
 import * as C from '../smmu/cd.ts'
 import * as S from '../smmu/ste.ts'
+import type { CdView, SteView } from './schemas/smmus.ts'
 
 /** Name, 64-bit word, mask; `address`: the value is not moved down to bit 0. */
 type Row = readonly [name: string, dword: number, mask: bigint, address?: boolean]
@@ -62,24 +63,7 @@ const CD_ROWS: readonly Row[] = [
   ['MAIR', 3, C.CTXDESC_CD_3_MAIR, true],
 ]
 
-export interface FieldView {
-  readonly name: string
-  readonly value: string
-  readonly meaning?: string
-}
-
-export interface SteView {
-  readonly valid: boolean
-  /** Config in words; `invalid` when V is 0. */
-  readonly config: string
-  readonly text: string
-  readonly words: readonly string[]
-  readonly fields: readonly FieldView[]
-}
-
-const hex = (value: bigint): string => `0x${value.toString(16)}`
-
-function fields(words: BigUint64Array, rows: readonly Row[]): FieldView[] {
+function fields(words: BigUint64Array, rows: readonly Row[]): SteView['fields'][number][] {
   return rows.map(([name, dword, mask, address]) => {
     const word = words[dword] ?? 0n
     const value = address ? hex(word & mask) : String(fieldGet64(mask, word))
@@ -98,23 +82,16 @@ export function steView(words: BigUint64Array): SteView {
     valid: config !== 'invalid',
     config,
     text: S.describeSte(words),
-    words: [...words].map(hex),
+    words: [...words].map(word => hex(word)),
     fields: fields(words, STE_ROWS).map(f => (f.name === 'Config' ? { ...f, meaning: config } : f)),
   }
 }
 
-export interface CdView {
-  readonly valid: boolean
-  readonly text: string
-  readonly words: readonly string[]
-  readonly fields: readonly FieldView[]
-}
-
-export function cdView(words: BigUint64Array): CdView {
+export function cdView(words: BigUint64Array): Omit<CdView, 'address'> {
   return {
     valid: ((words[0] ?? 0n) & C.CTXDESC_CD_0_V) !== 0n,
     text: C.describeCd(words),
-    words: [...words].map(hex),
+    words: [...words].map(word => hex(word)),
     fields: fields(words, CD_ROWS),
   }
 }

@@ -1,33 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What is counted around a fault: two moments, and what lies between them. */
-import { type Static, Type } from 'typebox'
-
-const Count = (description: string) => Type.Integer({ description })
-
-const DiskSchema = Type.Object({
-  reads: Type.Integer(),
-  writes: Type.Integer(),
-  bytes: Type.Integer(),
-  failed: Count('reads and writes that QEMU could not carry out'),
-})
-
-export const SpanSchema = Type.Object(
-  {
-    from: Type.String({ description: 'ISO 8601' }),
-    seconds: Type.Number({ description: 'wall clock' }),
-    traps: Type.Integer(),
-    aborted: Count('traps that ended in an external abort'),
-    gerrors: Count('changes of GERROR'),
-    guardFaults: Count('CPU accesses to guarded memory'),
-    warnings: Type.Array(Type.Object({ code: Type.String(), expected: Type.Boolean(), count: Type.Integer() })),
-    events: Type.Array(Type.Object({ name: Type.String(), count: Type.Integer() })),
-    disk: Type.Union([DiskSchema, Type.Null()], { description: "of QEMU's disks; null: QEMU could not be asked" }),
-  },
-  { $id: 'Span', title: 'Span' },
-)
-/** What was counted between two moments. */
-export type Span = Static<typeof SpanSchema>
-type Disk = Static<typeof DiskSchema>
+import type { DiskCounts, Span } from './schemas/faults.ts'
 
 /** What was counted until a moment. */
 export interface Tally extends Omit<Span, 'from' | 'seconds'> {
@@ -57,7 +30,7 @@ export function span(from: Tally, to: Tally): Span {
     list
       .map(item => ({ ...item, count: item.count - (former.find(other => key(other) === key(item))?.count ?? 0) }))
       .filter(({ count }) => count > 0)
-  const disk = (a: Disk, b: Disk): Disk => ({
+  const disk = (a: DiskCounts, b: DiskCounts): DiskCounts => ({
     reads: b.reads - a.reads,
     writes: b.writes - a.writes,
     bytes: b.bytes - a.bytes,
@@ -77,7 +50,7 @@ export function span(from: Tally, to: Tally): Span {
 }
 
 /** Sum over all disks of what QMP's `query-blockstats` answers; null when it is something else. */
-export function disks(answer: unknown): Disk | null {
+export function disks(answer: unknown): DiskCounts | null {
   if (!Array.isArray(answer)) return null
   const sum = { reads: 0, writes: 0, bytes: 0, failed: 0 }
   for (const { stats } of answer as { stats?: Readonly<Record<string, number>> }[]) {

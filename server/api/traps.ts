@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Traps as clients see them: rows of the log, filters, and one group in full. */
-import { type Static, Type } from 'typebox'
 import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
 import { resultName } from '../policy/result.ts'
 import { hex64 } from '../smmu/bits.ts'
@@ -13,61 +12,18 @@ import { commandWords, streamEntries } from '../trace/memory.ts'
 import { request, type TraceRecord, verdict } from '../trace/records.ts'
 import { pcOf } from '../trace/symbols.ts'
 import type { Source } from './feed.ts'
-import { HexText } from './hex.ts'
 import type { KernelFunctions } from './kernelFunctions.ts'
-import { type SteView, steView } from './steFields.ts'
+import type { SteView } from './schemas/smmus.ts'
+import type { ChildView, TrapDetail, TrapFilter, TrapRow } from './schemas/trace.ts'
+import { steView } from './steFields.ts'
 import type { LogEntry, TrapLog } from './trapLog.ts'
 
 const VERDICTS = Object.keys(verdict)
 
-export const RowSchema = Type.Object(
-  {
-    id: Type.Integer({ description: 'of the row, since the server started' }),
-    kind: Type.Enum(['trap', 'reset', 'translate', 'request']),
-    seq: Type.Optional(Type.Integer({ description: 'number of the trap in its machine' })),
-    time: Type.Optional(Type.Number({ description: "guest's virtual clock, ns" })),
-    us: Type.Number({ description: "the server's time, µs" }),
-    smmu: Type.Optional(Type.Integer()),
-    cpu: Type.Optional(Type.Integer({ description: '65535: no vCPU' })),
-    write: Type.Optional(Type.Boolean()),
-    offset: Type.Optional(Type.Integer()),
-    register: Type.Optional(Type.String()),
-    size: Type.Optional(Type.Integer({ description: 'bytes' })),
-    value: Type.Optional(HexText('written, or answered')),
-    text: Type.String({ description: 'decoded' }),
-    aborted: Type.Optional(Type.Boolean()),
-    pc: Type.Optional(HexText('of the guest')),
-    where: Type.Optional(Type.String({ description: 'kernel function, once it is known' })),
-    nested: Type.Integer({ description: 'records in the group' }),
-    warnings: Type.Array(Type.String(), { description: 'codes' }),
-    commands: Type.Array(Type.Object({ command: Type.String(), verdict: Type.String(), count: Type.Integer() })),
-  },
-  { $id: 'TrapRow', title: 'TrapRow' },
-)
-export type TrapRow = Static<typeof RowSchema>
-
-export const FilterSchema = Type.Object(
-  {
-    kinds: Type.Optional(Type.Array(Type.Enum(['trap', 'reset', 'translate', 'request']), { maxItems: 4 })),
-    registers: Type.Optional(
-      Type.Array(Type.String({ maxLength: 40 }), { maxItems: 64, description: 'names or 0x offsets' }),
-    ),
-    access: Type.Optional(Type.Enum(['read', 'write'])),
-    commands: Type.Optional(Type.Array(Type.String({ maxLength: 40 }), { maxItems: 64, description: 'names' })),
-    smmu: Type.Optional(Type.Integer({ minimum: 0, maximum: 255 })),
-    cpu: Type.Optional(Type.Integer({ minimum: 0, maximum: 65535 })),
-    warnings: Type.Optional(Type.Boolean({ description: 'only with hyp warnings' })),
-    minUs: Type.Optional(Type.Number({ minimum: 0 })),
-    text: Type.Optional(Type.String({ maxLength: 100, description: 'in register, value, text, function or commands' })),
-  },
-  { additionalProperties: false },
-)
-export type TrapFilter = Static<typeof FilterSchema>
-
 /** Rows that one reading looks at. */
 const SCAN = 20_000
 
-export class Traps implements Source {
+export class Traps implements Source<TrapRow> {
   /** 200 ms: each time that a client is sent rows, somebody's trap waits for a processor. */
   readonly pace = 4
   readonly #log: TrapLog
@@ -191,7 +147,7 @@ export class Traps implements Source {
   }
 
   /** One group in full. */
-  detail(id: number) {
+  detail(id: number): TrapDetail | undefined {
     const entry = this.#log.entry(id)
     const group = this.#log.group(id)
     if (entry === undefined || group === undefined) return undefined
@@ -200,7 +156,7 @@ export class Traps implements Source {
   }
 
   /** The accesses of the same register next to this one, and its value before. */
-  #neighbours(row: TrapRow) {
+  #neighbours(row: TrapRow): Pick<TrapDetail, 'previous' | 'following'> {
     if (row.kind !== 'trap') return {}
     const same = (id: number): TrapRow | undefined => {
       const entry = this.#log.entry(id)
@@ -243,24 +199,13 @@ function matches(row: TrapRow, filter: TrapFilter): boolean {
   return haystack.some(part => part?.toLowerCase().includes(wanted))
 }
 
-export const ChildSchema = Type.Object({
-  kind: Type.String(),
-  text: Type.String({ description: 'one line' }),
-  us: Type.Optional(Type.Number()),
-  verdict: Type.Optional(Type.String({ description: 'of a command' })),
-  host: Type.Optional(Type.Unknown({ description: 'stream table entry of the host' })),
-  shadow: Type.Optional(Type.Unknown({ description: 'stream table entry that the hardware got' })),
-  bytes: Type.Optional(Type.String({ description: 'hexadecimal' })),
-})
-type Child = Static<typeof ChildSchema>
-
 const SHOWN = 256
 const MAX_CHILDREN = 500
 
-function describeGroup(group: Group): Child[] {
+function describeGroup(group: Group): ChildView[] {
   const words = commandWords(group.children)
   let commands = 0
-  const children = group.children.map((child, index): Child => {
+  const children = group.children.map((child, index): ChildView => {
     switch (child.kind) {
       case 'command': {
         const mine = child.verdict === verdict.own ? undefined : words[commands++]
@@ -283,7 +228,7 @@ function describeGroup(group: Group): Child[] {
   return children.slice(0, MAX_CHILDREN)
 }
 
-function plain(child: TraceRecord): Child {
+function plain(child: TraceRecord): ChildView {
   const text = describeRecord(child).replace(/^\S+\s+/, '')
   const us = 'duration' in child ? { us: Math.round(child.duration / 10) / 100 } : {}
   if (child.kind === 'memory' && child.bytes.length > 0) {

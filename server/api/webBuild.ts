@@ -1,24 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const source = join(root, 'server/web')
-/** The one document that the dashboard shows. */
-const reference = join(root, 'server/hypervisor/README.md')
+/** All that goes into the build: the dashboard, and what it imports from elsewhere other than types. */
+export const SOURCES = [
+  source,
+  join(root, 'server/api/schemas/request.ts'),
+  join(root, 'server/hypervisor/README.md'),
+  join(root, 'server/smmu/bits.ts'),
+]
 const cache = join(root, 'node_modules/.cache/smmu-cosim')
 const KEPT = 3
+
+function filesIn(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter(entry => entry.isFile())
+    .map(entry => join(entry.parentPath, entry.name))
+}
 
 /** What the build depends on. */
 function key(): string {
   const hash = createHash('sha256')
-  const files = readdirSync(source, { recursive: true, withFileTypes: true })
-    .filter(entry => entry.isFile())
-    .map(entry => join(entry.parentPath, entry.name))
-    .sort()
-  for (const file of [...files, reference, join(root, 'package-lock.json'), fileURLToPath(import.meta.url)]) {
+  const files = SOURCES.flatMap(path => (statSync(path).isFile() ? [path] : filesIn(path))).sort()
+  for (const file of [...files, join(root, 'package-lock.json'), fileURLToPath(import.meta.url)]) {
     hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0')
   }
   return hash.digest('hex').slice(0, 20)

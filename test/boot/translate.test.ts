@@ -3,9 +3,9 @@
 import { expect, test } from 'vitest'
 import { enums } from '../../protocol/messages.ts'
 import type { Report } from '../../server/cli/report.ts'
-import { recordedState } from '../../server/cli/walk.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../../server/smmu/registers.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
+import { recordedMachine } from '../../server/trace/recordedMachine.ts'
 import type { RecordOf } from '../../server/trace/records.ts'
 import type { TranslateReport } from '../../server/trap/translator.ts'
 import { cosim } from './cli.ts'
@@ -44,11 +44,11 @@ test('a recording with --translate server holds what a walk needs, the guest’s
     }
   }
   if (last === undefined) throw new Error('nothing was translated')
-  const { state, problems } = await recordedState(path, at)
+  const { machine, problems } = await recordedMachine(path, at)
   expect(problems).toEqual([])
   const { smmu, sid, iovaHi, iovaLo, access, pa } = last
   const iova = (BigInt(iovaHi) << 32n) | BigInt(iovaLo)
-  const walk = state.walk({ smmu, sid, iova, write: (access & enums.access.write[0]) !== 0 })
+  const walk = machine.walk({ smmu, sid, iova, write: (access & enums.access.write[0]) !== 0 })
   expect(walk).toMatchObject({ outcome: 'translated', pa: `0x${pa.toString(16)}` })
   expect(walk.steps.map(({ what }) => what)).toEqual(expect.arrayContaining(['STE', 'CD', 'S1', 'S2']))
 })

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { signal } from '@preact/signals'
+import type { Answer, InputArgs, RouteName } from '../../api/schemas/contract.ts'
+import type { FieldError, ProblemBody } from '../../api/schemas/problem.ts'
+import { type HttpRequest, PREFIX, requestFor } from '../../api/schemas/request.ts'
 
 /** The server asked for a token, and has none from us that is right. */
 export const locked = signal(false)
@@ -38,63 +41,39 @@ export class ApiError extends Error {
   }
 }
 
-/** Of a request's field, or of a place in a text that it holds. */
-export interface FieldError {
-  readonly message: string
-  readonly line?: number
-  readonly column?: number
-}
-
-async function request<T>(method: string, path: string, body?: unknown): Promise<T> {
+/** @throws ApiError */
+async function send({ method, path, body }: HttpRequest): Promise<Response> {
   let response: Response
   try {
-    response = await fetch(`/api/v1${path}`, {
+    response = await fetch(path, {
       method,
       headers: {
         ...(body !== undefined && { 'content-type': 'application/json' }),
         ...(token !== null && { authorization: `Bearer ${token}` }),
       },
-      ...(body !== undefined && { body: JSON.stringify(body) }),
+      ...(body !== undefined && { body }),
     })
   } catch {
     throw new ApiError(0, 'the server cannot be reached')
   }
   if (response.status === 401) locked.value = true
-  if (response.status === 204) return undefined as T
-  const answer = (await response.json().catch(() => ({}))) as {
-    detail?: string
-    title?: string
-    errors?: readonly FieldError[]
-  }
-  if (!response.ok) {
-    throw new ApiError(response.status, answer.detail ?? answer.title ?? `status ${response.status}`, answer.errors)
-  }
-  return answer as T
+  if (response.ok) return response
+  const { detail, title, errors } = (await response.json().catch(() => ({}))) as Partial<ProblemBody>
+  throw new ApiError(response.status, detail ?? title ?? `status ${response.status}`, errors)
 }
 
-/** Saves what a path answers as a file. */
-export async function download(path: string, name: string): Promise<void> {
-  const response = await fetch(`/api/v1${path}`, {
-    headers: token === null ? {} : { authorization: `Bearer ${token}` },
-  })
-  if (!response.ok) throw new ApiError(response.status, ((await response.json()) as { detail?: string }).detail ?? '')
+/** Asks for a route of the API. @throws ApiError */
+export async function call<K extends RouteName>(route: K, ...[input]: InputArgs<K>): Promise<Answer<K>> {
+  const response = await send(requestFor(route, input))
+  return (response.status === 204 ? undefined : await response.json()) as Answer<K>
+}
+
+/** Saves the recording of the run as a file. */
+export async function downloadTrace(name: string): Promise<void> {
+  const response = await send({ method: 'GET', path: `${PREFIX}/trace` })
   const link = document.createElement('a')
   link.href = URL.createObjectURL(await response.blob())
   link.download = name
   link.click()
   URL.revokeObjectURL(link.href)
 }
-
-type Query = Readonly<Record<string, string | number | boolean | undefined>>
-
-export function get<T>(path: string, query: Query = {}): Promise<T> {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined)
-  const search = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString()
-  return request('GET', search ? `${path}?${search}` : path)
-}
-
-export const post = <T = void>(path: string, body: unknown = {}): Promise<T> => request('POST', path, body)
-export const patch = (path: string, body: unknown): Promise<void> => request('PATCH', path, body)
-export const remove = (path: string): Promise<void> => request('DELETE', path)
-/** For actions without a body. */
-export const act = <T = void>(path: string): Promise<T> => request('POST', path)

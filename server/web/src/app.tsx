@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { JSX } from 'preact'
 import { useEffect, useState } from 'preact/hooks'
-import { locked, post, setToken } from './api.ts'
+import { call, locked, setToken } from './api.ts'
 import { count } from './format.ts'
 import { HeldBar } from './held.tsx'
 import { connection } from './live.ts'
@@ -40,7 +40,8 @@ export function App() {
       ...VIEWS.map(([id, name], i) => shortcut(String(i + 1), name, () => go(id))),
       shortcut('t', 'Dark or light', toggleTheme),
       shortcut('b', 'Hold the next trap', () => {
-        if (running.peek() && held.peek() === null) void attempt(() => post('/break', {}), 'The next trap will be held')
+        if (running.peek() && held.peek() === null)
+          void attempt(() => call('POST /break', { body: {} }), 'The next trap will be held')
       }),
       shortcut('?', 'This help', () => setHelp(true)),
     ]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { FaultEffect, Span } from './types.ts'
+import type { FaultEffect, Span } from '../../api/schemas/faults.ts'
 
 /** One thing that is counted, before rules were armed and since. */
 export interface EffectRow {

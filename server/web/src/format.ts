@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+import { hex } from '../../smmu/bits.ts'
 
-export const hex = (value: number | bigint): string => `0x${value.toString(16)}`
+export { hex }
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useEffect, useState } from 'preact/hooks'
-import { post } from './api.ts'
+import type { Body } from '../../api/schemas/contract.ts'
+import { call } from './api.ts'
 import { hex, parseAddress, seconds, wide } from './format.ts'
 import { shortcut } from './shortcuts.ts'
 import { held, info } from './store.ts'
@@ -12,10 +13,11 @@ export function HeldBar() {
   const [value, setValue] = useState('')
   const key = stop ? `${stop.trap.seq}-${stop.hit.phase}` : ''
   useEffect(() => setValue(''), [key])
-  const release = (action: string) => {
+  const release = (action: Body<'POST /held/release'>['action']) => {
     if (held.peek() === null) return
     const changed = action === 'continue' || action === 'step' ? parseAddress(value) : undefined
-    void attempt(() => post('/held/release', { action, ...(changed !== undefined && { value: hex(changed) }) }))
+    const body = { action, value: changed === undefined ? undefined : hex(changed) }
+    void attempt(() => call('POST /held/release', { body }))
   }
   useEffect(() => {
     const ends = [

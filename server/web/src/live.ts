@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The one WebSocket: subscriptions that survive a lost connection and a restarted server. */
 import { signal } from '@preact/signals'
+import { STREAM_PATH } from '../../api/schemas/request.ts'
+import type { ServerMessage, StreamItems, StreamName, Subscribe } from '../../api/schemas/subscriptions.ts'
 import { currentToken, locked } from './api.ts'
 
 export type Connection = 'connecting' | 'open' | 'lost'
 export const connection = signal<Connection>('connecting')
-
-type StreamName = 'traps' | 'events' | 'warnings' | 'firings' | 'console' | 'counters' | 'machine'
 
 export interface Subscribed<T> {
   /** Items, oldest first; `dropped`: so many were missed before them. */
@@ -17,7 +17,7 @@ export interface Subscribed<T> {
 
 interface Subscription {
   readonly stream: StreamName
-  readonly options: { last?: number; lag?: number; filter?: unknown }
+  readonly options: Pick<Subscribe, 'last' | 'lag' | 'filter'>
   readonly handler: Subscribed<never>
   /** Last item that arrived. */
   after: number | undefined
@@ -39,10 +39,10 @@ function announce(id: string, { stream, options, after }: Subscription): void {
 }
 
 /** @returns the way to end it. */
-export function subscribe<T>(
-  stream: StreamName,
-  handler: Subscribed<T>,
-  options: { last?: number; lag?: number; filter?: unknown; after?: number } = {},
+export function subscribe<K extends StreamName>(
+  stream: K,
+  handler: Subscribed<StreamItems[K]>,
+  options: Pick<Subscribe, 'last' | 'lag' | 'filter' | 'after'> = {},
 ): () => void {
   const id = `${stream}-${nextId++}`
   const { after, ...rest } = options
@@ -55,16 +55,7 @@ export function subscribe<T>(
   }
 }
 
-interface Message {
-  readonly type: string
-  readonly session?: string
-  readonly id?: string
-  readonly items?: readonly { readonly id: number }[]
-  readonly dropped?: number
-  readonly next?: number
-}
-
-function receive(message: Message): void {
+function receive(message: ServerMessage): void {
   if (message.type === 'hello') {
     const restarted = session !== undefined && session !== message.session
     session = message.session
@@ -79,24 +70,25 @@ function receive(message: Message): void {
       announce(id, subscription)
     }
   } else if (message.type === 'items') {
-    const subscription = subscriptions.get(message.id ?? '')
+    const subscription = subscriptions.get(message.id)
     if (subscription === undefined) return
-    subscription.after = (message.next ?? 1) - 1
-    subscription.handler.items((message.items ?? []) as never, message.dropped ?? 0)
+    subscription.after = message.next - 1
+    // The server sends what was subscribed to under this id.
+    subscription.handler.items(message.items as readonly never[], message.dropped ?? 0)
   }
 }
 
 export function connect(): void {
   if (locked.value) return
   const scheme = location.protocol === 'https:' ? 'wss' : 'ws'
-  const mine = new WebSocket(`${scheme}://${location.host}/api/v1/stream`)
+  const mine = new WebSocket(`${scheme}://${location.host}${STREAM_PATH}`)
   socket = mine
   ready = false
   mine.onopen = () => {
     const token = currentToken()
     if (token !== null) mine.send(JSON.stringify({ type: 'auth', token }))
   }
-  mine.onmessage = ({ data }) => receive(JSON.parse(String(data)) as Message)
+  mine.onmessage = ({ data }) => receive(JSON.parse(String(data)) as ServerMessage)
   mine.onclose = ({ code }) => {
     if (socket !== mine) return
     ready = false

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 import { signal } from '@preact/signals'
 import { useState } from 'preact/hooks'
-import { act, post } from './api.ts'
+import type { StartOptions } from '../../api/schemas/lifecycle.ts'
+import { call } from './api.ts'
 import { info, status } from './store.ts'
 import { attempt, Button, Dialog, Field } from './ui.tsx'
 
 export const startDialog = signal(false)
 
+type Action = 'pause' | 'resume' | 'reset' | 'power-off' | 'kill'
+
 /** What can be done with the machine now. */
 export function MachineControls() {
   const state = status.value?.state ?? 'off'
-  const act1 = (action: string, done?: string) => () => void attempt(() => act(`/machine/${action}`), done)
+  const does = (action: Action, done?: string) => () => void attempt(() => call(`POST /machine/${action}`), done)
   if (state === 'off') {
     return (
       <Button
@@ -27,19 +30,19 @@ export function MachineControls() {
   return (
     <>
       {state === 'paused' ? (
-        <Button onClick={act1('resume')}>Resume</Button>
+        <Button onClick={does('resume')}>Resume</Button>
       ) : (
-        <Button onClick={act1('pause')} disabled={state !== 'running'}>
+        <Button onClick={does('pause')} disabled={state !== 'running'}>
           Pause
         </Button>
       )}
-      <Button onClick={act1('reset', 'The machine was reset')} disabled={!alive}>
+      <Button onClick={does('reset', 'The machine was reset')} disabled={!alive}>
         Reset
       </Button>
-      <Button onClick={act1('power-off', 'The power button was pressed')} disabled={!alive}>
+      <Button onClick={does('power-off', 'The power button was pressed')} disabled={!alive}>
         Power off
       </Button>
-      <Button tone="danger" onClick={act1('kill')} disabled={state === 'ending'}>
+      <Button tone="danger" onClick={does('kill')} disabled={state === 'ending'}>
         Kill
       </Button>
     </>
@@ -63,8 +66,20 @@ export function StartDialog() {
   const [panicOnWarn, setPanicOnWarn] = useState(false)
   const start = () => {
     close()
-    const body = { policy, until, kernel, memory, smp: Number(smp), run, bench: Number(bench), breakFirst, panicOnWarn }
-    void attempt(() => post('/machine/start', { ...body, ...(append && { append }) }))
+    // The words are those that the server offers.
+    const body = {
+      policy,
+      until,
+      kernel,
+      memory,
+      smp: Number(smp),
+      run,
+      bench: Number(bench),
+      breakFirst,
+      panicOnWarn,
+      ...(append && { append }),
+    } as StartOptions
+    void attempt(() => call('POST /machine/start', { body }))
   }
   return (
     <Dialog title="Start a machine" open={startDialog.value} close={close}>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Queue, QueueEntry } from './types.ts'
+import type { Queue, QueueEntry } from '../../api/schemas/smmus.ts'
 
 /** A line of the two command queues side by side. */
 export interface Pair {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { FaultRule } from '../../faults/rule.ts'
+import type { FaultEntry } from '../../api/schemas/faults.ts'
 
 /** Names that YAML does not take for something else. */
 const PLAIN = /^(?!(?:true|false|null|yes|no|on|off|y|n)$)[A-Za-z][\w-]*$/i
@@ -13,7 +13,7 @@ function flow(value: unknown): string {
 }
 
 /** Rules as a file has them, to be changed by hand. */
-export function ruleText(rules: readonly FaultRule[]): string {
+export function ruleText(rules: readonly FaultEntry['rules'][number]['rule'][]): string {
   const lines = rules.flatMap(({ name, where, when, what }) => [
     `  - name: ${flow(name)}`,
     `    where: ${flow(where)}`,

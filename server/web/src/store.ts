@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { computed, effect, signal } from '@preact/signals'
-import { get, locked } from './api.ts'
+import { computed, effect, type Signal, signal } from '@preact/signals'
+import type { CountersView, Info, MachineStatus } from '../../api/schemas/lifecycle.ts'
+import type { CounterItem } from '../../api/schemas/subscriptions.ts'
+import type { EventItem, WarningItem } from '../../api/schemas/trace.ts'
+import { call, locked } from './api.ts'
 import { connect, subscribe } from './live.ts'
-import type { CounterItem, Counters, EventItem, Info, MachineStatus, StatusItem, WarningItem } from './types.ts'
 
 export const VIEWS = [
   ['overview', 'Overview'],
@@ -53,7 +55,7 @@ export function toggleTheme(): void {
 }
 
 export const status = signal<MachineStatus | undefined>(undefined)
-export const counters = signal<Counters | undefined>(undefined)
+export const counters = signal<CountersView | undefined>(undefined)
 export const info = signal<Info | undefined>(undefined)
 export const warnings = signal<readonly WarningItem[]>([])
 export const events = signal<readonly EventItem[]>([])
@@ -87,7 +89,7 @@ function take({ at, counters: now }: CounterItem): void {
 
 export function startLive(): void {
   const load = () => {
-    void get<Info>('/info').then(
+    void call('GET /info').then(
       value => {
         info.value = value
       },
@@ -99,7 +101,7 @@ export function startLive(): void {
     load()
     connect()
   })
-  subscribe<StatusItem>(
+  subscribe(
     'machine',
     {
       items(items) {
@@ -108,7 +110,7 @@ export function startLive(): void {
     },
     { last: 1 },
   )
-  subscribe<CounterItem>(
+  subscribe(
     'counters',
     {
       items(items) {
@@ -121,14 +123,14 @@ export function startLive(): void {
     },
     { last: 1, lag: 100 },
   )
-  const keep = <T>(list: typeof warnings | typeof events) => ({
+  const keep = <T>(list: Signal<readonly T[]>) => ({
     items(items: readonly T[]) {
-      list.value = [...list.value, ...items].slice(-KEPT) as never
+      list.value = [...list.value, ...items].slice(-KEPT)
     },
     restarted() {
       list.value = []
     },
   })
-  subscribe<WarningItem>('warnings', keep<WarningItem>(warnings), { last: KEPT })
-  subscribe<EventItem>('events', keep<EventItem>(events), { last: KEPT })
+  subscribe('warnings', keep(warnings), { last: KEPT })
+  subscribe('events', keep(events), { last: KEPT })
 }

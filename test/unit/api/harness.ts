@@ -10,7 +10,7 @@ import type { FastifyInstance } from 'fastify'
 import { createApp } from '../../../server/api/app.ts'
 import { MachineManager } from '../../../server/api/machine.ts'
 import type { Access } from '../../../server/api/security.ts'
-import type { Streams } from '../../../server/api/streams.ts'
+import type { Subscriptions } from '../../../server/api/subscriptions.ts'
 import type { Session, SessionEnd } from '../../../server/control/session.ts'
 import { TrapThread } from '../../../server/control/trapThread.ts'
 import { GuestConsole } from '../../../server/machine/console.ts'
@@ -25,7 +25,7 @@ import { FakeQemu } from '../trap/fakeQemu.ts'
 /** A server with a machine whose QEMU is a fake: everything but the guest is real. */
 export interface Harness {
   readonly app: FastifyInstance
-  readonly streams: Streams
+  readonly subscriptions: Subscriptions
   readonly manager: MachineManager
   readonly qemu: FakeQemu
   readonly url: string
@@ -111,7 +111,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
   })
   const manager = new MachineManager()
   manager.adopt(session as unknown as Session, { policy: 'passthrough' }, { version: 'none' })
-  const { app, streams } = await createApp({ manager, access, version: 'test' })
+  const { app, subscriptions } = await createApp({ manager, access, version: 'test' })
   await app.listen({ host: '127.0.0.1', port: 0 })
   const { port } = app.server.address() as AddressInfo
   const connected = once(thread, 'connected')
@@ -121,7 +121,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
   await qemu.reset()
   return {
     app,
-    streams,
+    subscriptions,
     manager,
     qemu,
     port,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from 'vitest'
-import type { Span } from '../../../server/api/tally.ts'
+import type { Span } from '../../../server/api/schemas/faults.ts'
 import { catalogue } from '../../../server/faults/catalogue.ts'
 import { parseFile } from '../../../server/faults/load.ts'
 import { effectRows } from '../../../server/web/src/faultEffect.ts'

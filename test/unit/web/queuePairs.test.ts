@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from 'vitest'
+import type { Queue, QueueEntry } from '../../../server/api/schemas/smmus.ts'
 import { pairs } from '../../../server/web/src/queuePairs.ts'
-import type { Queue, QueueEntry } from '../../../server/web/src/types.ts'
 
 const queue = (...shown: QueueEntry[]): Queue => ({
   enabled: true,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useEffect, useState } from 'preact/hooks'
-import { get, patch, post, remove } from '../api.ts'
+import type { BreakpointBody } from '../../../api/schemas/breakpoints.ts'
+import { call } from '../api.ts'
 import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { MachineControls } from '../machine.tsx'
 import { held, info, running, status } from '../store.ts'
-import type { BreakpointView } from '../types.ts'
 import { attempt, Button, Empty, Field, Load, Panel, Tag, type Tone } from '../ui.tsx'
 
-type On = 'register' | 'command' | 'stream' | 'address' | 'warning' | 'event'
+type On = BreakpointBody['on']
 
 const KINDS: readonly (readonly [On, string, Tone])[] = [
   ['register', 'Register access', 'host'],
@@ -20,7 +20,7 @@ const KINDS: readonly (readonly [On, string, Tone])[] = [
 ]
 
 /** What people set most. */
-const QUICK: readonly (readonly [string, object])[] = [
+const QUICK: readonly (readonly [string, BreakpointBody])[] = [
   ['CFGI_STE', { on: 'command', command: 'CFGI_STE' }],
   ['write of CR0', { on: 'register', register: 'CR0', access: 'write' }],
   ['any unexpected warning', { on: 'warning' }],
@@ -29,9 +29,9 @@ const QUICK: readonly (readonly [string, object])[] = [
 
 export function Breakpoints() {
   const stop = held.value?.hit.breakpoint
-  const loaded = useLoaded<BreakpointView[]>(() => get('/breakpoints'), 2_000, [held.value, status.value?.run])
-  const add = async (body: object) => {
-    await attempt(() => post('/breakpoints', body))
+  const loaded = useLoaded(() => call('GET /breakpoints'), 2_000, [held.value, status.value?.run])
+  const add = async (body: BreakpointBody) => {
+    await attempt(() => call('POST /breakpoints', { body }))
     loaded.reload()
   }
   return (
@@ -66,7 +66,9 @@ export function Breakpoints() {
                               aria-label={`Breakpoint ${b.id}: ${b.text}`}
                               onChange={e => {
                                 const enabled = e.currentTarget.checked
-                                void attempt(() => patch(`/breakpoints/${b.id}`, { enabled })).then(loaded.reload)
+                                void attempt(() =>
+                                  call('PATCH /breakpoints/:id', { params: { id: b.id }, body: { enabled } }),
+                                ).then(loaded.reload)
                               }}
                             />
                             <Tag tone={KINDS.find(([on]) => on === b.on)?.[2] ?? 'plain'}>{b.on}</Tag>
@@ -85,7 +87,11 @@ export function Breakpoints() {
                           <Button
                             class="small"
                             aria-label={`Remove breakpoint ${b.id}`}
-                            onClick={() => void attempt(() => remove(`/breakpoints/${b.id}`)).then(loaded.reload)}
+                            onClick={() =>
+                              void attempt(() => call('DELETE /breakpoints/:id', { params: { id: b.id } })).then(
+                                loaded.reload,
+                              )
+                            }
                           >
                             Remove
                           </Button>
@@ -115,7 +121,7 @@ export function Breakpoints() {
             keys="b"
             disabled={!running.value || held.value !== null}
             aria-pressed={status.value?.breaking === true}
-            onClick={() => void attempt(() => post('/break', { on: !status.value?.breaking }))}
+            onClick={() => void attempt(() => call('POST /break', { body: { on: !status.value?.breaking } }))}
           >
             {status.value?.breaking ? 'Waiting for a trap…' : 'Hold the next trap'}
           </Button>
@@ -125,10 +131,10 @@ export function Breakpoints() {
   )
 }
 
-function Add({ add }: { add: (body: object) => Promise<void> }) {
+function Add({ add }: { add: (body: BreakpointBody) => Promise<void> }) {
   const [on, setOn] = useState<On>('command')
   const [name, setName] = useState('')
-  const [access, setAccess] = useState('any')
+  const [access, setAccess] = useState<NonNullable<BreakpointBody['access']>>('any')
   const [value, setValue] = useState('')
   const [mask, setMask] = useState('')
   const [size, setSize] = useState('4096')
@@ -197,7 +203,7 @@ function Add({ add }: { add: (body: object) => Promise<void> }) {
         {on === 'register' && (
           <>
             <Field label="Access">
-              <select value={access} onChange={e => setAccess(e.currentTarget.value)}>
+              <select value={access} onChange={e => setAccess(e.currentTarget.value as typeof access)}>
                 <option value="any">read or write</option>
                 <option value="write">write</option>
                 <option value="read">read</option>

@@ -3,10 +3,9 @@ import '@xterm/xterm/css/xterm.css'
 import { FitAddon } from '@xterm/addon-fit'
 import { Terminal } from '@xterm/xterm'
 import { useEffect, useRef, useState } from 'preact/hooks'
-import { post } from '../api.ts'
+import { call } from '../api.ts'
 import { subscribe } from '../live.ts'
 import { running, theme } from '../store.ts'
-import type { ConsoleItem } from '../types.ts'
 import { Button, Panel, toast } from '../ui.tsx'
 
 const SCROLLBACK = 20_000
@@ -75,7 +74,7 @@ export function Console() {
       const text = pending.slice(0, 4096)
       pending = pending.slice(text.length)
       try {
-        await post('/machine/console', { text })
+        await call('POST /machine/console', { body: { text } })
       } catch (error) {
         pending = ''
         toast((error as Error).message, true)
@@ -87,7 +86,7 @@ export function Console() {
       pending += text
       void send()
     })
-    const end = subscribe<ConsoleItem>(
+    const end = subscribe(
       'console',
       {
         items(items, dropped) {

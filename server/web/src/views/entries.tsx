@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Entry } from '../types.ts'
+import type { SteView } from '../../../api/schemas/smmus.ts'
 
 /** Entry of the host and what the hardware gets, field by field. */
-export function EntryPair(props: { host: Entry | null; shadow: Entry | null; onlyDifferent?: boolean }) {
+export function EntryPair(props: { host: SteView | null; shadow: SteView | null; onlyDifferent?: boolean }) {
   const { host, shadow, onlyDifferent } = props
   const fields = (host ?? shadow)?.fields ?? []
   const both = host !== null && shadow !== null

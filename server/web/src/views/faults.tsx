@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { RefObject } from 'preact'
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
-import { type ApiError, act, type FieldError, get, post, remove } from '../api.ts'
+import type { FaultEffect, FaultEntry, FaultStatusView, FiringItem } from '../../../api/schemas/faults.ts'
+import type { FieldError } from '../../../api/schemas/problem.ts'
+import { type ApiError, call } from '../api.ts'
 import { effectRows } from '../faultEffect.ts'
 import { bytes, clock, count, seconds } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
@@ -10,7 +12,6 @@ import { startDialog } from '../machine.tsx'
 import { ruleText } from '../ruleText.ts'
 import { shortcut } from '../shortcuts.ts'
 import { inspectable, running, status } from '../store.ts'
-import type { FaultEffect, FaultEntry, FaultStatus, FiringItem } from '../types.ts'
 import { attempt, Button, Choice, Empty, Failure, Load, Panel, Tag, type Tone, toast } from '../ui.tsx'
 
 /** Points of rules, in the colours of whose they are. */
@@ -48,11 +49,11 @@ const KEPT = 500
 const kindsOf = (entry: FaultEntry): string[] => [...new Set(entry.rules.map(({ rule }) => rule.where.at))]
 
 export function Faults() {
-  const catalogue = useLoaded<FaultEntry[]>(() => get('/faults/catalogue'), 0, [])
+  const catalogue = useLoaded(() => call('GET /faults/catalogue'), 0, [])
   const firings = useFirings()
   const run = status.value?.run
-  const armed = useLoaded<FaultStatus>(() => get('/faults'), 1_000, [run, inspectable.value])
-  const effect = useLoaded<FaultEffect | null>(() => get('/faults/effect'), 2_000, [run, inspectable.value])
+  const armed = useLoaded(() => call('GET /faults'), 1_000, [run, inspectable.value])
+  const effect = useLoaded(() => call('GET /faults/effect'), 2_000, [run, inspectable.value])
   const [chosen, setChosen] = useState<string>()
   const entry = catalogue.data?.find(({ name }) => name === chosen)
   const reload = () => {
@@ -80,7 +81,7 @@ export function Faults() {
                 <Button
                   class="small"
                   tone="danger"
-                  onClick={() => void attempt(() => remove('/faults'), 'Nothing is armed any more').then(reload)}
+                  onClick={() => void attempt(() => call('DELETE /faults'), 'Nothing is armed any more').then(reload)}
                 >
                   Disarm
                 </Button>
@@ -119,7 +120,7 @@ function useFirings(): readonly FiringItem[] {
   const [list, setList] = useState<readonly FiringItem[]>([])
   useEffect(
     () =>
-      subscribe<FiringItem>(
+      subscribe(
         'firings',
         {
           items: items => setList(former => [...former, ...items].slice(-KEPT)),
@@ -137,7 +138,7 @@ function Catalogue(props: {
   entries: readonly FaultEntry[]
   chosen: string | undefined
   choose: (name: string) => void
-  armed: FaultStatus | undefined
+  armed: FaultStatusView | undefined
 }) {
   const { entries, chosen, choose } = props
   const [text, setText] = useState('')
@@ -244,7 +245,7 @@ function Arm({ entry, reload }: { entry: FaultEntry | undefined; reload: () => v
   const arm = async () => {
     const what = from === 'own' ? { text } : { faults: [entry?.name ?? ''] }
     try {
-      await post('/faults', { ...what, seed: Number(seed) })
+      await call('POST /faults', { body: { ...what, seed: Number(seed) } })
       setError(undefined)
       toast(from === 'own' ? 'The rules are armed' : `${entry?.name} is armed`)
       reload()
@@ -411,7 +412,7 @@ function Own(props: { text: string; setText: (text: string) => void; errors: rea
   )
 }
 
-function Armed({ now, reload }: { now: FaultStatus; reload: () => void }) {
+function Armed({ now, reload }: { now: FaultStatusView; reload: () => void }) {
   if (now.rules.length === 0) {
     return running.value ? (
       <Empty title="Nothing is armed">A rule fires when what it is about takes place in the machine.</Empty>
@@ -452,7 +453,11 @@ function Armed({ now, reload }: { now: FaultStatus; reload: () => void }) {
                   <Button
                     class="small"
                     aria-label={`Fire ${rule} now`}
-                    onClick={() => void attempt(() => act(`/faults/${rule}/fire`), `${rule} fired`).then(reload)}
+                    onClick={() =>
+                      void attempt(() => call('POST /faults/:rule/fire', { params: { rule } }), `${rule} fired`).then(
+                        reload,
+                      )
+                    }
                   >
                     Fire now
                   </Button>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
-import { get, post } from '../api.ts'
+import type { Ownership, Reach } from '../../../api/schemas/pages.ts'
+import { call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded, useSize } from '../hooks.ts'
 import { inspectable, route, smmu, status, theme } from '../store.ts'
-import type { Ownership, Reach } from '../types.ts'
 import { Button, Empty, Failure, Field, Panel, Skeleton, Tag, type Tone, toast } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -45,12 +45,15 @@ function MemoryMap() {
   const [selection, setSelection] = useState<Span | undefined>()
   const { ref, width, height } = useSize<HTMLDivElement>()
   const { cell, columns, rows, pixels } = gridOf(span, width - GUTTER, height)
-  const ownership = useLoaded<Ownership>(
-    () => get('/memory/ownership', { from: hex(span.from), to: hex(span.to), limit: Math.min(20_000, columns * rows) }),
+  const ownership = useLoaded(
+    () =>
+      call('GET /memory/ownership', {
+        query: { from: hex(span.from), to: hex(span.to), limit: Math.min(20_000, columns * rows) },
+      }),
     1_500,
     [span.from, span.to, columns * rows],
   )
-  const reach = useLoaded<Reach[]>(() => get('/memory/reach', { smmu: smmu.value }), 3_000, [smmu.value])
+  const reach = useLoaded(() => call('GET /memory/reach', { query: { smmu: smmu.value } }), 3_000, [smmu.value])
 
   const zoom = (factor: number, at = (span.from + span.to) / 2) => setSpan(zoomed(span, whole, factor, at))
   const size = span.to - span.from
@@ -373,7 +376,7 @@ function Side(props: {
     setBusy(true)
     try {
       const body = { base: hex(at), size: count * PAGE, vm: Number(vm) }
-      const { ok, result } = await post<{ ok: boolean; result: string }>(`/memory/${what}`, body)
+      const { ok, result } = await call(`POST /memory/${what}`, { body })
       if (ok) toast(`${what === 'donate' ? 'Donated' : 'Reclaimed'} ${bytes(count * PAGE)} at ${hex(at)}`)
       else toast(`The hypervisor refused: ${result}${REASONS[result] ? `, ${REASONS[result]}` : ''}`, true)
       props.changed()

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { currentToken, download } from '../api.ts'
+import type { CountersView } from '../../../api/schemas/lifecycle.ts'
+import { currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
 import { counters, events, go, rates, running, status, warnings } from '../store.ts'
-import type { Counters } from '../types.ts'
 import { attempt, Button, Empty, Panel, Skeleton, sectionHref, Tag } from '../ui.tsx'
 
 const PHASES = [
@@ -110,7 +110,7 @@ const Recording = () =>
       Download recording
     </a>
   ) : (
-    <Button class="small" onClick={() => void attempt(() => download('/trace', 'trace.smtr'))}>
+    <Button class="small" onClick={() => void attempt(() => downloadTrace('trace.smtr'))}>
       Download recording
     </Button>
   )
@@ -129,7 +129,7 @@ const Tally = ({ name, value, bad }: { name: string; value: number | undefined; 
   </div>
 )
 
-function Registers({ c }: { c: Counters | undefined }) {
+function Registers({ c }: { c: CountersView | undefined }) {
   const total = Math.max(1, c?.registers[0] ? c.registers[0].reads + c.registers[0].writes : 1)
   return (
     <Panel title="By register" class="registers" flush>
@@ -175,9 +175,9 @@ function Registers({ c }: { c: Counters | undefined }) {
   )
 }
 
-const total = (k: Counters['commands'][number]): number => k.kept + k.rewritten + k.dropped + k.own
+const total = (k: CountersView['commands'][number]): number => k.kept + k.rewritten + k.dropped + k.own
 
-function Commands({ c }: { c: Counters | undefined }) {
+function Commands({ c }: { c: CountersView | undefined }) {
   return (
     <Panel title="Commands and verdicts" class="commands" flush>
       {!c || c.commands.length === 0 ? (
@@ -218,7 +218,7 @@ function Commands({ c }: { c: Counters | undefined }) {
   )
 }
 
-function Reports({ c }: { c: Counters | undefined }) {
+function Reports({ c }: { c: CountersView | undefined }) {
   const unexpected = (c?.warnings ?? []).filter(w => !w.expected).reduce((sum, w) => sum + w.count, 0)
   const list = [
     ...warnings.value.map(w => ({

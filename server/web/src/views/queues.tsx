@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { ComponentChildren } from 'preact'
 import { useLayoutEffect, useRef, useState } from 'preact/hooks'
-import { get } from '../api.ts'
+import type { Queue, QueueEntry } from '../../../api/schemas/smmus.ts'
+import { call } from '../api.ts'
 import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { type Pair, pairs } from '../queuePairs.ts'
 import { inspectable, smmu } from '../store.ts'
-import type { Queues as Data, Queue, QueueEntry, RegisterRow } from '../types.ts'
 import { Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -35,7 +35,7 @@ export function Queues() {
 }
 
 function ThreeQueues() {
-  const loaded = useLoaded<Data>(() => get(`/smmus/${smmu.value}/queues`), 1_000, [smmu.value])
+  const loaded = useLoaded(() => call('GET /smmus/:smmu/queues', { params: { smmu: smmu.value } }), 1_000, [smmu.value])
   return (
     <Load from={loaded}>
       {({ host, shadow, events }) => (
@@ -236,7 +236,9 @@ function Gauge({ queue, tone, name }: { queue: Queue; tone: Tone; name?: string 
 
 function Registers() {
   const [only, setOnly] = useState(false)
-  const loaded = useLoaded<RegisterRow[]>(() => get(`/smmus/${smmu.value}/registers`), 3_000, [smmu.value])
+  const loaded = useLoaded(() => call('GET /smmus/:smmu/registers', { params: { smmu: smmu.value } }), 3_000, [
+    smmu.value,
+  ])
   return (
     <Panel
       title="Registers"

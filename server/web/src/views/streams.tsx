@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useState } from 'preact/hooks'
-import { get } from '../api.ts'
+import type { TableRoot } from '../../../api/schemas/smmus.ts'
+import { call } from '../api.ts'
 import { bytes, hex } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { go, inspectable, route, smmu } from '../store.ts'
-import type { Root, StreamDetail, StreamList, TableEntry } from '../types.ts'
 import { Button, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
 import { EntryPair } from './entries.tsx'
 import { NoMachine } from './none.tsx'
@@ -24,7 +24,9 @@ export function Streams() {
 function StreamTables() {
   const [all, setAll] = useState(false)
   const asked = route.value.query.get('sid')
-  const loaded = useLoaded<StreamList>(() => get(`/smmus/${smmu.value}/streams`), 3_000, [smmu.value])
+  const loaded = useLoaded(() => call('GET /smmus/:smmu/streams', { params: { smmu: smmu.value } }), 3_000, [
+    smmu.value,
+  ])
   const known = loaded.data?.streams ?? []
   const shown = known.filter(s => all || s.device !== null || !/^(abort|invalid|none)$/.test(s.host))
   const sid = asked === null ? shown.find(s => s.device !== null)?.sid : Number(asked)
@@ -95,7 +97,10 @@ function StreamTables() {
 }
 
 function Detail({ sid }: { sid: number }) {
-  const loaded = useLoaded<StreamDetail>(() => get(`/smmus/${smmu.value}/streams/${sid}`), 3_000, [sid, smmu.value])
+  const loaded = useLoaded(() => call('GET /smmus/:smmu/streams/:sid', { params: { smmu: smmu.value, sid } }), 3_000, [
+    sid,
+    smmu.value,
+  ])
   const [different, setDifferent] = useState(false)
   return (
     <div class="stack">
@@ -150,32 +155,19 @@ function Detail({ sid }: { sid: number }) {
   )
 }
 
-interface Place {
-  readonly stage: 1 | 2
-  readonly name: string
-  readonly address: string
-  readonly level: number
-  readonly granuleShift: number
-  readonly inputBits?: number
-  readonly input: string
-}
+/** A table on the way down; only a root says how many bits it resolves. */
+type Place = Omit<TableRoot, 'inputBits'> & Partial<Pick<TableRoot, 'inputBits'>>
 
 /** Translation tables, level by level. */
-function Tables({ roots, sid }: { roots: readonly Root[]; sid: number }) {
+function Tables({ roots, sid }: { roots: readonly TableRoot[]; sid: number }) {
   const [path, setPath] = useState<readonly Place[]>(() => (roots[0] ? [roots[0]] : []))
   const place = path.at(-1)
-  const loaded = useLoaded<{ readable: boolean; entries: TableEntry[] }>(
-    () =>
-      place === undefined
-        ? Promise.resolve({ readable: true, entries: [] })
-        : get(`/smmus/${smmu.value}/table`, {
-            stage: place.stage,
-            address: place.address,
-            level: place.level,
-            granuleShift: place.granuleShift,
-            inputBits: place.inputBits,
-            input: place.input,
-          }),
+  const loaded = useLoaded(
+    async () => {
+      if (place === undefined) return { readable: true, entries: [] }
+      const { name: _, ...query } = place
+      return call('GET /smmus/:smmu/table', { params: { smmu: smmu.value }, query })
+    },
     0,
     [place?.address, place?.level],
   )

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useEffect, useState } from 'preact/hooks'
-import { type ApiError, get } from '../api.ts'
+import type { WalkView } from '../../../api/schemas/smmus.ts'
+import { type ApiError, call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { inspectable, route, smmu, status } from '../store.ts'
-import type { Reach, WalkAnswer } from '../types.ts'
 import { Button, Choice, Empty, Failure, Field, Load, Panel, Skeleton, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -15,7 +15,7 @@ export function Translation() {
   const [iova, setIova] = useState(query.get('iova') ?? '')
   const [access, setAccess] = useState<'read' | 'write'>('read')
   const [table, setTable] = useState<'hardware' | 'host'>('hardware')
-  const [walk, setWalk] = useState<WalkAnswer | undefined>()
+  const [walk, setWalk] = useState<WalkView | undefined>()
   const [error, setError] = useState<ApiError | undefined>()
   const [busy, setBusy] = useState(false)
   const chosen = sid === '' ? devices[0]?.sid : parseAddress(sid) === undefined ? undefined : Number(parseAddress(sid))
@@ -25,7 +25,12 @@ export function Translation() {
     if (chosen === undefined || at === undefined) return
     setBusy(true)
     try {
-      setWalk(await get<WalkAnswer>(`/smmus/${smmu.value}/walk`, { sid: chosen, iova: hex(at), access, table }))
+      setWalk(
+        await call('GET /smmus/:smmu/walk', {
+          params: { smmu: smmu.value },
+          query: { sid: chosen, iova: hex(at), access, table },
+        }),
+      )
       setError(undefined)
     } catch (e) {
       setError(e as ApiError)
@@ -138,7 +143,7 @@ export function Translation() {
   )
 }
 
-function Result({ walk }: { walk: WalkAnswer }) {
+function Result({ walk }: { walk: WalkView }) {
   const tone: Tone = walk.outcome === 'translated' ? 'ok' : 'bad'
   return (
     <div class={`result ${tone}`} role="status">
@@ -154,7 +159,7 @@ function Result({ walk }: { walk: WalkAnswer }) {
   )
 }
 
-type WalkStep = WalkAnswer['steps'][number]
+type WalkStep = WalkView['steps'][number]
 
 const WHAT: Readonly<Record<WalkStep['what'], readonly [name: string, tone: Tone]>> = {
   L1STD: ['Stream table, level 1', 'plain'],
@@ -188,7 +193,7 @@ function Step({ step }: { step: WalkStep }) {
 }
 
 function Mapped({ sid, pick }: { sid: number; pick: (iova: string) => void }) {
-  const loaded = useLoaded<Reach[]>(() => get('/memory/reach', { smmu: smmu.value }), 4_000, [smmu.value])
+  const loaded = useLoaded(() => call('GET /memory/reach', { query: { smmu: smmu.value } }), 4_000, [smmu.value])
   return (
     <Panel title={`Mapped by stage 1 of ${hex(sid)}`} flush class="grow">
       <Load from={loaded}>

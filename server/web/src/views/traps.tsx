@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks'
-import { get } from '../api.ts'
+import type { ChildView, TrapDetail, TrapFilter, TrapRow } from '../../../api/schemas/trace.ts'
+import { call } from '../api.ts'
 import { count, micros, seconds } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { shortcut } from '../shortcuts.ts'
 import { go, info, route } from '../store.ts'
-import type { Child, Entry, TrapRow } from '../types.ts'
 import { attempt, Button, Choice, Cited, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
 import { VirtualList } from '../virtual.tsx'
 import { EntryPair } from './entries.tsx'
@@ -25,16 +25,7 @@ const NAMING_TRIES = 20
 /** With a filter, all that is still in the log is looked through. */
 const EVERYTHING = 100_000
 
-interface Filter {
-  readonly registers?: string[]
-  readonly commands?: string[]
-  readonly access?: 'read' | 'write'
-  readonly warnings?: boolean
-  readonly minUs?: number
-  readonly text?: string
-}
-
-function initial(): Filter {
+function initial(): TrapFilter {
   const { query } = route.value
   const list = (name: string) => query.get(name)?.split(',').filter(Boolean)
   const registers = list('registers')
@@ -43,7 +34,7 @@ function initial(): Filter {
 }
 
 export function Traps() {
-  const [filter, setFilter] = useState<Filter>(initial)
+  const [filter, setFilter] = useState<TrapFilter>(initial)
   const [paused, setPaused] = useState(false)
   const [follow, setFollow] = useState(true)
   const [selected, setSelected] = useState<number | undefined>(() => Number(route.value.query.get('row')) || undefined)
@@ -72,7 +63,7 @@ export function Traps() {
   useEffect(() => {
     if (numbered === null) return
     void attempt(async () => {
-      const { id } = await get<TrapRow>(`/traps/numbered/${encodeURIComponent(numbered)}`)
+      const { id } = await call('GET /traps/numbered/:seq', { params: { seq: Number(numbered) } })
       setSelected(id)
       setFollow(false)
     })
@@ -89,13 +80,16 @@ export function Traps() {
     const unnamed = rows.current.find(row => row.id > asked.current && row.pc !== undefined && row.where === undefined)
     if (unnamed === undefined || tries === 0) return
     const last = rows.current.at(-1)?.id ?? 0
-    const { registers, commands, ...rest } = filter
+    const { registers, commands, kinds, ...rest } = filter
     const query = {
       ...rest,
       ...(registers && { registers: registers.join() }),
       ...(commands && { commands: commands.join() }),
+      ...(kinds && { kinds: kinds.join() }),
+      after: unnamed.id - 1,
+      limit: NAMED,
     }
-    const { items } = await get<{ items: TrapRow[] }>('/traps', { ...query, after: unnamed.id - 1, limit: NAMED })
+    const { items } = await call('GET /traps', { query })
     if (items[0]?.where === undefined) {
       setTimeout(() => void nameFunctions(tries - 1), NAMING_MS)
       return
@@ -115,7 +109,7 @@ export function Traps() {
     if (paused) return
     const after = rows.current.at(-1)?.id
     let scheduled = false
-    return subscribe<TrapRow>(
+    return subscribe(
       'traps',
       {
         items(items, dropped) {
@@ -344,20 +338,8 @@ function Row({ row, selected, select }: { row: TrapRow; selected: boolean; selec
   )
 }
 
-interface TrapDetail {
-  readonly row: TrapRow
-  readonly children: readonly Child[]
-  readonly streams: readonly number[]
-  readonly previous?: TrapRow
-  readonly following?: TrapRow
-}
-
 function Detail({ id, select }: { id: number | undefined; select: (id: number) => void }) {
-  const loaded = useLoaded<TrapDetail | null>(
-    () => (id === undefined ? Promise.resolve(null) : get(`/traps/${id}`)),
-    0,
-    [id],
-  )
+  const loaded = useLoaded(async () => (id === undefined ? null : call('GET /traps/:id', { params: { id } })), 0, [id])
   return (
     <Panel title={id === undefined ? 'Trap' : <TrapTitle detail={loaded.data ?? undefined} />} class="detail" flush>
       {id === undefined ? (
@@ -451,11 +433,7 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
               {child.us !== undefined && <span class="num muted">{micros(child.us)}</span>}
               {(child.host || child.shadow) && (
                 <div class="full">
-                  <EntryPair
-                    host={(child.host as Entry) ?? null}
-                    shadow={(child.shadow as Entry) ?? null}
-                    onlyDifferent
-                  />
+                  <EntryPair host={child.host ?? null} shadow={child.shadow ?? null} onlyDifferent />
                 </div>
               )}
             </li>
@@ -468,11 +446,11 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
 
 const NAMES: Readonly<Record<string, string>> = { hardware: 'hw', memory: 'mem', command: 'cmd', warning: 'warn' }
 
-function childName({ kind, verdict }: Child): string {
+function childName({ kind, verdict }: ChildView): string {
   return kind === 'command' && verdict !== undefined && verdict !== 'kept' ? verdict : (NAMES[kind] ?? kind)
 }
 
-function childTone({ kind, verdict }: Child): Tone {
+function childTone({ kind, verdict }: ChildView): Tone {
   switch (kind) {
     case 'command':
       return TONES[verdict ?? 'kept'] ?? 'host'

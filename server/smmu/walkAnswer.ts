@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-/** A walk as the API and the command line give it. */
-import { describeEvent } from '../smmu/events.ts'
-import type { Outcome } from '../smmu/transaction.ts'
-import type { WalkStep } from '../smmu/walkSteps.ts'
+/** A walk in words: each fetch, and what it came to. */
+import { hex } from './bits.ts'
+import { describeEvent } from './events.ts'
+import type { Outcome } from './transaction.ts'
+import type { WalkStep } from './walkSteps.ts'
 
 /** By class: what stage 2 was walked for. */
 const PURPOSES = ['context descriptor', 'stage 1 table', 'address']
 
 export interface WalkAnswer {
-  /** `unknown`: a recording does not hold what the walk needs. */
-  readonly outcome: Outcome['kind'] | 'unknown'
+  readonly outcome: Outcome['kind']
   readonly text: string
   readonly pa: string | null
   /** Bytes that are mapped linearly around it. */
@@ -28,8 +28,6 @@ export interface WalkAnswer {
     readonly text: string
   }[]
 }
-
-const hex = (value: number | bigint): string => `0x${value.toString(16)}`
 
 const NOTHING = { pa: null, size: null, permissions: null, bypass: false, recorded: null }
 
@@ -64,12 +62,14 @@ function describeOutcome(outcome: Outcome): Omit<WalkAnswer, 'steps'> {
 }
 
 /** The walk up to what a recording does not hold. */
-export function unknownAnswer(what: string, steps: WalkAnswer['steps']): WalkAnswer {
+export type UnknownAnswer = Omit<WalkAnswer, 'outcome'> & { readonly outcome: 'unknown' }
+
+export function unknownAnswer(what: string, steps: WalkAnswer['steps']): UnknownAnswer {
   return { ...NOTHING, outcome: 'unknown', text: `not in the recording: ${what}`, steps }
 }
 
 /** Every fetch in a line: what, level, address, IPA, value of a descriptor, meaning; then what it came to. */
-export function walkText({ steps, outcome, text }: WalkAnswer): string {
+export function walkText({ steps, outcome, text }: WalkAnswer | UnknownAnswer): string {
   const lines = steps.map(({ what, level, address, ipa, words, purpose, text }) =>
     [
       what.padEnd(5),

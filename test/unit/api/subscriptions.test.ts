@@ -99,7 +99,7 @@ test('many clients get the same', async () => {
   const ids = Array.from({ length: 50 }, (_, i) => i + 2)
   await Promise.all(clients.map(client => client.until(() => client.items.at(-1)?.id === 51)))
   for (const client of clients) expect(client.items.map(({ id }) => id).filter(id => id !== 1)).toEqual(ids)
-  expect(server.streams.stats.clients).toBe(40)
+  expect(server.subscriptions.stats.clients).toBe(40)
 })
 
 test('no more clients than there may be', async () => {
@@ -126,7 +126,7 @@ test('a client that does not read holds up nobody and costs a bounded amount of 
   await new Promise(resolve => setTimeout(resolve, 200))
   slow.socket.resume()
   await slow.until(() => slow.items.some(({ id }) => id === quick.items.at(-1)?.id && id !== undefined))
-  expect(server.streams.stats.dropped).toBe(slow.dropped)
+  expect(server.subscriptions.stats.dropped).toBe(slow.dropped)
 })
 
 test('a client that is gone without a word is noticed', async () => {
@@ -135,9 +135,9 @@ test('a client that is gone without a word is noticed', async () => {
     `GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: ${Buffer.alloc(16).toString('base64')}\r\nSec-WebSocket-Version: 13\r\n\r\n`,
   )
   await new Promise(resolve => raw.once('data', resolve))
-  expect(server.streams.stats.clients).toBe(1)
+  expect(server.subscriptions.stats.clients).toBe(1)
   raw.destroy()
-  while (server.streams.stats.clients > 0) await new Promise(resolve => setTimeout(resolve, 10))
+  while (server.subscriptions.stats.clients > 0) await new Promise(resolve => setTimeout(resolve, 10))
 })
 
 describe('what is no request', () => {

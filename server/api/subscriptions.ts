@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Streams over WebSocket. A client subscribes with a filter and the id of the last item it has; the server sends what came
+ * Subscriptions over WebSocket. A client subscribes with a filter and the id of the last item it has; the server sends what came
  * since, as fast as the client takes it. Nothing is queued for a client: each has a position in histories that all share.
  * A client that is too slow for a history misses items, and is told how many.
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { type RawData, WebSocket, WebSocketServer } from 'ws'
 import type { Source } from './feed.ts'
+import { STREAM_PATH } from './schemas/request.ts'
+import {
+  ClientMessageSchema,
+  type ServerMessage,
+  STREAMS,
+  type StreamItems,
+  type StreamName,
+  type Subscribe,
+} from './schemas/subscriptions.ts'
 import { type Access, bearer, refusal, sameToken } from './security.ts'
-import { FilterSchema } from './traps.ts'
-
-export const STREAM_PATH = '/api/v1/stream'
-
-export const STREAMS = ['traps', 'events', 'warnings', 'firings', 'console', 'counters', 'machine'] as const
-export type StreamName = (typeof STREAMS)[number]
 
 const TICK_MS = 50
 const PING_MS = 15_000
@@ -32,38 +34,11 @@ const MAX_ITEMS = 500
 /** Requests of one client in a second. */
 const MAX_REQUESTS = 50
 
-const Subscribe = Type.Object(
-  {
-    type: Type.Literal('subscribe'),
-    id: Type.String({ minLength: 1, maxLength: 64, description: "the client's name for the subscription" }),
-    stream: Type.Enum([...STREAMS]),
-    /** The last item that the client has; absent: only what comes from now on. */
-    after: Type.Optional(Type.Integer({ minimum: 0 })),
-    /** Begin so many items back. */
-    last: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000 })),
-    /** Skip to the newest items rather than lag behind by more than this. */
-    lag: Type.Optional(Type.Integer({ minimum: 100, maximum: 100_000 })),
-    filter: Type.Optional(FilterSchema),
-  },
-  { additionalProperties: false },
-)
-const Request = Compile(
-  Type.Union([
-    Type.Object(
-      { type: Type.Literal('auth'), token: Type.String({ maxLength: 512 }) },
-      { additionalProperties: false },
-    ),
-    Subscribe,
-    Type.Object(
-      { type: Type.Literal('unsubscribe'), id: Type.String({ maxLength: 64 }) },
-      { additionalProperties: false },
-    ),
-  ]),
-)
+const Request = Compile(ClientMessageSchema)
 
 interface Subscription {
   readonly id: string
-  readonly source: Source
+  readonly source: Source<StreamItems[StreamName]>
   readonly filter: unknown
   readonly lag: number
   next: number
@@ -78,26 +53,29 @@ interface Client {
   budget: number
 }
 
-/** What the streams did, for metrics. */
-export interface StreamStats {
+/** What each stream is read from. */
+export type Sources = { readonly [K in StreamName]: Source<StreamItems[K]> }
+
+/** What the subscriptions did, for metrics. */
+export interface SubscriptionStats {
   clients: number
   sent: number
   dropped: number
   refused: number
 }
 
-export class Streams {
+export class Subscriptions {
   /** Changes when the server restarts: ids of items start again. */
   readonly session = randomUUID()
-  readonly stats: StreamStats = { clients: 0, sent: 0, dropped: 0, refused: 0 }
-  readonly #sources: Readonly<Record<StreamName, Source>>
+  readonly stats: SubscriptionStats = { clients: 0, sent: 0, dropped: 0, refused: 0 }
+  readonly #sources: Sources
   readonly #access: Access
   readonly #server = new WebSocketServer({ noServer: true, maxPayload: MAX_MESSAGE, perMessageDeflate: false })
   readonly #clients = new Set<Client>()
   readonly #timers: NodeJS.Timeout[]
   #ticks = 0
 
-  constructor(sources: Readonly<Record<StreamName, Source>>, access: Access) {
+  constructor(sources: Sources, access: Access) {
     this.#sources = sources
     this.#access = access
     const every = (ms: number, work: () => void) => setInterval(work, ms).unref()
@@ -198,7 +176,7 @@ export class Streams {
     this.#subscribe(client, request)
   }
 
-  #subscribe(client: Client, request: Static<typeof Subscribe>): void {
+  #subscribe(client: Client, request: Subscribe): void {
     const { id, stream, after, last, lag = Number.POSITIVE_INFINITY, filter } = request
     if (client.subscriptions.size >= MAX_SUBSCRIPTIONS && !client.subscriptions.has(id)) {
       return send(client, { type: 'error', id, error: `there are ${MAX_SUBSCRIPTIONS} subscriptions already` })
@@ -254,6 +232,6 @@ export class Streams {
   }
 }
 
-function send(client: Client, message: object): void {
+function send(client: Client, message: ServerMessage): void {
   if (client.socket.readyState === WebSocket.OPEN) client.socket.send(JSON.stringify(message))
 }

@@ -2,16 +2,16 @@
 /** Walks of recorded machines: as the live walk has it, or "not in the recording", never a guess. */
 import { fileURLToPath } from 'node:url'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { walkAnswer, walkText } from '../../../server/api/walkAnswer.ts'
-import { RecordedState, recordedState } from '../../../server/cli/walk.ts'
 import type { SmmuHardware } from '../../../server/machine/ports.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { STRTAB_STE_0_CFG_NESTED } from '../../../server/smmu/ste.ts'
+import { walkAnswer, walkText } from '../../../server/smmu/walkAnswer.ts'
 import { Walker } from '../../../server/smmu/walker.ts'
 import type { WalkStep } from '../../../server/smmu/walkSteps.ts'
 import { NO_MACHINE } from '../../../server/trace/format.ts'
 import { groups } from '../../../server/trace/groups.ts'
+import { RecordedMachine, recordedMachine } from '../../../server/trace/recordedMachine.ts'
 import type { RecordOf, TraceRecord } from '../../../server/trace/records.ts'
 import { createRing, RingReader, RingWriter } from '../../../server/trace/ring.ts'
 import { RecordedMemory } from '../../../server/trap/wirePorts.ts'
@@ -25,8 +25,8 @@ describe('boots', () => {
   test.each(['6.1-nested', '6.12-nested'])(
     '%s: tables of the hypervisor are there, written long or short',
     async name => {
-      const { state } = await recordedState(fixture(name))
-      const { outcome, steps, text } = state.walk(request)
+      const { machine } = await recordedMachine(fixture(name))
+      const { outcome, steps, text } = machine.walk(request)
       expect(steps.map(({ what, level }) => `${what}${level ?? ''}`)).toEqual([
         'L1STD',
         'STE',
@@ -46,21 +46,21 @@ describe('boots', () => {
 
   test('before the SMMU is on; a StreamID that has no entry', async () => {
     const at = async (trap: number, sid = 8) =>
-      (await recordedState(fixture('6.12-nested'), trap)).state.walk({ ...request, sid })
+      (await recordedMachine(fixture('6.12-nested'), trap)).machine.walk({ ...request, sid })
     expect((await at(1)).text).toBe('aborted without an event')
     expect((await at(500, 0xff00)).outcome).toBe('fault')
   })
 
   test("until mmio the host's stream table is the hardware's, and nobody read it", async () => {
-    const { state } = await recordedState(fixture('6.12-mmio'))
-    const { outcome, steps, text } = state.walk(request)
+    const { machine } = await recordedMachine(fixture('6.12-mmio'))
+    const { outcome, steps, text } = machine.walk(request)
     expect(outcome).toBe('unknown')
     expect(steps.map(({ what }) => what)).toEqual(['L1STD'])
     expect(text).toBe(`not in the recording: 8 bytes at ${steps[0]?.address}`)
   })
 
   test('there is no such trap', async () => {
-    await expect(recordedState(fixture('6.12-nested'), 501)).rejects.toThrow('no trap 501; its last is 500')
+    await expect(recordedMachine(fixture('6.12-nested'), 501)).rejects.toThrow('no trap 501; its last is 500')
   })
 })
 
@@ -112,7 +112,7 @@ describe('all that a walk reads was recorded', () => {
   })
 
   const state = (...more: TraceRecord[]) =>
-    new RecordedState({ ...NO_MACHINE, ram: driver.memory.ram }).through(groups([...records, ...more]))
+    new RecordedMachine({ ...NO_MACHINE, ram: driver.memory.ram }).through(groups([...records, ...more]))
   const asked = (iova: bigint) => ({ smmu: 0, sid: SID, iova, write: true })
 
   test('it comes to the same, in the same words', () => {

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+import { HYP_WARNINGS } from '../../hypervisor/pkvm/warnings.ts'
+import { SERIES_STEPS } from '../../policy/policy.ts'
+import { COMMAND_NAMES, EVENT_NAMES } from '../../smmu/names.ts'
+import { REGISTERS } from '../../smmu/registers.ts'
+import { type MachineManager, snapshot } from '../machine.ts'
+import { KERNELS, type lifecycle, OWN_POLICY, QMP_COMMANDS } from '../schemas/lifecycle.ts'
+import type { Handlers } from '../schemas/route.ts'
+
+export function lifecycleHandlers(manager: MachineManager, version: string): Handlers<typeof lifecycle> {
+  const does = (action: () => Promise<void>) => async () => {
+    await action()
+    return manager.status()
+  }
+  return {
+    'GET /info': () => ({
+      version,
+      policies: ['pkvm', 'passthrough', ...(manager.hasOwnPolicy ? [OWN_POLICY] : [])],
+      stages: SERIES_STEPS,
+      kernels: KERNELS,
+      qmp: QMP_COMMANDS,
+      registers: REGISTERS.map(({ name, offset, bits, meaning }) => ({ name, offset, bits, meaning })),
+      commands: COMMAND_NAMES,
+      events: EVENT_NAMES,
+      warnings: HYP_WARNINGS.map(({ code, section, meaning }) => ({ code, section, meaning })),
+    }),
+    'GET /machine': () => manager.status(),
+    'POST /machine/start': async ({ body }) => {
+      await manager.start(body)
+      return manager.status()
+    },
+    'POST /machine/pause': does(() => manager.pause()),
+    'POST /machine/resume': does(() => manager.resume()),
+    'POST /machine/reset': does(() => manager.reset()),
+    'POST /machine/power-off': does(() => manager.powerOff()),
+    'POST /machine/kill': does(() => manager.kill()),
+    'POST /machine/qmp': async ({ body }) => ({ return: await manager.qmp(body.command) }),
+    'GET /machine/console': () => {
+      const { items, next } = manager.console.read(0, Number.POSITIVE_INFINITY, undefined)
+      return { text: items.map(({ text }) => text).join(''), next }
+    },
+    'POST /machine/console': ({ body }) => manager.type(body.text),
+    'GET /counters': () => snapshot(manager),
+  }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+import { hex } from '../../smmu/bits.ts'
+import { ARM_SMMU_CMDQ_PROD } from '../../smmu/registers.ts'
+import { walkAnswer } from '../../smmu/walkAnswer.ts'
+import { parseBig } from '../hex.ts'
+import type { MachineManager } from '../machine.ts'
+import { Problem } from '../problems.ts'
+import type { Handlers } from '../schemas/route.ts'
+import type { smmus } from '../schemas/smmus.ts'
+
+export function smmuHandlers(manager: MachineManager): Handlers<typeof smmus> {
+  return {
+    'GET /smmus/:smmu/registers': ({ params }) => manager.inspection.registers(params.smmu),
+    'GET /smmus/:smmu/queues': ({ params: { smmu } }) => {
+      const { trap, hit } = manager.status().held ?? {}
+      const handsOver =
+        hit?.phase === 'before' && trap?.write && trap.offset === ARM_SMMU_CMDQ_PROD && trap.smmu === smmu
+      return manager.inspection.queues(smmu, handsOver ? trap?.lo : undefined)
+    },
+    'GET /smmus/:smmu/streams': ({ params }) => manager.inspection.streams(params.smmu),
+    'GET /smmus/:smmu/streams/:sid': async ({ params: { smmu, sid }, query }) => {
+      const stream = await manager.inspection.stream(smmu, sid, query.ssid ?? 0)
+      const roots = stream.roots.map(({ address, input, ...rest }) => ({
+        ...rest,
+        address: hex(address),
+        input: hex(input),
+      }))
+      return { ...stream, roots }
+    },
+    'GET /smmus/:smmu/table': async ({ params, query }) => {
+      const { stage, address, level, granuleShift, inputBits, input } = query
+      const at = Number(parseBig(address))
+      if (!Number.isSafeInteger(at) || at % 8 !== 0) throw new Problem(422, `${address} is no address of a table`)
+      return manager.inspection.tableAt(params.smmu, {
+        stage,
+        address: at,
+        level,
+        granuleShift,
+        ...(inputBits !== undefined && { inputBits }),
+        input: parseBig(input ?? '0'),
+      })
+    },
+    'GET /smmus/:smmu/walk': async ({ params, query }) => {
+      const { sid, iova, access = 'read', ssid, table = 'hardware' } = query
+      const { outcome, steps } = await manager.inspection.walk(params.smmu, {
+        sid,
+        ...(ssid !== undefined && { ssid }),
+        iova: parseBig(iova),
+        write: access === 'write',
+        table,
+      })
+      return walkAnswer(outcome, steps)
+    },
+  }
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The machine: its life, its console, its counters; and the words that requests are made of. */
+import { Type } from 'typebox'
+import { GRANULES, SERIES_STEPS } from '../../policy/policy.ts'
+import { Nullable, named, Ref, type View } from './fields.ts'
+import type { Routes } from './route.ts'
+
+export const KERNELS = ['6.12', '6.1'] as const
+
+/** Name under which a policy file that the server was started with is offered. */
+export const OWN_POLICY = 'own'
+
+const SIZE = '^[1-9][0-9]{0,4}[MG]$'
+
+export const StartSchema = named(
+  'StartOptions',
+  Type.Object(
+    {
+      policy: Type.Optional(
+        Type.Enum(['pkvm', 'passthrough', OWN_POLICY], {
+          default: 'pkvm',
+          description: 'own: the file given to serve',
+        }),
+      ),
+      until: Type.Optional(Type.Enum([...SERIES_STEPS], { default: 'nested', description: 'prefix of the series' })),
+      granule: Type.Optional(Type.Enum([...GRANULES], { default: 4096, description: 'page size of the idmap, bytes' })),
+      requireIsolation: Type.Optional(Type.Boolean({ default: false })),
+      panicOnWarn: Type.Optional(Type.Boolean({ default: false })),
+      kernel: Type.Optional(Type.Enum([...KERNELS], { default: '6.12' })),
+      memory: Type.Optional(Type.String({ pattern: SIZE, default: '1G', description: 'guest RAM, at most 64G' })),
+      carveout: Type.Optional(Type.String({ pattern: SIZE, default: '64M', description: 'a multiple of 2M' })),
+      smp: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, default: 1 })),
+      run: Type.Optional(Type.Enum(['shell', 'workload'], { default: 'shell' })),
+      bench: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000, default: 0, description: 'timed reads' })),
+      append: Type.Optional(
+        Type.String({ pattern: '^[A-Za-z0-9_.,:=/ -]{0,200}$', description: 'words for the kernel command line' }),
+      ),
+      breakFirst: Type.Optional(Type.Boolean({ default: false, description: 'hold the first trap' })),
+    },
+    { additionalProperties: false },
+  ),
+)
+/** A machine as the API starts it: every option from a fixed vocabulary, nothing that reaches a shell or a path. */
+export type StartOptions = View<typeof StartSchema>
+
+export const HeldSchema = named(
+  'HeldTrap',
+  Type.Object({
+    hit: Type.Object({
+      breakpoint: Type.Integer({ description: '0: stopped by a step, or by hand' }),
+      phase: Type.Enum(['before', 'after']),
+      command: Type.Optional(Type.Array(Type.Integer())),
+      warning: Type.Optional(Type.Integer()),
+      event: Type.Optional(Type.Integer()),
+      late: Type.Optional(Type.Boolean()),
+    }),
+    trap: Type.Object({
+      seq: Type.Integer(),
+      smmu: Type.Integer(),
+      cpu: Type.Integer(),
+      write: Type.Boolean(),
+      offset: Type.Integer(),
+      size: Type.Integer(),
+      lo: Type.Integer(),
+      hi: Type.Integer(),
+      time: Type.Number(),
+      pcLo: Type.Integer(),
+      pcHi: Type.Integer(),
+      aborted: Type.Boolean(),
+    }),
+    where: Type.Optional(Type.String({ description: 'kernel function, once it is known' })),
+  }),
+)
+export type HeldView = View<typeof HeldSchema>
+
+export const STATES = ['off', 'preparing', 'starting', 'running', 'paused', 'held', 'ending'] as const
+export type MachineState = (typeof STATES)[number]
+
+/** How far the guest has come. */
+export const PHASES = ['off', 'qemu', 'kernel', 'smmu', 'userspace', 'done'] as const
+export type Phase = (typeof PHASES)[number]
+
+const Region = Type.Object({ base: Type.String(), size: Type.Integer() })
+
+const HardwareSchema = Type.Object({
+  qemu: Type.String(),
+  vcpus: Type.Integer(),
+  carveout: Region,
+  ram: Type.Array(Region),
+  smmus: Type.Array(Region),
+  devices: Type.Array(
+    Type.Object({ smmu: Type.Integer(), sid: Type.Integer(), name: Type.String(), model: Type.String() }),
+  ),
+})
+/** The machine as QEMU described it. */
+export type HardwareView = View<typeof HardwareSchema>
+
+const EndSchema = Type.Object({
+  outcome: Type.Enum(['ok', 'killed', 'qemu-died', 'server-died', 'hyp-panic', 'failed-to-start']),
+  message: Type.String(),
+  at: Type.String(),
+})
+export type EndStatus = View<typeof EndSchema>
+
+export const StatusSchema = named(
+  'MachineStatus',
+  Type.Object({
+    state: Type.Enum([...STATES]),
+    phase: Type.Enum([...PHASES]),
+    step: Nullable(Type.String({ description: 'what is going on in preparing, or the last step of the guest' })),
+    options: Nullable(Ref(StartSchema)),
+    startedAt: Nullable(Type.String()),
+    kernel: Nullable(Type.String()),
+    machine: Nullable(HardwareSchema),
+    held: Nullable(Ref(HeldSchema)),
+    breaking: Type.Boolean({ description: 'the next trap will be held' }),
+    end: Nullable(EndSchema),
+    run: Type.Integer({ description: 'machines started so far' }),
+  }),
+)
+export type MachineStatus = View<typeof StatusSchema>
+
+const Quantiles = Type.Object({ p50: Type.Number(), p90: Type.Number(), p99: Type.Number(), max: Type.Number() })
+const Count = Type.Integer()
+
+export const CountersSchema = named(
+  'Counters',
+  Type.Object({
+    traps: Count,
+    reads: Count,
+    writes: Count,
+    aborted: Count,
+    hardwareReads: Count,
+    hardwareWrites: Count,
+    gerrors: Count,
+    guardFaults: Count,
+    resets: Count,
+    breakpoints: Count,
+    lost: Count,
+    latencyUs: Quantiles,
+    serverUs: Quantiles,
+    registers: Type.Array(Type.Object({ register: Type.String(), offset: Count, reads: Count, writes: Count })),
+    commands: Type.Array(
+      Type.Object({
+        opcode: Count,
+        command: Type.String(),
+        kept: Count,
+        rewritten: Count,
+        dropped: Count,
+        own: Count,
+      }),
+    ),
+    warnings: Type.Array(Type.Object({ code: Type.String(), expected: Type.Boolean(), count: Count })),
+    events: Type.Array(Type.Object({ name: Type.String(), count: Count })),
+    histogram: Type.Array(Type.Array(Type.Number()), { description: "server's time: [ns, count]" }),
+  }),
+)
+/** Everything counted. */
+export type CountersView = View<typeof CountersSchema>
+
+/** QMP commands that are passed on. */
+export const QMP_COMMANDS = [
+  'query-status',
+  'query-version',
+  'query-cpus-fast',
+  'query-block',
+  'query-blockstats',
+  'query-chardev',
+  'query-pci',
+  'query-memory-size-summary',
+  'query-uuid',
+  'query-name',
+] as const
+export type QmpCommand = (typeof QMP_COMMANDS)[number]
+
+const InfoSchema = Type.Object({
+  version: Type.String(),
+  policies: Type.Array(Type.String()),
+  stages: Type.Array(Type.String()),
+  kernels: Type.Array(Type.String()),
+  qmp: Type.Array(Type.String()),
+  registers: Type.Array(
+    Type.Object({ name: Type.String(), offset: Type.Integer(), bits: Type.Integer(), meaning: Type.String() }),
+  ),
+  commands: Type.Array(Type.String()),
+  events: Type.Array(Type.String()),
+  warnings: Type.Array(Type.Object({ code: Type.String(), section: Type.String(), meaning: Type.String() })),
+})
+export type Info = View<typeof InfoSchema>
+
+const action = <const S extends string>(summary: S) =>
+  ({ tag: 'machine', summary, answer: Ref(StatusSchema), problems: [409] }) as const
+
+export const lifecycle = {
+  'GET /info': { tag: 'server', summary: 'The words that requests are made of', answer: InfoSchema },
+  'GET /machine': { tag: 'machine', summary: 'What the machine is doing', answer: Ref(StatusSchema) },
+  'POST /machine/start': {
+    tag: 'machine',
+    summary: 'Start a machine',
+    description: 'Answers when QEMU runs; set-up that is still missing is done first.',
+    body: Ref(StartSchema),
+    answer: Ref(StatusSchema),
+    problems: [409, 422],
+  },
+  'POST /machine/pause': action('Stop the vCPUs'),
+  'POST /machine/resume': action('Let the vCPUs run again'),
+  'POST /machine/reset': action('Reset the machine'),
+  'POST /machine/power-off': action('Press the power button; a guest that listens shuts down'),
+  'POST /machine/kill': action('End QEMU now'),
+  'POST /machine/qmp': {
+    tag: 'machine',
+    summary: 'A QMP query',
+    body: Type.Object({ command: Type.Enum([...QMP_COMMANDS]) }, { additionalProperties: false }),
+    answer: Type.Object({ return: Type.Unknown() }),
+    problems: [409],
+  },
+  'GET /machine/console': {
+    tag: 'machine',
+    summary: "The guest's serial console, as far as it is kept",
+    answer: Type.Object({ text: Type.String(), next: Type.Integer() }),
+  },
+  'POST /machine/console': {
+    tag: 'machine',
+    summary: 'Type into the serial console',
+    body: Type.Object({ text: Type.String({ minLength: 1, maxLength: 4096 }) }, { additionalProperties: false }),
+    problems: [409],
+  },
+  'GET /counters': { tag: 'machine', summary: 'Everything that is counted', answer: Ref(CountersSchema) },
+} as const satisfies Routes

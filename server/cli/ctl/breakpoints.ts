@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Breakpoints, and the trap that is held. */
+import { Option } from 'commander'
+import type { BreakpointBody, BreakpointView } from '../../api/schemas/breakpoints.ts'
+import { type Add, address, bytes, integer, list, plain } from './command.ts'
+import { heldText } from './lifecycle.ts'
+
+const pointText = ({ id, text, enabled, matches }: BreakpointView): string =>
+  `${String(id).padStart(3)} ${enabled ? ' ' : 'off'} ${text} (${matches} matches)`
+
+export function breakpointCommands(add: Add): void {
+  add('breakpoints', 'all breakpoints', plain, async client => {
+    client.print(await client.call('GET /breakpoints'), points => list(points, pointText))
+  })
+  add<Omit<BreakpointBody, 'on'>>(
+    'break <on>',
+    'set a breakpoint: on register, command, stream, address, warning or event',
+    command =>
+      command
+        .option('--register <name>', 'name or 0x offset')
+        .addOption(new Option('--access <what>').choices(['read', 'write', 'any']))
+        .option('--value <number>', 'only this value', address)
+        .option('--mask <number>', 'bits of the value that count', address)
+        .option('--command <name>', 'e.g. CFGI_STE')
+        .option('--sid <n>', 'StreamID', integer)
+        .option('--base <address>', 'start of the range', address)
+        .option('--size <bytes>', 'of the range', bytes)
+        .option('--warning <code>', 'e.g. HYP_CMDQ_TIMEOUT')
+        .option('--event <name>', 'e.g. F_TRANSLATION')
+        .option('--smmu <n>', 'only this SMMU', integer)
+        .option('--skip <n>', 'matches to pass over', integer)
+        .option('--once', 'removed by its first hit'),
+    async (client, options, [on]) => {
+      const body = { on: on as BreakpointBody['on'], ...options }
+      client.print(await client.call('POST /breakpoints', { body }), pointText)
+    },
+  )
+  add('unbreak <id>', 'remove a breakpoint', plain, async (client, _options, [id]) => {
+    await client.call('DELETE /breakpoints/:id', { params: { id: Number(id) } })
+  })
+  for (const enabled of [true, false]) {
+    const what = enabled ? 'enable' : 'disable'
+    add(`${what} <id>`, `${what} a breakpoint`, plain, async (client, _options, [id]) => {
+      await client.call('PATCH /breakpoints/:id', { params: { id: Number(id) }, body: { enabled } })
+    })
+  }
+  add<{ readonly off?: true }>(
+    'hold',
+    'hold the next trap',
+    command => command.option('--off', 'do not any more'),
+    async (client, { off }) => {
+      await client.call('POST /break', { body: { on: off !== true } })
+    },
+  )
+  add('held', 'the trap that is held', plain, async client => {
+    client.print(await client.call('GET /held'), held => (held ? heldText(held) : 'none'))
+  })
+  for (const [action, description] of [
+    ['continue', 'let the held trap go on'],
+    ['step', 'let it go on and hold the next trap'],
+    ['drop', 'let it end undecided: a write is lost, a read answers 0'],
+    ['abort', 'let it end in an external abort'],
+  ] as const) {
+    const changes = action === 'continue' || action === 'step'
+    add<{ readonly value?: string }>(
+      action,
+      description,
+      command => (changes ? command.option('--value <number>', 'written instead, or the answer', address) : command),
+      async (client, { value }) => {
+        await client.call('POST /held/release', { body: { action, value } })
+      },
+    )
+  }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What the subcommands of `ctl` are made of. */
+import { type Command, InvalidArgumentError } from 'commander'
+import { fail } from '../exit.ts'
+import { Client, type ClientOptions } from './client.ts'
+
+type Action<O> = (client: Client, options: O, args: readonly string[]) => Promise<void>
+
+/** Adds a subcommand. `O`: what its options are parsed to. */
+export type Add = <O = object>(
+  usage: string,
+  description: string,
+  build: (command: Command) => Command,
+  run: Action<O>,
+) => void
+
+export const adder =
+  (ctl: Command): Add =>
+  <O>(usage: string, description: string, build: (command: Command) => Command, run: Action<O>) => {
+    const command = build(ctl.command(usage).description(description))
+    command.action(async () => {
+      try {
+        await run(new Client(ctl.opts<ClientOptions>()), command.opts() as O, command.args)
+      } catch (error) {
+        fail(error)
+      }
+    })
+  }
+
+/** A subcommand without options. */
+export const plain = (command: Command): Command => command
+
+export interface OnSmmu {
+  readonly smmu: number
+}
+
+export const onSmmu = (command: Command): Command => command.option('--smmu <n>', 'which SMMU', integer, 0)
+
+/** A number of up to 64 bits, as the API takes it. */
+export const address = (text: string): string => {
+  if (!/^(0x[0-9a-f]{1,16}|\d{1,16})$/i.test(text))
+    throw new InvalidArgumentError('expected a number such as 0x48000000')
+  return text
+}
+
+export const integer = (text: string): number => {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isSafeInteger(value) || value < 0) {
+    throw new InvalidArgumentError('expected a whole number')
+  }
+  return value
+}
+
+/** Bytes with an optional K, M or G. */
+export const bytes = (text: string): number => {
+  const match = /^(\d+)([KMG]?)$/i.exec(text)
+  if (!match) throw new InvalidArgumentError('expected bytes, such as 4096, 4K or 2M')
+  const unit = ['', 'K', 'M', 'G'].indexOf(match[2]?.toUpperCase() ?? '')
+  return Number(match[1]) * 1024 ** unit
+}
+
+/** Items a line each. */
+export const list = <T>(items: readonly T[], line: (item: T) => string): string =>
+  items.length === 0 ? 'none' : items.map(line).join('\n')

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Fault injection. */
+import type { FaultEffect, FaultStatusView, Span } from '../../api/schemas/faults.ts'
+import { entriesOf, isFile } from '../../faults/catalogue.ts'
+import { type Add, integer, list, plain } from './command.ts'
+
+function spanText(name: string, span: Span): string {
+  const { seconds, traps, aborted, gerrors, guardFaults, warnings, events, disk } = span
+  const counts = [
+    `${traps} traps`,
+    `${aborted} aborted`,
+    `${gerrors} global errors`,
+    `${guardFaults} guard faults`,
+    ...(disk === null
+      ? []
+      : [`${disk.reads} disk reads, ${disk.writes} writes, ${disk.bytes} bytes, ${disk.failed} failed`]),
+    ...warnings.map(({ code, count }) => `${count} × ${code}`),
+    ...events.map(({ name, count }) => `${count} × ${name}`),
+  ]
+  return `${name} (${seconds.toFixed(1)} s): ${counts.join(', ')}`
+}
+
+const effectText = (effect: FaultEffect | null): string =>
+  effect === null ? 'nothing was armed' : `${spanText('before', effect.before)}\n${spanText('since ', effect.since)}`
+
+const statusText = ({ rules, firings }: FaultStatusView): string =>
+  [
+    ...(rules.length === 0 ? ['nothing is armed'] : []),
+    ...rules.map(({ rule, text, matches, fired }) => `${rule}: ${text}; ${matches} matches, fired ${fired} times`),
+    ...firings.map(({ rule, n, trap, what }) => `  ${rule} ${n}, trap ${trap}: ${what}`),
+  ].join('\n')
+
+export function faultCommands(add: Add): void {
+  add('faults', 'faults that are armed, and what fired', plain, async client => {
+    client.print(await client.call('GET /faults'), statusText)
+  })
+  add('fault-list', 'the catalogue of faults', plain, async client => {
+    client.print(await client.call('GET /faults/catalogue'), entries =>
+      list(entries, ({ name, expect, summary }) => `${name.padEnd(28)} ${expect}: ${summary}`),
+    )
+  })
+  add<{ readonly seed?: number }>(
+    'fault-arm <name|file...>',
+    'arm faults of the catalogue, or of files, instead of those that are',
+    command => command.option('--seed <n>', 'of what is left to chance', integer),
+    async (client, { seed }, names) => {
+      const rules = names.filter(isFile).flatMap(name => entriesOf(name).flatMap(entry => entry.rules))
+      const faults = names.filter(name => !isFile(name))
+      client.print(await client.call('POST /faults', { body: { faults, rules, seed } }), statusText)
+    },
+  )
+  add('fault-effect', 'what was counted before the faults were armed, and since', plain, async client => {
+    client.print(await client.call('GET /faults/effect'), effectText)
+  })
+  add('fault-disarm', 'no faults any more', plain, async client => {
+    await client.call('DELETE /faults')
+  })
+  add(
+    'fault-fire <rule>',
+    'carry out a rule of the point machine, now',
+    plain,
+    async (client, _options, [rule = '']) => {
+      await client.call('POST /faults/:rule/fire', { params: { rule } })
+    },
+  )
+}

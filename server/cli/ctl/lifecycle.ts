@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The machine's life, console and counters. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Body } from '../../api/schemas/contract.ts'
+import type { HeldView, MachineStatus, QmpCommand } from '../../api/schemas/lifecycle.ts'
+import { type Add, integer, plain } from './command.ts'
+
+/** Phases that can be waited for, in order. */
+const WAITED = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
+const POLL_MS = 250
+
+function statusText({ state, phase, step, options, kernel, held, end }: MachineStatus): string {
+  const { policy = 'pkvm', until = 'nested' } = options ?? {}
+  const lines = [
+    `${state}${state === 'off' ? '' : `, ${phase}${step ? ` (${step})` : ''}, ${policy} ${until}, ${kernel}`}`,
+  ]
+  if (held) lines.push(heldText(held))
+  if (state === 'off' && end) lines.push(`last run: ${end.outcome}, ${end.message}`)
+  return lines.join('\n')
+}
+
+export function heldText({ hit, trap, where }: HeldView): string {
+  const value = ((BigInt(trap.hi) << 32n) | BigInt(trap.lo)).toString(16)
+  const what = `${trap.write ? 'write' : 'read'} at 0x${trap.offset.toString(16)} value 0x${value}`
+  const place = where === undefined ? '' : `, in ${where}`
+  return `held: trap ${trap.seq}, ${what}${place}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
+}
+
+export function lifecycleCommands(add: Add): void {
+  add('status', 'what the machine is doing', plain, async client =>
+    client.print(await client.call('GET /machine'), statusText),
+  )
+  add<Body<'POST /machine/start'>>(
+    'start',
+    'start a machine',
+    command =>
+      command
+        .option('--policy <name>', 'pkvm, passthrough, or own: the file given to serve')
+        .option('--until <stage>', 'mmio, cmdq, strtab, queues or nested')
+        .option('--kernel <series>', '6.12 or 6.1')
+        .option('--memory <size>', 'guest RAM')
+        .option('--carveout <size>', 'hypervisor memory')
+        .option('--smp <n>', 'vCPUs', integer)
+        .option('--run <what>', 'shell or workload')
+        .option('--bench <n>', 'timed reads of each disk', integer)
+        .option('--append <text>', 'added to the kernel command line')
+        .option('--panic-on-warn', 'end at the first unexpected hyp warning')
+        .option('--break-first', 'hold the first trap'),
+    async (client, body) => client.print(await client.call('POST /machine/start', { body }), statusText),
+  )
+  for (const [action, description] of [
+    ['pause', 'stop the vCPUs'],
+    ['resume', 'let the vCPUs run again'],
+    ['reset', 'reset the machine'],
+    ['power-off', 'press the power button'],
+    ['kill', 'end QEMU now'],
+  ] as const) {
+    add(action, description, plain, async client =>
+      client.print(await client.call(`POST /machine/${action}`), statusText),
+    )
+  }
+  add('qmp <command>', 'a QMP query', plain, async (client, _options, [command]) => {
+    const answer = await client.call('POST /machine/qmp', { body: { command: command as QmpCommand } })
+    client.print(answer, value => JSON.stringify(value.return, null, 2))
+  })
+  add<{ readonly timeout: number }>(
+    'wait <phase>',
+    'wait until the guest has come so far: kernel, smmu, userspace, done, off',
+    command => command.option('--timeout <s>', 'give up after', integer, 120),
+    async (client, { timeout }, [phase = '']) => {
+      if (phase !== 'off' && !WAITED.includes(phase)) throw new Error(`no phase ${phase}`)
+      const end = Date.now() + timeout * 1000
+      for (;;) {
+        const status = await client.call('GET /machine')
+        const off = status.state === 'off'
+        if (off === (phase === 'off') && (off || WAITED.indexOf(status.phase) >= WAITED.indexOf(phase))) {
+          return client.print(status, statusText)
+        }
+        if (off && status.end) throw new Error(`the machine has ended: ${status.end.message}`)
+        if (Date.now() > end) throw new Error(`still ${status.phase} after ${timeout} s`)
+        await sleep(POLL_MS)
+      }
+    },
+  )
+  add('type <text>', 'type into the serial console, with a line end', plain, async (client, _options, [text]) => {
+    await client.call('POST /machine/console', { body: { text: `${text}\n` } })
+  })
+  add<{ readonly follow?: true }>(
+    'console',
+    "the guest's console",
+    command => command.option('--follow', 'go on with what comes'),
+    async (client, { follow }) => {
+      if (follow) return client.stream('console', { last: 20_000 }, ({ text }) => process.stdout.write(text))
+      client.print(await client.call('GET /machine/console'), ({ text }) => text)
+    },
+  )
+  add('info', 'the words that requests are made of', plain, async client => {
+    client.print(await client.call('GET /info'), ({ registers, warnings, ...rest }) =>
+      [
+        ...Object.entries(rest).map(
+          ([name, value]) => `${name.padEnd(9)} ${typeof value === 'string' ? value : value.join(' ')}`,
+        ),
+        `registers ${registers.map(({ name }) => name).join(' ')}`,
+        `warnings  ${warnings.map(({ code }) => code).join(' ')}`,
+      ].join('\n'),
+    )
+  })
+  add('counters', 'everything that is counted', plain, async client => {
+    client.print(await client.call('GET /counters'), counters => JSON.stringify(counters, null, 2))
+  })
+  add('metrics', 'Prometheus metrics', plain, async client => {
+    console.log(await client.metrics())
+  })
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A recorded machine as it stood after a trap, and walks of its tables. */
+import { loadPolicy } from '../policy/load.ts'
+import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
+import { decodeFeatures } from '../smmu/features.ts'
+import * as R from '../smmu/registers.ts'
+import { NO_SSID } from '../smmu/transaction.ts'
+import { type UnknownAnswer, unknownAnswer, type WalkAnswer, walkAnswer } from '../smmu/walkAnswer.ts'
+import { Walker, type WalkRegisters } from '../smmu/walker.ts'
+import type { WalkStep } from '../smmu/walkSteps.ts'
+import type { MachineDescription } from './format.ts'
+import { type Group, groups, type Item, isGroup } from './groups.ts'
+import { TraceReader } from './reader.ts'
+import { Replay } from './replay.ts'
+import { type LongWrites, Shown, type View } from './shown.ts'
+
+export interface RecordedWalkRequest {
+  readonly smmu: number
+  readonly sid: number
+  readonly ssid?: number
+  /** Input address. */
+  readonly iova: bigint
+  readonly write: boolean
+  readonly table?: View
+}
+
+/** A register that the recording does not show. */
+class NotShown extends Error {}
+
+/**
+ * A recorded machine as it stood after a decision. Memory is what the recording shows of it: what was read, and what the
+ * hypervisor wrote. Of its long writes the recording has digests only: the policy makes them again, and they count if the
+ * digest is the same.
+ */
+export class RecordedMachine {
+  readonly #shown: Shown
+  readonly #replay: Replay | undefined
+  /** Number of the last trap that was taken in, 0: none. */
+  trap = 0
+  /** Why the policy does not make long writes again, if it does not. */
+  problem: string | undefined
+
+  constructor(machine: MachineDescription, factory?: PolicyFactory, options: PolicyOptions = {}) {
+    this.#shown = new Shown(machine)
+    this.#replay = factory && new Replay(machine, factory, options)
+  }
+
+  /** Takes in the recording up to and with trap `at`, or all of it. */
+  through(items: Iterable<Item>, at = Number.POSITIVE_INFINITY): this {
+    for (const item of items) {
+      if (!isGroup(item)) {
+        this.#shown.record(item)
+        continue
+      }
+      this.#shown.group(item, this.#again(item))
+      if (item.root.kind !== 'trap') continue
+      this.trap = item.root.seq
+      if (this.trap >= at) break
+    }
+    return this
+  }
+
+  #again(group: Group): LongWrites {
+    const replay = this.#replay
+    if (replay === undefined || this.problem !== undefined) return new Map()
+    try {
+      for (const _ of replay.run([group]));
+      return replay.longWrites
+    } catch (error) {
+      this.problem = (error as Error).message
+      return new Map()
+    }
+  }
+
+  /** @throws RangeError for an SMMU that the walker does not model */
+  walk({
+    smmu,
+    sid,
+    ssid = NO_SSID,
+    iova,
+    write,
+    table = 'hardware',
+  }: RecordedWalkRequest): WalkAnswer | UnknownAnswer {
+    const { memory } = this.#shown
+    const steps: WalkStep[] = []
+    try {
+      const id = (offset: number) => this.#register('hardware', smmu, offset)
+      const idr0 = id(R.ARM_SMMU_IDR0)
+      const features = { idr0, idr1: id(R.ARM_SMMU_IDR1), idr3: id(R.ARM_SMMU_IDR3), idr5: id(R.ARM_SMMU_IDR5) }
+      const walker = new Walker(decodeFeatures(features), memory)
+      walker.setRegisters(this.#registers(table, smmu))
+      memory.missing = undefined
+      const [lo, hi] = [Number(iova & 0xffff_ffffn), Number((iova >> 32n) & 0xffff_ffffn)]
+      const outcome = walker.translate({ sid, ssid, lo, hi, write, privileged: false, instruction: false }, step =>
+        steps.push(step),
+      )
+      const answer = walkAnswer(outcome, steps)
+      const { missing } = memory as { missing: Shown['memory']['missing'] }
+      if (missing === undefined) return answer
+      const shown = answer.steps.map((step, i) =>
+        i === steps.length - 1 ? { ...step, text: 'not in the recording' } : step,
+      )
+      return unknownAnswer(`${missing.length} bytes at 0x${missing.address.toString(16)}`, shown)
+    } catch (error) {
+      if (error instanceof NotShown) return unknownAnswer(error.message, [])
+      throw error
+    }
+  }
+
+  #register(view: View, smmu: number, offset: number): number {
+    const value = this.#shown.register(view, smmu, offset)
+    if (value === undefined) throw new NotShown(`register ${R.registerName(offset)} of SMMU ${smmu}`)
+    return value
+  }
+
+  /** Those that the walk needs. */
+  #registers(view: View, smmu: number): WalkRegisters {
+    const cr0 = this.#register(view, smmu, R.ARM_SMMU_CR0)
+    if ((cr0 & R.CR0_SMMUEN) === 0) {
+      const gbpa = this.#register(view, smmu, R.ARM_SMMU_GBPA)
+      return { cr0, cr2: 0, gbpa, strtabBaseLo: 0, strtabBaseHi: 0, strtabBaseCfg: 0 }
+    }
+    return {
+      cr0,
+      cr2: this.#register(view, smmu, R.ARM_SMMU_CR2),
+      gbpa: 0,
+      strtabBaseLo: this.#register(view, smmu, R.ARM_SMMU_STRTAB_BASE),
+      strtabBaseHi: this.#register(view, smmu, R.ARM_SMMU_STRTAB_BASE + 4),
+      strtabBaseCfg: this.#register(view, smmu, R.ARM_SMMU_STRTAB_BASE_CFG),
+    }
+  }
+}
+
+/**
+ * The machine of a recording after trap `at`, or at the end of the recording.
+ * @returns also what is wrong with the recording, in sentences
+ * @throws Error when the file is no trace, or has no such trap
+ */
+export async function recordedMachine(
+  path: string,
+  at?: number,
+): Promise<{ readonly machine: RecordedMachine; readonly problems: readonly string[] }> {
+  const reader = TraceReader.open(path)
+  const { header } = reader
+  let problem: string | undefined
+  const loaded = await loadPolicy(header.policy).catch((error: Error) => {
+    problem = error.message
+    return undefined
+  })
+  const machine = new RecordedMachine(header.machine, loaded?.factory, header.policyOptions).through(
+    groups(reader.records()),
+    at,
+  )
+  if (at !== undefined && machine.trap !== at) throw new Error(`${path}: no trap ${at}; its last is ${machine.trap}`)
+  problem ??= machine.problem
+  const problems = reader.problems.map(({ path, offset, message }) => `${path}: byte ${offset}: ${message}`)
+  if (problem !== undefined) problems.push(`some of what the hypervisor wrote is not known: ${problem}`)
+  return { machine, problems }
+}
