@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { EventEmitter, once } from 'node:events'
 import type { Hello } from '../../protocol/generated/messages.ts'
-import type { Firing } from '../faults/rule.ts'
-import type { Handover, ThreadEvent, ThreadOptions } from '../trap/messages.ts'
-import { type HeldTrap, OperationError, type OperationName, type Operations } from '../trap/operations.ts'
+import type { Handover, ThreadEvent, ThreadEvents, ThreadOptions } from '../trap/messages.ts'
+import { OperationError, type Operations } from '../trap/operations.ts'
+import type { Arguments, Result } from '../trap/rpc.ts'
 import { inTime, Late, PATIENCE_MS, WorkerHandle } from './workerHandle.ts'
 
 /** A policy that never returns must not hold up the end of a run. */
@@ -21,20 +21,8 @@ export interface Swap {
   readonly gapMs: number
 }
 
-interface Events {
-  connected: [machine: Hello, resumed: boolean, repairs: readonly string[]]
-  firstTrap: [at: number]
-  /** A running machine cannot be taken over, and waits for its reset. */
-  lost: [message: string]
-  reset: [cause: number]
-  shutdown: [cause: number, sections: Readonly<Record<string, unknown>>]
-  disconnected: [message: string, expected: boolean, fault: boolean]
-  panic: [text: string, sections: Readonly<Record<string, unknown>>]
-  /** A breakpoint stopped a trap. */
-  held: [HeldTrap]
-  released: [seq: number, action: string]
-  /** A fault was injected. */
-  fired: [Firing]
+/** What concerns only the replacement of the thread is dealt with here. */
+interface Events extends Omit<ThreadEvents, 'loaded' | 'refused' | 'killed'> {
   /** The thread ended without being asked to. */
   died: [message: string]
 }
@@ -64,7 +52,7 @@ export class TrapThread extends EventEmitter<Events> {
     const lane = await WorkerHandle.load(options)
     try {
       const thread = new TrapThread(options, lane)
-      await lane.call('serve', [null])
+      await lane.call('serve', null)
       return thread
     } catch (error) {
       await lane.stop()
@@ -72,10 +60,13 @@ export class TrapThread extends EventEmitter<Events> {
     }
   }
 
-  /** Runs an operation of the dispatcher on the trap thread, between two traps. */
-  call<K extends OperationName>(operation: K, ...args: Parameters<Operations[K]>): Promise<ReturnType<Operations[K]>> {
-    if (this.#stopping) return Promise.reject(new OperationError('state', 'the trap thread has ended'))
-    return this.#lane.call(operation, args) as Promise<ReturnType<Operations[K]>>
+  /** Carries out an operation on the trap thread, between two traps or while one is held. */
+  async call<K extends keyof Operations>(
+    operation: K,
+    ...args: Arguments<Operations, K>
+  ): Promise<Result<Operations, K>> {
+    if (this.#stopping) throw new OperationError('state', 'the trap thread has ended')
+    return this.#lane.call(operation, ...args)
   }
 
   /**
@@ -112,7 +103,7 @@ export class TrapThread extends EventEmitter<Events> {
     const old = this.#lane
     const machine = this.#machine
     if (machine !== undefined && careful && !old.stopped) {
-      const checkpoint = await this.#ask(old, 'checkpoint')
+      const checkpoint = await this.#ask(old, () => old.call('checkpoint'))
       if (checkpoint !== undefined) await this.#try(lane, machine, checkpoint)
     }
     if (this.#stopping) throw new Error('the trap thread has ended')
@@ -121,7 +112,7 @@ export class TrapThread extends EventEmitter<Events> {
       () => {},
       () => {},
     )
-    const left = old.stopped ? undefined : ((await this.#ask(old, 'retire')) as Handover | undefined)
+    const left = old.stopped ? null : ((await this.#ask(old, () => old.call('retire'))) ?? null)
     if (left?.held) this.emit('released', left.held, 'lost')
     let repairs: readonly string[] = []
     let gapMs = 0
@@ -129,18 +120,18 @@ export class TrapThread extends EventEmitter<Events> {
       const waited = machine !== undefined || this.#parked
       const arrival = waited ? lane.next(['connected', 'refused', 'disconnected'], TAKE_OVER_MS) : undefined
       arrival?.catch(() => {})
-      await lane.call('serve', [left ?? null])
+      await lane.call('serve', left)
       const arrived = await arrival
       gapMs = performance.now() - start
-      if (arrived !== undefined && arrived.event !== 'connected') throw new Error(arrived.message)
-      if (arrived !== undefined) {
-        repairs = arrived.repairs
-        this.#machine = arrived.machine
-      }
+      if (arrived?.event === 'connected') {
+        const [machine, , repaired] = arrived.args
+        repairs = repaired
+        this.#machine = machine
+      } else if (arrived !== undefined) throw new Error(arrived.args[0])
     } catch (error) {
       await lane.stop()
       if (!old.stopped) this.#attach(old)
-      if (!this.#parked) await old.call('serve', [null])
+      if (!this.#parked) await old.call('serve', null)
       throw error
     }
     this.#lane = lane
@@ -156,18 +147,18 @@ export class TrapThread extends EventEmitter<Events> {
     return this.#options.patienceMs ?? PATIENCE_MS
   }
 
-  async #try(lane: WorkerHandle, machine: Hello, checkpoint: unknown): Promise<void> {
+  async #try(lane: WorkerHandle, machine: Hello, checkpoint: Uint8Array): Promise<void> {
     try {
-      await inTime(lane.call('try', [machine, checkpoint]), this.#patience, 'it was not tried')
+      await inTime(lane.call('try', machine, checkpoint), this.#patience, 'it was not tried')
     } catch (error) {
       throw new Error(`the new code cannot take over the running machine: ${(error as Error).message}`)
     }
   }
 
   /** An old thread that does not answer is ended, as if it had been killed: QEMU has its checkpoint. */
-  async #ask(old: WorkerHandle, operation: 'checkpoint' | 'retire'): Promise<unknown> {
+  async #ask<T>(old: WorkerHandle, question: () => Promise<T>): Promise<T | undefined> {
     try {
-      return await inTime(old.call(operation, []), this.#patience, 'the old code did not answer')
+      return await inTime(question(), this.#patience, 'the old code did not answer')
     } catch (error) {
       if (!(error instanceof Late)) throw error
       await old.stop()
@@ -185,7 +176,7 @@ export class TrapThread extends EventEmitter<Events> {
   /** Leaves the machine waiting at its trap until the code is replaced: the present code cannot go on. */
   async park(): Promise<void> {
     this.#parked = true
-    await this.#lane.call('retire', [])
+    await this.#lane.call('retire')
   }
 
   /** Resolves when everything that QEMU sent before it ended has been handled; at once if it never connected. */
@@ -229,39 +220,21 @@ export class TrapThread extends EventEmitter<Events> {
       if (this.#stopping) return await lane.stop()
       this.#lane = lane
       this.#attach(lane)
-      await lane.call('serve', [left])
+      await lane.call('serve', left)
     } catch (error) {
       this.#die((error as Error).message)
     }
   }
 
-  #take(event: ThreadEvent): void {
-    switch (event.event) {
-      case 'connected':
-        this.#machine = event.machine
-        return void this.emit('connected', event.machine, event.resumed, event.repairs)
-      case 'first-trap':
-        return void this.emit('firstTrap', event.at)
-      case 'lost':
-        return void this.emit('lost', event.message)
-      case 'reset':
-        return void this.emit('reset', event.cause)
-      case 'shutdown':
-        return void this.emit('shutdown', event.cause, event.sections)
-      case 'disconnected':
-        this.#machine = undefined
-        return void this.emit('disconnected', event.message, event.expected, event.fault)
-      case 'panic':
-        return void this.emit('panic', event.text, event.sections)
-      case 'held':
-        return void this.emit('held', event.held)
-      case 'released':
-        return void this.emit('released', event.seq, event.action)
-      case 'fired':
-        return void this.emit('fired', event.firing)
-      case 'killed':
-        this.#left = event.left
-        return
+  #take(message: ThreadEvent): void {
+    const { event } = message
+    if (event === 'loaded' || event === 'refused') return
+    if (event === 'killed') {
+      this.#left = message.args[0]
+      return
     }
+    if (event === 'connected') this.#machine = message.args[0]
+    else if (event === 'disconnected') this.#machine = undefined
+    this.emit(event, ...message.args)
   }
 }

@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setFlagsFromString } from 'node:v8'
 import { Worker } from 'node:worker_threads'
-import type { ThreadCommand, ThreadEvent, ThreadOptions } from '../trap/messages.ts'
+import type {
+  ThreadEvent,
+  ThreadEvents,
+  ThreadInterface,
+  ThreadMessage,
+  ThreadOptions,
+  ThreadOutcome,
+} from '../trap/messages.ts'
 import { OperationError } from '../trap/operations.ts'
+import { type Arguments, callOf, type Result } from '../trap/rpc.ts'
 
 /**
  * What short-lived objects of the trap thread may fill before they are collected, MiB, of which V8 keeps three: a collection
@@ -33,7 +41,7 @@ export async function inTime<T>(work: Promise<T>, ms: number, what: string): Pro
 /** One worker: asks it, and passes on what it says. */
 export class WorkerHandle {
   readonly #worker: Worker
-  readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>()
+  readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>()
   #nextId = 1
   /** Where events go. */
   #take: (event: ThreadEvent) => void = () => {}
@@ -48,13 +56,9 @@ export class WorkerHandle {
       workerData: options,
       resourceLimits: { maxYoungGenerationSizeMb: 3 * SEMI_SPACE_MIB },
     })
-    this.#worker.on('message', (event: ThreadEvent) => {
-      if (event.event !== 'result') return this.#take(event)
-      const waiting = this.#waiting.get(event.id)
-      this.#waiting.delete(event.id)
-      if (event.failure !== undefined) waiting?.reject(new OperationError(event.failure, event.error ?? ''))
-      else if (event.error !== undefined) waiting?.reject(new Error(event.error))
-      else waiting?.resolve(event.value)
+    this.#worker.on('message', (message: ThreadMessage) => {
+      if ('event' in message) this.#take(message)
+      else this.#settle(message)
     })
     this.#worker.on('error', error => this.#ended(error.message))
     this.#worker.on('exit', code => this.#ended(`exit code ${code}`))
@@ -89,17 +93,30 @@ export class WorkerHandle {
     for (const event of this.#kept.splice(0)) take(event)
   }
 
-  call(operation: string, args: readonly unknown[]): Promise<unknown> {
-    if (this.#stopped) return Promise.reject(new OperationError('state', 'the trap thread has ended'))
+  /** Calls a method of the trap thread. @throws what it throws, OperationError when the thread has ended */
+  async call<M extends keyof ThreadInterface>(
+    method: M,
+    ...args: Arguments<ThreadInterface, M>
+  ): Promise<Result<ThreadInterface, M>> {
+    if (this.#stopped) throw new OperationError('state', 'the trap thread has ended')
     const id = this.#nextId++
-    return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject })
-      this.#worker.postMessage({ id, operation, args } satisfies ThreadCommand)
-    })
+    const outcome = Promise.withResolvers<unknown>()
+    // It throws for what cannot be cloned: then nothing is waited for.
+    this.#worker.postMessage({ id, ...callOf<ThreadInterface, M>(method, args) })
+    this.#waiting.set(id, outcome)
+    return (await outcome.promise) as Result<ThreadInterface, M>
+  }
+
+  #settle({ id, value, error }: ThreadOutcome): void {
+    const outcome = this.#waiting.get(id)
+    this.#waiting.delete(id)
+    if (error === undefined) outcome?.resolve(value)
+    else if (error.failure === undefined) outcome?.reject(new Error(error.message))
+    else outcome?.reject(new OperationError(error.failure, error.message))
   }
 
   /** Resolves with the first of these events. @throws Error when the worker ends, or time is up. */
-  next<K extends ThreadEvent['event']>(kinds: readonly K[], timeoutMs: number): Promise<ThreadEvent & { event: K }> {
+  next<K extends keyof ThreadEvents>(kinds: readonly K[], timeoutMs: number): Promise<ThreadEvent<K>> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => reject(new Error(`QEMU did not come within ${timeoutMs} ms`)), timeoutMs)
       const died = (message: string) => {
@@ -110,7 +127,7 @@ export class WorkerHandle {
         if (!(kinds as readonly string[]).includes(event.event)) return
         clearTimeout(timer)
         this.attach(later => this.#kept.push(later), died)
-        resolve(event as ThreadEvent & { event: K })
+        resolve(event as ThreadEvent<K>)
       }, died)
     })
   }

@@ -76,7 +76,7 @@ export type CommandsAhead = (trap: Readonly<Trap>) => Uint32Array | undefined
 export class Breakpoints {
   /** Something is set: traps have to be looked at. */
   armed = false
-  readonly #commands: CommandsAhead
+  #commands: CommandsAhead = () => undefined
   readonly #list = new Map<number, Breakpoint>()
   #nextId = 1
   #step = false
@@ -85,10 +85,6 @@ export class Breakpoints {
   #registers = false
   #aboutCommands = false
   #aboutReports = false
-
-  constructor(commands: CommandsAhead) {
-    this.#commands = commands
-  }
 
   /** @throws RangeError when there are too many. */
   add(spec: BreakpointSpec, id = this.#nextId): Breakpoint {
@@ -125,8 +121,23 @@ export class Breakpoints {
     this.#arm()
   }
 
-  /** A new machine: what was found before it does not count. */
-  reset(): void {
+  /** Goes on with what another thread had, matches so far included. */
+  adopt(breakpoints: readonly Breakpoint[]): void {
+    for (const breakpoint of breakpoints) {
+      this.#list.set(breakpoint.id, { ...breakpoint })
+      this.#nextId = Math.max(this.#nextId, breakpoint.id + 1)
+    }
+    this.#arm()
+  }
+
+  /** A machine is there. */
+  connect(commands: CommandsAhead): void {
+    this.#commands = commands
+  }
+
+  /** It is gone: what was found in it does not count for the next. */
+  disconnect(): void {
+    this.#commands = () => undefined
     this.#pending = undefined
     this.step(false)
   }

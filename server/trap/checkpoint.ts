@@ -17,7 +17,7 @@ export const CHECKPOINT_VERSION = 1
 const MAGIC = 0x4d53_4f43
 const CHECKED = 4
 const HEADER = 13
-const WORD = 2 ** 32
+const TWO_POW_32 = 2 ** 32
 
 const wordsOf = (bytes: number): number => (bytes + 3) >>> 2
 
@@ -28,22 +28,66 @@ function checksum(words: Uint32Array, length: number): number {
   return sum
 }
 
+/** What an envelope says of the server that made it, in numbers. */
+export interface Progress {
+  /** Request that was carried out, with its answer; 0: none. */
+  request: number
+  status: number
+  lo: number
+  hi: number
+  /** The newest request of QEMU that the server knew of. */
+  last: number
+  /** Traps so far. */
+  trap: number
+}
+
 /** What an envelope says. */
-export interface Envelope {
+export interface Envelope extends Readonly<Progress> {
   readonly session: string
   readonly policy: string
-  /** Request that was carried out, with its answer; 0: none. */
-  readonly request: number
-  readonly status: number
-  readonly lo: number
-  readonly hi: number
-  /** The newest request of QEMU that the server knew of. */
-  readonly last: number
-  /** Traps so far. */
-  readonly trap: number
   /** The policy's own; empty when it keeps none. */
   readonly state: Uint8Array
 }
+
+export const noProgress = (): Progress => ({ request: 0, status: 0, lo: 0, hi: 0, last: 0, trap: 0 })
+
+/** How a number stands in the header. */
+interface Place {
+  write(words: Uint32Array, value: number): void
+  read(words: Uint32Array): number
+}
+
+/** One word. */
+const word = (at: number): Place => ({
+  write: (words, value) => {
+    words[at] = value
+  },
+  read: words => words[at],
+})
+
+/** Two words, the lower one first. */
+const long = (at: number): Place => ({
+  write: (words, value) => {
+    words[at] = value % TWO_POW_32
+    words[at + 1] = value / TWO_POW_32
+  },
+  read: words => words[at + 1] * TWO_POW_32 + words[at],
+})
+
+/** Both writing and reading go by it: a number without a place does not compile. */
+const PLACES: { readonly [F in keyof Progress]: Place } = {
+  request: word(4),
+  last: word(5),
+  status: word(6),
+  lo: word(7),
+  hi: word(8),
+  trap: long(9),
+}
+const FIELDS = Object.entries(PLACES) as readonly [keyof Progress, Place][]
+
+/** Bytes of the texts and of the state. */
+const TEXT_BYTES = 11
+const STATE_BYTES = 12
 
 /** Why a machine cannot be taken over, for a person. */
 export class CannotResume extends Error {
@@ -65,28 +109,13 @@ export class CheckpointWriter {
   }
 
   /** @returns the checkpoint, good until the next call. @throws RangeError when it is larger than QEMU keeps. */
-  write(
-    state: Uint8Array,
-    request: number,
-    last: number,
-    status: number,
-    hi: number,
-    lo: number,
-    trap: number,
-  ): Uint8Array {
+  write(progress: Readonly<Progress>, state: Uint8Array): Uint8Array {
     if (state.length !== this.#size) this.#reserve(state.length)
     const words = this.#words
     const place = HEADER + wordsOf(this.#texts.length)
-    const length = place + wordsOf(state.length)
-    words[4] = request
-    words[5] = last
-    words[6] = status
-    words[7] = lo
-    words[8] = hi
-    words[9] = trap % WORD
-    words[10] = trap / WORD
+    for (const [field, { write }] of FIELDS) write(words, progress[field])
     this.#bytes.set(state, 4 * place)
-    words[3] = checksum(words, length)
+    words[3] = checksum(words, place + wordsOf(state.length))
     return this.#envelope
   }
 
@@ -102,7 +131,8 @@ export class CheckpointWriter {
       this.#bytes = new Uint8Array(this.#words.buffer)
     }
     this.#words.set([MAGIC, CHECKPOINT_VERSION, 4 * length])
-    this.#words.set([texts.length, size], 11)
+    this.#words[TEXT_BYTES] = texts.length
+    this.#words[STATE_BYTES] = size
     // The last words of texts and state may be cut short.
     this.#words.fill(0, HEADER, length)
     this.#bytes.set(texts, 4 * HEADER)
@@ -115,11 +145,13 @@ export class CheckpointWriter {
 export function readCheckpoint(bytes: Uint8Array): Envelope {
   if (bytes.length === 0) throw new CannotResume('QEMU has no checkpoint of its former server')
   const words = new Uint32Array(new Uint8Array(bytes).buffer, 0, bytes.length >>> 2)
-  const [magic, version, length, sum, request, last, status, lo, hi, trapLo, trapHi, texts, size] = words
+  const [magic, version, length, sum] = words
   if (words.length < HEADER || magic !== MAGIC) throw new CannotResume('its checkpoint is not one of ours')
   if (version !== CHECKPOINT_VERSION) {
     throw new CannotResume(`its checkpoint has version ${version}, this server reads ${CHECKPOINT_VERSION}`)
   }
+  const texts = words[TEXT_BYTES]
+  const size = words[STATE_BYTES]
   const place = 4 * (HEADER + wordsOf(texts))
   if (length !== bytes.length || place + 4 * wordsOf(size) !== bytes.length) {
     throw new CannotResume('its checkpoint is cut short')
@@ -128,5 +160,7 @@ export function readCheckpoint(bytes: Uint8Array): Envelope {
   const text = Buffer.from(words.buffer, 4 * HEADER, texts).toString()
   const [session = '', policy = ''] = text.split('\n')
   const state = new Uint8Array(words.buffer, place, size).slice()
-  return { session, policy, request, status, lo, hi, last, trap: trapHi * WORD + trapLo, state }
+  const progress = noProgress()
+  for (const [field, { read }] of FIELDS) progress[field] = read(words)
+  return { ...progress, session, policy, state }
 }

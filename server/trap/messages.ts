@@ -4,8 +4,9 @@ import type { Hello } from '../../protocol/generated/messages.ts'
 import type { InjectorState } from '../faults/injector.ts'
 import type { FaultPlan, Firing } from '../faults/rule.ts'
 import type { Breakpoint } from './breakpoints.ts'
-import type { HeldTrap, OperationFailure } from './operations.ts'
+import type { HeldTrap, OperationFailure, Operations, Release } from './operations.ts'
 import type { ReporterState } from './reporter.ts'
+import type { Call } from './rpc.ts'
 import type { TranslateMode } from './translator.ts'
 
 /** What the trap thread is started with. */
@@ -27,7 +28,7 @@ export interface ThreadOptions {
   readonly panicOnWarn: boolean
   /** Who translates for devices; default `hardware`. */
   readonly translate?: TranslateMode
-  /** Pages that are donated to a VM are filled with what it would find changed (faults/sessions/canary.ts). */
+  /** Pages that are donated to a VM are filled with what it would find changed (canary.ts). */
   readonly canaries?: boolean
   /** Every access of the guest is asked for, and every access to the hardware waited for. */
   readonly faithful?: boolean
@@ -44,51 +45,70 @@ export interface ThreadOptions {
   readonly patienceMs?: number
 }
 
-/** From the trap thread. */
-export type ThreadEvent =
-  | { readonly event: 'loaded' }
-  | {
-      readonly event: 'connected'
-      readonly machine: Hello
-      /** The machine ran already: what had to be put right. */
-      readonly resumed: boolean
-      readonly repairs: readonly string[]
-    }
+/** Sections of a report, by name. */
+export type Sections = Readonly<Record<string, unknown>>
+
+/** What the trap thread tells by itself, and what goes with it. */
+export interface ThreadEvents {
+  /** The code is there; it does not serve yet. */
+  loaded: []
+  /** `resumed`: the machine ran already; `repairs` says what had to be put right. */
+  connected: [machine: Hello, resumed: boolean, repairs: readonly string[]]
   /** A connection's first trap was answered; ms since the epoch. */
-  | { readonly event: 'first-trap'; readonly at: number }
+  firstTrap: [at: number]
   /** A running machine was not taken over (`onRefusal` leave). */
-  | { readonly event: 'refused'; readonly message: string }
+  refused: [message: string]
   /** A running machine could not be taken over, and waits for its reset. */
-  | { readonly event: 'lost'; readonly message: string }
-  | { readonly event: 'reset'; readonly cause: number }
-  | { readonly event: 'shutdown'; readonly cause: number; readonly sections: Readonly<Record<string, unknown>> }
-  | {
-      readonly event: 'disconnected'
-      readonly message: string
-      readonly expected: boolean
-      /** The policy threw. */
-      readonly fault: boolean
-    }
-  | { readonly event: 'panic'; readonly text: string; readonly sections: Readonly<Record<string, unknown>> }
-  | { readonly event: 'held'; readonly held: HeldTrap }
-  | { readonly event: 'released'; readonly seq: number; readonly action: string }
+  lost: [message: string]
+  reset: [cause: number]
+  shutdown: [cause: number, sections: Sections]
+  /** `fault`: the policy threw. */
+  disconnected: [message: string, expected: boolean, fault: boolean]
+  /** The policy stopped the machine at a warning. */
+  panic: [text: string, sections: Sections]
+  /** A breakpoint stopped a trap. */
+  held: [held: HeldTrap]
+  /** `lost`: the machine or the thread is gone. */
+  released: [seq: number, action: Release['action'] | 'lost']
   /** A fault was injected. */
-  | { readonly event: 'fired'; readonly firing: Firing }
+  fired: [firing: Firing]
   /** A fault ends the thread. What is left is what people gave it: of the machine it takes nothing along. */
-  | { readonly event: 'killed'; readonly left: Handover }
-  | {
-      readonly event: 'result'
-      readonly id: number
-      readonly value?: unknown
-      readonly error?: string
-      readonly failure?: OperationFailure
-    }
+  killed: [left: Handover]
+}
+
+/** One of these events, as a message. */
+export type ThreadEvent<K extends keyof ThreadEvents = keyof ThreadEvents> = {
+  [E in K]: { readonly event: E; readonly args: ThreadEvents[E] }
+}[K]
+
+/** Sends an event. */
+export type Post = <K extends keyof ThreadEvents>(event: K, ...args: ThreadEvents[K]) => void
+
+/** What the control thread asks of a thread itself, around the replacement of code. */
+export interface Lifecycle {
+  /** Would this code take over the machine from that checkpoint? @throws Error why not. */
+  try(machine: Hello, checkpoint: Uint8Array): void
+  /** Takes QEMU's connection from now on. @param left by the thread before; null: there was none */
+  serve(left: Handover | null): Promise<void>
+  /** Gives up the machine. @returns what its successor goes on with; null: it never served */
+  retire(): Promise<Handover | null>
+}
+
+/** Everything that the trap thread can be asked. */
+export type ThreadInterface = Lifecycle & Operations
 
 /** To the trap thread; taken between traps. */
-export interface ThreadCommand {
+export type ThreadCall = Call<Lifecycle> | Call<Operations>
+
+/** From the trap thread. */
+export type ThreadMessage = ThreadEvent | ThreadOutcome
+
+/** What became of the call with this number. */
+export interface ThreadOutcome {
   readonly id: number
-  readonly operation: string
-  readonly args: readonly unknown[]
+  /** Its result; absent: it failed. */
+  readonly value?: unknown
+  readonly error?: { readonly message: string; readonly failure?: OperationFailure }
 }
 
 /** What a trap thread hands to the one that replaces it. */

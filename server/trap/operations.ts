@@ -70,8 +70,6 @@ export interface Operations {
   fireFault(name: string): void
 }
 
-export type OperationName = keyof Operations
-
 /** `absent`: no such thing. `state`: not now. `invalid`: cannot be. */
 export type OperationFailure = 'absent' | 'state' | 'invalid'
 

@@ -3,91 +3,35 @@ import type { PageOwners } from '../policy/inspect.ts'
 import type { Policy } from '../policy/policy.ts'
 import { request } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
-import type { BreakpointSpec, Breakpoints } from './breakpoints.ts'
 import type { Inspector } from './inspect.ts'
-import { OperationError, type OwnershipRange, type RegisterValue } from './operations.ts'
+import { OperationError, type Operations, type OwnershipRange, type RegisterValue } from './operations.ts'
 
 /** Bytes of guest memory that one operation reads. */
 const MAX_MEMORY = 1 << 20
 const PAGE = 4096
 
-/** Operations for people. What touches the hardware or the hypervisor is a `request` on the trace. */
-export class Operator {
-  readonly #breakpoints: Breakpoints
+/** Operations for people on the machine. What touches the hardware or the hypervisor is a `request` on the trace. */
+export class Operator implements Pick<Operations, 'registers' | 'memory' | 'ownership' | 'donate' | 'reclaim'> {
+  readonly #pages: PageOwners | undefined
+  readonly #inspector: Inspector
   readonly #ring: RingWriter
-  #pages: PageOwners | undefined
-  #connected: Inspector | undefined
 
-  constructor(breakpoints: Breakpoints, ring: RingWriter) {
-    this.#breakpoints = breakpoints
+  constructor(policy: Policy, inspector: Inspector, ring: RingWriter) {
+    this.#pages = policy.inspect?.pages
+    this.#inspector = inspector
     this.#ring = ring
   }
 
-  connect(policy: Policy, inspector: Inspector): void {
-    this.#pages = policy.inspect?.pages
-    this.#connected = inspector
-  }
-
-  disconnect(): void {
-    this.#pages = undefined
-    this.#connected = undefined
-  }
-
-  /** @throws OperationError */
-  operate(operation: string, args: readonly unknown[]): unknown {
-    switch (operation) {
-      case 'breakpoints':
-        return this.#breakpoints.list()
-      case 'addBreakpoint':
-        return this.#addBreakpoint(args[0] as BreakpointSpec, args[1] as number | undefined)
-      case 'removeBreakpoint':
-        return this.#known(this.#breakpoints.remove(Number(args[0])), args[0])
-      case 'enableBreakpoint':
-        return this.#known(this.#breakpoints.enable(Number(args[0]), args[1] === true), args[0])
-      case 'breakNext':
-        return this.#breakpoints.step(args[0] === true)
-      case 'registers':
-        return this.#registers(Number(args[0]), args[1] === 'host', args[2] as readonly number[])
-      case 'memory':
-        return this.#memory(Number(args[0]), Number(args[1]))
-      case 'ownership':
-        return this.#ownership(Number(args[0]), Number(args[1]), Number(args[2]))
-      case 'donate':
-        return this.#move('donate', Number(args[0]), Number(args[1]), Number(args[2]))
-      case 'reclaim':
-        return this.#move('reclaim', Number(args[0]), Number(args[1]), Number(args[2]))
-      default:
-        throw new OperationError('absent', `no operation "${operation}"`)
-    }
-  }
-
-  get #inspector(): Inspector {
-    if (this.#connected === undefined) throw new OperationError('state', 'no machine is connected')
-    return this.#connected
-  }
-
-  #addBreakpoint(spec: BreakpointSpec, id: number | undefined) {
-    try {
-      return this.#breakpoints.add(spec, id)
-    } catch (error) {
-      throw new OperationError('state', (error as Error).message)
-    }
-  }
-
-  #known(found: boolean, id: unknown): void {
-    if (!found) throw new OperationError('absent', `no breakpoint ${id}`)
-  }
-
-  #registers(smmu: number, host: boolean, offsets: readonly number[]): RegisterValue[] {
+  registers(smmu: number, view: 'host' | 'hardware', offsets: readonly number[]): RegisterValue[] {
     const start = this.#ring.now()
     const read = (offset: number) =>
-      host ? this.#inspector.host(smmu, offset) : this.#inspector.hardware(smmu, offset)
+      view === 'host' ? this.#inspector.host(smmu, offset) : this.#inspector.hardware(smmu, offset)
     const values = offsets.map(read)
     this.#ring.request(request.other, 0, start, this.#ring.now() - start)
     return values
   }
 
-  #memory(address: number, length: number): Uint8Array {
+  memory(address: number, length: number): Uint8Array {
     if (!(length > 0 && length <= MAX_MEMORY))
       throw new OperationError('invalid', `length ${length}: 1 to ${MAX_MEMORY}`)
     const bytes = this.#inspector.memory(address, length)
@@ -98,13 +42,12 @@ export class Operator {
   }
 
   get #owners(): PageOwners {
-    const pages = this.#inspector && this.#pages
-    if (pages === undefined) throw new OperationError('state', 'this policy keeps no page ownership')
-    return pages
+    if (this.#pages === undefined) throw new OperationError('state', 'this policy keeps no page ownership')
+    return this.#pages
   }
 
   /** Runs as they are when they are few; else each bucket with what lies in it. */
-  #ownership(from: number, to: number, limit: number): OwnershipRange[] {
+  ownership(from: number, to: number, limit: number): OwnershipRange[] {
     const runs = this.#owners.ranges(from, to)
     if (runs.length <= limit) {
       return runs.map(({ base, size, state, vm }) => ({ base, size, state, vm }))
@@ -128,6 +71,14 @@ export class Operator {
       add({ base, size: end - base, state: whole ? first.state : 'mixed', vm: whole ? first.vm : 0 })
     }
     return out
+  }
+
+  donate(base: number, size: number, vm: number): number {
+    return this.#move('donate', base, size, vm)
+  }
+
+  reclaim(base: number, size: number, vm: number): number {
+    return this.#move('reclaim', base, size, vm)
   }
 
   #move(what: 'donate' | 'reclaim', base: number, size: number, vm: number): number {

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+import { PAGE_DONATE } from '../policy/report.ts'
+import { OK } from '../policy/result.ts'
 import { formatWarningValues, type HypWarning } from '../policy/warnings.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
+import type { CountersWriter } from '../trace/counters.ts'
 import { TraceReport } from '../trace/report.ts'
+import type { RingWriter } from '../trace/ring.ts'
+import type { Breakpoints } from './breakpoints.ts'
+import { fillCanary } from './canary.ts'
 
 /** Warnings of one code in a report. */
 export interface WarningSummary {
@@ -35,17 +42,26 @@ export interface ReporterState {
 
 const LISTED_GUARD_FAULTS = 100
 
-/** What the hypervisor reports goes to trace and counters, and what a report should tell is kept. */
+/** What the hypervisor reports goes to trace, counters and breakpoints, and what a report should tell is kept. */
 export class Reporter extends TraceReport {
+  /** Pages that are donated are filled here as their new owner would fill them; undefined: they are not. */
+  canaries: GuestMemory | undefined
   /** The first unexpected warning, worded. */
   panic: string | undefined
   readonly #warnings = new Map<number, WarningSummary>()
   readonly #guardFaults: GuardFaultSummary[] = []
   #guardFaultCount = 0
   readonly #refusals = new Map<number, string>()
+  readonly #breakpoints: Pick<Breakpoints, 'armed' | 'warning'> | undefined
+
+  constructor(ring: RingWriter, counters: CountersWriter, breakpoints?: Pick<Breakpoints, 'armed' | 'warning'>) {
+    super(ring, counters)
+    this.#breakpoints = breakpoints
+  }
 
   override warn(warning: HypWarning, trap: number, smmu: number, a: number, b: number, c: number, d: number): void {
     super.warn(warning, trap, smmu, a, b, c, d)
+    if (this.#breakpoints?.armed) this.#breakpoints.warning(warning.id, warning.expected, smmu)
     const known = this.#warnings.get(warning.id)
     if (known !== undefined) {
       known.count++
@@ -55,6 +71,13 @@ export class Reporter extends TraceReport {
     const { id, code, section, meaning, expected } = warning
     this.#warnings.set(id, { code, section, meaning, expected, count: 1, firstTrap: trap, firstValues: values })
     if (!expected) this.panic ??= `${code} (${section}) at trap ${trap}, SMMU ${smmu}: ${meaning} ${values}`
+  }
+
+  override pages(operation: number, base: number, size: number, owner: number, result: number): void {
+    super.pages(operation, base, size, owner, result)
+    if (this.canaries !== undefined && operation === PAGE_DONATE && result === OK) {
+      fillCanary(this.canaries, base, size)
+    }
   }
 
   override probe(smmu: number, refusal: string | null): void {

@@ -11,20 +11,19 @@ import { createCounters } from '../../server/trace/counters.ts'
 import { createRing } from '../../server/trace/ring.ts'
 import { Dispatcher } from '../../server/trap/dispatcher.ts'
 import { Listener } from '../../server/trap/listener.ts'
-import type { ThreadEvent } from '../../server/trap/messages.ts'
+import type { Post } from '../../server/trap/messages.ts'
 import type { TranslateMode } from '../../server/trap/translator.ts'
 
 const [socket = '', ramFolder = '', policy = '', policyOptions = '{}', translate = 'hardware'] = process.argv.slice(2)
 
-const tell = (event: ThreadEvent): void => {
+const tell: Post = (event, ...args) => {
   // What a machine is takes long to print, and nobody asks for it.
-  const { event: name, ...rest } = event
-  const shown = name === 'connected' ? { resumed: event.resumed, repairs: event.repairs } : rest
-  process.stdout.write(`${JSON.stringify({ event: name, ...shown })}\n`)
+  const shown = event === 'connected' ? [null, ...args.slice(1)] : args
+  process.stdout.write(`${JSON.stringify({ event, args: shown })}\n`)
 }
 
 const { factory } = await loadPolicy(policy)
-process.stdout.write(`${JSON.stringify({ event: 'ready' })}\n`)
+process.stdout.write(`${JSON.stringify({ event: 'ready', args: [] })}\n`)
 await once(process.stdin, 'data')
 const dispatcher = new Dispatcher(
   {

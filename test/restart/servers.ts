@@ -5,19 +5,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import type { ThreadEvent } from '../../server/trap/messages.ts'
 import type { TranslateMode, TranslateReport } from '../../server/trap/translator.ts'
 
 const CACHE = join(tmpdir(), `cosim-test-modules-${process.getuid?.() ?? 0}`)
 const RUNNER = fileURLToPath(new URL('./runner.ts', import.meta.url))
 
-export interface RunnerEvent {
-  readonly event: string
-  readonly resumed?: boolean
-  readonly repairs?: readonly string[]
-  readonly message?: string
-  readonly fault?: boolean
-  readonly sections?: { readonly translate?: TranslateReport }
-}
+/** What a server process prints. */
+type RunnerEvent = ThreadEvent | { readonly event: 'ready'; readonly args: readonly [] }
 
 /** One server process. */
 class Runner extends EventEmitter<{ event: [RunnerEvent] }> {
@@ -43,7 +38,7 @@ class Runner extends EventEmitter<{ event: [RunnerEvent] }> {
   }
 
   /** Resolves with the next event of that name, or undefined when the process ends before. */
-  async next(name: string): Promise<RunnerEvent | undefined> {
+  async next(name: RunnerEvent['event']): Promise<RunnerEvent | undefined> {
     return new Promise(resolve => {
       const listen = (event: RunnerEvent) => {
         if (event.event !== name) return
@@ -101,7 +96,7 @@ export class Servers {
 
   /** Until the present server has answered a trap; false when it ends before. */
   async answered(): Promise<boolean> {
-    return (await this.#current.next('first-trap')) !== undefined
+    return (await this.#current.next('firstTrap')) !== undefined
   }
 
   /** The present server has ended by itself: `true`. */
@@ -121,8 +116,21 @@ export class Servers {
 
   /** What the servers said that should not be: exceptions, refusals, machines that were lost. */
   get complaints(): string[] {
-    const bad = this.events.filter(({ event, fault }) => fault === true || event === 'refused' || event === 'lost')
-    return [...bad.map(({ message }) => message ?? ''), this.#current.errors].filter(text => text !== '')
+    const bad = this.events.flatMap(({ event, args }) => {
+      if (event === 'refused' || event === 'lost') return args
+      if (event !== 'disconnected') return []
+      const [message, , fault] = args
+      return fault ? [message] : []
+    })
+    return [...bad, this.#current.errors].filter(text => text !== '')
+  }
+
+  /** The report of translations in what QEMU's end left. */
+  get translations(): TranslateReport | undefined {
+    for (const { event, args } of this.events) {
+      if (event === 'shutdown') return args[1].translate as TranslateReport | undefined
+    }
+    return undefined
   }
 
   async stop(): Promise<void> {

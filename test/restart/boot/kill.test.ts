@@ -102,7 +102,7 @@ test.each(['server', 'lockstep'] as const)(
     expect(servers.complaints).toEqual([])
     expectOk(report, stderr)
     expect(servers.kills).toBeGreaterThan(3)
-    const translate = servers.events.find(({ event }) => event === 'shutdown')?.sections?.translate
+    const translate = servers.translations
     expect(translate).toMatchObject({ mode, mismatches: 0, findings: [] })
     expect(translate?.misses).toBeGreaterThan(100)
   },

@@ -8,6 +8,7 @@ import {
   encodeDone,
   encodeEvent,
   encodeHello,
+  encodeMirrored,
   encodeReset,
   encodeShutdown,
   encodeTrapRead,
@@ -31,6 +32,8 @@ export class FakeQemu {
   readonly socket: Socket
   readonly out = new FrameWriter()
   readonly received: MessageFromServer[] = []
+  /** Puts something in front of the answer to each access to a register. */
+  meanwhile: (() => void) | undefined
   #seq = 0
   readonly #in = new FrameReader()
   readonly #decoder = new Decoder('qemu')
@@ -92,6 +95,11 @@ export class FakeQemu {
     return this.send(seq)
   }
 
+  /** Tells of a read that was answered here, with what is sent next. */
+  mirrored(offset: number, value: number): void {
+    encodeMirrored(this.out, ++this.#seq, 0, 0, offset, 1_500, 0, 0, value)
+  }
+
   /** An event record of `id` for a StreamID. */
   event(id: number, sid: number): void {
     encodeEvent(this.out, ++this.#seq, 0, 2_000, sid, id, 0, 0, 0, 0, 0, 0)
@@ -126,6 +134,7 @@ export class FakeQemu {
   #take(message: MessageFromServer): void {
     switch (message.type) {
       case Id.hwRead: {
+        this.meanwhile?.()
         const wide = message.size === 8 ? this.wide.get(message.offset) : undefined
         if (wide !== undefined) {
           encodeDone(this.out, message.seq, 0, wide[1], wide[0])

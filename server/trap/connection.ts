@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+import { randomUUID } from 'node:crypto'
+import { closeSync, openSync } from 'node:fs'
+import {
+  encodeInvalidate,
+  encodeIrq,
+  encodeRefuse,
+  encodeReply,
+  encodeWelcome,
+  type Hello,
+  type Reset,
+  type Translate,
+  type Unexpected,
+} from '../../protocol/generated/messages.ts'
+import { enums, VERSION } from '../../protocol/messages.ts'
+import type { Surroundings } from '../faults/site.ts'
+import { FileMemory } from '../machine/fileMemory.ts'
+import type { Machine } from '../machine/ports.ts'
+import type { Policy } from '../policy/policy.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
+import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
+import { request } from '../trace/records.ts'
+import { TrackedHardware } from '../translate/trackedHardware.ts'
+import { Inspector } from './inspect.ts'
+import { type Link, LinkClosed } from './link.ts'
+import type { Sections } from './messages.ts'
+import { oops } from './oops.ts'
+import { Operator } from './operator.ts'
+import { sharedRamFile } from './ramFile.ts'
+import { policySections } from './sections.ts'
+import { TakeOver } from './takeOver.ts'
+import type { Thread } from './thread.ts'
+import { Translator } from './translator.ts'
+import { TrapPath } from './trapPath.ts'
+import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
+
+const OK = enums.status.ok[0]
+
+/** Guest memory whose accesses nobody records, and its end. */
+interface Ram {
+  readonly memory: GuestMemory
+  close(): void
+}
+
+/** A machine and its policy, from the machine's hello to the end of its connection. */
+export class Connection {
+  readonly path: TrapPath
+  /** Operations that concern the machine. */
+  readonly operator: Operator
+  readonly #thread: Thread
+  readonly #link: Link
+  readonly #hello: Hello
+  readonly #version: number
+  readonly #session: string
+  readonly #ram: Ram
+  readonly #machine: Machine
+  readonly #policy: Policy
+  readonly #translator: Translator | undefined
+  /** The machine is welcome; before, the policy's state is kept for it afterwards. */
+  #served = false
+  #unkept = false
+
+  private constructor(thread: Thread, link: Link, hello: Hello, version: number, ram: Ram) {
+    this.#thread = thread
+    this.#link = link
+    this.#hello = hello
+    this.#version = version
+    this.#session = hello.session === '' ? randomUUID() : hello.session
+    this.#ram = ram
+    // With breakpoints, every access is to come by.
+    const capable = !thread.options.faithful && (hello.features & enums.feature.mirror[0]) !== 0
+    const mayPost = () => capable && !thread.breakpoints.armed
+    const hardware = hello.smmus.map((_, index) => new WireHardware(link, thread.ring, index, mayPost))
+    const { translate = 'hardware' } = thread.options
+    const tracked = translate === 'hardware' ? undefined : hardware.map(port => new TrackedHardware(port, ram.memory))
+    this.#translator = tracked && new Translator(translate, ram.memory, thread.ring, tracked)
+    this.#machine = {
+      memory: new RecordedMemory(ram.memory, thread.ring),
+      carveout: { base: hello.carveoutBase, size: hello.carveoutSize },
+      smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: (tracked ?? hardware)[index] })),
+      devices: hello.devices,
+      guard: new WireGuard(link, thread.ring),
+    }
+    this.#policy = thread.factory(this.#machine, {
+      options: thread.options.policyOptions,
+      report: thread.reporter,
+      persist: () => this.#persist(),
+    })
+    this.path = new TrapPath(thread, link, this.#session, this.#policy, text => this.#panic(text))
+    const inspector = new Inspector(this.#machine, this.#policy, ram.memory)
+    this.operator = new Operator(this.#policy, inspector, thread.ring)
+    thread.breakpoints.connect(trap => inspector.commandsAhead(trap))
+    thread.reporter.canaries = thread.options.canaries === true ? ram.memory : undefined
+  }
+
+  /** Makes a policy for the machine. @throws LinkClosed when QEMU speaks other versions, and what the policy throws */
+  static open(thread: Thread, link: Link, hello: Hello): Connection {
+    const version = agreedVersion(link, hello)
+    const ram = openRam(thread, link, hello)
+    try {
+      return new Connection(thread, link, hello, version, ram)
+    } catch (error) {
+      ram.close()
+      throw error
+    }
+  }
+
+  /** Answers hello. @throws LinkClosed when the machine is refused */
+  welcome(): void {
+    const { post } = this.#thread
+    const hello = this.#hello
+    const link = this.#link
+    const takeOver = hello.resumed === 1 ? new TakeOver(this.#thread, link, hello, this.#policy) : undefined
+    if (takeOver !== undefined) {
+      this.path.resume(takeOver)
+      this.#translator?.reset()
+      this.#translator?.announce(link)
+    }
+    this.#connectFaults()
+    encodeWelcome(link.out, hello.seq, this.#version, hello.features, this.#session)
+    link.flush()
+    post('connected', hello, takeOver !== undefined, takeOver?.repairs ?? [])
+    if (takeOver?.lost !== undefined) post('lost', takeOver.lost)
+    else this.#thread.onRefusal = undefined
+    this.#served = true
+    if (this.#unkept) this.path.keepNow()
+  }
+
+  /** The machine was reset: the one thing that helps a machine whose traps nobody can decide. */
+  reset({ seq, cause, time }: Reset): void {
+    const { ring, counters, injector, post } = this.#thread
+    const link = this.#link
+    const start = ring.now()
+    if (this.path.lost !== undefined) this.#thread.onRefusal = undefined
+    this.path.startOver()
+    this.#translator?.reset()
+    if (injector.armed) injector.reset(this.#policy)
+    else this.#policy.reset()
+    this.#translator?.announce(link)
+    this.path.checkpoints.keep(seq, OK, 0, 0)
+    encodeReply(link.out, seq, OK, 0, 0)
+    link.flush()
+    ring.reset(cause, time, start, ring.now() - start)
+    counters.add('resets')
+    post('reset', cause)
+  }
+
+  /** @returns false when the machine translates by itself */
+  translate(message: Translate): boolean {
+    if (this.#translator === undefined) return false
+    this.#translator.request(this.#link, message)
+    this.#link.flush()
+    this.#thread.counters.add('translations')
+    return true
+  }
+
+  /** What was posted to the hardware did not lead to what it was to lead to. */
+  unexpected({ smmu, offset, value }: Unexpected): void {
+    const { ring } = this.#thread
+    const start = ring.now()
+    this.#policy.postMismatch?.(smmu)
+    this.path.keepNow()
+    ring.request(request.unexpected, 0, start, ring.now() - start, smmu, offset, value)
+  }
+
+  /** What is about to be armed is to see the next access: QEMU must not answer it by itself. */
+  askAgain(): void {
+    const { breakpoints, injector } = this.#thread
+    if (breakpoints.armed || injector.armed || !this.#link.open) return
+    for (const { hardware } of this.#machine.smmus) hardware.read(ARM_SMMU_IDR0, 4, { lo: 0, hi: 0 })
+  }
+
+  /** Of a report. */
+  sections(): Sections {
+    return {
+      ...policySections(this.#policy, this.#machine),
+      ...this.#thread.sections(),
+      ...(this.#translator && { translate: this.#translator.report() }),
+    }
+  }
+
+  /** The connection has ended. */
+  close(): void {
+    this.path.holding.end()
+    this.#ram.close()
+  }
+
+  /** The policy has begun what must be finished, or has finished it. */
+  #persist(): void {
+    if (this.#served) this.path.keepNow()
+    else this.#unkept = true
+  }
+
+  #panic(text: string): void {
+    const lines = oops(text, this.path.trap, this.#policy)
+    this.#thread.post('panic', text, { ...this.sections(), oops: lines })
+  }
+
+  #connectFaults(): void {
+    const { injector } = this.#thread
+    try {
+      injector.connect(this.#surroundings(), this.#hello.resumed === 1)
+    } catch (error) {
+      throw new LinkClosed(`faults: ${(error as Error).message}`)
+    }
+    if (this.#translator !== undefined) this.#translator.faults = injector
+  }
+
+  #surroundings(): Surroundings {
+    const thread = this.#thread
+    const link = this.#link
+    const { operator, path } = this
+    return {
+      machine: this.#machine,
+      policy: this.#policy,
+      devices: this.#hello.devices,
+      memory: this.#ram.memory,
+      translates: this.#translator?.mode === 'server',
+      clock: () => path.trap.time,
+      irq(smmu, line) {
+        const seq = link.nextSeq()
+        encodeIrq(link.out, seq, smmu, line)
+        link.call(seq)
+      },
+      invalidate(smmu) {
+        const seq = link.nextSeq()
+        encodeInvalidate(link.out, seq, smmu, enums.invalidateScope.all[0], 0)
+        link.call(seq)
+      },
+      warn: (warning, trap, smmu) => thread.reporter.warn(warning, trap, smmu, 0, 0, 0, 0),
+      donate: (base, size, vm) => operator.donate(base, size, vm),
+      reclaim: (base, size, vm) => operator.reclaim(base, size, vm),
+      cut() {
+        throw new LinkClosed('a fault cut the connection')
+      },
+      garble: () => link.garble(),
+      die() {
+        thread.post('killed', thread.handover(0))
+        process.exit(1)
+      },
+    }
+  }
+}
+
+/** The highest version that both know. @throws LinkClosed when there is none: QEMU is told */
+function agreedVersion(link: Link, hello: Hello): number {
+  const version = Math.min(hello.maxVersion, VERSION.max)
+  if (version >= Math.max(hello.minVersion, VERSION.min)) return version
+  const theirs = `${hello.minVersion} to ${hello.maxVersion}`
+  const text = `QEMU speaks protocol versions ${theirs}, this server ${VERSION.min} to ${VERSION.max}`
+  encodeRefuse(link.out, hello.seq, VERSION.min, VERSION.max, text)
+  link.flush()
+  throw new LinkClosed(text)
+}
+
+/** The shared file if this server may open it; else over the wire. */
+function openRam({ options }: Thread, link: Link, hello: Hello): Ram {
+  const file = sharedRamFile(hello.ram, options.ramFile)
+  if (file === undefined) return { memory: new WireMemory(link, hello.ram), close() {} }
+  const fd = openSync(file, 'r+')
+  return { memory: new FileMemory(fd, hello.ram), close: () => closeSync(fd) }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+import { encodeHold } from '../../protocol/generated/messages.ts'
+import type { Trap } from '../policy/policy.ts'
+import type { Hit } from './breakpoints.ts'
+import type { Link } from './link.ts'
+import { type HeldTrap, OperationError, type Release } from './operations.ts'
+import type { Thread } from './thread.ts'
+
+/** A trap on its way to its answer. */
+export interface TrapInProgress {
+  /** Request of QEMU. */
+  readonly seq: number
+  /** Round trip of the trap before, as QEMU measured it, ns. */
+  readonly lastTrapNs: number
+  readonly start: number
+  /** ns that the server had spent on it before `start`. */
+  readonly spent: number
+}
+
+/** How a trap goes on that is held no longer. */
+export interface Onward {
+  decide(seq: number, lastTrapNs: number, start: number, spent: number): void
+  answer(seq: number, lastTrapNs: number, start: number, spent: number): void
+}
+
+/** The trap whose reply waits for a person. Meanwhile the event loop goes on, and takes operations. */
+export class Holding {
+  readonly #thread: Thread
+  readonly #link: Link
+  readonly #trap: Trap
+  readonly #onward: Onward
+  #held: (TrapInProgress & { readonly hit: Hit }) | undefined
+  /** The trap before was held, so QEMU's time for it says nothing. */
+  #heldBefore = false
+
+  constructor(thread: Thread, link: Link, trap: Trap, onward: Onward) {
+    this.#thread = thread
+    this.#link = link
+    this.#trap = trap
+    this.#onward = onward
+  }
+
+  /** @throws LinkClosed */
+  hold(hit: Hit, seq: number, lastTrapNs: number, start: number, spent: number): void {
+    const { ring, counters, post } = this.#thread
+    encodeHold(this.#link.out, this.#link.nextSeq())
+    this.#link.flush()
+    const now = ring.now()
+    this.#held = { hit, seq, lastTrapNs, start, spent: spent + now - start }
+    ring.breakpoint(hit.breakpoint, this.#trap.seq, now)
+    counters.add('breakpoints')
+    post('held', { hit, trap: { ...this.#trap } })
+  }
+
+  get held(): HeldTrap | null {
+    return this.#held === undefined ? null : { hit: this.#held.hit, trap: { ...this.#trap } }
+  }
+
+  /** Request of a held trap that has been decided, 0: there is none. */
+  get decided(): number {
+    return this.#held?.hit.phase === 'after' ? this.#held.seq : 0
+  }
+
+  /** QEMU's time for the last trap, unless a person was part of it. To be asked for once with each trap. */
+  measured(lastTrapNs: number): number {
+    if (!this.#heldBefore) return lastTrapNs
+    this.#heldBefore = false
+    return 0
+  }
+
+  /** @throws OperationError when that cannot be done with it */
+  release({ action, value }: Release): void {
+    const held = this.#held
+    if (held === undefined) throw new OperationError('state', 'no trap is held')
+    const trap = this.#trap
+    const decided = held.hit.phase === 'after'
+    if (decided && trap.write && (action === 'drop' || value !== undefined)) {
+      throw new OperationError('state', 'the write has been carried out already: it can only continue, step or abort')
+    }
+    this.#held = undefined
+    this.#heldBefore = true
+    if (action === 'step') this.#thread.breakpoints.step(true)
+    const answered = !trap.write && (value !== undefined || action === 'drop')
+    if (value !== undefined && action !== 'abort') {
+      trap.lo = value.lo
+      trap.hi = value.hi
+    } else if (answered) {
+      trap.lo = 0
+      trap.hi = 0
+    }
+    if (answered) trap.aborted = false
+    if (action === 'abort') trap.aborted = true
+    this.#thread.post('released', trap.seq, action)
+    const { seq, lastTrapNs, spent } = held
+    const start = this.#thread.ring.now()
+    try {
+      if (decided || answered || action === 'drop' || action === 'abort') {
+        this.#onward.answer(seq, lastTrapNs, start, spent)
+      } else {
+        this.#onward.decide(seq, lastTrapNs, start, spent)
+      }
+    } catch (error) {
+      this.#link.close(error as Error)
+    }
+  }
+
+  /** The machine is gone. */
+  end(): void {
+    if (this.#held !== undefined) this.#thread.post('released', this.#trap.seq, 'lost')
+    this.#held = undefined
+  }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { FaultStatus } from '../faults/injector.ts'
+import type { FaultRule } from '../faults/rule.ts'
+import type { Breakpoint, BreakpointSpec } from './breakpoints.ts'
+import type { Connection } from './connection.ts'
+import type { Sections } from './messages.ts'
+import {
+  type HeldTrap,
+  OperationError,
+  type Operations,
+  type OwnershipRange,
+  type RegisterValue,
+  type Release,
+} from './operations.ts'
+import type { Operator } from './operator.ts'
+import type { Thread } from './thread.ts'
+
+/** The object that answers the control thread. */
+export class ThreadOperations implements Operations {
+  readonly #thread: Thread
+  readonly #present: () => Connection | undefined
+
+  /** @param present the machine that is connected */
+  constructor(thread: Thread, present: () => Connection | undefined) {
+    this.#thread = thread
+    this.#present = present
+  }
+
+  sections(): Sections {
+    return (this.#present() ?? this.#thread).sections()
+  }
+
+  checkpoint(): Uint8Array {
+    return this.#connection.path.checkpoints.current()
+  }
+
+  breakpoints(): Breakpoint[] {
+    return this.#thread.breakpoints.list()
+  }
+
+  addBreakpoint(spec: BreakpointSpec, id?: number): Breakpoint {
+    this.#askAgain()
+    try {
+      return this.#thread.breakpoints.add(spec, id)
+    } catch (error) {
+      throw new OperationError('state', (error as Error).message)
+    }
+  }
+
+  removeBreakpoint(id: number): void {
+    if (!this.#thread.breakpoints.remove(id)) throw new OperationError('absent', `no breakpoint ${id}`)
+  }
+
+  enableBreakpoint(id: number, enabled: boolean): void {
+    this.#askAgain()
+    if (!this.#thread.breakpoints.enable(id, enabled)) throw new OperationError('absent', `no breakpoint ${id}`)
+  }
+
+  breakNext(on: boolean): void {
+    this.#askAgain()
+    this.#thread.breakpoints.step(on)
+  }
+
+  held(): HeldTrap | null {
+    return this.#present()?.path.holding.held ?? null
+  }
+
+  release(how: Release): void {
+    const connection = this.#present()
+    if (connection === undefined) throw new OperationError('state', 'no trap is held')
+    connection.path.holding.release(how)
+  }
+
+  registers(smmu: number, view: 'host' | 'hardware', offsets: readonly number[]): RegisterValue[] {
+    return this.#operator.registers(smmu, view, offsets)
+  }
+
+  memory(address: number, length: number): Uint8Array {
+    return this.#operator.memory(address, length)
+  }
+
+  ownership(from: number, to: number, limit: number): OwnershipRange[] {
+    return this.#operator.ownership(from, to, limit)
+  }
+
+  donate(base: number, size: number, vm: number): number {
+    return this.#operator.donate(base, size, vm)
+  }
+
+  reclaim(base: number, size: number, vm: number): number {
+    return this.#operator.reclaim(base, size, vm)
+  }
+
+  armFaults(rules: readonly FaultRule[], seed: number): void {
+    this.#askAgain()
+    this.#thread.injector.arm({ rules, seed })
+  }
+
+  disarmFaults(): void {
+    this.#thread.injector.disarm()
+  }
+
+  faults(): FaultStatus {
+    return this.#thread.injector.status()
+  }
+
+  openFaults(names: readonly string[], time?: number): void {
+    this.#thread.injector.open(names, time)
+  }
+
+  fireFault(name: string): void {
+    this.#thread.injector.fire(name)
+  }
+
+  get #connection(): Connection {
+    const connection = this.#present()
+    if (connection === undefined) throw new OperationError('state', 'no machine is connected')
+    return connection
+  }
+
+  get #operator(): Operator {
+    return this.#connection.operator
+  }
+
+  /** What is about to be armed is to see the next access. */
+  #askAgain(): void {
+    this.#present()?.askAgain()
+  }
+}
