@@ -51,6 +51,20 @@ agent() {
 	done
 }
 
+# attack_vm STORM: the protected VM and the attacks on it, and as many VMs more under attack; reported line by line.
+attack_vm() {
+	el2_attack table
+	[ "$1" -eq 0 ] || el2_attack storm "$1"
+}
+
+el2_attack() {
+	[ -x /bin/attack ] || { emit attack false '"error":"this initramfs has no attack program"'; return; }
+	/bin/attack "$@" >/tmp/attacks 2>$STDERR || [ -s /tmp/attacks ] || emit attack false "\"error\":$(quote "$(cat $STDERR)")"
+	while read -r event ok fields; do
+		emit "$event" "$ok" "$fields"
+	done </tmp/attacks
+}
+
 load_modules() {
 	while read -r module; do
 		# shellcheck disable=SC2046 # a parameter is a word

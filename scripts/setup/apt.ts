@@ -5,7 +5,7 @@ import { cachePath, entries, exists, logPath } from './cache.ts'
 import { run, SetupError } from './run.ts'
 
 /** A package archive of its own, next to the machine's: other suite, other architecture, same mirror. */
-export type Suite = 'trixie' | 'bookworm'
+export type Suite = 'trixie' | 'trixie-backports' | 'bookworm'
 
 const ARCHITECTURE = 'arm64'
 
@@ -59,6 +59,11 @@ export class PrivateApt {
     const value = new RegExp(`^${field}: (.*)$`, 'm').exec(text)?.[1]
     if (value === undefined) throw new SetupError(`package ${name} has no field ${field}`)
     return value
+  }
+
+  /** Names of packages that begin with `prefix`. */
+  async names(prefix: string): Promise<string[]> {
+    return (await this.#run('apt-cache', ['pkgnames', prefix])).split('\n').filter(Boolean)
   }
 
   async #fetch(args: string[], dir: string, extension: string): Promise<string> {

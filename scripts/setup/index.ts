@@ -6,12 +6,12 @@
  */
 
 import { ensureInitramfs } from './initramfs.ts'
-import { ensureKernel, type KernelSeries } from './kernel.ts'
+import { ensureKernel, KERNEL_SERIES, type KernelSeries } from './kernel.ts'
 import { ensureQemu } from './qemu.ts'
 
 export { ensureBrowser, ensureHostPackages } from './packages.ts'
 export { SetupError } from './run.ts'
-export { ensureInitramfs, ensureKernel, ensureQemu }
+export { ensureInitramfs, ensureKernel, ensureQemu, KERNEL_SERIES, type KernelSeries }
 
 export interface SetupOptions {
   /** Receives the lines that say what is being done; by default they go to stderr, with a running percentage. */

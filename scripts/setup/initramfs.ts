@@ -3,6 +3,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { PrivateApt } from './apt.ts'
+import { attackPath, makeAttack } from './attack.ts'
 import { cachePath, contentKey, entries, exists, logPath, publish } from './cache.ts'
 import { type CpioEntry, writeCpio } from './cpio.ts'
 import type { SetupOptions } from './index.ts'
@@ -27,12 +28,16 @@ const MODULES = ['virtio_pci', 'virtio_blk', 'nvme', 'virtio_net', 'e1000e', 'vi
 export interface InitramfsOptions extends SetupOptions {
   /** The kernel's modules folder, with modules.dep in it; left out for a kernel that has all drivers built in. */
   modules?: string | undefined
+  /** With the program that runs a protected VM and attacks it. */
+  el2?: boolean
 }
 
 interface Ingredients {
   busybox: string
   modulesDir: string
   modules: string[]
+  /** Path of the attack program. */
+  attack: string | undefined
 }
 
 /** Returns the path of the guest's initramfs; makes it if it is not in the cache. */
@@ -42,7 +47,9 @@ export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<s
   const cached = async () => {
     const busybox = await cachedBusybox()
     if (busybox === undefined) return undefined
-    const path = await initramfsPath({ busybox, modulesDir, modules })
+    const attack = options.el2 ? await attackPath() : undefined
+    if (attack !== undefined && !(await exists(attack))) return undefined
+    const path = await initramfsPath({ busybox, modulesDir, modules, attack })
     return (await exists(path)) ? path : undefined
   }
   const ready = await cached()
@@ -52,7 +59,8 @@ export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<s
     await installHostPackages(context)
     const make = async () => {
       const busybox = (await cachedBusybox()) ?? (await fetchBusybox(context))
-      return makeInitramfs({ busybox, modulesDir, modules }, context)
+      const attack = options.el2 ? await makeAttack(context) : undefined
+      return makeInitramfs({ busybox, modulesDir, modules, attack }, context)
     }
     return (await cached()) ?? context.progress.step('initramfs', 'initramfs', make)
   })
@@ -75,6 +83,9 @@ async function makeInitramfs(ingredients: Ingredients, context: Context): Promis
   ]
   for (const [source, path] of Object.entries(GUEST_FILES)) {
     files.push({ path, type: 'file', mode: 0o755, content: await readFile(join(GUEST_DIR, source)) })
+  }
+  if (ingredients.attack !== undefined) {
+    files.push({ path: 'bin/attack', type: 'file', mode: 0o755, content: await readFile(ingredients.attack) })
   }
   const order: string[] = []
   for (const module of modules) {
@@ -106,7 +117,7 @@ async function moduleContent(path: string, { scratch, signal }: Context): Promis
 }
 
 /** Where the initramfs for these ingredients is or will be: the key has in it whatever could change a byte of it. */
-async function initramfsPath({ busybox, modulesDir, modules }: Ingredients): Promise<string> {
+async function initramfsPath({ busybox, modulesDir, modules, attack }: Ingredients): Promise<string> {
   const ours = ['cpio.ts', 'initramfs.ts', 'modules.ts'].map(name => fileURLToPath(new URL(name, import.meta.url)))
   const guest = Object.keys(GUEST_FILES).map(name => join(GUEST_DIR, name))
   const contents = await Promise.all([...ours, ...guest].map(path => readFile(path)))
@@ -116,7 +127,7 @@ async function initramfsPath({ busybox, modulesDir, modules }: Ingredients): Pro
       return `${join(modulesDir, module)} ${size} ${mtimeMs}`
     }),
   )
-  return cachePath('initramfs', `${contentKey([busybox, ...contents, ...moduleStates])}.cpio`)
+  return cachePath('initramfs', `${contentKey([busybox, attack ?? '', ...contents, ...moduleStates])}.cpio`)
 }
 
 async function cachedBusybox(): Promise<string | undefined> {

@@ -28,6 +28,9 @@ const PACKAGES = [
   'zlib1g-dev',
 ]
 
+/** What compiles the guest's own programs. */
+const CROSS_PACKAGES = ['gcc-aarch64-linux-gnu', 'libc6-dev-arm64-cross']
+
 /** The packages for a release of Debian, by the text of its /etc/os-release. */
 export function hostPackages(osRelease: string): string[] {
   const isDebian12 = /^ID=debian$/m.test(osRelease) && /^VERSION_ID="?12"?$/m.test(osRelease)
@@ -52,6 +55,11 @@ export async function ensureHostPackages(options: SetupOptions = {}): Promise<vo
 /** The same for a step that has the lock already. */
 export async function installHostPackages(context: Context): Promise<void> {
   await install(context, hostPackages(await readFile('/etc/os-release', 'utf8')))
+}
+
+/** The cross compiler, for a step that has the lock already. */
+export async function installCrossCompiler(context: Context): Promise<void> {
+  await install(context, CROSS_PACKAGES)
 }
 
 /** Installs the browser that the tests of the dashboard drive, unless CHROMIUM names another one. */
