@@ -13,6 +13,8 @@ import { FileMemory } from '../machine/fileMemory.ts'
 import { parseGuestEvent } from '../machine/guestEvents.ts'
 import type { Qmp } from '../machine/qmp.ts'
 import { formatWarningValues } from '../policy/warnings.ts'
+import { machineFailure } from '../run/outcome.ts'
+import type { RunningMachine } from '../run/runningMachine.ts'
 import { hex } from '../smmu/bits.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
@@ -27,7 +29,7 @@ import { Feed } from './feed.ts'
 import { words } from './hex.ts'
 import { Inspection } from './inspection.ts'
 import { KernelFunctions } from './kernelFunctions.ts'
-import { type LaunchDefaults, type Launched, launch } from './launch.ts'
+import { type LaunchDefaults, launch } from './launch.ts'
 import { Problem } from './problems.ts'
 import type { FaultEffect, FiringItem } from './schemas/faults.ts'
 import {
@@ -274,7 +276,7 @@ export class MachineManager {
     } catch {} // QEMU ended, or is too busy: lifecycle requests will say so
   }
 
-  async #watch(launched: Pick<Launched, 'session' | 'dispose'>): Promise<void> {
+  async #watch(launched: Pick<RunningMachine, 'session' | 'dispose'>): Promise<void> {
     const { session } = launched
     let end: EndStatus
     try {
@@ -288,13 +290,8 @@ export class MachineManager {
 
   #judge(end: SessionEnd): EndStatus {
     const at = new Date().toISOString()
-    if (end.panic !== undefined) return { outcome: 'hyp-panic', message: end.panic, at }
-    if (this.#killed) return { outcome: 'killed', message: 'ended from here', at }
-    if (end.serverError !== undefined) return { outcome: 'server-died', message: end.serverError, at }
-    const { code, signal } = end.qemu
-    if (code === 0) return { outcome: 'ok', message: 'the guest powered off', at }
-    const how = signal ?? `exit code ${code}`
-    return { outcome: 'qemu-died', message: `QEMU ended with ${how}: ${end.qemuErrors || 'no message'}`, at }
+    const killed = this.#killed ? ({ outcome: 'killed', message: 'ended from here' } as const) : undefined
+    return { ...(machineFailure(end, killed) ?? { outcome: 'ok', message: 'the guest powered off' }), at }
   }
 
   #finish(end: EndStatus): void {

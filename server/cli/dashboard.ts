@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { MachineManager } from '../api/machine.ts'
+import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'
-import type { BootOptions } from './boot.ts'
+import { POLICY_NAMES } from '../policy/load.ts'
+import type { BootOptions } from './bootOptions.ts'
 
 /** The dashboard of a machine that the command line starts. */
 export interface Dashboard {
@@ -20,7 +22,7 @@ export async function openDashboard(options: BootOptions): Promise<Dashboard> {
   return {
     show(session, kernel) {
       const { policy, until, memory, smp, panicOnWarn = false } = options
-      const named = policy === 'pkvm' || policy === 'passthrough' ? policy : 'own'
+      const named = POLICY_NAMES.includes(policy) ? policy : OWN_POLICY
       manager.adopt(session, { policy: named, until, memory, smp, panicOnWarn }, kernel)
     },
     async close() {

@@ -8,7 +8,8 @@ import { TrapThread } from '../control/trapThread.ts'
 import { createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import { createRing } from '../trace/ring.ts'
-import { type BootOptions, bootAction, bootOptions } from './boot.ts'
+import { bootAction } from './boot.ts'
+import { type BootOptions, bootOptions } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 
 interface DevOptions extends BootOptions {

@@ -2,7 +2,9 @@
 import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError } from 'commander'
 import { MachineManager } from '../api/machine.ts'
+import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT, startServer } from '../api/server.ts'
+import { DEFAULTS } from '../run/options.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 
 interface ServeOptions {
@@ -36,7 +38,7 @@ export function serveCommand(program: Command): void {
     )
     .option('--policy <file>', 'a policy of your own, offered to start machines with')
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
-    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
+    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', DEFAULTS.ramDir)
     .option('--start', 'start a machine at once')
     .action(async (options: ServeOptions) => {
       const { signal, dispose } = abortOnSignal()
@@ -64,7 +66,7 @@ async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> 
   const server = await startServer({ manager, host: options.host, port: options.port, names: options.name, say })
   try {
     console.log(server.url)
-    if (options.start) await manager.start(policy === undefined ? {} : { policy: 'own' })
+    if (options.start) await manager.start(policy === undefined ? {} : { policy: OWN_POLICY })
     if (!signal.aborted) await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
     process.exitCode = EXIT.ok
   } finally {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { FaultStatus } from '../faults/injector.ts'
+import type { Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import type { TranslateReport } from '../trap/translator.ts'
-import type { Report } from './report.ts'
 
 const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`

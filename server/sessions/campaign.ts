@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Runs many sessions, several machines at a time. */
 import { join } from 'node:path'
+import { type MachineOptions, type Prepared, prepare } from './agentMachine.ts'
 import { type Campaign, type Database, jobName } from './database.ts'
-import { type MachineOptions, type Prepared, prepare } from './machine.ts'
 import { checkMemory } from './memory.ts'
 import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
 import { ensureSnapshot, type Snapshot } from './snapshot.ts'

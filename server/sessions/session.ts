@@ -8,6 +8,7 @@ import type { FaultStatus } from '../faults/injector.ts'
 import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { SeriesStep } from '../policy/policy.ts'
+import { qemuFailure } from '../run/outcome.ts'
 import { eventName } from '../smmu/events.ts'
 import { decodeFeatures } from '../smmu/features.ts'
 import {
@@ -24,9 +25,9 @@ import {
 } from '../smmu/registers.ts'
 import type { OwnershipRange } from '../trap/operations.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
+import { AgentMachine, type Prepared } from './agentMachine.ts'
 import { audit, type TableRegisters } from './audit.ts'
 import { addFinding, type ConsoleFinding } from './console.ts'
-import { type Prepared, SessionMachine } from './machine.ts'
 import { limitMemory } from './memory.ts'
 import type { Snapshot } from './snapshot.ts'
 import { Timeline, type TimelineEntry } from './timeline.ts'
@@ -125,7 +126,7 @@ class Watch {
   resets = 0
   interruptions = 0
   timeline: Timeline | undefined
-  machine: SessionMachine | undefined
+  machine: AgentMachine | undefined
   sections: Readonly<Record<string, unknown>> = {}
   isolation: readonly string[] = []
   status: FaultStatus | undefined
@@ -184,7 +185,7 @@ async function observe(
 ): Promise<Evidence> {
   const { entry, seed } = job
   const options = entry.session ?? {}
-  const machine = await SessionMachine.start(
+  const machine = await AgentMachine.start(
     prepared,
     `session-${seed}`,
     folder,
@@ -290,15 +291,12 @@ function problem(end: SessionEnd | undefined, problems: readonly string[]): stri
     const said = end.qemuErrors && `; QEMU: ${end.qemuErrors.slice(0, 500)}`
     return `the server failed: ${end.serverError.slice(0, 500)}${said}`
   }
-  const { code, signal } = end.qemu
-  if (code !== 0)
-    return `QEMU ended with ${signal ?? `exit code ${code}`}: ${end.qemuErrors.slice(0, 500) || 'no message'}`
-  return problems[0]
+  return qemuFailure({ ...end, qemuErrors: end.qemuErrors.slice(0, 500) }) ?? problems[0]
 }
 
 /** Looks at the machine as it stands: sections of the report, firings, and the audit. */
 async function inspect(
-  machine: SessionMachine,
+  machine: AgentMachine,
   watch: Watch,
   device: (smmu: number, sid: number) => string,
 ): Promise<void> {
@@ -328,7 +326,7 @@ async function inspect(
   }
 }
 
-async function tableRegisters(thread: SessionMachine['session']['thread'], smmu: number): Promise<TableRegisters> {
+async function tableRegisters(thread: AgentMachine['session']['thread'], smmu: number): Promise<TableRegisters> {
   const offsets = [
     ARM_SMMU_IDR0,
     ARM_SMMU_IDR1,

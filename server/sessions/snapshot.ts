@@ -11,7 +11,7 @@ import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
 import { cachePath, contentKey, entries, exists } from '../../scripts/setup/cache.ts'
 import type { SavedMachine } from '../control/session.ts'
-import { type Prepared, SessionMachine } from './machine.ts'
+import { AgentMachine, type Prepared } from './agentMachine.ts'
 
 /** Of what the saved state depends on: the hypervisor's state, the checkpoint, the machine. */
 const SOURCES = [
@@ -89,8 +89,8 @@ async function makeSnapshot(key: string, prepared: Prepared, signal: AbortSignal
   await mkdir(staging, { recursive: true })
   try {
     const saved = { ram: join(staging, 'ram'), devices: join(staging, 'devices') }
-    await SessionMachine.save(prepared, saved, signal)
-    const usualMs = await SessionMachine.measure(prepared, saved, signal)
+    await AgentMachine.save(prepared, saved, signal)
+    const usualMs = await AgentMachine.measure(prepared, saved, signal)
     await writeFile(join(staging, 'meta.json'), JSON.stringify({ key, usualMs } satisfies Meta))
     const place = join(folder, key)
     // Somebody may have made the same one meanwhile, or left a damaged one.

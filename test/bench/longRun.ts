@@ -10,7 +10,8 @@
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { Command } from 'commander'
-import { type BootOptions, bootAction, bootOptions } from '../../server/cli/boot.ts'
+import { bootAction } from '../../server/cli/boot.ts'
+import { type BootOptions, bootOptions } from '../../server/cli/bootOptions.ts'
 import type { Session } from '../../server/control/session.ts'
 import { median } from './stats.ts'
 

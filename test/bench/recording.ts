@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the recording of every run costs: boots as they are, and boots with `--no-record`. */
-import type { Report } from '../../server/cli/report.ts'
+import type { Report } from '../../server/run/runReport.ts'
 import { bootOnce, bootSeconds } from './boots.ts'
 import type { Context, Figure, Part } from './figure.ts'
 import { inPairs } from './stats.ts'

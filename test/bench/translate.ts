@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Translation in TypeScript: boots in which the server answers every IOTLB miss, and SoftSmmu by itself. */
-import type { Report } from '../../server/cli/report.ts'
+import type { Report } from '../../server/run/runReport.ts'
 import { CMDQ_OP_TLBI_NH_VA, cmdSync } from '../../server/smmu/commands.ts'
 import * as R from '../../server/smmu/registers.ts'
 import { SoftSmmu } from '../../server/smmu/soft/softSmmu.ts'

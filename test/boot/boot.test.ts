@@ -3,8 +3,8 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Report } from '../../server/cli/report.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
+import type { Report } from '../../server/run/runReport.ts'
 import { cosim, leftovers } from './cli.ts'
 
 let folder: string

@@ -2,8 +2,8 @@
 /** Faults against a real Linux: that they reach it, and that it does what the catalogue says. */
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import type { Report } from '../../server/cli/report.ts'
 import type { FaultStatus } from '../../server/faults/injector.ts'
+import type { Report } from '../../server/run/runReport.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import { cosim } from './cli.ts'
 

@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
-import type { Report } from '../../server/cli/report.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
+import type { Report } from '../../server/run/runReport.ts'
 
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 const BOOT_MS = 120_000

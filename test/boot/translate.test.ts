@@ -2,7 +2,7 @@
 /** Boots whose devices' addresses the server translates, or checks. */
 import { expect, test } from 'vitest'
 import { enums } from '../../protocol/messages.ts'
-import type { Report } from '../../server/cli/report.ts'
+import type { Report } from '../../server/run/runReport.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../../server/smmu/registers.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import { recordedMachine } from '../../server/trace/recordedMachine.ts'

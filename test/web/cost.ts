@@ -12,8 +12,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { type Browser, chromium } from 'playwright-core'
-import type { Report } from '../../server/cli/report.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
+import type { Report } from '../../server/run/runReport.ts'
 import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
 
 const { values } = parseArgs({

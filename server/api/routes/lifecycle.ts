@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { HYP_WARNINGS } from '../../hypervisor/pkvm/warnings.ts'
+import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
+import { KERNELS } from '../../run/files.ts'
 import { COMMAND_NAMES, EVENT_NAMES } from '../../smmu/names.ts'
 import { REGISTERS } from '../../smmu/registers.ts'
 import { type MachineManager, snapshot } from '../machine.ts'
-import { KERNELS, type lifecycle, OWN_POLICY, QMP_COMMANDS } from '../schemas/lifecycle.ts'
+import { type lifecycle, OWN_POLICY, QMP_COMMANDS } from '../schemas/lifecycle.ts'
 import type { Handlers } from '../schemas/route.ts'
 
 export function lifecycleHandlers(manager: MachineManager, version: string): Handlers<typeof lifecycle> {
@@ -15,7 +17,7 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
   return {
     'GET /info': () => ({
       version,
-      policies: ['pkvm', 'passthrough', ...(manager.hasOwnPolicy ? [OWN_POLICY] : [])],
+      policies: [...POLICY_NAMES, ...(manager.hasOwnPolicy ? [OWN_POLICY] : [])],
       stages: SERIES_STEPS,
       kernels: KERNELS,
       qmp: QMP_COMMANDS,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine: its life, its console, its counters; and the words that requests are made of. */
 import { Type } from 'typebox'
+import { POLICY_NAMES } from '../../policy/load.ts'
 import { GRANULES, SERIES_STEPS } from '../../policy/policy.ts'
+import { KERNELS } from '../../run/files.ts'
+import { DEFAULTS } from '../../run/options.ts'
 import { Nullable, named, Ref, type View } from './fields.ts'
 import type { Routes } from './route.ts'
-
-export const KERNELS = ['6.12', '6.1'] as const
 
 /** Name under which a policy file that the server was started with is offered. */
 export const OWN_POLICY = 'own'
@@ -17,19 +18,27 @@ export const StartSchema = named(
   Type.Object(
     {
       policy: Type.Optional(
-        Type.Enum(['pkvm', 'passthrough', OWN_POLICY], {
-          default: 'pkvm',
+        Type.Enum([...POLICY_NAMES, OWN_POLICY], {
+          default: DEFAULTS.policy,
           description: 'own: the file given to serve',
         }),
       ),
-      until: Type.Optional(Type.Enum([...SERIES_STEPS], { default: 'nested', description: 'prefix of the series' })),
-      granule: Type.Optional(Type.Enum([...GRANULES], { default: 4096, description: 'page size of the idmap, bytes' })),
+      until: Type.Optional(
+        Type.Enum([...SERIES_STEPS], { default: DEFAULTS.until, description: 'prefix of the series' }),
+      ),
+      granule: Type.Optional(
+        Type.Enum([...GRANULES], { default: DEFAULTS.granule, description: 'page size of the idmap, bytes' }),
+      ),
       requireIsolation: Type.Optional(Type.Boolean({ default: false })),
       panicOnWarn: Type.Optional(Type.Boolean({ default: false })),
-      kernel: Type.Optional(Type.Enum([...KERNELS], { default: '6.12' })),
-      memory: Type.Optional(Type.String({ pattern: SIZE, default: '1G', description: 'guest RAM, at most 64G' })),
-      carveout: Type.Optional(Type.String({ pattern: SIZE, default: '64M', description: 'a multiple of 2M' })),
-      smp: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, default: 1 })),
+      kernel: Type.Optional(Type.Enum([...KERNELS], { default: DEFAULTS.kernel })),
+      memory: Type.Optional(
+        Type.String({ pattern: SIZE, default: DEFAULTS.memory, description: 'guest RAM, at most 64G' }),
+      ),
+      carveout: Type.Optional(
+        Type.String({ pattern: SIZE, default: DEFAULTS.carveout, description: 'a multiple of 2M' }),
+      ),
+      smp: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, default: DEFAULTS.smp })),
       run: Type.Optional(Type.Enum(['shell', 'workload'], { default: 'shell' })),
       bench: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000, default: 0, description: 'timed reads' })),
       append: Type.Optional(

@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Body } from '../../api/schemas/contract.ts'
 import type { HeldView, MachineStatus, QmpCommand } from '../../api/schemas/lifecycle.ts'
+import { POLICY_NAMES } from '../../policy/load.ts'
 import { type Add, integer, plain } from './command.ts'
 
 /** Phases that can be waited for, in order. */
@@ -35,7 +36,7 @@ export function lifecycleCommands(add: Add): void {
     'start a machine',
     command =>
       command
-        .option('--policy <name>', 'pkvm, passthrough, or own: the file given to serve')
+        .option('--policy <name>', `${POLICY_NAMES.join(', ')}, or own: the file given to serve`)
         .option('--until <stage>', 'mmio, cmdq, strtab, queues or nested')
         .option('--kernel <series>', '6.12 or 6.1')
         .option('--memory <size>', 'guest RAM')

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Every command of `ctl` against a real server, and every route of the API by one of them. */
+
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,6 +8,7 @@ import { Command, CommanderError } from 'commander'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { ctlCommand } from '../../../server/cli/ctl.ts'
 import { walkCommand } from '../../../server/cli/walk.ts'
+import { POLICY_NAMES } from '../../../server/policy/load.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
 import { type Harness, startApp } from './harness.ts'
@@ -110,7 +112,7 @@ const state = async (wanted: string) => {
 
 test.each<[string[], RegExp]>([
   [['status'], /^running, smmu, passthrough nested, none$/m],
-  [['info'], /^policies +pkvm passthrough\n/m],
+  [['info'], new RegExp(`^policies +${POLICY_NAMES.join(' ')}$`, 'm')],
   [['counters'], /"traps": 3/],
   [['traps', '--limit', '5'], /^ +2 +\S+ W GBPA +0x5 /m],
   [['traps', '--register', 'GBPA', '--access', 'read'], /^ +3 +\S+ R GBPA/],

@@ -6,7 +6,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { CatalogueEntry } from '../../../server/faults/rule.ts'
-import { type Campaign, Database, jobName, planOf } from '../../../server/sessions/database.ts'
 import {
   compareText,
   escapeXml,
@@ -15,7 +14,8 @@ import {
   junitXml,
   repeatCommand,
   tableText,
-} from '../../../server/sessions/report.ts'
+} from '../../../server/sessions/campaignReport.ts'
+import { type Campaign, Database, jobName, planOf } from '../../../server/sessions/database.ts'
 import type { SessionResult } from '../../../server/sessions/session.ts'
 
 let folder: string

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import type { Prepared } from '../../../server/sessions/machine.ts'
+import type { Prepared } from '../../../server/sessions/agentMachine.ts'
 import { readSnapshot, snapshotKey } from '../../../server/sessions/snapshot.ts'
 
 let folder: string

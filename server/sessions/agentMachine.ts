@@ -4,18 +4,18 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ensureInitramfs, ensureKernel, ensureQemu } from '../../scripts/setup/index.ts'
-import { type SavedMachine, Session } from '../control/session.ts'
+import type { SavedMachine, Session } from '../control/session.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
-import { parseSize, Scratch } from '../machine/scratch.ts'
-import { Workload, type WorkloadEntry } from '../machine/workload.ts'
+import type { WorkloadEntry } from '../machine/workload.ts'
 import type { SeriesStep } from '../policy/policy.ts'
+import { type MachineFiles, machineFiles } from '../run/files.ts'
+import { DEFAULTS } from '../run/options.ts'
+import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../trap/translator.ts'
 
-/** As `boot` has it, so that addresses mean the same; what is touched is copied for each session. */
-const MEMORY = '1G'
-const CARVEOUT = '64M'
+/** As `boot` has them, so that addresses mean the same; of RAM, what is touched is copied for each session. */
+const { memory, carveout, granule } = DEFAULTS
 /** Whole disk read, half of it written, the file fetched over each network card. */
 const SIZE = { disk: 1 << 20, file: 256 << 10 }
 /** QEMU cannot save an NVMe controller. */
@@ -40,16 +40,10 @@ export interface Description {
   readonly append: string
 }
 
-export interface Files {
-  readonly qemu: string
-  readonly kernel: { readonly version: string; readonly image: string }
-  readonly initrd: string
-}
-
 /** A machine whose files are there. */
 export interface Prepared {
   readonly description: Description
-  readonly files: Files
+  readonly files: MachineFiles
   readonly ramDir: string
 }
 
@@ -75,13 +69,8 @@ export interface StartOptions {
 
 /** Fetches and builds what is missing. */
 export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
-  const { kernel: name, until, smp, fresh, ramDir } = options
-  const qemu = options.qemu ?? (await ensureQemu({ signal }))
-  const kernel =
-    name === '6.12' || name === '6.1'
-      ? await ensureKernel({ signal, kernel: name })
-      : { version: name, image: name, modules: undefined }
-  const initrd = await ensureInitramfs({ signal, modules: kernel.modules })
+  const { kernel, until, smp, fresh, ramDir } = options
+  const files = await machineFiles({ kernel, ...(options.qemu !== undefined && { qemu: options.qemu }) }, { signal })
   const devices = fresh ? ALL_DEVICES : SAVED_DEVICES
   const append = [
     'console=ttyAMA0 panic=0 cosim.run=agent',
@@ -89,17 +78,15 @@ export async function prepare(options: MachineOptions, signal: AbortSignal): Pro
     ...(fresh ? [`nvme_core.io_timeout=${NVME_S} nvme_core.admin_timeout=${NVME_S}`] : []),
   ].join(' ')
   return {
-    description: { kernel: kernel.version, until, smp, memory: MEMORY, carveout: CARVEOUT, devices, append },
-    files: { qemu, kernel: { version: kernel.version, image: kernel.image }, initrd },
+    description: { kernel: files.kernel.version, until, smp, memory, carveout, devices, append },
+    files,
     ramDir,
   }
 }
 
 /** A started machine with its own sockets, disks, RAM and network, and the agent in it. */
-export class SessionMachine {
-  readonly session: Session
-  readonly #workload: Workload
-  readonly #scratch: Scratch
+export class AgentMachine {
+  readonly #machine: RunningMachine
   readonly #devices: readonly string[]
   /** Of the workload that the agent was told last. */
   #events: GuestEvent[] = []
@@ -108,11 +95,13 @@ export class SessionMachine {
   #toldAt = 0
   workloadMs = 0
 
-  private constructor(session: Session, workload: Workload, scratch: Scratch, devices: readonly string[]) {
-    this.session = session
-    this.#workload = workload
-    this.#scratch = scratch
+  private constructor(machine: RunningMachine, devices: readonly string[]) {
+    this.#machine = machine
     this.#devices = devices
+  }
+
+  get session(): Session {
+    return this.#machine.session
   }
 
   /**
@@ -122,55 +111,43 @@ export class SessionMachine {
   static async start(
     prepared: Prepared,
     seed: string,
-    runFolder: string,
+    folder: string,
     options: StartOptions = {},
     restore?: SavedMachine,
-  ): Promise<SessionMachine> {
+  ): Promise<AgentMachine> {
     const { description, files, ramDir } = prepared
-    const scratch = new Scratch(parseSize(description.memory), ramDir)
-    let workload: Workload | undefined
-    try {
-      workload = await Workload.create(scratch.sockets, seed, SIZE)
-      const session = await Session.start({
-        scratch,
-        runFolder,
-        ...(restore && { restore }),
-        machine: {
-          binary: files.qemu,
-          kernel: files.kernel.image,
-          initrd: files.initrd,
-          append: description.append,
-          memory: description.memory,
-          smp: description.smp,
-          virtioDisk: workload.virtioDisk,
-          ...(description.devices.includes('nvme') && { nvmeDisk: workload.nvmeDisk }),
-          network: true,
-          extra: [],
-        },
+    const { memory, carveout, smp, until, devices, append } = description
+    const machine = await RunningMachine.start(
+      {
+        memory,
+        carveout,
+        smp,
+        ramDir,
+        commandLine: () => append,
+        workload: { seed, size: SIZE },
+        nvme: devices.includes('nvme'),
         policy: {
-          name: 'pkvm',
-          options: { until: description.until, granule: 4096, requireIsolation: false },
+          name: DEFAULTS.policy,
+          options: { until, granule, requireIsolation: false },
           panicOnWarn: false,
-          carveout: description.carveout,
           reconnectMs: (options.reconnect ?? 0) * 1000,
           canaries: true,
           ...(options.translate && { translate: options.translate }),
           ...(options.faults && { faults: options.faults }),
         },
-      })
-      return new SessionMachine(session, workload, scratch, description.devices)
-    } catch (error) {
-      workload?.close()
-      scratch.remove()
-      throw error
-    }
+        ...(restore && { restore }),
+        folder,
+      },
+      files,
+    )
+    return new AgentMachine(machine, devices)
   }
 
   /** Tells the agent to do the workload. */
   tell(): void {
     this.#events = []
     this.#toldAt = performance.now()
-    this.session.qemu.child.stdin?.write(`workload ${this.#workload.append(0)}\n`)
+    this.session.qemu.child.stdin?.write(`workload ${this.#machine.workload.append(0)}\n`)
   }
 
   /** Takes a line of the console; returns the guest's event in it. */
@@ -185,18 +162,16 @@ export class SessionMachine {
 
   /** What arrived, compared with what the host knows; only devices that the machine has. */
   checks(): WorkloadEntry[] {
-    return this.#workload.check(this.#events).filter(({ device }) => this.#devices.includes(device))
+    return this.#machine.workload.check(this.#events).filter(({ device }) => this.#devices.includes(device))
   }
 
   async close(): Promise<void> {
-    await this.session.stop()
-    this.#workload.close()
-    this.#scratch.remove()
+    await this.#machine.close()
   }
 
   /** Boots until the agent is ready, and saves the machine. */
   static async save(prepared: Prepared, to: SavedMachine, signal: AbortSignal): Promise<void> {
-    await SessionMachine.#run(prepared, undefined, async machine => {
+    await AgentMachine.#run(prepared, undefined, async machine => {
       await machine.#until('ready', signal)
       await sleep(REST_MS)
       await machine.session.save(to)
@@ -205,7 +180,7 @@ export class SessionMachine {
 
   /** The workload without faults on a saved machine, ms. @throws Error when it fails: such a machine is of no use. */
   static async measure(prepared: Prepared, from: SavedMachine, signal: AbortSignal): Promise<number> {
-    return SessionMachine.#run(prepared, from, async machine => {
+    return AgentMachine.#run(prepared, from, async machine => {
       const worked = machine.#until('worked', signal)
       machine.tell()
       await worked
@@ -219,12 +194,12 @@ export class SessionMachine {
   static async #run<T>(
     prepared: Prepared,
     from: SavedMachine | undefined,
-    act: (machine: SessionMachine) => Promise<T>,
+    act: (machine: AgentMachine) => Promise<T>,
   ): Promise<T> {
     const folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-boot-`))
-    let machine: SessionMachine | undefined
+    let machine: AgentMachine | undefined
     try {
-      machine = await SessionMachine.start(prepared, 'snapshot', folder, {}, from)
+      machine = await AgentMachine.start(prepared, 'snapshot', folder, {}, from)
       return await act(machine)
     } finally {
       await machine?.close()

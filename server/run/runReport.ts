@@ -2,21 +2,10 @@
 
 import type { BenchEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
+import type { Outcome } from './outcome.ts'
 
 /** The report of one run, as `--report FILE` writes it. Fields are only ever added within a schema version. */
 export const REPORT_SCHEMA = 'smmu-cosim/report/1'
-
-export const OUTCOMES = {
-  ok: 'the guest did its workload and powered off; every check passed',
-  'guest-failed': 'the guest ended, but a check failed, it panicked, or it never said that it was done',
-  'guest-hung': 'the guest was still running at --timeout',
-  'qemu-died': 'QEMU ended by itself with an error',
-  'server-died': 'the trap thread ended, or broke off the connection',
-  'hyp-panic': 'a hyp warning with --panic-on-warn',
-  interrupted: 'ended from outside (Ctrl-C, SIGTERM)',
-} as const
-
-export type Outcome = keyof typeof OUTCOMES
 
 /** Percentiles, µs. */
 export interface Percentiles {

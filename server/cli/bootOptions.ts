@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The options of `boot` and `dev`. */
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { enums } from '../../protocol/messages.ts'
+import { DEFAULT_HOST } from '../api/server.ts'
+import { parseSize } from '../machine/scratch.ts'
+import { POLICY_NAMES } from '../policy/load.ts'
+import { GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { KERNELS } from '../run/files.ts'
+import { DEFAULTS } from '../run/options.ts'
+import type { TranslateMode } from '../trap/translator.ts'
+
+/** What `boot` was asked for; every field is an option of the command line. */
+export interface BootOptions {
+  readonly policy: string
+  readonly until: SeriesStep
+  readonly granule: string
+  readonly requireIsolation?: boolean
+  readonly kernel: string
+  readonly initrd?: string
+  readonly qemu?: string
+  readonly append?: string
+  readonly memory: string
+  readonly smp: number
+  readonly carveout: string
+  readonly ramDir: string
+  readonly interactive?: boolean
+  /** Port, or true for the usual one. */
+  readonly dashboard?: true | number
+  readonly dashboardHost: string
+  readonly baseline?: boolean
+  readonly reboots: number
+  readonly bench: number
+  readonly timeout: number
+  readonly report?: string
+  readonly translate: TranslateMode
+  readonly panicOnWarn?: boolean
+  readonly faithful?: boolean
+  /** A file, or false for none; absent: in the run's folder. */
+  readonly record?: string | false
+  readonly recordLimit: string
+  readonly quiet?: boolean
+  readonly qemuArg: readonly string[]
+  /** Seconds that the machine waits for a lost server. */
+  readonly reconnect: number
+  /** Files of rules, and names in the catalogue. */
+  readonly faults?: readonly string[]
+  readonly seed: number
+  /** Socket of a server that runs elsewhere. */
+  readonly server?: string
+}
+
+/** The options of a machine. */
+export function bootOptions(command: Command, reconnect: number): Command {
+  return command
+    .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file with a policy of your own`, DEFAULTS.policy)
+    .addOption(
+      new Option('--until <stage>', 'prefix of the series that is emulated')
+        .choices(SERIES_STEPS)
+        .default(DEFAULTS.until),
+    )
+    .addOption(
+      new Option('--granule <bytes>', 'page size of the stage-2 idmap')
+        .choices(GRANULES.map(String))
+        .default(String(DEFAULTS.granule)),
+    )
+    .option('--require-isolation', 'an SMMU that cannot be isolated stops the machine instead of being reported')
+    .option('--kernel <series|file>', `Debian's ${KERNELS.join(' or ')}, or an arm64 Image`, DEFAULTS.kernel)
+    .option('--initrd <file>', "initramfs of your own instead of the workload's")
+    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
+    .option('--append <text>', 'added to the kernel command line')
+    .option('--memory <size>', 'guest RAM, e.g. 1G', size, DEFAULTS.memory)
+    .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)
+    .option(
+      '--carveout <size>',
+      'hypervisor memory at the top of guest RAM, a multiple of 2M; 0: none',
+      carveout,
+      DEFAULTS.carveout,
+    )
+    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', DEFAULTS.ramDir)
+    .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
+    .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))
+    .option('--dashboard-host <address>', 'address of the dashboard; any but loopback needs the token', DEFAULT_HOST)
+    .option('--baseline', 'the same machine without the server, for comparison')
+    .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
+    .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)
+    .option(
+      '--reconnect <s>',
+      'how long the machine waits for a lost server; 0: it ends',
+      integer(0, 86_400),
+      reconnect,
+    )
+    .option('--timeout <s>', 'end a guest that is not done by then; 0: never', integer(0, 1_000_000), 300)
+    .option('--report <file>', 'write the report as JSON')
+    .addOption(
+      new Option('--translate <mode>', 'who translates for devices: QEMU’s model, the server, or both compared')
+        .choices(Object.keys(enums.translateMode))
+        .default('hardware'),
+    )
+    .option('--record <file>', 'where the run is recorded; by default in the runs folder')
+    .option('--no-record', 'do not record')
+    .option('--record-limit <size>', 'bytes of the recording, the middle of a longer one is left out', size, '2G')
+    .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue')
+    .option('--seed <n>', 'of what faults leave to chance', integer(0, 0xffff_ffff), 1)
+    .option('--faithful', 'every access of the guest is a trap, every access to the hardware is waited for')
+    .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
+    .option('--quiet', 'no guest console on the terminal')
+    .addOption(
+      new Option('--qemu-arg <arg>', 'added to QEMU’s command line; may be repeated')
+        .argParser(collect)
+        .default([], ''),
+    )
+}
+
+const collect = (value: string, before: readonly string[]): string[] => [...before, value]
+
+function size(text: string): string {
+  try {
+    parseSize(text)
+    return text
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
+const carveout = (text: string): string => (text === '0' ? text : size(text))
+
+const integer = (min: number, max: number) => (text: string) => {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isInteger(value) || value < min || value > max) {
+    throw new InvalidArgumentError(`expected a whole number from ${min} to ${max}`)
+  }
+  return value
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The files that a machine is made of: QEMU, kernel, initramfs. */
+import { ensureInitramfs, ensureKernel, ensureQemu, type SetupOptions } from '../../scripts/setup/index.ts'
+
+/** Debian's kernels that set-up can fetch; anything else is a file. */
+export const KERNELS = ['6.12', '6.1'] as const
+export type KernelSeries = (typeof KERNELS)[number]
+
+export const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly string[]).includes(text)
+
+export interface MachineFiles {
+  readonly qemu: string
+  readonly kernel: { readonly version: string; readonly image: string }
+  readonly initrd: string
+}
+
+/** What is wanted: a kernel of Debian's or a file; absent files are those of set-up. */
+export interface WantedFiles {
+  readonly kernel: string
+  readonly initrd?: string
+  readonly qemu?: string
+}
+
+/** Fetches and builds what is missing. */
+export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions, 'kernel'>): Promise<MachineFiles> {
+  const { kernel: name } = wanted
+  const qemu = wanted.qemu ?? (await ensureQemu(setup))
+  const { version, image, modules } = isSeries(name)
+    ? await ensureKernel({ ...setup, kernel: name })
+    : { version: name, image: name, modules: undefined }
+  const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules }))
+  return { qemu, kernel: { version, image }, initrd }
+}

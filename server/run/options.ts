@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What a machine is asked to be, whoever asks: `boot`, the API, a fault session. */
+import { accessSync, constants } from 'node:fs'
+import type { SavedMachine, SessionOptions } from '../control/session.ts'
+import { parseSize } from '../machine/scratch.ts'
+import type { Workload, WorkloadSize } from '../machine/workload.ts'
+import { isSeries, KERNELS } from './files.ts'
+
+/** What is meant when nothing is said. Sizes in QEMU's notation. */
+export const DEFAULTS = {
+  policy: 'pkvm',
+  until: 'nested',
+  granule: 4096,
+  kernel: '6.12',
+  memory: '1G',
+  carveout: '64M',
+  smp: 1,
+  ramDir: '/dev/shm',
+} as const
+
+export interface RunOptions {
+  /** Guest RAM. */
+  readonly memory: string
+  /** Hypervisor memory at the top of it; 0: none. */
+  readonly carveout: string
+  readonly smp: number
+  /** Memory-backed folder for guest RAM. */
+  readonly ramDir: string
+  /** The kernel's command line. */
+  readonly commandLine: (workload: Workload) => string
+  /** Absent: a seed of its own, and the usual size. */
+  readonly workload?: { readonly seed: string; readonly size: WorkloadSize }
+  /** Whether there is an NVMe controller, which QEMU cannot save; default: there is. */
+  readonly nvme?: boolean
+  /** Words for QEMU's command line. */
+  readonly qemuArgs?: readonly string[]
+  /** Absent: the same machine without the server. */
+  readonly policy?: Omit<NonNullable<SessionOptions['policy']>, 'carveout'>
+  /** Goes on where a machine of the same description was saved, instead of booting. */
+  readonly restore?: SavedMachine
+  /** Where the run leaves its files; default: a new folder among the runs. */
+  readonly folder?: string
+}
+
+/** What the guest does (scripts/guest/README.md). */
+export interface GuestTask {
+  /** `shell`, `workload`, or `reboot:N`. */
+  readonly run: string
+  /** Timed reads of each disk; 0: none. */
+  readonly bench: number
+  /** Further words. */
+  readonly append?: string
+}
+
+/** The command line of a guest that does its task and powers off. */
+export const commandLine =
+  ({ run, bench, append }: GuestTask) =>
+  (workload: Workload): string =>
+    ['console=ttyAMA0', 'panic=-1', `cosim.run=${run}`, workload.append(bench), ...(append ? [append] : [])].join(' ')
+
+/**
+ * Sizes that fit each other.
+ * @param dashes in front of the names of options, as the one who asks writes them
+ * @throws Error that names the option
+ */
+export function checkSizes({ memory, carveout }: Pick<RunOptions, 'memory' | 'carveout'>, dashes = ''): void {
+  if (carveout === '0') return
+  if (parseSize(carveout) % (2 << 20) !== 0) throw new Error(`${dashes}carveout ${carveout}: not a multiple of 2M`)
+  if (parseSize(carveout) * 2 > parseSize(memory)) {
+    throw new Error(`${dashes}carveout ${carveout}: more than half of ${dashes}memory ${memory}`)
+  }
+}
+
+/** Files that are given instead of those of set-up, before any work is done. @throws Error that names the option */
+export function checkFiles(files: { readonly kernel: string; readonly initrd?: string; readonly qemu?: string }): void {
+  const { kernel, initrd, qemu } = files
+  for (const [option, file] of [
+    ['--kernel', isSeries(kernel) ? undefined : kernel],
+    ['--initrd', initrd],
+    ['--qemu', qemu],
+  ]) {
+    if (file === undefined) continue
+    try {
+      accessSync(file, constants.R_OK)
+    } catch {
+      const hint = option === '--kernel' ? ` (or one of Debian's series: ${KERNELS.join(', ')})` : ''
+      throw new Error(`${option} ${file}: no such file, or not readable${hint}`)
+    }
+  }
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/** How a machine ended. */
+import type { SessionEnd } from '../control/session.ts'
+import type { GuestEvent } from '../machine/guestEvents.ts'
+import type { WorkloadEntry } from '../machine/workload.ts'
+
+export const OUTCOMES = {
+  ok: 'the guest did its workload and powered off; every check passed',
+  'guest-failed': 'the guest ended, but a check failed, it panicked, or it never said that it was done',
+  'guest-hung': 'the guest was still running at --timeout',
+  'qemu-died': 'QEMU ended by itself with an error',
+  'server-died': 'the trap thread ended, or broke off the connection',
+  'hyp-panic': 'a hyp warning with --panic-on-warn',
+  interrupted: 'ended from outside (Ctrl-C, SIGTERM)',
+} as const
+
+export type Outcome = keyof typeof OUTCOMES
+
+export interface Ending<O extends string> {
+  readonly outcome: O
+  readonly message: string
+}
+
+/** In words, when QEMU ended with an error. */
+export function qemuFailure({ qemu: { code, signal }, qemuErrors }: SessionEnd): string | undefined {
+  return code === 0 ? undefined : `QEMU ended with ${signal ?? `exit code ${code}`}: ${qemuErrors || 'no message'}`
+}
+
+/**
+ * What went wrong with the machine, the first cause first; undefined: nothing, the guest ended it.
+ * @param stopped why it was ended from here, if it was: what we caused by that is no failure of others
+ */
+export function machineFailure<O extends string = never>(
+  end: SessionEnd,
+  stopped?: Ending<O>,
+): Ending<O | 'hyp-panic' | 'server-died' | 'qemu-died'> | undefined {
+  if (end.panic !== undefined) return { outcome: 'hyp-panic', message: end.panic }
+  // A guest that hangs may do so because the server is gone; what a person stops, he stops.
+  const hung = stopped?.outcome === 'guest-hung'
+  if (stopped !== undefined && !hung) return stopped
+  if (end.serverError !== undefined) return { outcome: 'server-died', message: end.serverError }
+  if (stopped !== undefined) return stopped
+  const message = end.qemu.asked ? undefined : qemuFailure(end)
+  return message === undefined ? undefined : { outcome: 'qemu-died', message }
+}
+
+/** What went wrong with the workload; undefined: nothing. */
+export function workloadFailure(
+  events: readonly GuestEvent[],
+  entries: readonly WorkloadEntry[],
+): Ending<'guest-failed'> | undefined {
+  const failed = (message: string) => ({ outcome: 'guest-failed', message }) as const
+  const bad = entries.find(({ ok }) => !ok)
+  if (bad) return failed(`${bad.device} ${bad.operation}: ${bad.error ?? 'failed'}`)
+  const step = events.find(({ ok }) => !ok)
+  if (step) return failed(`guest step "${step.event}": ${step.error ?? 'failed'}`)
+  if (events.some(({ event }) => event === 'done')) return undefined
+  return failed('the guest ended without saying that it was done')
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Starts a machine. */
+import { join, resolve } from 'node:path'
+import { Session } from '../control/session.ts'
+import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
+import { Workload } from '../machine/workload.ts'
+import { describeMachine } from '../trace/format.ts'
+import { newHeader, Recorder } from '../trace/recorder.ts'
+import type { MachineFiles } from './files.ts'
+import type { RunOptions } from './options.ts'
+
+/** A started machine with its own sockets, disks, RAM and network. */
+export class RunningMachine {
+  readonly session: Session
+  readonly workload: Workload
+  /** Where console and recording are. */
+  readonly folder: string
+  /** When QEMU was started, ms of `performance.now()`. */
+  readonly started: number
+  readonly #options: RunOptions
+  readonly #kernel: MachineFiles['kernel']
+  readonly #scratch: Scratch
+
+  private constructor(
+    options: RunOptions,
+    kernel: MachineFiles['kernel'],
+    folder: string,
+    scratch: Scratch,
+    workload: Workload,
+    session: Session,
+    started: number,
+  ) {
+    this.#options = options
+    this.#kernel = kernel
+    this.#scratch = scratch
+    this.folder = folder
+    this.workload = workload
+    this.session = session
+    this.started = started
+  }
+
+  /** @throws Error when there is no room, the machine cannot be started, or the saved one does not fit */
+  static async start(options: RunOptions, files: MachineFiles): Promise<RunningMachine> {
+    const { memory, smp, carveout, policy, restore, nvme = true, qemuArgs = [] } = options
+    const { qemu, kernel, initrd } = files
+    const scratch = new Scratch(parseSize(memory), options.ramDir)
+    let workload: Workload | undefined
+    try {
+      const folder = options.folder ?? newRunFolder()
+      workload = await Workload.create(scratch.sockets, options.workload?.seed, options.workload?.size)
+      const started = performance.now()
+      const session = await Session.start({
+        scratch,
+        runFolder: folder,
+        ...(restore && { restore }),
+        machine: {
+          binary: qemu,
+          kernel: kernel.image,
+          initrd,
+          append: options.commandLine(workload),
+          memory,
+          smp,
+          virtioDisk: workload.virtioDisk,
+          ...(nvme && { nvmeDisk: workload.nvmeDisk }),
+          network: true,
+          extra: qemuArgs,
+        },
+        ...(policy && { policy: { ...policy, carveout } }),
+      })
+      return new RunningMachine(options, kernel, folder, scratch, workload, session, started)
+    } catch (error) {
+      workload?.close()
+      scratch.remove()
+      throw error
+    }
+  }
+
+  /**
+   * Records what the trap thread does. Without one of its own there is nothing to record: undefined.
+   * @param path default: in the run's folder
+   * @param limit bytes; the middle of a longer recording is left out
+   * @throws Error when the file cannot be written
+   */
+  async record(path = join(this.folder, 'trace'), limit?: number): Promise<Recorder | undefined> {
+    const { session } = this
+    const { policy } = this.#options
+    if (session.pump === undefined || policy === undefined) return undefined
+    const header = newHeader(session.pump.now(), {
+      policy: policy.name,
+      policyOptions: policy.options,
+      kernel: this.#kernel.version,
+      image: resolve(this.#kernel.image),
+    })
+    const recorder = await Recorder.open({ path, header, ...(limit !== undefined && { limit }) })
+    if (session.hello !== undefined) recorder.describe(describeMachine(session.hello))
+    session.on('connected', hello => recorder.describe(describeMachine(hello)))
+    session.pump.add(recorder)
+    session.recording = recorder
+    return recorder
+  }
+
+  /** Ends it, whatever it is doing, and removes what it needed. */
+  async close(): Promise<void> {
+    try {
+      await this.session.stop()
+    } finally {
+      this.dispose()
+    }
+  }
+
+  /** Removes what it needed, once it has ended. */
+  dispose(): void {
+    this.workload.close()
+    this.#scratch.remove()
+  }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from 'vitest'
+import type { SessionEnd } from '../../../server/control/session.ts'
+import type { GuestEvent } from '../../../server/machine/guestEvents.ts'
+import type { WorkloadEntry } from '../../../server/machine/workload.ts'
+import { machineFailure, workloadFailure } from '../../../server/run/outcome.ts'
+
+const OK: SessionEnd = { qemu: { code: 0, signal: null, asked: false }, qemuErrors: '', sections: {} }
+const DIED: SessionEnd = { ...OK, qemu: { code: 1, signal: null, asked: false }, qemuErrors: 'no such device' }
+const KILLED: SessionEnd = { ...OK, qemu: { code: null, signal: 'SIGKILL', asked: true } }
+const SERVER = { serverError: 'the trap thread ended' }
+
+describe('why a machine ended: the first cause', () => {
+  test.each([
+    ['by itself', OK, undefined],
+    ['told to', KILLED, undefined],
+    ['QEMU with an error', DIED, { outcome: 'qemu-died', message: 'QEMU ended with exit code 1: no such device' }],
+    [
+      'QEMU killed by somebody else',
+      { ...OK, qemu: { code: null, signal: 'SIGSEGV', asked: false } } satisfies SessionEnd,
+      { outcome: 'qemu-died', message: 'QEMU ended with SIGSEGV: no message' },
+    ],
+    ['the server, and QEMU after it', { ...DIED, ...SERVER }, { outcome: 'server-died', message: SERVER.serverError }],
+    ['a panic, which ends all', { ...KILLED, ...SERVER, panic: 'HYP_X' }, { outcome: 'hyp-panic', message: 'HYP_X' }],
+  ])('%s', (_what, end, expected) => {
+    expect(machineFailure(end)).toEqual(expected)
+  })
+
+  const interrupted = { outcome: 'interrupted', message: 'Ctrl-C' } as const
+  const hung = { outcome: 'guest-hung', message: 'too long' } as const
+  test.each([
+    ['a person, whatever follows', { ...KILLED, ...SERVER }, interrupted, 'interrupted'],
+    ['a person after a panic', { ...KILLED, panic: 'HYP_X' }, interrupted, 'hyp-panic'],
+    ['the time-out', KILLED, hung, 'guest-hung'],
+    ['the time-out, because the server is gone', { ...KILLED, ...SERVER }, hung, 'server-died'],
+  ])('ended by %s', (_what, end, stopped, outcome) => {
+    expect(machineFailure(end, stopped)?.outcome).toBe(outcome)
+  })
+})
+
+describe('what went wrong with the workload', () => {
+  const event = (name: string, more: Partial<GuestEvent> = {}): GuestEvent => ({
+    seq: 1,
+    event: name,
+    ok: true,
+    ...more,
+  })
+  const read: WorkloadEntry = { device: 'nvme', operation: 'read', bytes: 1, sha256: '', expected: '', ok: true }
+  test.each([
+    ['nothing', [event('done')], [read], undefined],
+    ['a check', [event('done')], [read, { ...read, ok: false, error: 'other bytes' }], 'nvme read: other bytes'],
+    ['a step', [event('mount', { ok: false, error: 'EIO' }), event('done')], [read], 'guest step "mount": EIO'],
+    ['no end', [event('userspace')], [read], 'the guest ended without saying that it was done'],
+  ])('%s', (_what, events, entries, message) => {
+    expect(workloadFailure(events, entries)).toEqual(message && { outcome: 'guest-failed', message })
+  })
+})
