@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Worker } from 'node:worker_threads'
+import { u32At } from '../trace/layout.ts'
 import { type FunctionTable, Symbols } from '../trace/symbols.ts'
 import type { LogEntry } from './trapLog.ts'
 
@@ -81,8 +82,8 @@ export class KernelFunctions {
     if (layout.name === 'reset') return this.#begin(id + 1)
     const pcs = this.#kernels.at(-1)?.pcs
     if (layout.name !== 'trap' || pcs === undefined || pcs.size >= MOST_PCS) return
-    const lo = words[at + 16] ?? 0
-    const hi = words[at + 17] ?? 0
+    const lo = words[at + u32At.trap.pcLo] ?? 0
+    const hi = words[at + u32At.trap.pcHi] ?? 0
     if (hi !== 0 && !pcs.has(lo)) pcs.set(lo, (BigInt(hi) << 32n) | BigInt(lo))
   }
 

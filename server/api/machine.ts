@@ -20,6 +20,7 @@ import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
 import type { Counters } from '../trace/counters.ts'
 import { describeRecord } from '../trace/describe.ts'
+import { u32At } from '../trace/layout.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { roots, type TraceRecord } from '../trace/records.ts'
 import { pcOf } from '../trace/symbols.ts'
@@ -526,7 +527,9 @@ export class MachineManager {
     this.functions.group(entry)
     const { layout, words, at } = entry
     if (this.#phase !== 'kernel' || !roots.has(layout.name) || layout.name !== 'trap') return
-    const smmuOn = words[at + 10] === 1 && words[at + 11] === ARM_SMMU_CR0 && ((words[at + 13] ?? 0) & CR0_SMMUEN) !== 0
+    const { write, offset, lo } = u32At.trap
+    const smmuOn =
+      words[at + write] === 1 && words[at + offset] === ARM_SMMU_CR0 && ((words[at + lo] ?? 0) & CR0_SMMUEN) !== 0
     if (smmuOn) this.#reached('smmu')
   }
 

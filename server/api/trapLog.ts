@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { CHILDREN, type Group, type Root } from '../trace/groups.ts'
+import { decodeRecord, type Layout, layoutAt, type RecordViews, sizeAt } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
-import { type Layout, layouts, roots, type TraceRecord } from '../trace/records.ts'
+import { roots, type TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
 
 /** Words of a segment; a group lies in one segment. */
@@ -13,12 +14,9 @@ const SEGMENTS = 12
 /** Words that are kept of one group; what a reset writes to build its tables is more. */
 const GROUP_WORDS = 1 << 15
 
-interface Segment {
+interface Segment extends RecordViews {
   /** Id of the first group. */
   readonly first: number
-  readonly words: Uint32Array
-  readonly doubles: Float64Array
-  readonly bytes: Uint8Array
   /** Word where each group starts; the root is its last record. */
   readonly starts: Uint32Array
   /** Where each group's root is. */
@@ -66,7 +64,7 @@ export class TrapLog implements Sink {
   fromRing(reader: RingReader, layout: Layout, at: number): void {
     const root = roots.has(layout.name)
     if (!root && !CHILDREN.has(layout.name)) return this.onRecord?.(reader.decode(layout, at))
-    const size = (reader.words[at] ?? 0) >>> 8
+    const size = sizeAt(reader.words, at)
     const segment = this.#room(size)
     // The most telling part of a long group is its beginning and its root.
     if (!root && segment.used - this.#start + size > GROUP_WORDS) return
@@ -97,7 +95,7 @@ export class TrapLog implements Sink {
     const segment = this.#segmentOf(id)
     if (segment === undefined) return undefined
     const at = segment.roots[id - segment.first] ?? 0
-    const layout = layouts[(segment.words[at] ?? 0) & 0xff]
+    const layout = layoutAt(segment.words, at)
     return layout && { id, at, layout, words: segment.words, doubles: segment.doubles }
   }
 
@@ -105,7 +103,7 @@ export class TrapLog implements Sink {
   root(entry: LogEntry): Root {
     const segment = this.#segmentOf(entry.id)
     if (segment === undefined) throw new Error(`group ${entry.id} is gone`)
-    return decode(segment, entry.layout, entry.at) as Root
+    return decodeRecord(segment, entry.layout, entry.at) as Root
   }
 
   group(id: number): Group | undefined {
@@ -115,10 +113,9 @@ export class TrapLog implements Sink {
     let at = segment.starts[id - segment.first] ?? 0
     const root = segment.roots[id - segment.first] ?? 0
     while (at <= root) {
-      const header = segment.words[at] ?? 0
-      const layout = layouts[header & 0xff]
-      if (layout !== undefined) records.push(decode(segment, layout, at))
-      at += header >>> 8
+      const layout = layoutAt(segment.words, at)
+      if (layout !== undefined) records.push(decodeRecord(segment, layout, at))
+      at += sizeAt(segment.words, at)
     }
     const last = records.pop()
     return last && { root: last as Root, children: records, whole: true }
@@ -130,10 +127,9 @@ export class TrapLog implements Sink {
     if (segment === undefined) return
     const root = segment.roots[id - segment.first] ?? 0
     for (let at = segment.starts[id - segment.first] ?? 0; at < root; ) {
-      const header = segment.words[at] ?? 0
-      const layout = layouts[header & 0xff]
+      const layout = layoutAt(segment.words, at)
       if (layout !== undefined) visit(layout, segment.words, at)
-      at += header >>> 8
+      at += sizeAt(segment.words, at)
     }
   }
 
@@ -166,18 +162,4 @@ export class TrapLog implements Sink {
     this.#segments.push(segment)
     return segment
   }
-}
-
-function decode(segment: Segment, layout: Layout, at: number): TraceRecord {
-  const record: Record<string, unknown> = { kind: layout.name }
-  for (const { name, type, word } of layout.fields) {
-    if (type === 'u32') record[name] = segment.words[at + word]
-    else if (type === 'f64') record[name] = segment.doubles[(at + word) >> 1]
-    else {
-      const from = (at + word + 1) << 2
-      const bytes = segment.bytes.slice(from, from + (segment.words[at + word] ?? 0))
-      record[name] = type === 'text' ? Buffer.from(bytes).toString() : bytes
-    }
-  }
-  return record as unknown as TraceRecord
 }

@@ -8,6 +8,7 @@ import { describeRegister, registerName } from '../smmu/registers.ts'
 import { steConfigName } from '../smmu/ste.ts'
 import { describeRecord, streamIds } from '../trace/describe.ts'
 import type { Group } from '../trace/groups.ts'
+import { f64At, u32At } from '../trace/layout.ts'
 import { commandWords, streamEntries } from '../trace/memory.ts'
 import { request, type TraceRecord, verdict } from '../trace/records.ts'
 import { pcOf } from '../trace/symbols.ts'
@@ -96,10 +97,11 @@ export class Traps implements Source<TrapRow> {
     let nested = 0
     this.#log.children(entry.id, (layout, words, at) => {
       nested++
-      if (layout.name === 'warning') warnings.push(HYP_WARNINGS[(words[at + 1] ?? 0) - 1]?.code ?? 'unknown')
+      if (layout.name === 'warning')
+        warnings.push(HYP_WARNINGS[(words[at + u32At.warning.id] ?? 0) - 1]?.code ?? 'unknown')
       else if (layout.name === 'command') {
-        const command = opcodeName(words[at + 2] ?? 0)
-        const result = VERDICTS[words[at + 3] ?? 0] ?? 'kept'
+        const command = opcodeName(words[at + u32At.command.opcode] ?? 0)
+        const result = VERDICTS[words[at + u32At.command.verdict] ?? 0] ?? 'kept'
         const last = commands.at(-1)
         if (last?.command === command && last.verdict === result) last.count++
         else if (commands.length < 32) commands.push({ command, verdict: result, count: 1 })
@@ -160,8 +162,8 @@ export class Traps implements Source<TrapRow> {
     if (row.kind !== 'trap') return {}
     const same = (id: number): TrapRow | undefined => {
       const entry = this.#log.entry(id)
-      if (entry?.layout.name !== 'trap' || entry.words[entry.at + 11] !== row.offset) return undefined
-      return entry.words[entry.at + 8] === row.smmu ? this.row(entry) : undefined
+      if (entry?.layout.name !== 'trap' || entry.words[entry.at + u32At.trap.offset] !== row.offset) return undefined
+      return entry.words[entry.at + u32At.trap.smmu] === row.smmu ? this.row(entry) : undefined
     }
     let previous: TrapRow | undefined
     for (let id = row.id - 1; id >= this.oldest && id > row.id - SCAN && !previous; id--) previous = same(id)
@@ -177,14 +179,16 @@ function quickFilter(filter: TrapFilter): (entry: LogEntry) => boolean {
   const offsets = filter.registers && new Set(filter.registers.map(name => name.toLowerCase()))
   return ({ layout, words, doubles, at }) => {
     if (!kinds.has(layout.name)) return false
-    if (layout.name === 'request' && words[at + 1] === request.other) return false
+    if (layout.name === 'request' && words[at + u32At.request.request] === request.other) return false
     if (layout.name !== 'trap') return offsets === undefined && filter.access === undefined
-    if (filter.access !== undefined && (words[at + 10] === 1) !== (filter.access === 'write')) return false
-    if (filter.smmu !== undefined && words[at + 8] !== filter.smmu) return false
-    if (filter.cpu !== undefined && words[at + 9] !== filter.cpu) return false
-    if (filter.minUs !== undefined && (doubles[(at + 6) >> 1] ?? 0) < filter.minUs * 1000) return false
+    if (filter.access !== undefined && (words[at + u32At.trap.write] === 1) !== (filter.access === 'write'))
+      return false
+    if (filter.smmu !== undefined && words[at + u32At.trap.smmu] !== filter.smmu) return false
+    if (filter.cpu !== undefined && words[at + u32At.trap.cpu] !== filter.cpu) return false
+    if (filter.minUs !== undefined && (doubles[(at >> 1) + f64At.trap.duration] ?? 0) < filter.minUs * 1000)
+      return false
     if (offsets === undefined) return true
-    const offset = words[at + 11] ?? 0
+    const offset = words[at + u32At.trap.offset] ?? 0
     return offsets.has(registerName(offset).toLowerCase()) || offsets.has(`0x${offset.toString(16)}`)
   }
 }

@@ -2,6 +2,7 @@
 import { SHADOW_CMDQ_LOG2SIZE } from '../hypervisor/pkvm/cmdq.ts'
 import { queueLog2Size } from '../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
+import { u32At } from '../trace/layout.ts'
 import { verdict } from '../trace/records.ts'
 import type { LogEntry, TrapLog } from './trapLog.ts'
 
@@ -36,10 +37,10 @@ export class Verdicts {
   /** A finished group. */
   group({ id, at, layout, words }: LogEntry): void {
     if (layout.name === 'reset') return this.reset()
-    if (layout.name !== 'trap' || words[at + 10] !== 1) return
-    const smmu = words[at + 8] ?? 0
-    const offset = words[at + 11]
-    const value = words[at + 13] ?? 0
+    if (layout.name !== 'trap' || words[at + u32At.trap.write] !== 1) return
+    const smmu = words[at + u32At.trap.smmu] ?? 0
+    const offset = words[at + u32At.trap.offset]
+    const value = words[at + u32At.trap.lo] ?? 0
     if (offset === ARM_SMMU_CMDQ_BASE) {
       const hostLog2 = queueLog2Size(value, MAX_LOG2SIZE)
       this.#smmus.set(smmu, { hostLog2, places: undefined })
@@ -61,15 +62,19 @@ export class Verdicts {
     const { places } = state
     this.#log.children(id, (layout, words, at) => {
       if (layout.name === 'command') {
-        const result = words[at + 3] ?? 0
+        const result = words[at + u32At.command.verdict] ?? 0
         if (result === verdict.own) batch.push(-1)
         else {
           results.push(result)
           shadowAt.push(-1)
           if (result !== verdict.dropped) batch.push(results.length - 1)
         }
-      } else if (layout.name === 'hardware' && words[at + 2] === 1 && words[at + 7] === ARM_SMMU_CMDQ_PROD) {
-        const end = words[at + 9] ?? 0
+      } else if (
+        layout.name === 'hardware' &&
+        words[at + u32At.hardware.write] === 1 &&
+        words[at + u32At.hardware.offset] === ARM_SMMU_CMDQ_PROD
+      ) {
+        const end = words[at + u32At.hardware.lo] ?? 0
         batch.forEach((which, i) => {
           const place = (end - batch.length + i) & SHADOW_MASK
           places.shadow[place] = which < 0 ? verdict.own : (results[which] ?? UNKNOWN)

@@ -100,7 +100,7 @@ export class Site {
    */
   fired(armed: ArmedRule, text: string, v0 = 0, v1 = 0, machine?: Firing['action']): void {
     const { rule, number, action, trigger } = armed
-    this.#ring.fault(number, action, v0, v1, trigger.fired)
+    this.#ring.fault(number, action, v0, v1, trigger.fired, 0)
     if (trigger.fired > TOLD && machine === undefined) return
     const firing: Firing = {
       rule: rule.name,

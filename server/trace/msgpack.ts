@@ -3,8 +3,8 @@
  * Records as msgpack: an array of the kind's id and its fields in order. Numbers are unsigned integers in their shortest
  * encoding (anything else is a float 64), `bytes` is bin, `text` is str. Reading accepts just that.
  */
-import { type FieldType, type Layout, layouts, type TraceRecord } from './records.ts'
-import type { RingReader } from './ring.ts'
+import { type Layout, layouts, payloadAt, type RecordViews } from './layout.ts'
+import type { StoredType, TraceRecord } from './records.ts'
 
 const TWO_32 = 0x1_0000_0000
 const INITIAL = 1 << 17
@@ -23,13 +23,13 @@ export class Packer {
   length = 0
 
   /** A record of the ring, at word `at`. */
-  fromRing(reader: RingReader, layout: Layout, at: number): void {
-    const { words, doubles } = reader
+  fromRing(ring: RecordViews, layout: Layout, at: number): void {
+    const { words, doubles } = ring
     this.#start(layout)
     for (const { type, word } of layout.fields) {
       if (type === 'u32') this.#uint(words[at + word] ?? 0)
       else if (type === 'f64') this.#number(doubles[(at + word) >> 1] ?? 0)
-      else this.#payload(reader.payload(at + word), type)
+      else this.#payload(payloadAt(ring, at + word), type)
     }
   }
 
@@ -93,7 +93,7 @@ export class Packer {
     }
   }
 
-  #payload(bytes: Uint8Array, type: FieldType): void {
+  #payload(bytes: Uint8Array, type: StoredType): void {
     const count = bytes.length
     this.#reserve(count + MOST_FIELDS * LONGEST_NUMBER)
     const first = type === 'text' ? 0xd9 : 0xc4

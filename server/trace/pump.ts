@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Layout, RecordOf, TraceRecord } from './records.ts'
+import type { Layout } from './layout.ts'
+import type { RecordOf, TraceRecord } from './records.ts'
 import { RingReader } from './ring.ts'
 
 /** Takes the records of a run, in order, on the control thread. */

@@ -15,9 +15,10 @@ import {
   NO_MACHINE,
   type TraceHeader,
 } from './format.ts'
+import { f64At, type Layout, u32At } from './layout.ts'
 import { Packer } from './msgpack.ts'
 import type { Sink } from './pump.ts'
-import { kinds, type Layout, type RecordOf, type TraceRecord } from './records.ts'
+import { kinds, type RecordOf, type TraceRecord } from './records.ts'
 import type { RingReader } from './ring.ts'
 import { laterSegments, segmentPath } from './segments.ts'
 
@@ -165,8 +166,8 @@ export class Recorder implements Sink {
     packer.fromRing(reader, layout, at)
     this.#count(layout.id)
     if (layout.name === 'trap') {
-      this.#trap(reader.words[at + 1] ?? 0)
-      this.#time(reader.doubles[(at + 4) >> 1] ?? 0)
+      this.#trap(reader.words[at + u32At.trap.seq] ?? 0)
+      this.#time(reader.doubles[(at >> 1) + f64At.trap.start] ?? 0)
     } else if (layout.name === 'lost') this.#lost += (reader.decode(layout, at) as RecordOf<'lost'>).count
     if (packer.length >= BLOCK_BYTES) this.#seal()
   }

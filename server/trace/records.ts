@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The records of a trace: the one description from which the ring, the file format, the filters and the exporters work.
+ * The records of a trace: the one description that the ring's writer is generated from (`npm run generate`), and that the
+ * ring's readers, the file format, the filters and the exporters go by.
  *
  * A record is one line of the time line. The records `hardware`, `memory`, `guard`, `command`, `stream`, `warning`,
  * `pages`, `probe`, `fault` and `breakpoint` belong to the *root* that closes their group: the next `trap`, `reset`,
@@ -11,15 +12,20 @@
  */
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../policy/report.ts'
 
-/** `u32` unsigned, `f64` an integer up to 2^53 (addresses, times), `bytes` and `text` (UTF-8) only as the last field. */
-export type FieldType = 'u32' | 'f64' | 'bytes' | 'text'
+/**
+ * `u32` unsigned; `flag` 0 or 1, which the writer takes as a boolean; `f64` an integer up to 2^53 (addresses, times); `bytes`
+ * and `text` (UTF-8) only as the last field.
+ */
+export type FieldType = 'u32' | 'flag' | 'f64' | 'bytes' | 'text'
 
 type Fields = Readonly<Record<string, FieldType>>
 
 /** Number of a kind in ring and file (never reused), and its fields in order. */
-interface Kind {
+export interface Kind {
   readonly id: number
   readonly fields: Fields
+  /** Fields that the writer takes from one object, which has them under the same names; by the parameter's name. */
+  readonly from?: Readonly<Record<string, readonly string[]>>
 }
 
 export const kinds = {
@@ -36,15 +42,18 @@ export const kinds = {
       duration: 'f64',
       smmu: 'u32',
       cpu: 'u32',
-      write: 'u32',
+      write: 'flag',
       offset: 'u32',
       size: 'u32',
       lo: 'u32',
       hi: 'u32',
-      aborted: 'u32',
+      aborted: 'flag',
       pcLo: 'u32',
       pcHi: 'u32',
       lastTrapNs: 'u32',
+    },
+    from: {
+      trap: ['seq', 'time', 'smmu', 'cpu', 'write', 'offset', 'size', 'lo', 'hi', 'aborted', 'pcLo', 'pcHi'],
     },
   },
   /** The hypervisor accessed a register of the hardware. `ok` 0: the hardware refused. */
@@ -52,14 +61,14 @@ export const kinds = {
     id: 2,
     fields: {
       smmu: 'u32',
-      write: 'u32',
+      write: 'flag',
       start: 'f64',
       duration: 'u32',
       offset: 'u32',
       size: 'u32',
       lo: 'u32',
       hi: 'u32',
-      ok: 'u32',
+      ok: 'flag',
     },
   },
   /**
@@ -69,10 +78,10 @@ export const kinds = {
    */
   memory: {
     id: 3,
-    fields: { write: 'u32', address: 'f64', length: 'u32', done: 'u32', digest: 'u32', ok: 'u32', bytes: 'bytes' },
+    fields: { write: 'flag', address: 'f64', length: 'u32', done: 'u32', digest: 'u32', ok: 'flag', bytes: 'bytes' },
   },
   /** CPU guard changed; `add` 0: removed. */
-  guard: { id: 4, fields: { add: 'u32', base: 'f64', size: 'f64' } },
+  guard: { id: 4, fields: { add: 'flag', base: 'f64', size: 'f64' } },
   /** A command of the host's queue was filtered, or the hypervisor issued one. Its words are in the group's memory. */
   command: { id: 5, fields: { smmu: 'u32', opcode: 'u32', verdict: 'u32' } },
   /** A stream table entry was shadowed: Config fields, 0xffffffff when not valid. The entries are in the group's memory. */
@@ -84,7 +93,7 @@ export const kinds = {
   /** A vCPU touched guarded memory. */
   guardFault: {
     id: 9,
-    fields: { cpu: 'u32', address: 'f64', size: 'u32', write: 'u32', time: 'f64', pcLo: 'u32', pcHi: 'u32' },
+    fields: { cpu: 'u32', address: 'f64', size: 'u32', write: 'flag', time: 'f64', pcLo: 'u32', pcHi: 'u32' },
   },
   /** Hyp warning: its id in the catalogue (hypervisor/warnings.ts) and its values. */
   warning: { id: 10, fields: { id: 'u32', smmu: 'u32', v0: 'u32', v1: 'u32', v2: 'u32', v3: 'u32' } },
@@ -121,6 +130,10 @@ export const kinds = {
       pa: 'f64',
       addressMask: 'f64',
       bytes: 'bytes',
+    },
+    from: {
+      request: ['smmu', 'sid', 'ssid', 'access', 'iovaLo', 'iovaHi', 'time'],
+      answer: ['status', 'permissions', 'pa', 'addressMask'],
     },
   },
   /** A line of the guest's serial console, from the control thread. */
@@ -180,42 +193,34 @@ export const machineState = {
   powerButton: 8,
 } as const
 
+/** Kinds that only the control thread makes: they are never in the ring. */
+export const CONTROL_KINDS: ReadonlySet<KindName> = new Set(['machine', 'console', 'control'])
+
 /** Kinds that close the group of records before them. */
 export const roots: ReadonlySet<KindName> = new Set(['trap', 'reset', 'translate', 'request'])
 
-/** A kind as ring and file use it. */
-export interface Layout {
-  readonly name: KindName
-  readonly id: number
-  readonly fields: readonly { readonly name: string; readonly type: FieldType; readonly word: number }[]
-  /** A record with these values for its fields, in order. */
-  readonly make: (values: readonly unknown[]) => TraceRecord
+/** How a field is stored. */
+export type StoredType = Exclude<FieldType, 'flag'>
+
+export interface FieldLayout {
+  readonly name: string
+  readonly type: StoredType
+  /** Index of its first word in the record. */
+  readonly word: number
 }
 
 /**
- * In the ring every record starts at a multiple of 8 bytes with a word `kind | words << 8`. Each `u32` takes the next
- * word, each `f64` the next even one. `bytes` and `text` are a word with the length in bytes, then the bytes.
+ * Words of a record of a kind without its payload, and its fields. In the ring every record starts at a multiple of 8 bytes
+ * with a word `kind | words << 8`. Each `u32` and `flag` takes the next word, each `f64` the next even one. `bytes` and `text`
+ * are a word with the length in bytes, then the bytes.
  */
-function layout(name: KindName, kind: Kind): Layout {
+export function fieldsOf(name: KindName): { readonly words: number; readonly fields: readonly FieldLayout[] } {
   let word = 1
-  const fields = Object.entries(kind.fields).map(([field, type]) => {
+  const fields = Object.entries<FieldType>(kinds[name].fields).map(([field, type]): FieldLayout => {
     if (type === 'f64') word += word & 1
     const at = word
     word += type === 'f64' ? 2 : 1
-    return { name: field, type, word: at }
+    return { name: field, type: type === 'flag' ? 'u32' : type, word: at }
   })
-  return { name, id: kind.id, fields, make: maker(name, Object.keys(kind.fields)) }
+  return { words: word, fields }
 }
-
-/** An object literal that names all fields is made several times faster than an object that grows field by field. */
-function maker(name: KindName, fields: readonly string[]): Layout['make'] {
-  const properties = fields.map((field, i) => `${field}: values[${i}]`)
-  return new Function('values', `return { kind: '${name}', ${properties.join(', ')} }`) as Layout['make']
-}
-
-/** By id; holes are ids that this version doesn't know. */
-export const layouts: readonly (Layout | undefined)[] = (() => {
-  const list: Layout[] = []
-  for (const [name, kind] of Object.entries(kinds)) list[kind.id] = layout(name as KindName, kind)
-  return list
-})()

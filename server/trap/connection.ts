@@ -160,7 +160,7 @@ export class Connection {
     const start = ring.now()
     this.#policy.postMismatch?.(smmu)
     this.path.keepNow()
-    ring.request(request.unexpected, 0, start, ring.now() - start, smmu, offset, value)
+    ring.request(request.unexpected, 0, start, ring.now() - start, smmu, offset, value, 0)
   }
 
   /** What is about to be armed is to see the next access: QEMU must not answer it by itself. */

@@ -36,6 +36,8 @@ export class Dispatcher {
       return
     }
     this.#expected = false
+    // A thread that was to take over, and could not, may have written meanwhile.
+    this.#thread.ring.goOn()
     this.#link = new Link(socket, {
       message: message => this.#message(message),
       notice: message => this.#notice(message),
@@ -172,7 +174,7 @@ export class Dispatcher {
     record.writeUInt32LE(message.record2Hi, 20)
     record.writeUInt32LE(message.record3Lo, 24)
     record.writeUInt32LE(message.record3Hi, 28)
-    ring.event(message.smmu, message.time, record, 0)
+    ring.event(message.smmu, message.time, record, 0, record.length)
     counters.event(message.record0Lo & 0xff)
     if (breakpoints.armed) breakpoints.event(message.smmu, record)
   }

@@ -27,7 +27,7 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
     const read = (offset: number) =>
       view === 'host' ? this.#inspector.host(smmu, offset) : this.#inspector.hardware(smmu, offset)
     const values = offsets.map(read)
-    this.#ring.request(request.other, 0, start, this.#ring.now() - start)
+    this.#ring.request(request.other, 0, start, this.#ring.now() - start, 0, 0, 0, 0)
     return values
   }
 
@@ -86,7 +86,7 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
     if (owners[what] === undefined) throw new OperationError('state', 'under this policy pages never change hands')
     const start = this.#ring.now()
     const result = owners[what](base, size, vm)
-    this.#ring.request(request[what], result >>> 0, start, this.#ring.now() - start, base, size, vm)
+    this.#ring.request(request[what], result >>> 0, start, this.#ring.now() - start, base, size, vm, 0)
     return result
   }
 }

@@ -49,7 +49,7 @@ export class TakeOver {
         // If the request that waits is a reset, none of this matters.
         this.lost = refusal(error as Error)
       }
-      thread.ring.request(request.resume, 0, start, thread.ring.now() - start)
+      thread.ring.request(request.resume, 0, start, thread.ring.now() - start, 0, 0, 0, 0)
     } catch (error) {
       this.lost = this.#cannotResume(hello, error as Error)
     }

@@ -236,7 +236,7 @@ export class Translator {
     const duration = this.#ring.now() - start
     this.#times[this.#misses % TIMES] = duration
     this.#misses++
-    this.#ring.translate(request, answer, start, duration)
+    this.#ring.translate(request, start, duration, answer, answer.record, 0, answer.record.length)
   }
 
   report(): TranslateReport {

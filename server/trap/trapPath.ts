@@ -149,7 +149,7 @@ export class TrapPath implements Onward {
     link.flush()
     if (this.#first) this.#answered()
     const duration = spent + this.#ring.now() - start
-    this.#ring.trap(trap, lastTrapNs, start, duration)
+    this.#ring.trap(trap, start, duration, lastTrapNs)
     this.#counters.trap(trap, lastTrapNs, duration)
   }
 
@@ -165,7 +165,7 @@ export class TrapPath implements Onward {
     trap.pcHi = message.pcHi
     trap.pcLo = message.pcLo
     trap.lo = message.value
-    this.#ring.trap(trap, 0, this.#ring.now(), 0)
+    this.#ring.trap(trap, this.#ring.now(), 0, 0)
     this.#counters.trap(trap, 0, 0)
     this.#counters.add('mirrored')
   }

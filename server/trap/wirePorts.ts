@@ -42,7 +42,7 @@ export class WireHardware implements SmmuHardware {
     const ok = answer.type === Id.done && answer.status === OK
     into.lo = ok ? answer.valueLo : 0
     into.hi = ok ? answer.valueHi : 0
-    this.#ring.hardware(false, this.#smmu, offset, size, into.lo, into.hi, ok, start, this.#ring.now() - start)
+    this.#ring.hardware(this.#smmu, false, start, this.#ring.now() - start, offset, size, into.lo, into.hi, ok)
     return ok
   }
 
@@ -52,7 +52,7 @@ export class WireHardware implements SmmuHardware {
     encodeHwWrite(this.#link.out, seq, this.#smmu, offset, size, hi, lo)
     const answer = this.#link.call(seq)
     const ok = answer.type === Id.done && answer.status === OK
-    this.#ring.hardware(true, this.#smmu, offset, size, lo, hi, ok, start, this.#ring.now() - start)
+    this.#ring.hardware(this.#smmu, true, start, this.#ring.now() - start, offset, size, lo, hi, ok)
     return ok
   }
 
@@ -71,8 +71,8 @@ export class WireHardware implements SmmuHardware {
     const readOk = answer.type === Id.done && answer.status === OK
     into.lo = readOk ? answer.valueLo : 0
     into.hi = 0
-    this.#ring.hardware(true, this.#smmu, offset, 4, value, 0, writeOk, start, between - start)
-    this.#ring.hardware(false, this.#smmu, readOffset, 4, into.lo, 0, readOk, between, this.#ring.now() - between)
+    this.#ring.hardware(this.#smmu, true, start, between - start, offset, 4, value, 0, writeOk)
+    this.#ring.hardware(this.#smmu, false, between, this.#ring.now() - between, readOffset, 4, into.lo, 0, readOk)
     return writeOk && readOk
   }
 
@@ -81,7 +81,7 @@ export class WireHardware implements SmmuHardware {
     if (!this.#mayPost()) return false
     const link = this.#link
     encodeHwPost(link.out, link.nextSeq(), this.#smmu, offset, value, checkOffset, checkValue, answer)
-    this.#ring.hardware(true, this.#smmu, offset, 4, value, 0, true, this.#ring.now(), 0)
+    this.#ring.hardware(this.#smmu, true, this.#ring.now(), 0, offset, 4, value, 0, true)
     return true
   }
 }
@@ -141,13 +141,13 @@ export class RecordedMemory implements GuestMemory {
 
   read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean {
     const ok = this.#memory.read(address, target, targetOffset, length)
-    this.#ring.memory(false, address, target, targetOffset, length, ok)
+    this.#ring.memoryAccess(false, address, target, targetOffset, length, ok)
     return ok
   }
 
   write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean {
     const ok = this.#memory.write(address, source, sourceOffset, length)
-    this.#ring.memory(true, address, source, sourceOffset, length, ok)
+    this.#ring.memoryAccess(true, address, source, sourceOffset, length, ok)
     return ok
   }
 }

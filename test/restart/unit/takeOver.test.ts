@@ -15,7 +15,7 @@ import { LiveCode } from '../../../server/control/liveCode.ts'
 import { TrapThread } from '../../../server/control/trapThread.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
-import { createRing } from '../../../server/trace/ring.ts'
+import { createRing, RingReader } from '../../../server/trace/ring.ts'
 import { CannotResume, CheckpointWriter, noProgress, readCheckpoint } from '../../../server/trap/checkpoint.ts'
 import type { ThreadOptions } from '../../../server/trap/messages.ts'
 import { FakeQemu } from '../../unit/trap/fakeQemu.ts'
@@ -318,14 +318,26 @@ describe('code that is replaced while a machine runs', () => {
   })
 
   test('code that fails at the machine itself: the old one goes on', async () => {
-    const { thread, session, bytes } = await running()
-    const resumes = "resume() { throw new Error('not with this hardware') },"
+    const buffer = createRing(1 << 16)
+    const { thread, session, bytes } = await running({ ring: buffer })
+    const tries = 'machine.smmus[0].hardware.read(0x24, 4, { lo: 0, hi: 0 })'
+    const resumes = `resume() { ${tries}; throw new Error('not with this hardware') },`
     writeFileSync(policyFile(), counting(100).replace('state: {', `state: { ${resumes}`))
     const swapped = thread.swap().catch((error: Error) => error.message)
     const back = again(session, bytes)
     expect(await swapped).toMatch(/not with this hardware/)
     const qemu = await back
     expect(await qemu.read(0, 4)).toMatchObject({ valueLo: 2 })
+    // It goes on in the trace, too, behind what the other one wrote.
+    await thread.call('held')
+    const ring = new RingReader(buffer)
+    const kinds: string[] = []
+    ring.drain((layout, at) => {
+      const record = ring.decode(layout, at)
+      kinds.push(record.kind === 'hardware' ? `hardware ${record.offset}` : record.kind)
+    })
+    const writes = ['hardware 32', 'trap', 'hardware 32', 'trap']
+    expect(kinds).toEqual(['reset', ...writes, 'hardware 36', 'request', 'trap'])
   })
 
   describe('a thread that a fault ends in the middle of a trap', () => {

@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest'
 import { KernelFunctions } from '../../../server/api/kernelFunctions.ts'
 import type { LogEntry } from '../../../server/api/trapLog.ts'
-import { layouts } from '../../../server/trace/records.ts'
+import { layouts, u32At } from '../../../server/trace/layout.ts'
 import { type FunctionTable, functionTable } from '../../../server/trace/symbols.ts'
 
 const BASE = 0xffff_8000_8000_0000n
@@ -28,8 +28,8 @@ const layout = (name: string): LogEntry['layout'] => {
 
 function entry(id: number, name: 'trap' | 'reset', pc = 0n): LogEntry {
   const words = new Uint32Array(32)
-  words[16] = Number(pc & 0xffff_ffffn)
-  words[17] = Number(pc >> 32n)
+  words[u32At.trap.pcLo] = Number(pc & 0xffff_ffffn)
+  words[u32At.trap.pcHi] = Number(pc >> 32n)
   return { id, at: 0, layout: layout(name), words, doubles: new Float64Array(words.buffer) }
 }
 

@@ -245,8 +245,8 @@ test('replay: injected faults are told, because nobody injects them again', asyn
   const faulty = join(files, 'faulty')
   await bootRecording(faulty, {}, (bench, ring) => {
     scriptedBoot(bench)
-    ring.fault(0, 1)
-    ring.fault(0, 1)
+    ring.fault(0, 1, 0, 0, 0, 0)
+    ring.fault(0, 1, 0, 0, 0, 0)
     bench.read(0x1f4)
   })
   const { out } = await run('replay', faulty)

@@ -22,6 +22,7 @@ import { folder, header, recording, trap } from './synthetic.ts'
 const number = fc.oneof(fc.nat(300), fc.nat(2 ** 31), fc.constant(2 ** 32 - 1))
 const field: Record<FieldType, fc.Arbitrary<number | string | Uint8Array>> = {
   u32: number,
+  flag: fc.nat(1),
   f64: fc.oneof(number, fc.maxSafeNat(), fc.constant(-1), fc.double({ noNaN: true })),
   bytes: fc.uint8Array({ maxLength: 300 }),
   text: fc.string({ unit: 'grapheme', maxLength: 300 }),
@@ -37,9 +38,9 @@ const anyRecord: fc.Arbitrary<TraceRecord> = fc.oneof(
 /** Traps 1 to `count`, each with a memory read and a hardware write, in one block per four. */
 async function traps(writer: RingWriter, drain: () => void, count: number): Promise<void> {
   for (let seq = 1; seq <= count; seq++) {
-    writer.memory(false, 0x4800_0000 + seq, Buffer.alloc(16, seq), 0, 16, true)
-    writer.hardware(true, 0, 0x98, 4, seq, 0, true, seq * 1000 + 10, 200)
-    writer.trap({ ...trap, seq }, 5000, seq * 1000, 300)
+    writer.memoryAccess(false, 0x4800_0000 + seq, Buffer.alloc(16, seq), 0, 16, true)
+    writer.hardware(0, true, seq * 1000 + 10, 200, 0x98, 4, seq, 0, true)
+    writer.trap({ ...trap, seq }, seq * 1000, 300, 5000)
     if (seq % 4 === 0) {
       drain()
       await new Promise(resolve => setTimeout(resolve, 210))
@@ -125,10 +126,10 @@ test('a recording is read as it was written', async () => {
   const path = join(folder(), 'trace')
   const summary = await recording(path, (writer, pump) => {
     pump.control('connected', { session: 1 })
-    writer.trap(trap, 0, 1000, 2000)
+    writer.trap(trap, 1000, 2000, 0)
     pump.console('[    0.000000] Booting Linux')
-    writer.memory(false, 4096, Buffer.alloc(3 * CHUNK, 7), 0, 3 * CHUNK, true)
-    writer.trap({ ...trap, seq: 2 }, 0, 3000, 2000)
+    writer.memoryAccess(false, 4096, Buffer.alloc(3 * CHUNK, 7), 0, 3 * CHUNK, true)
+    writer.trap({ ...trap, seq: 2 }, 3000, 2000, 0)
   })
   const { records, problems } = read(path)
   expect(problems).toEqual([])
@@ -290,7 +291,7 @@ test('rotation keeps the first and the last segments, and says what is missing',
   ])
   // A segment by itself is a trace, too; and the next recording of this name removes them all.
   expect(seqs([...TraceReader.open(`${path}.${summary.segments - 1}`).records()]).length).toBe(4)
-  await recording(path, writer => writer.trap(trap, 0, 1, 1))
+  await recording(path, writer => writer.trap(trap, 1, 1, 0))
   expect(seqs([...TraceReader.open(path).records()])).toEqual([1])
 })
 
@@ -342,12 +343,12 @@ test('what the ring loses is marked at its place and counted', async () => {
   const path = join(folder(), 'trace')
   const produce = (writer: RingWriter, drain: () => void) => {
     const big = Buffer.alloc(CHUNK)
-    writer.trap({ ...trap, seq: 1 }, 0, 1, 1)
-    for (let i = 0; i < 10; i++) writer.memory(false, 0, big, 0, CHUNK, true)
+    writer.trap({ ...trap, seq: 1 }, 1, 1, 0)
+    for (let i = 0; i < 10; i++) writer.memoryAccess(false, 0, big, 0, CHUNK, true)
     drain()
-    writer.trap({ ...trap, seq: 2 }, 0, 2, 1)
+    writer.trap({ ...trap, seq: 2 }, 2, 1, 0)
     drain()
-    for (let i = 0; i < 10; i++) writer.memory(false, 0, big, 0, CHUNK, true)
+    for (let i = 0; i < 10; i++) writer.memoryAccess(false, 0, big, 0, CHUNK, true)
   }
   const summary = await recording(path, (writer, pump) => produce(writer, () => pump.drain()), { ring: 4 * CHUNK })
   const { records } = read(path)
@@ -369,7 +370,7 @@ test('what the ring loses is marked at its place and counted', async () => {
 test('a disk that refuses costs records, which are counted, and nothing else', async () => {
   const summary = await recording('/dev/full', async (writer, pump) => {
     for (let seq = 1; seq <= 4; seq++) {
-      writer.trap({ ...trap, seq }, 0, seq, 1)
+      writer.trap({ ...trap, seq }, seq, 1, 0)
       pump.drain()
       await new Promise(resolve => setTimeout(resolve, 210))
       pump.drain()
@@ -385,7 +386,7 @@ test('large recordings come in blocks that a reader can hold', async () => {
     path,
     (writer, pump) => {
       for (let seq = 1; seq <= 20_000; seq++) {
-        writer.trap({ ...trap, seq }, 5000, seq * 1000, 300)
+        writer.trap({ ...trap, seq }, seq * 1000, 300, 5000)
         if (seq % 5000 === 0) pump.drain()
       }
     },

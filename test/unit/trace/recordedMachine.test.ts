@@ -92,13 +92,13 @@ describe('all that a walk reads was recorded', () => {
     const into = { lo: 0, hi: 0 }
     for (const offset of [R.ARM_SMMU_IDR0, R.ARM_SMMU_IDR1, R.ARM_SMMU_IDR3, R.ARM_SMMU_IDR5]) {
       hardware.read(offset, 4, into)
-      ring.hardware(false, 0, offset, 4, into.lo, into.hi, true, 1, 1)
+      ring.hardware(0, false, 1, 1, offset, 4, into.lo, into.hi, true)
     }
     const registers = linearRegisters(driver.strtab, 4)
-    ring.hardware(true, 0, R.ARM_SMMU_STRTAB_BASE, 8, registers.strtabBaseLo, registers.strtabBaseHi, true, 1, 1)
-    ring.hardware(true, 0, R.ARM_SMMU_STRTAB_BASE_CFG, 4, registers.strtabBaseCfg, 0, true, 1, 1)
-    ring.hardware(true, 0, R.ARM_SMMU_CR2, 4, registers.cr2, 0, true, 1, 1)
-    ring.hardware(true, 0, R.ARM_SMMU_CR0, 4, registers.cr0, 0, true, 1, 1)
+    ring.hardware(0, true, 1, 1, R.ARM_SMMU_STRTAB_BASE, 8, registers.strtabBaseLo, registers.strtabBaseHi, true)
+    ring.hardware(0, true, 1, 1, R.ARM_SMMU_STRTAB_BASE_CFG, 4, registers.strtabBaseCfg, 0, true)
+    ring.hardware(0, true, 1, 1, R.ARM_SMMU_CR2, 4, registers.cr2, 0, true)
+    ring.hardware(0, true, 1, 1, R.ARM_SMMU_CR0, 4, registers.cr0, 0, true)
     const features = decodeFeatures(QEMU_NESTED_ID_REGISTERS)
     const walker = new Walker(features, new RecordedMemory(driver.memory, ring))
     live = new Walker(features, driver.memory)

@@ -45,7 +45,7 @@ test('translations are no decisions of the policy: they are left out, and counte
   const request = { smmu: 0, sid: 8, ssid: 0, access: 0, iovaLo: 0x1000, iovaHi: 0, time: 9 }
   await bootRecording(path, {}, (bench, ring) => {
     scriptedBoot(bench)
-    for (let i = 0; i < 3; i++) ring.translate(request, answer, 1e12 + i, 5)
+    for (let i = 0; i < 3; i++) ring.translate(request, 1e12 + i, 5, answer, answer.record, 0, 32)
   })
   const { replayed, divergences } = replay(path, pkvm)
   expect([replayed.translations, replayed.traps, divergences]).toEqual([3, 91, []])
@@ -163,7 +163,7 @@ test('any policy can replay any recording', async () => {
 
 test('a recording without its start is refused; one with a gap is replayed with that said', async () => {
   const path = join(folder(), 'trace')
-  await recording(path, writer => writer.trap(trap, 0, 1, 1))
+  await recording(path, writer => writer.trap(trap, 1, 1, 0))
   expect(() => replay(path, passthrough)).toThrow(
     /needs a recording from the start; this one begins with #1 cpu0 W CMDQ_PROD/,
   )

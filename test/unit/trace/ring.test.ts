@@ -42,24 +42,24 @@ test('every record comes out as it went in', () => {
   const host = pattern(80, 1)
   const answer = { status: 1, permissions: 3, pa: 2 ** 48, addressMask: 0xfff, record: pattern(32, 9) }
   const request = { smmu: 1, sid: 2, ssid: 3, access: 4, iovaLo: 5, iovaHi: 6, time: 7 }
-  writer.trap(trap, 1234, 2 ** 40, 4e9)
-  writer.hardware(false, 1, 0x98, 4, 1, 2, false, 3e9, 500)
-  writer.memory(true, 2 ** 40, host, 16, 5, true)
-  writer.memory(false, 64, host, 0, 8, false)
+  writer.trap(trap, 2 ** 40, 4e9, 1234)
+  writer.hardware(1, false, 3e9, 500, 0x98, 4, 1, 2, false)
+  writer.memoryAccess(true, 2 ** 40, host, 16, 5, true)
+  writer.memoryAccess(false, 64, host, 0, 8, false)
   writer.guard(true, 4096, 8192)
   writer.command(1, 0x46, 2)
   writer.stream(1, 0x80, -1, 6)
-  writer.event(1, 99, host, 3)
+  writer.event(1, 99, host, 3, 32)
   writer.gerror(1, 98, 5, 4)
   writer.guardFault(2, 2 ** 41, 4, true, 97, 1, 2)
   writer.warning(12, 1, 0xffffffff, 1, 2, -22)
   writer.reset(1, 2, 3, 4)
   writer.pages(1, 2 ** 33, 4096, 5, -16)
-  writer.request(1, -16, 10, 11, 2 ** 33, 4096, 5)
+  writer.request(1, -16, 10, 11, 2 ** 33, 4096, 5, 0)
   writer.probe(1, 'IDR0.S2P is 0 – no stage 2')
   writer.breakpoint(3, 4, 5)
   writer.fault(1, 2, 3, 4, 5, 6)
-  writer.translate(request, answer, 8, 9)
+  writer.translate(request, 8, 9, answer, answer.record, 0, 32)
   expect(drain(reader)).toEqual([
     {
       kind: 'trap',
@@ -110,14 +110,33 @@ test('every record comes out as it went in', () => {
   expect(reader.fill).toBe(0)
 })
 
+test('a text that is too long ends with a whole character', () => {
+  const ring = createRing()
+  new RingWriter(ring).probe(0, `a${'🦊'.repeat(CHUNK)}`)
+  expect(drain(new RingReader(ring))).toEqual([{ kind: 'probe', smmu: 0, text: `a${'🦊'.repeat(CHUNK / 4 - 1)}` }])
+})
+
+test('a writer goes on behind what another one wrote meanwhile', () => {
+  const ring = createRing(SMALL)
+  const [first, second] = [new RingWriter(ring), new RingWriter(ring)]
+  const reader = new RingReader(ring)
+  first.command(0, 1, 0)
+  second.goOn()
+  for (let opcode = 2; opcode < 5; opcode++) second.command(0, opcode, 0)
+  first.goOn()
+  first.command(0, 5, 0)
+  expect(drain(reader).map(record => record.kind === 'command' && record.opcode)).toEqual([1, 2, 3, 4, 5])
+  expect(reader.fill).toBe(0)
+})
+
 test('long reads are split, long writes keep a digest', () => {
   const ring = createRing()
   const writer = new RingWriter(ring)
   const bytes = pattern(2 * CHUNK + 5, 3)
-  writer.memory(false, 4096, bytes, 1, 2 * CHUNK + 1, true)
-  writer.memory(true, 4096, bytes, 0, bytes.length, true)
-  writer.memory(true, 4096, bytes, 0, KEPT_WRITE, true)
-  writer.memory(true, 4096, new Uint8Array(1 << 20), 3, (1 << 20) - 3, true)
+  writer.memoryAccess(false, 4096, bytes, 1, 2 * CHUNK + 1, true)
+  writer.memoryAccess(true, 4096, bytes, 0, bytes.length, true)
+  writer.memoryAccess(true, 4096, bytes, 0, KEPT_WRITE, true)
+  writer.memoryAccess(true, 4096, new Uint8Array(1 << 20), 3, (1 << 20) - 3, true)
   const records = drain(new RingReader(ring))
   expect(records.map(r => r.kind === 'memory' && [r.write, r.length, r.done, r.bytes.length, r.digest])).toEqual([
     [0, 2 * CHUNK + 1, 0, CHUNK, 0],
@@ -156,11 +175,11 @@ test('property: any mix of sizes and drains; what is missing is counted where it
       }
       for (const size of steps) {
         if (size === 'drain') check()
-        else writer.memory(false, sent++, payload, 0, size, true)
+        else writer.memoryAccess(false, sent++, payload, 0, size, true)
       }
       check()
       expect(sent - expected).toBeLessThanOrEqual(reader.lost)
-      writer.memory(false, sent++, payload, 0, 1, true)
+      writer.memoryAccess(false, sent++, payload, 0, 1, true)
       check()
       expect(expected).toBe(sent)
     }),

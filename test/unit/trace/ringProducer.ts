@@ -8,5 +8,5 @@ const writer = new RingWriter(ring)
 const bytes = new Uint8Array(400)
 for (let i = 0; i < total; i++) {
   bytes.fill(i & 0xff)
-  writer.memory(false, i, bytes, 0, (i * 37) % 400, true)
+  writer.memoryAccess(false, i, bytes, 0, (i * 37) % 400, true)
 }

@@ -134,7 +134,7 @@ export class RecordedBench {
   donate(base: number, size: number, vm: number): void {
     const start = this.#ring.now()
     const result = this.policy.hypervisor.donate(base, size, vm)
-    this.#ring.request(request.donate, result, start, this.#ring.now() - start, base, size, vm)
+    this.#ring.request(request.donate, result, start, this.#ring.now() - start, base, size, vm, 0)
   }
 
   access(write: boolean, offset: number, size: number, lo = 0, hi = 0): Trap {
@@ -142,7 +142,7 @@ export class RecordedBench {
     this.#time += 1000
     const access = { ...trap, seq: ++this.#seq, write, offset, size, lo: lo >>> 0, hi: hi >>> 0, time: this.#time }
     this.policy.access(access)
-    this.#ring.trap(access, 5000, start, this.#ring.now() - start)
+    this.#ring.trap(access, start, this.#ring.now() - start, 5000)
     return access
   }
 
@@ -174,12 +174,12 @@ function recordedHardware(hardware: SmmuHardware, ring: RingWriter): SmmuHardwar
   return {
     read(offset, size, into) {
       const ok = hardware.read(offset, size, into)
-      ring.hardware(false, 0, offset, size, into.lo, into.hi, ok, ring.now(), 0)
+      ring.hardware(0, false, ring.now(), 0, offset, size, into.lo, into.hi, ok)
       return ok
     },
     write(offset, size, lo, hi) {
       const ok = hardware.write(offset, size, lo, hi)
-      ring.hardware(true, 0, offset, size, lo, hi, ok, ring.now(), 0)
+      ring.hardware(0, true, ring.now(), 0, offset, size, lo, hi, ok)
       return ok
     },
   }
