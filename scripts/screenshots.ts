@@ -10,7 +10,7 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { chromium, type Page } from 'playwright-core'
-import { MachineManager } from '../server/api/machine.ts'
+import { MachineManager } from '../server/api/machineManager.ts'
 import { startServer } from '../server/api/server.ts'
 import { CHROMIUM_ARGUMENTS } from '../test/web/browser.ts'
 

@@ -6,7 +6,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { serveDashboard } from './dashboard.ts'
 import { Feed } from './feed.ts'
-import { type MachineManager, snapshot } from './machine.ts'
+import type { MachineManager } from './machineManager.ts'
 import { metrics } from './metrics.ts'
 import { registerProblems, sendProblem } from './problems.ts'
 import { register } from './register.ts'
@@ -118,18 +118,18 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
   const counters = new Feed<CounterItem>(1_000)
   const subscriptions = new Subscriptions(
     {
-      traps: manager.traps,
-      events: manager.events,
-      warnings: manager.warnings,
-      firings: manager.firings,
-      console: manager.console,
+      traps: manager.history.traps,
+      events: manager.history.events,
+      warnings: manager.history.warnings,
+      firings: manager.history.firings,
+      console: manager.history.console,
       counters,
       machine: manager.statuses,
     },
     access,
   )
   const timer = setInterval(() => {
-    if (subscriptions.watched('counters')) counters.push({ at: Date.now(), counters: snapshot(manager) })
+    if (subscriptions.watched('counters')) counters.push({ at: Date.now(), counters: manager.counters() })
   }, COUNTERS_MS).unref()
   subscriptions.attach(app.server)
   app.addHook('preClose', async () => {

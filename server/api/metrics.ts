@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type MachineManager, snapshot } from './machine.ts'
+import type { MachineManager } from './machineManager.ts'
 import { PHASES, STATES } from './schemas/lifecycle.ts'
 import type { Subscriptions } from './subscriptions.ts'
 
@@ -23,7 +23,7 @@ function family(name: string, type: string, help: string, samples: readonly Samp
 
 /** Prometheus text exposition. */
 export function metrics(manager: MachineManager, subscriptions: Subscriptions): string {
-  const counts = snapshot(manager)
+  const counts = manager.counters()
   const { state, phase, run } = manager.status()
   const counter = (name: string, help: string, samples: readonly Sample[]) =>
     family(`smmu_cosim_${name}`, 'counter', help, samples)

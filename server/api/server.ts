@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { pino } from 'pino'
 import pretty from 'pino-pretty'
 import { createApp } from './app.ts'
-import type { MachineManager } from './machine.ts'
+import type { MachineManager } from './machineManager.ts'
 import { isLoopback, TOKEN_VARIABLE, tokenFor } from './security.ts'
 import { buildDashboard } from './webBuild.ts'
 

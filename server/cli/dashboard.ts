@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { MachineManager } from '../api/machine.ts'
+import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError } from 'commander'
-import { MachineManager } from '../api/machine.ts'
+import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT, startServer } from '../api/server.ts'
 import { DEFAULTS } from '../run/options.ts'

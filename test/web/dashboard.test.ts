@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
-import { MachineManager } from '../../server/api/machine.ts'
+import { MachineManager } from '../../server/api/machineManager.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import { machineState } from '../../server/trace/records.ts'
@@ -123,7 +123,7 @@ describe('on a booted machine', () => {
     await open('traps')
     await page.getByLabel('Filter by text').fill('CMDQ_PROD')
     await page.locator('.virtual .trap .function', { hasText: 'arm_smmu_cmdq_issue_cmdlist' }).first().waitFor()
-    const { items } = manager.traps.read(1, 1e6, { kinds: ['trap'] })
+    const { items } = manager.history.traps.read(1, 1e6, { kinds: ['trap'] })
     expect(items.length).toBeGreaterThan(100)
     expect(items.filter(({ where }) => !/^arm_smmu_/.test(where ?? ''))).toEqual([])
     expect(items.find(({ register }) => register === 'IDR0')?.where).toBe('arm_smmu_device_probe')
@@ -214,7 +214,7 @@ describe('on a booted machine', () => {
     await page.keyboard.type('echo $((6 * 7))-typed\n', { delay: 10 })
     await until(() =>
       /^42-typed/m.test(
-        manager.console
+        manager.history.console
           .read(0, 1e9, undefined)
           .items.map(({ text }) => text)
           .join(''),
@@ -263,7 +263,7 @@ describe('on a booted machine', () => {
     await page.goBack()
     await button('Disarm').click()
     await page.locator('.armed').getByText('Nothing is armed').waitFor()
-    expect((await manager.faults()).armed).toBe(false)
+    expect((await manager.faults.status()).armed).toBe(false)
     expect((await ctl('faults')).stdout).toMatch(/^nothing is armed/)
   })
 
@@ -358,8 +358,9 @@ describe('on a booted machine', () => {
   })
 
   test('the life of the machine is in its recording', async () => {
+    const [segment] = await manager.recordedSegments()
     const states = () =>
-      [...TraceReader.open(String(manager.recording?.segments()[0]?.path)).records()].flatMap(record =>
+      [...TraceReader.open(String(segment?.path)).records()].flatMap(record =>
         record.kind === 'machine' ? [record.state] : [],
       )
     const { running, paused, poweredOff, ended } = machineState

@@ -8,7 +8,7 @@ import { commandNumber, eventNumber, registerOffset } from '../../smmu/names.ts'
 import { registerName } from '../../smmu/registers.ts'
 import { type Breakpoint, type BreakpointMatch, MAX_BREAKPOINTS } from '../../trap/breakpoints.ts'
 import { halves, parseBig } from '../hex.ts'
-import type { MachineManager } from '../machine.ts'
+import type { MachineManager } from '../machineManager.ts'
 import { Problem } from '../problems.ts'
 import type { BreakpointBody, breakpoints } from '../schemas/breakpoints.ts'
 import type { Handlers } from '../schemas/route.ts'
@@ -97,12 +97,12 @@ const show = ({ id, match, smmu, skip, once, enabled, matches }: Breakpoint) => 
 
 export function breakpointHandlers(manager: MachineManager): Handlers<typeof breakpoints> {
   return {
-    'GET /breakpoints': async () => (await manager.breakpoints()).map(show),
+    'GET /breakpoints': async () => (await manager.breakpoints.list()).map(show),
     'POST /breakpoints': async ({ body }) => {
-      if ((await manager.breakpoints()).length >= MAX_BREAKPOINTS) {
+      if ((await manager.breakpoints.list()).length >= MAX_BREAKPOINTS) {
         throw new Problem(409, `there are ${MAX_BREAKPOINTS} breakpoints already`)
       }
-      const added = await manager.addBreakpoint({
+      const added = await manager.breakpoints.add({
         match: matchOf(body),
         skip: body.skip ?? 0,
         once: body.once ?? false,
@@ -111,11 +111,11 @@ export function breakpointHandlers(manager: MachineManager): Handlers<typeof bre
       })
       return show(added)
     },
-    'PATCH /breakpoints/:id': ({ params, body }) => manager.enableBreakpoint(params.id, body.enabled),
-    'DELETE /breakpoints/:id': ({ params }) => manager.removeBreakpoint(params.id),
-    'POST /break': ({ body }) => manager.breakNext(body.on ?? true),
+    'PATCH /breakpoints/:id': ({ params, body }) => manager.breakpoints.enable(params.id, body.enabled),
+    'DELETE /breakpoints/:id': ({ params }) => manager.breakpoints.remove(params.id),
+    'POST /break': ({ body }) => manager.breakpoints.breakNext(body.on ?? true),
     'GET /held': () => manager.status().held,
     'POST /held/release': ({ body: { action, value } }) =>
-      manager.release({ action, ...(value !== undefined && { value: halves(parseBig(value)) }) }),
+      manager.breakpoints.release({ action, ...(value !== undefined && { value: halves(parseBig(value)) }) }),
   }
 }

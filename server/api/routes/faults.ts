@@ -6,7 +6,7 @@ import type { FaultStatus } from '../../faults/injector.ts'
 import { FaultFileError, parseFile } from '../../faults/load.ts'
 import { expectRules } from '../../faults/plan.ts'
 import type { FaultRule } from '../../faults/rule.ts'
-import type { MachineManager } from '../machine.ts'
+import type { MachineManager } from '../machineManager.ts'
 import { Problem } from '../problems.ts'
 import type { FaultStatusView, faults } from '../schemas/faults.ts'
 import type { Handlers } from '../schemas/route.ts'
@@ -72,7 +72,7 @@ export function faultHandlers(manager: MachineManager): Handlers<typeof faults> 
         rules: rules.map(rule => ({ name: rule.name, text: describeRule(rule), rule })),
       })),
     'GET /faults': async () => {
-      const status = await manager.faults()
+      const status = await manager.faults.status()
       return show(status, status.plan)
     },
     'POST /faults': async ({ body }) => {
@@ -80,11 +80,11 @@ export function faultHandlers(manager: MachineManager): Handlers<typeof faults> 
       const { policy, until } = manager.status().options ?? {}
       const context = { ...(policy && { policy }), ...(until && { until }) }
       const rules = rulesOf(names, [...own, ...(text === undefined ? [] : rulesIn(text, context))], context)
-      await manager.armFaults(rules, seed)
-      return show(await manager.faults(), rules)
+      await manager.faults.arm(rules, seed)
+      return show(await manager.faults.status(), rules)
     },
-    'DELETE /faults': () => manager.disarmFaults(),
-    'GET /faults/effect': () => manager.faultEffect(),
-    'POST /faults/:rule/fire': ({ params }) => manager.fireFault(params.rule),
+    'DELETE /faults': () => manager.faults.disarm(),
+    'GET /faults/effect': () => manager.faults.effect(),
+    'POST /faults/:rule/fire': ({ params }) => manager.faults.fire(params.rule),
   }
 }

@@ -5,7 +5,7 @@ import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { COMMAND_NAMES, EVENT_NAMES } from '../../smmu/names.ts'
 import { REGISTERS } from '../../smmu/registers.ts'
-import { type MachineManager, snapshot } from '../machine.ts'
+import type { MachineManager } from '../machineManager.ts'
 import { type lifecycle, OWN_POLICY, QMP_COMMANDS } from '../schemas/lifecycle.ts'
 import type { Handlers } from '../schemas/route.ts'
 
@@ -31,17 +31,17 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
       await manager.start(body)
       return manager.status()
     },
-    'POST /machine/pause': does(() => manager.pause()),
-    'POST /machine/resume': does(() => manager.resume()),
-    'POST /machine/reset': does(() => manager.reset()),
-    'POST /machine/power-off': does(() => manager.powerOff()),
+    'POST /machine/pause': does(() => manager.monitor.pause()),
+    'POST /machine/resume': does(() => manager.monitor.resume()),
+    'POST /machine/reset': does(() => manager.monitor.reset()),
+    'POST /machine/power-off': does(() => manager.monitor.powerOff()),
     'POST /machine/kill': does(() => manager.kill()),
-    'POST /machine/qmp': async ({ body }) => ({ return: await manager.qmp(body.command) }),
+    'POST /machine/qmp': async ({ body }) => ({ return: await manager.monitor.query(body.command) }),
     'GET /machine/console': () => {
-      const { items, next } = manager.console.read(0, Number.POSITIVE_INFINITY, undefined)
+      const { items, next } = manager.history.console.read(0, Number.POSITIVE_INFINITY, undefined)
       return { text: items.map(({ text }) => text).join(''), next }
     },
     'POST /machine/console': ({ body }) => manager.type(body.text),
-    'GET /counters': () => snapshot(manager),
+    'GET /counters': () => manager.counters(),
   }
 }

@@ -2,7 +2,7 @@
 import { resultName } from '../../policy/result.ts'
 import { hex } from '../../smmu/bits.ts'
 import { parseBig } from '../hex.ts'
-import type { MachineManager } from '../machine.ts'
+import type { MachineManager } from '../machineManager.ts'
 import { Problem } from '../problems.ts'
 import type { pages } from '../schemas/pages.ts'
 import type { Handlers, RequestOf } from '../schemas/route.ts'

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Readable } from 'node:stream'
 import { join } from '../../trace/join.ts'
-import type { MachineManager } from '../machine.ts'
+import type { MachineManager } from '../machineManager.ts'
 import { Problem } from '../problems.ts'
 import type { Handlers } from '../schemas/route.ts'
 import type { TrapFilter, TrapsQuery, trace } from '../schemas/trace.ts'
@@ -22,22 +22,23 @@ export function traceHandlers(manager: MachineManager): Handlers<typeof trace> {
     'GET /traps': ({ query }) => {
       const { after, before, limit = 200 } = query
       const filter = filterOf(query)
-      const { oldest, next } = manager.traps
-      if (after !== undefined) return { oldest, ...manager.traps.read(after + 1, limit, filter) }
-      return { oldest, next, items: manager.traps.last(limit, filter, before) }
+      const { oldest, next } = manager.history.traps
+      if (after !== undefined) return { oldest, ...manager.history.traps.read(after + 1, limit, filter) }
+      return { oldest, next, items: manager.history.traps.last(limit, filter, before) }
     },
     'GET /traps/:id': ({ params }) => {
-      const detail = manager.traps.detail(params.id)
+      const detail = manager.history.traps.detail(params.id)
       if (detail === undefined) throw new Problem(404, `no trap row ${params.id}, or no longer`)
       return detail
     },
     'GET /traps/numbered/:seq': ({ params }) => {
-      const row = manager.traps.numbered(params.seq)
+      const row = manager.history.traps.numbered(params.seq)
       if (row === undefined) throw new Problem(404, `no trap ${params.seq} in the log: it is to come, or is gone`)
       return row
     },
-    'GET /events': ({ query }) => manager.events.read((query.after ?? 0) + 1, query.limit ?? 200, undefined),
-    'GET /warnings': ({ query }) => manager.warnings.read((query.after ?? 0) + 1, query.limit ?? 200, undefined),
+    'GET /events': ({ query }) => manager.history.events.read((query.after ?? 0) + 1, query.limit ?? 200, undefined),
+    'GET /warnings': ({ query }) =>
+      manager.history.warnings.read((query.after ?? 0) + 1, query.limit ?? 200, undefined),
     'GET /trace': async () => {
       const segments = await manager.recordedSegments()
       if (segments.length === 0) throw new Problem(404, 'nothing is being recorded')

@@ -202,8 +202,8 @@ describe('faults', () => {
     expect(armed.json).toMatchObject({ seed: 3, rules: [{ rule: 'seven', at: 'register', state: 'waiting' }] })
     expect(await server.qemu.read(ARM_SMMU_GBPA, 4)).toMatchObject({ valueLo: 7 })
     await server.qemu.read(ARM_SMMU_GBPA, 4)
-    await expect.poll(() => server.manager.firings.read(0, 10, undefined).items).toHaveLength(1)
-    const [firing] = server.manager.firings.read(0, 10, undefined).items
+    await expect.poll(() => server.manager.history.firings.read(0, 10, undefined).items).toHaveLength(1)
+    const [firing] = server.manager.history.firings.read(0, 10, undefined).items
     expect((await check('GET', '/api/v1/faults')).json).toMatchObject({ rules: [{ state: 'spent', fired: 1 }] })
     await expect.poll(async () => (await check('GET', `/api/v1/traps/numbered/${firing?.trap}`)).status).toBe(200)
     const during = await check('GET', '/api/v1/faults/effect')
@@ -219,14 +219,14 @@ describe('faults', () => {
 
   test('what the guest has seen is counted, although the trap thread counts a trap after its answer', async () => {
     const { manager, qemu } = server
-    await manager.armFaults([], 1)
+    await manager.faults.arm([], 1)
     for (let n = 1; n <= 200; n++) {
       await qemu.read(ARM_SMMU_GBPA, 4)
-      expect(await manager.faultEffect()).toMatchObject({ since: { traps: n } })
+      expect(await manager.faults.effect()).toMatchObject({ since: { traps: n } })
     }
     await qemu.read(ARM_SMMU_GBPA, 4)
-    await manager.disarmFaults()
-    expect(await manager.faultEffect()).toMatchObject({ over: true, since: { traps: 201 } })
+    await manager.faults.disarm()
+    expect(await manager.faults.effect()).toMatchObject({ over: true, since: { traps: 201 } })
   })
 
   test.each([
@@ -331,8 +331,8 @@ describe('bad input', () => {
       }),
       { numRuns: 400 },
     )
-    for (const { id } of await server.manager.breakpoints()) await server.manager.removeBreakpoint(id)
-    await server.manager.breakNext(false)
+    for (const { id } of await server.manager.breakpoints.list()) await server.manager.breakpoints.remove(id)
+    await server.manager.breakpoints.breakNext(false)
     // What was armed must not have harmed the trap path.
     expect(await server.qemu.write(ARM_SMMU_CMDQ_PROD, 4, 0)).toMatchObject({ status: 0 })
   })

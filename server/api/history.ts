@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What the machines of a server told, as far back as it is kept. Clients read it at their own pace. */
+import { StringDecoder } from 'node:string_decoder'
+import type { Session } from '../control/session.ts'
+import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { formatWarningValues } from '../policy/warnings.ts'
+import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
+import { describeRecord } from '../trace/describe.ts'
+import type { TraceRecord } from '../trace/records.ts'
+import { Feed } from './feed.ts'
+import { words } from './hex.ts'
+import { KernelFunctions } from './kernelFunctions.ts'
+import type { FiringItem } from './schemas/faults.ts'
+import type { ConsoleItem } from './schemas/subscriptions.ts'
+import type { EventItem, WarningItem } from './schemas/trace.ts'
+import { type LogEntry, TrapLog } from './trapLog.ts'
+import { Traps } from './traps.ts'
+import { Verdicts } from './verdicts.ts'
+
+/** Chunks of console that are kept: the scrollback of somebody who comes late. */
+const CONSOLE_CHUNKS = 20_000
+const MAX_CHUNK = 4096
+const EVENTS = 5_000
+
+export class History {
+  readonly log = new TrapLog()
+  readonly functions = new KernelFunctions()
+  readonly traps = new Traps(this.log, this.functions)
+  readonly verdicts = new Verdicts(this.log)
+  readonly events = new Feed<EventItem>(EVENTS)
+  readonly warnings = new Feed<WarningItem>(EVENTS)
+  readonly firings = new Feed<FiringItem>(EVENTS)
+  readonly console = new Feed<ConsoleItem>(CONSOLE_CHUNKS)
+
+  /** @param grouped called with each finished group of the trap log */
+  constructor(grouped: (entry: LogEntry) => void) {
+    this.log.onRecord = record => this.#record(record)
+    this.log.onGroup = entry => {
+      this.verdicts.group(entry)
+      this.functions.group(entry)
+      grouped(entry)
+    }
+  }
+
+  /** Follows a session that was just started. @param image its kernel, where that is known */
+  follow(session: Session, image: string | undefined): void {
+    this.functions.machine(image, this.log.next)
+    session.pump?.add(this.log)
+    const decoder = new StringDecoder('utf8')
+    session.console.on('data', chunk => {
+      const text = decoder.write(chunk)
+      for (let at = 0; at < text.length; at += MAX_CHUNK) this.console.push({ text: text.slice(at, at + MAX_CHUNK) })
+    })
+    session.thread?.on('fired', ({ rule, n, trap, time, what }) =>
+      this.firings.push({ at: new Date().toISOString(), rule, n, trap, time, what }),
+    )
+  }
+
+  #record(record: TraceRecord): void {
+    const at = new Date().toISOString()
+    switch (record.kind) {
+      case 'warning': {
+        const warning = HYP_WARNINGS[record.id - 1]
+        if (warning === undefined) return
+        const { code, section, meaning, expected } = warning
+        const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
+        this.warnings.push({ at, code, section, meaning, expected, values, row: this.log.next })
+        return
+      }
+      case 'event': {
+        const event = decodeEvent(words(record.bytes))
+        const text = describeEvent(event)
+        this.events.push({ at, kind: 'event', name: eventName(event.id), text, smmu: record.smmu, sid: event.streamId })
+        return
+      }
+      case 'gerror':
+      case 'guardFault':
+      case 'lost':
+      case 'fault':
+      case 'machine':
+        this.events.push({ at, kind: record.kind, name: record.kind, text: describeRecord(record) })
+        return
+      default:
+        return
+    }
+  }
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+import { closeSync, openSync } from 'node:fs'
+import type { Hello } from '../../protocol/generated/messages.ts'
+import type { Session, SessionEnd } from '../control/session.ts'
+import { FileMemory } from '../machine/fileMemory.ts'
+import { parseGuestEvent } from '../machine/guestEvents.ts'
+import { machineFailure } from '../run/outcome.ts'
+import type { RunningMachine } from '../run/runningMachine.ts'
+import { hex } from '../smmu/bits.ts'
+import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
+import type { Counters } from '../trace/counters.ts'
+import { u32At } from '../trace/layout.ts'
+import type { Recorder } from '../trace/recorder.ts'
+import { pcOf } from '../trace/symbols.ts'
+import { BreakpointControl } from './breakpointControl.ts'
+import { countersView } from './countersView.ts'
+import { FaultControl } from './faultControl.ts'
+import { Feed } from './feed.ts'
+import { History } from './history.ts'
+import { Inspection } from './inspection.ts'
+import { type LaunchDefaults, launch } from './launch.ts'
+import { Monitor } from './monitor.ts'
+import { Problem } from './problems.ts'
+import {
+  type CountersView,
+  type EndStatus,
+  type HardwareView,
+  type HeldView,
+  type MachineState,
+  type MachineStatus,
+  PHASES,
+  type Phase,
+  type StartOptions,
+} from './schemas/lifecycle.ts'
+import type { StatusItem } from './schemas/subscriptions.ts'
+import type { LogEntry } from './trapLog.ts'
+
+const STOP_GRACE_MS = 10_000
+
+type Kernel = { readonly version: string; readonly image?: string }
+
+/** The one machine of a server, from its start to its end. */
+export class MachineManager {
+  readonly history = new History(entry => this.#group(entry))
+  readonly statuses = new Feed<StatusItem>(1_000)
+  readonly breakpoints = new BreakpointControl(() => this.#changed())
+  readonly monitor = new Monitor(
+    () => this.breakpoints.held !== null,
+    paused => this.#paused(paused),
+  )
+  readonly faults = new FaultControl(
+    () => this.counters(),
+    () => this.monitor.query('query-blockstats'),
+  )
+  readonly #defaults: LaunchDefaults
+  #state: MachineState = 'off'
+  #phase: Phase = 'off'
+  #step: string | null = null
+  #options: StartOptions | null = null
+  #startedAt: string | null = null
+  #kernel: string | null = null
+  #end: EndStatus | null = null
+  #run = 0
+  #killed = false
+  #session: Session | undefined
+  #inspection: Inspection | undefined
+  /** Descriptor of guest RAM. */
+  #ram: number | undefined
+  #starting: AbortController | undefined
+  /** Resolves when there is no machine any more. */
+  #ended: Promise<void> = Promise.resolve()
+  /** Of the current or the last machine. */
+  #counters: Counters | undefined
+  /** Of the machines before. */
+  #lost = 0
+  #recording: Recorder | undefined
+
+  constructor(defaults: LaunchDefaults = {}) {
+    this.#defaults = defaults
+    this.#changed()
+  }
+
+  get hasOwnPolicy(): boolean {
+    return this.#defaults.policyFile !== undefined
+  }
+
+  /** What is counted, of the current or the last machine; records that the ring lost, of all machines. */
+  counters(): CountersView {
+    return countersView(this.#counters, this.#lost + (this.#session?.pump?.lost ?? 0))
+  }
+
+  /** The files of the recording, with all that was recorded up to now; none when nothing is recorded. */
+  async recordedSegments(): Promise<ReturnType<Recorder['segments']>> {
+    this.#session?.pump?.drain()
+    await this.#session?.recording?.sync()
+    return (this.#session?.recording ?? this.#recording)?.segments() ?? []
+  }
+
+  status(): MachineStatus {
+    const hello = this.#session?.hello
+    const { held, breaking } = this.breakpoints
+    return {
+      state: held === null ? this.#state : 'held',
+      phase: this.#phase,
+      step: this.#step,
+      options: this.#options,
+      startedAt: this.#startedAt,
+      kernel: this.#kernel,
+      machine: hello ? describe(hello) : null,
+      held: this.#heldTrap(),
+      breaking,
+      end: this.#end,
+      run: this.#run,
+    }
+  }
+
+  /** The held trap with the kernel function that made it, once that is known. */
+  #heldTrap(): HeldView | null {
+    const { held } = this.breakpoints
+    if (held === null) return null
+    const { functions, log } = this.history
+    const where = functions.name(log.next, pcOf(held.trap))
+    return { ...held, ...(where !== undefined && { where }) }
+  }
+
+  /** Starts a machine; resolves when QEMU runs. @throws Problem */
+  async start(options: StartOptions): Promise<void> {
+    if (this.#state !== 'off') throw new Problem(409, `a machine is ${this.#state}`)
+    const controller = new AbortController()
+    this.#starting = controller
+    this.#begin(options)
+    let machine: RunningMachine | undefined
+    try {
+      const defaults: LaunchDefaults = {
+        ...this.#defaults,
+        progress: line => {
+          this.#step = line
+          this.#changed()
+        },
+      }
+      machine = await launch(options, defaults, controller.signal, (session, kernel) => this.#take(session, kernel))
+      if (options.breakFirst) await this.breakpoints.breakNext(true)
+      this.#ended = this.#watch(machine)
+    } catch (error) {
+      await machine?.close()
+      const { message } = error as Error
+      this.#finish({ outcome: controller.signal.aborted ? 'killed' : 'failed-to-start', message, at: now() })
+      throw error instanceof Problem ? error : new Problem(409, message)
+    } finally {
+      this.#starting = undefined
+    }
+  }
+
+  /** Takes over a machine that somebody else started and will dispose of. */
+  adopt(session: Session, options: StartOptions, kernel: Kernel): void {
+    this.#begin(options)
+    this.#take(session, kernel)
+    this.#ended = this.#watch({ session, dispose() {} })
+  }
+
+  /** Ends the machine now, whatever it does. */
+  async kill(): Promise<void> {
+    if (this.#state === 'off') throw new Problem(409, 'there is no machine')
+    this.#killed = true
+    this.#set('ending')
+    this.#starting?.abort(new Error('ended before it ran'))
+    await this.#session?.qemu.stop()
+    await this.#ended
+  }
+
+  /** Ends what runs. */
+  async close(): Promise<void> {
+    if (this.#state === 'off') return
+    const timer = new Promise<void>(resolve => setTimeout(resolve, STOP_GRACE_MS).unref())
+    await Promise.race([this.kill().catch(() => {}), timer])
+  }
+
+  /** Types into the serial console. @throws Problem when the guest takes no input. */
+  type(text: string): void {
+    const stdin = this.#session?.qemu.child.stdin
+    if (!stdin?.writable) throw new Problem(409, 'there is no machine that listens')
+    stdin.write(text)
+  }
+
+  get inspection(): Inspection {
+    if (this.#inspection === undefined) throw new Problem(409, 'no machine is running')
+    return this.#inspection
+  }
+
+  #begin(options: StartOptions): void {
+    this.#run++
+    this.#state = 'preparing'
+    this.#phase = 'qemu'
+    this.#step = null
+    this.#options = options
+    this.#startedAt = now()
+    this.#kernel = null
+    this.#end = null
+    this.#killed = false
+    this.#changed()
+  }
+
+  /** A session that was just started. */
+  #take(session: Session, { version, image }: Kernel): void {
+    this.#kernel = version
+    this.#session = session
+    this.#state = 'starting'
+    this.#counters = session.counters
+    this.history.follow(session, image)
+    session.console.once('data', () => this.#reached('kernel'))
+    session.console.on('line', line => this.#line(line))
+    session.on('connected', hello => this.#connected(session, hello))
+    session.on('reset', () => {
+      // The first comes with the start.
+      this.#phase = 'qemu'
+      this.#reached('kernel')
+    })
+    this.breakpoints.follow(session.thread)
+    this.faults.follow(session)
+    void this.monitor.follow(session)
+    this.#changed()
+  }
+
+  #connected(session: Session, hello: Hello): void {
+    this.#state = 'running'
+    const { thread } = session
+    this.breakpoints.connected(this.#inspection !== undefined)
+    if (thread !== undefined) {
+      const ram = hello.ram.map(({ base, size, offset }) => ({ base, size, offset }))
+      if (this.#ram !== undefined) closeSync(this.#ram)
+      this.#ram = openSync(session.ramFile, 'r')
+      const memory = new FileMemory(this.#ram, ram)
+      this.#inspection = new Inspection(thread, hello, memory, this.history.verdicts, () => session.pump?.drain())
+    }
+    this.#changed()
+  }
+
+  async #watch(machine: Pick<RunningMachine, 'session' | 'dispose'>): Promise<void> {
+    let end: EndStatus
+    try {
+      end = this.#judge(await machine.session.ended)
+    } catch (error) {
+      end = { outcome: 'qemu-died', message: (error as Error).message, at: now() }
+    }
+    machine.dispose()
+    this.#finish(end)
+  }
+
+  #judge(end: SessionEnd): EndStatus {
+    const killed = this.#killed ? ({ outcome: 'killed', message: 'ended from here' } as const) : undefined
+    return { ...(machineFailure(end, killed) ?? { outcome: 'ok', message: 'the guest powered off' }), at: now() }
+  }
+
+  #finish(end: EndStatus): void {
+    this.faults.ended()
+    this.monitor.ended()
+    this.breakpoints.ended()
+    this.#lost += this.#session?.pump?.lost ?? 0
+    this.#recording = this.#session?.recording ?? this.#recording
+    this.#session = undefined
+    this.#inspection = undefined
+    if (this.#ram !== undefined) closeSync(this.#ram)
+    this.#ram = undefined
+    this.#end = end
+    this.#state = 'off'
+    this.#phase = 'off'
+    this.#changed()
+  }
+
+  #group({ layout, words, at }: LogEntry): void {
+    if (this.#phase !== 'kernel' || layout.name !== 'trap') return
+    const { write, offset, lo } = u32At.trap
+    const smmuOn =
+      words[at + write] === 1 && words[at + offset] === ARM_SMMU_CR0 && ((words[at + lo] ?? 0) & CR0_SMMUEN) !== 0
+    if (smmuOn) this.#reached('smmu')
+  }
+
+  #line(line: string): void {
+    const event = parseGuestEvent(line)
+    if (event === undefined) return
+    this.#step = event.name === undefined ? event.event : `${event.event} ${event.name}`
+    if (event.event === 'userspace') this.#reached('userspace')
+    else if (event.event === 'done') this.#reached('done')
+    else this.#changed()
+  }
+
+  #reached(phase: Phase): void {
+    if (PHASES.indexOf(phase) <= PHASES.indexOf(this.#phase)) return
+    this.#phase = phase
+    this.#changed()
+  }
+
+  /** The vCPUs stopped, or run again. */
+  #paused(paused: boolean): void {
+    if (paused && (this.#state === 'running' || this.#state === 'starting')) this.#set('paused')
+    if (!paused && this.#state === 'paused') this.#set('running')
+  }
+
+  #set(state: MachineState): void {
+    if (this.#state === 'off' || this.#state === state) return
+    this.#state = state
+    this.#changed()
+  }
+
+  #changed(): void {
+    this.statuses.push({ status: this.status() })
+  }
+}
+
+const now = (): string => new Date().toISOString()
+
+function describe(hello: Hello): HardwareView {
+  return {
+    qemu: hello.qemuVersion,
+    vcpus: hello.vcpus,
+    carveout: { base: hex(hello.carveoutBase), size: hello.carveoutSize },
+    ram: hello.ram.map(({ base, size }) => ({ base: hex(base), size })),
+    smmus: hello.smmus.map(({ base, size }) => ({ base: hex(base), size })),
+    devices: hello.devices.map(({ smmu, sid, name, model }) => ({ smmu, sid, name, model })),
+  }
+}
