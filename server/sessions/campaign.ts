@@ -3,7 +3,7 @@
 import { join } from 'node:path'
 import { type MachineOptions, type Prepared, prepare } from './agentMachine.ts'
 import { type Campaign, type Database, jobName } from './database.ts'
-import { checkMemory } from './memory.ts'
+import { checkMemory } from './memoryLimit.ts'
 import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
 import { ensureSnapshot, type Snapshot } from './snapshot.ts'
 

@@ -6,8 +6,8 @@ import { newTrap } from '../../../server/policy/policy.ts'
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../server/policy/report.ts'
 import { Counters, CountersWriter, createCounters } from '../../../server/trace/counters.ts'
 import { buckets, count, HISTOGRAM_WORDS, percentiles } from '../../../server/trace/histogram.ts'
-import { TraceReport } from '../../../server/trace/report.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
+import { TraceReport } from '../../../server/trace/traceReport.ts'
 
 const trap = { ...newTrap(), seq: 1, write: true, offset: 0x98, size: 4 }
 

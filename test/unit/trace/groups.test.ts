@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from 'vitest'
+import { commandWords, streamEntries } from '../../../server/trace/groupMemory.ts'
 import { groups, isGroup } from '../../../server/trace/groups.ts'
-import { commandWords, streamEntries } from '../../../server/trace/memory.ts'
 import { type RecordOf, type TraceRecord, verdict } from '../../../server/trace/records.ts'
 
 const trap = (seq: number, time: number): TraceRecord => ({

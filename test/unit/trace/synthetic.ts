@@ -12,8 +12,8 @@ import type { TraceHeader } from '../../../server/trace/format.ts'
 import { Pump } from '../../../server/trace/pump.ts'
 import { Recorder, type RecorderSummary } from '../../../server/trace/recorder.ts'
 import { request } from '../../../server/trace/records.ts'
-import { TraceReport } from '../../../server/trace/report.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
+import { TraceReport } from '../../../server/trace/traceReport.ts'
 import { RecordedMemory } from '../../../server/trap/wirePorts.ts'
 import {
   type Bench,

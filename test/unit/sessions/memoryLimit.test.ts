@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { expect, test } from 'vitest'
-import { checkMemory, limitMemory } from '../../../server/sessions/memory.ts'
+import { checkMemory, limitMemory } from '../../../server/sessions/memoryLimit.ts'
 
 test('machines that do not fit are refused before they start', () => {
   expect(() => checkMemory(4, 3 * 2 ** 30, 2 ** 30)).toThrow(/memory for 2 machines/)
