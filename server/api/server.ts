@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
+import { Writable } from 'node:stream'
 import { pino } from 'pino'
 import pretty from 'pino-pretty'
 import { createApp } from './app.ts'
@@ -44,7 +45,14 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, say } = options
   const token = tokenFor(host, process.env[TOKEN_VARIABLE])
   const dashboard = await buildDashboard(say)
-  const logger = pino({ level: 'warn', base: null }, pretty({ sync: true, destination: 2, colorize: false }))
+  // What a log line quotes of a request is text from elsewhere: it is printed as such.
+  const destination = new Writable({
+    write(line, _encoding, done) {
+      say(String(line).trimEnd())
+      done()
+    },
+  })
+  const logger = pino({ level: 'warn', base: null }, pretty({ destination, colorize: false }))
   const { app } = await createApp({
     manager,
     version: projectVersion(),

@@ -21,6 +21,7 @@ import { type BootOptions, bootOptions } from './bootOptions.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { printSummary } from './summary.ts'
+import { ConsolePrinter, raw, say } from './terminal.ts'
 
 /** Called with the session of each machine that is started, before it is waited for. */
 export type SessionHook = (session: Session, kernel: MachineFiles['kernel']) => void
@@ -136,7 +137,7 @@ async function watch(
     events.push(event)
     if (event.event === 'userspace') bootMs ??= Math.round(performance.now() - started)
   })
-  if (!options.quiet) session.console.on('data', chunk => process.stdout.write(chunk))
+  if (!options.quiet) showConsole(session, options.interactive === true)
   const terminal = options.interactive ? attachTerminal(session) : undefined
 
   let stopped: (() => Ending<'interrupted' | 'guest-hung'>) | undefined
@@ -218,11 +219,17 @@ async function record(machine: RunningMachine, { record, recordLimit }: BootOpti
   }
 }
 
+/** Whoever types into the guest has it on his terminal as it is. */
+function showConsole({ console }: Session, interactive: boolean): void {
+  const printer = new ConsolePrinter()
+  console.on('data', chunk => (interactive ? raw(chunk) : printer.write(chunk)))
+}
+
 /** The user's keyboard is the guest's; Ctrl-] ends the machine, as in other console tools. */
 function attachTerminal(session: Session): { dispose: () => void } {
   const { stdin } = process
   const ESCAPE = 0x1d
-  console.error('smmu-cosim: Ctrl-] ends the machine')
+  say('Ctrl-] ends the machine')
   const forward = (chunk: Buffer) => {
     if (stdin.isTTY && chunk.includes(ESCAPE)) void session.stop()
     else session.qemu.child.stdin?.write(chunk)

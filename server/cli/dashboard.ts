@@ -5,6 +5,7 @@ import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import type { BootOptions } from './bootOptions.ts'
+import { say } from './terminal.ts'
 
 /** The dashboard of a machine that the command line starts. */
 export interface Dashboard {
@@ -14,7 +15,6 @@ export interface Dashboard {
 
 /** Opens the server and prints its URL, before there is a machine. */
 export async function openDashboard(options: BootOptions): Promise<Dashboard> {
-  const say = (line: string) => console.error(`smmu-cosim: ${line}`)
   const manager = new MachineManager()
   const port = options.dashboard === true ? DEFAULT_PORT : Number(options.dashboard)
   const server: RunningServer = await startServer({ manager, host: options.dashboardHost, port, say })

@@ -11,6 +11,7 @@ import { createRing } from '../trace/ring.ts'
 import { bootAction } from './boot.ts'
 import { type BootOptions, bootOptions } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { say } from './terminal.ts'
 
 interface DevOptions extends BootOptions {
   readonly watch: boolean
@@ -41,8 +42,6 @@ export function devCommand(program: Command): void {
       options.listen === undefined ? develop(options) : listen(options, options.listen),
     )
 }
-
-const say = (line: string): void => console.error(`smmu-cosim: ${line.replaceAll('\n', '\nsmmu-cosim:   ')}`)
 
 /** Machine and server in this process. */
 async function develop(options: DevOptions): Promise<void> {

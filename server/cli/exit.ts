@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import { say } from './terminal.ts'
+
 /** Exit codes of the command line. */
 export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const
 
@@ -21,6 +23,6 @@ export function abortOnSignal(): { signal: AbortSignal; dispose: () => void } {
 export function fail(error: unknown, signal?: AbortSignal): void {
   const interrupted = signal?.aborted === true
   const message = error instanceof Error ? error.message : String(error)
-  console.error(`smmu-cosim: ${interrupted ? 'interrupted' : message}`)
+  say(interrupted ? 'interrupted' : message)
   process.exitCode = interrupted ? EXIT.interrupted : EXIT.failed
 }

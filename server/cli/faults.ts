@@ -5,8 +5,9 @@ import { catalogue, entryNamed } from '../faults/catalogue.ts'
 import { describeRule } from '../faults/describe.ts'
 import { loadFile } from '../faults/load.ts'
 import { type CatalogueEntry, FileSchema } from '../faults/rule.ts'
-import { EXIT } from './exit.ts'
+import { EXIT, fail } from './exit.ts'
 import { faultsRunCommands } from './faultsRun.ts'
+import { print, report } from './terminal.ts'
 
 export function faultsCommand(program: Command): void {
   const faults = program.command('faults').description('break the SMMU on purpose: the catalogue, files of rules')
@@ -14,12 +15,12 @@ export function faultsCommand(program: Command): void {
     .command('list')
     .description('the catalogue')
     .option('--json', 'as JSON')
-    .action(({ json }: { json?: boolean }) => attempt(() => print(json, catalogue(), entries => list(entries))))
+    .action(({ json }: { json?: boolean }) => attempt(() => printed(json, catalogue(), entries => list(entries))))
   faults
     .command('show <name>')
     .description('one entry of the catalogue, with its rules')
     .option('--json', 'as JSON')
-    .action((name: string, { json }: { json?: boolean }) => attempt(() => print(json, entryNamed(name), show)))
+    .action((name: string, { json }: { json?: boolean }) => attempt(() => printed(json, entryNamed(name), show)))
   faults
     .command('check <file...>')
     .description('whether files are right; says where they are not')
@@ -27,7 +28,7 @@ export function faultsCommand(program: Command): void {
   faults
     .command('schema')
     .description('JSON Schema of such files, for editors')
-    .action(() => console.log(JSON.stringify(FileSchema, null, 2)))
+    .action(() => print(JSON.stringify(FileSchema, null, 2)))
   faultsRunCommands(faults)
 }
 
@@ -35,13 +36,12 @@ function attempt(act: () => void): void {
   try {
     act()
   } catch (error) {
-    console.error(`smmu-cosim: ${(error as Error).message}`)
-    process.exitCode = EXIT.failed
+    fail(error)
   }
 }
 
-function print<T>(json: boolean | undefined, value: T, text: (value: T) => string): void {
-  console.log(json === true ? JSON.stringify(value, null, 2) : text(value))
+function printed<T>(json: boolean | undefined, value: T, text: (value: T) => string): void {
+  print(json === true ? JSON.stringify(value, null, 2) : text(value))
 }
 
 const expected = ({ expect }: CatalogueEntry): string => (typeof expect === 'string' ? expect : expect.join(' or '))
@@ -70,10 +70,10 @@ function check(files: readonly string[]): void {
     try {
       const { rules, entries } = loadFile(file)
       const what = entries === undefined ? `${rules?.length} rules` : `${entries.length} entries`
-      console.log(`${file}: ok, ${what}`)
+      print(`${file}: ok, ${what}`)
     } catch (error) {
       failed = true
-      console.error((error as Error).message)
+      report([(error as Error).message])
     }
   }
   if (failed) process.exitCode = EXIT.failed

@@ -15,6 +15,7 @@ import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/c
 import { type Campaign, Database, defaultDatabase, jobName, planOf } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { print, say } from './terminal.ts'
 
 interface OutputOptions {
   readonly database: string
@@ -124,7 +125,7 @@ export function faultsRunCommands(faults: Command): void {
       act(async () => {
         const database = new Database(options.database)
         const rows = (id: string) => database.rows(database.campaign(whole(id)))
-        console.log(compareText(rows(before), rows(after)))
+        print(compareText(rows(before), rows(after)))
       }),
     )
 }
@@ -232,8 +233,6 @@ function resumed(database: Database, which: true | number): Campaign {
   return database.campaign(id)
 }
 
-const say = (line: string): void => console.error(`smmu-cosim: ${line}`)
-
 function progress(job: Job, { verdict, asExpected, ms }: SessionResult, count: number, total: number): string {
   const mark = asExpected ? '' : '  UNEXPECTED'
   return `${String(count).padStart(String(total).length)}/${total}  ${jobName(job)}: ${verdict}${mark}  ${(ms / 1000).toFixed(1)} s`
@@ -245,10 +244,8 @@ function output(database: Database, campaign: Campaign, options: OutputOptions):
   if (options.html !== undefined) writeFileSync(options.html, htmlPage(campaign, rows))
   const { plan, ...about } = campaign
   if (options.json)
-    console.log(
-      JSON.stringify({ schema: 'smmu-cosim/faults/1', ...about, planned: plan.length, sessions: rows }, null, 2),
-    )
-  else console.log(tableText(rows))
+    print(JSON.stringify({ schema: 'smmu-cosim/faults/1', ...about, planned: plan.length, sessions: rows }, null, 2))
+  else print(tableText(rows))
   if (rows.length < plan.length || rows.some(({ result }) => !result.asExpected)) process.exitCode = EXIT.failed
 }
 
@@ -263,7 +260,7 @@ function checkTwice(database: Database, campaign: Campaign): void {
     const accesses = a.before.accesses === b.before.accesses && a.before.digest === b.before.digest
     const [first, again] = [a, b].map(({ evidence }) => evidence.firings[0])
     const firing = first?.rule === again?.rule && first?.trap === again?.trap && first?.what === again?.what
-    console.log(
+    print(
       `${job.entry.name}: ${accesses ? 'the same' : 'DIFFERENT'} ${a.before.accesses} accesses until the first fault` +
         `${accesses ? '' : ` (${b.before.accesses} the second time)`}, ${firing ? 'the same' : 'ANOTHER'} first firing; ` +
         `verdicts ${a.verdict} and ${b.verdict}`,
@@ -275,6 +272,6 @@ function checkTwice(database: Database, campaign: Campaign): void {
 function printCampaigns(database: Database): void {
   for (const { id, started, finished, what, planned, done, asExpected } of database.list()) {
     const state = finished === null ? 'not finished' : 'finished'
-    console.log(`${id}  ${started}  ${what}: ${done} of ${planned} sessions, ${asExpected} as expected, ${state}`)
+    print(`${id}  ${started}  ${what}: ${done} of ${planned} sessions, ${asExpected} as expected, ${state}`)
   }
 }

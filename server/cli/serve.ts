@@ -6,6 +6,7 @@ import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT, startServer } from '../api/server.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { print, say } from './terminal.ts'
 
 interface ServeOptions {
   readonly host: string
@@ -57,7 +58,6 @@ async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> 
   for (const file of [policy, qemu]) {
     if (file !== undefined && !existsSync(file)) throw new Error(`${file}: no such file`)
   }
-  const say = (line: string) => console.error(`smmu-cosim: ${line}`)
   const manager = new MachineManager({
     ramDir: options.ramDir,
     ...(policy !== undefined && { policyFile: policy }),
@@ -65,7 +65,7 @@ async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> 
   })
   const server = await startServer({ manager, host: options.host, port: options.port, names: options.name, say })
   try {
-    console.log(server.url)
+    print(server.url)
     if (options.start) await manager.start(policy === undefined ? {} : { policy: OWN_POLICY })
     if (!signal.aborted) await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
     process.exitCode = EXIT.ok

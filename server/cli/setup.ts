@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import { setup } from '../../scripts/setup/index.ts'
 import { abortOnSignal, fail } from './exit.ts'
+import { print } from './terminal.ts'
 
 /** `smmu-cosim setup`: everything a boot needs, without booting. */
 export function setupCommand(program: Command): void {
@@ -12,7 +13,7 @@ export function setupCommand(program: Command): void {
       const { signal } = abortOnSignal()
       try {
         const { qemu, kernel, initrd } = await setup({ signal })
-        console.log(`qemu    ${qemu}\nkernel  ${kernel.image} (${kernel.version})\ninitrd  ${initrd}`)
+        print(`qemu    ${qemu}\nkernel  ${kernel.image} (${kernel.version})\ninitrd  ${initrd}`)
       } catch (error) {
         fail(error, signal)
       }

@@ -5,6 +5,7 @@ import type { Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import type { TranslateReport } from '../trap/translator.ts'
+import { report } from './terminal.ts'
 
 const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`
@@ -33,11 +34,11 @@ function commandLines(commands: readonly CommandCount[] = []): string[] {
 }
 
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
-export function printSummary(report: Report): void {
-  const lines = ['', `smmu-cosim: ${report.outcome}${report.message === undefined ? '' : `: ${report.message}`}`]
-  const boot = report.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(report.bootMs)}`
-  lines.push(`  policy ${report.policy}, kernel ${report.kernel}, ${boot}, ${seconds(report.wallMs)} in all`)
-  const { traps } = report
+export function printSummary(run: Report): void {
+  const lines = ['', `smmu-cosim: ${run.outcome}${run.message === undefined ? '' : `: ${run.message}`}`]
+  const boot = run.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(run.bootMs)}`
+  lines.push(`  policy ${run.policy}, kernel ${run.kernel}, ${boot}, ${seconds(run.wallMs)} in all`)
+  const { traps } = run
   if (traps !== null && traps.total > 0) {
     const { latencyUs: q, serverUs: s } = traps
     lines.push(`  ${traps.total} traps: ${traps.reads} reads, ${traps.writes} writes`)
@@ -47,32 +48,32 @@ export function printSummary(report: Report): void {
       lines.push(`    ${register.padEnd(18)} ${String(reads).padStart(7)} reads ${String(writes).padStart(7)} writes`)
     }
   }
-  lines.push(...commandLines(report.commands as readonly CommandCount[] | undefined))
-  for (const { code, section, count, expected, meaning } of (report.warnings ?? []) as WarningSummary[]) {
+  lines.push(...commandLines(run.commands as readonly CommandCount[] | undefined))
+  for (const { code, section, count, expected, meaning } of (run.warnings ?? []) as WarningSummary[]) {
     lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (${section}): ${meaning}`)
   }
-  const { rules: faults = [], firings = [] } = (report.faults ?? {}) as Partial<FaultStatus>
+  const { rules: faults = [], firings = [] } = (run.faults ?? {}) as Partial<FaultStatus>
   for (const { rule, matches, fired } of faults) {
     const first = firings.find(firing => firing.rule === rule)
     const what = first === undefined ? `${matches} matches` : `first at trap ${first.trap}: ${first.what}`
     lines.push(`  fault   ${rule} fired ${fired} times (${what})`)
   }
-  const reported = report.workload.some(({ bytes }) => bytes > 0)
-  for (const { device, operation, bytes, ok, error, ms } of reported ? report.workload : []) {
+  const reported = run.workload.some(({ bytes }) => bytes > 0)
+  for (const { device, operation, bytes, ok, error, ms } of reported ? run.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
     lines.push(`  ${ok ? 'ok    ' : 'FAILED'} ${what} ${ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}` : (error ?? '')}`)
   }
-  for (const { device, reads, ms } of report.bench ?? []) {
+  for (const { device, reads, ms } of run.bench ?? []) {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
   }
-  if (report.translate !== undefined) lines.push(...translateLines(report.translate as TranslateReport))
-  const { recording } = report
+  if (run.translate !== undefined) lines.push(...translateLines(run.translate as TranslateReport))
+  const { recording } = run
   if (recording !== undefined) {
     const { path, records, bytes, lost, refused, error } = recording
     const missing = lost + refused > 0 ? `, ${lost + refused} LOST${error === undefined ? '' : `: ${error}`}` : ''
     lines.push(`  trace   ${path} (${records} records, ${mib(bytes)}${missing})`)
   }
-  lines.push(`  console ${report.console}`)
-  if (Array.isArray(report.oops)) lines.push('', ...report.oops)
-  console.error(lines.join('\n'))
+  lines.push(`  console ${run.console}`)
+  if (Array.isArray(run.oops)) lines.push('', ...run.oops)
+  report(lines)
 }

@@ -29,6 +29,7 @@ import {
 } from '../trace/vocabulary.ts'
 import { policySections } from '../trap/sections.ts'
 import { EXIT, fail } from './exit.ts'
+import { print, say } from './terminal.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
 export function traceCommand(program: Command): void {
@@ -98,7 +99,7 @@ async function reading(path: string, action: (reader: TraceReader) => Promise<vo
     const reader = TraceReader.open(path)
     await action(reader)
     for (const problem of reader.problems) {
-      console.error(`smmu-cosim: ${problem.path}: byte ${problem.offset}: ${problem.message}`)
+      say(`${problem.path}: byte ${problem.offset}: ${problem.message}`)
       if (problem.damage) process.exitCode = EXIT.failed
     }
   } catch (error) {
@@ -289,7 +290,7 @@ function cutCommand(trace: Command): void {
     .action((path: string, options: { readonly to: number; readonly output: string }) =>
       reading(path, async reader => {
         const bytes = await cut(reader, options.to, options.output)
-        console.log(`${options.output}: ${bytes} bytes`)
+        print(`${options.output}: ${bytes} bytes`)
       }),
     )
 }

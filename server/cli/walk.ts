@@ -6,6 +6,7 @@ import { recordedMachine } from '../trace/recordedMachine.ts'
 import { Client, type ClientOptions, urlOptions } from './ctl/client.ts'
 import { address, integer, onSmmu } from './ctl/command.ts'
 import { EXIT, fail } from './exit.ts'
+import { print, say } from './terminal.ts'
 
 export interface WalkOptions {
   readonly smmu: number
@@ -42,8 +43,8 @@ async function printRecordedWalk(recording: string, options: WalkCommandOptions)
   const { at, json, iova, write, ...rest } = options
   const { machine, problems } = await recordedMachine(recording, at)
   const answer = machine.walk({ ...rest, iova: BigInt(iova), write: write === true })
-  console.log(json ? JSON.stringify(answer, null, 2) : walkText(answer))
-  for (const problem of problems) console.error(`smmu-cosim: ${problem}`)
+  print(json ? JSON.stringify(answer, null, 2) : walkText(answer))
+  for (const problem of problems) say(problem)
   if (answer.outcome === 'unknown') process.exitCode = EXIT.failed
 }
 

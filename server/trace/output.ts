@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
 import type { Writable } from 'node:stream'
+import { escaped } from './terminal.ts'
 
 const FULL = 1 << 16
 
@@ -44,7 +45,11 @@ export class Output {
   async flush(): Promise<void> {
     const text = this.#text
     this.#text = ''
-    if (text !== '' && this.#error === undefined) await new Promise(resolve => this.#stream.write(text, resolve))
+    if (text !== '' && this.#error === undefined) {
+      // A file keeps what was recorded; standard output may be a terminal, or lead to one.
+      const shown = this.#file ? text : escaped(text)
+      await new Promise(resolve => this.#stream.write(shown, resolve))
+    }
     // The error event of a failed write comes after its callback.
     await new Promise(resolve => setImmediate(resolve))
     if (this.#error !== undefined && !this.closed) throw this.#error

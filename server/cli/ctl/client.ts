@@ -12,6 +12,7 @@ import { type HttpRequest, PREFIX, requestFor, STREAM_PATH } from '../../api/sch
 import type { ServerMessage, StreamItems, StreamName, Subscribe } from '../../api/schemas/subscriptions.ts'
 import { TOKEN_VARIABLE } from '../../api/security.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../../api/server.ts'
+import { print, say } from '../terminal.ts'
 
 const URL_VARIABLE = 'SMMU_COSIM_URL'
 const DEFAULT_URL = process.env[URL_VARIABLE] ?? `http://${DEFAULT_HOST}:${DEFAULT_PORT}/`
@@ -95,7 +96,7 @@ export class Client {
         const message = JSON.parse(String(data)) as ServerMessage
         if (message.type === 'error') reject(new Error(message.error))
         if (message.type !== 'items') return
-        if (message.dropped) console.error(`smmu-cosim: ${message.dropped} items were missed`)
+        if (message.dropped) say(`${message.dropped} items were missed`)
         for (const item of message.items) each(item as StreamItems[K])
       })
       socket.on('error', () => reject(new Error(`no stream at ${url.href}`)))
@@ -106,6 +107,6 @@ export class Client {
 
   /** As JSON, or as `text` puts it. */
   print<T>(value: T, text: (value: T) => string): void {
-    console.log(this.json ? JSON.stringify(value, null, 2) : text(value))
+    print(this.json ? JSON.stringify(value, null, 2) : text(value))
   }
 }

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Body } from '../../api/schemas/contract.ts'
 import type { HeldView, MachineStatus, QmpCommand } from '../../api/schemas/lifecycle.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
+import { ConsolePrinter, print } from '../terminal.ts'
 import { type Add, integer, plain } from './command.ts'
 
 /** Phases that can be waited for, in order. */
@@ -91,7 +92,10 @@ export function lifecycleCommands(add: Add): void {
     "the guest's console",
     command => command.option('--follow', 'go on with what comes'),
     async (client, { follow }) => {
-      if (follow) return client.stream('console', { last: 20_000 }, ({ text }) => process.stdout.write(text))
+      const printer = new ConsolePrinter()
+      if (follow) {
+        return client.stream('console', { last: 20_000 }, ({ text }) => printer.write(Buffer.from(text)))
+      }
       client.print(await client.call('GET /machine/console'), ({ text }) => text)
     },
   )
@@ -110,6 +114,6 @@ export function lifecycleCommands(add: Add): void {
     client.print(await client.call('GET /counters'), counters => JSON.stringify(counters, null, 2))
   })
   add('metrics', 'Prometheus metrics', plain, async client => {
-    console.log(await client.metrics())
+    print(await client.metrics())
   })
 }

@@ -3,6 +3,7 @@
 
 import { Option } from 'commander'
 import type { EventItem, TrapRow, WarningItem } from '../../api/schemas/trace.ts'
+import { print } from '../terminal.ts'
 import { type Add, integer, list, plain } from './command.ts'
 
 function rowText({ seq, time, write, register, value, text, us, warnings, commands, aborted, kind, where }: TrapRow) {
@@ -68,7 +69,7 @@ export function traceCommands(add: Add): void {
           ...(text && { text }),
         }
         return client.stream('traps', { last: limit, filter }, row =>
-          console.log(client.json ? JSON.stringify(row) : rowText(row)),
+          print(client.json ? JSON.stringify(row) : rowText(row)),
         )
       }
       const query = { limit, registers: register, commands: command, access, warnings, text }
@@ -97,7 +98,7 @@ export function traceCommands(add: Add): void {
     async (client, { follow }) => {
       if (follow) {
         return client.stream('events', { last: KEPT }, item =>
-          console.log(client.json ? JSON.stringify(item) : eventText(item)),
+          print(client.json ? JSON.stringify(item) : eventText(item)),
         )
       }
       const query = { limit: 2_000 }
@@ -111,7 +112,7 @@ export function traceCommands(add: Add): void {
     async (client, { follow }) => {
       if (follow) {
         return client.stream('warnings', { last: KEPT }, item =>
-          console.log(client.json ? JSON.stringify(item) : warningText(item)),
+          print(client.json ? JSON.stringify(item) : warningText(item)),
         )
       }
       const query = { limit: 2_000 }

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { Command, CommanderError } from 'commander'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { traceCommand } from '../../../server/cli/trace.ts'
-import { bootRecording, scriptedBoot, trap } from './synthetic.ts'
+import { bootRecording, header, recording, scriptedBoot, trap } from './synthetic.ts'
 
 const files = mkdtempSync(join(tmpdir(), 'smmu-cosim-trace-cli-'))
 const boot = join(files, 'boot')
@@ -302,4 +302,30 @@ test('a reader that leaves early ends it quietly', async () => {
   const [out, err] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')])
   expect(JSON.parse(out)).toMatchObject({ kind: 'header' })
   expect(err).toBe('')
+})
+
+test('what a guest, QEMU or a file says cannot steer the terminal', async () => {
+  const hostile = join(files, 'hostile')
+  const sequence = '\x1b]0;owned\x07\x9b2J'
+  const machine = { ...header.machine, qemu: `10.0${sequence}` }
+  await recording(hostile, (_writer, pump) => pump.console(`guest ${sequence}`), {
+    header: { machine, kernel: sequence, policy: sequence },
+  })
+  const readable = '\\u001b]0;owned\\u0007\\u009b2J'
+  for (const args of [
+    ['show'],
+    ['stats'],
+    ['export', '--json'],
+    ['export', '--csv'],
+    ['diff', boot],
+    ['flame', '--kaslr', '0'],
+  ]) {
+    const [command = '', ...rest] = args
+    const { out, err } = await run('trace', command, hostile, ...rest)
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what it is about
+    expect(out + err, command).not.toMatch(/[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/)
+    if (command === 'show') expect(out).toContain(`guest ${readable}`)
+    if (rest.includes('--json'))
+      expect(JSON.parse(out.split('\n')[0] ?? '')).toMatchObject({ kernel: sequence, policy: sequence })
+  }
 })
