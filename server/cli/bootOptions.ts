@@ -8,7 +8,7 @@ import { POLICY_NAMES } from '../policy/load.ts'
 import { GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
-import type { TranslateMode } from '../trap/translator.ts'
+import type { TranslateMode } from '../translate/translator.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
 export interface BootOptions {

@@ -3,8 +3,8 @@
 import type { FaultStatus } from '../faults/injector.ts'
 import type { Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
+import type { TranslateReport } from '../translate/translator.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
-import type { TranslateReport } from '../trap/translator.ts'
 import { report } from './terminal.ts'
 
 const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)

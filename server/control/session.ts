@@ -16,7 +16,7 @@ import { Pump } from '../trace/pump.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { machineState } from '../trace/records.ts'
 import { createRing } from '../trace/ring.ts'
-import type { TranslateMode } from '../trap/translator.ts'
+import type { TranslateMode } from '../translate/translator.ts'
 import { TrapThread } from './trapThread.ts'
 
 /** What a session runs. */

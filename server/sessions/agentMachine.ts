@@ -12,7 +12,7 @@ import type { SeriesStep } from '../policy/policy.ts'
 import { type MachineFiles, machineFiles } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
-import type { TranslateMode } from '../trap/translator.ts'
+import type { TranslateMode } from '../translate/translator.ts'
 
 /** As `boot` has them, so that addresses mean the same; of RAM, what is touched is copied for each session. */
 const { memory, carveout, granule } = DEFAULTS

@@ -6,6 +6,7 @@ import {
   encodeIrq,
   encodeRefuse,
   encodeReply,
+  encodeTranslateMode,
   encodeWelcome,
   type Hello,
   type Reset,
@@ -20,7 +21,9 @@ import type { Policy } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
+import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
+import { Translator } from '../translate/translator.ts'
 import { Inspector } from './inspect.ts'
 import { type Link, LinkClosed } from './link.ts'
 import type { Sections } from './messages.ts'
@@ -30,9 +33,8 @@ import { sharedRamFile } from './ramFile.ts'
 import { policySections } from './sections.ts'
 import { TakeOver } from './takeOver.ts'
 import type { Thread } from './thread.ts'
-import { Translator } from './translator.ts'
 import { TrapPath } from './trapPath.ts'
-import { RecordedMemory, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
+import { WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
 
@@ -73,9 +75,11 @@ export class Connection {
     const hardware = hello.smmus.map((_, index) => new WireHardware(link, thread.ring, index, mayPost))
     const { translate = 'hardware' } = thread.options
     const tracked = translate === 'hardware' ? undefined : hardware.map(port => new TrackedHardware(port, ram.memory))
-    this.#translator = tracked && new Translator(translate, ram.memory, thread.ring, tracked)
+    // Faults stand in front of what the policy reads and writes, and of nothing else: the two have an object each.
+    const memory = { plain: ram.memory, traced: new TracedMemory(ram.memory, thread.ring) }
+    this.#translator = tracked && new Translator(translate, memory, thread.ring, tracked)
     this.#machine = {
-      memory: new RecordedMemory(ram.memory, thread.ring),
+      memory: new TracedMemory(ram.memory, thread.ring),
       carveout: { base: hello.carveoutBase, size: hello.carveoutSize },
       smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: (tracked ?? hardware)[index] })),
       devices: hello.devices,
@@ -114,7 +118,7 @@ export class Connection {
     if (takeOver !== undefined) {
       this.path.resume(takeOver)
       this.#translator?.reset()
-      this.#translator?.announce(link)
+      this.#announceTranslator()
     }
     this.#connectFaults()
     encodeWelcome(link.out, hello.seq, this.#version, hello.features, this.#session)
@@ -136,7 +140,7 @@ export class Connection {
     this.#translator?.reset()
     if (injector.armed) injector.reset(this.#policy)
     else this.#policy.reset()
-    this.#translator?.announce(link)
+    this.#announceTranslator()
     this.path.checkpoints.keep(seq, OK, 0, 0)
     encodeReply(link.out, seq, OK, 0, 0)
     link.flush()
@@ -148,7 +152,7 @@ export class Connection {
   /** @returns false when the machine translates by itself */
   translate(message: Translate): boolean {
     if (this.#translator === undefined) return false
-    this.#translator.request(this.#link, message)
+    this.#translator.request(this.#link.out, message)
     this.#link.flush()
     this.#thread.counters.add('translations')
     return true
@@ -189,6 +193,17 @@ export class Connection {
   #persist(): void {
     if (this.#served) this.path.keepNow()
     else this.#unkept = true
+  }
+
+  /** Tells QEMU who translates. @throws LinkClosed, ProtocolError */
+  #announceTranslator(): void {
+    if (this.#translator === undefined) return
+    const link = this.#link
+    for (const index of this.#hello.smmus.keys()) {
+      const seq = link.nextSeq()
+      encodeTranslateMode(link.out, seq, index, enums.translateMode[this.#translator.mode][0])
+      link.call(seq)
+    }
   }
 
   #panic(text: string): void {

@@ -3,11 +3,11 @@
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { InjectorState } from '../faults/injector.ts'
 import type { FaultPlan, Firing } from '../faults/rule.ts'
+import type { TranslateMode } from '../translate/translator.ts'
 import type { Breakpoint } from './breakpoints.ts'
 import type { HeldTrap, OperationFailure, Operations, Release } from './operations.ts'
 import type { ReporterState } from './reporter.ts'
 import type { Call } from './rpc.ts'
-import type { TranslateMode } from './translator.ts'
 
 /** What the trap thread is started with. */
 export interface ThreadOptions {

@@ -12,8 +12,8 @@ import type { GuestMemory } from '../../server/smmu/memory.ts'
 import * as r from '../../server/smmu/registers.ts'
 import { CountersWriter, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader, RingWriter } from '../../server/trace/ring.ts'
+import { TracedMemory } from '../../server/trace/tracedMemory.ts'
 import { Reporter } from '../../server/trap/reporter.ts'
-import { RecordedMemory } from '../../server/trap/wirePorts.ts'
 
 export const MiB = 2 ** 20
 export const RAM_BASE = 0x4000_0000
@@ -99,7 +99,7 @@ export class BenchMachine {
     this.#reporter = new Reporter(writer, new CountersWriter(createCounters()))
     const { base, size } = memory.ram[0]
     const machine = {
-      memory: new RecordedMemory(memory, writer),
+      memory: new TracedMemory(memory, writer),
       carveout: { base: base + size - carveoutBytes, size: carveoutBytes },
       smmus: [{ base: SMMU_BASE, size: SMMU_SIZE, hardware: this.hardware }],
       devices: [],

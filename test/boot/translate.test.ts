@@ -7,7 +7,7 @@ import { ARM_SMMU_CMDQ_PROD } from '../../server/smmu/registers.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import { recordedMachine } from '../../server/trace/recordedMachine.ts'
 import type { RecordOf } from '../../server/trace/records.ts'
-import type { TranslateReport } from '../../server/trap/translator.ts'
+import type { TranslateReport } from '../../server/translate/translator.ts'
 import { cosim } from './cli.ts'
 
 test.each([

@@ -10,7 +10,7 @@ import { Qmp } from '../../server/machine/qmp.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import { Counters, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader } from '../../server/trace/ring.ts'
-import type { TranslateMode } from '../../server/trap/translator.ts'
+import type { TranslateMode } from '../../server/translate/translator.ts'
 import { Qtest } from './qtest.ts'
 
 /** The virt machine's SMMU frame and RAM. */

@@ -9,7 +9,7 @@ import {
   EVT_ID_PERMISSION_FAULT,
   EVT_ID_TRANSLATION_FAULT,
 } from '../../server/smmu/events.ts'
-import type { TranslateReport } from '../../server/trap/translator.ts'
+import type { TranslateReport } from '../../server/translate/translator.ts'
 import { HostDriver, STE } from './driver.ts'
 import { EDU_ARGS, EDU_SID, Edu } from './edu.ts'
 import { QtestMachine, RAM } from './machine.ts'

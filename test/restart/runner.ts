@@ -9,10 +9,10 @@ import { once } from 'node:events'
 import { loadPolicy } from '../../server/policy/load.ts'
 import { createCounters } from '../../server/trace/counters.ts'
 import { createRing } from '../../server/trace/ring.ts'
+import type { TranslateMode } from '../../server/translate/translator.ts'
 import { Dispatcher } from '../../server/trap/dispatcher.ts'
 import { Listener } from '../../server/trap/listener.ts'
 import type { Post } from '../../server/trap/messages.ts'
-import type { TranslateMode } from '../../server/trap/translator.ts'
 
 const [socket = '', ramFolder = '', policy = '', policyOptions = '{}', translate = 'hardware'] = process.argv.slice(2)
 

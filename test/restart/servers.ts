@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import type { TranslateMode, TranslateReport } from '../../server/translate/translator.ts'
 import type { ThreadEvent } from '../../server/trap/messages.ts'
-import type { TranslateMode, TranslateReport } from '../../server/trap/translator.ts'
 
 const CACHE = join(tmpdir(), `cosim-test-modules-${process.getuid?.() ?? 0}`)
 const RUNNER = fileURLToPath(new URL('./runner.ts', import.meta.url))

@@ -14,7 +14,7 @@ import { groups } from '../../../server/trace/groups.ts'
 import { RecordedMachine, recordedMachine } from '../../../server/trace/recordedMachine.ts'
 import type { RecordOf, TraceRecord } from '../../../server/trace/records.ts'
 import { createRing, RingReader, RingWriter } from '../../../server/trace/ring.ts'
-import { RecordedMemory } from '../../../server/trap/wirePorts.ts'
+import { TracedMemory } from '../../../server/trace/tracedMemory.ts'
 import { Driver } from '../smmu/driver.ts'
 import { linearRegisters, RAM_BASE, S2_RW, transaction } from '../smmu/support.ts'
 
@@ -100,7 +100,7 @@ describe('all that a walk reads was recorded', () => {
     ring.hardware(0, true, 1, 1, R.ARM_SMMU_CR2, 4, registers.cr2, 0, true)
     ring.hardware(0, true, 1, 1, R.ARM_SMMU_CR0, 4, registers.cr0, 0, true)
     const features = decodeFeatures(QEMU_NESTED_ID_REGISTERS)
-    const walker = new Walker(features, new RecordedMemory(driver.memory, ring))
+    const walker = new Walker(features, new TracedMemory(driver.memory, ring))
     live = new Walker(features, driver.memory)
     for (const each of [walker, live]) each.setRegisters(registers)
     walker.translate(transaction(SID, VA))

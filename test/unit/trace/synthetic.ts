@@ -13,8 +13,8 @@ import { Pump } from '../../../server/trace/pump.ts'
 import { Recorder, type RecorderSummary } from '../../../server/trace/recorder.ts'
 import { request } from '../../../server/trace/records.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
+import { TracedMemory } from '../../../server/trace/tracedMemory.ts'
 import { TraceReport } from '../../../server/trace/traceReport.ts'
-import { RecordedMemory } from '../../../server/trap/wirePorts.ts'
 import {
   type Bench,
   CARVEOUT_BASE,
@@ -110,7 +110,7 @@ export class RecordedBench {
     }
     this.policy = pkvm(
       {
-        memory: new RecordedMemory(this.memory, ring),
+        memory: new TracedMemory(this.memory, ring),
         carveout: benchMachine.carveout,
         smmus: [{ ...SMMU, hardware: recordedHardware(hardware, ring) }],
         devices: [],

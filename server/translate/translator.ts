@@ -1,35 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Translation modes `server` and `lockstep`: the walker answers, or checks, every IOTLB miss of the machine. */
-import { encodeTranslated, encodeTranslateMode, type Translate } from '../../protocol/generated/messages.ts'
+import type { FrameWriter } from '../../protocol/framing.ts'
+import { encodeTranslated, type Translate } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
-import type { Injector } from '../faults/injector.ts'
 import { hex64 } from '../smmu/bits.ts'
-import { decodeFeatures, type Features } from '../smmu/features.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-import {
-  ARM_SMMU_CR0,
-  ARM_SMMU_CR2,
-  ARM_SMMU_GBPA,
-  ARM_SMMU_IDR0,
-  ARM_SMMU_IDR1,
-  ARM_SMMU_IDR3,
-  ARM_SMMU_IDR5,
-  ARM_SMMU_STRTAB_BASE,
-  ARM_SMMU_STRTAB_BASE_CFG,
-  CR2_E2H,
-  GBPA_UPDATE,
-} from '../smmu/registers.ts'
-import { SoftCaches } from '../smmu/soft/caches.ts'
-import { execute } from '../smmu/soft/execute.ts'
-import { NO_SSID, type Outcome, type Transaction } from '../smmu/transaction.ts'
-import { Walker } from '../smmu/walker.ts'
+import { NO_SSID, type Transaction } from '../smmu/transaction.ts'
 import { describeStep } from '../smmu/walkSteps.ts'
-import type { RingWriter } from '../trace/ring.ts'
-import { type Answer, describeAnswer, newAnswer, sameAnswer, setOutcome, setRequested } from '../translate/answer.ts'
-import { type Case, DIFFERENCES, Examiner, explain } from '../translate/differences.ts'
-import type { CommandListener, TrackedHardware } from '../translate/trackedHardware.ts'
-import type { Link } from './link.ts'
-import { RecordedMemory } from './wirePorts.ts'
+import { type Answer, describeAnswer, newAnswer, sameAnswer, setOutcome, setRequested } from './answer.ts'
+import { DIFFERENCES, explain } from './differences.ts'
+import { SmmuTranslator } from './smmuTranslator.ts'
+import type { TrackedHardware } from './trackedHardware.ts'
 
 const { write: WRITE, exec: EXEC, privileged: PRIVILEGED, ssidValid: SSID_VALID } = enums.access
 const { fault: FAULT } = enums.translation
@@ -71,86 +52,43 @@ export interface TranslateReport {
   readonly p99Us: number
 }
 
+/** The trace, as the translator needs it. */
+export interface TranslationTrace {
+  /** ns. */
+  now(): number
+  /** An answer was given; `bytes` from `from` is the event record of a fault. */
+  translate(
+    request: Translate,
+    start: number,
+    duration: number,
+    answer: Answer,
+    bytes: Uint8Array,
+    from: number,
+    count: number,
+  ): void
+}
+
+/** Guest memory, as it is and so that accesses to it are on the trace. */
+export interface TranslatorMemory {
+  readonly plain: GuestMemory
+  readonly traced: GuestMemory
+}
+
+/** Alters answers while it is armed. */
+export interface AnswerFault {
+  readonly armed: boolean
+  translate(request: Translate, answer: Answer): void
+}
+
 const LISTED_FINDINGS = 100
 const TIMES = 4096
-
-/** After so many walks the caches start anew: a guest that never invalidates does not fill the server's memory. */
-const MAX_WALKS = 1 << 16
-
-/**
- * One SMMU's walker, with caches of its own that only the commands empty which the hardware consumes: an invalidation that
- * the hypervisor swallowed shows as a translation by the old tables, as on hardware.
- */
-class SmmuTranslator implements CommandListener {
-  readonly #hardware: TrackedHardware
-  readonly #features: Features
-  /**
-   * Not `maximal`: a level 1 descriptor of the stream table becomes valid with CFGI_STE of a leaf, in Linux and in the series,
-   * and the model does not know the contiguous bit.
-   */
-  readonly #caches = new SoftCaches('walks')
-  readonly #walker: Walker
-  readonly #examiner: Examiner
-  #generation = -1
-  #walks = 0
-  #e2h = false
-
-  /** @param recorded guest memory, and whatever the walker reads of it is on the trace */
-  constructor(hardware: TrackedHardware, memory: GuestMemory, recorded: GuestMemory) {
-    this.#hardware = hardware
-    const [idr0, idr1, idr3, idr5] = [ARM_SMMU_IDR0, ARM_SMMU_IDR1, ARM_SMMU_IDR3, ARM_SMMU_IDR5].map(offset =>
-      hardware.value(offset),
-    )
-    this.#features = decodeFeatures({ idr0, idr1, idr3, idr5 })
-    this.#walker = new Walker(this.#features, recorded, this.#caches)
-    this.#examiner = new Examiner(this.#features, memory)
-    hardware.listen(this.#features.cmdqs, this)
-  }
-
-  translate(transaction: Transaction): Outcome {
-    if (this.#generation !== this.#hardware.generation) this.#load()
-    if (++this.#walks > MAX_WALKS) this.lost()
-    return this.#walker.translate(transaction)
-  }
-
-  /** The same without caches. */
-  examine(transaction: Transaction, hardware: Answer): Case {
-    return this.#examiner.examine(transaction, hardware)
-  }
-
-  command(words: Uint32Array, base: number): void {
-    execute(words, base, this.#features, this.#caches, this.#e2h)
-  }
-
-  lost(): void {
-    this.#caches.clear()
-    this.#walks = 0
-  }
-
-  #load(): void {
-    const hardware = this.#hardware
-    const registers = {
-      cr0: hardware.value(ARM_SMMU_CR0),
-      cr2: hardware.value(ARM_SMMU_CR2),
-      gbpa: hardware.value(ARM_SMMU_GBPA) & ~GBPA_UPDATE,
-      strtabBaseLo: hardware.value(ARM_SMMU_STRTAB_BASE),
-      strtabBaseHi: hardware.value(ARM_SMMU_STRTAB_BASE + 4),
-      strtabBaseCfg: hardware.value(ARM_SMMU_STRTAB_BASE_CFG),
-    }
-    this.#walker.setRegisters(registers)
-    this.#examiner.setRegisters(registers)
-    this.#e2h = (registers.cr2 & CR2_E2H) !== 0
-    this.#generation = hardware.generation
-  }
-}
 
 /** Answers the machine's translate requests. */
 export class Translator {
   readonly mode: TranslateMode
-  /** Alters answers, while rules are armed. */
-  faults: Pick<Injector, 'armed' | 'translate'> | undefined
-  readonly #memory: GuestMemory
-  readonly #ring: RingWriter
+  faults: AnswerFault | undefined
+  readonly #memory: TranslatorMemory
+  readonly #trace: TranslationTrace
   readonly #hardware: readonly TrackedHardware[]
   readonly #smmus: (SmmuTranslator | undefined)[] = []
   readonly #transaction: Transaction = {
@@ -172,11 +110,15 @@ export class Translator {
   /** By the name of the difference. */
   readonly #explained = new Map<string, number>()
 
-  /** @param memory not recorded */
-  constructor(mode: TranslateMode, memory: GuestMemory, ring: RingWriter, hardware: readonly TrackedHardware[]) {
+  constructor(
+    mode: TranslateMode,
+    memory: TranslatorMemory,
+    trace: TranslationTrace,
+    hardware: readonly TrackedHardware[],
+  ) {
     this.mode = mode
     this.#memory = memory
-    this.#ring = ring
+    this.#trace = trace
     this.#hardware = hardware
   }
 
@@ -184,22 +126,13 @@ export class Translator {
   reset(): void {
     for (const [index, hardware] of this.#hardware.entries()) {
       hardware.forget()
-      this.#smmus[index] = new SmmuTranslator(hardware, this.#memory, new RecordedMemory(this.#memory, this.#ring))
+      this.#smmus[index] = new SmmuTranslator(hardware, this.#memory.plain, this.#memory.traced)
     }
   }
 
-  /** Tells QEMU who translates. @throws LinkClosed, ProtocolError */
-  announce(link: Link): void {
-    for (const index of this.#hardware.keys()) {
-      const seq = link.nextSeq()
-      encodeTranslateMode(link.out, seq, index, enums.translateMode[this.mode][0])
-      link.call(seq)
-    }
-  }
-
-  /** Walks, compares in lockstep, and encodes the answer into `link.out`. */
-  request(link: Pick<Link, 'out'>, request: Translate): void {
-    const start = this.#ring.now()
+  /** Walks, compares in lockstep, and encodes the answer. */
+  request(out: FrameWriter, request: Translate): void {
+    const start = this.#trace.now()
     const transaction = this.#transaction
     const { access } = request
     transaction.sid = request.sid
@@ -218,7 +151,7 @@ export class Translator {
     if (this.mode === 'lockstep' && smmu !== undefined) this.#compare(request, smmu)
     const words = answer.words
     encodeTranslated(
-      link.out,
+      out,
       request.seq,
       answer.status,
       answer.pa,
@@ -233,10 +166,10 @@ export class Translator {
       words[7],
       words[6],
     )
-    const duration = this.#ring.now() - start
+    const duration = this.#trace.now() - start
     this.#times[this.#misses % TIMES] = duration
     this.#misses++
-    this.#ring.translate(request, start, duration, answer, answer.record, 0, answer.record.length)
+    this.#trace.translate(request, start, duration, answer, answer.record, 0, answer.record.length)
   }
 
   report(): TranslateReport {

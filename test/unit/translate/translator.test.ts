@@ -7,9 +7,10 @@ import { enums } from '../../../protocol/messages.ts'
 import { EVT_ID_BAD_STREAMID_CONFIG } from '../../../server/smmu/events.ts'
 import { STRTAB_STE_0_CFG_S1_TRANS } from '../../../server/smmu/ste.ts'
 import { createRing, RingReader, RingWriter } from '../../../server/trace/ring.ts'
+import { TracedMemory } from '../../../server/trace/tracedMemory.ts'
 import { type Answer, newAnswer, setOutcome } from '../../../server/translate/answer.ts'
 import { TrackedHardware } from '../../../server/translate/trackedHardware.ts'
-import { type TranslateMode, Translator } from '../../../server/trap/translator.ts'
+import { type TranslateMode, Translator } from '../../../server/translate/translator.ts'
 import { C, Driver, LOG2_CMDS, R } from '../smmu/driver.ts'
 import { transaction } from '../smmu/support.ts'
 
@@ -33,7 +34,9 @@ class Machine extends Driver {
 
   constructor(mode: TranslateMode) {
     super({ caching: 'none' })
-    this.translator = new Translator(mode, this.memory, new RingWriter(this.ring), [this.tracked])
+    const writer = new RingWriter(this.ring)
+    const memory = { plain: this.memory, traced: new TracedMemory(this.memory, writer) }
+    this.translator = new Translator(mode, memory, writer, [this.tracked])
     this.translator.reset()
     this.map(this.s1, VA, BigInt(OLD))
     this.map(this.s1, OTHER_VA, BigInt(OLD))
@@ -66,7 +69,7 @@ class Machine extends Driver {
       ...{ type: Id.translate, seq: 1, smmu: 0, ...input, access: write ? WRITE : 0 },
       ...{ status, pa, addressMask, permissions, ...records },
     }
-    this.translator.request({ out: this.#out }, request)
+    this.translator.request(this.#out, request)
     const reader = new FrameReader()
     reader.push(Buffer.from(this.#out.buffer.subarray(0, this.#out.length)))
     this.#out.reset()
