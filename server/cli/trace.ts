@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import { realpathSync } from 'node:fs'
+import { sep } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { loadPolicy } from '../policy/load.ts'
+import { cachePath } from '../../scripts/setup/cache.ts'
 import { GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
 import { cut } from '../trace/cut.ts'
 import { describeRoot } from '../trace/describe.ts'
@@ -10,9 +12,11 @@ import { csv, json } from '../trace/export/text.ts'
 import { vcd } from '../trace/export/vcd.ts'
 import { type Filter, matches } from '../trace/filter.ts'
 import { flame } from '../trace/flame.ts'
+import type { TraceHeader } from '../trace/format.ts'
 import { groups } from '../trace/groups.ts'
 import { Output } from '../trace/output.ts'
 import { TraceReader } from '../trace/reader.ts'
+import { recordedPolicy } from '../trace/recordedPolicy.ts'
 import { type KindName, kinds } from '../trace/records.ts'
 import { Replay } from '../trace/replay.ts'
 import { printDivergence, printSummary, ReplaySummary } from '../trace/replayReport.ts'
@@ -77,11 +81,26 @@ function symbolOptions(command: Command): Command {
     )
 }
 
+/**
+ * The image that a recording names, if set-up fetched it: a recording is data, and what it names elsewhere is not opened.
+ * @throws Error that says how to give it
+ */
+function recordedImage({ image }: TraceHeader): string {
+  if (image === '') throw new Error("the recording doesn't say which kernel image was booted: --symbols FILE says it")
+  const kernels = cachePath('kernel')
+  try {
+    const path = realpathSync(image)
+    if (path.startsWith(`${realpathSync(kernels)}${sep}`)) return path
+  } catch {} // there is no such file here
+  throw new Error(
+    `the recording names the image ${image}, which is none of ${kernels}: --symbols FILE says which it is`,
+  )
+}
+
 /** @throws Error when the kernel's place cannot be worked out. */
 function loadSymbols(reader: TraceReader, { symbols: file, kaslr }: SymbolOptions): Symbols | undefined {
   if (file === undefined) return undefined
-  const path = file === true ? reader.header.image : file
-  if (path === '') throw new Error("the recording doesn't say which kernel image was booted: --symbols FILE says it")
+  const path = file === true ? recordedImage(reader.header) : file
   const symbols = Symbols.load(path)
   if (kaslr !== undefined) symbols.offset = BigInt(kaslr)
   else if (!locate(symbols, reader)) {
@@ -343,16 +362,15 @@ function replayCommand(program: Command): void {
 
 async function replay(reader: TraceReader, options: ReplayCommandOptions): Promise<void> {
   const { header } = reader
-  const policy = options.policy ?? header.policy
+  const recorded = await recordedPolicy(header, options.policy)
   const policyOptions: PolicyOptions = {
-    ...(policy === header.policy ? header.policyOptions : {}),
+    ...recorded.options,
     ...(options.until && { until: options.until }),
     ...(options.granule && { granule: Number(options.granule) as (typeof GRANULES)[number] }),
   }
   const nested = options.nested === true
   const out = new Output()
-  const { factory } = await loadPolicy(policy)
-  const run = new Replay(header.machine, factory, policyOptions, reader.tellsRewritten)
+  const run = new Replay(header.machine, recorded.factory, policyOptions, reader.tellsRewritten)
   const summary = new ReplaySummary()
   const started = performance.now()
   for (const { group, divergence } of run.run(groups(reader.records()))) {
@@ -372,7 +390,7 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   const words = Object.entries(policyOptions).map(([name, value]) => ` ${name}=${value}`)
   const rate = Math.round((run.traps / ms) * 1000)
   out.line(
-    `${run.traps} traps replayed in ${(ms / 1000).toFixed(2)} s (${rate} a second), policy ${policy}${words.join('')}`,
+    `${run.traps} traps replayed in ${(ms / 1000).toFixed(2)} s (${rate} a second), policy ${recorded.name}${words.join('')}`,
   )
   if (run.unknownReads > 0) {
     out.line(`${run.unknownReads} reads of memory that the recording doesn't show were answered with 0`)

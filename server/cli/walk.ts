@@ -37,11 +37,12 @@ export async function printWalk(client: Client, options: WalkOptions): Promise<v
 interface WalkCommandOptions extends WalkOptions, ClientOptions {
   readonly recording?: string
   readonly at?: number
+  readonly policy?: string
 }
 
 async function printRecordedWalk(recording: string, options: WalkCommandOptions): Promise<void> {
-  const { at, json, iova, write, ...rest } = options
-  const { machine, problems } = await recordedMachine(recording, at)
+  const { at, policy, json, iova, write, ...rest } = options
+  const { machine, problems } = await recordedMachine(recording, at, policy)
   const answer = machine.walk({ ...rest, iova: BigInt(iova), write: write === true })
   print(json ? JSON.stringify(answer, null, 2) : walkText(answer))
   for (const problem of problems) say(problem)
@@ -53,11 +54,14 @@ export function walkCommand(program: Command): void {
   const command = walkOptions(urlOptions(program.command('walk')))
     .addOption(new Option('--recording <file>', 'of a recorded machine instead of a running one').conflicts('url'))
     .option('--at <trap>', 'with --recording: as it stood after that trap; default: at its end', integer)
+    .option('--policy <name|file>', 'with --recording: makes what was written again; default: that of the recording')
   command.description('translate an address step by step').action(async (options: WalkCommandOptions) => {
-    const { recording, at } = options
+    const { recording, at, policy } = options
     try {
       if (recording !== undefined) return await printRecordedWalk(recording, options)
-      if (at !== undefined) throw new Error('--at is for a walk of a recording (--recording)')
+      for (const [name, value] of Object.entries({ at, policy })) {
+        if (value !== undefined) throw new Error(`--${name} is for a walk of a recording (--recording)`)
+      }
       await printWalk(new Client(options), options)
     } catch (error) {
       fail(error)

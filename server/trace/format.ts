@@ -176,10 +176,10 @@ export interface TraceHeader {
   readonly epoch: number
   /** Versions of what wrote it, for people: `smmu-cosim`, `node`. */
   readonly versions: Readonly<Record<string, string>>
-  /** Name or file of the policy, and its options. */
+  /** Name or file of the policy, and its options: labels, from which nothing is loaded (recordedPolicy.ts). */
   readonly policy: string
   readonly policyOptions: Readonly<Record<string, unknown>>
-  /** Kernel release, and path of its image, from which symbols come; empty when not known. */
+  /** Kernel release, and path of its image: labels as well; empty when not known. */
   readonly kernel: string
   readonly image: string
   readonly machine: MachineDescription

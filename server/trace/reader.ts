@@ -48,8 +48,8 @@ export class TraceError extends Error {
 /** Says whether a block is wanted; others are skipped unread. */
 export type Wanted = (block: Readonly<BlockInfo>) => boolean
 
-/** Most bytes that a compressed file may unpack to. */
-const MAX_UNPACKED = 2 ** 31 - 1
+/** Most bytes that a compressed file may unpack to: it is held in memory, twice while it is unpacked. */
+export const MAX_UNPACKED = 256 << 20
 const GZIP_MAGIC = 0x1f8b
 
 /** Bytes searched at a time for the next block. */
@@ -268,11 +268,14 @@ function open(path: string): Source {
   const start = source.read(0, 2)
   if (start.length < 2 || start.readUInt16BE(0) !== GZIP_MAGIC) return source
   source.close()
+  const tooLarge = `unpacks to more than ${MAX_UNPACKED >> 20} MiB: unpack it with gunzip, a file is read piece by piece`
+  if (source.size > MAX_UNPACKED) throw new TraceError(path, tooLarge)
   try {
     return memorySource(
       gunzipSync(readFileSync(path), { finishFlush: zlib.Z_SYNC_FLUSH, maxOutputLength: MAX_UNPACKED }),
     )
   } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE') throw new TraceError(path, tooLarge)
     throw new TraceError(path, `the compressed data is damaged: ${(error as Error).message}`)
   }
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A recorded machine as it stood after a trap, and walks of its tables. */
-import { loadPolicy } from '../policy/load.ts'
 import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
 import { decodeFeatures } from '../smmu/features.ts'
 import * as R from '../smmu/registers.ts'
@@ -11,6 +10,7 @@ import type { WalkStep } from '../smmu/walkSteps.ts'
 import type { MachineDescription } from './format.ts'
 import { type Group, groups, type Item, isGroup } from './groups.ts'
 import { TraceReader } from './reader.ts'
+import { recordedPolicy } from './recordedPolicy.ts'
 import { Replay } from './replay.ts'
 import { type LongWrites, Shown, type View } from './shown.ts'
 
@@ -133,21 +133,23 @@ export class RecordedMachine {
 
 /**
  * The machine of a recording after trap `at`, or at the end of the recording.
+ * @param policy name or file, from the command line; absent: the recorded one
  * @returns also what is wrong with the recording, in sentences
  * @throws Error when the file is no trace, or has no such trap
  */
 export async function recordedMachine(
   path: string,
   at?: number,
+  policy?: string,
 ): Promise<{ readonly machine: RecordedMachine; readonly problems: readonly string[] }> {
   const reader = TraceReader.open(path)
   const { header } = reader
   let problem: string | undefined
-  const loaded = await loadPolicy(header.policy).catch((error: Error) => {
+  const loaded = await recordedPolicy(header, policy).catch((error: Error) => {
     problem = error.message
     return undefined
   })
-  const machine = new RecordedMachine(header.machine, loaded?.factory, header.policyOptions).through(
+  const machine = new RecordedMachine(header.machine, loaded?.factory, loaded?.options).through(
     groups(reader.records()),
     at,
   )

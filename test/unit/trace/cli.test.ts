@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { Command, CommanderError } from 'commander'
-import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { traceCommand } from '../../../server/cli/trace.ts'
+import { recordedMachine } from '../../../server/trace/recordedMachine.ts'
 import { bootRecording, header, recording, scriptedBoot, trap } from './synthetic.ts'
 
 const files = mkdtempSync(join(tmpdir(), 'smmu-cosim-trace-cli-'))
@@ -328,4 +329,55 @@ test('what a guest, QEMU or a file says cannot steer the terminal', async () => 
     if (rest.includes('--json'))
       expect(JSON.parse(out.split('\n')[0] ?? '')).toMatchObject({ kernel: sequence, policy: sequence })
   }
+})
+
+describe('a recording is data', () => {
+  const ran = join(files, 'ran')
+  const policy = join(files, 'policy.ts')
+  const own = join(files, 'own')
+  beforeAll(async () => {
+    const pkvm = fileURLToPath(new URL('../../../server/hypervisor/pkvm/policy.ts', import.meta.url))
+    writeFileSync(
+      policy,
+      `import { writeFileSync } from 'node:fs'\nwriteFileSync(${JSON.stringify(ran)}, '')\nexport { default } from ${JSON.stringify(pkvm)}\n`,
+    )
+    const header = { policy, policyOptions: { until: 'cmdq', poolPages: 1e9 } }
+    await bootRecording(own, { until: 'cmdq' }, undefined, header)
+  })
+
+  test('no file that it names is loaded', async () => {
+    for (const args of [
+      ['replay', own],
+      ['trace', 'show', own],
+      ['trace', 'stats', own],
+    ])
+      await run(...args)
+    const { code, err } = await run('replay', own)
+    expect([code, err]).toEqual([
+      1,
+      expect.stringMatching(/a policy of its own, ".*policy.ts": --policy FILE says which/),
+    ])
+    const { machine, problems } = await recordedMachine(own)
+    expect(machine.trap).toBeGreaterThan(0)
+    expect(problems).toEqual([expect.stringContaining('--policy FILE says which')])
+    expect(existsSync(ran)).toBe(false)
+  })
+
+  test('the file that the command line names is, with the options that it may have', async () => {
+    const { out } = await run('replay', own, '--policy', policy)
+    expect(out).toMatch(/traps replayed in .*, policy .*policy.ts until=cmdq\n/)
+    expect(existsSync(ran)).toBe(true)
+    expect((await recordedMachine(own, undefined, policy)).problems).toEqual([])
+  })
+
+  test('no image that it names is opened, unless set-up fetched it', async () => {
+    const named = join(files, 'named')
+    const pipe = join(files, 'pipe')
+    execFileSync('mkfifo', [pipe])
+    for (const image of [pipe, map, '/proc/self/environ', join(files, 'none')]) {
+      await bootRecording(named, {}, undefined, { image })
+      const { err } = await run('trace', 'show', named, '--symbols')
+      expect(err).toContain(`the recording names the image ${image}, which is none of`)
+    }
+  })
 })

@@ -13,7 +13,7 @@ import { expect, test } from 'vitest'
 import { BLOCK_HEADER, decodeBlockHeader, FORMAT } from '../../../server/trace/format.ts'
 import { join as joinSegments } from '../../../server/trace/join.ts'
 import { Packer, Unpacker } from '../../../server/trace/msgpack.ts'
-import { TraceError, TraceReader } from '../../../server/trace/reader.ts'
+import { MAX_UNPACKED, TraceError, TraceReader } from '../../../server/trace/reader.ts'
 import { newHeader, Recorder } from '../../../server/trace/recorder.ts'
 import { type FieldType, kinds, type TraceRecord } from '../../../server/trace/records.ts'
 import { CHUNK, type RingWriter } from '../../../server/trace/ring.ts'
@@ -163,6 +163,16 @@ test('a compressed file is read, also a truncated one', async () => {
   const { records, problems } = read(path)
   expect(seqs(records).length).toBeGreaterThan(4)
   expect(problems.length).toBe(1)
+})
+
+test('a small file that unpacks to a large one is refused, in bounded memory and time', () => {
+  const path = join(folder(), 'bomb.gz')
+  // 2 MiB of it are 2 GiB of zeros: gzip packs a thousand to one, and files of it may stand one after the other.
+  const piece = gzipSync(Buffer.alloc(16 << 20))
+  writeFileSync(path, Buffer.concat(Array.from({ length: 128 }, () => piece)))
+  const before = process.memoryUsage.rss()
+  expect(() => TraceReader.open(path)).toThrow(/unpacks to more than 256 MiB: unpack it with gunzip/)
+  expect(process.memoryUsage.rss() - before).toBeLessThan(3 * MAX_UNPACKED)
 })
 
 test('cut off at any byte: all whole records, and a note where it ends', async () => {

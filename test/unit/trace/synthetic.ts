@@ -208,7 +208,8 @@ export async function bootRecording(
   path: string,
   options: PolicyOptions = {},
   script: (bench: RecordedBench, writer: RingWriter) => void = bench => scriptedBoot(bench),
+  more: Partial<TraceHeader> = {},
 ): Promise<RecorderSummary> {
-  const head = { policy: 'pkvm', policyOptions: { ...options }, machine: benchMachine }
+  const head = { policy: 'pkvm', policyOptions: { ...options }, machine: benchMachine, ...more }
   return recording(path, writer => script(new RecordedBench(writer, options), writer), { header: head, ring: 1 << 24 })
 }
