@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { CHILDREN, type Group, type Root } from '../trace/groups.ts'
-import { decodeRecord, type Layout, layoutAt, type RecordViews, sizeAt } from '../trace/layout.ts'
+import { decodeRecord, type Layout, layoutAt, type RecordViews, sizeAt, u32At } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
 import { roots, type TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
@@ -50,6 +50,8 @@ export class TrapLog implements Sink {
   #next = 1
   /** Start of the group being collected, in the last segment. */
   #start = 0
+  /** What was done for a trap before a breakpoint stopped it: until its root comes, requests may. */
+  #held: { readonly seq: number; readonly words: Uint32Array } | undefined
 
   /** Id that the next group gets. */
   get next(): number {
@@ -63,16 +65,20 @@ export class TrapLog implements Sink {
 
   fromRing(reader: RingReader, layout: Layout, at: number): void {
     const root = roots.has(layout.name)
+    if (layout.name === 'lost') this.#forget()
     if (!root && !CHILDREN.has(layout.name)) return this.onRecord?.(reader.decode(layout, at))
+    if (layout.name === 'trap') this.#goOn(reader.words[at + u32At.trap.seq] ?? 0)
     const size = sizeAt(reader.words, at)
     const segment = this.#room(size)
-    // The most telling part of a long group is its beginning and its root.
-    if (!root && segment.used - this.#start + size > GROUP_WORDS) return
     const to = segment.used
-    segment.words.set(reader.words.subarray(at, at + size), to)
-    segment.used += size
+    // The most telling part of a long group is its beginning and its root.
+    if (root || to - this.#start + size <= GROUP_WORDS) {
+      segment.words.set(reader.words.subarray(at, at + size), to)
+      segment.used += size
+    }
     if (!root) {
       if (layout.name === 'warning') this.onRecord?.(reader.decode(layout, at))
+      if (layout.name === 'breakpoint') this.#hold(reader.words[at + u32At.breakpoint.seq] ?? 0)
       return
     }
     segment.starts[segment.groups] = this.#start
@@ -81,6 +87,39 @@ export class TrapLog implements Sink {
     this.#start = segment.used
     const id = this.#next++
     this.onGroup?.({ id, at: to, layout, words: segment.words, doubles: segment.doubles })
+  }
+
+  /** Words of the group being collected, taken out of the log. */
+  #taken(): Uint32Array {
+    const segment = this.#segments.at(-1)
+    if (segment === undefined) return new Uint32Array()
+    const words = segment.words.slice(this.#start, segment.used)
+    segment.used = this.#start
+    return words
+  }
+
+  /** Records are missing: what there is of a group is no group. */
+  #forget(): void {
+    this.#taken()
+    this.#held = undefined
+  }
+
+  #hold(seq: number): void {
+    if (this.#held?.seq === seq) this.#goOn(seq)
+    this.#held = { seq, words: this.#taken() }
+  }
+
+  /** The rest of a held trap comes: what was done for it before stands in front. */
+  #goOn(seq: number): void {
+    const held = this.#held
+    if (held === undefined) return
+    this.#held = undefined
+    if (held.seq !== seq) return
+    const rest = this.#taken()
+    const segment = this.#room(held.words.length + rest.length)
+    segment.words.set(held.words, segment.used)
+    segment.words.set(rest, segment.used + held.words.length)
+    segment.used += held.words.length + rest.length
   }
 
   record(record: TraceRecord): void {

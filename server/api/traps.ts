@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Traps as clients see them: rows of the log, filters, and one group in full. */
 import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
-import { resultName } from '../policy/result.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { describeRegister, registerName } from '../smmu/registers.ts'
 import { steConfigName } from '../smmu/ste.ts'
-import { describeRecord, streamIds } from '../trace/describe.ts'
+import { describeRecord, describeRequest, describeTranslation, streamIds } from '../trace/describe.ts'
 import { commandWords, streamEntries } from '../trace/groupMemory.ts'
 import type { Group } from '../trace/groups.ts'
 import { f64At, u32At } from '../trace/layout.ts'
@@ -132,18 +131,15 @@ export class Traps implements Source<TrapRow> {
       }
       case 'reset':
         return { ...common, kind: 'reset', time: root.time, text: 'machine reset' }
-      case 'request': {
-        const name = Object.entries(request).find(([, value]) => value === root.request)?.[0] ?? 'request'
-        const what = name === 'other' ? 'inspection' : `${name} 0x${root.v0.toString(16)} +${root.v1} vm ${root.v2}`
-        return { ...common, kind: 'request', text: `${what}: ${resultName(root.result)}` }
-      }
+      case 'request':
+        return { ...common, kind: 'request', text: describeRequest(root) }
       case 'translate':
         return {
           ...common,
           kind: 'translate',
           time: root.time,
           smmu: root.smmu,
-          text: `sid 0x${root.sid.toString(16)} iova ${hex64(root.iovaLo, root.iovaHi)} → 0x${root.pa.toString(16)}`,
+          text: describeTranslation(root),
         }
     }
   }

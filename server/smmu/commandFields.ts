@@ -73,17 +73,21 @@ export const WITH_VMID: Opcodes = new Set([
 ])
 export const WITH_LEAF: Opcodes = new Set([...RANGES, CMDQ_OP_CFGI_STE, CMDQ_OP_CFGI_CD])
 
+/** The StreamID that the command at word `at` names; undefined: none, or a range of them. */
+export function namedStream(words: Uint32Array, at: number): number | undefined {
+  const opcode = getField(words, CMDQ_0_OP, at)
+  return WITH_STREAM.has(opcode) && opcode !== CMDQ_OP_CFGI_ALL ? getField(words, CMDQ_CFGI_0_SID, at) : undefined
+}
+
 /**
  * Whether the command at word `at` is about a stream: names it, or is a CFGI_STE_RANGE with it in its range, whose lower
  * StreamID bits do not count (IHI 0070 section 4.3.2). CFGI_ALL is about none in particular.
  */
 export function namesStream(words: Uint32Array, at: number, sid: number): boolean {
-  const opcode = getField(words, CMDQ_0_OP, at)
-  if (!WITH_STREAM.has(opcode)) return false
-  const named = getField(words, CMDQ_CFGI_0_SID, at)
-  if (opcode !== CMDQ_OP_CFGI_ALL) return named === sid
+  if (getField(words, CMDQ_0_OP, at) !== CMDQ_OP_CFGI_ALL) return namedStream(words, at) === sid
+  const first = getField(words, CMDQ_CFGI_0_SID, at)
   const range = getField(words, CMDQ_CFGI_1_RANGE, at)
-  return range !== CMDQ_CFGI_RANGE_ALL && named >>> (range + 1) === sid >>> (range + 1)
+  return range !== CMDQ_CFGI_RANGE_ALL && first >>> (range + 1) === sid >>> (range + 1)
 }
 
 /** Bytes that an address-based command covers; 0: it has no address. */

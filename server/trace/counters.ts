@@ -27,7 +27,7 @@ const SCALARS = [
   'faults',
   'breakpoints',
   'translations',
-  'mirrored',
+  'predicted',
 ] as const
 export type Scalar = (typeof SCALARS)[number]
 
@@ -194,7 +194,7 @@ export class Counters {
       total: reads + writes,
       reads,
       writes,
-      mirrored: this.get('mirrored'),
+      predicted: this.get('predicted'),
       byRegister: this.registers().map(({ register, reads, writes }) => ({ register, reads, writes })),
       latencyUs: us(this.latency()),
       serverUs: us(this.server()),

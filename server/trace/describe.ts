@@ -8,6 +8,7 @@ import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../policy/r
 import { resultName } from '../policy/result.ts'
 import { formatWarningValues } from '../policy/warnings.ts'
 import { addressOf, hex, hex64 } from '../smmu/bits.ts'
+import { namedStream, namesStream } from '../smmu/commandFields.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent } from '../smmu/events.ts'
 import { describeRegister, registerAt, registerName } from '../smmu/registers.ts'
@@ -72,22 +73,38 @@ export function describeRoot(root: Root, symbols?: Symbols): string {
       const text = `${`#${seq}`.padStart(7)} ${who} ${access(root, aborted === 0 || root.write === 1)}${width}${outcome}`
       const pc = pcOf(root)
       const where = symbols !== undefined && pc !== 0n ? `  ${symbols.describe(pc)}` : ''
-      return `${text.padEnd(72)} ${(duration > 0 ? micros(duration) : 'ahead').padStart(9)}${where}`
+      return `${text.padEnd(72)} ${(duration > 0 ? micros(duration) : 'predicted').padStart(9)}${where}`
     }
     case 'reset':
       return `reset (${nameOfCode(enums.resetCause, root.cause)})  ${micros(root.duration)}`
-    case 'request': {
-      const { request: asked, v0, v1, v2, result } = root
-      const pages = asked === request.donate || asked === request.reclaim ? ` ${range(v0, v1)} vm ${v2}` : ''
-      return `request: ${nameOf(request, asked)}${pages}: ${resultName(result)}  ${micros(root.duration)}`
-    }
-    case 'translate': {
-      const { sid, iovaLo, iovaHi, pa, status, permissions } = root
-      const answer = nameOfCode(enums.translation, status)
-      const to = status === enums.translation.mapped[0] ? ` ${hex(pa)} permissions ${permissions}` : ''
-      return `translate sid ${hex(sid)} ${hex64(iovaLo, iovaHi)}: ${answer}${to}  ${micros(root.duration)}`
-    }
+    case 'request':
+      return `request: ${describeRequest(root)}  ${micros(root.duration)}`
+    case 'translate':
+      return `translate ${describeTranslation(root)}  ${micros(root.duration)}`
   }
+}
+
+/** Without its time. */
+export function describeRequest({ request: asked, v0, v1, v2, result }: RecordOf<'request'>): string {
+  switch (asked) {
+    case request.donate:
+    case request.reclaim:
+      return `${nameOf(request, asked)} ${range(v0, v1)} vm ${v2}: ${resultName(result)}`
+    case request.postMismatch:
+      return `post mismatch: smmu${v0} ${registerName(v1)} is ${hex(v2)}`
+    case request.other:
+      return 'inspection'
+    default:
+      return nameOf(request, asked)
+  }
+}
+
+/** Without its time. */
+export function describeTranslation(root: RecordOf<'translate'>): string {
+  const { sid, iovaLo, iovaHi, pa, status, permissions } = root
+  const answer = nameOfCode(enums.translation, status)
+  const to = status === enums.translation.mapped[0] ? ` ${hex(pa)} permissions ${permissions}` : ''
+  return `sid ${hex(sid)} ${hex64(iovaLo, iovaHi)}: ${answer}${to}`
 }
 
 /** The children of a group, one line each; `all`: with hardware, memory and guard accesses. */
@@ -154,9 +171,7 @@ export function describeRecord(record: TraceRecord): string {
     case 'probe':
       return `probe     smmu${record.smmu}: ${record.text || 'isolated'}`
     case 'event': {
-      const words = new Uint32Array(8)
-      new Uint8Array(words.buffer).set(record.bytes.subarray(0, 32))
-      return `EVENT     smmu${record.smmu} ${describeEvent(decodeEvent(words))}`
+      return `EVENT     smmu${record.smmu} ${describeEvent(decodeEvent(eventWords(record.bytes)))}`
     }
     case 'gerror':
       return `GERROR    smmu${record.smmu} GERROR ${hex(record.gerror)} GERRORN ${hex(record.gerrorn)}`
@@ -192,28 +207,40 @@ function memory(record: RecordOf<'memory'>): string {
   return `${head}${done > 0 ? ` from ${done}` : ''} ${shown}${bytes.length > SHOWN_BYTES ? ' …' : ''}`
 }
 
-/** StreamIDs that a group is about. */
-export function streamIds(group: Group): Set<number> {
+/** The eight words of an event record; 0 where it is cut short. */
+function eventWords(bytes: Uint8Array): Uint32Array {
+  const words = new Uint32Array(8)
+  new Uint8Array(words.buffer).set(bytes.subarray(0, 32))
+  return words
+}
+
+/** StreamIDs that a group names. */
+export function streamIds({ root, children }: Group): Set<number> {
   const found = new Set<number>()
-  for (const child of group.children) {
+  for (const child of children) {
     if (child.kind === 'stream') found.add(child.sid)
-    else if (child.kind === 'event') found.add(Buffer.from(child.bytes).readUInt32LE(4))
+    else if (child.kind === 'event') found.add(decodeEvent(eventWords(child.bytes)).streamId)
   }
-  for (const words of commandWords(group.children)) {
-    if (words !== undefined && STREAM_COMMANDS.has((words[0] ?? 0) & 0xff)) found.add(words[1] ?? 0)
+  for (const words of commandWords(children)) {
+    const sid = words && namedStream(words, 0)
+    if (sid !== undefined) found.add(sid)
   }
-  if (group.root.kind === 'translate') found.add(group.root.sid)
+  if (root.kind === 'translate') found.add(root.sid)
   return found
 }
 
-/** Opcodes of commands with a StreamID in bits [63:32]: PREFETCH, CFGI but those of all or a VM, ATC_INV, PRI_RESP, RESUME. */
-const STREAM_COMMANDS: ReadonlySet<number> = new Set([0x01, 0x02, 0x03, 0x05, 0x06, 0x40, 0x41, 0x44, 0x45])
+/** Is a group about a stream: does it name it, or a range that it is in? */
+export function concernsStream(group: Group, sid: number): boolean {
+  if (streamIds(group).has(sid)) return true
+  return commandWords(group.children).some(words => words !== undefined && namesStream(words, 0, sid))
+}
 
 /** Does the group, or something in it, concern guest physical addresses from `from` up to, not including, `to`? */
 export function touches(group: Group, from: number, to: number): boolean {
   const overlaps = (base: number, size: number) => base < to && base + size > from
   const { root } = group
-  if (root.kind === 'request' && overlaps(root.v0, root.v1)) return true
+  const pages = root.kind === 'request' && (root.request === request.donate || root.request === request.reclaim)
+  if (pages && overlaps(root.v0, root.v1)) return true
   if (root.kind === 'translate' && overlaps(addressOf(root.iovaLo, root.iovaHi), 1)) return true
   return group.children.some(child => {
     if (child.kind === 'memory') return overlaps(child.address, child.length)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { streamIds, touches } from './describe.ts'
+import { concernsStream, touches } from './describe.ts'
 import { type Group, type Item, isGroup } from './groups.ts'
 import type { Wanted } from './reader.ts'
 import type { KindName } from './records.ts'
@@ -62,7 +62,7 @@ function groupMatches(group: Group, filter: Filter, symbols: Symbols | undefined
   if (!trapMatches(group, filter, symbols)) return false
   if (warnings && !children.some(({ kind }) => kind === 'warning')) return false
   if (commands !== undefined && !children.some(c => c.kind === 'command' && commands.has(c.opcode))) return false
-  if (sid !== undefined && !streamIds(group).has(sid)) return false
+  if (sid !== undefined && !concernsStream(group, sid)) return false
   return address === undefined || touches(group, address.from, address.to)
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Writes what is made from records.ts (`npm run generate`); a test fails when it is stale. Laid out as Biome does. */
 import { mkdirSync, writeFileSync } from 'node:fs'
-import { CONTROL_KINDS, type FieldType, fieldsOf, type Kind, type KindName, kinds } from './records.ts'
+import { CONTROL_KINDS, type FieldType, fieldsOf, type Kind, type KindName, kinds, roots } from './records.ts'
 
 const WIDTH = 120
 
@@ -84,7 +84,7 @@ function writer(name: KindName): string {
     'if (at < 0) return',
     `const { ${[...used].sort().reverse().join(', ')} } = this`,
     ...body,
-    `this.publish(${size})`,
+    `this.${roots.has(name) ? 'close' : 'publish'}(${size})`,
   ]
   return [signature(name, parameters(name), ': void {', '  '), ...lines.map(line => `    ${line}`), '  }'].join('\n')
 }
@@ -121,6 +121,8 @@ export abstract class RecordWriter {
   protected abstract reserve(kind: number, words: number): number
   /** Hands over the record that was written since. */
   protected abstract publish(words: number): void
+  /** The same with a record that closes the group of those before it. */
+  protected abstract close(words: number): void
   /** Copies bytes to byte \`to\` of the ring. */
   protected abstract copy(to: number, source: Uint8Array, from: number, count: number): void
   /** Turns text into UTF-8. @returns its length, bytes */

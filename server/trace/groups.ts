@@ -38,26 +38,74 @@ function isRoot(record: TraceRecord): record is Root {
   return roots.has(record.kind)
 }
 
+/** A trap that a breakpoint stopped, from there to its root. */
+interface Held {
+  readonly seq: number
+  /** What was done for it before. */
+  readonly children: TraceRecord[]
+  readonly whole: boolean
+  /** What came since, if the policy had decided it: that came first. */
+  behind: Item[] | undefined
+}
+
 /** Puts records together that belong together. Notices of the hardware that came while a trap was decided are part of it. */
 export function* groups(records: Iterable<TraceRecord>): Generator<Item> {
   let children: TraceRecord[] = []
   let whole = true
+  let held: Held | undefined
   for (const record of records) {
-    if (isRoot(record)) {
-      const before = 'time' in record ? record.time : Number.POSITIVE_INFINITY
-      const early = (child: TraceRecord) => NOTICES.has(child.kind) && 'time' in child && child.time < before
-      yield* children.filter(early)
-      yield { root: record, children: children.filter(child => !early(child)), whole }
+    if (record.kind === 'breakpoint') {
+      const before = held?.seq === record.seq ? held : undefined
+      if (held !== undefined && before === undefined) yield* leftovers(held)
+      held = {
+        seq: record.seq,
+        children: [...(before?.children ?? []), ...children, record],
+        whole: whole && (before?.whole ?? true),
+        behind: record.decided === 1 ? [] : undefined,
+      }
       children = []
       whole = true
+    } else if (isRoot(record)) {
+      const mine = record.kind === 'trap' && record.seq === held?.seq ? held : undefined
+      const items = [...close(record, [...(mine?.children ?? []), ...children], whole && (mine?.whole ?? true))]
+      children = []
+      whole = true
+      if (mine !== undefined) {
+        yield* items
+        yield* mine.behind ?? []
+        held = undefined
+      } else if (record.kind === 'trap' || record.kind === 'reset') {
+        if (held !== undefined) yield* leftovers(held)
+        held = undefined
+        yield* items
+      } else if (held?.behind !== undefined) held.behind.push(...items)
+      else yield* items
     } else if (CHILDREN.has(record.kind) || NOTICES.has(record.kind)) {
       children.push(record)
     } else if (record.kind === 'lost') {
+      if (held !== undefined) yield* leftovers(held)
+      held = undefined
       yield* children
       children = []
       whole = false
       yield record
-    } else yield record
+    } else if (held?.behind !== undefined) held.behind.push(record)
+    else yield record
   }
+  if (held !== undefined) yield* leftovers(held)
   yield* children
+}
+
+/** A group, behind the notices that came before it began. */
+function* close(root: Root, children: readonly TraceRecord[], whole: boolean): Generator<Item> {
+  const before = 'time' in root ? root.time : Number.POSITIVE_INFINITY
+  const early = (child: TraceRecord) => NOTICES.has(child.kind) && 'time' in child && child.time < before
+  yield* children.filter(early)
+  yield { root, children: children.filter(child => !early(child)), whole }
+}
+
+/** Of a trap that was never answered. */
+function* leftovers({ children, behind }: Held): Generator<Item> {
+  yield* children
+  yield* behind ?? []
 }

@@ -31,7 +31,7 @@ export interface Kind {
 export const kinds = {
   /**
    * Root. An access of a vCPU and its outcome. `lastTrapNs`: round trip of the trap before, as QEMU measured it. `duration` 0:
-   * QEMU gave the answer by itself, as it had been told to with the trap before.
+   * QEMU gave the answer by itself, as predicted with the trap before. `released`: a value of `released`.
    */
   trap: {
     id: 1,
@@ -51,6 +51,7 @@ export const kinds = {
       pcLo: 'u32',
       pcHi: 'u32',
       lastTrapNs: 'u32',
+      released: 'u32',
     },
     from: {
       trap: ['seq', 'time', 'smmu', 'cpu', 'write', 'offset', 'size', 'lo', 'hi', 'aborted', 'pcLo', 'pcHi'],
@@ -104,8 +105,11 @@ export const kinds = {
     id: 12,
     fields: { operation: 'u32', base: 'f64', size: 'f64', owner: 'u32', result: 'u32' },
   },
-  /** A breakpoint stopped the trap with this sequence number. */
-  breakpoint: { id: 13, fields: { id: 'u32', seq: 'u32', start: 'f64' } },
+  /**
+   * A breakpoint stopped the trap with this sequence number; `decided`: after the policy decided it. What was done for the
+   * trap so far stands before; until its root comes, requests may.
+   */
+  breakpoint: { id: 13, fields: { id: 'u32', seq: 'u32', start: 'f64', decided: 'flag' } },
   /** A rule injected a fault: number of the rule, of the action, and values. */
   fault: { id: 14, fields: { rule: 'u32', action: 'u32', v0: 'f64', v1: 'f64', v2: 'f64', v3: 'f64' } },
   /** The machine's state changed: a value of `machineState`. From the control thread; `time` is not known there, and 0. */
@@ -175,10 +179,16 @@ export type TraceRecord = { [K in KindName]: RecordOf<K> }[KindName]
 export const verdict = { kept: COMMAND_KEPT, rewritten: COMMAND_REWRITTEN, dropped: COMMAND_DROPPED, own: 3 } as const
 
 /**
- * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `other`: nothing that
- * changes the hypervisor's state.
+ * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `postMismatch`: SMMU,
+ * offset and value of a register that a posted write did not lead to. `other`: nothing that changes the hypervisor's state.
  */
-export const request = { other: 0, donate: 1, reclaim: 2, resume: 3, unexpected: 4 } as const
+export const request = { other: 0, donate: 1, reclaim: 2, resume: 3, postMismatch: 4 } as const
+
+/**
+ * What a person made of a trap that was held. `answered`: it was dropped, answered or aborted, and the policy was not asked.
+ * `changed`: the policy decided it, and the outcome is another one.
+ */
+export const released = { no: 0, answered: 1, changed: 2 } as const
 
 /** `powerButton`: it was pressed, and the guest may shut down. */
 export const machineState = {

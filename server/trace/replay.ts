@@ -12,8 +12,8 @@ import { registerName } from '../smmu/registers.ts'
 import { describeRecord, describeRoot } from './describe.ts'
 import type { MachineDescription } from './format.ts'
 import { type Group, type Item, isGroup, type Root } from './groups.ts'
-import { type Effect, RecordedMachine } from './recorded.ts'
-import { type RecordOf, request, verdict } from './records.ts'
+import { type RecordOf, released, request, verdict } from './records.ts'
+import { type Effect, ReplayMachine } from './replayMachine.ts'
 import type { LongWrites } from './shown.ts'
 
 /** One thing that went differently. */
@@ -51,7 +51,7 @@ export class Replay {
   faults = 0
   firstFault: Root | undefined
   policy: Policy | undefined
-  readonly #recorded: RecordedMachine
+  readonly #recorded: ReplayMachine
   readonly #factory: PolicyFactory
   readonly #options: PolicyOptions
   readonly #tellsRewritten: boolean
@@ -60,7 +60,7 @@ export class Replay {
 
   /** @param tellsRewritten the recording has a verdict of its own for commands that were rewritten */
   constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions, tellsRewritten = true) {
-    this.#recorded = new RecordedMachine(machine)
+    this.#recorded = new ReplayMachine(machine)
     this.#tellsRewritten = tellsRewritten
     this.#factory = factory
     this.#options = options
@@ -136,6 +136,7 @@ export class Replay {
 
   #access(root: RecordOf<'trap'>, policy: Policy): Difference[] {
     this.traps++
+    if (root.released === released.answered) return []
     const trap = this.#trap
     trap.seq = root.seq
     trap.smmu = root.smmu
@@ -150,6 +151,7 @@ export class Replay {
     trap.pcHi = root.pcHi
     trap.aborted = false
     policy.access(trap)
+    if (root.released === released.changed) return []
     const answers = !trap.write && !trap.aborted
     const aborted = root.aborted === 1
     if (trap.aborted === aborted && (!answers || (trap.lo === root.lo && trap.hi === root.hi))) return []
@@ -162,7 +164,7 @@ export class Replay {
 
   #request(root: RecordOf<'request'>, policy: Policy): Difference[] {
     if (root.request === request.resume) policy.state?.resume?.()
-    if (root.request === request.unexpected) policy.postMismatch?.(root.v0)
+    if (root.request === request.postMismatch) policy.postMismatch?.(root.v0)
     if (root.request !== request.donate && root.request !== request.reclaim) return []
     const { v0, v1, v2 } = root
     const what = root.request === request.donate ? 'donate' : 'reclaim'

@@ -90,6 +90,8 @@ export class RingWriter extends RecordWriter {
   /** Words of filler before the record being written. */
   #filler = 0
   #lost = 0
+  /** The position behind the last root. */
+  #closed = 0
 
   constructor(buffer: SharedArrayBuffer) {
     super()
@@ -107,6 +109,7 @@ export class RingWriter extends RecordWriter {
   goOn(): void {
     this.#head = Atomics.load(this.#control, HEAD)
     this.#tail = Atomics.load(this.#control, TAIL)
+    this.#closed = this.#head
   }
 
   /**
@@ -161,6 +164,21 @@ export class RingWriter extends RecordWriter {
   protected publish(words: number): void {
     this.#head = (this.#head + this.#filler + words) | 0
     Atomics.store(this.#control, HEAD, this.#head)
+  }
+
+  protected close(words: number): void {
+    this.publish(words)
+    this.#closed = this.#head
+  }
+
+  /** Where the next record goes, modulo 2^32: another one when something was written. */
+  get position(): number {
+    return this.#head
+  }
+
+  /** Nothing was written behind the last root. */
+  get closed(): boolean {
+    return this.#head === this.#closed
   }
 
   #lose(): -1 {

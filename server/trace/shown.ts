@@ -6,7 +6,7 @@ import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA, GBPA_UPDATE } from '../smmu/registers.ts'
 import type { MachineDescription } from './format.ts'
 import type { Group } from './groups.ts'
-import type { TraceRecord } from './records.ts'
+import { released, type TraceRecord } from './records.ts'
 
 const PAGE = 4096
 
@@ -130,7 +130,8 @@ export class Shown {
       this.#lastSeq = root.seq
     }
     for (const child of children) this.record(child, long)
-    if (root.kind === 'trap' && root.write === 1 && root.aborted === 0) {
+    const written = root.kind === 'trap' && root.write === 1 && root.aborted === 0
+    if (written && root.released !== released.answered) {
       this.#set('host', root.smmu, root.offset, root.size, root)
     }
   }

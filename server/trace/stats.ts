@@ -14,8 +14,8 @@ export interface Stats {
   readonly records: number
   readonly traps: number
   readonly aborted: number
-  /** Reads that QEMU answered as it had been told to; they are among the traps. */
-  readonly mirrored: number
+  /** Reads that QEMU answered by itself, as predicted; they are among the traps. */
+  readonly predicted: number
   /** Between the first and the last decision, server's clock. */
   readonly span: number
   /** The server's time for a trap. */
@@ -62,7 +62,7 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
   const n = {
     records: 0,
     traps: 0,
-    mirrored: 0,
+    predicted: 0,
     aborted: 0,
     hwReads: 0,
     hwWrites: 0,
@@ -86,7 +86,7 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
         n.aborted += record.aborted
         registers.add(`${record.write ? 'W' : 'R'} ${registerName(record.offset)}`)
         if (record.duration > 0) count(server, 0, record.duration)
-        else n.mirrored++
+        else n.predicted++
         if (record.lastTrapNs > 0) count(latency, 0, record.lastTrapNs)
         if (symbols) functions.add(symbols.find(pcOf(record))?.name ?? '?')
         break
@@ -121,7 +121,7 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
     records: n.records,
     traps: n.traps,
     aborted: n.aborted,
-    mirrored: n.mirrored,
+    predicted: n.predicted,
     span: Math.max(0, last - first),
     server: percentiles(server),
     latency: percentiles(latency),
@@ -141,7 +141,7 @@ export function printStats(s: Stats, reader: TraceReader, out: Output): void {
   const us = ({ p50, p90, p99, max }: Percentiles) =>
     `p50 ${(p50 / 1000).toFixed(1)} µs, p90 ${(p90 / 1000).toFixed(1)}, p99 ${(p99 / 1000).toFixed(1)}, max ${(max / 1000).toFixed(1)}`
   out.line(
-    `${s.traps} traps in ${(s.span / 1e9).toFixed(2)} s${s.aborted > 0 ? `, ${s.aborted} aborted` : ''}${s.mirrored > 0 ? `, ${s.mirrored} of them answered ahead` : ''}`,
+    `${s.traps} traps in ${(s.span / 1e9).toFixed(2)} s${s.aborted > 0 ? `, ${s.aborted} aborted` : ''}${s.predicted > 0 ? `, ${s.predicted} of them predicted` : ''}`,
   )
   out.line(`  as QEMU saw them   ${us(s.latency)}`)
   out.line(`  in the server      ${us(s.server)}`)

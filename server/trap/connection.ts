@@ -164,7 +164,7 @@ export class Connection {
     const start = ring.now()
     this.#policy.postMismatch?.(smmu)
     this.path.keepNow()
-    ring.request(request.unexpected, 0, start, ring.now() - start, smmu, offset, value, 0)
+    ring.request(request.postMismatch, 0, start, ring.now() - start, smmu, offset, value, 0)
   }
 
   /** What is about to be armed is to see the next access: QEMU must not answer it by itself. */

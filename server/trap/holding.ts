@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { encodeHold } from '../../protocol/generated/messages.ts'
 import type { Trap } from '../policy/policy.ts'
+import { released } from '../trace/records.ts'
 import type { Hit } from './breakpoints.ts'
 import type { Link } from './link.ts'
 import { type HeldTrap, OperationError, type Release } from './operations.ts'
@@ -20,7 +21,8 @@ export interface TrapInProgress {
 /** How a trap goes on that is held no longer. */
 export interface Onward {
   decide(seq: number, lastTrapNs: number, start: number, spent: number): void
-  answer(seq: number, lastTrapNs: number, start: number, spent: number): void
+  /** @param hand a value of `released` */
+  answer(seq: number, lastTrapNs: number, start: number, spent: number, hand: number): void
 }
 
 /** The trap whose reply waits for a person. Meanwhile the event loop goes on, and takes operations. */
@@ -47,7 +49,7 @@ export class Holding {
     this.#link.flush()
     const now = ring.now()
     this.#held = { hit, seq, lastTrapNs, start, spent: spent + now - start }
-    ring.breakpoint(hit.breakpoint, this.#trap.seq, now)
+    ring.breakpoint(hit.breakpoint, this.#trap.seq, now, hit.phase === 'after')
     counters.add('breakpoints')
     post('held', { hit, trap: { ...this.#trap } })
   }
@@ -94,19 +96,25 @@ export class Holding {
     const { seq, lastTrapNs, spent } = held
     const start = this.#thread.ring.now()
     try {
-      if (decided || answered || action === 'drop' || action === 'abort') {
-        this.#onward.answer(seq, lastTrapNs, start, spent)
-      } else {
-        this.#onward.decide(seq, lastTrapNs, start, spent)
+      const changed = answered || action === 'drop' || action === 'abort'
+      if (!changed && !decided) this.#onward.decide(seq, lastTrapNs, start, spent)
+      else {
+        const hand = !changed ? released.no : decided ? released.changed : released.answered
+        this.#onward.answer(seq, lastTrapNs, start, spent, hand)
       }
     } catch (error) {
       this.#link.close(error as Error)
     }
   }
 
-  /** The machine is gone. */
+  /** The machine is gone. A trap that was decided has its place on the trace: it is answered from the checkpoint now. */
   end(): void {
-    if (this.#held !== undefined) this.#thread.post('released', this.#trap.seq, 'lost')
+    const held = this.#held
+    if (held === undefined) return
     this.#held = undefined
+    if (held.hit.phase === 'after') {
+      this.#thread.ring.trap(this.#trap, held.start, held.spent, held.lastTrapNs, released.no)
+    }
+    this.#thread.post('released', this.#trap.seq, 'lost')
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
+import { request } from '../trace/records.ts'
 import type { Breakpoint, BreakpointSpec } from './breakpoints.ts'
 import type { Connection } from './connection.ts'
 import type { Sections } from './messages.ts'
@@ -93,11 +94,11 @@ export class ThreadOperations implements Operations {
 
   armFaults(rules: readonly FaultRule[], seed: number): void {
     this.#askAgain()
-    this.#thread.injector.arm({ rules, seed })
+    this.#request(() => this.#thread.injector.arm({ rules, seed }))
   }
 
   disarmFaults(): void {
-    this.#thread.injector.disarm()
+    this.#request(() => this.#thread.injector.disarm())
   }
 
   faults(): FaultStatus {
@@ -105,11 +106,11 @@ export class ThreadOperations implements Operations {
   }
 
   openFaults(names: readonly string[], time?: number): void {
-    this.#thread.injector.open(names, time)
+    this.#request(() => this.#thread.injector.open(names, time))
   }
 
   fireFault(name: string): void {
-    this.#thread.injector.fire(name)
+    this.#request(() => this.#thread.injector.fire(name))
   }
 
   get #connection(): Connection {
@@ -124,6 +125,20 @@ export class ThreadOperations implements Operations {
 
   /** What is about to be armed is to see the next access. */
   #askAgain(): void {
-    this.#present()?.askAgain()
+    this.#request(() => this.#present()?.askAgain())
+  }
+
+  /** What is done for it is no part of the next trap: unless it closed that itself, it is a request on the trace. */
+  #request(work: () => void): void {
+    const { ring } = this.#thread
+    const start = ring.now()
+    const { position } = ring
+    try {
+      work()
+    } finally {
+      if (ring.position !== position && !ring.closed) {
+        ring.request(request.other, 0, start, ring.now() - start, 0, 0, 0, 0)
+      }
+    }
   }
 }

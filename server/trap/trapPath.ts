@@ -11,6 +11,7 @@ import { enums } from '../../protocol/messages.ts'
 import type { Injector } from '../faults/injector.ts'
 import { newTrap, type Policy, type Trap } from '../policy/policy.ts'
 import type { CountersWriter } from '../trace/counters.ts'
+import { released } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Breakpoints } from './breakpoints.ts'
 import { Checkpoints } from './checkpoints.ts'
@@ -134,10 +135,11 @@ export class TrapPath implements Onward {
       const hit = this.#breakpoints.after(trap)
       if (hit !== undefined) return this.holding.hold(hit, seq, lastTrapNs, start, spent)
     }
-    this.answer(seq, lastTrapNs, start, spent)
+    this.answer(seq, lastTrapNs, start, spent, released.no)
   }
 
-  answer(seq: number, lastTrapNs: number, start: number, spent: number): void {
+  /** @param hand a value of `released` */
+  answer(seq: number, lastTrapNs: number, start: number, spent: number, hand: number): void {
     const trap = this.#trap
     const link = this.#link
     const answer = !trap.write && !trap.aborted
@@ -149,7 +151,7 @@ export class TrapPath implements Onward {
     link.flush()
     if (this.#first) this.#answered()
     const duration = spent + this.#ring.now() - start
-    this.#ring.trap(trap, start, duration, lastTrapNs)
+    this.#ring.trap(trap, start, duration, lastTrapNs, hand)
     this.#counters.trap(trap, lastTrapNs, duration)
   }
 
@@ -165,9 +167,9 @@ export class TrapPath implements Onward {
     trap.pcHi = message.pcHi
     trap.pcLo = message.pcLo
     trap.lo = message.value
-    this.#ring.trap(trap, this.#ring.now(), 0, 0)
+    this.#ring.trap(trap, this.#ring.now(), 0, 0, released.no)
     this.#counters.trap(trap, 0, 0)
-    this.#counters.add('mirrored')
+    this.#counters.add('predicted')
   }
 
   /** The same while something else is under way: on the trace, all that belongs to that comes first. */

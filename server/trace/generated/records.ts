@@ -48,12 +48,14 @@ export abstract class RecordWriter {
   protected abstract reserve(kind: number, words: number): number
   /** Hands over the record that was written since. */
   protected abstract publish(words: number): void
+  /** The same with a record that closes the group of those before it. */
+  protected abstract close(words: number): void
   /** Copies bytes to byte `to` of the ring. */
   protected abstract copy(to: number, source: Uint8Array, from: number, count: number): void
   /** Turns text into UTF-8. @returns its length, bytes */
   protected abstract encode(text: string): number
 
-  trap(trap: RecordedTrap, start: number, duration: number, lastTrapNs: number): void {
+  trap(trap: RecordedTrap, start: number, duration: number, lastTrapNs: number, released: number): void {
     const at = this.reserve(1, 20)
     if (at < 0) return
     const { words, doubles } = this
@@ -72,7 +74,8 @@ export abstract class RecordWriter {
     words[at + 16] = trap.pcLo
     words[at + 17] = trap.pcHi
     words[at + 18] = lastTrapNs
-    this.publish(20)
+    words[at + 19] = released
+    this.close(20)
   }
 
   hardware(
@@ -224,7 +227,7 @@ export abstract class RecordWriter {
     doubles[(at + 2) >> 1] = time
     doubles[(at + 4) >> 1] = start
     doubles[(at + 6) >> 1] = duration
-    this.publish(8)
+    this.close(8)
   }
 
   pages(operation: number, base: number, size: number, owner: number, result: number): void {
@@ -239,14 +242,15 @@ export abstract class RecordWriter {
     this.publish(8)
   }
 
-  breakpoint(id: number, seq: number, start: number): void {
-    const at = this.reserve(13, 6)
+  breakpoint(id: number, seq: number, start: number, decided: boolean): void {
+    const at = this.reserve(13, 8)
     if (at < 0) return
     const { words, doubles } = this
     words[at + 1] = id
     words[at + 2] = seq
     doubles[(at + 4) >> 1] = start
-    this.publish(6)
+    words[at + 6] = decided ? 1 : 0
+    this.publish(8)
   }
 
   fault(rule: number, action: number, v0: number, v1: number, v2: number, v3: number): void {
@@ -298,7 +302,7 @@ export abstract class RecordWriter {
     doubles[(at + 18) >> 1] = answer.addressMask
     words[at + 20] = count
     this.copy((at + 21) << 2, bytes, from, count)
-    this.publish(used)
+    this.close(used)
   }
 
   request(
@@ -322,7 +326,7 @@ export abstract class RecordWriter {
     doubles[(at + 10) >> 1] = v1
     doubles[(at + 12) >> 1] = v2
     doubles[(at + 14) >> 1] = v3
-    this.publish(16)
+    this.close(16)
   }
 
   probe(smmu: number, text: string): void {
@@ -357,6 +361,7 @@ export const makers: { readonly [K in KindName]: (v: readonly unknown[]) => Reco
     pcLo: v[12] as number,
     pcHi: v[13] as number,
     lastTrapNs: v[14] as number,
+    released: v[15] as number,
   }),
   hardware: v => ({
     kind: 'hardware',
@@ -431,7 +436,13 @@ export const makers: { readonly [K in KindName]: (v: readonly unknown[]) => Reco
     owner: v[3] as number,
     result: v[4] as number,
   }),
-  breakpoint: v => ({ kind: 'breakpoint', id: v[0] as number, seq: v[1] as number, start: v[2] as number }),
+  breakpoint: v => ({
+    kind: 'breakpoint',
+    id: v[0] as number,
+    seq: v[1] as number,
+    start: v[2] as number,
+    decided: v[3] as number,
+  }),
   fault: v => ({
     kind: 'fault',
     rule: v[0] as number,

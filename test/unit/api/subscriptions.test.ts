@@ -202,7 +202,7 @@ test('the trap log stays within its segments and keeps groups whole', () => {
   const bytes = new Uint8Array(400)
   for (let seq = 1; seq <= 150_000; seq++) {
     writer.memoryAccess(false, 0x4000_0000 + seq * 4096, bytes, 0, bytes.length, true)
-    writer.trap({ ...trap, seq, lo: seq }, seq, 10, 0)
+    writer.trap({ ...trap, seq, lo: seq }, seq, 10, 0, 0)
     if (seq % 500 === 0) reader.drain((layout, at) => log.fromRing(reader, layout, at))
   }
   expect(log.next).toBe(150_001)

@@ -61,7 +61,7 @@ test('counts by register, command, warning and event', () => {
     total: 4,
     reads: 2,
     writes: 2,
-    mirrored: 0,
+    predicted: 0,
     byRegister: [
       { register: 'CMDQ_CONS', reads: 2, writes: 0 },
       { register: 'CMDQ_PROD', reads: 0, writes: 1 },

@@ -14,6 +14,6 @@ const recorder = await Recorder.open({ path: process.argv[2] ?? '', header: rest
 recorder.describe(machine)
 pump.add(recorder)
 for (let seq = 1; ; seq++) {
-  writer.trap({ ...trap, seq }, pump.now(), 1, 0)
+  writer.trap({ ...trap, seq }, pump.now(), 1, 0, 0)
   if (seq % 100 === 0) await sleep(1)
 }

@@ -40,7 +40,7 @@ async function traps(writer: RingWriter, drain: () => void, count: number): Prom
   for (let seq = 1; seq <= count; seq++) {
     writer.memoryAccess(false, 0x4800_0000 + seq, Buffer.alloc(16, seq), 0, 16, true)
     writer.hardware(0, true, seq * 1000 + 10, 200, 0x98, 4, seq, 0, true)
-    writer.trap({ ...trap, seq }, seq * 1000, 300, 5000)
+    writer.trap({ ...trap, seq }, seq * 1000, 300, 5000, 0)
     if (seq % 4 === 0) {
       drain()
       await new Promise(resolve => setTimeout(resolve, 210))
@@ -126,10 +126,10 @@ test('a recording is read as it was written', async () => {
   const path = join(folder(), 'trace')
   const summary = await recording(path, (writer, pump) => {
     pump.control('connected', { session: 1 })
-    writer.trap(trap, 1000, 2000, 0)
+    writer.trap(trap, 1000, 2000, 0, 0)
     pump.console('[    0.000000] Booting Linux')
     writer.memoryAccess(false, 4096, Buffer.alloc(3 * CHUNK, 7), 0, 3 * CHUNK, true)
-    writer.trap({ ...trap, seq: 2 }, 3000, 2000, 0)
+    writer.trap({ ...trap, seq: 2 }, 3000, 2000, 0, 0)
   })
   const { records, problems } = read(path)
   expect(problems).toEqual([])
@@ -301,7 +301,7 @@ test('rotation keeps the first and the last segments, and says what is missing',
   ])
   // A segment by itself is a trace, too; and the next recording of this name removes them all.
   expect(seqs([...TraceReader.open(`${path}.${summary.segments - 1}`).records()]).length).toBe(4)
-  await recording(path, writer => writer.trap(trap, 1, 1, 0))
+  await recording(path, writer => writer.trap(trap, 1, 1, 0, 0))
   expect(seqs([...TraceReader.open(path).records()])).toEqual([1])
 })
 
@@ -319,7 +319,7 @@ test('the segments of a recording as one file, while it goes on and after', asyn
   recorder.describe(header.machine)
   const block = async (from: number) => {
     for (let seq = from; seq < from + 4; seq++) {
-      const outcome = { write: 1, aborted: 0, lastTrapNs: 0, start: seq * 1000, duration: 300 }
+      const outcome = { write: 1, aborted: 0, lastTrapNs: 0, released: 0, start: seq * 1000, duration: 300 }
       recorder.record({ ...trap, ...outcome, kind: 'trap', seq })
       // Blocks are closed by size: fill them.
       recorder.record({ kind: 'console', start: seq, text: 'x'.repeat(1 << 16) })
@@ -353,10 +353,10 @@ test('what the ring loses is marked at its place and counted', async () => {
   const path = join(folder(), 'trace')
   const produce = (writer: RingWriter, drain: () => void) => {
     const big = Buffer.alloc(CHUNK)
-    writer.trap({ ...trap, seq: 1 }, 1, 1, 0)
+    writer.trap({ ...trap, seq: 1 }, 1, 1, 0, 0)
     for (let i = 0; i < 10; i++) writer.memoryAccess(false, 0, big, 0, CHUNK, true)
     drain()
-    writer.trap({ ...trap, seq: 2 }, 2, 1, 0)
+    writer.trap({ ...trap, seq: 2 }, 2, 1, 0, 0)
     drain()
     for (let i = 0; i < 10; i++) writer.memoryAccess(false, 0, big, 0, CHUNK, true)
   }
@@ -380,7 +380,7 @@ test('what the ring loses is marked at its place and counted', async () => {
 test('a disk that refuses costs records, which are counted, and nothing else', async () => {
   const summary = await recording('/dev/full', async (writer, pump) => {
     for (let seq = 1; seq <= 4; seq++) {
-      writer.trap({ ...trap, seq }, seq, 1, 0)
+      writer.trap({ ...trap, seq }, seq, 1, 0, 0)
       pump.drain()
       await new Promise(resolve => setTimeout(resolve, 210))
       pump.drain()
@@ -396,7 +396,7 @@ test('large recordings come in blocks that a reader can hold', async () => {
     path,
     (writer, pump) => {
       for (let seq = 1; seq <= 20_000; seq++) {
-        writer.trap({ ...trap, seq }, seq * 1000, 300, 5000)
+        writer.trap({ ...trap, seq }, seq * 1000, 300, 5000, 0)
         if (seq % 5000 === 0) pump.drain()
       }
     },

@@ -21,6 +21,7 @@ const trap = (seq: number, time: number): TraceRecord => ({
   pcLo: 0,
   pcHi: 0,
   lastTrapNs: 0,
+  released: 0,
 })
 const command = (opcode: number, result: number = verdict.kept): TraceRecord => {
   return { kind: 'command', smmu: 0, opcode, verdict: result }
@@ -76,6 +77,47 @@ test('what was done for a decision goes with it, and nothing else', () => {
     [4, 'command', '…'],
     [5],
     'gerror',
+  ])
+})
+
+test('what was done for a held trap goes with it, whatever was asked for meanwhile', () => {
+  const stop = (seq: number, decided: 0 | 1): TraceRecord => ({ kind: 'breakpoint', id: 1, seq, start: 1, decided })
+  const asked: TraceRecord[] = [
+    memory(0, 0, words(1)),
+    {
+      ...{ kind: 'request', request: 0, result: 0, start: 1, duration: 1 },
+      ...{ v0: 0, v1: 0, v2: 0, v3: 0 },
+    } as TraceRecord,
+  ]
+  const console: TraceRecord = { kind: 'console', start: 1, text: 'hello' }
+  // Decided before, so that it comes first.
+  expect(shape([command(3), stop(1, 1), ...asked, console, trap(1, 100), ...asked])).toEqual([
+    [1, 'command', 'breakpoint'],
+    ['request', 'memory'],
+    'console',
+    ['request', 'memory'],
+  ])
+  // Decided after it was asked for.
+  expect(shape([stop(1, 0), ...asked, console, command(3), trap(1, 100)])).toEqual([
+    ['request', 'memory'],
+    'console',
+    [1, 'breakpoint', 'command'],
+  ])
+  // Both, one behind the other.
+  expect(shape([stop(1, 0), ...asked, command(3), stop(1, 1), ...asked, trap(1, 100), trap(2, 200)])).toEqual([
+    ['request', 'memory'],
+    [1, 'breakpoint', 'command', 'breakpoint'],
+    ['request', 'memory'],
+    [2],
+  ])
+  // It was never answered: the machine is gone, or records are.
+  expect(shape([command(3), stop(1, 1), ...asked])).toEqual(['command', 'breakpoint', ['request', 'memory']])
+  expect(shape([command(3), stop(1, 1), trap(5, 100)])).toEqual(['command', 'breakpoint', [5]])
+  expect(shape([command(3), stop(1, 1), { kind: 'lost', count: 3 }, trap(1, 100)])).toEqual([
+    'command',
+    'breakpoint',
+    'lost',
+    [1, '…'],
   ])
 })
 

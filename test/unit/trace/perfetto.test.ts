@@ -125,7 +125,7 @@ test.each(readdirSync(recordings).filter(name => name.endsWith('.gz')))('the rea
 test('a coloured console, a machine that is paused, and times of any kind', async () => {
   const path = join(folder(), 'marks')
   await recording(path, (writer, pump) => {
-    writer.trap(trap, 1_000_299, 1_001, 0)
+    writer.trap(trap, 1_000_299, 1_001, 0, 0)
     pump.drain()
     pump.console('\x1b[1;31mred\x1b[m alert\x07 "quoted" \\ ü')
     pump.machine(2)

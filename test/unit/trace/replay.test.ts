@@ -163,7 +163,7 @@ test('any policy can replay any recording', async () => {
 
 test('a recording without its start is refused; one with a gap is replayed with that said', async () => {
   const path = join(folder(), 'trace')
-  await recording(path, writer => writer.trap(trap, 1, 1, 0))
+  await recording(path, writer => writer.trap(trap, 1, 1, 0, 0))
   expect(() => replay(path, passthrough)).toThrow(
     /needs a recording from the start; this one begins with #1 cpu0 W CMDQ_PROD/,
   )

@@ -42,7 +42,7 @@ test('every record comes out as it went in', () => {
   const host = pattern(80, 1)
   const answer = { status: 1, permissions: 3, pa: 2 ** 48, addressMask: 0xfff, record: pattern(32, 9) }
   const request = { smmu: 1, sid: 2, ssid: 3, access: 4, iovaLo: 5, iovaHi: 6, time: 7 }
-  writer.trap(trap, 2 ** 40, 4e9, 1234)
+  writer.trap(trap, 2 ** 40, 4e9, 1234, 2)
   writer.hardware(1, false, 3e9, 500, 0x98, 4, 1, 2, false)
   writer.memoryAccess(true, 2 ** 40, host, 16, 5, true)
   writer.memoryAccess(false, 64, host, 0, 8, false)
@@ -57,7 +57,7 @@ test('every record comes out as it went in', () => {
   writer.pages(1, 2 ** 33, 4096, 5, -16)
   writer.request(1, -16, 10, 11, 2 ** 33, 4096, 5, 0)
   writer.probe(1, 'IDR0.S2P is 0 – no stage 2')
-  writer.breakpoint(3, 4, 5)
+  writer.breakpoint(3, 4, 5, true)
   writer.fault(1, 2, 3, 4, 5, 6)
   writer.translate(request, 8, 9, answer, answer.record, 0, 32)
   expect(drain(reader)).toEqual([
@@ -67,6 +67,7 @@ test('every record comes out as it went in', () => {
       write: 1,
       aborted: 1,
       lastTrapNs: 1234,
+      released: 2,
       start: 2 ** 40,
       duration: 4e9,
     },
@@ -93,7 +94,7 @@ test('every record comes out as it went in', () => {
     { kind: 'pages', operation: 1, owner: 5, base: 2 ** 33, size: 4096, result: 0xfffffff0 },
     { kind: 'request', request: 1, result: 0xfffffff0, start: 10, duration: 11, v0: 2 ** 33, v1: 4096, v2: 5, v3: 0 },
     { kind: 'probe', smmu: 1, text: 'IDR0.S2P is 0 – no stage 2' },
-    { kind: 'breakpoint', id: 3, seq: 4, start: 5 },
+    { kind: 'breakpoint', id: 3, seq: 4, start: 5, decided: 1 },
     { kind: 'fault', rule: 1, action: 2, v0: 3, v1: 4, v2: 5, v3: 6 },
     {
       kind: 'translate',
@@ -196,7 +197,7 @@ test('positions wrap at 2^32 words', () => {
   const writer = new RingWriter(ring)
   const reader = new RingReader(ring)
   for (let seq = 1; seq <= 2000; seq++) {
-    writer.trap({ ...trap, seq }, 0, 0, 0)
+    writer.trap({ ...trap, seq }, 0, 0, 0, 0)
     if (seq % 100 === 0) expect(drain(reader).map(r => r.kind === 'trap' && r.seq - seq)).toContain(0)
   }
   expect(reader.lost).toBe(0)

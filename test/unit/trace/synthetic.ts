@@ -142,7 +142,7 @@ export class RecordedBench {
     this.#time += 1000
     const access = { ...trap, seq: ++this.#seq, write, offset, size, lo: lo >>> 0, hi: hi >>> 0, time: this.#time }
     this.policy.access(access)
-    this.#ring.trap(access, start, this.#ring.now() - start, 5000)
+    this.#ring.trap(access, start, this.#ring.now() - start, 5000, 0)
     return access
   }
 

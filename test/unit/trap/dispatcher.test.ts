@@ -6,12 +6,18 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { encodeHello, Id } from '../../../protocol/generated/messages.ts'
+import { TrapLog } from '../../../server/api/trapLog.ts'
 import { TrapThread } from '../../../server/control/trapThread.ts'
+import { passthrough } from '../../../server/hypervisor/passthrough/policy.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
+import { NO_MACHINE } from '../../../server/trace/format.ts'
+import { type Group, groups } from '../../../server/trace/groups.ts'
 import type { TraceRecord } from '../../../server/trace/records.ts'
+import { Replay } from '../../../server/trace/replay.ts'
 import { createRing, RingReader } from '../../../server/trace/ring.ts'
 import { Breakpoints } from '../../../server/trap/breakpoints.ts'
+import type { Release } from '../../../server/trap/operations.ts'
 import { FakeQemu } from './fakeQemu.ts'
 
 let folder: string
@@ -19,6 +25,11 @@ let thread: TrapThread
 let ring: RingReader
 
 const RAM_BASE = 0x4000_0000
+const DESCRIPTION = {
+  ...NO_MACHINE,
+  ram: [{ base: RAM_BASE, size: 1 << 20 }],
+  smmus: [{ base: 0x0905_0000, size: 0x2_0000 }],
+}
 
 beforeEach(async () => {
   folder = privateFolder(tmpdir(), 'dispatcher-')
@@ -92,6 +103,73 @@ test('a guest that reads without end during an operation is recorded whole', asy
   await thread.call('registers', 0, 'hardware', [0x20])
   const traps = (await records()).flatMap(record => (record.kind === 'trap' ? [record.seq] : []))
   expect(traps).toEqual(Array.from({ length: 5_000 }, (_, i) => i + 1))
+})
+
+/** As a replay and as the dashboard see it: numbers of traps with what is in them, kinds of the rest. */
+async function holdAndInspect(qemu: FakeQemu, offset: number, access: 'read' | 'write', how: Release): Promise<void> {
+  const held = once(thread, 'held')
+  const match = { on: 'register', offset, access } as const
+  await thread.call('addBreakpoint', { match, skip: 0, once: true, enabled: true })
+  const answer = access === 'read' ? qemu.read(offset, 4) : qemu.write(offset, 4, 0x11)
+  await held
+  await thread.call('registers', 0, 'hardware', [0x24])
+  await thread.call('release', how)
+  await answer
+}
+
+test.each<[string, number, 'read' | 'write', Release]>([
+  ['a read that went on', 0x20, 'read', { action: 'continue' }],
+  ['a read that got another answer', 0x20, 'read', { action: 'continue', value: { lo: 99, hi: 0 } }],
+  ['a read that was aborted', 0x20, 'read', { action: 'abort' }],
+  ['a write that went on', 0x28, 'write', { action: 'continue' }],
+  ['a write of another value', 0x28, 'write', { action: 'continue', value: { lo: 99, hi: 0 } }],
+  ['a write that was dropped', 0x28, 'write', { action: 'drop' }],
+  ['a write that was aborted', 0x28, 'write', { action: 'abort' }],
+])(
+  '%s after it was held replays as it was, and the log has what was done for it',
+  async (_name, offset, access, how) => {
+    const qemu = await FakeQemu.connect(join(folder, 'trap'))
+    await qemu.hello()
+    await qemu.reset()
+    await holdAndInspect(qemu, offset, access, how)
+    await qemu.read(0x20, 4)
+    await thread.call('held')
+    const log = new TrapLog()
+    const list: TraceRecord[] = []
+    ring.drain((layout, at) => {
+      list.push(ring.decode(layout, at))
+      log.fromRing(ring, layout, at)
+    })
+    const found: Group[] = []
+    const replay = new Replay(DESCRIPTION, passthrough, {})
+    for (const { group, divergence } of replay.run(groups(list))) {
+      expect(divergence?.differences ?? []).toEqual([])
+      found.push(group)
+    }
+    const shape = ({ root, children }: Group) => [root.kind, ...children.map(({ kind }) => kind)]
+    const decided = access === 'read' ? ['hardware', 'breakpoint'] : ['breakpoint', 'hardware']
+    const trap = ['trap', ...(how.action !== 'continue' && access === 'write' ? ['breakpoint'] : decided)]
+    const asked = ['request', 'hardware']
+    const order = access === 'read' ? [trap, asked] : [asked, trap]
+    // Before a breakpoint is set the hardware is looked at, so that QEMU asks again.
+    expect(found.map(shape)).toEqual([['reset'], asked, ...order, ['trap', 'hardware']])
+    const logged = Array.from({ length: log.next - log.oldest }, (_, i) => log.group(log.oldest + i))
+    expect(logged.map(group => group && shape(group))).toEqual([['reset'], asked, asked, trap, ['trap', 'hardware']])
+  },
+)
+
+test('a decided trap that is held when the machine goes is on the trace', async () => {
+  const qemu = await machine()
+  await records()
+  const held = once(thread, 'held')
+  const match = { on: 'register', offset: 0x20, access: 'read' } as const
+  await thread.call('addBreakpoint', { match, skip: 0, once: true, enabled: true })
+  qemu.read(0x20, 4).catch(() => {})
+  await held
+  const gone = once(thread, 'disconnected')
+  qemu.socket.destroy()
+  await gone
+  expect((await lines()).slice(-3)).toEqual(['hardware', 'breakpoint', 'trap 1: 0'])
 })
 
 test('traps are counted from the start of each machine', async () => {

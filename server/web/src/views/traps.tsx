@@ -331,7 +331,7 @@ function Row({ row, selected, select }: { row: TrapRow; selected: boolean; selec
           class={`num ${row.us > 1000 ? 'slow' : ''}`}
           title={row.us === 0 ? 'QEMU answered it by itself, as it had been told to' : undefined}
         >
-          {row.us === 0 ? 'ahead' : row.us.toFixed(row.us < 1_000 ? 1 : 0)}
+          {row.us === 0 ? 'predicted' : row.us.toFixed(row.us < 1_000 ? 1 : 0)}
         </span>
       </button>
     </li>

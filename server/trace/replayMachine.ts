@@ -48,7 +48,7 @@ const UNKNOWN_READ = 1_000_000
 /** Longer than any wait, ns. */
 const LONG = 1e15
 
-export class RecordedMachine {
+export class ReplayMachine {
   readonly machine: Machine
   /** Reads of memory that the recording never shows; they were answered with 0. */
   unknownReads = 0
