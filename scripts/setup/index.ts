@@ -6,30 +6,14 @@
  */
 
 import { ensureInitramfs } from './initramfs.ts'
-import { ensureKernel, KERNEL_SERIES, type KernelSeries } from './kernel.ts'
+import { ensureKernel } from './kernel.ts'
+import type { KernelFiles, SetupOptions } from './options.ts'
 import { ensureQemu } from './qemu.ts'
 
+export { KERNEL_SERIES, type KernelFiles, type KernelSeries, type SetupOptions } from './options.ts'
 export { ensureBrowser, ensureHostPackages } from './packages.ts'
 export { SetupError } from './run.ts'
-export { ensureInitramfs, ensureKernel, ensureQemu, KERNEL_SERIES, type KernelSeries }
-
-export interface SetupOptions {
-  /** Receives the lines that say what is being done; by default they go to stderr, with a running percentage. */
-  progress?: (line: string) => void
-  /** Ends set-up early: child processes are killed, the lock is released, nothing half-made is published. */
-  signal?: AbortSignal
-  kernel?: KernelSeries
-}
-
-export interface KernelFiles {
-  /** For example 6.12.57+deb13-arm64. */
-  version: string
-  image: string
-  /** Debian ships the symbol map with its debug package only; then there is none here. */
-  systemMap: string | undefined
-  /** The folder with modules.dep. */
-  modules: string
-}
+export { ensureInitramfs, ensureKernel, ensureQemu }
 
 export interface SetupResult {
   /** The patched qemu-system-aarch64. */

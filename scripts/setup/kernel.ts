@@ -3,8 +3,8 @@ import { mkdir, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PrivateApt, type Suite } from './apt.ts'
 import { cachePath, entries, exists, logPath, publish } from './cache.ts'
-import type { KernelFiles, SetupOptions } from './index.ts'
 import { type Context, exclusively } from './lock.ts'
+import type { KernelFiles, KernelSeries, SetupOptions } from './options.ts'
 import { installHostPackages } from './packages.ts'
 import { run, SetupError } from './run.ts'
 
@@ -14,10 +14,8 @@ const SUITES = {
   '6.1': 'bookworm',
   '7.3': 'trixie-backports',
   latest: 'trixie-backports',
-} as const satisfies Record<string, Suite>
-export type KernelSeries = keyof typeof SUITES
+} as const satisfies Record<KernelSeries, Suite>
 
-export const KERNEL_SERIES = Object.keys(SUITES) as readonly KernelSeries[]
 export const DEFAULT_KERNEL: KernelSeries = '6.12'
 
 /** How long the archive is not asked again what the latest kernel is, ms. */

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, rm } from 'node:fs/promises'
 import { cacheDir, cachePath } from './cache.ts'
-import type { SetupOptions } from './index.ts'
+import type { SetupOptions } from './options.ts'
 import { Progress } from './progress.ts'
 import { SetupError } from './run.ts'
 

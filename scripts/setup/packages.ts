@@ -3,8 +3,8 @@ import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { logPath } from './cache.ts'
-import type { SetupOptions } from './index.ts'
 import { type Context, exclusively } from './lock.ts'
+import type { SetupOptions } from './options.ts'
 import { type RunOptions, run, SetupError } from './run.ts'
 
 /** What QEMU's build, Debian's source packages and the initramfs need of the system. */

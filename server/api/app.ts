@@ -20,7 +20,7 @@ import { contract, NAMED } from './schemas/contract.ts'
 import { PREFIX, STREAM_PATH } from './schemas/request.ts'
 import { TAGS } from './schemas/route.ts'
 import type { CounterItem } from './schemas/subscriptions.ts'
-import { type Access, bearer, refusal, sameToken } from './security.ts'
+import { type Access, bearer, contentSecurityPolicy, refusal, sameToken } from './security.ts'
 import { Subscriptions } from './subscriptions.ts'
 
 export interface AppOptions {
@@ -35,23 +35,6 @@ export interface AppOptions {
 const MAX_BODY = 65_536
 const COUNTERS_MS = 500
 const RATE = { max: 3_000, timeWindow: 10_000 }
-
-const CSP = [
-  "default-src 'none'",
-  "script-src 'self'",
-  "style-src 'self'",
-  "img-src 'self' data:",
-  "font-src 'self'",
-  "connect-src 'self'",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-]
-
-/** The content security policy; with `nonce`, style elements that carry it are allowed (the terminal makes some). */
-export function contentSecurityPolicy(nonce?: string): string {
-  return CSP.map(line => (nonce && line.startsWith('style-src') ? `${line} 'nonce-${nonce}'` : line)).join('; ')
-}
 
 /** The HTTP and WebSocket server around a machine. Not yet listening. */
 export async function createApp(options: AppOptions): Promise<{ app: FastifyInstance; subscriptions: Subscriptions }> {

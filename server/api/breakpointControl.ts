@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What holds traps: breakpoints, which outlive machines (set one, then start), and the wish to hold the next trap. */
 import type { TrapThread } from '../control/trapThread.ts'
+import { OperationError } from '../policy/operationError.ts'
 import type { Breakpoint, BreakpointSpec } from '../trap/breakpoints.ts'
-import { type HeldTrap, OperationError, type Release } from '../trap/operations.ts'
+import type { HeldTrap, Release } from '../trap/operations.ts'
 import { Problem } from './problems.ts'
 
 export class BreakpointControl {

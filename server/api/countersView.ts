@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Everything that is counted, as the API shows it. */
-import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { type WarningTable, warningById } from '../policy/warnings.ts'
 import { eventName } from '../smmu/events.ts'
 import type { Counters } from '../trace/counters.ts'
 import type { CountersView } from './schemas/lifecycle.ts'
 
-/** @param lost records that the ring lost */
-export function countersView(counters: Counters | undefined, lost: number): CountersView {
+/** @param lost records that the ring lost @param table what the ids of warnings stand for */
+export function countersView(counters: Counters | undefined, lost: number, table: WarningTable): CountersView {
   const us = (ns: number) => Math.round(ns / 10) / 100
   const quantiles = (p: { p50: number; p90: number; p99: number; max: number } | undefined) =>
     p ? { p50: us(p.p50), p90: us(p.p90), p99: us(p.p99), max: us(p.max) } : { p50: 0, p90: 0, p99: 0, max: 0 }
@@ -40,8 +40,8 @@ export function countersView(counters: Counters | undefined, lost: number): Coun
       own,
     })),
     warnings: (counters?.warnings() ?? []).map(({ id, count }) => ({
-      code: HYP_WARNINGS[id - 1]?.code ?? String(id),
-      expected: HYP_WARNINGS[id - 1]?.expected ?? false,
+      code: warningById(table, id)?.code ?? String(id),
+      expected: warningById(table, id)?.expected ?? false,
       count,
     })),
     events: (counters?.events() ?? []).map(({ id, count }) => ({ name: eventName(id), count })),

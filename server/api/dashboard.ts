@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fastifyStatic from '@fastify/static'
 import type { FastifyInstance } from 'fastify'
-import { contentSecurityPolicy } from './app.ts'
+import { contentSecurityPolicy } from './security.ts'
 
 const NONCE = '%NONCE%'
 

@@ -2,8 +2,7 @@
 /** What the machines of a server told, as far back as it is kept. Clients read it at their own pace. */
 import { StringDecoder } from 'node:string_decoder'
 import type { Session } from '../control/session.ts'
-import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
-import { formatWarningValues } from '../policy/warnings.ts'
+import { formatWarningValues, NO_WARNINGS, type WarningTable, warningById } from '../policy/warnings.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { describeRecord } from '../trace/describe.ts'
 import type { TraceRecord } from '../trace/records.ts'
@@ -25,12 +24,14 @@ const EVENTS = 5_000
 export class History {
   readonly log = new TrapLog()
   readonly functions = new KernelFunctions()
-  readonly traps = new Traps(this.log, this.functions)
+  readonly traps = new Traps(this.log, this.functions, row => this.warningsAt(row))
   readonly verdicts = new Verdicts(this.log)
   readonly events = new Feed<EventItem>(EVENTS)
   readonly warnings = new Feed<WarningItem>(EVENTS)
   readonly firings = new Feed<FiringItem>(EVENTS)
   readonly console = new Feed<ConsoleItem>(CONSOLE_CHUNKS)
+  /** First row of each machine, and what the ids of its warnings stand for. */
+  readonly #tables: { readonly from: number; readonly table: () => WarningTable | undefined }[] = []
 
   /** @param grouped called with each finished group of the trap log */
   constructor(grouped: (entry: LogEntry) => void) {
@@ -45,6 +46,7 @@ export class History {
   /** Follows a session that was just started. @param image its kernel, where that is known */
   follow(session: Session, image: string | undefined): void {
     this.functions.machine(image, this.log.next)
+    this.#tables.push({ from: this.log.next, table: () => session.thread?.policy?.warnings })
     session.pump?.add(this.log)
     const decoder = new StringDecoder('utf8')
     session.console.on('data', chunk => {
@@ -56,11 +58,16 @@ export class History {
     )
   }
 
+  /** What the ids of warnings stand for in a row of the log; by default in the next one. */
+  warningsAt(row = this.log.next): WarningTable {
+    return this.#tables.findLast(({ from }) => from <= row)?.table() ?? NO_WARNINGS
+  }
+
   #record(record: TraceRecord): void {
     const at = new Date().toISOString()
     switch (record.kind) {
       case 'warning': {
-        const warning = HYP_WARNINGS[record.id - 1]
+        const warning = warningById(this.warningsAt(), record.id)
         if (warning === undefined) return
         const { code, section, meaning, expected } = warning
         const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
@@ -78,7 +85,7 @@ export class History {
       case 'lost':
       case 'fault':
       case 'machine':
-        this.events.push({ at, kind: record.kind, name: record.kind, text: describeRecord(record) })
+        this.events.push({ at, kind: record.kind, name: record.kind, text: describeRecord(record, this.warningsAt()) })
         return
       default:
         return

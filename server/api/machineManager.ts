@@ -4,6 +4,9 @@ import type { Hello } from '../../protocol/generated/messages.ts'
 import type { Session, SessionEnd } from '../control/session.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import { parseGuestEvent } from '../machine/guestEvents.ts'
+import { DESCRIPTIONS } from '../policy/builtin.ts'
+import { NO_WARNINGS, type WarningTable } from '../policy/warnings.ts'
+import { DEFAULTS } from '../run/options.ts'
 import { machineFailure } from '../run/outcome.ts'
 import type { RunningMachine } from '../run/runningMachine.ts'
 import { hex } from '../smmu/bits.ts'
@@ -84,9 +87,17 @@ export class MachineManager {
     return this.#defaults.policyFile !== undefined
   }
 
+  /** Warnings of the current or the last machine; of the policy that is asked for, or of `pkvm`, before there is one. */
+  get warningTable(): WarningTable {
+    const known = this.history.warningsAt()
+    if (known.length > 0 || this.#session !== undefined) return known
+    return DESCRIPTIONS.get(this.#options?.policy ?? DEFAULTS.policy)?.warnings ?? NO_WARNINGS
+  }
+
   /** What is counted, of the current or the last machine; records that the ring lost, of all machines. */
   counters(): CountersView {
-    return countersView(this.#counters, this.#lost + (this.#session?.pump?.lost ?? 0))
+    const lost = this.#lost + (this.#session?.pump?.lost ?? 0)
+    return countersView(this.#counters, lost, this.history.warningsAt())
   }
 
   /** The files of the recording, with all that was recorded up to now; none when nothing is recorded. */

@@ -3,7 +3,7 @@
 import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import { QmpError } from '../machine/qmp.ts'
-import { OperationError } from '../trap/operations.ts'
+import { OperationError } from '../policy/operationError.ts'
 import type { FieldError, ProblemBody } from './schemas/problem.ts'
 
 /** An answer other than the one asked for. */

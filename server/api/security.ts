@@ -74,3 +74,20 @@ export function refusal(headers: IncomingHttpHeaders, access: Access): string | 
   }
   return theirs === headers.host.toLowerCase() ? undefined : `request from another origin, ${origin.slice(0, 100)}`
 }
+
+const CSP = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self' data:",
+  "font-src 'self'",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+]
+
+/** The content security policy; with `nonce`, style elements that carry it are allowed (the terminal makes some). */
+export function contentSecurityPolicy(nonce?: string): string {
+  return CSP.map(line => (nonce && line.startsWith('style-src') ? `${line} 'nonce-${nonce}'` : line)).join('; ')
+}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Traps as clients see them: rows of the log, filters, and one group in full. */
-import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { type WarningTable, warningById } from '../policy/warnings.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { describeRegister, registerName } from '../smmu/registers.ts'
@@ -28,9 +28,12 @@ export class Traps implements Source<TrapRow> {
   readonly pace = 4
   readonly #log: TrapLog
   readonly #functions: KernelFunctions
+  /** What the ids of warnings stand for in a row. */
+  readonly #table: (row: number) => WarningTable
 
-  constructor(log: TrapLog, functions: KernelFunctions) {
+  constructor(log: TrapLog, functions: KernelFunctions, warnings: (row: number) => WarningTable) {
     this.#log = log
+    this.#table = warnings
     this.#functions = functions
   }
 
@@ -94,10 +97,11 @@ export class Traps implements Source<TrapRow> {
     const warnings: string[] = []
     const commands: { command: string; verdict: string; count: number }[] = []
     let nested = 0
+    const table = this.#table(entry.id)
     this.#log.children(entry.id, (layout, words, at) => {
       nested++
       if (layout.name === 'warning')
-        warnings.push(HYP_WARNINGS[(words[at + u32At.warning.id] ?? 0) - 1]?.code ?? 'unknown')
+        warnings.push(warningById(table, words[at + u32At.warning.id] ?? 0)?.code ?? 'unknown')
       else if (layout.name === 'command') {
         const command = opcodeName(words[at + u32At.command.opcode] ?? 0)
         const result = VERDICTS[words[at + u32At.command.verdict] ?? 0] ?? 'kept'
@@ -150,7 +154,12 @@ export class Traps implements Source<TrapRow> {
     const group = this.#log.group(id)
     if (entry === undefined || group === undefined) return undefined
     const row = this.row(entry)
-    return { row, children: describeGroup(group), streams: [...streamIds(group)], ...this.#neighbours(row) }
+    return {
+      row,
+      children: describeGroup(group, this.#table(id)),
+      streams: [...streamIds(group)],
+      ...this.#neighbours(row),
+    }
   }
 
   /** The accesses of the same register next to this one, and its value before. */
@@ -202,7 +211,7 @@ function matches(row: TrapRow, filter: TrapFilter): boolean {
 const SHOWN = 256
 const MAX_CHILDREN = 500
 
-function describeGroup(group: Group): ChildView[] {
+function describeGroup(group: Group, warnings: WarningTable): ChildView[] {
   const words = commandWords(group.children)
   let commands = 0
   const children = group.children.map((child, index): ChildView => {
@@ -222,14 +231,14 @@ function describeGroup(group: Group): ChildView[] {
         return { kind: 'stream', text, ...views }
       }
       default:
-        return plain(child)
+        return plain(child, warnings)
     }
   })
   return children.slice(0, MAX_CHILDREN)
 }
 
-function plain(child: TraceRecord): ChildView {
-  const text = describeRecord(child).replace(/^\S+\s+/, '')
+function plain(child: TraceRecord, warnings: WarningTable): ChildView {
+  const text = describeRecord(child, warnings).replace(/^\S+\s+/, '')
   const us = 'duration' in child ? { us: Math.round(child.duration / 10) / 100 } : {}
   if (child.kind === 'memory' && child.bytes.length > 0) {
     return { kind: child.kind, text, bytes: Buffer.from(child.bytes.subarray(0, SHOWN)).toString('hex') }

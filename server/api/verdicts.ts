@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { SHADOW_CMDQ_LOG2SIZE } from '../hypervisor/pkvm/cmdq.ts'
 import { queueLog2Size } from '../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
 import { u32At } from '../trace/layout.ts'
@@ -7,7 +6,6 @@ import { verdict } from '../trace/records.ts'
 import type { LogEntry, TrapLog } from './trapLog.ts'
 
 const MAX_LOG2SIZE = 19
-const SHADOW_MASK = 2 ** SHADOW_CMDQ_LOG2SIZE - 1
 const NAMES = Object.keys(verdict)
 const UNKNOWN = 255
 
@@ -24,6 +22,8 @@ interface Places {
 export class Verdicts {
   readonly #log: TrapLog
   readonly #smmus = new Map<number, { hostLog2: number; places: Places | undefined }>()
+  /** LOG2SIZE of the hardware's queue, by SMMU. */
+  readonly #shadowLog2 = new Map<number, number>()
 
   constructor(log: TrapLog) {
     this.#log = log
@@ -36,7 +36,10 @@ export class Verdicts {
 
   /** A finished group. */
   group({ id, at, layout, words }: LogEntry): void {
-    if (layout.name === 'reset') return this.reset()
+    if (layout.name === 'reset') {
+      this.reset()
+      return this.#findShadow(id)
+    }
     if (layout.name !== 'trap' || words[at + u32At.trap.write] !== 1) return
     const smmu = words[at + u32At.trap.smmu] ?? 0
     const offset = words[at + u32At.trap.offset]
@@ -44,12 +47,23 @@ export class Verdicts {
     if (offset === ARM_SMMU_CMDQ_BASE) {
       const hostLog2 = queueLog2Size(value, MAX_LOG2SIZE)
       this.#smmus.set(smmu, { hostLog2, places: undefined })
+      this.#findShadow(id)
     } else if (offset === ARM_SMMU_CMDQ_PROD) this.#commands(id, smmu, value)
+  }
+
+  /** Where a group tells the hardware of its queue. */
+  #findShadow(id: number): void {
+    const { smmu, write, offset, lo } = u32At.hardware
+    this.#log.children(id, (layout, words, at) => {
+      if (layout.name !== 'hardware' || words[at + write] !== 1 || words[at + offset] !== ARM_SMMU_CMDQ_BASE) return
+      this.#shadowLog2.set(words[at + smmu] ?? 0, queueLog2Size(words[at + lo] ?? 0, MAX_LOG2SIZE))
+    })
   }
 
   #commands(id: number, smmu: number, prod: number): void {
     const state = this.#smmus.get(smmu)
-    if (state === undefined) return
+    const shadowLog2 = this.#shadowLog2.get(smmu)
+    if (state === undefined || shadowLog2 === undefined) return
     const results: number[] = []
     const shadowAt: number[] = []
     /** Commands since the hardware was last told: index into `results`, or -1 for the hypervisor's own. */
@@ -57,7 +71,7 @@ export class Verdicts {
     state.places ??= {
       host: new Uint8Array(2 ** state.hostLog2).fill(UNKNOWN),
       shadowOf: new Int32Array(2 ** state.hostLog2).fill(-1),
-      shadow: new Uint8Array(2 ** SHADOW_CMDQ_LOG2SIZE).fill(UNKNOWN),
+      shadow: new Uint8Array(2 ** shadowLog2).fill(UNKNOWN),
     }
     const { places } = state
     this.#log.children(id, (layout, words, at) => {
@@ -76,7 +90,7 @@ export class Verdicts {
       ) {
         const end = words[at + u32At.hardware.lo] ?? 0
         batch.forEach((which, i) => {
-          const place = (end - batch.length + i) & SHADOW_MASK
+          const place = (end - batch.length + i) & (places.shadow.length - 1)
           places.shadow[place] = which < 0 ? verdict.own : (results[which] ?? UNKNOWN)
           if (which >= 0) shadowAt[which] = place
         })

@@ -31,6 +31,7 @@ import {
   parseRegister,
   parseTimes,
 } from '../trace/vocabulary.ts'
+import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
 import { EXIT, fail } from './exit.ts'
 import { print, say } from './terminal.ts'
@@ -187,7 +188,7 @@ function statsCommand(trace: Command): void {
   const command = trace.command('stats <file>').description('numbers of a run').option('--json', 'as JSON, times in ns')
   symbolOptions(command).action((path: string, options: SymbolOptions & { readonly json?: boolean }) =>
     reading(path, async reader => {
-      const found = stats(reader.records(), loadSymbols(reader, options))
+      const found = stats(reader.records(), warningsOf(reader.header), loadSymbols(reader, options))
       const out = new Output()
       if (options.json) out.line(JSON.stringify({ ...found, bytes: reader.size }, null, 2))
       else {
@@ -220,7 +221,8 @@ function diffCommand(trace: Command): void {
 async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOptions): Promise<void> {
   const nested = options.nested === true
   const out = new Output()
-  const compared = { values: options.values, nested, rewritten: a.tellsRewritten && b.tellsRewritten }
+  const warnings = [warningsOf(a.header), warningsOf(b.header)] as const
+  const compared = { values: options.values, nested, warnings, rewritten: a.tellsRewritten && b.tellsRewritten }
   let places = 0
   const only = { a: 0, b: 0 }
   for (const hunk of diff(a.records(), b.records(), compared)) {
@@ -232,7 +234,7 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
       out.line(`+++ ${title(b.header)}`)
     }
     out.line(`@@ ${places === 1 ? 'first difference' : `difference ${places}`}`)
-    for (const line of describeHunk(hunk, nested)) out.line(line)
+    for (const line of describeHunk(hunk, nested, warnings)) out.line(line)
     if (out.full) await out.flush()
     if (out.closed) return
   }
@@ -274,7 +276,7 @@ function exportCommand(trace: Command): void {
         if (options.perfetto) return perfetto(header, reader.records(), symbols)
         if (options.vcd) return vcd(header, () => reader.records())
         if (options.json) return json(reader, reader.records(), symbols)
-        if (options.csv) return csv(reader.records(), symbols)
+        if (options.csv) return csv(reader.records(), warningsOf(header), symbols)
         throw new Error(`export needs a format: ${formats.map(name => `--${name}`).join(', ')}`)
       }
       const text = pieces()
@@ -362,6 +364,7 @@ function replayCommand(program: Command): void {
 
 async function replay(reader: TraceReader, options: ReplayCommandOptions): Promise<void> {
   const { header } = reader
+  const warnings = warningsOf(header)
   const recorded = await recordedPolicy(header, options.policy)
   const policyOptions: PolicyOptions = {
     ...recorded.options,
@@ -370,19 +373,22 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   }
   const nested = options.nested === true
   const out = new Output()
-  const run = new Replay(header.machine, recorded.factory, policyOptions, reader.tellsRewritten)
+  const run = new Replay(header.machine, recorded.factory, policyOptions, {
+    rewritten: reader.tellsRewritten,
+    warnings,
+  })
   const summary = new ReplaySummary()
   const started = performance.now()
   for (const { group, divergence } of run.run(groups(reader.records()))) {
     if (divergence !== undefined) {
       summary.add(divergence)
-      if (options.all) printDivergence(divergence, nested, out)
+      if (options.all) printDivergence(divergence, nested, warnings, out)
     }
     const where = options.break
     if (where === undefined) continue
     if (where.difference ? divergence === undefined : !matches(group, where.filter)) continue
     out.line('stopped after:')
-    printDivergence(divergence ?? { group, differences: [] }, true, out)
+    printDivergence(divergence ?? { group, differences: [] }, true, warnings, out)
     out.line(JSON.stringify(policySections(run.policy, run.machine), null, 2))
     break
   }
@@ -404,7 +410,7 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
     out.line(`NOT replayed: ${run.faults} injected faults, first in ${describeRoot(run.firstFault).trim()}`)
     out.line('  what they changed is different, and what followed from it')
   }
-  printSummary(summary, run.roots, nested, out)
+  printSummary(summary, run.roots, nested, warnings, out)
   if (summary.divergent > 0) process.exitCode = EXIT.failed
   await out.close()
 }

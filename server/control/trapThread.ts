@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { EventEmitter, once } from 'node:events'
 import type { Hello } from '../../protocol/generated/messages.ts'
+import { OperationError } from '../policy/operationError.ts'
+import type { PolicyInfo } from '../policy/policy.ts'
 import type { Handover, ThreadEvent, ThreadEvents, ThreadOptions } from '../trap/messages.ts'
-import { OperationError, type Operations } from '../trap/operations.ts'
+import type { Operations } from '../trap/operations.ts'
 import type { Arguments, Result } from '../trap/rpc.ts'
 import { inTime, Late, PATIENCE_MS, WorkerHandle } from './workerHandle.ts'
 
@@ -32,6 +34,8 @@ export class TrapThread extends EventEmitter<Events> {
   readonly #options: ThreadOptions
   #lane: WorkerHandle
   #stopping = false
+  /** What decides for the machine that is, or was, connected. */
+  policy: PolicyInfo | undefined
   /** The machine, while it is connected. */
   #machine: Hello | undefined
   #swapping = false
@@ -124,9 +128,10 @@ export class TrapThread extends EventEmitter<Events> {
       const arrived = await arrival
       gapMs = performance.now() - start
       if (arrived?.event === 'connected') {
-        const [machine, , repaired] = arrived.args
+        const [machine, , repaired, policy] = arrived.args
         repairs = repaired
         this.#machine = machine
+        this.policy = policy
       } else if (arrived !== undefined) throw new Error(arrived.args[0])
     } catch (error) {
       await lane.stop()
@@ -233,8 +238,10 @@ export class TrapThread extends EventEmitter<Events> {
       this.#left = message.args[0]
       return
     }
-    if (event === 'connected') this.#machine = message.args[0]
-    else if (event === 'disconnected') this.#machine = undefined
+    if (event === 'connected') {
+      this.#machine = message.args[0]
+      this.policy = message.args[3]
+    } else if (event === 'disconnected') this.#machine = undefined
     this.emit(event, ...message.args)
   }
 }

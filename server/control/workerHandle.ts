@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setFlagsFromString } from 'node:v8'
 import { Worker } from 'node:worker_threads'
+import { OperationError } from '../policy/operationError.ts'
 import type {
   ThreadEvent,
   ThreadEvents,
@@ -9,7 +10,6 @@ import type {
   ThreadOptions,
   ThreadOutcome,
 } from '../trap/messages.ts'
-import { OperationError } from '../trap/operations.ts'
 import { type Arguments, callOf, type Result } from '../trap/rpc.ts'
 
 /**

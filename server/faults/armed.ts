@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A rule with its names as numbers, ready to be compared with what takes place. */
-import type { Halves } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
 import { command, event, halvesOf, rangeOf, register } from './names.ts'
 import { ACTIONS, type FaultRule, type Point, type Value, type WhereOf } from './rule.ts'
 import { Trigger } from './trigger.ts'

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `set`, `change` and their like, on registers, words and bytes. */
-import type { Halves } from '../machine/ports.ts'
-import { hex } from '../smmu/bits.ts'
+import { type Halves, hex } from '../smmu/bits.ts'
 import type { ArmedRule } from './armed.ts'
 import { big } from './names.ts'
 import type { WhatOf } from './rule.ts'

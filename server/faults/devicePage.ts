@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Halves, SmmuHardware } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
 import { decodeFeatures } from '../smmu/features.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import {
   ARM_SMMU_CR0,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The guest's event queue as the hardware has it: where it is, and records that nobody caused. */
 
-import type { Halves, SmmuHardware } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
 import { EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../smmu/events.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import {
   EVTQ_ENTRY_SIZE,

@@ -3,8 +3,10 @@
  * What the guest is made to see of registers that really say something else: global errors that never were, a CONS that
  * stands still, interrupts that are said to be enabled. Acknowledgements of what never was do not reach the hardware.
  */
-import type { Halves, SmmuHardware } from '../machine/ports.ts'
+
 import type { Trap } from '../policy/policy.ts'
+import type { Halves } from '../smmu/bits.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import {
   ARM_SMMU_CMDQ_CONS,
   ARM_SMMU_GERROR,

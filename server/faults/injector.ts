@@ -5,11 +5,11 @@
  * and what takes place is handed to the points (points/), of which each has its rules.
  */
 import type { Translate } from '../../protocol/generated/messages.ts'
+import { OperationError } from '../policy/operationError.ts'
 import type { Policy, Trap } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Answer } from '../translate/answer.ts'
-import { OperationError } from '../trap/operations.ts'
 import { ArmedRule, resolveSid, rulesAt } from './armed.ts'
 import { FACILITY_NAMES, facilityOf } from './facility.ts'
 import { FreeActions } from './freeActions.ts'

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Names that rules use, and the numbers behind them. Linux's and the specification's prefixes may be there or not. */
 
-import type { Halves } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
 import {
   COMMAND_NAMES,
   commandNumber,

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Where the queues and tables of an SMMU stand, as its registers say: the guest's and the hardware's. */
 
-import type { Halves } from '../machine/ports.ts'
-import { addressOf } from '../smmu/bits.ts'
+import { addressOf, type Halves } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { CMDQ_ENTRY_SIZE, queueBase, queueLog2Size } from '../smmu/queue.ts'
 import {

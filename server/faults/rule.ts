@@ -4,6 +4,7 @@
  * published, and the shape that the loader checks (load.ts); README.md has every point and action by example.
  */
 import { type Static, type TSchema, Type } from 'typebox'
+import { FAULT_ACTIONS } from '../trace/records.ts'
 
 const strict = { additionalProperties: false } as const
 
@@ -254,8 +255,8 @@ export const WHAT = {
 } as const satisfies Record<string, TSchema>
 
 export type Action = keyof typeof WHAT
-/** By their number on the trace; append only. */
-export const ACTIONS = Object.keys(WHAT) as Action[]
+/** By their number on the trace. */
+export const ACTIONS: readonly Action[] = FAULT_ACTIONS
 
 /** Those that do not alter what takes place at the point, and so may stand at any. */
 export const FREE_ACTIONS: ReadonlySet<Action> = new Set<Action>([

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Halves, Machine } from '../machine/ports.ts'
+import type { Machine } from '../machine/ports.ts'
 import { newTrap, type Policy, type Trap } from '../policy/policy.ts'
 import type { HypWarning } from '../policy/warnings.ts'
+import type { Halves } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { ArmedRule, Device } from './armed.ts'

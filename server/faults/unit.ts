@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { SmmuHardware } from '../machine/ports.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import { HostView } from './hostView.ts'
 import { Places } from './places.ts'
 

@@ -86,10 +86,3 @@ export interface Inspectable {
   /** What is not as it should be in hypervisor memory and in the hardware's registers, in words. */
   verify(): string[]
 }
-
-/** What is said about a policy, to those on another thread. */
-export interface PolicyInfo {
-  readonly name: string
-  readonly facilities: readonly Facility[]
-  readonly warnings: WarningTable
-}

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Halves, Machine } from '../machine/ports.ts'
+import type { Machine } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
 import type { Facility, Inspectable } from './inspect.ts'
 import type { HypReport } from './report.ts'
-import type { WarningTable } from './warnings.ts'
+import { NO_WARNINGS, type WarningTable } from './warnings.ts'
 
 /** How much of the series is emulated (server/hypervisor/README.md, section 10), each step including those before. */
 export const SERIES_STEPS = ['mmio', 'cmdq', 'strtab', 'queues', 'nested'] as const
@@ -127,3 +128,16 @@ export interface Policy {
   /** Absent: it has nothing to show. */
   readonly inspect?: Inspectable
 }
+
+/** What is said about a policy, to those on another thread. */
+export interface PolicyInfo {
+  readonly name: string
+  readonly facilities: readonly Facility[]
+  readonly warnings: WarningTable
+}
+
+export const policyInfo = ({ name, inspect }: Policy): PolicyInfo => ({
+  name,
+  facilities: [...(inspect?.facilities ?? [])],
+  warnings: inspect?.warnings ?? NO_WARNINGS,
+})

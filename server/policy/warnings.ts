@@ -25,6 +25,32 @@ export type WarningTable = readonly HypWarning[]
 /** Of a policy that has none. */
 export const NO_WARNINGS: WarningTable = []
 
+/** Whether a value of unknown origin is a table, of which nothing surprises a terminal. */
+export function isWarningTable(value: unknown): value is WarningTable {
+  return Array.isArray(value) && value.length <= 255 && value.every(isWarning)
+}
+
+function isWarning(value: unknown): value is HypWarning {
+  if (typeof value !== 'object' || value === null) return false
+  const { id, code, section, meaning, values, expected } = value as Record<string, unknown>
+  return (
+    Number.isInteger(id) &&
+    Number(id) >= 1 &&
+    Number(id) <= 255 &&
+    isText(code, /^\w{1,64}$/) &&
+    isText(section, PRINTABLE) &&
+    isText(meaning, PRINTABLE) &&
+    Array.isArray(values) &&
+    values.length <= 4 &&
+    values.every(name => isText(name, /^\w{1,32}$/)) &&
+    typeof expected === 'boolean'
+  )
+}
+
+const PRINTABLE = /^[^\p{Cc}]{0,500}$/u
+
+const isText = (value: unknown, pattern: RegExp): boolean => typeof value === 'string' && pattern.test(value)
+
 /** Adds a warning to a table that is being made: the next id. */
 export function defineWarning(
   table: HypWarning[],

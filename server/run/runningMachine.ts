@@ -92,8 +92,9 @@ export class RunningMachine {
       image: resolve(this.#kernel.image),
     })
     const recorder = await Recorder.open({ path, header, ...(limit !== undefined && { limit }) })
-    if (session.hello !== undefined) recorder.describe(describeMachine(session.hello))
-    session.on('connected', hello => recorder.describe(describeMachine(hello)))
+    const warnings = () => session.thread?.policy?.warnings
+    if (session.hello !== undefined) recorder.describe(describeMachine(session.hello), warnings)
+    session.on('connected', hello => recorder.describe(describeMachine(hello), warnings))
     session.pump.add(recorder)
     session.recording = recorder
     return recorder

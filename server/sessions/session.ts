@@ -8,6 +8,7 @@ import type { FaultStatus } from '../faults/injector.ts'
 import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { SeriesStep } from '../policy/policy.ts'
+import { NO_WARNINGS } from '../policy/warnings.ts'
 import { qemuFailure } from '../run/outcome.ts'
 import { eventName } from '../smmu/events.ts'
 import { decodeFeatures } from '../smmu/features.ts'
@@ -215,7 +216,7 @@ async function observe(
     controller.watch(entry.rules)
     const device = (smmu: number, sid: number) =>
       session.hello?.devices.find(d => d.smmu === smmu && d.sid === sid)?.name ?? `stream ${sid}`
-    const timeline = new Timeline(device)
+    const timeline = new Timeline(device, () => session.thread?.policy?.warnings ?? NO_WARNINGS)
     watch.timeline = timeline
     session.pump?.add(timeline)
     session.thread?.on('fired', firing => {

@@ -3,6 +3,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import { enums } from '../../protocol/messages.ts'
 import { PAGE_DONATE, PAGE_RECLAIM } from '../policy/report.ts'
+import type { WarningTable } from '../policy/warnings.ts'
 import { hex, hex64 } from '../smmu/bits.ts'
 import { describeRecord, describeRoot } from '../trace/describe.ts'
 import type { Layout } from '../trace/layout.ts'
@@ -46,9 +47,12 @@ export class Timeline implements Sink {
   #owners: Owners | undefined
   #donated: { base: number; end: number; vm: number }[] = []
   readonly #device: (smmu: number, sid: number) => string
+  readonly #warnings: () => WarningTable
 
-  constructor(device: (smmu: number, sid: number) => string) {
+  /** @param warnings of the policy, as it is when they are put into words */
+  constructor(device: (smmu: number, sid: number) => string, warnings: () => WarningTable) {
     this.#device = device
+    this.#warnings = warnings
   }
 
   /** Who owned what when the session began. */
@@ -99,7 +103,7 @@ export class Timeline implements Sink {
   /** The trace around the first fault, or its end when there was none, in lines. */
   excerpt(): string[] {
     return (this.#around.length > 0 ? this.#around : this.#recent).map(record =>
-      roots.has(record.kind) ? describeRoot(record as Root) : `  ${describeRecord(record)}`,
+      roots.has(record.kind) ? describeRoot(record as Root) : `  ${describeRecord(record, this.#warnings())}`,
     )
   }
 

@@ -7,6 +7,12 @@
  * made where every microsecond counts.
  */
 
+/** One value of up to 64 bits in halves, so that the trap path needs no BigInt. Both are unsigned 32-bit integers. */
+export interface Halves {
+  lo: number
+  hi: number
+}
+
 /** Mask of bits `hi` to `lo` (both included, at most 31) of a 32-bit value, as an unsigned number. */
 export function genmask(hi: number, lo: number): number {
   return 2 ** (hi + 1) - 2 ** lo

@@ -9,9 +9,9 @@ import { Recorder } from './recorder.ts'
  * @returns bytes of the file.
  */
 export async function cut(reader: TraceReader, last: number, path: string): Promise<number> {
-  const { machine, segment: _, ...header } = reader.header
+  const { machine, warnings, segment: _, ...header } = reader.header
   const recorder = await Recorder.open({ path, header, format: reader.format, limit: Number.POSITIVE_INFINITY })
-  recorder.describe(machine)
+  recorder.describe(machine, () => warnings)
   for (const block of reader.blocks()) {
     const end = block.findIndex(record => record.kind === 'trap' && record.seq >= last)
     for (const record of end < 0 ? block : block.slice(0, end + 1)) recorder.record(record)

@@ -2,11 +2,9 @@
 /** Records in words, for someone who knows the specification. */
 
 import { enums } from '../../protocol/messages.ts'
-import { ACTIONS } from '../faults/rule.ts'
-import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
 import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../policy/report.ts'
 import { resultName } from '../policy/result.ts'
-import { formatWarningValues } from '../policy/warnings.ts'
+import { formatWarningValues, type WarningTable, warningById } from '../policy/warnings.ts'
 import { addressOf, hex, hex64 } from '../smmu/bits.ts'
 import { namedStream, namesStream } from '../smmu/commandFields.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
@@ -15,7 +13,7 @@ import { describeRegister, registerAt, registerName } from '../smmu/registers.ts
 import { describeSte, steConfigName } from '../smmu/ste.ts'
 import { commandWords, streamEntries } from './groupMemory.ts'
 import type { Group, Root } from './groups.ts'
-import { machineState, type RecordOf, request, type TraceRecord, verdict } from './records.ts'
+import { FAULT_ACTIONS, machineState, type RecordOf, request, type TraceRecord, verdict } from './records.ts'
 import { pcOf, type Symbols } from './symbols.ts'
 
 const NO_CPU = 0xffff
@@ -108,7 +106,7 @@ export function describeTranslation(root: RecordOf<'translate'>): string {
 }
 
 /** The children of a group, one line each; `all`: with hardware, memory and guard accesses. */
-export function describeChildren(group: Group, all: boolean): string[] {
+export function describeChildren(group: Group, all: boolean, warnings: WarningTable): string[] {
   const lines: string[] = []
   const words = commandWords(group.children)
   let commands = 0
@@ -116,7 +114,7 @@ export function describeChildren(group: Group, all: boolean): string[] {
     if (child.kind === 'command')
       lines.push(command(child, child.verdict === verdict.own ? undefined : words[commands++]))
     else if (child.kind === 'stream') lines.push(...stream(child, group, index))
-    else if (all || !DETAILS.has(child.kind)) lines.push(describeRecord(child))
+    else if (all || !DETAILS.has(child.kind)) lines.push(describeRecord(child, warnings))
   })
   return lines
 }
@@ -141,8 +139,8 @@ function stream(record: RecordOf<'stream'>, group: Group, index: number): string
   return lines
 }
 
-/** A record that is no root, in one line. */
-export function describeRecord(record: TraceRecord): string {
+/** A record that is no root, in one line. @param warnings that the recording's ids stand for */
+export function describeRecord(record: TraceRecord, warnings: WarningTable): string {
   switch (record.kind) {
     case 'hardware': {
       const failed = record.ok ? '' : ' REFUSED'
@@ -157,7 +155,7 @@ export function describeRecord(record: TraceRecord): string {
     case 'stream':
       return `stream    sid ${hex(record.sid)}: host ${config(record.hostConfig)}, shadow ${config(record.shadowConfig)}`
     case 'warning': {
-      const warning = HYP_WARNINGS[record.id - 1]
+      const warning = warningById(warnings, record.id)
       if (warning === undefined) return `WARNING   number ${record.id}`
       const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
       return `WARNING   ${warning.code} (${warning.section}) ${values}`
@@ -182,7 +180,7 @@ export function describeRecord(record: TraceRecord): string {
     case 'breakpoint':
       return `break     breakpoint ${record.id} at trap #${record.seq}`
     case 'fault':
-      return `FAULT     rule ${record.rule} ${ACTIONS[record.action] ?? 'unknown'} ${hex(record.v0)} ${hex(record.v1)}`
+      return `FAULT     rule ${record.rule} ${FAULT_ACTIONS[record.action] ?? 'unknown'} ${hex(record.v0)} ${hex(record.v1)}`
     case 'machine':
       return `machine   ${nameOf(machineState, record.state)}`
     case 'lost':

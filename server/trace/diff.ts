@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+
+import { type WarningTable, warningById } from '../policy/warnings.ts'
 import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
 import { describeChildren, describeRoot } from './describe.ts'
 import { type Group, groups, type Item, isGroup } from './groups.ts'
@@ -10,6 +12,8 @@ export interface DiffOptions {
   readonly values: boolean
   /** Accesses to hardware and memory that a decision made. */
   readonly nested: boolean
+  /** What the ids of warnings stand for, in the first and in the second. */
+  readonly warnings: readonly [WarningTable, WarningTable]
   /** Whether a command was kept as it was or rewritten; not every recording tells. Default: yes. */
   readonly rewritten?: boolean
 }
@@ -37,8 +41,8 @@ interface Step {
 
 /** Compares the decisions of two runs in order. @yields the places where they differ, first one first */
 export function* diff(a: Iterable<TraceRecord>, b: Iterable<TraceRecord>, options: DiffOptions): Generator<Hunk> {
-  const left = new Steps(groups(a), options)
-  const right = new Steps(groups(b), options)
+  const left = new Steps(groups(a), options, options.warnings[0])
+  const right = new Steps(groups(b), options, options.warnings[1])
   let before: Group | undefined
   for (;;) {
     const l = left.peek(0)
@@ -80,11 +84,13 @@ function agree(left: Steps, i: number, right: Steps, j: number): boolean {
 class Steps {
   readonly #items: Iterator<Item>
   readonly #options: DiffOptions
+  readonly #warnings: WarningTable
   /** Last CMDQ_PROD of each SMMU. */
   readonly #prod = new Map<number, number>()
   #ahead: Step[] = []
 
-  constructor(items: Iterable<Item>, options: DiffOptions) {
+  constructor(items: Iterable<Item>, options: DiffOptions, warnings: WarningTable) {
+    this.#warnings = warnings
     this.#items = items[Symbol.iterator]()
     this.#options = options
   }
@@ -107,7 +113,7 @@ class Steps {
       if (this.#options.values) parts.push(this.#value(root), root.hi)
     } else if (root.kind === 'request') parts.push(root.request, root.result, root.v0, root.v1, root.v2)
     else if (root.kind === 'translate') parts.push(root.sid, root.iovaLo, root.iovaHi, root.status, root.pa)
-    parts.push(...childKeys(children, this.#options))
+    parts.push(...childKeys(children, this.#options, this.#warnings))
     return parts.join(' ')
   }
 
@@ -133,6 +139,7 @@ class Steps {
 function childKeys(
   children: readonly TraceRecord[],
   { values, nested, rewritten = true }: DiffOptions,
+  warnings: WarningTable,
 ): (string | number)[] {
   const parts: (string | number)[] = []
   for (const child of children) {
@@ -144,7 +151,7 @@ function childKeys(
         parts.push('s', child.sid, child.hostConfig, child.shadowConfig)
         break
       case 'warning':
-        parts.push('w', child.id)
+        parts.push('w', warningById(warnings, child.id)?.code ?? child.id)
         if (values) parts.push(child.v0, child.v1, child.v2, child.v3)
         break
       case 'fault':
@@ -164,15 +171,15 @@ function childKeys(
 }
 
 /** A hunk for people: `-` only in the first run, `+` only in the second. */
-export function describeHunk({ before, a, b }: Hunk, nested: boolean): string[] {
+export function describeHunk({ before, a, b }: Hunk, nested: boolean, warnings: DiffOptions['warnings']): string[] {
   const lines = [before ? `  ${describeRoot(before.root)}` : '  (start)']
-  for (const [sign, side] of [
-    ['-', a],
-    ['+', b],
+  for (const [sign, side, table] of [
+    ['-', a, warnings[0]],
+    ['+', b, warnings[1]],
   ] as const) {
     for (const group of side) {
       lines.push(`${sign} ${describeRoot(group.root)}`)
-      for (const line of describeChildren(group, nested)) lines.push(`${sign}          ${line}`)
+      for (const line of describeChildren(group, nested, table)) lines.push(`${sign}          ${line}`)
     }
   }
   return lines

@@ -2,6 +2,7 @@
 /** The trace file's blocks and header. README.md in this folder is the specification. */
 import { crc32 } from 'node:zlib'
 import type { Hello } from '../../protocol/generated/messages.ts'
+import { isWarningTable, type WarningTable } from '../policy/warnings.ts'
 
 /** Version of the format that this program writes. */
 export const FORMAT = 2
@@ -183,13 +184,17 @@ export interface TraceHeader {
   readonly kernel: string
   readonly image: string
   readonly machine: MachineDescription
+  /** What the ids of hyp warnings stand for; absent in older recordings (warnings.ts). */
+  readonly warnings?: WarningTable
 }
 
 /** @returns undefined unless it is the JSON of a header, with everything of the right type. */
 export function parseHeader(text: string): TraceHeader | undefined {
   try {
     const header: unknown = JSON.parse(text)
-    return matches(header, SHAPE) ? (header as unknown as TraceHeader) : undefined
+    if (!matches(header, SHAPE)) return undefined
+    const { warnings } = header as { warnings?: unknown }
+    return warnings === undefined || isWarningTable(warnings) ? (header as unknown as TraceHeader) : undefined
   } catch {
     return undefined
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A recorded machine as it stood after a trap, and walks of its tables. */
 import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
+import { NO_WARNINGS } from '../policy/warnings.ts'
 import { decodeFeatures } from '../smmu/features.ts'
 import * as R from '../smmu/registers.ts'
 import { NO_SSID } from '../smmu/transaction.ts'
@@ -42,7 +43,7 @@ export class RecordedMachine {
 
   constructor(machine: MachineDescription, factory?: PolicyFactory, options: PolicyOptions = {}) {
     this.#shown = new Shown(machine)
-    this.#replay = factory && new Replay(machine, factory, options)
+    this.#replay = factory && new Replay(machine, factory, options, { warnings: NO_WARNINGS })
   }
 
   /** Takes in the recording up to and with trap `at`, or all of it. */

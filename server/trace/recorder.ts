@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { type FileHandle, open, rm } from 'node:fs/promises'
+import type { WarningTable } from '../policy/warnings.ts'
 import {
   BLOCK_HEADER,
   type BlockInfo,
@@ -51,7 +52,7 @@ export function newHeader(
 
 export interface RecorderOptions {
   readonly path: string
-  readonly header: Omit<TraceHeader, 'segment' | 'machine'>
+  readonly header: Omit<TraceHeader, 'segment' | 'machine' | 'warnings'>
   /** Version of the format; default: the newest. What was not told in an older recording stays untold in a copy. */
   readonly format?: number
   /** Bytes of all segments together; default 2 GiB. A recording below an eighth of it is one file. */
@@ -126,6 +127,7 @@ export class Recorder implements Sink {
   #writing: Promise<void> | undefined
 
   #machine: MachineDescription | undefined
+  #warnings: () => WarningTable | undefined = () => undefined
 
   private constructor(options: RecorderOptions, file: FileHandle) {
     this.#options = options
@@ -142,9 +144,13 @@ export class Recorder implements Sink {
     return new Recorder(options, file)
   }
 
-  /** The machine is known: what came so far, and what comes, can be written. */
-  describe(machine: MachineDescription): void {
+  /**
+   * The machine is known: what came so far, and what comes, can be written.
+   * @param warnings of the policy, asked for with every segment: the code may have been replaced
+   */
+  describe(machine: MachineDescription, warnings: () => WarningTable | undefined = () => undefined): void {
     this.#machine ??= machine
+    this.#warnings = warnings
   }
 
   /** All files of the recording so far, in order; empty before the machine is known. */
@@ -303,7 +309,13 @@ export class Recorder implements Sink {
 
   #writeHeader(): Promise<void> {
     const machine = this.#machine ?? NO_MACHINE
-    const header: TraceHeader = { ...this.#options.header, segment: this.#segment, machine }
+    const warnings = this.#warnings()
+    const header: TraceHeader = {
+      ...this.#options.header,
+      segment: this.#segment,
+      machine,
+      ...(warnings && { warnings }),
+    }
     return this.#append(emptyBlock(blockType.header, 0, this.#format), Buffer.from(JSON.stringify(header)))
   }
 

@@ -110,7 +110,7 @@ export const kinds = {
    * trap so far stands before; until its root comes, requests may.
    */
   breakpoint: { id: 13, fields: { id: 'u32', seq: 'u32', start: 'f64', decided: 'flag' } },
-  /** A rule injected a fault: number of the rule, of the action, and values. */
+  /** A rule injected a fault: number of the rule, of the action (FAULT_ACTIONS), and values. */
   fault: { id: 14, fields: { rule: 'u32', action: 'u32', v0: 'f64', v1: 'f64', v2: 'f64', v3: 'f64' } },
   /** The machine's state changed: a value of `machineState`. From the control thread; `time` is not known there, and 0. */
   machine: { id: 15, fields: { state: 'u32', time: 'f64', start: 'f64' } },
@@ -177,6 +177,40 @@ export type TraceRecord = { [K in KindName]: RecordOf<K> }[KindName]
 
 /** What became of a command of the host's queue; `own`: issued by the hypervisor itself. */
 export const verdict = { kept: COMMAND_KEPT, rewritten: COMMAND_REWRITTEN, dropped: COMMAND_DROPPED, own: 3 } as const
+
+/** What an injected fault did, by the number in the record; append only. */
+export const FAULT_ACTIONS = [
+  'set',
+  'change',
+  'freeze',
+  'drop',
+  'abort',
+  'postpone',
+  'delay',
+  'duplicate',
+  'reorder',
+  'defer',
+  'hang',
+  'early',
+  'cerror',
+  'fail',
+  'fault',
+  'redirect',
+  'restrict',
+  'irq',
+  'lose-irq',
+  'gerror',
+  'event',
+  'corrupt',
+  'donate',
+  'reclaim',
+  'warn',
+  'disconnect',
+  'malformed',
+  'kill',
+  'reset',
+  'pause',
+] as const
 
 /**
  * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `postMismatch`: SMMU,

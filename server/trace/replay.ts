@@ -5,7 +5,13 @@ import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
 import { newTrap, type Policy } from '../policy/policy.ts'
 import type { HypReport } from '../policy/report.ts'
 import { resultName } from '../policy/result.ts'
-import type { HypWarning } from '../policy/warnings.ts'
+import {
+  formatWarningValues,
+  type HypWarning,
+  NO_WARNINGS,
+  type WarningTable,
+  warningById,
+} from '../policy/warnings.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { registerName } from '../smmu/registers.ts'
@@ -34,10 +40,19 @@ export interface Divergence {
 const NOTHING = '—'
 const VERDICTS = Object.keys(verdict)
 
-/** A warning, or a decision about a command, in words. */
+/** A warning, or a decision about a command: what it is compared by, and in words. */
 interface Decision {
   readonly subject: string
+  readonly key: string
   readonly text: string
+}
+
+/** What a recording tells of decisions. */
+export interface Told {
+  /** A command that was rewritten has a verdict of its own; default: yes. */
+  readonly rewritten?: boolean
+  /** What the ids of its warnings stand for. */
+  readonly warnings: WarningTable
 }
 
 /** Lets a hypervisor decide again what another one decided in a recording. */
@@ -54,14 +69,13 @@ export class Replay {
   readonly #recorded: ReplayMachine
   readonly #factory: PolicyFactory
   readonly #options: PolicyOptions
-  readonly #tellsRewritten: boolean
+  readonly #told: Told
   #decisions: Decision[] = []
   readonly #trap = newTrap()
 
-  /** @param tellsRewritten the recording has a verdict of its own for commands that were rewritten */
-  constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions, tellsRewritten = true) {
+  constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions, told: Told) {
     this.#recorded = new ReplayMachine(machine)
-    this.#tellsRewritten = tellsRewritten
+    this.#told = told
     this.#factory = factory
     this.#options = options
   }
@@ -177,14 +191,14 @@ export class Replay {
   #decisionDifferences(group: Group): Difference[] {
     const recorded: Decision[] = []
     for (const child of group.children) {
-      if (child.kind === 'warning') recorded.push(warningDecision(child))
+      if (child.kind === 'warning') recorded.push(this.#warningDecision(child))
       else if (child.kind === 'command' && child.verdict !== verdict.own) recorded.push(this.#commandDecision(child))
     }
     const differences: Difference[] = []
     for (let i = 0; i < Math.max(recorded.length, this.#decisions.length); i++) {
       const then = recorded[i]
       const now = this.#decisions[i]
-      if (then?.text === now?.text) continue
+      if (then?.key === now?.key) continue
       const subject = then?.subject ?? now?.subject ?? ''
       differences.push({ subject, recorded: then?.text ?? NOTHING, replayed: now?.text ?? NOTHING })
     }
@@ -199,10 +213,10 @@ export class Replay {
       const subject = this.#subject(effect)
       const at = left.findIndex(other => this.#subject(other) === subject)
       const other = at >= 0 ? left.splice(at, 1)[0] : undefined
-      return { subject, recorded: describeRecord(effect), replayed: other ? describeRecord(other) : NOTHING }
+      return { subject, recorded: inWords(effect), replayed: other ? inWords(other) : NOTHING }
     })
     for (const effect of left) {
-      differences.push({ subject: this.#subject(effect), recorded: NOTHING, replayed: describeRecord(effect) })
+      differences.push({ subject: this.#subject(effect), recorded: NOTHING, replayed: inWords(effect) })
     }
     return differences
   }
@@ -215,15 +229,23 @@ export class Replay {
 
   #commandDecision({ opcode, verdict: result }: RecordOf<'command'>): Decision {
     const subject = `host cmd ${opcodeName(opcode)}`
-    const untold = !this.#tellsRewritten && result !== verdict.dropped
-    return { subject, text: `${subject} ${untold ? 'not dropped' : (VERDICTS[result] ?? result)}` }
+    const untold = this.#told.rewritten === false && result !== verdict.dropped
+    const text = `${subject} ${untold ? 'not dropped' : (VERDICTS[result] ?? result)}`
+    return { subject, key: text, text }
+  }
+
+  #warningDecision({ id, v0, v1, v2, v3 }: RecordOf<'warning'>): Decision {
+    const warning = warningById(this.#told.warnings, id)
+    return warning === undefined
+      ? decisionToWarn(`number ${id}`, '', v0, v1, v2, v3)
+      : decisionToWarn(warning.code, formatWarningValues(warning, [v0, v1, v2, v3]), v0, v1, v2, v3)
   }
 
   #report(): HypReport {
     return {
-      warn: (warning: HypWarning, _trap, smmu, a, b, c, d) => {
-        const values = { v0: a >>> 0, v1: b >>> 0, v2: c >>> 0, v3: d >>> 0 }
-        this.#decisions.push(warningDecision({ kind: 'warning', id: warning.id, smmu, ...values }))
+      warn: (warning: HypWarning, _trap, _smmu, a, b, c, d) => {
+        const values = [a >>> 0, b >>> 0, c >>> 0, d >>> 0] as const
+        this.#decisions.push(decisionToWarn(warning.code, formatWarningValues(warning, values), ...values))
       },
       command: (smmu, opcode, result) => {
         this.#decisions.push(this.#commandDecision({ kind: 'command', smmu, opcode, verdict: result }))
@@ -236,7 +258,9 @@ export class Replay {
   }
 }
 
-function warningDecision(record: RecordOf<'warning'>): Decision {
-  const text = describeRecord(record)
-  return { subject: text.split(' (')[0] ?? text, text }
+function decisionToWarn(code: string, words: string, ...values: readonly number[]): Decision {
+  const subject = `WARNING ${code}`
+  return { subject, key: `${subject} ${values.join(' ')}`, text: `${subject} ${words}`.trim() }
 }
+
+const inWords = (effect: Effect): string => describeRecord(effect, NO_WARNINGS)

@@ -4,7 +4,9 @@
  * what it did not ask is answered from what the recording shows of memory and registers. What it changed, and what this
  * one changes, is compared.
  */
-import type { CpuGuard, Halves, Machine, SmmuHardware } from '../machine/ports.ts'
+import type { CpuGuard, Machine } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import {
   ARM_SMMU_CMDQ_CONS,

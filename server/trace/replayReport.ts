@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { WarningTable } from '../policy/warnings.ts'
 import { describeChildren, describeRoot } from './describe.ts'
 import type { Group } from './groups.ts'
 import type { Output } from './output.ts'
@@ -35,9 +36,14 @@ export class ReplaySummary {
 }
 
 /** A decision, what went differently in it, and, if asked for, everything that was recorded of it. */
-export function printDivergence({ group, differences }: Divergence, nested: boolean, out: Output): void {
+export function printDivergence(
+  { group, differences }: Divergence,
+  nested: boolean,
+  warnings: WarningTable,
+  out: Output,
+): void {
   out.line(describeRoot(group.root))
-  if (nested) for (const line of describeChildren(group, true)) out.line(`          ${line}`)
+  if (nested) for (const line of describeChildren(group, true, warnings)) out.line(`          ${line}`)
   for (const { recorded, replayed } of nested ? differences : differences.slice(0, SHOWN)) {
     out.line(`  recorded  ${recorded}`)
     out.line(`  replayed  ${replayed}`)
@@ -45,13 +51,19 @@ export function printDivergence({ group, differences }: Divergence, nested: bool
   if (!nested && differences.length > SHOWN) out.line(`  and ${differences.length - SHOWN} more (--nested shows all)`)
 }
 
-export function printSummary(summary: ReplaySummary, decisions: number, nested: boolean, out: Output): void {
+export function printSummary(
+  summary: ReplaySummary,
+  decisions: number,
+  nested: boolean,
+  warnings: WarningTable,
+  out: Output,
+): void {
   if (summary.first === undefined) {
     out.line('no difference')
     return
   }
   out.line('first difference:')
-  printDivergence(summary.first, nested, out)
+  printDivergence(summary.first, nested, warnings, out)
   out.line('')
   out.line(`${summary.divergent} of ${decisions} decisions went differently:`)
   for (const { subject, count, first } of summary.subjects()) {

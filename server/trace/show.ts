@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { WarningTable } from '../policy/warnings.ts'
 import { describeChildren, describeRecord, describeRoot } from './describe.ts'
 import { blocksFor, type Filter, matches } from './filter.ts'
 import type { TraceHeader } from './format.ts'
@@ -6,6 +7,7 @@ import { type Group, groups, type Item, isGroup } from './groups.ts'
 import type { Output } from './output.ts'
 import type { TraceReader } from './reader.ts'
 import type { Symbols } from './symbols.ts'
+import { warningsOf } from './warnings.ts'
 
 export interface ShowOptions {
   readonly filter: Filter
@@ -29,13 +31,14 @@ export function title(header: TraceHeader): string {
 /** Prints what the filter lets through. @returns how many items. */
 export async function show(reader: TraceReader, options: ShowOptions, out: Output): Promise<number> {
   const { filter, symbols, slowest, limit = Number.POSITIVE_INFINITY } = options
+  const warnings = warningsOf(reader.header)
   out.line(`# ${title(reader.header)}`)
   const items = groups(reader.records(blocksFor(filter)))
   const shown = slowest === undefined ? through(items, filter, symbols) : slowestOf(items, filter, symbols, slowest)
   let count = 0
   for (const item of shown) {
     if (count === limit) break
-    print(item, options, out)
+    print(item, options, warnings, out)
     count++
     if (!out.full) continue
     await out.flush()
@@ -59,13 +62,13 @@ function slowestOf(items: Iterable<Item>, filter: Filter, symbols: Symbols | und
   return found.sort(slower).slice(0, count)
 }
 
-function print(item: Item, { nested, symbols }: ShowOptions, out: Output): void {
+function print(item: Item, { nested, symbols }: ShowOptions, warnings: WarningTable, out: Output): void {
   if (!isGroup(item)) {
-    out.line(`${seconds('start' in item ? item.start : undefined)} ${' '.repeat(8)}${describeRecord(item)}`)
+    out.line(`${seconds('start' in item ? item.start : undefined)} ${' '.repeat(8)}${describeRecord(item, warnings)}`)
     return
   }
   out.line(`${seconds(item.root.start)} ${describeRoot(item.root, symbols)}${item.whole ? '' : '  (incomplete)'}`)
-  for (const line of describeChildren(item, nested)) out.line(`${' '.repeat(21)}${line}`)
+  for (const line of describeChildren(item, nested, warnings)) out.line(`${' '.repeat(21)}${line}`)
 }
 
 /** ns as seconds since the start of the recording. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a recording shows of guest memory and registers at a moment, byte by byte: what it does not show is not there. */
 
-import type { Halves } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA, GBPA_UPDATE } from '../smmu/registers.ts'
 import type { MachineDescription } from './format.ts'

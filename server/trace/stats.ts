@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { HYP_WARNINGS } from '../hypervisor/pkvm/warnings.ts'
+import { type WarningTable, warningById } from '../policy/warnings.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { eventName } from '../smmu/events.ts'
 import { registerName } from '../smmu/registers.ts'
@@ -49,7 +49,7 @@ class Tally {
   }
 }
 
-export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats {
+export function stats(records: Iterable<TraceRecord>, table: WarningTable, symbols?: Symbols): Stats {
   const registers = new Tally()
   const commands = new Tally()
   const warnings = new Tally()
@@ -107,7 +107,7 @@ export function stats(records: Iterable<TraceRecord>, symbols?: Symbols): Stats 
         break
       }
       case 'warning':
-        warnings.add(HYP_WARNINGS[record.id - 1]?.code ?? `number ${record.id}`)
+        warnings.add(warningById(table, record.id)?.code ?? `number ${record.id}`)
         break
       case 'event':
         events.add(eventName(record.bytes[0] ?? 0))

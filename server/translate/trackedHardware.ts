@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Halves, SmmuHardware } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
 import { CMDQ_ENT_WORDS } from '../smmu/commands.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { CMDQ_ENTRY_SIZE, queueAdvance, queueBase, queueEntries, queueIndex, queueLog2Size } from '../smmu/queue.ts'
 import {

@@ -6,6 +6,7 @@
  * *after* it (values that were read, hyp warnings, events), in both cases before QEMU gets its reply.
  */
 import type { Trap } from '../policy/policy.ts'
+import type { HypWarning } from '../policy/warnings.ts'
 import { addressOf, getField } from '../smmu/bits.ts'
 import { commandBytes, namesStream } from '../smmu/commandFields.ts'
 import { CMDQ_0_OP, CMDQ_ENT_WORDS, commandPage } from '../smmu/commands.ts'
@@ -29,8 +30,8 @@ export type BreakpointMatch =
   | { readonly on: 'stream'; readonly sid: number }
   /** A command or an event whose input address lies in the range, bytes. */
   | { readonly on: 'address'; readonly base: number; readonly size: number }
-  /** Id of a hyp warning; absent: any unexpected one. */
-  | { readonly on: 'warning'; readonly warning?: number }
+  /** Code of a hyp warning; absent: any unexpected one. */
+  | { readonly on: 'warning'; readonly warning?: string }
   /** Id of an event record; absent: any. */
   | { readonly on: 'event'; readonly event?: number }
 
@@ -60,8 +61,8 @@ export interface Hit {
   readonly phase: 'before' | 'after'
   /** The four words of the command that matched, else absent. */
   readonly command?: readonly number[]
-  /** Id of the hyp warning or event that matched. */
-  readonly warning?: number
+  /** Code of the hyp warning, or id of the event, that matched. */
+  readonly warning?: string
   readonly event?: number
   /** The event came between two traps: this is the first trap after it. */
   readonly late?: boolean
@@ -179,14 +180,14 @@ export class Breakpoints {
   }
 
   /** A hyp warning while a trap is decided. */
-  warning(id: number, expected: boolean, smmu: number): void {
+  warning({ code, expected }: HypWarning, smmu: number): void {
     if (!this.#aboutReports || this.#pending !== undefined) return
     for (const breakpoint of this.#list.values()) {
       const { match } = breakpoint
       if (match.on !== 'warning' || !concerns(breakpoint, smmu)) continue
-      if (match.warning === undefined ? expected : match.warning !== id) continue
+      if (match.warning === undefined ? expected : match.warning !== code) continue
       if (this.#counts(breakpoint)) {
-        return this.#found({ breakpoint: breakpoint.id, phase: 'after', warning: id })
+        return this.#found({ breakpoint: breakpoint.id, phase: 'after', warning: code })
       }
     }
   }

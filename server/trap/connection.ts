@@ -17,7 +17,7 @@ import { enums, VERSION } from '../../protocol/messages.ts'
 import type { Surroundings } from '../faults/site.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { Machine } from '../machine/ports.ts'
-import type { Policy } from '../policy/policy.ts'
+import { type Policy, policyInfo } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
@@ -123,7 +123,7 @@ export class Connection {
     this.#connectFaults()
     encodeWelcome(link.out, hello.seq, this.#version, hello.features, this.#session)
     link.flush()
-    post('connected', hello, takeOver !== undefined, takeOver?.repairs ?? [])
+    post('connected', hello, takeOver !== undefined, takeOver?.repairs ?? [], policyInfo(this.#policy))
     if (takeOver?.lost !== undefined) post('lost', takeOver.lost)
     else this.#thread.onRefusal = undefined
     this.#served = true

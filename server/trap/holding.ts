@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { encodeHold } from '../../protocol/generated/messages.ts'
+import { OperationError } from '../policy/operationError.ts'
 import type { Trap } from '../policy/policy.ts'
 import { released } from '../trace/records.ts'
 import type { Hit } from './breakpoints.ts'
 import type { Link } from './link.ts'
-import { type HeldTrap, OperationError, type Release } from './operations.ts'
+import type { HeldTrap, Release } from './operations.ts'
 import type { Thread } from './thread.ts'
 
 /** A trap on its way to its answer. */

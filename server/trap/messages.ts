@@ -3,9 +3,11 @@
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { InjectorState } from '../faults/injector.ts'
 import type { FaultPlan, Firing } from '../faults/rule.ts'
+import type { OperationFailure } from '../policy/operationError.ts'
+import type { PolicyInfo } from '../policy/policy.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import type { Breakpoint } from './breakpoints.ts'
-import type { HeldTrap, OperationFailure, Operations, Release } from './operations.ts'
+import type { HeldTrap, Operations, Release } from './operations.ts'
 import type { ReporterState } from './reporter.ts'
 import type { Call } from './rpc.ts'
 
@@ -13,7 +15,7 @@ import type { Call } from './rpc.ts'
 export interface ThreadOptions {
   /** Path of a Unix socket, or `host:port`. */
   readonly listen: string
-  /** `passthrough`, `pkvm`, or the path of a TypeScript file with a policy. */
+  /** Name of a policy, or the path of a TypeScript file with one. */
   readonly policy: string
   /** Options of the policy, e.g. `{ until: 'cmdq' }`. */
   readonly policyOptions: Readonly<Record<string, unknown>>
@@ -53,7 +55,7 @@ export interface ThreadEvents {
   /** The code is there; it does not serve yet. */
   loaded: []
   /** `resumed`: the machine ran already; `repairs` says what had to be put right. */
-  connected: [machine: Hello, resumed: boolean, repairs: readonly string[]]
+  connected: [machine: Hello, resumed: boolean, repairs: readonly string[], policy: PolicyInfo]
   /** A connection's first trap was answered; ms since the epoch. */
   firstTrap: [at: number]
   /** A running machine was not taken over (`onRefusal` leave). */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
-import type { Halves } from '../machine/ports.ts'
 import type { Trap } from '../policy/policy.ts'
+import type { Halves } from '../smmu/bits.ts'
 import type { Breakpoint, BreakpointSpec, Hit } from './breakpoints.ts'
 
 /** A trap that waits for a person, and why. */
@@ -68,18 +68,4 @@ export interface Operations {
   openFaults(names: readonly string[], time?: number): void
   /** Carries out a rule of the point `machine`, now. */
   fireFault(name: string): void
-}
-
-/** `absent`: no such thing. `state`: not now. `invalid`: cannot be. */
-export type OperationFailure = 'absent' | 'state' | 'invalid'
-
-/** Why an operation could not be done. */
-export class OperationError extends Error {
-  override readonly name = 'OperationError'
-  readonly failure: OperationFailure
-
-  constructor(failure: OperationFailure, message: string) {
-    super(message)
-    this.failure = failure
-  }
 }

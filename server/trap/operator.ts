@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { PageOwners } from '../policy/inspect.ts'
+import { OperationError } from '../policy/operationError.ts'
 import type { Policy } from '../policy/policy.ts'
 import { request } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Inspector } from './inspect.ts'
-import { OperationError, type Operations, type OwnershipRange, type RegisterValue } from './operations.ts'
+import type { Operations, OwnershipRange, RegisterValue } from './operations.ts'
 
 /** Bytes of guest memory that one operation reads. */
 const MAX_MEMORY = 1 << 20

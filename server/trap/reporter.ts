@@ -61,7 +61,7 @@ export class Reporter extends TraceReport {
 
   override warn(warning: HypWarning, trap: number, smmu: number, a: number, b: number, c: number, d: number): void {
     super.warn(warning, trap, smmu, a, b, c, d)
-    if (this.#breakpoints?.armed) this.#breakpoints.warning(warning.id, warning.expected, smmu)
+    if (this.#breakpoints?.armed) this.#breakpoints.warning(warning, smmu)
     const known = this.#warnings.get(warning.id)
     if (known !== undefined) {
       known.count++

@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
+import { OperationError } from '../policy/operationError.ts'
 import { request } from '../trace/records.ts'
 import type { Breakpoint, BreakpointSpec } from './breakpoints.ts'
 import type { Connection } from './connection.ts'
 import type { Sections } from './messages.ts'
-import {
-  type HeldTrap,
-  OperationError,
-  type Operations,
-  type OwnershipRange,
-  type RegisterValue,
-  type Release,
-} from './operations.ts'
+import type { HeldTrap, Operations, OwnershipRange, RegisterValue, Release } from './operations.ts'
 import type { Operator } from './operator.ts'
 import type { Thread } from './thread.ts'
 

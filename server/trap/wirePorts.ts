@@ -11,7 +11,9 @@ import {
   Id,
 } from '../../protocol/generated/messages.ts'
 import { enums, MAX_BYTES } from '../../protocol/messages.ts'
-import type { CpuGuard, Halves, SmmuHardware } from '../machine/ports.ts'
+import type { CpuGuard } from '../machine/ports.ts'
+import type { Halves } from '../smmu/bits.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Link } from './link.ts'

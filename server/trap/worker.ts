@@ -2,10 +2,10 @@
 /** The trap thread: listens for QEMU, and decides every trap. Started by WorkerHandle (control/workerHandle.ts). */
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadPolicy } from '../policy/load.ts'
+import { OperationError } from '../policy/operationError.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { Listener } from './listener.ts'
 import type { Lifecycle, Post, ThreadCall, ThreadMessage, ThreadOptions } from './messages.ts'
-import { OperationError } from './operations.ts'
 import { type Call, invoke } from './rpc.ts'
 import { trial } from './trial.ts'
 

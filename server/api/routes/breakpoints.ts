@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { HYP_WARNINGS } from '../../hypervisor/pkvm/warnings.ts'
-import { warningByCode } from '../../policy/warnings.ts'
+import { DESCRIPTIONS } from '../../policy/builtin.ts'
+import { type WarningTable, warningByCode } from '../../policy/warnings.ts'
 import { hex, hex64 } from '../../smmu/bits.ts'
 import { opcodeName } from '../../smmu/commands.ts'
 import { eventName } from '../../smmu/events.ts'
@@ -13,12 +13,18 @@ import { Problem } from '../problems.ts'
 import type { BreakpointBody, breakpoints } from '../schemas/breakpoints.ts'
 import type { Handlers } from '../schemas/route.ts'
 
-function known(kind: string, name: string, number: number | undefined): number {
-  if (number === undefined) throw new Problem(422, `no ${kind} ${name}`)
-  return number
+function known<T>(kind: string, name: string, found: T | undefined): T {
+  if (found === undefined) throw new Problem(422, `no ${kind} ${name}`)
+  return found
 }
 
-function matchOf(body: BreakpointBody): BreakpointMatch {
+/** Of the machine's policy, or of any that the next machine may have: breakpoints stay. */
+function warningCode(code: string, table: WarningTable): string | undefined {
+  const tables = [table, ...[...DESCRIPTIONS.values()].map(({ warnings }) => warnings)]
+  return tables.map(warnings => warningByCode(warnings, code)?.code).find(found => found !== undefined)
+}
+
+function matchOf(body: BreakpointBody, warnings: WarningTable): BreakpointMatch {
   switch (body.on) {
     case 'register': {
       const { register, access = 'any', value, mask } = body
@@ -52,7 +58,7 @@ function matchOf(body: BreakpointBody): BreakpointMatch {
       const { warning } = body
       return warning === undefined
         ? { on: 'warning' }
-        : { on: 'warning', warning: known('warning', warning, warningByCode(HYP_WARNINGS, warning)?.id) }
+        : { on: 'warning', warning: known('warning', warning, warningCode(warning, warnings)) }
     }
     case 'event': {
       const { event } = body
@@ -76,9 +82,7 @@ export function describeMatch(match: BreakpointMatch): string {
     case 'address':
       return `address ${hex(match.base)} to ${hex(match.base + match.size)} in a command or an event`
     case 'warning':
-      return match.warning === undefined
-        ? 'any unexpected hyp warning'
-        : `hyp warning ${HYP_WARNINGS[match.warning - 1]?.code ?? match.warning}`
+      return match.warning === undefined ? 'any unexpected hyp warning' : `hyp warning ${match.warning}`
     case 'event':
       return match.event === undefined ? 'any event' : `event ${eventName(match.event)}`
   }
@@ -103,7 +107,7 @@ export function breakpointHandlers(manager: MachineManager): Handlers<typeof bre
         throw new Problem(409, `there are ${MAX_BREAKPOINTS} breakpoints already`)
       }
       const added = await manager.breakpoints.add({
-        match: matchOf(body),
+        match: matchOf(body, manager.warningTable),
         skip: body.skip ?? 0,
         once: body.once ?? false,
         enabled: body.enabled ?? true,

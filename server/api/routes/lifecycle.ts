@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { HYP_WARNINGS } from '../../hypervisor/pkvm/warnings.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
@@ -24,7 +23,7 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
       registers: REGISTERS.map(({ name, offset, bits, meaning }) => ({ name, offset, bits, meaning })),
       commands: COMMAND_NAMES,
       events: EVENT_NAMES,
-      warnings: HYP_WARNINGS.map(({ code, section, meaning }) => ({ code, section, meaning })),
+      warnings: manager.warningTable.map(({ code, section, meaning }) => ({ code, section, meaning })),
     }),
     'GET /machine': () => manager.status(),
     'POST /machine/start': async ({ body }) => {

@@ -59,7 +59,7 @@ export const HeldSchema = named(
       breakpoint: Type.Integer({ description: '0: stopped by a step, or by hand' }),
       phase: Type.Enum(['before', 'after']),
       command: Type.Optional(Type.Array(Type.Integer())),
-      warning: Type.Optional(Type.Integer()),
+      warning: Type.Optional(Type.String()),
       event: Type.Optional(Type.Integer()),
       late: Type.Optional(Type.Boolean()),
     }),

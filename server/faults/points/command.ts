@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Halves } from '../../machine/ports.ts'
-import { getField } from '../../smmu/bits.ts'
+import { getField, type Halves } from '../../smmu/bits.ts'
 import { commandBytes, namesStream, WITH_ASID, WITH_LEAF, WITH_VMID } from '../../smmu/commandFields.ts'
 import {
   CMDQ_0_OP,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Halves, SmmuHardware } from '../../machine/ports.ts'
-import { hex, hex64 } from '../../smmu/bits.ts'
+
+import { type Halves, hex, hex64 } from '../../smmu/bits.ts'
+import type { SmmuHardware } from '../../smmu/hardware.ts'
 import { ARM_SMMU_CMDQ_CONS, registerName } from '../../smmu/registers.ts'
 import type { ArmedRule } from '../armed.ts'
 import { alter, alterRead } from '../change.ts'

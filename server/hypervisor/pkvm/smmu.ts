@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** One SMMU: probe, initial programming, its register traps, CR0 (server/hypervisor/README.md, sections 2 to 5). */
-import type { Halves, SmmuHardware } from '../../machine/ports.ts'
+
 import type { Trap } from '../../policy/policy.ts'
 import { includesStep } from '../../policy/policy.ts'
 import { EIO, ENODEV, OK } from '../../policy/result.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
-import { fieldGet } from '../../smmu/bits.ts'
+import { fieldGet, type Halves } from '../../smmu/bits.ts'
 import { tlbiNhAll, tlbiRangeScale, tlbiRangeUnits, tlbiS2Ipa, tlbiS2IpaRange } from '../../smmu/commands.ts'
+import type { SmmuHardware } from '../../smmu/hardware.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,

@@ -4,10 +4,11 @@
  * the parts beside this file, and translation of transactions through caches that forget only what commands name. Every write takes
  * effect before it returns, unless the options make it late.
  */
-import type { Halves, SmmuHardware } from '../../machine/ports.ts'
-import { getField } from '../bits.ts'
+
+import { getField, type Halves } from '../bits.ts'
 import * as C from '../commands.ts'
 import { decodeFeatures, type Features, type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../features.ts'
+import type { SmmuHardware } from '../hardware.ts'
 import type { GuestMemory } from '../memory.ts'
 import type { PageRequest } from '../pageRequest.ts'
 import { CMDQ_ENTRY_SIZE, EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../queue.ts'

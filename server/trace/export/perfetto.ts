@@ -7,6 +7,7 @@
  * alone; times are cut to whole ns, and slices must lie in each other after that; older ones take every time for ns where
  * `displayTimeUnit` is `ns`, and refuse a file with an escaped control character before a `ts`.
  */
+import type { WarningTable } from '../../policy/warnings.ts'
 import { hex, hex64 } from '../../smmu/bits.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
 import { describeChildren, describeRecord } from '../describe.ts'
@@ -14,6 +15,7 @@ import type { TraceHeader } from '../format.ts'
 import { type Group, groups, isGroup } from '../groups.ts'
 import type { TraceRecord } from '../records.ts'
 import { pcOf, type Symbols } from '../symbols.ts'
+import { warningsOf } from '../warnings.ts'
 
 const GUEST = 1
 const SERVER = 2
@@ -64,16 +66,17 @@ export function* perfetto(header: TraceHeader, records: Iterable<TraceRecord>, s
 function* events(header: TraceHeader, records: Iterable<TraceRecord>, symbols?: Symbols): Generator<TraceEvent> {
   yield* names(header.machine.vcpus)
   const counters = new Rates()
+  const warnings = warningsOf(header)
   let now = 0
   for (const item of groups(records)) {
     if (isGroup(item)) {
       now = Math.max(now, item.root.start)
       yield* counters.until(item.root.start)
       counters.count(item)
-      yield* decision(item, symbols)
+      yield* decision(item, warnings, symbols)
     } else {
       if ('start' in item) now = Math.max(now, item.start)
-      yield mark(item, now)
+      yield mark(item, warnings, now)
     }
   }
   yield* counters.until(now + STEP)
@@ -93,7 +96,11 @@ function* names(vcpus: number): Generator<TraceEvent> {
   for (const [text, tid] of Object.entries(TRACKS)) yield name('thread_name', SERVER, tid, text)
 }
 
-function* decision({ root, children }: Group, symbols: Symbols | undefined): Generator<TraceEvent> {
+function* decision(
+  { root, children }: Group,
+  warnings: WarningTable,
+  symbols: Symbols | undefined,
+): Generator<TraceEvent> {
   const ts = traceTime(root.start)
   const dur = traceTime(root.duration)
   const place = { pid: SERVER, tid: TRACKS.machine as number }
@@ -101,14 +108,15 @@ function* decision({ root, children }: Group, symbols: Symbols | undefined): Gen
     place.pid = GUEST
     place.tid = VCPUS + root.cpu
   } else if (root.kind === 'translate') place.tid = TRACKS['translation requests']
-  yield { ts, dur, name: nameOf(root), ph: 'X', cat: root.kind, ...place, args: argsOf({ root, children }, symbols) }
+  const args = argsOf({ root, children }, warnings, symbols)
+  yield { ts, dur, name: nameOf(root), ph: 'X', cat: root.kind, ...place, args }
   for (const child of children) {
     if (child.kind === 'hardware') {
       const name = `hardware ${child.write ? 'W' : 'R'} ${registerName(child.offset)}`
       const args = { value: hex64(child.lo, child.hi), ok: child.ok === 1 }
       const times = { ts: traceTime(child.start), dur: traceTime(child.duration) }
       yield { ...times, name, ph: 'X', cat: 'hardware', ...place, args }
-    } else if (MARKS.has(child.kind)) yield mark(child, root.start, place)
+    } else if (MARKS.has(child.kind)) yield mark(child, warnings, root.start, place)
   }
 }
 
@@ -125,9 +133,13 @@ function nameOf(root: Group['root']): string {
   }
 }
 
-function argsOf(group: Pick<Group, 'root' | 'children'>, symbols: Symbols | undefined): Record<string, unknown> {
+function argsOf(
+  group: Pick<Group, 'root' | 'children'>,
+  warnings: WarningTable,
+  symbols: Symbols | undefined,
+): Record<string, unknown> {
   const { root } = group
-  const details = describeChildren({ ...group, whole: true }, true)
+  const details = describeChildren({ ...group, whole: true }, true, warnings)
   const inside = details.length > 0 ? { details } : {}
   switch (root.kind) {
     case 'trap': {
@@ -146,9 +158,14 @@ function argsOf(group: Pick<Group, 'root' | 'children'>, symbols: Symbols | unde
   }
 }
 
-function mark(record: TraceRecord, now: number, place = { pid: SERVER, tid: trackOf(record) }): TraceEvent {
+function mark(
+  record: TraceRecord,
+  warnings: WarningTable,
+  now: number,
+  place = { pid: SERVER, tid: trackOf(record) },
+): TraceEvent {
   const ts = traceTime('start' in record ? record.start : now)
-  const text = record.kind === 'console' ? record.text : describeRecord(record)
+  const text = record.kind === 'console' ? record.text : describeRecord(record, warnings)
   return { ts, name: plain(text), ph: 'i', s: 't', cat: record.kind, ...place }
 }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { WarningTable } from '../../policy/warnings.ts'
 import { hex, hex64 } from '../../smmu/bits.ts'
 import { registerName } from '../../smmu/registers.ts'
 import { describeRecord } from '../describe.ts'
 import type { TraceReader } from '../reader.ts'
 import type { TraceRecord } from '../records.ts'
 import { pcOf, type Symbols } from '../symbols.ts'
+import { warningsOf } from '../warnings.ts'
 
 function functionOf(record: TraceRecord, symbols: Symbols | undefined): string | undefined {
   return symbols && 'pcLo' in record ? symbols.describe(pcOf(record)) : undefined
@@ -19,9 +21,11 @@ export function* json(
   records: Iterable<TraceRecord>,
   symbols?: Symbols,
 ): Generator<string> {
+  const warnings = warningsOf(header)
   yield `${JSON.stringify({ kind: 'header', format, ...header })}\n`
   for (const record of records) {
-    const words = record.kind === 'console' || record.kind === 'control' ? undefined : describeRecord(record).trim()
+    const words =
+      record.kind === 'console' || record.kind === 'control' ? undefined : describeRecord(record, warnings).trim()
     const bytes = 'bytes' in record ? { bytes: Buffer.from(record.bytes).toString('hex') } : {}
     const name = functionOf(record, symbols)
     yield `${JSON.stringify({ ...record, ...bytes, ...(words && { words }), ...(name && { function: name }) })}\n`
@@ -47,10 +51,10 @@ const COLUMNS = [
 type Row = Partial<Record<(typeof COLUMNS)[number], string | number>>
 
 /** RFC 4180, a line for every record; the first line names the columns. */
-export function* csv(records: Iterable<TraceRecord>, symbols?: Symbols): Generator<string> {
+export function* csv(records: Iterable<TraceRecord>, warnings: WarningTable, symbols?: Symbols): Generator<string> {
   yield `${COLUMNS.join(',')}\r\n`
   for (const record of records) {
-    const row = rowOf(record, symbols)
+    const row = rowOf(record, warnings, symbols)
     yield `${COLUMNS.map(column => quote(String(row[column] ?? ''))).join(',')}\r\n`
   }
 }
@@ -59,8 +63,8 @@ function quote(text: string): string {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
 }
 
-function rowOf(record: TraceRecord, symbols: Symbols | undefined): Row {
-  const row: Row = { kind: record.kind, words: describeRecord(record).trim() }
+function rowOf(record: TraceRecord, warnings: WarningTable, symbols: Symbols | undefined): Row {
+  const row: Row = { kind: record.kind, words: describeRecord(record, warnings).trim() }
   if ('start' in record) row.start_ns = record.start
   if ('time' in record) row.virtual_ns = record.time
   if ('duration' in record) row.duration_ns = record.duration

@@ -6,9 +6,10 @@
 import { describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../server/hypervisor/pkvm/hypervisor.ts'
 import { PAGE_OWNED, PAGE_VM } from '../../../server/hypervisor/pkvm/ownership.ts'
-import type { CpuGuard, Halves, Machine } from '../../../server/machine/ports.ts'
+import type { CpuGuard, Machine } from '../../../server/machine/ports.ts'
 import type { Trap } from '../../../server/policy/policy.ts'
 import { SERIES_STEPS, type SeriesStep } from '../../../server/policy/policy.ts'
+import type { Halves } from '../../../server/smmu/bits.ts'
 import { queueIndex } from '../../../server/smmu/queue.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import {

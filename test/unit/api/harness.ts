@@ -106,7 +106,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
   })
   thread.on('connected', machine => {
     Object.assign(session, { hello: machine })
-    recorder.describe(describeMachine(machine))
+    recorder.describe(describeMachine(machine), () => thread.policy?.warnings)
     session.emit('connected', machine)
   })
   const manager = new MachineManager()

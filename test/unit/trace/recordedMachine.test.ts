@@ -2,8 +2,8 @@
 /** Walks of recorded machines: as the live walk has it, or "not in the recording", never a guess. */
 import { fileURLToPath } from 'node:url'
 import { beforeEach, describe, expect, test } from 'vitest'
-import type { SmmuHardware } from '../../../server/machine/ports.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
+import type { SmmuHardware } from '../../../server/smmu/hardware.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { STRTAB_STE_0_CFG_NESTED } from '../../../server/smmu/ste.ts'
 import { walkAnswer, walkText } from '../../../server/smmu/walkAnswer.ts'

@@ -3,6 +3,7 @@
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
+import { HYP_WARNINGS } from '../../../server/hypervisor/pkvm/warnings.ts'
 import { SERIES_STEPS, type SeriesStep } from '../../../server/policy/policy.ts'
 import { ARM_SMMU_STRTAB_BASE, ARM_SMMU_STRTAB_BASE_CFG } from '../../../server/smmu/registers.ts'
 import { describeRoot } from '../../../server/trace/describe.ts'
@@ -18,7 +19,12 @@ const open = (kernel: string, until: SeriesStep) =>
   TraceReader.open(fileURLToPath(new URL(`recordings/${kernel}-${until}.gz`, import.meta.url)))
 
 function replay(reader: TraceReader, until: SeriesStep) {
-  const run = new Replay(reader.header.machine, pkvm, { until }, reader.tellsRewritten)
+  const run = new Replay(
+    reader.header.machine,
+    pkvm,
+    { until },
+    { rewritten: reader.tellsRewritten, warnings: HYP_WARNINGS },
+  )
   const summary = new ReplaySummary()
   for (const { divergence } of run.run(groups(reader.records()))) if (divergence) summary.add(divergence)
   return { run, summary }
@@ -45,7 +51,12 @@ test.each(stages)(
       item.root.kind === 'reset' ||
       item.children.some(child => child.kind === 'stream') ||
       (until === 'cmdq' && item.root.kind === 'trap' && STRTAB.has(item.root.offset))
-    const run = new Replay(reader.header.machine, pkvm, { until }, reader.tellsRewritten)
+    const run = new Replay(
+      reader.header.machine,
+      pkvm,
+      { until },
+      { rewritten: reader.tellsRewritten, warnings: HYP_WARNINGS },
+    )
     const found = [...run.run(groups(reader.records()))]
     expect(found.filter(({ divergence }) => divergence).map(({ group }) => describeRoot(group.root))).toEqual(
       found.filter(({ group }) => explained(group)).map(({ group }) => describeRoot(group.root)),

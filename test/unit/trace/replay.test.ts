@@ -11,12 +11,16 @@ import { ARM_SMMU_IDR0 } from '../../../server/smmu/registers.ts'
 import { groups } from '../../../server/trace/groups.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
 import { type Divergence, Replay } from '../../../server/trace/replay.ts'
+import { warningsOf } from '../../../server/trace/warnings.ts'
 import { HOST_L2, MiB, STE } from '../hypervisor/pkvm/support.ts'
 import { bootRecording, folder, recording, scriptedBoot, trap } from './synthetic.ts'
 
 function replay(path: string, factory: PolicyFactory, options: PolicyOptions = {}) {
   const reader = TraceReader.open(path)
-  const replayed = new Replay(reader.header.machine, factory, options, reader.tellsRewritten)
+  const replayed = new Replay(reader.header.machine, factory, options, {
+    rewritten: reader.tellsRewritten,
+    warnings: warningsOf(reader.header),
+  })
   const divergences: Divergence[] = []
   for (const { divergence } of replayed.run(groups(reader.records()))) if (divergence) divergences.push(divergence)
   expect(reader.problems).toEqual([])
@@ -175,7 +179,8 @@ test('a recording without its start is refused; one with a gap is replayed with 
   const records = [...TraceReader.open(path).records()]
   const at = records.findIndex(({ kind }) => kind === 'command')
   records.splice(at - 2, 3, { kind: 'lost', count: 3 })
-  const run = new Replay(TraceReader.open(path).header.machine, pkvm, {})
+  const { header } = TraceReader.open(path)
+  const run = new Replay(header.machine, pkvm, {}, { warnings: warningsOf(header) })
   const found = [...run.run(groups(records))].filter(({ divergence }) => divergence)
   expect(found.map(({ group }) => group.whole)).toContain(false)
 })

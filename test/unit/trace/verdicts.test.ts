@@ -5,6 +5,7 @@ import { expect, test } from 'vitest'
 import { TrapLog } from '../../../server/api/trapLog.ts'
 import { Verdicts } from '../../../server/api/verdicts.ts'
 import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
+import { HYP_WARNINGS } from '../../../server/hypervisor/pkvm/warnings.ts'
 import type { PolicyFactory } from '../../../server/policy/policy.ts'
 import { COMMAND_DROPPED, COMMAND_KEPT } from '../../../server/policy/report.ts'
 import {
@@ -60,19 +61,24 @@ async function older(path: string, change: (record: TraceRecord) => TraceRecord 
 
 function differences(path: string, factory: PolicyFactory = pkvm) {
   const reader = TraceReader.open(path)
-  const run = new Replay(reader.header.machine, factory, {}, reader.tellsRewritten)
+  const run = new Replay(
+    reader.header.machine,
+    factory,
+    {},
+    { rewritten: reader.tellsRewritten, warnings: HYP_WARNINGS },
+  )
   return [...run.run(groups(reader.records()))].flatMap(({ divergence }) => divergence?.differences ?? [])
 }
 
 test('kept, rewritten and dropped are told apart in the trace and its numbers', async () => {
   const reader = TraceReader.open(await recorded())
   const last = [...groups(reader.records())].findLast(item => isGroup(item)) as Group
-  expect(describeChildren(last, false).filter(line => line.startsWith('host cmd'))).toEqual([
+  expect(describeChildren(last, false, HYP_WARNINGS).filter(line => line.startsWith('host cmd'))).toEqual([
     'host cmd  TLBI_NH_VA vmid=0 asid=0 addr=0x5000',
     'host cmd  TLBI_EL2_ALL  DROPPED',
     'host cmd  SYNC cs=irq msi=0x40000000 data=0x1234  REWRITTEN',
   ])
-  const { commands } = stats(reader.records())
+  const { commands } = stats(reader.records(), HYP_WARNINGS)
   expect(commands).toMatchObject({ TLBI_NH_VA: 1, 'TLBI_EL2_ALL (dropped)': 1, 'SYNC (rewritten)': 1, SYNC: 2 })
 })
 
@@ -139,7 +145,12 @@ test('a part of an older recording does not tell more than the whole', async () 
 test('an old and a new recording of the same run differ only in what both tell', async () => {
   const path = await recorded()
   const hunks = (a: string, b: string, rewritten: boolean) => [
-    ...diff(TraceReader.open(a).records(), TraceReader.open(b).records(), { values: true, nested: true, rewritten }),
+    ...diff(TraceReader.open(a).records(), TraceReader.open(b).records(), {
+      values: true,
+      nested: true,
+      warnings: [HYP_WARNINGS, HYP_WARNINGS],
+      rewritten,
+    }),
   ]
   const old = await older(path)
   expect(hunks(old, path, false)).toEqual([])

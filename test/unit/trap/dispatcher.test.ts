@@ -141,7 +141,7 @@ test.each<[string, number, 'read' | 'write', Release]>([
       log.fromRing(ring, layout, at)
     })
     const found: Group[] = []
-    const replay = new Replay(DESCRIPTION, passthrough, {})
+    const replay = new Replay(DESCRIPTION, passthrough, {}, { warnings: [] })
     for (const { group, divergence } of replay.run(groups(list))) {
       expect(divergence?.differences ?? []).toEqual([])
       found.push(group)

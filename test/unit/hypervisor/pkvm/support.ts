@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine for the hypervisor's tests: memory, hardware that logs what it saw, and a host that behaves like Linux. */
 import { Hypervisor, type HypervisorOverrides } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
-import type { CpuGuard, Halves, Machine, SmmuHardware } from '../../../../server/machine/ports.ts'
+import type { CpuGuard, Machine } from '../../../../server/machine/ports.ts'
 import type { PolicyOptions } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'
 import type { CommandVerdict, HypReport } from '../../../../server/policy/report.ts'
 import type { HypWarning } from '../../../../server/policy/warnings.ts'
-import { addressOf } from '../../../../server/smmu/bits.ts'
+import { addressOf, type Halves } from '../../../../server/smmu/bits.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../../../../server/smmu/features.ts'
+import type { SmmuHardware } from '../../../../server/smmu/hardware.ts'
 import type { GuestMemory } from '../../../../server/smmu/memory.ts'
 import { queueAdvance, queueBase, queueEmpty, queueIndex, queueLog2Size } from '../../../../server/smmu/queue.ts'
 import * as r from '../../../../server/smmu/registers.ts'

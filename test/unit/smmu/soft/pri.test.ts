@@ -8,8 +8,8 @@ import {
   isStopMarker,
   type PageRequest,
 } from '../../../../server/smmu/pageRequest.ts'
-import type { SoftSmmuOptions } from '../../../../server/smmu/soft/options.ts'
-import { PRG_FAILURE, PRG_INVALID_REQUEST, PRG_SUCCESS, type PrgResponse } from '../../../../server/smmu/soft/pri.ts'
+import type { PrgResponse, SoftSmmuOptions } from '../../../../server/smmu/soft/options.ts'
+import { PRG_FAILURE, PRG_INVALID_REQUEST, PRG_SUCCESS } from '../../../../server/smmu/soft/pri.ts'
 import * as S from '../../../../server/smmu/ste.ts'
 import { NO_SSID } from '../../../../server/smmu/transaction.ts'
 import { C, R } from '../driver.ts'

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What set-up is asked for, and what it gives. */
+
+/** The kernels that can be booted. */
+export const KERNEL_SERIES = ['6.12', '6.1', '7.3', 'latest'] as const
+export type KernelSeries = (typeof KERNEL_SERIES)[number]
+
+export interface SetupOptions {
+  /** Receives the lines that say what is being done; by default they go to stderr, with a running percentage. */
+  progress?: (line: string) => void
+  /** Ends set-up early: child processes are killed, the lock is released, nothing half-made is published. */
+  signal?: AbortSignal
+  kernel?: KernelSeries
+}
+
+export interface KernelFiles {
+  /** For example 6.12.57+deb13-arm64. */
+  version: string
+  image: string
+  /** Debian ships the symbol map with its debug package only; then there is none here. */
+  systemMap: string | undefined
+  /** The folder with modules.dep. */
+  modules: string
+}

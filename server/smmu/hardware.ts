@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Halves } from './bits.ts'
+
+/** The register frame of one hardware SMMU (IHI 0070 chapter 6), little-endian. */
+export interface SmmuHardware {
+  /**
+   * Reads `size` (1, 2, 4, 8) bytes at `offset` of the frame into `into`, zero-extended.
+   * @returns false when the hardware aborts the access; `into` is then 0.
+   */
+  read(offset: number, size: number, into: Halves): boolean
+  /** Writes; returns false when the hardware aborts the access. Returns after what the write started is consumed. */
+  write(offset: number, size: number, lo: number, hi: number): boolean
+  /**
+   * Writes 32 bits at `offset`, then reads 32 bits at `readOffset` into `into`, in one round trip. For hardware that is
+   * far away; absent: nothing is gained by it.
+   * @returns false when the hardware aborts either; `into` is then 0.
+   */
+  writeThenRead?(offset: number, value: number, readOffset: number, into: Halves): boolean
+  /**
+   * Writes 32 bits at `offset` without waiting, together with the answer to the trap at hand: at `checkOffset` the hardware
+   * is to hold `checkValue` then. While it does, a vCPU that reads 32 bits there gets `answer` without a trap, up to the
+   * next trap or access of ours; should it not, the policy's `postMismatch` is called before the next trap.
+   * @returns false, with nothing done, when the write has to be waited for.
+   */
+  post?(offset: number, value: number, checkOffset: number, checkValue: number, answer: number): boolean
+}
