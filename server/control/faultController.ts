@@ -9,7 +9,8 @@ const QMP_MS = 10_000
 /** A rule for a moment is looked at with every trap; without traps, so much later at the latest. */
 const LATE_MS = 500
 
-const KEPT = 1000
+/** Firings that are kept for a report. */
+const MAX_KEPT = 1000
 
 const controllers = new WeakMap<Session, FaultController>()
 
@@ -74,7 +75,7 @@ export class FaultController {
 
   #fired(firing: Firing): void {
     const { rule, action } = firing
-    if (this.firings.length < KEPT) this.firings.push(firing)
+    if (this.firings.length < MAX_KEPT) this.firings.push(firing)
     if (action === undefined) return
     this.#carryOut(action).catch(error => this.problems.push(`rule ${rule}: ${(error as Error).message}`))
   }

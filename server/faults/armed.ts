@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A rule with its names as numbers, ready to be compared with what takes place. */
 import type { Halves } from '../smmu/bits.ts'
-import { command, event, halvesOf, rangeOf, register } from './names.ts'
+import { commandNumber, eventNumber } from '../smmu/names.ts'
+import { halvesOf, rangeOf, register } from './names.ts'
 import { ACTIONS, type FaultRule, type Point, type Value, type WhereOf } from './rule.ts'
 import { Trigger } from './trigger.ts'
 
@@ -61,8 +62,8 @@ export class ArmedRule<P extends Point = Point> {
     this.smmu = 'smmu' in where ? where.smmu : undefined
     this.sid = 'sid' in where && where.sid !== undefined ? resolveSid(where.sid, devices) : undefined
     this.offset = 'register' in where && where.register !== undefined ? register(where.register) : undefined
-    this.opcode = 'command' in where && where.command !== undefined ? command(where.command) : undefined
-    this.event = 'event' in where && where.event !== undefined ? event(where.event) : undefined
+    this.opcode = 'command' in where && where.command !== undefined ? commandNumber(where.command) : undefined
+    this.event = 'event' in where && where.event !== undefined ? eventNumber(where.event) : undefined
     this.range = 'address' in where && where.address !== undefined ? rangeOf(where.address) : undefined
     const { mask, value } = where as { mask?: Value; value?: Value }
     this.#mask = mask === undefined ? { lo: 0xffff_ffff, hi: 0xffff_ffff } : halvesOf(mask)

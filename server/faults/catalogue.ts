@@ -2,8 +2,8 @@
 /** The named faults that come with the project: `catalogue/*.yaml`. */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { nearest } from '../smmu/names.ts'
 import { loadFile } from './load.ts'
-import { nearest } from './names.ts'
 import type { CatalogueEntry, FaultRule } from './rule.ts'
 
 const FOLDER = join(import.meta.dirname, 'catalogue')

@@ -6,9 +6,10 @@ import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { warningByCode } from '../policy/warnings.ts'
 import { WITH_ADDRESS, WITH_ASID, WITH_LEAF, WITH_STREAM, WITH_VMID } from '../smmu/commandFields.ts'
+import { commandNumber, eventNumber, nearest } from '../smmu/names.ts'
 import { REGISTERS } from '../smmu/registers.ts'
 import { FACILITY_NAMES, facilityOf } from './facility.ts'
-import { big, command, event, NAMES, nearest, rangeOf, register } from './names.ts'
+import { big, NAMES, rangeOf, register } from './names.ts'
 import {
   type Action,
   type CatalogueEntry,
@@ -234,9 +235,9 @@ class RuleCheck {
   #names(): void {
     const { where, what } = this.#rule
     if ('register' in where) this.#name(['where', 'register'], where.register, 'register', register)
-    if ('command' in where) this.#name(['where', 'command'], where.command, 'command', command)
-    if ('event' in where) this.#name(['where', 'event'], where.event, 'event', event)
-    if (what.do === 'fault' || what.do === 'event') this.#name(['what', 'event'], what.event, 'event', event)
+    if ('command' in where) this.#name(['where', 'command'], where.command, 'command', commandNumber)
+    if ('event' in where) this.#name(['where', 'event'], where.event, 'event', eventNumber)
+    if (what.do === 'fault' || what.do === 'event') this.#name(['what', 'event'], what.event, 'event', eventNumber)
   }
 
   #action(): void {
@@ -263,7 +264,10 @@ class RuleCheck {
     if (what.do === 'corrupt' && what.table !== 'stage2' && what.sid === undefined) {
       this.#flaw(['what'], `corrupt of ${what.table} needs a sid`)
     }
-    if (what.do === 'early' && (where.at !== 'command' || command(where.command ?? '') !== command('CMD_SYNC'))) {
+    if (
+      what.do === 'early' &&
+      (where.at !== 'command' || commandNumber(where.command ?? '') !== commandNumber('CMD_SYNC'))
+    ) {
       this.#flaw(['what', 'do'], 'early is for CMD_SYNC alone')
     }
     if (what.do === 'cerror' && where.at === 'command' && where.queue === 'shadow' && what.error !== 'ILL') {
@@ -361,7 +365,7 @@ class RuleCheck {
   }
 
   #commandFields(where: WhereOf['command']): void {
-    const opcode = where.command === undefined ? undefined : command(where.command)
+    const opcode = where.command === undefined ? undefined : commandNumber(where.command)
     if (where.command !== undefined && opcode === undefined) return
     const fields = Object.entries(COMMAND_FIELDS).filter(([field]) => where[field as CommandField] !== undefined)
     if (opcode !== undefined) {
@@ -449,8 +453,8 @@ function key(where: FaultRule['where'], field: string): unknown {
   const value = (where as Fields)[field]
   if (value === undefined) return field === 'queue' ? 'host' : undefined
   if (field === 'register') return register(value as string | number)
-  if (field === 'command') return command(String(value))
-  if (field === 'event') return event(String(value))
+  if (field === 'command') return commandNumber(String(value))
+  if (field === 'event') return eventNumber(String(value))
   return value
 }
 

@@ -5,6 +5,7 @@ import type { Halves } from '../smmu/bits.ts'
 import { EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../smmu/events.ts'
 import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
+import { eventNumber } from '../smmu/names.ts'
 import {
   EVTQ_ENTRY_SIZE,
   queueAdvance,
@@ -15,7 +16,7 @@ import {
   queueSpace,
 } from '../smmu/queue.ts'
 import { ARM_SMMU_EVTQ_BASE, ARM_SMMU_EVTQ_CONS, ARM_SMMU_EVTQ_PROD, Q_OVERFLOW_FLAG } from '../smmu/registers.ts'
-import { event as eventId, halvesOf } from './names.ts'
+import { halvesOf } from './names.ts'
 import type { WhatOf } from './rule.ts'
 
 const MAX_LOG2SIZE = 19
@@ -49,7 +50,7 @@ export function produceEvents(memory: GuestMemory, hardware: SmmuHardware, what:
   const cons = queuePointer(queue.cons, log2size)
   const room = queueSpace(pointer, cons, log2size)
   const count = what.overflow ? room : Math.min(room, what.count ?? 1)
-  const record = emptyEvent(eventId(what.event) ?? 0, sid)
+  const record = emptyEvent(eventNumber(what.event) ?? 0, sid)
   const address = halvesOf(what.address ?? 0)
   record.inputLo = address.lo
   record.inputHi = address.hi

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Names of commands, events and registers, and back to their numbers. */
-import { opcodeName } from './commands.ts'
+import { CMDQ_OP_CFGI_ALL, CMDQ_OP_PREFETCH_CFG, opcodeName } from './commands.ts'
 import { eventName } from './events.ts'
 import { REGISTERS } from './registers.ts'
 
@@ -17,13 +17,55 @@ export const COMMAND_NAMES = [...commands.keys()]
 export const EVENT_NAMES = [...events.keys()]
 export const REGISTER_NAMES = REGISTERS.map(({ name }) => name)
 
-/** Names as people write them: with or without prefix, in any case. */
-const plain = (name: string): string => name.toUpperCase().replace(/^(CMD_|CMDQ_OP_)/, '')
+/** What Linux calls otherwise, or the specification calls by two names. */
+const ALIASES: ReadonlyMap<string, number> = new Map([
+  ['CFGI_ALL', CMDQ_OP_CFGI_ALL],
+  ['PREFETCH_CFG', CMDQ_OP_PREFETCH_CFG],
+])
 
-export const commandNumber = (name: string): number | undefined =>
-  commands.get(plain(name)) ?? { CMD_SYNC: 0x46, CFGI_ALL: 0x04 }[name.toUpperCase()]
-export const eventNumber = (name: string): number | undefined => events.get(name.toUpperCase())
-export const registerOffset = (name: string): number | undefined =>
-  /^0x[0-9a-f]{1,5}$/i.test(name)
-    ? Number(name)
-    : REGISTERS.find(register => register.name === name.toUpperCase())?.offset
+// Names as people write them: in any case, with the prefix of Linux or of the specification or without.
+
+/** Opcode: `CMDQ_OP_CFGI_STE`, `CMD_SYNC` and `CFGI_STE` are all understood. */
+export function commandNumber(name: string): number | undefined {
+  const bare = name.toUpperCase().replace(/^(CMDQ_OP_)?(CMD_)?/, '')
+  return commands.get(bare) ?? ALIASES.get(bare)
+}
+
+export const eventNumber = (name: string): number | undefined => events.get(name.toUpperCase().replace(/^EVT_ID_/, ''))
+
+/** Offset of a register by name, or as hexadecimal. */
+export function registerOffset(name: string): number | undefined {
+  if (/^0x[0-9a-f]{1,5}$/i.test(name)) return Number(name)
+  const bare = name.toUpperCase().replace(/^(ARM_)?SMMU_/, '')
+  return REGISTERS.find(register => register.name === bare)?.offset
+}
+
+/** The nearest of some names by edits, if one is near. */
+export function nearest(name: string, names: readonly string[]): string | undefined {
+  const wanted = name.toUpperCase().slice(0, 80)
+  let best: string | undefined
+  let distance = Math.max(3, Math.ceil(wanted.length / 3))
+  for (const candidate of names) {
+    const d = edits(wanted, candidate.toUpperCase(), distance)
+    if (d < distance) {
+      distance = d
+      best = candidate
+    }
+  }
+  return best
+}
+
+/** Levenshtein distance, or anything from `limit` on. */
+function edits(a: string, b: string, limit: number): number {
+  if (Math.abs(a.length - b.length) >= limit) return limit
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const cost = a[i - 1] === b[j - 1] ? 0 : 1
+      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + cost))
+    }
+    row = next
+  }
+  return row[b.length] ?? limit
+}

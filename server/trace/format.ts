@@ -110,6 +110,14 @@ export function decodeBlockHeader(bytes: Buffer): BlockInfo | undefined {
   }
 }
 
+/** An entry of the index: where a block is, and its header. */
+export function encodeIndexEntry(position: number, header: Uint8Array): Buffer {
+  const entry = Buffer.alloc(INDEX_ENTRY)
+  entry.writeDoubleLE(position, 0)
+  entry.set(header, 8)
+  return entry
+}
+
 /** The last bytes of a file that was ended: where its index block starts. */
 export function encodeEnd(indexOffset: number): Buffer {
   const end = Buffer.alloc(END_BYTES)

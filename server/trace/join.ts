@@ -8,7 +8,7 @@ import {
   emptyBlock,
   encodeBlockHeader,
   encodeEnd,
-  INDEX_ENTRY,
+  encodeIndexEntry,
 } from './format.ts'
 import { Packer } from './msgpack.ts'
 import type { Segment } from './recorder.ts'
@@ -25,10 +25,7 @@ export async function* join(segments: readonly Segment[]): AsyncGenerator<Buffer
   const block = (info: BlockInfo, payload: Buffer): Buffer => {
     info.number = index.length
     const header = encodeBlockHeader(info, payload)
-    const entry = Buffer.alloc(INDEX_ENTRY)
-    entry.writeDoubleLE(position, 0)
-    header.copy(entry, 8)
-    index.push(entry)
+    index.push(encodeIndexEntry(position, header))
     position += header.length + payload.length
     return Buffer.concat([header, payload])
   }

@@ -10,8 +10,8 @@ import {
   emptyBlock,
   encodeBlockHeader,
   encodeEnd,
+  encodeIndexEntry,
   FORMAT,
-  INDEX_ENTRY,
   type MachineDescription,
   NO_MACHINE,
   type TraceHeader,
@@ -40,11 +40,12 @@ export function newHeader(
   now: number,
   run: Pick<TraceHeader, 'policy' | 'policyOptions' | 'kernel' | 'image'>,
 ): RecorderOptions['header'] {
+  const created = Date.now()
   const { version } = JSON.parse(readFileSync(PACKAGE, 'utf8')) as { version: string }
   return {
     recording: randomUUID(),
-    created: new Date().toISOString(),
-    epoch: Date.now() - now / 1e6,
+    created: new Date(created).toISOString(),
+    epoch: created - now / 1e6,
     versions: { 'smmu-cosim': version, node: process.version },
     ...run,
   }
@@ -299,10 +300,7 @@ export class Recorder implements Sink {
     const size = BLOCK_HEADER + payload.length
     const { bytesWritten } = await this.#file.writev([header, payload], this.#position)
     if (bytesWritten < size) throw new Error(`the disk took ${bytesWritten} of ${size} bytes`)
-    const entry = Buffer.alloc(INDEX_ENTRY)
-    entry.writeDoubleLE(this.#position, 0)
-    header.copy(entry, 8)
-    this.#index.push(entry)
+    this.#index.push(encodeIndexEntry(this.#position, header))
     this.#blocks++
     this.#position += size
   }

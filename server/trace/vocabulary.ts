@@ -1,36 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What people type, as numbers. Everything throws RangeError with what was expected. */
-import { opcodeName } from '../smmu/commands.ts'
-import { REGISTERS } from '../smmu/registers.ts'
+import { COMMAND_NAMES, commandNumber, nearest, REGISTER_NAMES, registerOffset } from '../smmu/names.ts'
 
-const OPCODES = new Map(Array.from({ length: 256 }, (_, opcode) => [opcodeName(opcode), opcode]))
-const OFFSETS = new Map(REGISTERS.map(({ name, offset }) => [name, offset]))
-
-/** The known name that is nearest, for a message. */
-function nearest(name: string, names: Iterable<string>): string {
-  let best = ''
-  let least = Number.POSITIVE_INFINITY
-  for (const candidate of names) {
-    const distance = editDistance(name, candidate)
-    if (distance < least) {
-      least = distance
-      best = candidate
-    }
-  }
-  return best
-}
-
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
-      next.push(Math.min(change, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1))
-    }
-    row = next
-  }
-  return row[b.length] ?? 0
+/** What was meant, for a message. */
+function meant(text: string, names: readonly string[]): string {
+  const name = nearest(text.replace(/^(ARM_SMMU_|SMMU_|CMDQ_OP_|CMD_)/i, ''), names)
+  return name === undefined ? '' : `: did you mean ${name}?`
 }
 
 /** A whole number from 0 up, decimal or with 0x. */
@@ -40,22 +15,17 @@ export function parseNumber(text: string): number {
   return value
 }
 
-/** Offset of a register by name (`SMMU_` in front is allowed), or a number. */
+/** Offset of a register by name, or a number. */
 export function parseRegister(text: string): number {
-  if (/^[0-9]/.test(text)) return parseNumber(text)
-  const name = text.toUpperCase().replace(/^(ARM_)?SMMU_/, '')
-  const offset = OFFSETS.get(name)
-  if (offset === undefined)
-    throw new RangeError(`no register "${text}": did you mean ${nearest(name, OFFSETS.keys())}?`)
+  const offset = /^[0-9]/.test(text) ? parseNumber(text) : registerOffset(text)
+  if (offset === undefined) throw new RangeError(`no register "${text}"${meant(text, REGISTER_NAMES)}`)
   return offset
 }
 
-/** Opcode of a command by name (`CMD_` in front is allowed), or a number. */
+/** Opcode of a command by name, or a number. */
 export function parseCommand(text: string): number {
-  if (/^[0-9]/.test(text)) return parseNumber(text)
-  const name = text.toUpperCase().replace(/^CMD_/, '')
-  const opcode = OPCODES.get(name === 'CFGI_ALL' ? 'CFGI_STE_RANGE' : name)
-  if (opcode === undefined) throw new RangeError(`no command "${text}": did you mean ${nearest(name, OPCODES.keys())}?`)
+  const opcode = /^[0-9]/.test(text) ? parseNumber(text) : commandNumber(text)
+  if (opcode === undefined) throw new RangeError(`no command "${text}"${meant(text, COMMAND_NAMES)}`)
   return opcode
 }
 

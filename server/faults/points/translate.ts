@@ -3,10 +3,11 @@ import type { Translate } from '../../../protocol/generated/messages.ts'
 import { enums } from '../../../protocol/messages.ts'
 import { addressOf, hex, hex64 } from '../../smmu/bits.ts'
 import { EVT_ID_PERMISSION_FAULT, EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } from '../../smmu/events.ts'
+import { eventNumber } from '../../smmu/names.ts'
 import type { Answer } from '../../translate/answer.ts'
 import type { ArmedRule } from '../armed.ts'
 import type { FreeActions } from '../freeActions.ts'
-import { big, event as eventId, rangeOf } from '../names.ts'
+import { big, rangeOf } from '../names.ts'
 import type { Action } from '../rule.ts'
 import type { Site } from '../site.ts'
 
@@ -45,7 +46,7 @@ export class TranslatePoint {
     const { what } = armed.rule
     switch (what.do) {
       case 'fault':
-        setFault(answer, request, eventId(what.event) ?? 0, write, what.stage === 2)
+        setFault(answer, request, eventNumber(what.event) ?? 0, write, what.stage === 2)
         break
       case 'abort':
         answer.status = SILENT[0]
