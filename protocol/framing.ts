@@ -5,6 +5,9 @@ import { enums, MAX_FRAME, MAX_LIST, MAX_STRING } from './messages.ts'
 /** Bytes of the length in front of a payload. */
 const HEADER = 4
 
+/** The longest frame with its length, bytes. */
+export const MAX_ON_WIRE = HEADER + MAX_FRAME
+
 /** Room that both directions start with; hot frames are far below it. */
 const INITIAL = 64 * 1024
 
@@ -22,6 +25,11 @@ export class FrameReader {
   /** Bytes up to here have been taken, and bytes up to #filled have arrived. */
   #taken = 0
   #filled = 0
+
+  /** Bytes that arrived and were not taken yet. */
+  get pending(): number {
+    return this.#filled - this.#taken
+  }
 
   /** @returns where in `buffer` the next bytes go: there is room for one at least, and all up to its end may be used */
   prepare(): number {
@@ -66,7 +74,7 @@ export class FrameReader {
     const pending = this.#filled - this.#taken
     const source = this.buffer
     if (pending + count > source.length) {
-      this.buffer = Buffer.allocUnsafe(Math.max(pending + count, Math.min(2 * source.length, HEADER + MAX_FRAME)))
+      this.buffer = Buffer.allocUnsafe(Math.max(pending + count, Math.min(2 * source.length, MAX_ON_WIRE)))
     }
     source.copy(this.buffer, 0, this.#taken, this.#filled)
     this.#taken = 0
@@ -78,7 +86,7 @@ export class FrameReader {
 const SLACK = 256
 
 /** Most bytes that wait in a FrameWriter: the largest frame behind a buffer of others. */
-const MAX_PENDING = HEADER + MAX_FRAME + INITIAL
+const MAX_PENDING = MAX_ON_WIRE + INITIAL
 
 /** Where arrays would have their one-byte length, which they lack. */
 const ARRAY = 0xdb

@@ -62,6 +62,11 @@ export interface SavedMachine {
 /** QEMU leaves RAM alone that is a shared file. */
 const IGNORE_SHARED = { capabilities: [{ capability: 'x-ignore-shared', state: true }] }
 
+/** A policy that never returns must not hold up the end of a run: so long it may take to see that QEMU has ended, ms. */
+const DRAIN_MS = 5_000
+/** Somebody wants the run to end now. */
+const STOP_DRAIN_MS = 500
+
 /** How long QEMU may take to listen, or to save its devices, ms. */
 const QMP_MS = 30_000
 
@@ -106,6 +111,7 @@ export class Session extends EventEmitter<{
   readonly #endsAtReboot: boolean
   readonly #gone = new AbortController()
   #qmp: Promise<Qmp> | undefined
+  #stopping = false
 
   private constructor(
     options: SessionOptions,
@@ -278,6 +284,7 @@ export class Session extends EventEmitter<{
 
   /** Ends the machine, whatever it is doing. */
   async stop(): Promise<void> {
+    this.#stopping = true
     await this.qemu.stop()
     await this.ended
   }
@@ -291,7 +298,7 @@ export class Session extends EventEmitter<{
     try {
       const qemu = await this.qemu.exited
       this.#gone.abort(new Error('QEMU has ended'))
-      await this.thread?.drained()
+      await this.thread?.drained(this.#stopping ? STOP_DRAIN_MS : DRAIN_MS)
       return {
         qemu,
         qemuErrors: this.qemu.errors.trim(),

@@ -6,10 +6,8 @@ import type { PolicyInfo } from '../policy/policy.ts'
 import type { Handover, ThreadEvent, ThreadEvents, ThreadOptions } from '../trap/messages.ts'
 import type { Operations } from '../trap/operations.ts'
 import type { Arguments, Result } from '../trap/rpc.ts'
-import { inTime, Late, PATIENCE_MS, WorkerHandle } from './workerHandle.ts'
+import { inTime, Late, PATIENCE_MS, WorkerHandle, within } from './workerHandle.ts'
 
-/** A policy that never returns must not hold up the end of a run. */
-const DRAIN_MS = 5_000
 /** QEMU looks for its server many times a second. */
 const TAKE_OVER_MS = 5_000
 
@@ -33,6 +31,8 @@ interface Events extends Omit<ThreadEvents, 'loaded' | 'refused' | 'killed'> {
 export class TrapThread extends EventEmitter<Events> {
   readonly #options: ThreadOptions
   #lane: WorkerHandle
+  /** All that were started and not ended: while the code is replaced, there are two. */
+  readonly #lanes = new Set<WorkerHandle>()
   #stopping = false
   /** What decides for the machine that is, or was, connected. */
   policy: PolicyInfo | undefined
@@ -44,24 +44,37 @@ export class TrapThread extends EventEmitter<Events> {
   /** What a thread left that a fault is ending. */
   #left: Handover | undefined
 
-  private constructor(options: ThreadOptions, lane: WorkerHandle) {
+  private constructor(options: ThreadOptions) {
     super()
     this.#options = options
-    this.#lane = lane
-    this.#attach(lane)
+    this.#lane = this.#spawn(options)
   }
 
   /** Starts the thread; resolves when it listens. @throws Error when it cannot: socket in use, no such policy. */
   static async start(options: ThreadOptions): Promise<TrapThread> {
-    const lane = await WorkerHandle.load(options)
+    const thread = new TrapThread(options)
     try {
-      const thread = new TrapThread(options, lane)
-      await lane.call('serve', null)
+      await thread.#lane.loaded(thread.#patience)
+      thread.#attach(thread.#lane)
+      await thread.#lane.call('serve', null)
       return thread
     } catch (error) {
-      await lane.stop()
+      await thread.stop()
       throw error
     }
+  }
+
+  /** @throws OperationError when this thread is being stopped */
+  #spawn(options: ThreadOptions): WorkerHandle {
+    if (this.#stopping) throw new OperationError('state', 'the trap thread has ended')
+    const lane = new WorkerHandle(options)
+    this.#lanes.add(lane)
+    return lane
+  }
+
+  async #end(lane: WorkerHandle): Promise<void> {
+    await lane.stop()
+    this.#lanes.delete(lane)
   }
 
   /** Carries out an operation on the trap thread, between two traps or while one is held. */
@@ -91,11 +104,12 @@ export class TrapThread extends EventEmitter<Events> {
     if (this.#swapping) throw new Error('the code is being replaced already')
     this.#swapping = true
     try {
-      const lane = await WorkerHandle.load({ ...this.#options, onRefusal })
+      const lane = this.#spawn({ ...this.#options, onRefusal })
       try {
+        await lane.loaded(this.#patience)
         return await this.#takeOver(lane, onRefusal === 'leave')
       } catch (error) {
-        await lane.stop()
+        await this.#end(lane)
         throw error
       }
     } finally {
@@ -122,10 +136,10 @@ export class TrapThread extends EventEmitter<Events> {
     let gapMs = 0
     try {
       const waited = machine !== undefined || this.#parked
-      const arrival = waited ? lane.next(['connected', 'refused', 'disconnected'], TAKE_OVER_MS) : undefined
+      const arrival = waited ? lane.next(['connected', 'refused', 'disconnected']) : undefined
       arrival?.catch(() => {})
       await lane.call('serve', left)
-      const arrived = await arrival
+      const arrived = arrival && (await within(arrival, TAKE_OVER_MS, `QEMU did not come within ${TAKE_OVER_MS} ms`))
       gapMs = performance.now() - start
       if (arrived?.event === 'connected') {
         const [machine, , repaired, policy] = arrived.args
@@ -134,7 +148,7 @@ export class TrapThread extends EventEmitter<Events> {
         this.policy = policy
       } else if (arrived !== undefined) throw new Error(arrived.args[0])
     } catch (error) {
-      await lane.stop()
+      await this.#end(lane)
       if (!old.stopped) this.#attach(old)
       if (!this.#parked) await old.call('serve', null)
       throw error
@@ -144,7 +158,7 @@ export class TrapThread extends EventEmitter<Events> {
     const firstTrap = once(this, 'firstTrap').then(([at]) => at as number)
     firstTrap.catch(() => {})
     this.#attach(lane)
-    await old.stop()
+    await this.#end(old)
     return { firstTrap, repairs, gapMs }
   }
 
@@ -166,7 +180,7 @@ export class TrapThread extends EventEmitter<Events> {
       return await inTime(question(), this.#patience, 'the old code did not answer')
     } catch (error) {
       if (!(error instanceof Late)) throw error
-      await old.stop()
+      await this.#end(old)
       this.#machine = undefined
       this.#parked = true
       return undefined
@@ -184,19 +198,20 @@ export class TrapThread extends EventEmitter<Events> {
     await this.#lane.call('retire')
   }
 
-  /** Resolves when everything that QEMU sent before it ended has been handled; at once if it never connected. */
-  async drained(): Promise<void> {
+  /** Resolves when everything that QEMU sent before it ended has been handled, or time is up; at once if it never connected. */
+  async drained(ms: number): Promise<void> {
     if (this.#machine === undefined || this.#stopping) return
-    const timeout = AbortSignal.timeout(DRAIN_MS)
+    const timeout = AbortSignal.timeout(ms)
     await Promise.race([
       once(this, 'disconnected', { signal: timeout }),
       once(this, 'died', { signal: timeout }),
     ]).catch(() => {})
   }
 
+  /** Ends it, whatever it is doing: a policy that loops, a wait for a QEMU that stands still, a replacement of the code. */
   async stop(): Promise<void> {
     this.#stopping = true
-    await this.#lane.stop()
+    await Promise.all(Array.from(this.#lanes, lane => this.#end(lane)))
   }
 
   #attach(lane: WorkerHandle): void {
@@ -221,8 +236,9 @@ export class TrapThread extends EventEmitter<Events> {
     this.#machine = undefined
     this.emit('disconnected', `the trap thread ended: ${message}`, false, false)
     try {
-      const lane = await WorkerHandle.load(this.#options)
-      if (this.#stopping) return await lane.stop()
+      this.#lanes.delete(this.#lane)
+      const lane = this.#spawn(this.#options)
+      await lane.loaded(this.#patience)
       this.#lane = lane
       this.#attach(lane)
       await lane.call('serve', left)

@@ -27,9 +27,14 @@ export class Late extends Error {}
 
 /** @throws Late after `ms` */
 export async function inTime<T>(work: Promise<T>, ms: number, what: string): Promise<T> {
+  return within(work, ms, `${what} within ${ms / 1000} s: does it loop?`)
+}
+
+/** @throws Late with `message` after `ms` */
+export async function within<T>(work: Promise<T>, ms: number, message: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Late(`${what} within ${ms / 1000} s: does it loop?`)), ms)
+    timer = setTimeout(() => reject(new Late(message)), ms)
   })
   try {
     return await Promise.race([work, late])
@@ -64,22 +69,9 @@ export class WorkerHandle {
     this.#worker.on('exit', code => this.#ended(`exit code ${code}`))
   }
 
-  /** Starts a worker; resolves when its code is loaded. @throws Error when that is not possible. */
-  static async load(options: ThreadOptions): Promise<WorkerHandle> {
-    const lane = new WorkerHandle(options)
-    try {
-      const loaded = new Promise<void>((resolve, reject) => {
-        lane.attach(
-          () => resolve(),
-          message => reject(new Error(message)),
-        )
-      })
-      await inTime(loaded, options.patienceMs ?? PATIENCE_MS, 'the code did not load')
-    } catch (error) {
-      await lane.stop()
-      throw error
-    }
-    return lane
+  /** Resolves when its code is loaded. @throws Late after `ms`, Error when that is not possible */
+  async loaded(ms: number): Promise<void> {
+    await inTime(this.next(['loaded']), ms, 'the code did not load')
   }
 
   /** It was ended, or ended by itself. */
@@ -115,23 +107,25 @@ export class WorkerHandle {
     else outcome?.reject(new OperationError(error.failure, error.message))
   }
 
-  /** Resolves with the first of these events. @throws Error when the worker ends, or time is up. */
-  next<K extends keyof ThreadEvents>(kinds: readonly K[], timeoutMs: number): Promise<ThreadEvent<K>> {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new Error(`QEMU did not come within ${timeoutMs} ms`)), timeoutMs)
-      const died = (message: string) => {
-        clearTimeout(timer)
-        reject(new Error(message))
-      }
-      this.attach(event => {
-        if (!(kinds as readonly string[]).includes(event.event)) return
-        clearTimeout(timer)
-        this.attach(later => this.#kept.push(later), died)
-        resolve(event as ThreadEvent<K>)
-      }, died)
-    })
+  /** Resolves with the first of these events; keeps those behind it for `attach`. @throws Error when the worker ends */
+  async next<K extends keyof ThreadEvents>(kinds: readonly K[]): Promise<ThreadEvent<K>> {
+    const arrival = Promise.withResolvers<ThreadEvent<K>>()
+    const id = this.#nextId++
+    this.#waiting.set(id, arrival as PromiseWithResolvers<unknown>)
+    const died = (message: string) => arrival.reject(new Error(message))
+    this.attach(event => {
+      if (!(kinds as readonly string[]).includes(event.event)) return
+      this.attach(later => this.#kept.push(later), died)
+      arrival.resolve(event as ThreadEvent<K>)
+    }, died)
+    try {
+      return await arrival.promise
+    } finally {
+      this.#waiting.delete(id)
+    }
   }
 
+  /** Ends it, whatever it is doing. */
   async stop(): Promise<void> {
     this.#reject(new OperationError('state', 'the trap thread has ended'))
     this.#stopped = true
@@ -139,9 +133,10 @@ export class WorkerHandle {
   }
 
   #ended(message: string): void {
-    this.#reject(new Error(`the trap thread ended: ${message}`))
-    if (!this.#stopped) this.#died(message)
+    const expected = this.#stopped
     this.#stopped = true
+    if (!expected) this.#died(message)
+    this.#reject(new Error(`the trap thread ended: ${message}`))
   }
 
   #reject(error: Error): void {

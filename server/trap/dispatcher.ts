@@ -4,9 +4,10 @@ import { ProtocolError } from '../../protocol/errors.ts'
 import { type Event, type Hello, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
+import { LinkClosed, SocketStream } from './byteStream.ts'
 import { CannotResume } from './checkpoint.ts'
 import { Connection } from './connection.ts'
-import { Link, LinkClosed } from './link.ts'
+import { Link } from './link.ts'
 import type { Handover, Post, ThreadOptions } from './messages.ts'
 import type { Operations } from './operations.ts'
 import { type Call, invoke } from './rpc.ts'
@@ -38,7 +39,7 @@ export class Dispatcher {
     this.#expected = false
     // A thread that was to take over, and could not, may have written meanwhile.
     this.#thread.ring.goOn()
-    this.#link = new Link(socket, {
+    this.#link = new Link(new SocketStream(socket), {
       message: message => this.#message(message),
       notice: message => this.#notice(message),
       closed: reason => this.#closed(reason),
@@ -61,15 +62,16 @@ export class Dispatcher {
     }
   }
 
-  /** After an operation, whatever came of it. */
+  /** After an operation, whatever came of it: QEMU gets the state that it left, and what QEMU sent meanwhile is dealt with. */
   #settle(): void {
+    const link = this.#link
     try {
       this.#connection?.path.settle()
-      this.#link?.replayDeferred()
       this.#connection?.path.keepNow()
     } catch (error) {
-      this.#link?.close(error as Error)
+      link?.close(error as Error)
     }
+    link?.deliver()
   }
 
   /** Gives up the machine: QEMU keeps its vCPUs at their traps and looks for another server. */

@@ -1,31 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readSync, writeSync } from 'node:fs'
-import { Socket, type SocketConstructorOpts } from 'node:net'
 import { ProtocolError } from '../../protocol/errors.ts'
-import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
+import { FrameReader, FrameWriter, MAX_ON_WIRE } from '../../protocol/framing.ts'
 import { Decoder, encodeError, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
+import { type ByteStream, LinkClosed, NOTHING } from './byteStream.ts'
 import { Polling } from './polling.ts'
 
 /** Most messages that wait for the end of a call. */
 const MAX_DEFERRED = 16
-
-/** Bytes that arrive through the event loop at a time. */
-const CHUNK = 65536
-
-/** The other end went away. */
-export class LinkClosed extends Error {
-  constructor(reason: string) {
-    super(reason)
-    this.name = 'LinkClosed'
-  }
-}
-
-/** Node's stream handle: its descriptor, and the switch to blocking mode that process.stdout uses. */
-interface StreamHandle {
-  readonly fd: number
-  setBlocking(on: boolean): void
-}
 
 /** What the owner of a link does with what arrives. */
 export interface LinkHandlers {
@@ -41,15 +23,14 @@ export interface LinkHandlers {
 }
 
 /**
- * One connection with QEMU. A trap arrives through the event loop; from then on the connection is used synchronously, so
- * that a hardware access of the hypervisor is a function call: the request is written and its answer read with blocking
- * system calls on the same descriptor. One thread does both, so no byte is read twice or out of order.
+ * One connection with QEMU: bytes to messages, and messages to whom they belong. A trap arrives through the event loop; from
+ * then on the connection is used synchronously, so that a hardware access of the hypervisor is a function call. Whoever reads
+ * reads for all: an answer goes to the call that waits for it, everything else to the handlers, in the order of the wire.
  */
 export class Link {
   /** Frames are encoded into it; `flush` or `call` sends all of them with one write. */
   readonly out = new FrameWriter()
-  readonly #socket: Socket
-  readonly #fd: number
+  readonly #stream: ByteStream
   readonly #in = new FrameReader()
   readonly #decoder = new Decoder('server')
   readonly #deferred: Buffer[] = []
@@ -58,28 +39,13 @@ export class Link {
   #open = true
   readonly #polling = new Polling()
 
-  /** @param accepted a connection of which nothing was read yet; from now on it is the link's */
-  constructor(accepted: Socket, handlers: LinkHandlers) {
-    const { _handle: handle } = accepted as unknown as { _handle: StreamHandle }
-    handle.setBlocking(true)
-    this.#fd = handle.fd
+  constructor(stream: ByteStream, handlers: LinkHandlers) {
+    this.#stream = stream
     this.#handlers = handlers
-    const buffer = Buffer.allocUnsafe(CHUNK)
-    const callback = (count: number): boolean => {
-      this.#receive(buffer, count)
-      return true
-    }
-    // The bytes come straight into a buffer: a stream of chunks would cost several turns through its queues for each trap.
-    ;(accepted as unknown as { _handle: null })._handle = null
-    const socket = new Socket({ handle, onread: { buffer, callback } } as unknown as SocketConstructorOpts)
-    this.#socket = socket
-    socket.on('error', error => this.close(new LinkClosed(error.message)))
-    socket.on('close', () => {
-      // The listener counts it.
-      accepted.destroy()
-      this.close(new LinkClosed('QEMU closed the connection'))
-    })
-    socket.resume()
+    stream.start(
+      (chunk, count) => this.#receive(chunk, count),
+      reason => this.close(reason),
+    )
   }
 
   get open(): boolean {
@@ -96,22 +62,16 @@ export class Link {
   flush(): void {
     if (!this.#open) throw new LinkClosed('the connection is closed')
     const { buffer, length } = this.out
-    try {
-      for (let done = 0; done < length; ) done += writeSync(this.#fd, buffer, done, length - done)
-    } catch (error) {
-      throw new LinkClosed((error as Error).message)
-    }
+    const sent = this.#stream.write(buffer, 0, length)
+    if (sent < length) this.#sendRest(buffer, sent, length)
     this.out.reset()
   }
 
-  /** Sends a frame that is none, for fault injection: its length fits, its payload is no message. @throws LinkClosed */
+  /** Sends a malformed frame, for fault injection: its length fits, its payload is no message. @throws LinkClosed */
   garble(): void {
     if (this.out.length > 0) this.flush()
-    try {
-      writeSync(this.#fd, Buffer.from([4, 0, 0, 0, 0xc1, 0xc1, 0xc1, 0xc1]))
-    } catch (error) {
-      throw new LinkClosed((error as Error).message)
-    }
+    const frame = Buffer.from([4, 0, 0, 0, 0xc1, 0xc1, 0xc1, 0xc1])
+    this.#sendRest(frame, 0, frame.length)
   }
 
   /**
@@ -135,69 +95,94 @@ export class Link {
           this.#deferred.push(Buffer.from(this.#in.buffer.subarray(this.#in.start, this.#in.end)))
         }
       }
-      this.#readBlocking()
+      this.#readMore()
     }
   }
 
   /** Tells the peer what it did wrong, if that is the reason, and closes. */
   close(reason: Error): void {
     if (!this.#open) return
+    this.#open = false
     if (reason instanceof ProtocolError) {
       this.out.reset()
       encodeError(this.out, this.nextSeq(), reason.code, reason.message)
       try {
-        this.flush()
+        // What does not fit at once is not waited for.
+        this.#stream.write(this.out.buffer, 0, this.out.length)
       } catch {} // the peer is gone already
     }
-    this.#open = false
     this.#polling.stop()
-    this.#socket.destroySoon()
+    this.#stream.close()
     this.#handlers.closed(reason)
+  }
+
+  /**
+   * Hands on what arrived during a call that was made outside of a message. Nothing else would: QEMU says no more before its
+   * request is answered.
+   */
+  deliver(): void {
+    try {
+      this.#deliver()
+    } catch (error) {
+      this.close(error as Error)
+    }
   }
 
   #receive(chunk: Buffer, count: number): void {
     this.#polling.arrived()
-    try {
-      this.#in.push(chunk, count)
-      while (this.#open && this.#in.next()) {
-        const message = this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end)
-        if (message.type === Id.done || message.type === Id.data) {
-          throw new ProtocolError(enums.error.sequence[0], `answer to request ${message.seq}, but none is outstanding`)
-        }
-        this.#handlers.message(message)
-        this.#replay()
-      }
-    } catch (error) {
-      this.close(error as Error)
-    }
+    this.#in.push(chunk, count)
+    this.deliver()
     this.#polling.done()
   }
 
-  /** Handles what arrived during a call made outside of a message. */
-  replayDeferred(): void {
-    try {
-      this.#replay()
-    } catch (error) {
-      this.close(error as Error)
+  /** What waited for the end of a call comes first: it is older than what has not been looked at yet. */
+  #deliver(): void {
+    while (this.#open) {
+      if (this.#deferred.length > 0) {
+        const frame = this.#deferred.shift()
+        if (frame !== undefined) this.#handlers.message(this.#decoder.decode(frame, 0, frame.length))
+        continue
+      }
+      if (!this.#in.next()) return
+      const message = this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end)
+      if (message.type === Id.done || message.type === Id.data) {
+        throw new ProtocolError(enums.error.sequence[0], `answer to request ${message.seq}, but none is outstanding`)
+      }
+      this.#handlers.message(message)
     }
   }
 
-  #replay(): void {
-    for (let frame = this.#deferred.shift(); frame && this.#open; frame = this.#deferred.shift()) {
-      this.#handlers.message(this.#decoder.decode(frame, 0, frame.length))
-    }
-  }
-
-  #readBlocking(): void {
+  /** @returns whether bytes were there */
+  #read(): boolean {
     const at = this.#in.prepare()
-    const { buffer } = this.#in
-    let count: number
-    try {
-      count = readSync(this.#fd, buffer, at, buffer.length - at, null)
-    } catch (error) {
-      throw new LinkClosed((error as Error).message)
-    }
-    if (count === 0) throw new LinkClosed('QEMU closed the connection while its answer was awaited')
+    const count = this.#stream.read(this.#in.buffer, at)
+    if (count === NOTHING) return false
     this.#in.commit(count)
+    return true
+  }
+
+  #readMore(): void {
+    let start = -1
+    while (!this.#read()) {
+      const now = performance.now()
+      if (start < 0) start = now
+      this.#stream.pause(now - start)
+    }
+  }
+
+  /** QEMU may be sending as well: unless somebody reads, both wait for ever. */
+  #sendRest(buffer: Buffer, from: number, to: number): void {
+    let start = -1
+    for (let sent = from; sent < to; ) {
+      const count = this.#stream.write(buffer, sent, to)
+      sent += count
+      if (count > 0 || (this.#in.pending < MAX_ON_WIRE && this.#read())) {
+        start = -1
+        continue
+      }
+      const now = performance.now()
+      if (start < 0) start = now
+      this.#stream.pause(now - start)
+    }
   }
 }

@@ -11,8 +11,9 @@ import {
 import { enums, MAX_STRING, VERSION } from '../../protocol/messages.ts'
 import type { Policy } from '../policy/policy.ts'
 import { request } from '../trace/records.ts'
+import { LinkClosed } from './byteStream.ts'
 import { CannotResume, type Envelope, readCheckpoint } from './checkpoint.ts'
-import { type Link, LinkClosed } from './link.ts'
+import type { Link } from './link.ts'
 import type { Thread } from './thread.ts'
 
 const ABORTED = enums.status.aborted[0]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
+import { setTimeout } from 'node:timers/promises'
 import { FrameReader, FrameWriter } from '../../../protocol/framing.ts'
 import {
   Decoder,
@@ -34,7 +35,13 @@ export class FakeQemu {
   readonly received: MessageFromServer[] = []
   /** Puts something in front of the answer to each access to a register. */
   meanwhile: (() => void) | undefined
+  /** Whether it serves requests of the server. */
+  serves = true
   #seq = 0
+  /** For the next connection of this machine. */
+  #session = ''
+  #checkpoint = new Uint8Array(0)
+  #lastSeq = 0
   readonly #in = new FrameReader()
   readonly #decoder = new Decoder('qemu')
   #waiting: (() => void) | undefined
@@ -56,16 +63,35 @@ export class FakeQemu {
     return new FakeQemu(socket)
   }
 
+  /** The same machine on a new connection, welcomed. It tries again and again, as QEMU does. */
+  async reconnect(path: string): Promise<FakeQemu> {
+    for (;;) {
+      try {
+        const next = await FakeQemu.connect(path)
+        next.#seq = this.#seq
+        next.#session = this.#session
+        next.#checkpoint = this.#checkpoint
+        next.#lastSeq = this.#lastSeq
+        for (const [offset, value] of this.registers) next.registers.set(offset, value)
+        next.memory.set(this.memory)
+        await next.hello()
+        return next
+      } catch {
+        await setTimeout(5)
+      }
+    }
+  }
+
   async hello(versions: [number, number] = [1, 1]): Promise<MessageFromServer> {
     const seq = ++this.#seq
     encodeHello(this.out, seq, {
       minVersion: versions[0],
       maxVersion: versions[1],
       features: 0,
-      session: '',
-      resumed: 0,
-      lastSeq: 0,
-      checkpoint: new Uint8Array(0),
+      session: this.#session,
+      resumed: this.#session === '' ? 0 : 1,
+      lastSeq: this.#lastSeq,
+      checkpoint: this.#checkpoint,
       qemuVersion: 'fake',
       vcpus: 1,
       carveoutBase: 0,
@@ -83,8 +109,9 @@ export class FakeQemu {
     return this.send(seq)
   }
 
-  read(offset: number, size: number): Promise<MessageFromServer> {
-    const seq = ++this.#seq
+  /** @param repeated number of a request whose answer was lost */
+  read(offset: number, size: number, repeated?: number): Promise<MessageFromServer> {
+    const seq = repeated ?? ++this.#seq
     encodeTrapRead(this.out, seq, 0, 0, offset, size, 1_000, 0, 0, 5_000)
     return this.send(seq)
   }
@@ -98,6 +125,11 @@ export class FakeQemu {
   /** Tells of a read that was answered here, with what is sent next. */
   mirrored(offset: number, value: number): void {
     encodeMirrored(this.out, ++this.#seq, 0, 0, offset, 1_500, 0, 0, value)
+  }
+
+  /** Number of the newest request. */
+  get seq(): number {
+    return this.#seq
   }
 
   /** An event record of `id` for a StreamID. */
@@ -123,7 +155,11 @@ export class FakeQemu {
     for (;;) {
       const at = this.received.findIndex(m => ANSWERS.has(m.type) && m.seq === seq)
       const [message] = at < 0 ? [] : this.received.splice(at, 1)
-      if (message) return message
+      if (message) {
+        this.#lastSeq = seq
+        if (message.type === Id.welcome) this.#session = message.session
+        return message
+      }
       if (this.socket.destroyed) throw new Error('the server closed the connection')
       await new Promise<void>(resolve => {
         this.#waiting = resolve
@@ -132,6 +168,7 @@ export class FakeQemu {
   }
 
   #take(message: MessageFromServer): void {
+    if (!this.serves && !ANSWERS.has(message.type)) return
     switch (message.type) {
       case Id.hwRead: {
         this.meanwhile?.()
@@ -145,6 +182,7 @@ export class FakeQemu {
         return this.flush()
       }
       case Id.hwWrite: {
+        this.meanwhile?.()
         const ok = message.size === 4
         if (ok) this.registers.set(message.offset, message.valueLo)
         encodeDone(this.out, message.seq, ok ? 0 : 1, 0, 0)
@@ -159,6 +197,10 @@ export class FakeQemu {
         this.memory.set(message.bytes, message.address - 0x4000_0000)
         encodeDone(this.out, message.seq, 0, 0, 0)
         return this.flush()
+      case Id.checkpoint:
+        this.#checkpoint = new Uint8Array(message.bytes)
+        this.received.push({ ...message })
+        return
       default:
         this.received.push({ ...message })
     }
