@@ -72,7 +72,7 @@ function check(options: BootOptions): void {
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
   check(options)
-  const faults = faultsOf(options)
+  const faults = await faultsOf(options)
   const files = await machineFiles(options, { signal })
   signal.throwIfAborted()
   const machine = await RunningMachine.start(runOptions(options, faults), files)
@@ -188,11 +188,12 @@ function hung(timeout: number, events: readonly GuestEvent[]): Ending<'guest-hun
 }
 
 /** @throws Error when the rules do not fit the machine */
-function faultsOf({ faults, seed, policy, until, translate, baseline, server }: BootOptions): FaultPlan | undefined {
+async function faultsOf(options: BootOptions): Promise<FaultPlan | undefined> {
+  const { faults, seed, policy, until, translate, baseline, server } = options
   if (faults === undefined) return undefined
   if (baseline || server !== undefined) throw new Error('--faults: they are injected by a server of this run’s own')
   try {
-    return planOf(faults, seed, { policy, until, translate })
+    return await planOf(faults, seed, { policy, until, translate })
   } catch (error) {
     throw new Error(`--faults: ${(error as Error).message}`)
   }

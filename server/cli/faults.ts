@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import { catalogue, entryNamed } from '../faults/catalogue.ts'
 import { describeRule } from '../faults/describe.ts'
-import { loadFile } from '../faults/load.ts'
+import { loadAside } from '../faults/loadAside.ts'
 import { type CatalogueEntry, FileSchema } from '../faults/rule.ts'
 import { EXIT, fail } from './exit.ts'
 import { faultsRunCommands } from './faultsRun.ts'
@@ -32,9 +32,9 @@ export function faultsCommand(program: Command): void {
   faultsRunCommands(faults)
 }
 
-function attempt(act: () => void): void {
+async function attempt(act: () => void | Promise<void>): Promise<void> {
   try {
-    act()
+    await act()
   } catch (error) {
     fail(error)
   }
@@ -64,11 +64,11 @@ function show(entry: CatalogueEntry): string {
   ].join('\n')
 }
 
-function check(files: readonly string[]): void {
+async function check(files: readonly string[]): Promise<void> {
   let failed = false
   for (const file of files) {
     try {
-      const { rules, entries } = loadFile(file)
+      const { rules, entries } = await loadAside(file)
       const what = entries === undefined ? `${rules?.length} rules` : `${entries.length} entries`
       print(`${file}: ok, ${what}`)
     } catch (error) {

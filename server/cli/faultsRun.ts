@@ -93,14 +93,14 @@ export function faultsRunCommands(faults: Command): void {
       'each of them twice; what the guest did until the first fault is compared, and the first firing has to be the same',
     )
     .action((what: readonly string[], options: RunOptions) =>
-      act(signal => start('run', what.flatMap(entries), what, options, signal)),
+      act(async signal => start('run', await entriesOfAll(what), what, options, signal)),
     )
   runOptions(faults.command('campaign [name|file...]'))
     .description('the whole catalogue, or a part of it; goes on where it was interrupted')
     .option('--resume [id]', 'go on with an interrupted campaign, by default the newest', whole)
     .action((what: readonly string[], options: RunOptions) =>
-      act(signal => {
-        const all = what.length === 0 ? catalogue() : what.flatMap(entries)
+      act(async signal => {
+        const all = what.length === 0 ? catalogue() : await entriesOfAll(what)
         return start('campaign', all, what, options, signal)
       }),
     )
@@ -142,8 +142,8 @@ async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> 
 }
 
 /** A file of rules has no expectation: every verdict that says something is right. */
-function entries(argument: string): CatalogueEntry[] {
-  return entriesOf(argument).map(entry => ({
+async function entries(argument: string): Promise<CatalogueEntry[]> {
+  return (await entriesOf(argument)).map(entry => ({
     summary: `rules of ${argument}`,
     expect: [],
     why: 'a file of rules says nothing about it',
@@ -153,6 +153,9 @@ function entries(argument: string): CatalogueEntry[] {
     ...entry,
   }))
 }
+
+const entriesOfAll = async (what: readonly string[]): Promise<CatalogueEntry[]> =>
+  (await Promise.all(what.map(entries))).flat()
 
 /** Why rules have no place in the machine of a job; empty: they have. */
 function flawsOf({ entry: { rules, session }, until }: Job): string {

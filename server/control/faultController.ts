@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What of fault injection happens outside of the trap thread: console lines, moments, and what is done to the machine. */
 
+import { LinePattern } from '../faults/linePattern.ts'
 import type { FaultRule, Firing } from '../faults/rule.ts'
 import type { Session } from './session.ts'
 
@@ -19,7 +20,7 @@ export class FaultController {
   readonly #session: Session
   #moments: readonly number[] = []
   readonly #signal = new AbortController()
-  #waiting: { readonly name: string; readonly pattern: RegExp }[] = []
+  #waiting: { readonly name: string; readonly pattern: LinePattern }[] = []
   #clock: NodeJS.Timeout[] = []
   /** Ends of pauses, which no other rules and no reset take away. */
   #pauses: NodeJS.Timeout[] = []
@@ -46,7 +47,7 @@ export class FaultController {
   /** Rules that are armed instead of the former ones. */
   watch(rules: readonly FaultRule[]): void {
     this.#waiting = rules.flatMap(({ name, when }) =>
-      when?.console === undefined ? [] : [{ name, pattern: new RegExp(when.console) }],
+      when?.console === undefined ? [] : [{ name, pattern: new LinePattern(when.console) }],
     )
     this.#moments = rules.flatMap(({ where, when }) =>
       where.at === 'machine' && when?.time !== undefined ? [when.time] : [],

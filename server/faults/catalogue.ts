@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The named faults that come with the project: `catalogue/*.yaml`. */
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+
 import { nearest } from '../smmu/names.ts'
-import { loadFile } from './load.ts'
+import { parseFile } from './load.ts'
+import { loadAside } from './loadAside.ts'
 import type { CatalogueEntry, FaultRule } from './rule.ts'
 
 const FOLDER = join(import.meta.dirname, 'catalogue')
@@ -15,7 +17,7 @@ export function catalogue(): readonly CatalogueEntry[] {
   all ??= readdirSync(FOLDER)
     .filter(name => name.endsWith('.yaml'))
     .sort()
-    .flatMap(name => loadFile(join(FOLDER, name)).entries ?? [])
+    .flatMap(name => parseFile(readFileSync(join(FOLDER, name), 'utf8'), name).entries ?? [])
   return all
 }
 
@@ -37,10 +39,10 @@ export function isFile(argument: string): boolean {
 }
 
 /** Entries that arguments of the command line stand for; a file of rules becomes an entry without expectation. */
-export function entriesOf(
+export async function entriesOf(
   argument: string,
-): readonly { readonly name: string; readonly rules: readonly FaultRule[] }[] {
+): Promise<readonly { readonly name: string; readonly rules: readonly FaultRule[] }[]> {
   if (!isFile(argument)) return [entryNamed(argument)]
-  const { rules, entries } = loadFile(argument)
+  const { rules, entries } = await loadAside(argument)
   return entries ?? [{ name: argument, rules: rules ?? [] }]
 }

@@ -9,6 +9,7 @@ import { WITH_ADDRESS, WITH_ASID, WITH_LEAF, WITH_STREAM, WITH_VMID } from '../s
 import { commandNumber, eventNumber, nearest } from '../smmu/names.ts'
 import { REGISTERS } from '../smmu/registers.ts'
 import { FACILITY_NAMES, facilityOf } from './facility.ts'
+import { LinePattern } from './linePattern.ts'
 import { big, NAMES, rangeOf, register } from './names.ts'
 import {
   type Action,
@@ -315,7 +316,7 @@ class RuleCheck {
     if (after === name) this.#flaw(['when', 'after'], 'a rule cannot wait for itself')
     if (console === undefined) return
     try {
-      new RegExp(console)
+      new LinePattern(console)
     } catch (error) {
       this.#flaw(['when', 'console'], (error as Error).message)
     }

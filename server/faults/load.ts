@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Files of rules and of catalogue entries: YAML, of which JSON is a part. Every complaint has its place in the file. */
-import { readFileSync, statSync } from 'node:fs'
-import { type Document, isMap, isNode, isPair, isScalar, LineCounter, type Node, parseDocument } from 'yaml'
+import { Composer, type Document, isMap, isNode, isPair, isScalar, isSeq, LineCounter, type Node, Parser } from 'yaml'
 import { type CheckContext, checkEntry, checkRules, type Flaw } from './check.ts'
 import type { CatalogueEntry, FaultRule } from './rule.ts'
 
 /** Larger files are refused unread. */
 export const MAX_FILE_BYTES = 1 << 20
 const MAX_FLAWS = 50
+/** Collections in each other, as the parser counts them; an entry's rules are ten deep. */
+const MAX_DEPTH = 64
+/** Words and marks of a file; the whole catalogue has fewer. */
+const MAX_TOKENS = 100_000
+const MAX_ALIASES = 100
 
 /** One complaint: `file:line:column: message`. */
 export interface Complaint {
@@ -35,16 +39,8 @@ export interface FaultFile {
   readonly entries?: readonly CatalogueEntry[]
 }
 
-/** @throws FaultFileError, or the file system's error in words */
-export function loadFile(path: string, context: CheckContext = {}): FaultFile {
-  const { size } = statSync(path)
-  if (size > MAX_FILE_BYTES) {
-    throw new FaultFileError([{ file: path, line: 1, column: 1, message: `${size} bytes, at most ${MAX_FILE_BYTES}` }])
-  }
-  return parseFile(readFileSync(path, 'utf8'), path, context)
-}
-
 /**
+ * Reads here and now: for texts of our own. Those from elsewhere are read aside (loadAside.ts).
  * @param file name for complaints
  * @throws FaultFileError
  */
@@ -53,26 +49,74 @@ export function parseFile(text: string, file: string, context: CheckContext = {}
   const complain = (complaints: readonly Omit<Complaint, 'file'>[]): never => {
     throw new FaultFileError(complaints.slice(0, MAX_FLAWS).map(complaint => ({ file, ...complaint })))
   }
-  const document = parseDocument(text, {
-    lineCounter: lines,
-    intAsBigInt: true,
-    prettyErrors: false,
-    logLevel: 'silent',
-  })
-  const [broken] = document.errors
-  if (broken !== undefined) {
-    const { line, col } = lines.linePos(broken.pos[0])
-    complain(document.errors.map(({ message }) => ({ line, column: col, message })).slice(0, 1))
+  const at = (offset: number, message: string): never => {
+    const { line, col } = lines.linePos(offset)
+    return complain([{ line, column: col, message }])
   }
+  const document = parse(text, lines, at)
   let value: unknown
   try {
-    value = plain(document.toJS({ maxAliasCount: 100 }))
+    value = plain(document.toJS({ maxAliasCount: MAX_ALIASES }))
   } catch (error) {
     complain([{ line: 1, column: 1, message: (error as Error).message }])
   }
-  const flaws = check(value, context)
+  const flaws = check(value, context).slice(0, MAX_FLAWS)
   if (flaws.length > 0) complain(flaws.map(flaw => ({ ...place(document, lines, flaw), message: worded(flaw) })))
   return value as FaultFile
+}
+
+/** Stops at what would cost the stack, or more time than anybody has. */
+class BoundedParser extends Parser {
+  #tokens = 0
+
+  override *next(source: string): ReturnType<Parser['next']> {
+    if (++this.#tokens > MAX_TOKENS) throw new RangeError(`more than ${MAX_TOKENS} words and marks`)
+    yield* super.next(source)
+    if (this.stack.length > MAX_DEPTH) throw new RangeError(`nested more than ${MAX_DEPTH} deep`)
+  }
+}
+
+/** One document. @param at ends it with a complaint about a place */
+function parse(text: string, lines: LineCounter, at: (offset: number, message: string) => never): Document {
+  const parser = new BoundedParser(lines.addNewLine)
+  // The composer compares every key of a map with every other; here each is looked up once.
+  const composer = new Composer({ intAsBigInt: true, prettyErrors: false, logLevel: 'silent', uniqueKeys: false })
+  let document: Document | undefined
+  try {
+    for (const next of composer.compose(parser.parse(text), true, text.length)) {
+      if (document !== undefined) at(next.range[0], 'a second document: a file has one')
+      document = next
+      const [broken] = document.errors
+      if (broken !== undefined) at(broken.pos[0], broken.message)
+    }
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    at(parser.offset, error.message)
+  }
+  if (document === undefined) return at(0, 'there is nothing in it')
+  const twice = document.contents === null ? undefined : duplicateKey(document.contents)
+  if (twice !== undefined) at(twice.range?.[0] ?? 0, `there is a "${String(twice)}" here already`)
+  return document
+}
+
+/** The first key that a map has twice. */
+function duplicateKey(node: unknown): Node | undefined {
+  if (isSeq(node)) return first(node.items, duplicateKey)
+  if (!isMap(node)) return undefined
+  const seen = new Set<unknown>()
+  return first(node.items, ({ key, value }) => {
+    if (isScalar(key) && seen.has(key.value)) return key
+    if (isScalar(key)) seen.add(key.value)
+    return duplicateKey(value)
+  })
+}
+
+function first<T, R>(items: readonly T[], find: (item: T) => R | undefined): R | undefined {
+  for (const item of items) {
+    const found = find(item)
+    if (found !== undefined) return found
+  }
+  return undefined
 }
 
 function check(value: unknown, context: CheckContext): Flaw[] {

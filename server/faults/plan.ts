@@ -12,8 +12,9 @@ export function expectRules(rules: unknown, context: CheckContext): asserts rule
 }
 
 /** Rules of several files and entries together. @throws Error when they do not fit each other, or the machine */
-export function planOf(faults: readonly string[], seed: number, context: CheckContext): FaultPlan {
-  const rules = faults.flatMap(argument => entriesOf(argument).flatMap(entry => entry.rules))
+export async function planOf(faults: readonly string[], seed: number, context: CheckContext): Promise<FaultPlan> {
+  const entries = (await Promise.all(faults.map(entriesOf))).flat()
+  const rules = entries.flatMap(entry => entry.rules)
   expectRules(rules, {
     ...context,
     ...(needsServer(rules) && context.translate === 'hardware' && { translate: 'server' }),

@@ -137,7 +137,7 @@ export const WhenSchema = Type.Object(
     ),
     after: Type.Optional(name('only once this rule has fired')),
     console: Type.Optional(
-      Type.String({ minLength: 1, maxLength: 200, description: 'only after a console line that matches' }),
+      Type.String({ minLength: 1, maxLength: 200, description: 'only after a console line that matches, RE2 syntax' }),
     ),
     time: Type.Optional(
       Type.Number({ minimum: 0, maximum: 1e7, description: "ms of the guest's clock since its start" }),

@@ -3,7 +3,8 @@ import { catalogue, entryNamed } from '../../faults/catalogue.ts'
 import type { CheckContext } from '../../faults/check.ts'
 import { describeRule } from '../../faults/describe.ts'
 import type { FaultStatus } from '../../faults/injector.ts'
-import { FaultFileError, parseFile } from '../../faults/load.ts'
+import { FaultFileError } from '../../faults/load.ts'
+import { parseAside } from '../../faults/loadAside.ts'
 import { expectRules } from '../../faults/plan.ts'
 import type { FaultRule } from '../../faults/rule.ts'
 import type { MachineManager } from '../machineManager.ts'
@@ -31,9 +32,9 @@ function rulesOf(names: readonly string[], own: readonly unknown[], context: Che
 }
 
 /** @throws Problem with the places of what is wrong */
-function rulesIn(text: string, context: CheckContext): readonly FaultRule[] {
+async function rulesIn(text: string, context: CheckContext): Promise<readonly FaultRule[]> {
   try {
-    const { rules, entries } = parseFile(text, 'text', context)
+    const { rules, entries } = await parseAside(text, 'text', context)
     return rules ?? entries?.flatMap(entry => entry.rules) ?? []
   } catch (error) {
     if (!(error instanceof FaultFileError)) throw error
@@ -79,7 +80,7 @@ export function faultHandlers(manager: MachineManager): Handlers<typeof faults> 
       const { faults: names = [], rules: own = [], text, seed = 1 } = body
       const { policy, until } = manager.status().options ?? {}
       const context = { ...(policy && { policy }), ...(until && { until }) }
-      const rules = rulesOf(names, [...own, ...(text === undefined ? [] : rulesIn(text, context))], context)
+      const rules = rulesOf(names, [...own, ...(text === undefined ? [] : await rulesIn(text, context))], context)
       await manager.faults.arm(rules, seed)
       return show(await manager.faults.status(), rules)
     },

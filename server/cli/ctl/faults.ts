@@ -44,7 +44,8 @@ export function faultCommands(add: Add): void {
     'arm faults of the catalogue, or of files, instead of those that are',
     command => command.option('--seed <n>', 'of what is left to chance', integer),
     async (client, { seed }, names) => {
-      const rules = names.filter(isFile).flatMap(name => entriesOf(name).flatMap(entry => entry.rules))
+      const entries = (await Promise.all(names.filter(isFile).map(entriesOf))).flat()
+      const rules = entries.flatMap(entry => entry.rules)
       const faults = names.filter(name => !isFile(name))
       client.print(await client.call('POST /faults', { body: { faults, rules, seed } }), statusText)
     },

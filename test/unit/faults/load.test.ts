@@ -107,7 +107,7 @@ describe('what can never be is refused', () => {
     ['nth with times', one('at: command', 'do: drop', '{ nth: 2, times: 3 }'), 'neither skip nor times'],
     ['after itself', one('at: command', 'do: drop', '{ after: a }'), 'wait for itself'],
     ['after nobody', one('at: command', 'do: drop', '{ after: b }'), 'no rule "b"'],
-    ['a bad expression', one('at: command', 'do: drop', "{ console: '(' }"), 'egular expression'],
+    ['a bad expression', one('at: command', 'do: drop', "{ console: '(' }"), 'error parsing regexp'],
     [
       'an action of another point',
       one('at: register, access: read', 'do: drop'),
