@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Watches the source files of the trap thread, and replaces its code when one is saved. */
+/** Watches the files that the trap thread's code is loaded from, and replaces the code when one is saved. */
 import { createHash } from 'node:crypto'
-import { existsSync, type FSWatcher, readdirSync, readFileSync, statSync, watch } from 'node:fs'
-import { dirname, join, relative, resolve } from 'node:path'
+import { type FSWatcher, readFileSync, statSync, watch } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Swap, TrapThread } from './trapThread.ts'
 import { TypeCheck } from './typeCheck.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
-
-/** Folders whose modules the trap thread is made of. */
-const FOLDERS = ['hypervisor', 'policy', 'smmu', 'trap', 'translate', 'faults', 'machine', 'trace']
-  .map(name => `server/${name}`)
-  .concat('protocol')
 
 /** Editors save in several steps. */
 const SETTLE_MS = 15
@@ -20,9 +15,9 @@ const SETTLE_MS = 15
 const isSource = (name: string): boolean => /\.[cm]?[jt]s$/.test(name) && !name.endsWith('.d.ts')
 
 export interface LiveCodeOptions {
-  /** The thread whose code is replaced; undefined while there is none. */
-  readonly thread: () => TrapThread | undefined
-  /** The policy as the thread was given it: of a file, the folder around it is watched as well. */
+  /** Whose code is replaced; undefined while there is none, and when the machine has no server of its own. */
+  readonly thread: () => Pick<TrapThread, 'modules' | 'swap' | 'parked'> | undefined
+  /** The policy as the thread was given it; a file is looked at for type errors, too. */
   readonly policy: string
   readonly say: (line: string) => void
   /** The new code was not taken. */
@@ -33,7 +28,8 @@ export interface LiveCodeOptions {
 
 export class LiveCode {
   readonly #options: LiveCodeOptions
-  readonly #watchers: FSWatcher[] = []
+  /** By folder. */
+  readonly #watchers = new Map<string, FSWatcher>()
   /** Content of each file as it was last loaded. */
   readonly #digests = new Map<string, string>()
   readonly #changed = new Set<string>()
@@ -45,29 +41,36 @@ export class LiveCode {
   constructor(options: LiveCodeOptions) {
     this.#options = options
     if (options.types !== false) this.#types = new TypeCheck(options)
-    for (const folder of FOLDERS) if (existsSync(join(ROOT, folder))) this.#watch(join(ROOT, folder), true)
-    if (isSource(options.policy)) this.#watch(dirname(resolve(options.policy)), false)
+    this.#follow()
+  }
+
+  /** Watches what the thread is made of by now. */
+  #follow(): void {
+    for (const file of this.#options.thread()?.modules ?? []) {
+      if (!this.#digests.has(file)) this.#isNew(file)
+      this.#watch(dirname(file))
+    }
   }
 
   /** Folder by folder: many editors put a new file in the old one's place, which a watch on the file would lose. */
-  #watch(folder: string, deep: boolean): void {
-    for (const entry of readdirSync(folder, { withFileTypes: true })) {
-      const path = join(folder, entry.name)
-      if (entry.isDirectory() && deep) this.#watch(path, true)
-      else if (entry.isFile() && isSource(entry.name)) this.#isNew(path)
+  #watch(folder: string): void {
+    if (this.#watchers.has(folder)) return
+    try {
+      const watcher = watch(folder, (_event, name) => {
+        if (name !== null && isSource(name)) this.#touched(join(folder, name))
+      })
+      watcher.on('error', error => this.#options.say(`cannot watch ${folder}: ${error.message}`))
+      this.#watchers.set(folder, watcher)
+    } catch (error) {
+      this.#options.say(`cannot watch ${folder}: ${(error as Error).message}`)
     }
-    const watcher = watch(folder, (_event, name) => {
-      if (name !== null && isSource(name)) this.#touched(join(folder, name))
-    })
-    watcher.on('error', error => this.#options.say(`cannot watch ${folder}: ${error.message}`))
-    this.#watchers.push(watcher)
   }
 
   close(): void {
     this.#closed = true
     clearTimeout(this.#timer)
     this.#types?.close()
-    for (const watcher of this.#watchers) watcher.close()
+    for (const watcher of this.#watchers.values()) watcher.close()
   }
 
   /** Whether a file is not what it was when it was looked at last. */
@@ -92,19 +95,25 @@ export class LiveCode {
     this.#busy = true
     try {
       while (this.#changed.size > 0 && !this.#closed) {
-        const files = [...this.#changed].filter(file => this.#isNew(file))
+        const changed = [...this.#changed]
         this.#changed.clear()
         const thread = this.#options.thread()
-        if (files.length === 0 || thread === undefined) continue
-        await this.#swap(thread, files)
-        this.#types?.check()
+        if (thread === undefined) continue
+        const { modules } = thread
+        const files = changed.filter(file => modules.has(file) && this.#isNew(file))
+        if (files.length > 0) {
+          await this.#swap(thread, files)
+          this.#follow()
+        }
+        // Of what only types come from, nothing is loaded.
+        if (files.length > 0 || changed.some(file => !modules.has(file))) this.#types?.check()
       }
     } finally {
       this.#busy = false
     }
   }
 
-  async #swap(thread: TrapThread, files: readonly string[]): Promise<void> {
+  async #swap(thread: Pick<TrapThread, 'swap' | 'parked'>, files: readonly string[]): Promise<void> {
     const { say, refused } = this.#options
     const names = files.map(file => relative(ROOT, file)).join(', ')
     const saved = Math.max(...files.map(savedAt))

@@ -22,7 +22,7 @@ export interface Swap {
 }
 
 /** What concerns only the replacement of the thread is dealt with here. */
-interface Events extends Omit<ThreadEvents, 'loaded' | 'refused' | 'killed'> {
+interface Events extends Omit<ThreadEvents, 'module' | 'loaded' | 'refused' | 'killed'> {
   /** The thread ended without being asked to. */
   died: [message: string]
 }
@@ -30,6 +30,8 @@ interface Events extends Omit<ThreadEvents, 'loaded' | 'refused' | 'killed'> {
 /** The control thread's handle on the trap thread. */
 export class TrapThread extends EventEmitter<Events> {
   readonly #options: ThreadOptions
+  /** Modules of code that was tried since and not taken: what mends it may be in any of them. */
+  readonly #tried = new Set<string>()
   #lane: WorkerHandle
   /** All that were started and not ended: while the code is replaced, there are two. */
   readonly #lanes = new Set<WorkerHandle>()
@@ -110,6 +112,7 @@ export class TrapThread extends EventEmitter<Events> {
         return await this.#takeOver(lane, onRefusal === 'leave')
       } catch (error) {
         await this.#end(lane)
+        for (const path of lane.modules) this.#tried.add(path)
         throw error
       }
     } finally {
@@ -154,12 +157,18 @@ export class TrapThread extends EventEmitter<Events> {
       throw error
     }
     this.#lane = lane
+    this.#tried.clear()
     this.#parked = false
     const firstTrap = once(this, 'firstTrap').then(([at]) => at as number)
     firstTrap.catch(() => {})
     this.#attach(lane)
     await this.#end(old)
     return { firstTrap, repairs, gapMs }
+  }
+
+  /** Files of the modules that the thread has loaded; and of code that was tried since, loaded or not. */
+  get modules(): ReadonlySet<string> {
+    return new Set([...this.#lane.modules, ...this.#tried])
   }
 
   get #patience(): number {
@@ -249,7 +258,7 @@ export class TrapThread extends EventEmitter<Events> {
 
   #take(message: ThreadEvent): void {
     const { event } = message
-    if (event === 'loaded' || event === 'refused') return
+    if (event === 'module' || event === 'loaded' || event === 'refused') return
     if (event === 'killed') {
       this.#left = message.args[0]
       return

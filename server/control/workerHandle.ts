@@ -45,6 +45,8 @@ export async function within<T>(work: Promise<T>, ms: number, message: string): 
 
 /** One worker: asks it, and passes on what it says. */
 export class WorkerHandle {
+  /** Files of the modules that were loaded, or that could not be. */
+  readonly modules = new Set<string>()
   readonly #worker: Worker
   readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>()
   #nextId = 1
@@ -62,7 +64,8 @@ export class WorkerHandle {
       resourceLimits: { maxYoungGenerationSizeMb: 3 * SEMI_SPACE_MIB },
     })
     this.#worker.on('message', (message: ThreadMessage) => {
-      if ('event' in message) this.#take(message)
+      if ('event' in message && message.event === 'module') this.modules.add(message.args[0])
+      else if ('event' in message) this.#take(message)
       else this.#settle(message)
     })
     this.#worker.on('error', error => this.#ended(error.message))

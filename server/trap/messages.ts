@@ -52,6 +52,8 @@ export type Sections = Readonly<Record<string, unknown>>
 
 /** What the trap thread tells by itself, and what goes with it. */
 export interface ThreadEvents {
+  /** A module is about to be loaded; its file. */
+  module: [path: string]
   /** The code is there; it does not serve yet. */
   loaded: []
   /** `resumed`: the machine ran already; `repairs` says what had to be put right. */

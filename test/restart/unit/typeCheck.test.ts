@@ -4,7 +4,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { LiveCode } from '../../../server/control/liveCode.ts'
-import type { TrapThread } from '../../../server/control/trapThread.ts'
 import { TypeCheck } from '../../../server/control/typeCheck.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 
@@ -64,7 +63,8 @@ test('code with a type error takes over all the same', async () => {
     swaps++
     return { firstTrap: new Promise<number>(() => {}), repairs: [], gapMs: 1 }
   }
-  const live = new LiveCode({ thread: () => ({ swap }) as unknown as TrapThread, policy, say })
+  const thread = { swap, modules: new Set([policy]), parked: false }
+  const live = new LiveCode({ thread: () => thread, policy, say })
   try {
     writeFileSync(policy, source("'seven'"))
     await expect.poll(about, PATIENCE).toHaveLength(2)
