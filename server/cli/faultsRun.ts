@@ -10,6 +10,7 @@ import { needsServer } from '../faults/plan.ts'
 import type { CatalogueEntry } from '../faults/rule.ts'
 import { newRunFolder } from '../machine/scratch.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { isSeries } from '../run/files.ts'
 import { runCampaign } from '../sessions/campaign.ts'
 import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/campaignReport.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf } from '../sessions/database.ts'
@@ -174,7 +175,9 @@ async function start(
 ): Promise<void> {
   const database = new Database(options.database)
   const campaign =
-    options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume)
+    options.resume === undefined
+      ? begin(database, how, all, what, options)
+      : resumed(database, options.resume, options.kernel)
   const folder = newRunFolder()
   mkdirSync(folder, { recursive: true })
   say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${options.jobs} at a time`)
@@ -227,13 +230,23 @@ function begin(
   if (first !== undefined) {
     say(`${others.length + 1} sessions have no place in their prefix and are left out, e.g. ${jobName(first)}`)
   }
+  expectKernels(plan, options.kernel)
   return database.begin([how, ...what].join(' '), plan)
 }
 
-function resumed(database: Database, which: true | number): Campaign {
+/** A file or a database says what is to be tried; which image is booted for it says the command line. @throws Error */
+function expectKernels(plan: readonly Job[], given: readonly string[]): void {
+  const job = plan.find(({ kernel }) => !isSeries(kernel) && !given.includes(kernel))
+  if (job === undefined) return
+  throw new Error(`${jobName(job)}: it asks for a kernel of its own: --kernel '${job.kernel}' allows that image`)
+}
+
+function resumed(database: Database, which: true | number, kernels: readonly string[]): Campaign {
   const id = which === true ? database.unfinished() : which
   if (id === undefined) throw new Error(`${database.path}: every campaign is finished`)
-  return database.campaign(id)
+  const campaign = database.campaign(id)
+  expectKernels(campaign.plan, kernels)
+  return campaign
 }
 
 function progress(job: Job, { verdict, asExpected, ms }: SessionResult, count: number, total: number): string {

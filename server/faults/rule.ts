@@ -317,7 +317,7 @@ export const VERDICTS = [
 export type Verdict = (typeof VERDICTS)[number]
 const VerdictSchema = Type.Enum([...VERDICTS])
 
-const SessionSchema = Type.Object(
+export const SessionSchema = Type.Object(
   {
     boot: Type.Optional(
       Type.Enum(['fresh', 'snapshot'], { description: 'fresh: for what acts during boot; default snapshot' }),

@@ -7,8 +7,11 @@ import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { isDeepStrictEqual } from 'node:util'
-import type { CatalogueEntry } from '../faults/rule.ts'
+import { Type } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { type CatalogueEntry, RuleSchema, SessionSchema, VERDICTS } from '../faults/rule.ts'
 import { runsFolder } from '../machine/scratch.ts'
+import { SERIES_STEPS } from '../policy/policy.ts'
 import type { Job, SessionResult } from './session.ts'
 
 const SCHEMA_VERSION = 1
@@ -30,6 +33,26 @@ const SCHEMA = `
     result TEXT NOT NULL,
     PRIMARY KEY (campaign, job)
   ) STRICT, WITHOUT ROWID;`
+
+/** What a plan in a file has to be before anything of it is run. */
+const Plan = Compile(
+  Type.Array(
+    Type.Object({
+      entry: Type.Object({
+        name: Type.String(),
+        summary: Type.String(),
+        expect: Type.Union([Type.Enum([...VERDICTS]), Type.Array(Type.Enum([...VERDICTS]))]),
+        why: Type.String(),
+        session: Type.Optional(SessionSchema),
+        source: Type.Optional(Type.String()),
+        rules: Type.Array(RuleSchema),
+      }),
+      kernel: Type.String(),
+      until: Type.Enum([...SERIES_STEPS]),
+      seed: Type.Integer({ minimum: 0 }),
+    }),
+  ),
+)
 
 /** A campaign: the plan is kept whole, so that resuming it does what was begun, whatever became of the catalogue. */
 export interface Campaign {
@@ -97,11 +120,13 @@ export class Database {
     return { id: Number(lastInsertRowid), started, finished: null, what, plan }
   }
 
-  /** @throws Error when there is no such campaign. */
+  /** @throws Error when there is no such campaign, or its plan is none. */
   campaign(id: number): Campaign {
     const row = this.#db.prepare('SELECT id, started, finished, what, plan FROM campaigns WHERE id = ?').get(id)
     if (row === undefined) throw new Error(`${this.path}: no campaign ${id}; "smmu-cosim faults campaigns" lists them`)
-    return { ...(row as unknown as Campaign), plan: JSON.parse(String(row.plan)) as Job[] }
+    const plan: unknown = JSON.parse(String(row.plan))
+    if (!Plan.Check(plan)) throw new Error(`${this.path}: the plan of campaign ${id} is damaged`)
+    return { ...(row as unknown as Omit<Campaign, 'plan'>), plan: plan as readonly Job[] }
   }
 
   /** The newest campaign that was not finished; undefined: there is none. */

@@ -4,9 +4,13 @@ import { spawnSync } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
 import { afterAll, expect, test } from 'vitest'
+import type { FaultRule } from '../../../server/faults/rule.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
+import { Database } from '../../../server/sessions/database.ts'
+import type { Job } from '../../../server/sessions/session.ts'
 
 const MAIN = fileURLToPath(new URL('../../../server/cli/main.ts', import.meta.url))
 const folder = privateFolder(tmpdir(), 'faults-')
@@ -14,6 +18,14 @@ afterAll(() => rmSync(folder, { recursive: true }))
 
 const own = join(folder, 'own.yaml')
 writeFileSync(own, 'rules: [{ name: a, where: { at: table, table: ste }, what: { do: drop } }]')
+
+const RULE = { name: 'a', where: { at: 'command' }, what: { do: 'drop' } } satisfies FaultRule
+const JOB = {
+  entry: { name: 'a', summary: 's', expect: 'recovered', why: 'w', rules: [RULE] },
+  kernel: '6.12',
+  until: 'nested',
+  seed: 1,
+} satisfies Job
 
 test.each([
   ['a file of rules in a prefix that has no such thing', ['run', own, '--until', 'cmdq'], /needs strtab/],
@@ -23,4 +35,40 @@ test.each([
   const all = [MAIN, 'faults', ...args, '--database', join(folder, 'campaigns.db')]
   const { status, stderr } = spawnSync(process.execPath, all, { encoding: 'utf8' })
   expect([status, stderr]).toEqual([1, expect.stringMatching(reason)])
+})
+
+test('a kernel image that a file or a database names is not booted', () => {
+  const kernel = join(folder, 'Image')
+  writeFileSync(kernel, 'no kernel')
+  const named = join(folder, 'named.yaml')
+  const entry = { name: 'a', summary: 's', expect: 'recovered', why: 'w', session: { kernel }, rules: [RULE] }
+  writeFileSync(named, JSON.stringify({ entries: [entry] }))
+  const database = join(folder, 'hostile.db')
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [MAIN, 'faults', ...args, '--database', database], { encoding: 'utf8' }).stderr
+  expect(run('run', named)).toContain(`it asks for a kernel of its own: --kernel '${kernel}' allows that image`)
+  const resumed = new Database(database)
+  resumed.begin('somebody else', [{ ...JOB, kernel }])
+  resumed.close()
+  expect(run('campaign', '--resume')).toContain(`--kernel '${kernel}' allows that image`)
+})
+
+test.each([
+  ['no list', '{}'],
+  [
+    'a rule that is none',
+    JSON.stringify([{ ...JOB, entry: { ...JOB.entry, rules: [{ ...RULE, what: { do: 'exec' } }] } }]),
+  ],
+  ['a seed that is none', JSON.stringify([{ ...JOB, seed: '1; rm -rf' }])],
+])('a plan in a database is checked before anything of it is run: %s', (_what, plan) => {
+  const path = join(folder, `plan-${plan.length}.db`)
+  const database = new Database(path)
+  database.begin('test', [])
+  database.close()
+  const db = new DatabaseSync(path)
+  db.prepare('UPDATE campaigns SET plan = ?').run(plan)
+  db.close()
+  const args = [MAIN, 'faults', 'campaign', '--resume', '--database', path]
+  const { status, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+  expect([status, stderr]).toEqual([1, expect.stringContaining('the plan of campaign 1 is damaged')])
 })

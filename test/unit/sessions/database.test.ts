@@ -98,7 +98,7 @@ describe('campaigns', () => {
     writeFileSync(
       script,
       `const { Database } = await import(${JSON.stringify(source.href)})
-       const plan = Array.from({ length: 100000 }, (_, i) => ({ entry: { name: 'e' + i }, kernel: 'k', until: 'nested', seed: 1 }))
+       const plan = Array.from({ length: 100000 }, (_, i) => ({ entry: { name: 'e' + i, summary: '', expect: [], why: '', rules: [] }, kernel: 'k', until: 'nested', seed: 1 }))
        const db = new Database(${JSON.stringify(path)})
        const campaign = db.begin('killed', plan)
        for (const job of plan) {
