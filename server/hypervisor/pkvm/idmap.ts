@@ -510,16 +510,19 @@ export class Idmap {
       if (whole && ((kind === RAM && last) || (kind === DEVICE && leaf))) {
         expectedLo = ((start % WORD) | (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type) >>> 0
         expectedHi = Math.floor(start / WORD)
-      } else if (!last && this.#mappedIn(start, start + span)) {
+      } else if (!last) {
         const child = addressOf((lo & 0xffff_f000) >>> 0, hi)
+        // A table stays when all that it mapped was taken away.
         if ((lo & 0xfff) === ARM_LPAE_PTE_TYPE_TABLE && this.#pool.holds(child, this.geometry.granule)) {
           this.#compare(level + 1, start, 2 ** this.geometry.tableBits, child, found, limit)
           continue
         }
-        if (lo !== 0 || hi !== 0 || this.unmappedBytes === 0 || !readable) {
-          found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected: null })
+        if (this.#mappedIn(start, start + span)) {
+          if (lo !== 0 || hi !== 0 || this.unmappedBytes === 0 || !readable) {
+            found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected: null })
+          }
+          continue
         }
-        continue
       }
       if (readable && lo === expectedLo && hi === expectedHi) continue
       if (readable && lo === 0 && hi === 0 && this.unmappedBytes > 0) continue

@@ -36,6 +36,15 @@ const setUps: [string, SetUp][] = [
   ...SERIES_STEPS.map((until): [string, SetUp] => [`until ${until}`, { options: { until } }]),
 ]
 
+test('all that a table of the idmap maps was given away', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  expect(bench.hyp.donate(RAM_BASE + 16 * MiB, 2 * MiB, 1)).toBe(OK)
+  expect(bench.hyp.verify()).toEqual([])
+  takeOver(bench)
+  expect(bench.hyp.resume()).toEqual([])
+})
+
 test.each(setUps)('replaced before every trap: %s', (_, setUp) => {
   /** What a host sees and the hardware is told, with or without being replaced. */
   const run = (replace: boolean) => {
