@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process'
 import { EventEmitter } from 'node:events'
 import { closeSync, ftruncateSync, openSync } from 'node:fs'
+import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
@@ -57,6 +58,19 @@ export interface SavedMachine {
   /** Files of guest RAM, and of the state of the devices. */
   readonly ram: string
   readonly devices: string
+}
+
+/** How long QEMU waits for the answer of a server that runs under a debugger: a day. */
+const DEBUGGED_REPLY_MS = 86_400_000
+
+/** Properties of QEMU's smmu-cosim object that say how long it waits for the server, and further ones. */
+export function linkProperties({ reconnectMs, properties = [] }: NonNullable<SessionOptions['policy']>): string[] {
+  return [
+    ...(reconnectMs ? [`reconnect-ms=${reconnectMs}`] : []),
+    // Somebody may stand at a line of the trap thread for as long as they like.
+    ...(inspectorUrl() === undefined ? [] : [`reply-timeout-ms=${DEBUGGED_REPLY_MS}`]),
+    ...properties,
+  ]
 }
 
 /** QEMU leaves RAM alone that is a shared file. */
@@ -162,10 +176,7 @@ export class Session extends EventEmitter<{
         cosim: {
           socket: policy.server ?? trapSocket(options.scratch),
           carveout: policy.carveout,
-          properties: [
-            ...(policy.reconnectMs ? [`reconnect-ms=${policy.reconnectMs}`] : []),
-            ...(policy.properties ?? []),
-          ],
+          properties: linkProperties(policy),
         },
       }),
     })
