@@ -12,7 +12,15 @@ import { CTXDESC_CD_SIZE } from '../smmu/cd.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { decodeFeatures, type Features } from '../smmu/features.ts'
-import { CMDQ_ENTRY_SIZE, EVTQ_ENTRY_SIZE, queueBase, queueIndex, queueLog2Size, queuePointer } from '../smmu/queue.ts'
+import {
+  CMDQ_ENTRY_SIZE,
+  EVTQ_ENTRY_SIZE,
+  MAX_QUEUE_LOG2SIZE,
+  queueBase,
+  queueIndex,
+  queueLog2Size,
+  queuePointer,
+} from '../smmu/queue.ts'
 import * as R from '../smmu/registers.ts'
 import { STRTAB_STE_SIZE } from '../smmu/ste.ts'
 import { decodeCd, decodeSte, type Ste } from '../smmu/streamConfig.ts'
@@ -43,7 +51,6 @@ const SHOWN: readonly number[] = R.REGISTERS.filter(({ name }) =>
   ),
 ).map(({ offset }) => offset)
 
-const MAX_LOG2SIZE = 19
 /** Streams that one listing visits. */
 const MAX_STREAMS = 4096
 /** Entries of a queue that are shown. */
@@ -152,7 +159,7 @@ export class Inspection {
     const prodRegister = ahead ?? get(command ? R.ARM_SMMU_CMDQ_PROD : R.ARM_SMMU_EVTQ_PROD).lo
     const consRegister = get(command ? R.ARM_SMMU_CMDQ_CONS : R.ARM_SMMU_EVTQ_CONS).lo
     const enable = command ? R.CR0_CMDQEN : R.CR0_EVTQEN
-    const log2size = queueLog2Size(base.lo, MAX_LOG2SIZE)
+    const log2size = queueLog2Size(base.lo, MAX_QUEUE_LOG2SIZE)
     const size = command ? CMDQ_ENTRY_SIZE : EVTQ_ENTRY_SIZE
     const address = queueBase(base.lo, base.hi, log2size, size)
     const prod = queuePointer(prodRegister, log2size)

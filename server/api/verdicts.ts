@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { queueLog2Size } from '../smmu/queue.ts'
+import { MAX_QUEUE_LOG2SIZE, queueLog2Size } from '../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_PROD } from '../smmu/registers.ts'
 import { u32At } from '../trace/layout.ts'
 import { verdict } from '../trace/records.ts'
 import type { LogEntry, TrapLog } from './trapLog.ts'
 
-const MAX_LOG2SIZE = 19
 const NAMES = Object.keys(verdict)
 const UNKNOWN = 255
 
@@ -45,7 +44,7 @@ export class Verdicts {
     const offset = words[at + u32At.trap.offset]
     const value = words[at + u32At.trap.lo] ?? 0
     if (offset === ARM_SMMU_CMDQ_BASE) {
-      const hostLog2 = queueLog2Size(value, MAX_LOG2SIZE)
+      const hostLog2 = queueLog2Size(value, MAX_QUEUE_LOG2SIZE)
       this.#smmus.set(smmu, { hostLog2, places: undefined })
       this.#findShadow(id)
     } else if (offset === ARM_SMMU_CMDQ_PROD) this.#commands(id, smmu, value)
@@ -56,7 +55,7 @@ export class Verdicts {
     const { smmu, write, offset, lo } = u32At.hardware
     this.#log.children(id, (layout, words, at) => {
       if (layout.name !== 'hardware' || words[at + write] !== 1 || words[at + offset] !== ARM_SMMU_CMDQ_BASE) return
-      this.#shadowLog2.set(words[at + smmu] ?? 0, queueLog2Size(words[at + lo] ?? 0, MAX_LOG2SIZE))
+      this.#shadowLog2.set(words[at + smmu] ?? 0, queueLog2Size(words[at + lo] ?? 0, MAX_QUEUE_LOG2SIZE))
     })
   }
 

@@ -8,6 +8,7 @@ import type { GuestMemory } from '../smmu/memory.ts'
 import { eventNumber } from '../smmu/names.ts'
 import {
   EVTQ_ENTRY_SIZE,
+  MAX_QUEUE_LOG2SIZE,
   queueAdvance,
   queueBase,
   queueIndex,
@@ -18,8 +19,6 @@ import {
 import { ARM_SMMU_EVTQ_BASE, ARM_SMMU_EVTQ_CONS, ARM_SMMU_EVTQ_PROD, Q_OVERFLOW_FLAG } from '../smmu/registers.ts'
 import { halvesOf } from './names.ts'
 import type { WhatOf } from './rule.ts'
-
-const MAX_LOG2SIZE = 19
 
 export interface EventQueue {
   readonly base: number
@@ -33,7 +32,7 @@ export interface EventQueue {
 export function eventQueue(hardware: SmmuHardware): EventQueue | undefined {
   const value: Halves = { lo: 0, hi: 0 }
   if (!hardware.read(ARM_SMMU_EVTQ_BASE, 8, value)) return undefined
-  const log2size = queueLog2Size(value.lo, MAX_LOG2SIZE)
+  const log2size = queueLog2Size(value.lo, MAX_QUEUE_LOG2SIZE)
   const base = queueBase(value.lo, value.hi, log2size, EVTQ_ENTRY_SIZE)
   hardware.read(ARM_SMMU_EVTQ_PROD, 4, value)
   const prod = value.lo

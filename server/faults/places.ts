@@ -3,7 +3,7 @@
 
 import { addressOf, type Halves } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-import { CMDQ_ENTRY_SIZE, queueBase, queueLog2Size } from '../smmu/queue.ts'
+import { CMDQ_ENTRY_SIZE, MAX_QUEUE_LOG2SIZE, queueBase, queueLog2Size } from '../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
   ARM_SMMU_STRTAB_BASE,
@@ -21,7 +21,6 @@ import {
   streamTableBytes,
 } from '../smmu/strtab.ts'
 
-const MAX_LOG2SIZE = 19
 const MAX_SID_BITS = 32
 
 /** One side of an SMMU: what the registers say that hold addresses. */
@@ -38,7 +37,7 @@ export class Places {
     this.#words.set(offset, lo)
     if (size === 8) this.#words.set(offset + 4, hi)
     if (offset === ARM_SMMU_CMDQ_BASE || offset === ARM_SMMU_CMDQ_BASE + 4) {
-      this.queueLog2size = queueLog2Size(this.#word(ARM_SMMU_CMDQ_BASE), MAX_LOG2SIZE)
+      this.queueLog2size = queueLog2Size(this.#word(ARM_SMMU_CMDQ_BASE), MAX_QUEUE_LOG2SIZE)
       this.queueBase = queueBase(
         this.#word(ARM_SMMU_CMDQ_BASE),
         this.#word(ARM_SMMU_CMDQ_BASE + 4),

@@ -43,7 +43,7 @@ export interface Field {
   /** Index of the word: bits `[32·word+31 : 32·word]` of the structure. */
   readonly word: number
   readonly shift: number
-  /** Before shifting, that is at its place in the word. */
+  /** Before shifting, that is at its place in the word; a signed 32-bit integer. */
   readonly mask: number
 }
 
@@ -51,7 +51,8 @@ export interface Field {
 export function field(hi: number, lo: number = hi): Field {
   const word = lo >>> 5
   if (hi >>> 5 !== word || hi < lo) throw new RangeError(`field [${hi}:${lo}] is not inside one word`)
-  return { word, shift: lo & 31, mask: genmask(hi & 31, lo & 31) }
+  // As a signed number every mask is a small integer of the engine, and reading a field costs no conversion.
+  return { word, shift: lo & 31, mask: genmask(hi & 31, lo & 31) | 0 }
 }
 
 /**
@@ -84,6 +85,8 @@ export function setField(words: Uint32Array, f: Field, value: number, base = 0):
   const i = base + f.word
   words[i] = (words[i] & ~f.mask) | ((value << f.shift) & f.mask)
 }
+
+export const TWO_POW_32 = 2 ** 32
 
 /** 64 bits from two unsigned halves, for addresses below 2^53. */
 export function addressOf(lo: number, hi: number): number {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What an SMMU supports, decoded from its ID registers (IHI 0070 sections 6.3.1 to 6.3.8). */
 import { fieldGet } from './bits.ts'
+import { MAX_QUEUE_LOG2SIZE } from './queue.ts'
 import * as r from './registers.ts'
 
 /** Values of the ID registers that matter for translation and commands. */
@@ -130,9 +131,9 @@ export function decodeFeatures(id: IdRegisters): Features {
     twoLevelStreamTable: fieldGet(r.IDR0_ST_LVL, id.idr0) === r.IDR0_ST_LVL_2LVL,
     sidSize: Math.min(fieldGet(r.IDR1_SIDSIZE, id.idr1), 32),
     ssidSize: Math.min(fieldGet(r.IDR1_SSIDSIZE, id.idr1), 20),
-    cmdqs: Math.min(fieldGet(r.IDR1_CMDQS, id.idr1), 19),
-    evtqs: Math.min(fieldGet(r.IDR1_EVTQS, id.idr1), 19),
-    priqs: Math.min(fieldGet(r.IDR1_PRIQS, id.idr1), 19),
+    cmdqs: Math.min(fieldGet(r.IDR1_CMDQS, id.idr1), MAX_QUEUE_LOG2SIZE),
+    evtqs: Math.min(fieldGet(r.IDR1_EVTQS, id.idr1), MAX_QUEUE_LOG2SIZE),
+    priqs: Math.min(fieldGet(r.IDR1_PRIQS, id.idr1), MAX_QUEUE_LOG2SIZE),
     stallModel: fieldGet(r.IDR0_STALL_MODEL, id.idr0),
     stallMax: fieldGet(r.IDR5_STALL_MAX, id.idr5),
     termModel: flag(id.idr0, r.IDR0_TERM_MODEL),

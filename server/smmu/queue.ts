@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Queue indices (IHI 0070 section 3.5.1). A PROD or CONS register holds an index of `log2size` bits with the wrap bit directly
- * above it; the flags above that (overflow, ERR) play no part here. `log2size` is at most 19.
+ * above it; the flags above that (overflow, ERR) play no part here. `log2size` is at most MAX_QUEUE_LOG2SIZE.
  */
 import { addressOf, fieldGet } from './bits.ts'
 import { Q_BASE_HI_ADDR, Q_BASE_LO_ADDR, Q_BASE_LOG2SIZE } from './registers.ts'
@@ -10,6 +10,9 @@ import { Q_BASE_HI_ADDR, Q_BASE_LO_ADDR, Q_BASE_LOG2SIZE } from './registers.ts'
 export const CMDQ_ENTRY_SIZE = 16
 export const EVTQ_ENTRY_SIZE = 32
 export const PRIQ_ENTRY_SIZE = 16
+
+/** The largest LOG2SIZE of a queue: IDR1.CMDQS, EVTQS and PRIQS have no larger value (IHI 0070 section 6.3.2). */
+export const MAX_QUEUE_LOG2SIZE = 19
 
 /** Index of the entry, without the wrap bit. */
 export function queueIndex(pointer: number, log2size: number): number {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Stream table: STRTAB_BASE, STRTAB_BASE_CFG and the level 1 descriptor (IHI 0070 sections 3.3.1, 5.1, 6.3.24, 6.3.25). */
-import { addressOf, fieldGet, genmask, genmask64 } from './bits.ts'
+import { addressOf, exceeds, fieldGet, genmask, genmask64 } from './bits.ts'
+import type { GuestMemory } from './memory.ts'
 import {
   STRTAB_BASE_CFG_FMT,
   STRTAB_BASE_CFG_FMT_2LVL,
@@ -86,4 +87,51 @@ export function l1DescriptorStes(lo: number, split: number): number {
 export function l1DescriptorL2Ptr(lo: number, hi: number, stes: number): number {
   const address = addressOf((lo & L1_LO_L2PTR) >>> 0, (hi & L1_HI_L2PTR) >>> 0)
   return address - (address % (stes * STRTAB_STE_SIZE))
+}
+
+/** No entry: the StreamID is beyond the table, or beyond what its L1 descriptor covers (C_BAD_STREAMID, IHI 0070 section 7.3.3). */
+export const STE_ABSENT = -1
+/** The L1 descriptor is not in RAM (F_STE_FETCH, IHI 0070 section 7.3.4). */
+export const STE_UNREADABLE = -2
+
+/** Address of the STE of a StreamID that an L1 descriptor leads to, or STE_ABSENT. */
+export function l2SteAddress(lo: number, hi: number, sid: number, split: number): number {
+  const stes = l1DescriptorStes(lo, split)
+  const index = sid & ((1 << split) - 1)
+  return index < stes ? l1DescriptorL2Ptr(lo, hi, stes) + index * STRTAB_STE_SIZE : STE_ABSENT
+}
+
+const descriptor = new Uint32Array(2)
+const descriptorBytes = new Uint8Array(descriptor.buffer)
+
+/** Address of the STE of a StreamID, or STE_ABSENT or STE_UNREADABLE; of a 2-level table the L1 descriptor is read. */
+export function steAddress(table: StreamTable, sid: number, memory: GuestMemory): number {
+  if (exceeds(sid, table.log2size)) return STE_ABSENT
+  if (!table.twoLevel) return table.base + sid * STRTAB_STE_SIZE
+  if (!memory.read(l1DescriptorAddress(table, sid), descriptorBytes, 0, STRTAB_L1_DESC_SIZE)) return STE_UNREADABLE
+  return l2SteAddress(descriptor[0], descriptor[1], sid, table.split)
+}
+
+/** A table of STEs: a linear stream table, or an L2 table. */
+export interface SteTable {
+  readonly address: number
+  /** StreamID of its first entry. */
+  readonly sid: number
+  readonly stes: number
+}
+
+/** The tables of STEs of a stream table, in order of their StreamIDs. L1 descriptors are read once, all together. */
+export function* steTables(table: StreamTable, memory: GuestMemory): Generator<SteTable> {
+  const entries = streamTableEntries(table)
+  if (!table.twoLevel) {
+    yield { address: table.base, sid: 0, stes: entries }
+    return
+  }
+  const level1 = new Uint32Array(2 * entries)
+  if (!memory.read(table.base, new Uint8Array(level1.buffer), 0, level1.byteLength)) return
+  for (let i = 0; i < entries; i++) {
+    const [lo, hi] = [level1[2 * i], level1[2 * i + 1]]
+    const stes = l1DescriptorStes(lo, table.split)
+    if (stes > 0) yield { address: l1DescriptorL2Ptr(lo, hi, stes), sid: i * 2 ** table.split, stes }
+  }
 }

@@ -5,11 +5,17 @@ import type { Machine } from '../machine/ports.ts'
 import { newTrap, type Policy, type Trap } from '../policy/policy.ts'
 import { CMDQ_ENT_WORDS } from '../smmu/commands.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-import { CMDQ_ENTRY_SIZE, queueAdvance, queueBase, queueEntries, queueIndex, queueLog2Size } from '../smmu/queue.ts'
+import {
+  CMDQ_ENTRY_SIZE,
+  MAX_QUEUE_LOG2SIZE,
+  queueAdvance,
+  queueBase,
+  queueEntries,
+  queueIndex,
+  queueLog2Size,
+} from '../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN, registerAt } from '../smmu/registers.ts'
 import type { RegisterValue } from './operations.ts'
-
-const MAX_LOG2SIZE = 19
 
 export class Inspector {
   readonly #machine: Machine
@@ -56,7 +62,7 @@ export class Inspector {
     const { smmu, lo: prod } = trap
     if ((this.host(smmu, ARM_SMMU_CR0).lo & CR0_CMDQEN) === 0) return undefined
     const { lo, hi } = this.host(smmu, ARM_SMMU_CMDQ_BASE)
-    const log2size = queueLog2Size(lo, MAX_LOG2SIZE)
+    const log2size = queueLog2Size(lo, MAX_QUEUE_LOG2SIZE)
     const cons = this.host(smmu, ARM_SMMU_CMDQ_CONS).lo
     const count = Math.min(queueEntries(prod, cons, log2size), 2 ** log2size)
     const base = queueBase(lo, hi, log2size, CMDQ_ENTRY_SIZE)

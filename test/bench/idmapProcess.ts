@@ -19,7 +19,7 @@ try {
   for (let left = Number(process.argv[2]); left > 0; left--) {
     if (times.length > 0) hypervisor.reset()
     if (hypervisor.idmap === null) throw new Error('there is no idmap')
-    times.push(hypervisor.idmap.buildUs / 1000)
+    times.push(hypervisor.idmap.state.buildUs / 1000)
     machine.drain()
   }
   machine.check()

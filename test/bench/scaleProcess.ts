@@ -57,7 +57,7 @@ const measures: Readonly<Record<string, (size: number) => number>> = {
     if (machine.hypervisor.idmap === null) throw new Error('there is no idmap')
     machine.drain()
     machine.hypervisor.reset()
-    return machine.hypervisor.idmap.buildUs / 1000 / gib
+    return machine.hypervisor.idmap.state.buildUs / 1000 / gib
   },
   /** µs for the first CFGI_STE of each of so many streams, a CMD_SYNC with each. */
   streams(count) {

@@ -1,28 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The hypervisor's state in a few hundred bytes, so that a server that is restarted goes on where the one before it was.
- * Tables are not in it: they live in guest memory. 32-bit little-endian words:
+ * The hypervisor's state in a few hundred bytes (server/hypervisor/README.md, section 16), so that a server that is restarted goes
+ * on where the one before it was. Tables are not in it: they live in guest memory. 32-bit little-endian words:
  *
- *     header | command queue of each SMMU | all the rest
+ *     header | command queues of each SMMU | all the rest
  *
  * The rest changes seldom and is kept encoded, so that a checkpoint after a command costs next to nothing.
  */
 import { crc32 } from 'node:zlib'
 import type { Machine } from '../../machine/ports.ts'
 import { SERIES_STEPS, type SeriesStep } from '../../policy/policy.ts'
-import { CMDQ_STATE_WORDS } from './cmdq.ts'
-import { type IdmapState, OUTPUT_BITS } from './idmap.ts'
+import { STRTAB_STE_SIZE } from '../../smmu/ste.ts'
+import { HOST_CMDQ_STATE } from './hostCmdq.ts'
+import { HOST_STRTAB_STATE } from './hostStrtab.ts'
+import { IDMAP_STATE, type IdmapState, OUTPUT_BITS } from './idmap.ts'
 import type { PageRange, PageStateName } from './ownership.ts'
-import { SMMU_STATE_WORDS, type Smmu } from './smmu.ts'
-import { STRTAB_STATE_WORDS } from './strtab.ts'
+import { SMMU_FEATURES } from './probe.ts'
+import { HOST_QUEUE_STATE } from './queues.ts'
+import { SHADOW_CMDQ_STATE } from './shadowCmdq.ts'
+import { SHADOW_STRTAB_STATE } from './shadowStrtab.ts'
+import { SMMU_STATE, type Smmu } from './smmu.ts'
+import { StateLayout } from './stateLayout.ts'
 
-export const CHECKPOINT_VERSION = 2
+export const CHECKPOINT_VERSION = 3
 const MAGIC = 0x5048_4843
 const HEADER_WORDS = 8
 /** Word of the checksum. */
 const CHECKSUM = 3
-const STE_WORDS = 16
-const WORD = 2 ** 32
+const STE_WORDS = STRTAB_STE_SIZE / 4
 
 const STATES: readonly PageStateName[] = ['not RAM', 'owned', 'shared', 'hyp', 'vm']
 
@@ -33,14 +38,16 @@ export interface HypervisorState {
   /** What has begun and must be finished. */
   readonly operation: PageOperation | null
   readonly idmap: IdmapState | null
-  readonly pool: {
-    readonly limit: number
-    readonly peak: number
-    readonly failures: number
-    readonly runs: readonly number[]
-  }
+  readonly pool: PoolState & { readonly runs: readonly number[] }
   /** Pages that are not plainly the host's. */
   readonly ranges: readonly PageRange[]
+}
+
+/** Of the page pool, besides the runs of pages that are handed out. */
+export interface PoolState {
+  readonly limit: number
+  readonly peak: number
+  readonly failures: number
 }
 
 /** A donation or reclaim: PAGE_DONATE or PAGE_RECLAIM. */
@@ -50,6 +57,32 @@ export interface PageOperation {
   readonly size: number
   readonly vm: number
 }
+
+/** A PageRange with its state by number. */
+type StoredRange = Omit<PageRange, 'state'> & { readonly state: number }
+
+/** A shadowed stream, besides the host's entry. */
+interface StoredStream {
+  readonly sid: number
+  readonly trap: number
+}
+
+/** What is there of the parts of HypervisorState that may be absent. */
+interface Presence {
+  readonly isolated: boolean
+  readonly guarded: boolean
+  readonly operation: boolean
+  readonly idmap: boolean
+}
+
+const PRESENCE = new StateLayout<Presence>({ isolated: 'flag', guarded: 'flag', operation: 'flag', idmap: 'flag' })
+const OPERATION = new StateLayout<PageOperation>({ operation: 'u32', base: 'u53', size: 'u53', vm: 'u53' })
+const POOL = new StateLayout<PoolState>({ limit: 'u32', peak: 'u32', failures: 'u32' })
+const RANGE = new StateLayout<StoredRange>({ base: 'u53', size: 'u53', state: 'u32', pins: 'u32', vm: 'u53' })
+const STREAM = new StateLayout<StoredStream>({ sid: 'u32', trap: 'u53' })
+
+/** Words of an SMMU's command queues, and of the rest of it without its streams. */
+const CMDQ_WORDS = HOST_CMDQ_STATE.words + SHADOW_CMDQ_STATE.words
 
 /** A checkpoint that cannot be restored. */
 export class CheckpointError extends Error {
@@ -72,10 +105,16 @@ class Writer {
     this.words[this.length++] = value
   }
 
-  /** An unsigned integer below 2^53. */
-  putLong(value: number): void {
-    this.put(value % WORD)
-    this.put(Math.floor(value / WORD))
+  putState<S extends object>(layout: StateLayout<S>, state: Readonly<S>): void {
+    this.room(layout.words)
+    this.length = layout.save(state, this.words, this.length)
+  }
+
+  putBytes(bytes: ArrayBufferLike): void {
+    const words = new Uint32Array(bytes)
+    this.room(words.length)
+    this.words.set(words, this.length)
+    this.length += words.length
   }
 }
 
@@ -93,9 +132,18 @@ class Reader {
     return this.words[this.at++]
   }
 
-  takeLong(): number {
-    const lo = this.take()
-    return this.take() * WORD + lo
+  takeState<S extends object>(layout: StateLayout<S>): S {
+    this.#need(layout.words)
+    const state = layout.load(this.words, this.at)
+    this.at += layout.words
+    return state
+  }
+
+  takeSte(): BigUint64Array {
+    this.#need(STE_WORDS)
+    const ste = new BigUint64Array(this.words.slice(this.at, this.at + STE_WORDS).buffer)
+    this.at += STE_WORDS
+    return ste
   }
 
   /** A number of things of `words` words each that follow. */
@@ -106,7 +154,7 @@ class Reader {
   }
 
   /** `count` words lie ahead. */
-  need(count: number): void {
+  #need(count: number): void {
     if (this.at + count > this.words.length) throw new CheckpointError('the checkpoint is shorter than it says')
   }
 }
@@ -119,7 +167,7 @@ function checksum(words: Uint32Array, from: number, to: number, sum: number): nu
 
 /** The checksum that belongs into word CHECKSUM: header, rest, command queues, in this order. */
 export function checkpointChecksum(words: Uint32Array): number {
-  const rest = Math.min(words.length, HEADER_WORDS + words[7] * CMDQ_STATE_WORDS)
+  const rest = Math.min(words.length, HEADER_WORDS + words[7] * CMDQ_WORDS)
   const header = checksum(words, CHECKSUM + 1, HEADER_WORDS, 0)
   return checksum(words, HEADER_WORDS, rest, checksum(words, rest, words.length, header))
 }
@@ -147,54 +195,32 @@ export class Checkpoint {
     this.#fingerprint = fingerprint(machine, upTo, granule)
     this.#upTo = upTo
     this.#granule = granule
-    this.#rest = HEADER_WORDS + smmus.length * CMDQ_STATE_WORDS
+    this.#rest = HEADER_WORDS + smmus.length * CMDQ_WORDS
   }
 
   /** Encodes the part that changes seldom. */
   encode(state: HypervisorState): void {
+    const { isolated, guarded, operation, idmap, pool, ranges } = state
     const writer = new Writer()
-    writer.put(
-      (state.isolated ? 1 : 0) |
-        (state.guarded ? 2 : 0) |
-        (state.idmap === null ? 0 : 4) |
-        (state.operation === null ? 0 : 8),
-    )
-    if (state.operation !== null) {
-      const { operation, base, size, vm } = state.operation
-      writer.put(operation)
-      for (const value of [base, size, vm]) writer.putLong(value)
-    }
-    if (state.idmap !== null) {
-      const { root, outputBits, bigEndian, tables, ramBytes, deviceBytes, unmappedBytes, buildUs } = state.idmap
-      writer.putLong(root)
-      writer.put(outputBits)
-      writer.put(bigEndian ? 1 : 0)
-      writer.put(tables)
-      writer.putLong(ramBytes)
-      writer.putLong(deviceBytes)
-      writer.putLong(unmappedBytes)
-      writer.putLong(buildUs)
-    }
-    const { limit, peak, failures, runs } = state.pool
-    for (const value of [limit, peak, failures, runs.length, ...runs]) writer.put(value)
-    writer.put(state.ranges.length)
-    for (const { base, size, state: name, vm, pins } of state.ranges) {
-      writer.putLong(base)
-      writer.putLong(size)
-      writer.put(STATES.indexOf(name) | (pins << 8))
-      writer.putLong(vm)
-    }
+    writer.putState(PRESENCE, { isolated, guarded, operation: operation !== null, idmap: idmap !== null })
+    if (operation !== null) writer.putState(OPERATION, operation)
+    if (idmap !== null) writer.putState(IDMAP_STATE, idmap)
+    writer.putState(POOL, pool)
+    writer.put(pool.runs.length)
+    for (const value of pool.runs) writer.put(value)
+    writer.put(ranges.length)
+    for (const range of ranges) writer.putState(RANGE, { ...range, state: STATES.indexOf(range.state) })
     for (const smmu of this.#smmus) {
-      writer.room(SMMU_STATE_WORDS + STRTAB_STATE_WORDS)
-      writer.length = smmu.save(writer.words, writer.length)
-      writer.length = smmu.strtab.save(writer.words, writer.length)
-      writer.put(smmu.strtab.streams.size)
-      for (const { sid, trap, host } of smmu.strtab.streams.values()) {
-        writer.put(sid)
-        writer.putLong(trap)
-        writer.room(STE_WORDS)
-        writer.words.set(new Uint32Array(host.buffer), writer.length)
-        writer.length += STE_WORDS
+      writer.putState(SMMU_STATE, smmu.state)
+      writer.putState(SMMU_FEATURES, smmu.features)
+      writer.putState(HOST_QUEUE_STATE, smmu.evtq.registers)
+      writer.putState(HOST_QUEUE_STATE, smmu.priq.registers)
+      writer.putState(HOST_STRTAB_STATE, smmu.hostStrtab.state)
+      writer.putState(SHADOW_STRTAB_STATE, smmu.shadowStrtab.state)
+      writer.put(smmu.shadowStrtab.streams.size)
+      for (const { sid, trap, host } of smmu.shadowStrtab.streams.values()) {
+        writer.putState(STREAM, { sid, trap })
+        writer.putBytes(host.buffer)
       }
     }
     const length = this.#rest + writer.length
@@ -218,7 +244,10 @@ export class Checkpoint {
   finish(): Uint8Array {
     const words = this.#buffer
     let at = HEADER_WORDS
-    for (const smmu of this.#smmus) at = smmu.cmdq.save(words, at)
+    for (const { hostCmdq, shadowCmdq } of this.#smmus) {
+      at = HOST_CMDQ_STATE.save(hostCmdq.registers, words, at)
+      at = SHADOW_CMDQ_STATE.save(shadowCmdq.state, words, at)
+    }
     words[CHECKSUM] = checksum(words, HEADER_WORDS, this.#rest, this.#restChecksum)
     return this.#bytes
   }
@@ -251,58 +280,41 @@ export class Checkpoint {
 
   #decodeRest(words: Uint32Array): HypervisorState {
     const reader = new Reader(words, this.#rest)
-    const flags = reader.take()
-    const operation: PageOperation | null =
-      (flags & 8) === 0
-        ? null
-        : { operation: reader.take(), base: reader.takeLong(), size: reader.takeLong(), vm: reader.takeLong() }
-    const idmap: IdmapState | null =
-      (flags & 4) === 0
-        ? null
-        : {
-            root: reader.takeLong(),
-            outputBits: reader.take(),
-            bigEndian: reader.take() === 1,
-            tables: reader.take(),
-            ramBytes: reader.takeLong(),
-            deviceBytes: reader.takeLong(),
-            unmappedBytes: reader.takeLong(),
-            buildUs: reader.takeLong(),
-          }
-    const [limit, peak, failures] = [reader.take(), reader.take(), reader.take()]
+    const present = reader.takeState(PRESENCE)
+    const operation = present.operation ? reader.takeState(OPERATION) : null
+    const idmap = present.idmap ? reader.takeState(IDMAP_STATE) : null
+    const pool = reader.takeState(POOL)
     const runs = Array.from({ length: reader.takeCount(1) }, () => reader.take())
-    const ranges = Array.from({ length: reader.takeCount(7) }, (): PageRange => {
-      const base = reader.takeLong()
-      const size = reader.takeLong()
-      const state = reader.take()
-      return { base, size, state: STATES[state & 0xff] ?? 'not RAM', pins: state >>> 8, vm: reader.takeLong() }
+    const ranges = Array.from({ length: reader.takeCount(RANGE.words) }, (): PageRange => {
+      const range = reader.takeState(RANGE)
+      return { ...range, state: STATES[range.state] ?? 'not RAM' }
     })
     let at = HEADER_WORDS
     for (const smmu of this.#smmus) {
-      reader.need(SMMU_STATE_WORDS + STRTAB_STATE_WORDS)
-      reader.at = smmu.restore(words, reader.at)
-      at = smmu.cmdq.restore(words, at)
-      reader.at = smmu.strtab.restore(words, reader.at)
-      const streams = reader.takeCount(3 + STE_WORDS)
+      smmu.reset()
+      Object.assign(smmu.state, reader.takeState(SMMU_STATE))
+      Object.assign(smmu.features, reader.takeState(SMMU_FEATURES))
+      Object.assign(smmu.evtq.registers, reader.takeState(HOST_QUEUE_STATE))
+      Object.assign(smmu.priq.registers, reader.takeState(HOST_QUEUE_STATE))
+      smmu.features.sidBits = Math.min(32, smmu.features.sidBits)
+      smmu.hostCmdq.restore(HOST_CMDQ_STATE.load(words, at))
+      smmu.shadowCmdq.restore(SHADOW_CMDQ_STATE.load(words, at + HOST_CMDQ_STATE.words))
+      at += CMDQ_WORDS
+      smmu.hostStrtab.restore(reader.takeState(HOST_STRTAB_STATE))
+      smmu.shadowStrtab.restore(reader.takeState(SHADOW_STRTAB_STATE))
+      const streams = reader.takeCount(STREAM.words + STE_WORDS)
       for (let i = 0; i < streams; i++) {
-        const sid = reader.take()
-        const trap = reader.takeLong()
-        const host = new BigUint64Array(words.slice(reader.at, reader.at + STE_WORDS).buffer)
-        reader.at += STE_WORDS
-        smmu.strtab.streams.set(sid, { sid, host, shadow: smmu.strtab.readShadow(sid) ?? host.slice(), trap })
+        const { sid, trap } = reader.takeState(STREAM)
+        const host = reader.takeSte()
+        const shadow = smmu.shadowStrtab.read(sid) ?? host.slice()
+        smmu.shadowStrtab.streams.set(sid, { sid, host, shadow, trap })
       }
     }
     if (reader.at !== words.length) throw new CheckpointError('the checkpoint is longer than it should be')
     if (idmap !== null && !OUTPUT_BITS.includes(idmap.outputBits)) {
       throw new CheckpointError(`the checkpoint has an idmap of ${idmap.outputBits} output bits`)
     }
-    return {
-      isolated: (flags & 1) !== 0,
-      guarded: (flags & 2) !== 0,
-      operation,
-      idmap,
-      pool: { limit, peak, failures, runs },
-      ranges,
-    }
+    const { isolated, guarded } = present
+    return { isolated, guarded, operation, idmap, pool: { ...pool, runs }, ranges }
   }
 }

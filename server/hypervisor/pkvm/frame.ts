@@ -61,8 +61,11 @@ import {
   IDR0_S2P,
   IDR0_VMID16,
 } from '../../smmu/registers.ts'
+import { writeCr0 } from './cr0.ts'
 import type { Smmu } from './smmu.ts'
 import {
+  HYP_ACCESS_DIRECTION,
+  HYP_ACCESS_WIDTH,
   HYP_CMDQ_BASE_LIVE,
   HYP_CMDQ_CONS_LIVE,
   HYP_CR1_VALUE,
@@ -70,6 +73,7 @@ import {
   HYP_PRIQ_BASE_LIVE,
   HYP_STRTAB_BASE_CFG_LIVE,
   HYP_STRTAB_BASE_LIVE,
+  HYP_UNKNOWN_REGISTER,
 } from './warnings.ts'
 
 /** Answers a read in the trap's `lo` and `hi`, or acts on a write. */
@@ -112,7 +116,7 @@ const RW64: RegisterRule = { bits: 64, read: hwRead, write: hwWrite }
 /** `write` while an enable bit of CR0 is clear, else the warning. */
 function whileOff(bit: number, warning: HypWarning, write: RegisterAccess): RegisterAccess {
   return (smmu, trap) => {
-    if ((smmu.cr0 & bit) !== 0) smmu.warn(warning, trap.lo, trap.hi, 0, 0)
+    if (smmu.enabled(bit)) smmu.warn(warning, trap.lo, trap.hi, 0, 0)
     else write(smmu, trap)
   }
 }
@@ -130,7 +134,7 @@ const IDR0: RegisterRule = {
   },
 }
 
-const CR0: RegisterRule = { bits: 32, read: hwRead, write: (smmu, trap) => smmu.writeCr0(trap) }
+const CR0: RegisterRule = { bits: 32, read: hwRead, write: writeCr0 }
 
 const CR1: RegisterRule = {
   bits: 32,
@@ -149,48 +153,48 @@ const GBPA: RegisterRule = {
 
 const STRTAB_BASE: RegisterRule = {
   bits: 64,
-  read: (smmu, trap) => answer(trap, smmu.strtab.hostBaseLo, smmu.strtab.hostBaseHi),
+  read: (smmu, trap) => answer(trap, smmu.hostStrtab.state.baseLo, smmu.hostStrtab.state.baseHi),
   write: whileOff(CR0_SMMUEN, HYP_STRTAB_BASE_LIVE, (smmu, trap) => {
-    smmu.strtab.hostBaseLo = trap.lo
-    smmu.strtab.hostBaseHi = trap.hi
+    smmu.hostStrtab.state.baseLo = trap.lo
+    smmu.hostStrtab.state.baseHi = trap.hi
     smmu.hyp.changed()
   }),
 }
 
 const STRTAB_BASE_CFG: RegisterRule = {
   bits: 32,
-  read: (smmu, trap) => answer(trap, smmu.strtab.hostCfg),
+  read: (smmu, trap) => answer(trap, smmu.hostStrtab.state.cfg),
   write: whileOff(CR0_SMMUEN, HYP_STRTAB_BASE_CFG_LIVE, (smmu, trap) => {
-    smmu.strtab.hostCfg = trap.lo
+    smmu.hostStrtab.state.cfg = trap.lo
     smmu.hyp.changed()
   }),
 }
 
 const CMDQ_BASE: RegisterRule = {
   bits: 64,
-  read: (smmu, trap) => answer(trap, smmu.cmdq.hostBaseLo, smmu.cmdq.hostBaseHi),
+  read: (smmu, trap) => answer(trap, smmu.hostCmdq.registers.baseLo, smmu.hostCmdq.registers.baseHi),
   write: whileOff(CR0_CMDQEN, HYP_CMDQ_BASE_LIVE, (smmu, trap) => {
-    smmu.cmdq.hostBaseLo = trap.lo
-    smmu.cmdq.hostBaseHi = trap.hi
+    smmu.hostCmdq.registers.baseLo = trap.lo
+    smmu.hostCmdq.registers.baseHi = trap.hi
     smmu.hyp.queueMoved()
   }),
 }
 
 const CMDQ_PROD: RegisterRule = {
   bits: 32,
-  read: (smmu, trap) => answer(trap, smmu.cmdq.hostProd),
+  read: (smmu, trap) => answer(trap, smmu.hostCmdq.registers.prod),
   write(smmu, trap) {
-    smmu.cmdq.hostProd = trap.lo
-    if ((smmu.cr0 & CR0_CMDQEN) !== 0) smmu.cmdq.processHost()
+    smmu.hostCmdq.registers.prod = trap.lo
+    if (smmu.enabled(CR0_CMDQEN)) smmu.hostCmdq.process()
     smmu.hyp.queueMoved()
   },
 }
 
 const CMDQ_CONS: RegisterRule = {
   bits: 32,
-  read: (smmu, trap) => answer(trap, smmu.cmdq.hostConsWithError()),
+  read: (smmu, trap) => answer(trap, smmu.hostCmdq.readCons()),
   write: whileOff(CR0_CMDQEN, HYP_CMDQ_CONS_LIVE, (smmu, trap) => {
-    smmu.cmdq.hostCons = trap.lo
+    smmu.hostCmdq.registers.cons = trap.lo
     smmu.hyp.queueMoved()
   }),
 }
@@ -199,8 +203,8 @@ const EVTQ_BASE: RegisterRule = {
   bits: 64,
   read: hwRead,
   write: whileOff(CR0_EVTQEN, HYP_EVTQ_BASE_LIVE, (smmu, trap) => {
-    smmu.evtq.baseLo = trap.lo
-    smmu.evtq.baseHi = trap.hi
+    smmu.evtq.registers.baseLo = trap.lo
+    smmu.evtq.registers.baseHi = trap.hi
     smmu.hyp.changed()
     hwWrite(smmu, trap)
   }),
@@ -210,8 +214,8 @@ const PRIQ_BASE: RegisterRule = {
   bits: 64,
   read: hwRead,
   write: whileOff(CR0_PRIQEN, HYP_PRIQ_BASE_LIVE, (smmu, trap) => {
-    smmu.priq.baseLo = trap.lo
-    smmu.priq.baseHi = trap.hi
+    smmu.priq.registers.baseLo = trap.lo
+    smmu.priq.registers.baseHi = trap.hi
     smmu.hyp.changed()
     hwWrite(smmu, trap)
   }),
@@ -220,7 +224,7 @@ const PRIQ_BASE: RegisterRule = {
 const GERRORN: RegisterRule = {
   ...RW,
   write(smmu, trap) {
-    smmu.cmdq.acknowledged(trap.lo)
+    smmu.shadowCmdq.acknowledge(trap.lo)
     hwWrite(smmu, trap)
   },
 }
@@ -263,7 +267,7 @@ const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
 ]
 
 /** Rules that a prefix of the series has instead: the hardware's own queue, table and GBPA are the host's. */
-const BEFORE: readonly (readonly [step: SeriesStep, offset: number, rule: RegisterRule])[] = [
+const PREFIX_RULES: readonly (readonly [step: SeriesStep, offset: number, rule: RegisterRule])[] = [
   ['cmdq', ARM_SMMU_CMDQ_BASE, { ...RW64, write: whileOff(CR0_CMDQEN, HYP_CMDQ_BASE_LIVE, hwWrite) }],
   ['cmdq', ARM_SMMU_GERRORN, RW],
   ['cmdq', ARM_SMMU_CMDQ_PROD, RW],
@@ -277,7 +281,7 @@ const BEFORE: readonly (readonly [step: SeriesStep, offset: number, rule: Regist
 export function frameRules(upTo: SeriesStep, overrides: RegisterOverrides = {}): (RegisterRule | undefined)[] {
   const rules = new Array<RegisterRule | undefined>(ARM_SMMU_FRAME_SIZE / 4).fill(undefined)
   for (const [offset, rule] of FRAME) rules[offset / 4] = rule
-  for (const [step, offset, rule] of BEFORE) if (!includesStep(upTo, step)) rules[offset / 4] = rule
+  for (const [step, offset, rule] of PREFIX_RULES) if (!includesStep(upTo, step)) rules[offset / 4] = rule
   for (const [key, change] of Object.entries(overrides)) {
     const offset = Number(key)
     if (offset % 4 !== 0 || offset < 0 || offset >= ARM_SMMU_FRAME_SIZE) {
@@ -288,9 +292,37 @@ export function frameRules(upTo: SeriesStep, overrides: RegisterOverrides = {}):
   return rules
 }
 
-/** Offsets that have a rule, with it, in ascending order. */
-export function* emulatedRegisters(
-  rules: readonly (RegisterRule | undefined)[],
-): Generator<{ offset: number; rule: RegisterRule }> {
-  for (const [index, rule] of rules.entries()) if (rule !== undefined) yield { offset: 4 * index, rule }
+/** The frame of one SMMU. */
+export class RegisterFrame {
+  readonly #smmu: Smmu
+  readonly #rules: readonly (RegisterRule | undefined)[]
+
+  /** @param rules by offset / 4 */
+  constructor(smmu: Smmu, rules: readonly (RegisterRule | undefined)[]) {
+    this.#smmu = smmu
+    this.#rules = rules
+  }
+
+  /** Decides a trap in the frame. */
+  access(trap: Trap): void {
+    const { offset } = trap
+    const rule = (offset & 3) === 0 ? this.#rules[offset >>> 2] : undefined
+    const act = rule === undefined || trap.size * 8 !== rule.bits ? undefined : trap.write ? rule.write : rule.read
+    if (act === undefined) this.#unhandledAccess(trap)
+    else act(this.#smmu, trap)
+  }
+
+  /** Not in the table: a write is dropped, a read answers 0. */
+  #unhandledAccess(trap: Trap): void {
+    const { offset, size } = trap
+    const whole = this.#rules[offset >>> 2]
+    const half = this.#rules[(offset & ~7) >>> 2]
+    const lo = trap.write ? trap.lo : 0
+    const hi = trap.write ? trap.hi : 0
+    const known = whole !== undefined || half?.bits === 64
+    const exact = whole !== undefined && offset % 4 === 0 && size * 8 === whole.bits
+    const warning = exact ? HYP_ACCESS_DIRECTION : known ? HYP_ACCESS_WIDTH : HYP_UNKNOWN_REGISTER
+    this.#smmu.warn(warning, offset, size, lo, hi)
+    if (!trap.write) answer(trap, 0)
+  }
 }

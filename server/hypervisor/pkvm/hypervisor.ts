@@ -10,17 +10,20 @@ import type { Trap } from '../../policy/policy.ts'
 import { HypFatal, includesStep, type PolicyContext, type SeriesStep } from '../../policy/policy.ts'
 import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.ts'
 import { EFAULT, EINVAL, ENODEV, ENOMEM, OK } from '../../policy/result.ts'
+import { TWO_POW_32 } from '../../smmu/bits.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
 import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN } from '../../smmu/registers.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
-import { type CommandOverrides, commandRules, SHADOW_CMDQ_BYTES } from './cmdq.ts'
-import { frameRules, type RegisterOverrides } from './frame.ts'
-import { Idmap, type IdmapInfo, idmapGeometry, stage2Pages } from './idmap.ts'
+import { type CommandOverrides, commandRules } from './commandRules.ts'
+import type { HypContext } from './context.ts'
+import { frameRules, RegisterFrame, type RegisterOverrides } from './frame.ts'
+import { Idmap, type IdmapInfo, idmapGeometry, newIdmapState, stage2Pages } from './idmap.ts'
 import { PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
+import { SHADOW_CMDQ_BYTES } from './shadowCmdq.ts'
 import { HostShare } from './share.ts'
 import { Smmu } from './smmu.ts'
-import { copyStream, nestStream, type StreamRule } from './strtab.ts'
+import { copyStream, nestStream, type StreamRule } from './steRules.ts'
 import { HardwareWait } from './wait.ts'
 import { HYP_UNMAP } from './warnings.ts'
 
@@ -43,7 +46,7 @@ export interface Range {
   readonly size: number
 }
 
-export class Hypervisor {
+export class Hypervisor implements HypContext {
   readonly machine: Machine
   readonly memory: GuestMemory
   readonly report: HypReport
@@ -53,6 +56,7 @@ export class Hypervisor {
   readonly share: HostShare
   readonly pool: PagePool
   readonly smmus: readonly Smmu[]
+  readonly #frames: readonly RegisterFrame[]
   /** null unless the step is nested and the machine is isolated. */
   idmap: Idmap | null = null
   /** Whether the hypervisor is between the host and the SMMUs; false when a probe failed. */
@@ -93,12 +97,13 @@ export class Hypervisor {
     this.pool = new PagePool(machine.memory, machine.carveout)
     const stream = includesStep(this.upTo, 'nested') ? nestStream : copyStream
     const rules = {
-      registers: frameRules(this.upTo, overrides.registers),
-      posts: overrides.registers?.[ARM_SMMU_CMDQ_CONS] === undefined,
+      predictsCons: overrides.registers?.[ARM_SMMU_CMDQ_CONS] === undefined,
       commands: commandRules(includesStep(this.upTo, 'strtab'), overrides.commands),
       stream: overrides.stream === undefined ? stream : overrides.stream(stream),
     }
     this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
+    const registers = frameRules(this.upTo, overrides.registers)
+    this.#frames = this.smmus.map(smmu => new RegisterFrame(smmu, registers))
     this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule)
   }
 
@@ -158,13 +163,13 @@ export class Hypervisor {
     for (const smmu of this.smmus) {
       const queue = pool.allocate(SHADOW_CMDQ_BYTES)
       if (queue < 0) return 'hypervisor memory is too small for the shadow command queue'
-      smmu.cmdq.program(queue)
+      smmu.shadowCmdq.program(queue)
     }
     if (includesStep(upTo, 'strtab')) {
       for (const smmu of this.smmus) {
-        const table = pool.allocate(smmu.strtab.bytes)
+        const table = pool.allocate(smmu.shadowStrtab.bytes)
         if (table < 0) return 'hypervisor memory is too small for the shadow stream table'
-        smmu.strtab.program(table)
+        smmu.shadowStrtab.program(table)
       }
     }
     if (includesStep(upTo, 'queues')) {
@@ -184,10 +189,11 @@ export class Hypervisor {
     let little = true
     let big = true
     for (const smmu of this.smmus) {
-      if ((smmu.granules & this.#granule) === 0) return `SMMU ${smmu.index}: no ${this.#granule / 1024} KiB granule`
-      oas = Math.min(oas, smmu.oas)
-      little &&= smmu.littleEndian
-      big &&= smmu.bigEndian
+      const { granules, oas: own, littleEndian, bigEndian } = smmu.features
+      if ((granules & this.#granule) === 0) return `SMMU ${smmu.index}: no ${this.#granule / 1024} KiB granule`
+      oas = Math.min(oas, own)
+      little &&= littleEndian
+      big &&= bigEndian
     }
     return little || big ? { oas, bigEndian: !little } : 'the SMMUs have no table endianness in common'
   }
@@ -200,11 +206,11 @@ export class Hypervisor {
     this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES * (this.#granule / 4096))
     const root = this.pool.allocate(geometry.rootBytes, true)
     if (root < 0) return 'hypervisor memory is too small for the stage-2 idmap'
-    const idmap = new Idmap(this.memory, this.pool, geometry, root, common.bigEndian)
+    const idmap = new Idmap(this.memory, this.pool, geometry, newIdmapState(root, common.oas, common.bigEndian))
     const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
     const result = idmap.build(this.ownership, this.smmus, reserve)
     if (result === EFAULT) return 'hypervisor memory cannot be written'
-    idmap.buildUs = Math.round((this.#clock() - start) * 1000)
+    idmap.state.buildUs = Math.round((this.#clock() - start) * 1000)
     this.idmap = idmap
     return null
   }
@@ -217,7 +223,7 @@ export class Hypervisor {
     } else if (this.isolated) {
       this.trap = trap.seq
       this.wait.begin()
-      smmu.access(trap)
+      this.#frames[trap.smmu].access(trap)
       this.trap = 0
     } else if (trap.write) {
       trap.aborted = !smmu.hardware.write(trap.offset, trap.size, trap.lo, trap.hi)
@@ -231,7 +237,7 @@ export class Hypervisor {
     const smmu = this.smmus[index]
     if (smmu === undefined || !this.isolated) return
     this.wait.begin()
-    smmu.cmdq.settle()
+    smmu.shadowCmdq.settle()
     this.changed()
   }
 
@@ -249,7 +255,7 @@ export class Hypervisor {
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const donated = ownership.donate(base, size, vm)
     if (donated !== OK) return donated
-    return this.#finish({ operation: PAGE_DONATE, base, size, vm }, () => this.#takeAway(idmap, base, size, vm))
+    return this.#finish({ operation: PAGE_DONATE, base, size, vm }, () => this.#revoke(idmap, base, size, vm))
   }
 
   /** Does what must not be left undone once it has begun. */
@@ -266,14 +272,14 @@ export class Hypervisor {
   }
 
   /** Of a donation, all but the ownership; may be done twice. */
-  #takeAway(idmap: Idmap, base: number, size: number, vm: number): number {
+  #revoke(idmap: Idmap, base: number, size: number, vm: number): number {
     const { ownership } = this
     this.wait.begin()
     const unmapped = idmap.unmap(base, size)
     const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
     if (result === OK && this.machine.guard.add(base, size)) return OK
     if (result !== OK) {
-      this.report.warn(HYP_UNMAP, this.trap, 0, base % 2 ** 32, Math.floor(base / 2 ** 32), size / 4096, result)
+      this.report.warn(HYP_UNMAP, this.trap, 0, base % TWO_POW_32, Math.floor(base / TWO_POW_32), size / 4096, result)
     }
     idmap.map(base, size)
     ownership.reclaim(base, size, vm)
@@ -306,11 +312,11 @@ export class Hypervisor {
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const owned = ownership.checkVm(base, size, vm)
     if (owned !== OK) return owned
-    return this.#finish({ operation: PAGE_RECLAIM, base, size, vm }, () => this.#giveBack(idmap, base, size, vm))
+    return this.#finish({ operation: PAGE_RECLAIM, base, size, vm }, () => this.#returnToHost(idmap, base, size, vm))
   }
 
   /** Of a reclaim, all but the checks; may be done twice. */
-  #giveBack(idmap: Idmap, base: number, size: number, vm: number): number {
+  #returnToHost(idmap: Idmap, base: number, size: number, vm: number): number {
     const { ownership } = this
     if (!zero(this.memory, base, size)) return EFAULT
     if (!this.machine.guard.remove(base, size)) return ENOMEM
@@ -328,15 +334,15 @@ export class Hypervisor {
 
   /** How many streams were shadowed, of all SMMUs. */
   streamCount(): number {
-    return this.smmus.reduce((count, { strtab }) => count + strtab.streams.size, 0)
+    return this.smmus.reduce((count, { shadowStrtab }) => count + shadowStrtab.streams.size, 0)
   }
 
   /** The streams that were shadowed, by SMMU and StreamID. */
   streams(): StreamInfo[] {
     const all: StreamInfo[] = []
     for (const smmu of this.smmus) {
-      for (const { sid, host, shadow, trap } of smmu.strtab.streams.values()) {
-        all.push({ smmu: smmu.index, sid, host, shadow: smmu.strtab.readShadow(sid) ?? shadow, trap })
+      for (const { sid, host, shadow, trap } of smmu.shadowStrtab.streams.values()) {
+        all.push({ smmu: smmu.index, sid, host, shadow: smmu.shadowStrtab.read(sid) ?? shadow, trap })
       }
     }
     return all.sort((a, b) => a.smmu - b.smmu || a.sid - b.sid)
@@ -385,7 +391,7 @@ export class Hypervisor {
     this.#operation = state.operation
     this.refusals.length = 0
     const geometry = state.idmap && idmapGeometry(this.#granule, state.idmap.outputBits)
-    this.idmap = state.idmap && geometry && Idmap.resume(this.memory, this.pool, geometry, state.idmap)
+    this.idmap = state.idmap && geometry && new Idmap(this.memory, this.pool, geometry, state.idmap)
     this.changed()
   }
 
@@ -408,10 +414,14 @@ export class Hypervisor {
     this.wait.begin()
     for (const smmu of this.smmus) this.#expect(smmu.verify())
     for (const smmu of this.smmus) {
-      const { index, cmdq } = smmu
-      if (includesStep(this.upTo, 'cmdq') && !cmdq.resume()) this.#expect([`SMMU ${index}: its queue was moved`])
+      const { index, hardware, hostCmdq, shadowCmdq, shadowStrtab } = smmu
+      if (includesStep(this.upTo, 'cmdq')) {
+        const issued = shadowCmdq.resume()
+        if (issued === null) this.#expect([`SMMU ${index}: its queue was moved`])
+        else hostCmdq.resume(issued)
+      }
       if (!includesStep(this.upTo, 'strtab')) continue
-      const done = smmu.strtab.resume((smmu.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0)
+      const done = shadowStrtab.resume((hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0)
       if (done === null) this.#expect([`SMMU ${index}: its shadow stream table is damaged`])
       else changes.push(...done)
     }
@@ -419,7 +429,7 @@ export class Hypervisor {
     if (idmap !== null && this.#operation !== null) {
       const { operation, base, size, vm } = this.#operation
       const donation = operation === PAGE_DONATE
-      const result = donation ? this.#takeAway(idmap, base, size, vm) : this.#giveBack(idmap, base, size, vm)
+      const result = donation ? this.#revoke(idmap, base, size, vm) : this.#returnToHost(idmap, base, size, vm)
       this.report.pages(operation, base, size, vm, result)
       changes.push(`the ${donation ? 'donation' : 'reclaim'} of ${size} bytes at 0x${base.toString(16)} was finished`)
       this.#operation = null

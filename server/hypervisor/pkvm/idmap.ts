@@ -8,7 +8,7 @@
  */
 
 import { EFAULT, EINVAL, ENOMEM, OK } from '../../policy/result.ts'
-import { addressOf, fieldPrep64 } from '../../smmu/bits.ts'
+import { addressOf, fieldPrep64, TWO_POW_32 } from '../../smmu/bits.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
 import {
   ARM_LPAE_PTE_AF,
@@ -58,11 +58,11 @@ import {
 } from '../../smmu/ste.ts'
 import type { PageOwnership } from './ownership.ts'
 import type { PagePool } from './pool.ts'
+import { StateLayout } from './stateLayout.ts'
 
 /** VMID of the host, in every STE and TLB entry. */
 export const HOST_VMID = 0
 
-const WORD = 2 ** 32
 /** Most tables that may be concatenated at the start level of stage 2. */
 const MAX_CONCATENATED = 16
 
@@ -171,16 +171,36 @@ interface Segment {
   readonly end: number
 }
 
-/** What of an idmap is not in its tables. */
+/** What of an idmap is not in its tables; what a checkpoint holds. */
 export interface IdmapState {
+  /** Address of the start level table. */
   readonly root: number
   readonly outputBits: number
   readonly bigEndian: boolean
-  readonly tables: number
-  readonly ramBytes: number
-  readonly deviceBytes: number
-  readonly unmappedBytes: number
-  readonly buildUs: number
+  /** Tables, the concatenated root counted as one. */
+  tables: number
+  /** Bytes mapped as memory and as devices when it was built, and those for which no table could be had. */
+  ramBytes: number
+  deviceBytes: number
+  unmappedBytes: number
+  /** Duration of the build. */
+  buildUs: number
+}
+
+export const IDMAP_STATE = new StateLayout<IdmapState>({
+  root: 'u53',
+  outputBits: 'u32',
+  bigEndian: 'flag',
+  tables: 'u32',
+  ramBytes: 'u53',
+  deviceBytes: 'u53',
+  unmappedBytes: 'u53',
+  buildUs: 'u53',
+})
+
+/** Of an idmap that is to be built. @param root memory for the start level table */
+export function newIdmapState(root: number, outputBits: number, bigEndian: boolean): IdmapState {
+  return { root, outputBits, bigEndian, tables: 1, ramBytes: 0, deviceBytes: 0, unmappedBytes: 0, buildUs: 0 }
 }
 
 /** A place where the tables are not what they should be. */
@@ -228,11 +248,9 @@ export interface IdmapInfo {
 
 export class Idmap {
   readonly geometry: IdmapGeometry
-  /** Address of the start level table. */
-  readonly root: number
+  readonly state: IdmapState
   readonly #memory: GuestMemory
   readonly #pool: PagePool
-  readonly #bigEndian: boolean
   /** A table of each level, and the whole root at its own. */
   readonly #tables: Uint32Array[] = []
   /** Last-level tables of RAM are written several at a time. */
@@ -242,19 +260,13 @@ export class Idmap {
   #segments: readonly Segment[] = []
   #cursor = 0
   #reserve = 0
-  tables = 1
-  ramBytes = 0
-  deviceBytes = 0
-  unmappedBytes = 0
-  buildUs = 0
 
-  /** `root`: memory for the start level table, or a former one's. */
-  constructor(memory: GuestMemory, pool: PagePool, geometry: IdmapGeometry, root: number, bigEndian = false) {
+  /** @param state of an idmap that is to be built, or of one whose tables stand in memory already */
+  constructor(memory: GuestMemory, pool: PagePool, geometry: IdmapGeometry, state: IdmapState) {
     this.#memory = memory
     this.#pool = pool
     this.geometry = geometry
-    this.root = root
-    this.#bigEndian = bigEndian
+    this.state = state
     this.#batch = new Uint32Array(Math.max(geometry.granule, BATCH_BYTES) / 4)
     for (let level = 0; level <= LAST_LEVEL; level++) {
       const entries = level === geometry.startLevel ? geometry.rootBytes / PTE_SIZE : 2 ** geometry.tableBits
@@ -262,8 +274,12 @@ export class Idmap {
     }
   }
 
+  get root(): number {
+    return this.state.root
+  }
+
   get bigEndian(): boolean {
-    return this.#bigEndian
+    return this.state.bigEndian
   }
 
   /** Bytes that one entry at `level` maps. */
@@ -282,14 +298,10 @@ export class Idmap {
     this.#segments = segmentsOf(ownership, frames, 2 ** this.geometry.inputBits)
     this.#cursor = 0
     this.#reserve = reserve
-    this.tables = 1
-    this.ramBytes = 0
-    this.deviceBytes = 0
-    this.unmappedBytes = 0
     const { startLevel, rootBytes } = this.geometry
     if (!this.#fill(startLevel, 0, rootBytes / PTE_SIZE, this.root)) return EFAULT
     this.#segments = []
-    return this.unmappedBytes > 0 ? ENOMEM : OK
+    return this.state.unmappedBytes > 0 ? ENOMEM : OK
   }
 
   #fill(level: number, base: number, entries: number, address: number): boolean {
@@ -310,18 +322,18 @@ export class Idmap {
         i += whole
       } else if (whole > 0 && last && segment.kind === RAM) {
         fillLeaves(table, i, whole, start, span, LEAF_RAM | type)
-        this.ramBytes += whole * span
+        this.state.ramBytes += whole * span
         i += whole
       } else if (whole > 0 && leaf && segment.kind === DEVICE) {
         fillLeaves(table, i, whole, start, span, LEAF_DEVICE | type)
-        this.deviceBytes += whole * span
+        this.state.deviceBytes += whole * span
         i += whole
       } else if (whole > 1 && level === LAST_LEVEL - 1 && segment.kind === RAM) {
         const room = Math.floor(this.#pool.free / (this.geometry.granule / 4096))
         const count = Math.max(1, Math.min(whole, room, this.#batch.length / 2 / 2 ** this.geometry.tableBits))
         const tables = this.#fillBatch(start, count)
         if (tables === EFAULT) return false
-        if (tables < 0) this.unmappedBytes += count * span
+        if (tables < 0) this.state.unmappedBytes += count * span
         if (tables < 0) table.fill(0, 2 * i, 2 * (i + count))
         else fillLeaves(table, i, count, tables, this.geometry.granule, ARM_LPAE_PTE_TYPE_TABLE)
         i += count
@@ -332,8 +344,8 @@ export class Idmap {
           child = this.#mappedIn(start, start + span) ? this.#newTable(start, start + span) : 0
           if (child > 0 && !this.#fill(level + 1, start, 2 ** this.geometry.tableBits, child)) return false
         }
-        table[2 * i] = child > 0 ? (child % WORD) + ARM_LPAE_PTE_TYPE_TABLE : 0
-        table[2 * i + 1] = child > 0 ? Math.floor(child / WORD) : 0
+        table[2 * i] = child > 0 ? (child % TWO_POW_32) + ARM_LPAE_PTE_TYPE_TABLE : 0
+        table[2 * i + 1] = child > 0 ? Math.floor(child / TWO_POW_32) : 0
         i++
       }
     }
@@ -345,8 +357,8 @@ export class Idmap {
     const { granule, tableBits: bits } = this.geometry
     const address = this.#pool.allocate(count * granule, true)
     if (address < 0) return address
-    this.tables += count
-    this.ramBytes += count * this.#span(LAST_LEVEL - 1)
+    this.state.tables += count
+    this.state.ramBytes += count * this.#span(LAST_LEVEL - 1)
     fillLeaves(this.#batch, 0, count * 2 ** bits, start, granule, LEAF_RAM | ARM_LPAE_PTE_TYPE_PAGE)
     return this.#writeTable(address, this.#batch, 2 * count * 2 ** bits) ? address : EFAULT
   }
@@ -370,18 +382,18 @@ export class Idmap {
     const reserve = ram ? 0 : this.#reserve
     const address = this.#pool.free >= reserve + granule / 4096 ? this.#pool.allocate(granule, true) : ENOMEM
     if (address < 0) {
-      this.unmappedBytes += end - start
+      this.state.unmappedBytes += end - start
       return 0
     }
-    this.tables++
+    this.state.tables++
     return address
   }
 
   #writeTable(address: number, table: Uint32Array, words: number): boolean {
     const bytes = Buffer.from(table.buffer, 0, 4 * words)
-    if (this.#bigEndian) bytes.swap64()
+    if (this.bigEndian) bytes.swap64()
     const written = this.#memory.write(address, bytes, 0, 4 * words)
-    if (this.#bigEndian) bytes.swap64()
+    if (this.bigEndian) bytes.swap64()
     return written
   }
 
@@ -438,9 +450,9 @@ export class Idmap {
       } else {
         table = this.#pool.allocate(this.geometry.granule)
         if (table < 0) return ENOMEM
-        this.tables++
-        this.#entry[0] = (table % WORD) + ARM_LPAE_PTE_TYPE_TABLE
-        this.#entry[1] = Math.floor(table / WORD)
+        this.state.tables++
+        this.#entry[0] = (table % TWO_POW_32) + ARM_LPAE_PTE_TYPE_TABLE
+        this.#entry[1] = Math.floor(table / TWO_POW_32)
         if (!this.#writeTable(entry, this.#entry, 2)) return EFAULT
       }
     }
@@ -493,7 +505,7 @@ export class Idmap {
     const table = new Uint32Array(2 * entries)
     const bytes = Buffer.from(table.buffer)
     const readable = this.#memory.read(address, bytes, 0, bytes.length)
-    if (this.#bigEndian) bytes.swap64()
+    if (this.bigEndian) bytes.swap64()
     const span = this.#span(level)
     const last = level === LAST_LEVEL
     const leaf = leafAllowed(this.geometry, level)
@@ -508,8 +520,8 @@ export class Idmap {
       let expectedLo = 0
       let expectedHi = 0
       if (whole && ((kind === RAM && last) || (kind === DEVICE && leaf))) {
-        expectedLo = ((start % WORD) | (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type) >>> 0
-        expectedHi = Math.floor(start / WORD)
+        expectedLo = ((start % TWO_POW_32) | (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type) >>> 0
+        expectedHi = Math.floor(start / TWO_POW_32)
       } else if (!last) {
         const child = addressOf((lo & 0xffff_f000) >>> 0, hi)
         // A table stays when all that it mapped was taken away.
@@ -518,66 +530,42 @@ export class Idmap {
           continue
         }
         if (this.#mappedIn(start, start + span)) {
-          if (lo !== 0 || hi !== 0 || this.unmappedBytes === 0 || !readable) {
+          if (lo !== 0 || hi !== 0 || this.state.unmappedBytes === 0 || !readable) {
             found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected: null })
           }
           continue
         }
       }
       if (readable && lo === expectedLo && hi === expectedHi) continue
-      if (readable && lo === 0 && hi === 0 && this.unmappedBytes > 0) continue
+      if (readable && lo === 0 && hi === 0 && this.state.unmappedBytes > 0) continue
       const expected = descriptor(expectedLo, expectedHi)
       found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected })
     }
   }
 
-  /** For a checkpoint. */
-  get state(): IdmapState {
-    return {
-      root: this.root,
-      outputBits: this.geometry.outputBits,
-      bigEndian: this.#bigEndian,
-      tables: this.tables,
-      ramBytes: this.ramBytes,
-      deviceBytes: this.deviceBytes,
-      unmappedBytes: this.unmappedBytes,
-      buildUs: this.buildUs,
-    }
-  }
-
-  /** An idmap whose tables stand in memory already. */
-  static resume(memory: GuestMemory, pool: PagePool, geometry: IdmapGeometry, state: IdmapState): Idmap {
-    const idmap = new Idmap(memory, pool, geometry, state.root, state.bigEndian)
-    idmap.tables = state.tables
-    idmap.ramBytes = state.ramBytes
-    idmap.deviceBytes = state.deviceBytes
-    idmap.unmappedBytes = state.unmappedBytes
-    idmap.buildUs = state.buildUs
-    return idmap
-  }
-
   #readEntry(address: number): boolean {
     if (!this.#memory.read(address, this.#entryBytes, 0, 8)) return false
-    if (this.#bigEndian) Buffer.from(this.#entry.buffer).swap64()
+    if (this.bigEndian) Buffer.from(this.#entry.buffer).swap64()
     return true
   }
 
   get info(): IdmapInfo {
     const { vtcr, granule, inputBits, outputBits, startLevel, concatenated, rootBytes } = this.geometry
+    const { root, tables, ramBytes, deviceBytes, unmappedBytes, buildUs } = this.state
     return {
-      vttbr: this.root,
+      vttbr: root,
       vtcr,
       granule,
       inputBits,
       outputBits,
       startLevel,
       concatenated,
-      tables: this.tables,
-      pages: ((this.tables - 1) * granule) / 4096 + Math.ceil(rootBytes / 4096),
-      ram: this.ramBytes,
-      devices: this.deviceBytes,
-      unmapped: this.unmappedBytes,
-      buildUs: this.buildUs,
+      tables,
+      pages: ((tables - 1) * granule) / 4096 + Math.ceil(rootBytes / 4096),
+      ram: ramBytes,
+      devices: deviceBytes,
+      unmapped: unmappedBytes,
+      buildUs,
     }
   }
 }
@@ -599,9 +587,9 @@ function fillLeaves(
   const end = 2 * (first + count)
   while (i < end) {
     // Up to the next 4 GiB the high half stays the same, and the low half is plain 32-bit arithmetic.
-    let lo = (address % WORD) | attributes
-    const hi = Math.floor(address / WORD)
-    const same = span < WORD ? Math.min((end - i) / 2, (WORD - (address % WORD)) / span) : 1
+    let lo = (address % TWO_POW_32) | attributes
+    const hi = Math.floor(address / TWO_POW_32)
+    const same = span < TWO_POW_32 ? Math.min((end - i) / 2, (TWO_POW_32 - (address % TWO_POW_32)) / span) : 1
     for (const stop = i + 2 * same; i < stop; i += 2) {
       table[i] = lo
       table[i + 1] = hi

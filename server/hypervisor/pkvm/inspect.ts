@@ -67,13 +67,17 @@ export class PkvmInspect implements Inspectable {
 }
 
 /** Registers as the host last wrote them, and the queues on both sides. */
-function smmuState({ index, cr0, cmdq, strtab, evtq }: Smmu): string[] {
+function smmuState({ index, state, hostCmdq, shadowCmdq, hostStrtab, evtq }: Smmu): string[] {
+  const { cr0 } = state
+  const { prod, cons } = hostCmdq.registers
+  const shadow = shadowCmdq.state
+  const strtab = hostStrtab.state
   return [
     `SMMU ${index}:`,
     `  CR0          ${hex(cr0)} ${describeRegister(ARM_SMMU_CR0, cr0)}`,
-    `  STRTAB_BASE  ${hex64(strtab.hostBaseLo, strtab.hostBaseHi)}, CFG ${hex(strtab.hostCfg)}`,
-    `  CMDQ host    ${hex(cmdq.hostAddress)}, 2^${cmdq.hostLog2size} entries, PROD ${hex(cmdq.hostProd)}, CONS ${hex(cmdq.hostCons)}`,
-    `  CMDQ shadow  ${hex(cmdq.base)}, PROD ${hex(cmdq.prod)}, CONS ${hex(cmdq.cons)}, ERR ${cmdq.error}`,
+    `  STRTAB_BASE  ${hex64(strtab.baseLo, strtab.baseHi)}, CFG ${hex(strtab.cfg)}`,
+    `  CMDQ host    ${hex(hostCmdq.address)}, 2^${hostCmdq.log2size} entries, PROD ${hex(prod)}, CONS ${hex(cons)}`,
+    `  CMDQ shadow  ${hex(shadow.base)}, PROD ${hex(shadow.prod)}, CONS ${hex(shadow.cons)}, ERR ${shadow.error}`,
     `  EVTQ         ${hex(evtq.address)}, 2^${evtq.log2size} entries`,
   ]
 }

@@ -4,17 +4,23 @@
  * the host said. So their pages must be pages that the host shares, and must stay so while the queue is enabled.
  */
 import { addressOf } from '../../smmu/bits.ts'
-import { queueBase, queueLog2Size } from '../../smmu/queue.ts'
+import { MAX_QUEUE_LOG2SIZE, queueBase, queueLog2Size } from '../../smmu/queue.ts'
 import { Q_BASE_HI_ADDR, Q_BASE_LO_ADDR } from '../../smmu/registers.ts'
-import { QUEUE_MAX_LOG2SIZE } from './cmdq.ts'
 import type { HostShare } from './share.ts'
+import { StateLayout } from './stateLayout.ts'
+
+/** The base register as the host wrote it; what a checkpoint holds. */
+export interface HostQueueRegisters {
+  baseLo: number
+  baseHi: number
+}
+
+export const HOST_QUEUE_STATE = new StateLayout<HostQueueRegisters>({ baseLo: 'u32', baseHi: 'u32' })
 
 export class HostQueue {
   readonly #share: HostShare
   readonly #entrySize: number
-  /** The base register as the host wrote it. */
-  baseLo = 0
-  baseHi = 0
+  readonly registers: HostQueueRegisters = { baseLo: 0, baseHi: 0 }
 
   constructor(share: HostShare, entrySize: number) {
     this.#share = share
@@ -22,16 +28,15 @@ export class HostQueue {
   }
 
   reset(): void {
-    this.baseLo = 0
-    this.baseHi = 0
+    Object.assign(this.registers, { baseLo: 0, baseHi: 0 } satisfies HostQueueRegisters)
   }
 
   get log2size(): number {
-    return queueLog2Size(this.baseLo, QUEUE_MAX_LOG2SIZE)
+    return queueLog2Size(this.registers.baseLo, MAX_QUEUE_LOG2SIZE)
   }
 
   get address(): number {
-    return queueBase(this.baseLo, this.baseHi, this.log2size, this.#entrySize)
+    return queueBase(this.registers.baseLo, this.registers.baseHi, this.log2size, this.#entrySize)
   }
 
   /**
@@ -39,7 +44,8 @@ export class HostQueue {
    * down by the architecture, but not by every implementation: both places count.
    */
   get bytes(): number {
-    const written = addressOf((this.baseLo & Q_BASE_LO_ADDR) >>> 0, (this.baseHi & Q_BASE_HI_ADDR) >>> 0)
+    const { baseLo, baseHi } = this.registers
+    const written = addressOf((baseLo & Q_BASE_LO_ADDR) >>> 0, (baseHi & Q_BASE_HI_ADDR) >>> 0)
     return written - this.address + this.#entrySize * 2 ** this.log2size
   }
 

@@ -119,7 +119,7 @@ class Mortal extends Bench {
 /** All that counts: what the host reads, what the hardware uses, and who owns what. */
 function outcome(bench: Mortal) {
   const { hyp, hw } = bench
-  const { prod, cons } = hyp.smmus[0].cmdq
+  const { prod, cons } = hyp.smmus[0].shadowCmdq.state
   return {
     host: [r.ARM_SMMU_CMDQ_PROD, r.ARM_SMMU_CMDQ_CONS, r.ARM_SMMU_CR0, r.ARM_SMMU_STRTAB_BASE_CFG].map(offset =>
       bench.read(offset),
@@ -317,7 +317,7 @@ test('what cannot be taken over is refused in words', () => {
   expect(successor().resume()).toEqual([])
   bench.hw.set(r.ARM_SMMU_CMDQ_BASE, 0)
   expect(() => successor().resume()).toThrow(/SMMU 0: CMDQ_BASE is 0x0 instead of/)
-  bench.hw.set(r.ARM_SMMU_CMDQ_BASE, bench.hyp.smmus[0].cmdq.base + 12)
+  bench.hw.set(r.ARM_SMMU_CMDQ_BASE, bench.hyp.smmus[0].shadowCmdq.state.base + 12)
   bench.memory.poke(CARVEOUT_BASE, new Uint8Array(CARVEOUT_SIZE))
   expect(() => successor().resume()).toThrow(/stream table is damaged|idmap/)
 })

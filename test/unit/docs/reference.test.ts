@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { commandRules } from '../../../server/hypervisor/pkvm/cmdq.ts'
+import { commandRules } from '../../../server/hypervisor/pkvm/commandRules.ts'
 import { frameRules } from '../../../server/hypervisor/pkvm/frame.ts'
 import { HYP_WARNINGS } from '../../../server/hypervisor/pkvm/warnings.ts'
 import { opcodeName } from '../../../server/smmu/commands.ts'

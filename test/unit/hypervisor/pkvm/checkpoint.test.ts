@@ -59,7 +59,7 @@ test.each(setUps)('replaced before every trap: %s', (_, setUp) => {
       answers.push(trap.lo, trap.hi, trap.aborted ? 1 : 0)
       return trap
     }
-    const sidBits = bench.hyp.smmus[0].sidBits
+    const sidBits = bench.hyp.smmus[0].features.sidBits
     const host = new Host(bench).boot(sidBits)
     if (sidBits > 8) {
       host.attach(8, STE.s1)
@@ -186,7 +186,8 @@ describe('refused', () => {
     ['nothing', () => new Uint8Array(0), /no checkpoint/],
     ['an odd number of bytes', bytes => bytes.subarray(0, 33), /no checkpoint/],
     ['something else', bytes => bytes.fill(0x41, 0, 4), /no checkpoint/],
-    ['a newer version', bytes => bytes.fill(3, 4, 5), /version 3/],
+    ['a newer version', bytes => bytes.fill(4, 4, 5), /version 4, this hypervisor reads 3/],
+    ['the version before', bytes => bytes.fill(2, 4, 5), /version 2, this hypervisor reads 3/],
     ['cut short', bytes => bytes.subarray(0, bytes.length - 4), /shorter/],
     ['one bit flipped', bytes => bytes.fill(bytes[100] ^ 1, 100, 101), /damaged/],
   ]

@@ -2,7 +2,7 @@
 /** Policies: passthrough, and others composed of pkvm's decisions. */
 import { describe, expect, test } from 'vitest'
 import { passthrough } from '../../../../server/hypervisor/passthrough/policy.ts'
-import type { CommandRule } from '../../../../server/hypervisor/pkvm/cmdq.ts'
+import type { CommandRule } from '../../../../server/hypervisor/pkvm/commandRules.ts'
 import { PkvmPolicy, pkvm } from '../../../../server/hypervisor/pkvm/policy.ts'
 import type { PolicyFactory } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'

@@ -5,9 +5,9 @@
  */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { QUEUE_MAX_LOG2SIZE } from '../../../../server/hypervisor/pkvm/cmdq.ts'
 import { PAGE_SHARED } from '../../../../server/hypervisor/pkvm/ownership.ts'
 import { addressOf } from '../../../../server/smmu/bits.ts'
+import { MAX_QUEUE_LOG2SIZE } from '../../../../server/smmu/queue.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import {
   Bench,
@@ -256,7 +256,7 @@ class Adversary {
     ]) {
       if ((hw.get(r.ARM_SMMU_CR0) & bit) === 0) continue
       const from = base(offset) >>> 0
-      const bytes = size * 2 ** Math.min(hw.get(offset) & 0x1f, QUEUE_MAX_LOG2SIZE)
+      const bytes = size * 2 ** Math.min(hw.get(offset) & 0x1f, MAX_QUEUE_LOG2SIZE)
       for (let at = from - (from % 4096); at < from + bytes; at += 4096) {
         expect(hyp.ownership.stateAt(at)).toBe(PAGE_SHARED)
         expect(hyp.ownership.pinsAt(at)).toBeGreaterThan(0)

@@ -10,17 +10,14 @@ import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, Host, MiB, RAM_BASE, STE, shadowSt
 function state(bench: Bench) {
   const carveout = new Uint8Array(CARVEOUT_SIZE)
   bench.memory.peek(CARVEOUT_BASE, carveout, 0, carveout.length)
-  const registers = [...bench.hyp.smmus].flatMap(smmu => [
-    smmu.cr0,
-    smmu.cmdq.hostBaseLo,
-    smmu.cmdq.hostProd,
-    smmu.cmdq.hostCons,
-    smmu.cmdq.prod,
-    smmu.strtab.hostBaseLo,
-    smmu.strtab.hostCfg,
-    smmu.evtq.baseLo,
-    smmu.priq.baseLo,
-  ])
+  const registers = bench.hyp.smmus.map(smmu => ({
+    smmu: { ...smmu.state },
+    hostCmdq: { ...smmu.hostCmdq.registers },
+    shadowCmdq: { ...smmu.shadowCmdq.state },
+    hostStrtab: { ...smmu.hostStrtab.state },
+    shadowStrtab: { ...smmu.shadowStrtab.state },
+    queues: [{ ...smmu.evtq.registers }, { ...smmu.priq.registers }],
+  }))
   return {
     carveout: crc32(carveout),
     registers,

@@ -120,7 +120,7 @@ describe('accepted', () => {
     [7, 48],
   ])('IDR5.OAS %i is %i bits', (oas, bits) => {
     const { bench } = probed({ ids: [{ idr5: oas | r.IDR5_GRAN4K }] })
-    expect(bench.hyp.smmus[0].oas).toBe(bits)
+    expect(bench.hyp.smmus[0].features.oas).toBe(bits)
     expect(bench.hyp.idmapInfo?.outputBits).toBe(bits)
     expect(bench.hyp.idmapInfo?.inputBits).toBe(Math.min(48, bits))
   })

@@ -47,7 +47,7 @@ describe('shadow stream table', () => {
     const address = base & 0xff_ffff_ffff_ffc0n
     expect(inCarveout(address, bytes)).toBe(true)
     expect(address % BigInt(Math.max(64, bytes))).toBe(0n)
-    expect(hyp.smmus[0].strtab.bytes).toBe(bytes)
+    expect(hyp.smmus[0].shadowStrtab.bytes).toBe(bytes)
     const cfg = hw.get(r.ARM_SMMU_STRTAB_BASE_CFG)
     expect(cfg >>> 16).toBe(format)
     expect((cfg >>> 6) & 0x1f).toBe(format === 1 ? 8 : 0)

@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { MAX_CHECKPOINT } from '../../../../protocol/messages.ts'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { PAGE_OWNED, PAGE_SHARED } from '../../../../server/hypervisor/pkvm/ownership.ts'
-import { MAX_STREAMS } from '../../../../server/hypervisor/pkvm/strtab.ts'
+import { MAX_STREAMS } from '../../../../server/hypervisor/pkvm/shadowStrtab.ts'
 import { EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EPERM, ERANGE, ETIMEDOUT } from '../../../../server/policy/result.ts'
 import { fieldGet64 } from '../../../../server/smmu/bits.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
@@ -202,7 +202,7 @@ describe('order of writes', () => {
 
   test('more streams than a checkpoint can hold are refused, known ones are not', () => {
     start({}, 16)
-    const { streams } = bench.hyp.smmus[0]?.strtab ?? { streams: new Map() }
+    const { streams } = bench.hyp.smmus[0]?.shadowStrtab ?? { streams: new Map() }
     host.attach(SID, STE.s1)
     for (let sid = 0x1_0000; streams.size < MAX_STREAMS; sid++) streams.set(sid, { ...streams.get(SID), sid } as never)
     host.attach(SID + 1, STE.bypass)
@@ -427,6 +427,6 @@ test('the streams can be asked for', () => {
   expect(second.sid).toBe(SID)
   expect([...second.shadow]).toEqual(shadowSte(bench, SID))
   expect(second.trap).toBeGreaterThan(0)
-  expect(bench.hyp.smmus[0].strtab.readShadow(0x500)).toBeNull()
-  expect(bench.hyp.smmus[0].strtab.readShadow(0x1_0000)).toBeNull()
+  expect(bench.hyp.smmus[0].shadowStrtab.read(0x500)).toBeNull()
+  expect(bench.hyp.smmus[0].shadowStrtab.read(0x1_0000)).toBeNull()
 })

@@ -15,7 +15,7 @@ beforeEach(() => {
 
 test('each is probed, and reported', () => {
   expect(bench.report.probes).toEqual([null, null, null])
-  expect(bench.hyp.smmus.map(({ oas, rangeInvalidation }) => [oas, rangeInvalidation])).toEqual([
+  expect(bench.hyp.smmus.map(({ features: { oas, rangeInvalidation } }) => [oas, rangeInvalidation])).toEqual([
     [44, true],
     [40, true],
     [44, false],

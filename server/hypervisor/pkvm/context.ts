@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What the parts of the hypervisor have in common, so that none of them needs to know the whole. */
+import type { SeriesStep } from '../../policy/policy.ts'
+import type { HypReport } from '../../policy/report.ts'
+import type { HypWarning } from '../../policy/warnings.ts'
+import type { GuestMemory } from '../../smmu/memory.ts'
+import type { HardwareFrame } from './hardwareFrame.ts'
+import type { Idmap } from './idmap.ts'
+import type { PagePool } from './pool.ts'
+import type { SmmuFeatures } from './probe.ts'
+import type { HostShare } from './share.ts'
+import type { HardwareWait } from './wait.ts'
+
+/** One hypervisor, as its SMMUs use it. */
+export interface HypContext {
+  readonly memory: GuestMemory
+  readonly report: HypReport
+  readonly wait: HardwareWait
+  readonly share: HostShare
+  readonly pool: PagePool
+  readonly upTo: SeriesStep
+  /** null unless the whole series is emulated and the machine is isolated. */
+  readonly idmap: Idmap | null
+  /** Trap that is being decided, 0 outside of traps. */
+  readonly trap: number
+  /** How many streams were shadowed, of all SMMUs. */
+  streamCount(): number
+  /** State that a checkpoint holds has changed. */
+  changed(): void
+  /** Nothing but pointers of a command queue has changed. */
+  queueMoved(): void
+}
+
+/** One SMMU, as its queues and its stream table use it. */
+export interface SmmuContext {
+  readonly hyp: HypContext
+  readonly index: number
+  readonly hardware: HardwareFrame
+  /** What the probe found. */
+  readonly features: Readonly<SmmuFeatures>
+  /** Reports a hyp warning of this SMMU, with the warning's values. */
+  warn(warning: HypWarning, a: number, b: number, c: number, d: number): void
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The host's stream table (server/hypervisor/README.md, sections 5.2 and 7.1): its registers, and one copy of an entry. */
+import { EFAULT, EINVAL, ENODEV, ENOENT, ERANGE, OK } from '../../policy/result.ts'
+import { fieldGet } from '../../smmu/bits.ts'
+import {
+  STRTAB_BASE_CFG_FMT,
+  STRTAB_BASE_CFG_FMT_2LVL,
+  STRTAB_BASE_CFG_FMT_LINEAR,
+  STRTAB_BASE_CFG_LOG2SIZE,
+  STRTAB_BASE_CFG_SPLIT,
+} from '../../smmu/registers.ts'
+import { STRTAB_STE_SIZE } from '../../smmu/ste.ts'
+import {
+  decodeStreamTable,
+  l1DescriptorAddress,
+  l1DescriptorL2Ptr,
+  l1DescriptorStes,
+  l2SteAddress,
+  STE_ABSENT,
+  STRTAB_L1_DESC_SIZE,
+  type StreamTable,
+  streamTableBytes,
+} from '../../smmu/strtab.ts'
+import type { SmmuContext } from './context.ts'
+import { StateLayout } from './stateLayout.ts'
+import { STRTAB_MAX_L1_ENTRIES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
+
+/** What a checkpoint holds. */
+export interface HostStrtabState {
+  /** STRTAB_BASE and STRTAB_BASE_CFG as the host wrote them. */
+  baseLo: number
+  baseHi: number
+  cfg: number
+  /** SMMUEN is set: the table is the one that the registers say, shared and pinned. */
+  enabled: boolean
+}
+
+export const HOST_STRTAB_STATE = new StateLayout<HostStrtabState>({
+  baseLo: 'u32',
+  baseHi: 'u32',
+  cfg: 'u32',
+  enabled: 'flag',
+})
+
+export class HostStrtab {
+  readonly #smmu: SmmuContext
+  readonly state: HostStrtabState = { baseLo: 0, baseHi: 0, cfg: 0, enabled: false }
+  /** While SMMUEN is set. */
+  #table: StreamTable | null = null
+  readonly #descriptor = new Uint32Array(2)
+  readonly #descriptorBytes = new Uint8Array(this.#descriptor.buffer)
+
+  constructor(smmu: SmmuContext) {
+    this.#smmu = smmu
+  }
+
+  reset(): void {
+    Object.assign(this.state, { baseLo: 0, baseHi: 0, cfg: 0, enabled: false } satisfies HostStrtabState)
+    this.#table = null
+  }
+
+  /** The table while SMMUEN is set. */
+  get table(): StreamTable | null {
+    return this.#table
+  }
+
+  /** The table by the registers; null when the shadow cannot follow its format or size. */
+  check(): StreamTable | null {
+    const { baseLo, baseHi, cfg } = this.state
+    const { features } = this.#smmu
+    const { sidBits } = features
+    const { twoLevel } = strtabShape(features)
+    const format = fieldGet(STRTAB_BASE_CFG_FMT, cfg)
+    const split = fieldGet(STRTAB_BASE_CFG_SPLIT, cfg)
+    const log2size = fieldGet(STRTAB_BASE_CFG_LOG2SIZE, cfg)
+    if (twoLevel) {
+      if (format !== STRTAB_BASE_CFG_FMT_2LVL || split !== STRTAB_SPLIT) return null
+      if (log2size <= STRTAB_SPLIT || 2 ** (log2size - STRTAB_SPLIT) > STRTAB_MAX_L1_ENTRIES) return null
+    } else if (format !== STRTAB_BASE_CFG_FMT_LINEAR || log2size > sidBits) {
+      return null
+    }
+    return decodeStreamTable(baseLo, baseHi, cfg, sidBits, twoLevel)
+  }
+
+  /** SMMUEN 0 → 1, after `check`. */
+  enable(table: StreamTable): number {
+    const result = this.#smmu.hyp.share.sharePinned(table.base, streamTableBytes(table))
+    if (result === OK) {
+      this.#table = table
+      this.state.enabled = true
+    }
+    return result
+  }
+
+  /** SMMUEN 1 → 0. */
+  disable(): number {
+    const table = this.#table
+    this.#table = null
+    this.state.enabled = false
+    return table === null ? OK : this.#smmu.hyp.share.unsharePinned(table.base, streamTableBytes(table))
+  }
+
+  /**
+   * Copies an entry, once.
+   * @param leaf Leaf of the CFGI_STE
+   * @param into 64 bytes
+   */
+  fetch(sid: number, leaf: boolean, into: Uint8Array): number {
+    const table = this.#table
+    if (table === null) return ENODEV
+    if (!leaf) return EINVAL
+    if (sid >= 2 ** table.log2size) return ERANGE
+    return table.twoLevel ? this.#fetchTwoLevel(table, sid, into) : this.#fetchLinear(table, sid, into)
+  }
+
+  #fetchLinear(table: StreamTable, sid: number, into: Uint8Array): number {
+    const { memory } = this.#smmu.hyp
+    return memory.read(table.base + sid * STRTAB_STE_SIZE, into, 0, STRTAB_STE_SIZE) ? OK : EFAULT
+  }
+
+  #fetchTwoLevel(table: StreamTable, sid: number, into: Uint8Array): number {
+    const { memory, share } = this.#smmu.hyp
+    if (!memory.read(l1DescriptorAddress(table, sid), this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE)) return EFAULT
+    const [lo, hi] = this.#descriptor
+    const address = l2SteAddress(lo, hi, sid, table.split)
+    if (address === STE_ABSENT) return ENOENT
+    const stes = l1DescriptorStes(lo, table.split)
+    const l2 = l1DescriptorL2Ptr(lo, hi, stes)
+    const shared = share.share(l2, stes * STRTAB_STE_SIZE)
+    if (shared !== OK) return shared
+    const read = memory.read(address, into, 0, STRTAB_STE_SIZE)
+    const unshared = share.unshare(l2, stes * STRTAB_STE_SIZE)
+    return read ? unshared : EFAULT
+  }
+
+  /** After the SMMU's features are known again. */
+  restore(state: HostStrtabState): void {
+    this.reset()
+    Object.assign(this.state, state)
+    if (state.enabled) this.#table = this.check()
+  }
+}

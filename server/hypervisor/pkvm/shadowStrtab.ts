@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Shadow stream table (server/hypervisor/README.md, section 7): in hypervisor memory, and the one that the hardware reads. On CFGI_STE
+ * the host's entry is converted and written here, in an order in which no half-written entry is ever live.
+ */
+import { EFAULT, ENOMEM, ETIMEDOUT, OK } from '../../policy/result.ts'
+import { fieldGet64, fieldPrep, TWO_POW_32 } from '../../smmu/bits.ts'
+import { cfgiSte } from '../../smmu/commands.ts'
+import {
+  ARM_SMMU_STRTAB_BASE,
+  ARM_SMMU_STRTAB_BASE_CFG,
+  STRTAB_BASE_CFG_FMT,
+  STRTAB_BASE_CFG_FMT_2LVL,
+  STRTAB_BASE_CFG_FMT_LINEAR,
+  STRTAB_BASE_CFG_LOG2SIZE,
+  STRTAB_BASE_CFG_SPLIT,
+  STRTAB_BASE_HI_RA,
+} from '../../smmu/registers.ts'
+import {
+  STRTAB_STE_0_V,
+  STRTAB_STE_2_VTCR,
+  STRTAB_STE_3_S2TTB_MASK,
+  STRTAB_STE_DWORDS,
+  STRTAB_STE_SIZE,
+} from '../../smmu/ste.ts'
+import {
+  l1DescriptorAddress,
+  STE_ABSENT,
+  STRTAB_L1_DESC_SIZE,
+  type StreamTable,
+  steAddress,
+  steTables,
+} from '../../smmu/strtab.ts'
+import type { SmmuContext } from './context.ts'
+import type { HostStrtab } from './hostStrtab.ts'
+import type { Idmap } from './idmap.ts'
+import type { ShadowCmdq } from './shadowCmdq.ts'
+import { StateLayout } from './stateLayout.ts'
+import { hasStage2, isValid, type StreamRule, steConfig, translates } from './steRules.ts'
+import { STRTAB_L2_BYTES, STRTAB_L2_STES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
+
+/** Streams that a machine may have: all are in the checkpoint, and QEMU keeps MAX_CHECKPOINT bytes of it (76 for each). */
+export const MAX_STREAMS = 4096
+
+/** What the host configured for a StreamID, and what stands in the shadow table. */
+export interface Stream {
+  readonly sid: number
+  /** Eight 64-bit words. */
+  readonly host: BigUint64Array
+  readonly shadow: BigUint64Array
+  /** Trap of the last change. */
+  trap: number
+}
+
+/** What a checkpoint holds, besides the streams. */
+export interface ShadowStrtabState {
+  /** Address of the table: its L1 descriptors, or its entries when it is linear. 0: there is none. */
+  base: number
+}
+
+export const SHADOW_STRTAB_STATE = new StateLayout<ShadowStrtabState>({ base: 'u53' })
+
+export class ShadowStrtab {
+  readonly #smmu: SmmuContext
+  readonly #host: HostStrtab
+  readonly #cmdq: ShadowCmdq
+  readonly #rule: StreamRule
+  readonly state: ShadowStrtabState = { base: 0 }
+  /** By StreamID, those that were shadowed. */
+  readonly streams = new Map<number, Stream>()
+
+  readonly #hostSte = new BigUint64Array(STRTAB_STE_DWORDS)
+  readonly #hostBytes = new Uint8Array(this.#hostSte.buffer)
+  readonly #ste = new BigUint64Array(STRTAB_STE_DWORDS)
+  readonly #bytes = new Uint8Array(this.#ste.buffer)
+  /** What stood in the table before an update. */
+  readonly #old = new BigUint64Array(STRTAB_STE_DWORDS)
+  readonly #oldBytes = new Uint8Array(this.#old.buffer)
+  readonly #descriptor = new Uint32Array(2)
+  readonly #descriptorBytes = new Uint8Array(this.#descriptor.buffer)
+
+  constructor(smmu: SmmuContext, host: HostStrtab, cmdq: ShadowCmdq, rule: StreamRule) {
+    this.#smmu = smmu
+    this.#host = host
+    this.#cmdq = cmdq
+    this.#rule = rule
+  }
+
+  reset(): void {
+    this.state.base = 0
+    this.streams.clear()
+  }
+
+  /** Bytes of the table that exist from the start. */
+  get bytes(): number {
+    return strtabShape(this.#smmu.features).bytes
+  }
+
+  /** Installs the empty table in the hardware. */
+  program(base: number): void {
+    this.state.base = base
+    const { hardware, features } = this.#smmu
+    const { twoLevel, log2size } = strtabShape(features)
+    const cfg = twoLevel
+      ? fieldPrep(STRTAB_BASE_CFG_FMT, STRTAB_BASE_CFG_FMT_2LVL) | fieldPrep(STRTAB_BASE_CFG_SPLIT, STRTAB_SPLIT)
+      : fieldPrep(STRTAB_BASE_CFG_FMT, STRTAB_BASE_CFG_FMT_LINEAR)
+    hardware.write64(ARM_SMMU_STRTAB_BASE, base, STRTAB_BASE_HI_RA)
+    hardware.write32(ARM_SMMU_STRTAB_BASE_CFG, cfg | fieldPrep(STRTAB_BASE_CFG_LOG2SIZE, log2size))
+  }
+
+  get #table(): StreamTable {
+    const { twoLevel, log2size } = strtabShape(this.#smmu.features)
+    return { twoLevel, base: this.state.base, log2size, split: twoLevel ? STRTAB_SPLIT : 0 }
+  }
+
+  /** CFGI_STE of the host: makes the shadow of the entry anew. */
+  configure(sid: number, leaf: boolean): number {
+    const { hyp } = this.#smmu
+    // The host's entry comes first: a StreamID without one must not cost a table.
+    const fetched = this.#host.fetch(sid, leaf, this.#hostBytes)
+    if (fetched !== OK) return fetched
+    this.#ste.set(this.#hostSte)
+    const converted = this.#rule(this.#hostSte, this.#ste, hyp)
+    if (converted !== OK) return converted
+    if (!this.streams.has(sid) && hyp.streamCount() >= MAX_STREAMS) return ENOMEM
+    const found = steAddress(this.#table, sid, hyp.memory)
+    const address = found === STE_ABSENT ? this.#growTable(sid) : found
+    if (address < 0) return found === STE_ABSENT ? address : EFAULT
+    const updated = this.#update(sid, address)
+    if (updated === OK || this.#stands(address)) this.#remember(sid)
+    else this.#forget(sid)
+    return updated
+  }
+
+  /** Whether `#ste` is in memory, whole and valid. */
+  #stands(address: number): boolean {
+    if (!this.#smmu.hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return false
+    return isValid(this.#ste) && this.#old.every((word, i) => word === this.#ste[i])
+  }
+
+  /** An update failed: whoever takes over must not finish what the host was told had not happened. */
+  #forget(sid: number): void {
+    if (!isValid(this.#old) && this.streams.delete(sid)) this.#smmu.hyp.changed()
+  }
+
+  /** An L2 table for the StreamID, in which no entry is valid. @returns where its entry is, or an error */
+  #growTable(sid: number): number {
+    const { memory, pool } = this.#smmu.hyp
+    const l2 = pool.allocate(STRTAB_L2_BYTES)
+    if (l2 < 0) return ENOMEM
+    this.#descriptor[0] = (l2 % TWO_POW_32) + STRTAB_SPLIT + 1
+    this.#descriptor[1] = Math.floor(l2 / TWO_POW_32)
+    if (!memory.write(l1DescriptorAddress(this.#table, sid), this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE))
+      return EFAULT
+    return l2 + (sid & (STRTAB_L2_STES - 1)) * STRTAB_STE_SIZE
+  }
+
+  /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. */
+  #update(sid: number, address: number): number {
+    const { memory } = this.#smmu.hyp
+    if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
+    const wasValid = isValid(this.#old)
+    const bytes = this.#bytes
+    // Word 0 alone is a whole entry that is invalid or aborts. Without its second stage, the former one would be none.
+    if (wasValid && !translates(steConfig(this.#ste))) {
+      if (!memory.write(address, bytes, 0, 8)) return EFAULT
+      if (!this.#invalidate(sid)) return ETIMEDOUT
+      if (!memory.write(address + 8, bytes, 8, STRTAB_STE_SIZE - 8)) return EFAULT
+    } else {
+      if (!memory.write(address + 8, bytes, 8, STRTAB_STE_SIZE - 8)) return EFAULT
+      if (!wasValid && isValid(this.#ste) && !this.#invalidate(sid)) return ETIMEDOUT
+      if (!memory.write(address, bytes, 0, 8)) return EFAULT
+    }
+    return this.#invalidate(sid) ? OK : ETIMEDOUT
+  }
+
+  /** CFGI_STE and CMD_SYNC of the hypervisor's own. */
+  #invalidate(sid: number): boolean {
+    cfgiSte(this.#cmdq.command, sid, true)
+    this.#cmdq.issue()
+    return this.#cmdq.sync()
+  }
+
+  #remember(sid: number): void {
+    const { hyp, index } = this.#smmu
+    let stream = this.streams.get(sid)
+    if (stream === undefined) {
+      stream = {
+        sid,
+        host: new BigUint64Array(STRTAB_STE_DWORDS),
+        shadow: new BigUint64Array(STRTAB_STE_DWORDS),
+        trap: 0,
+      }
+      this.streams.set(sid, stream)
+    }
+    stream.host.set(this.#hostSte)
+    stream.shadow.set(this.#ste)
+    stream.trap = hyp.trap
+    hyp.changed()
+    hyp.report.stream(index, sid, steConfig(this.#hostSte), steConfig(this.#ste))
+  }
+
+  /** The entry that stands in the table now, eight 64-bit words; null when there is none. */
+  read(sid: number): BigUint64Array | null {
+    if (this.state.base === 0) return null
+    const { memory } = this.#smmu.hyp
+    const address = steAddress(this.#table, sid, memory)
+    const ste = new BigUint64Array(STRTAB_STE_DWORDS)
+    return address >= 0 && memory.read(address, new Uint8Array(ste.buffer), 0, STRTAB_STE_SIZE) ? ste : null
+  }
+
+  // Take-over.
+
+  /** Streams are put back one by one, into `streams`. */
+  restore(state: ShadowStrtabState): void {
+    this.reset()
+    Object.assign(this.state, state)
+  }
+
+  /**
+   * After `restore`: makes the table what the state says, whatever the former hypervisor was doing to it. Entries are
+   * those that the present rule gives.
+   * @param live the hardware takes commands
+   * @returns what was changed, in words; null when the table cannot be used.
+   */
+  resume(live: boolean): string[] | null {
+    const { hyp } = this.#smmu
+    const { pool, memory } = hyp
+    const changes: string[] = []
+    const known = new Set<number>()
+    if (this.#table.twoLevel) {
+      for (const { address } of steTables(this.#table, memory)) {
+        if (pool.claim(address, STRTAB_L2_BYTES) !== OK) return null
+      }
+    }
+    for (const { sid, host, shadow } of this.streams.values()) {
+      known.add(sid)
+      const stands = this.read(sid)
+      if (stands === null) return null
+      this.#hostSte.set(host)
+      this.#ste.set(host)
+      if (this.#rule(this.#hostSte, this.#ste, hyp) !== OK) {
+        changes.push(`${this.#name(sid)} stays as it is: it would be refused now`)
+        continue
+      }
+      shadow.set(this.#ste)
+      if (stands.every((word, i) => word === this.#ste[i])) continue
+      if (!this.#writeEntry(sid, live)) return null
+      changes.push(`${this.#name(sid)} was rewritten`)
+    }
+    this.#ste.fill(0n)
+    for (const sid of this.#validEntries()) {
+      if (known.has(sid)) continue
+      if (!this.#writeEntry(sid, live)) return null
+      changes.push(`${this.#name(sid)} was taken back, unfinished`)
+    }
+    return changes
+  }
+
+  #name(sid: number): string {
+    return `SMMU ${this.#smmu.index}, stream 0x${sid.toString(16)}`
+  }
+
+  /** StreamIDs whose entry is valid. */
+  #validEntries(): number[] {
+    const { memory } = this.#smmu.hyp
+    const found: number[] = []
+    for (const { address, sid, stes } of steTables(this.#table, memory)) {
+      const words = new BigUint64Array(stes * STRTAB_STE_DWORDS)
+      memory.read(address, new Uint8Array(words.buffer), 0, words.byteLength)
+      for (let i = 0; i < stes; i++) if ((words[i * STRTAB_STE_DWORDS] & STRTAB_STE_0_V) !== 0n) found.push(sid + i)
+    }
+    return found
+  }
+
+  /** Writes `#ste`; without the hardware's cooperation when that takes no commands, and so uses no entry. */
+  #writeEntry(sid: number, live: boolean): boolean {
+    const { memory } = this.#smmu.hyp
+    const address = steAddress(this.#table, sid, memory)
+    if (address < 0) return false
+    return live ? this.#update(sid, address) === OK : memory.write(address, this.#bytes, 0, STRTAB_STE_SIZE)
+  }
+
+  /** Live entries that do not lead through the idmap. */
+  verify(idmap: Idmap): string[] {
+    const problems: string[] = []
+    for (const sid of this.streams.keys()) {
+      const ste = this.read(sid)
+      if (ste === null) continue
+      const config = steConfig(ste)
+      if (!translates(config)) continue
+      const vtcr = fieldGet64(STRTAB_STE_2_VTCR, ste[2])
+      const ttb = ste[3] & STRTAB_STE_3_S2TTB_MASK
+      if (!hasStage2(config) || vtcr !== idmap.geometry.vtcr || ttb !== BigInt(idmap.root)) {
+        problems.push(`${this.#name(sid)}: its entry does not lead through the idmap`)
+      }
+    }
+    return problems
+  }
+}
