@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import helmet from '@fastify/helmet'
-import rateLimit from '@fastify/rate-limit'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { serveDashboard } from './dashboard.ts'
 import { Feed } from './feed.ts'
+import { Gate } from './gate.ts'
 import type { MachineManager } from './machineManager.ts'
 import { metrics } from './metrics.ts'
 import { registerProblems, sendProblem } from './problems.ts'
@@ -20,7 +20,7 @@ import { contract, NAMED } from './schemas/contract.ts'
 import { PREFIX, STREAM_PATH } from './schemas/request.ts'
 import { TAGS } from './schemas/route.ts'
 import type { CounterItem } from './schemas/subscriptions.ts'
-import { type Access, bearer, contentSecurityPolicy, refusal, sameToken } from './security.ts'
+import { type Access, bearer, contentSecurityPolicy, refusal } from './security.ts'
 import { Subscriptions } from './subscriptions.ts'
 
 export interface AppOptions {
@@ -34,7 +34,9 @@ export interface AppOptions {
 
 const MAX_BODY = 65_536
 const COUNTERS_MS = 500
-const RATE = { max: 3_000, timeWindow: 10_000 }
+/** A connection that says nothing is closed. */
+const HEADERS_MS = 10_000
+const IDLE_MS = 5_000
 
 /** The HTTP and WebSocket server around a machine. Not yet listening. */
 export async function createApp(options: AppOptions): Promise<{ app: FastifyInstance; subscriptions: Subscriptions }> {
@@ -48,17 +50,25 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: 30_000,
+    keepAliveTimeout: IDLE_MS,
+    http: { headersTimeout: HEADERS_MS, connectionsCheckingInterval: IDLE_MS },
     routerOptions: { maxParamLength: 100 },
     forceCloseConnections: true,
   })
   registerProblems(app)
+  const gate = new Gate(access)
+  app.server.on('connection', socket => gate.connected(socket))
 
   app.addHook('onRequest', async (request, reply) => {
+    const { socket } = request
+    const wait = gate.admit(socket)
+    if (wait > 0) return sendProblem(reply.header('retry-after', wait), 429, `too many requests: wait ${wait} s`)
     const why = refusal(request.headers, access)
     if (why !== undefined) return sendProblem(reply, 403, why)
-    if (access.token === undefined || isPublic(request.url)) return
-    const token = bearer(request.headers)
-    if (token === undefined || !sameToken(token, access.token)) {
+    if (isPublic(request.url)) return
+    const verdict = gate.check(socket, bearer(request.headers))
+    if (verdict === 'late') return sendProblem(reply, 429, 'too many wrong tokens: wait a minute')
+    if (verdict === 'wrong') {
       return sendProblem(reply.header('www-authenticate', 'Bearer'), 401, 'the token of this server is needed')
     }
   })
@@ -72,13 +82,6 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
       reply.header('content-security-policy', contentSecurityPolicy())
     }
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-store')
-  })
-  await app.register(rateLimit, {
-    ...RATE,
-    errorResponseBuilder: (_request, context) =>
-      Object.assign(new Error(`more than ${RATE.max} requests in ${RATE.timeWindow / 1000} s`), {
-        statusCode: context.statusCode,
-      }),
   })
   for (const schema of NAMED) app.addSchema(schema)
   await app.register(swagger, {
@@ -110,6 +113,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
       machine: manager.statuses,
     },
     access,
+    gate,
   )
   const timer = setInterval(() => {
     if (subscriptions.watched('counters')) counters.push({ at: Date.now(), counters: manager.counters() })

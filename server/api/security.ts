@@ -16,10 +16,29 @@ export interface Access {
 }
 
 export const TOKEN_VARIABLE = 'SMMU_COSIM_TOKEN'
-const MIN_TOKEN = 16
+const MIN_BITS = 128
 
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
+}
+
+/** What letters and digits are taken from, and how many there are. */
+const ALPHABETS = [
+  [/^\d+$/, 10],
+  [/^[\da-f]+$|^[\dA-F]+$/, 16],
+  [/^[a-z]+$|^[A-Z]+$/, 26],
+  [/^[\da-z]+$|^[\dA-Z]+$/, 36],
+  [/^[\w-]+$/, 64],
+] as const
+
+/** With fewer different characters it is no draw from an alphabet. */
+const FEW = 8
+
+/** Bits that guessing a token takes at most: if it was drawn at random, and less if it repeats itself. */
+export function tokenBits(token: string): number {
+  const [, size] = ALPHABETS.find(([pattern]) => pattern.test(token)) ?? [undefined, 94]
+  const different = new Set(token).size
+  return Math.floor(token.length * Math.log2(different < FEW ? different : size))
 }
 
 /**
@@ -27,8 +46,9 @@ export function isLoopback(host: string): boolean {
  * @throws Error when the one given is too short to be a secret.
  */
 export function tokenFor(host: string, given: string | undefined): string | undefined {
-  if (given !== undefined && given.length < MIN_TOKEN) {
-    throw new Error(`${TOKEN_VARIABLE} has fewer than ${MIN_TOKEN} characters`)
+  if (given !== undefined && tokenBits(given) < MIN_BITS) {
+    const better = 'openssl rand -hex 16 makes one that is long enough'
+    throw new Error(`${TOKEN_VARIABLE} has ${tokenBits(given)} bits at most, fewer than ${MIN_BITS}: ${better}`)
   }
   return given ?? (isLoopback(host) ? undefined : randomBytes(24).toString('base64url'))
 }

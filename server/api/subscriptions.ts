@@ -6,10 +6,11 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, Server } from 'node:http'
-import type { Duplex } from 'node:stream'
+import type { Socket } from 'node:net'
 import { Compile } from 'typebox/compile'
 import { type RawData, WebSocket, WebSocketServer } from 'ws'
 import type { Source } from './feed.ts'
+import type { Gate } from './gate.ts'
 import { STREAM_PATH } from './schemas/request.ts'
 import {
   ClientMessageSchema,
@@ -19,11 +20,12 @@ import {
   type StreamName,
   type Subscribe,
 } from './schemas/subscriptions.ts'
-import { type Access, bearer, refusal, sameToken } from './security.ts'
+import { type Access, bearer, refusal } from './security.ts'
 
 const TICK_MS = 50
 const PING_MS = 15_000
 const AUTH_MS = 5_000
+/** Clients that have shown the token; those that have not are bounded by the gate. */
 const MAX_CLIENTS = 64
 const MAX_SUBSCRIPTIONS = 16
 const MAX_MESSAGE = 16_384
@@ -46,6 +48,8 @@ interface Subscription {
 
 interface Client {
   readonly socket: WebSocket
+  /** Below it. */
+  readonly connection: Socket
   readonly subscriptions: Map<string, Subscription>
   authorized: boolean
   alive: boolean
@@ -70,20 +74,24 @@ export class Subscriptions {
   readonly stats: SubscriptionStats = { clients: 0, sent: 0, dropped: 0, refused: 0 }
   readonly #sources: Sources
   readonly #access: Access
+  readonly #gate: Gate
+  /** Sockets that have to show the token. */
+  readonly #waiting = new Set<Client>()
   readonly #server = new WebSocketServer({ noServer: true, maxPayload: MAX_MESSAGE, perMessageDeflate: false })
   readonly #clients = new Set<Client>()
   readonly #timers: NodeJS.Timeout[]
   #ticks = 0
 
-  constructor(sources: Sources, access: Access) {
+  constructor(sources: Sources, access: Access, gate: Gate) {
     this.#sources = sources
     this.#access = access
+    this.#gate = gate
     const every = (ms: number, work: () => void) => setInterval(work, ms).unref()
     this.#timers = [
       every(TICK_MS, () => this.#tick()),
       every(PING_MS, () => this.#ping()),
       every(1_000, () => {
-        for (const client of this.#clients) client.budget = MAX_REQUESTS
+        for (const client of this.#all()) client.budget = MAX_REQUESTS
       }),
     ]
   }
@@ -98,50 +106,63 @@ export class Subscriptions {
   }
 
   attach(server: Server): void {
-    server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))
+    server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket as Socket, head))
   }
 
   close(): void {
     for (const timer of this.#timers) clearInterval(timer)
-    for (const { socket } of this.#clients) socket.close(1001, 'the server ends')
+    for (const { socket } of this.#all()) socket.close(1001, 'the server ends')
     setTimeout(() => {
-      for (const { socket } of this.#clients) socket.terminate()
+      for (const { socket } of this.#all()) socket.terminate()
     }, 500).unref()
     this.#server.close()
   }
 
-  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  *#all(): Generator<Client> {
+    yield* this.#clients
+    yield* this.#waiting
+  }
+
+  #upgrade(request: IncomingMessage, socket: Socket, head: Buffer): void {
     const refuse = (status: string) => {
       this.stats.refused++
       socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     }
     socket.on('error', () => {})
+    if (this.#gate.admit(socket) > 0) return refuse('429 Too Many Requests')
     if (request.url?.split('?')[0] !== STREAM_PATH) return refuse('404 Not Found')
     if (refusal(request.headers, this.#access) !== undefined) return refuse('403 Forbidden')
-    if (this.#clients.size >= MAX_CLIENTS) return refuse('503 Service Unavailable')
-    const { token } = this.#access
     const given = bearer(request.headers)
-    if (token !== undefined && given !== undefined && !sameToken(given, token)) return refuse('401 Unauthorized')
-    this.#server.handleUpgrade(request, socket, head, client => {
-      this.#accept(client, token === undefined || given !== undefined)
-    })
+    // A browser cannot send the header: it sends the token in its first message.
+    const verdict = given === undefined && this.#access.token !== undefined ? 'waits' : this.#gate.check(socket, given)
+    if (verdict === 'late') return refuse('429 Too Many Requests')
+    if (verdict === 'wrong') return refuse('401 Unauthorized')
+    if (this.#clients.size >= MAX_CLIENTS) return refuse('503 Service Unavailable')
+    this.#server.handleUpgrade(request, socket, head, client => this.#accept(client, socket, verdict === 'right'))
   }
 
-  #accept(socket: WebSocket, authorized: boolean): void {
-    const client: Client = { socket, subscriptions: new Map(), authorized, alive: true, budget: MAX_REQUESTS }
-    this.#clients.add(client)
-    this.stats.clients = this.#clients.size
+  #accept(socket: WebSocket, connection: Socket, authorized: boolean): void {
+    const client: Client = {
+      socket,
+      connection,
+      subscriptions: new Map(),
+      authorized,
+      alive: true,
+      budget: MAX_REQUESTS,
+    }
     socket.on('error', () => {})
     socket.on('pong', () => {
       client.alive = true
     })
     socket.on('close', () => {
+      this.#waiting.delete(client)
       this.#clients.delete(client)
       this.stats.clients = this.#clients.size
     })
     socket.on('message', (data, binary) => this.#message(client, data, binary))
     if (authorized) this.#greet(client)
     else {
+      this.#waiting.add(client)
       setTimeout(() => {
         if (!client.authorized) socket.close(4401, 'no token')
       }, AUTH_MS).unref()
@@ -149,6 +170,10 @@ export class Subscriptions {
   }
 
   #greet(client: Client): void {
+    client.authorized = true
+    this.#waiting.delete(client)
+    this.#clients.add(client)
+    this.stats.clients = this.#clients.size
     const streams = Object.fromEntries(
       STREAMS.map(name => [name, { oldest: this.#sources[name].oldest, next: this.#sources[name].next }]),
     )
@@ -165,10 +190,11 @@ export class Subscriptions {
       return send(client, { type: 'error', error: 'not a request: auth, subscribe or unsubscribe were expected' })
     }
     if (request.type === 'auth') {
-      const { token } = this.#access
       if (client.authorized) return
-      if (token !== undefined && !sameToken(request.token, token)) return client.socket.close(4401, 'wrong token')
-      client.authorized = true
+      const verdict = this.#gate.check(client.connection, request.token)
+      if (verdict === 'late') return client.socket.close(4429, 'too many wrong tokens')
+      if (verdict === 'wrong') return client.socket.close(4401, 'wrong token')
+      if (this.#clients.size >= MAX_CLIENTS) return client.socket.close(4503, 'too many clients')
       return this.#greet(client)
     }
     if (!client.authorized) return client.socket.close(4401, 'no token')
@@ -221,7 +247,7 @@ export class Subscriptions {
   }
 
   #ping(): void {
-    for (const client of this.#clients) {
+    for (const client of this.#all()) {
       if (!client.alive) {
         client.socket.terminate()
         continue
