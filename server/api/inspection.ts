@@ -22,16 +22,9 @@ import {
   queuePointer,
 } from '../smmu/queue.ts'
 import * as R from '../smmu/registers.ts'
-import { STRTAB_STE_SIZE } from '../smmu/ste.ts'
+import { STRTAB_STE_0_V, STRTAB_STE_DWORDS, STRTAB_STE_SIZE } from '../smmu/ste.ts'
 import { decodeCd, decodeSte, type Ste } from '../smmu/streamConfig.ts'
-import {
-  decodeStreamTable,
-  l1DescriptorAddress,
-  l1DescriptorL2Ptr,
-  l1DescriptorStes,
-  type StreamTable,
-  streamTableEntries,
-} from '../smmu/strtab.ts'
+import { decodeStreamTable, STE_ABSENT, type StreamTable, steAddress, steTables } from '../smmu/strtab.ts'
 import { NO_SSID } from '../smmu/transaction.ts'
 import { Walker, type WalkRegisters } from '../smmu/walker.ts'
 import type { WalkStep } from '../smmu/walkSteps.ts'
@@ -248,47 +241,22 @@ export class Inspection {
     return decodeStreamTable(r.strtabBaseLo, r.strtabBaseHi, r.strtabBaseCfg, sidSize, twoLevelStreamTable)
   }
 
-  /** Address of an STE; undefined when the table has none for this StreamID. */
-  #steAddress(table: StreamTable, sid: number): number | undefined {
-    if (sid >= 2 ** table.log2size) return undefined
-    if (!table.twoLevel) return table.base + sid * STRTAB_STE_SIZE
-    const descriptor = this.tryBytes(l1DescriptorAddress(table, sid), 8)
-    if (descriptor === undefined) return undefined
-    const [lo = 0, hi = 0] = words(descriptor)
-    const stes = l1DescriptorStes(lo, table.split)
-    const offset = sid & ((1 << table.split) - 1)
-    return offset < stes ? l1DescriptorL2Ptr(lo, hi, stes) + offset * STRTAB_STE_SIZE : undefined
-  }
-
   #ste(table: StreamTable | undefined, sid: number): { address: number; words: BigUint64Array } | undefined {
-    const address = table && this.#steAddress(table, sid)
-    const bytes = address === undefined ? undefined : this.tryBytes(address, STRTAB_STE_SIZE)
-    return bytes && address !== undefined ? { address, words: dwords(bytes) } : undefined
+    const address = table === undefined ? STE_ABSENT : steAddress(table, sid, this.#memory)
+    const bytes = address < 0 ? undefined : this.tryBytes(address, STRTAB_STE_SIZE)
+    return bytes && { address, words: dwords(bytes) }
   }
 
-  /** StreamIDs with an entry that is not all zero. */
+  /** StreamIDs with a valid entry. */
   #used(table: StreamTable | undefined): number[] {
-    if (table === undefined) return []
     const found: number[] = []
-    const scan = (base: number, stes: number, first: number) => {
-      const bytes = this.tryBytes(base, stes * STRTAB_STE_SIZE)
-      if (bytes === undefined) return
-      const w = dwords(bytes)
-      for (let i = 0; i < stes && found.length < MAX_STREAMS; i++) {
-        if (((w[i * 8] ?? 0n) & 1n) !== 0n) found.push(first + i)
+    for (const { address, sid, stes } of table === undefined ? [] : steTables(table, this.#memory)) {
+      const bytes = this.tryBytes(address, Math.min(stes, MAX_STREAMS) * STRTAB_STE_SIZE)
+      const w = bytes === undefined ? new BigUint64Array() : dwords(bytes)
+      for (let i = 0; i < w.length / STRTAB_STE_DWORDS && found.length < MAX_STREAMS; i++) {
+        if (((w[i * STRTAB_STE_DWORDS] ?? 0n) & STRTAB_STE_0_V) !== 0n) found.push(sid + i)
       }
-    }
-    if (!table.twoLevel) {
-      scan(table.base, Math.min(streamTableEntries(table), MAX_STREAMS), 0)
-      return found
-    }
-    const entries = streamTableEntries(table)
-    const bytes = this.tryBytes(table.base, entries * 8)
-    if (bytes === undefined) return found
-    const w = words(bytes)
-    for (let i = 0; i < entries && found.length < MAX_STREAMS; i++) {
-      const stes = l1DescriptorStes(w[2 * i] ?? 0, table.split)
-      if (stes > 0) scan(l1DescriptorL2Ptr(w[2 * i] ?? 0, w[2 * i + 1] ?? 0, stes), stes, i * 2 ** table.split)
+      if (found.length >= MAX_STREAMS) break
     }
     return found
   }

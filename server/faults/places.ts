@@ -16,8 +16,11 @@ import {
   decodeStreamTable,
   l1DescriptorL2Ptr,
   l1DescriptorStes,
+  STE_ABSENT,
   STRTAB_L1_DESC_SIZE,
   type StreamTable,
+  steAddress,
+  steTables,
   streamTableBytes,
 } from '../smmu/strtab.ts'
 
@@ -93,9 +96,7 @@ export class Places {
   learnTables(memory: GuestMemory): void {
     const { table } = this
     if (table === undefined || !table.twoLevel) return
-    const words = new Uint32Array(streamTableBytes(table) / 4)
-    if (!memory.read(table.base, new Uint8Array(words.buffer), 0, words.byteLength)) return
-    for (let i = 0; i < words.length; i += 2) this.descriptor(table.base + 4 * i, words[i] ?? 0, words[i + 1] ?? 0)
+    for (const { address, sid } of steTables(table, memory)) this.#level2.set(address, sid)
   }
 
   /** An L1 descriptor was read or written. */
@@ -121,15 +122,8 @@ export class Places {
 
   /** Address of the STE of a StreamID; undefined when there is none. */
   steAddress(sid: number, memory: GuestMemory): number | undefined {
-    const { table } = this
-    if (table === undefined || sid >= 2 ** table.log2size) return undefined
-    if (!table.twoLevel) return table.base + sid * STRTAB_STE_SIZE
-    const words = new Uint32Array(2)
-    if (!memory.read(this.l1Address(sid) ?? 0, new Uint8Array(words.buffer), 0, STRTAB_L1_DESC_SIZE)) return undefined
-    const [lo = 0, hi = 0] = words
-    const stes = l1DescriptorStes(lo, table.split)
-    const index = sid % 2 ** table.split
-    return index >= stes ? undefined : l1DescriptorL2Ptr(lo, hi, stes) + index * STRTAB_STE_SIZE
+    const address = this.table === undefined ? STE_ABSENT : steAddress(this.table, sid, memory)
+    return address < 0 ? undefined : address
   }
 
   l1Address(sid: number): number | undefined {

@@ -9,13 +9,7 @@ import { addressOf, fieldGet64, hex } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { LAST_LEVEL, levelShift, stage2StartLevel, startTableBytes, tableBits } from '../smmu/pagetable.ts'
 import * as S from '../smmu/ste.ts'
-import {
-  decodeStreamTable,
-  l1DescriptorAddress,
-  l1DescriptorL2Ptr,
-  l1DescriptorStes,
-  streamTableEntries,
-} from '../smmu/strtab.ts'
+import { decodeStreamTable, steTables } from '../smmu/strtab.ts'
 import { changedCanary } from '../trap/canary.ts'
 import type { OwnershipRange } from '../trap/operations.ts'
 
@@ -162,18 +156,7 @@ function* streams(memory: GuestMemory, smmu: TableRegisters): Generator<{ sid: n
       yield { sid: first + i, ste: all.subarray(S.STRTAB_STE_DWORDS * i, S.STRTAB_STE_DWORDS * (i + 1)) }
     }
   }
-  if (!table.twoLevel) {
-    yield* entries(0, read(table.base, streamTableEntries(table)))
-    return
-  }
-  const descriptor = new Uint32Array(2)
-  for (let i = 0; i < streamTableEntries(table); i++) {
-    const sid = i * 2 ** table.split
-    if (!memory.read(l1DescriptorAddress(table, sid), new Uint8Array(descriptor.buffer), 0, 8)) return
-    const count = l1DescriptorStes(descriptor[0], table.split)
-    if (count === 0) continue
-    yield* entries(sid, read(l1DescriptorL2Ptr(descriptor[0], descriptor[1], count), count))
-  }
+  for (const { address, sid, stes } of steTables(table, memory)) yield* entries(sid, read(address, stes))
 }
 
 type Leaf = (base: number, size: number, target: number, writable: boolean) => void

@@ -120,18 +120,24 @@ export interface SteTable {
   readonly stes: number
 }
 
-/** The tables of STEs of a stream table, in order of their StreamIDs. L1 descriptors are read once, all together. */
+/** L1 descriptors that are read at a time: a page. */
+const L1_CHUNK = 512
+
+/** The tables of STEs of a stream table, in order of their StreamIDs. L1 descriptors that are not in RAM lead nowhere. */
 export function* steTables(table: StreamTable, memory: GuestMemory): Generator<SteTable> {
   const entries = streamTableEntries(table)
   if (!table.twoLevel) {
     yield { address: table.base, sid: 0, stes: entries }
     return
   }
-  const level1 = new Uint32Array(2 * entries)
-  if (!memory.read(table.base, new Uint8Array(level1.buffer), 0, level1.byteLength)) return
-  for (let i = 0; i < entries; i++) {
-    const [lo, hi] = [level1[2 * i], level1[2 * i + 1]]
-    const stes = l1DescriptorStes(lo, table.split)
-    if (stes > 0) yield { address: l1DescriptorL2Ptr(lo, hi, stes), sid: i * 2 ** table.split, stes }
+  const level1 = new Uint32Array(2 * Math.min(entries, L1_CHUNK))
+  const bytes = new Uint8Array(level1.buffer)
+  for (let first = 0; first < entries; first += L1_CHUNK) {
+    if (!memory.read(table.base + first * STRTAB_L1_DESC_SIZE, bytes, 0, bytes.length)) continue
+    for (let i = 0; i < level1.length; i += 2) {
+      const stes = l1DescriptorStes(level1[i], table.split)
+      const sid = (first + i / 2) * 2 ** table.split
+      if (stes > 0) yield { address: l1DescriptorL2Ptr(level1[i], level1[i + 1], stes), sid, stes }
+    }
   }
 }

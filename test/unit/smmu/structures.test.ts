@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { genmask64 } from '../../../server/smmu/bits.ts'
 import * as cd from '../../../server/smmu/cd.ts'
+import type { GuestMemory } from '../../../server/smmu/memory.ts'
 import * as ste from '../../../server/smmu/ste.ts'
 import * as strtab from '../../../server/smmu/strtab.ts'
 
@@ -219,5 +220,60 @@ describe('stream table (IHI 0070 sections 5.1, 6.3.24, 6.3.25)', () => {
   it('aligns the L2 table to its size and ignores reserved bits', () => {
     expect(strtab.l1DescriptorL2Ptr(0x4800_4fc9, 0xff00_0001, 256)).toBe(0x1_4800_4000)
     expect(strtab.l1DescriptorL2Ptr(0x4800_4fc1, 0, 1)).toBe(0x4800_4fc0)
+  })
+
+  describe('look-up', () => {
+    const L1 = 0x4000_0000
+    const END = L1 + 0x1_0000
+    /** RAM with L1 descriptors by number, the rest invalid. */
+    const memory = (descriptors: Record<number, bigint>): GuestMemory => ({
+      ram: [{ base: L1, size: END - L1 }],
+      read(address, target, offset, length) {
+        if (address < L1 || address + length > END) return false
+        const words = new BigUint64Array(length / 8)
+        for (let i = 0; i < words.length; i++) words[i] = descriptors[(address - L1) / 8 + i] ?? 0n
+        target.set(new Uint8Array(words.buffer), offset)
+        return true
+      },
+      write: () => false,
+    })
+    const two = strtab.decodeStreamTable(L1, 0, CFG(1, 8, 16), 16, true)
+
+    it.each([
+      ['in the first L2 table', 0x05, 0x4100_0140],
+      ['the last that Span covers', 0x0f, 0x4100_03c0],
+      ['beyond Span', 0x10, strtab.STE_ABSENT],
+      ['in the second', 0x1ff, 0x4200_3fc0],
+      ['where the descriptor is invalid', 0x200, strtab.STE_ABSENT],
+      ['with a Reserved Span', 0x300, strtab.STE_ABSENT],
+      ['beyond the table', 0x1_0000, strtab.STE_ABSENT],
+    ])('%s', (_, sid, address) => {
+      const descriptors = { 0: 0x4100_0005n, 1: 0x4200_0009n, 3: 0x4300_000cn }
+      expect(strtab.steAddress(two, sid, memory(descriptors))).toBe(address)
+    })
+
+    it('of a linear table reads nothing', () => {
+      const linear = strtab.decodeStreamTable(0x5000_0000, 0, CFG(0, 0, 8), 16, true)
+      expect(strtab.steAddress(linear, 0xff, memory({}))).toBe(0x5000_3fc0)
+      expect(strtab.steAddress(linear, 0x100, memory({}))).toBe(strtab.STE_ABSENT)
+      expect([...strtab.steTables(linear, memory({}))]).toEqual([{ address: 0x5000_0000, sid: 0, stes: 256 }])
+    })
+
+    it('of a descriptor that is not in RAM', () => {
+      const outside = { ...two, base: END }
+      expect(strtab.steAddress(outside, 0, memory({}))).toBe(strtab.STE_UNREADABLE)
+      expect([...strtab.steTables(outside, memory({}))]).toEqual([])
+    })
+
+    it('finds all L2 tables, of a table that is larger than a page and partly not in RAM', () => {
+      const large = strtab.decodeStreamTable(L1, 0, CFG(1, 8, 24), 24, true)
+      const descriptors = { 0: 0x4100_0005n, 511: 0x4200_0001n, 512: 0x4300_0009n, 8191: 0x4400_0009n, 8192: 1n }
+      expect([...strtab.steTables(large, memory(descriptors))]).toEqual([
+        { address: 0x4100_0000, sid: 0, stes: 16 },
+        { address: 0x4200_0000, sid: 511 << 8, stes: 1 },
+        { address: 0x4300_0000, sid: 512 << 8, stes: 256 },
+        { address: 0x4400_0000, sid: 8191 << 8, stes: 256 },
+      ])
+    })
   })
 })
