@@ -17,7 +17,10 @@ import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts
 import { type CommandOverrides, commandRules } from './commandRules.ts'
 import type { HypContext } from './context.ts'
 import { frameRules, RegisterFrame, type RegisterOverrides } from './frame.ts'
-import { Idmap, type IdmapInfo, idmapGeometry, newIdmapState, stage2Pages } from './idmap.ts'
+import { Idmap, type IdmapInfo, newIdmapState } from './idmap.ts'
+import { buildIdmap } from './idmapBuild.ts'
+import { idmapGeometry, stage2Pages } from './idmapGeometry.ts'
+import { verifyIdmap } from './idmapVerify.ts'
 import { PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
 import { SHADOW_CMDQ_BYTES } from './shadowCmdq.ts'
@@ -208,7 +211,7 @@ export class Hypervisor implements HypContext {
     if (root < 0) return 'hypervisor memory is too small for the stage-2 idmap'
     const idmap = new Idmap(this.memory, this.pool, geometry, newIdmapState(root, common.oas, common.bigEndian))
     const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
-    const result = idmap.build(this.ownership, this.smmus, reserve)
+    const result = buildIdmap(idmap, this.pool, this.ownership, this.smmus, reserve)
     if (result === EFAULT) return 'hypervisor memory cannot be written'
     idmap.state.buildUs = Math.round((this.#clock() - start) * 1000)
     this.idmap = idmap
@@ -451,7 +454,8 @@ export class Hypervisor implements HypContext {
     if (!this.isolated) return problems
     for (const smmu of this.smmus) problems.push(...smmu.verify())
     if (this.idmap !== null) {
-      for (const { base, size, level, found, expected } of this.idmap.verify(this.ownership, this.smmus, limit)) {
+      const differences = verifyIdmap(this.idmap, this.pool, this.ownership, this.smmus, limit)
+      for (const { base, size, level, found, expected } of differences) {
         const should = expected === null ? 'a table' : `0x${expected.toString(16)}`
         const range = `0x${base.toString(16)} to 0x${(base + size).toString(16)}`
         problems.push(`idmap, level ${level}, ${range}: 0x${found.toString(16)} instead of ${should}`)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from 'vitest'
-import { idmapGeometry } from '../../../server/hypervisor/pkvm/idmap.ts'
+import { idmapGeometry } from '../../../server/hypervisor/pkvm/idmapGeometry.ts'
 import { type AuditInput, audit } from '../../../server/sessions/audit.ts'
 import type { GuestMemory } from '../../../server/smmu/memory.ts'
 import {

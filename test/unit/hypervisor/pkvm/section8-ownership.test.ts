@@ -16,7 +16,18 @@ import {
 import { PAGE_DONATE, PAGE_RECLAIM } from '../../../../server/policy/report.ts'
 import { EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, EPERM, ERANGE, OK } from '../../../../server/policy/result.ts'
 import * as r from '../../../../server/smmu/registers.ts'
-import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, HOST_CMDQ, Host, MiB, RAM_BASE, RAM_SIZE, STE } from './support.ts'
+import {
+  Bench,
+  CARVEOUT_BASE,
+  CARVEOUT_SIZE,
+  HOST_CMDQ,
+  Host,
+  idmapEntry,
+  MiB,
+  RAM_BASE,
+  RAM_SIZE,
+  STE,
+} from './support.ts'
 
 const P = 4096
 const A = 0x1000_0000
@@ -288,7 +299,7 @@ describe('donation at run time', () => {
     bench.report.operations = []
   }
   beforeEach(() => start())
-  const mapped = (address: number) => bench.hyp.idmap?.lookup(address) !== null
+  const mapped = (address: number) => idmapEntry(bench, address) !== null
 
   test('devices and vCPUs lose the page; it comes back zeroed', () => {
     bench.memory.poke(TARGET, new Uint8Array(2 * P).fill(0xaa))

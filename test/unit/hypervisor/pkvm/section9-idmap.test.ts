@@ -5,7 +5,7 @@
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { idmapGeometry } from '../../../../server/hypervisor/pkvm/idmap.ts'
+import { idmapGeometry } from '../../../../server/hypervisor/pkvm/idmapGeometry.ts'
 import { ENOMEM, OK } from '../../../../server/policy/result.ts'
 import { fieldGet, getField } from '../../../../server/smmu/bits.ts'
 import {
@@ -15,7 +15,18 @@ import {
   CMDQ_TLBI_1_TTL,
 } from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
-import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, RAM_SIZE, type SetUp, SMMU_BASE, STE } from './support.ts'
+import {
+  Bench,
+  CARVEOUT_BASE,
+  Host,
+  idmapEntry,
+  MiB,
+  RAM_BASE,
+  RAM_SIZE,
+  type SetUp,
+  SMMU_BASE,
+  STE,
+} from './support.ts'
 
 const GiB = 2 ** 30
 const OAS = [32, 36, 40, 42, 44, 48, 52]
@@ -200,7 +211,7 @@ describe('every granule and output size', () => {
     expect(walk(bench, RAM_BASE, true)).toMatchObject({ level: 3, output: BigInt(RAM_BASE), ...RAM_LEAF })
     expect(bench.hyp.donate(RAM_BASE, 4096, 1)).toBe(OK)
     expect(walk(bench, RAM_BASE, true)).toBeNull()
-    expect(bench.hyp.idmap?.lookup(RAM_BASE)).toBeNull()
+    expect(idmapEntry(bench, RAM_BASE)).toBeNull()
     expect(bench.hyp.reclaim(RAM_BASE, 4096, 1)).toBe(OK)
     expect(walk(bench, RAM_BASE, true)).toMatchObject(RAM_LEAF)
   })
@@ -290,7 +301,7 @@ describe('memory layouts', () => {
     const bench = start({})
     for (let address = RAM_BASE; address < RAM_BASE + RAM_SIZE; address += P) {
       const leaf = walk(bench, address)
-      const entry = bench.hyp.idmap?.lookup(address)
+      const entry = idmapEntry(bench, address)
       if (address >= CARVEOUT_BASE) {
         if (leaf !== null || entry !== null) expect.fail(`0x${address.toString(16)} is mapped`)
       } else if (leaf?.output !== BigInt(address) || entry?.target !== address) {

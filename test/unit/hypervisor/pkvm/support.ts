@@ -11,6 +11,14 @@ import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../../../../server/smmu/features.ts'
 import type { SmmuHardware } from '../../../../server/smmu/hardware.ts'
 import type { GuestMemory } from '../../../../server/smmu/memory.ts'
+import {
+  ARM_LPAE_PTE_TYPE_BLOCK,
+  ARM_LPAE_PTE_TYPE_MASK,
+  ARM_LPAE_PTE_VALID,
+  LAST_LEVEL,
+  levelShift,
+  PTE_SIZE,
+} from '../../../../server/smmu/pagetable.ts'
 import { queueAdvance, queueBase, queueEmpty, queueIndex, queueLog2Size } from '../../../../server/smmu/queue.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 
@@ -531,4 +539,41 @@ export function shadowSteAddress(bench: Bench, sid: number, smmu = 0): number {
 export function shadowSte(bench: Bench, sid: number, smmu = 0): bigint[] {
   const address = shadowSteAddress(bench, sid, smmu)
   return address === 0 ? [] : bench.memory.peekWords(address, 8)
+}
+
+/** A leaf of the idmap. */
+export interface IdmapEntry {
+  readonly base: number
+  readonly size: number
+  /** Where it leads. */
+  readonly target: number
+  readonly level: number
+  /** The descriptor. */
+  readonly lo: number
+  readonly hi: number
+}
+
+/** What the tables of the idmap in memory say about an address; null for a hole. */
+export function idmapEntry(bench: Bench, address: number): IdmapEntry | null {
+  const { idmap } = bench.hyp
+  if (idmap === null) throw new Error('there is no idmap')
+  const { startLevel, rootBytes, tableBits, inputBits, granuleShift } = idmap.geometry
+  if (address >= 2 ** inputBits) return null
+  let table = idmap.root
+  for (let level = startLevel; ; level++) {
+    const size = 2 ** levelShift(level, granuleShift)
+    const entries = level === startLevel ? rootBytes / PTE_SIZE : 2 ** tableBits
+    const entry = new Uint32Array(2)
+    const bytes = Buffer.from(entry.buffer)
+    bench.memory.peek(table + (Math.floor(address / size) % entries) * PTE_SIZE, bytes, 0, PTE_SIZE)
+    if (idmap.bigEndian) bytes.swap64()
+    const [lo, hi] = entry
+    const type = lo & ARM_LPAE_PTE_TYPE_MASK
+    if ((type & ARM_LPAE_PTE_VALID) === 0) return null
+    const target = addressOf((lo & 0xffff_f000) >>> 0, hi & 0xffff)
+    if (level === LAST_LEVEL || type === ARM_LPAE_PTE_TYPE_BLOCK) {
+      return { base: address - (address % size), size, target, level, lo, hi }
+    }
+    table = target
+  }
 }

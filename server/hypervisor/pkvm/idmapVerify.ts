@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Comparing the stage-2 identity map in memory with what it should be. */
+import { addressOf, TWO_POW_32 } from '../../smmu/bits.ts'
+import {
+  ARM_LPAE_PTE_TYPE_BLOCK,
+  ARM_LPAE_PTE_TYPE_PAGE,
+  ARM_LPAE_PTE_TYPE_TABLE,
+  LAST_LEVEL,
+  PTE_SIZE,
+} from '../../smmu/pagetable.ts'
+import type { Idmap } from './idmap.ts'
+import { leafAllowed, levelSpan } from './idmapGeometry.ts'
+import { AddressSpace, DEVICE, LEAF_DEVICE, LEAF_RAM, RAM } from './idmapLayout.ts'
+import type { PageOwnership } from './ownership.ts'
+import type { PagePool } from './pool.ts'
+
+/** A place where the tables are not what they should be. */
+export interface IdmapDifference {
+  /** Input addresses that the entry maps. */
+  readonly base: number
+  readonly size: number
+  readonly level: number
+  /** Descriptors as they are and as they should be; `expected` is null where a table should be. */
+  readonly found: bigint
+  readonly expected: bigint | null
+}
+
+/**
+ * Compares the tables with what a build would make of the state now. A hole where something could be mapped is no
+ * difference while tables could not be had for everything.
+ * @param limit stops after so many differences
+ */
+export function verifyIdmap(
+  idmap: Idmap,
+  pool: PagePool,
+  ownership: PageOwnership,
+  frames: readonly { base: number; size: number }[],
+  limit: number,
+): IdmapDifference[] {
+  const { startLevel, rootBytes, inputBits } = idmap.geometry
+  const space = new AddressSpace(ownership, frames, 2 ** inputBits)
+  const verifier = new Verifier(idmap, pool, space, limit)
+  verifier.compare(startLevel, 0, rootBytes / PTE_SIZE, idmap.root)
+  return verifier.differences
+}
+
+class Verifier {
+  readonly differences: IdmapDifference[] = []
+  readonly #idmap: Idmap
+  readonly #pool: PagePool
+  readonly #space: AddressSpace
+  readonly #limit: number
+
+  constructor(idmap: Idmap, pool: PagePool, space: AddressSpace, limit: number) {
+    this.#idmap = idmap
+    this.#pool = pool
+    this.#space = space
+    this.#limit = limit
+  }
+
+  /** The table of `entries` at `address`, which maps from `base` on. */
+  compare(level: number, base: number, entries: number, address: number): void {
+    const found = this.differences
+    const limit = this.#limit
+    const table = new Uint32Array(2 * entries)
+    const readable = this.#idmap.tableMemory.read(address, table)
+    const span = levelSpan(this.#idmap.geometry, level)
+    const last = level === LAST_LEVEL
+    const leaf = leafAllowed(this.#idmap.geometry, level)
+    const type = last ? ARM_LPAE_PTE_TYPE_PAGE : ARM_LPAE_PTE_TYPE_BLOCK
+    for (let i = 0; i < entries && found.length < limit; i++) {
+      const start = base + i * span
+      const { kind, end } = this.#space.at(start)
+      const whole = end >= start + span
+      const lo = table[2 * i]
+      const hi = table[2 * i + 1]
+      let expectedLo = 0
+      let expectedHi = 0
+      if (whole && ((kind === RAM && last) || (kind === DEVICE && leaf))) {
+        expectedLo = ((start % TWO_POW_32) | (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type) >>> 0
+        expectedHi = Math.floor(start / TWO_POW_32)
+      } else if (!last) {
+        const child = addressOf((lo & 0xffff_f000) >>> 0, hi)
+        // A table stays when all that it mapped was taken away.
+        if ((lo & 0xfff) === ARM_LPAE_PTE_TYPE_TABLE && this.#pool.holds(child, this.#idmap.geometry.granule)) {
+          this.compare(level + 1, start, 2 ** this.#idmap.geometry.tableBits, child)
+          continue
+        }
+        if (this.#space.has(start, start + span, RAM | DEVICE)) {
+          if (lo !== 0 || hi !== 0 || this.#idmap.state.unmappedBytes === 0 || !readable) {
+            found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected: null })
+          }
+          continue
+        }
+      }
+      if (readable && lo === expectedLo && hi === expectedHi) continue
+      if (readable && lo === 0 && hi === 0 && this.#idmap.state.unmappedBytes > 0) continue
+      const expected = descriptor(expectedLo, expectedHi)
+      found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected })
+    }
+  }
+}
+
+function descriptor(lo: number, hi: number): bigint {
+  return (BigInt(hi) << 32n) | BigInt(lo)
+}
