@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim boot`: one machine, its workload, its report. */
-import { accessSync, constants, writeFileSync } from 'node:fs'
+import { accessSync, constants } from 'node:fs'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Command } from 'commander'
@@ -11,6 +11,7 @@ import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
+import { writeWhole } from '../machine/wholeFile.ts'
 import { type MachineFiles, machineFiles } from '../run/files.ts'
 import { checkFiles, checkSizes, commandLine, type RunOptions } from '../run/options.ts'
 import { type Ending, machineFailure, OUTCOMES, workloadFailure } from '../run/outcome.ts'
@@ -79,8 +80,9 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
   try {
     const report = await watch(options, machine, files.kernel, faults, signal, hook)
     printSummary(report)
-    writeFileSync(join(machine.folder, 'report.json'), `${JSON.stringify(report, null, 2)}\n`)
-    if (options.report !== undefined) writeFileSync(options.report, `${JSON.stringify(report, null, 2)}\n`)
+    const text = `${JSON.stringify(report, null, 2)}\n`
+    for (const path of [...(options.report === undefined ? [] : [options.report]), join(machine.folder, 'report.json')])
+      writeWhole(path, text)
     return report.outcome === 'ok' ? EXIT.ok : report.outcome === 'interrupted' ? EXIT.interrupted : EXIT.failed
   } finally {
     await machine.close()

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim faults run`, `campaign`, `campaigns`, `report`, `compare`. */
-import { mkdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { catalogue, entriesOf, isFile } from '../faults/catalogue.ts'
@@ -9,6 +8,7 @@ import { pathText } from '../faults/load.ts'
 import { needsServer } from '../faults/plan.ts'
 import type { CatalogueEntry } from '../faults/rule.ts'
 import { newRunFolder } from '../machine/scratch.ts'
+import { writeWhole } from '../machine/wholeFile.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { isSeries } from '../run/files.ts'
 import { runCampaign } from '../sessions/campaign.ts'
@@ -178,8 +178,7 @@ async function start(
     options.resume === undefined
       ? begin(database, how, all, what, options)
       : resumed(database, options.resume, options.kernel)
-  const folder = newRunFolder()
-  mkdirSync(folder, { recursive: true })
+  const { path: folder } = newRunFolder()
   say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${options.jobs} at a time`)
   const begun = performance.now()
   let ran = 0
@@ -256,8 +255,8 @@ function progress(job: Job, { verdict, asExpected, ms }: SessionResult, count: n
 
 function output(database: Database, campaign: Campaign, options: OutputOptions): void {
   const rows = database.rows(campaign)
-  if (options.junit !== undefined) writeFileSync(options.junit, junitXml(campaign, rows))
-  if (options.html !== undefined) writeFileSync(options.html, htmlPage(campaign, rows))
+  if (options.junit !== undefined) writeWhole(options.junit, junitXml(campaign, rows))
+  if (options.html !== undefined) writeWhole(options.html, htmlPage(campaign, rows))
   const { plan, ...about } = campaign
   if (options.json)
     print(JSON.stringify({ schema: 'smmu-cosim/faults/1', ...about, planned: plan.length, sessions: rows }, null, 2))

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander'
+import { checkOpenFiles } from '../machine/limits.ts'
 import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
 import { ctlCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
+import { fail } from './exit.ts'
 import { faultsCommand } from './faults.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
@@ -13,6 +15,18 @@ import { walkCommand } from './walk.ts'
 const program = new Command('smmu-cosim')
   .description('Arm SMMUv3 trap-and-emulate, decided in TypeScript, against a real Linux on a patched QEMU')
   .showHelpAfterError('(--help lists what there is)')
+
+/** Commands that run machines. */
+const MACHINES: ReadonlySet<string> = new Set(['boot', 'dev', 'serve', 'faults', 'bench'])
+program.hook('preSubcommand', (_program, command) => {
+  if (!MACHINES.has(command.name())) return
+  try {
+    checkOpenFiles()
+  } catch (error) {
+    fail(error)
+    process.exit()
+  }
+})
 bootCommand(program)
 devCommand(program)
 serveCommand(program)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFile } from 'node:child_process'
 import { EventEmitter } from 'node:events'
-import { closeSync, ftruncateSync, openSync } from 'node:fs'
+import { closeSync, openSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -11,7 +11,7 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { GuestConsole } from '../machine/console.ts'
 import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
 import { Qmp } from '../machine/qmp.ts'
-import { parseSize, type Scratch } from '../machine/scratch.ts'
+import { parseSize, reserve, type Scratch } from '../machine/scratch.ts'
 import { Counters, createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import type { Recorder } from '../trace/recorder.ts'
@@ -212,32 +212,28 @@ export class Session extends EventEmitter<{
   static async #start(options: SessionOptions): Promise<Session> {
     const { policy, scratch, restore } = options
     const path = join(scratch.ram, 'ram')
-    // What was never touched stays a hole.
+    closeSync(openSync(path, 'wx', 0o600))
+    // What was never touched stays a hole while it is copied.
     if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
-    const fd = openSync(path, restore === undefined ? 'wx+' : 'r+', 0o600)
-    try {
-      ftruncateSync(fd, parseSize(options.machine.memory))
-      if (policy === undefined || policy.server !== undefined) return new Session(options, path)
-      const counters = createCounters()
-      const ring = createRing()
-      const thread = await TrapThread.start({
-        listen: trapSocket(scratch),
-        policy: policy.name,
-        policyOptions: policy.options,
-        panicOnWarn: policy.panicOnWarn,
-        ...(policy.translate && { translate: policy.translate }),
-        ...(policy.canaries && { canaries: true }),
-        ...(policy.faithful && { faithful: true }),
-        ...(policy.faults && { faults: policy.faults }),
-        ...(policy.reconnectMs && { revive: true }),
-        ramFile: path,
-        ring,
-        counters,
-      })
-      return new Session(options, path, { thread, counters: new Counters(counters), pump: new Pump(ring) })
-    } finally {
-      closeSync(fd)
-    }
+    await reserve(path, parseSize(options.machine.memory))
+    if (policy === undefined || policy.server !== undefined) return new Session(options, path)
+    const counters = createCounters()
+    const ring = createRing()
+    const thread = await TrapThread.start({
+      listen: trapSocket(scratch),
+      policy: policy.name,
+      policyOptions: policy.options,
+      panicOnWarn: policy.panicOnWarn,
+      ...(policy.translate && { translate: policy.translate }),
+      ...(policy.canaries && { canaries: true }),
+      ...(policy.faithful && { faithful: true }),
+      ...(policy.faults && { faults: policy.faults }),
+      ...(policy.reconnectMs && { revive: true }),
+      ramFile: path,
+      ring,
+      counters,
+    })
+    return new Session(options, path, { thread, counters: new Counters(counters), pump: new Pump(ring) })
   }
 
   /** The machine's QMP connection: the same for all, as QEMU serves one. It is closed when the machine ends. */

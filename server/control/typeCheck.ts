@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Tells of type errors in code that runs already: types are stripped when it is loaded, and nobody looked at them. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { privateFolder } from '../machine/scratch.ts'
+import type { LockedFolder } from '../machine/lockedFolder.ts'
+import { ownFolder } from '../machine/scratch.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const COMPILER = join(ROOT, 'node_modules/.bin/tsc')
 
 /** More errors than these are consequences of them. */
-const TOLD = 10
+const MAX_REPORTED = 10
 
 export interface TypeCheckOptions {
   /** The policy as the trap thread was given it: of a file, the file is checked too. */
@@ -21,7 +22,7 @@ export interface TypeCheckOptions {
 
 export class TypeCheck {
   readonly #say: (line: string) => void
-  readonly #folder: string
+  readonly #folder: LockedFolder
   readonly #onExit = () => this.close()
   #compiler: ChildProcess | undefined
   /** Files changed while the compiler was at work. */
@@ -31,7 +32,7 @@ export class TypeCheck {
 
   constructor({ policy, say }: TypeCheckOptions) {
     this.#say = say
-    this.#folder = privateFolder(tmpdir(), 'types-')
+    this.#folder = ownFolder(tmpdir(), 'types-')
     const project = {
       extends: join(ROOT, 'tsconfig.json'),
       compilerOptions: {
@@ -40,13 +41,13 @@ export class TypeCheck {
         moduleResolution: 'bundler',
         typeRoots: [join(ROOT, 'node_modules/@types')],
         incremental: true,
-        tsBuildInfoFile: join(this.#folder, 'state'),
+        tsBuildInfoFile: join(this.#folder.path, 'state'),
       },
       include: [join(ROOT, 'server'), join(ROOT, 'protocol')],
       exclude: [join(ROOT, 'server/web')],
       files: policy.endsWith('.ts') ? [resolve(policy)] : [],
     }
-    writeFileSync(join(this.#folder, 'tsconfig.json'), JSON.stringify(project))
+    writeFileSync(join(this.#folder.path, 'tsconfig.json'), JSON.stringify(project))
     process.on('exit', this.#onExit)
   }
 
@@ -56,7 +57,7 @@ export class TypeCheck {
     this.#again = this.#compiler !== undefined
     if (this.#again) return
     if (!existsSync(COMPILER)) return this.#say(`types are not checked: there is no ${COMPILER}`)
-    const args = ['-n', '19', process.execPath, COMPILER, '--project', this.#folder, '--pretty', 'false']
+    const args = ['-n', '19', process.execPath, COMPILER, '--project', this.#folder.path, '--pretty', 'false']
     // In a group of its own, because the compiler is a child of the program that starts it.
     const compiler = spawn('nice', args, { cwd: ROOT, detached: true, stdio: ['ignore', 'pipe', 'inherit'] })
     this.#compiler = compiler
@@ -79,8 +80,8 @@ export class TypeCheck {
       .trimEnd()
       .split(/\n(?=\S)/)
       .filter(text => text !== '')
-    for (const error of errors.slice(0, TOLD)) this.#say(`type error: ${error}`)
-    if (errors.length > TOLD) this.#say(`type error: ${errors.length - TOLD} more`)
+    for (const error of errors.slice(0, MAX_REPORTED)) this.#say(`type error: ${error}`)
+    if (errors.length > MAX_REPORTED) this.#say(`type error: ${errors.length - MAX_REPORTED} more`)
     if (errors.length === 0 && this.#errors > 0) this.#say('type error: none any more')
     this.#errors = errors.length
   }
@@ -94,6 +95,6 @@ export class TypeCheck {
         process.kill(-this.#compiler.pid, 'SIGKILL')
       } catch {} // it has ended by itself
     }
-    rmSync(this.#folder, { recursive: true, force: true })
+    this.#folder.remove()
   }
 }

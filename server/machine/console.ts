@@ -12,25 +12,34 @@ const MAX_LINE = 8192
  */
 export class GuestConsole extends EventEmitter<{ line: [string]; data: [Buffer]; end: [] }> {
   readonly logPath: string
-  readonly #log: WriteStream
+  readonly #stream: Readable
+  /** Undefined: it can't be written to. */
+  #log: WriteStream | undefined
   #partial = ''
 
   constructor(stream: Readable, logPath: string) {
     super()
     this.logPath = logPath
-    this.#log = createWriteStream(logPath)
+    this.#stream = stream
+    const log = createWriteStream(logPath)
+    this.#log = log
     // A full disk must not end the run: the console goes on, the log is short.
-    this.#log.on('error', () => {})
+    log.on('error', () => {
+      this.#log = undefined
+      stream.resume()
+    })
+    log.on('drain', () => stream.resume())
     stream.on('data', (chunk: Buffer) => this.#push(chunk))
     stream.on('close', () => {
       if (this.#partial !== '') this.emit('line', this.#partial)
-      this.#log.end()
+      this.#log?.end()
       this.emit('end')
     })
   }
 
   #push(chunk: Buffer): void {
-    this.#log.write(chunk)
+    // A guest that writes faster than the disk has to wait: it must not fill our memory.
+    if (this.#log?.write(chunk) === false) this.#stream.pause()
     this.emit('data', chunk)
     const lines = (this.#partial + chunk.toString('latin1')).split('\n')
     this.#partial = (lines.pop() ?? '').slice(-MAX_LINE)

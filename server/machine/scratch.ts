@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-import { accessSync, constants, mkdirSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs'
+import { execFile } from 'node:child_process'
+import { accessSync, constants, mkdirSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import { LockedFolder, removeUnlocked, sweep } from './lockedFolder.ts'
 
-const PREFIX = 'smmu-cosim-'
+/** Of folders that are swept: whatever has a name that begins so was made here. The process is for people to see. */
+const PREFIX = 'smmu-cosim.'
+const OWN = `${PREFIX}${process.pid}-`
 const KEPT_RUNS = 50
 
 /** Where the files of finished runs are kept: console logs, recordings, reports. */
@@ -12,82 +17,93 @@ export function runsFolder(): string {
   return join(state, 'smmu-cosim', 'runs')
 }
 
-/** A new folder for what one run leaves behind; the oldest folders beyond the newest 50 are removed. */
-export function newRunFolder(): string {
+/**
+ * A new folder for what one run leaves behind, to be released when the run ends; the oldest folders beyond the newest 50 are
+ * removed, but for those of runs that have not ended.
+ */
+export function newRunFolder(): LockedFolder {
   const runs = runsFolder()
   mkdirSync(runs, { recursive: true })
   const stamp = new Date().toISOString().replace(/[:.]/g, '-')
-  const folder = mkdtempSync(join(runs, `${stamp}-`))
+  const folder = LockedFolder.make(runs, `${stamp}-`)
   const all = readdirSync(runs).sort()
-  for (const old of all.slice(0, Math.max(0, all.length - KEPT_RUNS)))
-    rmSync(join(runs, old), { recursive: true, force: true })
+  for (const old of all.slice(0, Math.max(0, all.length - KEPT_RUNS))) removeUnlocked(join(runs, old), true)
   return folder
 }
 
-const isAlive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
+/** A new folder in `parent` that nobody else can read; if this process ends without removing it, others do. */
+export function ownFolder(parent: string, label = ''): LockedFolder {
+  sweep(parent, PREFIX)
+  return LockedFolder.make(parent, `${OWN}${label}`)
 }
 
-/** Removes what processes that were killed without a chance to clean up left in `parent`. */
-function sweep(parent: string): void {
-  for (const name of readdirSync(parent)) {
-    const pid = Number(new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1])
-    if (pid && !isAlive(pid)) {
-      try {
-        rmSync(join(parent, name), { recursive: true, force: true })
-      } catch {} // another user's
-    }
-  }
-}
-
-/** A new folder in `parent` whose name has this process in it; removed by others once that has been killed. */
-export function privateFolder(parent: string, label = ''): string {
-  sweep(parent)
-  return mkdtempSync(join(parent, `${PREFIX}${process.pid}-${label}`))
-}
+/** The same, held until the process ends. */
+export const privateFolder = (parent: string, label = ''): string => ownFolder(parent, label).path
 
 /** Private folders of one running machine, gone when it ends: `sockets` (also disks) and `ram` (memory-backed). */
 export class Scratch {
   readonly sockets: string
   readonly ram: string
+  readonly #folders: readonly LockedFolder[]
   readonly #onExit = () => this.remove()
 
   /**
-   * @param ramBytes guest RAM that has to fit.
-   * @param ramParent memory-backed folder for it.
-   * @throws Error when `ramParent` cannot hold the RAM.
+   * @param ramParent memory-backed folder for guest RAM
+   * @throws Error when it cannot be written to
    */
-  constructor(ramBytes: number, ramParent = '/dev/shm') {
+  constructor(ramParent = '/dev/shm') {
     for (const parent of [tmpdir(), ramParent]) {
       try {
         accessSync(parent, constants.W_OK)
       } catch {
         throw new Error(`${parent}: no such folder, or not writable`)
       }
-      sweep(parent)
     }
-    const { bavail, bsize } = statfsSync(ramParent)
-    if (bavail * bsize < ramBytes) {
-      const mib = (bytes: number) => `${Math.floor(bytes / 2 ** 20)} MiB`
-      throw new Error(
-        `${ramParent} has ${mib(bavail * bsize)} free, guest RAM needs ${mib(ramBytes)}: choose a smaller --memory or another --ram-dir`,
-      )
-    }
-    const name = `${PREFIX}${process.pid}-`
-    this.sockets = mkdtempSync(join(tmpdir(), name))
-    this.ram = mkdtempSync(join(ramParent, name))
+    const [sockets, ram] = [ownFolder(tmpdir()), ownFolder(ramParent)]
+    this.sockets = sockets.path
+    this.ram = ram.path
+    this.#folders = [sockets, ram]
     process.on('exit', this.#onExit)
   }
 
   remove(): void {
     process.off('exit', this.#onExit)
-    for (const folder of [this.sockets, this.ram]) rmSync(folder, { recursive: true, force: true })
+    for (const folder of this.#folders) folder.remove()
   }
+}
+
+/** Of statfs: files are kept in memory. */
+const TMPFS_MAGIC = 0x0102_1994
+
+/**
+ * Makes a file that large, and takes the room for it (posix_fallocate(3)): what a guest writes to its RAM later cannot fail
+ * for lack of room.
+ * @throws Error when there is not so much
+ */
+export async function reserve(path: string, bytes: number): Promise<void> {
+  const folder = dirname(path)
+  const { bavail, bsize, type } = statfsSync(folder)
+  const { size } = statSync(path)
+  const needed = Math.max(0, bytes - size)
+  const mib = (value: number) => `${Math.floor(value / 2 ** 20)} MiB`
+  const what = `guest RAM needs ${mib(bytes)}: choose a smaller --memory or another --ram-dir`
+  if (bavail * bsize < needed) throw new Error(`${dirname(folder)} has ${mib(bavail * bsize)} free, ${what}`)
+  // A file system in memory may be larger than memory: the kernel would end processes to make room.
+  const available = type === TMPFS_MAGIC ? availableMemory() : Number.POSITIVE_INFINITY
+  if (available < needed) throw new Error(`this machine has ${mib(available)} of memory available, ${what}`)
+  try {
+    await promisify(execFile)('fallocate', ['--posix', '--length', String(bytes), path])
+  } catch (error) {
+    const { stderr = '', message } = error as Error & { readonly stderr?: string }
+    throw new Error(`there is no room for guest RAM in ${dirname(folder)}: ${stderr.trim() || message}; ${what}`)
+  }
+}
+
+/** Bytes of memory that can be had without ending anything. */
+function availableMemory(): number {
+  const info = readFileSync('/proc/meminfo', 'utf8')
+  const kib = (name: string) => Number(new RegExp(`^${name}: +(\\d+) kB$`, 'm').exec(info)?.[1] ?? 0)
+  return (kib('MemAvailable') + kib('SwapFree')) * 1024
 }
 
 /** Bytes of a size in QEMU's notation (`512M`, `2G`; a bare number is MiB). @throws Error naming what was expected. */

@@ -2,7 +2,8 @@
 /** Starts a machine. */
 import { join, resolve } from 'node:path'
 import { Session } from '../control/session.ts'
-import { newRunFolder, parseSize, Scratch } from '../machine/scratch.ts'
+import type { LockedFolder } from '../machine/lockedFolder.ts'
+import { newRunFolder, Scratch } from '../machine/scratch.ts'
 import { Workload } from '../machine/workload.ts'
 import { describeMachine } from '../trace/format.ts'
 import { newHeader, Recorder } from '../trace/recorder.ts'
@@ -19,12 +20,15 @@ export class RunningMachine {
   readonly started: number
   readonly #options: RunOptions
   readonly #kernel: MachineFiles['kernel']
+  /** Nobody removes it while the run is not over. */
+  readonly #own: LockedFolder | undefined
   readonly #scratch: Scratch
 
   private constructor(
     options: RunOptions,
     kernel: MachineFiles['kernel'],
     folder: string,
+    own: LockedFolder | undefined,
     scratch: Scratch,
     workload: Workload,
     session: Session,
@@ -32,6 +36,7 @@ export class RunningMachine {
   ) {
     this.#options = options
     this.#kernel = kernel
+    this.#own = own
     this.#scratch = scratch
     this.folder = folder
     this.workload = workload
@@ -43,10 +48,12 @@ export class RunningMachine {
   static async start(options: RunOptions, files: MachineFiles): Promise<RunningMachine> {
     const { memory, smp, carveout, policy, restore, nvme = true, qemuArgs = [] } = options
     const { qemu, kernel, initrd } = files
-    const scratch = new Scratch(parseSize(memory), options.ramDir)
+    const scratch = new Scratch(options.ramDir)
+    // What a run is given it need not keep.
+    const own = options.folder === undefined ? newRunFolder() : undefined
+    const folder = options.folder ?? own?.path ?? ''
     let workload: Workload | undefined
     try {
-      const folder = options.folder ?? newRunFolder()
       workload = await Workload.create(scratch.sockets, options.workload?.seed, options.workload?.size)
       const started = performance.now()
       const session = await Session.start({
@@ -67,10 +74,11 @@ export class RunningMachine {
         },
         ...(policy && { policy: { ...policy, carveout } }),
       })
-      return new RunningMachine(options, kernel, folder, scratch, workload, session, started)
+      return new RunningMachine(options, kernel, folder, own, scratch, workload, session, started)
     } catch (error) {
       workload?.close()
       scratch.remove()
+      own?.release()
       throw error
     }
   }
@@ -113,5 +121,6 @@ export class RunningMachine {
   dispose(): void {
     this.workload.close()
     this.#scratch.remove()
+    this.#own?.release()
   }
 }

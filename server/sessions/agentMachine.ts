@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine of a session: what it is made of, how it is started, and the guest's agent on its console. */
-import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { SavedMachine, Session } from '../control/session.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
+import { ownFolder } from '../machine/scratch.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { SeriesStep } from '../policy/policy.ts'
 import { type MachineFiles, machineFiles } from '../run/files.ts'
@@ -196,14 +195,14 @@ export class AgentMachine {
     from: SavedMachine | undefined,
     act: (machine: AgentMachine) => Promise<T>,
   ): Promise<T> {
-    const folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-boot-`))
+    const folder = ownFolder(tmpdir(), 'boot-')
     let machine: AgentMachine | undefined
     try {
-      machine = await AgentMachine.start(prepared, 'snapshot', folder, {}, from)
+      machine = await AgentMachine.start(prepared, 'snapshot', folder.path, {}, from)
       return await act(machine)
     } finally {
       await machine?.close()
-      rmSync(folder, { recursive: true, force: true })
+      folder.remove()
     }
   }
 

@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Session } from '../../server/control/session.ts'
-import { newRunFolder, parseSize, Scratch } from '../../server/machine/scratch.ts'
+import { newRunFolder, Scratch } from '../../server/machine/scratch.ts'
 import type { Percentiles } from '../../server/trace/histogram.ts'
 
 const MEMORY = '64M'
@@ -54,13 +54,13 @@ export async function runBareGuest(
   signal: AbortSignal,
   properties: readonly string[] = [],
 ): Promise<TrapTimes> {
-  const scratch = new Scratch(parseSize(MEMORY))
+  const scratch = new Scratch()
   try {
     const kernel = join(scratch.sockets, 'loop')
     writeFileSync(kernel, loopImage(count))
     const session = await Session.start({
       scratch,
-      runFolder: newRunFolder(),
+      runFolder: newRunFolder().path,
       machine: { binary, kernel, append: '', memory: MEMORY, smp: 1, network: false, extra: ['-no-reboot'] },
       policy: { name: policy, options: {}, panicOnWarn: false, carveout: '0', properties },
     })

@@ -9,7 +9,7 @@ import { BenchMachine, MiB, RAM_BASE } from './machine.ts'
 const RAM_BYTES = 1024 * MiB
 const CARVEOUT_BYTES = 64 * MiB
 
-const scratch = new Scratch(RAM_BYTES)
+const scratch = new Scratch()
 try {
   const fd = openSync(join(scratch.ram, 'ram'), 'wx+', 0o600)
   ftruncateSync(fd, RAM_BYTES)

@@ -56,7 +56,7 @@ export async function cosim(args: readonly string[], options: RunOptions = {}): 
 
 /** Whatever the run with this process id left behind: folders of sockets and RAM, and processes that name them. */
 export function leftovers(pid: number): string[] {
-  const mark = `smmu-cosim-${pid}-`
+  const mark = `smmu-cosim.${pid}-`
   const files = [tmpdir(), '/dev/shm'].flatMap(parent =>
     readdirSync(parent)
       .filter(name => name.startsWith(mark))

@@ -2,13 +2,14 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { privateFolder } from '../../server/machine/scratch.ts'
 import type { TranslateMode, TranslateReport } from '../../server/translate/translator.ts'
 import type { ThreadEvent } from '../../server/trap/messages.ts'
 
-const CACHE = join(tmpdir(), `cosim-test-modules-${process.getuid?.() ?? 0}`)
+/** Compiled modules, for all of this test's processes. */
+const CACHE = privateFolder(tmpdir(), 'modules-')
 const RUNNER = fileURLToPath(new URL('./runner.ts', import.meta.url))
 
 /** What a server process prints. */

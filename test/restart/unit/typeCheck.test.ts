@@ -53,7 +53,7 @@ test('a type error is told with its place', async () => {
   } finally {
     types.close()
   }
-  expect(readdirSync(tmpdir()).filter(name => name.startsWith(`smmu-cosim-${process.pid}-types-`))).toEqual([])
+  expect(readdirSync(tmpdir()).filter(name => name.startsWith(`smmu-cosim.${process.pid}-types-`))).toEqual([])
 })
 
 test('code with a type error takes over all the same', async () => {
