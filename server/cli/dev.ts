@@ -110,6 +110,8 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       say(`QEMU ${machine.qemuVersion} ${resumed ? 'goes on with this server' : 'is connected'}`)
       for (const repair of repairs) say(`  ${repair}`)
     })
+    thread.on('refused', message => say(`a machine is not served: ${message}`))
+    thread.on('turnedAway', say)
     thread.on('disconnected', (message, expected, fault) => {
       say(expected ? 'the machine has ended' : message)
       if (fault && options.watch) {

@@ -118,6 +118,8 @@ export class Session extends EventEmitter<{
   hello: Hello | undefined
   readonly ended: Promise<SessionEnd>
   #serverError: string | undefined
+  /** Why the machine was not served at all. */
+  #refused: string | undefined
   #panic: string | undefined
   #sections: Readonly<Record<string, unknown>> = {}
   readonly #qmpSocket: string
@@ -159,13 +161,13 @@ export class Session extends EventEmitter<{
     })
     thread?.on('died', message => this.#serverFailed(message))
     const { policy } = options
+    thread?.on('refused', (message, resumed) => {
+      // QEMU ends by itself, and does not know as much about why.
+      if (!resumed) this.#refused = message
+      else if (this.qemu.running) this.#interrupted(message, false, policy?.reconnectMs)
+    })
     thread?.on('disconnected', (message, expected, fault) => {
-      if (expected || !this.qemu.running) return
-      this.pump?.machine(machineState.disconnected)
-      // What a policy throws it would throw again, unless somebody mends it.
-      const mendable = !fault || this.listenerCount('interrupted') > 0
-      if (policy?.reconnectMs && mendable) this.emit('interrupted', message, fault)
-      else this.#serverFailed(message)
+      if (!expected && this.qemu.running) this.#interrupted(message, fault, policy?.reconnectMs)
     })
     this.qemu = new QemuProcess({
       ...options.machine,
@@ -296,6 +298,15 @@ export class Session extends EventEmitter<{
     await this.ended
   }
 
+  /** The machine has no server. */
+  #interrupted(message: string, fault: boolean, reconnectMs = 0): void {
+    this.pump?.machine(machineState.disconnected)
+    // What a policy throws it would throw again, unless somebody mends it.
+    const mendable = !fault || this.listenerCount('interrupted') > 0
+    if (reconnectMs > 0 && mendable) this.emit('interrupted', message, fault)
+    else this.#serverFailed(message)
+  }
+
   #serverFailed(message: string): void {
     this.#serverError ??= message
     void this.qemu.stop()
@@ -306,11 +317,12 @@ export class Session extends EventEmitter<{
       const qemu = await this.qemu.exited
       this.#gone.abort(new Error('QEMU has ended'))
       await this.thread?.drained(this.#stopping ? STOP_DRAIN_MS : DRAIN_MS)
+      const serverError = this.#serverError ?? (this.hello === undefined ? this.#refused : undefined)
       return {
         qemu,
         qemuErrors: this.qemu.errors.trim(),
         sections: this.#sections,
-        ...(this.#serverError !== undefined && { serverError: this.#serverError }),
+        ...(serverError !== undefined && { serverError }),
         ...(this.#panic !== undefined && { panic: this.#panic }),
       }
     } finally {

@@ -3,6 +3,7 @@ import { EventEmitter, once } from 'node:events'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { PolicyInfo } from '../policy/policy.ts'
+import { forget } from '../trap/listener.ts'
 import type { Handover, ThreadEvent, ThreadEvents, ThreadOptions } from '../trap/messages.ts'
 import type { Operations } from '../trap/operations.ts'
 import type { Arguments, Result } from '../trap/rpc.ts'
@@ -22,7 +23,7 @@ export interface Swap {
 }
 
 /** What concerns only the replacement of the thread is dealt with here. */
-interface Events extends Omit<ThreadEvents, 'module' | 'loaded' | 'refused' | 'killed'> {
+interface Events extends Omit<ThreadEvents, 'module' | 'loaded' | 'killed'> {
   /** The thread ended without being asked to. */
   died: [message: string]
 }
@@ -207,9 +208,14 @@ export class TrapThread extends EventEmitter<Events> {
     await this.#lane.call('retire')
   }
 
-  /** Resolves when everything that QEMU sent before it ended has been handled, or time is up; at once if it never connected. */
+  /** QEMU has ended. Resolves when everything that it sent has been handled and told, or time is up. */
   async drained(ms: number): Promise<void> {
-    if (this.#machine === undefined || this.#stopping) return
+    if (this.#stopping) return
+    if (this.#machine === undefined) {
+      // It may have been refused a moment ago: what the thread told comes before its answer.
+      await inTime(this.#lane.call('held'), ms, 'no answer').catch(() => {})
+      return
+    }
     const timeout = AbortSignal.timeout(ms)
     await Promise.race([
       once(this, 'disconnected', { signal: timeout }),
@@ -221,6 +227,7 @@ export class TrapThread extends EventEmitter<Events> {
   async stop(): Promise<void> {
     this.#stopping = true
     await Promise.all(Array.from(this.#lanes, lane => this.#end(lane)))
+    await forget(this.#options.listen)
   }
 
   #attach(lane: WorkerHandle): void {
@@ -258,7 +265,7 @@ export class TrapThread extends EventEmitter<Events> {
 
   #take(message: ThreadEvent): void {
     const { event } = message
-    if (event === 'module' || event === 'loaded' || event === 'refused') return
+    if (event === 'module' || event === 'loaded') return
     if (event === 'killed') {
       this.#left = message.args[0]
       return

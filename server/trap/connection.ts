@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomUUID } from 'node:crypto'
-import { closeSync, openSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import {
   encodeInvalidate,
   encodeIrq,
-  encodeRefuse,
   encodeReply,
   encodeTranslateMode,
   encodeWelcome,
@@ -25,12 +24,14 @@ import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
 import { Translator } from '../translate/translator.ts'
 import { LinkClosed } from './byteStream.ts'
+import { descriptionFault } from './description.ts'
 import { Inspector } from './inspect.ts'
 import type { Link } from './link.ts'
 import type { Sections } from './messages.ts'
 import { oops } from './oops.ts'
 import { Operator } from './operator.ts'
-import { sharedRamFile } from './ramFile.ts'
+import { openRamFile } from './ramFile.ts'
+import { refuse } from './refusal.ts'
 import { policySections } from './sections.ts'
 import { TakeOver } from './takeOver.ts'
 import type { Thread } from './thread.ts'
@@ -98,9 +99,14 @@ export class Connection {
     thread.reporter.canaries = thread.options.canaries === true ? ram.memory : undefined
   }
 
-  /** Makes a policy for the machine. @throws LinkClosed when QEMU speaks other versions, and what the policy throws */
+  /**
+   * Makes a policy for the machine.
+   * @throws LinkClosed when QEMU speaks other versions or describes no machine, and what the policy throws
+   */
   static open(thread: Thread, link: Link, hello: Hello): Connection {
     const version = agreedVersion(link, hello)
+    const fault = descriptionFault(hello)
+    if (fault !== undefined) refuse(link, hello, `the machine that QEMU describes: ${fault}`)
     const ram = openRam(thread, link, hello)
     try {
       return new Connection(thread, link, hello, version, ram)
@@ -263,16 +269,12 @@ function agreedVersion(link: Link, hello: Hello): number {
   const version = Math.min(hello.maxVersion, VERSION.max)
   if (version >= Math.max(hello.minVersion, VERSION.min)) return version
   const theirs = `${hello.minVersion} to ${hello.maxVersion}`
-  const text = `QEMU speaks protocol versions ${theirs}, this server ${VERSION.min} to ${VERSION.max}`
-  encodeRefuse(link.out, hello.seq, VERSION.min, VERSION.max, text)
-  link.flush()
-  throw new LinkClosed(text)
+  return refuse(link, hello, `QEMU speaks protocol versions ${theirs}, this server ${VERSION.min} to ${VERSION.max}`)
 }
 
-/** The shared file if this server may open it; else over the wire. */
+/** The shared file if this server may open it; else over the wire. @throws RamFileRefused */
 function openRam({ options }: Thread, link: Link, hello: Hello): Ram {
-  const file = sharedRamFile(hello.ram, options.ramFile)
-  if (file === undefined) return { memory: new WireMemory(link, hello.ram), close() {} }
-  const fd = openSync(file, 'r+')
+  const fd = openRamFile(hello.ram, options.ramFile, 'r+')
+  if (fd === undefined) return { memory: new WireMemory(link, hello.ram), close() {} }
   return { memory: new FileMemory(fd, hello.ram), close: () => closeSync(fd) }
 }

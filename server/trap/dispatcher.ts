@@ -2,14 +2,15 @@
 import type { Socket } from 'node:net'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { type Event, type Hello, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
-import { enums } from '../../protocol/messages.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
-import { LinkClosed, SocketStream } from './byteStream.ts'
+import { LinkClosed } from './byteStream.ts'
 import { CannotResume } from './checkpoint.ts'
 import { Connection } from './connection.ts'
-import { Link } from './link.ts'
+import { Door, outOfPlace } from './door.ts'
+import type { Link } from './link.ts'
 import type { Handover, Post, ThreadOptions } from './messages.ts'
 import type { Operations } from './operations.ts'
+import { refuseFor } from './refusal.ts'
 import { type Call, invoke } from './rpc.ts'
 import { Thread } from './thread.ts'
 import { ThreadOperations } from './threadOperations.ts'
@@ -19,6 +20,8 @@ export class Dispatcher {
   readonly #thread: Thread
   readonly #operations: Operations
   readonly #eventRecord = Buffer.alloc(32)
+  readonly #door: Door
+  /** The machine's: the last one that was let in. */
   #link: Link | undefined
   /** From hello to the end of the link. */
   #connection: Connection | undefined
@@ -28,22 +31,46 @@ export class Dispatcher {
   constructor(options: ThreadOptions, factory: PolicyFactory, post: Post) {
     this.#thread = new Thread(options, factory, post)
     this.#operations = new ThreadOperations(this.#thread, () => this.#connection)
+    this.#door = new Door(
+      (link, hello) => this.#admit(link, hello),
+      reason => post('turnedAway', reason.message),
+      options.handshakeMs,
+    )
   }
 
-  /** Takes QEMU's connection. There is one machine: while it is connected, further peers are turned away. */
+  /** Takes a connection of which nothing was read yet. */
   attach(socket: Socket): void {
-    if (this.#link?.open) {
-      socket.destroy()
-      return
-    }
+    this.#door.knock(socket)
+  }
+
+  /** A peer said hello. There is one machine: while it is connected, others are turned away. */
+  #admit(link: Link, hello: Hello): void {
+    if (this.#link?.open) throw new LinkClosed('another machine is connected')
+    this.#link = link
     this.#expected = false
     // A thread that was to take over, and could not, may have written meanwhile.
     this.#thread.ring.goOn()
-    this.#link = new Link(new SocketStream(socket), {
-      message: message => this.#message(message),
+    const refused = (reason: Error) => {
+      this.#disconnect()
+      this.#thread.post('refused', reason.message, hello.resumed === 1)
+    }
+    link.handlers = { message: outOfTurn, notice: message => this.#notice(message), closed: refused }
+    let connection: Connection
+    try {
+      connection = Connection.open(this.#thread, link, hello)
+      this.#connection = connection
+      connection.path.checkpoints.newest = hello.seq
+      connection.welcome()
+    } catch (error) {
+      return refuseFor(error as Error, link, hello)
+    }
+    link.handlers = {
+      message: message => this.#message(connection, message),
       notice: message => this.#notice(message),
       closed: reason => this.#closed(reason),
-    })
+    }
+    link.deadline = Number.POSITIVE_INFINITY
+    connection.path.settle()
   }
 
   /**
@@ -79,6 +106,7 @@ export class Dispatcher {
     this.#expected = true
     const { path } = this.#connection ?? {}
     const held = path?.holding.held?.trap.seq ?? 0
+    this.#door.close()
     this.#link?.close(new LinkClosed('another server takes over'))
     return this.#thread.handover(held)
   }
@@ -88,13 +116,7 @@ export class Dispatcher {
     this.#thread.adopt(left)
   }
 
-  #message(message: Message): void {
-    const connection = this.#connection
-    if (message.type === Id.hello && connection === undefined) return this.#hello(message)
-    if (connection === undefined) {
-      if (!this.#notice(message)) throw outOfPlace(message)
-      return
-    }
+  #message(connection: Connection, message: Message): void {
     connection.path.checkpoints.newest = message.seq
     switch (message.type) {
       case Id.trapRead:
@@ -123,16 +145,6 @@ export class Dispatcher {
       default:
         if (!this.#notice(message)) throw outOfPlace(message)
     }
-    connection.path.settle()
-  }
-
-  #hello(hello: Hello): void {
-    const link = this.#link
-    if (link === undefined) throw outOfPlace(hello)
-    const connection = Connection.open(this.#thread, link, hello)
-    this.#connection = connection
-    connection.path.checkpoints.newest = hello.seq
-    connection.welcome()
     connection.path.settle()
   }
 
@@ -181,19 +193,25 @@ export class Dispatcher {
     if (breakpoints.armed) breakpoints.event(message.smmu, record)
   }
 
-  #closed(reason: Error): void {
-    const { injector, breakpoints, reporter, post } = this.#thread
+  /** Nothing of the machine is left. */
+  #disconnect(): void {
+    const { injector, breakpoints, reporter } = this.#thread
     injector.disconnect()
     this.#connection?.close()
     this.#connection = undefined
     breakpoints.disconnect()
     reporter.canaries = undefined
+  }
+
+  #closed(reason: Error): void {
+    this.#disconnect()
     const fault = !(reason instanceof ProtocolError || reason instanceof LinkClosed || reason instanceof CannotResume)
     const message = fault ? String(reason.stack) : reason.message
-    post('disconnected', message, this.#expected && reason instanceof LinkClosed, fault)
+    this.#thread.post('disconnected', message, this.#expected && reason instanceof LinkClosed, fault)
   }
 }
 
-function outOfPlace(message: Message): ProtocolError {
-  return new ProtocolError(enums.error.state[0], `message ${message.type}, seq ${message.seq}: not allowed now`)
+/** Before it is welcome, the machine says nothing that would have to be answered. */
+function outOfTurn(message: Message): never {
+  throw outOfPlace(message)
 }

@@ -34,14 +34,17 @@ export class Link {
   readonly #in = new FrameReader()
   readonly #decoder = new Decoder('server')
   readonly #deferred: Buffer[] = []
-  readonly #handlers: LinkHandlers
+  /** Who takes what arrives: it changes hands when a peer becomes the machine. */
+  handlers: LinkHandlers
+  /** Until then (performance.now()) an answer is waited for, and for room to send. A machine that stands still is no fault. */
+  deadline = Number.POSITIVE_INFINITY
   #seq = 0
   #open = true
   readonly #polling = new Polling()
 
   constructor(stream: ByteStream, handlers: LinkHandlers) {
     this.#stream = stream
-    this.#handlers = handlers
+    this.handlers = handlers
     stream.start(
       (chunk, count) => this.#receive(chunk, count),
       reason => this.close(reason),
@@ -87,7 +90,7 @@ export class Link {
           if (message.seq === seq) return message
           throw new ProtocolError(enums.error.sequence[0], `answer to request ${message.seq}, expected one to ${seq}`)
         }
-        if (!this.#handlers.notice(message)) {
+        if (!this.handlers.notice(message)) {
           // QEMU has one request outstanding at most, and few notices that have to wait: more would only fill our memory.
           if (this.#deferred.length >= MAX_DEFERRED) {
             throw new ProtocolError(enums.error.state[0], `request ${message.seq} while others wait`)
@@ -113,7 +116,7 @@ export class Link {
     }
     this.#polling.stop()
     this.#stream.close()
-    this.#handlers.closed(reason)
+    this.handlers.closed(reason)
   }
 
   /**
@@ -140,7 +143,7 @@ export class Link {
     while (this.#open) {
       if (this.#deferred.length > 0) {
         const frame = this.#deferred.shift()
-        if (frame !== undefined) this.#handlers.message(this.#decoder.decode(frame, 0, frame.length))
+        if (frame !== undefined) this.handlers.message(this.#decoder.decode(frame, 0, frame.length))
         continue
       }
       if (!this.#in.next()) return
@@ -148,7 +151,7 @@ export class Link {
       if (message.type === Id.done || message.type === Id.data) {
         throw new ProtocolError(enums.error.sequence[0], `answer to request ${message.seq}, but none is outstanding`)
       }
-      this.#handlers.message(message)
+      this.handlers.message(message)
     }
   }
 
@@ -164,9 +167,7 @@ export class Link {
   #readMore(): void {
     let start = -1
     while (!this.#read()) {
-      const now = performance.now()
-      if (start < 0) start = now
-      this.#stream.pause(now - start)
+      start = this.#pause(start)
     }
   }
 
@@ -180,9 +181,16 @@ export class Link {
         start = -1
         continue
       }
-      const now = performance.now()
-      if (start < 0) start = now
-      this.#stream.pause(now - start)
+      start = this.#pause(start)
     }
+  }
+
+  /** @param start when the wait began, -1: now. @returns that. @throws LinkClosed when there is no more time */
+  #pause(start: number): number {
+    const now = performance.now()
+    if (now >= this.deadline) throw new LinkClosed('the peer did not answer in time')
+    const since = start < 0 ? now : start
+    this.#stream.pause(now - since)
+    return since
   }
 }

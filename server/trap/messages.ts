@@ -43,6 +43,8 @@ export interface ThreadOptions {
   readonly faults?: FaultPlan
   /** The machine waits for a lost server: a thread that a fault ends is replaced. */
   readonly revive?: boolean
+  /** How long a peer may take to say hello and to answer until it is welcome, ms; default 5,000. */
+  readonly handshakeMs?: number
   /** How long code that may loop is waited for, ms; default 10,000. */
   readonly patienceMs?: number
 }
@@ -60,8 +62,10 @@ export interface ThreadEvents {
   connected: [machine: Hello, resumed: boolean, repairs: readonly string[], policy: PolicyInfo]
   /** A connection's first trap was answered; ms since the epoch. */
   firstTrap: [at: number]
-  /** A running machine was not taken over (`onRefusal` leave). */
-  refused: [message: string]
+  /** A machine said hello and is not served. `resumed`: it ran already, and may look for another server. */
+  refused: [message: string, resumed: boolean]
+  /** A peer broke the protocol before it said hello, or said nothing in time. */
+  turnedAway: [message: string]
   /** A running machine could not be taken over, and waits for its reset. */
   lost: [message: string]
   reset: [cause: number]

@@ -1,21 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
-import { realpathSync } from 'node:fs'
-import { dirname, sep } from 'node:path'
+import { closeSync, constants, fstatSync, openSync, readlinkSync, realpathSync } from 'node:fs'
+import { basename, dirname, join, sep } from 'node:path'
 import type { Hello } from '../../protocol/generated/messages.ts'
 
+/** Why the file that a machine names is not used as its memory. */
+export class RamFileRefused extends Error {}
+
 /**
- * The file behind all of a machine's RAM, if it is one that this server may open: the one that it made, or any below a
- * folder (`allowed` ends with a slash), for machines that are started elsewhere.
+ * Opens the file behind all of a machine's RAM, if it is one that this server may open: the one that it made, or any in a
+ * folder or below (`allowed` ends with a slash), for machines that are started elsewhere. The name is the peer's: it is opened
+ * without following a link, and what was opened is looked at, not what the name stands for now.
+ * @returns a descriptor; undefined: RAM has no such file, and is to be reached over the wire
+ * @throws RamFileRefused when it lies there, and cannot be what it is said to be
  */
-export function sharedRamFile(ram: Hello['ram'], allowed: string): string | undefined {
+export function openRamFile(ram: Hello['ram'], allowed: string, access: 'r' | 'r+'): number | undefined {
   const path = ram[0]?.path
-  if (!path || ram.some(range => range.path !== path)) return undefined
-  if (path === allowed) return path
-  if (!allowed.endsWith(sep)) return undefined
+  if (!path || ram.some(range => range.path !== path) || !isAllowed(path, allowed)) return undefined
+  const mode = access === 'r' ? constants.O_RDONLY : constants.O_RDWR
+  let fd: number
   try {
-    const folder = realpathSync(allowed) + sep
-    return `${dirname(realpathSync(path))}${sep}`.startsWith(folder) ? path : undefined
+    // O_NONBLOCK: a FIFO of that name does not hold up the thread.
+    fd = openSync(path, mode | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  } catch (error) {
+    throw new RamFileRefused(`guest RAM ${path}: ${(error as Error).message}`)
+  }
+  try {
+    const fault = fileFault(fd, path, ram)
+    if (fault !== undefined) throw new RamFileRefused(`guest RAM ${path}: ${fault}`)
+    return fd
+  } catch (error) {
+    closeSync(fd)
+    throw error
+  }
+}
+
+function fileFault(fd: number, path: string, ram: Hello['ram']): string | undefined {
+  const status = fstatSync(fd)
+  if (!status.isFile()) return 'not a regular file'
+  // Where the kernel found it: a folder on the way may have become a link since it was looked at.
+  if (readlinkSync(`/proc/self/fd/${fd}`) !== canonical(path)) return 'there is a link on the way to it'
+  const needed = Math.max(...ram.map(({ offset, size }) => offset + size))
+  if (status.size < needed) return `it has ${status.size} bytes, the machine's RAM needs ${needed}`
+  return undefined
+}
+
+/** The path without links in its folders; its own name as it is. */
+const canonical = (path: string): string => join(realpathSync(dirname(path)), basename(path))
+
+function isAllowed(path: string, allowed: string): boolean {
+  if (path === allowed) return true
+  if (!allowed.endsWith(sep)) return false
+  try {
+    return `${dirname(canonical(path))}${sep}`.startsWith(realpathSync(allowed) + sep)
   } catch {
-    return undefined
+    return false
   }
 }

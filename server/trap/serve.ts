@@ -18,7 +18,11 @@ const post: Post = (event, ...args) => send({ event, args } as ThreadMessage)
 const { factory } = await loadPolicy(options.policy)
 // The ring has one producer: until it takes over, a thread that waits in reserve has no dispatcher.
 let dispatcher: Dispatcher | undefined
-const listener = new Listener(options.listen, socket => dispatcher?.attach(socket))
+const listener = new Listener(
+  options.listen,
+  socket => dispatcher?.attach(socket),
+  reason => post('turnedAway', reason),
+)
 
 const lifecycle: Lifecycle = {
   try: (machine, checkpoint) => trial(factory, options.policyOptions, machine, options.ramFile, checkpoint),

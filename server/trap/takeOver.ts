@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-import { ProtocolError } from '../../protocol/errors.ts'
 import {
   encodeQuit,
-  encodeRefuse,
   encodeReply,
   type Hello,
   type TrapRead,
   type TrapWrite,
 } from '../../protocol/generated/messages.ts'
-import { enums, MAX_STRING, VERSION } from '../../protocol/messages.ts'
+import { enums } from '../../protocol/messages.ts'
 import type { Policy } from '../policy/policy.ts'
 import { request } from '../trace/records.ts'
 import { LinkClosed } from './byteStream.ts'
 import { CannotResume, type Envelope, readCheckpoint } from './checkpoint.ts'
 import type { Link } from './link.ts'
+import { describeError, isOfLink, refuse, wireText } from './refusal.ts'
 import type { Thread } from './thread.ts'
 
 const ABORTED = enums.status.aborted[0]
@@ -80,18 +79,14 @@ export class TakeOver {
 
   /** @returns why the machine is lost that is taken all the same, to be reset. @throws LinkClosed when it is not */
   #cannotResume(hello: Hello, error: Error): string {
-    const link = this.#link
     const text = refusal(error)
     switch (this.#thread.onRefusal) {
       case 'reset':
         return text
       case 'leave':
-        this.#thread.post('refused', text)
         throw new LinkClosed(text)
       default:
-        encodeRefuse(link.out, hello.seq, VERSION.min, VERSION.max, text)
-        link.flush()
-        throw new LinkClosed(text)
+        return refuse(this.#link, hello, text)
     }
   }
 }
@@ -110,12 +105,6 @@ function checkpointOf(hello: Hello, policy: Policy): Envelope {
 
 /** Why a machine cannot be taken over, as the wire takes it. @throws what is about the connection instead */
 function refusal(error: Error): string {
-  if (error instanceof LinkClosed || error instanceof ProtocolError) throw error
-  const bug = error instanceof TypeError || error instanceof ReferenceError
-  const text = `the running machine cannot be taken over: ${bug ? error.stack : error.message}`
-  // The reason may quote a checkpoint that anybody made.
-  return text
-    .replaceAll('\0', '')
-    .slice(0, MAX_STRING / 4)
-    .toWellFormed()
+  if (isOfLink(error)) throw error
+  return wireText(`the running machine cannot be taken over: ${describeError(error)}`)
 }

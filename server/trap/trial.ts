@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-import { closeSync, openSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
 import { SILENT } from '../policy/report.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { readCheckpoint } from './checkpoint.ts'
-import { sharedRamFile } from './ramFile.ts'
+import { openRamFile } from './ramFile.ts'
 
 /**
  * Whether a policy would take over a running machine, found out without touching it: hardware answers nothing, memory is
@@ -21,10 +21,9 @@ export function trial(
   checkpoint: Uint8Array,
 ): void {
   const envelope = readCheckpoint(checkpoint)
-  const path = sharedRamFile(hello.ram, ramFile)
-  const fd = path === undefined ? -1 : openSync(path, 'r')
+  const fd = openRamFile(hello.ram, ramFile, 'r')
   try {
-    const file = path !== undefined ? new FileMemory(fd, hello.ram) : undefined
+    const file = fd === undefined ? undefined : new FileMemory(fd, hello.ram)
     const memory: GuestMemory = {
       ram: hello.ram,
       read: (address, target, at, length) => file?.read(address, target, at, length) ?? false,
@@ -49,6 +48,6 @@ export function trial(
     }
     policy.state?.restore(envelope.state)
   } finally {
-    if (path !== undefined) closeSync(fd)
+    if (fd !== undefined) closeSync(fd)
   }
 }

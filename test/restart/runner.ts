@@ -39,4 +39,8 @@ const dispatcher = new Dispatcher(
   factory,
   tell,
 )
-await new Listener(socket, peer => dispatcher.attach(peer)).open()
+await new Listener(
+  socket,
+  peer => dispatcher.attach(peer),
+  reason => tell('turnedAway', reason),
+).open()

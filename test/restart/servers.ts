@@ -118,7 +118,7 @@ export class Servers {
   /** What the servers said that should not be: exceptions, refusals, machines that were lost. */
   get complaints(): string[] {
     const bad = this.events.flatMap(({ event, args }) => {
-      if (event === 'refused' || event === 'lost') return args
+      if (event === 'refused' || event === 'turnedAway' || event === 'lost') return [args[0]]
       if (event !== 'disconnected') return []
       const [message, , fault] = args
       return fault ? [message] : []

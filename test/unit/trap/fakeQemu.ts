@@ -14,6 +14,7 @@ import {
   encodeShutdown,
   encodeTrapRead,
   encodeTrapWrite,
+  type Hello,
   Id,
   type MessageFromServer,
 } from '../../../protocol/generated/messages.ts'
@@ -57,8 +58,9 @@ export class FakeQemu {
     socket.on('close', () => this.#waiting?.())
   }
 
-  static async connect(path: string): Promise<FakeQemu> {
-    const socket = connect(path)
+  /** @param address path of a Unix socket, or a port of 127.0.0.1 */
+  static async connect(address: string | number): Promise<FakeQemu> {
+    const socket = typeof address === 'string' ? connect(address) : connect(address, '127.0.0.1')
     await once(socket, 'connect')
     return new FakeQemu(socket)
   }
@@ -82,7 +84,8 @@ export class FakeQemu {
     }
   }
 
-  async hello(versions: [number, number] = [1, 1]): Promise<MessageFromServer> {
+  /** @param other what it says instead of what it would */
+  async hello(versions: [number, number] = [1, 1], other: Partial<Hello> = {}): Promise<MessageFromServer> {
     const seq = ++this.#seq
     encodeHello(this.out, seq, {
       minVersion: versions[0],
@@ -99,6 +102,7 @@ export class FakeQemu {
       ram: [{ base: 0x4000_0000, size: this.memory.length, path: '', offset: 0 }],
       smmus: [{ base: 0x0905_0000, size: 0x2_0000, irqEvtq: 1, irqPriq: 2, irqCmdSync: 3, irqGerror: 4 }],
       devices: [],
+      ...other,
     })
     return this.send(seq)
   }

@@ -82,15 +82,6 @@ describe('handshake', () => {
     await expect(second.hello()).rejects.toThrow('closed')
     expect(await first.reset()).toMatchObject({ type: Id.reply })
   })
-
-  test('a trap before hello is a protocol error', async () => {
-    thread = await start('passthrough')
-    const qemu = await FakeQemu.connect(join(folder, 'trap'))
-    const disconnected = once(thread, 'disconnected')
-    await expect(qemu.read(0, 4)).rejects.toThrow('closed')
-    expect(qemu.received).toMatchObject([{ type: Id.error, code: enums.error.state[0] }])
-    expect((await disconnected)[0]).toContain('not allowed')
-  })
 })
 
 describe('a peer that misbehaves gets an error that names the frame, and the next one is served', () => {

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Who comes to the server's socket, and who is let in. */
+import { execFile, execFileSync } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { connect, createServer, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { type Hello, Id } from '../../../protocol/generated/messages.ts'
+import { enums } from '../../../protocol/messages.ts'
+import { TrapThread } from '../../../server/control/trapThread.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
+import { createCounters } from '../../../server/trace/counters.ts'
+import { createRing } from '../../../server/trace/ring.ts'
+import { descriptionFault } from '../../../server/trap/description.ts'
+import type { ThreadOptions } from '../../../server/trap/messages.ts'
+import { isLoopback, ownerOf } from '../../../server/trap/peer.ts'
+import { openRamFile, RamFileRefused } from '../../../server/trap/ramFile.ts'
+import { FakeQemu } from './fakeQemu.ts'
+
+const RAM = 0x4000_0000
+const MIB = 1 << 20
+
+let folder: string
+const threads: TrapThread[] = []
+const path = () => join(folder, 'trap')
+
+beforeEach(() => {
+  folder = privateFolder(tmpdir(), 'door-')
+})
+afterEach(async () => {
+  for (const thread of threads.splice(0)) await thread.stop()
+  rmSync(folder, { recursive: true })
+})
+
+async function start(more: Partial<ThreadOptions> = {}): Promise<TrapThread> {
+  const thread = await TrapThread.start({
+    listen: path(),
+    policy: 'passthrough',
+    policyOptions: {},
+    ramFile: `${folder}/`,
+    ring: createRing(1 << 16),
+    counters: createCounters(),
+    panicOnWarn: false,
+    ...more,
+  })
+  threads.push(thread)
+  return thread
+}
+
+/** A policy file. */
+function policy(source: string): string {
+  const file = join(folder, 'policy.ts')
+  writeFileSync(file, source)
+  return file
+}
+
+const told = (thread: TrapThread, event: 'refused' | 'turnedAway') =>
+  once(thread, event, { signal: AbortSignal.timeout(30_000) }) as Promise<[string, boolean?]>
+
+const welcome = async () => (await FakeQemu.connect(path())).hello()
+
+describe('peers that are no machine', () => {
+  test('however many are connected and say nothing, a machine is served', async () => {
+    await start({ handshakeMs: 60_000 })
+    const idle: Socket[] = []
+    for (let i = 0; i < 40; i++) idle.push(connect(path()))
+    await Promise.all(idle.map(socket => once(socket, 'connect')))
+    expect(await welcome()).toMatchObject({ type: Id.welcome })
+    for (const socket of idle) socket.destroy()
+  })
+
+  test('one that says nothing is sent away when its time is up; so is one that sends half a hello, byte by byte', async () => {
+    const thread = await start({ handshakeMs: 200 })
+    const away = told(thread, 'turnedAway')
+    const silent = connect(path())
+    await once(silent, 'connect')
+    await Promise.all([once(silent.resume(), 'close'), away])
+    expect((await away)[0]).toBe('a peer did not say hello within 200 ms')
+    const slow = connect(path())
+    slow.on('error', () => {})
+    slow.write(Buffer.from([200, 0, 0, 0, 0xdc]))
+    const drip = setInterval(() => slow.write(Buffer.from([0])), 20)
+    await once(slow.resume(), 'close')
+    clearInterval(drip)
+    expect(await welcome()).toMatchObject({ type: Id.welcome })
+  })
+
+  test('one that breaks the protocol is told so', async () => {
+    const thread = await start()
+    const away = told(thread, 'turnedAway')
+    const qemu = await FakeQemu.connect(path())
+    await expect(qemu.read(0, 4)).rejects.toThrow('closed')
+    expect(qemu.received).toMatchObject([{ type: Id.error, code: enums.error.state[0] }])
+    expect((await away)[0]).toContain('not allowed')
+    expect(await welcome()).toMatchObject({ type: Id.welcome })
+  })
+
+  test('one that comes and goes is nothing to tell', async () => {
+    const thread = await start()
+    let count = 0
+    thread.on('turnedAway', () => count++)
+    thread.on('refused', () => count++)
+    const socket = connect(path())
+    await once(socket, 'connect')
+    socket.destroy()
+    expect(await welcome()).toMatchObject({ type: Id.welcome })
+    expect(count).toBe(0)
+  })
+})
+
+describe('a machine that is not served', () => {
+  const failing = `let times = 0
+    export default () => {
+      if (times++ === 0) throw new TypeError('not this one')
+      return { name: 'picky', reset() {}, access() {} }
+    }`
+
+  test('because the policy throws: it is told why, its owner gets the stack, and the next one is served', async () => {
+    const thread = await start({ policy: policy(failing) })
+    let ended = 0
+    thread.on('disconnected', () => ended++)
+    thread.on('died', () => ended++)
+    const refused = told(thread, 'refused')
+    expect(await welcome()).toMatchObject({ type: Id.refuse, text: 'not this one' })
+    expect((await refused)[0]).toMatch(/not this one[\s\S]*policy\.ts/)
+    expect(await welcome()).toMatchObject({ type: Id.welcome })
+    expect(ended).toBe(0)
+  })
+
+  test('because the policy throws, though it ran before: it is not told to end, and may come again', async () => {
+    const thread = await start({ policy: policy(failing) })
+    const refused = told(thread, 'refused')
+    const qemu = await FakeQemu.connect(path())
+    await expect(qemu.hello([1, 1], { resumed: 1, session: 'mine' })).rejects.toThrow('closed')
+    expect(qemu.received).toEqual([])
+    expect((await refused)[1]).toBe(true)
+    expect(await welcome()).toMatchObject({ type: Id.welcome })
+  })
+
+  test('because it does not answer what it is asked before it is welcome', async () => {
+    const asks = `export default machine => {
+      machine.smmus[0].hardware.read(0, 4, { lo: 0, hi: 0 })
+      return { name: 'asks', reset() {}, access() {} }
+    }`
+    const thread = await start({ policy: policy(asks), handshakeMs: 500 })
+    const refused = told(thread, 'refused')
+    const qemu = await FakeQemu.connect(path())
+    qemu.serves = false
+    await expect(qemu.hello()).rejects.toThrow('closed')
+    expect((await refused)[0]).toBe('the peer did not answer in time')
+    const next = await FakeQemu.connect(path())
+    expect(await next.hello()).toMatchObject({ type: Id.welcome })
+    // From now on, it may stand still.
+    const reset = next.reset()
+    await reset
+    next.serves = false
+    const late = next.read(0, 4)
+    await sleep(1_000)
+    next.serves = true
+    expect(next.socket.destroyed).toBe(false)
+    next.socket.destroy()
+    await late.catch(() => {})
+  })
+
+  test('because its RAM is not what it says', async () => {
+    await start()
+    const file = join(folder, 'ram')
+    writeFileSync(file, Buffer.alloc(MIB / 2))
+    const qemu = await FakeQemu.connect(path())
+    const ram = [{ base: RAM, size: MIB, path: file, offset: 0 }]
+    expect(await qemu.hello([1, 1], { ram })).toMatchObject({
+      type: Id.refuse,
+      text: `guest RAM ${file}: it has 524288 bytes, the machine's RAM needs 1048576`,
+    })
+    truncateSync(file, MIB)
+    const next = await FakeQemu.connect(path())
+    expect(await next.hello([1, 1], { ram })).toMatchObject({ type: Id.welcome })
+  })
+})
+
+describe('the machine that a peer describes', () => {
+  const range = (base: number, size: number, offset = 0) => ({ base, size, path: '', offset })
+  const smmu = { base: 0x0905_0000, size: 0x2_0000, irqEvtq: 1, irqPriq: 2, irqCmdSync: 3, irqGerror: 4 }
+  const good = {
+    ram: [range(RAM, MIB), range(2 ** 40, MIB)],
+    smmus: [smmu],
+    devices: [{ smmu: 0, sid: 8, name: 'nvme', model: 'nvme' }],
+    carveoutBase: RAM,
+    carveoutSize: 4096,
+  } as unknown as Hello
+
+  test('one that can be', () => {
+    expect(descriptionFault(good)).toBeUndefined()
+  })
+
+  test.each<[string, Partial<Hello>, string]>([
+    ['no RAM', { ram: [] }, 'it has no RAM'],
+    ['an empty range', { ram: [range(RAM, 0)] }, 'RAM range 0 is not of whole pages'],
+    ['half a page', { ram: [range(RAM, 2048)] }, 'RAM range 0 is not of whole pages'],
+    ['a base in a page', { ram: [range(RAM + 1, 4096)] }, 'RAM range 0 is not of whole pages'],
+    [
+      'an overlap',
+      { ram: [range(RAM, MIB), range(RAM + 4096, MIB)] },
+      'RAM range 1 overlaps the one before, or is not behind it',
+    ],
+    [
+      'not ascending',
+      { ram: [range(2 * RAM, MIB), range(RAM, MIB)] },
+      'RAM range 1 overlaps the one before, or is not behind it',
+    ],
+    ['above 52 bits', { ram: [range(2 ** 52, MIB)] }, 'RAM range 0 ends above 2^52'],
+    ['above what a file can have', { ram: [range(RAM, MIB, 2 ** 53 - 1)] }, 'RAM range 0 ends above 2^53 of its file'],
+    [
+      'more than the server can look after',
+      { ram: [range(0, 2 ** 41)] },
+      'it has 2048 GiB of RAM, this server takes up to 1024 GiB',
+    ],
+    ['a carve-out beyond everything', { carveoutBase: 2 ** 52 }, 'its carve-out ends above 2^52'],
+    ['an SMMU beyond everything', { smmus: [{ ...smmu, base: 2 ** 53 - 1 }] }, 'SMMU 0 ends above 2^52'],
+    ['too many SMMUs', { smmus: new Array(257).fill(smmu) }, 'it has 257 SMMUs, at most 256 are possible'],
+    ['a device behind nothing', { smmus: [] }, 'the device with StreamID 8 is behind SMMU 0, of 0'],
+  ])('%s', (_name, change, fault) => {
+    expect(descriptionFault({ ...good, ...change } as Hello)).toBe(fault)
+  })
+
+  test('is refused with what is wrong with it', async () => {
+    await start()
+    const qemu = await FakeQemu.connect(path())
+    expect(await qemu.hello([1, 1], { ram: [] })).toMatchObject({
+      type: Id.refuse,
+      text: 'the machine that QEMU describes: it has no RAM',
+    })
+  })
+})
+
+describe('the socket', () => {
+  test('is its owner’s alone from the start, and gone in the end', async () => {
+    const thread = await start()
+    expect(statSync(path()).mode & 0o777).toBe(0o600)
+    expect(readdirSync(folder).filter(name => name.startsWith('.t'))).toEqual([])
+    await thread.stop()
+    expect(existsSync(path())).toBe(false)
+  })
+
+  test('of a server that was killed is replaced, that of one that lives is not', async () => {
+    const left = createServer().listen(path())
+    await once(left, 'listening')
+    await expect(start()).rejects.toThrow('in use: another server listens there')
+    expect(existsSync(path())).toBe(true)
+    // Its file stays behind, as after kill -9.
+    linkSync(path(), `${path()}.kept`)
+    await new Promise(resolve => left.close(resolve))
+    linkSync(`${path()}.kept`, path())
+    await start()
+    expect(await welcome()).toMatchObject({ type: Id.welcome })
+  })
+
+  test.each(['0.0.0.0', '', '[::]', '192.0.2.1', 'example.org'])('on the network is refused: "%s"', async host => {
+    await expect(start({ listen: `${host}:0` })).rejects.toThrow('only the loopback interface is possible')
+  })
+
+  test('which addresses are loopback', () => {
+    for (const host of ['localhost', '127.0.0.1', '127.9.9.9', '::1']) expect(isLoopback(host)).toBe(true)
+    for (const host of ['', '0.0.0.0', '::', '10.0.0.1', 'localhost.example.org']) expect(isLoopback(host)).toBe(false)
+  })
+})
+
+describe('a TCP connection', () => {
+  /** @returns an unused port */
+  async function freePort(): Promise<number> {
+    const server = createServer().listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const { port } = server.address() as { port: number }
+    await new Promise(resolve => server.close(resolve))
+    return port
+  }
+
+  test('of the same user is served', async () => {
+    const port = await freePort()
+    await start({ listen: `127.0.0.1:${port}` })
+    const qemu = await FakeQemu.connect(port)
+    expect(await qemu.hello()).toMatchObject({ type: Id.welcome })
+  })
+
+  test.each(['127.0.0.1', '::1'])('has the owner that the kernel says: %s', async host => {
+    const server = createServer().listen(0, host)
+    await once(server, 'listening')
+    const { port } = server.address() as { port: number }
+    const [[accepted]] = await Promise.all([once(server, 'connection'), once(connect(port, host), 'connect')])
+    expect(ownerOf(accepted)).toBe(process.getuid?.())
+    accepted.destroy()
+    server.close()
+  })
+
+  // Only root can be somebody else for a moment.
+  test.runIf(process.getuid?.() === 0)('of another user is turned away', async () => {
+    const port = await freePort()
+    const thread = await start({ listen: `127.0.0.1:${port}` })
+    const away = told(thread, 'turnedAway')
+    const stranger = `require('net').connect(${port}, '127.0.0.1').on('close', () => process.exit(7)).resume()`
+    const args = ['--reuid=65534', '--clear-groups', process.execPath, '-e', stranger]
+    await expect(promisify(execFile)('setpriv', args, { env: {} })).rejects.toMatchObject({ code: 7 })
+    expect((await away)[0]).toBe('a peer of user 65534 was turned away')
+  })
+})
+
+describe('the file of guest RAM', () => {
+  const ram = (file: string, size = 4096, offset = 0) => [{ base: RAM, size, path: file, offset }]
+  let inside: string
+  beforeEach(() => {
+    inside = join(folder, 'inside')
+    mkdirSync(inside)
+    writeFileSync(join(folder, 'outside'), Buffer.alloc(8192))
+    writeFileSync(join(inside, 'ram'), Buffer.alloc(8192))
+  })
+  const open = (name: string, ...rest: number[]) => openRamFile(ram(join(inside, name), ...rest), `${inside}/`, 'r+')
+
+  test('in the folder, and below it, is opened', () => {
+    expect(open('ram')).toBeGreaterThan(0)
+    expect(open('ram', 4096, 4096)).toBeGreaterThan(0)
+    mkdirSync(join(inside, 'below'))
+    writeFileSync(join(inside, 'below/ram'), Buffer.alloc(4096))
+    expect(open('below/ram')).toBeGreaterThan(0)
+    expect(openRamFile(ram(join(inside, 'ram')), join(inside, 'ram'), 'r+')).toBeGreaterThan(0)
+  })
+
+  test('elsewhere is not: memory is reached over the wire', () => {
+    expect(openRamFile(ram(join(folder, 'outside')), `${inside}/`, 'r+')).toBeUndefined()
+    expect(open('../outside')).toBeUndefined()
+    expect(open('nowhere/ram')).toBeUndefined()
+    expect(openRamFile(ram(''), `${inside}/`, 'r+')).toBeUndefined()
+    expect(openRamFile(ram(join(inside, 'ram')), join(inside, 'other'), 'r+')).toBeUndefined()
+    const two = [...ram(join(inside, 'ram')), ...ram(join(inside, 'other'))]
+    expect(openRamFile(two, `${inside}/`, 'r+')).toBeUndefined()
+  })
+
+  test('a folder that is a link out is elsewhere', () => {
+    symlinkSync(folder, join(inside, 'out'))
+    expect(open('out/outside')).toBeUndefined()
+  })
+
+  test.each<[string, () => void, RegExp]>([
+    ['a link', () => symlinkSync(join(folder, 'outside'), join(inside, 'x')), /ELOOP/],
+    ['a link within the folder', () => symlinkSync(join(inside, 'ram'), join(inside, 'x')), /ELOOP/],
+    ['a FIFO', () => execFileSync('mkfifo', [join(inside, 'x')]), /not a regular file/],
+    ['a folder', () => mkdirSync(join(inside, 'x')), /EISDIR/],
+    ['nothing', () => {}, /ENOENT/],
+    [
+      'too small',
+      () => writeFileSync(join(inside, 'x'), Buffer.alloc(4095)),
+      /has 4095 bytes, the machine's RAM needs 4096/,
+    ],
+  ])('%s is refused', (_name, make, reason) => {
+    make()
+    expect(() => open('x')).toThrow(RamFileRefused)
+    expect(() => open('x')).toThrow(reason)
+  })
+
+  test('a range that the file does not hold is refused', () => {
+    expect(() => open('ram', 4096, 8192)).toThrow(/has 8192 bytes, the machine's RAM needs 12288/)
+  })
+})
