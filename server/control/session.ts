@@ -232,6 +232,7 @@ export class Session extends EventEmitter<{
       ...(policy.faults && { faults: policy.faults }),
       ...(policy.reconnectMs && { revive: true }),
       ramFile: path,
+      peerEnds: true,
       ring,
       counters,
     })

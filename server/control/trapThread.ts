@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { EventEmitter, once } from 'node:events'
+import { rmSync } from 'node:fs'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { PolicyInfo } from '../policy/policy.ts'
@@ -11,6 +12,9 @@ import { inTime, Late, PATIENCE_MS, WorkerHandle, within } from './workerHandle.
 
 /** QEMU looks for its server many times a second. */
 const TAKE_OVER_MS = 5_000
+
+/** A thread that does not sleep in the kernel ends within this, ms. */
+const END_MS = 1_000
 
 /** What a replacement of the trap thread's code came to. */
 export interface Swap {
@@ -190,7 +194,8 @@ export class TrapThread extends EventEmitter<Events> {
       return await inTime(question(), this.#patience, 'the old code did not answer')
     } catch (error) {
       if (!(error instanceof Late)) throw error
-      await this.#end(old)
+      // It may be waiting for a QEMU that stands still: then it goes when that does. Its socket is for the next one.
+      await within(this.#end(old), END_MS, '').catch(() => rmSync(this.#options.listen, { force: true }))
       this.#machine = undefined
       this.#parked = true
       return undefined

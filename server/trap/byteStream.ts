@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readSync, writeSync } from 'node:fs'
 import { Socket, type SocketConstructorOpts } from 'node:net'
-import { availableParallelism } from 'node:os'
 
 /** Bytes that arrive through the event loop at a time. */
 const CHUNK = 65536
 
-/** An answer mostly comes within this: it is looked for again at once. On the only processor, the peer could not run meanwhile. */
-const LOOK_MS = availableParallelism() > 1 ? 0.05 : 0
-/** Then the thread sleeps between two looks, for this part of the time that has passed. */
+/** Between two looks the thread sleeps for this part of the time that has passed. */
 const SLEEP_PART = 1 / 8
 const MAX_SLEEP_MS = 5
 
@@ -24,8 +21,8 @@ export class LinkClosed extends Error {
 }
 
 /**
- * A connection as a stream of bytes, used by one thread. No method blocks in the kernel: whoever waits looks again, so that a
- * peer that stands still holds up neither the event loop's own reads nor the end of the thread.
+ * A connection as a stream of bytes, used by one thread. Nothing but `wait` sleeps in the kernel until the peer moves, and
+ * that only where somebody else can end the peer: else one that stands still would hold up the end of the thread for ever.
  */
 export interface ByteStream {
   /**
@@ -45,29 +42,46 @@ export interface ByteStream {
    * @throws LinkClosed
    */
   write(from: Buffer, at: number, end: number): number
-  /** Between two looks for something that did not come yet. @param waitedMs since the first of them */
+  /**
+   * Whether `wait` may be used. Else whoever waits has to look again after a `pause`; on a machine whose processors are all
+   * wanted, that is several times slower.
+   */
+  readonly sleeps: boolean
+  /**
+   * As `read`, but sleeps until a byte is there.
+   * @throws LinkClosed
+   */
+  wait(into: Buffer, at: number): number
+  /** Sleeps between two looks for something that did not come yet. @param waitedMs since the first of them */
   pause(waitedMs: number): void
   close(): void
 }
 
-/** Node's stream handle and its descriptor. */
+/** Node's stream handle, its descriptor, and the switch to blocking mode that process.stdout uses. */
 interface StreamHandle {
   readonly fd: number
+  setBlocking(on: boolean): void
 }
 
 /**
  * A socket. The event loop reads it while the thread is idle; `read` reads the same descriptor while somebody waits. Both are
- * this thread, one after the other, so no byte is lost or out of order. The descriptor stays non-blocking: when the event loop
- * learned that bytes are there and `read` then took them, the event loop's own read finds nothing and goes on.
+ * this thread, one after the other, so no byte is lost or out of order. The descriptor is non-blocking whenever the event loop
+ * may use it: it may have learned that bytes are there and `read` then took them, and its own read has to find nothing and
+ * go on.
  */
 export class SocketStream implements ByteStream {
   readonly #accepted: Socket
   readonly #handle: StreamHandle
   readonly #fd: number
   #socket: Socket | undefined
+  readonly sleeps: boolean
 
-  /** @param accepted a connection of which nothing was read yet; from now on it is the stream's */
-  constructor(accepted: Socket) {
+  /**
+   * @param accepted a connection of which nothing was read yet; from now on it is the stream's
+   * @param sleeps the peer is a process that ends before this thread has to
+   */
+  constructor(accepted: Socket, sleeps: boolean) {
+    this.sleeps = sleeps
     this.#accepted = accepted
     const { _handle: handle } = accepted as unknown as { _handle: StreamHandle }
     this.#handle = handle
@@ -96,6 +110,15 @@ export class SocketStream implements ByteStream {
     socket.resume()
   }
 
+  wait(into: Buffer, at: number): number {
+    this.#handle.setBlocking(true)
+    try {
+      return this.read(into, at)
+    } finally {
+      this.#handle.setBlocking(false)
+    }
+  }
+
   read(into: Buffer, at: number): number {
     let count: number
     try {
@@ -118,7 +141,6 @@ export class SocketStream implements ByteStream {
   }
 
   pause(waitedMs: number): void {
-    if (waitedMs < LOOK_MS) return
     // Whoever ends the thread wakes it up.
     Atomics.wait(SLEEP, 0, 0, Math.min(waitedMs * SLEEP_PART, MAX_SLEEP_MS))
   }

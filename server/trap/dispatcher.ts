@@ -34,7 +34,7 @@ export class Dispatcher {
     this.#door = new Door(
       (link, hello) => this.#admit(link, hello),
       reason => post('turnedAway', reason.message),
-      options.handshakeMs,
+      options,
     )
   }
 

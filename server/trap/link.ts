@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { availableParallelism } from 'node:os'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { FrameReader, FrameWriter, MAX_ON_WIRE } from '../../protocol/framing.ts'
 import { Decoder, encodeError, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
@@ -8,6 +9,12 @@ import { Polling } from './polling.ts'
 
 /** Most messages that wait for the end of a call. */
 const MAX_DEFERRED = 16
+
+/** An answer mostly comes within this, and is looked for. On the only processor, the peer could not run meanwhile. */
+const LOOK_MS = availableParallelism() > 1 ? 0.03 : 0
+/** So many are not looked for after one that came later; twice as many each time in a row, up to a limit. */
+const SKIPPED = 4
+const MAX_SKIPPED = 1024
 
 /** What the owner of a link does with what arrives. */
 export interface LinkHandlers {
@@ -38,6 +45,9 @@ export class Link {
   handlers: LinkHandlers
   /** Until then (performance.now()) an answer is waited for, and for room to send. A machine that stands still is no fault. */
   deadline = Number.POSITIVE_INFINITY
+  /** Answers that are not looked for, and how many it will be after the next one that is late. */
+  #skip = 0
+  #skipNext = SKIPPED
   #seq = 0
   #open = true
   readonly #polling = new Polling()
@@ -164,33 +174,51 @@ export class Link {
     return true
   }
 
+  /**
+   * Waits for bytes. To look for them is quicker than to sleep and be woken up, while there is a processor for each end; where
+   * there is not, it keeps the peer from answering.
+   */
   #readMore(): void {
-    let start = -1
-    while (!this.#read()) {
-      start = this.#pause(start)
+    const start = performance.now()
+    const sleeps = this.#stream.sleeps && this.deadline === Number.POSITIVE_INFINITY
+    if (this.#skip > 0 && sleeps) this.#skip--
+    else if (this.#look(start)) return
+    if (!sleeps) {
+      while (!this.#read()) this.#pause(start)
+      return
     }
+    const at = this.#in.prepare()
+    this.#in.commit(this.#stream.wait(this.#in.buffer, at))
+  }
+
+  /** @returns whether bytes came soon */
+  #look(start: number): boolean {
+    do {
+      if (this.#read()) {
+        this.#skipNext = SKIPPED
+        return true
+      }
+    } while (performance.now() - start < LOOK_MS)
+    this.#skip = this.#skipNext
+    this.#skipNext = Math.min(2 * this.#skipNext, MAX_SKIPPED)
+    return false
   }
 
   /** QEMU may be sending as well: unless somebody reads, both wait for ever. */
   #sendRest(buffer: Buffer, from: number, to: number): void {
-    let start = -1
+    let start = performance.now()
     for (let sent = from; sent < to; ) {
       const count = this.#stream.write(buffer, sent, to)
       sent += count
-      if (count > 0 || (this.#in.pending < MAX_ON_WIRE && this.#read())) {
-        start = -1
-        continue
-      }
-      start = this.#pause(start)
+      if (count > 0 || (this.#in.pending < MAX_ON_WIRE && this.#read())) start = performance.now()
+      else this.#pause(start)
     }
   }
 
-  /** @param start when the wait began, -1: now. @returns that. @throws LinkClosed when there is no more time */
-  #pause(start: number): number {
+  /** @param start when the wait began. @throws LinkClosed when there is no more time */
+  #pause(start: number): void {
     const now = performance.now()
     if (now >= this.deadline) throw new LinkClosed('the peer did not answer in time')
-    const since = start < 0 ? now : start
-    this.#stream.pause(now - since)
-    return since
+    this.#stream.pause(now - start)
   }
 }

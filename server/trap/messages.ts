@@ -45,6 +45,11 @@ export interface ThreadOptions {
   readonly revive?: boolean
   /** How long a peer may take to say hello and to answer until it is welcome, ms; default 5,000. */
   readonly handshakeMs?: number
+  /**
+   * Whoever made this thread made the machine's QEMU too, and ends that first: so the thread may sleep until QEMU says
+   * something, and need not look whether it has to end.
+   */
+  readonly peerEnds?: boolean
   /** How long code that may loop is waited for, ms; default 10,000. */
   readonly patienceMs?: number
 }

@@ -99,35 +99,38 @@ function crossing(qemu: FakeQemu, random: Generator<number, never>): Promise<unk
   return all
 }
 
-test('10,000 operations cross traps and notices, traps are held and released among them', async () => {
-  await start()
-  const qemu = await machine()
-  qemu.registers.set(REGISTER, 7)
-  const random = numbers(1)
-  let operations = 0
-  for (let round = 0; operations < 10_000; round++) {
-    if (round % 5 !== 4) {
-      const all = crossing(qemu, random)
-      await inTime(Promise.all(all), `round ${round}`)
+test.each([false, true])(
+  '10,000 operations cross traps and notices, traps are held and released among them (peerEnds %s)',
+  async peerEnds => {
+    await start(undefined, { peerEnds })
+    const qemu = await machine()
+    qemu.registers.set(REGISTER, 7)
+    const random = numbers(1)
+    let operations = 0
+    for (let round = 0; operations < 10_000; round++) {
+      if (round % 5 !== 4) {
+        const all = crossing(qemu, random)
+        await inTime(Promise.all(all), `round ${round}`)
+        operations += all.length
+        continue
+      }
+      await thread.call('breakNext', true)
+      const held = once(thread, 'held')
+      const answer = qemu.read(REGISTER, 4)
+      await inTime(held, `round ${round}: held`)
+      const all: Promise<unknown>[] = []
+      for (let i = 0; i < 4; i++) {
+        qemu.event(0x10, 1)
+        spin(random.next().value % 30)
+        all.push(read(i % 2 === 0))
+      }
+      all.push(thread.call('release', { action: 'continue' }))
+      expect(await inTime(answer, `round ${round}: release`)).toMatchObject({ valueLo: 7 })
+      await inTime(Promise.all(all), `round ${round}: operations`)
       operations += all.length
-      continue
     }
-    await thread.call('breakNext', true)
-    const held = once(thread, 'held')
-    const answer = qemu.read(REGISTER, 4)
-    await inTime(held, `round ${round}: held`)
-    const all: Promise<unknown>[] = []
-    for (let i = 0; i < 4; i++) {
-      qemu.event(0x10, 1)
-      spin(random.next().value % 30)
-      all.push(read(i % 2 === 0))
-    }
-    all.push(thread.call('release', { action: 'continue' }))
-    expect(await inTime(answer, `round ${round}: release`)).toMatchObject({ valueLo: 7 })
-    await inTime(Promise.all(all), `round ${round}: operations`)
-    operations += all.length
-  }
-})
+  },
+)
 
 test('a held trap is released after any number of tries', async () => {
   await start()
@@ -173,6 +176,17 @@ test('the code is replaced 20 times while operations cross traps', async () => {
     await inTime(Promise.all(operations), `round ${round}: operations`)
     qemu = next
   }
+})
+
+test('a thread that sleeps until its QEMU says something ends with it', async () => {
+  await start(undefined, { peerEnds: true })
+  const qemu = await machine()
+  qemu.serves = false
+  qemu.read(REGISTER, 4).catch(() => {})
+  await sleep(200)
+  const gone = once(thread, 'disconnected')
+  qemu.socket.destroy()
+  await inTime(gone, 'QEMU is gone')
 })
 
 describe('stop returns', () => {
@@ -242,17 +256,26 @@ describe('stop returns', () => {
   })
 })
 
-test('code that waits for a QEMU that stands still is replaced all the same', async () => {
-  await start(undefined, { revive: true, patienceMs: 3_000 })
-  const qemu = await machine()
-  qemu.serves = false
-  qemu.read(REGISTER, 4).catch(() => {})
-  const { seq } = qemu
-  await sleep(50)
-  const ends = once(qemu.socket, 'close')
-  const swap = thread.swap()
-  await inTime(ends, 'the old code goes')
-  const next = await qemu.reconnect(socket())
-  await inTime(swap, 'swap')
-  expect(await inTime(next.read(REGISTER, 4, seq), 'repeated')).toMatchObject({ type: Id.reply })
-})
+test.each([false, true])(
+  'code that waits for a QEMU that stands still is replaced all the same (peerEnds %s)',
+  async peerEnds => {
+    await start(undefined, { revive: true, patienceMs: 3_000, peerEnds })
+    const qemu = await machine()
+    qemu.serves = false
+    qemu.read(REGISTER, 4).catch(() => {})
+    const { seq } = qemu
+    await sleep(50)
+    const ends = once(qemu.socket, 'close')
+    const swap = thread.swap()
+    // A thread that sleeps in the kernel goes when QEMU moves again.
+    if (peerEnds) {
+      await sleep(5_000)
+      expect(qemu.socket.destroyed).toBe(false)
+      qemu.event(0x10, 1)
+    }
+    await inTime(ends, 'the old code goes')
+    const next = await qemu.reconnect(socket())
+    await inTime(swap, 'swap')
+    expect(await inTime(next.read(REGISTER, 4, seq), 'repeated')).toMatchObject({ type: Id.reply })
+  },
+)

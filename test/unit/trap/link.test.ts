@@ -43,6 +43,11 @@ class Peer implements ByteStream {
   before: ('trap' | 'event')[] = []
   behind: ('trap' | 'event')[] = []
   events = 0
+  readonly sleeps: boolean
+
+  constructor(sleeps = false) {
+    this.sleeps = sleeps
+  }
 
   start(received: (chunk: Buffer, count: number) => void, closed: (reason: LinkClosed) => void): void {
     this.#received = received
@@ -69,6 +74,14 @@ class Peer implements ByteStream {
     if (count > 0) this.#pauses = 0
     this.#in.push(Buffer.from(from.subarray(at, at + count)))
     while (this.#in.next()) this.#take()
+    return count
+  }
+
+  wait(into: Buffer, at: number): number {
+    expect(this.sleeps).toBe(true)
+    if (!this.arriving) this.answer()
+    const count = this.read(into, at)
+    if (count === NOTHING) throw new Error('the server sleeps until what will never come')
     return count
   }
 
@@ -262,8 +275,8 @@ function take(step: Step, peer: Peer, server: Server): void {
 describe('whatever crosses what', () => {
   test('every trap is seen once and answered, every call gets its own answer, and nobody waits for ever', () => {
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 60 }), steps => {
-        const peer = new Peer()
+      fc.property(fc.array(step, { maxLength: 60 }), fc.boolean(), (steps, sleeps) => {
+        const peer = new Peer(sleeps)
         const server = new Server(peer)
         for (const each of steps) {
           take(each, peer, server)
@@ -349,7 +362,9 @@ describe('whatever crosses what', () => {
           start(received) {
             deliver = received
           },
+          sleeps: false,
           read: () => NOTHING,
+          wait: () => NOTHING,
           write: (from, at, end) => peer.write(from, at, end),
           pause() {},
           close: () => peer.close(),
