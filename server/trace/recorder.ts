@@ -4,7 +4,6 @@ import { readFileSync } from 'node:fs'
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import type { WarningTable } from '../policy/warnings.ts'
 import {
-  BLOCK_HEADER,
   type BlockInfo,
   blockType,
   emptyBlock,
@@ -91,10 +90,12 @@ export interface Segment {
 interface OpenBlock {
   readonly info: BlockInfo
   readonly packer: Packer
+  /** Refused before, which this block says. */
+  owed: number
 }
 
 function newBlock(format: number): OpenBlock {
-  return { info: emptyBlock(blockType.records, 0, format), packer: new Packer() }
+  return { info: emptyBlock(blockType.records, 0, format), packer: new Packer(), owed: 0 }
 }
 
 /** Writes the trace file. Memory is bounded: what the disk doesn't take in time stays in the ring. */
@@ -123,8 +124,11 @@ export class Recorder implements Sink {
   #refused = 0
   /** Refused, and not yet said so in the file. */
   #owed = 0
+  /** There may be more in the file than was written as a whole. */
+  #torn = false
   #error: string | undefined
-  #retryAt = 0
+  /** The disk refused: until then nothing is written. */
+  #retryAt: number | undefined
   #writing: Promise<void> | undefined
 
   #machine: MachineDescription | undefined
@@ -210,9 +214,16 @@ export class Recorder implements Sink {
 
   /** Writes what is left, then the index. */
   async close(): Promise<RecorderSummary> {
+    // What the disk refused is said now if it is to be said at all.
+    if (this.#retryAt !== undefined) {
+      this.#retryAt = 0
+      this.#refuses()
+    }
     this.#seal()
     await this.drained()
     await this.#finish().catch(error => this.#fail(error))
+    // It would be for the same reason.
+    await this.#trim().catch(() => {})
     await this.#file.close().catch(error => this.#fail(error))
     const { path } = this.#options
     return {
@@ -255,15 +266,16 @@ export class Recorder implements Sink {
 
   /** While the disk refuses, records are counted only. Says whether this one is. */
   #refuses(): boolean {
-    if (this.#error === undefined || this.#retryAt === 0) return false
+    if (this.#retryAt === undefined) return false
     if (performance.now() < this.#retryAt) {
       this.#refused++
       this.#owed++
       return true
     }
-    this.#retryAt = 0
+    this.#retryAt = undefined
     const count = this.#owed
     this.#owed = 0
+    this.#open.owed = count
     this.#open.packer.record({ kind: 'lost', count })
     this.#count(kinds.lost.id)
     return false
@@ -281,9 +293,19 @@ export class Recorder implements Sink {
         await this.#write(block)
       } catch (error) {
         this.#fail(error)
-        this.#refused += block.info.records
-        this.#owed += block.info.records
+        this.#drop([block, ...this.#waiting.splice(0), this.#open])
+        this.#open = newBlock(this.#format)
       }
+    }
+  }
+
+  /** The disk refused a block: what came behind it goes with it, so that there is one gap in its place. */
+  #drop(blocks: readonly OpenBlock[]): void {
+    for (const { info, owed } of blocks) {
+      // The record that says how many are missing is none of them.
+      const records = info.records - (owed > 0 ? 1 : 0)
+      this.#refused += records
+      this.#owed += records + owed
     }
   }
 
@@ -297,12 +319,29 @@ export class Recorder implements Sink {
   async #append(block: BlockInfo, payload: Buffer): Promise<void> {
     block.number = this.#blocks
     const header = encodeBlockHeader(block, payload)
-    const size = BLOCK_HEADER + payload.length
-    const { bytesWritten } = await this.#file.writev([header, payload], this.#position)
-    if (bytesWritten < size) throw new Error(`the disk took ${bytesWritten} of ${size} bytes`)
-    this.#index.push(encodeIndexEntry(this.#position, header))
+    const entry = encodeIndexEntry(this.#position, header)
+    await this.#put([header, payload])
+    this.#index.push(entry)
     this.#blocks++
+  }
+
+  /** Writes all of it, in one piece, or throws: then the next write goes to the same place. */
+  async #put(parts: readonly Buffer[]): Promise<void> {
+    const size = parts.reduce((sum, { length }) => sum + length, 0)
+    try {
+      const { bytesWritten } = await this.#file.writev(parts, this.#position)
+      if (bytesWritten < size) throw new Error(`the disk took ${bytesWritten} of ${size} bytes`)
+    } catch (error) {
+      this.#torn = true
+      throw error
+    }
     this.#position += size
+  }
+
+  /** Removes what a write that failed has left behind what was written since. */
+  async #trim(): Promise<void> {
+    if (this.#torn) await this.#file.truncate(this.#position)
+    this.#torn = false
   }
 
   #writeHeader(): Promise<void> {
@@ -324,17 +363,24 @@ export class Recorder implements Sink {
 
   /** Index and end of the current segment. */
   async #end(): Promise<void> {
-    const offset = this.#position
-    await this.#append(emptyBlock(blockType.index, 0, this.#format), Buffer.concat(this.#index))
-    const end = encodeEnd(offset)
-    await this.#file.write(end, 0, end.length, this.#position)
-    this.#position += end.length
+    const payload = Buffer.concat(this.#index)
+    const block = emptyBlock(blockType.index, this.#blocks, this.#format)
+    const header = encodeBlockHeader(block, payload)
+    await this.#put([header, payload, encodeEnd(this.#position)])
   }
 
   /** Begins the next segment; removes the oldest but the first, which holds the start of everything. */
   async #rotate(): Promise<void> {
-    const next = await open(segmentPath(this.#options.path, this.#segment + 1), 'w')
-    await this.#end()
+    const path = segmentPath(this.#options.path, this.#segment + 1)
+    const next = await open(path, 'w')
+    try {
+      await this.#trim()
+      await this.#end()
+    } catch (error) {
+      await next.close()
+      await rm(path, { force: true })
+      throw error
+    }
     await this.#file.close()
     this.#done.push({ bytes: this.#position, records: this.#records - this.#before, removed: false })
     this.#before = this.#records
@@ -354,7 +400,6 @@ export class Recorder implements Sink {
     }
   }
 
-  /** The next write goes to the same position as the one that failed. */
   #fail(error: unknown): void {
     this.#error = error instanceof Error ? error.message : String(error)
     this.#retryAt = performance.now() + RETRY
