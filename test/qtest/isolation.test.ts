@@ -10,6 +10,7 @@ import {
   type EventRecord,
 } from '../../server/smmu/events.ts'
 import { ARM_SMMU_GBPA, ARM_SMMU_IDR0, IDR0_S2P } from '../../server/smmu/registers.ts'
+import { CONFIG, ste } from '../unit/smmu/fields.ts'
 import { HostDriver, STE } from './driver.ts'
 import { EDU_ARGS, EDU_SID, Edu } from './edu.ts'
 import { QtestMachine, RAM, SMMU } from './machine.ts'
@@ -104,7 +105,7 @@ describe('what a stream entry of the host lets a device do (server/hypervisor/RE
   })
 
   test('an entry with a second stage is refused', async () => {
-    await driver.attach(EDU_SID, [STE.bypass[0] | (7n << 1n), STE.bypass[1]])
+    await driver.attach(EDU_SID, ste({ config: CONFIG.nested, shCfg: 1 }).slice(0, 2))
     expect(await warnings()).toEqual(['HYP_CFGI_STE'])
     expect((await copy(same(SOURCE), same(TARGET))).touched).toBe(false)
   })

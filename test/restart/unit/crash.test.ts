@@ -22,6 +22,7 @@ import {
   STE,
   shadowSte,
 } from '../../unit/hypervisor/pkvm/support.ts'
+import { cfgiSte, command, tlbiNhVa } from '../../unit/smmu/fields.ts'
 
 class Killed extends Error {}
 
@@ -157,7 +158,8 @@ const scenarios: Scenario[] = [
     name: 'a batch of invalidations',
     stages: all,
     prepare: boot,
-    act: (_, host) => host.commands([0x12, 0, 0x1000, 0], [0x12, 0, 0x2000, 0], [0x11, 5 << 16, 0, 0], [0x46, 0, 0, 0]),
+    act: (_, host) =>
+      host.commands(tlbiNhVa(0x1000), tlbiNhVa(0x2000), command('TLBI_NH_ASID', { asid: 5 }), command('SYNC')),
   },
   {
     name: 'the first entry of a stream, which needs a table',
@@ -197,7 +199,7 @@ const scenarios: Scenario[] = [
       host.ste(8, STE.s1)
       host.bench.memory.poke64(host.l2 + 0x8000, ...STE.bypass)
     },
-    act: (_, host) => host.commands([3, 8, 1, 0], [0x12, 0, 0x1000, 0], [3, 0x300, 1, 0], [0x46, 0, 0, 0]),
+    act: (_, host) => host.commands(cfgiSte(8), tlbiNhVa(0x1000), cfgiSte(0x300), command('SYNC')),
   },
   { name: 'the driver’s end', stages: all, prepare: boot, act: (_, host) => host.write(r.ARM_SMMU_CR0, 0) },
   {
@@ -260,15 +262,15 @@ describe.each(scenarios)('killed in: $name', ({ stages, prepare, act }) => {
 test('an answer to the hardware is given once', () => {
   // PRI_RESP, RESUME and STALL_TERM answer a device: a second one could be taken for the answer to something else.
   const once = [
-    [0x41, 8, 3, 0],
-    [0x44, 8, 5, 0],
-    [0x45, 8, 0, 0],
+    command('PRI_RESP', { sid: 8, prgIndex: 3 }),
+    command('RESUME', { sid: 8, stag: 5 }),
+    command('STALL_TERM', { sid: 8 }),
   ]
   for (let deadline = 0; deadline < 12; deadline++) {
     const bench = new Mortal('nested')
     const host = new Host(bench).boot()
     bench.deadline = bench.accesses + deadline
-    host.commands(...once, [0x12, 0, 0x1000, 0], [0x46, 0, 0, 0])
+    host.commands(...once, tlbiNhVa(0x1000), command('SYNC'))
     const opcodes = bench.hw.consumed.map(([word]) => word & 0xff)
     for (const [opcode] of once) expect(opcodes.filter(found => found === opcode)).toHaveLength(1)
   }
@@ -292,7 +294,7 @@ test('the host’s queue changes between the death and the repetition: nothing i
       return result
     }, again)
   let armed = false
-  const prod = host.place([0x12, 0, 0x1000, 0], [0x46, 0, 0, 0])
+  const prod = host.place(tlbiNhVa(0x1000), command('SYNC'))
   armed = true
   host.write(r.ARM_SMMU_CMDQ_PROD, prod)
   expect(bench.deaths).toBe(1)

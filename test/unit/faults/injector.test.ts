@@ -7,7 +7,8 @@ import { Trigger } from '../../../server/faults/trigger.ts'
 import { decodeEvent } from '../../../server/smmu/events.ts'
 import { newAnswer } from '../../../server/translate/answer.ts'
 import { HOST_EVTQ, MiB, RAM_BASE, STE, shadowSte } from '../hypervisor/pkvm/support.ts'
-import { CFGI_ALL, Cut, FaultyBench, Host, r, running, SYNC, tlbi } from './support.ts'
+import { CFGI_ALL, cfgiSte, command, SYNC, tlbiNhVa } from '../smmu/fields.ts'
+import { Cut, FaultyBench, Host, r, running, tlbi } from './support.ts'
 
 const rule = (where: FaultRule['where'], what: FaultRule['what'], when?: FaultRule['when']): FaultRule => ({
   name: 'fault',
@@ -193,10 +194,20 @@ describe('commands', () => {
   })
 
   test.each([
-    ['sid', { at: 'command', command: 'CFGI_STE', sid: 'nvme' }, [0x03, 0x10, 1, 0], [0x03, 0x11, 1, 0]],
-    ['address', { at: 'command', address: '0x7000' }, [0x12, 0, 0x7001, 0], [0x12, 0, 0x8001, 0]],
-    ['asid', { at: 'command', command: 'TLBI_NH_ASID', asid: 7 }, [0x11, 7 << 16, 0, 0], [0x11, 8 << 16, 0, 0]],
-    ['leaf', { at: 'command', command: 'TLBI_NH_VA', leaf: true }, [0x12, 0, 1, 0], [0x12, 0, 0, 0]],
+    ['sid', { at: 'command', command: 'CFGI_STE', sid: 'nvme' }, cfgiSte(0x10), cfgiSte(0x11)],
+    [
+      'address',
+      { at: 'command', address: '0x7000' },
+      command('TLBI_NH_VA', { leaf: 1, address: 0x7000 }),
+      command('TLBI_NH_VA', { leaf: 1, address: 0x8000 }),
+    ],
+    [
+      'asid',
+      { at: 'command', command: 'TLBI_NH_ASID', asid: 7 },
+      command('TLBI_NH_ASID', { asid: 7 }),
+      command('TLBI_NH_ASID', { asid: 8 }),
+    ],
+    ['leaf', { at: 'command', command: 'TLBI_NH_VA', leaf: true }, command('TLBI_NH_VA', { leaf: 1 }), tlbiNhVa(0)],
   ] as const)('fields: %s', (_name, where, yes, no) => {
     const { bench, host } = running([rule(where, { do: 'drop' }, ALWAYS)])
     host.commands(no, SYNC)

@@ -114,7 +114,5 @@ export function running(rules: readonly FaultRule[] = [], setUp: SetUp = {}): { 
   return { bench, host }
 }
 
-export const SYNC = [0x46 | (2 << 12), 0, 0, 0] as const
-export const CFGI_ALL = [0x04, 0, 31, 0] as const
 export const tlbi = (page: number) => [0x12, 0, 1, page] as const
 export { Host, r }

@@ -10,6 +10,7 @@ import * as R from '../../../server/smmu/registers.ts'
 import * as S from '../../../server/smmu/ste.ts'
 import { NO_SSID, type Transaction } from '../../../server/smmu/transaction.ts'
 import type { WalkRegisters } from '../../../server/smmu/walker.ts'
+import * as Named from './fields.ts'
 
 export const RAM_BASE = 0x4000_0000
 
@@ -64,6 +65,8 @@ export interface CdFields {
   ips?: number
   t0?: Stage
   t1?: Stage
+  /** In place of what the others make. */
+  fields?: Named.CdFields
   /** Cleared from, then or'ed into, 64-bit words of the CD. */
   set?: Partial<Record<number, bigint>>
   clear?: Partial<Record<number, bigint>>
@@ -75,6 +78,8 @@ export interface SteFields {
   stage2?: Stage
   vmid?: number
   ps?: number
+  /** In place of what the others make. */
+  fields?: Named.SteFields
   set?: Partial<Record<number, bigint>>
   clear?: Partial<Record<number, bigint>>
 }
@@ -165,6 +170,7 @@ export class Builder {
     w[1] = BigInt(t0?.root ?? 0)
     w[2] = BigInt(t1?.root ?? 0)
     w[3] = 0x00ff_4404n
+    Named.setCd(w, fields.fields ?? {})
     return this.#apply(address, w, fields)
   }
 
@@ -190,6 +196,7 @@ export class Builder {
         S.STRTAB_STE_2_S2PTW
       w[3] = BigInt(stage2.root)
     }
+    Named.setSte(w, fields.fields ?? {})
     return this.#apply(address, w, fields)
   }
 }

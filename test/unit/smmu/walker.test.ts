@@ -164,30 +164,24 @@ describe('STE (IHI 0070 sections 5.2, 5.2.2)', () => {
     ['S2TG Reserved', 6, { set: { 2: VTCR(S.STRTAB_STE_2_VTCR_S2TG) } }, {}, true],
     ['S2TG not implemented', 6, {}, { idr5: R.IDR5_GRAN4K }, true],
     ['S2SL0 Reserved', 6, { set: { 2: VTCR(S.STRTAB_STE_2_VTCR_S2SL0) } }, {}, true],
-    ['S2T0SZ above 39', 6, { set: { 2: 40n << 32n } }, {}, true],
-    ['S2T0SZ below 64 - IAS', 6, { clear: { 2: VTCR(S.STRTAB_STE_2_VTCR_S2T0SZ) }, set: { 2: 19n << 32n } }, {}, true],
-    [
-      'S2T0SZ too small for S2SL0 = 1',
-      6,
-      { clear: { 2: VTCR(S.STRTAB_STE_2_VTCR_S2SL0) }, set: { 2: 1n << 38n } },
-      {},
-      true,
-    ],
-    ['S2T0SZ too large for S2SL0 = 2', 6, { clear: { 2: VTCR(0x3fn) }, set: { 2: 25n << 32n } }, {}, true],
-    ['S2T0SZ that leaves one bit to level 0', 6, { clear: { 2: VTCR(0x3fn) }, set: { 2: 24n << 32n } }, {}, false],
+    ['S2T0SZ above 39', 6, { fields: { s2T0sz: 40 } }, {}, true],
+    ['S2T0SZ below 64 - IAS', 6, { fields: { s2T0sz: 19 } }, {}, true],
+    ['S2T0SZ too small for S2SL0 = 1', 6, { fields: { s2Sl0: 1 } }, {}, true],
+    ['S2T0SZ too large for S2SL0 = 2', 6, { fields: { s2T0sz: 25 } }, {}, true],
+    ['S2T0SZ that leaves one bit to level 0', 6, { fields: { s2T0sz: 24 } }, {}, false],
     ['S2TTB beyond S2PS', 6, { ps: R.IDR5_OAS_32_BIT, set: { 3: 1n << 32n } }, {}, true],
     ['S2TTB beyond OAS', 6, { ps: R.IDR5_OAS_52_BIT, set: { 3: 1n << 44n } }, {}, true],
     ['S2 fields without stage 2', 5, { set: { 2: 0xffff_ffff_0000_0000n } }, {}, false],
     ['S1STALLD without the stall model', 5, { set: { 1: S.STRTAB_STE_1_S1STALLD } }, {}, true],
     ['S1STALLD without stage 1', 6, { set: { 1: S.STRTAB_STE_1_S1STALLD } }, {}, false],
-    ['S1CDMax without SubstreamIDs', 5, { set: { 0: 5n << 59n } }, {}, false],
-    ['S1CDMax without stage 1', 6, { set: { 0: 5n << 59n } }, {}, false],
+    ['S1CDMax without SubstreamIDs', 5, { fields: { s1CdMax: 5 } }, {}, false],
+    ['S1CDMax without stage 1', 6, { fields: { s1CdMax: 5 } }, {}, false],
     ['S1ContextPtr beyond OAS', 5, { set: { 0: 1n << 44n } }, {}, true],
     ['S1ContextPtr beyond OAS without stage 1', 6, { set: { 0: 1n << 44n } }, {}, false],
     ['a VMID of 16 bits without VMID16', 6, { vmid: 0x100 }, { idr0: R.IDR0_VMID16 }, true],
     ['a VMID of 16 bits in bypass', 4, { vmid: 0x100 }, { idr0: R.IDR0_VMID16 }, false],
     ['STRW without HYP', 5, { set: { 1: S.STRTAB_STE_1_STRW } }, {}, false],
-    ['EATS without ATS', 5, { set: { 1: 2n << 28n } }, {}, false],
+    ['EATS without ATS', 5, { fields: { eats: 2 } }, {}, false],
     ['words 4 to 7', 5, { set: { 4: -1n & 0xffff_ffff_ffff_ffffn, 7: 1n } }, {}, false],
   ])('%s', (_, config, fields, clear, illegal) => {
     const rig = new Rig()
@@ -203,9 +197,9 @@ describe('STE (IHI 0070 sections 5.2, 5.2.2)', () => {
   })
 
   it.each([
-    ['01', { set: { 1: 1n << 30n } }, 'C_BAD_STE'],
-    ['11', { set: { 1: 3n << 30n } }, 'C_BAD_STE'],
-    ['10', { set: { 1: 2n << 30n } }, 'pa=0x40555000 shift=12 rwx'],
+    ['01', { fields: { strw: 1 } }, 'C_BAD_STE'],
+    ['11', { fields: { strw: 3 } }, 'C_BAD_STE'],
+    ['10', { fields: { strw: 2 } }, 'pa=0x40555000 shift=12 rwx'],
   ])('STRW 0b%s with HYP', (_, fields, expected) => {
     const rig = new Rig()
     rig.id = idRegisters({ idr0: R.IDR0_HYP })
@@ -219,7 +213,7 @@ describe('STE (IHI 0070 sections 5.2, 5.2.2)', () => {
     rig.id = idRegisters({ idr0: R.IDR0_HYP }, { idr0: R.IDR0_ASID16 })
     const t0 = rig.stage(false, 48)
     rig.map(t0, 0x1000n, PA, BigInt(P.ARM_LPAE_PTE_AF))
-    rig.stage1({ t0, asid: 0x1234, set: { 0: C.CTXDESC_CD_0_TCR_EPD0 } }, { set: { 1: 2n << 30n } })
+    rig.stage1({ t0, asid: 0x1234, set: { 0: C.CTXDESC_CD_0_TCR_EPD0 } }, { fields: { strw: 2 } })
     expect(rig.go(0x1000n, { write: true })).toBe('pa=0x40555000 shift=12 rwx')
     expect(rig.go(0xffff_0000_0000_1000n)).toBe('F_TRANSLATION read S1 IN input=0xffff000000001000')
     rig.registers = { cr2: R.CR2_E2H }
@@ -230,12 +224,12 @@ describe('STE (IHI 0070 sections 5.2, 5.2.2)', () => {
     const rig = new Rig()
     const t0 = rig.stage(false, 48)
     rig.map(t0, 0x1000n, PA, BigInt(P.ARM_LPAE_PTE_AF) | (BigInt(P.ARM_LPAE_PTE_HI_PXN) << 32n))
-    rig.stage1({ t0 }, { set: { 1: (3n << 48n) | (3n << 50n) } })
+    rig.stage1({ t0 }, { fields: { privCfg: 3, instCfg: 3 } })
     expect(rig.go(0x1000n)).toBe('F_PERMISSION read S1 IN input=0x1000')
     rig.id = idRegisters({ idr1: R.IDR1_ATTR_PERMS_OVR })
     expect(rig.go(0x1000n)).toBe('F_PERMISSION read instruction privileged S1 IN input=0x1000')
     expect(rig.go(0x1000n, { write: true })).toBe('pa=0x40555000 shift=12 rw')
-    rig.stage1({ t0 }, { set: { 1: (2n << 48n) | (2n << 50n) } })
+    rig.stage1({ t0 }, { fields: { privCfg: 2, instCfg: 2 } })
     expect(rig.go(0x1000n, { privileged: true, instruction: true })).toBe('F_PERMISSION read S1 IN input=0x1000')
   })
 })
@@ -272,7 +266,7 @@ describe('SubstreamIDs (IHI 0070 sections 5.2, 7.3.7, 7.3.9)', () => {
     const rig = substreams()
     const cd = rig.alloc(64 * 16)
     table(rig, [0, 3], n => cd + 64 * n)
-    rig.stream({ config: 5, cd, set: { 0: 4n << 59n, 1: dss } })
+    rig.stream({ config: 5, cd, fields: { s1CdMax: 4, s1Dss: dss } })
     expect(rig.go(0x1000n, { ssid })).toBe(expected)
   })
 
@@ -293,15 +287,15 @@ describe('SubstreamIDs (IHI 0070 sections 5.2, 7.3.7, 7.3.9)', () => {
       })
       table(rig, [3, 67], n => l2[n >> bits] + 64 * (n & ((1 << bits) - 1)))
     } else table(rig, [3], n => l1 + 64 * n)
-    rig.stream({ config: 5, cd: l1, set: { 0: (8n << 59n) | (fmt << 4n) } })
+    rig.stream({ config: 5, cd: l1, fields: { s1CdMax: 8, s1Fmt: fmt } })
     expect(rig.go(0x1000n, { ssid })).toBe(expected)
   })
 
   it('needs CD2L for two levels, and S1CDMax within SSIDSIZE', () => {
     const rig = substreams(idRegisters({ idr1: 8 << 6 }))
-    rig.stream({ config: 5, cd: RAM_BASE, set: { 0: (8n << 59n) | (1n << 4n) } })
+    rig.stream({ config: 5, cd: RAM_BASE, fields: { s1CdMax: 8, s1Fmt: 1 } })
     expect(rig.go(0n)).toBe('C_BAD_STE')
-    rig.stream({ config: 5, cd: RAM_BASE, set: { 0: 9n << 59n } })
+    rig.stream({ config: 5, cd: RAM_BASE, fields: { s1CdMax: 9 } })
     expect(rig.go(0n)).toBe('C_BAD_STE')
   })
 
@@ -327,11 +321,11 @@ describe('SubstreamIDs (IHI 0070 sections 5.2, 7.3.7, 7.3.9)', () => {
 
   it('a level 1 descriptor that cannot be read, or points beyond OAS', () => {
     const rig = substreams()
-    rig.stream({ config: 5, cd: 0x1000, set: { 0: (8n << 59n) | (1n << 4n) } })
+    rig.stream({ config: 5, cd: 0x1000, fields: { s1CdMax: 8, s1Fmt: 1 } })
     expect(rig.go(0n, { ssid: 70 })).toBe('F_CD_FETCH ssid=0x46 fetch=0x1008')
     const l1 = rig.alloc(4096)
     rig.memory.set64(l1, (1n << 44n) | 1n)
-    rig.stream({ config: 5, cd: l1, set: { 0: (8n << 59n) | (1n << 4n) } })
+    rig.stream({ config: 5, cd: l1, fields: { s1CdMax: 8, s1Fmt: 1 } })
     expect(rig.go(0n, { ssid: 5 })).toBe('C_BAD_SUBSTREAMID ssid=0x5')
   })
 })
@@ -353,7 +347,7 @@ describe('CD (IHI 0070 sections 5.4, 5.4.2)', () => {
     ['TG0 not implemented', {}, { idr5: R.IDR5_GRAN4K }, 'C_BAD_CD'],
     ['TTB0 beyond IPS', { ips: R.IDR5_OAS_32_BIT, set: { 1: 1n << 32n } }, {}, 'C_BAD_CD'],
     ['TTB0 beyond OAS', { ips: R.IDR5_OAS_52_BIT, set: { 1: 1n << 44n } }, {}, 'C_BAD_CD'],
-    ['T1SZ wrong while EPD1', { set: { 0: 0x3fn << 16n, 2: 1n << 44n } }, {}, 'pa'],
+    ['T1SZ wrong while EPD1', { fields: { t1sz: 0x3f, ttb1: 2 ** 44 } }, {}, 'pa'],
     ['T1SZ wrong while not EPD1', { clear: { 0: C.CTXDESC_CD_0_TCR_EPD1 } }, {}, 'C_BAD_CD'],
     ['an ASID of 16 bits without ASID16', { asid: 0x100 }, { idr0: R.IDR0_ASID16 }, 'C_BAD_CD'],
     ['IPS above OAS', { ips: 7 }, {}, 'pa'],
@@ -879,7 +873,7 @@ describe('nested (IHI 0070 section 7.3.22)', () => {
   })
 
   it('bypasses stage 1 by S1DSS but not stage 2', () => {
-    const rig = new Nested().ready({ set: { 0: 4n << 59n, 1: 1n } })
+    const rig = new Nested().ready({ fields: { s1CdMax: 4, s1Dss: 1 } })
     rig.id = idRegisters({ idr1: 8 << 6 })
     expect(rig.go(DATA + 5n)).toBe('pa=0x40555005 shift=12 rwx')
   })

@@ -13,6 +13,7 @@ import { TraceReader } from '../../../server/trace/reader.ts'
 import { type Divergence, Replay } from '../../../server/trace/replay.ts'
 import { warningsOf } from '../../../server/trace/warnings.ts'
 import { HOST_L2, MiB, STE } from '../hypervisor/pkvm/support.ts'
+import { command, TLBI_NSNH_ALL } from '../smmu/fields.ts'
 import { bootRecording, folder, recording, scriptedBoot, trap } from './synthetic.ts'
 
 function replay(path: string, factory: PolicyFactory, options: PolicyOptions = {}) {
@@ -135,14 +136,14 @@ test('reboots, slow hardware and waits that time out replay the same', async () 
     const [hardware] = bench.hardware
     if (hardware === undefined) return
     hardware.slow = 7
-    bench.host.write(0x98, bench.host.place([0x30, 0, 0, 0], [0x46, 0, 0, 0]))
+    bench.host.write(0x98, bench.host.place(TLBI_NSNH_ALL, command('SYNC')))
     bench.reset()
     bench.host.boot()
     bench.host.attach(8, STE.s1)
     bench.host.attach(8, STE.abort)
     bench.host.attach(8, STE.s1)
     hardware.stuck = true
-    bench.host.commands([0x46, 0, 0, 0])
+    bench.host.commands(command('SYNC'))
   })
   const { divergences, replayed } = replay(path, pkvm, { waitMs: 20 })
   expect(where(divergences)).toEqual([])

@@ -29,6 +29,7 @@ import {
   TestHardware,
   TestMemory,
 } from '../hypervisor/pkvm/support.ts'
+import { command, SYNC } from '../smmu/fields.ts'
 
 export const header: Omit<TraceHeader, 'segment'> = {
   recording: 'a-b-c',
@@ -193,12 +194,12 @@ export function scriptedBoot(bench: RecordedBench, rounds = 20): void {
   host.boot()
   host.attach(8, STE.s1)
   for (let round = 0; round < rounds; round++) {
-    host.commands([0x12, 0, 0x4000_0000 + round * 4096, 0], [0x46 | (2 << 12), 0, 0, 0])
+    host.commands([0x12, 0, 0x4000_0000 + round * 4096, 0], SYNC)
     bench.read(0x9c)
   }
   host.attach(9, STE.bypass)
   bench.donate(HOST_L2 + MiB, 8192, 1)
-  host.commands([0x20, 0, 0, 0], [0x46 | (2 << 12), 0, 0, 0])
+  host.commands(command('TLBI_EL2_ALL'), SYNC)
   bench.read(0x1f0)
   host.write(0x20, 0)
 }

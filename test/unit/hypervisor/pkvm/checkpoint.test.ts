@@ -6,8 +6,10 @@ import { CheckpointError, checkpointChecksum } from '../../../../server/hypervis
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { SERIES_STEPS } from '../../../../server/policy/policy.ts'
 import { OK } from '../../../../server/policy/result.ts'
+import { fieldPrep } from '../../../../server/smmu/bits.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
+import { command } from '../../smmu/fields.ts'
 import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, type SetUp, STE, shadowSte, shadowSteAddress } from './support.ts'
 
 /** A new server on the same machine. */
@@ -30,7 +32,10 @@ const setUps: [string, SetUp][] = [
   ['QEMU', {}],
   ['a linear table', { ids: [{ idr1: (QEMU.idr1 & ~r.IDR1_SIDSIZE) | 8 }] }],
   ['no range invalidation', { ids: [{ idr3: 0 }] }],
-  ['big-endian tables', { ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | (r.IDR0_TTENDIAN_BE << 21) }] }],
+  [
+    'big-endian tables',
+    { ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | fieldPrep(r.IDR0_TTENDIAN, r.IDR0_TTENDIAN_BE) }] },
+  ],
   ['64 KiB granule', { options: { granule: 65536 } }],
   ['a small pool', { options: { poolPages: 60 } }],
   ...SERIES_STEPS.map((until): [string, SetUp] => [`until ${until}`, { options: { until } }]),
@@ -67,11 +72,11 @@ test.each(setUps)('replaced before every trap: %s', (_, setUp) => {
       host.attach(8, STE.invalid)
     }
     bench.hw.illegal = 0xee
-    host.commands([0xee, 0, 0, 0], [0x46, 0, 0, 0])
+    host.commands(command(0xee), command('SYNC'))
     bench.read(r.ARM_SMMU_CMDQ_CONS)
     bench.hw.illegal = -1
     bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
-    host.commands([0x10, 0, 0, 0], [0x46, 0, 0, 0])
+    host.commands(command('TLBI_NH_ALL'), command('SYNC'))
     bench.hyp.donate(RAM_BASE + 16 * MiB, 2 ** 17, 3)
     bench.trap(false, 8, 4)
     if (replace) takeOver(bench, setUp)
@@ -106,7 +111,7 @@ describe('size and cost', () => {
       scans++
       return ranges.apply(bench.hyp, args)
     }
-    host.commands([0x46, 0, 0, 0])
+    host.commands(command('SYNC'))
     expect(bench.hyp.generation).toBeGreaterThan(generation)
     const after = bench.hyp.checkpoint()
     expect(scans).toBe(0)
@@ -122,7 +127,7 @@ describe('size and cost', () => {
     bench.hyp.reset()
     const host = new Host(bench).boot()
     const acts: (() => void)[] = [
-      () => host.commands([0x46, 0, 0, 0]),
+      () => host.commands(command('SYNC')),
       () => host.attach(8, STE.s1),
       () => host.attach(8, STE.abort),
       () => bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1),

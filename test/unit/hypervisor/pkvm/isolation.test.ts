@@ -3,9 +3,10 @@
  * What a device reaches, decided by walking the hypervisor's tables and the host's as an SMMU does: stream × target ×
  * direction, and every granule and output size of the idmap.
  */
+
 import { beforeEach, describe, expect, test } from 'vitest'
 import { OK } from '../../../../server/policy/result.ts'
-import { fieldPrep64 } from '../../../../server/smmu/bits.ts'
+import { fieldPrep, fieldPrep64 } from '../../../../server/smmu/bits.ts'
 import * as c from '../../../../server/smmu/cd.ts'
 import * as E from '../../../../server/smmu/events.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
@@ -13,6 +14,7 @@ import * as P from '../../../../server/smmu/pagetable.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { NO_SSID, type Outcome } from '../../../../server/smmu/transaction.ts'
 import { Walker } from '../../../../server/smmu/walker.ts'
+import { CONFIG, ste } from '../../smmu/fields.ts'
 import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, Host, MiB, RAM_BASE, type SetUp, SMMU_BASE, STE } from './support.ts'
 
 const CD = RAM_BASE + 10 * MiB
@@ -62,7 +64,7 @@ function stage1(context = CD, table = TABLES): readonly bigint[] {
     0n,
     0xffn,
   )
-  return [1n | (5n << 1n) | BigInt(context), 0xd4n | (1n << 44n)]
+  return ste({ config: CONFIG.s1, s1ContextPtr: context, s1Cir: 1, s1Cor: 1, s1Csh: 3, shCfg: 1 })
 }
 
 /** A device's access, translated by the tables that the hardware's registers lead to. */
@@ -265,7 +267,7 @@ describe('every granule and output size is one that the architecture accepts', (
   })
 
   test('big-endian', () => {
-    start({ ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | (r.IDR0_TTENDIAN_BE << 21) }] })
+    start({ ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | fieldPrep(r.IDR0_TTENDIAN, r.IDR0_TTENDIAN_BE) }] })
     host.attach(SID, STE.bypass)
     const outcome = dma(SID, OWNED, true)
     // The model of the walker may be little-endian only: then the entry is refused, which isolates as well.

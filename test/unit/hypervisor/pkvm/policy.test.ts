@@ -10,9 +10,13 @@ import { COMMAND_KEPT } from '../../../../server/policy/report.ts'
 import { OK, resultName } from '../../../../server/policy/result.ts'
 import { CMDQ_OP_TLBI_NH_ALL, CMDQ_OP_TLBI_NH_VA } from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
+import { command, ste, tlbiNhVa } from '../../smmu/fields.ts'
 import { Bench, Host, STE, shadowSte } from './support.ts'
 
 const trapOf = (fields: Partial<Trap>): Trap => ({ ...newTrap(), seq: 1, size: 4, ...fields })
+
+/** STE.MEV. */
+const [, MEV] = ste({ mev: 1 })
 
 describe('passthrough', () => {
   const bench = new Bench()
@@ -47,7 +51,7 @@ describe('pkvm, changed in one place', () => {
   test('a command that pkvm drops is passed on', () => {
     const bench = new Bench({ overrides: { commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => COMMAND_KEPT } } })
     bench.hyp.reset()
-    new Host(bench).boot().commands([CMDQ_OP_TLBI_NH_ALL, 0, 0, 0], [0x20, 0, 0, 0])
+    new Host(bench).boot().commands([CMDQ_OP_TLBI_NH_ALL, 0, 0, 0], command('TLBI_EL2_ALL'))
     expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_ALL'])
     expect(bench.report.take()).toEqual(['HYP_COMMAND_REFUSED'])
   })
@@ -62,7 +66,7 @@ describe('pkvm, changed in one place', () => {
       }
     const bench = new Bench({ overrides: { commands: { [CMDQ_OP_TLBI_NH_VA]: watch, 64: watch } } })
     bench.hyp.reset()
-    new Host(bench).boot().commands([0x12, 0, 0, 0], [0x12, 3, 0, 0], [0x40, 5, 0, 0])
+    new Host(bench).boot().commands(tlbiNhVa(0), command('TLBI_NH_VA', { vmid: 3 }), command('ATC_INV', { sid: 5 }))
     expect(vmids).toEqual([0, 3, 5])
     expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_VA', 'ATC_INV'])
   })
@@ -106,9 +110,9 @@ describe('pkvm, changed in one place', () => {
   test('streams are shadowed otherwise', () => {
     const bench = new Bench({
       overrides: {
-        stream: rule => (host, shadow, smmu) => {
-          const result = rule(host, shadow, smmu)
-          if (result === OK) shadow[1] |= 1n << 19n
+        stream: rule => (host, shadow, context) => {
+          const result = rule(host, shadow, context)
+          if (result === OK) shadow[1] |= MEV
           return result
         },
       },
@@ -116,7 +120,7 @@ describe('pkvm, changed in one place', () => {
     bench.hyp.reset()
     const host = new Host(bench).boot()
     host.attach(8, STE.s1)
-    expect(shadowSte(bench, 8)[1]).toBe(STE.s1[1] | (1n << 19n))
+    expect(shadowSte(bench, 8)[1]).toBe(STE.s1[1] | MEV)
     host.attach(8, STE.s2)
     expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
   })

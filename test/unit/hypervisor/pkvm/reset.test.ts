@@ -4,6 +4,7 @@ import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import * as r from '../../../../server/smmu/registers.ts'
+import { command } from '../../smmu/fields.ts'
 import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
 
 /** Everything that a host could find out, and the tables. */
@@ -68,7 +69,7 @@ test('a reset in the middle of everything, without any farewell', () => {
   const first = state(bench)
   new Host(bench).boot().attach(8, STE.s1)
   bench.hw.stuck = true
-  new Host(bench).commands([0x46, 0, 0, 0])
+  new Host(bench).commands(command('SYNC'))
   bench.hw.stuck = false
   resetHardware(bench)
   bench.hyp.reset()

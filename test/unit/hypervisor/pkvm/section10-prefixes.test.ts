@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest'
 import { includesStep, SERIES_STEPS, type SeriesStep } from '../../../../server/policy/policy.ts'
 import * as r from '../../../../server/smmu/registers.ts'
+import { command } from '../../smmu/fields.ts'
 import { Bench, CARVEOUT_BASE, HOST_CMDQ, HOST_EVTQ, HOST_STRTAB, Host, RAM_BASE, STE, shadowSte } from './support.ts'
 
 function start(until: SeriesStep): { bench: Bench; host: Host } {
@@ -49,7 +50,7 @@ describe.each(SERIES_STEPS)('until %s', until => {
     host.boot()
     const base = Number(bench.hw.get64(r.ARM_SMMU_CMDQ_BASE) & 0xf_ffff_ffff_ffe0n)
     expect(base === HOST_CMDQ).toBe(!has('cmdq'))
-    host.commands([0x10, 0, 0, 0], [0x46, 0, 0, 0])
+    host.commands(command('TLBI_NH_ALL'), command('SYNC'))
     expect(bench.hw.takeCommands()).toEqual(has('cmdq') ? ['SYNC'] : ['TLBI_NH_ALL', 'SYNC'])
     expect(bench.report.take()).toEqual(has('cmdq') ? ['HYP_COMMAND_REFUSED'] : [])
     expect(bench.hyp.ownership.pinsAt(HOST_CMDQ)).toBe(has('cmdq') ? 1 : 0)

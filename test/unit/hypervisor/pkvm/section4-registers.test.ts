@@ -4,6 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { REGISTERS } from '../../../../server/smmu/registers.ts'
+import { command } from '../../smmu/fields.ts'
 import { Bench, HOST_CMDQ, HOST_EVTQ, HOST_STRTAB, Host, RAM_BASE } from './support.ts'
 
 /** The table of the reference. 'hw': forwarded. 'emulated': has rows of its own below. '-': a warning. */
@@ -294,7 +295,7 @@ describe('state', () => {
   test('CMDQ_CONS shows an error that the hardware reports, and keeps it', () => {
     host.boot()
     bench.hw.illegal = 0x05
-    host.commands([0x05, 1, 1, 0])
+    host.commands(command('CFGI_CD', { sid: 1, leaf: 1 }))
     expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED'])
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS) >>> 24).toBe(r.CMDQ_ERR_CERROR_ILL_IDX)
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(host.prod)
@@ -302,7 +303,7 @@ describe('state', () => {
     bench.hw.illegal = -1
     bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS) >>> 24).toBe(r.CMDQ_ERR_CERROR_ILL_IDX)
-    host.commands([0x46, 0, 0, 0])
+    host.commands(command('SYNC'))
     expect(bench.report.take()).toEqual([])
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS) >>> 24).toBe(r.CMDQ_ERR_CERROR_ILL_IDX)
   })

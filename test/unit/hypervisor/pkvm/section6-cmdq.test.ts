@@ -2,8 +2,8 @@
 /** The command queue, command × field values (server/hypervisor/README.md, section 6). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../../server/policy/report.ts'
-import * as c from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
+import { CFGI_ALL, CS_IRQ, CS_SEV, cfgiSte, command, SYNC, TLBI_NSNH_ALL, tlbiNhVa } from '../../smmu/fields.ts'
 import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, STE } from './support.ts'
 
 let bench: Bench
@@ -16,31 +16,33 @@ beforeEach(() => {
 })
 
 const SIZE = 2 ** HOST_LOG2SIZE
-const sync = [c.CMDQ_OP_CMD_SYNC | (2 << 12), 0, 0, 0]
 
 describe('filter', () => {
   const passed: [string, number[]][] = [
-    ['PREFETCH_CFG', [0x01, 5, 0, 0]],
-    ['CFGI_ALL', [0x04, 0, 31, 0]],
+    ['PREFETCH_CFG', command('PREFETCH_CONFIG', { sid: 5 })],
+    ['CFGI_ALL', CFGI_ALL],
     ['CFGI_ALL with other bits', [0x04, 77, 0xffff_ffff, 5]],
-    ['CFGI_CD', [0x05, 8, 1, 0]],
-    ['CFGI_CD_ALL', [0x06, 8, 0, 0]],
-    ['TLBI_NH_ASID', [0x11, 0x0007_0000, 0, 0]],
-    ['TLBI_NH_VA', [0x12, 0xffff_0000, 0x1234_5001, 0xffff]],
-    ['TLBI_NH_VA of a range', [0x12 | (31 << 12) | (3 << 20), 0x0001_0000, 0x1234_5401, 0]],
-    ['TLBI_NH_VAA', [0x13, 0, 0x1234_5000, 0]],
-    ['TLBI_NSNH_ALL', [0x30, 0, 0, 0]],
+    ['CFGI_CD', command('CFGI_CD', { sid: 8, leaf: 1 })],
+    ['CFGI_CD_ALL', command('CFGI_CD_ALL', { sid: 8 })],
+    ['TLBI_NH_ASID', command('TLBI_NH_ASID', { asid: 7 })],
+    ['TLBI_NH_VA', command('TLBI_NH_VA', { asid: 0xffff, leaf: 1, address: 0xffff_1234_5000 })],
+    [
+      'TLBI_NH_VA of a range',
+      command('TLBI_NH_VA', { num: 0x1f, scale: 3, asid: 1, leaf: 1, tg: 1, address: 0x1234_5000 }),
+    ],
+    ['TLBI_NH_VAA', command('TLBI_NH_VAA', { address: 0x1234_5000 })],
+    ['TLBI_NSNH_ALL', TLBI_NSNH_ALL],
     ['TLBI_NSNH_ALL whatever its fields', [0x30, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff]],
-    ['ATC_INV', [0x40, 8, 52, 0]],
-    ['PRI_RESP', [0x41, 8, 0x1000, 0]],
-    ['RESUME', [0x44, 8, 3, 0]],
-    ['SYNC, CS none', [0x46, 0, 0, 0]],
-    ['SYNC, CS SEV', [0x46 | (2 << 12), 0, 0, 0]],
-    ['SYNC, CS none with a leftover MSI address', [0x46, 9, 0x4000_0000, 1]],
-    ['PREFETCH_ADDR', [0x02, 8, 0, 0]],
-    ['STALL_TERM', [0x45, 8, 0, 0]],
+    ['ATC_INV', command('ATC_INV', { sid: 8, size: 0x34 })],
+    ['PRI_RESP', command('PRI_RESP', { sid: 8, resp: 1 })],
+    ['RESUME', command('RESUME', { sid: 8, stag: 3 })],
+    ['SYNC, CS none', command('SYNC')],
+    ['SYNC, CS SEV', SYNC],
+    ['SYNC, CS none with a leftover MSI address', command('SYNC', { msiData: 9, msiAddress: 0x1_4000_0000 })],
+    ['PREFETCH_ADDR', command('PREFETCH_ADDR', { sid: 8 })],
+    ['STALL_TERM', command('STALL_TERM', { sid: 8 })],
     ['a reserved opcode', [0xee, 1, 2, 3]],
-    ['opcode 0', [0, 0, 0, 0]],
+    ['opcode 0', command(0x00)],
   ]
   test.each(passed)('%s is passed on as it is', (_, words) => {
     host.commands(words)
@@ -50,25 +52,25 @@ describe('filter', () => {
   })
 
   const dropped: [string, number[], string][] = [
-    ['CFGI_STE_RANGE of 0', [0x04, 8, 0, 0], 'HYP_CFGI_RANGE'],
-    ['CFGI_STE_RANGE of 30', [0x04, 8, 30, 0], 'HYP_CFGI_RANGE'],
+    ['CFGI_STE_RANGE of 0', command('CFGI_STE_RANGE', { sid: 8 }), 'HYP_CFGI_RANGE'],
+    ['CFGI_STE_RANGE of 30', command('CFGI_STE_RANGE', { sid: 8, range: 0x1e }), 'HYP_CFGI_RANGE'],
     ['CFGI_STE_RANGE of 32 (0 with a bit above)', [0x04, 8, 32, 0], 'HYP_CFGI_RANGE'],
-    ['TLBI_NH_ALL', [0x10, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
-    ['TLBI_NH_ASID, VMID 1', [0x11, 0x0007_0001, 0, 0], 'HYP_COMMAND_VMID'],
-    ['TLBI_NH_ASID, VMID 0x8000', [0x11, 0x8000, 0, 0], 'HYP_COMMAND_VMID'],
-    ['TLBI_NH_VA, VMID 1', [0x12, 0x0007_0001, 0x1000, 0], 'HYP_COMMAND_VMID'],
-    ['TLBI_NH_VAA, VMID 1', [0x13, 1, 0x1000, 0], 'HYP_COMMAND_VMID'],
-    ['TLBI_EL2_ALL', [0x20, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
-    ['TLBI_EL2_ASID', [0x21, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
-    ['TLBI_EL2_VA', [0x22, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
-    ['TLBI_EL2_VAA', [0x23, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
-    ['TLBI_S12_VMALL', [0x28, 0, 0, 0], 'HYP_COMMAND_REFUSED'],
-    ['TLBI_S2_IPA', [0x2a, 0, 0x1000, 0], 'HYP_COMMAND_REFUSED'],
-    ['CFGI_STE that fails', [0x03, 0xffff_ffff, 1, 0], 'HYP_CFGI_STE'],
+    ['TLBI_NH_ALL', command('TLBI_NH_ALL'), 'HYP_COMMAND_REFUSED'],
+    ['TLBI_NH_ASID, VMID 1', command('TLBI_NH_ASID', { vmid: 1, asid: 7 }), 'HYP_COMMAND_VMID'],
+    ['TLBI_NH_ASID, VMID 0x8000', command('TLBI_NH_ASID', { vmid: 0x8000 }), 'HYP_COMMAND_VMID'],
+    ['TLBI_NH_VA, VMID 1', command('TLBI_NH_VA', { vmid: 1, asid: 7, address: 0x1000 }), 'HYP_COMMAND_VMID'],
+    ['TLBI_NH_VAA, VMID 1', command('TLBI_NH_VAA', { vmid: 1, address: 0x1000 }), 'HYP_COMMAND_VMID'],
+    ['TLBI_EL2_ALL', command('TLBI_EL2_ALL'), 'HYP_COMMAND_REFUSED'],
+    ['TLBI_EL2_ASID', command('TLBI_EL2_ASID'), 'HYP_COMMAND_REFUSED'],
+    ['TLBI_EL2_VA', command('TLBI_EL2_VA'), 'HYP_COMMAND_REFUSED'],
+    ['TLBI_EL2_VAA', command('TLBI_EL2_VAA'), 'HYP_COMMAND_REFUSED'],
+    ['TLBI_S12_VMALL', command('TLBI_S12_VMALL'), 'HYP_COMMAND_REFUSED'],
+    ['TLBI_S2_IPA', command('TLBI_S2_IPA', { address: 0x1000 }), 'HYP_COMMAND_REFUSED'],
+    ['CFGI_STE that fails', cfgiSte(0xffff_ffff), 'HYP_CFGI_STE'],
   ]
   test.each(dropped)('%s is dropped with a warning', (_, words, code) => {
-    host.commands(words, sync)
-    expect(bench.hw.consumed).toEqual([sync])
+    host.commands(words, SYNC)
+    expect(bench.hw.consumed).toEqual([SYNC])
     expect(bench.report.warnings).toMatchObject([{ code, smmu: 0 }])
     if (code !== 'HYP_CFGI_STE') expect(bench.report.warnings[0].values).toEqual(words)
     expect(bench.report.commands).toEqual([
@@ -79,11 +81,12 @@ describe('filter', () => {
   })
 
   test.each([
-    ['with an address', [0x46 | (1 << 12), 0x1234, 0x4000_0000, 0x12]],
-    ['into hypervisor memory', [0x46 | (1 << 12) | (3 << 22) | (15 << 24), 7, 0x41ff_0000, 0]],
-  ])('SYNC, CS = IRQ %s becomes SEV without an address', (_, words) => {
-    host.commands(words)
-    expect(bench.hw.consumed).toEqual([[(words[0] & ~(3 << 12)) | (2 << 12), words[1], 0, 0]])
+    ['with an address', { msiData: 0x1234 }, 0x12_4000_0000],
+    ['into hypervisor memory', { msh: 3, msiAttr: 0xf, msiData: 7 }, 0x41ff_0000],
+  ])('SYNC, CS = IRQ %s becomes SEV without an address', (_, fields, msiAddress) => {
+    host.commands(command('SYNC', { ...fields, cs: CS_IRQ, msiAddress }))
+    const withoutMsi = command('SYNC', { ...fields, cs: CS_SEV })
+    expect(bench.hw.consumed).toEqual([withoutMsi])
     expect(bench.report.commands).toEqual([{ smmu: 0, opcode: 0x46, verdict: COMMAND_REWRITTEN }])
     expect(bench.report.take()).toEqual([])
   })
@@ -104,21 +107,21 @@ describe('filter', () => {
 
 describe('consumption', () => {
   test('kept commands reach the hardware in order, dropped ones leave no hole', () => {
-    const commands = Array.from({ length: 20 }, (_, i) => [i % 3 === 0 ? 0x10 : 0x12, 0, i << 12, 0])
+    const commands = Array.from({ length: 20 }, (_, i) => (i % 3 === 0 ? command('TLBI_NH_ALL') : tlbiNhVa(i << 12)))
     host.commands(...commands)
     expect(bench.hw.consumed).toEqual(commands.filter(words => words[0] === 0x12))
   })
 
   test("the hardware's PROD is written once, after the commands", () => {
     const log = bench.record()
-    host.commands(...Array.from({ length: 100 }, (_, i) => [0x12, 0, i << 12, 0]), sync)
+    host.commands(...Array.from({ length: 100 }, (_, i) => tlbiNhVa(i << 12)), SYNC)
     expect(log.filter(({ what }) => what === 'reg')).toMatchObject([{ offset: r.ARM_SMMU_CMDQ_PROD }])
     expect(log.findIndex(({ what }) => what === 'reg')).toBeGreaterThan(log.findLastIndex(({ what }) => what === 'mem'))
   })
 
   test('a queue of nothing but dropped commands does not touch the hardware', () => {
     const log = bench.record()
-    host.commands([0x10, 0, 0, 0], [0x10, 0, 0, 0])
+    host.commands(command('TLBI_NH_ALL'), command('TLBI_NH_ALL'))
     expect(log).toEqual([])
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
   })
@@ -127,7 +130,7 @@ describe('consumption', () => {
     let expected = 0
     for (let i = 0; i < 50; i++) {
       const batch = 1 + ((i * 37) % SIZE)
-      host.commands(...Array.from({ length: batch }, (_, k) => [0x12, 0, (expected + k) << 12, 0]))
+      host.commands(...Array.from({ length: batch }, (_, k) => tlbiNhVa((expected + k) << 12)))
       expect(bench.hw.consumed.map(words => words[2] >>> 12)).toEqual(
         Array.from({ length: batch }, (_, k) => (expected + k) & 0xfffff),
       )
@@ -154,9 +157,9 @@ describe('consumption', () => {
   })
 
   test('PROD with bits above the wrap bit', () => {
-    host.place([0x12, 0, 0x5000, 0])
+    host.place(tlbiNhVa(0x5000))
     bench.write(r.ARM_SMMU_CMDQ_PROD, ((host.prod + 1) | 0xfff0_0000) >>> 0)
-    expect(bench.hw.consumed).toEqual([[0x12, 0, 0x5000, 0]])
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x5000)])
     expect(host.prod >>> 20).toBe(0xfff)
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod & (2 * SIZE - 1))
   })
@@ -193,9 +196,9 @@ describe('consumption', () => {
     bench.write(r.ARM_SMMU_CMDQ_PROD, 4)
     bench.write(r.ARM_SMMU_CMDQ_CONS, 4)
     bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
-    bench.memory.poke(HOST_CMDQ + 64, new Uint8Array(Uint32Array.from([0x12, 0, 0x7000, 0]).buffer))
+    bench.memory.poke(HOST_CMDQ + 64, new Uint8Array(Uint32Array.from(tlbiNhVa(0x7000)).buffer))
     bench.write(r.ARM_SMMU_CMDQ_PROD, 5)
-    expect(bench.hw.consumed).toEqual([[0x12, 0, 0x7000, 0]])
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x7000)])
   })
 })
 
@@ -203,7 +206,7 @@ describe('one copy', () => {
   test('each part of the queue is read once', () => {
     const reads: [number, number][] = []
     bench.memory.beforeRead = (address, length) => reads.push([address, length])
-    host.commands(...Array.from({ length: 10 }, () => [0x12, 0, 0, 0]), sync)
+    host.commands(...Array.from({ length: 10 }, () => tlbiNhVa(0)), SYNC)
     const inQueue = reads.filter(([address]) => address >= HOST_CMDQ && address < HOST_CMDQ + 16 * SIZE)
     expect(inQueue).toEqual([[HOST_CMDQ + 16 * 4, 16 * 11]])
   })
@@ -214,18 +217,15 @@ describe('one copy', () => {
       if (address < HOST_CMDQ || address >= HOST_CMDQ + 16 * SIZE) return
       for (let i = 0; i < SIZE; i++) bench.memory.poke64(HOST_CMDQ + 16 * i, 0x20n, 0n)
     }
-    host.commands([0x12, 0, 0x1000, 0], [0x10, 0, 0, 0], [0x46 | (1 << 12), 0, 0x4000_0000, 0])
-    expect(bench.hw.consumed).toEqual([
-      [0x12, 0, 0x1000, 0],
-      [0x46 | (2 << 12), 0, 0, 0],
-    ])
+    host.commands(tlbiNhVa(0x1000), command('TLBI_NH_ALL'), command('SYNC', { cs: 1, msiAddress: 0x4000_0000 }))
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x1000), SYNC])
   })
 })
 
 describe('a hardware that does not follow', () => {
   test('late consumption is waited for', () => {
     bench.hw.slow = 20
-    host.commands([0x12, 0, 0, 0], sync)
+    host.commands(tlbiNhVa(0), SYNC)
     expect(bench.report.take()).toEqual([])
     expect(bench.hw.consumed.length).toBe(2)
   })
@@ -236,20 +236,20 @@ describe('a hardware that does not follow', () => {
     host = new Host(bench).boot()
     bench.hw.stuck = true
     const before = bench.now
-    host.commands([0x12, 0, 0, 0], sync)
+    host.commands(tlbiNhVa(0), SYNC)
     expect(bench.now - before).toBeGreaterThanOrEqual(1000)
     expect(bench.now - before).toBeLessThan(1010)
     expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
     bench.hw.stuck = false
-    host.commands(sync)
+    host.commands(SYNC)
     expect(bench.report.take()).toEqual([])
     expect(bench.hw.consumed.length).toBe(3)
   })
 
   test('an error that comes late is seen in CONS', () => {
     bench.hw.stuck = true
-    host.commands([0x12, 0, 0, 0], sync)
+    host.commands(tlbiNhVa(0), SYNC)
     expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
     bench.hw.stuck = false
     bench.hw.illegal = 0x46
@@ -260,14 +260,14 @@ describe('a hardware that does not follow', () => {
   test('no room: a warning, what did not fit is lost, CONS has moved; it recovers', () => {
     bench.hw.stuck = true
     for (let sent = 0; sent < 4096; sent += 128) {
-      host.commands(...Array.from({ length: 128 }, () => [0x12, 0, 0, 0]))
+      host.commands(...Array.from({ length: 128 }, () => tlbiNhVa(0)))
       expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
     }
-    host.commands([0x12, 0, 0, 0], sync)
+    host.commands(tlbiNhVa(0), SYNC)
     expect(bench.report.take()[0]).toBe('HYP_CMDQ_ROOM')
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
     bench.hw.stuck = false
-    host.commands(sync)
+    host.commands(SYNC)
     expect(bench.report.take()).toEqual([])
     // The queue was full without the two that were lost.
     expect(bench.hw.consumed.length).toBe(4096 + 1)
@@ -281,7 +281,7 @@ describe('a hardware that does not follow', () => {
     for (let sid = 0; sid < 64; sid++) host.ste(sid, STE.s1)
     bench.hw.stuck = true
     const before = bench.now
-    host.commands(...Array.from({ length: 64 }, (_, sid) => [0x03, sid, 1, 0]), sync)
+    host.commands(...Array.from({ length: 64 }, (_, sid) => cfgiSte(sid)), SYNC)
     expect(bench.now - before).toBeLessThan(1100)
     expect(bench.report.take()).toContain('HYP_CFGI_STE')
   })
@@ -292,7 +292,7 @@ describe('a hardware that does not follow', () => {
     host = new Host(bench).boot()
     bench.hw.illegal = 0xee
     const before = bench.now
-    host.commands([0x12, 0, 0, 0], [0xee, 0, 0, 0], sync)
+    host.commands(tlbiNhVa(0), command(0xee), SYNC)
     expect(bench.now - before).toBeLessThan(10)
     expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED'])
     expect(bench.hw.consumed.length).toBe(1)
@@ -300,7 +300,7 @@ describe('a hardware that does not follow', () => {
     bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
     expect(bench.hw.consumed.map(([word]) => (word ?? 0) & 0xff)).toEqual([0x12, 0x46, 0x46])
     expect(bench.read(r.ARM_SMMU_GERROR)).toBe(bench.read(r.ARM_SMMU_GERRORN))
-    host.commands(sync)
+    host.commands(SYNC)
     expect(bench.report.take()).toEqual([])
   })
 })
@@ -308,7 +308,7 @@ describe('a hardware that does not follow', () => {
 test("the hypervisor's own commands go into the same queue, followed by SYNC", () => {
   host.l1(8)
   host.ste(8, STE.s1)
-  host.commands([0x12, 0, 0x1000, 0], [0x03, 8, 1, 0], [0x12, 0, 0x2000, 0], sync)
+  host.commands(tlbiNhVa(0x1000), cfgiSte(8), tlbiNhVa(0x2000), SYNC)
   expect(bench.hw.takeCommands()).toEqual([
     'TLBI_NH_VA',
     'CFGI_STE',

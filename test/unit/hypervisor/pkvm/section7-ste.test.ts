@@ -6,11 +6,12 @@ import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { PAGE_OWNED, PAGE_SHARED } from '../../../../server/hypervisor/pkvm/ownership.ts'
 import { MAX_STREAMS } from '../../../../server/hypervisor/pkvm/shadowStrtab.ts'
 import { EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EPERM, ERANGE, ETIMEDOUT } from '../../../../server/policy/result.ts'
-import { fieldGet64 } from '../../../../server/smmu/bits.ts'
+import { fieldGet64, fieldPrep } from '../../../../server/smmu/bits.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import * as s from '../../../../server/smmu/ste.ts'
 import { decodeSte } from '../../../../server/smmu/streamConfig.ts'
+import { CONFIG, ste, twoLevelCfg } from '../../smmu/fields.ts'
 import {
   Bench,
   CARVEOUT_BASE,
@@ -69,27 +70,48 @@ describe('conversion', () => {
   })
 
   test.each([0n, 1n, 2n, 3n])('abort, Config 0b0%i: words 2 and 3 zero', config => {
-    host.attach(SID, [1n | (config << 1n), 1n, 2n, 3n, 4n])
-    expect(shadowSte(bench, SID)).toEqual([1n | (config << 1n), 1n, 0n, 0n, 4n, 0n, 0n, 0n])
+    const [word0] = ste({ config })
+    host.attach(SID, [word0, 1n, 2n, 3n, 4n])
+    expect(shadowSte(bench, SID)).toEqual([word0, 1n, 0n, 0n, 4n, 0n, 0n, 0n])
     expect(bench.report.streams).toEqual([{ smmu: 0, sid: SID, host: Number(config), shadow: Number(config) }])
   })
 
   test.each(noise)('bypass becomes stage 2 only; words 2 and 3 of the host 0x%s do not matter', word => {
-    host.attach(SID, [9n, 0n, word, word, 4n])
-    expect(shadowSte(bench, SID)).toEqual([1n | (6n << 1n), 1n << 44n, stage2(), ttb(), 4n, 0n, 0n, 0n])
+    const [word0, word1] = ste({ config: CONFIG.bypass })
+    host.attach(SID, [word0, word1, word, word, 4n])
+    expect(shadowSte(bench, SID)).toEqual([
+      ...ste({ config: CONFIG.s2, shCfg: 1 }).slice(0, 2),
+      stage2(),
+      ttb(),
+      4n,
+      0n,
+      0n,
+      0n,
+    ])
     expect(bench.report.streams).toEqual([{ smmu: 0, sid: SID, host: 4, shadow: 6 }])
   })
 
   test.each(noise)('stage 1 becomes nested, its context pointer stays; word 2 of the host 0x%s', word => {
-    const word0 = 1n | (5n << 1n) | (2n << 4n) | 0x41_4140_0000n | (7n << 59n)
-    host.attach(SID, [word0, 0x10d6n | (3n << 44n), word, word])
-    expect(shadowSte(bench, SID)).toEqual([word0 | (2n << 1n), 0x10d6n | (1n << 44n), stage2(), ttb(), 0n, 0n, 0n, 0n])
+    const fields = {
+      s1Fmt: 2,
+      s1ContextPtr: 0x41_4140_0000,
+      s1CdMax: 7,
+      s1Dss: 2,
+      s1Cir: 1,
+      s1Cor: 1,
+      s1Csh: 3,
+      dre: 1,
+    }
+    const [word0, word1] = ste({ ...fields, config: CONFIG.s1, shCfg: 3 })
+    host.attach(SID, [word0, word1, word, word])
+    const [shadow0, shadow1] = ste({ ...fields, config: CONFIG.nested, shCfg: 1 })
+    expect(shadowSte(bench, SID)).toEqual([shadow0, shadow1, stage2(), ttb(), 0n, 0n, 0n, 0n])
     expect(bench.report.streams).toEqual([{ smmu: 0, sid: SID, host: 5, shadow: 7 }])
   })
 
   test.each([0n, 1n, 2n, 3n])('SHCFG %i becomes: use incoming', shcfg => {
-    host.attach(SID, [9n, (shcfg << 44n) | 5n])
-    expect(shadowSte(bench, SID)[1]).toBe((1n << 44n) | 5n)
+    host.attach(SID, ste({ config: CONFIG.bypass, shCfg: shcfg, s1Dss: 1, s1Cir: 1 }))
+    expect(shadowSte(bench, SID)[1]).toBe(ste({ config: CONFIG.s2, shCfg: 1, s1Dss: 1, s1Cir: 1 })[1])
   })
 
   test.each([
@@ -129,7 +151,7 @@ describe('conversion', () => {
     start({ ids: [{ idr0: QEMU.idr0 & ~r.IDR0_TTENDIAN }] })
     host.attach(SID, STE.s1)
     expect(shadowSte(bench, SID)[2] & s.STRTAB_STE_2_S2ENDI).toBe(0n)
-    start({ ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | (r.IDR0_TTENDIAN_BE << 21) }] })
+    start({ ids: [{ idr0: (QEMU.idr0 & ~r.IDR0_TTENDIAN) | fieldPrep(r.IDR0_TTENDIAN, r.IDR0_TTENDIAN_BE) }] })
     host.attach(SID, STE.s1)
     expect(shadowSte(bench, SID)[2] & s.STRTAB_STE_2_S2ENDI).toBe(s.STRTAB_STE_2_S2ENDI)
   })
@@ -279,7 +301,7 @@ describe('refused', () => {
 
   test('StreamIDs beyond a small table of the host', () => {
     bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN)
-    bench.write(r.ARM_SMMU_STRTAB_BASE_CFG, (1 << 16) | (8 << 6) | 9)
+    bench.write(r.ARM_SMMU_STRTAB_BASE_CFG, twoLevelCfg(9))
     bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN | r.CR0_SMMUEN)
     host.attach(0x1ff, STE.s1)
     expect(bench.report.take()).toEqual([])
@@ -289,7 +311,7 @@ describe('refused', () => {
 
   test('a table of the host that is larger than the StreamIDs of the SMMU', () => {
     bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN)
-    bench.write(r.ARM_SMMU_STRTAB_BASE_CFG, (1 << 16) | (8 << 6) | 25)
+    bench.write(r.ARM_SMMU_STRTAB_BASE_CFG, twoLevelCfg(25))
     bench.write64(r.ARM_SMMU_STRTAB_BASE, HOST_STRTAB)
     bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN | r.CR0_SMMUEN)
     expect(bench.report.take()).toEqual([])
@@ -391,7 +413,7 @@ describe('the host', () => {
     host.cfgiSte(SID)
     expect(reads).toEqual([8, 64])
     expect(bench.report.take()).toEqual([])
-    expect(shadowSte(bench, SID)[0]).toBe(1n | (6n << 1n))
+    expect(shadowSte(bench, SID)[0]).toBe(ste({ config: CONFIG.s2 })[0])
   })
 
   test("writes to the host's memory never happen", () => {
@@ -408,7 +430,7 @@ describe('linear table', () => {
     bench.memory.poke64(HOST_STRTAB + 64 * sid, ...words)
     host.cfgiSte(sid)
     expect(bench.report.take()).toEqual([])
-    expect(shadowSte(bench, sid)[0]).toBe(STE.s1[0] | (2n << 1n))
+    expect(shadowSte(bench, sid)[0]).toBe(ste({ config: CONFIG.nested, s1ContextPtr: 0x4140_0000 })[0])
   })
 
   test('beyond the table', () => {

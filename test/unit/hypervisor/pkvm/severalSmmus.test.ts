@@ -2,6 +2,7 @@
 /** All of it holds for each SMMU, the idmap is one, limited to what all support (server/hypervisor/README.md, section 1). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import * as r from '../../../../server/smmu/registers.ts'
+import { command } from '../../smmu/fields.ts'
 import { Bench, Host, idmapEntry, RAM_BASE, SMMU_BASE, STE, shadowSte, shadowSteAddress } from './support.ts'
 
 const APART = 6 * 2 ** 20
@@ -76,10 +77,10 @@ describe('side by side', () => {
 
   test("one's trouble is not another's", () => {
     bench.hardware[1].stuck = true
-    hosts[1].commands([0x46, 0, 0, 0])
+    hosts[1].commands(command('SYNC'))
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CMDQ_TIMEOUT', smmu: 1 }])
     bench.report.take()
-    hosts[0].commands([0x46, 0, 0, 0])
+    hosts[0].commands(command('SYNC'))
     hosts[2].attach(3, STE.s1)
     expect(bench.report.take()).toEqual([])
   })

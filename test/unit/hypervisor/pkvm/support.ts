@@ -21,6 +21,7 @@ import {
 } from '../../../../server/smmu/pagetable.ts'
 import { queueAdvance, queueBase, queueEmpty, queueIndex, queueLog2Size } from '../../../../server/smmu/queue.ts'
 import * as r from '../../../../server/smmu/registers.ts'
+import { CFGI_ALL, CONFIG, command, linearCfg, SYNC, ste, TLBI_NSNH_ALL, twoLevelCfg } from '../../smmu/fields.ts'
 
 export const MiB = 2 ** 20
 export const RAM_BASE = 0x4000_0000
@@ -453,7 +454,7 @@ export class Host {
     this.write(r.ARM_SMMU_CR1, 0xd75)
     this.write(r.ARM_SMMU_CR2, 6)
     bench.write64(r.ARM_SMMU_STRTAB_BASE, this.strtab, r.STRTAB_BASE_HI_RA, smmu)
-    this.write(r.ARM_SMMU_STRTAB_BASE_CFG, sidBits > 8 ? (1 << 16) | (8 << 6) | sidBits : sidBits)
+    this.write(r.ARM_SMMU_STRTAB_BASE_CFG, sidBits > 8 ? twoLevelCfg(sidBits) : linearCfg(sidBits))
     bench.write64(r.ARM_SMMU_CMDQ_BASE, this.cmdq + this.log2size, r.Q_BASE_HI_RWA, smmu)
     this.write(r.ARM_SMMU_CMDQ_PROD, 0)
     this.write(r.ARM_SMMU_CMDQ_CONS, 0)
@@ -467,8 +468,8 @@ export class Host {
     const { bench } = this
     this.prepare(sidBits)
     this.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
-    this.commands([0x04, 0, 31, 0], [0x46 | (2 << 12), 0, 0, 0])
-    this.commands([0x30, 0, 0, 0], [0x46 | (2 << 12), 0, 0, 0])
+    this.commands(CFGI_ALL, SYNC)
+    this.commands(TLBI_NSNH_ALL, SYNC)
     this.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN)
     this.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN | r.CR0_SMMUEN)
     bench.hardware[this.smmu].takeCommands()
@@ -506,7 +507,7 @@ export class Host {
   }
 
   cfgiSte(sid: number, leaf = 1): void {
-    this.commands([0x03, sid, leaf, 0], [0x46 | (2 << 12), 0, 0, 0])
+    this.commands(command('CFGI_STE', { sid, leaf }), SYNC)
   }
 
   /** L1, entry and CFGI_STE in one. */
@@ -519,12 +520,12 @@ export class Host {
 
 /** Entries of the kinds that Linux makes. */
 export const STE = {
-  invalid: [0n],
-  abort: [1n],
-  bypass: [1n | (4n << 1n), 1n << 44n],
-  s1: [1n | (5n << 1n) | 0x4140_0000n, 0xd4n | (1n << 44n)],
-  s2: [1n | (6n << 1n)],
-  nested: [1n | (7n << 1n) | 0x4140_0000n],
+  invalid: ste({ v: 0 }),
+  abort: ste({ config: CONFIG.abort }),
+  bypass: ste({ config: CONFIG.bypass, shCfg: 1 }),
+  s1: ste({ config: CONFIG.s1, s1ContextPtr: 0x4140_0000, s1Cir: 1, s1Cor: 1, s1Csh: 3, shCfg: 1 }),
+  s2: ste({ config: CONFIG.s2 }),
+  nested: ste({ config: CONFIG.nested, s1ContextPtr: 0x4140_0000 }),
 } as const
 
 /** Address of the shadow entry, found as the hardware finds it. */
