@@ -3,13 +3,14 @@ import helmet from '@fastify/helmet'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import { Type } from 'typebox'
 import { serveDashboard } from './dashboard.ts'
 import { Feed } from './feed.ts'
 import { Gate } from './gate.ts'
 import type { MachineManager } from './machineManager.ts'
 import { metrics } from './metrics.ts'
 import { registerProblems, sendProblem } from './problems.ts'
-import { register } from './register.ts'
+import { problems, register } from './register.ts'
 import { breakpointHandlers } from './routes/breakpoints.ts'
 import { faultHandlers } from './routes/faults.ts'
 import { lifecycleHandlers } from './routes/lifecycle.ts'
@@ -34,6 +35,8 @@ export interface AppOptions {
 
 const MAX_BODY = 65_536
 const COUNTERS_MS = 500
+const HealthSchema = Type.Object({ status: Type.String(), version: Type.String(), machine: Type.String() })
+
 /** A connection that says nothing is closed. */
 const HEADERS_MS = 10_000
 const IDLE_MS = 5_000
@@ -53,6 +56,9 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     keepAliveTimeout: IDLE_MS,
     http: { headersTimeout: HEADERS_MS, connectionsCheckingInterval: IDLE_MS },
     routerOptions: { maxParamLength: 100 },
+    // What is wrong with the URL itself comes before every hook.
+    frameworkErrors: (error, _request, reply) =>
+      sendProblem(reply, error.statusCode ?? 400, error.message.slice(0, 300)),
     forceCloseConnections: true,
   })
   registerProblems(app)
@@ -124,17 +130,23 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     subscriptions.close()
   })
 
-  app.get('/health', { schema: { tags: ['server'], summary: 'Is the server there?', hide: false } }, async () => ({
-    status: 'ok',
-    version,
-    machine: manager.status().state,
-  }))
-  app.get('/metrics', { schema: { tags: ['server'], summary: 'Prometheus metrics' } }, async (_request, reply) =>
-    reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, subscriptions)),
+  const tags = ['server']
+  app.get(
+    '/health',
+    { schema: { tags, summary: 'Is the server there?', response: { 200: HealthSchema, ...problems() } } },
+    async () => ({ status: 'ok', version, machine: manager.status().state }),
   )
+  const text = { description: 'text exposition', content: { 'text/plain': { schema: Type.String() } } }
+  app.get(
+    '/metrics',
+    { schema: { tags, summary: 'Prometheus metrics', response: { 200: text, ...problems() } } },
+    async (_request, reply) =>
+      reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, subscriptions)),
+  )
+  const openapi = Type.Object({}, { additionalProperties: true, description: 'an OpenAPI document' })
   app.get(
     `${PREFIX}/openapi.json`,
-    { schema: { tags: ['server'], summary: 'This API as OpenAPI 3.1' } },
+    { schema: { tags, summary: 'This API as OpenAPI 3.1', response: { 200: openapi, ...problems() } } },
     async () => app.swagger() as object,
   )
   const handlers = {

@@ -3,19 +3,28 @@
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { Type } from 'typebox'
+import { Problem } from './problems.ts'
 import { Ref } from './schemas/fields.ts'
 import { ProblemSchema } from './schemas/problem.ts'
 import type { Handlers, RequestOf, Route, Routes } from './schemas/route.ts'
 
-/** What every route may answer. */
+/** What every route may answer; one that takes a body; one with parameters in its path. */
 const ALWAYS = [400, 401, 403, 429]
+const WITH_BODY = [413, 415]
+const WITH_PARAMS = [414]
 
 const problem = (status: number) => ({
   description: STATUS_CODES[status] ?? 'error',
   content: { 'application/problem+json': { schema: Ref(ProblemSchema) } },
 })
 
-function responses({ answer, status, file, problems = [] }: Route): Record<string, unknown> {
+/** The problems that every route may answer, and further ones. */
+export const problems = (codes: readonly number[] = []) =>
+  Object.fromEntries([...ALWAYS, ...codes].map(code => [code, problem(code)]))
+
+function responses(method: string, route: Route): Record<string, unknown> {
+  const { params, answer, status, file } = route
+  const codes = [...(method === 'GET' ? [] : WITH_BODY), ...(params ? WITH_PARAMS : []), ...(route.problems ?? [])]
   const good = file
     ? {
         200: { description: file.description, content: { [file.type]: { schema: Type.String({ format: 'binary' }) } } },
@@ -23,7 +32,20 @@ function responses({ answer, status, file, problems = [] }: Route): Record<strin
     : answer === undefined
       ? { 204: Type.Null() }
       : { [status ?? 200]: answer }
-  return { ...good, ...Object.fromEntries([...ALWAYS, ...problems].map(code => [code, problem(code)])) }
+  return {
+    ...good,
+    ...problems(codes),
+  }
+}
+
+/**
+ * `1e400` is a number in JSON, and a text that a number is made of in a query: both become Infinity, which no schema means.
+ * @throws Problem
+ */
+function expectFinite(value: unknown, path: string): void {
+  if (typeof value === 'number' && !Number.isFinite(value)) throw new Problem(400, `${path} is not a finite number`)
+  if (typeof value !== 'object' || value === null) return
+  for (const [name, part] of Object.entries(value)) expectFinite(part, path === '' ? name : `${path}/${name}`)
 }
 
 /** The types of the contract hold here because the validator has checked the request against the route's schemas. */
@@ -43,14 +65,12 @@ export function register<R extends Routes>(app: FastifyInstance, routes: R, hand
         ...(query && { querystring: query }),
         ...(body && { body }),
         ...(file && { produces: [file.type] }),
-        response: responses(route),
+        response: responses(method, route),
       },
-      async handler(request, reply) {
-        const result = await handle({
-          params: request.params,
-          query: request.query,
-          body: request.body,
-        } as RequestOf<Route>)
+      async handler({ params, query, body }, reply) {
+        const given = { params, query, body }
+        expectFinite(given, '')
+        const result = await handle(given as RequestOf<Route>)
         if (file) {
           return reply.type(file.type).header('content-disposition', `attachment; filename="${file.name}"`).send(result)
         }

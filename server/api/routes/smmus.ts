@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { hex } from '../../smmu/bits.ts'
+import { levelShift, tableBits } from '../../smmu/pagetable.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../../smmu/registers.ts'
 import { walkAnswer } from '../../smmu/walkAnswer.ts'
 import { parseBig } from '../hex.ts'
@@ -7,6 +8,9 @@ import type { MachineManager } from '../machineManager.ts'
 import { Problem } from '../problems.ts'
 import type { Handlers } from '../schemas/route.ts'
 import type { smmus } from '../schemas/smmus.ts'
+
+/** Tables that stand side by side at a start level, log2 (VMSAv8-64). */
+const CONCATENATED_BITS = 4
 
 export function smmuHandlers(manager: MachineManager): Handlers<typeof smmus> {
   return {
@@ -31,6 +35,12 @@ export function smmuHandlers(manager: MachineManager): Handlers<typeof smmus> {
       const { stage, address, level, granuleShift, inputBits, input } = query
       const at = Number(parseBig(address))
       if (!Number.isSafeInteger(at) || at % 8 !== 0) throw new Problem(422, `${address} is no address of a table`)
+      if (inputBits !== undefined) {
+        const bits = inputBits - levelShift(level, granuleShift)
+        if (bits < 0 || bits > tableBits(granuleShift) + CONCATENATED_BITS) {
+          throw new Problem(422, `no table at level ${level} resolves ${inputBits} bits of input address`)
+        }
+      }
       return manager.inspection.tableAt(params.smmu, {
         stage,
         address: at,

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Every answer is what the OpenAPI document says, and no request, whatever it holds, is a 500. */
+/** Every answer is what the OpenAPI document says; what no request may do is in fuzz.test.ts. */
 import { Ajv2020 } from 'ajv/dist/2020.js'
-import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { ARM_SMMU_CMDQ_PROD, ARM_SMMU_CR0, ARM_SMMU_GBPA } from '../../../server/smmu/registers.ts'
+import { ARM_SMMU_CR0, ARM_SMMU_GBPA } from '../../../server/smmu/registers.ts'
 import { type Harness, startApp } from './harness.ts'
 
 interface Operation {
@@ -253,88 +252,37 @@ describe('faults', () => {
 })
 
 describe('bad input', () => {
-  const junk = fc.oneof(
-    fc.constantFrom(
-      '',
-      '0',
-      '-1',
-      '1e9',
-      'NaN',
-      '0x',
-      '0xffffffffffffffff',
-      '99999999999999999999',
-      '..',
-      '%00',
-      'a'.repeat(300),
-    ),
-    fc.string({ maxLength: 40 }),
-    fc.integer().map(String),
-  )
-
-  test('fuzzed paths and queries: never a 500', async () => {
-    const gets = Object.entries(document.paths).filter(
-      ([path, methods]) => methods.get && path !== '/api/v1/openapi.json',
-    )
-    await fc.assert(
-      fc.asyncProperty(fc.constantFrom(...gets), fc.infiniteStream(junk), async ([path, { get }], values) => {
-        const next = () => String(values.next().value)
-        const url = path.replace(/\{\w+\}/g, () => encodeURIComponent(next()) || 'x')
-        const query = new URLSearchParams()
-        for (const { name, in: where } of get?.parameters ?? []) if (where === 'query') query.set(name, next())
-        const { status } = await fetch(`${server.url}${url}?${query}`)
-        expect(status, `${url}?${query}`).toBeLessThan(500)
-      }),
-      { numRuns: 400 },
-    )
+  test.each([
+    ['/api/v1/memory/bytes?address=0x40000000&length=1e400'],
+    ['/api/v1/memory/bytes?address=0x40000000&length=Infinity'],
+    ['/api/v1/traps?after=1e999'],
+    ['/api/v1/traps/1e400'],
+    ['/api/v1/smmus/-1e400/queues'],
+  ])('a number that is not finite: %s', async url => {
+    expect(await check('GET', url)).toMatchObject({ status: 400 })
   })
 
-  test('fuzzed bodies: never a 500', async () => {
-    const safe = (path: string) => !/\/machine\/(kill|start)$/.test(path)
-    const posts = Object.keys(document.paths).filter(path => document.paths[path]?.post && safe(path))
-    const value = fc.oneof(junk, fc.integer(), fc.boolean(), fc.constant(null), fc.array(junk, { maxLength: 3 }))
-    const key = fc.constantFrom(
-      'on',
-      'register',
-      'base',
-      'size',
-      'vm',
-      'action',
-      'value',
-      'sid',
-      'text',
-      'command',
-      'mask',
-      'x',
-    )
-    const body = fc.oneof(fc.dictionary(key, value, { maxKeys: 6 }), fc.jsonValue({ maxDepth: 3 }))
-    const likely = fc.record(
-      {
-        on: fc.constantFrom('register', 'command', 'stream', 'address', 'warning', 'event'),
-        register: fc.constantFrom('CR0', '0x20', '0xfffff', 'x'),
-        value: fc.constantFrom('0x1', '0xffffffffffffffff', '9999999999999999'),
-        sid: fc.integer(),
-        base: fc.constantFrom('0x40000000', '0xffffffffffffffff', '1'),
-        size: fc.constantFrom(4096, 1, 2 ** 40),
-        vm: fc.constantFrom(1, 0),
-        action: fc.constantFrom('continue', 'drop'),
-      },
-      { requiredKeys: [] },
-    )
-    await fc.assert(
-      fc.asyncProperty(fc.constantFrom(...posts), fc.oneof(body, likely), async (path, json) => {
-        const response = await fetch(server.url + path, {
-          method: 'POST',
-          headers: { 'content-type': 'application/json' },
-          body: JSON.stringify(json),
-        })
-        expect(response.status, `${path} ${JSON.stringify(json)}`).toBeLessThan(500)
-      }),
-      { numRuns: 400 },
-    )
-    for (const { id } of await server.manager.breakpoints.list()) await server.manager.breakpoints.remove(id)
-    await server.manager.breakpoints.breakNext(false)
-    // What was armed must not have harmed the trap path.
-    expect(await server.qemu.write(ARM_SMMU_CMDQ_PROD, 4, 0)).toMatchObject({ status: 0 })
+  test('a number that is not finite, in a body', async () => {
+    const response = await fetch(`${server.url}/api/v1/faults`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"rules":[{"name":1e400}]}',
+    })
+    expect(response.status).toBe(400)
+    expect(await response.json()).toMatchObject({ detail: 'body/rules/0/name is not a finite number' })
+  })
+
+  test('a URL that is none, or has a part that is too long', async () => {
+    for (const [path, status] of [
+      ['/api/v1/traps/%zz', 400],
+      [`/api/v1/traps/${'1'.repeat(200)}`, 414],
+    ] as const) {
+      const response = await fetch(server.url + path)
+      expect([response.status, response.headers.get('content-type')]).toEqual([
+        status,
+        expect.stringContaining('problem+json'),
+      ])
+    }
   })
 
   test('too large, not JSON, another content type', async () => {
