@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { cachePath, contentKey, exists, logPath, publish } from './cache.ts'
+import { cachePath, contentKey, intact, logPath, publish } from './cache.ts'
 import type { Context } from './lock.ts'
 import { installCrossCompiler } from './packages.ts'
 import { run } from './run.ts'
@@ -22,7 +22,7 @@ export async function attackPath(): Promise<string> {
 /** Compiles the program that runs a protected VM and attacks it (scripts/guest/el2), unless it is in the cache. */
 export async function makeAttack(context: Context): Promise<string> {
   const path = await attackPath()
-  if (await exists(path)) return path
+  if (await intact(path)) return path
   await installCrossCompiler(context)
   const made = join(context.scratch, 'attack')
   await run(COMPILER, [...FLAGS, '-o', made, ...SOURCES.map(name => join(FOLDER, name))], {

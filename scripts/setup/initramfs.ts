@@ -4,10 +4,10 @@ import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { PrivateApt } from './apt.ts'
 import { attackPath, makeAttack } from './attack.ts'
-import { cachePath, contentKey, entries, exists, logPath, publish } from './cache.ts'
+import { cachePath, contentKey, entries, exists, intact, logPath, publish } from './cache.ts'
 import { type CpioEntry, writeCpio } from './cpio.ts'
 import { type Context, exclusively } from './lock.ts'
-import { loadOrder, parseModulesDep } from './modules.ts'
+import { guestModules } from './modules.ts'
 import type { SetupOptions } from './options.ts'
 import { installHostPackages } from './packages.ts'
 import { run, SetupError } from './run.ts'
@@ -21,9 +21,6 @@ const GUEST_FILES = {
   'workload.sh': 'lib/cosim/workload.sh',
   'udhcpc.sh': 'lib/cosim/udhcpc.sh',
 }
-
-/** Drivers of the devices that the guest exercises; what they need comes along. */
-const MODULES = ['virtio_pci', 'virtio_blk', 'nvme', 'virtio_net', 'e1000e', 'virtio_rng', 'af_packet']
 
 export interface InitramfsOptions extends SetupOptions {
   /** The kernel's modules folder, with modules.dep in it; left out for a kernel that has all drivers built in. */
@@ -43,14 +40,14 @@ interface Ingredients {
 /** Returns the path of the guest's initramfs; makes it if it is not in the cache. */
 export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<string> {
   const modulesDir = options.modules ?? ''
-  const modules = options.modules === undefined ? [] : await neededModules(options.modules)
+  const modules = options.modules === undefined ? [] : await guestModules(options.modules)
   const cached = async () => {
     const busybox = await cachedBusybox()
     if (busybox === undefined) return undefined
     const attack = options.el2 ? await attackPath() : undefined
-    if (attack !== undefined && !(await exists(attack))) return undefined
+    if (attack !== undefined && !(await intact(attack))) return undefined
     const path = await initramfsPath({ busybox, modulesDir, modules, attack })
-    return (await exists(path)) ? path : undefined
+    return (await intact(path)) ? path : undefined
   }
   const ready = await cached()
   if (ready !== undefined) return ready
@@ -64,13 +61,6 @@ export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<s
     }
     return (await cached()) ?? context.progress.step('initramfs', 'initramfs', make)
   })
-}
-
-async function neededModules(dir: string): Promise<string[]> {
-  const dep = await readFile(join(dir, 'modules.dep'), 'utf8').catch(() => {
-    throw new SetupError(`${dir} is not a modules folder: it has no modules.dep`)
-  })
-  return loadOrder(parseModulesDep(dep), MODULES)
 }
 
 async function makeInitramfs(ingredients: Ingredients, context: Context): Promise<string> {
@@ -132,7 +122,8 @@ async function initramfsPath({ busybox, modulesDir, modules, attack }: Ingredien
 
 async function cachedBusybox(): Promise<string | undefined> {
   const version = (await entries(cachePath('busybox'))).at(-1)
-  return version === undefined ? undefined : cachePath('busybox', version, 'busybox')
+  if (version === undefined || !(await intact(cachePath('busybox', version), 'busybox'))) return undefined
+  return cachePath('busybox', version, 'busybox')
 }
 
 async function fetchBusybox({ scratch, signal }: Context): Promise<string> {

@@ -2,8 +2,9 @@
 import { mkdir, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PrivateApt, type Suite } from './apt.ts'
-import { cachePath, entries, exists, logPath, publish } from './cache.ts'
+import { cachePath, entries, exists, intact, logPath, move, publish } from './cache.ts'
 import { type Context, exclusively } from './lock.ts'
+import { guestModules } from './modules.ts'
 import type { KernelFiles, KernelSeries, SetupOptions } from './options.ts'
 import { installHostPackages } from './packages.ts'
 import { run, SetupError } from './run.ts'
@@ -59,8 +60,10 @@ async function cachedKernel(series: KernelSeries): Promise<KernelFiles | undefin
     systemMap: symbolMapSize < SMALLEST_SYMBOL_MAP ? undefined : systemMap,
     modules: join(dir, 'lib/modules', version),
   }
-  const complete = (await exists(files.image)) && (await exists(join(files.modules, 'modules.dep')))
-  return complete ? files : undefined
+  const modules = join('lib/modules', version)
+  if (!(await intact(dir, join('boot', `vmlinuz-${version}`), join(modules, 'modules.dep')))) return undefined
+  const loaded = (await guestModules(files.modules)).map(module => join(modules, module))
+  return (await intact(dir, ...loaded)) ? files : undefined
 }
 
 /**
@@ -118,9 +121,9 @@ async function fetchKernel(series: KernelSeries, { scratch, signal }: Context): 
   // Newer packages keep image and symbol map with the modules.
   for (const name of ['vmlinuz', 'System.map']) {
     const places = [join(unpacked, 'boot', `${name}-${version}`), join(unpackedModules, version, name)]
-    for (const place of places) if (await exists(place)) await publish(place, join(dir, 'boot', `${name}-${version}`))
+    for (const place of places) if (await exists(place)) await move(place, join(dir, 'boot', `${name}-${version}`))
   }
-  await publish(unpackedModules, modules)
+  await move(unpackedModules, modules)
   await run('/sbin/depmod', ['-b', dir, version], options)
   await publish(dir, cachePath('kernel', series, version))
   await utimes(cachePath('kernel', series), new Date(), new Date())

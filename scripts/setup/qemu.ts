@@ -2,11 +2,11 @@
 import { execFile } from 'node:child_process'
 import { copyFile, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { arch, availableParallelism } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { PrivateApt } from './apt.ts'
-import { cacheDir, cachePath, contentKey, entries, exists, logPath, publish } from './cache.ts'
+import { cacheDir, cachePath, contentKey, entries, exists, intact, logPath, move, publish } from './cache.ts'
 import { type Context, exclusively } from './lock.ts'
 import type { SetupOptions } from './options.ts'
 import { installHostPackages } from './packages.ts'
@@ -63,13 +63,15 @@ async function cachedQemu(): Promise<string | undefined> {
   const version = await cachedSource()
   if (version === undefined) return undefined
   const binary = publishedBinary(await readRecipe(version))
-  // Running it proves that its libraries are there, too.
-  const runs = await promisify(execFile)(binary, ['--version']).then(
+  return (await intact(dirname(binary), BINARY)) && (await runs(binary)) ? binary : undefined
+}
+
+/** Running it proves that its libraries are there, too. */
+const runs = (binary: string): Promise<boolean> =>
+  promisify(execFile)(binary, ['--version']).then(
     () => true,
     () => false,
   )
-  return runs ? binary : undefined
-}
 
 async function buildQemu(context: Context): Promise<string> {
   const { progress, scratch } = context
@@ -85,7 +87,9 @@ async function buildQemu(context: Context): Promise<string> {
     const staging = join(scratch, 'publish')
     await mkdir(staging)
     await copyFile(built, join(staging, BINARY))
-    await publish(staging, join(binary, '..'))
+    // One that is intact and does not run is of no use either.
+    await rm(dirname(binary), { recursive: true, force: true })
+    await publish(staging, dirname(binary))
     await removeOldBuilds()
     return binary
   })
@@ -102,12 +106,12 @@ async function fetchSource({ scratch, signal }: Context): Promise<string> {
 
   const meson = await apt.download('meson', join(scratch, 'meson-deb'))
   await run('dpkg-deb', ['-x', meson, join(scratch, 'meson')], options)
-  await publish(join(scratch, 'meson'), mesonDir())
+  await move(join(scratch, 'meson'), mesonDir())
 
   const dsc = await apt.source('qemu', join(scratch, 'qemu-dsc'))
   await run('dpkg-source', ['--no-copy', '-x', dsc, join(scratch, 'qemu')], options)
   const version = basename(dsc, '.dsc').replace(/^qemu_/, '')
-  await publish(join(scratch, 'qemu'), sourceDir(version))
+  await move(join(scratch, 'qemu'), sourceDir(version))
   return version
 }
 
@@ -135,12 +139,18 @@ async function build(wanted: Recipe, { progress, signal, scratch }: Context): Pr
   await rm(at.options.log, { force: true })
   if (!(await exists(at.tree))) {
     await run('cp', ['-a', at.pristine, join(scratch, 'tree')], at.options)
-    await publish(join(scratch, 'tree'), at.tree)
+    await move(join(scratch, 'tree'), at.tree)
   }
   await patchTree(at, patches, scratch)
   await configure(at, wanted)
+  const binary = join(at.output, BINARY)
   await compile(at, progress)
-  return join(at.output, BINARY)
+  if (await runs(binary)) return binary
+  // Ninja goes by the time of a file, and not by what is in it: a disk that was full leaves one that is new and cut short.
+  await rm(binary, { force: true })
+  await compile(at, progress)
+  if (await runs(binary)) return binary
+  throw new SetupError(`${binary} was built, and does not run`)
 }
 
 async function patchTree({ pristine, tree, patchedFiles, options }: BuildTree, patches: Patch[], scratch: string) {

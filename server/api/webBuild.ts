@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { intact, publish } from '../../scripts/setup/cache.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const source = join(root, 'server/web')
@@ -38,7 +39,7 @@ function key(): string {
  */
 export async function buildDashboard(say: (line: string) => void = () => {}): Promise<string> {
   const target = join(cache, `web-${key()}`)
-  if (existsSync(join(target, 'index.html'))) return target
+  if (await intact(target)) return target
   say('building the dashboard')
   mkdirSync(cache, { recursive: true })
   const folder = mkdtempSync(join(cache, 'tmp-'))
@@ -53,12 +54,7 @@ export async function buildDashboard(say: (line: string) => void = () => {}): Pr
       build: { outDir: folder, emptyOutDir: true, assetsInlineLimit: 0, modulePreload: { polyfill: false } },
       oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
     })
-    try {
-      renameSync(folder, target)
-    } catch (error) {
-      // Somebody else built the same at the same time.
-      if (!existsSync(join(target, 'index.html'))) throw error
-    }
+    await publish(folder, target)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }

@@ -3,14 +3,12 @@
  * Guests that are ready: booted once to the agent's prompt, saved with the hypervisor's state, and kept by the content of
  * all that went into them. A snapshot that was made of anything else is never used; it is made again.
  */
-import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
-import { cachePath, contentKey, entries, exists } from '../../scripts/setup/cache.ts'
+import { cachePath, contentKey, digest, entries, intact, publish } from '../../scripts/setup/cache.ts'
 import type { SavedMachine } from '../control/session.ts'
+import { LockedFolder, sweep } from '../machine/lockedFolder.ts'
 import { AgentMachine, type Prepared } from './agentMachine.ts'
 
 /** Of what the saved state depends on: the hypervisor's state, the checkpoint, the machine. */
@@ -24,6 +22,8 @@ const SOURCES = [
 ]
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const KEPT = 8
+/** Folders of snapshots in the making begin so. */
+const MAKING = '.making-'
 const FORMAT = 1
 
 /** A snapshot in the cache. */
@@ -39,12 +39,11 @@ interface Meta {
 }
 
 const making = new Map<string, Promise<Snapshot>>()
-const digests = new Map<string, Promise<string>>()
 
 /** Names a machine by content: QEMU, kernel, initramfs, the machine's description, and our own source. */
 export async function snapshotKey(prepared: Prepared): Promise<string> {
   const { files } = prepared
-  const contents = await Promise.all([files.qemu, files.kernel.image, files.initrd].map(fileDigest))
+  const contents = await Promise.all([files.qemu, files.kernel.image, files.initrd].map(digest))
   return contentKey([String(FORMAT), ...contents, JSON.stringify(prepared.description), await sourceDigest()])
 }
 
@@ -73,10 +72,9 @@ export async function readSnapshot(key: string, folder = cachePath('snapshot')):
   try {
     const meta = JSON.parse(await readFile(join(at, 'meta.json'), 'utf8')) as Meta
     if (meta.key !== key) return undefined
-    const snapshot = { key, usualMs: meta.usualMs, ram: join(at, 'ram'), devices: join(at, 'devices') }
-    if (!(await exists(snapshot.ram)) || !(await exists(snapshot.devices))) return undefined
+    if (!(await intact(at, 'meta.json', 'ram', 'devices'))) return undefined
     await utimes(at, new Date(), new Date())
-    return snapshot
+    return { key, usualMs: meta.usualMs, ram: join(at, 'ram'), devices: join(at, 'devices') }
   } catch {
     return undefined
   }
@@ -84,9 +82,12 @@ export async function readSnapshot(key: string, folder = cachePath('snapshot')):
 
 async function makeSnapshot(key: string, prepared: Prepared, signal: AbortSignal): Promise<Snapshot> {
   const folder = cachePath('snapshot')
-  const staging = join(folder, `.${process.pid}-${key}`)
-  await rm(staging, { recursive: true, force: true })
-  await mkdir(staging, { recursive: true })
+  await mkdir(folder, { recursive: true })
+  // What processes left that were killed while they made one.
+  sweep(folder, MAKING)
+  const home = LockedFolder.make(folder, MAKING)
+  const staging = join(home.path, key)
+  await mkdir(staging)
   try {
     const saved = { ram: join(staging, 'ram'), devices: join(staging, 'devices') }
     await AgentMachine.save(prepared, saved, signal)
@@ -94,21 +95,18 @@ async function makeSnapshot(key: string, prepared: Prepared, signal: AbortSignal
     await writeFile(join(staging, 'meta.json'), JSON.stringify({ key, usualMs } satisfies Meta))
     const place = join(folder, key)
     // Somebody may have made the same one meanwhile, or left a damaged one.
-    if ((await readSnapshot(key)) === undefined) {
-      await rm(place, { recursive: true, force: true })
-      await rename(staging, place)
-    }
+    if ((await readSnapshot(key)) === undefined) await publish(staging, place)
     await removeOld(folder)
     const snapshot = await readSnapshot(key)
     if (snapshot === undefined) throw new Error(`${place}: the snapshot cannot be read`)
     return snapshot
   } finally {
-    await rm(staging, { recursive: true, force: true })
+    home.remove()
   }
 }
 
 async function removeOld(folder: string): Promise<void> {
-  const names = (await entries(folder)).filter(name => !name.startsWith('.'))
+  const names = await entries(folder)
   const dated = await Promise.all(names.map(async name => ({ name, time: (await stat(join(folder, name))).mtimeMs })))
   dated.sort((a, b) => b.time - a.time)
   for (const { name } of dated.slice(KEPT)) await rm(join(folder, name), { recursive: true, force: true })
@@ -124,17 +122,4 @@ async function sourceDigest(): Promise<string> {
     for (const file of files.sort()) parts.push(relative(ROOT, file), await readFile(file, 'utf8'))
   }
   return contentKey(parts)
-}
-
-/** A file is read once a process; `stat` tells whether it is still that one. */
-async function fileDigest(path: string): Promise<string> {
-  const { size, mtimeMs, ino } = await stat(path)
-  const name = `${path} ${size} ${mtimeMs} ${ino}`
-  let digest = digests.get(name)
-  if (digest === undefined) {
-    const hash = createHash('sha256')
-    digest = pipeline(createReadStream(path), hash).then(() => hash.digest('hex'))
-    digests.set(name, digest)
-  }
-  return digest
 }

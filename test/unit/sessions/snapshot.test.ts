@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { publish } from '../../../scripts/setup/cache.ts'
 import type { Prepared } from '../../../server/sessions/agentMachine.ts'
 import { readSnapshot, snapshotKey } from '../../../server/sessions/snapshot.ts'
 
@@ -45,18 +46,23 @@ test('a snapshot is good for the same machine only', async () => {
   }
 })
 
-test('a snapshot that is not whole, or says that it is another one, is none', async () => {
-  const make = (name: string, meta: string | undefined, files: readonly string[]) => {
-    mkdirSync(join(folder, name))
-    for (const file of files) writeFileSync(join(folder, name, file), '')
-    if (meta !== undefined) writeFileSync(join(folder, name, 'meta.json'), meta)
+test('a snapshot that is not whole, or is not what was made, or says that it is another one, is none', async () => {
+  const make = async (name: string, meta: string | undefined, files: readonly string[]) => {
+    const made = join(folder, 'made')
+    mkdirSync(made)
+    for (const file of files) writeFileSync(join(made, file), `${file} of ${name}`)
+    if (meta !== undefined) writeFileSync(join(made, 'meta.json'), meta)
+    await publish(made, join(folder, name))
   }
-  make('good', '{"key":"good","usualMs":7}', ['ram', 'devices'])
-  make('stale', '{"key":"good","usualMs":7}', ['ram', 'devices'])
-  make('half', '{"key":"half","usualMs":7}', ['ram'])
-  make('torn', '{"key":"to', ['ram', 'devices'])
-  make('bare', undefined, ['ram', 'devices'])
+  await make('good', '{"key":"good","usualMs":7}', ['ram', 'devices'])
+  await make('stale', '{"key":"good","usualMs":7}', ['ram', 'devices'])
+  await make('half', '{"key":"half","usualMs":7}', ['ram'])
+  await make('torn', '{"key":"to', ['ram', 'devices'])
+  await make('bare', undefined, ['ram', 'devices'])
+  for (const name of ['changed', 'cut']) await make(name, `{"key":"${name}","usualMs":7}`, ['ram', 'devices'])
+  writeFileSync(join(folder, 'changed/ram'), 'RAM of changed')
+  truncateSync(join(folder, 'cut/devices'), 3)
   expect(await readSnapshot('good', folder)).toMatchObject({ key: 'good', usualMs: 7 })
-  for (const name of ['stale', 'half', 'torn', 'bare', 'absent'])
+  for (const name of ['stale', 'half', 'torn', 'bare', 'changed', 'cut', 'absent'])
     expect(await readSnapshot(name, folder)).toBeUndefined()
 })
