@@ -2,7 +2,7 @@
 
 import type { Halves } from '../smmu/bits.ts'
 import { decodeFeatures } from '../smmu/features.ts'
-import type { SmmuHardware } from '../smmu/hardware.ts'
+import { readRegister, type SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import {
   ARM_SMMU_CR0,
@@ -25,11 +25,7 @@ export function devicePage(
   sid: number,
   { lo, hi }: Readonly<Halves>,
 ): number | undefined {
-  const value: Halves = { lo: 0, hi: 0 }
-  const get = (offset: number) => {
-    hardware.read(offset, 4, value)
-    return value.lo
-  }
+  const get = (offset: number) => readRegister(hardware, offset).lo
   const [idr0, idr1, idr3, idr5] = [get(ARM_SMMU_IDR0), get(ARM_SMMU_IDR1), get(ARM_SMMU_IDR3), get(ARM_SMMU_IDR5)]
   const walker = new Walker(decodeFeatures({ idr0, idr1, idr3, idr5 }), memory)
   walker.setRegisters({

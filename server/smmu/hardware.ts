@@ -24,3 +24,10 @@ export interface SmmuHardware {
    */
   post?(offset: number, value: number, checkOffset: number, checkValue: number, answer: number): boolean
 }
+
+/** A register of the hardware, or as much of it; 0 where the hardware aborts the access. */
+export function readRegister(hardware: Pick<SmmuHardware, 'read'>, offset: number, size = 4): Halves {
+  const value = { lo: 0, hi: 0 }
+  hardware.read(offset, size, value)
+  return value
+}

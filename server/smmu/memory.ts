@@ -14,3 +14,8 @@ export interface GuestMemory {
    */
   write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean
 }
+
+/** Whether all of `length` bytes from `address` on lie in one of the ranges. */
+export function within(ranges: GuestMemory['ram'], address: number, length: number): boolean {
+  return ranges.some(({ base, size }) => address >= base && address + length <= base + size)
+}

@@ -141,3 +141,9 @@ export function* steTables(table: StreamTable, memory: GuestMemory): Generator<S
     }
   }
 }
+
+/** The entry at an address (`steAddress`), eight 64-bit words; undefined where it is none, or cannot be read. */
+export function readSte(address: number, memory: GuestMemory): BigUint64Array | undefined {
+  const ste = new BigUint64Array(STRTAB_STE_SIZE / 8)
+  return address >= 0 && memory.read(address, new Uint8Array(ste.buffer), 0, STRTAB_STE_SIZE) ? ste : undefined
+}

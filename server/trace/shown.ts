@@ -2,7 +2,7 @@
 /** What a recording shows of guest memory and registers at a moment, byte by byte: what it does not show is not there. */
 
 import type { Halves } from '../smmu/bits.ts'
-import type { GuestMemory } from '../smmu/memory.ts'
+import { type GuestMemory, within } from '../smmu/memory.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA, GBPA_UPDATE } from '../smmu/registers.ts'
 import type { MachineDescription } from './format.ts'
 import type { Group } from './groups.ts'
@@ -88,7 +88,7 @@ export class ShownMemory implements GuestMemory {
   }
 
   #contains(address: number, length: number): boolean {
-    return this.ram.some(({ base, size }) => address >= base && address + length <= base + size)
+    return within(this.ram, address, length)
   }
 }
 

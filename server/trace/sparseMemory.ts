@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import { within } from '../smmu/memory.ts'
+
 const PAGE = 4096
 const ZERO = new Uint8Array(PAGE)
 
@@ -14,7 +16,7 @@ export class SparseMemory {
 
   /** The whole range is RAM. */
   contains(address: number, length: number): boolean {
-    return this.#ram.some(({ base, size }) => address >= base && address + length <= base + size)
+    return within(this.#ram, address, length)
   }
 
   /** Something was written to every page of the range. */

@@ -2,7 +2,7 @@
 
 import type { Halves } from '../smmu/bits.ts'
 import { CMDQ_ENT_WORDS } from '../smmu/commands.ts'
-import type { SmmuHardware } from '../smmu/hardware.ts'
+import { readRegister, type SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { CMDQ_ENTRY_SIZE, queueAdvance, queueBase, queueEntries, queueIndex, queueLog2Size } from '../smmu/queue.ts'
 import {
@@ -108,9 +108,7 @@ export class TrackedHardware implements SmmuHardware {
   }
 
   #ask(offset: number): number {
-    const into = { lo: 0, hi: 0 }
-    this.#hardware.read(offset, 4, into)
-    return into.lo
+    return readRegister(this.#hardware, offset).lo
   }
 
   #consume(): void {

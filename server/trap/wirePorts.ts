@@ -14,7 +14,7 @@ import { enums, MAX_BYTES } from '../../protocol/messages.ts'
 import type { CpuGuard } from '../machine/ports.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { SmmuHardware } from '../smmu/hardware.ts'
-import type { GuestMemory } from '../smmu/memory.ts'
+import { type GuestMemory, within } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Link } from './link.ts'
 
@@ -125,7 +125,7 @@ export class WireMemory implements GuestMemory {
   }
 
   #contains(address: number, length: number): boolean {
-    return this.ram.some(({ base, size }) => address >= base && address + length <= base + size)
+    return within(this.ram, address, length)
   }
 }
 
