@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The policy `partition`: memory and streams shared out once, as Jailhouse and Bao do it (README.md). */
+import type { Machine } from '../../machine/ports.ts'
+import type { Facility, Inspectable, PageRun } from '../../policy/inspect.ts'
+import { HypFatal, type Policy, type PolicyContext, type PolicyDescription } from '../../policy/policy.ts'
+import { fieldGet, hex } from '../../smmu/bits.ts'
+import { readRegister } from '../../smmu/hardware.ts'
+import { type GuestMemory, within } from '../../smmu/memory.ts'
+import { type MappedRange, RangeMap } from '../../smmu/rangeMap.ts'
+import * as R from '../../smmu/registers.ts'
+import { type Common, type Owner, type PartitionedSmmu, partitionedSmmu, SPLIT, WARNINGS } from './smmu.ts'
+
+export interface Partition {
+  readonly name: string
+  readonly streams: readonly { readonly smmu: number; readonly sid: number }[]
+  /** What its streams reach; the guest has its queues and tables there as well. */
+  readonly ranges: readonly MappedRange[]
+}
+
+const FACILITIES: readonly Facility[] = ['strtab', 'stage2']
+export const description: PolicyDescription = {
+  summary: 'a static partition: a fixed second stage under the stage 1 that the guest configures',
+  warnings: WARNINGS,
+  facilities: () => FACILITIES,
+}
+
+/** GITS_TRANSLATER of QEMU's virt machine: devices write their interrupts there. */
+const ITS: MappedRange = { base: 0x0809_0000, size: 0x1_0000, device: true }
+const NEEDED = R.IDR0_S1P | R.IDR0_S2P | R.IDR0_COHACC
+/** With these a command does more than invalidate: it writes to memory, or answers for a device. */
+const REFUSED = R.IDR0_MSI | R.IDR0_ATS | R.IDR0_PRI
+
+/** One partition with all that the machine has, but for the carve-out at the end of its RAM. */
+export function guestOnly({ memory, carveout, devices }: Machine): Partition[] {
+  const ram = memory.ram.map(({ base, size }) => ({ base, size: Math.min(size, carveout.base - base) }))
+  return [{ name: 'guest', streams: devices.map(({ smmu, sid }) => ({ smmu, sid })), ranges: [...ram, ITS] }]
+}
+
+/** What the hardware says of itself: IDR5.OAS and IDR1.SIDSIZE. @throws HypFatal when it cannot be shared out */
+function probe({ hardware }: Machine['smmus'][number], index: number): readonly [oas: number, sidBits: number] {
+  const idr0 = readRegister(hardware, R.ARM_SMMU_IDR0).lo
+  const stalls = fieldGet(R.IDR0_STALL_MODEL, idr0) !== R.IDR0_STALL_MODEL_NONE
+  const sidBits = fieldGet(R.IDR1_SIDSIZE, readRegister(hardware, R.ARM_SMMU_IDR1).lo)
+  const linear = fieldGet(R.IDR0_ST_LVL, idr0) !== R.IDR0_ST_LVL_2LVL || sidBits <= SPLIT
+  const refused = (idr0 & (NEEDED | REFUSED)) !== NEEDED || stalls || linear
+  if (refused) throw new HypFatal(`SMMU ${index} cannot be shared out: its IDR0 is ${hex(idr0)}`)
+  return [fieldGet(R.IDR5_OAS, readRegister(hardware, R.ARM_SMMU_IDR5).lo), sidBits]
+}
+
+/** @param partitions the first one is the guest's; its VMID is 0, as the guest writes it */
+export function partition(machine: Machine, { report }: PolicyContext, partitions = guestOnly(machine)): Policy {
+  const { memory, carveout, guard } = machine
+  const ram = partitions[0].ranges.filter(({ device }) => device === undefined)
+  const guest: GuestMemory = {
+    ram,
+    read: (from, target, at, bytes) => within(ram, from, bytes) && memory.read(from, target, at, bytes),
+    write: () => false,
+  }
+  const common: Common = { memory, guest, report, trap: 0, changed: () => void state.generation++ }
+  /** Of each SMMU: what the layout of the carve-out depends on. */
+  let sizes: readonly (readonly [oas: number, sidBits: number])[] = []
+  let maps: readonly RangeMap[] = []
+  let smmus: readonly PartitionedSmmu[] = []
+
+  /** Finds places in the carve-out, the same for the same sizes. Touches nothing. */
+  function layOut(found: typeof sizes): void {
+    let end = carveout.base
+    const take = (bytes: number) => {
+      end = Math.ceil(end / bytes) * bytes + bytes
+      if (!(end <= carveout.base + carveout.size)) throw new HypFatal('the carve-out is too small')
+      return end - bytes
+    }
+    const oas = Math.min(...found.map(([oas]) => oas))
+    sizes = found
+    maps = partitions.map(({ ranges }, vmid) => new RangeMap(ranges, vmid, oas, take))
+    smmus = machine.smmus.map(({ hardware }, index) => {
+      const owners = new Map<number, Owner>()
+      for (const [i, { streams }] of partitions.entries()) {
+        const own = streams.filter(({ smmu }) => smmu === index)
+        for (const { sid } of own) owners.set(sid, { guest: i === 0, stage2: maps[i].ste })
+      }
+      return partitionedSmmu(index, hardware, common, owners, found[index][1], take)
+    })
+  }
+
+  const verify = (): string[] => [
+    ...smmus.flatMap(smmu => smmu.verify()),
+    ...maps.flatMap(map => map.damaged(memory)).map(address => `the table at ${hex(address)} is damaged`),
+  ]
+
+  const state: Policy['state'] & { generation: number } = {
+    generation: 0,
+    checkpoint() {
+      const saved = smmus.map(({ table, streams }) => ({ table, streams: [...streams.values()] }))
+      const words = (_: string, value: unknown) => (value instanceof BigUint64Array ? [...value].map(hex) : value)
+      return Buffer.from(JSON.stringify({ partitions, sizes, saved }, words))
+    },
+    restore(checkpoint) {
+      const { saved, ...rest } = JSON.parse(Buffer.from(checkpoint).toString())
+      if (JSON.stringify(rest.partitions) !== JSON.stringify(partitions)) throw new Error('it is partitioned otherwise')
+      layOut(machine.smmus.map((_, i) => [Number(rest.sizes[i][0]), Number(rest.sizes[i][1])]))
+      for (const [i, { table, streams }] of smmus.entries()) {
+        table.splice(0, 3, Number(saved[i].table[0]), Number(saved[i].table[1]), Number(saved[i].table[2]))
+        for (const { host, shadow, ...stream } of saved[i].streams) {
+          const [theirs, ours] = [host, shadow].map(words => BigUint64Array.from(words.slice(0, 8), BigInt))
+          streams.set(Number(stream.sid), { ...stream, host: theirs, shadow: ours })
+        }
+      }
+    },
+    resume() {
+      guard.add(carveout.base, carveout.size)
+      if (verify().length > 0) throw new Error(verify().join('; '))
+      return []
+    },
+  }
+
+  /** RAM by partition; what belongs to none is the hypervisor's. */
+  function ranges(from = 0, to = Number.MAX_SAFE_INTEGER): PageRun[] {
+    const owned = partitions.flatMap(({ ranges }, vm) => ranges.map(range => ({ ...range, vm })))
+    const ends = [...memory.ram, ...owned].flatMap(({ base, size }) => [base, base + size])
+    const cuts = [...new Set(ends)].sort((a, b) => a - b)
+    return cuts.slice(1).flatMap((end, i): PageRun[] => {
+      const [base, size] = [cuts[i], end - cuts[i]]
+      if (!within(memory.ram, base, size) || base >= to || end <= from) return []
+      const vm = owned.find(range => within([range], base, size))?.vm
+      return [{ base, size, state: vm === undefined ? 'hyp' : vm === 0 ? 'owned' : 'vm', vm: vm ?? 0 }]
+    })
+  }
+
+  const inspect: Inspectable = {
+    facilities: new Set(FACILITIES),
+    warnings: WARNINGS,
+    pages: { ranges },
+    faults: { stage2: () => maps },
+    sections: () => ({ partitions }),
+    streams: () => smmus.flatMap(({ streams }) => [...streams.values()].sort((a, b) => a.sid - b.sid)),
+    stateLines: () => smmus.map(({ table }, i) => `SMMU ${i}: STRTAB_BASE and CFG of the guest ${table.map(hex)}`),
+    verify,
+  }
+
+  return {
+    name: 'partition',
+    state,
+    inspect,
+    reset() {
+      guard.add(carveout.base, carveout.size)
+      layOut(machine.smmus.map(probe))
+      for (const map of maps) map.write(memory)
+      for (const smmu of smmus) smmu.program()
+      common.changed()
+    },
+    access(trap) {
+      common.trap = trap.seq
+      if (smmus[trap.smmu] === undefined) trap.aborted = true
+      else smmus[trap.smmu].access(trap)
+      common.trap = 0
+    },
+  }
+}
+
+export default partition
