@@ -28,7 +28,7 @@ export interface AppOptions {
   readonly manager: MachineManager
   readonly access: Access
   readonly version: string
-  /** Folder of the built dashboard; absent: none. */
+  /** Folder of the built dashboard; absent: no dashboard is served. */
   readonly dashboard?: string
   readonly logger?: FastifyBaseLogger
 }
@@ -37,18 +37,18 @@ const MAX_BODY = 65_536
 const COUNTERS_MS = 500
 const HealthSchema = Type.Object({ status: Type.String(), version: Type.String(), machine: Type.String() })
 
-/** A connection that says nothing is closed. */
+/** Idle connections are closed. */
 const HEADERS_MS = 10_000
 const IDLE_MS = 5_000
 
-/** The HTTP and WebSocket server around a machine. Not yet listening. */
+/** Makes the HTTP and WebSocket server of a machine; the caller makes it listen. */
 export async function createApp(options: AppOptions): Promise<{ app: FastifyInstance; subscriptions: Subscriptions }> {
   const { manager, access, version } = options
   const app = fastify({
     bodyLimit: MAX_BODY,
-    // A field that nobody knows is a mistake, not something to drop in silence.
+    // An unknown field is an error: dropping it would hide a typo.
     ajv: { customOptions: { removeAdditional: false, coerceTypes: true } },
-    // To compile a serializer for each schema takes more than a second, in which a machine starts beside it.
+    // Compiling a serializer for each schema would delay the start by more than a second.
     schemaController: { compilersFactory: { buildSerializer: () => () => JSON.stringify } },
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
     logController: new LogController({ disableRequestLogging: true }),
@@ -56,7 +56,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     keepAliveTimeout: IDLE_MS,
     http: { headersTimeout: HEADERS_MS, connectionsCheckingInterval: IDLE_MS },
     routerOptions: { maxParamLength: 100 },
-    // What is wrong with the URL itself comes before every hook.
+    // Errors in the URL itself are found before any hook runs.
     frameworkErrors: (error, _request, reply) =>
       sendProblem(reply, error.statusCode ?? 400, error.message.slice(0, 300)),
     forceCloseConnections: true,
@@ -162,7 +162,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
   return { app, subscriptions }
 }
 
-/** The dashboard's files and the docs say nothing about the machine; the page asks for the token itself. */
+/** Paths that need no token: they say nothing about the machine, and the page asks for the token itself. */
 function isPublic(url: string): boolean {
   const path = url.split('?')[0] ?? ''
   return path === '/' || path === '/health' || path.startsWith('/assets/') || path === '/favicon.svg'

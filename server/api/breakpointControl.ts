@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What holds traps: breakpoints, which outlive machines (set one, then start), and the wish to hold the next trap. */
+/** Breakpoints, and the trap that is held. Breakpoints outlive machines: one that is set before a start is in force from the first trap. */
 import type { TrapThread } from '../control/trapThread.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { Breakpoint, BreakpointSpec } from '../trap/breakpoints.ts'
@@ -7,21 +7,21 @@ import type { HeldTrap, Release } from '../trap/operations.ts'
 import { Problem } from './problems.ts'
 
 export class BreakpointControl {
-  /** The trap that waits for a person. */
+  /** The trap that is held; null: none. */
   held: HeldTrap | null = null
-  /** The next trap will be held. */
+  /** Hold the next trap. */
   breaking = false
   readonly #changed: () => void
   readonly #specs = new Map<number, BreakpointSpec>()
   #next = 1
   #thread: TrapThread | undefined
 
-  /** @param changed called when a trap is held or goes on */
+  /** @param changed called when a trap is held or released */
   constructor(changed: () => void) {
     this.#changed = changed
   }
 
-  /** A machine starts. */
+  /** Called when a machine starts. */
   follow(thread: TrapThread | undefined): void {
     this.#thread = thread
     thread?.on('held', held => {
@@ -38,14 +38,14 @@ export class BreakpointControl {
     this.#setAll()
   }
 
-  /** The machine is connected. @param again to new code, which knows of no breakpoints */
+  /** Called when QEMU has connected. @param again the trap thread's code was replaced: it has no breakpoints yet */
   connected(again: boolean): void {
     this.held = null
     this.breaking = false
     if (again) this.#setAll()
   }
 
-  /** The machine has ended. */
+  /** Called when the machine has ended. */
   ended(): void {
     this.#thread = undefined
     this.held = null
@@ -94,7 +94,7 @@ export class BreakpointControl {
   }
 }
 
-/** The trap thread may have removed it, or ended, meanwhile. */
+/** The trap thread may have removed the breakpoint, or ended, in the meantime. */
 function ignoreAbsent(error: unknown): void {
   if (!(error instanceof OperationError)) throw error
 }

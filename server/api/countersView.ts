@@ -5,7 +5,7 @@ import { eventName } from '../smmu/events.ts'
 import type { Counters } from '../trace/counters.ts'
 import type { CountersView } from './schemas/lifecycle.ts'
 
-/** @param lost records that the ring lost @param table what the ids of warnings stand for */
+/** @param lost records lost by the ring @param table warnings by id */
 export function countersView(counters: Counters | undefined, lost: number, table: WarningTable): CountersView {
   const us = (ns: number) => Math.round(ns / 10) / 100
   const quantiles = (p: { p50: number; p90: number; p99: number; max: number } | undefined) =>

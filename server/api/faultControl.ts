@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Faults that are armed from here, and what they changed. They belong to the machine that runs. */
+/** Faults armed through the API, and their effect on the counters. They last as long as the machine. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FaultController } from '../control/faultController.ts'
 import type { Session } from '../control/session.ts'
@@ -11,7 +11,7 @@ import type { FaultEffect } from './schemas/faults.ts'
 import type { CountersView } from './schemas/lifecycle.ts'
 import { disks, nothing, span, type Tally } from './tally.ts'
 
-/** What the trap thread may take to say that it is between two traps. */
+/** Time limit for the trap thread to get between two traps, ms. */
 const SETTLE_MS = 1_000
 
 const NOTHING: FaultStatus = { armed: false, seed: 0, plan: [], rules: [], firings: [] }
@@ -20,7 +20,7 @@ export class FaultControl {
   readonly #counters: () => CountersView
   readonly #blockStats: () => Promise<unknown>
   #session: Session | undefined
-  /** Around the rules that were armed from here: since when is compared, when they were armed, when disarmed. */
+  /** Counters at the start of the comparison, when rules were armed, and when they were disarmed. */
   #marks: { readonly from: Tally; readonly armed?: Tally; readonly to?: Tally } = { from: nothing(Date.now()) }
 
   /** @param blockStats what QMP's `query-blockstats` answers */
@@ -29,13 +29,13 @@ export class FaultControl {
     this.#blockStats = blockStats
   }
 
-  /** A machine starts. */
+  /** Called when a machine starts. */
   follow(session: Session): void {
     this.#session = session
     this.#marks = { from: nothing(Date.now()) }
   }
 
-  /** The machine has ended; called while its counters are still there. */
+  /** Called when the machine has ended, while its counters still exist. */
   ended(): void {
     this.#marks = { to: { ...this.#counted(), disk: null }, ...this.#marks }
     this.#session = undefined
@@ -66,8 +66,8 @@ export class FaultControl {
   }
 
   /**
-   * What was counted before rules were armed from here, since the machine started or the rules before them ended, and what
-   * since, until they were disarmed. Null when none were.
+   * Counts before the rules were armed (from the start of the machine, or from the end of the rules before them), and from then
+   * until they were disarmed. Null when no rules were armed.
    */
   async effect(): Promise<FaultEffect | null> {
     const { from, armed, to } = this.#marks
@@ -83,8 +83,8 @@ export class FaultControl {
   }
 
   /**
-   * The trap thread counts a trap after it answered: what the guest has seen until now is counted when this resolves. One that
-   * stands still, because a fault delays it, counts nothing meanwhile.
+   * The trap thread counts a trap after answering it. When this resolves, all traps that the guest has seen answered are
+   * counted. A trap thread that a fault delays is not waited for longer than SETTLE_MS.
    */
   async #settled(): Promise<void> {
     const settled = this.#session?.thread?.call('held').catch(() => {})

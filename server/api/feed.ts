@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/** Something with a number that goes up by one with every item of its feed. */
+/** An item of a feed; ids are consecutive. */
 export interface Numbered {
   readonly id: number
 }
 
-/** What clients read, each at its own pace: nothing is kept for a client, and nothing is kept for ever. */
+/** A bounded history that clients read, each at its own pace. No state is kept per client. */
 export interface Source<T extends Numbered> {
-  /** Id of the oldest item that is still there, and of the next one. */
+  /** Ids of the oldest item that is kept, and of the next one. */
   readonly oldest: number
   readonly next: number
-  /** Clients are sent what is new every so many ticks of the subscriptions; default: every one. */
+  /** New items are sent every `pace` ticks of the subscriptions; default 1. */
   readonly pace?: number
-  /** Somebody will read: what takes time may be made ready. */
+  /** Called when a client subscribes, so that slow preparations can begin. */
   subscribed?(): void
   /**
    * Items from id `from` on, at most `max` that match, after looking at a bounded number of them.
@@ -21,7 +21,7 @@ export interface Source<T extends Numbered> {
   read(from: number, max: number, filter: unknown): { readonly items: readonly T[]; readonly next: number }
 }
 
-/** The last so many items of one kind. */
+/** The last `capacity` items of one kind. */
 export class Feed<T extends Numbered> implements Source<T> {
   readonly #capacity: number
   readonly #matches: ((item: T, filter: unknown) => boolean) | undefined
@@ -44,7 +44,7 @@ export class Feed<T extends Numbered> implements Source<T> {
   push(item: Omit<T, 'id'>): T {
     const numbered = { id: this.#next++, ...item } as T
     this.#items.push(numbered)
-    // In bulk, because every removal moves all the others.
+    // In bulk: removing from the front moves all other items.
     if (this.#items.length > this.#capacity * 1.25) this.#items = this.#items.slice(-this.#capacity)
     return numbered
   }

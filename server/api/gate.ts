@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Who gets in, and how often. Asked before anything is done for a request: how often an address may ask, and guess a token;
- * and how many connections may stand open that have shown none.
+ * Admission: rate limits for requests and for wrong tokens, per address, checked before any work is done for a request; and a
+ * limit for connections that have not authenticated.
  */
 import type { Socket } from 'node:net'
 import { type Access, sameToken } from './security.ts'
 
-/** Requests of an address, whoever it is. */
+/** Requests per address. */
 const REQUESTS = { max: 3_000, windowMs: 10_000 }
-/** Wrong tokens of an address. */
+/** Wrong tokens per address. */
 const GUESSES = { max: 100, windowMs: 60_000 }
-/** Addresses that are remembered; the oldest go first. */
+/** Addresses that are tracked; the oldest are dropped first. */
 const MAX_ADDRESSES = 10_000
-/** Connections without the token; a new one takes the place of the oldest, never that of one with the token. */
-const MAX_UNPROVEN = 128
+/** Connections that have not authenticated. A new one replaces the oldest of them, never an authenticated one. */
+const MAX_ANONYMOUS = 128
 
 interface Window {
   until: number
   count: number
 }
 
-/** So many in a window of time, for each address. */
+/** At most `max` in a window of time, per address. */
 class RateLimit {
   readonly #max: number
   readonly #windowMs: number
@@ -33,7 +33,7 @@ class RateLimit {
     this.#clock = clock
   }
 
-  /** ms until one more is not too many; 0: now. */
+  /** ms until the next one is allowed; 0: now. */
   wait(address: string): number {
     const window = this.#windows.get(address)
     const left = window === undefined ? 0 : window.until - this.#clock()
@@ -60,8 +60,8 @@ export class Gate {
   readonly #token: string | undefined
   readonly #requests: RateLimit
   readonly #guesses: RateLimit
-  /** In the order in which they came. */
-  readonly #unproven = new Set<Socket>()
+  /** In order of arrival. */
+  readonly #anonymous = new Set<Socket>()
 
   /** @param clock ms */
   constructor({ token }: Access, clock = () => performance.now()) {
@@ -70,19 +70,19 @@ export class Gate {
     this.#guesses = new RateLimit(GUESSES, clock)
   }
 
-  /** A connection was made. */
+  /** Called for each new connection. */
   connected(socket: Socket): void {
     if (this.#token === undefined) return
-    if (this.#unproven.size >= MAX_UNPROVEN) {
-      const [oldest] = this.#unproven
-      if (oldest !== undefined) this.#unproven.delete(oldest)
+    if (this.#anonymous.size >= MAX_ANONYMOUS) {
+      const [oldest] = this.#anonymous
+      if (oldest !== undefined) this.#anonymous.delete(oldest)
       oldest?.destroy()
     }
-    this.#unproven.add(socket)
-    socket.once('close', () => this.#unproven.delete(socket))
+    this.#anonymous.add(socket)
+    socket.once('close', () => this.#anonymous.delete(socket))
   }
 
-  /** A request came. @returns seconds to wait before it would be answered; 0: it is. */
+  /** Called for each request. @returns seconds until it would be admitted; 0: it is admitted. */
   admit(socket: Socket): number {
     const address = addressOf(socket)
     const wait = this.#requests.wait(address)
@@ -90,7 +90,7 @@ export class Gate {
     return Math.ceil(wait / 1000)
   }
 
-  /** A token was given, or none. `late`: too many wrong ones came from there, and this one is not looked at. */
+  /** Checks the token of a request. `late`: too many wrong tokens from this address, so this one was not compared. */
   check(socket: Socket, given: string | undefined): 'right' | 'wrong' | 'late' {
     if (this.#token === undefined) return 'right'
     if (given === undefined) return 'wrong'
@@ -100,12 +100,12 @@ export class Gate {
       this.#guesses.take(address)
       return 'wrong'
     }
-    this.#unproven.delete(socket)
+    this.#anonymous.delete(socket)
     return 'right'
   }
 }
 
-/** One network is one address: whoever has an IPv6 address has 2^64 of them. */
+/** An IPv6 host usually has a whole /64: it counts as one address. */
 function addressOf({ remoteAddress = '' }: Socket): string {
   const four = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(remoteAddress)?.[1]
   if (four !== undefined || !remoteAddress.includes(':')) return four ?? remoteAddress

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What the machines of a server told, as far back as it is kept. Clients read it at their own pace. */
+/** History of the machines of a server: traps, events, warnings, faults and console, as far back as it is kept. */
 import { StringDecoder } from 'node:string_decoder'
 import type { Session } from '../control/session.ts'
 import { formatWarningValues, NO_WARNINGS, type WarningTable, warningById } from '../policy/warnings.ts'
@@ -16,7 +16,7 @@ import { type LogEntry, TrapLog } from './trapLog.ts'
 import { Traps } from './traps.ts'
 import { Verdicts } from './verdicts.ts'
 
-/** Chunks of console that are kept: the scrollback of somebody who comes late. */
+/** Console chunks kept as scrollback. */
 const CONSOLE_CHUNKS = 20_000
 const MAX_CHUNK = 4096
 const EVENTS = 5_000

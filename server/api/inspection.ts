@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What stands in a live machine's registers, queues and tables. Registers are asked for on the trap thread; memory is read
- * here, so looking costs the guest nothing but the register reads.
+ * Registers, queues and tables of a live machine. Registers are read by the trap thread; memory is read here, so that
+ * inspection costs the guest nothing but the register reads.
  */
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { TrapThread } from '../control/trapThread.ts'
@@ -44,11 +44,11 @@ const SHOWN: readonly number[] = R.REGISTERS.filter(({ name }) =>
   ),
 ).map(({ offset }) => offset)
 
-/** Streams that one listing visits. */
+/** Limit of StreamIDs in one listing. */
 const MAX_STREAMS = 4096
-/** Entries of a queue that are shown. */
+/** Limit of queue entries in one listing. */
 const MAX_ENTRIES = 256
-/** Pages that a listing of what stage 1 maps visits. */
+/** Limit of leaves in one listing of stage 1 mappings. */
 const MAX_LEAVES = 100_000
 
 export class Inspection {
@@ -59,7 +59,7 @@ export class Inspection {
   readonly #catchUp: () => void
   readonly #features = new Map<number, Features>()
 
-  /** @param catchUp lets `verdicts` know what the trap thread has done so far */
+  /** @param catchUp drains the trace ring, so that `verdicts` is up to date */
   constructor(thread: TrapThread, hello: Hello, memory: FileMemory, verdicts: Verdicts, catchUp: () => void) {
     this.#thread = thread
     this.#hello = hello
@@ -82,7 +82,7 @@ export class Inspection {
     return new Map(values.map(value => [value.offset, value]))
   }
 
-  /** All registers from both sides. */
+  /** All registers, as host and hardware have them. */
   async registers(smmu: number) {
     const host = await this.#read(smmu, 'host', SHOWN)
     const hardware = await this.#read(smmu, 'hardware', SHOWN)
@@ -117,15 +117,15 @@ export class Inspection {
   // Queues.
 
   /**
-   * Command and event queue from both sides, the entries around the indices decoded.
-   * @param ahead PROD of a held write: the host has made its entries up to there, and nobody has looked at them yet.
+   * Command and event queues of host and hardware, with the last entries before PROD decoded.
+   * @param ahead PROD of a held write: the host has written its entries, the hypervisor has not read them yet.
    */
   async queues(smmu: number, ahead?: number) {
     const command = [R.ARM_SMMU_CR0, R.ARM_SMMU_CMDQ_BASE, R.ARM_SMMU_CMDQ_PROD, R.ARM_SMMU_CMDQ_CONS]
     const event = [R.ARM_SMMU_CR0, R.ARM_SMMU_EVTQ_BASE, R.ARM_SMMU_EVTQ_PROD, R.ARM_SMMU_EVTQ_CONS]
     const host = await this.#read(smmu, 'host', command)
     const hardware = await this.#read(smmu, 'hardware', [...new Set([...command, ...event])])
-    // Otherwise the newest entries have no verdict yet, or that of an entry that was in their place before.
+    // Otherwise the newest entries would have no verdict, or that of an older entry at the same index.
     this.#catchUp()
     const own = this.#queue('cmdq', host, ahead)
     const shadow = this.#queue('cmdq', hardware)
@@ -217,7 +217,7 @@ export class Inspection {
     }
   }
 
-  /** Of the hardware. @throws Problem when the hardware has what the walker doesn't know. */
+  /** Of the hardware. @throws Problem when the walker does not model this hardware. */
   async features(smmu: number): Promise<Features> {
     const known = this.#features.get(smmu)
     if (known !== undefined) return known
@@ -273,7 +273,7 @@ export class Inspection {
     return { host, hardware, shadowed }
   }
 
-  /** Every stream that somebody has: a device, the host's table or the hardware's. */
+  /** All streams of devices, of the host's stream table and of the hardware's. */
   async streams(smmu: number) {
     const { host, hardware, shadowed } = await this.#tables(smmu)
     const devices = this.#hello.devices.filter(d => d.smmu === smmu).map(({ sid }) => sid)
@@ -299,7 +299,7 @@ export class Inspection {
     }
   }
 
-  /** One stream in full: both entries, the fields that differ, the context descriptor and the tables' roots. */
+  /** One stream: both STEs, the fields that differ, the context descriptor and the roots of its tables. */
   async stream(smmu: number, sid: number, ssid = 0) {
     const { host, hardware, shadowed } = await this.#tables(smmu)
     const own = this.#ste(host, sid)

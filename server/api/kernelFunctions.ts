@@ -4,18 +4,18 @@ import { u32At } from '../trace/layout.ts'
 import { type FunctionTable, Symbols } from '../trace/symbols.ts'
 import type { LogEntry } from './trapLog.ts'
 
-/** With fewer different PCs nobody can tell where the kernel is. */
+/** Fewer PCs do not determine the KASLR offset. */
 const LEAST_PCS = 8
 const MOST_PCS = 64
 
-/** Rows of the trap log that one kernel made: from a reset to the next, as every start moves the kernel elsewhere. */
+/** The rows of the trap log between two resets. Each start of the kernel has its own KASLR offset. */
 interface Kernel {
   /** First row. */
   readonly from: number
   readonly image: string | undefined
   /** Different PCs of its traps, by their lower half. */
   readonly pcs: Map<number, bigint>
-  /** How many there were when they were last looked at. */
+  /** Number of PCs at the last attempt. */
   tried: number
   symbols: Symbols | undefined
   readonly names: Map<bigint, string | undefined>
@@ -48,7 +48,7 @@ export class KernelFunctions {
   readonly #load: typeof loadAside
   #image: string | undefined
   #wanted = false
-  /** Image whose functions are there, or on their way. */
+  /** Image whose symbols are loaded, or being loaded. */
   #loaded: Loaded | undefined
 
   constructor(load = loadAside) {
@@ -62,7 +62,7 @@ export class KernelFunctions {
     if (this.#wanted) this.want()
   }
 
-  /** Somebody will ask: what takes time is begun. */
+  /** Starts loading the symbols. */
   want(): void {
     this.#wanted = true
     const image = this.#image

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Starts machines as the API asks for them. */
+/** Starts machines from the options of the API. */
 import type { Session } from '../control/session.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { machineFiles } from '../run/files.ts'
@@ -10,7 +10,7 @@ import { OWN_POLICY, type StartOptions } from './schemas/lifecycle.ts'
 
 const MAX_MEMORY = 64 * 2 ** 30
 
-/** What is the same for all machines of a server. */
+/** Settings of the server, the same for all machines. */
 export interface LaunchDefaults {
   readonly qemu?: string
   readonly ramDir?: string
@@ -21,7 +21,7 @@ export interface LaunchDefaults {
 
 const words = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
-/** The policy's name, or the file that `own` stands for. @throws Problem for options that cannot be. */
+/** Checks the options. @returns name of the policy, or its file for `own`. @throws Problem */
 function checkedPolicy(options: StartOptions, { policyFile }: LaunchDefaults): string {
   const { memory = DEFAULTS.memory, carveout = DEFAULTS.carveout, policy = DEFAULTS.policy } = options
   if (parseSize(memory) > MAX_MEMORY) throw new Problem(422, `memory ${memory}: more than 64G`)
@@ -36,9 +36,9 @@ function checkedPolicy(options: StartOptions, { policyFile }: LaunchDefaults): s
 }
 
 /**
- * Makes ready what is missing, then starts the machine.
+ * Runs set-up as far as needed, then starts the machine.
  * @param before called with the session before it is recorded
- * @throws Problem for options that cannot be, Error when the machine cannot be started
+ * @throws Problem for wrong options, Error when the machine cannot be started
  */
 export async function launch(
   options: StartOptions,
@@ -75,7 +75,7 @@ export async function launch(
   )
   const { session } = machine
   before(session, files.kernel)
-  // A disk that refuses costs the recording, not the machine.
+  // A recording that cannot be written must not stop the machine.
   const recorder = await machine.record().catch(() => undefined)
   void session.ended.catch(() => {}).finally(() => recorder?.close().catch(() => {}))
   return machine

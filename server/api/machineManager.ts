@@ -162,7 +162,7 @@ export class MachineManager {
     }
   }
 
-  /** Takes over a machine that somebody else started and will dispose of. */
+  /** Takes over a machine that was started elsewhere; its owner disposes of it. */
   adopt(session: Session, options: StartOptions, kernel: Kernel): void {
     this.#begin(options)
     this.#take(session, kernel)
@@ -189,7 +189,7 @@ export class MachineManager {
   /** Types into the serial console. @throws Problem when the guest takes no input. */
   type(text: string): void {
     const stdin = this.#session?.qemu.child.stdin
-    if (!stdin?.writable) throw new Problem(409, 'there is no machine that listens')
+    if (!stdin?.writable) throw new Problem(409, 'there is no machine with an open console')
     stdin.write(text)
   }
 
@@ -222,7 +222,7 @@ export class MachineManager {
     session.console.on('line', line => this.#line(line))
     session.on('connected', hello => this.#connected(session, hello))
     session.on('reset', () => {
-      // The first comes with the start.
+      // The first reset is that of the start.
       this.#phase = 'qemu'
       this.#reached('kernel')
     })

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What is asked of QEMU as a whole, over QMP. */
+/** The machine's life cycle, over QMP. */
 import type { Session } from '../control/session.ts'
 import type { Qmp } from '../machine/qmp.ts'
 import { Problem } from './problems.ts'
@@ -15,7 +15,7 @@ export class Monitor {
   #qmp: Qmp | undefined
 
   /**
-   * @param held a trap is held: QEMU cannot answer
+   * @param held whether a trap is held: QEMU cannot answer then
    * @param paused called when the vCPUs stop or run again
    */
   constructor(held: () => boolean, paused: (paused: boolean) => void) {
@@ -23,7 +23,7 @@ export class Monitor {
     this.#paused = paused
   }
 
-  /** A machine starts. */
+  /** Called when a machine starts. */
   async follow(session: Session): Promise<void> {
     this.#session = session
     try {
@@ -37,7 +37,7 @@ export class Monitor {
     } catch {} // QEMU ended, or is too busy: requests will say so
   }
 
-  /** The machine has ended. */
+  /** Called when the machine has ended. */
   ended(): void {
     this.#session = undefined
     this.#qmp = undefined
@@ -69,11 +69,11 @@ export class Monitor {
     return this.#inTime(qmp => qmp.execute(command))
   }
 
-  /** @throws Problem when nobody is there to answer, or does not */
+  /** @throws Problem when there is no QEMU, or it does not answer in time */
   async #inTime<T>(ask: (qmp: Qmp) => T | Promise<T>): Promise<T> {
     if (this.#held()) throw new Problem(409, 'a trap is held, and with it all of QEMU: release it first')
     const qmp = this.#qmp
-    if (qmp === undefined) throw new Problem(409, 'there is no machine that answers')
+    if (qmp === undefined) throw new Problem(409, 'there is no machine, or QEMU does not answer yet')
     let timer: NodeJS.Timeout | undefined
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => reject(new Problem(409, 'QEMU does not answer')), ANSWER_MS)

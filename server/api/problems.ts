@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What went wrong, as an answer. */
+/** Errors as answers. */
 import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import { QmpError } from '../machine/qmp.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { FieldError, ProblemBody } from './schemas/problem.ts'
 
-/** An answer other than the one asked for. */
+/** An error with its HTTP status. */
 export class Problem extends Error {
   override readonly name = 'Problem'
   readonly status: number

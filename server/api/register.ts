@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Puts routes of the contract, and what answers them, into the HTTP server. */
+/** Registers the routes of the contract with their handlers. */
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { Type } from 'typebox'
@@ -8,7 +8,7 @@ import { Ref } from './schemas/fields.ts'
 import { ProblemSchema } from './schemas/problem.ts'
 import type { Handlers, RequestOf, Route, Routes } from './schemas/route.ts'
 
-/** What every route may answer; one that takes a body; one with parameters in its path. */
+/** Problem statuses of every route, of routes with a body, and of routes with path parameters. */
 const ALWAYS = [400, 401, 403, 429]
 const WITH_BODY = [413, 415]
 const WITH_PARAMS = [414]
@@ -18,7 +18,7 @@ const problem = (status: number) => ({
   content: { 'application/problem+json': { schema: Ref(ProblemSchema) } },
 })
 
-/** The problems that every route may answer, and further ones. */
+/** Problem responses of every route, and further ones. */
 export const problems = (codes: readonly number[] = []) =>
   Object.fromEntries([...ALWAYS, ...codes].map(code => [code, problem(code)]))
 
@@ -39,7 +39,8 @@ function responses(method: string, route: Route): Record<string, unknown> {
 }
 
 /**
- * `1e400` is a number in JSON, and a text that a number is made of in a query: both become Infinity, which no schema means.
+ * `1e400` is a valid number in JSON, and converts to a number in a query. Both become Infinity, for which the validator skips
+ * minimum and maximum.
  * @throws Problem
  */
 function expectFinite(value: unknown, path: string): void {

@@ -22,7 +22,7 @@ export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
 }
 
-/** What letters and digits are taken from, and how many there are. */
+/** Alphabets of tokens, with their size. */
 const ALPHABETS = [
   [/^\d+$/, 10],
   [/^[\da-f]+$|^[\dA-F]+$/, 16],
@@ -31,10 +31,10 @@ const ALPHABETS = [
   [/^[\w-]+$/, 64],
 ] as const
 
-/** With fewer different characters it is no draw from an alphabet. */
+/** With fewer different characters a token is not random over its alphabet. */
 const FEW = 8
 
-/** Bits that guessing a token takes at most: if it was drawn at random, and less if it repeats itself. */
+/** Upper bound of a token's entropy, bits. */
 export function tokenBits(token: string): number {
   const [, size] = ALPHABETS.find(([pattern]) => pattern.test(token)) ?? [undefined, 94]
   const different = new Set(token).size

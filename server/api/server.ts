@@ -15,7 +15,7 @@ export const DEFAULT_HOST = '127.0.0.1'
 export interface ServerOptions {
   readonly manager: MachineManager
   readonly host?: string
-  /** 0: any that is free. */
+  /** 0: any free port. */
   readonly port?: number
   /** Names under which the server is reached, besides its address. */
   readonly names?: readonly string[]
@@ -45,7 +45,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, say } = options
   const token = tokenFor(host, process.env[TOKEN_VARIABLE])
   const dashboard = await buildDashboard(say)
-  // What a log line quotes of a request is text from elsewhere: it is printed as such.
+  // Log lines may quote requests: they are escaped like all output.
   const destination = new Writable({
     write(line, _encoding, done) {
       say(String(line).trimEnd())

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Subscriptions over WebSocket. A client subscribes with a filter and the id of the last item it has; the server sends what came
- * since, as fast as the client takes it. Nothing is queued for a client: each has a position in histories that all share.
- * A client that is too slow for a history misses items, and is told how many.
+ * since, as fast as the client reads. Nothing is queued per client: each has a position in the shared histories. A client that
+ * is too slow misses items, and is told how many.
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, Server } from 'node:http'
@@ -25,11 +25,11 @@ import { type Access, bearer, refusal } from './security.ts'
 const TICK_MS = 50
 const PING_MS = 15_000
 const AUTH_MS = 5_000
-/** Clients that have shown the token; those that have not are bounded by the gate. */
+/** Authenticated clients; the gate limits the others. */
 const MAX_CLIENTS = 64
 const MAX_SUBSCRIPTIONS = 16
 const MAX_MESSAGE = 16_384
-/** Bytes that may wait in a socket; above it the client has to catch up first. */
+/** Limit of bytes buffered in a socket; above it nothing more is sent until the client catches up. */
 const MAX_BUFFERED = 1 << 18
 /** Items that one message carries. */
 const MAX_ITEMS = 500
@@ -48,7 +48,7 @@ interface Subscription {
 
 interface Client {
   readonly socket: WebSocket
-  /** Below it. */
+  /** The TCP connection. */
   readonly connection: Socket
   readonly subscriptions: Map<string, Subscription>
   authorized: boolean
@@ -75,7 +75,7 @@ export class Subscriptions {
   readonly #sources: Sources
   readonly #access: Access
   readonly #gate: Gate
-  /** Sockets that have to show the token. */
+  /** Clients that have not authenticated yet. */
   readonly #waiting = new Set<Client>()
   readonly #server = new WebSocketServer({ noServer: true, maxPayload: MAX_MESSAGE, perMessageDeflate: false })
   readonly #clients = new Set<Client>()
@@ -96,7 +96,7 @@ export class Subscriptions {
     ]
   }
 
-  /** Somebody watches this stream. */
+  /** Whether a client is subscribed to this stream. */
   watched(name: StreamName): boolean {
     const source = this.#sources[name]
     for (const { subscriptions } of this.#clients) {
@@ -133,7 +133,7 @@ export class Subscriptions {
     if (request.url?.split('?')[0] !== STREAM_PATH) return refuse('404 Not Found')
     if (refusal(request.headers, this.#access) !== undefined) return refuse('403 Forbidden')
     const given = bearer(request.headers)
-    // A browser cannot send the header: it sends the token in its first message.
+    // A browser cannot set the header: it sends the token in its first message.
     const verdict = given === undefined && this.#access.token !== undefined ? 'waits' : this.#gate.check(socket, given)
     if (verdict === 'late') return refuse('429 Too Many Requests')
     if (verdict === 'wrong') return refuse('401 Unauthorized')

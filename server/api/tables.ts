@@ -71,7 +71,7 @@ function* descriptors(read: Read, table: Table, oas: number): Generator<Descript
 const STAGE1_AP = ['EL1 RW', 'RW', 'EL1 RO', 'RO']
 const STAGE2_AP = ['none', 'RO', 'WO', 'RW']
 
-/** The entries of a table that are not invalid, as people read them. */
+/** The valid entries of a table, decoded. */
 export function tableEntries(read: Read, table: Table, oas: number) {
   if (read(table.address, 8) === undefined) return { readable: false, entries: [] }
   const entries = [...descriptors(read, table, oas)].map(d => ({
@@ -94,7 +94,7 @@ export interface Leaf {
   readonly size: number
 }
 
-/** What a table maps, adjacent leaves joined; ends after so many descriptors. */
+/** The mappings of a table, adjacent leaves joined. @param limit of descriptors that are visited */
 export function* tableLeaves(read: Read, root: Table, oas: number, limit: number): Generator<Leaf> {
   let left = limit
   let run: Leaf | undefined

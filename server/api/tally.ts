@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What is counted around a fault: two moments, and what lies between them. */
+/** Counts before and after a fault. */
 import type { DiskCounts, Span } from './schemas/faults.ts'
 
-/** What was counted until a moment. */
+/** Counts at one moment. */
 export interface Tally extends Omit<Span, 'from' | 'seconds'> {
   /** ms since the epoch. */
   readonly at: number
 }
 
-/** Nothing was counted yet. */
+/** All counts 0. */
 export const nothing = (at: number): Tally => ({
   at,
   traps: 0,
@@ -20,7 +20,7 @@ export const nothing = (at: number): Tally => ({
   disk: { reads: 0, writes: 0, bytes: 0, failed: 0 },
 })
 
-/** Counters start anew with a machine, never within one: nothing is ever negative. */
+/** Difference of two tallies of one machine; counters are reset only between machines, so no count is negative. */
 export function span(from: Tally, to: Tally): Span {
   const less = <T extends { readonly count: number }>(
     list: readonly T[],

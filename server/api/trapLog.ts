@@ -36,7 +36,7 @@ export interface LogEntry {
 }
 
 /**
- * The last decisions of the trap thread, as the ring had them: copied word by word and decoded only when somebody looks.
+ * The last decisions of the trap thread, as the ring had them: copied word by word and decoded on demand.
  * Ids count all groups since the server started, so that a client can go on where it was.
  */
 export class TrapLog implements Sink {

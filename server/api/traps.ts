@@ -20,11 +20,11 @@ import type { LogEntry, TrapLog } from './trapLog.ts'
 
 const VERDICTS = Object.keys(verdict)
 
-/** Rows that one reading looks at. */
+/** Limit of rows that one read scans. */
 const SCAN = 20_000
 
 export class Traps implements Source<TrapRow> {
-  /** 200 ms: each time that a client is sent rows, somebody's trap waits for a processor. */
+  /** 200 ms: sending rows competes with the trap thread for the processors. */
   readonly pace = 4
   readonly #log: TrapLog
   readonly #functions: KernelFunctions
@@ -78,7 +78,7 @@ export class Traps implements Source<TrapRow> {
     return items.reverse()
   }
 
-  /** The newest row of the trap of a number. Every trap has a row, so that those behind it tell how far back it is. */
+  /** The newest row of the trap with this number. Every trap has a row, so the distance in numbers is a lower bound of that in rows. */
   numbered(seq: number): TrapRow | undefined {
     for (let id = this.next - 1; id >= this.oldest; ) {
       const entry = this.#log.entry(id)
@@ -178,7 +178,7 @@ export class Traps implements Source<TrapRow> {
   }
 }
 
-/** What can be decided without decoding. */
+/** The part of the filter that needs no decoding. */
 function quickFilter(filter: TrapFilter): (entry: LogEntry) => boolean {
   const kinds = new Set<string>(filter.kinds ?? ['trap', 'reset', 'request'])
   const offsets = filter.registers && new Set(filter.registers.map(name => name.toLowerCase()))

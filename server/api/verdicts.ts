@@ -8,7 +8,7 @@ import type { LogEntry, TrapLog } from './trapLog.ts'
 const NAMES = Object.keys(verdict)
 const UNKNOWN = 255
 
-/** What became of the commands of one SMMU, by their place in the queues. */
+/** Verdicts of the commands of one SMMU, by queue index. */
 interface Places {
   /** Of the host's queue: verdict, and place in the shadow queue or -1. */
   readonly host: Uint8Array

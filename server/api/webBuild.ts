@@ -7,7 +7,7 @@ import { intact, publish } from '../../scripts/setup/cache.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const source = join(root, 'server/web')
-/** All that goes into the build: the dashboard, and what it imports from elsewhere other than types. */
+/** Inputs of the build: the dashboard, and the files outside it that it imports values from. */
 export const SOURCES = [
   source,
   join(root, 'server/api/schemas/request.ts'),

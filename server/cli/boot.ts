@@ -182,7 +182,7 @@ async function watch(
   }
 }
 
-/** What the guest was doing is told as it stands when it has ended. */
+/** Evaluated after the guest has ended, so that its last report is known. */
 function hung(timeout: number, events: readonly GuestEvent[]): Ending<'guest-hung'> {
   const last = events.at(-1)
   const where = last === undefined ? 'it never reached userspace' : `its last report was "${last.event}"`
@@ -193,7 +193,8 @@ function hung(timeout: number, events: readonly GuestEvent[]): Ending<'guest-hun
 async function faultsOf(options: BootOptions): Promise<FaultPlan | undefined> {
   const { faults, seed, policy, until, translate, baseline, server } = options
   if (faults === undefined) return undefined
-  if (baseline || server !== undefined) throw new Error('--faults: they are injected by a server of this run’s own')
+  if (baseline || server !== undefined)
+    throw new Error('--faults: they need the server of this run: not with --baseline or --server')
   try {
     return await planOf(faults, seed, { policy, until, translate })
   } catch (error) {
@@ -201,7 +202,7 @@ async function faultsOf(options: BootOptions): Promise<FaultPlan | undefined> {
   }
 }
 
-/** For a trap thread that could not say it itself at the end. */
+/** Fault section of the report, in case the trap thread could not send its own. */
 function faultSection(
   { rules, seed }: FaultPlan,
   { firings, problems }: FaultController,
@@ -222,7 +223,7 @@ async function record(machine: RunningMachine, { record, recordLimit }: BootOpti
   }
 }
 
-/** Whoever types into the guest has it on his terminal as it is. */
+/** An interactive console is passed on unchanged. */
 function showConsole({ console }: Session, interactive: boolean): void {
   const printer = new ConsolePrinter()
   console.on('data', chunk => (interactive ? raw(chunk) : printer.write(chunk)))

@@ -90,7 +90,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
       integer(0, 86_400),
       reconnect,
     )
-    .option('--timeout <s>', 'end a guest that is not done by then; 0: never', integer(0, 1_000_000), 300)
+    .option('--timeout <s>', 'time limit of the guest; 0: none', integer(0, 1_000_000), 300)
     .option('--report <file>', 'write the report as JSON')
     .addOption(
       new Option('--translate <mode>', 'who translates for devices: QEMU’s model, the server, or both compared')
@@ -99,10 +99,10 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .option('--record <file>', 'where the run is recorded; by default in the runs folder')
     .option('--no-record', 'do not record')
-    .option('--record-limit <size>', 'bytes of the recording, the middle of a longer one is left out', size, '2G')
+    .option('--record-limit <size>', 'size limit of the recording; the middle of a longer one is left out', size, '2G')
     .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue')
-    .option('--seed <n>', 'of what faults leave to chance', integer(0, 0xffff_ffff), 1)
-    .option('--faithful', 'every access of the guest is a trap, every access to the hardware is waited for')
+    .option('--seed <n>', 'seed of everything random in faults', integer(0, 0xffff_ffff), 1)
+    .option('--faithful', 'every register access of the guest traps, and every hardware access is waited for')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--quiet', 'no guest console on the terminal')
     .addOption(

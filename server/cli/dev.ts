@@ -19,7 +19,7 @@ interface DevOptions extends BootOptions {
   readonly listen?: string
 }
 
-/** Seconds that a machine waits while somebody mends his code. */
+/** Seconds that a machine waits while the code is being fixed. */
 const RECONNECT = 3600
 
 const QMP_MS = 10_000
@@ -28,11 +28,11 @@ const QMP_MS = 10_000
 export function devCommand(program: Command): void {
   bootOptions(program.command('dev'), RECONNECT)
     .description('boot, and replace the hypervisor’s code under the running Linux whenever a source file is saved')
-    .option('--no-watch', 'replace nothing')
+    .option('--no-watch', 'do not replace code')
     .addOption(
       new Option(
         '--refused <what>',
-        'new code cannot go on from the state of the old: keep the old, or reset the machine',
+        'what to do when new code cannot take over the state of the old: keep the old code, or reset the machine',
       )
         .choices(['keep', 'reset'])
         .default('keep'),
@@ -56,11 +56,11 @@ async function develop(options: DevOptions): Promise<void> {
 
 /** Replaces the code of a session's trap thread; also used where machines come and go. */
 function watchSession(session: Session, options: DevOptions): LiveCode {
-  // The code of today may not last: what it throws holds the machine until it is mended.
+  // Code under development may throw: the machine waits until it is fixed.
   session.on('interrupted', (message, fault) => {
     say(message)
     if (!fault) return
-    void session.thread?.park().then(() => say('the machine waits at its trap: save a file that mends it'))
+    void session.thread?.park().then(() => say('the machine waits at its trap: fix the code and save it'))
   })
   session.thread?.on('lost', message => {
     say(`${message}; the machine is reset`)
@@ -87,7 +87,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       '--faults': options.faults !== undefined,
       '--refused reset': options.refused === 'reset',
     }).filter(([, given]) => given)
-    for (const [name] of without) throw new Error(`${name} needs a machine, and --listen is a server without one`)
+    for (const [name] of without) throw new Error(`${name} needs a machine; --listen runs only the server`)
     if (!existsSync(options.ramDir)) throw new Error(`--ram-dir ${options.ramDir}: no such folder`)
     const ring = createRing()
     const thread = await TrapThread.start({
@@ -115,7 +115,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
     thread.on('disconnected', (message, expected, fault) => {
       say(expected ? 'the machine has ended' : message)
       if (fault && options.watch) {
-        void thread.park().then(() => say('the machine waits at its trap: save a file that mends it'))
+        void thread.park().then(() => say('the machine waits at its trap: fix the code and save it'))
       }
     })
     const died = new Promise<never>((_, reject) => thread.on('died', message => reject(new Error(message))))

@@ -142,13 +142,13 @@ async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> 
   }
 }
 
-/** A file of rules has no expectation: every verdict that says something is right. */
+/** Entries of an argument. A file of rules has no expected verdict: every verdict but harness-error is right. */
 async function entries(argument: string): Promise<CatalogueEntry[]> {
   return (await entriesOf(argument)).map(entry => ({
     summary: `rules of ${argument}`,
     expect: [],
-    why: 'a file of rules says nothing about it',
-    // A file of rules says nothing about the machine either, but some are about what only one machine does.
+    why: 'a file of rules has no expectation',
+    // Rules about translations need a machine that asks the server for them.
     ...(needsServer(entry.rules) && { session: { translate: 'server' as const } }),
     ...(isFile(argument) && { source: argument }),
     ...entry,
@@ -158,7 +158,7 @@ async function entries(argument: string): Promise<CatalogueEntry[]> {
 const entriesOfAll = async (what: readonly string[]): Promise<CatalogueEntry[]> =>
   (await Promise.all(what.map(entries))).flat()
 
-/** Why rules have no place in the machine of a job; empty: they have. */
+/** Why the rules cannot act in the machine of a job, a line each; empty: they can. */
 function flawsOf({ entry: { rules, session }, until }: Job): string {
   const context = { policy: 'pkvm', until, translate: session?.translate ?? 'hardware' }
   return checkRules(rules, context, ['rules'])
@@ -208,8 +208,9 @@ async function start(
 }
 
 /**
- * A second session is the same job under another name. In a campaign, jobs whose prefix has no place for a rule are left out.
- * @throws Error when that is none of them, or one that was asked for by name
+ * Plans a campaign. With --twice each job is there again under another name. Jobs whose rules cannot act in their prefix of the
+ * series are left out of a campaign.
+ * @throws Error when no job is left, or when one that was named cannot run
  */
 function begin(
   database: Database,
@@ -227,13 +228,15 @@ function begin(
   }
   if (plan.length === 0) throw new Error('there is nothing to run')
   if (first !== undefined) {
-    say(`${others.length + 1} sessions have no place in their prefix and are left out, e.g. ${jobName(first)}`)
+    say(
+      `${others.length + 1} sessions are left out because their rules cannot act in their prefix of the series, e.g. ${jobName(first)}`,
+    )
   }
   expectKernels(plan, options.kernel)
   return database.begin([how, ...what].join(' '), plan)
 }
 
-/** A file or a database says what is to be tried; which image is booted for it says the command line. @throws Error */
+/** A kernel image named by a file or a database is booted only if the command line names it, too. @throws Error */
 function expectKernels(plan: readonly Job[], given: readonly string[]): void {
   const job = plan.find(({ kernel }) => !isSeries(kernel) && !given.includes(kernel))
   if (job === undefined) return
@@ -264,7 +267,7 @@ function output(database: Database, campaign: Campaign, options: OutputOptions):
   if (rows.length < plan.length || rows.some(({ result }) => !result.asExpected)) process.exitCode = EXIT.failed
 }
 
-/** Of jobs that ran twice. Equal: the guest's accesses until the first fault, and what fired. Times, and what comes later, may differ. */
+/** Compares jobs that ran twice: the guest's accesses until the first fault, and the first firing, have to be equal. */
 function checkTwice(database: Database, campaign: Campaign): void {
   const rows = database.rows(campaign)
   const byName = new Map(rows.map(row => [jobName(row.job), row]))

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The one place of the command line that prints. */
+/** All output of the command line. */
 import { StringDecoder } from 'node:string_decoder'
 import { escaped } from '../trace/terminal.ts'
 
-/** A line, or several, on standard output. */
+/** Prints to standard output. */
 export function print(text: string): void {
   console.log(escaped(text))
 }
 
-/** What concerns the user and is no result: on standard error. Further lines are indented, so that none can pose as another. */
+/** Prints a message to standard error. Further lines are indented, so that no text can look like a second message. */
 export function say(text: string): void {
   console.error(`smmu-cosim: ${escaped(text).replaceAll('\n', '\nsmmu-cosim:   ')}`)
 }
 
-/** A report for people, on standard error, so that standard output stays what was asked for. */
+/** Prints a report to standard error; standard output is for results. */
 export function report(lines: readonly string[]): void {
   console.error(escaped(lines.join('\n')))
 }
@@ -21,7 +21,7 @@ export function report(lines: readonly string[]): void {
 /** Prints a guest's console as it comes. */
 export class ConsolePrinter {
   readonly #decoder = new StringDecoder('utf8')
-  /** A carriage return whose line feed may be in the next chunk. */
+  /** A trailing CR: its LF may be in the next chunk. */
   #held = ''
 
   write(chunk: Buffer): void {
@@ -31,7 +31,7 @@ export class ConsolePrinter {
   }
 }
 
-/** The guest's console where a person types into it: a terminal at a serial line, with all that it can do. */
+/** Prints an interactive console unchanged: the user's terminal is the guest's. */
 export function raw(chunk: Buffer): void {
   process.stdout.write(chunk)
 }

@@ -83,7 +83,8 @@ function symbolOptions(command: Command): Command {
 }
 
 /**
- * The image that a recording names, if set-up fetched it: a recording is data, and what it names elsewhere is not opened.
+ * The kernel image named by a recording, if it is one that set-up has fetched. A recording is data: other paths in it are not
+ * opened.
  * @throws Error that says how to give it
  */
 function recordedImage({ image }: TraceHeader): string {

@@ -54,7 +54,10 @@ export function walkCommand(program: Command): void {
   const command = walkOptions(urlOptions(program.command('walk')))
     .addOption(new Option('--recording <file>', 'of a recorded machine instead of a running one').conflicts('url'))
     .option('--at <trap>', 'with --recording: as it stood after that trap; default: at its end', integer)
-    .option('--policy <name|file>', 'with --recording: makes what was written again; default: that of the recording')
+    .option(
+      '--policy <name|file>',
+      'with --recording: the policy that recomputes long writes; default: that of the recording',
+    )
   command.description('translate an address step by step').action(async (options: WalkCommandOptions) => {
     const { recording, at, policy } = options
     try {

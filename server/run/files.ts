@@ -14,7 +14,7 @@ export interface MachineFiles {
   readonly initrd: string
 }
 
-/** What is wanted: a kernel of Debian's or a file; absent files are those of set-up. */
+/** Which files to use: a kernel of Debian's or an image; absent ones come from set-up. */
 export interface WantedFiles {
   readonly kernel: string
   readonly initrd?: string

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What a machine is asked to be, whoever asks: `boot`, the API, a fault session. */
+/** Options of a machine, the same for `boot`, the API and fault sessions. */
 import { accessSync, constants } from 'node:fs'
 import type { SavedMachine, SessionOptions } from '../control/session.ts'
 import { parseSize } from '../machine/scratch.ts'
 import type { Workload, WorkloadSize } from '../machine/workload.ts'
 import { isSeries, KERNELS } from './files.ts'
 
-/** What is meant when nothing is said. Sizes in QEMU's notation. */
+/** Defaults. Sizes in QEMU's notation. */
 export const DEFAULTS = {
   policy: 'pkvm',
   until: 'nested',
@@ -38,7 +38,7 @@ export interface RunOptions {
   readonly policy?: Omit<NonNullable<SessionOptions['policy']>, 'carveout'>
   /** Goes on where a machine of the same description was saved, instead of booting. */
   readonly restore?: SavedMachine
-  /** Where the run leaves its files; default: a new folder among the runs. */
+  /** Folder for the files of the run; default: a new one in the runs folder. */
   readonly folder?: string
 }
 
@@ -59,8 +59,8 @@ export const commandLine =
     ['console=ttyAMA0', 'panic=-1', `cosim.run=${run}`, workload.append(bench), ...(append ? [append] : [])].join(' ')
 
 /**
- * Sizes that fit each other.
- * @param dashes in front of the names of options, as the one who asks writes them
+ * Checks that the sizes fit each other.
+ * @param dashes prefix of option names in messages: `--` for the command line
  * @throws Error that names the option
  */
 export function checkSizes({ memory, carveout }: Pick<RunOptions, 'memory' | 'carveout'>, dashes = ''): void {
@@ -71,7 +71,7 @@ export function checkSizes({ memory, carveout }: Pick<RunOptions, 'memory' | 'ca
   }
 }
 
-/** Files that are given instead of those of set-up, before any work is done. @throws Error that names the option */
+/** Checks that files given on the command line can be read. @throws Error that names the option */
 export function checkFiles(files: { readonly kernel: string; readonly initrd?: string; readonly qemu?: string }): void {
   const { kernel, initrd, qemu } = files
   for (const [option, file] of [

@@ -21,21 +21,21 @@ export interface Ending<O extends string> {
   readonly message: string
 }
 
-/** In words, when QEMU ended with an error. */
+/** Message when QEMU ended with an error. */
 export function qemuFailure({ qemu: { code, signal }, qemuErrors }: SessionEnd): string | undefined {
   return code === 0 ? undefined : `QEMU ended with ${signal ?? `exit code ${code}`}: ${qemuErrors || 'no message'}`
 }
 
 /**
- * What went wrong with the machine, the first cause first; undefined: nothing, the guest ended it.
- * @param stopped why it was ended from here, if it was: what we caused by that is no failure of others
+ * The first cause of a failure of the machine; undefined: the guest ended it.
+ * @param stopped why it was stopped from here, if it was: errors that follow from that are not reported
  */
 export function machineFailure<O extends string = never>(
   end: SessionEnd,
   stopped?: Ending<O>,
 ): Ending<O | 'hyp-panic' | 'server-died' | 'qemu-died'> | undefined {
   if (end.panic !== undefined) return { outcome: 'hyp-panic', message: end.panic }
-  // A guest that hangs may do so because the server is gone; what a person stops, he stops.
+  // A dead server explains why a guest hangs; a stop on request needs no explanation.
   const hung = stopped?.outcome === 'guest-hung'
   if (stopped !== undefined && !hung) return stopped
   if (end.serverError !== undefined) return { outcome: 'server-died', message: end.serverError }
@@ -44,7 +44,7 @@ export function machineFailure<O extends string = never>(
   return message === undefined ? undefined : { outcome: 'qemu-died', message }
 }
 
-/** What went wrong with the workload; undefined: nothing. */
+/** The first failure of the workload; undefined: none. */
 export function workloadFailure(
   events: readonly GuestEvent[],
   entries: readonly WorkloadEntry[],

@@ -13,7 +13,7 @@ import { DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 
-/** As `boot` has them, so that addresses mean the same; of RAM, what is touched is copied for each session. */
+/** The same as for `boot`, so that addresses are comparable. Of RAM only touched pages are copied for a session. */
 const { memory, carveout, granule } = DEFAULTS
 /** Whole disk read, half of it written, the file fetched over each network card. */
 const SIZE = { disk: 1 << 20, file: 256 << 10 }
@@ -89,7 +89,7 @@ export class AgentMachine {
   readonly #devices: readonly string[]
   /** Of the workload that the agent was told last. */
   #events: GuestEvent[] = []
-  /** The agent became ready so many times. */
+  /** How many times the agent has become ready. */
   readies = 0
   #toldAt = 0
   workloadMs = 0
@@ -142,7 +142,7 @@ export class AgentMachine {
     return new AgentMachine(machine, devices)
   }
 
-  /** Tells the agent to do the workload. */
+  /** Tells the agent to run the workload. */
   tell(): void {
     this.#events = []
     this.#toldAt = performance.now()
@@ -159,7 +159,7 @@ export class AgentMachine {
     return event
   }
 
-  /** What arrived, compared with what the host knows; only devices that the machine has. */
+  /** Data that arrived, compared with the expected data, for the devices of this machine. */
   checks(): WorkloadEntry[] {
     return this.#machine.workload.check(this.#events).filter(({ device }) => this.#devices.includes(device))
   }
@@ -177,7 +177,7 @@ export class AgentMachine {
     })
   }
 
-  /** The workload without faults on a saved machine, ms. @throws Error when it fails: such a machine is of no use. */
+  /** The workload without faults on a saved machine, ms. @throws Error when the workload fails. */
   static async measure(prepared: Prepared, from: SavedMachine, signal: AbortSignal): Promise<number> {
     return AgentMachine.#run(prepared, from, async machine => {
       const worked = machine.#until('worked', signal)

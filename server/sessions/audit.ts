@@ -14,9 +14,9 @@ import { changedCanary } from '../trap/canary.ts'
 import type { OwnershipRange } from '../trap/operations.ts'
 
 const PAGE = 4096
-/** So many findings are told one by one. */
+/** Limit of findings that are listed one by one. */
 const MAX_TOLD = 20
-/** A damaged table may lead into itself. */
+/** Limit of tables: a damaged table may point to itself. */
 const MAX_TABLES = 1 << 17
 
 /** The registers of one SMMU that lead to its tables. */
@@ -81,13 +81,13 @@ export class Owners {
   }
 }
 
-/** Whose a run is, when it is not the host's. */
+/** The owner of a range that is not the host's. */
 function ownerOf({ state, vm }: OwnershipRange): string | undefined {
   if (state === 'hyp') return 'the hypervisor'
   return state === 'vm' ? `VM ${vm}` : undefined
 }
 
-/** Violations, in words. Each leaf that differs counts, the first are told. */
+/** Violations as text; the first MAX_TOLD are listed. */
 export function audit(input: AuditInput): string[] {
   const findings: string[] = []
   let more = 0

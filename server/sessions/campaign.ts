@@ -18,7 +18,7 @@ export interface CampaignOptions {
   readonly started?: (job: Job) => void
 }
 
-/** The machines of jobs, each prepared, and booted for its snapshot, once. */
+/** Machines of jobs: each is prepared, and booted for its snapshot, once. */
 export class Machines {
   readonly #options: Pick<CampaignOptions, 'ramDir' | 'qemu' | 'say'>
   readonly #signal: AbortSignal
@@ -53,7 +53,7 @@ export class Machines {
   }
 }
 
-/** Does what of a campaign is not done. @throws Error when `signal` aborts, or a machine cannot be prepared. */
+/** Runs the remaining sessions of a campaign. @throws Error when `signal` aborts, or a machine cannot be prepared. */
 export async function runCampaign(
   database: Database,
   campaign: Campaign,
@@ -83,7 +83,7 @@ export async function runCampaign(
     await Promise.all(lanes)
   } catch (error) {
     failed.abort(error)
-    // The other machines end before we do.
+    // Wait until the other machines have ended.
     await Promise.allSettled(lanes)
     throw error
   }

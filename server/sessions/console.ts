@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What a guest's console says about how it fares. */
+/** Findings on the guest's console: oopses, panics, I/O errors, time-outs. */
 import type { Verdict } from '../faults/rule.ts'
 
-/** A line of the console that says something. */
+/** A line of the console with a verdict. */
 export interface ConsoleFinding {
   readonly verdict: Verdict
   readonly line: string
 }
 
-/** The first that matches decides. `recovered`: the driver noticed, and says no more than that. */
+/** The first match decides. `recovered`: the driver reported an error, and nothing worse. */
 const PATTERNS: readonly (readonly [RegExp, Verdict])[] = [
   [/Kernel panic - not syncing/, 'guest-panic'],
-  // In front of the oopses, which also say BUG.
+  // Before the oopses, which also contain BUG.
   [
     /INFO: task .* blocked for more than|BUG: (soft lockup|workqueue lockup)|hard LOCKUP|rcu: INFO: .*(stall|detected)/,
     'guest-hung',
@@ -33,14 +33,14 @@ const PATTERNS: readonly (readonly [RegExp, Verdict])[] = [
   ],
 ]
 
-/** What a line says; undefined for nearly all. Reports of the guest's own workload are none of it. */
+/** Verdict of a line; undefined for most lines. Reports of the guest's own workload do not count. */
 export function readConsoleLine(line: string): ConsoleFinding | undefined {
   if (line.includes('@cosim ')) return undefined
   const found = PATTERNS.find(([pattern]) => pattern.test(line))
   return found && { verdict: found[1], line: line.slice(0, 300) }
 }
 
-/** Keeps what a line says, `most` of each verdict: a storm of one says nothing about what else there is. @returns what is new */
+/** Adds the finding of a line, at most `most` of each verdict, so that one kind does not displace others. @returns the new finding */
 export function addFinding(findings: ConsoleFinding[], line: string, most: number): ConsoleFinding | undefined {
   const finding = readConsoleLine(line)
   if (finding === undefined || findings.filter(({ verdict }) => verdict === finding.verdict).length >= most)

@@ -34,7 +34,7 @@ const SCHEMA = `
     PRIMARY KEY (campaign, job)
   ) STRICT, WITHOUT ROWID;`
 
-/** What a plan in a file has to be before anything of it is run. */
+/** Schema of a plan; it is checked before any of it is run. */
 const Plan = Compile(
   Type.Array(
     Type.Object({
@@ -54,7 +54,7 @@ const Plan = Compile(
   ),
 )
 
-/** A campaign: the plan is kept whole, so that resuming it does what was begun, whatever became of the catalogue. */
+/** A campaign: the plan is kept whole, so that resuming it does not depend on later changes of the catalogue. */
 export interface Campaign {
   readonly id: number
   readonly started: string
@@ -85,14 +85,14 @@ export interface CampaignSummary {
 /** A job's name: unique in its campaign, the same in each. */
 export const jobName = ({ entry, kernel, until, seed }: Job): string => `${entry.name} ${kernel} ${until} ${seed}`
 
-/** Where campaigns are kept unless somebody says otherwise. */
+/** Default file of campaigns. */
 export const defaultDatabase = (): string => join(dirname(runsFolder()), 'campaigns.db')
 
 export class Database {
   readonly path: string
   readonly #db: DatabaseSync
 
-  /** @throws Error when the file is no database, or a newer one. */
+  /** @throws Error when the file is not a database, or of a newer version. */
   constructor(path: string) {
     this.path = path
     mkdirSync(dirname(path), { recursive: true })
@@ -120,7 +120,7 @@ export class Database {
     return { id: Number(lastInsertRowid), started, finished: null, what, plan }
   }
 
-  /** @throws Error when there is no such campaign, or its plan is none. */
+  /** @throws Error when there is no such campaign, or its plan is malformed. */
   campaign(id: number): Campaign {
     const row = this.#db.prepare('SELECT id, started, finished, what, plan FROM campaigns WHERE id = ?').get(id)
     if (row === undefined) throw new Error(`${this.path}: no campaign ${id}; "smmu-cosim faults campaigns" lists them`)
@@ -146,14 +146,14 @@ export class Database {
     return rows.map(row => ({ ...row }) as unknown as CampaignSummary)
   }
 
-  /** What of the plan is not done yet. */
+  /** Jobs of the plan that are not done yet. */
   remaining(campaign: Campaign): Job[] {
     const rows = this.#db.prepare('SELECT job FROM sessions WHERE campaign = ?').all(campaign.id)
     const done = new Set(rows.map(({ job }) => job))
     return campaign.plan.filter(job => !done.has(jobName(job)))
   }
 
-  /** Keeps a session; one that is there already stays as it is. Returns whether it was new. */
+  /** Stores a session, unless it is stored already. @returns whether it was new */
   add(campaign: Campaign, job: Job, result: SessionResult): boolean {
     const statement = this.#db.prepare(
       'INSERT OR IGNORE INTO sessions (campaign, job, verdict, expected, ms, finished, result) VALUES (?, ?, ?, ?, ?, ?, ?)',

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What memory the machines of sessions may take, so that several fit, and one that grows does not end the others. */
+/** Memory limits of the machines of sessions, so that several fit, and one that grows does not end the others. */
 import { readFileSync } from 'node:fs'
 import { parseSize } from '../machine/scratch.ts'
 
@@ -7,7 +7,7 @@ import { parseSize } from '../machine/scratch.ts'
 const OVERHEAD = 400 << 20
 const LOOK_MS = 500
 
-/** So many machines at a time must fit. @throws Error with what would. */
+/** Checks that the machines fit into memory. @throws Error that says how many would. */
 export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {
   const fit = Math.max(1, Math.floor(available / (ram + OVERHEAD)))
   if (jobs > fit) {
@@ -44,7 +44,7 @@ function privateBytes(pid: number): number {
   }
 }
 
-/** Bytes of a line of the kernel's that counts in kB. */
+/** Value of a line in kB of a file in /proc, bytes. */
 function field(file: string, name: string): number | undefined {
   const kib = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(readFileSync(file, 'utf8'))?.[1]
   return kib === undefined ? undefined : Number(kib) * 1024

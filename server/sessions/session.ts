@@ -37,7 +37,7 @@ import { type Evidence, type Finding, isExpected, judge } from './verdict.ts'
 /** Default deadlines, ms. */
 const SNAPSHOT_MS = 45_000
 const FRESH_MS = 120_000
-/** What a panic, or the end of the workload, is given to show its consequences. */
+/** Time after a panic or the end of the workload in which consequences may still show. */
 const SETTLE_MS = 300
 /** Devices go on for a while after the guest has panicked. */
 const PANIC_MS = 2_000
@@ -45,7 +45,7 @@ const AUDIT_MS = 10_000
 const MAX_LINES = 50
 const CONSOLE_TAIL = 60
 
-/** What is to be run. The same job on the same snapshot does the same until its first fault. */
+/** One session to run. The same job on the same snapshot does the same until its first fault. */
 export interface Job {
   readonly entry: CatalogueEntry
   readonly seed: number
@@ -53,7 +53,7 @@ export interface Job {
   readonly until: SeriesStep
 }
 
-/** What came of it. */
+/** Result of a job. */
 export interface SessionResult {
   readonly verdict: Verdict
   /** The verdict is one of those that the entry expects; when it expects none, any but `harness-error`. */
@@ -79,7 +79,7 @@ export function bootsFresh({ session, rules }: CatalogueEntry): boolean {
   )
 }
 
-/** Shorter prefixes have no second stage, and promise no isolation that could be violated. */
+/** Shorter prefixes of the series have no stage 2, and so no isolation to violate. */
 const isolates = ({ until }: Job): boolean => until === 'nested'
 
 const expectedOf = ({ expect }: CatalogueEntry): readonly Verdict[] => (typeof expect === 'string' ? [expect] : expect)
@@ -116,7 +116,7 @@ export async function runSession(
   }
 }
 
-/** Collects what is seen. */
+/** Collects the evidence. */
 class Watch {
   readonly #start = performance.now()
   readonly entries: TimelineEntry[] = []
@@ -225,7 +225,7 @@ async function observe(
       watch.note(`fault: rule ${firing.rule}, ${firing.n}: ${firing.what}`)
     })
     session.on('reset', cause => {
-      // The first reset of a machine that boots is none.
+      // The first reset of a booting machine is that of its start.
       if (snapshot !== undefined || machine.readies > 0) watch.resets++
       watch.note(`reset, cause ${cause}`)
     })
@@ -285,7 +285,7 @@ async function observe(
   }
 }
 
-/** Why a machine ended that should not have; undefined when the guest ended it. */
+/** Why the machine failed; undefined when the guest ended it. */
 function problem(end: SessionEnd | undefined, problems: readonly string[]): string | undefined {
   if (end === undefined) return problems[0]
   if (end.serverError !== undefined) {

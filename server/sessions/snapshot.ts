@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Guests that are ready: booted once to the agent's prompt, saved with the hypervisor's state, and kept by the content of
- * all that went into them. A snapshot that was made of anything else is never used; it is made again.
+ * Snapshots: guests that were booted once to the agent's prompt and saved with the hypervisor's state, cached by the content of
+ * everything that went into them. When any of it changes, a new snapshot is made.
  */
 import { mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
@@ -11,7 +11,7 @@ import type { SavedMachine } from '../control/session.ts'
 import { LockedFolder, sweep } from '../machine/lockedFolder.ts'
 import { AgentMachine, type Prepared } from './agentMachine.ts'
 
-/** Of what the saved state depends on: the hypervisor's state, the checkpoint, the machine. */
+/** Sources on which the saved state depends: hypervisor state, checkpoint, machine. */
 const SOURCES = [
   'server/hypervisor',
   'server/policy',
@@ -66,7 +66,7 @@ export async function ensureSnapshot(
   return made
 }
 
-/** A snapshot that is whole, and is what its name says. */
+/** Reads a snapshot from the cache; undefined: there is none, or it is incomplete. */
 export async function readSnapshot(key: string, folder = cachePath('snapshot')): Promise<Snapshot | undefined> {
   const at = join(folder, key)
   try {
@@ -94,7 +94,7 @@ async function makeSnapshot(key: string, prepared: Prepared, signal: AbortSignal
     const usualMs = await AgentMachine.measure(prepared, saved, signal)
     await writeFile(join(staging, 'meta.json'), JSON.stringify({ key, usualMs } satisfies Meta))
     const place = join(folder, key)
-    // Somebody may have made the same one meanwhile, or left a damaged one.
+    // Another process may have made the same one meanwhile, or left a damaged one.
     if ((await readSnapshot(key)) === undefined) await publish(staging, place)
     await removeOld(folder)
     const snapshot = await readSnapshot(key)

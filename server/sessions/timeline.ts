@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What of a session's trace is kept: what the guest did until the first fault, what stood around it, and the end. */
+/** Excerpt of a session's trace: the guest's accesses until the first fault, the records around it, and the end. */
 import { createHash, type Hash } from 'node:crypto'
 import { enums } from '../../protocol/messages.ts'
 import { PAGE_DONATE, PAGE_RECLAIM } from '../policy/report.ts'
@@ -33,7 +33,7 @@ type Root = RecordOf<'trap'> | RecordOf<'reset'> | RecordOf<'translate'> | Recor
  */
 export class Timeline implements Sink {
   readonly ready = true
-  /** Accesses of the guest until the first fault, each with its value: equal runs have equal ones. */
+  /** Digest over the guest's accesses and their values until the first fault: equal runs have equal digests. */
   accesses = 0
   readonly #hash: Hash = createHash('sha256')
   /** Trap and words of the first fault. */
@@ -55,7 +55,7 @@ export class Timeline implements Sink {
     this.#warnings = warnings
   }
 
-  /** Who owned what when the session began. */
+  /** Ownership of pages at the start of the session. */
   own(ranges: readonly OwnershipRange[]): void {
     this.#owners = new Owners(ranges)
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** From evidence to a verdict. Nothing here knows which fault was injected, or what is expected of it. */
+/** Verdict from evidence. The judge knows neither the injected fault nor the expected verdict. */
 
 import type { Firing, Verdict } from '../faults/rule.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
@@ -14,7 +14,7 @@ export interface Evidence {
   /** The machine ended because of what the guest did: it panicked, or powered off. */
   readonly guestEnded: boolean
   readonly console: readonly ConsoleFinding[]
-  /** I/O as the host knows it should have been. */
+  /** I/O results compared with the expected data. */
   readonly checks: readonly WorkloadEntry[]
   /** Hyp warnings that an unmodified driver does not cause. */
   readonly warnings: readonly { readonly code: string; readonly count: number; readonly firstValues: string }[]
@@ -22,10 +22,10 @@ export interface Evidence {
   readonly events: Readonly<Record<string, number>>
   readonly gerrors: number
   readonly guardFaults: number
-  /** Times that the guest was reset, or the server was away. */
+  /** Number of resets of the guest, and of losses of the server. */
   readonly resets: number
   readonly interruptions: number
-  /** What devices could reach, or did write, and must not. */
+  /** Memory that devices could reach, or did write, and must not. */
   readonly isolation: readonly string[]
   /** Rules were armed; what they did. */
   readonly armed: boolean
@@ -58,7 +58,7 @@ export const GRAVITY: readonly Verdict[] = [
   'unaffected',
 ]
 
-/** A workload that takes so many times as long, and so much longer in ms, has suffered. */
+/** A workload is degraded when it takes this many times as long, and this much longer in ms. */
 const SLOWER = 3
 const SLOWER_MS = 3_000
 
@@ -68,7 +68,7 @@ export function judge(evidence: Evidence): { readonly verdict: Verdict; readonly
   return { verdict: findings[0]?.verdict ?? 'unaffected', findings }
 }
 
-/** Without an expectation every verdict is right, but `harness-error`: a session that is worth nothing. */
+/** Without an expectation every verdict is right except `harness-error`. */
 export const isExpected = (verdict: Verdict, expected: readonly Verdict[]): boolean =>
   expected.length === 0 ? verdict !== 'harness-error' : expected.includes(verdict)
 

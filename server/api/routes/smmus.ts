@@ -34,7 +34,7 @@ export function smmuHandlers(manager: MachineManager): Handlers<typeof smmus> {
     'GET /smmus/:smmu/table': async ({ params, query }) => {
       const { stage, address, level, granuleShift, inputBits, input } = query
       const at = Number(parseBig(address))
-      if (!Number.isSafeInteger(at) || at % 8 !== 0) throw new Problem(422, `${address} is no address of a table`)
+      if (!Number.isSafeInteger(at) || at % 8 !== 0) throw new Problem(422, `${address}: not the address of a table`)
       if (inputBits !== undefined) {
         const bits = inputBits - levelShift(level, granuleShift)
         if (bits < 0 || bits > tableBits(granuleShift) + CONCATENATED_BITS) {

@@ -28,12 +28,13 @@ export function traceHandlers(manager: MachineManager): Handlers<typeof trace> {
     },
     'GET /traps/:id': ({ params }) => {
       const detail = manager.history.traps.detail(params.id)
-      if (detail === undefined) throw new Problem(404, `no trap row ${params.id}, or no longer`)
+      if (detail === undefined) throw new Problem(404, `no trap row ${params.id}, or it is no longer kept`)
       return detail
     },
     'GET /traps/numbered/:seq': ({ params }) => {
       const row = manager.history.traps.numbered(params.seq)
-      if (row === undefined) throw new Problem(404, `no trap ${params.seq} in the log: it is to come, or is gone`)
+      if (row === undefined)
+        throw new Problem(404, `no trap ${params.seq} in the log: it has not happened yet, or is no longer kept`)
       return row
     },
     'GET /events': ({ query }) => manager.history.events.read((query.after ?? 0) + 1, query.limit ?? 200, undefined),

@@ -80,12 +80,12 @@ export const breakpoints = {
   'GET /held': { tag: 'breakpoints', summary: 'The trap that is held', answer: Nullable(Ref(HeldSchema)) },
   'POST /held/release': {
     tag: 'breakpoints',
-    summary: 'Let the held trap go on',
+    summary: 'Release the held trap',
     body: Type.Object(
       {
         action: Type.Enum(['continue', 'step', 'drop', 'abort'], {
           description:
-            'step: hold the next trap as well. drop: nobody decides it; a write is lost, a read answers 0. abort: an external abort.',
+            'step: hold the next trap as well. drop: the policy does not see it; a write is lost, a read returns 0. abort: an external abort.',
         }),
         value: Type.Optional(NumberText('continue and step: written instead, or the answer to the read')),
       },

@@ -43,9 +43,9 @@ export const FaultStatusSchema = named(
       Type.Object({
         rule: Type.String(),
         text: Type.String(),
-        at: Type.String({ description: 'its point; one of the point machine can be fired' }),
+        at: Type.String({ description: 'its point; rules of the point machine can be fired by hand' }),
         state: Type.Enum(['waiting', 'firing', 'spent'], {
-          description: 'has not fired; has, and may again; cannot any more',
+          description: 'waiting: has not fired; firing: has fired and may again; spent: will not fire again',
         }),
         matches: Type.Integer(),
         fired: Type.Integer(),
@@ -126,12 +126,12 @@ export const faults = {
   'GET /faults': { tag: 'faults', summary: 'What is armed, and what fired', answer: Ref(FaultStatusSchema) },
   'POST /faults': {
     tag: 'faults',
-    summary: 'Arm rules instead of those that are',
+    summary: 'Arm rules; they replace those that are armed',
     body: Ref(ArmBodySchema),
     answer: Ref(FaultStatusSchema),
     problems: [409, 422],
   },
-  'DELETE /faults': { tag: 'faults', summary: 'No faults any more', problems: [409] },
+  'DELETE /faults': { tag: 'faults', summary: 'Disarm all rules', problems: [409] },
   'GET /faults/effect': {
     tag: 'faults',
     summary: 'What was counted before rules were armed, and since',
@@ -139,8 +139,8 @@ export const faults = {
   },
   'POST /faults/:rule/fire': {
     tag: 'faults',
-    summary: 'Carry out a rule of the point machine, now',
-    description: 'Whatever its conditions are; other points need something that takes place there.',
+    summary: 'Fire a rule of the point machine now',
+    description: 'Its conditions are ignored. Rules of other points fire only with what happens there.',
     params: Type.Object({ rule: Type.String({ minLength: 1, maxLength: 60 }) }),
     problems: [404, 409],
   },

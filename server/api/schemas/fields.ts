@@ -2,7 +2,7 @@
 /** Fields that several schemas have, and the types that clients and handlers get from a schema. */
 import { type Static, type TSchema, Type } from 'typebox'
 
-/** A value as JSON has it, which nobody changes. */
+/** A JSON value, read-only. */
 type DeepReadonly<T> = T extends readonly (infer E)[]
   ? readonly DeepReadonly<E>[]
   : T extends object

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The machine: its life, its console, its counters; and the words that requests are made of. */
+/** The machine: life cycle, console, counters; and the names that requests can use. */
 import { Type } from 'typebox'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { GRANULES, SERIES_STEPS } from '../../policy/policy.ts'
@@ -116,7 +116,9 @@ export const StatusSchema = named(
   Type.Object({
     state: Type.Enum([...STATES]),
     phase: Type.Enum([...PHASES]),
-    step: Nullable(Type.String({ description: 'what is going on in preparing, or the last step of the guest' })),
+    step: Nullable(
+      Type.String({ description: 'what set-up is doing in the state preparing, else the last step of the guest' }),
+    ),
     options: Nullable(Ref(StartSchema)),
     startedAt: Nullable(Type.String()),
     kernel: Nullable(Type.String()),
@@ -201,12 +203,16 @@ const action = <const S extends string>(summary: S) =>
   ({ tag: 'machine', summary, answer: Ref(StatusSchema), problems: [409] }) as const
 
 export const lifecycle = {
-  'GET /info': { tag: 'server', summary: 'The words that requests are made of', answer: InfoSchema },
+  'GET /info': {
+    tag: 'server',
+    summary: 'Names that requests can use: policies, registers, commands, events, warnings',
+    answer: InfoSchema,
+  },
   'GET /machine': { tag: 'machine', summary: 'What the machine is doing', answer: Ref(StatusSchema) },
   'POST /machine/start': {
     tag: 'machine',
     summary: 'Start a machine',
-    description: 'Answers when QEMU runs; set-up that is still missing is done first.',
+    description: 'Answers when QEMU runs. Set-up is run first if it has not been yet.',
     body: Ref(StartSchema),
     answer: Ref(StatusSchema),
     problems: [409, 422],

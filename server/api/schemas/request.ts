@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** How a client asks for a route of the contract; also in the browser, so nothing of the schemas is imported but types. */
+/** HTTP requests for routes of the contract. Also used in the browser: of the schemas only types are imported. */
 import type { Input, RouteName } from './contract.ts'
 
 /** Where the routes are. */

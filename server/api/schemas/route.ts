@@ -8,12 +8,12 @@ import type { Static, TObject, TSchema } from 'typebox'
 import type { View } from './fields.ts'
 
 export const TAGS = {
-  machine: 'its life, its console, its counters',
+  machine: 'life cycle, console, counters',
   trace: 'traps, events, warnings',
   smmu: 'registers, queues, streams, tables, walks',
   memory: 'who owns a page, who reaches it',
-  breakpoints: 'hold a trap, look, change its outcome, go on',
-  faults: 'break something on purpose',
+  breakpoints: 'hold a trap, inspect it, change its outcome, release it',
+  faults: 'fault injection',
   server: undefined,
 } as const
 
@@ -27,7 +27,7 @@ export interface Route {
   readonly body?: TSchema
   /** Absent: 204, an answer without content. */
   readonly answer?: TSchema
-  /** 201: something was made. Default: 200. */
+  /** 201: a resource was created. Default: 200. */
   readonly status?: 201
   /** The answer is a file for download. */
   readonly file?: { readonly type: string; readonly name: string; readonly description: string }

@@ -47,7 +47,7 @@ export function breakpointCommands(add: Add): void {
   add<{ readonly off?: true }>(
     'hold',
     'hold the next trap',
-    command => command.option('--off', 'do not any more'),
+    command => command.option('--off', 'no longer hold it'),
     async (client, { off }) => {
       await client.call('POST /break', { body: { on: off !== true } })
     },
@@ -56,10 +56,10 @@ export function breakpointCommands(add: Add): void {
     client.print(await client.call('GET /held'), held => (held ? heldText(held) : 'none'))
   })
   for (const [action, description] of [
-    ['continue', 'let the held trap go on'],
-    ['step', 'let it go on and hold the next trap'],
-    ['drop', 'let it end undecided: a write is lost, a read answers 0'],
-    ['abort', 'let it end in an external abort'],
+    ['continue', 'release the held trap'],
+    ['step', 'release it and hold the next trap'],
+    ['drop', 'release it without the policy: a write is lost, a read returns 0'],
+    ['abort', 'release it with an external abort'],
   ] as const) {
     const changes = action === 'continue' || action === 'step'
     add<{ readonly value?: string }>(

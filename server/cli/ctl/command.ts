@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What the subcommands of `ctl` are made of. */
+/** Helpers for the subcommands of `ctl`. */
 import { type Command, InvalidArgumentError } from 'commander'
 import { fail } from '../exit.ts'
 import { Client, type ClientOptions } from './client.ts'
@@ -59,6 +59,6 @@ export const bytes = (text: string): number => {
   return Number(match[1]) * 1024 ** unit
 }
 
-/** Items a line each. */
+/** One line per item. */
 export const list = <T>(items: readonly T[], line: (item: T) => string): string =>
   items.length === 0 ? 'none' : items.map(line).join('\n')

@@ -41,8 +41,8 @@ export function faultCommands(add: Add): void {
   })
   add<{ readonly seed?: number }>(
     'fault-arm <name|file...>',
-    'arm faults of the catalogue, or of files, instead of those that are',
-    command => command.option('--seed <n>', 'of what is left to chance', integer),
+    'arm faults of the catalogue, or of files; they replace those that are armed',
+    command => command.option('--seed <n>', 'seed of everything random in them', integer),
     async (client, { seed }, names) => {
       const entries = (await Promise.all(names.filter(isFile).map(entriesOf))).flat()
       const rules = entries.flatMap(entry => entry.rules)
@@ -53,15 +53,10 @@ export function faultCommands(add: Add): void {
   add('fault-effect', 'what was counted before the faults were armed, and since', plain, async client => {
     client.print(await client.call('GET /faults/effect'), effectText)
   })
-  add('fault-disarm', 'no faults any more', plain, async client => {
+  add('fault-disarm', 'disarm all faults', plain, async client => {
     await client.call('DELETE /faults')
   })
-  add(
-    'fault-fire <rule>',
-    'carry out a rule of the point machine, now',
-    plain,
-    async (client, _options, [rule = '']) => {
-      await client.call('POST /faults/:rule/fire', { params: { rule } })
-    },
-  )
+  add('fault-fire <rule>', 'fire a rule of the point machine now', plain, async (client, _options, [rule = '']) => {
+    await client.call('POST /faults/:rule/fire', { params: { rule } })
+  })
 }

@@ -99,7 +99,7 @@ export function lifecycleCommands(add: Add): void {
       client.print(await client.call('GET /machine/console'), ({ text }) => text)
     },
   )
-  add('info', 'the words that requests are made of', plain, async client => {
+  add('info', 'names that requests can use', plain, async client => {
     client.print(await client.call('GET /info'), ({ registers, warnings, ...rest }) =>
       [
         ...Object.entries(rest).map(

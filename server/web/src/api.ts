@@ -4,12 +4,12 @@ import type { Answer, InputArgs, RouteName } from '../../api/schemas/contract.ts
 import type { FieldError, ProblemBody } from '../../api/schemas/problem.ts'
 import { type HttpRequest, PREFIX, requestFor } from '../../api/schemas/request.ts'
 
-/** The server asked for a token, and has none from us that is right. */
+/** The server needs a token, and has not got the right one from this page. */
 export const locked = signal(false)
 
 const KEY = 'smmu-cosim-token'
 
-/** The token may come in the fragment, which no server and no log sees. */
+/** The token may come in the fragment of the URL, which is not sent to any server. */
 function takeToken(): string | null {
   const given = /^#token=([\w-]+)$/.exec(location.hash)?.[1]
   if (given !== undefined) {

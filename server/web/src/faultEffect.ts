@@ -9,16 +9,16 @@ export interface EffectRow {
   readonly since: number | null
   /** A second. */
   readonly rates: readonly [before: number | null, since: number | null]
-  /** It came with the fault; it stopped with it; or neither can be said. */
+  /** New since the rules were armed; stopped since then; or neither. */
   readonly change: 'new' | 'stopped' | 'none'
-  /** Something that should not be. */
+  /** An error, rather than normal activity. */
   readonly bad: boolean
 }
 
-/** Something that came at least so often before and did not come since has stopped. */
+/** A count has stopped when at least this many were to be expected and none came. */
 const EXPECTED = 5
 
-/** What was counted, side by side. Warnings and events stand there once there was one. */
+/** Counts before and since, side by side. Warnings and events are listed once there is one. */
 export function effectRows({ before, since }: FaultEffect): EffectRow[] {
   const row = (name: string, get: (span: Span) => number | null, bad: boolean, unit: EffectRow['unit'] = 'count') => {
     const [a, b] = [get(before), get(since)]

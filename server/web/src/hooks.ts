@@ -10,8 +10,8 @@ export interface Loaded<T> {
 }
 
 /**
- * Asks now, again every `ms` while the page is visible (0: not again), and anew when `deps` change. Old data stays until
- * there is new, so nothing flickers.
+ * Loads now, again every `ms` while the page is visible (0: once), and when `deps` change. Old data is kept until the new data is
+ * there, so nothing flickers.
  */
 export function useLoaded<T>(load: () => Promise<T>, ms: number, deps: readonly unknown[]): Loaded<T> {
   const [state, setState] = useState<{ data?: T; error?: ApiError; loading: boolean }>({ loading: true })

@@ -9,9 +9,9 @@ export type Connection = 'connecting' | 'open' | 'lost'
 export const connection = signal<Connection>('connecting')
 
 export interface Subscribed<T> {
-  /** Items, oldest first; `dropped`: so many were missed before them. */
+  /** Items, oldest first. @param dropped number of items missed before them */
   items(items: readonly T[], dropped: number): void
-  /** The server restarted: what came before has no meaning any more. */
+  /** The server was restarted: earlier items are invalid. */
   restarted?(): void
 }
 
@@ -38,7 +38,7 @@ function announce(id: string, { stream, options, after }: Subscription): void {
   send({ type: 'subscribe', id, stream, ...options, ...(after !== undefined && { after }) })
 }
 
-/** @returns the way to end it. */
+/** @returns a function that ends the subscription */
 export function subscribe<K extends StreamName>(
   stream: K,
   handler: Subscribed<StreamItems[K]>,
@@ -73,7 +73,7 @@ function receive(message: ServerMessage): void {
     const subscription = subscriptions.get(message.id)
     if (subscription === undefined) return
     subscription.after = message.next - 1
-    // The server sends what was subscribed to under this id.
+    // The items are of the stream that was subscribed to under this id.
     subscription.handler.items(message.items as readonly never[], message.dropped ?? 0)
   }
 }

@@ -7,13 +7,13 @@ export interface Pair {
   readonly shadow?: QueueEntry
 }
 
-/** What the host wrote next to what became of it; the hypervisor's own commands stand where the hardware gets them. */
+/** Each command of the host beside the shadow entry made from it; the hypervisor's own commands in the order in which the hardware gets them. */
 export function pairs(host: Queue, shadow: Queue | null): Pair[] {
   const entries = shadow?.shown ?? []
   const places = new Map(entries.map(({ index }, i) => [index, i]))
   const placeOf = (entry: QueueEntry) => (entry.shadow === undefined ? undefined : places.get(entry.shadow))
   const rows: Pair[] = []
-  // What the hardware got for older entries of the host is left out.
+  // Shadow entries for older entries of the host are left out.
   let next = host.shown.map(placeOf).find(place => place !== undefined) ?? entries.length
   while (next > 0 && entries[next - 1]?.verdict === 'own') next--
   for (const entry of host.shown) {
@@ -27,7 +27,7 @@ export function pairs(host: Queue, shadow: Queue | null): Pair[] {
     rows.push({ host: entry, ...(mine && { shadow: mine }) })
     next = place + 1
   }
-  // The guest went on while the second queue was looked at: what has no partner yet comes next time.
+  // The guest ran on between the two reads: unmatched entries are shown at the next refresh.
   for (const shadow of entries.slice(next)) if (shadow.verdict === 'own') rows.push({ shadow })
   return rows
 }

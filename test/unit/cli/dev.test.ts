@@ -13,7 +13,7 @@ test.each([['--dashboard'], ['--interactive'], ['--faults', 'sync-hangs'], ['--r
     })
     expect([status, stderr]).toEqual([
       1,
-      `smmu-cosim: ${args.join(' ').replace(' sync-hangs', '')} needs a machine, and --listen is a server without one\n`,
+      `smmu-cosim: ${args.join(' ').replace(' sync-hangs', '')} needs a machine; --listen runs only the server\n`,
     ])
   },
 )

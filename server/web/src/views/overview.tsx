@@ -103,7 +103,7 @@ function Machine() {
 const policyText = ({ policy = 'pkvm', until = 'nested' }: { policy?: string; until?: string }) =>
   policy === 'pkvm' ? `pkvm, until ${until}` : policy
 
-/** The browser sends no token with a link: with one, the file is fetched first. */
+/** The browser sends no token with a link, so with a token the file is fetched by script. */
 const Recording = () =>
   currentToken() === null ? (
     <a class="button small" href="/api/v1/trace" download>

@@ -12,7 +12,7 @@ import { VirtualList } from '../virtual.tsx'
 import { EntryPair } from './entries.tsx'
 
 const ROW = 24
-/** Between two paintings of what comes: often enough for eyes, and little work on a machine that runs the guest, too. */
+/** Interval between repaints, ms: the page may run on the same machine as the guest. */
 const PAINT_MS = 150
 /** Rows that the page keeps. */
 const KEPT = 50_000
@@ -58,7 +58,7 @@ export function Traps() {
     const row = Number(query.get('row'))
     if (row) setSelected(row)
   }, [wanted, query])
-  // Who knows only the number of a trap.
+  // Links that have only the number of a trap.
   const numbered = query.get('trap')
   useEffect(() => {
     if (numbered === null) return
