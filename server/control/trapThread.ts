@@ -37,9 +37,9 @@ export class TrapThread extends EventEmitter<Events> {
   readonly #options: ThreadOptions
   /** Modules of code that was tried since and not taken: what mends it may be in any of them. */
   readonly #tried = new Set<string>()
-  #lane: WorkerHandle
+  #worker: WorkerHandle
   /** All that were started and not ended: while the code is replaced, there are two. */
-  readonly #lanes = new Set<WorkerHandle>()
+  readonly #workers = new Set<WorkerHandle>()
   #stopping = false
   /** What decides for the machine that is, or was, connected. */
   policy: PolicyInfo | undefined
@@ -54,16 +54,16 @@ export class TrapThread extends EventEmitter<Events> {
   private constructor(options: ThreadOptions) {
     super()
     this.#options = options
-    this.#lane = this.#spawn(options)
+    this.#worker = this.#spawn(options)
   }
 
   /** Starts the thread; resolves when it listens. @throws Error when it cannot: socket in use, no such policy. */
   static async start(options: ThreadOptions): Promise<TrapThread> {
     const thread = new TrapThread(options)
     try {
-      await thread.#lane.loaded(thread.#patience)
-      thread.#attach(thread.#lane)
-      await thread.#lane.call('serve', null)
+      await thread.#worker.loaded(thread.#patience)
+      thread.#attach(thread.#worker)
+      await thread.#worker.call('serve', null)
       return thread
     } catch (error) {
       await thread.stop()
@@ -74,14 +74,14 @@ export class TrapThread extends EventEmitter<Events> {
   /** @throws OperationError when this thread is being stopped */
   #spawn(options: ThreadOptions): WorkerHandle {
     if (this.#stopping) throw new OperationError('state', 'the trap thread has ended')
-    const lane = new WorkerHandle(options)
-    this.#lanes.add(lane)
-    return lane
+    const worker = new WorkerHandle(options)
+    this.#workers.add(worker)
+    return worker
   }
 
-  async #end(lane: WorkerHandle): Promise<void> {
-    await lane.stop()
-    this.#lanes.delete(lane)
+  async #end(worker: WorkerHandle): Promise<void> {
+    await worker.stop()
+    this.#workers.delete(worker)
   }
 
   /** Carries out an operation on the trap thread, between two traps or while one is held. */
@@ -90,7 +90,7 @@ export class TrapThread extends EventEmitter<Events> {
     ...args: Arguments<Operations, K>
   ): Promise<Result<Operations, K>> {
     if (this.#stopping) throw new OperationError('state', 'the trap thread has ended')
-    return this.#lane.call(operation, ...args)
+    return this.#worker.call(operation, ...args)
   }
 
   /**
@@ -111,13 +111,13 @@ export class TrapThread extends EventEmitter<Events> {
     if (this.#swapping) throw new Error('the code is being replaced already')
     this.#swapping = true
     try {
-      const lane = this.#spawn({ ...this.#options, onRefusal })
+      const worker = this.#spawn({ ...this.#options, onRefusal })
       try {
-        await lane.loaded(this.#patience)
-        return await this.#takeOver(lane, onRefusal === 'leave')
+        await worker.loaded(this.#patience)
+        return await this.#takeOver(worker, onRefusal === 'leave')
       } catch (error) {
-        await this.#end(lane)
-        for (const path of lane.modules) this.#tried.add(path)
+        await this.#end(worker)
+        for (const path of worker.modules) this.#tried.add(path)
         throw error
       }
     } finally {
@@ -125,12 +125,12 @@ export class TrapThread extends EventEmitter<Events> {
     }
   }
 
-  async #takeOver(lane: WorkerHandle, careful: boolean): Promise<Swap> {
-    const old = this.#lane
+  async #takeOver(worker: WorkerHandle, careful: boolean): Promise<Swap> {
+    const old = this.#worker
     const machine = this.#machine
     if (machine !== undefined && careful && !old.stopped) {
       const checkpoint = await this.#ask(old, () => old.call('checkpoint'))
-      if (checkpoint !== undefined) await this.#try(lane, machine, checkpoint)
+      if (checkpoint !== undefined) await this.#try(worker, machine, checkpoint)
     }
     if (this.#stopping) throw new Error('the trap thread has ended')
     const start = performance.now()
@@ -144,9 +144,9 @@ export class TrapThread extends EventEmitter<Events> {
     let gapMs = 0
     try {
       const waited = machine !== undefined || this.#parked
-      const arrival = waited ? lane.next(['connected', 'refused', 'disconnected']) : undefined
+      const arrival = waited ? worker.next(['connected', 'refused', 'disconnected']) : undefined
       arrival?.catch(() => {})
-      await lane.call('serve', left)
+      await worker.call('serve', left)
       const arrived = arrival && (await within(arrival, TAKE_OVER_MS, `QEMU did not come within ${TAKE_OVER_MS} ms`))
       gapMs = performance.now() - start
       if (arrived?.event === 'connected') {
@@ -156,33 +156,33 @@ export class TrapThread extends EventEmitter<Events> {
         this.policy = policy
       } else if (arrived !== undefined) throw new Error(arrived.args[0])
     } catch (error) {
-      await this.#end(lane)
+      await this.#end(worker)
       if (!old.stopped) this.#attach(old)
       if (!this.#parked) await old.call('serve', null)
       throw error
     }
-    this.#lane = lane
+    this.#worker = worker
     this.#tried.clear()
     this.#parked = false
     const firstTrap = once(this, 'firstTrap').then(([at]) => at as number)
     firstTrap.catch(() => {})
-    this.#attach(lane)
+    this.#attach(worker)
     await this.#end(old)
     return { firstTrap, repairs, gapMs }
   }
 
   /** Files of the modules that the thread has loaded; and of code that was tried since, loaded or not. */
   get modules(): ReadonlySet<string> {
-    return new Set([...this.#lane.modules, ...this.#tried])
+    return new Set([...this.#worker.modules, ...this.#tried])
   }
 
   get #patience(): number {
     return this.#options.patienceMs ?? PATIENCE_MS
   }
 
-  async #try(lane: WorkerHandle, machine: Hello, checkpoint: Uint8Array): Promise<void> {
+  async #try(worker: WorkerHandle, machine: Hello, checkpoint: Uint8Array): Promise<void> {
     try {
-      await inTime(lane.call('try', machine, checkpoint), this.#patience, 'it was not tried')
+      await inTime(worker.call('try', machine, checkpoint), this.#patience, 'it was not tried')
     } catch (error) {
       throw new Error(`the new code cannot take over the running machine: ${(error as Error).message}`)
     }
@@ -210,7 +210,7 @@ export class TrapThread extends EventEmitter<Events> {
   /** Leaves the machine waiting at its trap until the code is replaced: the present code cannot go on. */
   async park(): Promise<void> {
     this.#parked = true
-    await this.#lane.call('retire')
+    await this.#worker.call('retire')
   }
 
   /** QEMU has ended. Resolves when everything that it sent has been handled and told, or time is up. */
@@ -218,7 +218,7 @@ export class TrapThread extends EventEmitter<Events> {
     if (this.#stopping) return
     if (this.#machine === undefined) {
       // It may have been refused a moment ago: what the thread told comes before its answer.
-      await inTime(this.#lane.call('held'), ms, 'no answer').catch(() => {})
+      await inTime(this.#worker.call('held'), ms, 'no answer').catch(() => {})
       return
     }
     const timeout = AbortSignal.timeout(ms)
@@ -231,12 +231,12 @@ export class TrapThread extends EventEmitter<Events> {
   /** Ends it, whatever it is doing: a policy that loops, a wait for a QEMU that stands still, a replacement of the code. */
   async stop(): Promise<void> {
     this.#stopping = true
-    await Promise.all(Array.from(this.#lanes, lane => this.#end(lane)))
+    await Promise.all(Array.from(this.#workers, worker => this.#end(worker)))
     await forget(this.#options.listen)
   }
 
-  #attach(lane: WorkerHandle): void {
-    lane.attach(
+  #attach(worker: WorkerHandle): void {
+    worker.attach(
       event => this.#take(event),
       message => {
         const left = this.#left
@@ -257,12 +257,12 @@ export class TrapThread extends EventEmitter<Events> {
     this.#machine = undefined
     this.emit('disconnected', `the trap thread ended: ${message}`, false, false)
     try {
-      this.#lanes.delete(this.#lane)
-      const lane = this.#spawn(this.#options)
-      await lane.loaded(this.#patience)
-      this.#lane = lane
-      this.#attach(lane)
-      await lane.call('serve', left)
+      this.#workers.delete(this.#worker)
+      const worker = this.#spawn(this.#options)
+      await worker.loaded(this.#patience)
+      this.#worker = worker
+      this.#attach(worker)
+      await worker.call('serve', left)
     } catch (error) {
       this.#die((error as Error).message)
     }

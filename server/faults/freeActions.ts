@@ -6,18 +6,18 @@ import { warningByCode } from '../policy/warnings.ts'
 import { hex } from '../smmu/bits.ts'
 import * as r from '../smmu/registers.ts'
 import { type ArmedRule, resolveSid } from './armed.ts'
+import type { ArmedMachine } from './armedMachine.ts'
 import { changeBytes } from './change.ts'
 import { devicePage } from './devicePage.ts'
 import { produceEvents } from './eventQueue.ts'
 import { CERROR } from './hostView.ts'
 import { big, halvesOf, rangeOf } from './names.ts'
 import type { WhatOf } from './rule.ts'
-import type { Site } from './site.ts'
+import type { SmmuFaults } from './smmuFaults.ts'
 import { stage2Descriptor } from './stage2.ts'
-import type { Unit } from './unit.ts'
 
 export class FreeActions {
-  readonly #site: Site
+  readonly #machine: ArmedMachine
   /** A trap, or a reset, is being decided. */
   deciding = false
   /** A translation is being answered. */
@@ -27,40 +27,40 @@ export class FreeActions {
   /** What waits until the hypervisor is done. */
   #later: (() => void)[] = []
 
-  constructor(site: Site) {
-    this.#site = site
+  constructor(machine: ArmedMachine) {
+    this.#machine = machine
   }
 
   /** What a rule is about took place: if it fires, its action is carried out. */
   try(armed: ArmedRule, smmu: number): void {
-    if (armed.trigger.match(this.#site.time)) this.act(armed, smmu)
+    if (armed.trigger.match(this.#machine.time)) this.act(armed, smmu)
   }
 
   /** Carries out the action of a rule that fires; some wait for `settle`. @param smmu that it is about */
   act(armed: ArmedRule, smmu: number): void {
-    const site = this.#site
+    const machine = this.#machine
     const { what } = armed.rule
     switch (what.do) {
       case 'delay':
-        site.fired(armed, `${what.ms} ms`, what.ms)
+        machine.fired(armed, `${what.ms} ms`, what.ms)
         sleep(what.ms)
         return
       case 'reset':
-        return site.fired(armed, 'machine reset', 0, 0, what)
+        return machine.fired(armed, 'machine reset', 0, 0, what)
       case 'pause':
-        return site.fired(armed, `vCPUs stand still for ${what.ms} ms`, what.ms, 0, what)
+        return machine.fired(armed, `vCPUs stand still for ${what.ms} ms`, what.ms, 0, what)
       case 'disconnect':
-        site.fired(armed, 'connection cut')
-        return site.around.cut()
+        machine.fired(armed, 'connection cut')
+        return machine.context.cut()
       case 'kill':
-        site.fired(armed, 'trap thread ends')
-        return site.around.die()
+        machine.fired(armed, 'trap thread ends')
+        return machine.context.die()
     }
     // The rest uses hardware, tables or the hypervisor: not while a translation or a trap is being decided. Pages that change
     // hands may make a rule fire that moves pages: one after the other, or it would never end.
     const moves = what.do === 'donate' || what.do === 'reclaim'
     const delayed = this.translating || (moves && (this.deciding || this.#moving))
-    const carryOut = () => site.fired(armed, this.#carryOut(armed, smmu), smmu)
+    const carryOut = () => machine.fired(armed, this.#carryOut(armed, smmu), smmu)
     if (delayed) this.#later.push(carryOut)
     else carryOut()
   }
@@ -71,71 +71,71 @@ export class FreeActions {
   }
 
   /** Makes global errors active, with their interrupt. @param bits of GERROR */
-  raise(unit: Unit, bits: number): void {
-    unit.view.raise(bits)
-    this.#site.around.irq(unit.index, enums.irqLine.gerror[0])
+  raise(smmu: SmmuFaults, bits: number): void {
+    smmu.view.raise(bits)
+    this.#machine.context.irq(smmu.index, enums.irqLine.gerror[0])
   }
 
   /** @returns what was done, in words. */
-  #carryOut({ rule: { what } }: ArmedRule, smmu: number): string {
-    const { around, memory, time, trap, units } = this.#site
-    const unit = units[smmu]
-    if (unit === undefined) return `there is no SMMU ${smmu}`
+  #carryOut({ rule: { what } }: ArmedRule, index: number): string {
+    const { context, memory, time, trap, smmus } = this.#machine
+    const smmu = smmus[index]
+    if (smmu === undefined) return `there is no SMMU ${index}`
     switch (what.do) {
       case 'irq': {
         const [line] = enums.irqLine[what.line]
         const pulses = what.count ?? 1
-        for (let i = 0; i < pulses; i++) around.irq(smmu, line)
+        for (let i = 0; i < pulses; i++) context.irq(index, line)
         return `${pulses} × interrupt ${what.line}`
       }
       case 'lose-irq': {
         const bits = what.lines.reduce((all, line) => all | IRQ_ENABLE[line], 0)
-        unit.view.mask(bits, what.ms === undefined ? Number.POSITIVE_INFINITY : time + what.ms * 1e6)
+        smmu.view.mask(bits, what.ms === undefined ? Number.POSITIVE_INFINITY : time + what.ms * 1e6)
         return `interrupts ${what.lines.join(', ')} lost from now on`
       }
       case 'gerror': {
         const bits = what.bits.reduce((all, bit) => all | GERROR[bit], 0)
         if (what.error !== undefined && (bits & r.GERROR_CMDQ_ERR) !== 0) {
-          const cons = this.#site.readAsGuest(smmu, r.ARM_SMMU_CMDQ_CONS, 4).lo & 0xf_ffff
-          unit.view.stand(cons, CERROR[what.error], Number.POSITIVE_INFINITY)
+          const cons = this.#machine.readAsGuest(index, r.ARM_SMMU_CMDQ_CONS, 4).lo & 0xf_ffff
+          smmu.view.stand(cons, CERROR[what.error], Number.POSITIVE_INFINITY)
         }
-        this.raise(unit, bits)
+        this.raise(smmu, bits)
         return `GERROR ${what.bits.join(' ')}`
       }
       case 'event': {
-        const sid = what.sid === undefined ? 0 : resolveSid(what.sid, around.devices)
-        const text = produceEvents(memory, unit.hardware, what, sid)
-        around.irq(smmu, enums.irqLine.evtq[0])
+        const sid = what.sid === undefined ? 0 : resolveSid(what.sid, context.devices)
+        const text = produceEvents(memory, smmu.hardware, what, sid)
+        context.irq(index, enums.irqLine.evtq[0])
         return text
       }
       case 'warn': {
-        const warning = warningByCode(around.policy.inspect?.warnings ?? [], what.warning)
-        if (warning === undefined) return `policy ${around.policy.name} has no warning ${what.warning}`
-        around.warn(warning, trap, smmu)
+        const warning = warningByCode(context.policy.inspect?.warnings ?? [], what.warning)
+        if (warning === undefined) return `policy ${context.policy.name} has no warning ${what.warning}`
+        context.warn(warning, trap, index)
         return `${what.warning} forced`
       }
       case 'corrupt':
-        return this.#corrupt(unit, what)
+        return this.#corrupt(smmu, what)
       case 'donate':
       case 'reclaim':
-        return this.#givePages(unit, what)
+        return this.#givePages(smmu, what)
       case 'malformed':
-        around.garble()
+        context.garble()
         return 'a frame that is none'
       default:
         return what.do
     }
   }
 
-  #corrupt(unit: Unit, what: WhatOf['corrupt']): string {
-    const { around, memory } = this.#site
-    const sid = what.sid === undefined ? 0 : resolveSid(what.sid, around.devices)
+  #corrupt(smmu: SmmuFaults, what: WhatOf['corrupt']): string {
+    const { context, memory } = this.#machine
+    const sid = what.sid === undefined ? 0 : resolveSid(what.sid, context.devices)
     let address: number | undefined
-    if (what.table === 'ste') address = unit.shadow.steAddress(sid, memory)
-    else if (what.table === 'l1') address = unit.shadow.l1Address(sid)
+    if (what.table === 'ste') address = smmu.shadow.steAddress(sid, memory)
+    else if (what.table === 'l1') address = smmu.shadow.l1Address(sid)
     else {
       const { from } = rangeOf(what.address ?? 0)
-      const tables = around.policy.inspect?.faults.stage2() ?? []
+      const tables = context.policy.inspect?.faults.stage2() ?? []
       address = tables.map(table => stage2Descriptor(memory, table, from)).find(at => at !== undefined)
     }
     const bytes = new Uint8Array(8)
@@ -143,21 +143,21 @@ export class FreeActions {
     if (address === undefined || !memory.read(at, bytes, 0, 8)) return `no ${what.table} there`
     const text = changeBytes(bytes, { ...what, do: 'change', word: 0 })
     memory.write(at, bytes, 0, 8)
-    around.invalidate(unit.index)
+    context.invalidate(smmu.index)
     return `${what.table} at ${hex(at)}: ${text}`
   }
 
-  #givePages(unit: Unit, what: WhatOf['donate'] | WhatOf['reclaim']): string {
-    const { around } = this.#site
+  #givePages(smmu: SmmuFaults, what: WhatOf['donate'] | WhatOf['reclaim']): string {
+    const { context } = this.#machine
     let base = what.address === undefined ? undefined : rangeOf(what.address).from
     if (what.do === 'donate' && base === undefined && what.sid !== undefined) {
-      base = devicePage(unit.hardware, around.memory, resolveSid(what.sid, around.devices), halvesOf(what.iova ?? 0))
+      base = devicePage(smmu.hardware, context.memory, resolveSid(what.sid, context.devices), halvesOf(what.iova ?? 0))
     }
     if (base === undefined) return 'nothing is mapped there'
     const size = Number(big(what.size ?? 4096))
     this.#moving = true
     try {
-      const result = around[what.do](base, size, what.vm ?? 1)
+      const result = context[what.do](base, size, what.vm ?? 1)
       return `${what.do} ${size} bytes at ${hex(base)}: ${resultName(result)}`
     } finally {
       this.#moving = false

@@ -11,7 +11,9 @@ import type { GuestMemory } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Answer } from '../translate/answer.ts'
 import { ArmedRule, resolveSid, rulesAt } from './armed.ts'
+import { ArmedMachine } from './armedMachine.ts'
 import { FACILITY_NAMES, facilityOf } from './facility.ts'
+import type { FaultContext } from './faultContext.ts'
 import { FreeActions } from './freeActions.ts'
 import { interpose } from './interpose.ts'
 import { CommandPoint } from './points/command.ts'
@@ -24,7 +26,6 @@ import { TablePoint } from './points/table.ts'
 import { TranslatePoint } from './points/translate.ts'
 import { TransportPoint } from './points/transport.ts'
 import type { FaultPlan, FaultRule, Firing } from './rule.ts'
-import { Site, type Surroundings } from './site.ts'
 import type { TriggerState } from './trigger.ts'
 
 /** How many times a rule fired. */
@@ -53,7 +54,7 @@ export interface InjectorState {
 
 /** Rules that are armed on a machine, at their points. */
 interface Arming {
-  readonly site: Site
+  readonly machine: ArmedMachine
   readonly actions: FreeActions
   readonly register: RegisterPoint
   readonly hardware: HardwarePoint
@@ -63,7 +64,7 @@ interface Arming {
   readonly event: EventPoint
   readonly pages: PagesPoint
   readonly transport: TransportPoint
-  readonly machine: MachinePoint
+  readonly machinePoint: MachinePoint
 }
 
 export class Injector {
@@ -76,7 +77,7 @@ export class Injector {
   /** States of triggers that go on from another thread's. */
   #states: readonly TriggerState[] = []
   #firings: Firing[] = []
-  #around: Surroundings | undefined
+  #context: FaultContext | undefined
   /** While `armed`. */
   #at: Arming | undefined
   /** Takes what stands in front of the ports away, last first. */
@@ -93,7 +94,7 @@ export class Injector {
    */
   arm(plan: FaultPlan): void {
     // Devices are known when a machine is there.
-    const rules = this.#around === undefined ? [] : this.#resolve(plan)
+    const rules = this.#context === undefined ? [] : this.#resolve(plan)
     this.disarm()
     this.#plan = plan
     this.#firings = []
@@ -104,7 +105,7 @@ export class Injector {
   /** The machine goes on as if there had never been a rule; what a fault left behind stays. */
   disarm(): void {
     // Guest's interrupts are enabled again as it wants them.
-    for (const { view } of this.#at?.site.units ?? []) view.end()
+    for (const { view } of this.#at?.machine.smmus ?? []) view.end()
     this.#release()
     this.#plan = undefined
     this.#rules = []
@@ -147,8 +148,8 @@ export class Injector {
    * @param running it has been reset already
    * @throws OperationError when the machine has no place for a rule
    */
-  connect(around: Surroundings, running: boolean): void {
-    this.#around = around
+  connect(context: FaultContext, running: boolean): void {
+    this.#context = context
     if (this.#plan === undefined) return
     const states = this.#rules.length > 0 ? this.#rules.map(({ trigger }) => trigger.state) : this.#states
     const rules = this.#resolve(this.#plan)
@@ -163,16 +164,16 @@ export class Injector {
   disconnect(): void {
     // The hardware cannot be reached any more.
     this.#release()
-    this.#around = undefined
+    this.#context = undefined
   }
 
   /** A console line or a moment came that these rules wait for. @param time guest's clock, ns */
   open(names: readonly string[], time?: number): void {
     for (const { rule, trigger } of this.#rules) if (names.includes(rule.name)) trigger.open()
     if (this.#at === undefined) return
-    const { site, machine } = this.#at
-    site.time = Math.max(site.time, time ?? site.time)
-    machine.look()
+    const { machine, machinePoint } = this.#at
+    machine.time = Math.max(machine.time, time ?? machine.time)
+    machinePoint.look()
     this.#settle()
   }
 
@@ -192,35 +193,35 @@ export class Injector {
   /** Decides a trap, with faults around it. */
   access(policy: Policy, trap: Trap): void {
     if (this.#at === undefined) return policy.access(trap)
-    const { site, actions, register, event, transport, machine } = this.#at
-    site.trap = trap.seq
-    site.time = trap.time
+    const { machine, actions, register, event, transport, machinePoint } = this.#at
+    machine.trap = trap.seq
+    machine.time = trap.time
     actions.deciding = true
     try {
-      const unit = site.units[trap.smmu]
-      for (const { view } of site.units) view.tick(trap.time)
+      const smmu = machine.smmus[trap.smmu]
+      for (const { view } of machine.smmus) view.tick(trap.time)
       register.carryOutPostponed(policy)
-      machine.look()
+      machinePoint.look()
       transport.request('trap', trap.smmu)
-      if (unit === undefined) policy.access(trap)
-      else if (trap.write) register.write(policy, trap, unit)
+      if (smmu === undefined) policy.access(trap)
+      else if (trap.write) register.write(policy, trap, smmu)
       else {
-        event.beforeRead(unit, trap.offset)
-        register.read(policy, trap, unit)
+        event.beforeRead(smmu, trap.offset)
+        register.read(policy, trap, smmu)
       }
     } finally {
       actions.deciding = false
       this.#settle()
-      site.trap = 0
+      machine.trap = 0
     }
   }
 
   /** The machine was reset. */
   reset(policy: Policy): void {
     if (this.#at === undefined) return policy.reset()
-    const { site, actions, register, event, transport } = this.#at
-    site.trap = 0
-    for (const unit of site.units) unit.reset()
+    const { machine, actions, register, event, transport } = this.#at
+    machine.trap = 0
+    for (const smmu of machine.smmus) smmu.reset()
     register.reset()
     event.reset()
     actions.deciding = true
@@ -247,13 +248,13 @@ export class Injector {
   }
 
   #resolve(plan: FaultPlan): ArmedRule[] {
-    const around = this.#around
-    const devices = around?.devices ?? []
+    const context = this.#context
+    const devices = context?.devices ?? []
     const fired = (name: string) => (this.#rules.find(({ rule }) => rule.name === name)?.trigger.fired ?? 0) > 0
     return plan.rules.map((rule, i) => {
       try {
-        if (around !== undefined) {
-          expectPlace(rule, around)
+        if (context !== undefined) {
+          expectPlace(rule, context)
           if ('sid' in rule.what && rule.what.sid !== undefined) resolveSid(rule.what.sid, devices)
         }
         return new ArmedRule(rule, i + 1, plan.seed, devices, fired)
@@ -265,30 +266,30 @@ export class Injector {
 
   #install(rules: readonly ArmedRule[], running: boolean): void {
     this.#rules = rules
-    const around = this.#around
-    if (around === undefined || rules.length === 0) return
-    const site = new Site(around, this.#ring, this.#post, this.#firings)
-    const actions = new FreeActions(site)
+    const context = this.#context
+    if (context === undefined || rules.length === 0) return
+    const machine = new ArmedMachine(context, this.#ring, this.#post, this.#firings)
+    const actions = new FreeActions(machine)
     const at: Arming = {
-      site,
+      machine,
       actions,
-      register: new RegisterPoint(site, actions, rulesAt(rules, 'register')),
-      hardware: new HardwarePoint(site, actions, rulesAt(rules, 'hardware')),
-      command: new CommandPoint(site, actions, rulesAt(rules, 'command')),
-      table: new TablePoint(site, actions, rulesAt(rules, 'table')),
-      translate: new TranslatePoint(site, actions, rulesAt(rules, 'translate')),
-      event: new EventPoint(site, actions, rulesAt(rules, 'event')),
-      pages: new PagesPoint(site, actions, rulesAt(rules, 'pages')),
+      register: new RegisterPoint(machine, actions, rulesAt(rules, 'register')),
+      hardware: new HardwarePoint(machine, actions, rulesAt(rules, 'hardware')),
+      command: new CommandPoint(machine, actions, rulesAt(rules, 'command')),
+      table: new TablePoint(machine, actions, rulesAt(rules, 'table')),
+      translate: new TranslatePoint(machine, actions, rulesAt(rules, 'translate')),
+      event: new EventPoint(machine, actions, rulesAt(rules, 'event')),
+      pages: new PagesPoint(machine, actions, rulesAt(rules, 'pages')),
       transport: new TransportPoint(actions, rulesAt(rules, 'transport')),
-      machine: new MachinePoint(actions, rulesAt(rules, 'machine')),
+      machinePoint: new MachinePoint(actions, rulesAt(rules, 'machine')),
     }
-    for (const unit of site.units) this.#undo.push(at.hardware.interpose(unit))
-    this.#undo.push(interposeMemory(around.machine.memory, at))
-    const { inspect } = around.policy
+    for (const smmu of machine.smmus) this.#undo.push(at.hardware.interpose(smmu))
+    this.#undo.push(interposeMemory(context.machine.memory, at))
+    const { inspect } = context.policy
     if (inspect !== undefined) this.#undo.push(...at.pages.interpose(inspect.faults))
     this.#at = at
     this.armed = true
-    if (running) site.learn()
+    if (running) machine.learn()
   }
 
   /** Nothing stands in front of the ports any more. */
@@ -301,12 +302,12 @@ export class Injector {
   /** What had to wait, and rules that waited for what has fired. */
   #settle(): void {
     this.#at?.actions.settle()
-    this.#at?.machine.look()
+    this.#at?.machinePoint.look()
   }
 }
 
 /** @throws Error when the machine has no place for a rule */
-function expectPlace(rule: FaultRule, { translates, policy }: Surroundings): void {
+function expectPlace(rule: FaultRule, { translates, policy }: FaultContext): void {
   if (rule.where.at === 'translate' && !translates)
     throw new Error('translations are the hardware’s: use translate mode server')
   const needed = facilityOf(rule)
@@ -316,20 +317,20 @@ function expectPlace(rule: FaultRule, { translates, policy }: Surroundings): voi
 }
 
 /** What is read and written is an SMMU's queue, an entry of its tables, a stage-2 table, or nobody's. */
-function interposeMemory(memory: GuestMemory, { site, command, table }: Arming): () => void {
+function interposeMemory(memory: GuestMemory, { machine, command, table }: Arming): () => void {
   const read: GuestMemory['read'] = (address, target, offset, length) => {
-    if (!site.memory.read(address, target, offset, length)) return false
-    for (const unit of site.units) {
+    if (!machine.memory.read(address, target, offset, length)) return false
+    for (const smmu of machine.smmus) {
       const done =
-        command.read(unit, address, target, offset, length) ?? table.read(unit, address, target, offset, length)
+        command.read(smmu, address, target, offset, length) ?? table.read(smmu, address, target, offset, length)
       if (done !== undefined) return done
     }
     return true
   }
   const write: GuestMemory['write'] = (address, source, offset, length) => {
-    for (const unit of site.units) {
+    for (const smmu of machine.smmus) {
       const done =
-        command.write(unit, address, source, offset, length) ?? table.write(unit, address, source, offset, length)
+        command.write(smmu, address, source, offset, length) ?? table.write(smmu, address, source, offset, length)
       if (done !== undefined) return done
     }
     return table.writeStage2(address, source, offset, length)

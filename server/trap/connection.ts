@@ -13,7 +13,7 @@ import {
   type Unexpected,
 } from '../../protocol/generated/messages.ts'
 import { enums, VERSION } from '../../protocol/messages.ts'
-import type { Surroundings } from '../faults/site.ts'
+import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { Machine } from '../machine/ports.ts'
 import { type Policy, policyInfo } from '../policy/policy.ts'
@@ -221,14 +221,14 @@ export class Connection {
   #connectFaults(): void {
     const { injector } = this.#thread
     try {
-      injector.connect(this.#surroundings(), this.#hello.resumed === 1)
+      injector.connect(this.#faultContext(), this.#hello.resumed === 1)
     } catch (error) {
       throw new LinkClosed(`faults: ${(error as Error).message}`)
     }
     if (this.#translator !== undefined) this.#translator.faults = injector
   }
 
-  #surroundings(): Surroundings {
+  #faultContext(): FaultContext {
     const thread = this.#thread
     const link = this.#link
     const { operator, path } = this

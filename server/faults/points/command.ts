@@ -15,12 +15,12 @@ import {
 import { CMDQ_ENTRY_SIZE } from '../../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_PROD, GERROR_CMDQ_ERR } from '../../smmu/registers.ts'
 import type { ArmedRule } from '../armed.ts'
+import type { ArmedMachine } from '../armedMachine.ts'
 import { changed, wordsOf } from '../change.ts'
 import type { FreeActions } from '../freeActions.ts'
 import { CERROR } from '../hostView.ts'
 import { FREE_ACTIONS, type WhatOf } from '../rule.ts'
-import type { Site } from '../site.ts'
-import type { Unit } from '../unit.ts'
+import type { SmmuFaults } from '../smmuFaults.ts'
 
 /** An opcode that the architecture leaves reserved. */
 const ILLEGAL = 0xff
@@ -33,41 +33,41 @@ interface Deferred {
 
 /** Commands on their way: out of the guest's queue, or into the shadow queue. They are recognised by their address. */
 export class CommandPoint {
-  readonly #site: Site
+  readonly #machine: ArmedMachine
   readonly #armed: boolean
   /** By SMMU. */
   readonly #host: readonly FaultyQueue[]
   readonly #shadow: readonly FaultyQueue[]
 
-  constructor(site: Site, actions: FreeActions, rules: readonly ArmedRule<'command'>[]) {
+  constructor(machine: ArmedMachine, actions: FreeActions, rules: readonly ArmedRule<'command'>[]) {
     const queues = (queue: 'host' | 'shadow') => {
       const its = rules.filter(({ rule: { where } }) => (where.queue ?? 'host') === queue)
-      return site.units.map(unit => {
-        const concerning = its.filter(armed => armed.concerns(unit.index))
-        return new FaultyQueue(site, actions, unit, queue === 'host', concerning)
+      return machine.smmus.map(smmu => {
+        const concerning = its.filter(armed => armed.concerns(smmu.index))
+        return new FaultyQueue(machine, actions, smmu, queue === 'host', concerning)
       })
     }
-    this.#site = site
+    this.#machine = machine
     this.#armed = rules.length > 0
     this.#host = queues('host')
     this.#shadow = queues('shadow')
   }
 
   /** Memory was read. @returns undefined when there are no commands of this SMMU */
-  read(unit: Unit, address: number, target: Uint8Array, offset: number, length: number): true | undefined {
-    if (!this.#armed || length % CMDQ_ENTRY_SIZE !== 0 || !unit.host.inQueue(address, length)) return undefined
+  read(smmu: SmmuFaults, address: number, target: Uint8Array, offset: number, length: number): true | undefined {
+    if (!this.#armed || length % CMDQ_ENTRY_SIZE !== 0 || !smmu.host.inQueue(address, length)) return undefined
     const words = wordsOf(target.subarray(offset, offset + length))
-    if (this.#host[unit.index]?.alter(words, address)) target.set(new Uint8Array(words.buffer), offset)
+    if (this.#host[smmu.index]?.alter(words, address)) target.set(new Uint8Array(words.buffer), offset)
     return true
   }
 
   /** Memory is to be written. @returns whether it was; undefined when it is not this SMMU's queue */
-  write(unit: Unit, address: number, source: Uint8Array, offset: number, length: number): boolean | undefined {
-    if (!unit.shadow.inQueue(address, length)) return undefined
-    const { memory } = this.#site
+  write(smmu: SmmuFaults, address: number, source: Uint8Array, offset: number, length: number): boolean | undefined {
+    if (!smmu.shadow.inQueue(address, length)) return undefined
+    const { memory } = this.#machine
     if (this.#armed && length % CMDQ_ENTRY_SIZE === 0) {
       const words = wordsOf(source.subarray(offset, offset + length))
-      if (this.#shadow[unit.index]?.alter(words, address)) {
+      if (this.#shadow[smmu.index]?.alter(words, address)) {
         return memory.write(address, new Uint8Array(words.buffer), 0, length)
       }
     }
@@ -77,18 +77,24 @@ export class CommandPoint {
 
 /** One queue: of the host or of the hardware, of one SMMU. */
 class FaultyQueue {
-  readonly #site: Site
+  readonly #machine: ArmedMachine
   readonly #actions: FreeActions
-  readonly #unit: Unit
+  readonly #smmu: SmmuFaults
   readonly #host: boolean
   readonly #rules: readonly ArmedRule<'command'>[]
   readonly #deferred: Deferred[] = []
 
   /** @param host the guest's queue; else the shadow queue */
-  constructor(site: Site, actions: FreeActions, unit: Unit, host: boolean, rules: readonly ArmedRule<'command'>[]) {
-    this.#site = site
+  constructor(
+    machine: ArmedMachine,
+    actions: FreeActions,
+    smmu: SmmuFaults,
+    host: boolean,
+    rules: readonly ArmedRule<'command'>[],
+  ) {
+    this.#machine = machine
     this.#actions = actions
-    this.#unit = unit
+    this.#smmu = smmu
     this.#host = host
     this.#rules = rules
   }
@@ -108,12 +114,12 @@ class FaultyQueue {
         continue
       }
       for (const armed of this.#rules) {
-        if (!commandMatches(armed, words, at) || !armed.trigger.match(this.#site.time)) continue
+        if (!commandMatches(armed, words, at) || !armed.trigger.match(this.#machine.time)) continue
         const { what } = armed.rule
         if (!FREE_ACTIONS.has(what.do)) {
           const text = describeCommand(words.subarray(at, at + CMDQ_ENT_WORDS))
           const queue = this.#host ? 'host' : 'shadow'
-          this.#site.fired(armed, `${queue} command ${text}: ${what.do}`, words[at], words[at + 1])
+          this.#machine.fired(armed, `${queue} command ${text}: ${what.do}`, words[at], words[at + 1])
         }
         if (this.#apply(armed, words, address, i, group)) altered = true
         if (what.do === 'reorder') i++
@@ -182,7 +188,7 @@ class FaultyQueue {
         this.#stand(armed, address + CMDQ_ENTRY_SIZE * i)
         return false
       default:
-        this.#actions.act(armed, this.#unit.index)
+        this.#actions.act(armed, this.#smmu.index)
         return false
     }
   }
@@ -190,23 +196,23 @@ class FaultyQueue {
   /** CONS stays at the command at an address. */
   #stand(armed: ArmedRule, address: number): void {
     const { what } = armed.rule
-    const { time, prod } = this.#site
-    const unit = this.#unit
-    const places = this.#host ? unit.host : unit.shadow
-    const entry = (address - places.queueBase) / CMDQ_ENTRY_SIZE
-    const size = 2 ** places.queueLog2size
+    const { time, prod } = this.#machine
+    const smmu = this.#smmu
+    const side = this.#host ? smmu.host : smmu.shadow
+    const entry = (address - side.queueBase) / CMDQ_ENTRY_SIZE
+    const size = 2 ** side.queueLog2size
     const until = what.do === 'hang' && what.ms !== undefined ? time + what.ms * 1e6 : Number.POSITIVE_INFINITY
     const error = what.do === 'cerror' ? CERROR[what.error] : 0
     if (this.#host) {
       const behind = (((prod & (size - 1)) - entry + size) % size || size) & (2 * size - 1)
-      unit.view.stand((prod - behind) & (2 * size - 1), error, until)
-      if (error > 0) this.#actions.raise(unit, GERROR_CMDQ_ERR)
+      smmu.view.stand((prod - behind) & (2 * size - 1), error, until)
+      if (error > 0) this.#actions.raise(smmu, GERROR_CMDQ_ERR)
       return
     }
     const value: Halves = { lo: 0, hi: 0 }
-    unit.hardware.read(ARM_SMMU_CMDQ_PROD, 4, value)
+    smmu.hardware.read(ARM_SMMU_CMDQ_PROD, 4, value)
     const ahead = (entry - (value.lo & (size - 1)) + size) % size
-    unit.hang = { pointer: (value.lo + ahead) & (2 * size - 1), until }
+    smmu.hang = { pointer: (value.lo + ahead) & (2 * size - 1), until }
   }
 
   #defer(words: Uint32Array, at: number, syncs: number): void {

@@ -3,19 +3,19 @@ import type { FaultPorts } from '../../policy/inspect.ts'
 import { EBUSY, EFAULT, EINVAL, ENOMEM, EPERM, ERANGE } from '../../policy/result.ts'
 import { hex } from '../../smmu/bits.ts'
 import type { ArmedRule } from '../armed.ts'
+import type { ArmedMachine } from '../armedMachine.ts'
 import type { FreeActions } from '../freeActions.ts'
 import { interpose } from '../interpose.ts'
 import type { PageOperation, WhatOf } from '../rule.ts'
-import type { Site } from '../site.ts'
 
 /** Changes of page ownership, and allocations of hypervisor memory. */
 export class PagesPoint {
-  readonly #site: Site
+  readonly #machine: ArmedMachine
   readonly #actions: FreeActions
   readonly #rules: readonly ArmedRule<'pages'>[]
 
-  constructor(site: Site, actions: FreeActions, rules: readonly ArmedRule<'pages'>[]) {
-    this.#site = site
+  constructor(machine: ArmedMachine, actions: FreeActions, rules: readonly ArmedRule<'pages'>[]) {
+    this.#machine = machine
     this.#actions = actions
     this.#rules = rules
   }
@@ -64,10 +64,10 @@ export class PagesPoint {
     for (const armed of this.#rules) {
       const { where, what } = armed.rule
       if (where.operation !== operation || !armed.touches(base, size)) continue
-      if (!armed.trigger.match(this.#site.time)) continue
+      if (!armed.trigger.match(this.#machine.time)) continue
       if (what.do === 'fail') {
         const result = ERROR[what.error]
-        this.#site.fired(armed, `${operation} of ${size} bytes at ${hex(base)} fails: ${what.error}`, base, size)
+        this.#machine.fired(armed, `${operation} of ${size} bytes at ${hex(base)} fails: ${what.error}`, base, size)
         return result
       }
       this.#actions.act(armed, 0)

@@ -3,28 +3,28 @@ import type { Policy, Trap } from '../../policy/policy.ts'
 import { hex64 } from '../../smmu/bits.ts'
 import { ARM_SMMU_CMDQ_PROD, registerName } from '../../smmu/registers.ts'
 import type { ArmedRule } from '../armed.ts'
+import type { ArmedMachine } from '../armedMachine.ts'
 import { alter, alterRead } from '../change.ts'
 import type { FreeActions } from '../freeActions.ts'
-import { Places } from '../places.ts'
-import type { Site } from '../site.ts'
-import type { Unit } from '../unit.ts'
+import type { SmmuFaults } from '../smmuFaults.ts'
+import { TableLocator } from '../tableLocator.ts'
 
 interface Postponed {
   /** Number of the trap before which it is carried out. */
   readonly due: number
   readonly trap: Trap
-  readonly unit: Unit
+  readonly smmu: SmmuFaults
 }
 
 /** Accesses of the guest to the register frame. */
 export class RegisterPoint {
-  readonly #site: Site
+  readonly #machine: ArmedMachine
   readonly #actions: FreeActions
   readonly #rules: readonly ArmedRule<'register'>[]
   #postponed: Postponed[] = []
 
-  constructor(site: Site, actions: FreeActions, rules: readonly ArmedRule<'register'>[]) {
-    this.#site = site
+  constructor(machine: ArmedMachine, actions: FreeActions, rules: readonly ArmedRule<'register'>[]) {
+    this.#machine = machine
     this.#actions = actions
     this.#rules = rules
   }
@@ -34,7 +34,7 @@ export class RegisterPoint {
   }
 
   /** Decides a write. The trap has afterwards what the guest wrote. */
-  write(policy: Policy, trap: Trap, unit: Unit): void {
+  write(policy: Policy, trap: Trap, smmu: SmmuFaults): void {
     const { lo, hi } = trap
     let lost = false
     for (const armed of this.#rules) {
@@ -46,28 +46,28 @@ export class RegisterPoint {
         case 'change': {
           const before = hex64(trap.lo, trap.hi)
           alter(trap, what, trap.size)
-          this.#site.fired(armed, `${write}: ${before} → ${hex64(trap.lo, trap.hi)}`, lo, trap.lo)
+          this.#machine.fired(armed, `${write}: ${before} → ${hex64(trap.lo, trap.hi)}`, lo, trap.lo)
           break
         }
         case 'drop':
           lost = true
-          this.#site.fired(armed, `${write} ${hex64(lo, hi)} lost`, lo)
+          this.#machine.fired(armed, `${write} ${hex64(lo, hi)} lost`, lo)
           break
         case 'abort':
           lost = true
           trap.aborted = true
-          this.#site.fired(armed, `${write} ${hex64(lo, hi)} aborted`, lo)
+          this.#machine.fired(armed, `${write} ${hex64(lo, hi)} aborted`, lo)
           break
         case 'postpone':
           lost = true
-          this.#postponed.push({ due: trap.seq + what.traps, trap: { ...trap }, unit })
-          this.#site.fired(armed, `${write} ${hex64(lo, hi)}: ${what.traps} traps later`, lo)
+          this.#postponed.push({ due: trap.seq + what.traps, trap: { ...trap }, smmu })
+          this.#machine.fired(armed, `${write} ${hex64(lo, hi)}: ${what.traps} traps later`, lo)
           break
         default:
           this.#actions.act(armed, trap.smmu)
       }
     }
-    if (!lost) this.#decideWrite(policy, trap, unit)
+    if (!lost) this.#decideWrite(policy, trap, smmu)
     // The trace has what the guest wrote.
     trap.lo = lo
     trap.hi = hi
@@ -75,24 +75,24 @@ export class RegisterPoint {
 
   /** Writes whose time has come. */
   carryOutPostponed(policy: Policy): void {
-    while (this.#postponed.length > 0 && (this.#postponed[0]?.due ?? 0) <= this.#site.trap) {
+    while (this.#postponed.length > 0 && (this.#postponed[0]?.due ?? 0) <= this.#machine.trap) {
       const late = this.#postponed.shift()
-      if (late !== undefined) this.#decideWrite(policy, late.trap, late.unit)
+      if (late !== undefined) this.#decideWrite(policy, late.trap, late.smmu)
     }
   }
 
-  #decideWrite(policy: Policy, trap: Trap, unit: Unit): void {
-    unit.view.write(trap)
-    if (Places.holds(trap.offset)) unit.host.set(trap.offset, trap.size, trap)
-    this.#site.prod = trap.offset === ARM_SMMU_CMDQ_PROD ? trap.lo : -1
+  #decideWrite(policy: Policy, trap: Trap, smmu: SmmuFaults): void {
+    smmu.view.write(trap)
+    if (TableLocator.holds(trap.offset)) smmu.host.set(trap.offset, trap.size, trap)
+    this.#machine.prod = trap.offset === ARM_SMMU_CMDQ_PROD ? trap.lo : -1
     policy.access(trap)
-    this.#site.prod = -1
+    this.#machine.prod = -1
   }
 
   /** Decides a read. */
-  read(policy: Policy, trap: Trap, unit: Unit): void {
+  read(policy: Policy, trap: Trap, smmu: SmmuFaults): void {
     policy.access(trap)
-    unit.view.read(trap)
+    smmu.view.read(trap)
     for (const armed of this.#rules) {
       if (!matches(armed, 'read', trap)) continue
       const { what } = armed.rule
@@ -105,7 +105,7 @@ export class RegisterPoint {
         const name = registerName(trap.offset)
         const text =
           what.do === 'abort' ? `read of ${name} aborted` : `read of ${name}: ${before} → ${hex64(trap.lo, trap.hi)}`
-        this.#site.fired(armed, text, beforeLo, trap.lo)
+        this.#machine.fired(armed, text, beforeLo, trap.lo)
       } else if (fires) this.#actions.act(armed, trap.smmu)
       if (what.do === 'freeze') armed.last = { lo: trap.lo, hi: trap.hi }
     }

@@ -6,10 +6,10 @@ import { EVT_ID_PERMISSION_FAULT, EVTQ_1_CLASS_IN, emptyEvent, encodeEvent } fro
 import { eventNumber } from '../../smmu/names.ts'
 import type { Answer } from '../../translate/answer.ts'
 import type { ArmedRule } from '../armed.ts'
+import type { ArmedMachine } from '../armedMachine.ts'
 import type { FreeActions } from '../freeActions.ts'
 import { big, rangeOf } from '../names.ts'
 import type { Action } from '../rule.ts'
-import type { Site } from '../site.ts'
 
 const { mapped: MAPPED, fault: FAULT, silent: SILENT } = enums.translation
 
@@ -18,12 +18,12 @@ const NEEDS_ADDRESS: ReadonlySet<Action> = new Set<Action>(['redirect', 'restric
 
 /** Translations that this server answers. */
 export class TranslatePoint {
-  readonly #site: Site
+  readonly #machine: ArmedMachine
   readonly #actions: FreeActions
   readonly #rules: readonly ArmedRule<'translate'>[]
 
-  constructor(site: Site, actions: FreeActions, rules: readonly ArmedRule<'translate'>[]) {
-    this.#site = site
+  constructor(machine: ArmedMachine, actions: FreeActions, rules: readonly ArmedRule<'translate'>[]) {
+    this.#machine = machine
     this.#actions = actions
     this.#rules = rules
   }
@@ -38,7 +38,7 @@ export class TranslatePoint {
       if (armed.sid !== undefined && armed.sid !== request.sid) continue
       if (access !== undefined && (access === 'write') !== write) continue
       if (NEEDS_ADDRESS.has(armed.rule.what.do) && answer.status !== MAPPED[0]) continue
-      if (armed.trigger.match(this.#site.time)) this.#apply(armed, request, answer, write)
+      if (armed.trigger.match(this.#machine.time)) this.#apply(armed, request, answer, write)
     }
   }
 
@@ -69,7 +69,7 @@ export class TranslatePoint {
     }
     const from = `sid ${hex(request.sid)} iova ${hex64(request.iovaLo, request.iovaHi)}`
     const text = `${from}: ${what.do}, status ${answer.status}, address ${hex(answer.pa)}`
-    this.#site.fired(armed, text, request.sid, answer.pa)
+    this.#machine.fired(armed, text, request.sid, answer.pa)
   }
 }
 

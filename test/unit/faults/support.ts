@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The hypervisor's test machine with an injector between guest, hypervisor and machine. */
+
+import type { FaultContext } from '../../../server/faults/faultContext.ts'
 import { Injector } from '../../../server/faults/injector.ts'
 import type { FaultRule, Firing } from '../../../server/faults/rule.ts'
-import type { Surroundings } from '../../../server/faults/site.ts'
 import { PkvmInspect } from '../../../server/hypervisor/pkvm/inspect.ts'
 import type { Policy, Trap } from '../../../server/policy/policy.ts'
 import type { HypWarning } from '../../../server/policy/warnings.ts'
@@ -45,7 +46,7 @@ export class FaultyBench extends Bench {
 
   /** Connects the machine, as at the handshake. */
   connect(running = false, translates = true): void {
-    const around: Surroundings = {
+    const context: FaultContext = {
       machine: this.machine,
       policy: this.policy,
       devices: DEVICES,
@@ -65,7 +66,7 @@ export class FaultyBench extends Bench {
         throw new Cut('died')
       },
     }
-    this.injector.connect(around, running)
+    this.injector.connect(context, running)
   }
 
   arm(rules: readonly FaultRule[], seed = 1): void {

@@ -27,7 +27,7 @@ import {
 const MAX_SID_BITS = 32
 
 /** One side of an SMMU: what the registers say that hold addresses. */
-export class Places {
+export class TableLocator {
   readonly #words = new Map<number, number>()
   #table: StreamTable | undefined
   queueBase = 0
