@@ -38,15 +38,19 @@ function responses(method: string, route: Route): Record<string, unknown> {
   }
 }
 
+/** Levels of a body; what the API means has fewer than ten. */
+const MAX_DEPTH = 64
+
 /**
- * `1e400` is a valid number in JSON, and converts to a number in a query. Both become Infinity, for which the validator skips
- * minimum and maximum.
+ * What the schemas let pass. `1e400` is a valid number in JSON, and converts to a number in a query: both become Infinity, for
+ * which the validator skips minimum and maximum. Where any value is allowed, it may be nested deeper than the stack.
  * @throws Problem
  */
-function expectFinite(value: unknown, path: string): void {
+function expectPlain(value: unknown, path: string, depth = 0): void {
   if (typeof value === 'number' && !Number.isFinite(value)) throw new Problem(400, `${path} is not a finite number`)
   if (typeof value !== 'object' || value === null) return
-  for (const [name, part] of Object.entries(value)) expectFinite(part, path === '' ? name : `${path}/${name}`)
+  if (depth > MAX_DEPTH) throw new Problem(400, `the body is nested more than ${MAX_DEPTH} deep`)
+  for (const [name, part] of Object.entries(value)) expectPlain(part, path === '' ? name : `${path}/${name}`, depth + 1)
 }
 
 /** The types of the contract hold here because the validator has checked the request against the route's schemas. */
@@ -70,7 +74,7 @@ export function register<R extends Routes>(app: FastifyInstance, routes: R, hand
       },
       async handler({ params, query, body }, reply) {
         const given = { params, query, body }
-        expectFinite(given, '')
+        expectPlain(given, '')
         const result = await handle(given as RequestOf<Route>)
         if (file) {
           return reply.type(file.type).header('content-disposition', `attachment; filename="${file.name}"`).send(result)

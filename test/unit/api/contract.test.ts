@@ -272,6 +272,19 @@ describe('bad input', () => {
     expect(await response.json()).toMatchObject({ detail: 'body/rules/0/name is not a finite number' })
   })
 
+  test.each([
+    ['lists', `{"rules":[${'['.repeat(30_000)}${']'.repeat(30_000)}]}`],
+    ['objects', `{"rules":[${'{"a":'.repeat(10_000)}1${'}'.repeat(10_000)}]}`],
+  ])('%s nested deeper than the stack', async (_what, body) => {
+    const response = await fetch(`${server.url}/api/v1/faults`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body,
+    })
+    expect(response.status).toBe(400)
+    expect(await response.json()).toMatchObject({ detail: 'the body is nested more than 64 deep' })
+  })
+
   test('a URL that is none, or has a part that is too long', async () => {
     for (const [path, status] of [
       ['/api/v1/traps/%zz', 400],

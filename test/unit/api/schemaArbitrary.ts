@@ -20,8 +20,8 @@ export interface JsonSchema {
   readonly properties?: Readonly<Record<string, JsonSchema>>
 }
 
-/** A number as it is written: JSON's grammar has more of them than JavaScript has numbers. */
-export class RawNumber {
+/** JSON as it is written: its grammar has more numbers than JavaScript has, and no limit of depth. */
+export class Raw {
   readonly text: string
 
   constructor(text: string) {
@@ -71,13 +71,15 @@ export const junkText = fc.oneof(
 
 export const junk: fc.Arbitrary<unknown> = fc.oneof(
   junkText,
-  fc.constantFrom(...RAW_NUMBERS).map(text => new RawNumber(text)),
+  fc.constantFrom(...RAW_NUMBERS).map(text => new Raw(text)),
   fc.integer(),
   fc.double({ noNaN: true, noDefaultInfinity: true }),
   fc.boolean(),
   fc.constant(null),
   fc.array(junkText, { maxLength: 3 }),
   fc.jsonValue({ maxDepth: 3 }),
+  fc.constantFrom(60, 2_000, 30_000).map(depth => new Raw('['.repeat(depth) + ']'.repeat(depth))),
+  fc.constantFrom(60, 2_000, 10_000).map(depth => new Raw(`${'{"a":'.repeat(depth)}1${'}'.repeat(depth)}`)),
 )
 
 function numbers({ type, minimum, maximum, multipleOf = 1 }: JsonSchema): fc.Arbitrary<unknown> {
@@ -98,7 +100,7 @@ function numbers({ type, minimum, maximum, multipleOf = 1 }: JsonSchema): fc.Arb
     { weight: 8, arbitrary: small },
     { weight: 8, arbitrary: fc.constant(Math.max(0, low)) },
     { weight: 1, arbitrary: fc.constantFrom(...borders) },
-    { weight: 1, arbitrary: fc.constantFrom(...RAW_NUMBERS).map(text => new RawNumber(text)) },
+    { weight: 1, arbitrary: fc.constantFrom(...RAW_NUMBERS).map(text => new Raw(text)) },
     ...(type === 'number' ? [fc.double({ noNaN: true, noDefaultInfinity: true })] : []),
   )
 }
@@ -164,7 +166,7 @@ function described(schema: JsonSchema, words: Vocabulary): fc.Arbitrary<unknown>
 
 /** JSON, with raw numbers as they are written. */
 export function written(value: unknown): string {
-  if (value instanceof RawNumber) return value.text
+  if (value instanceof Raw) return value.text
   if (Array.isArray(value)) return `[${value.map(written).join()}]`
   if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? 'null'
   return `{${Object.entries(value)
@@ -174,4 +176,4 @@ export function written(value: unknown): string {
 
 /** As text in a path or a query. */
 export const asText = (value: unknown): string =>
-  value instanceof RawNumber ? value.text : typeof value === 'object' ? JSON.stringify(value) : String(value)
+  value instanceof Raw ? value.text : typeof value === 'object' ? JSON.stringify(value) : String(value)
