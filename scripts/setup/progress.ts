@@ -3,6 +3,8 @@
 /** The steps of a cold set-up, in order. A warm one takes none and prints nothing. */
 const STEPS = ['packages', 'qemu-source', 'qemu-build', 'kernel', 'initramfs'] as const
 export type Step = (typeof STEPS)[number]
+/** What a boot does not need. */
+export type Extra = 'qemu-series'
 
 /** Tells the user what set-up is doing, or the caller, if it asked for the lines. */
 export class Progress {
@@ -21,8 +23,8 @@ export class Progress {
   }
 
   /** Runs one step between a line that says what begins and a line that says how long it took. */
-  async step<T>(step: Step, what: string, work: () => Promise<T>): Promise<T> {
-    this.#title = `[${STEPS.indexOf(step) + 1}/${STEPS.length}] ${what}`
+  async step<T>(step: Step | Extra, what: string, work: () => Promise<T>): Promise<T> {
+    this.#title = step === 'qemu-series' ? what : `[${STEPS.indexOf(step) + 1}/${STEPS.length}] ${what}`
     this.#started = Date.now()
     this.#tenths = 0
     this.#transient('…')

@@ -14,12 +14,13 @@ import { applyPatches, type Patch, readSeries, touchedFiles } from './patches.ts
 import type { Progress } from './progress.ts'
 import { type RunOptions, run, SetupError } from './run.ts'
 
-const BINARY = 'qemu-system-aarch64'
-const PATCH_DIR = fileURLToPath(new URL('../../qemu-patches', import.meta.url))
+/** The binary, and ninja's target. */
+export const QEMU = 'qemu-system-aarch64'
+export const PATCH_DIR = fileURLToPath(new URL('../../qemu-patches', import.meta.url))
 const DEVICES_FILE = fileURLToPath(new URL('cosim.mak', import.meta.url))
 const KEPT_BUILDS = 8
 
-const CONFIGURE_FLAGS = [
+export const CONFIGURE_FLAGS = [
   '--python=/usr/bin/python3',
   '--target-list=aarch64-softmmu',
   '--with-devices-aarch64=cosim',
@@ -27,6 +28,7 @@ const CONFIGURE_FLAGS = [
   '--without-default-features',
   '--enable-tcg',
   '--enable-slirp',
+  '--enable-msgpack',
   '--enable-fdt=system',
   '--enable-pixman',
   '--enable-trace-backends=log',
@@ -42,7 +44,7 @@ const CONFIGURE_FLAGS = [
 ]
 
 /** All that decides what the built binary is. */
-interface Recipe {
+export interface Recipe {
   version: string
   patches: Patch[]
   devices: string
@@ -63,7 +65,7 @@ async function cachedQemu(): Promise<string | undefined> {
   const version = await cachedSource()
   if (version === undefined) return undefined
   const binary = publishedBinary(await readRecipe(version))
-  return (await intact(dirname(binary), BINARY)) && (await runs(binary)) ? binary : undefined
+  return (await intact(dirname(binary), QEMU)) && (await runs(binary)) ? binary : undefined
 }
 
 /** Running it proves that its libraries are there, too. */
@@ -86,13 +88,20 @@ async function buildQemu(context: Context): Promise<string> {
     const binary = publishedBinary(wanted)
     const staging = join(scratch, 'publish')
     await mkdir(staging)
-    await copyFile(built, join(staging, BINARY))
+    await copyFile(built, join(staging, QEMU))
     // One that is intact and does not run is of no use either.
     await rm(dirname(binary), { recursive: true, force: true })
     await publish(staging, dirname(binary))
     await removeOldBuilds()
     return binary
   })
+}
+
+/** The version of the source that is there once QEMU is. */
+export async function sourceVersion(): Promise<string> {
+  const version = await cachedSource()
+  if (version === undefined) throw new SetupError('there is no source of QEMU')
+  return version
 }
 
 async function cachedSource(): Promise<string | undefined> {
@@ -115,8 +124,8 @@ async function fetchSource({ scratch, signal }: Context): Promise<string> {
   return version
 }
 
-/** The one build tree of a source version, and the commands' common settings. */
-interface BuildTree {
+/** A source tree with patches, a folder that it is built in, and the commands' common settings. */
+export interface BuildTree {
   pristine: string
   tree: string
   output: string
@@ -125,59 +134,76 @@ interface BuildTree {
   options: RunOptions
 }
 
-/** Brings the build tree to the wanted patches and flags and builds it; returns the binary in the tree. */
-async function build(wanted: Recipe, { progress, signal, scratch }: Context): Promise<string> {
-  const { version, patches } = wanted
-  const home = cachePath('qemu-build', version)
+/** Brings the one build tree of a version to the wanted patches and flags and builds it; returns the binary in it. */
+async function build(wanted: Recipe, context: Context): Promise<string> {
+  const at = await buildTree('qemu-build', 'build', wanted.version, context)
+  await patchTree(at, wanted.patches, context.scratch)
+  await configure(at, wanted, CONFIGURE_FLAGS)
+  const binary = join(at.output, QEMU)
+  await compile(at, context.progress, QEMU)
+  if (await runs(binary)) return binary
+  // Ninja goes by the time of a file, and not by what is in it: a disk that was full leaves one that is new and cut short.
+  await rm(binary, { force: true })
+  await compile(at, context.progress, QEMU)
+  if (await runs(binary)) return binary
+  throw new SetupError(`${binary} was built, and does not run`)
+}
+
+/** The build tree of a version in a folder of the cache, which is made if there is none. */
+export async function buildTree(
+  folder: string,
+  output: string,
+  version: string,
+  { scratch, signal }: Context,
+): Promise<BuildTree> {
+  const home = cachePath(folder, version)
   const at: BuildTree = {
     pristine: sourceDir(version),
     tree: join(home, 'tree'),
-    output: join(home, 'build'),
+    output: join(home, output),
     patchedFiles: join(home, 'patched-files.json'),
-    options: { step: 'building QEMU', log: logPath('qemu-build'), env: mesonEnvironment(), signal },
+    options: { step: 'building QEMU', log: logPath(folder), env: mesonEnvironment(), signal },
   }
   await rm(at.options.log, { force: true })
   if (!(await exists(at.tree))) {
     await run('cp', ['-a', at.pristine, join(scratch, 'tree')], at.options)
     await move(join(scratch, 'tree'), at.tree)
   }
-  await patchTree(at, patches, scratch)
-  await configure(at, wanted)
-  const binary = join(at.output, BINARY)
-  await compile(at, progress)
-  if (await runs(binary)) return binary
-  // Ninja goes by the time of a file, and not by what is in it: a disk that was full leaves one that is new and cut short.
-  await rm(binary, { force: true })
-  await compile(at, progress)
-  if (await runs(binary)) return binary
-  throw new SetupError(`${binary} was built, and does not run`)
+  return at
 }
 
-async function patchTree({ pristine, tree, patchedFiles, options }: BuildTree, patches: Patch[], scratch: string) {
+/** Makes the tree what the patches want; files that stay the same are not touched. */
+export async function patchTree(
+  { pristine, tree, patchedFiles, options }: BuildTree,
+  patches: Patch[],
+  scratch: string,
+): Promise<void> {
   const before: string[] = JSON.parse(await readFile(patchedFiles, 'utf8').catch(() => '[]'))
   const now = touchedFiles(patches)
   const files = [...new Set([...before, ...now])]
   // An interruption must not make us forget a file that we changed.
   await writeFile(patchedFiles, JSON.stringify(files))
   const paths = { pristine, tree, scratch: join(scratch, 'patched'), patchDir: PATCH_DIR }
+  await rm(paths.scratch, { recursive: true, force: true })
   await applyPatches(paths, patches, files, options.signal)
   await writeFile(patchedFiles, JSON.stringify(now))
 }
 
-async function configure({ tree, output, options }: BuildTree, recipe: Recipe): Promise<void> {
+/** Configures the build folder, anew if it was for something else. */
+export async function configure({ tree, output, options }: BuildTree, recipe: Recipe, flags: string[]): Promise<void> {
   const stamp = join(output, 'configured-for')
-  const wanted = configurationKey(recipe, output)
+  const wanted = configurationKey(recipe, output, flags)
   if ((await readFile(stamp, 'utf8').catch(() => '')) === wanted) return
   await rm(output, { recursive: true, force: true })
   await mkdir(output)
   await writeFile(join(tree, 'configs/devices/aarch64-softmmu/cosim.mak'), recipe.devices)
-  await run(join(tree, 'configure'), CONFIGURE_FLAGS, { ...options, cwd: output })
+  await run(join(tree, 'configure'), flags, { ...options, cwd: output })
   await writeFile(stamp, wanted)
 }
 
-async function compile({ output, options }: BuildTree, progress: Progress): Promise<void> {
+export async function compile({ output, options }: BuildTree, progress: Progress, target: string): Promise<void> {
   const jobs = String(availableParallelism())
-  await run('nice', ['-n', '5', 'ninja', '-j', jobs, BINARY], {
+  await run('nice', ['-n', '5', 'ninja', '-j', jobs, target], {
     ...options,
     cwd: output,
     onLine: line => {
@@ -187,7 +213,7 @@ async function compile({ output, options }: BuildTree, progress: Progress): Prom
   })
 }
 
-async function readRecipe(version: string): Promise<Recipe> {
+export async function readRecipe(version: string): Promise<Recipe> {
   const osRelease = await readFile('/etc/os-release', 'utf8')
   return {
     version,
@@ -203,12 +229,12 @@ export function qemuKey({ version, patches, devices, host }: Recipe): string {
 }
 
 /** The key of a configured build folder, which holds absolute paths and Python's version: one that moved starts anew. */
-export function configurationKey({ devices, host }: Recipe, output: string): string {
-  return contentKey([output, host, devices, ...CONFIGURE_FLAGS])
+export function configurationKey({ devices, host }: Recipe, output: string, flags: readonly string[]): string {
+  return contentKey([output, host, devices, ...flags])
 }
 
 function publishedBinary(wanted: Recipe): string {
-  return cachePath('qemu', qemuKey(wanted), BINARY)
+  return cachePath('qemu', qemuKey(wanted), QEMU)
 }
 
 function sourceDir(version: string): string {

@@ -14,7 +14,7 @@ test('the QEMU patch carries the C header', () => {
   const patches = readFileSync(new URL('series', folder), 'utf8').trim().split('\n')
   const file = patches
     .flatMap(patch => readFileSync(new URL(patch, folder), 'utf8').split(/^diff --git /m))
-    .filter(part => part.startsWith('a/hw/arm/smmu-cosim-protocol.h '))
+    .filter(part => part.startsWith('a/hw/arm/smmu-cosim/protocol.h '))
   expect(file).toHaveLength(1)
   const added = file[0]
     .slice(file[0].indexOf('\n@@'))

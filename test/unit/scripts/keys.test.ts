@@ -24,10 +24,11 @@ test('QEMU is built anew for another source, host, device list or patch, and not
   expect(qemuKey({ ...recipe, patches: [{ name: 'b', text: '+1' }] })).toBe(key)
 })
 
-test('a build folder is configured anew where it moved, for another host or device list, and not for a patch', () => {
-  const key = configurationKey(recipe, '/cache/build')
-  expect(configurationKey(recipe, '/moved/build')).not.toBe(key)
+test('a build folder is configured anew where it moved, for another host, device list or flag, and not for a patch', () => {
+  const key = configurationKey(recipe, '/cache/build', ['--enable-tcg'])
+  expect(configurationKey(recipe, '/moved/build', ['--enable-tcg'])).not.toBe(key)
+  expect(configurationKey(recipe, '/cache/build', ['--enable-kvm'])).not.toBe(key)
   for (const change of [{ host: 'x64 ID=debian VERSION_ID=13' }, { devices: '' }])
-    expect(configurationKey({ ...recipe, ...change }, '/cache/build')).not.toBe(key)
-  expect(configurationKey({ ...recipe, patches: [] }, '/cache/build')).toBe(key)
+    expect(configurationKey({ ...recipe, ...change }, '/cache/build', ['--enable-tcg'])).not.toBe(key)
+  expect(configurationKey({ ...recipe, patches: [] }, '/cache/build', ['--enable-tcg'])).toBe(key)
 })
