@@ -110,6 +110,15 @@ export const enums = {
     guard: [2, 'bit 1: guardAdd and guardRemove work (CPU view of memory)'],
     translate: [4, 'bit 2: translate requests can be switched on'],
     mirror: [8, 'bit 3: hwPost, mirrored and unexpected work'],
+    stage2: [16, 'bit 4: stage2Changed, watch and sysReg work: the vCPUs have an EL2 whose tables can be followed'],
+  },
+  sysReg: {
+    hostVttbr: [0, 'VTTBR_EL2 as EL2 last had it for its host; 0: EL2 keeps no stage 2 for a host'],
+    hostVtcr: [1, 'VTCR_EL2 at that moment'],
+    vttbr: [2, 'VTTBR_EL2 now'],
+    vtcr: [3, 'VTCR_EL2 now'],
+    hcr: [4, 'HCR_EL2 now'],
+    currentEl: [5, 'the exception level, 0 to 3'],
   },
   error: {
     frame: [1, 'frame length is 0 or above MAX_FRAME'],
@@ -350,6 +359,21 @@ export const messages = {
       f('value', 'u32', 'what the model holds there'),
     ],
   },
+  stage2Changed: {
+    id: 14,
+    from: 'qemu',
+    kind: 'request',
+    answer: 'reply',
+    doc: 'EL2 is about to return to a lower exception level, and has stored to pages of the tables that it keeps for its host. The vCPU waits. Other vCPUs may be in EL2, and store to the same pages while this is answered: then the pages are told again.',
+    fields: [
+      f('cpu', 'u16', 'index of the vCPU'),
+      f('time', 'u53', 'virtual clock, ns'),
+      f('vttbr', 'u64', 'VTTBR_EL2 of the host'),
+      f('vtcr', 'u64', 'VTCR_EL2'),
+      f('all', 'u8', '1: the tables are new, nothing of them is watched', 1),
+      f('pages', 'bin', 'watched pages with stores: guest physical addresses, 8 bytes each, little-endian', 4096),
+    ],
+  },
 
   // both
   error: {
@@ -388,7 +412,7 @@ export const messages = {
     from: 'server',
     kind: 'answer',
     hot: true,
-    doc: 'Answers trapRead, trapWrite and reset.',
+    doc: 'Answers trapRead, trapWrite, reset and stage2Changed.',
     fields: [
       f('status', 'u8', 'ok or aborted of `status`', enums.status.aborted[0]),
       f('value', 'u64', 'trapRead: the value, truncated to the size of the access'),
@@ -540,6 +564,25 @@ export const messages = {
       f('checkValue', 'u32', 'what the model is to hold there once it has consumed what the write started'),
       f('answer', 'u32', 'what the guest is to read there'),
     ],
+  },
+  watch: {
+    id: 51,
+    from: 'server',
+    kind: 'request',
+    answer: 'done',
+    doc: 'Stores of vCPUs to a page, from now on, are told by stage2Changed (or no longer). What is read of the page after the answer has all earlier stores in it. Status `range`: not RAM, or more than 65536 pages. A reset, and the end of a connection, end all watching.',
+    fields: [
+      f('page', 'u53', 'guest physical address, a multiple of 4096'),
+      f('on', 'u8', '1: watch, 0: no longer', 1),
+    ],
+  },
+  sysReg: {
+    id: 52,
+    from: 'server',
+    kind: 'request',
+    answer: 'done',
+    doc: 'Read a system register of a vCPU that matters here. Status `range`: no such vCPU.',
+    fields: [f('cpu', 'u16', 'index of the vCPU'), f('reg', 'u8', 'a value of `sysReg`', oneOf('sysReg'))],
   },
 } as const satisfies Record<string, Message>
 

@@ -18,6 +18,7 @@ export const Id = {
   data: 11,
   mirrored: 12,
   unexpected: 13,
+  stage2Changed: 14,
   error: 31,
   welcome: 32,
   refuse: 33,
@@ -38,6 +39,8 @@ export const Id = {
   resume: 48,
   quit: 49,
   hwPost: 50,
+  watch: 51,
+  sysReg: 52,
 } as const
 
 export interface RamRange {
@@ -394,6 +397,32 @@ export interface Unexpected {
   readonly value: number
 }
 
+/**
+ * EL2 is about to return to a lower exception level, and has stored to pages of the tables that it keeps for its host.
+ * The vCPU waits. Other vCPUs may be in EL2, and store to the same pages while this is answered: then the pages are
+ * told again.
+ */
+export interface Stage2Changed {
+  readonly type: typeof Id.stage2Changed
+  readonly seq: number
+  /** index of the vCPU */
+  readonly cpu: number
+  /** virtual clock, ns */
+  readonly time: number
+  /** VTTBR_EL2 of the host; high 32 bits */
+  readonly vttbrHi: number
+  /** VTTBR_EL2 of the host; low 32 bits */
+  readonly vttbrLo: number
+  /** VTCR_EL2; high 32 bits */
+  readonly vtcrHi: number
+  /** VTCR_EL2; low 32 bits */
+  readonly vtcrLo: number
+  /** 1: the tables are new, nothing of them is watched */
+  readonly all: number
+  /** watched pages with stores: guest physical addresses, 8 bytes each, little-endian */
+  readonly pages: Uint8Array
+}
+
 /** The peer broke the protocol. The sender closes the connection after it. */
 export interface PeerError {
   readonly type: typeof Id.error
@@ -428,7 +457,7 @@ export interface Refuse {
   readonly text: string
 }
 
-/** Answers trapRead, trapWrite and reset. */
+/** Answers trapRead, trapWrite, reset and stage2Changed. */
 export interface Reply {
   readonly type: typeof Id.reply
   readonly seq: number
@@ -637,6 +666,30 @@ export interface HwPost {
   readonly answer: number
 }
 
+/**
+ * Stores of vCPUs to a page, from now on, are told by stage2Changed (or no longer). What is read of the page after the
+ * answer has all earlier stores in it. Status `range`: not RAM, or more than 65536 pages. A reset, and the end of a
+ * connection, end all watching.
+ */
+export interface Watch {
+  readonly type: typeof Id.watch
+  readonly seq: number
+  /** guest physical address, a multiple of 4096 */
+  readonly page: number
+  /** 1: watch, 0: no longer */
+  readonly on: number
+}
+
+/** Read a system register of a vCPU that matters here. Status `range`: no such vCPU. */
+export interface SysReg {
+  readonly type: typeof Id.sysReg
+  readonly seq: number
+  /** index of the vCPU */
+  readonly cpu: number
+  /** a value of `sysReg` */
+  readonly reg: number
+}
+
 export type MessageFromQemu =
   | Hello
   | TrapRead
@@ -651,6 +704,7 @@ export type MessageFromQemu =
   | Data
   | Mirrored
   | Unexpected
+  | Stage2Changed
   | PeerError
 
 export type MessageFromServer =
@@ -674,6 +728,8 @@ export type MessageFromServer =
   | Resume
   | Quit
   | HwPost
+  | Watch
+  | SysReg
 
 export type Message = MessageFromQemu | MessageFromServer
 
@@ -699,6 +755,7 @@ FROM_QEMU[Id.done] = { name: 'done', arity: 5 }
 FROM_QEMU[Id.data] = { name: 'data', arity: 4 }
 FROM_QEMU[Id.mirrored] = { name: 'mirrored', arity: 9 }
 FROM_QEMU[Id.unexpected] = { name: 'unexpected', arity: 5 }
+FROM_QEMU[Id.stage2Changed] = { name: 'stage2Changed', arity: 10 }
 FROM_QEMU[Id.error] = { name: 'error', arity: 4 }
 
 const FROM_SERVER: (Shape | undefined)[] = []
@@ -722,6 +779,8 @@ FROM_SERVER[Id.pause] = { name: 'pause', arity: 2 }
 FROM_SERVER[Id.resume] = { name: 'resume', arity: 2 }
 FROM_SERVER[Id.quit] = { name: 'quit', arity: 4 }
 FROM_SERVER[Id.hwPost] = { name: 'hwPost', arity: 8 }
+FROM_SERVER[Id.watch] = { name: 'watch', arity: 4 }
+FROM_SERVER[Id.sysReg] = { name: 'sysReg', arity: 4 }
 
 function decodeHello(c: Cursor): Hello {
   return {
@@ -886,6 +945,21 @@ function decodeUnexpected(c: Cursor, m: Mutable<Unexpected>): Unexpected {
   m.offset = c.u32(0xffffffff, 'offset')[0]
   m.value = c.u32(0xffffffff, 'value')[0]
   return m
+}
+
+function decodeStage2Changed(c: Cursor): Stage2Changed {
+  return {
+    type: Id.stage2Changed,
+    seq: c.seq,
+    cpu: c.uint(0xffff, 'cpu'),
+    time: c.u53(Number.MAX_SAFE_INTEGER, 'time')[0],
+    vttbrHi: c.u32(0xffffffff, 'vttbrHi')[0],
+    vttbrLo: c.u32(0xffffffff, 'vttbrLo')[0],
+    vtcrHi: c.u32(0xffffffff, 'vtcrHi')[0],
+    vtcrLo: c.u32(0xffffffff, 'vtcrLo')[0],
+    all: c.uint(1, 'all'),
+    pages: c.bin(0x1000, 'pages'),
+  }
 }
 
 function decodePeerError(c: Cursor): PeerError {
@@ -1056,6 +1130,24 @@ function decodeHwPost(c: Cursor, m: Mutable<HwPost>): HwPost {
   m.checkValue = c.u32(0xffffffff, 'checkValue')[0]
   m.answer = c.u32(0xffffffff, 'answer')[0]
   return m
+}
+
+function decodeWatch(c: Cursor): Watch {
+  return {
+    type: Id.watch,
+    seq: c.seq,
+    page: c.u53(Number.MAX_SAFE_INTEGER, 'page')[0],
+    on: c.uint(1, 'on'),
+  }
+}
+
+function decodeSysReg(c: Cursor): SysReg {
+  return {
+    type: Id.sysReg,
+    seq: c.seq,
+    cpu: c.uint(0xffff, 'cpu'),
+    reg: c.uint(5, 'reg'),
+  }
 }
 
 /**
@@ -1237,6 +1329,8 @@ export class Decoder<End extends keyof Received> {
         return decodeMirrored(c, this.#mirrored)
       case Id.unexpected:
         return decodeUnexpected(c, this.#unexpected)
+      case Id.stage2Changed:
+        return decodeStage2Changed(c)
       case Id.error:
         return decodePeerError(c)
       case Id.welcome:
@@ -1277,6 +1371,10 @@ export class Decoder<End extends keyof Received> {
         return decodeQuit(c)
       case Id.hwPost:
         return decodeHwPost(c, this.#hwPost)
+      case Id.watch:
+        return decodeWatch(c)
+      case Id.sysReg:
+        return decodeSysReg(c)
       default:
         throw new RangeError(`message ${id} has no decoder`)
     }
@@ -1526,6 +1624,30 @@ export function encodeUnexpected(out: FrameWriter, seq: number, smmu: number, of
   out.end()
 }
 
+export function encodeStage2Changed(
+  out: FrameWriter,
+  seq: number,
+  cpu: number,
+  time: number,
+  vttbrHi: number,
+  vttbrLo: number,
+  vtcrHi: number,
+  vtcrLo: number,
+  all: number,
+  pages: Uint8Array,
+): void {
+  out.begin('stage2Changed', Id.stage2Changed, 10, seq)
+  out.uint(cpu, 0xffff, 'cpu')
+  out.u53(time, Number.MAX_SAFE_INTEGER, 'time')
+  out.uint(vttbrHi, 0xffffffff, 'vttbrHi')
+  out.uint(vttbrLo, 0xffffffff, 'vttbrLo')
+  out.uint(vtcrHi, 0xffffffff, 'vtcrHi')
+  out.uint(vtcrLo, 0xffffffff, 'vtcrLo')
+  out.uint(all, 1, 'all')
+  out.bin(pages, 0x1000, 'pages')
+  out.end()
+}
+
 export function encodeError(out: FrameWriter, seq: number, code: number, text: string): void {
   out.begin('error', Id.error, 4, seq)
   out.uint(code, 0xffff, 'code')
@@ -1719,6 +1841,20 @@ export function encodeHwPost(
   out.end()
 }
 
+export function encodeWatch(out: FrameWriter, seq: number, page: number, on: number): void {
+  out.begin('watch', Id.watch, 4, seq)
+  out.u53(page, Number.MAX_SAFE_INTEGER, 'page')
+  out.uint(on, 1, 'on')
+  out.end()
+}
+
+export function encodeSysReg(out: FrameWriter, seq: number, cpu: number, reg: number): void {
+  out.begin('sysReg', Id.sysReg, 4, seq)
+  out.uint(cpu, 0xffff, 'cpu')
+  out.uint(reg, 5, 'reg')
+  out.end()
+}
+
 /** Encodes a message given as an object, for those who do not know its type beforehand. */
 export function encode(out: FrameWriter, m: Message): void {
   switch (m.type) {
@@ -1809,6 +1945,9 @@ export function encode(out: FrameWriter, m: Message): void {
     case Id.unexpected:
       encodeUnexpected(out, m.seq, m.smmu, m.offset, m.value)
       break
+    case Id.stage2Changed:
+      encodeStage2Changed(out, m.seq, m.cpu, m.time, m.vttbrHi, m.vttbrLo, m.vtcrHi, m.vtcrLo, m.all, m.pages)
+      break
     case Id.error:
       encodeError(out, m.seq, m.code, m.text)
       break
@@ -1883,6 +2022,12 @@ export function encode(out: FrameWriter, m: Message): void {
       break
     case Id.hwPost:
       encodeHwPost(out, m.seq, m.smmu, m.offset, m.value, m.checkOffset, m.checkValue, m.answer)
+      break
+    case Id.watch:
+      encodeWatch(out, m.seq, m.page, m.on)
+      break
+    case Id.sysReg:
+      encodeSysReg(out, m.seq, m.cpu, m.reg)
       break
   }
 }

@@ -144,6 +144,30 @@ enum {
     COSIM_FEATURE_TRANSLATE = 4,
     /* bit 3: hwPost, mirrored and unexpected work */
     COSIM_FEATURE_MIRROR = 8,
+    /*
+     * bit 4: stage2Changed, watch and sysReg work: the vCPUs have an EL2 whose
+     * tables can be followed
+     */
+    COSIM_FEATURE_STAGE2 = 16,
+};
+
+/* sysReg */
+enum {
+    /*
+     * VTTBR_EL2 as EL2 last had it for its host; 0: EL2 keeps no stage 2 for a
+     * host
+     */
+    COSIM_SYS_REG_HOST_VTTBR = 0,
+    /* VTCR_EL2 at that moment */
+    COSIM_SYS_REG_HOST_VTCR = 1,
+    /* VTTBR_EL2 now */
+    COSIM_SYS_REG_VTTBR = 2,
+    /* VTCR_EL2 now */
+    COSIM_SYS_REG_VTCR = 3,
+    /* HCR_EL2 now */
+    COSIM_SYS_REG_HCR = 4,
+    /* the exception level, 0 to 3 */
+    COSIM_SYS_REG_CURRENT_EL = 5,
 };
 
 /* error */
@@ -180,6 +204,7 @@ enum {
     COSIM_MSG_DATA = 11,
     COSIM_MSG_MIRRORED = 12,
     COSIM_MSG_UNEXPECTED = 13,
+    COSIM_MSG_STAGE2_CHANGED = 14,
     COSIM_MSG_ERROR = 31,
     COSIM_MSG_WELCOME = 32,
     COSIM_MSG_REFUSE = 33,
@@ -200,6 +225,8 @@ enum {
     COSIM_MSG_RESUME = 48,
     COSIM_MSG_QUIT = 49,
     COSIM_MSG_HW_POST = 50,
+    COSIM_MSG_WATCH = 51,
+    COSIM_MSG_SYS_REG = 52,
 };
 
 /* Name of a message for people, "?" for an unknown id */
@@ -232,6 +259,8 @@ static inline const char *cosim_message_name(uint32_t id)
         return "mirrored";
     case COSIM_MSG_UNEXPECTED:
         return "unexpected";
+    case COSIM_MSG_STAGE2_CHANGED:
+        return "stage2Changed";
     case COSIM_MSG_ERROR:
         return "error";
     case COSIM_MSG_WELCOME:
@@ -272,6 +301,10 @@ static inline const char *cosim_message_name(uint32_t id)
         return "quit";
     case COSIM_MSG_HW_POST:
         return "hwPost";
+    case COSIM_MSG_WATCH:
+        return "watch";
+    case COSIM_MSG_SYS_REG:
+        return "sysReg";
     default:
         return "?";
     }
@@ -301,6 +334,8 @@ static inline bool cosim_message_taken(uint32_t id)
     case COSIM_MSG_RESUME:
     case COSIM_MSG_QUIT:
     case COSIM_MSG_HW_POST:
+    case COSIM_MSG_WATCH:
+    case COSIM_MSG_SYS_REG:
         return true;
     default:
         return false;
@@ -601,6 +636,31 @@ typedef struct CosimUnexpected {
 } CosimUnexpected;
 
 /*
+ * stage2Changed (request of QEMU, answered by reply): EL2 is about to return to
+ * a lower exception level, and has stored to pages of the tables that it keeps
+ * for its host. The vCPU waits. Other vCPUs may be in EL2, and store to the
+ * same pages while this is answered: then the pages are told again.
+ */
+typedef struct CosimStage2Changed {
+    /* index of the vCPU */
+    uint16_t cpu;
+    /* virtual clock, ns */
+    uint64_t time;
+    /* VTTBR_EL2 of the host */
+    uint64_t vttbr;
+    /* VTCR_EL2 */
+    uint64_t vtcr;
+    /* 1: the tables are new, nothing of them is watched */
+    uint8_t all;
+    /*
+     * watched pages with stores: guest physical addresses, 8 bytes each,
+     * little-endian
+     */
+    const uint8_t *pages;
+    uint32_t pages_len;
+} CosimStage2Changed;
+
+/*
  * error (notice of either end): The peer broke the protocol. The sender closes
  * the connection after it.
  */
@@ -637,7 +697,10 @@ typedef struct CosimRefuse {
     uint32_t text_len;
 } CosimRefuse;
 
-/* reply (answer of the server): Answers trapRead, trapWrite and reset. */
+/*
+ * reply (answer of the server): Answers trapRead, trapWrite, reset and
+ * stage2Changed.
+ */
 typedef struct CosimReply {
     /* ok or aborted of status */
     uint8_t status;
@@ -822,6 +885,31 @@ typedef struct CosimHwPost {
     /* what the guest is to read there */
     uint32_t answer;
 } CosimHwPost;
+
+/*
+ * watch (request of the server, answered by done): Stores of vCPUs to a page,
+ * from now on, are told by stage2Changed (or no longer). What is read of the
+ * page after the answer has all earlier stores in it. Status range: not RAM, or
+ * more than 65536 pages. A reset, and the end of a connection, end all
+ * watching.
+ */
+typedef struct CosimWatch {
+    /* guest physical address, a multiple of 4096 */
+    uint64_t page;
+    /* 1: watch, 0: no longer */
+    uint8_t on;
+} CosimWatch;
+
+/*
+ * sysReg (request of the server, answered by done): Read a system register of a
+ * vCPU that matters here. Status range: no such vCPU.
+ */
+typedef struct CosimSysReg {
+    /* index of the vCPU */
+    uint16_t cpu;
+    /* a value of sysReg */
+    uint8_t reg;
+} CosimSysReg;
 
 /* Sequence number after seq: 1 to UINT32_MAX, then 1 again */
 static inline uint32_t cosim_next_seq(uint32_t seq)
@@ -1353,6 +1441,20 @@ static inline void cosim_pack_unexpected(msgpack_packer *pk, uint32_t seq,
     msgpack_pack_uint32(pk, m->value);
 }
 
+static inline void cosim_pack_stage2_changed(msgpack_packer *pk, uint32_t seq,
+                                             const CosimStage2Changed *m)
+{
+    msgpack_pack_array(pk, 10);
+    msgpack_pack_uint8(pk, COSIM_MSG_STAGE2_CHANGED);
+    msgpack_pack_uint32(pk, seq);
+    msgpack_pack_uint16(pk, m->cpu);
+    msgpack_pack_uint64(pk, m->time);
+    cosim_put_u64(pk, m->vttbr);
+    cosim_put_u64(pk, m->vtcr);
+    msgpack_pack_uint8(pk, m->all);
+    cosim_put_bin(pk, m->pages, m->pages_len);
+}
+
 static inline void cosim_pack_error(msgpack_packer *pk, uint32_t seq,
                                     const CosimError *m)
 {
@@ -1628,6 +1730,30 @@ static inline bool cosim_unpack_hw_post(const msgpack_object *o, CosimHwPost *m,
                          "hwPost.checkValue: expected a u32") &&
            cosim_get_u32(&f[5], UINT32_MAX, &m->answer, err,
                          "hwPost.answer: expected a u32");
+}
+
+static inline bool cosim_unpack_watch(const msgpack_object *o, CosimWatch *m,
+                                      CosimError *err)
+{
+    const msgpack_object *f;
+
+    f = cosim_fields(o, 4, err, "watch: expected 4 elements");
+    return f &&
+           cosim_get_u53(&f[0], COSIM_MAX_U53, &m->page, err,
+                         "watch.page: expected a u53") &&
+           cosim_get_u8(&f[1], 1, &m->on, err, "watch.on: expected 0 to 1");
+}
+
+static inline bool cosim_unpack_sys_reg(const msgpack_object *o, CosimSysReg *m,
+                                        CosimError *err)
+{
+    const msgpack_object *f;
+
+    f = cosim_fields(o, 4, err, "sysReg: expected 4 elements");
+    return f &&
+           cosim_get_u16(&f[0], UINT16_MAX, &m->cpu, err,
+                         "sysReg.cpu: expected a u16") &&
+           cosim_get_u8(&f[1], 5, &m->reg, err, "sysReg.reg: expected 0 to 5");
 }
 
 #endif /* HW_ARM_SMMU_COSIM_PROTOCOL_H */

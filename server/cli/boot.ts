@@ -12,8 +12,10 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
-import { type MachineFiles, machineFiles } from '../run/files.ts'
-import { checkFiles, checkSizes, commandLine, type RunOptions } from '../run/options.ts'
+import { type AttackReport, AttackTable, attackFailure } from '../run/attackTable.ts'
+import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
+import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
+import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions } from '../run/options.ts'
 import { type Ending, machineFailure, OUTCOMES, workloadFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
@@ -59,7 +61,12 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
 /** Checks before any work is done, so that a typo costs no boot. @throws Error naming option and file. */
 function check(options: BootOptions): void {
   const { report } = options
-  checkFiles(options)
+  checkFiles(wantedFiles(options))
+  if (options.storm > 0 && options.el2 !== 'pkvm') throw new Error('--storm: only with --el2 pkvm')
+  if (options.el2 === 'pkvm' && options.granule !== '4096') {
+    throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
+  }
+  if (options.el2 === 'pkvm' && options.reboots > 0) throw new Error('--reboots: not with --el2 pkvm')
   if (report !== undefined) {
     try {
       accessSync(dirname(resolve(report)), constants.W_OK)
@@ -74,7 +81,7 @@ function check(options: BootOptions): void {
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
   check(options)
   const faults = await faultsOf(options)
-  const files = await machineFiles(options, { signal })
+  const files = await machineFiles(wantedFiles(options), { signal })
   signal.throwIfAborted()
   const machine = await RunningMachine.start(runOptions(options, faults), files)
   try {
@@ -89,16 +96,30 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
   }
 }
 
+/** What is not said depends on what runs at EL2. */
+function wantedFiles({ kernel, initrd, qemu, el2 }: BootOptions): WantedFiles {
+  return {
+    kernel: kernel ?? (el2 === 'pkvm' ? EL2_KERNEL : DEFAULTS.kernel),
+    ...(initrd !== undefined && { initrd }),
+    ...(qemu !== undefined && { qemu }),
+    attack: el2 === 'pkvm',
+  }
+}
+
 function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOptions {
-  const { memory, carveout, smp, ramDir, interactive, reboots, bench, append, qemuArg } = options
-  const run = interactive ? 'shell' : reboots > 0 ? `reboot:${reboots + 1}` : 'workload'
+  const { memory, carveout, smp, ramDir, interactive, reboots, bench, qemuArg, el2, storm } = options
+  const work = el2 === 'pkvm' ? 'el2' : 'workload'
+  const run = interactive ? 'shell' : reboots > 0 ? `reboot:${reboots + 1}` : work
+  const append = [...(el2 === 'pkvm' ? [EL2_COMMAND_LINE, `cosim.storm=${storm}`] : []), options.append ?? '']
+    .join(' ')
+    .trim()
   return {
     memory,
     carveout,
     smp,
     ramDir,
-    commandLine: commandLine({ run, bench, ...(append !== undefined && { append }) }),
-    qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...qemuArg],
+    commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
+    qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'pkvm' ? EL2_QEMU_ARGS : []), ...qemuArg],
     ...(!options.baseline && {
       policy: {
         name: options.policy,
@@ -130,6 +151,8 @@ async function watch(
   const { session, workload, started } = machine
   const controller = faults && new FaultController(session, faults.rules)
   const recorder = await record(machine, options)
+  const attackTable = new AttackTable()
+  session.pump?.add(attackTable)
   hook?.(session, kernel)
   const events: GuestEvent[] = []
   let bootMs: number | null = null
@@ -159,8 +182,11 @@ async function watch(
   terminal?.dispose()
 
   const entries = options.interactive ? [] : workload.check(events)
+  const attacks = attackTable.report(events, session.pump !== undefined)
   const failure =
-    machineFailure(end, stopped?.()) ?? (options.interactive ? undefined : workloadFailure(events, entries))
+    machineFailure(end, stopped?.()) ??
+    (options.interactive ? undefined : workloadFailure(events, entries)) ??
+    attackOutcome(attacks, end.sections)
   const bench = workload.bench(events)
   return {
     schema: REPORT_SCHEMA,
@@ -173,6 +199,7 @@ async function watch(
     traps: session.counters?.traps() ?? null,
     workload: entries,
     ...(bench.length > 0 && { bench }),
+    ...(attacks && { attacks }),
     console: session.console.logPath,
     ...(recording && { recording }),
     ...(controller && faults && { faults: faultSection(faults, controller) }),
@@ -180,6 +207,15 @@ async function watch(
     ...(session.counters && { commands: session.counters.commands(), events: session.counters.events() }),
     machine: { memory: options.memory, smp: options.smp, hostCpus: cpus().length, qemuArgs: options.qemuArg },
   }
+}
+
+/** A policy that says that it isolates, and does not, has failed; of one that does not say so the table shows what is open. */
+function attackOutcome(
+  attacks: AttackReport | undefined,
+  sections: Readonly<Record<string, unknown>>,
+): Ending<'isolation-violation'> | undefined {
+  const open = attacks && sections.isolated === true ? attackFailure(attacks) : undefined
+  return open === undefined ? undefined : { outcome: 'isolation-violation', message: open }
 }
 
 /** Evaluated after the guest has ended, so that its last report is known. */

@@ -6,6 +6,7 @@ import { DEFAULT_HOST } from '../api/server.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { EL2_KERNEL, EL2_MODES, type El2Mode } from '../run/el2.ts'
 import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import type { TranslateMode } from '../translate/translator.ts'
@@ -16,7 +17,8 @@ export interface BootOptions {
   readonly until: SeriesStep
   readonly granule: string
   readonly requireIsolation?: boolean
-  readonly kernel: string
+  /** Absent: the usual one for what runs at EL2. */
+  readonly kernel?: string
   readonly initrd?: string
   readonly qemu?: string
   readonly append?: string
@@ -48,6 +50,9 @@ export interface BootOptions {
   readonly seed: number
   /** Socket of a server that runs elsewhere. */
   readonly server?: string
+  readonly el2: El2Mode
+  /** Protected VMs that are created and destroyed under attack. */
+  readonly storm: number
 }
 
 /** The options of a machine. */
@@ -65,7 +70,16 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .default(String(DEFAULTS.granule)),
     )
     .option('--require-isolation', 'an SMMU that cannot be isolated stops the machine instead of being reported')
-    .option('--kernel <series|file>', `Debian's ${KERNELS.join(' or ')}, or an arm64 Image`, DEFAULTS.kernel)
+    .option(
+      '--kernel <series|file>',
+      `Debian's ${KERNELS.join(' or ')}, or an arm64 Image (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
+    )
+    .addOption(
+      new Option('--el2 <what>', 'pkvm: the guest runs as pKVM, starts a protected VM and attacks it by CPU and DMA')
+        .choices(EL2_MODES)
+        .default('none'),
+    )
+    .option('--storm <n>', 'with --el2 pkvm: so many protected VMs more, under attack', integer(0, 10_000), 0)
     .option('--initrd <file>', "initramfs of your own instead of the workload's")
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
     .option('--append <text>', 'added to the kernel command line')

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { FaultStatus } from '../faults/injector.ts'
+import type { AttackReport } from '../run/attackTable.ts'
 import type { Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import type { TranslateReport } from '../translate/translator.ts'
@@ -31,6 +32,22 @@ function commandLines(commands: readonly CommandCount[] = []): string[] {
   if (kept + rewritten + dropped + own === 0) return []
   const host = `${kept} kept, ${rewritten} rewritten, ${dropped} dropped`
   return [`  ${kept + rewritten + dropped} commands of the host: ${host}; ${own} of the hypervisor`]
+}
+
+function attackLines({ attacks, secretChanged, storm }: AttackReport): string[] {
+  const lines = ['  attacks on a protected VM, EL2 and the server']
+  for (const { who, what, target, address, result, stoppedBy, mustStop } of attacks) {
+    const stopped = stoppedBy ?? (mustStop ? 'NOTHING' : 'nothing, as it should be')
+    const attack = `${who.toUpperCase()} ${what}`.padEnd(9)
+    lines.push(`    ${attack} ${target.padEnd(10)} ${address.padEnd(11)} ${result.padEnd(15)} stopped by ${stopped}`)
+  }
+  if (secretChanged !== null)
+    lines.push(`    the VM's secret: ${secretChanged === 0 ? 'unchanged' : `${secretChanged} WORDS CHANGED`}`)
+  if (storm !== null) {
+    const { vms, attempts, secretsRead, secretsChanged } = storm
+    lines.push(`    ${vms} VMs more, ${attempts} DMA attempts: ${secretsRead} secrets read, ${secretsChanged} changed`)
+  }
+  return lines
 }
 
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
@@ -66,6 +83,7 @@ export function printSummary(run: Report): void {
   for (const { device, reads, ms } of run.bench ?? []) {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
   }
+  if (run.attacks !== undefined) lines.push(...attackLines(run.attacks))
   if (run.translate !== undefined) lines.push(...translateLines(run.translate as TranslateReport))
   const { recording } = run
   if (recording !== undefined) {

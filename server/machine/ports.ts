@@ -15,6 +15,26 @@ export interface CpuGuard {
   remove(base: number, size: number): boolean
 }
 
+/** What EL2 has in VTTBR_EL2 and VTCR_EL2 for its host, in halves. */
+export interface HostStage2Registers {
+  readonly vttbrLo: number
+  readonly vttbrHi: number
+  readonly vtcrLo: number
+  readonly vtcrHi: number
+}
+
+/** A hypervisor at EL2 inside the machine. Which pages it lets its host reach stands in tables in RAM. */
+export interface El2 {
+  /**
+   * Stores of vCPUs to a page of 4 KiB are told to the policy from now on (`stage2Changed`), or no longer. What is read
+   * afterwards has all earlier stores in it.
+   * @returns false when the page cannot be watched
+   */
+  watch(page: number, on: boolean): boolean
+  /** Where EL2 keeps its host's tables; null: nowhere yet. */
+  hostStage2(): HostStage2Registers | null
+}
+
 /** What a policy is given at the start. */
 export interface Machine {
   readonly memory: GuestMemory
@@ -28,4 +48,6 @@ export interface Machine {
     readonly model: string
   }[]
   readonly guard: CpuGuard
+  /** Absent: the vCPUs have no EL2. */
+  readonly el2?: El2
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Machine } from '../machine/ports.ts'
+import type { HostStage2Registers, Machine } from '../machine/ports.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { Facility, Inspectable } from './inspect.ts'
 import type { HypReport } from './report.ts'
@@ -114,6 +114,24 @@ export interface PolicyState {
   resume?(): string[]
 }
 
+/** EL2 is about to leave for a lower exception level, and has stored to tables that it keeps for its host. */
+export interface Stage2Change extends HostStage2Registers {
+  readonly cpu: number
+  /** Virtual time, ns. */
+  readonly time: number
+  /** The tables are new, or nothing of them is watched: all has to be read. */
+  readonly all: boolean
+  /** Addresses of watched pages with stores. */
+  readonly pages: readonly number[]
+}
+
+/** Addresses of pages as the wire and recordings have them: 8 bytes each, little-endian. */
+export function pageAddresses(bytes: Uint8Array): number[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length - (bytes.length % 8))
+  const address = (_: unknown, i: number) => view.getUint32(8 * i, true) + view.getUint32(8 * i + 4, true) * 2 ** 32
+  return Array.from({ length: view.byteLength / 8 }, address)
+}
+
 /** Decides what every access to the register frames does. */
 export interface Policy {
   readonly name: string
@@ -125,6 +143,11 @@ export interface Policy {
   access(trap: Trap): void
   /** What was posted to this SMMU's hardware did not lead to what it was to lead to. Called between traps. */
   postMismatch?(smmu: number): void
+  /**
+   * Devices reach what EL2 lets its host reach, before this returns; the vCPU waits in EL2. Called between traps.
+   * @returns false when that could not be done: the machine must not go on
+   */
+  stage2Changed?(change: Stage2Change): boolean
   /** Absent: it has nothing to show. */
   readonly inspect?: Inspectable
 }

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The files that a machine is made of: QEMU, kernel, initramfs. */
-import { ensureInitramfs, ensureKernel, ensureQemu, type SetupOptions } from '../../scripts/setup/index.ts'
+import {
+  ensureInitramfs,
+  ensureKernel,
+  ensureQemu,
+  KERNEL_SERIES,
+  type KernelSeries,
+  type SetupOptions,
+} from '../../scripts/setup/index.ts'
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
-export const KERNELS = ['6.12', '6.1'] as const
-export type KernelSeries = (typeof KERNELS)[number]
+export const KERNELS = KERNEL_SERIES
 
 export const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly string[]).includes(text)
 
@@ -19,6 +25,8 @@ export interface WantedFiles {
   readonly kernel: string
   readonly initrd?: string
   readonly qemu?: string
+  /** With the program that runs a protected VM and attacks it. */
+  readonly attack?: boolean
 }
 
 /** Fetches and builds what is missing. */
@@ -28,6 +36,6 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   const { version, image, modules } = isSeries(name)
     ? await ensureKernel({ ...setup, kernel: name })
     : { version: name, image: name, modules: undefined }
-  const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules }))
+  const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, el2: wanted.attack ?? false }))
   return { qemu, kernel: { version, image }, initrd }
 }

@@ -11,6 +11,7 @@ export const OUTCOMES = {
   'qemu-died': 'QEMU ended by itself with an error',
   'server-died': 'the trap thread ended, or broke off the connection',
   'hyp-panic': 'a hyp warning with --panic-on-warn',
+  'isolation-violation': 'something reached what the policy says that it isolates',
   interrupted: 'ended from outside (Ctrl-C, SIGTERM)',
 } as const
 

@@ -2,6 +2,7 @@
 
 import type { BenchEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
+import type { AttackReport } from './attackTable.ts'
 import type { Outcome } from './outcome.ts'
 
 /** The report of one run, as `--report FILE` writes it. Fields are only ever added within a schema version. */
@@ -46,6 +47,8 @@ export interface Report {
   readonly workload: readonly WorkloadEntry[]
   /** Timed reads, with `--bench`. */
   readonly bench?: readonly BenchEntry[]
+  /** With `--el2 pkvm`. */
+  readonly attacks?: AttackReport
   /** The recording: file, size, records, and what was lost on the way to it. */
   readonly recording?: RecorderSummary
   /** Path of the console log. */

@@ -88,6 +88,8 @@ export function describeRequest({ request: asked, v0, v1, v2, result }: RecordOf
     case request.donate:
     case request.reclaim:
       return `${nameOf(request, asked)} ${range(v0, v1)} vm ${v2}: ${resultName(result)}`
+    case request.stage2Changed:
+      return `EL2's tables changed: ${result === 0 ? 'followed' : 'NOT FOLLOWED'}`
     case request.postMismatch:
       return `post mismatch: smmu${v0} ${registerName(v1)} is ${hex(v2)}`
     case request.other:
@@ -179,6 +181,10 @@ export function describeRecord(record: TraceRecord, warnings: WarningTable): str
     }
     case 'breakpoint':
       return `break     breakpoint ${record.id} at trap #${record.seq}`
+    case 'stage2': {
+      const told = record.all ? 'all of its tables' : `${record.bytes.length / 8} pages of its tables`
+      return `EL2       cpu${record.cpu} ${told}, VTTBR ${hex64(record.vttbrLo, record.vttbrHi)} VTCR ${hex64(record.vtcrLo, record.vtcrHi)}`
+    }
     case 'fault':
       return `FAULT     rule ${record.rule} ${FAULT_ACTIONS[record.action] ?? 'unknown'} ${hex(record.v0)} ${hex(record.v1)}`
     case 'machine':

@@ -30,6 +30,7 @@ export const CHILDREN: ReadonlySet<KindName> = new Set([
   'probe',
   'fault',
   'breakpoint',
+  'stage2',
 ])
 
 const NOTICES: ReadonlySet<KindName> = new Set(['event', 'gerror', 'guardFault'])

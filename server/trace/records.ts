@@ -160,6 +160,20 @@ export const kinds = {
   },
   /** The hypervisor probed an SMMU at reset; `text` is empty, or says why it can't isolate. */
   probe: { id: 21, fields: { smmu: 'u32', text: 'text' } },
+  /** What EL2 told of its host's tables: the request `stage2Changed` that follows. `bytes`: addresses of pages, 8 bytes each. */
+  stage2: {
+    id: 22,
+    fields: {
+      cpu: 'u32',
+      time: 'f64',
+      all: 'flag',
+      vttbrLo: 'u32',
+      vttbrHi: 'u32',
+      vtcrLo: 'u32',
+      vtcrHi: 'u32',
+      bytes: 'bytes',
+    },
+  },
 } as const satisfies Record<string, Kind>
 
 export type KindName = keyof typeof kinds
@@ -214,9 +228,10 @@ export const FAULT_ACTIONS = [
 
 /**
  * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `postMismatch`: SMMU,
- * offset and value of a register that a posted write did not lead to. `other`: nothing that changes the hypervisor's state.
+ * offset and value of a register that a posted write did not lead to. `stage2Changed`: VTTBR_EL2's halves, pages, and whether all
+ * was told. `other`: nothing that changes the hypervisor's state.
  */
-export const request = { other: 0, donate: 1, reclaim: 2, resume: 3, postMismatch: 4 } as const
+export const request = { other: 0, donate: 1, reclaim: 2, resume: 3, postMismatch: 4, stage2Changed: 5 } as const
 
 /**
  * What a person made of a trap that was held. `answered`: it was dropped, answered or aborted, and the policy was not asked.

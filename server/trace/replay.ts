@@ -2,7 +2,7 @@
 
 import type { Machine } from '../machine/ports.ts'
 import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
-import { newTrap, type Policy } from '../policy/policy.ts'
+import { newTrap, type Policy, pageAddresses } from '../policy/policy.ts'
 import type { HypReport } from '../policy/report.ts'
 import { resultName } from '../policy/result.ts'
 import {
@@ -18,7 +18,7 @@ import { registerName } from '../smmu/registers.ts'
 import { describeRecord, describeRoot } from './describe.ts'
 import type { MachineDescription } from './format.ts'
 import { type Group, type Item, isGroup, type Root } from './groups.ts'
-import { type RecordOf, released, request, verdict } from './records.ts'
+import { type RecordOf, released, request, type TraceRecord, verdict } from './records.ts'
 import { type Effect, ReplayMachine } from './replayMachine.ts'
 import type { LongWrites } from './shown.ts'
 
@@ -128,12 +128,12 @@ export class Replay {
       this.policy = this.#factory(this.#recorded.machine, context)
     }
     if (root.kind !== 'translate') this.roots++
-    const outcome = this.#outcome(root, this.policy)
+    const outcome = this.#outcome(group, this.policy)
     this.#recorded.end()
     return [...outcome, ...this.#decisionDifferences(group), ...this.#effectDifferences()]
   }
 
-  #outcome(root: Root, policy: Policy): Difference[] {
+  #outcome({ root, children }: Group, policy: Policy): Difference[] {
     switch (root.kind) {
       case 'trap':
         return this.#access(root, policy)
@@ -141,7 +141,9 @@ export class Replay {
         policy.reset()
         return []
       case 'request':
-        return this.#request(root, policy)
+        return root.request === request.stage2Changed
+          ? this.#stage2Changed(root, children, policy)
+          : this.#request(root, policy)
       case 'translate':
         this.translations++
         return []
@@ -186,6 +188,19 @@ export class Replay {
     if (result !== undefined && result >>> 0 === root.result) return []
     const replayed = result === undefined ? NOTHING : resultName(result)
     return [{ subject: `result of ${what}`, recorded: resultName(root.result), replayed }]
+  }
+
+  /** What EL2 told stands before what was done about it. */
+  #stage2Changed(root: RecordOf<'request'>, children: readonly TraceRecord[], policy: Policy): Difference[] {
+    const told = children.find(child => child.kind === 'stage2')
+    if (told === undefined) return []
+    const { cpu, time, all, vttbrLo, vttbrHi, vtcrLo, vtcrHi, bytes } = told
+    const pages = pageAddresses(bytes)
+    const change = { cpu, time, all: all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages }
+    const followed = policy.stage2Changed?.(change) ?? true
+    if (followed === (root.result === 0)) return []
+    const word = (ok: boolean) => (ok ? 'followed' : 'not followed')
+    return [{ subject: "EL2's tables", recorded: word(root.result === 0), replayed: word(followed) }]
   }
 
   #decisionDifferences(group: Group): Difference[] {

@@ -4,7 +4,7 @@
  * what it did not ask is answered from what the recording shows of memory and registers. What it changed, and what this
  * one changes, is compared.
  */
-import type { CpuGuard, Machine } from '../machine/ports.ts'
+import type { CpuGuard, HostStage2Registers, Machine } from '../machine/ports.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
@@ -59,6 +59,8 @@ export class ReplayMachine {
   missing: Effect[] = []
   /** Of the current group: what was written where the recording has only its digest, which is the same. By address. */
   readonly longWrites = new Map<number, Uint8Array>()
+  /** What EL2 had in its registers, as far as the group tells. */
+  #hostStage2: HostStage2Registers | null = null
   #effects: readonly Effect[] = []
   /** Of each effect that concerns the hardware's command queue: its place, or how far PROD moved. */
   #moves: readonly (number | undefined)[] = []
@@ -90,6 +92,7 @@ export class ReplayMachine {
       smmus: description.smmus.map(({ base, size }, smmu) => ({ base, size, hardware: this.#hardware(smmu) })),
       devices: description.devices,
       guard: this.#guard(),
+      el2: { watch: () => true, hostStage2: () => this.#hostStage2 },
     }
   }
 
@@ -110,6 +113,7 @@ export class ReplayMachine {
   /** From now on the hypervisor decides this. */
   begin(group: Group): void {
     this.#effects = joined(group.children)
+    this.#hostStage2 = group.children.find(child => child.kind === 'stage2') ?? null
     this.#next = 0
     this.extra = []
     this.missing = []

@@ -9,6 +9,7 @@ import {
   encodeWelcome,
   type Hello,
   type Reset,
+  type Stage2Changed,
   type Translate,
   type Unexpected,
 } from '../../protocol/generated/messages.ts'
@@ -16,7 +17,7 @@ import { enums, VERSION } from '../../protocol/messages.ts'
 import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { Machine } from '../machine/ports.ts'
-import { type Policy, policyInfo } from '../policy/policy.ts'
+import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
@@ -36,7 +37,7 @@ import { policySections } from './sections.ts'
 import { TakeOver } from './takeOver.ts'
 import type { Thread } from './thread.ts'
 import { TrapPath } from './trapPath.ts'
-import { WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
+import { WireEl2, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
 
@@ -86,6 +87,7 @@ export class Connection {
       smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: (tracked ?? hardware)[index] })),
       devices: hello.devices,
       guard: new WireGuard(link, thread.ring),
+      ...((hello.features & enums.feature.stage2[0]) !== 0 && { el2: new WireEl2(link, thread.ring) }),
     }
     this.#policy = thread.factory(this.#machine, {
       options: thread.options.policyOptions,
@@ -163,6 +165,22 @@ export class Connection {
     this.#link.flush()
     this.#thread.counters.add('translations')
     return true
+  }
+
+  /** EL2 waits until devices reach what it lets its host reach, and no more. */
+  stage2Changed({ seq, cpu, time, all, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages }: Stage2Changed): void {
+    const { ring } = this.#thread
+    const link = this.#link
+    const start = ring.now()
+    // What the message holds is gone with the next request.
+    const addresses = pageAddresses(pages)
+    ring.stage2(cpu, time, all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages, 0, pages.length)
+    const change = { cpu, time, all: all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages: addresses }
+    const status = (this.#policy.stage2Changed?.(change) ?? true) ? OK : enums.status.aborted[0]
+    this.path.checkpoints.keep(seq, status, 0, 0)
+    encodeReply(link.out, seq, status, 0, 0)
+    link.flush()
+    ring.request(request.stage2Changed, status, start, ring.now() - start, vttbrLo, vttbrHi, addresses.length, all)
   }
 
   /** What was posted to the hardware did not lead to what it was to lead to. */

@@ -134,6 +134,9 @@ export class Dispatcher {
       case Id.reset:
         connection.reset(message)
         break
+      case Id.stage2Changed:
+        connection.stage2Changed(message)
+        break
       case Id.unexpected:
         connection.unexpected(message)
         break

@@ -8,10 +8,12 @@ import {
   encodeHwWrite,
   encodeMemRead,
   encodeMemWrite,
+  encodeSysReg,
+  encodeWatch,
   Id,
 } from '../../protocol/generated/messages.ts'
 import { enums, MAX_BYTES } from '../../protocol/messages.ts'
-import type { CpuGuard } from '../machine/ports.ts'
+import type { CpuGuard, El2, HostStage2Registers } from '../machine/ports.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { SmmuHardware } from '../smmu/hardware.ts'
 import { type GuestMemory, within } from '../smmu/memory.ts'
@@ -20,6 +22,7 @@ import type { Link } from './link.ts'
 
 const OK = enums.status.ok[0]
 const RANGE = enums.status.range[0]
+const NO_BYTES = new Uint8Array(0)
 
 /** QEMU's SMMU model behind the trap frame. */
 export class WireHardware implements SmmuHardware {
@@ -126,6 +129,41 @@ export class WireMemory implements GuestMemory {
 
   #contains(address: number, length: number): boolean {
     return within(this.ram, address, length)
+  }
+}
+
+/** EL2 of the machine's vCPUs. */
+export class WireEl2 implements El2 {
+  readonly #link: Link
+  readonly #ring: RingWriter
+
+  constructor(link: Link, ring: RingWriter) {
+    this.#link = link
+    this.#ring = ring
+  }
+
+  watch = (page: number, on: boolean): boolean => {
+    const link = this.#link
+    const seq = link.nextSeq()
+    encodeWatch(link.out, seq, page, on ? 1 : 0)
+    const answer = link.call(seq)
+    return answer.type === Id.done && answer.status === OK
+  }
+
+  hostStage2(): HostStage2Registers | null {
+    const [vttbrLo, vttbrHi] = this.#sysReg(enums.sysReg.hostVttbr[0])
+    const [vtcrLo, vtcrHi] = this.#sysReg(enums.sysReg.hostVtcr[0])
+    if (vttbrLo === 0 && vttbrHi === 0) return null
+    this.#ring.stage2(0, 0, true, vttbrLo, vttbrHi, vtcrLo, vtcrHi, NO_BYTES, 0, 0)
+    return { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
+  }
+
+  #sysReg(reg: number): readonly [lo: number, hi: number] {
+    const link = this.#link
+    const seq = link.nextSeq()
+    encodeSysReg(link.out, seq, 0, reg)
+    const answer = link.call(seq)
+    return answer.type === Id.done && answer.status === OK ? [answer.valueLo, answer.valueHi] : [0, 0]
   }
 }
 

@@ -39,6 +39,15 @@ static const char *const who_names[] = { "cpu", "dma" };
 static const char *const what_names[] = { "read", "write" };
 
 static bool all_ok = true;
+/* Where the attack that is reported next began, ns of the virtual counter: the clock that SMMU events are dated by. */
+static uint64_t began;
+
+static uint64_t counter_ns(void)
+{
+    uint64_t ticks, hz;
+    __asm__ volatile("isb\n mrs %0, cntvct_el0\n mrs %1, cntfrq_el0" : "=r"(ticks), "=r"(hz));
+    return (uint64_t)((unsigned __int128)ticks * 1000000000u / hz);
+}
 
 static void say(bool ok, const char *event, const char *format, ...)
 {
@@ -130,8 +139,12 @@ static int touch(volatile uint64_t *at, enum what what, uint64_t *value)
 
 static void row(enum who who, enum what what, const char *target, uint64_t address, const char *result)
 {
-    say(true, "attack", "\"who\":\"%s\",\"what\":\"%s\",\"target\":\"%s\",\"address\":\"0x%llx\",\"result\":\"%s\"",
-        who_names[who], what_names[what], target, (unsigned long long)address, result);
+    uint64_t now = counter_ns();
+    say(true, "attack",
+        "\"who\":\"%s\",\"what\":\"%s\",\"target\":\"%s\",\"address\":\"0x%llx\",\"result\":\"%s\",\"from\":%llu,\"to\":%llu",
+        who_names[who], what_names[what], target, (unsigned long long)address, result, (unsigned long long)began,
+        (unsigned long long)now);
+    began = now;
 }
 
 static const char *signal_name(int signal)
@@ -254,6 +267,7 @@ static int table(void)
     uint64_t value = 0;
     uint64_t el2 = el2_memory(), server = carveout();
 
+    began = counter_ns();
     if (!prepare(&ground)) {
         return 1;
     }

@@ -4,12 +4,12 @@
  * the beginning as often as the machine restarts.
  */
 
-import type { Machine } from '../../machine/ports.ts'
+import type { El2, Machine } from '../../machine/ports.ts'
 import type { StreamInfo } from '../../policy/inspect.ts'
-import type { Trap } from '../../policy/policy.ts'
+import type { Stage2Change, Trap } from '../../policy/policy.ts'
 import { HypFatal, includesStep, type PolicyContext, type SeriesStep } from '../../policy/policy.ts'
 import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.ts'
-import { EFAULT, EINVAL, ENODEV, ENOMEM, OK } from '../../policy/result.ts'
+import { EFAULT, EINVAL, ENODEV, ENOMEM, EPERM, OK } from '../../policy/result.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
 import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN } from '../../smmu/registers.ts'
@@ -17,6 +17,7 @@ import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts
 import { type CommandOverrides, commandRules } from './commandRules.ts'
 import type { HypContext } from './context.ts'
 import { frameRules, RegisterFrame, type RegisterOverrides } from './frame.ts'
+import { HostStage2, HostStage2Error, type OwnerChange } from './hostStage2.ts'
 import { Idmap, type IdmapInfo, newIdmapState } from './idmap.ts'
 import { buildIdmap } from './idmapBuild.ts'
 import { idmapGeometry, stage2Pages } from './idmapGeometry.ts'
@@ -28,7 +29,7 @@ import { HostShare } from './share.ts'
 import { Smmu } from './smmu.ts'
 import { copyStream, nestStream, type StreamRule } from './steRules.ts'
 import { HardwareWait } from './wait.ts'
-import { HYP_UNMAP } from './warnings.ts'
+import { HYP_EL2_TABLES, HYP_EL2_TOOK_SHARED, HYP_UNMAP } from './warnings.ts'
 
 /** Pages, of the size of the granule, that the pool has beyond what the host's stage 2 can need. */
 const SPARE_PAGES = 500
@@ -82,6 +83,8 @@ export class Hypervisor implements HypContext {
   /** What has begun: should the server die, the next one finishes it. */
   #operation: PageOperation | null = null
   readonly #persist: () => void
+  /** The tables of a hypervisor at EL2, once it has some. */
+  #hostStage2: HostStage2 | null = null
 
   constructor(machine: Machine, context: PolicyContext, overrides: HypervisorOverrides = {}) {
     const { options } = context
@@ -134,6 +137,7 @@ export class Hypervisor implements HypContext {
     for (const { base, size } of this.donated) guard.remove(base, size)
     if (this.#guarded) guard.remove(carveout.base, carveout.size)
     this.#operation = null
+    this.#hostStage2 = null
     this.ownership.reset()
     for (const smmu of this.smmus) smmu.reset()
     this.#guarded = carveout.size > 0
@@ -244,6 +248,78 @@ export class Hypervisor implements HypContext {
     this.changed()
   }
 
+  /**
+   * EL2 has stored to its host's tables (server/hypervisor/README.md, section 17): what it took from the host is unmapped
+   * for devices, and what it gave back is mapped, before this returns.
+   * @returns false when devices may still reach what is not the host's
+   */
+  stage2Changed(change: Stage2Change): boolean {
+    const { idmap } = this
+    if (idmap === null || this.machine.el2 === undefined) return true
+    this.wait.begin()
+    const changes = this.#readHostStage2(this.machine.el2, change)
+    const ok = changes !== null && this.#follow(idmap, changes)
+    this.changed()
+    return ok
+  }
+
+  #readHostStage2({ watch }: El2, change: Stage2Change): OwnerChange[] | null {
+    this.#hostStage2 ??= new HostStage2(this.memory, watch)
+    try {
+      const known = !change.all && this.#hostStage2.geometry !== undefined
+      return known ? this.#hostStage2.readPages(change.pages) : this.#hostStage2.readAll(change)
+    } catch (error) {
+      if (!(error instanceof HostStage2Error)) throw error
+      this.report.warn(HYP_EL2_TABLES, 0, 0, change.vttbrLo, change.vttbrHi, change.vtcrLo, change.vtcrHi)
+      return null
+    }
+  }
+
+  /** Unmaps first, then invalidates once, then maps what came back. */
+  #follow(idmap: Idmap, changes: readonly OwnerChange[]): boolean {
+    const { ownership, report } = this
+    const revoked: PageRange[] = []
+    const returned: PageRange[] = []
+    for (const { base, size, vm } of changes) {
+      for (const run of this.ranges(base, base + size)) {
+        if (run.state === 'not RAM' || this.#isCarveout(run.base)) continue
+        const host = run.state === 'owned' || run.state === 'shared'
+        if (host !== vm < 0) (host ? revoked : returned).push(run)
+        if (run.state === 'shared' && vm >= 0) {
+          report.warn(
+            HYP_EL2_TOOK_SHARED,
+            0,
+            0,
+            run.base % 2 ** 32,
+            Math.floor(run.base / 2 ** 32),
+            run.size / 4096,
+            run.pins,
+          )
+        }
+        if (host !== vm < 0 || (!host && run.vm !== vm)) {
+          ownership.assign(run.base, run.size, vm)
+          report.pages(vm < 0 ? PAGE_RECLAIM : PAGE_DONATE, run.base, run.size, vm < 0 ? run.vm : vm, OK)
+        }
+      }
+    }
+    let result: number = OK
+    for (const { base, size } of revoked) if (result === OK) result = idmap.unmap(base, size)
+    for (const { base, size } of revoked) if (result === OK) result = this.#invalidate(base, size)
+    if (result !== OK) {
+      const [first] = revoked
+      const base = first?.base ?? 0
+      report.warn(HYP_UNMAP, 0, 0, base % 2 ** 32, Math.floor(base / 2 ** 32), (first?.size ?? 0) / 4096, result)
+      return false
+    }
+    for (const { base, size } of returned) idmap.map(base, size)
+    return true
+  }
+
+  #isCarveout(address: number): boolean {
+    const { base, size } = this.machine.carveout
+    return address >= base && address < base + size
+  }
+
   /** Gives pages of the host to a protected VM: neither vCPUs nor devices reach them afterwards. */
   donate(base: number, size: number, vm: number): number {
     const result = this.#donate(base, size, vm)
@@ -255,6 +331,7 @@ export class Hypervisor implements HypContext {
   #donate(base: number, size: number, vm: number): number {
     const { idmap, ownership } = this
     if (idmap === null) return ENODEV
+    if (this.#hostStage2 !== null) return EPERM
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const donated = ownership.donate(base, size, vm)
     if (donated !== OK) return donated
@@ -312,6 +389,7 @@ export class Hypervisor implements HypContext {
   #reclaim(base: number, size: number, vm: number): number {
     const { idmap, ownership } = this
     if (idmap === null) return ENODEV
+    if (this.#hostStage2 !== null) return EPERM
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const owned = ownership.checkVm(base, size, vm)
     if (owned !== OK) return owned
@@ -328,8 +406,9 @@ export class Hypervisor implements HypContext {
     return ownership.reclaim(base, size, vm)
   }
 
-  /** Runs of pages that belong to a VM: vCPUs are kept from them. */
+  /** Runs of pages that belong to a VM: vCPUs are kept from them, where no EL2 does so. */
   get donated(): Range[] {
+    if ((this.machine.el2?.hostStage2() ?? null) !== null) return []
     return this.ranges()
       .filter(({ state }) => state === 'vm')
       .map(({ base, size }) => ({ base, size }))
@@ -440,8 +519,19 @@ export class Hypervisor implements HypContext {
       // Or the next one would finish it again: a page that was given back would be zeroed once more.
       this.#persist()
     }
+    changes.push(...this.#resumeHostStage2())
     this.#expect(this.verify())
     return changes
+  }
+
+  /** A former hypervisor died: what EL2 changed since its checkpoint is found by reading all of EL2's tables. */
+  #resumeHostStage2(): string[] {
+    const registers = this.machine.el2?.hostStage2() ?? null
+    if (registers === null || this.idmap === null) return []
+    const before = this.ownership.generation
+    const followed = this.stage2Changed({ ...registers, cpu: 0, time: 0, all: true, pages: [] })
+    this.#expect(followed ? [] : ["EL2's tables for its host cannot be followed"])
+    return this.ownership.generation === before ? [] : ['pages that EL2 took or gave back meanwhile were followed']
   }
 
   #expect(problems: readonly string[]): void {

@@ -215,6 +215,39 @@ export class PageOwnership {
     return slot < 0 ? EPERM : this.#check(first, first + size / PAGE_SIZE, VM + slot)
   }
 
+  /**
+   * What a hypervisor beside us says of pages that it owns, or gives back to the host: nothing is asked, pins are lost.
+   * @param vm -1: the host's; 0: that hypervisor's; else a VM's
+   * @returns ENOMEM when too many VMs own pages, and the pages are the hypervisor's then
+   */
+  assign(base: number, size: number, vm: number): number {
+    const first = this.#locate(base, size)
+    if (first < 0) return first
+    let result: number = OK
+    let to = vm < 0 ? OWNED : HYP
+    let slot = -1
+    if (vm > 0) {
+      slot = this.#vmIds.indexOf(vm)
+      if (slot < 0) slot = this.#vmIds.indexOf(0)
+      if (slot < 0) result = ENOMEM
+      else to = VM + slot
+    }
+    const pages = this.#pages
+    for (let i = first; i < first + size / PAGE_SIZE; i++) {
+      const from = pages[i]
+      if (from === to) continue
+      this.#others[Math.floor(i / CHUNK)] += (to === OWNED ? 0 : 1) - (from === OWNED ? 0 : 1)
+      if (from >= VM && --this.#vmPages[from - VM] === 0 && from !== to) this.#vmIds[from - VM] = 0
+      if (to >= VM) {
+        this.#vmIds[slot] = vm
+        this.#vmPages[slot]++
+      }
+      pages[i] = to
+    }
+    this.generation++
+    return result
+  }
+
   #check(first: number, end: number, from: number): number {
     const pages = this.#pages
     for (let i = first; i < end; i++) {

@@ -21,7 +21,7 @@
  */
 import type { Machine } from '../../machine/ports.ts'
 import type { Inspectable } from '../../policy/inspect.ts'
-import type { Policy, PolicyContext, PolicyDescription, Trap } from '../../policy/policy.ts'
+import type { Policy, PolicyContext, PolicyDescription, Stage2Change, Trap } from '../../policy/policy.ts'
 import { Hypervisor, type HypervisorOverrides } from './hypervisor.ts'
 import { facilitiesOf, PkvmInspect } from './inspect.ts'
 import { HYP_WARNINGS } from './warnings.ts'
@@ -58,6 +58,10 @@ export class PkvmPolicy implements Policy {
 
   access(trap: Trap): void {
     this.hypervisor.access(trap)
+  }
+
+  stage2Changed(change: Stage2Change): boolean {
+    return this.hypervisor.stage2Changed(change)
   }
 
   postMismatch(smmu: number): void {

@@ -11,6 +11,7 @@ const REGISTER_FRAME = 'server/hypervisor/README.md#4-register-frame'
 const CR0_TRANSITIONS = 'server/hypervisor/README.md#5-cr0-transitions'
 const COMMAND_QUEUE = 'server/hypervisor/README.md#6-command-queue'
 const STREAM_TABLE_ENTRIES = 'server/hypervisor/README.md#7-stream-table-entries'
+const EL2 = 'server/hypervisor/README.md#17-following-a-hypervisor-at-el2'
 const STAGE_2_IDMAP = 'server/hypervisor/README.md#9-stage-2-idmap'
 
 const list: HypWarning[] = []
@@ -208,6 +209,19 @@ export const HYP_UNMAP = warning(
   STAGE_2_IDMAP,
   'A page could not be taken from the stage-2 idmap, or its translation not invalidated.',
   ['baseLo', 'baseHi', 'pages', 'error'],
+)
+
+export const HYP_EL2_TABLES = warning(
+  'HYP_EL2_TABLES',
+  EL2,
+  "EL2's tables for its host cannot be followed: the machine does not go on.",
+  ['vttbrLo', 'vttbrHi', 'vtcrLo', 'vtcrHi'],
+)
+export const HYP_EL2_TOOK_SHARED = warning(
+  'HYP_EL2_TOOK_SHARED',
+  EL2,
+  'EL2 took pages from its host that a queue or table of the SMMU is in.',
+  ['baseLo', 'baseHi', 'pages', 'pins'],
 )
 
 /** All of them, by id - 1. */

@@ -340,6 +340,34 @@ export abstract class RecordWriter {
     this.copy((at + 3) << 2, this.encoded, 0, count)
     this.publish(used)
   }
+
+  stage2(
+    cpu: number,
+    time: number,
+    all: boolean,
+    vttbrLo: number,
+    vttbrHi: number,
+    vtcrLo: number,
+    vtcrHi: number,
+    bytes: Uint8Array,
+    from: number,
+    count: number,
+  ): void {
+    const used = (11 + ((count + 3) >> 2)) & ~1
+    const at = this.reserve(22, used)
+    if (at < 0) return
+    const { words, doubles } = this
+    words[at + 1] = cpu
+    doubles[(at + 2) >> 1] = time
+    words[at + 4] = all ? 1 : 0
+    words[at + 5] = vttbrLo
+    words[at + 6] = vttbrHi
+    words[at + 7] = vtcrLo
+    words[at + 8] = vtcrHi
+    words[at + 9] = count
+    this.copy((at + 10) << 2, bytes, from, count)
+    this.publish(used)
+  }
 }
 
 /** A record with these values for its fields, in order. */
@@ -485,4 +513,15 @@ export const makers: { readonly [K in KindName]: (v: readonly unknown[]) => Reco
     v3: v[7] as number,
   }),
   probe: v => ({ kind: 'probe', smmu: v[0] as number, text: v[1] as string }),
+  stage2: v => ({
+    kind: 'stage2',
+    cpu: v[0] as number,
+    time: v[1] as number,
+    all: v[2] as number,
+    vttbrLo: v[3] as number,
+    vttbrHi: v[4] as number,
+    vtcrLo: v[5] as number,
+    vtcrHi: v[6] as number,
+    bytes: v[7] as Uint8Array,
+  }),
 }

@@ -108,3 +108,18 @@ test.each(['server', 'lockstep'] as const)(
   },
   PATIENCE_MS,
 )
+
+test(
+  '20 kills while protected VMs come and go under attack by DMA',
+  async () => {
+    const { servers, socket } = await start()
+    const run = boot(socket, ['--el2', 'pkvm', '--storm', '12', '--quiet'])
+    await killing(servers, run, 20, () => 500 + Math.random() * 1500)
+    const { report, stderr } = await run
+    expect(servers.complaints).toEqual([])
+    expectOk(report, stderr)
+    expect(servers.kills).toBeGreaterThan(10)
+    expect(report?.attacks?.storm).toMatchObject({ vms: 12, secretsRead: 0, secretsChanged: 0, silent: 0 })
+  },
+  PATIENCE_MS,
+)

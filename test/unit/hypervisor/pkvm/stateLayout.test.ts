@@ -42,8 +42,10 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   'hostCmdq.ts': ['#address', '#log2size', '#alreadyIssued'],
   // Follows from the registers.
   'hostStrtab.ts': ['#table'],
-  // In HypervisorState; counters of changes; of the trap at hand.
-  'hypervisor.ts': ['idmap', 'isolated', '#guarded', '#operation', 'generation', '#changed', 'trap'],
+  // All of it is read again from EL2's tables.
+  'hostStage2.ts': ['#budget', '#changes', '#geometry'],
+  // In HypervisorState; counters of changes; of the trap at hand; read again from EL2's tables.
+  'hypervisor.ts': ['idmap', 'isolated', '#guarded', '#operation', 'generation', '#changed', 'trap', '#hostStage2'],
   // Of one build.
   'idmapLayout.ts': ['#cursor'],
   // In HypervisorState, by ranges.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine for the hypervisor's tests: memory, hardware that logs what it saw, and a host that behaves like Linux. */
 import { Hypervisor, type HypervisorOverrides } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
-import type { CpuGuard, Machine } from '../../../../server/machine/ports.ts'
+import type { CpuGuard, El2, Machine } from '../../../../server/machine/ports.ts'
 import type { PolicyOptions } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'
 import type { CommandVerdict, HypReport } from '../../../../server/policy/report.ts'
@@ -316,6 +316,7 @@ export class TestGuard implements CpuGuard {
 }
 
 export interface SetUp {
+  readonly el2?: El2
   readonly options?: PolicyOptions
   readonly overrides?: HypervisorOverrides
   readonly ids?: readonly Partial<IdRegisters>[]
@@ -357,6 +358,7 @@ export class Bench {
       })),
       devices: [],
       guard: this.guard,
+      ...(setUp.el2 && { el2: setUp.el2 }),
     }
     this.hyp = new Hypervisor(
       this.machine,

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Linux as pKVM at EL2, a protected VM, and its host's attacks on it by CPU and by DMA. */
+import { describe, expect, test } from 'vitest'
+import type { Attack } from '../../server/run/attackTable.ts'
+import { cosim } from './cli.ts'
+
+const DEADLINE = { deadlineMs: 290_000 }
+const SMMU = 'SMMU: F_TRANSLATION at stage 2'
+
+const lines = (attacks: readonly Attack[] = []) =>
+  attacks.map(({ who, what, target, result, stoppedBy }) => `${who} ${what} ${target}: ${result}, ${stoppedBy}`)
+
+describe('a protected VM whose host attacks it', () => {
+  test('the policy follows EL2: nothing reaches the VM, EL2 or the server', async () => {
+    const args = ['boot', '--el2', 'pkvm', '--smp', '2', '--storm', '4', '--quiet']
+    const { report, stderr } = await cosim(args, DEADLINE)
+    expect(report?.message, stderr).toBeUndefined()
+    expect(report?.outcome, stderr).toBe('ok')
+    expect(report?.isolated).toBe(true)
+    expect(lines(report?.attacks?.attacks)).toEqual([
+      'dma read own: reached, null',
+      'cpu read secret: SIGSEGV, EL2: SIGSEGV',
+      'cpu write secret: SIGSEGV, EL2: SIGSEGV',
+      `dma read secret: zeros, ${SMMU}`,
+      `dma write secret: nothing arrived, ${SMMU}`,
+      'cpu read el2: zeros, EL2: the load faulted',
+      `dma read el2: zeros, ${SMMU}`,
+      `dma write el2: issued, ${SMMU}`,
+      'cpu read carveout: SIGBUS, CPU guard: SIGBUS',
+      'cpu write carveout: SIGBUS, CPU guard: SIGBUS',
+      `dma read carveout: zeros, ${SMMU}`,
+      `dma write carveout: issued, ${SMMU}`,
+      'cpu read lent: reached, null',
+      'dma read lent: reached, null',
+      'cpu read taken back: SIGSEGV, EL2: SIGSEGV',
+      `dma read taken back: zeros, ${SMMU}`,
+      'dma read given back: zeros, null',
+    ])
+    expect(report?.attacks?.secretChanged).toBe(0)
+    expect(report?.attacks?.storm).toMatchObject({ vms: 4, secretsRead: 0, secretsChanged: 0, silent: 0 })
+    const recording = report?.recording?.path ?? ''
+    const replayed = await cosim(['replay', recording])
+    expect(replayed.code, replayed.stdout + replayed.stderr).toBe(0)
+  })
+
+  test('a policy that does not follow EL2: devices read and change the secret', async () => {
+    const { report, stderr } = await cosim(['boot', '--el2', 'pkvm', '--policy', 'passthrough', '--quiet'], DEADLINE)
+    expect(report?.outcome, stderr).toBe('ok')
+    const open = lines(report?.attacks?.attacks)
+    expect(open).toContain('cpu read secret: SIGSEGV, EL2: SIGSEGV')
+    expect(open).toContain('dma read secret: reached, null')
+    expect(open).toContain('dma write secret: reached, null')
+    expect(open).toContain('dma read el2: reached, null')
+    expect(report?.attacks?.secretChanged).toBe(1)
+    expect(stderr).toContain('stopped by NOTHING')
+    expect(stderr).toContain("the VM's secret: 1 WORDS CHANGED")
+  })
+
+  test.each([
+    [['--el2', 'pkvm', '--granule', '65536'], '--granule 65536: EL2 gives and takes pages of 4096 bytes'],
+    [['--storm', '4'], '--storm: only with --el2 pkvm'],
+    [['--el2', 'pkvm', '--reboots', '1'], '--reboots: not with --el2 pkvm'],
+  ])('%j is refused before anything is started', async (args, reason) => {
+    const { code, stderr } = await cosim(['boot', ...args])
+    expect(code).toBe(1)
+    expect(stderr).toContain(reason)
+  })
+})

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+/** EL2 takes pages from its host and gives them back: devices reach the same, before EL2 goes on. */
+import { beforeEach, describe, expect, test } from 'vitest'
+import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
+import type { HostStage2Registers } from '../../../../server/machine/ports.ts'
+import { EPERM } from '../../../../server/policy/result.ts'
+import { opcodeName } from '../../../../server/smmu/commands.ts'
+import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, STE } from './support.ts'
+
+/** 4 KiB, 40 bits, two concatenated tables at level 1. */
+const VTCR = (64 - 40) | (1 << 6) | (2 << 16)
+const ROOT = RAM_BASE + 14 * MiB
+const L2 = ROOT + 0x2000
+const L3 = ROOT + 0x3000
+/** The 2 MiB that L3 maps. */
+const REGION = RAM_BASE + 8 * MiB
+const PAGE = REGION + 0x5000
+const ANNOTATION_EL2 = 0x2000000000000002n
+const ANNOTATION_VM = (2n << 60n) | (0x1000n << 4n) | 4n
+
+const registers: HostStage2Registers = { vttbrLo: ROOT + 1, vttbrHi: 0, vtcrLo: VTCR, vtcrHi: 0 }
+
+class FakeEl2 {
+  readonly watched = new Set<number>()
+  now: HostStage2Registers | null = null
+  watch = (page: number, on: boolean): boolean => {
+    if (on) this.watched.add(page)
+    else this.watched.delete(page)
+    return true
+  }
+  hostStage2 = (): HostStage2Registers | null => this.now
+}
+
+let el2: FakeEl2
+let bench: Bench
+
+const descriptor = (page: number) => L3 + 8 * ((page - REGION) / 4096)
+
+function changed(all: boolean, pages: readonly number[] = []): boolean {
+  return bench.hyp.stage2Changed({ ...registers, cpu: 0, time: 0, all, pages })
+}
+
+/** Stores a descriptor as EL2 would, and leaves EL2. */
+function store(page: number, value: bigint): boolean {
+  bench.memory.poke64(descriptor(page), value)
+  return changed(false, [L3])
+}
+
+beforeEach(() => {
+  el2 = new FakeEl2()
+  bench = new Bench({ el2 })
+  bench.hyp.reset()
+  const { memory } = bench
+  memory.poke64(ROOT + 8 * (RAM_BASE / 2 ** 30), BigInt(L2) | 3n)
+  memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), BigInt(L3) | 3n)
+  new Host(bench).boot().attach(8, STE.bypass)
+  el2.now = registers
+  expect(changed(true)).toBe(true)
+})
+
+describe('while EL2 runs', () => {
+  test('every page of its tables is watched', () => {
+    expect([...el2.watched].sort()).toEqual([ROOT, ROOT + 0x1000, L2, L3])
+  })
+
+  test('a page that it takes is invalidated and unreachable before it goes on', () => {
+    bench.hw.consumed = []
+    expect(store(PAGE, ANNOTATION_EL2)).toBe(true)
+    expect(bench.hw.consumed.map(([word = 0]) => opcodeName(word & 0xff))).toEqual([
+      'TLBI_S2_IPA',
+      'SYNC',
+      'TLBI_NH_ALL',
+      'SYNC',
+    ])
+    expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(false)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('a page of a VM is shown as that VM’s', () => {
+    store(PAGE, ANNOTATION_VM)
+    expect(bench.hyp.ranges(PAGE, PAGE + 4096)).toMatchObject([{ base: PAGE, size: 4096, state: 'vm', vm: 1 }])
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test.each([
+    ['not touched', 0n],
+    ['mapped', BigInt(PAGE) | 0x7ffn],
+  ])('a page that comes back %s is reachable at once, without an invalidation', (_, value) => {
+    store(PAGE, ANNOTATION_VM)
+    bench.hw.consumed = []
+    expect(store(PAGE, value)).toBe(true)
+    expect(bench.hw.consumed).toEqual([])
+    expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(true)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('what EL2 only maps or splits changes nothing', () => {
+    bench.hw.consumed = []
+    const { generation } = bench.hyp.ownership
+    store(PAGE, BigInt(PAGE) | 0x7ffn)
+    expect(bench.hw.consumed).toEqual([])
+    expect(bench.hyp.ownership.generation).toBe(generation)
+  })
+
+  test('a block that is annotated whole', () => {
+    bench.memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), ANNOTATION_EL2)
+    expect(changed(false, [L2])).toBe(true)
+    expect(bench.hyp.ranges(REGION, REGION + 2 * MiB)).toMatchObject([{ base: REGION, size: 2 * MiB, state: 'hyp' }])
+    expect(el2.watched.has(L3)).toBe(false)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('hypervisor memory stays the server’s whatever EL2 says of it', () => {
+    const index = Math.floor(CARVEOUT_BASE / 2 ** 21) % 512
+    bench.memory.poke64(L2 + 8 * index, ANNOTATION_VM)
+    changed(false, [L2])
+    bench.memory.poke64(L2 + 8 * index, 0n)
+    changed(false, [L2])
+    expect(bench.hyp.ranges(CARVEOUT_BASE, CARVEOUT_BASE + 4096)).toMatchObject([{ state: 'hyp' }])
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('nobody else gives pages away', () => {
+    expect(bench.hyp.donate(PAGE, 4096, 1)).toBe(EPERM)
+    store(PAGE, ANNOTATION_VM)
+    expect(bench.hyp.reclaim(PAGE, 4096, 1)).toBe(EPERM)
+    expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(false)
+  })
+
+  test('an SMMU that does not invalidate keeps EL2 where it is', () => {
+    bench.hw.stuck = true
+    expect(store(PAGE, ANNOTATION_EL2)).toBe(false)
+    expect(bench.report.warnings.map(({ code }) => code)).toContain('HYP_UNMAP')
+  })
+
+  test('tables that cannot be read keep EL2 where it is', () => {
+    bench.memory.poke64(L2, 0x1000n | 3n)
+    expect(changed(false, [L2])).toBe(false)
+    expect(bench.report.warnings.map(({ code }) => code)).toContain('HYP_EL2_TABLES')
+  })
+})
+
+test('a hypervisor that takes over reads what EL2 changed meanwhile', () => {
+  const checkpoint = bench.hyp.checkpoint().slice()
+  bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+  const successor = new Hypervisor(bench.machine, {
+    options: { waitPolls: 50 },
+    report: bench.report,
+    clock: () => bench.now++,
+  })
+  successor.restore(checkpoint)
+  expect(successor.resume()).toContain('pages that EL2 took or gave back meanwhile were followed')
+  expect(successor.ownership.hostReaches(PAGE)).toBe(false)
+  expect(successor.verify()).toEqual([])
+})
