@@ -13,7 +13,7 @@ import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { isSeries } from '../run/files.ts'
 import { runCampaign } from '../sessions/campaign.ts'
 import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/campaignReport.ts'
-import { type Campaign, Database, defaultDatabase, jobName, planOf } from '../sessions/database.ts'
+import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { print, say } from './terminal.ts'
@@ -110,6 +110,15 @@ export function faultsRunCommands(faults: Command): void {
     .description('campaigns so far')
     .option('--database <file>', 'where campaigns are kept', defaultDatabase())
     .action(({ database }: OutputOptions) => act(async () => printCampaigns(new Database(database))))
+  faults
+    .command('salvage <damaged> <new>')
+    .description('what can be read of a damaged database, in a new one')
+    .action((damaged: string, made: string) =>
+      act(async () => {
+        const { campaigns, sessions } = salvage(damaged, made)
+        say(`${made}: ${campaigns} campaigns with ${sessions} sessions`)
+      }),
+    )
   outputOptions(faults.command('report <campaign>'))
     .description('what came of a campaign')
     .action((id: string, options: OutputOptions) =>

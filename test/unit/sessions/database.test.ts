@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { CatalogueEntry } from '../../../server/faults/rule.ts'
 import {
@@ -15,7 +16,14 @@ import {
   repeatCommand,
   tableText,
 } from '../../../server/sessions/campaignReport.ts'
-import { type Campaign, Database, jobName, planOf } from '../../../server/sessions/database.ts'
+import {
+  type Campaign,
+  DamagedDatabase,
+  Database,
+  jobName,
+  planOf,
+  salvage,
+} from '../../../server/sessions/database.ts'
 import type { SessionResult } from '../../../server/sessions/session.ts'
 
 let folder: string
@@ -120,6 +128,148 @@ describe('campaigns', () => {
     expect(rows.length).toBeGreaterThanOrEqual(told)
     expect(database.remaining(campaign)).toHaveLength(100_000 - rows.length)
     database.close()
+  })
+
+  /** Of all campaigns what can be asked for, as text. */
+  const dump = (path: string) => {
+    const database = new Database(path)
+    try {
+      const all = database.list().map(({ id, ...about }) => {
+        const campaign = database.campaign(id)
+        return { id, ...about, plan: campaign.plan, rows: database.rows(campaign) }
+      })
+      return JSON.stringify(all)
+    } finally {
+      database.close()
+    }
+  }
+
+  /** Three campaigns with 30 sessions each. @returns the file's bytes */
+  const sample = (path: string): Buffer => {
+    const database = new Database(path)
+    for (const what of ['one', 'two', 'three']) {
+      const entries = Array.from({ length: 30 }, (_, i) => entry(`${what}-${i}`))
+      const campaign = database.begin(what, planOf(entries, ['6.12'], ['nested'], [1]))
+      for (const [i, job] of campaign.plan.entries()) {
+        const text = `${what} ${i} `.repeat(i * 20)
+        database.add(campaign, job, { ...result('recovered', true), console: [text], ms: 1000 + i })
+      }
+      if (what !== 'three') database.finish(campaign)
+    }
+    database.close()
+    return readFileSync(path)
+  }
+
+  test('600 kinds of damage: nothing is wrong, nothing is missing, and what is saved is right', () => {
+    const path = join(folder, 'db')
+    const whole = sample(path)
+    const before = dump(path)
+    expect(before.length).toBeGreaterThan(100_000)
+    const PAGE = 4096
+    let seed = 12345
+    const random = (below: number) => {
+      seed = (Math.imul(seed, 1_103_515_245) + 12_345) >>> 0
+      return Math.floor((seed / 2 ** 32) * below)
+    }
+    const page = () => PAGE * random(whole.length / PAGE)
+    const put = (bytes: Buffer, at: number, change: (value: number) => number) => {
+      bytes[at] = change(bytes[at])
+      return bytes
+    }
+    const kinds: readonly ((bytes: Buffer) => Buffer | undefined)[] = [
+      bytes => put(bytes, random(bytes.length), value => value ^ (1 << random(8))),
+      bytes => void bytes.fill(0, page(), page() + 512),
+      bytes => void bytes.fill(random(256), random(bytes.length), random(bytes.length)),
+      bytes => bytes.subarray(0, random(bytes.length)),
+      bytes => void bytes.copy(bytes, page(), page(), page() + PAGE),
+      // Where SQLite keeps its own: the header, and the first bytes of a page.
+      bytes => put(bytes, random(100), () => random(256)),
+      bytes => put(bytes, page() + random(12), () => random(256)),
+    ]
+    const damaged = join(folder, 'damaged')
+    const rowsOf = (text: string) =>
+      new Set((JSON.parse(text) as { rows: unknown[] }[]).flatMap(({ rows }) => rows.map(row => JSON.stringify(row))))
+    const right = rowsOf(before)
+    let refused = 0
+    let saved = 0
+    for (let i = 0; i < 600; i++) {
+      const bytes = Buffer.from(whole)
+      const after = kinds[i % kinds.length]?.(bytes) ?? bytes
+      if (after.equals(whole)) continue
+      writeFileSync(damaged, after)
+      let now: string | undefined
+      try {
+        now = dump(damaged)
+      } catch (error) {
+        const { message } = error as Error
+        expect(message).toContain(damaged)
+        refused++
+        const to = join(folder, `saved-${i}`)
+        const { sessions } = salvage(damaged, to)
+        if (sessions > 0 && error instanceof DamagedDatabase) expect(message).toContain(`${sessions} sessions`)
+        const rows = rowsOf(dump(to))
+        expect(rows.size).toBe(sessions)
+        for (const row of rows) expect(right.has(row)).toBe(true)
+        saved += sessions
+        rmSync(to)
+      }
+      // An empty file is a new database, and says that there is nothing in it.
+      if (now !== undefined && after.length > 0) expect(now).toBe(before)
+    }
+    expect(refused).toBeGreaterThan(300)
+    expect(saved / refused).toBeGreaterThan(20)
+  })
+
+  test('a campaign that lost sessions is gone on with in the new file', () => {
+    const path = join(folder, 'db')
+    sample(path)
+    const db = new DatabaseSync(path)
+    db.exec("UPDATE sessions SET verdict = 'guest-oops' WHERE job = 'one-3 6.12 nested 1'")
+    db.exec("DELETE FROM sessions WHERE job = 'two-4 6.12 nested 1'")
+    db.close()
+    const to = join(folder, 'new')
+    expect(() => new Database(path)).toThrow(
+      `${path} is damaged (campaign 2 has 29 sessions, not 30); 88 sessions of it can be saved: ` +
+        `"smmu-cosim faults salvage ${path} NEW-FILE" does`,
+    )
+    expect(salvage(path, to)).toEqual({ campaigns: 3, sessions: 88 })
+    const database = new Database(to)
+    expect(database.list().map(({ what, done, finished }) => [what, done, finished === null])).toEqual([
+      ['one', 29, true],
+      ['two', 29, true],
+      ['three', 30, true],
+    ])
+    expect(database.remaining(database.campaign(1)).map(jobName)).toEqual(['one-3 6.12 nested 1'])
+    database.close()
+    expect(() => salvage(path, to)).toThrow(`${to} exists already`)
+  })
+
+  test('a file of the first version is brought up to date, once', () => {
+    const path = join(folder, 'db')
+    const db = new DatabaseSync(path)
+    db.exec(`PRAGMA journal_mode = WAL;
+      CREATE TABLE campaigns (id INTEGER PRIMARY KEY, started TEXT NOT NULL, finished TEXT, what TEXT NOT NULL,
+        plan TEXT NOT NULL) STRICT;
+      CREATE TABLE sessions (campaign INTEGER NOT NULL REFERENCES campaigns(id), job TEXT NOT NULL, verdict TEXT NOT NULL,
+        expected INTEGER NOT NULL, ms INTEGER NOT NULL, finished TEXT NOT NULL, result TEXT NOT NULL,
+        PRIMARY KEY (campaign, job)) STRICT, WITHOUT ROWID;
+      PRAGMA user_version = 1`)
+    db.prepare('INSERT INTO campaigns VALUES (1, ?, NULL, ?, ?)').run('2026-01-01', 'old', JSON.stringify(plan))
+    const old = result('recovered', true)
+    db.prepare('INSERT INTO sessions VALUES (1, ?, ?, 1, 1500, ?, ?)').run(
+      jobName(plan[0]),
+      'recovered',
+      '2026-01-01',
+      JSON.stringify(old),
+    )
+    db.close()
+    const database = new Database(path)
+    const campaign = database.campaign(1)
+    expect(database.rows(campaign)).toEqual([{ job: plan[0], result: old }])
+    expect(database.add(campaign, plan[1], old)).toBe(true)
+    database.close()
+    expect(existsSync(`${path}-wal`)).toBe(false)
+    expect(JSON.parse(dump(path))).toMatchObject([{ planned: 6, done: 2, asExpected: 2 }])
   })
 
   test('a file that is no database is refused by name', () => {
