@@ -12,7 +12,16 @@
 
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  constants as fs,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { constants, homedir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -26,8 +35,30 @@ const self = fileURLToPath(import.meta.url)
 const { PATH = '', XDG_CACHE_HOME } = process.env
 const cache = join(XDG_CACHE_HOME?.startsWith('/') ? XDG_CACHE_HOME : join(homedir(), '.cache'), 'smmu-cosim')
 // Modules whose types are stripped and which are compiled already: a start, and a hot restart, in half the time.
-const NODE_COMPILE_CACHE = process.env.NODE_COMPILE_CACHE ?? join(cache, 'modules')
-const env = { ...process.env, NODE_COMPILE_CACHE, PATH: `${programs}${delimiter}${PATH}` }
+const compiled = ownFolder(process.env.NODE_COMPILE_CACHE ?? join(cache, 'modules'))
+const { NODE_COMPILE_CACHE: _, ...inherited } = process.env
+const env = {
+  ...inherited,
+  ...(compiled && { NODE_COMPILE_CACHE: compiled }),
+  PATH: `${programs}${delimiter}${PATH}`,
+}
+
+/**
+ * What lies in a folder of compiled code is run: it has to be this user's, and nobody else may write to it.
+ *
+ * @param {string} path made if it is not there
+ * @returns {string | undefined} undefined: it is not used
+ */
+function ownFolder(path) {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 })
+    const { uid, mode } = lstatSync(path)
+    const own = uid === process.getuid?.() && (mode & fs.S_IFMT) === fs.S_IFDIR
+    if (own && (mode & 0o022) === 0) return path
+    console.error(`smmu-cosim: ${path} is not used for compiled code: it is not a folder that only you can write to`)
+  } catch {} // a read-only home: it goes without
+  return undefined
+}
 
 /**
  * Runs a command on this process's own terminal and returns its exit code.

@@ -1,7 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { copyFileSync, mkdirSync, mkdtempSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -51,6 +62,40 @@ test.each([
   const { status, stdout, stderr } = bootstrap('--exec', 'node', '-p', '6 * 7')
   expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: '42\n', stderr: '' })
   expect(readlinkSync(join(clone, 'node_modules/.bin/node'))).toBe(`../${PLATFORM}/bin/node`)
+})
+
+/** Where the program finds compiled code, when it is to be in `folder`. */
+function compileCache(folder: string): SpawnSyncReturns<string> {
+  const all = [join(clone, 'scripts/bootstrap.mjs'), '--exec', 'node', '-p', 'process.env.NODE_COMPILE_CACHE']
+  const env = { ...process.env, NODE_COMPILE_CACHE: folder }
+  return spawnSync(process.execPath, all, { encoding: 'utf8', env })
+}
+
+test('compiled code is kept where only the user can write', () => {
+  installNode()
+  const folder = join(clone, 'cache/modules')
+  expect(compileCache(folder)).toMatchObject({ stdout: `${folder}\n`, stderr: '' })
+  expect(statSync(folder).mode & 0o022).toBe(0)
+})
+
+test.each<[string, (folder: string) => void]>([
+  ['that everybody can write to', folder => chmodSync(folder, 0o777)],
+  ['that the group can write to', folder => chmodSync(folder, 0o770)],
+  [
+    'that is a link',
+    folder => {
+      renameSync(folder, `${folder}.real`)
+      symlinkSync(`${folder}.real`, folder)
+    },
+  ],
+])('a folder %s is not used for compiled code', (_what, change) => {
+  installNode()
+  const folder = join(clone, 'modules')
+  mkdirSync(folder, { mode: 0o700 })
+  change(folder)
+  const { stdout, stderr } = compileCache(folder)
+  expect(stdout).toBe('undefined\n')
+  expect(stderr).toContain(`${folder} is not used for compiled code`)
 })
 
 test('a machine that Node 24 was not installed for is told so', () => {
