@@ -175,7 +175,7 @@ export class MachineManager {
     this.#killed = true
     this.#set('ending')
     this.#starting?.abort(new Error('ended before it ran'))
-    await this.#session?.qemu.stop()
+    await this.#session?.stop()
     await this.#ended
   }
 
