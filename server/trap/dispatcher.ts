@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Socket } from 'node:net'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { type Event, type Hello, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
-import { LinkClosed } from './byteStream.ts'
+import { type ByteStream, LinkClosed } from './byteStream.ts'
 import { CannotResume } from './checkpoint.ts'
 import { Connection } from './connection.ts'
 import { Door, outOfPlace } from './door.ts'
@@ -34,13 +33,13 @@ export class Dispatcher {
     this.#door = new Door(
       (link, hello) => this.#admit(link, hello),
       reason => post('turnedAway', reason.message),
-      options,
+      options.handshakeMs,
     )
   }
 
   /** Takes a connection of which nothing was read yet. */
-  attach(socket: Socket): void {
-    this.#door.knock(socket)
+  attach(stream: ByteStream): void {
+    this.#door.knock(stream)
   }
 
   /** A peer said hello. There is one machine: while it is connected, others are turned away. */

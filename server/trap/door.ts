@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Socket } from 'node:net'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { type Hello, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
-import { LinkClosed, SocketStream } from './byteStream.ts'
+import { type ByteStream, LinkClosed } from './byteStream.ts'
 import { Link } from './link.ts'
-import type { ThreadOptions } from './messages.ts'
 
 /** A peer has so long for its hello, and for its answers until it is welcome, ms. */
 const HANDSHAKE_MS = 5_000
@@ -21,7 +19,6 @@ export class Door {
   readonly #admit: (link: Link, hello: Hello) => void
   readonly #turnedAway: (reason: Error) => void
   readonly #handshakeMs: number
-  readonly #peerEnds: boolean
 
   /**
    * @param admit gets a peer that said hello; what it throws closes the link
@@ -30,20 +27,19 @@ export class Door {
   constructor(
     admit: (link: Link, hello: Hello) => void,
     turnedAway: (reason: Error) => void,
-    { handshakeMs = HANDSHAKE_MS, peerEnds = false }: Pick<ThreadOptions, 'handshakeMs' | 'peerEnds'>,
+    handshakeMs = HANDSHAKE_MS,
   ) {
     this.#admit = admit
     this.#turnedAway = turnedAway
     this.#handshakeMs = handshakeMs
-    this.#peerEnds = peerEnds
   }
 
   /** Takes a connection of which nothing was read yet. */
-  knock(socket: Socket): void {
+  knock(stream: ByteStream): void {
     const [oldest] = this.#peers.size < MAX_PEERS ? [] : this.#peers.keys()
     oldest?.close(new LinkClosed('a peer that said nothing gave its place to another'))
     const ms = this.#handshakeMs
-    const link = new Link(new SocketStream(socket, this.#peerEnds), {
+    const link = new Link(stream, {
       message: message => this.#message(link, message),
       notice: () => false,
       closed: reason => {

@@ -3,6 +3,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadPolicy } from '../policy/load.ts'
 import { OperationError } from '../policy/operationError.ts'
+import { SocketStream } from './byteStream.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { Listener } from './listener.ts'
 import type { Lifecycle, Post, ThreadCall, ThreadMessage, ThreadOptions } from './messages.ts'
@@ -20,7 +21,7 @@ const { factory } = await loadPolicy(options.policy)
 let dispatcher: Dispatcher | undefined
 const listener = new Listener(
   options.listen,
-  socket => dispatcher?.attach(socket),
+  socket => dispatcher?.attach(new SocketStream(socket, options.peerEnds === true)),
   reason => post('turnedAway', reason),
 )
 

@@ -10,6 +10,7 @@ import { loadPolicy } from '../../server/policy/load.ts'
 import { createCounters } from '../../server/trace/counters.ts'
 import { createRing } from '../../server/trace/ring.ts'
 import type { TranslateMode } from '../../server/translate/translator.ts'
+import { SocketStream } from '../../server/trap/byteStream.ts'
 import { Dispatcher } from '../../server/trap/dispatcher.ts'
 import { Listener } from '../../server/trap/listener.ts'
 import type { Post } from '../../server/trap/messages.ts'
@@ -41,6 +42,6 @@ const dispatcher = new Dispatcher(
 )
 await new Listener(
   socket,
-  peer => dispatcher.attach(peer),
+  peer => dispatcher.attach(new SocketStream(peer, false)),
   reason => tell('turnedAway', reason),
 ).open()
