@@ -17,6 +17,7 @@ import {
   HYP_PRIQ_DISABLED,
   HYP_PRIQ_SHARE,
   HYP_QUEUE_DISABLED_AT_SHUTDOWN,
+  HYP_QUEUE_DISABLED_BY_CRASH_KERNEL,
   HYP_QUEUE_UNSHARE,
   HYP_SMMUEN_WITHOUT_CMDQ,
   HYP_STRTAB_FORMAT,
@@ -67,12 +68,17 @@ function queueTransition(smmu: Smmu, queue: HostQueue, before: number, written: 
     if (result !== OK) warnPages(smmu, event ? HYP_EVTQ_SHARE : HYP_PRIQ_SHARE, address, bytes, result)
     return result === OK
   }
-  const shutdown = (written & ENABLES) === 0
-  const disabled = event ? HYP_EVTQ_DISABLED : HYP_PRIQ_DISABLED
-  smmu.warn(shutdown ? HYP_QUEUE_DISABLED_AT_SHUTDOWN : disabled, before, written, 0, 0)
+  smmu.warn(disabledWarning(event, before, written), before, written, 0, 0)
   const result = queue.disable()
   if (result !== OK) warnPages(smmu, HYP_QUEUE_UNSHARE, address, bytes, result)
   return true
+}
+
+/** Linux's driver disables these queues at shutdown, and when a crash kernel enables the SMMU (server/hypervisor/README.md, section 5.1). */
+function disabledWarning(event: boolean, before: number, written: number): HypWarning {
+  if ((written & ENABLES) === 0) return HYP_QUEUE_DISABLED_AT_SHUTDOWN
+  if ((written & ~before & CR0_SMMUEN) !== 0) return HYP_QUEUE_DISABLED_BY_CRASH_KERNEL
+  return event ? HYP_EVTQ_DISABLED : HYP_PRIQ_DISABLED
 }
 
 /** @returns whether SMMUEN may be set */

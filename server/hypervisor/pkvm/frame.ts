@@ -8,6 +8,7 @@ import { includesStep, type SeriesStep } from '../../policy/policy.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import { fieldPrep } from '../../smmu/bits.ts'
 import {
+  ARM_SMMU_AIDR,
   ARM_SMMU_CMDQ_BASE,
   ARM_SMMU_CMDQ_CONS,
   ARM_SMMU_CMDQ_PROD,
@@ -30,7 +31,9 @@ import {
   ARM_SMMU_GERRORN,
   ARM_SMMU_IDR0,
   ARM_SMMU_IDR1,
+  ARM_SMMU_IDR2,
   ARM_SMMU_IDR3,
+  ARM_SMMU_IDR4,
   ARM_SMMU_IDR5,
   ARM_SMMU_IIDR,
   ARM_SMMU_IRQ_CTRL,
@@ -56,6 +59,7 @@ import {
   CR1_TABLE_OC,
   CR1_TABLE_SH,
   GBPA_ABORT,
+  GERROR_CMDQ_ERR,
   IDR0_HYP,
   IDR0_MSI,
   IDR0_S2P,
@@ -70,6 +74,8 @@ import {
   HYP_CMDQ_CONS_LIVE,
   HYP_CR1_VALUE,
   HYP_EVTQ_BASE_LIVE,
+  HYP_GERRORN_INACTIVE,
+  HYP_MSI_REGISTER,
   HYP_PRIQ_BASE_LIVE,
   HYP_STRTAB_BASE_CFG_LIVE,
   HYP_STRTAB_BASE_LIVE,
@@ -221,20 +227,45 @@ const PRIQ_BASE: RegisterRule = {
   }),
 }
 
+/** Only what is active can be acknowledged: anything else has unpredictable effects (IHI 0070 section 7.5). */
 const GERRORN: RegisterRule = {
-  ...RW,
+  bits: 32,
+  read: hwRead,
   write(smmu, trap) {
-    smmu.shadowCmdq.acknowledge(trap.lo)
-    hwWrite(smmu, trap)
+    const { hardware } = smmu
+    const before = hardware.read32(ARM_SMMU_GERRORN)
+    const gerror = hardware.read32(ARM_SMMU_GERROR)
+    const active = gerror ^ before
+    const toggled = trap.lo ^ before
+    if ((toggled & ~active) !== 0) smmu.warn(HYP_GERRORN_INACTIVE, trap.lo, gerror, before, 0)
+    if ((toggled & active & GERROR_CMDQ_ERR) !== 0) smmu.shadowCmdq.acknowledge()
+    if (!hardware.write32(ARM_SMMU_GERRORN, before ^ (toggled & active))) trap.aborted = true
   },
 }
+
+/** The hardware would write its messages where the host says, past stage 2. With IDR0.MSI hidden the driver writes 0. */
+function msiRegister(bits: 32 | 64): RegisterRule {
+  return {
+    bits,
+    read: hwRead,
+    write(smmu, trap) {
+      if (trap.lo !== 0 || trap.hi !== 0) smmu.warn(HYP_MSI_REGISTER, trap.offset, trap.lo, trap.hi, 0)
+      else hwWrite(smmu, trap)
+    },
+  }
+}
+const MSI = msiRegister(32)
+const MSI64 = msiRegister(64)
 
 const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
   [ARM_SMMU_IDR0, IDR0],
   [ARM_SMMU_IDR1, RO],
+  [ARM_SMMU_IDR2, RO],
   [ARM_SMMU_IDR3, RO],
+  [ARM_SMMU_IDR4, RO],
   [ARM_SMMU_IDR5, RO],
   [ARM_SMMU_IIDR, RO],
+  [ARM_SMMU_AIDR, RO],
   [ARM_SMMU_CR0, CR0],
   [ARM_SMMU_CR0ACK, RW],
   [ARM_SMMU_CR1, CR1],
@@ -244,22 +275,22 @@ const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
   [ARM_SMMU_IRQ_CTRLACK, RW],
   [ARM_SMMU_GERROR, RO],
   [ARM_SMMU_GERRORN, GERRORN],
-  [ARM_SMMU_GERROR_IRQ_CFG0, RW64],
-  [ARM_SMMU_GERROR_IRQ_CFG1, RW],
-  [ARM_SMMU_GERROR_IRQ_CFG2, RW],
+  [ARM_SMMU_GERROR_IRQ_CFG0, MSI64],
+  [ARM_SMMU_GERROR_IRQ_CFG1, MSI],
+  [ARM_SMMU_GERROR_IRQ_CFG2, MSI],
   [ARM_SMMU_STRTAB_BASE, STRTAB_BASE],
   [ARM_SMMU_STRTAB_BASE_CFG, STRTAB_BASE_CFG],
   [ARM_SMMU_CMDQ_BASE, CMDQ_BASE],
   [ARM_SMMU_CMDQ_PROD, CMDQ_PROD],
   [ARM_SMMU_CMDQ_CONS, CMDQ_CONS],
   [ARM_SMMU_EVTQ_BASE, EVTQ_BASE],
-  [ARM_SMMU_EVTQ_IRQ_CFG0, RW64],
-  [ARM_SMMU_EVTQ_IRQ_CFG1, RW],
-  [ARM_SMMU_EVTQ_IRQ_CFG2, RW],
+  [ARM_SMMU_EVTQ_IRQ_CFG0, MSI64],
+  [ARM_SMMU_EVTQ_IRQ_CFG1, MSI],
+  [ARM_SMMU_EVTQ_IRQ_CFG2, MSI],
   [ARM_SMMU_PRIQ_BASE, PRIQ_BASE],
-  [ARM_SMMU_PRIQ_IRQ_CFG0, RW64],
-  [ARM_SMMU_PRIQ_IRQ_CFG1, RW],
-  [ARM_SMMU_PRIQ_IRQ_CFG2, RW],
+  [ARM_SMMU_PRIQ_IRQ_CFG0, MSI64],
+  [ARM_SMMU_PRIQ_IRQ_CFG1, MSI],
+  [ARM_SMMU_PRIQ_IRQ_CFG2, MSI],
   [ARM_SMMU_EVTQ_PROD, RW],
   [ARM_SMMU_EVTQ_CONS, RW],
   [ARM_SMMU_PRIQ_PROD, RW],

@@ -168,6 +168,10 @@ export class Hypervisor implements HypContext {
     if (!pool.reset()) return 'hypervisor memory cannot be written'
     if (this.ownership.donateToHyp(pool.base, pool.capacity * 4096) !== OK) return 'hypervisor memory is not RAM'
     for (const smmu of this.smmus) {
+      const refusal = smmu.stop()
+      if (refusal !== null) return `SMMU ${smmu.index}: ${refusal}`
+    }
+    for (const smmu of this.smmus) {
       const queue = pool.allocate(SHADOW_CMDQ_BYTES)
       if (queue < 0) return 'hypervisor memory is too small for the shadow command queue'
       smmu.shadowCmdq.program(queue)
@@ -181,6 +185,10 @@ export class Hypervisor implements HypContext {
     }
     if (includesStep(upTo, 'queues')) {
       for (const smmu of this.smmus) if (!smmu.abortBypass()) return `SMMU ${smmu.index}: GBPA was not updated in time`
+    }
+    for (const smmu of this.smmus) {
+      const [problem] = smmu.verify()
+      if (problem !== undefined) return problem
     }
     return includesStep(upTo, 'nested') ? this.#buildIdmap() : this.#limitPool(SPARE_PAGES)
   }

@@ -142,7 +142,7 @@ export function nestingErratum(iidr: number): string | null {
   const variant = fieldGet(IIDR_VARIANT, iidr)
   const revision = fieldGet(IIDR_REVISION, iidr)
   if (product === PRODUCT_MMU_600 && variant < 2) return `nesting is broken on MMU-600 r${variant}p${revision}`
-  if (product === PRODUCT_MMU_700 && (variant < 1 || (variant === 1 && revision < 1))) {
+  if (product === PRODUCT_MMU_700 && (variant < 1 || revision < 1)) {
     return `nesting is broken on MMU-700 r${variant}p${revision}`
   }
   return null

@@ -229,20 +229,18 @@ export class ShadowCmdq {
   }
 
   /**
-   * The host writes GERRORN. If it acknowledges CMDQ_ERR, it has replaced the command that it took for the illegal one in its
-   * own queue, from which everything was copied long ago; what the hardware stopped at is in the shadow queue and would stop
-   * it again. A CMD_SYNC goes there, as Linux would put there (IHI 0070 section 7.1).
+   * The host acknowledges CMDQ_ERR: it has replaced the command that it took for the illegal one in its own queue, from which
+   * everything was copied long ago. What the hardware stopped at is in the shadow queue and would stop it again. A CMD_SYNC
+   * goes there, as Linux would put there (IHI 0070 section 7.1).
    */
-  acknowledge(gerrorn: number): void {
-    const { hardware, hyp } = this.#smmu
+  acknowledge(): void {
     const { state } = this
-    if (!this.#hasStopped() || ((gerrorn ^ hardware.read32(ARM_SMMU_GERROR)) & GERROR_CMDQ_ERR) !== 0) return
     this.#readCons()
     if (state.error !== CMDQ_ERR_CERROR_ILL_IDX || state.cons === state.prod) return
     const words = new Uint32Array(CMDQ_ENT_WORDS)
     cmdSync(words)
     const at = state.base + queueIndex(state.cons, SHADOW_CMDQ_LOG2SIZE) * CMDQ_ENTRY_SIZE
-    hyp.memory.write(at, new Uint8Array(words.buffer), 0, CMDQ_ENTRY_SIZE)
+    this.#smmu.hyp.memory.write(at, new Uint8Array(words.buffer), 0, CMDQ_ENTRY_SIZE)
   }
 
   // Take-over.

@@ -10,12 +10,23 @@ import type { SmmuHardware } from '../../smmu/hardware.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
+  ARM_SMMU_CR0,
+  ARM_SMMU_CR0ACK,
+  ARM_SMMU_EVTQ_IRQ_CFG0,
   ARM_SMMU_GBPA,
+  ARM_SMMU_GERROR,
+  ARM_SMMU_GERROR_IRQ_CFG0,
+  ARM_SMMU_GERRORN,
+  ARM_SMMU_IDR0,
+  ARM_SMMU_IRQ_CTRL,
+  ARM_SMMU_IRQ_CTRLACK,
+  ARM_SMMU_PRIQ_IRQ_CFG0,
   ARM_SMMU_STRTAB_BASE,
   CR0_CMDQEN,
   CR0_SMMUEN,
   GBPA_ABORT,
   GBPA_UPDATE,
+  IDR0_MSI,
   Q_BASE_HI_ADDR,
   STRTAB_BASE_HI_ADDR,
 } from '../../smmu/registers.ts'
@@ -31,6 +42,8 @@ import { SHADOW_CMDQ_LOG2SIZE, ShadowCmdq } from './shadowCmdq.ts'
 import { ShadowStrtab } from './shadowStrtab.ts'
 import { StateLayout } from './stateLayout.ts'
 import type { StreamRule } from './steRules.ts'
+
+const MSI_ADDRESSES = [ARM_SMMU_GERROR_IRQ_CFG0, ARM_SMMU_EVTQ_IRQ_CFG0, ARM_SMMU_PRIQ_IRQ_CFG0]
 
 /** What of an SMMU a checkpoint holds besides its parts. */
 export interface SmmuState {
@@ -114,6 +127,32 @@ export class Smmu implements SmmuContext {
     })
     if (typeof found === 'string') return found
     Object.assign(this.features, found)
+    return null
+  }
+
+  /**
+   * Whatever a former owner left: the SMMU is off, with DMA aborted from before on, so that it takes new base registers;
+   * it sends no interrupts as messages, which would be written past stage 2; and no error that nobody acknowledged keeps the
+   * new command queue from starting.
+   * @returns why that is not possible, or null
+   */
+  stop(): string | null {
+    const { hardware, hyp } = this
+    const { wait } = hyp
+    if (hardware.read32(ARM_SMMU_CR0) !== 0) {
+      if (includesStep(hyp.upTo, 'queues') && !this.abortBypass()) return 'GBPA was not updated in time'
+      hardware.write32(ARM_SMMU_CR0, 0)
+    }
+    if (!wait.until(() => hardware.read32(ARM_SMMU_CR0ACK) === 0)) return 'it could not be disabled in time (CR0ACK)'
+    if (hardware.read32(ARM_SMMU_IRQ_CTRL) !== 0) hardware.write32(ARM_SMMU_IRQ_CTRL, 0)
+    if (!wait.until(() => hardware.read32(ARM_SMMU_IRQ_CTRLACK) === 0)) {
+      return 'interrupts were not disabled in time (IRQ_CTRLACK)'
+    }
+    if ((hardware.read32(ARM_SMMU_IDR0) & IDR0_MSI) !== 0) {
+      for (const offset of MSI_ADDRESSES) hardware.write64(offset, 0)
+    }
+    const gerror = hardware.read32(ARM_SMMU_GERROR)
+    if (hardware.read32(ARM_SMMU_GERRORN) !== gerror) hardware.write32(ARM_SMMU_GERRORN, gerror)
     return null
   }
 

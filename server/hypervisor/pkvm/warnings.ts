@@ -211,6 +211,25 @@ export const HYP_UNMAP = warning(
   ['baseLo', 'baseHi', 'pages', 'error'],
 )
 
+export const HYP_MSI_REGISTER = warning(
+  'HYP_MSI_REGISTER',
+  REGISTER_FRAME,
+  'The host gave the SMMU an address, data or attributes for interrupts as messages, which would be written past stage 2.',
+  ['offset', 'valueLo', 'valueHi'],
+)
+export const HYP_GERRORN_INACTIVE = warning(
+  'HYP_GERRORN_INACTIVE',
+  COMMAND_QUEUE,
+  'The host acknowledged a global error that is not active; only those that are were acknowledged.',
+  ['value', 'gerror', 'gerrorn'],
+)
+export const HYP_QUEUE_DISABLED_BY_CRASH_KERNEL = warning(
+  'HYP_QUEUE_DISABLED_BY_CRASH_KERNEL',
+  CR0_TRANSITIONS,
+  'The host enabled the SMMU and disabled the event or PRI queue in one write, as an unmodified driver does in a crash kernel.',
+  ['before', 'after'],
+  true,
+)
 export const HYP_EL2_TABLES = warning(
   'HYP_EL2_TABLES',
   EL2,

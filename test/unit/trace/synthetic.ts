@@ -158,6 +158,8 @@ export class RecordedBench {
   read(offset: number): number {
     return this.access(false, offset, 4).lo
   }
+
+  forget(): void {}
 }
 
 const SMMU = { base: SMMU_BASE, size: 0x2_0000 }

@@ -39,7 +39,7 @@ describe.each(SERIES_STEPS)('until %s', until => {
   test('IDR0 is masked, unknown registers and CR1 are checked in all of them', () => {
     const { bench } = start(until)
     expect(bench.read(r.ARM_SMMU_IDR0) & r.IDR0_S2P).toBe(0)
-    bench.trap(false, 8, 4)
+    bench.trap(false, 0x40, 4)
     bench.write(r.ARM_SMMU_CR1, 0)
     expect(bench.report.take()).toEqual(['HYP_UNKNOWN_REGISTER', 'HYP_CR1_VALUE'])
     expect(bench.hw.get(r.ARM_SMMU_CR1)).toBe(0xd75)

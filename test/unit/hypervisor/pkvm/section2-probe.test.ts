@@ -38,6 +38,7 @@ describe('refused', () => {
     ['MMU-600 r1p3', { iidrs: [iidr(0x483, 1, 3)] }, /MMU-600 r1p3/],
     ['MMU-700 r0p1', { iidrs: [iidr(0x487, 0, 1)] }, /MMU-700 r0p1/],
     ['MMU-700 r1p0', { iidrs: [iidr(0x487, 1, 0)] }, /MMU-700 r1p0/],
+    ['MMU-700 r2p0', { iidrs: [iidr(0x487, 2, 0)] }, /MMU-700 r2p0/],
     ['no carve-out', { carveout: { base: 0, size: 0 } }, /no hypervisor memory/],
     [
       'a carve-out outside of RAM',
@@ -98,7 +99,7 @@ describe('accepted', () => {
     ['a linear stream table', { ids: [{ ...idr0(r.IDR0_ST_LVL), ...idr1(r.IDR1_SIDSIZE, 12) }] }],
     ['MMU-600 r2p0', { iidrs: [iidr(0x483, 2, 0)] }],
     ['MMU-700 r1p1', { iidrs: [iidr(0x487, 1, 1)] }],
-    ['MMU-700 r2p0', { iidrs: [iidr(0x487, 2, 0)] }],
+    ['MMU-700 r2p1', { iidrs: [iidr(0x487, 2, 1)] }],
     ['another implementer with the number of the MMU-600', { iidrs: [iidr(0x483, 0, 0, 0x123)] }],
     ['a broken MMU-600 when nesting is not used', { iidrs: [iidr(0x483, 0, 0)], options: { until: 'queues' } }],
     ['a larger frame', { frames: [{ base: 0x0905_0000, size: 0x4_0000 }] }],

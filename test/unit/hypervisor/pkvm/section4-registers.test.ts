@@ -7,13 +7,16 @@ import { REGISTERS } from '../../../../server/smmu/registers.ts'
 import { command } from '../../smmu/fields.ts'
 import { Bench, HOST_CMDQ, HOST_EVTQ, HOST_STRTAB, Host, RAM_BASE } from './support.ts'
 
-/** The table of the reference. 'hw': forwarded. 'emulated': has rows of its own below. '-': a warning. */
+/** The table of the reference. 'hw': forwarded. '-': a warning. Anything else has tests of its own below. */
 const TABLE: [offset: number, name: string, bits: 32 | 64, read: string, write: string][] = [
   [0x0000, 'IDR0', 32, 'masked', '-'],
   [0x0004, 'IDR1', 32, 'hw', '-'],
+  [0x0008, 'IDR2', 32, 'hw', '-'],
   [0x000c, 'IDR3', 32, 'hw', '-'],
+  [0x0010, 'IDR4', 32, 'hw', '-'],
   [0x0014, 'IDR5', 32, 'hw', '-'],
   [0x0018, 'IIDR', 32, 'hw', '-'],
+  [0x001c, 'AIDR', 32, 'hw', '-'],
   [0x0020, 'CR0', 32, 'hw', 'emulated'],
   [0x0024, 'CR0ACK', 32, 'hw', 'hw'],
   [0x0028, 'CR1', 32, 'hw', 'emulated'],
@@ -22,23 +25,23 @@ const TABLE: [offset: number, name: string, bits: 32 | 64, read: string, write: 
   [0x0050, 'IRQ_CTRL', 32, 'hw', 'hw'],
   [0x0054, 'IRQ_CTRLACK', 32, 'hw', 'hw'],
   [0x0060, 'GERROR', 32, 'hw', '-'],
-  [0x0064, 'GERRORN', 32, 'hw', 'hw'],
-  [0x0068, 'GERROR_IRQ_CFG0', 64, 'hw', 'hw'],
-  [0x0070, 'GERROR_IRQ_CFG1', 32, 'hw', 'hw'],
-  [0x0074, 'GERROR_IRQ_CFG2', 32, 'hw', 'hw'],
+  [0x0064, 'GERRORN', 32, 'hw', 'active'],
+  [0x0068, 'GERROR_IRQ_CFG0', 64, 'hw', 'zero'],
+  [0x0070, 'GERROR_IRQ_CFG1', 32, 'hw', 'zero'],
+  [0x0074, 'GERROR_IRQ_CFG2', 32, 'hw', 'zero'],
   [0x0080, 'STRTAB_BASE', 64, 'emulated', 'emulated'],
   [0x0088, 'STRTAB_BASE_CFG', 32, 'emulated', 'emulated'],
   [0x0090, 'CMDQ_BASE', 64, 'emulated', 'emulated'],
   [0x0098, 'CMDQ_PROD', 32, 'emulated', 'emulated'],
   [0x009c, 'CMDQ_CONS', 32, 'emulated', 'emulated'],
   [0x00a0, 'EVTQ_BASE', 64, 'hw', 'emulated'],
-  [0x00b0, 'EVTQ_IRQ_CFG0', 64, 'hw', 'hw'],
-  [0x00b8, 'EVTQ_IRQ_CFG1', 32, 'hw', 'hw'],
-  [0x00bc, 'EVTQ_IRQ_CFG2', 32, 'hw', 'hw'],
+  [0x00b0, 'EVTQ_IRQ_CFG0', 64, 'hw', 'zero'],
+  [0x00b8, 'EVTQ_IRQ_CFG1', 32, 'hw', 'zero'],
+  [0x00bc, 'EVTQ_IRQ_CFG2', 32, 'hw', 'zero'],
   [0x00c0, 'PRIQ_BASE', 64, 'hw', 'emulated'],
-  [0x00d0, 'PRIQ_IRQ_CFG0', 64, 'hw', 'hw'],
-  [0x00d8, 'PRIQ_IRQ_CFG1', 32, 'hw', 'hw'],
-  [0x00dc, 'PRIQ_IRQ_CFG2', 32, 'hw', 'hw'],
+  [0x00d0, 'PRIQ_IRQ_CFG0', 64, 'hw', 'zero'],
+  [0x00d8, 'PRIQ_IRQ_CFG1', 32, 'hw', 'zero'],
+  [0x00dc, 'PRIQ_IRQ_CFG2', 32, 'hw', 'zero'],
   [0x100a8, 'EVTQ_PROD', 32, 'hw', 'hw'],
   [0x100ac, 'EVTQ_CONS', 32, 'hw', 'hw'],
   [0x100c8, 'PRIQ_PROD', 32, 'hw', 'hw'],
@@ -212,6 +215,62 @@ describe('GBPA', () => {
   })
 })
 
+describe('interrupts as messages', () => {
+  const rows = TABLE.filter(row => row[4] === 'zero')
+  test.each(rows)('0x%s %s: 0 is written to the hardware', (offset, _, bits) => {
+    const log = bench.record()
+    bench.trap(true, offset, bits / 8, 0, 0)
+    expect(log).toEqual([{ what: 'reg', smmu: 0, offset, value: 0n }])
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test.each(rows)('0x%s %s: anything else is a warning, and dropped', (offset, _, bits) => {
+    const values = bits === 64 ? [[4, 0], [0, 1]] : [[1, 0]] // biome-ignore format: pairs
+    for (const [lo, hi] of values) {
+      const log = bench.record()
+      const trap = bench.trap(true, offset, bits / 8, lo, hi)
+      expect(bench.report.warnings).toMatchObject([{ code: 'HYP_MSI_REGISTER', values: [offset, lo, hi] }])
+      bench.report.take()
+      expect(log).toEqual([])
+      expect(trap.aborted).toBe(false)
+    }
+  })
+})
+
+describe('GERRORN', () => {
+  const written = (gerror: number, gerrorn: number, value: number): number => {
+    bench.hw.set(r.ARM_SMMU_GERROR, gerror)
+    bench.hw.set(r.ARM_SMMU_GERRORN, gerrorn)
+    expect(bench.trap(true, r.ARM_SMMU_GERRORN, 4, value).aborted).toBe(false)
+    return bench.hw.get(r.ARM_SMMU_GERRORN)
+  }
+
+  test.each([0, 1, 4, 0x1fd])('0x%s: all active errors are acknowledged', gerror => {
+    expect(written(gerror, 0, gerror)).toBe(gerror)
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('an active error that is not acknowledged stays active', () => {
+    expect(written(0b101, 0, 0b100)).toBe(0b100)
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test.each([
+    [0, 0, 1, 0],
+    [1, 1, 0, 1],
+    [0b100, 0, 0b101, 0b100],
+    [0, 0, 0xffff_fffe, 0],
+  ])('GERROR %i, GERRORN %i := %i: what is not active stays, with a warning', (gerror, gerrorn, value, result) => {
+    expect(written(gerror, gerrorn, value)).toBe(result)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_GERRORN_INACTIVE', values: [value, gerror, gerrorn] }])
+  })
+
+  test('an abort of the hardware is passed on', () => {
+    bench.hw.aborting.add(r.ARM_SMMU_GERRORN)
+    expect(bench.trap(true, r.ARM_SMMU_GERRORN, 4, 0).aborted).toBe(true)
+  })
+})
+
 describe('emulated registers are stored and read back, and never reach the hardware', () => {
   const VALUES = [0, 1, 0x8765_4321, 0xffff_ffff]
   test.each([
@@ -309,7 +368,7 @@ describe('state', () => {
   })
 
   test('a warning carries the number of its trap', () => {
-    bench.trap(false, 0x8, 4)
+    bench.trap(false, 0x40, 4)
     const { seq } = bench.trap(true, r.ARM_SMMU_CR1, 4, RAM_BASE)
     expect(bench.report.warnings.map(({ trap }) => trap)).toEqual([seq - 1, seq])
   })

@@ -294,6 +294,21 @@ describe('1 → 0', () => {
     },
   )
 
+  test.each([
+    [EVTQEN, 1],
+    [PRIQEN, 1],
+    [EVTQEN | PRIQEN, 2],
+  ])(
+    'queues 0x%s when the SMMU is enabled, as a crash kernel does: the warning for it, and unshared',
+    (bits, count) => {
+      cr0(CMDQEN | bits)
+      cr0(CMDQEN | SMMUEN)
+      expect(bench.report.take()).toEqual(Array(count).fill('HYP_QUEUE_DISABLED_BY_CRASH_KERNEL'))
+      expect(sharedPages().map(([base]) => base)).toEqual([HOST_CMDQ, HOST_STRTAB])
+      expect(bench.hw.get(r.ARM_SMMU_CR0)).toBe(CMDQEN | SMMUEN)
+    },
+  )
+
   test('a queue that cannot be unshared', () => {
     cr0(EVTQEN)
     bench.hyp.ownership.pin(HOST_EVTQ, 4096)
@@ -320,6 +335,12 @@ test("Linux's writes of CR0 from boot to power-off: one warning, the expected on
   host.attach(8, STE.s1)
   cr0(0)
   expect(bench.report.take()).toEqual(['HYP_QUEUE_DISABLED_AT_SHUTDOWN'])
+})
+
+test("a crash kernel's writes of CR0, after the kernel that crashed: expected warnings only", () => {
+  host.boot()
+  for (const value of [0, CMDQEN, CMDQEN | EVTQEN, CMDQEN | SMMUEN]) cr0(value)
+  expect(bench.report.take()).toEqual(['HYP_QUEUE_DISABLED_AT_SHUTDOWN', 'HYP_QUEUE_DISABLED_BY_CRASH_KERNEL'])
 })
 
 test('an aborted write of the hardware is passed on', () => {

@@ -125,6 +125,23 @@ export class TestMemory implements GuestMemory {
     this.poke(address, new Uint8Array(new BigUint64Array(values).buffer))
   }
 
+  /** As the hardware reaches it: not logged, and nobody is called. */
+  get bus(): GuestMemory {
+    return {
+      ram: this.ram,
+      read: (address, target, offset, length) => {
+        const ok = this.#isRam(address, length)
+        if (ok) this.peek(address, target, offset, length)
+        return ok
+      },
+      write: (address, source, offset, length) => {
+        const ok = this.#isRam(address, length)
+        if (ok) this.poke(address, source.subarray(offset, offset + length))
+        return ok
+      },
+    }
+  }
+
   peek64(address: number): bigint {
     const value = new BigUint64Array(1)
     this.peek(address, new Uint8Array(value.buffer), 0, 8)
@@ -327,10 +344,10 @@ export interface SetUp {
   readonly frames?: readonly { readonly base: number; readonly size: number }[]
 }
 
-/** A hypervisor and everything around it. */
-export class Bench {
+/** A hypervisor and everything around it, with hardware of a kind. */
+export class BenchOf<H extends SmmuHardware> {
   readonly memory: TestMemory
-  readonly hardware: TestHardware[]
+  readonly hardware: readonly H[]
   readonly report = new TestReport()
   readonly guard = new TestGuard()
   readonly machine: Machine
@@ -340,13 +357,9 @@ export class Bench {
   now = 0
   readonly #trap = newTrap()
 
-  constructor(setUp: SetUp = {}) {
+  constructor(setUp: SetUp, hardware: (memory: TestMemory, index: number) => H) {
     this.memory = new TestMemory(setUp.ram)
-    const count = setUp.smmus ?? 1
-    this.hardware = Array.from(
-      { length: count },
-      (_, i) => new TestHardware(this.memory, i, setUp.ids?.[i], setUp.iidrs?.[i]),
-    )
+    this.hardware = Array.from({ length: setUp.smmus ?? 1 }, (_, i) => hardware(this.memory, i))
     this.machine = {
       memory: this.memory,
       carveout: setUp.carveout ?? { base: CARVEOUT_BASE, size: CARVEOUT_SIZE },
@@ -367,17 +380,12 @@ export class Bench {
     )
   }
 
-  get hw(): TestHardware {
+  get hw(): H {
     return this.hardware[0]
   }
 
-  /** Everything that memory and hardware see from now on, in order. */
-  record(): LogEntry[] {
-    const log: LogEntry[] = []
-    this.memory.log = log
-    for (const hardware of this.hardware) hardware.log = log
-    return log
-  }
+  /** What the hardware did so far counts as not seen. */
+  forget(): void {}
 
   trap(write: boolean, offset: number, size: number, lo = 0, hi = 0, smmu = 0): Trap {
     const trap = this.#trap
@@ -411,18 +419,37 @@ export class Bench {
   }
 }
 
+/** With hardware that logs. */
+export class Bench extends BenchOf<TestHardware> {
+  constructor(setUp: SetUp = {}) {
+    super(setUp, (memory, i) => new TestHardware(memory, i, setUp.ids?.[i], setUp.iidrs?.[i]))
+  }
+
+  /** Everything that memory and hardware see from now on, in order. */
+  record(): LogEntry[] {
+    const log: LogEntry[] = []
+    this.memory.log = log
+    for (const hardware of this.hardware) hardware.log = log
+    return log
+  }
+
+  override forget(): void {
+    for (const hardware of this.hardware) hardware.takeCommands()
+  }
+}
+
 /** LOG2SIZE of the host's queues. */
 export const HOST_LOG2SIZE = 8
 
 /** What Linux's driver does to bring the SMMU up, and what it does afterwards. */
 export class Host {
-  readonly bench: Bench
+  readonly bench: BenchOf<SmmuHardware>
   readonly smmu: number
   readonly offset: number
   readonly log2size: number
 
   /** `offset`: every structure lies so many bytes above its usual place, for a second SMMU. */
-  constructor(bench: Bench, smmu = 0, offset = 0, log2size = HOST_LOG2SIZE) {
+  constructor(bench: BenchOf<SmmuHardware>, smmu = 0, offset = 0, log2size = HOST_LOG2SIZE) {
     this.bench = bench
     this.smmu = smmu
     this.offset = offset
@@ -474,7 +501,7 @@ export class Host {
     this.commands(TLBI_NSNH_ALL, SYNC)
     this.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN)
     this.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN | r.CR0_SMMUEN)
-    bench.hardware[this.smmu].takeCommands()
+    bench.forget()
     return this
   }
 
@@ -557,7 +584,7 @@ export interface IdmapEntry {
 }
 
 /** What the tables of the idmap in memory say about an address; null for a hole. */
-export function idmapEntry(bench: Bench, address: number): IdmapEntry | null {
+export function idmapEntry(bench: BenchOf<SmmuHardware>, address: number): IdmapEntry | null {
   const { idmap } = bench.hyp
   if (idmap === null) throw new Error('there is no idmap')
   const { startLevel, rootBytes, tableBits, inputBits, granuleShift } = idmap.geometry
