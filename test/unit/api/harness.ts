@@ -94,6 +94,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
       child: { stdin: input },
       stop: async () => end({ qemu: { code: 0, signal: null, asked: true }, qemuErrors: '', sections: {} }),
     },
+    stop: async () => end({ qemu: { code: 0, signal: null, asked: true }, qemuErrors: '', sections: {} }),
     thread,
     counters: new Counters(counters),
     pump,

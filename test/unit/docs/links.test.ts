@@ -39,18 +39,7 @@ test('a link that leads nowhere is found', () => {
   expect(broken('README.md', 'https://example.org/')).toBeNull()
 })
 
-const sources = files('')
-
 describe.each(documents)('%s', document => {
-  test('every file that it names is there', () => {
-    const named = [...read(document).matchAll(/`([\w./-]+\.(?:ts|tsx|mjs|sh|c|h|ya?ml|json))`/g)].map(
-      ([, name = '']) => name,
-    )
-    const gone = named.filter(name => !sources.some(path => path === name || path.endsWith(`/${name}`)))
-    // Of QEMU's tree, or to be filled in.
-    expect(gone.filter(name => !/^hw\/|NAME/.test(name))).toEqual([])
-  })
-
   test('every relative link leads to a file, and to a heading of it', () => {
     expect(links(read(document)).flatMap(({ target }) => broken(document, target) ?? [])).toEqual([])
   })
