@@ -49,6 +49,7 @@ const MAY_IMPORT = [
       'protocol',
       'scripts/setup',
       'test/bench',
+      'test/fuzz',
       'server/(smmu|machine|policy|trace|translate|faults|trap|control|run|sessions|api)',
     ],
   ],

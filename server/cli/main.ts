@@ -7,6 +7,7 @@ import { ctlCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
 import { fail } from './exit.ts'
 import { faultsCommand } from './faults.ts'
+import { fuzzCommand } from './fuzz.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
 import { traceCommand } from './trace.ts'
@@ -36,5 +37,6 @@ faultsCommand(program)
 traceCommand(program)
 setupCommand(program)
 benchCommand(program)
+fuzzCommand(program)
 
 await program.parseAsync()

@@ -200,13 +200,16 @@ export interface TraceHeader {
 export function parseHeader(text: string): TraceHeader | undefined {
   try {
     const header: unknown = JSON.parse(text)
-    if (!matches(header, SHAPE)) return undefined
+    if (!matches(header, SHAPE) || !isCount((header as TraceHeader).machine.vcpus)) return undefined
     const { warnings } = header as { warnings?: unknown }
     return warnings === undefined || isWarningTable(warnings) ? (header as unknown as TraceHeader) : undefined
   } catch {
     return undefined
   }
 }
+
+/** The wire has 16 bits for it. */
+const isCount = (vcpus: number): boolean => Number.isInteger(vcpus) && vcpus >= 0 && vcpus <= 0xffff
 
 /** A value of each type; a list holds what its elements are like, an empty object is like any object. */
 const RANGE = { base: 0, size: 0 }

@@ -177,7 +177,9 @@ export class Unpacker {
     for (const { name, type } of layout.fields) {
       const value = field + 1 < count ? this.#value() : type === 'text' ? '' : type === 'bytes' ? new Uint8Array() : 0
       const expected = type === 'text' ? 'string' : type === 'bytes' ? 'object' : 'number'
-      if (typeof value !== expected) throw new RecordError(`${layout.name}.${name} is not ${type}`, false)
+      if (typeof value !== expected || (type === 'u32' && Number(value) >>> 0 !== value)) {
+        throw new RecordError(`${layout.name}.${name} is not ${type}`, false)
+      }
       this.#values[field++] = value
     }
     for (let i = field + 1; i < count; i++) this.#value()

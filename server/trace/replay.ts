@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Machine } from '../machine/ports.ts'
+import { machineFault } from '../policy/machineFault.ts'
 import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
 import { newTrap, type Policy, pageAddresses } from '../policy/policy.ts'
 import type { HypReport } from '../policy/report.ts'
@@ -66,6 +67,7 @@ export class Replay {
   faults = 0
   firstFault: Root | undefined
   policy: Policy | undefined
+  readonly #described: MachineDescription
   readonly #recorded: ReplayMachine
   readonly #factory: PolicyFactory
   readonly #options: PolicyOptions
@@ -74,6 +76,7 @@ export class Replay {
   readonly #trap = newTrap()
 
   constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions, told: Told) {
+    this.#described = machine
     this.#recorded = new ReplayMachine(machine)
     this.#told = told
     this.#factory = factory
@@ -121,6 +124,8 @@ export class Replay {
     this.#recorded.begin(group)
     this.#decisions = []
     if (this.policy === undefined) {
+      const fault = machineFault(this.#described)
+      if (fault !== undefined) throw new Error(`the machine that the recording describes: ${fault}`)
       if (root.kind !== 'reset') {
         throw new Error(`replay needs a recording from the start; this one begins with ${describeRoot(root).trim()}`)
       }

@@ -17,6 +17,7 @@ import { enums, VERSION } from '../../protocol/messages.ts'
 import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { Machine } from '../machine/ports.ts'
+import { machineFault } from '../policy/machineFault.ts'
 import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
@@ -25,7 +26,6 @@ import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
 import { Translator } from '../translate/translator.ts'
 import { LinkClosed } from './byteStream.ts'
-import { descriptionFault } from './description.ts'
 import { Inspector } from './inspect.ts'
 import type { Link } from './link.ts'
 import type { Sections } from './messages.ts'
@@ -107,7 +107,8 @@ export class Connection {
    */
   static open(thread: Thread, link: Link, hello: Hello): Connection {
     const version = agreedVersion(link, hello)
-    const fault = descriptionFault(hello)
+    const { carveoutBase, carveoutSize } = hello
+    const fault = machineFault({ ...hello, carveout: { base: carveoutBase, size: carveoutSize } })
     if (fault !== undefined) refuse(link, hello, `the machine that QEMU describes: ${fault}`)
     const ram = openRam(thread, link, hello)
     try {

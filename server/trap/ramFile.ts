@@ -39,6 +39,7 @@ function fileFault(fd: number, path: string, ram: Hello['ram']): string | undefi
   if (!status.isFile()) return 'not a regular file'
   // Where the kernel found it: a folder on the way may have become a link since it was looked at.
   if (readlinkSync(`/proc/self/fd/${fd}`) !== canonical(path)) return 'there is a link on the way to it'
+  // Offsets have 53 bits; a sum that is beyond them is still beyond any file.
   const needed = Math.max(...ram.map(({ offset, size }) => offset + size))
   if (status.size < needed) return `it has ${status.size} bytes, the machine's RAM needs ${needed}`
   return undefined

@@ -174,6 +174,9 @@ function trackOf({ kind }: TraceRecord): number {
   return kind === 'event' || kind === 'gerror' || kind === 'guardFault' ? TRACKS.events : TRACKS.machine
 }
 
+/** Server clocks beyond are none, ns: steps would not be seen in them any more. */
+const MAX_CLOCK = 2 ** 53
+
 /** Traps and commands per second, in steps of STEP. */
 class Rates {
   #from = 0
@@ -186,6 +189,7 @@ class Rates {
   }
 
   *until(time: number): Generator<TraceEvent> {
+    if (!(Math.abs(time) <= MAX_CLOCK)) return
     if (this.#from === 0) this.#from = time
     while (time >= this.#from + STEP) {
       const ts = traceTime(this.#from)

@@ -19,13 +19,12 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { type Hello, Id } from '../../../protocol/generated/messages.ts'
+import { Id } from '../../../protocol/generated/messages.ts'
 import { enums } from '../../../protocol/messages.ts'
 import { TrapThread } from '../../../server/control/trapThread.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
 import { createRing } from '../../../server/trace/ring.ts'
-import { descriptionFault } from '../../../server/trap/description.ts'
 import type { ThreadOptions } from '../../../server/trap/messages.ts'
 import { isLoopback, ownerOf } from '../../../server/trap/peer.ts'
 import { openRamFile, RamFileRefused } from '../../../server/trap/ramFile.ts'
@@ -193,50 +192,6 @@ describe('a machine that is not served', () => {
 })
 
 describe('the machine that a peer describes', () => {
-  const range = (base: number, size: number, offset = 0) => ({ base, size, path: '', offset })
-  const smmu = { base: 0x0905_0000, size: 0x2_0000, irqEvtq: 1, irqPriq: 2, irqCmdSync: 3, irqGerror: 4 }
-  const good = {
-    ram: [range(RAM, MIB), range(2 ** 40, MIB)],
-    smmus: [smmu],
-    devices: [{ smmu: 0, sid: 8, name: 'nvme', model: 'nvme' }],
-    carveoutBase: RAM,
-    carveoutSize: 4096,
-  } as unknown as Hello
-
-  test('one that can be', () => {
-    expect(descriptionFault(good)).toBeUndefined()
-  })
-
-  test.each<[string, Partial<Hello>, string]>([
-    ['no RAM', { ram: [] }, 'it has no RAM'],
-    ['an empty range', { ram: [range(RAM, 0)] }, 'RAM range 0 is not of whole pages'],
-    ['half a page', { ram: [range(RAM, 2048)] }, 'RAM range 0 is not of whole pages'],
-    ['a base in a page', { ram: [range(RAM + 1, 4096)] }, 'RAM range 0 is not of whole pages'],
-    [
-      'an overlap',
-      { ram: [range(RAM, MIB), range(RAM + 4096, MIB)] },
-      'RAM range 1 overlaps the one before, or is not behind it',
-    ],
-    [
-      'not ascending',
-      { ram: [range(2 * RAM, MIB), range(RAM, MIB)] },
-      'RAM range 1 overlaps the one before, or is not behind it',
-    ],
-    ['above 52 bits', { ram: [range(2 ** 52, MIB)] }, 'RAM range 0 ends above 2^52'],
-    ['above what a file can have', { ram: [range(RAM, MIB, 2 ** 53 - 1)] }, 'RAM range 0 ends above 2^53 of its file'],
-    [
-      'more than the server can look after',
-      { ram: [range(0, 2 ** 41)] },
-      'it has 2048 GiB of RAM, this server takes up to 1024 GiB',
-    ],
-    ['a carve-out beyond everything', { carveoutBase: 2 ** 52 }, 'its carve-out ends above 2^52'],
-    ['an SMMU beyond everything', { smmus: [{ ...smmu, base: 2 ** 53 - 1 }] }, 'SMMU 0 ends above 2^52'],
-    ['too many SMMUs', { smmus: new Array(257).fill(smmu) }, 'it has 257 SMMUs, at most 256 are possible'],
-    ['a device behind nothing', { smmus: [] }, 'the device with StreamID 8 is behind SMMU 0, of 0'],
-  ])('%s', (_name, change, fault) => {
-    expect(descriptionFault({ ...good, ...change } as Hello)).toBe(fault)
-  })
-
   test('is refused with what is wrong with it', async () => {
     await start()
     const qemu = await FakeQemu.connect(path())

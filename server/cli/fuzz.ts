@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { TARGETS, type TargetName } from '../../test/fuzz/names.ts'
+import type { FuzzOptions } from '../../test/fuzz/run.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { say } from './terminal.ts'
+
+/** Seconds of a run that nobody gave a time. */
+const DEFAULT_SECONDS = 60
+
+const isTarget = (text: string): text is TargetName => (TARGETS as readonly string[]).includes(text)
+
+function targets(text: string, before: readonly TargetName[]): TargetName[] {
+  const names = text.split(',')
+  const wrong = names.find(name => !isTarget(name))
+  if (wrong !== undefined) throw new InvalidArgumentError(`there is no "${wrong}", but ${TARGETS.join(', ')}`)
+  return [...before, ...names.filter(isTarget)]
+}
+
+function count(text: string): number {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || value < 1 || value > 0xffff_ffff) {
+    throw new InvalidArgumentError('expected a whole number of at least 1')
+  }
+  return value
+}
+
+/** `smmu-cosim fuzz`. */
+export function fuzzCommand(program: Command): void {
+  program
+    .command('fuzz')
+    .description(
+      'hostile frames, checkpoints, recordings and rules against the code that reads them; 1 when it found something',
+    )
+    .option('--seconds <n>', 'for all targets together', count, DEFAULT_SECONDS)
+    .addOption(
+      new Option('--inputs <n>', 'for each target, however long it takes: the same inputs on every machine')
+        .argParser(count)
+        .conflicts('seconds'),
+    )
+    .option('--seed <n>', 'the same seed tries the same inputs', count, 1)
+    .option('--only <target>', `${TARGETS.join(', ')}; may be repeated`, targets, [])
+    .option('--save <dir>', 'for inputs of findings (default: test/fuzz/corpus, tried first from then on)')
+    .action(async (options: FuzzOptions) => {
+      const { signal, dispose } = abortOnSignal()
+      try {
+        const { fuzz } = await import('../../test/fuzz/run.ts')
+        if ((await fuzz(options, signal, say)).length > 0) process.exitCode = EXIT.failed
+      } catch (error) {
+        fail(error, signal)
+      } finally {
+        dispose()
+      }
+    })
+}

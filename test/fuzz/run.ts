@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `npm run fuzz`: hostile input against everything that takes input from outside. */
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import { TARGETS, type TargetName } from './names.ts'
+import { PRESENT_BYTES, PRESENT_HEADER, type WorkerMessage, type WorkerOptions } from './worker.ts'
+
+const HERE = fileURLToPath(new URL('.', import.meta.url))
+
+/** One input is not waited for any longer, ms. */
+const HANG_MS = 20_000
+/** The heap of a target, and what the whole process may grow by, MiB. */
+const HEAP_MIB = 512
+const GROWTH_MIB = 1024
+
+export interface FuzzOptions {
+  /** In all, each target for its share of it. */
+  readonly seconds: number
+  /** For each target, in place of a time: the same inputs however slow the machine is. */
+  readonly inputs?: number
+  readonly seed: number
+  readonly only: readonly TargetName[]
+  /** Where inputs of findings are put; absent: into the corpus. */
+  readonly save?: string
+}
+
+export interface FuzzFinding {
+  readonly target: string
+  readonly message: string
+  /** File of the input. */
+  readonly file: string
+}
+
+/** The inputs that once failed, or are good to begin with. */
+export function corpus(target: string): Uint8Array[] {
+  const folder = join(HERE, 'corpus', target)
+  if (!existsSync(folder)) return []
+  return readdirSync(folder)
+    .sort()
+    .map(name => new Uint8Array(readFileSync(join(folder, name))))
+}
+
+/** @returns what was found. @throws when `signal` aborts */
+export async function fuzz(
+  { seconds, inputs: most, seed, only, save }: FuzzOptions,
+  signal: AbortSignal,
+  say: (line: string) => void,
+): Promise<FuzzFinding[]> {
+  const names = only.length > 0 ? only : TARGETS
+  const all: FuzzFinding[] = []
+  for (const target of names) {
+    const module = new URL(`./targets/${target}.ts`, import.meta.url).href
+    const end =
+      most === undefined
+        ? { ms: (seconds * 1000) / names.length, inputs: Number.POSITIVE_INFINITY }
+        : { ms: Number.POSITIVE_INFINITY, inputs: most }
+    const { inputs, outcomes, findings } = await fuzzTarget({ module, seed, corpus: corpus(target), ...end }, signal)
+    say(`${target}: ${inputs} inputs, ${outcomes} outcomes, ${findings.length} findings`)
+    for (const { message, input } of findings) {
+      const file = keep(save ?? join(HERE, 'corpus', target), input)
+      say(`${target}: ${message}\n  input: ${relative(process.cwd(), file)}`)
+      all.push({ target, message, file })
+    }
+  }
+  return all
+}
+
+export interface TargetResult {
+  readonly inputs: number
+  readonly outcomes: number
+  readonly findings: readonly { readonly message: string; readonly input: Uint8Array }[]
+}
+
+/** One target, on a thread of its own: an input that never ends, or eats all memory, is a finding as well. */
+export async function fuzzTarget(
+  options: Omit<WorkerOptions, 'present'>,
+  signal: AbortSignal,
+  hangMs = HANG_MS,
+): Promise<TargetResult> {
+  const present = new SharedArrayBuffer(PRESENT_BYTES)
+  const state = new Int32Array(present, 0, 2)
+  const worker = new Worker(new URL('./worker.ts', import.meta.url), {
+    workerData: { ...options, present } satisfies WorkerOptions,
+    resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB },
+  })
+  const findings: { message: string; input: Uint8Array }[] = []
+  const presentInput = () => new Uint8Array(present, PRESENT_HEADER, Atomics.load(state, 1)).slice()
+  const over = Promise.withResolvers<{ inputs: number; outcomes: number }>()
+  let ended = false
+  const end = (message: string) => {
+    if (ended) return
+    ended = true
+    findings.push({ message, input: presentInput() })
+    over.resolve({ inputs: Atomics.load(state, 0), outcomes: 0 })
+  }
+  worker.on('message', (message: WorkerMessage) => {
+    if ('done' in message) over.resolve(message.done)
+    else findings.push(message.found)
+  })
+  worker.on('error', error => end(`the thread ended: ${error.message}`))
+  worker.on('exit', code => over.reject(new Error(`the thread ended with ${code}`)))
+  const abort = () => over.reject(signal.reason)
+  signal.addEventListener('abort', abort)
+  let last = 0
+  let since = performance.now()
+  const before = process.memoryUsage.rss()
+  const watch = setInterval(() => {
+    const count = Atomics.load(state, 0)
+    if (count !== last) since = performance.now()
+    last = count
+    if (count > 0 && performance.now() - since > hangMs) end(`nothing came of it within ${hangMs / 1000} s`)
+    const grown = (process.memoryUsage.rss() - before) / 2 ** 20
+    if (grown > GROWTH_MIB) end(`the process grew by ${Math.round(grown)} MiB`)
+  }, 50)
+  try {
+    signal.throwIfAborted()
+    return { ...(await over.promise), findings }
+  } finally {
+    clearInterval(watch)
+    signal.removeEventListener('abort', abort)
+    await worker.terminate()
+  }
+}
+
+/** Named by what is in it. */
+function keep(folder: string, input: Uint8Array): string {
+  mkdirSync(folder, { recursive: true })
+  const file = join(folder, createHash('sha256').update(input).digest('hex').slice(0, 16))
+  writeFileSync(file, input)
+  return file
+}

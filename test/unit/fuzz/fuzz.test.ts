@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from 'vitest'
+import { Choices } from '../../fuzz/choices.ts'
+import { TARGETS } from '../../fuzz/names.ts'
+import { corpus, fuzzTarget } from '../../fuzz/run.ts'
+import type { Target } from '../../fuzz/target.ts'
+import { isBug, kindOf } from '../../fuzz/target.ts'
+
+const never = new AbortController().signal
+const module = (name: string) => new URL(`./${name}.ts`, import.meta.url).href
+const run = (name: string, inputs: number, hangMs = 30_000) =>
+  fuzzTarget({ module: module(name), seed: 1, corpus: [], ms: 60_000, inputs }, never, hangMs)
+
+describe('the fuzzer', () => {
+  test('finds what is hidden behind five right bytes, once each, and makes the input short', async () => {
+    const { findings, outcomes } = await run('planted', 400_000)
+    expect(outcomes).toBe(6)
+    const kinds = findings.map(({ message }) => message.split('\n')[0]).map(kindOf)
+    expect(kinds.sort()).toEqual(['Finding: number 0 is wrong', 'TypeError: number 0 is undefined'])
+    for (const { input } of findings) expect(Buffer.from(input).toString('latin1')).toMatch(/^fault[\s\S]{0,2}$/)
+  })
+
+  test('tries the same inputs again with the same seed', async () => {
+    const [a, b] = [await run('planted', 2_000), await run('planted', 2_000)]
+    expect(a).toEqual(b)
+  })
+
+  test('an input that never comes to an end is a finding', async () => {
+    const { findings } = await run('loops', 10, 2_000)
+    expect(findings).toMatchObject([{ message: 'nothing came of it within 2 s' }])
+    expect(findings[0]?.input.length).toBeGreaterThan(0)
+  })
+
+  test('so is one that takes all memory', async () => {
+    const { findings } = await run('eats', 10_000)
+    expect(findings).toHaveLength(1)
+    expect(findings[0]?.message).toMatch(/memory|grew/)
+  })
+
+  test('what code says on purpose is no bug, what the engine says is', () => {
+    class Refused extends Error {}
+    expect(isBug(new Refused('no'))).toBe(false)
+    expect(isBug(new RangeError('IDR0.TTF 0 is not modelled'))).toBe(false)
+    const engine = [
+      () => new Array(-1),
+      () => Buffer.alloc(8).readUInt32LE(6),
+      () => new Uint8Array(2 ** 60),
+      () => 'x'.repeat(2 ** 40),
+      () => JSON.parse('{'),
+      () => (null as unknown as { a: { b: 1 } }).a.b,
+      () => BigInt(0.5),
+    ]
+    for (const mistake of engine) {
+      let thrown: unknown
+      try {
+        mistake()
+      } catch (error) {
+        thrown = error
+      }
+      expect(isBug(thrown), String(thrown)).toBe(true)
+    }
+  })
+})
+
+describe.each(TARGETS)('%s', name => {
+  test('what was found once is found no more', async () => {
+    const { default: target } = (await import(`../../fuzz/targets/${name}.ts`)) as { default: Target }
+    for (const input of corpus(name)) await target.run(new Choices(input))
+  })
+
+  test('the first inputs find nothing, come to many things, and to the same ones again', async () => {
+    const { default: target } = (await import(`../../fuzz/targets/${name}.ts`)) as { default: Target }
+    expect(target.name).toBe(name)
+    const url = new URL(`../../fuzz/targets/${name}.ts`, import.meta.url).href
+    const first = () => fuzzTarget({ module: url, seed: 7, corpus: [], ms: 60_000, inputs: 100 }, never)
+    const { inputs, outcomes, findings } = await first()
+    expect(findings).toEqual([])
+    expect(inputs).toBe(100)
+    expect(outcomes).toBeGreaterThan(5)
+    expect((await first()).outcomes).toBe(outcomes)
+  })
+})
