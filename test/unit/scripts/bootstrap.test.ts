@@ -6,6 +6,7 @@ import {
   copyFileSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readlinkSync,
   renameSync,
   rmSync,
@@ -62,6 +63,20 @@ test.each([
   const { status, stdout, stderr } = bootstrap('--exec', 'node', '-p', '6 * 7')
   expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: '42\n', stderr: '' })
   expect(readlinkSync(join(clone, 'node_modules/.bin/node'))).toBe(`../${PLATFORM}/bin/node`)
+})
+
+test('packages are installed, and none of them runs a program meanwhile', () => {
+  installNode()
+  rmSync(join(clone, 'node_modules/.package-lock.sha256'))
+  copyFileSync(fileURLToPath(new URL('../../../.npmrc', import.meta.url)), join(clone, '.npmrc'))
+  writeFileSync(join(clone, 'package.json'), JSON.stringify({ dependencies: { eager: 'file:eager' } }))
+  mkdirSync(join(clone, 'eager'))
+  const scripts = Object.fromEntries(['preinstall', 'install', 'postinstall'].map(name => [name, `touch ${name}`]))
+  writeFileSync(join(clone, 'eager/package.json'), JSON.stringify({ name: 'eager', version: '1.0.0', scripts }))
+  const { status, stderr } = bootstrap('--install')
+  expect({ status, stderr }).toEqual({ status: 0, stderr: 'smmu-cosim: installing npm packages\n' })
+  expect(readdirSync(join(clone, 'node_modules'))).toContain('eager')
+  expect(readdirSync(join(clone, 'eager'))).toEqual(['package.json'])
 })
 
 /** Where the program finds compiled code, when it is to be in `folder`. */
