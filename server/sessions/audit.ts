@@ -5,34 +5,16 @@
  * fault was injected.
  */
 
-import { addressOf, fieldGet64, hex } from '../smmu/bits.ts'
+import { fieldGet64, hex } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-import { LAST_LEVEL, levelShift, stage2StartLevel, startTableBytes, tableBits } from '../smmu/pagetable.ts'
+import { stage2Leaves, streamTable, type TableRegisters } from '../smmu/reach.ts'
 import * as S from '../smmu/ste.ts'
-import { decodeStreamTable, steTables } from '../smmu/strtab.ts'
 import { changedCanary } from '../trap/canary.ts'
 import type { OwnershipRange } from '../trap/operations.ts'
 
 const PAGE = 4096
 /** Limit of findings that are listed one by one. */
 const MAX_TOLD = 20
-/** Limit of tables: a damaged table may point to itself. */
-const MAX_TABLES = 1 << 17
-
-/** The registers of one SMMU that lead to its tables. */
-export interface TableRegisters {
-  readonly strtabBaseLo: number
-  readonly strtabBaseHi: number
-  readonly strtabBaseCfg: number
-  /** IDR1.SIDSIZE, IDR0.ST_LEVEL, output address size in bits. */
-  readonly sidSize: number
-  readonly twoLevel: boolean
-  readonly oas: number
-  /** CR0.SMMUEN */
-  readonly enabled: boolean
-  /** GBPA.ABORT: what becomes of transactions while it is not (IHI 0070 section 3.11). */
-  readonly aborts: boolean
-}
 
 /** What the audit looks at; the machine stands still meanwhile. */
 export interface AuditInput {
@@ -102,7 +84,7 @@ export function audit(input: AuditInput): string[] {
       if (!smmu.aborts) find(`SMMU ${index} is off and lets everything through: its devices reach all of memory`)
       continue
     }
-    for (const { sid, ste } of streams(input.memory, smmu)) {
+    for (const { sid, ste } of streamTable(input.memory, smmu)) {
       const who = input.device(index, sid)
       if (fieldGet64(S.STRTAB_STE_0_V, ste[0]) === 0) continue
       const config = fieldGet64(S.STRTAB_STE_0_CFG, ste[0])
@@ -114,7 +96,7 @@ export function audit(input: AuditInput): string[] {
       const key = `${ste[2] & (S.STRTAB_STE_2_VTCR | S.STRTAB_STE_2_S2ENDI)} ${ste[3]}`
       if (walked.has(key)) continue
       walked.add(key)
-      walkStage2(input.memory, ste, smmu.oas, (base, size, target, writable) => {
+      stage2Leaves(input.memory, ste, smmu.oas, (base, size, target, writable) => {
         const what = `${who}: the second stage maps ${hex(base)}${size > PAGE ? ` (${size} bytes)` : ''}`
         if (target !== base) find(`${what} to ${hex(target)}, not to itself`)
         const foreign = owners.foreign(target, target + size)
@@ -141,53 +123,4 @@ export function audit(input: AuditInput): string[] {
   }
   if (more > 0) findings.push(`and ${more} more`)
   return findings
-}
-
-/** Valid entries of the stream table that the hardware uses. */
-function* streams(memory: GuestMemory, smmu: TableRegisters): Generator<{ sid: number; ste: BigUint64Array }> {
-  const { strtabBaseLo, strtabBaseHi, strtabBaseCfg, sidSize, twoLevel } = smmu
-  const table = decodeStreamTable(strtabBaseLo, strtabBaseHi, strtabBaseCfg, sidSize, twoLevel)
-  const read = (base: number, count: number) => {
-    const bytes = new Uint8Array(count * S.STRTAB_STE_SIZE)
-    return memory.read(base, bytes, 0, bytes.length) ? new BigUint64Array(bytes.buffer) : undefined
-  }
-  const entries = function* (first: number, all: BigUint64Array | undefined) {
-    for (let i = 0; all !== undefined && i < all.length / S.STRTAB_STE_DWORDS; i++) {
-      yield { sid: first + i, ste: all.subarray(S.STRTAB_STE_DWORDS * i, S.STRTAB_STE_DWORDS * (i + 1)) }
-    }
-  }
-  for (const { address, sid, stes } of steTables(table, memory)) yield* entries(sid, read(address, stes))
-}
-
-type Leaf = (base: number, size: number, target: number, writable: boolean) => void
-
-/** Calls `leaf` for each leaf of an STE's second stage (VMSAv8-64, IHI 0070 section 3.4). */
-function walkStage2(memory: GuestMemory, ste: BigUint64Array, oas: number, leaf: Leaf): void {
-  const vtcr = (ste[2] & S.STRTAB_STE_2_VTCR) >> 32n
-  const granuleShift = [12, 16, 14, 12][fieldGet64(S.STRTAB_STE_2_VTCR_S2TG, vtcr)]
-  const inputBits = 64 - fieldGet64(S.STRTAB_STE_2_VTCR_S2T0SZ, vtcr)
-  const start = stage2StartLevel(fieldGet64(S.STRTAB_STE_2_VTCR_S2SL0, vtcr), granuleShift, oas, false)
-  if (start < 0) return
-  const big = (ste[2] & S.STRTAB_STE_2_S2ENDI) !== 0n
-  const root = Number(ste[3] & S.STRTAB_STE_3_S2TTB_MASK)
-  let tables = 0
-  const walk = (level: number, address: number, bytes: number, base: number): void => {
-    if (++tables > MAX_TABLES) return
-    const data = Buffer.alloc(bytes)
-    if (!memory.read(address, data, 0, bytes)) return
-    if (big) data.swap64()
-    const span = 2 ** levelShift(level, granuleShift)
-    for (let at = 0; at < bytes; at += 8) {
-      const lo = data.readUInt32LE(at)
-      if ((lo & 1) === 0) continue
-      const target = addressOf((lo & 0xffff_f000) >>> 0, data.readUInt32LE(at + 4) & 0xffff)
-      const input = base + (at / 8) * span
-      const table = (lo & 2) !== 0
-      if (table && level < LAST_LEVEL) walk(level + 1, target, 8 * 2 ** tableBits(granuleShift), input)
-      // HAP (S2AP) bits 6 and 7: without either it maps nothing.
-      else if ((table || level < LAST_LEVEL) && (lo & 0xc0) !== 0)
-        leaf(input, span, target - (target % span), (lo & 0x80) !== 0)
-    }
-  }
-  walk(start, root, startTableBytes(inputBits, start, granuleShift), 0)
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** One session: a machine, rules, the workload, and what was seen of it. */
+
 import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FaultController } from '../control/faultController.ts'
@@ -12,6 +13,7 @@ import { NO_WARNINGS } from '../policy/warnings.ts'
 import { qemuFailure } from '../run/outcome.ts'
 import { eventName } from '../smmu/events.ts'
 import { decodeFeatures } from '../smmu/features.ts'
+import type { TableRegisters } from '../smmu/reach.ts'
 import {
   ARM_SMMU_CR0,
   ARM_SMMU_GBPA,
@@ -27,7 +29,7 @@ import {
 import type { OwnershipRange } from '../trap/operations.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { AgentMachine, type Prepared } from './agentMachine.ts'
-import { audit, type TableRegisters } from './audit.ts'
+import { audit } from './audit.ts'
 import { addFinding, type ConsoleFinding } from './console.ts'
 import { limitMemory } from './memoryLimit.ts'
 import type { Snapshot } from './snapshot.ts'

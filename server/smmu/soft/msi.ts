@@ -94,7 +94,7 @@ export class Interrupts {
     if (!(this.control.value & source.enable)) return true
     this.#options.onIrq?.(source.irq)
     const { words } = source
-    return this.#write(addressOf(words[0], words[1]), words[2])
+    return this.#write(source.irq, addressOf(words[0], words[1]), words[2])
   }
 
   /**
@@ -103,14 +103,14 @@ export class Interrupts {
    */
   complete(address: number, data: number): boolean {
     this.#options.onIrq?.('sync')
-    return this.#write(address, data)
+    return this.#write('sync', address, data)
   }
 
   /** An address of 0 disables the MSI; bits above the output address size are dropped (IHI 0070 section 3.4.3). */
-  #write(address: number, data: number): boolean {
+  #write(irq: Irq, address: number, data: number): boolean {
     if (!this.#features.msi || address === 0) return true
     const target = lowBits(address, this.#features.oas)
-    this.#options.onWrite?.('msi', target, 4)
+    this.#options.onWrite?.(`msi-${irq}`, target, 4)
     this.#data[0] = data
     return this.#memory.write(target, this.#bytes, 0, 4)
   }

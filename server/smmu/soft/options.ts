@@ -8,8 +8,8 @@ import type { TornFetches } from './tearing.ts'
 /** Interrupt sources (IHI 0070 section 3.18.2). */
 export type Irq = 'evtq' | 'priq' | 'gerror' | 'sync'
 
-/** What the SMMU writes to memory. */
-export type SmmuWrite = 'event' | 'page-request' | 'msi'
+/** What the SMMU writes to memory: a record of one of its queues, or the MSI of an interrupt source. */
+export type SmmuWrite = 'event' | 'page-request' | `msi-${Irq}`
 
 /**
  * Hardware that takes its time: the architecture only says that an Update ends in finite time (IHI 0070 section 6.3.9) and that commands

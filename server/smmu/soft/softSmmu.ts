@@ -14,7 +14,7 @@ import type { PageRequest } from '../pageRequest.ts'
 import { CMDQ_ENTRY_SIZE, EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../queue.ts'
 import * as R from '../registers.ts'
 import type { Outcome, Transaction, Translated } from '../transaction.ts'
-import { Walker } from '../walker.ts'
+import { Walker, type WalkRegisters } from '../walker.ts'
 import type { Recorder } from '../walkSteps.ts'
 import { Ats, type Completion, type TranslatedTransaction, type TranslationRequest } from './ats.ts'
 import { SoftCaches } from './caches.ts'
@@ -152,6 +152,16 @@ export class SoftSmmu implements SmmuHardware {
       this.#events.record(outcome.event)
     }
     return outcome
+  }
+
+  /**
+   * What registers and tables make of a transaction now, whatever is cached. Nothing is recorded, held, or kept.
+   * @param recorder is told every fetch
+   */
+  walk(t: Transaction, recorder?: Recorder): Outcome {
+    const walker = new Walker(this.features, this.#memory)
+    walker.setRegisters(this.walkRegisters)
+    return walker.translate(t, recorder)
   }
 
   /** A PCIe ATS Translation Request (IHI 0070 section 3.9.1.2). */
@@ -315,15 +325,20 @@ export class SoftSmmu implements SmmuHardware {
 
   // Registers.
 
-  #updateWalker(): void {
-    this.#walker.setRegisters({
+  /** The registers that translation depends on, as they are in use. */
+  get walkRegisters(): WalkRegisters {
+    return {
       cr0: this.#cr0.value,
       cr2: this.#cr2.value,
       gbpa: this.#gbpa,
       strtabBaseLo: this.#strtabLo,
       strtabBaseHi: this.#strtabHi,
       strtabBaseCfg: this.#strtabCfg,
-    })
+    }
+  }
+
+  #updateWalker(): void {
+    this.#walker.setRegisters(this.walkRegisters)
   }
 
   /** The frame is 128 KiB; only aligned accesses of 4 and 8 bytes are supported (IHI 0070 section 6.2). */

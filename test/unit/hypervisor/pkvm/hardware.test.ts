@@ -26,7 +26,7 @@ describe('interrupts as messages (IDR0.MSI)', () => {
   test.each(['GERROR', 'EVTQ'] as const)('%s: never written where the host says', name => {
     const written: number[] = []
     const { bench, host } = softHost({
-      soft: { ...MSI, onWrite: (what, address) => what === 'msi' && written.push(address) },
+      soft: { ...MSI, onWrite: (what, address) => what.startsWith('msi') && written.push(address) },
     })
     const [offset, enable] = SOURCES[name]
     expect(bench.hyp.donate(DONATED, 4096, 1)).toBe(OK)

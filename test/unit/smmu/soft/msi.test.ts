@@ -38,7 +38,7 @@ class Watched extends Everything {
   }
 
   msis(): number[] {
-    return this.writes.filter(([what]) => what === 'msi').map(([, address]) => address)
+    return this.writes.filter(([what]) => what.startsWith('msi-')).map(([, address]) => address)
   }
 }
 
@@ -135,7 +135,7 @@ it('every write of the SMMU is told before it is made', () => {
   expect(seen).toEqual([
     ['event', e.evtq, 32, 0n],
     ['page-request', e.priq, 16, 0n],
-    ['msi', e.target, 4, 0n],
+    ['msi-sync', e.target, 4, 0n],
   ])
   for (const [, address] of seen) expect(e.memory.get64(address)).not.toBe(0n)
 })
