@@ -42,6 +42,7 @@ const MAY_IMPORT = [
     'server/api',
     ['protocol', 'scripts/setup', 'server/(smmu|machine|policy|trace|translate|faults|trap|control|run|sessions)'],
   ],
+  ['server/attack', ['server/smmu', 'server/policy', PORTS]],
   ['server/web', ['server/api', 'server/faults', 'server/smmu/bits[.]ts']],
   [
     'server/cli',
@@ -50,7 +51,7 @@ const MAY_IMPORT = [
       'scripts/setup',
       'test/bench',
       'test/fuzz',
-      'server/(smmu|machine|policy|trace|translate|faults|trap|control|run|sessions|api)',
+      'server/(smmu|machine|policy|trace|translate|faults|trap|control|run|sessions|api|attack)',
     ],
   ],
 ]

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+/** An attack on a policy: as many threads as asked for, what they found, and what is known already. */
+
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import { type Static, Type } from 'typebox'
+import { Value } from 'typebox/value'
+import { loadPolicy } from '../policy/load.ts'
+import type { PolicyFactory, SeriesStep } from '../policy/policy.ts'
+import type { CampaignStats } from './campaign.ts'
+import { type Case, decodeCase, encodeCase, replay } from './cases.ts'
+import { kindsOf, mended, readKnown, type Weakness } from './known.ts'
+import type { WorkerMessage, WorkerOptions } from './messages.ts'
+import { MODES, type Program } from './program.ts'
+import type { HardwareOption } from './setup.ts'
+
+export interface AttackOptions {
+  readonly policy: string
+  readonly until: SeriesStep
+  readonly hardware: readonly HardwareOption[]
+  readonly seconds: number | undefined
+  /** Steps, all threads together. */
+  readonly steps: number | undefined
+  readonly seed: number
+  readonly jobs: number
+  /** Folder of cases that must not show anything, and where new ones go. */
+  readonly corpus: string | undefined
+  /** File of known weaknesses. */
+  readonly known: string | undefined
+}
+
+/** A case, and where it is. */
+export interface Found {
+  readonly found: Case
+  readonly file: string | undefined
+  /** Since the start of the attack; undefined: a case of the corpus. */
+  readonly seconds: number | undefined
+}
+
+export interface AttackResult {
+  readonly cases: readonly Found[]
+  readonly mended: readonly Weakness[]
+  readonly known: readonly Weakness[]
+  readonly steps: number
+  readonly operations: number
+  readonly programs: number
+  readonly features: number
+  readonly seconds: number
+  readonly kinds: ReadonlyMap<string, number>
+}
+
+export interface Progress {
+  readonly steps: number
+  readonly cases: number
+  readonly seconds: number
+}
+
+const PROGRAMS = 'programs.json'
+const ProgramsSchema = Type.Array(
+  Type.Object(
+    {
+      mode: Type.Enum([...MODES]),
+      seed: Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 }),
+      interleaving: Type.Integer({ minimum: 0, maximum: 100 }),
+      operations: Type.Array(
+        Type.Object(
+          { name: Type.String({ maxLength: 100 }), seed: Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 }) },
+          { additionalProperties: false },
+        ),
+        { minItems: 1, maxItems: 1000 },
+      ),
+    },
+    { additionalProperties: false },
+  ),
+  { maxItems: 100_000 },
+)
+type Programs = Static<typeof ProgramsSchema>
+
+/** Programs that an earlier attack left in the corpus. */
+function readPrograms(corpus: string | undefined): Programs {
+  const file = corpus === undefined ? undefined : join(corpus, PROGRAMS)
+  if (file === undefined || !existsSync(file)) return []
+  const value: unknown = JSON.parse(readFileSync(file, 'utf8'))
+  if (!Value.Check(ProgramsSchema, value)) throw new Error(`${file}: no programs of an attack`)
+  return value
+}
+
+/** Cases of the corpus that show something that is not known. */
+function regressions(corpus: string | undefined, factory: PolicyFactory, known: readonly Weakness[]): Found[] {
+  if (corpus === undefined || !existsSync(corpus)) return []
+  const found: Found[] = []
+  for (const name of readdirSync(corpus).sort()) {
+    if (!name.endsWith('.json') || name === PROGRAMS) continue
+    const file = join(corpus, name)
+    const case_ = decodeCase(readFileSync(file, 'utf8'), file)
+    const finding = replay(case_, factory, kindsOf(known, case_.setup))
+    if (finding === undefined) continue
+    const { kind, message } = finding
+    found.push({ found: { ...case_, kind, message }, file, seconds: undefined })
+  }
+  return found
+}
+
+/** A name for a file: the kind, and a few digits of what is in it. */
+function fileName({ kind, steps }: Case): string {
+  const digest = createHash('sha256').update(JSON.stringify(steps)).digest('hex').slice(0, 8)
+  return `${kind
+    .replace(/[^A-Za-z0-9]+/g, '-')
+    .replace(/^-|-$/g, '')
+    .slice(0, 60)}-${digest}.json`
+}
+
+function save(corpus: string | undefined, case_: Case): string | undefined {
+  if (corpus === undefined) return undefined
+  const file = join(corpus, fileName(case_))
+  writeFileSync(file, encodeCase(case_))
+  return file
+}
+
+/**
+ * Attacks until time or steps are over, or `signal` aborts it.
+ * @param onFound told at once, cases of the corpus first
+ */
+export async function attack(
+  options: AttackOptions,
+  onFound: (found: Found) => void,
+  onProgress: (progress: Progress) => void,
+  signal: AbortSignal,
+): Promise<AttackResult> {
+  const { corpus, jobs } = options
+  const weaknesses = options.known === undefined ? [] : readKnown(options.known)
+  const { factory } = await loadPolicy(options.policy)
+  if (corpus !== undefined) mkdirSync(corpus, { recursive: true })
+  const cases = regressions(corpus, factory, weaknesses)
+  for (const found of cases) onFound(found)
+  const programs = readPrograms(corpus)
+  const start = performance.now()
+  const seconds = () => (performance.now() - start) / 1000
+  const latest: (CampaignStats | undefined)[] = new Array<CampaignStats | undefined>(jobs).fill(undefined)
+  const total = (of: (stats: CampaignStats) => number) =>
+    latest.reduce((sum, stats) => sum + (stats ? of(stats) : 0), 0)
+  const kept: Program[] = []
+  await Promise.all(
+    latest.map((_, job) =>
+      work(
+        {
+          policy: options.policy,
+          until: options.until,
+          hardware: options.hardware,
+          seed: (options.seed + job) >>> 0,
+          known: weaknesses,
+          seconds: options.seconds,
+          steps: options.steps === undefined ? undefined : Math.ceil(options.steps / jobs),
+          programs,
+        },
+        message => {
+          if (message.type === 'case') {
+            const found = { found: message.found, file: save(corpus, message.found), seconds: message.seconds }
+            cases.push(found)
+            onFound(found)
+            return
+          }
+          latest[job] = message.stats
+          if (message.type === 'done') kept.push(...message.programs)
+          onProgress({ steps: total(({ steps }) => steps), cases: cases.length, seconds: seconds() })
+        },
+        signal,
+      ),
+    ),
+  )
+  if (corpus !== undefined && kept.length > 0) writeFileSync(join(corpus, PROGRAMS), `${JSON.stringify(kept)}\n`)
+  const kinds = new Map<string, number>()
+  for (const stats of latest)
+    for (const [kind, times] of stats?.kinds ?? []) kinds.set(kind, (kinds.get(kind) ?? 0) + times)
+  return {
+    cases,
+    known: weaknesses,
+    // Hardware's choices fall elsewhere when a hypervisor changes: a case may miss what another program still meets.
+    mended:
+      options.known === undefined
+        ? []
+        : mended(options.known, weaknesses, factory).filter(({ kind }) => !kinds.has(kind)),
+    steps: total(stats => stats.steps),
+    operations: total(stats => stats.operations),
+    programs: total(stats => stats.cases),
+    features: Math.max(0, ...latest.map(stats => stats?.features ?? 0)),
+    seconds: seconds(),
+    kinds,
+  }
+}
+
+/** Objects that do not live long are most of what an attack makes, MiB. */
+const YOUNG_MIB = 64
+
+/** One thread, until it is done. */
+function work(options: WorkerOptions, take: (message: WorkerMessage) => void, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), {
+      workerData: options,
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB },
+    })
+    const stop = () => worker.postMessage('stop')
+    signal.addEventListener('abort', stop)
+    if (signal.aborted) stop()
+    worker.on('message', take)
+    worker.on('error', reject)
+    worker.on('exit', () => {
+      signal.removeEventListener('abort', stop)
+      resolve()
+    })
+  })
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * One core's attack: programs at random and programs that are made of those that did something new, each run on a machine of its own; what is
+ * found is made small. The same seed and options give the same attack.
+ */
+import type { PolicyFactory, SeriesStep } from '../policy/policy.ts'
+import type { Case } from './cases.ts'
+import { Corpus } from './corpus.ts'
+import { explain } from './explain.ts'
+import { kindsOf, type Weakness } from './known.ts'
+import type { Finding, Kinds } from './oracle.ts'
+import { type Mode, type Operation, type Program, REPERTOIRES, Stage } from './program.ts'
+import { Random } from './random.ts'
+import { type HardwareOption, randomSetup, type Setup } from './setup.ts'
+import { type Reproduction, shrink } from './shrink.ts'
+
+export interface CampaignOptions {
+  /** Name or file, for cases. */
+  readonly policy: string
+  readonly until: SeriesStep
+  readonly hardware: readonly HardwareOption[]
+  readonly seed: number
+  /** What is passed over. */
+  readonly known: readonly Weakness[]
+}
+
+export interface CampaignStats {
+  /** Steps: traps, stores, accesses of devices, transfers of pages. */
+  readonly steps: number
+  readonly operations: number
+  readonly cases: number
+  /** Things that were noticed, and programs that are kept for having been the first to show one. */
+  readonly features: number
+  readonly corpus: number
+  /** Findings that did not come again on a machine of their own. */
+  readonly lost: number
+  /** Findings by kind, known ones among them. */
+  readonly kinds: ReadonlyMap<string, number>
+}
+
+/** Machines that are used in turns, and how often before another takes its place. */
+const STAGES = 12
+const USES = 100
+/** Drivers are every third. */
+const DRIVER_PERCENT = 30
+/** Operations of a new program. */
+const SHORTEST = 8
+const LONGEST = 120
+/** Programs that come from the corpus, in percent. */
+const MUTATED_PERCENT = 60
+/** All tables are audited after so many of 100 programs. */
+const AUDIT_PERCENT = 10
+/** Cases that are made small of one kind; after that it is passed over. */
+const CASES_PER_KIND = 4
+/** What drivers are not compared on: the SMMU without a hypervisor is prompt and does what it is told. */
+const NOT_FOR_DRIVERS: readonly HardwareOption[] = ['lag', 'slow', 'torn', 'stall', 'unguarded']
+
+interface Slot {
+  stage: Stage
+  left: number
+}
+
+/** What makes a case another than one of the same kind. */
+function signature({ finding, setup, steps, mode }: Reproduction): string {
+  const parts = steps.map(step => ('offset' in step ? `${step.do} ${step.offset.toString(16)}` : step.do))
+  return [finding.kind, mode, setup.firmware, ...setup.hardware, ...new Set(parts)].join(' ')
+}
+
+export class Campaign {
+  readonly #options: CampaignOptions
+  readonly #factory: PolicyFactory
+  readonly #random: Random
+  readonly #slots: Slot[] = []
+  readonly #features = new Set<number>()
+  readonly #corpus = new Corpus()
+  /** Kinds of which there are enough cases. */
+  readonly #enough = new Set<string>()
+  readonly #kinds = new Map<string, number>()
+  readonly #shrunk = new Map<string, number>()
+  readonly #signatures = new Set<string>()
+  #steps = 0
+  #operations = 0
+  #cases = 0
+  #lost = 0
+
+  constructor(factory: PolicyFactory, options: CampaignOptions) {
+    this.#options = options
+    this.#factory = factory
+    this.#random = new Random(options.seed)
+  }
+
+  get stats(): CampaignStats {
+    return {
+      steps: this.#steps,
+      operations: this.#operations,
+      cases: this.#cases,
+      features: this.#features.size,
+      corpus: this.#corpus.size,
+      lost: this.#lost,
+      kinds: this.#kinds,
+    }
+  }
+
+  /** Programs that were worth keeping. */
+  get corpus(): readonly Program[] {
+    return this.#corpus.programs
+  }
+
+  /** Starts from programs of another attack. */
+  adopt(programs: readonly Program[]): void {
+    for (const program of programs) this.#corpus.add(program)
+  }
+
+  /** Runs one program. Returns a case if it shows a weakness that no case has shown. */
+  next(): Case | undefined {
+    const slot = this.#slot()
+    const { stage } = slot
+    const program = this.#program(stage.mode)
+    const finding = stage.run(program, this.#random.chance(AUDIT_PERCENT))
+    this.#count(stage, program)
+    if (finding === undefined) return undefined
+    this.#kinds.set(finding.kind, (this.#kinds.get(finding.kind) ?? 0) + 1)
+    // A policy that threw is not trusted with another program.
+    slot.left = 0
+    return this.#found(program, stage.world.setup, finding)
+  }
+
+  #count({ world }: Stage, program: Program): void {
+    this.#cases++
+    this.#operations += program.operations.length
+    // The reset before them is one as well: a policy that fails there makes no others.
+    this.#steps += 1 + world.steps.length
+    for (const [kind, times] of world.oracle.seen) this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + times)
+    world.oracle.seen.clear()
+    let isNew = false
+    for (const feature of world.feedback.features) {
+      if (this.#features.has(feature)) continue
+      this.#features.add(feature)
+      isNew = true
+    }
+    if (isNew) this.#corpus.add(program)
+  }
+
+  /** The next machine. */
+  #slot(): Slot {
+    const at = this.#cases % STAGES
+    let slot = this.#slots[at]
+    if (slot === undefined || slot.left <= 0) {
+      slot = { stage: this.#newStage(), left: USES }
+      this.#slots[at] = slot
+    }
+    slot.left--
+    return slot
+  }
+
+  #newStage(): Stage {
+    const { until, hardware } = this.#options
+    const mode: Mode = this.#random.chance(DRIVER_PERCENT) ? 'driver' : 'hostile'
+    const offered = mode === 'driver' ? hardware.filter(option => !NOT_FOR_DRIVERS.includes(option)) : hardware
+    const setup = randomSetup(this.#random, until, offered)
+    // Drivers are compared with an SMMU that nobody used before.
+    const machine: Setup = mode === 'driver' ? { ...setup, firmware: 'none' } : setup
+    return new Stage(machine, mode, this.#factory, this.#passed(machine))
+  }
+
+  #program(mode: Mode): Program {
+    const r = this.#random
+    const seed = r.next()
+    const interleaving = mode === 'hostile' && r.chance(50) ? 1 + r.below(20) : 0
+    const parent = r.chance(MUTATED_PERCENT) ? this.#corpus.pick(r, mode) : undefined
+    if (parent !== undefined) return { ...this.#corpus.mutate(r, parent), seed }
+    const repertoire = REPERTOIRES[mode]
+    const length = SHORTEST + r.below(LONGEST - SHORTEST)
+    const operations: Operation[] = [repertoire.first(r)]
+    while (operations.length < length) operations.push(repertoire.random(r))
+    return { mode, seed, interleaving, operations }
+  }
+
+  #found(program: Program, setup: Setup, finding: Finding): Case | undefined {
+    const { kind } = finding
+    const shrunk = (this.#shrunk.get(kind) ?? 0) + 1
+    this.#shrunk.set(kind, shrunk)
+    if (shrunk >= CASES_PER_KIND) this.#enough.add(kind)
+    const small = shrink(program, setup, finding, this.#factory, with_ => this.#passed(with_, kind))
+    if (small === undefined) {
+      this.#lost++
+      return undefined
+    }
+    const name = signature(small)
+    if (this.#signatures.has(name)) return undefined
+    this.#signatures.add(name)
+    const { mode, seed, steps } = small
+    const case_: Case = {
+      kind,
+      message: small.finding.message,
+      policy: this.#options.policy,
+      mode,
+      seed,
+      setup: small.setup,
+      steps,
+    }
+    return { ...case_, explanation: explain(case_, this.#factory) }
+  }
+
+  /** What is passed over on a machine. `wanted`: the kind of a case that is made small. */
+  #passed(setup: Setup, wanted?: string): Kinds {
+    const known = kindsOf(this.#options.known, setup)
+    return { has: kind => kind !== wanted && (known.has(kind) || this.#enough.has(kind)) }
+  }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The machine that is attacked: what hardware there is, and where memory lies. Plain data, part of every case. */
+import type { Granule, SeriesStep } from '../policy/policy.ts'
+import { fieldPrep } from '../smmu/bits.ts'
+import type { IdRegisters } from '../smmu/features.ts'
+import * as R from '../smmu/registers.ts'
+import type { Caching } from '../smmu/soft/caches.ts'
+import { PAGE_SIZE, type RamRange } from './memory.ts'
+import type { Random } from './random.ts'
+
+/** What hardware may be that QEMU's model is not; `server/smmu/README.md` says more. */
+export const HARDWARE = ['msi', 'ats', 'pri', 'stall', 'lag', 'slow', 'torn', 'unguarded', 'unaligned'] as const
+export type HardwareOption = (typeof HARDWARE)[number]
+
+export const HARDWARE_MEANING: Readonly<Record<HardwareOption, string>> = {
+  msi: 'interrupts are MSI writes where software says',
+  ats: 'devices have ATCs and mark transactions as Translated',
+  pri: 'devices request pages',
+  stall: 'faults may stall transactions',
+  lag: 'CR0, IRQ_CTRL and GBPA take effect some accesses after they were written',
+  slow: 'commands are consumed some accesses after PROD was written',
+  torn: 'fetches of STEs and CDs mix words of before and after a store',
+  unguarded: 'guarded registers take writes while they are enabled, as QEMU’s do',
+  unaligned: 'queues start where BASE points, not aligned down to their size',
+}
+
+/** What firmware left behind: nothing, STEs in the configuration caches, or an SMMU that is on. */
+export const FIRMWARE = ['none', 'cached', 'on'] as const
+export type Firmware = (typeof FIRMWARE)[number]
+
+export interface Setup {
+  readonly smmus: number
+  readonly ram: readonly RamRange[]
+  readonly carveout: RamRange
+  readonly until: SeriesStep
+  readonly granule: Granule
+  readonly sidBits: number
+  readonly twoLevel: boolean
+  /** Output address size: IDR5.OAS. */
+  readonly oas: number
+  readonly endian: 'little' | 'big' | 'mixed'
+  readonly rangeInvalidation: boolean
+  /** SubstreamID bits. */
+  readonly ssidBits: number
+  readonly caching: Caching
+  readonly hardware: readonly HardwareOption[]
+  readonly firmware: Firmware
+  /** The hardware takes CMDQ_PROD with the answer to a trap. */
+  readonly posts: boolean
+}
+
+const MiB = 2 ** 20
+/** Bytes of each range of RAM, and of hypervisor memory inside of one. */
+const RAM_SIZE = 8 * MiB
+const CARVEOUT_SIZE = 6 * MiB
+export const SMMU_BASE = 0x0905_0000
+export const SMMU_SIZE = R.ARM_SMMU_FRAME_SIZE
+
+/** Places of RAM: below 4 GiB, also at 0, and above. */
+const LOW = [0x4000_0000, 0x4000_0000, 0x0000_0000, 0x8000_0000 - RAM_SIZE] as const
+const HIGH = [0x1_0000_0000, 0x8_8000_0000, 0xf_ffff_ffff + 1 - RAM_SIZE] as const
+
+/** Mostly small ones: a large input address space costs time at each reset. */
+const OAS = [
+  ...[R.IDR5_OAS_40_BIT, R.IDR5_OAS_40_BIT, R.IDR5_OAS_40_BIT, R.IDR5_OAS_36_BIT, R.IDR5_OAS_36_BIT],
+  ...[R.IDR5_OAS_44_BIT, R.IDR5_OAS_48_BIT],
+] as const
+
+/** A machine with some of `hardware`. */
+export function randomSetup(random: Random, until: SeriesStep, hardware: readonly HardwareOption[]): Setup {
+  const some = hardware.filter(() => random.chance(70))
+  // An entry that lost words points at 0: worth most where there is RAM.
+  const low = some.includes('torn') && random.chance(50) ? 0 : random.pick(LOW)
+  const ram = [
+    { base: low, size: RAM_SIZE },
+    { base: random.pick(HIGH), size: RAM_SIZE },
+  ]
+  const { base } = random.pick(ram)
+  const twoLevel = random.chance(75)
+  return {
+    smmus: random.pick([1, 1, 1, 1, 2, 3]),
+    ram,
+    carveout: { base: base + (random.chance(50) ? RAM_SIZE - CARVEOUT_SIZE : MiB), size: CARVEOUT_SIZE },
+    until,
+    granule: random.pick([4096, 4096, 4096, 4096, 16384, 65536]),
+    sidBits: random.pick(twoLevel ? [9, 16, 16, 16, 20] : [4, 6, 8, 10]),
+    twoLevel,
+    oas: random.pick(OAS),
+    endian: random.pick(['little', 'little', 'little', 'little', 'mixed', 'big']),
+    rangeInvalidation: random.chance(70),
+    ssidBits: random.chance(30) ? 4 : 0,
+    caching: random.pick(['maximal', 'maximal', 'maximal', 'walks', 'architectural', 'none']),
+    hardware: some,
+    firmware: random.pick(['none', 'none', 'none', 'none', 'cached', 'on']),
+    posts: random.chance(50),
+  }
+}
+
+export function framesOf(setup: Setup): RamRange[] {
+  return Array.from({ length: setup.smmus }, (_, i) => ({ base: SMMU_BASE + i * SMMU_SIZE, size: SMMU_SIZE }))
+}
+
+/** Transactions that can be stalled at a time. */
+const STALL_MAX = 4
+/** LOG2SIZE limits of the queues. */
+const QUEUE_LIMIT = 19
+
+const ENDIAN = { little: R.IDR0_TTENDIAN_LE, big: R.IDR0_TTENDIAN_BE, mixed: R.IDR0_TTENDIAN_MIXED } as const
+
+export function idRegistersOf(setup: Setup): IdRegisters {
+  const has = (option: HardwareOption) => setup.hardware.includes(option)
+  return {
+    idr0:
+      (R.IDR0_S1P |
+        R.IDR0_S2P |
+        fieldPrep(R.IDR0_TTF, R.IDR0_TTF_AARCH64) |
+        R.IDR0_COHACC |
+        R.IDR0_ASID16 |
+        R.IDR0_VMID16 |
+        R.IDR0_CD2L |
+        fieldPrep(R.IDR0_TTENDIAN, ENDIAN[setup.endian]) |
+        fieldPrep(R.IDR0_STALL_MODEL, has('stall') ? R.IDR0_STALL_MODEL_STALL : R.IDR0_STALL_MODEL_NONE) |
+        fieldPrep(R.IDR0_ST_LVL, setup.twoLevel ? R.IDR0_ST_LVL_2LVL : 0) |
+        (has('msi') ? R.IDR0_MSI : 0) |
+        // PRI needs ATS.
+        (has('ats') || has('pri') ? R.IDR0_ATS | R.IDR0_ATSRECERR : 0) |
+        (has('pri') ? R.IDR0_PRI : 0)) >>>
+      0,
+    idr1:
+      (fieldPrep(R.IDR1_CMDQS, QUEUE_LIMIT) |
+        fieldPrep(R.IDR1_EVTQS, QUEUE_LIMIT) |
+        fieldPrep(R.IDR1_PRIQS, has('pri') ? QUEUE_LIMIT : 0) |
+        fieldPrep(R.IDR1_SSIDSIZE, setup.ssidBits) |
+        fieldPrep(R.IDR1_SIDSIZE, setup.sidBits)) >>>
+      0,
+    idr3: (R.IDR3_HAD | R.IDR3_XNX | (setup.rangeInvalidation ? R.IDR3_RIL : 0)) >>> 0,
+    idr5:
+      (fieldPrep(R.IDR5_STALL_MAX, has('stall') ? STALL_MAX : 0) |
+        fieldPrep(R.IDR5_OAS, setup.oas) |
+        R.IDR5_GRAN4K |
+        R.IDR5_GRAN16K |
+        R.IDR5_GRAN64K) >>>
+      0,
+  }
+}
+
+/** Pages near each end of RAM that the host uses for everything, so that uses collide. */
+const HOT_PAGES = 24
+
+/**
+ * Some eighty pages for queues, tables, DMA and donations: at the ends of RAM and around hypervisor memory, its own first and last among
+ * them. Ascending.
+ */
+export function hotPages(setup: Setup): number[] {
+  const pages = new Set<number>()
+  const add = (page: number, count: number) => {
+    for (let i = 0; i < count; i++) {
+      const at = page + i * PAGE_SIZE
+      if (setup.ram.some(({ base, size }) => at >= base && at < base + size)) pages.add(at)
+    }
+  }
+  for (const { base, size } of setup.ram) {
+    add(base, HOT_PAGES)
+    add(base + size - 8 * PAGE_SIZE, 8)
+  }
+  const { base, size } = setup.carveout
+  add(base - 8 * PAGE_SIZE, 9)
+  add(base + size - PAGE_SIZE, 9)
+  return [...pages].sort((a, b) => a - b)
+}

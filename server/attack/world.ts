@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A machine in process: a policy between a host that performs steps and SMMUs in software, with an oracle beside it. The same steps
+ * with the same seed give the same result.
+ */
+import type { Machine } from '../machine/ports.ts'
+import { newTrap, type Policy, type PolicyContext, type PolicyFactory } from '../policy/policy.ts'
+import { PAGE_DONATE, PAGE_RECLAIM } from '../policy/report.ts'
+import { EIO, ETIMEDOUT, OK, resultName } from '../policy/result.ts'
+import { type Halves, hex } from '../smmu/bits.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
+import * as R from '../smmu/registers.ts'
+import type { Lag } from '../smmu/soft/options.ts'
+import { SoftSmmu } from '../smmu/soft/softSmmu.ts'
+import { TornFetches } from '../smmu/soft/tearing.ts'
+import type { Outcome } from '../smmu/transaction.ts'
+import { Devices } from './devices.ts'
+import { Feedback } from './feedback.ts'
+import { leaveBehind } from './firmware.ts'
+import { PageGuard } from './guard.ts'
+import { HostRegisters } from './hostRegisters.ts'
+import { AttackMemory } from './memory.ts'
+import { Oracle } from './oracle.ts'
+import { PageMap } from './pageMap.ts'
+import { Random } from './random.ts'
+import { framesOf, type HardwareOption, idRegistersOf, type Setup } from './setup.ts'
+import type { Access, Dma, Interleaved, Meanwhile, Step, Store, Transfer } from './steps.ts'
+
+/** Accesses of the hypervisor in one step; more is a loop without end. */
+const MAX_ACCESSES = 100_000
+/** Polls of one wait: more than late hardware needs. */
+const WAIT_POLLS = 256
+/** The hypervisor's process is killed. */
+class Killed extends Error {
+  override readonly name = 'Killed'
+}
+
+/** A step that does not come to an end. */
+class Endless extends Error {
+  override readonly name = 'Endless'
+}
+
+/** Somebody who looks on. */
+export interface Onlooker {
+  /** The machine starts from nothing. */
+  begin(): void
+  /** The machine was reset. */
+  reset(): void
+  /** The host wrote a register, and the policy has decided. */
+  wrote(step: Access): void
+  /** The host read CMDQ_CONS. */
+  readCons(smmu: number, value: number): void
+  /** A device's access, with what it ended in. */
+  accessed(step: Dma, outcome: Outcome): void
+  /** After each step. */
+  performed(step: Step): void
+}
+
+export class World {
+  readonly setup: Setup
+  readonly memory: AttackMemory
+  readonly oracle: Oracle
+  readonly feedback = new Feedback()
+  readonly guard = new PageGuard()
+  readonly smmus: readonly SoftSmmu[]
+  readonly devices: Devices
+  readonly host: readonly HostRegisters[]
+  readonly machine: Machine
+  policy: Policy
+  /** Performed since the beginning. */
+  readonly steps: Step[] = []
+  /** What a `read` step read last. */
+  readonly answer: Halves = { lo: 0, hi: 0 }
+  /** Compares with an SMMU without a hypervisor, while the host behaves. */
+  view: Onlooker | undefined
+  /** Called at each access of the hypervisor, for those who explain a case. */
+  onAccess: ((what: string) => void) | undefined
+
+  readonly #factory: PolicyFactory
+  readonly #context: PolicyContext
+  readonly #draws = new Random(0)
+  readonly #torn: TornFetches | undefined
+  readonly #trap = newTrap()
+  readonly #posts: (Post | undefined)[]
+  /** What was carried out last, as long as nothing else is asked of the hypervisor. */
+  #posted: { readonly smmu: number; readonly post: Post } | undefined
+  readonly #late: boolean
+  /** State as a server keeps it, while somebody may need it. */
+  #kept: Uint8Array | undefined
+  #keeping = false
+  // The step that is being decided.
+  #interleaved: Interleaved | undefined
+  #accesses = 0
+
+  constructor(setup: Setup, factory: PolicyFactory) {
+    this.setup = setup
+    this.#factory = factory
+    const has = (option: HardwareOption) => setup.hardware.includes(option)
+    this.memory = new AttackMemory(setup.ram)
+    const frames = framesOf(setup)
+    this.oracle = new Oracle(new PageMap(setup.ram, setup.carveout, frames), this.memory, this.guard)
+    const draws = this.#draws
+    this.#torn = has('torn') ? new TornFetches(this.memory, values => draws.below(values)) : undefined
+    this.#late = has('lag') || has('slow')
+    const lag: Lag = {
+      update: () => (has('lag') ? draws.below(12) : 0),
+      early: () => draws.chance(50),
+      command: () => (has('slow') && draws.chance(40) ? draws.below(6) : 0),
+    }
+    const id = idRegistersOf(setup)
+    this.smmus = frames.map(
+      (_, smmu) =>
+        new SoftSmmu(this.memory, {
+          id,
+          caching: setup.caching,
+          unguarded: has('unguarded'),
+          unalignedQueues: has('unaligned'),
+          ...(this.#late && { lag }),
+          ...(this.#torn && { torn: this.#torn }),
+          onWrite: (what, address, length) => {
+            this.oracle.smmuWrites(smmu, what, address, length)
+            this.feedback.write(what.length, this.oracle.map.owner(address))
+          },
+          onAtcInvalidate: cmd => this.devices.invalidate(smmu, cmd),
+        }),
+    )
+    this.devices = new Devices(this.smmus, this.oracle, this.feedback)
+    this.host = frames.map(() => new HostRegisters())
+    this.#posts = frames.map(() => undefined)
+    this.machine = {
+      memory: this.#policyMemory(),
+      carveout: setup.carveout,
+      smmus: frames.map((frame, i) => ({ ...frame, hardware: this.#hardware(i) })),
+      devices: [],
+      guard: this.guard,
+    }
+    this.#context = {
+      options: { until: setup.until, granule: setup.granule, waitPolls: WAIT_POLLS },
+      report: this.feedback,
+      persist: () => {
+        if (this.#keeping) this.#keep()
+      },
+      clock: () => 0,
+    }
+    this.policy = factory(this.machine, this.#context)
+  }
+
+  // What the policy is given.
+
+  #policyMemory(): GuestMemory {
+    const { memory, oracle } = this
+    return {
+      ram: memory.ram,
+      read: (address, target, offset, length) => {
+        oracle.hypervisorReads(address)
+        const ok = memory.read(address, target, offset, length)
+        this.#accessed('read', address)
+        return ok
+      },
+      write: (address, source, offset, length) => {
+        oracle.hypervisorWrites(address, length)
+        if (this.#torn !== undefined && length <= 64 && length % 8 === 0) this.#torn.storing(address, length)
+        const ok = memory.write(address, source, offset, length)
+        this.#accessed('write', address)
+        return ok
+      },
+    }
+  }
+
+  #hardware(smmu: number): SmmuHardware {
+    const soft = this.smmus[smmu]
+    const far: Pick<SmmuHardware, 'post' | 'writeThenRead'> = {
+      post: (offset, value, checkOffset, checkValue, answer) => {
+        this.#posts[smmu] = { offset, value, checkOffset, checkValue, answer }
+        return true
+      },
+      writeThenRead: (offset, value, readOffset, into) => {
+        const ok = soft.write(offset, 4, value, 0) && soft.read(readOffset, 4, into)
+        this.#accessed('register', offset)
+        return ok
+      },
+    }
+    return {
+      read: (offset, size, into) => {
+        const ok = soft.read(offset, size, into)
+        this.#accessed('register', offset)
+        return ok
+      },
+      write: (offset, size, lo, hi) => {
+        const ok = soft.write(offset, size, lo, hi)
+        this.#accessed('register', offset)
+        return ok
+      },
+      ...(this.setup.posts && far),
+    }
+  }
+
+  /** The hypervisor has accessed something: others get their turn. */
+  #accessed(what: string, address: number): void {
+    const n = ++this.#accesses
+    if (this.onAccess !== undefined) this.onAccess(`${what} ${hex(address)}`)
+    if (n > MAX_ACCESSES) throw new Endless(`more than ${MAX_ACCESSES} accesses in one step`)
+    const plan = this.#interleaved
+    if (plan === undefined) return
+    if (plan.each !== undefined) for (const step of plan.each) this.#meanwhile(step)
+    if (plan.during !== undefined) {
+      for (const { access, steps } of plan.during) if (access === n) for (const step of steps) this.#meanwhile(step)
+    }
+    if (plan.dies === n) throw new Killed()
+  }
+
+  // The beginning.
+
+  /** Everything as after power-on, then the policy's reset. `seed`: of what hardware does by chance. */
+  restart(seed: number): void {
+    this.#draws.seed(seed)
+    this.steps.length = 0
+    this.memory.clear()
+    this.feedback.begin()
+    this.devices.clear()
+    this.oracle.begin()
+    this.#reset()
+    this.view?.begin()
+  }
+
+  #reset(): void {
+    this.oracle.claims = false
+    for (const smmu of this.smmus) smmu.reset()
+    for (const registers of this.host) registers.reset()
+    this.#posts.fill(undefined)
+    this.#torn?.settleAll()
+    leaveBehind(this.setup, this.memory, this.smmus)
+    this.feedback.refusal = null
+    this.#begin(undefined)
+    this.#attempt(() => this.policy.reset())
+    this.#interleaved = undefined
+    this.oracle.map.reset()
+    this.oracle.donations.length = 0
+    const facilities = this.policy.inspect?.facilities
+    this.oracle.claims = facilities?.has('stage2') === true && this.feedback.refusal === null
+    this.oracle.auditGuard()
+  }
+
+  // Steps.
+
+  /** Does one step. Findings are the oracle's. */
+  perform(step: Step): void {
+    this.oracle.step = this.steps.length
+    this.feedback.step = this.steps.length
+    this.steps.push(step)
+    switch (step.do) {
+      case 'read':
+      case 'write':
+        this.#access(step)
+        break
+      case 'donate':
+      case 'reclaim':
+        this.#transfer(step)
+        break
+      case 'reset':
+        this.feedback.what = -1
+        this.#reset()
+        this.view?.reset()
+        break
+      case 'take-over':
+        this.feedback.what = -2
+        this.#takeOver(step)
+        break
+      case 'settle':
+        for (const smmu of this.smmus) smmu.step()
+        break
+      default:
+        this.#meanwhile(step)
+    }
+    this.view?.performed(step)
+  }
+
+  #begin(step: Interleaved | undefined): void {
+    this.#accesses = 0
+    this.#posted = undefined
+    this.#interleaved = step !== undefined && (step.each ?? step.during ?? step.dies) !== undefined ? step : undefined
+  }
+
+  /** Lets the policy act. Returns false when its process was killed. */
+  #attempt(act: () => void, taking = false): boolean {
+    try {
+      act()
+      return true
+    } catch (error) {
+      if (error instanceof Killed) return false
+      const { name, message } = error as Error
+      const words = message.replace(/0x[0-9a-f]+|\d+/g, 'N')
+      const kind = error instanceof Endless ? 'endless' : `${taking ? 'take-over' : 'throws'} ${name}: ${words}`
+      this.oracle.report(kind.slice(0, 120), `${name}: ${message}`)
+      return true
+    }
+  }
+
+  #access(step: Access): void {
+    const { smmu, offset } = step
+    const write = step.do === 'write'
+    this.feedback.what = write ? offset : offset | 0x4000_0000
+    if (write) {
+      const host = this.host[smmu]
+      if (host !== undefined) {
+        if (offset === R.ARM_SMMU_CR0) this.feedback.cr0(host.cr0, step.lo)
+        host.write(offset, step.lo, step.hi)
+      }
+    }
+    if (!write && this.#answers(step)) {
+      this.view?.readCons(smmu, this.answer.lo)
+      return
+    }
+    if (step.dies !== undefined) this.#keep()
+    this.#begin(step)
+    if (!this.#attempt(() => this.#trapped(step))) {
+      this.#succeed()
+      const { dies: _, ...again } = step
+      this.#begin(again)
+      this.#attempt(() => this.#trapped(step))
+    }
+    this.#interleaved = undefined
+    this.answer.lo = this.#trap.lo
+    this.answer.hi = this.#trap.hi
+    this.#carryOutPost(smmu)
+    if (this.view === undefined) return
+    if (write) this.view.wrote(step)
+    else if (offset === R.ARM_SMMU_CMDQ_CONS) this.view.readCons(smmu, this.answer.lo)
+  }
+
+  #trapped(step: Access): void {
+    const trap = this.#trap
+    trap.seq++
+    trap.smmu = step.smmu
+    trap.write = step.do === 'write'
+    trap.offset = step.offset
+    trap.size = step.size
+    trap.lo = trap.write ? step.lo : 0
+    trap.hi = trap.write ? step.hi : 0
+    trap.aborted = false
+    this.policy.access(trap)
+  }
+
+  /** What was to go to the hardware with the answer to the trap. */
+  #carryOutPost(smmu: number): void {
+    const post = this.#posts[smmu]
+    if (post === undefined) return
+    this.#posts[smmu] = undefined
+    const soft = this.smmus[smmu]
+    soft.write(post.offset, 4, post.value, 0)
+    const into = { lo: 0, hi: 0 }
+    soft.read(post.checkOffset, 4, into)
+    if (into.lo === post.checkValue) this.#posted = { smmu, post }
+    else this.#attempt(() => this.policy.postMismatch?.(smmu))
+  }
+
+  /** Whether a read is answered by what was posted, without a trap. */
+  #answers({ smmu, offset, size }: Access): boolean {
+    const posted = this.#posted
+    if (posted === undefined || posted.smmu !== smmu || posted.post.checkOffset !== offset || size !== 4) return false
+    const { answer } = this
+    this.smmus[smmu].read(offset, 4, answer)
+    if (answer.lo !== posted.post.checkValue) return false
+    answer.lo = posted.post.answer
+    answer.hi = 0
+    return true
+  }
+
+  #transfer(step: Transfer): void {
+    const { base, size, vm } = step
+    const pages = this.policy.inspect?.pages
+    const method = step.do === 'donate' ? 'donate' : 'reclaim'
+    if (pages?.[method] === undefined) return
+    this.feedback.what = -3
+    this.feedback.lastTransfer = undefined
+    if (step.dies !== undefined) this.#keep()
+    if (method === 'reclaim') this.oracle.returning(base, size)
+    let result: number = EIO
+    this.#begin(step)
+    const alive = this.#attempt(() => {
+      result = this.policy.inspect?.pages?.[method]?.(base, size, vm) ?? EIO
+    })
+    if (!alive) {
+      this.#begin(undefined)
+      this.#succeed()
+      // The successor has finished it, if it had begun, and told the outcome.
+      const told = this.feedback.lastTransfer as Feedback['lastTransfer']
+      const operation = method === 'donate' ? PAGE_DONATE : PAGE_RECLAIM
+      result = told?.operation === operation && told.base === base && told.size === size ? told.result : EIO
+    }
+    this.#interleaved = undefined
+    if (method === 'reclaim') this.oracle.reclaimed(base, size, vm, result === OK)
+    else if (result === OK) this.oracle.donated(base, size, vm)
+    else if (alive && (result === EIO || result === ETIMEDOUT)) this.#donationFailed(base, result)
+  }
+
+  /** A donation that the hardware's state does not excuse: it is prompt, and stopped at no command. */
+  #donationFailed(base: number, result: number): void {
+    if (this.#late || !this.oracle.claims) return
+    const into = { lo: 0, hi: 0 }
+    for (const smmu of this.smmus) {
+      smmu.read(R.ARM_SMMU_CMDQ_CONS, 4, into)
+      if (into.lo & R.CMDQ_CONS_ERR) return
+    }
+    this.oracle.report(
+      `donation-fails ${resultName(result)}`,
+      `the donation of ${hex(base)} ends in ${resultName(result)}`,
+    )
+  }
+
+  #keep(): void {
+    this.#keeping = true
+    this.#kept = this.policy.state?.checkpoint().slice()
+  }
+
+  #takeOver(step: Interleaved): void {
+    this.#keep()
+    this.#begin(step)
+    if (!this.#succeed()) {
+      this.#begin(undefined)
+      this.#succeed()
+    }
+    this.#interleaved = undefined
+    this.oracle.auditGuard()
+  }
+
+  /** Another process goes on from what was kept. Returns false when it was killed as well. */
+  #succeed(): boolean {
+    const kept = this.#kept
+    this.#keeping = false
+    this.#posts.fill(undefined)
+    if (kept === undefined) return true
+    return this.#attempt(() => {
+      const next = this.#factory(this.machine, this.#context)
+      this.policy = next
+      next.state?.restore(kept)
+      next.state?.resume?.()
+    }, true)
+  }
+
+  // What others do.
+
+  #meanwhile(step: Meanwhile): void {
+    switch (step.do) {
+      case 'store':
+        this.#store(step)
+        break
+      case 'dma': {
+        const outcome = this.devices.access(step, this.#interleaved !== undefined)
+        if (outcome !== undefined) this.view?.accessed(step, outcome)
+        break
+      }
+      case 'page-request':
+        this.devices.request(step)
+        break
+    }
+  }
+
+  /** A vCPU stores, where it can: guarded pages are out of its reach. */
+  #store({ address, words }: Store): void {
+    for (let i = 0; i < words.length; i++) {
+      const at = address + 4 * i
+      if (this.guard.size === 0 || !this.guard.has(at - (at % 4096))) this.memory.setWord(at, words[i])
+    }
+  }
+}
+
+interface Post {
+  readonly offset: number
+  readonly value: number
+  readonly checkOffset: number
+  readonly checkValue: number
+  readonly answer: number
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { HOST, HYPERVISOR, NOT_RAM, ownerName, PageMap } from '../../../server/attack/pageMap.ts'
+
+const PAGE = 4096
+const RAM = [
+  { base: 0, size: 16 * PAGE },
+  { base: 2 ** 32, size: 16 * PAGE },
+] as const
+const CARVEOUT = { base: 4 * PAGE, size: 2 * PAGE }
+const FRAMES = [{ base: 2 ** 20, size: 32 * PAGE }]
+
+/** Pages that mean something, and some beside them. */
+const page = fc
+  .tuple(fc.constantFrom(0, 2 ** 32, 2 ** 20), fc.integer({ min: 0, max: 40 }))
+  .map(([base, n]) => base + n * PAGE)
+const gift = fc.record({
+  base: page,
+  pages: fc.integer({ min: 1, max: 6 }),
+  owner: fc.integer({ min: 0, max: 0xfffe }),
+})
+
+test('each page belongs to whom it was given last', () => {
+  fc.assert(
+    fc.property(fc.array(gift, { maxLength: 30 }), page, fc.integer({ min: 0, max: PAGE - 1 }), (gifts, at, offset) => {
+      const map = new PageMap(RAM, CARVEOUT, FRAMES)
+      const isRam = RAM.some(({ base, size }) => at >= base && at < base + size)
+      let owner = at >= CARVEOUT.base && at < CARVEOUT.base + CARVEOUT.size ? HYPERVISOR : HOST
+      for (const { base, pages, owner: to } of gifts) {
+        map.give(base, pages * PAGE, to)
+        if (at >= base && at < base + pages * PAGE) owner = to
+      }
+      expect(map.owner(at + offset)).toBe(isRam ? owner : NOT_RAM)
+      const isFrame = at >= 2 ** 20 && at < 2 ** 20 + 32 * PAGE
+      expect(map.isFrame(at + offset)).toBe(isFrame)
+      expect(map.hostMay(at + offset)).toBe(isRam ? owner === HOST : !isFrame)
+      map.reset()
+      expect([...map.foreign()]).toEqual([
+        { page: 4 * PAGE, owner: HYPERVISOR },
+        { page: 5 * PAGE, owner: HYPERVISOR },
+      ])
+    }),
+  )
+})
+
+test('owners have names', () => {
+  expect([HOST, HYPERVISOR, NOT_RAM, 7].map(ownerName)).toEqual(['the host', 'the hypervisor', 'nobody', 'VM 7'])
+})

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Hypervisors with one hole each: the attacker finds it by itself, and the case that it hands over shows it again. */
+import { expect, test } from 'vitest'
+import type { CampaignOptions } from '../../../server/attack/campaign.ts'
+import { decodeCase, encodeCase, replay } from '../../../server/attack/cases.ts'
+import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
+import type { PolicyFactory } from '../../../server/policy/policy.ts'
+import { COMMAND_KEPT } from '../../../server/policy/report.ts'
+import { EPERM, OK } from '../../../server/policy/result.ts'
+import { CMDQ_OP_CMD_SYNC, CMDQ_OP_PREFETCH_CFG } from '../../../server/smmu/commands.ts'
+import * as R from '../../../server/smmu/registers.ts'
+import { attackUntil, filtered, withHole } from './support.ts'
+
+const until = (until: CampaignOptions['until']): Partial<CampaignOptions> => ({ until })
+const hardware = (...hardware: CampaignOptions['hardware']): Partial<CampaignOptions> => ({ hardware })
+const isTlbi = (opcode: number) => opcode >= 0x10 && opcode <= 0x30
+
+/** No TLBI reaches the hardware while pages are donated. */
+const tlbsAreKept: PolicyFactory = (machine, context) => {
+  let donating = false
+  return withHole({
+    machine: ({ memory }) => ({
+      memory: filtered(memory, (_, bytes) => {
+        if (!donating || bytes.length % 16 !== 0) return true
+        for (let at = 0; at < bytes.length; at += 16) if (isTlbi(bytes[at])) bytes[at] = CMDQ_OP_PREFETCH_CFG
+        return true
+      }),
+    }),
+    pages: pages => ({
+      donate: (base, size, vm) => {
+        donating = true
+        const result = pages.donate?.(base, size, vm) ?? OK
+        donating = false
+        return result
+      },
+    }),
+  })(machine, context)
+}
+
+/** EVTQ_BASE is what the host writes, also while the queue is on. */
+const eventsGoAnywhere = withHole({
+  access: (trap, policy, { smmus }) => {
+    policy.access(trap)
+    if (trap.write && trap.offset === R.ARM_SMMU_EVTQ_BASE) {
+      smmus[trap.smmu]?.hardware.write(trap.offset, trap.size, trap.lo, trap.hi)
+    }
+  },
+})
+
+const HOLES: readonly (readonly [string, PolicyFactory, string, Partial<CampaignOptions>])[] = [
+  [
+    'entries are taken as they are, which a device shows',
+    withHole({ claims: true }),
+    'dma untranslated',
+    until('strtab'),
+  ],
+  [
+    'entries are taken as they are, which their tables show',
+    withHole({ claims: true }),
+    'tables: no stage 2',
+    until('strtab'),
+  ],
+  [
+    'CMD_SYNC keeps its MSI',
+    (machine, context) => pkvm(machine, context, { commands: { [CMDQ_OP_CMD_SYNC]: () => () => COMMAND_KEPT } }),
+    'smmu-write msi-sync',
+    hardware('msi'),
+  ],
+  ['the event queue is not looked at', eventsGoAnywhere, 'smmu-write event', hardware('unguarded')],
+  ['TLBs keep pages that are donated', tlbsAreKept, 'dma by stage 2, from a cache', {}],
+  [
+    'a disabled SMMU lets everything through',
+    withHole({
+      access: (trap, policy, { smmus }) => {
+        policy.access(trap)
+        if (trap.write && trap.offset === R.ARM_SMMU_GBPA)
+          smmus[trap.smmu]?.hardware.write(trap.offset, 4, R.GBPA_UPDATE, 0)
+      },
+    }),
+    'tables: off and open',
+    {},
+  ],
+  [
+    'pages come back as they were',
+    withHole({
+      machine: ({ memory, carveout: { base, size } }) => ({
+        memory: filtered(
+          memory,
+          (address, bytes) =>
+            (address >= base && address < base + size) || bytes.length < 512 || bytes.some(byte => byte !== 0),
+        ),
+      }),
+    }),
+    'not-zeroed',
+    {},
+  ],
+  [
+    'vCPUs are not kept from pages',
+    withHole({ machine: () => ({ guard: { add: () => true, remove: () => true } }) }),
+    'guard',
+    {},
+  ],
+  [
+    'a page goes to two VMs',
+    withHole({ pages: pages => ({ donate: (...of) => (pages.donate?.(...of) === EPERM ? OK : OK) }) }),
+    'donates-foreign',
+    {},
+  ],
+  [
+    'a page is taken from whoever has it',
+    withHole({
+      pages: pages => ({
+        reclaim: (base, size) =>
+          pages.ranges(base, base + size).reduce((sum, { vm }) => sum | (pages.reclaim?.(base, size, vm) ?? 0), 0),
+      }),
+    }),
+    'reclaims-foreign',
+    {},
+  ],
+  [
+    'devices are kept from everything',
+    (machine, context) =>
+      pkvm(machine, context, {
+        stream: () => (_, shadow) => {
+          shadow.fill(0n)
+          shadow[0] = 1n
+          return OK
+        },
+      }),
+    'host-view refuses abort',
+    {},
+  ],
+  [
+    'CMDQ_CONS is ahead',
+    withHole({
+      access: (trap, policy) => {
+        policy.access(trap)
+        if (!trap.write && trap.offset === R.ARM_SMMU_CMDQ_CONS) trap.lo ^= 1
+      },
+    }),
+    'host-view CMDQ_CONS',
+    {},
+  ],
+  [
+    'a driver is warned of what is right',
+    withHole({
+      access: (trap, policy, _, { report }) => {
+        policy.access(trap)
+        const warning = policy.inspect?.warnings.find(({ expected }) => !expected)
+        if (warning && trap.offset === R.ARM_SMMU_IRQ_CTRL) report.warn(warning, trap.seq, trap.smmu, 0, 0, 0, 0)
+      },
+    }),
+    'warns',
+    {},
+  ],
+]
+
+test.each(HOLES)('%s', (_, factory, kind, options) => {
+  const found = attackUntil(factory, new RegExp(`^${kind}( HYP_|$)`), options)
+  expect(found?.kind.startsWith(kind)).toBe(true)
+  if (found === undefined) return
+  // As a file, on a machine of its own.
+  const again = decodeCase(encodeCase(found), 'case')
+  expect(again).toEqual(found)
+  expect(replay(again, factory)).toMatchObject({ kind: found.kind, message: found.message })
+  // The hypervisor without the hole does not have it.
+  const whole: PolicyFactory = (machine, context) => pkvm(machine, context)
+  expect(replay(again, whole)?.kind).not.toBe(found.kind)
+})
