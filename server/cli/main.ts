@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander'
 import { checkOpenFiles } from '../machine/limits.ts'
+import { attackCommand } from './attack.ts'
 import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
 import { ctlCommand } from './ctl.ts'
@@ -34,6 +35,7 @@ serveCommand(program)
 ctlCommand(program)
 walkCommand(program)
 faultsCommand(program)
+attackCommand(program)
 traceCommand(program)
 setupCommand(program)
 benchCommand(program)

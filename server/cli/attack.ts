@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim attack`: a hostile host against a policy, in process. */
+import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { type AttackOptions, type AttackResult, attack, type Found } from '../attack/attack.ts'
+import { decodeCase, replay } from '../attack/cases.ts'
+import { explain } from '../attack/explain.ts'
+import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
+import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
+import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { print, report } from './terminal.ts'
+
+interface AttackCommandOptions {
+  readonly policy: string
+  readonly until: SeriesStep
+  readonly hardware: readonly HardwareOption[]
+  readonly seconds?: number
+  readonly ops?: number
+  readonly seed?: number
+  readonly jobs: number
+  readonly corpus?: string
+  readonly known?: string
+  readonly replay?: string
+  readonly json?: true
+}
+
+/** Without an end in sight. */
+const DEFAULT_SECONDS = 60
+/** Between two lines on standard error that say how far it is. */
+const PROGRESS_SECONDS = 10
+
+const isHardware = (text: string): text is HardwareOption => (HARDWARE as readonly string[]).includes(text)
+
+function hardware(text: string): readonly HardwareOption[] {
+  if (text === 'all') return HARDWARE
+  if (text === 'none') return []
+  const names = text.split(',')
+  const wrong = names.find(name => !isHardware(name))
+  if (wrong !== undefined)
+    throw new InvalidArgumentError(`there is no "${wrong}", but ${HARDWARE.join(', ')}, all, none`)
+  return names.filter(isHardware)
+}
+
+function count(limit: number): (text: string) => number {
+  return text => {
+    const value = Number(text)
+    if (!Number.isInteger(value) || value < 1 || value > limit) {
+      throw new InvalidArgumentError(`expected a whole number from 1 to ${limit}`)
+    }
+    return value
+  }
+}
+
+function seed(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 0 || value >= 2 ** 32)
+    throw new InvalidArgumentError('expected 0 to 4294967295')
+  return value
+}
+
+const meanings = HARDWARE.map(name => `  ${name.padEnd(10)} ${HARDWARE_MEANING[name]}`).join('\n')
+
+export function attackCommand(program: Command): void {
+  program
+    .command('attack')
+    .description('a hostile host against a policy, in process, with an oracle that does not ask the hypervisor')
+    .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file`, 'pkvm')
+    .addOption(
+      new Option('--until <step>', 'how much of the series is emulated').choices(SERIES_STEPS).default('nested'),
+    )
+    .option(
+      '--hardware <list>',
+      `what hardware may be besides QEMU’s model: ${HARDWARE.join(',')}, all, none`,
+      hardware,
+      [],
+    )
+    .option('--seconds <n>', `end after so many seconds (default: ${DEFAULT_SECONDS}, without --ops)`, count(10 ** 7))
+    .option(
+      '--ops <n>',
+      'end after so many steps: traps, stores, accesses of devices, transfers of pages',
+      count(10 ** 12),
+    )
+    .option('--seed <n>', 'the same attack again (default: by chance)', seed)
+    .option('--jobs <n>', 'threads', count(256), 1)
+    .option('--corpus <dir>', 'cases that must show nothing any more; new ones are put there')
+    .option('--known <file>', 'weaknesses that are known; the attack fails only for others')
+    .addOption(
+      new Option('--replay <case>', 'perform one case and explain it').conflicts(['seconds', 'ops', 'seed', 'corpus']),
+    )
+    .option('--json', 'the result as JSON')
+    .addHelpText(
+      'after',
+      `\nHardware:\n${meanings}\n\nExit codes: 0 nothing new was found; 1 something was; 130 interrupted.`,
+    )
+    .action(async (options: AttackCommandOptions) => {
+      const { signal, dispose } = abortOnSignal()
+      try {
+        process.exitCode =
+          options.replay === undefined ? await run(options, signal) : await again(options.replay, options)
+      } catch (error) {
+        fail(error, signal)
+      } finally {
+        dispose()
+      }
+    })
+}
+
+async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<number> {
+  const attackOptions: AttackOptions = {
+    policy: options.policy,
+    until: options.until,
+    hardware: options.hardware,
+    seconds: options.seconds ?? (options.ops === undefined ? DEFAULT_SECONDS : undefined),
+    steps: options.ops,
+    seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
+    jobs: Math.min(options.jobs, 4 * availableParallelism()),
+    corpus: options.corpus,
+    known: options.known,
+  }
+  const quiet = options.json === true
+  if (!quiet) {
+    const hardwareNames = options.hardware.length > 0 ? options.hardware.join(',') : 'none'
+    print(
+      `attack on ${options.policy}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
+    )
+  }
+  let told = 0
+  const result = await attack(
+    attackOptions,
+    found => {
+      if (!quiet) tell(found)
+    },
+    ({ steps, cases, seconds }) => {
+      if (quiet || seconds - told < PROGRESS_SECONDS) return
+      told = seconds
+      report([`${Math.round(seconds)} s: ${steps} steps, ${Math.round(steps / seconds)}/s, ${cases} findings`])
+    },
+    signal,
+  )
+  if (quiet) print(JSON.stringify(asJson(result, attackOptions), null, 2))
+  else summarise(result)
+  if (signal.aborted) return EXIT.interrupted
+  return result.cases.length > 0 ? EXIT.failed : EXIT.ok
+}
+
+function tell({ found, file, seconds }: Found): void {
+  const when = seconds === undefined ? 'corpus' : `${seconds.toFixed(1)} s`
+  print(`${when}: ${found.kind}`)
+  for (const line of seconds === undefined ? [found.message] : (found.explanation ?? [found.message]))
+    print(`    ${line}`)
+  if (file !== undefined) print(`    ${file}`)
+}
+
+function summarise(result: AttackResult): void {
+  const { steps, operations, programs, seconds, features, cases, known, kinds } = result
+  const rate = Math.round(steps / Math.max(seconds, 0.001))
+  print(
+    `${steps} steps of ${operations} operations in ${programs} programs, ${seconds.toFixed(1)} s, ${rate} steps/s, ${features} features`,
+  )
+  for (const { kind } of known) print(`known: ${kind}: seen ${kinds.get(kind) ?? 0} times`)
+  for (const { kind } of result.mended) {
+    print(`mended: ${kind}: its case does not show it any more; take it off the list`)
+  }
+  print(cases.length > 0 ? `${cases.length} findings` : 'nothing new was found')
+}
+
+function asJson(result: AttackResult, { seed, jobs, policy, hardware }: AttackOptions): unknown {
+  const { cases, kinds, ...rest } = result
+  return {
+    ...{ policy, hardware, seed, jobs },
+    ...rest,
+    kinds: Object.fromEntries(kinds),
+    cases: cases.map(({ found, file, seconds }) => ({
+      ...{ kind: found.kind, message: found.message, file, seconds },
+      explanation: found.explanation,
+    })),
+  }
+}
+
+async function again(file: string, options: AttackCommandOptions): Promise<number> {
+  const case_ = decodeCase(readFileSync(file, 'utf8'), file)
+  const { factory } = await loadPolicy(options.policy)
+  const finding = replay(case_, factory)
+  if (options.json) print(JSON.stringify({ finding: finding ?? null, explanation: explain(case_, factory) }, null, 2))
+  else for (const line of explain(case_, factory)) print(line)
+  return finding === undefined ? EXIT.ok : EXIT.failed
+}
