@@ -23,7 +23,7 @@ import { SHADOW_STRTAB_STATE } from './shadowStrtab.ts'
 import { SMMU_STATE, type Smmu } from './smmu.ts'
 import { StateLayout } from './stateLayout.ts'
 
-export const CHECKPOINT_VERSION = 3
+export const CHECKPOINT_VERSION = 4
 const MAGIC = 0x5048_4843
 const HEADER_WORDS = 8
 /** Word of the checksum. */
@@ -298,8 +298,8 @@ export class Checkpoint {
       Object.assign(smmu.evtq.registers, reader.takeState(HOST_QUEUE_STATE))
       Object.assign(smmu.priq.registers, reader.takeState(HOST_QUEUE_STATE))
       smmu.features.sidBits = Math.min(32, smmu.features.sidBits)
-      smmu.hostCmdq.restore(HOST_CMDQ_STATE.load(words, at))
       smmu.shadowCmdq.restore(SHADOW_CMDQ_STATE.load(words, at + HOST_CMDQ_STATE.words))
+      smmu.hostCmdq.restore(HOST_CMDQ_STATE.load(words, at))
       at += CMDQ_WORDS
       smmu.hostStrtab.restore(reader.takeState(HOST_STRTAB_STATE))
       smmu.shadowStrtab.restore(reader.takeState(SHADOW_STRTAB_STATE))

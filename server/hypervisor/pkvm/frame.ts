@@ -191,7 +191,7 @@ const CMDQ_PROD: RegisterRule = {
   read: (smmu, trap) => answer(trap, smmu.hostCmdq.registers.prod),
   write(smmu, trap) {
     smmu.hostCmdq.registers.prod = trap.lo
-    if (smmu.enabled(CR0_CMDQEN)) smmu.hostCmdq.process()
+    if (smmu.enabled(CR0_CMDQEN)) smmu.hostCmdq.process(true)
     smmu.hyp.queueMoved()
   },
 }
@@ -238,8 +238,11 @@ const GERRORN: RegisterRule = {
     const active = gerror ^ before
     const toggled = trap.lo ^ before
     if ((toggled & ~active) !== 0) smmu.warn(HYP_GERRORN_INACTIVE, trap.lo, gerror, before, 0)
-    if ((toggled & active & GERROR_CMDQ_ERR) !== 0) smmu.shadowCmdq.acknowledge()
+    const goesOn = (toggled & active & GERROR_CMDQ_ERR) !== 0
+    if (goesOn) smmu.hostCmdq.acknowledge()
     if (!hardware.write32(ARM_SMMU_GERRORN, before ^ (toggled & active))) trap.aborted = true
+    if (goesOn && smmu.enabled(CR0_CMDQEN)) smmu.hostCmdq.process()
+    if (goesOn) smmu.hyp.queueMoved()
   },
 }
 

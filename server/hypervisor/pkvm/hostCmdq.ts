@@ -18,26 +18,31 @@ import {
   queueLog2Size,
   queuePointer,
 } from '../../smmu/queue.ts'
-import { CMDQ_CONS_ERR } from '../../smmu/registers.ts'
 import { type CommandContext, type CommandRule, ISSUING_OPCODES } from './commandRules.ts'
 import type { SmmuContext } from './context.ts'
 import { SHADOW_CMDQ_ENTRIES, type ShadowCmdq } from './shadowCmdq.ts'
 import { StateLayout } from './stateLayout.ts'
-import { HYP_CMDQ_FETCH } from './warnings.ts'
+import { HYP_CMDQ_FETCH, HYP_CMDQ_PROD } from './warnings.ts'
 
-/** CMDQ_BASE, CMDQ_PROD and CMDQ_CONS as the host wrote them, and as CONS has moved since; what a checkpoint holds. */
+/** CMDQ_BASE, CMDQ_PROD and CMDQ_CONS as the host wrote them; what a checkpoint holds. */
 export interface HostCmdqRegisters {
   baseLo: number
   baseHi: number
   prod: number
+  /** Since CMDQEN: behind the last command that was copied. What the host reads is behind it while the hardware is. */
   cons: number
+  /** Commands are left to copy: the hardware does not consume those before. */
+  unfinished: boolean
 }
+
+const NO_REGISTERS: HostCmdqRegisters = { baseLo: 0, baseHi: 0, prod: 0, cons: 0, unfinished: false }
 
 export const HOST_CMDQ_STATE = new StateLayout<HostCmdqRegisters>({
   baseLo: 'u32',
   baseHi: 'u32',
   prod: 'u32',
   cons: 'u32',
+  unfinished: 'flag',
 })
 
 export class HostCmdq {
@@ -48,10 +53,12 @@ export class HostCmdq {
   readonly #issuing = Uint8Array.from({ length: 256 }, (_, opcode) => (ISSUING_OPCODES.has(opcode) ? 1 : 0))
   readonly #context: CommandContext
   readonly #predictsCons: boolean
-  readonly registers: HostCmdqRegisters = { baseLo: 0, baseHi: 0, prod: 0, cons: 0 }
+  readonly registers: HostCmdqRegisters = { ...NO_REGISTERS }
   /** The copy of at most a whole shadow queue. */
   readonly #words = new Uint32Array(CMDQ_ENT_WORDS * SHADOW_CMDQ_ENTRIES)
   readonly #bytes = new Uint8Array(this.#words.buffer)
+  /** Of each command of the copy: its place in the host's queue. */
+  readonly #origins = new Uint32Array(SHADOW_CMDQ_ENTRIES)
   /** Where the queue is while it is enabled. */
   #address = 0
   #log2size = 0
@@ -78,7 +85,7 @@ export class HostCmdq {
   }
 
   reset(): void {
-    Object.assign(this.registers, { baseLo: 0, baseHi: 0, prod: 0, cons: 0 } satisfies HostCmdqRegisters)
+    Object.assign(this.registers, NO_REGISTERS)
     this.#alreadyIssued = []
   }
 
@@ -98,6 +105,10 @@ export class HostCmdq {
   /** CMDQEN 0 → 1. */
   enable(): number {
     this.#locate()
+    // What an earlier queue left does not run in this one.
+    this.registers.unfinished = false
+    this.#shadow.discard(this.registers.cons)
+    this.#shadow.origin = queuePointer(this.registers.cons, this.#log2size)
     return this.#smmu.hyp.share.sharePinned(this.#address, this.bytes)
   }
 
@@ -112,52 +123,81 @@ export class HostCmdq {
     this.#address = this.address
   }
 
-  /** CMDQ_PROD was written with CMDQEN = 1: everything up to it is filtered, and the hardware gets what is kept. */
-  process(): void {
+  /**
+   * Everything up to CMDQ_PROD is filtered, and the hardware gets what is kept.
+   * @param posts the host has written CMDQ_PROD and will look at CMDQ_CONS next: that read may be predicted
+   */
+  process(posts = false): void {
     const { registers } = this
-    const { hyp } = this.#smmu
     const log2size = this.#log2size
-    this.#shadow.begin()
+    const shadow = this.#shadow
+    // Hardware that stopped at a command reads no other before the host has acknowledged that.
+    if (shadow.stands()) return
     let left = queueEntries(registers.prod, registers.cons, log2size)
+    if (left > 1 << log2size) {
+      this.#smmu.warn(HYP_CMDQ_PROD, registers.prod, registers.cons, left, 0)
+      return
+    }
+    shadow.begin()
+    let held = false
     let cons = queuePointer(registers.cons, log2size)
     while (left > 0) {
-      const index = queueIndex(cons, log2size)
-      const count = Math.min(left, SHADOW_CMDQ_ENTRIES, (1 << log2size) - index)
-      const address = this.#address + index * CMDQ_ENTRY_SIZE
-      if (!hyp.memory.read(address, this.#bytes, 0, count * CMDQ_ENTRY_SIZE)) {
-        const hi = Math.floor(address / TWO_POW_32)
-        this.#smmu.warn(HYP_CMDQ_FETCH, address >>> 0, hi, left * CMDQ_ENTRY_SIZE, 0)
-        break
-      }
-      this.#filter(count)
-      cons = queueAdvance(cons, log2size, count)
-      left -= count
+      const count = this.#fetch(cons, left)
+      // What cannot be read is not tried again.
+      const done = count > 0 ? this.#filter(cons, count) : left
+      cons = queueAdvance(cons, log2size, done)
+      left -= done
+      held = done < count
+      if (held) break
     }
-    registers.cons = queuePointer(registers.prod, log2size)
-    this.#alreadyIssued = []
-    this.#shadow.submit(this.#predictsCons ? registers.cons : null)
+    registers.cons = cons
+    shadow.origin = cons
+    registers.unfinished = left > 0
+    if (left === 0) this.#alreadyIssued = []
+    // What is held back has been waited for.
+    if (!held) shadow.submit(posts && this.#predictsCons && left === 0 ? cons : null)
   }
 
-  /** Filters the first `count` commands of the copy. What is kept moves up, so that dropped commands leave no hole. */
-  #filter(count: number): void {
+  /** Copies the commands from `cons` on, at most `left`, that lie behind one another. @returns how many; 0: memory cannot be read */
+  #fetch(cons: number, left: number): number {
+    const { hyp } = this.#smmu
+    const log2size = this.#log2size
+    const index = queueIndex(cons, log2size)
+    const count = Math.min(left, SHADOW_CMDQ_ENTRIES, (1 << log2size) - index)
+    const address = this.#address + index * CMDQ_ENTRY_SIZE
+    if (hyp.memory.read(address, this.#bytes, 0, count * CMDQ_ENTRY_SIZE)) return count
+    this.#smmu.warn(HYP_CMDQ_FETCH, address >>> 0, Math.floor(address / TWO_POW_32), left * CMDQ_ENTRY_SIZE, 0)
+    return 0
+  }
+
+  /**
+   * Filters the first `count` commands of the copy, which begins at `cons`. What is kept moves up, so that dropped commands
+   * leave no hole.
+   * @returns how many are done: all, or those before one that the hardware's consumption has to be waited for
+   */
+  #filter(cons: number, count: number): number {
     const words = this.#words
+    const origins = this.#origins
     const rules = this.#rules
     const issuing = this.#issuing
     const shadow = this.#shadow
     const { index, hyp } = this.#smmu
     const { report } = hyp
-    const end = CMDQ_ENT_WORDS * count
-    /** Kept commands that are not yet in the shadow queue, by their first words. */
+    /** Kept commands that are not yet in the shadow queue. */
     let from = 0
     let to = 0
-    for (let at = 0; at < end; at += CMDQ_ENT_WORDS) {
+    for (let i = 0; i < count; i++) {
+      const at = CMDQ_ENT_WORDS * i
       const opcode = words[at] & 0xff
       const rule = rules[opcode]
       let verdict: number = COMMAND_KEPT
       if (rule !== undefined) {
-        if (to > from && issuing[opcode] === 1) {
-          shadow.append(this.#bytes, from / CMDQ_ENT_WORDS, (to - from) / CMDQ_ENT_WORDS)
-          from = to
+        if (issuing[opcode] === 1) {
+          from += shadow.append(this.#bytes, origins, from, to - from)
+          if (from < to) return origins[from] - cons
+          // The hypervisor's commands for it would wait behind what the hardware does not consume.
+          if (!shadow.catchUp()) return i
+          shadow.origin = cons + i
         }
         verdict = rule(words, at, this.#context)
       }
@@ -166,24 +206,39 @@ export class HostCmdq {
       }
       if (verdict === COMMAND_KEPT || verdict === COMMAND_REWRITTEN) {
         report.command(index, opcode, verdict)
-        if (to !== at) {
-          words[to] = words[at]
-          words[to + 1] = words[at + 1]
-          words[to + 2] = words[at + 2]
-          words[to + 3] = words[at + 3]
-        }
-        to += CMDQ_ENT_WORDS
+        if (to !== i) words.copyWithin(CMDQ_ENT_WORDS * to, at, at + CMDQ_ENT_WORDS)
+        origins[to++] = cons + i
       } else {
         // A policy file is not type-checked: what is no verdict must not pass.
         report.command(index, opcode, COMMAND_DROPPED)
       }
     }
-    if (to > from) shadow.append(this.#bytes, from / CMDQ_ENT_WORDS, (to - from) / CMDQ_ENT_WORDS)
+    from += shadow.append(this.#bytes, origins, from, to - from)
+    return from < to ? origins[from] - cons : count
   }
 
-  /** CMDQ_CONS as the host reads it: its own index with the hardware's ERR. */
+  /** CMDQ_CONS as the host reads it. */
   readCons(): number {
-    return ((this.registers.cons & ~CMDQ_CONS_ERR) | (this.#shadow.currentError() << 24)) >>> 0
+    const cons = this.#shadow.hostCons(this.registers.cons)
+    // It goes on as soon as the hardware does: the host may wait for that and write nothing.
+    if (this.registers.unfinished && this.#shadow.idle) {
+      this.process()
+      return this.#shadow.hostCons(this.registers.cons)
+    }
+    return cons
+  }
+
+  /**
+   * The host acknowledges CMDQ_ERR. It has replaced the command that the hardware stopped at, in its own queue: from there on
+   * everything is copied again, by `process`, and what the hardware has of it does not run (IHI 0070 section 7.1).
+   */
+  acknowledge(): void {
+    const { registers } = this
+    const cons = queuePointer(this.#shadow.hostCons(registers.cons), this.#log2size)
+    if (this.#shadow.stands()) {
+      registers.cons = cons
+      this.#shadow.discard(cons)
+    }
   }
 
   // Take-over.
@@ -192,6 +247,7 @@ export class HostCmdq {
     this.reset()
     Object.assign(this.registers, registers)
     this.#locate()
+    this.#shadow.origin = registers.cons
   }
 
   /** @param alreadyIssued from `ShadowCmdq.resume` */

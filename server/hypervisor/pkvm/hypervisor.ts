@@ -506,7 +506,7 @@ export class Hypervisor implements HypContext {
     for (const smmu of this.smmus) {
       const { index, hardware, hostCmdq, shadowCmdq, shadowStrtab } = smmu
       if (includesStep(this.upTo, 'cmdq')) {
-        const issued = shadowCmdq.resume()
+        const issued = shadowCmdq.resume(hostCmdq.registers.cons)
         if (issued === null) this.#expect([`SMMU ${index}: its queue was moved`])
         else hostCmdq.resume(issued)
       }

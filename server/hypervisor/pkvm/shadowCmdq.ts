@@ -16,7 +16,6 @@ import {
   ARM_SMMU_GERROR,
   ARM_SMMU_GERRORN,
   CMDQ_CONS_ERR,
-  CMDQ_ERR_CERROR_ILL_IDX,
   GERROR_CMDQ_ERR,
 } from '../../smmu/registers.ts'
 import type { SmmuContext } from './context.ts'
@@ -44,6 +43,8 @@ export interface ShadowCmdqState {
   /** The hardware's CMDQ_CONS as last read: index and ERR. */
   cons: number
   error: number
+  /** While the hardware has not consumed everything: where it is in the host's queue, as the host's CMDQ_CONS. */
+  origin: number
 }
 
 export const SHADOW_CMDQ_STATE = new StateLayout<ShadowCmdqState>({
@@ -52,19 +53,25 @@ export const SHADOW_CMDQ_STATE = new StateLayout<ShadowCmdqState>({
   submitted: 'u32',
   cons: 'u32',
   error: 'u32',
+  origin: 'u32',
 })
 
 export class ShadowCmdq {
   readonly #smmu: SmmuContext
-  readonly state: ShadowCmdqState = { base: 0, prod: 0, submitted: 0, cons: 0, error: 0 }
+  readonly state: ShadowCmdqState = { base: 0, prod: 0, submitted: 0, cons: 0, error: 0, origin: 0 }
+  /** Of each entry: the host's CMDQ_CONS as long as the hardware has not consumed it. */
+  readonly #origins = new Uint32Array(SHADOW_CMDQ_ENTRIES)
+  /** Origin of the commands that are issued: the host's command that they are for, or its next one. */
+  origin = 0
   /** A command of the hypervisor is written here, and then issued. */
   readonly command = new Uint32Array(CMDQ_ENT_WORDS)
   readonly #ownWords = new Uint32Array(CMDQ_ENT_WORDS * OWN_ENTRIES)
   readonly #ownBytes = new Uint8Array(this.#ownWords.buffer)
+  readonly #ownOrigins = new Uint32Array(OWN_ENTRIES)
   /** Commands in `#ownWords` that are not yet in the queue. */
   #own = 0
-  /** Room ran out in this trap: what comes after is lost as well. */
-  #lost = false
+  /** Room ran out in this trap: nothing more is appended. */
+  #full = false
   /** The hardware was found to have stopped at a command. */
   #stopped = false
 
@@ -73,8 +80,10 @@ export class ShadowCmdq {
   }
 
   reset(): void {
-    Object.assign(this.state, { base: 0, prod: 0, submitted: 0, cons: 0, error: 0 } satisfies ShadowCmdqState)
+    const state = { base: 0, prod: 0, submitted: 0, cons: 0, error: 0, origin: 0 } satisfies ShadowCmdqState
+    Object.assign(this.state, state)
     this.#own = 0
+    this.origin = 0
   }
 
   /** Installs the queue in the hardware. */
@@ -90,28 +99,38 @@ export class ShadowCmdq {
 
   /** A trap, or an operation outside of traps, begins. */
   begin(): void {
-    this.#lost = false
+    this.#full = false
   }
 
-  /** Appends `count` commands, from the one at index `first` of `bytes` on. */
-  append(bytes: Uint8Array, first: number, count: number): void {
+  /**
+   * Appends `count` commands, from the one at index `first` of `bytes` on; `origins` has that of each.
+   * @returns how many there was room for
+   */
+  append(bytes: Uint8Array, origins: Uint32Array, first: number, count: number): number {
     const { hyp } = this.#smmu
     const { state } = this
     let done = 0
-    while (done < count && !this.#lost) {
-      const space = queueSpace(state.prod, state.cons, SHADOW_CMDQ_LOG2SIZE) || this.#makeRoom()
+    while (done < count && !this.#full) {
+      const space = this.space || this.#makeRoom()
       if (space === 0) {
-        this.#lost = true
+        this.#full = true
         this.#smmu.warn(HYP_CMDQ_ROOM, state.prod, state.cons, 0, 0)
-        return
+        break
       }
       const index = queueIndex(state.prod, SHADOW_CMDQ_LOG2SIZE)
       const part = Math.min(count - done, space, SHADOW_CMDQ_ENTRIES - index)
       const from = (first + done) * CMDQ_ENTRY_SIZE
       hyp.memory.write(state.base + index * CMDQ_ENTRY_SIZE, bytes, from, part * CMDQ_ENTRY_SIZE)
+      for (let i = 0; i < part; i++) this.#origins[index + i] = origins[first + done + i]
       state.prod = queueAdvance(state.prod, SHADOW_CMDQ_LOG2SIZE, part)
       done += part
     }
+    return done
+  }
+
+  /** Entries that there is room for, by what is known of the hardware. */
+  get space(): number {
+    return queueSpace(this.state.prod, this.state.cons, SHADOW_CMDQ_LOG2SIZE)
   }
 
   /** @returns entries that there is room for after waiting. */
@@ -122,12 +141,13 @@ export class ShadowCmdq {
     state.submitted = state.prod
     hardware.write32(ARM_SMMU_CMDQ_PROD, state.prod)
     hyp.wait.until(this.#hasRoom)
-    return queueSpace(state.prod, state.cons, SHADOW_CMDQ_LOG2SIZE)
+    return this.space
   }
 
   /** `command` goes into the queue with the next `sync`, behind everything before it. */
   issue(): void {
     if (this.#own === OWN_ENTRIES) this.#flushOwn()
+    this.#ownOrigins[this.#own] = this.origin
     this.#ownWords.set(this.command, CMDQ_ENT_WORDS * this.#own++)
   }
 
@@ -136,7 +156,7 @@ export class ShadowCmdq {
     const count = this.#own
     this.#own = 0
     for (let i = 0; i < count; i++) hyp.report.hypCommand(index, this.#ownWords[CMDQ_ENT_WORDS * i] & 0xff)
-    this.append(this.#ownBytes, 0, count)
+    this.append(this.#ownBytes, this.#ownOrigins, 0, count)
   }
 
   /** CMD_SYNC behind the hypervisor's own commands. @returns whether the hardware has consumed all of them. */
@@ -144,7 +164,7 @@ export class ShadowCmdq {
     cmdSync(this.command)
     this.issue()
     this.#flushOwn()
-    return this.#drain() && !this.#lost
+    return this.#drain() && !this.#full
   }
 
   // Post and wait.
@@ -186,9 +206,9 @@ export class ShadowCmdq {
       state.submitted = state.prod
       this.#recordCons(hardware.writeThenRead32(ARM_SMMU_CMDQ_PROD, state.prod, ARM_SMMU_CMDQ_CONS))
     }
-    if (state.cons === state.prod) return true
+    if (this.idle) return true
     hyp.wait.until(this.#consumed)
-    if (state.cons === state.prod) return true
+    if (this.idle) return true
     const warning = this.#stopped ? HYP_CMDQ_STOPPED : HYP_CMDQ_TIMEOUT
     this.#smmu.warn(warning, state.prod, state.cons, hardware.read32(ARM_SMMU_GERROR), 0)
     return false
@@ -200,8 +220,10 @@ export class ShadowCmdq {
 
   /** @param cons the hardware's CMDQ_CONS as it was read */
   #recordCons(cons: number): void {
-    this.state.cons = queuePointer(cons, SHADOW_CMDQ_LOG2SIZE)
-    this.state.error = fieldGet(CMDQ_CONS_ERR, cons)
+    const { state } = this
+    state.cons = queuePointer(cons, SHADOW_CMDQ_LOG2SIZE)
+    state.error = fieldGet(CMDQ_CONS_ERR, cons)
+    if (!this.idle) state.origin = this.#origins[queueIndex(state.cons, SHADOW_CMDQ_LOG2SIZE)]
   }
 
   /** Hardware that stopped at a command does not go on before the host acknowledges it: waiting would not help. */
@@ -214,39 +236,64 @@ export class ShadowCmdq {
 
   readonly #consumed = (): boolean => {
     this.#readCons()
-    return this.state.cons === this.state.prod || this.#hasStopped()
+    return this.idle || this.#hasStopped()
   }
 
   readonly #hasRoom = (): boolean => {
     this.#readCons()
-    return queueSpace(this.state.prod, this.state.cons, SHADOW_CMDQ_LOG2SIZE) > 0 || this.#hasStopped()
+    return this.space > 0 || this.#hasStopped()
   }
 
-  /** CMDQ_CONS.ERR. That of idle hardware is the one that was read when it became idle. */
-  currentError(): number {
-    if (this.state.cons !== this.state.prod) this.#readCons()
-    return this.state.error
+  /** Whether the hardware has consumed everything so far, by what is known of it. */
+  get idle(): boolean {
+    return this.state.cons === this.state.prod
+  }
+
+  /** Lets the hardware have everything so far. @returns whether it has consumed it */
+  catchUp(): boolean {
+    return this.idle || this.#drain()
+  }
+
+  /** Whether the hardware stands at a command, and will until the host acknowledges that. */
+  stands(): boolean {
+    return !this.idle && this.#hasStopped()
   }
 
   /**
-   * The host acknowledges CMDQ_ERR: it has replaced the command that it took for the illegal one in its own queue, from which
-   * everything was copied long ago. What the hardware stopped at is in the shadow queue and would stop it again. A CMD_SYNC
-   * goes there, as Linux would put there (IHI 0070 section 7.1).
+   * CMDQ_CONS as the host reads it: where the hardware is in the host's queue, and ERR. That of idle hardware is the one that
+   * was read when it became idle.
+   * @param fetched where the hardware is when it has consumed everything
    */
-  acknowledge(): void {
+  hostCons(fetched: number): number {
     const { state } = this
-    this.#readCons()
-    if (state.error !== CMDQ_ERR_CERROR_ILL_IDX || state.cons === state.prod) return
+    if (!this.idle) this.#readCons()
+    const at = this.idle ? fetched : state.origin
+    return ((at & ~CMDQ_CONS_ERR) | (state.error << 24)) >>> 0
+  }
+
+  /**
+   * What the hardware has not consumed is not to run: it becomes CMD_SYNCs, and counts as the host's command at `origin`. The
+   * hardware must not be reading commands: its queue is off, or it has stopped (IHI 0070 section 7.1).
+   */
+  discard(origin: number): void {
+    const { state } = this
+    const { memory } = this.#smmu.hyp
     const words = new Uint32Array(CMDQ_ENT_WORDS)
     cmdSync(words)
-    const at = state.base + queueIndex(state.cons, SHADOW_CMDQ_LOG2SIZE) * CMDQ_ENTRY_SIZE
-    this.#smmu.hyp.memory.write(at, new Uint8Array(words.buffer), 0, CMDQ_ENTRY_SIZE)
+    const bytes = new Uint8Array(words.buffer)
+    const count = queueEntries(state.prod, state.cons, SHADOW_CMDQ_LOG2SIZE)
+    for (let i = 0; i < count; i++) {
+      const index = queueIndex(queueAdvance(state.cons, SHADOW_CMDQ_LOG2SIZE, i), SHADOW_CMDQ_LOG2SIZE)
+      memory.write(state.base + index * CMDQ_ENTRY_SIZE, bytes, 0, CMDQ_ENTRY_SIZE)
+      this.#origins[index] = origin
+    }
+    state.origin = origin
   }
 
   // Take-over.
 
   restore(state: ShadowCmdqState): void {
-    const { base, prod, submitted, cons, error } = state
+    const { base, prod, submitted, cons, error, origin } = state
     this.reset()
     Object.assign(this.state, {
       base,
@@ -254,29 +301,36 @@ export class ShadowCmdq {
       submitted: queuePointer(submitted, SHADOW_CMDQ_LOG2SIZE),
       cons: queuePointer(cons, SHADOW_CMDQ_LOG2SIZE),
       error: error & 0x7f,
+      origin,
     } satisfies ShadowCmdqState)
+    this.#origins.fill(origin)
   }
 
   /**
    * After `restore`: goes on where the hardware is, which may have been given more than the checkpoint knows of. What it
    * was given comes again when the host's write is repeated, and then goes behind it: moving PROD back would make the
    * hardware run through the whole queue.
+   * @param fetched where the host's queue was copied up to: the commands that come again begin there
    * @returns commands that the hardware was given already and must not get twice; null when its PROD is not one that the
    *   former hypervisor can have written
    */
-  resume(): Uint32Array[] | null {
+  resume(fetched: number): Uint32Array[] | null {
     const { state } = this
     const { hardware, hyp } = this.#smmu
     const known = state.prod
     state.prod = queuePointer(hardware.read32(ARM_SMMU_CMDQ_PROD), SHADOW_CMDQ_LOG2SIZE)
     state.submitted = state.prod
+    const given = queueEntries(state.prod, known, SHADOW_CMDQ_LOG2SIZE)
+    if (given > SHADOW_CMDQ_ENTRIES) return null
+    const indexOf = (i: number) => queueIndex(queueAdvance(known, SHADOW_CMDQ_LOG2SIZE, i), SHADOW_CMDQ_LOG2SIZE)
+    for (let i = 0; i < given; i++) this.#origins[indexOf(i)] = fetched
     this.#readCons()
-    const count = queueEntries(state.prod, known, SHADOW_CMDQ_LOG2SIZE)
-    if (count > SHADOW_CMDQ_ENTRIES) return null
+    // Where the hardware has stopped, the rest will not run.
+    const rest = this.stands() ? queueEntries(state.prod, state.cons, SHADOW_CMDQ_LOG2SIZE) : 0
     const issued: Uint32Array[] = []
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < given - rest; i++) {
       const command = new Uint32Array(CMDQ_ENT_WORDS)
-      const index = queueIndex(queueAdvance(known, SHADOW_CMDQ_LOG2SIZE, i), SHADOW_CMDQ_LOG2SIZE)
+      const index = indexOf(i)
       const address = state.base + index * CMDQ_ENTRY_SIZE
       if (!hyp.memory.read(address, new Uint8Array(command.buffer), 0, CMDQ_ENTRY_SIZE)) return null
       if (NON_IDEMPOTENT.has(command[0] & 0xff)) issued.push(command)

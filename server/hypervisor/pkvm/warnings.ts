@@ -163,7 +163,7 @@ export const HYP_CMDQ_FETCH = warning(
 export const HYP_CMDQ_ROOM = warning(
   'HYP_CMDQ_ROOM',
   COMMAND_QUEUE,
-  'No room appeared in the shadow command queue in time; the commands were lost.',
+  "No room appeared in the shadow command queue in time; the rest of the commands waits in the host's queue.",
   ['prod', 'cons'],
 )
 export const HYP_CMDQ_TIMEOUT = warning(
@@ -241,6 +241,12 @@ export const HYP_EL2_TOOK_SHARED = warning(
   EL2,
   'EL2 took pages from its host that a queue or table of the SMMU is in.',
   ['baseLo', 'baseHi', 'pages', 'pins'],
+)
+export const HYP_CMDQ_PROD = warning(
+  'HYP_CMDQ_PROD',
+  COMMAND_QUEUE,
+  'CMDQ_PROD is further ahead of CMDQ_CONS than the queue is long: old commands would run again. Nothing was sent.',
+  ['prod', 'cons', 'entries'],
 )
 
 /** All of them, by id - 1. */

@@ -3,23 +3,24 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { CheckpointError, checkpointChecksum } from '../../../../server/hypervisor/pkvm/checkpoint.ts'
-import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { SERIES_STEPS } from '../../../../server/policy/policy.ts'
 import { OK } from '../../../../server/policy/result.ts'
 import { fieldPrep } from '../../../../server/smmu/bits.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { command } from '../../smmu/fields.ts'
-import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, type SetUp, STE, shadowSte, shadowSteAddress } from './support.ts'
-
-/** A new server on the same machine. */
-function successor(bench: Bench, setUp: SetUp = {}): Hypervisor {
-  return new Hypervisor(
-    bench.machine,
-    { options: { waitPolls: 50, ...setUp.options }, report: bench.report, clock: () => bench.now++ },
-    setUp.overrides,
-  )
-}
+import {
+  Bench,
+  CARVEOUT_BASE,
+  Host,
+  MiB,
+  RAM_BASE,
+  type SetUp,
+  STE,
+  shadowSte,
+  shadowSteAddress,
+  successor,
+} from './support.ts'
 
 function takeOver(bench: Bench, setUp: SetUp = {}): void {
   const next = successor(bench, setUp)
@@ -191,8 +192,8 @@ describe('refused', () => {
     ['nothing', () => new Uint8Array(0), /no checkpoint/],
     ['an odd number of bytes', bytes => bytes.subarray(0, 33), /no checkpoint/],
     ['something else', bytes => bytes.fill(0x41, 0, 4), /no checkpoint/],
-    ['a newer version', bytes => bytes.fill(4, 4, 5), /version 4, this hypervisor reads 3/],
-    ['the version before', bytes => bytes.fill(2, 4, 5), /version 2, this hypervisor reads 3/],
+    ['a newer version', bytes => bytes.fill(5, 4, 5), /version 5, this hypervisor reads 4/],
+    ['the version before', bytes => bytes.fill(3, 4, 5), /version 3, this hypervisor reads 4/],
     ['cut short', bytes => bytes.subarray(0, bytes.length - 4), /shorter/],
     ['one bit flipped', bytes => bytes.fill(bytes[100] ^ 1, 100, 101), /damaged/],
   ]

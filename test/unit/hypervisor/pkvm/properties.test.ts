@@ -342,8 +342,8 @@ test('one trap is bounded: a host queue as long as can be, of commands that each
   bench.hw.stuck = true
   const before = bench.now
   bench.write(r.ARM_SMMU_CMDQ_PROD, 2 ** 19)
-  // Ten thousands of waits, of which one waited.
   expect(bench.now - before).toBeLessThan(1100)
-  expect(bench.report.commands.length).toBe(2 ** 19)
-  expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(2 ** 19)
+  // The first is waited for, in vain; the others stay in the queue.
+  expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(0)
+  expect(bench.report.commands.length).toBeLessThan(4)
 })

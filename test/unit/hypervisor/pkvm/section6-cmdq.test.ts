@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../../server/policy/report.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { CFGI_ALL, CS_IRQ, CS_SEV, cfgiSte, command, SYNC, TLBI_NSNH_ALL, tlbiNhVa } from '../../smmu/fields.ts'
-import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, STE } from './support.ts'
+import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, STE, shadowSte, successor } from './support.ts'
 
 let bench: Bench
 let host: Host
@@ -164,11 +164,21 @@ describe('consumption', () => {
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod & (2 * SIZE - 1))
   })
 
-  test('PROD further ahead than the queue is long: what the distance says, in bounded work', () => {
+  test.each([1, 2, SIZE - 1])('PROD set back by %i, which describes no queue: a warning, and nothing is sent', back => {
     const start = host.prod
-    bench.write(r.ARM_SMMU_CMDQ_PROD, start - 1)
-    expect(bench.report.commands.length).toBe(2 * SIZE - 1)
-    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe((start - 1) & (2 * SIZE - 1))
+    const log = bench.record()
+    const prod = (start - back) & (2 * SIZE - 1)
+    bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CMDQ_PROD', values: [prod, start, 2 * SIZE - back] }])
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_PROD'])
+    expect(bench.report.commands).toEqual([])
+    expect(log).toEqual([])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(start)
+    // A right one goes on from there.
+    bench.write(r.ARM_SMMU_CMDQ_PROD, start)
+    host.commands(tlbiNhVa(0x1000))
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x1000)])
+    expect(bench.report.take()).toEqual([])
   })
 
   test.each([0, 1, 12, 13, 17])('a host queue of 2^%i entries, full', log2size => {
@@ -230,7 +240,7 @@ describe('a hardware that does not follow', () => {
     expect(bench.hw.consumed.length).toBe(2)
   })
 
-  test('none within a second: a warning, the trap ends, CONS has moved', () => {
+  test('none within a second: a warning, the trap ends, CONS moves with the hardware', () => {
     bench = new Bench({ options: { waitPolls: 1_000_000 } })
     bench.hyp.reset()
     host = new Host(bench).boot()
@@ -240,11 +250,12 @@ describe('a hardware that does not follow', () => {
     expect(bench.now - before).toBeGreaterThanOrEqual(1000)
     expect(bench.now - before).toBeLessThan(1010)
     expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
-    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod - 2)
     bench.hw.stuck = false
     host.commands(SYNC)
     expect(bench.report.take()).toEqual([])
     expect(bench.hw.consumed.length).toBe(3)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
   })
 
   test('an error that comes late is seen in CONS', () => {
@@ -254,23 +265,39 @@ describe('a hardware that does not follow', () => {
     bench.hw.stuck = false
     bench.hw.illegal = 0x46
     bench.hw.consume()
-    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe((host.prod - 1) | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
   })
 
-  test('no room: a warning, what did not fit is lost, CONS has moved; it recovers', () => {
+  test('no room: a warning, what does not fit waits in the queue of the host, and goes on with the hardware', () => {
     bench.hw.stuck = true
     for (let sent = 0; sent < 4096; sent += 128) {
       host.commands(...Array.from({ length: 128 }, () => tlbiNhVa(0)))
       expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
     }
-    host.commands(tlbiNhVa(0), SYNC)
-    expect(bench.report.take()[0]).toBe('HYP_CMDQ_ROOM')
-    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+    host.commands(tlbiNhVa(0x9000), SYNC)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_ROOM'])
     bench.hw.stuck = false
-    host.commands(SYNC)
+    // The host reads CONS and writes nothing.
+    bench.hw.consume()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
     expect(bench.report.take()).toEqual([])
-    // The queue was full without the two that were lost.
-    expect(bench.hw.consumed.length).toBe(4096 + 1)
+    expect(bench.hw.consumed.length).toBe(4096 + 2)
+    expect(bench.hw.consumed.slice(4096)).toEqual([tlbiNhVa(0x9000), SYNC])
+  })
+
+  test('a CFGI_STE behind commands that are not consumed waits in the queue of the host', () => {
+    host.l1(8)
+    host.ste(8, STE.s1)
+    bench.hw.stuck = true
+    host.commands(tlbiNhVa(0), cfgiSte(8), SYNC)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod - 3)
+    expect(bench.hyp.streams()).toEqual([])
+    bench.hw.stuck = false
+    bench.hw.consume()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+    expect(bench.hyp.streams()).toMatchObject([{ sid: 8 }])
+    expect(bench.report.take()).toEqual([])
   })
 
   test('a trap waits about once, however many waits it asks for', () => {
@@ -296,12 +323,110 @@ describe('a hardware that does not follow', () => {
     expect(bench.now - before).toBeLessThan(10)
     expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED'])
     expect(bench.hw.consumed.length).toBe(1)
-    // Linux replaces the command at CONS in its own queue, which has been copied long ago, and acknowledges.
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe((host.prod - 2) | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
+    // Linux replaces the command at CONS in its own queue and acknowledges.
+    bench.memory.poke(HOST_CMDQ + 16 * (host.prod - 2), new Uint8Array(Uint32Array.from(command('SYNC')).buffer))
     bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
-    expect(bench.hw.consumed.map(([word]) => (word ?? 0) & 0xff)).toEqual([0x12, 0x46, 0x46])
+    // The hardware runs through what it had; then everything from there on comes again.
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0), command('SYNC'), command('SYNC'), command('SYNC'), SYNC])
     expect(bench.read(r.ARM_SMMU_GERROR)).toBe(bench.read(r.ARM_SMMU_GERRORN))
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(host.prod)
     host.commands(SYNC)
     expect(bench.report.take()).toEqual([])
+  })
+})
+
+describe('an illegal command among others', () => {
+  const CONS_AT_4 = 0x0100_0004
+  const takeOver = () => {
+    const next = successor(bench)
+    next.restore(bench.hyp.checkpoint().slice())
+    expect(next.resume()).toEqual([])
+    bench.hyp = next
+  }
+  beforeEach(() => {
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 3)
+    bench.write(r.ARM_SMMU_CMDQ_CONS, 3)
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_SMMUEN)
+    bench.report.take()
+    bench.hw.takeCommands()
+    bench.hw.illegal = 0x0b
+  })
+
+  test('CONS is where the hardware stopped, and what is behind has not run', () => {
+    host.commands(TLBI_NSNH_ALL, command(0x0b), TLBI_NSNH_ALL, SYNC)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(CONS_AT_4)
+    expect(bench.hw.takeCommands()).toEqual(['TLBI_NSNH_ALL'])
+  })
+
+  test('more of it is not looked at before the host acknowledges', () => {
+    host.commands(TLBI_NSNH_ALL, command(0x0b), TLBI_NSNH_ALL, SYNC)
+    bench.report.take()
+    bench.report.commands = []
+    host.attach(8, STE.s1)
+    expect(bench.report.take()).toEqual([])
+    expect(bench.report.commands).toEqual([])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(CONS_AT_4)
+  })
+
+  test('after GERRORN and a new PROD everything from there runs, a CFGI_STE among it', () => {
+    host.l1(8)
+    host.ste(8, STE.s1)
+    host.commands(TLBI_NSNH_ALL, command(0x0b), cfgiSte(8), SYNC)
+    expect(bench.hyp.streams()).toEqual([])
+    // Another legal command in its place.
+    bench.memory.poke(HOST_CMDQ + 16 * 4, new Uint8Array(Uint32Array.from(tlbiNhVa(0x5000)).buffer))
+    bench.hw.takeCommands()
+    bench.report.take()
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    host.commands(tlbiNhVa(0x6000), SYNC)
+    expect(bench.report.take()).toEqual([])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(host.prod)
+    expect(bench.hyp.streams()).toMatchObject([{ sid: 8 }])
+    const ran = bench.hw.takeCommands().filter(name => name !== 'SYNC')
+    expect(ran).toEqual(['TLBI_NH_VA', 'CFGI_STE', 'CFGI_STE', 'CFGI_STE', 'TLBI_NH_VA'])
+  })
+
+  test('a CFGI_STE behind it, valid to abort: nothing is half done, and whoever takes over goes on', () => {
+    bench.hw.illegal = 0xff
+    host.attach(8, STE.s1)
+    const before = shadowSte(bench, 8)
+    host.ste(8, STE.abort)
+    host.commands(command(0xff), cfgiSte(8), SYNC)
+    expect(shadowSte(bench, 8)).toEqual(before)
+    takeOver()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe((host.prod - 3) | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
+    bench.hw.illegal = -1
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    expect(bench.hyp.streams()).toMatchObject([{ sid: 8, shadow: new BigUint64Array([1n, ...Array(7).fill(0n)]) }])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(host.prod)
+  })
+
+  test('after a take-over CONS is where the hardware stopped, and everything from there runs', () => {
+    host.commands(TLBI_NSNH_ALL, command(0x0b), tlbiNhVa(0x3000), SYNC)
+    takeOver()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(CONS_AT_4)
+    bench.hw.illegal = -1
+    bench.hw.takeCommands()
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    expect(bench.hw.takeCommands()).toEqual(['SYNC', 'SYNC', 'SYNC', 'opcode 0xb', 'TLBI_NH_VA', 'SYNC'])
+  })
+
+  test('a queue that is disabled and enabled again starts anew: nothing of before runs', () => {
+    host.commands(TLBI_NSNH_ALL, command(0x0b), tlbiNhVa(0x3000), SYNC)
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 0)
+    bench.write(r.ARM_SMMU_CMDQ_CONS, 0)
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    bench.report.take()
+    bench.hw.takeCommands()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(r.CMDQ_ERR_CERROR_ILL_IDX << 24)
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    host.commands(tlbiNhVa(0x4000))
+    expect(bench.hw.consumed.filter(([word]) => word !== 0x46)).toEqual([tlbiNhVa(0x4000)])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(1)
   })
 })
 

@@ -53,7 +53,7 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   // In HypervisorState, by runs; what follows from them.
   'pool.ts': ['#lowest', '#clean', '#limit', 'used', 'peak', 'failures', 'generation'],
   // Of the operation at hand.
-  'shadowCmdq.ts': ['#own', '#lost', '#stopped'],
+  'shadowCmdq.ts': ['#own', '#full', '#stopped', 'origin'],
   // Of the trap at hand.
   'wait.ts': ['#spent'],
 }

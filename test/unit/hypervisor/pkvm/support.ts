@@ -438,6 +438,15 @@ export class Bench extends BenchOf<TestHardware> {
   }
 }
 
+/** A new server on the same machine. */
+export function successor(bench: Bench, setUp: SetUp = {}): Hypervisor {
+  return new Hypervisor(
+    bench.machine,
+    { options: { waitPolls: 50, ...setUp.options }, report: bench.report, clock: () => bench.now++ },
+    setUp.overrides,
+  )
+}
+
 /** LOG2SIZE of the host's queues. */
 export const HOST_LOG2SIZE = 8
 
