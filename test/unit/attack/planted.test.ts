@@ -9,10 +9,14 @@ import { COMMAND_KEPT } from '../../../server/policy/report.ts'
 import { EPERM, OK } from '../../../server/policy/result.ts'
 import { CMDQ_OP_CMD_SYNC, CMDQ_OP_PREFETCH_CFG } from '../../../server/smmu/commands.ts'
 import * as R from '../../../server/smmu/registers.ts'
-import { attackUntil, filtered, withHole } from './support.ts'
+import { attackUntil, filtered, KNOWN, withHole } from './support.ts'
 
 const until = (until: CampaignOptions['until']): Partial<CampaignOptions> => ({ until })
 const hardware = (...hardware: CampaignOptions['hardware']): Partial<CampaignOptions> => ({ hardware })
+/** The tables are looked at in the end: what devices show before does not end a program. */
+const passing = (...kinds: string[]): Partial<CampaignOptions> => ({
+  known: [...KNOWN, ...kinds.map(kind => ({ kind, why: 'the hole' }))],
+})
 const isTlbi = (opcode: number) => opcode >= 0x10 && opcode <= 0x30
 
 /** No TLBI reaches the hardware while pages are donated. */
@@ -78,7 +82,7 @@ const HOLES: readonly (readonly [string, PolicyFactory, string, Partial<Campaign
       },
     }),
     'tables: off and open',
-    {},
+    passing('dma untranslated', 'dma untranslated, meanwhile'),
   ],
   [
     'pages come back as they were',

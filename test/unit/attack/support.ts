@@ -113,7 +113,7 @@ export const OPEN: PolicyFactory = withHole({
   }),
 })
 
-const KNOWN = readKnown(fileURLToPath(new URL('../../attack/known.json', import.meta.url)))
+export const KNOWN = readKnown(fileURLToPath(new URL('../../attack/known.json', import.meta.url)))
 
 /** Attacks until something of a kind is found, or for so many steps. */
 export function attackUntil(
