@@ -36,8 +36,11 @@ import type { HostStrtab } from './hostStrtab.ts'
 import type { Idmap } from './idmap.ts'
 import type { ShadowCmdq } from './shadowCmdq.ts'
 import { StateLayout } from './stateLayout.ts'
-import { hasStage2, isValid, type StreamRule, steConfig, translates } from './steRules.ts'
+import { hasStage2, isValid, type StreamRule, steConfig, steOrder, translates } from './steRules.ts'
 import { STRTAB_L2_BYTES, STRTAB_L2_STES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
+
+/** Word 0 of an entry that aborts without an event. */
+const ABORT_BYTES = new Uint8Array(BigUint64Array.of(STRTAB_STE_0_V).buffer)
 
 /** Streams that a machine may have: all are in the checkpoint, and QEMU keeps MAX_CHECKPOINT bytes of it (76 for each). */
 export const MAX_STREAMS = 4096
@@ -132,10 +135,10 @@ export class ShadowStrtab {
     return updated
   }
 
-  /** Whether `#ste` is in memory, whole and valid. */
+  /** Whether `#ste` is in memory: by its word 0, which makes it what it is. */
   #stands(address: number): boolean {
     if (!this.#smmu.hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return false
-    return isValid(this.#ste) && this.#old.every((word, i) => word === this.#ste[i])
+    return this.#old[0] === this.#ste[0]
   }
 
   /** An update failed: whoever takes over must not finish what the host was told had not happened. */
@@ -157,21 +160,22 @@ export class ShadowStrtab {
 
   /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. */
   #update(sid: number, address: number): number {
-    const { memory } = this.#smmu.hyp
-    if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
-    const wasValid = isValid(this.#old)
-    const bytes = this.#bytes
-    // Word 0 alone is a whole entry that is invalid or aborts. Without its second stage, the former one would be none.
-    if (wasValid && !translates(steConfig(this.#ste))) {
-      if (!memory.write(address, bytes, 0, 8)) return EFAULT
-      if (!this.#invalidate(sid)) return ETIMEDOUT
-      if (!memory.write(address + 8, bytes, 8, STRTAB_STE_SIZE - 8)) return EFAULT
-    } else {
-      if (!memory.write(address + 8, bytes, 8, STRTAB_STE_SIZE - 8)) return EFAULT
-      if (!wasValid && isValid(this.#ste) && !this.#invalidate(sid)) return ETIMEDOUT
-      if (!memory.write(address, bytes, 0, 8)) return EFAULT
+    if (!this.#smmu.hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
+    const write = (bytes: Uint8Array, from: number, to: number): number =>
+      this.#smmu.hyp.memory.write(address + from, bytes, from, to - from) ? OK : EFAULT
+    const word0 = (): number => write(this.#bytes, 0, 8)
+    const rest = (): number => write(this.#bytes, 8, STRTAB_STE_SIZE)
+    const seen = (): number => (this.#invalidate(sid) ? OK : ETIMEDOUT)
+    switch (steOrder(this.#old, this.#ste)) {
+      case 'at once':
+        return rest() || word0() || seen()
+      case 'word 0 last':
+        return rest() || seen() || word0() || seen()
+      case 'word 0 first':
+        return word0() || seen() || rest() || seen()
+      case 'over abort':
+        return write(ABORT_BYTES, 0, 8) || seen() || rest() || seen() || word0() || seen()
     }
-    return this.#invalidate(sid) ? OK : ETIMEDOUT
   }
 
   /** CFGI_STE and CMD_SYNC of the hypervisor's own. */
@@ -244,7 +248,9 @@ export class ShadowStrtab {
         continue
       }
       shadow.set(this.#ste)
-      if (stands.every((word, i) => word === this.#ste[i])) continue
+      // Of an entry that aborts, nothing but word 0 matters.
+      if (stands[0] === shadow[0] && (!translates(steConfig(shadow)) || stands.every((word, i) => word === shadow[i])))
+        continue
       if (!this.#writeEntry(sid, live)) return null
       changes.push(`${this.#name(sid)} was rewritten`)
     }

@@ -9,7 +9,21 @@ import {
   STRTAB_STE_0_CFG_NESTED,
   STRTAB_STE_0_CFG_S1_TRANS,
   STRTAB_STE_0_CFG_S2_TRANS,
+  STRTAB_STE_0_S1CDMAX,
+  STRTAB_STE_0_S1CTXPTR_MASK,
+  STRTAB_STE_0_S1FMT,
   STRTAB_STE_0_V,
+  STRTAB_STE_1_ALLOCCFG,
+  STRTAB_STE_1_INSTCFG,
+  STRTAB_STE_1_MEMATTR,
+  STRTAB_STE_1_MEV,
+  STRTAB_STE_1_MTCFG,
+  STRTAB_STE_1_PRIVCFG,
+  STRTAB_STE_1_S1CIR,
+  STRTAB_STE_1_S1COR,
+  STRTAB_STE_1_S1CSH,
+  STRTAB_STE_1_S1DSS,
+  STRTAB_STE_1_S1STALLD,
   STRTAB_STE_1_SHCFG,
   STRTAB_STE_1_SHCFG_INCOMING,
   STRTAB_STE_2_S2AA64,
@@ -24,6 +38,20 @@ import type { Idmap } from './idmap.ts'
 /** Bits of Config (IHI 0070 section 5.2): transactions pass; stage 2 translates them. */
 const CONFIG_PASSES = 4
 const CONFIG_STAGE2 = 2
+const CONFIG_STAGE1 = 1
+
+// What of the host's entry reaches the hardware under stage 2 (IHI 0070 section 5.2; server/hypervisor/README.md, section 7.2).
+const WORD_0 = STRTAB_STE_0_V | STRTAB_STE_0_CFG
+const WORD_0_STAGE1 = STRTAB_STE_0_S1FMT | STRTAB_STE_0_S1CTXPTR_MASK | STRTAB_STE_0_S1CDMAX
+const WORD_1 =
+  STRTAB_STE_1_MEV |
+  STRTAB_STE_1_MEMATTR |
+  STRTAB_STE_1_MTCFG |
+  STRTAB_STE_1_ALLOCCFG |
+  STRTAB_STE_1_PRIVCFG |
+  STRTAB_STE_1_INSTCFG
+const WORD_1_STAGE1 =
+  STRTAB_STE_1_S1DSS | STRTAB_STE_1_S1CIR | STRTAB_STE_1_S1COR | STRTAB_STE_1_S1CSH | STRTAB_STE_1_S1STALLD
 
 /** What a rule may use besides the entry. */
 export interface SteContext {
@@ -43,12 +71,14 @@ export const copyStream: StreamRule = () => OK
 /** Stage 2 of the hypervisor under whatever the host configured. */
 export const nestStream: StreamRule = (host, shadow, { idmap }) => {
   const config = steConfig(host)
+  shadow.fill(0n)
   if (!translates(config)) {
-    shadow[2] = 0n
-    shadow[3] = 0n
+    shadow[0] = isValid(host) ? host[0] & WORD_0 : 0n
     return OK
   }
   if (idmap === null) return ENODEV
+  const stage1 = hasStage1(config)
+  shadow[0] = host[0] & (stage1 ? WORD_0 | WORD_0_STAGE1 : WORD_0)
   switch (config) {
     case STRTAB_STE_0_CFG_BYPASS:
       setConfig(shadow, STRTAB_STE_0_CFG_S2_TRANS)
@@ -59,7 +89,9 @@ export const nestStream: StreamRule = (host, shadow, { idmap }) => {
     default:
       return EINVAL
   }
-  shadow[1] = (host[1] & ~STRTAB_STE_1_SHCFG) | fieldPrep64(STRTAB_STE_1_SHCFG, STRTAB_STE_1_SHCFG_INCOMING)
+  shadow[1] =
+    (host[1] & (stage1 ? WORD_1 | WORD_1_STAGE1 : WORD_1)) |
+    fieldPrep64(STRTAB_STE_1_SHCFG, STRTAB_STE_1_SHCFG_INCOMING)
   shadow[2] =
     fieldPrep64(STRTAB_STE_2_VTCR, idmap.geometry.vtcr) |
     STRTAB_STE_2_S2AA64 |
@@ -82,6 +114,42 @@ export function steConfig(ste: BigUint64Array): number {
 /** Whether transactions pass an entry with this Config, translated or not; else they are aborted (IHI 0070 section 5.2). */
 export function translates(config: number): boolean {
   return config !== STE_INVALID && (config & CONFIG_PASSES) !== 0
+}
+
+/** Whether an entry with this Config has a stage 1. */
+function hasStage1(config: number): boolean {
+  return translates(config) && (config & CONFIG_STAGE1) !== 0
+}
+
+/** How an entry becomes another one, so that no fetch in between finds what is neither of them and no abort. */
+export type SteOrder =
+  /** In any order: at most one word differs of which the hardware makes use. */
+  | 'at once'
+  /** What the former entry makes no use of, then word 0. */
+  | 'word 0 last'
+  /** Word 0, then what the new entry makes no use of. */
+  | 'word 0 first'
+  /** There is no such order: it aborts in between. */
+  | 'over abort'
+
+/**
+ * The order of writes from an entry that stands to another one (server/hypervisor/README.md, section 7.3). Hardware reads
+ * each 64-bit word whole, the words of an entry in any order (IHI 0070 section 3.21.3).
+ */
+export function steOrder(from: BigUint64Array, to: BigUint64Array): SteOrder {
+  const [was, is] = [translates(steConfig(from)), translates(steConfig(to))]
+  if (!was && !is) return 'at once'
+  if (!was) return 'word 0 last'
+  if (!is) return 'word 0 first'
+  if (from.reduce((differ, word, i) => differ + (word === to[i] ? 0 : 1), 0) <= 1) return 'at once'
+  if (!usesDifference(from, to)) return 'word 0 last'
+  return usesDifference(to, from) ? 'over abort' : 'word 0 first'
+}
+
+/** Whether an entry makes use of a part of its words 1 to 7 in which another one differs. */
+function usesDifference(ste: BigUint64Array, other: BigUint64Array): boolean {
+  const ignored = hasStage1(steConfig(ste)) ? 0n : WORD_1_STAGE1
+  return ste.some((word, i) => i > 0 && ((word ^ other[i]) & (i === 1 ? ~ignored : -1n)) !== 0n)
 }
 
 /** Whether an entry with this Config has a stage 2. */
