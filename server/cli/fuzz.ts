@@ -30,7 +30,7 @@ export function fuzzCommand(program: Command): void {
   program
     .command('fuzz')
     .description(
-      'hostile frames, checkpoints, recordings and rules against the code that reads them; 1 when it found something',
+      'hostile frames, checkpoints, recordings, rules and requests against the code that reads them; 1 when it found something',
     )
     .option('--seconds <n>', 'for all targets together', count, DEFAULT_SECONDS)
     .addOption(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What is fuzzed, in this order; each is the module of that name in targets/. */
-export const TARGETS = ['codec', 'frames', 'checkpoint', 'recording', 'rules'] as const
+export const TARGETS = ['codec', 'frames', 'checkpoint', 'recording', 'rules', 'api'] as const
 export type TargetName = (typeof TARGETS)[number]

@@ -12,6 +12,8 @@ export interface Target {
    * @throws whatever should not have happened: that is a finding
    */
   run(choices: Choices): string | Promise<string>
+  /** Ends what inputs have in common. */
+  close?(): Promise<void>
 }
 
 /** What should not have happened, in words. */

@@ -54,6 +54,7 @@ async function main(port: NonNullable<typeof parentPort>): Promise<void> {
       port.postMessage({ found: { message, input: await shrink(target, input, kind) } } satisfies WorkerMessage)
     }
   }
+  await target.close?.()
   port.postMessage({ done: { inputs: count, outcomes: inputs.outcomes } } satisfies WorkerMessage)
 }
 

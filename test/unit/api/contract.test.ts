@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Every answer is what the OpenAPI document says; what no request may do is in fuzz.test.ts. */
+/** Every answer is what the OpenAPI document says; what no request may do is in test/fuzz/targets/api.ts. */
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA } from '../../../server/smmu/registers.ts'

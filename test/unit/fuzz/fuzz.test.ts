@@ -66,6 +66,7 @@ describe.each(TARGETS)('%s', name => {
   test('what was found once is found no more', async () => {
     const { default: target } = (await import(`../../fuzz/targets/${name}.ts`)) as { default: Target }
     for (const input of corpus(name)) await target.run(new Choices(input))
+    await target.close?.()
   })
 
   test('the first inputs find nothing, come to many things, and to the same ones again', async () => {
