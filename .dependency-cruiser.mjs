@@ -15,6 +15,8 @@ const MAY_IMPORT = [
   ['server/policy', ['server/smmu', PORTS]],
   // `$1` is the hypervisor's own folder: one does not know another.
   ['server/hypervisor/([^/]+)', ['server/smmu', 'server/policy', PORTS]],
+  // It shares nothing with those that it checks.
+  ['server/oracle', ['server/smmu', 'server/policy', PORTS]],
   ['server/trace', ['protocol', 'server/smmu', 'server/policy', PORTS]],
   ['server/translate', ['protocol', 'server/smmu', PORTS]],
   [
@@ -30,17 +32,33 @@ const MAY_IMPORT = [
   ],
   [
     'server/trap',
-    ['protocol', 'server/smmu', 'server/machine', 'server/policy', 'server/trace', 'server/translate', 'server/faults'],
+    [
+      'protocol',
+      'server/smmu',
+      'server/machine',
+      'server/policy',
+      'server/oracle',
+      'server/trace',
+      'server/translate',
+      'server/faults',
+    ],
   ],
   ['server/control', ['protocol', 'server/(machine|policy|trace|translate|faults|trap)']],
-  ['server/run', ['protocol', 'scripts/setup', 'server/(smmu|machine|policy|trace|translate|faults|trap|control)']],
+  [
+    'server/run',
+    ['protocol', 'scripts/setup', 'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control)'],
+  ],
   [
     'server/sessions',
-    ['protocol', 'scripts/setup', 'server/(smmu|machine|policy|trace|translate|faults|trap|control|run)'],
+    ['protocol', 'scripts/setup', 'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run)'],
   ],
   [
     'server/api',
-    ['protocol', 'scripts/setup', 'server/(smmu|machine|policy|trace|translate|faults|trap|control|run|sessions)'],
+    [
+      'protocol',
+      'scripts/setup',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions)',
+    ],
   ],
   ['server/attack', ['server/smmu', 'server/policy', PORTS]],
   ['server/web', ['server/api', 'server/faults', 'server/smmu/bits[.]ts']],
@@ -51,7 +69,7 @@ const MAY_IMPORT = [
       'scripts/setup',
       'test/bench',
       'test/fuzz',
-      'server/(smmu|machine|policy|trace|translate|faults|trap|control|run|sessions|api|attack)',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|api|attack)',
     ],
   ],
 ]

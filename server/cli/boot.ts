@@ -13,7 +13,7 @@ import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { type AttackReport, AttackTable, attackFailure } from '../run/attackTable.ts'
-import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
+import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure, el2Violation } from '../run/el2.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions } from '../run/options.ts'
 import { type Ending, machineFailure, OUTCOMES, workloadFailure } from '../run/outcome.ts'
@@ -63,6 +63,8 @@ function check(options: BootOptions): void {
   const { report } = options
   checkFiles(wantedFiles(options))
   if (options.storm > 0 && options.el2 !== 'pkvm') throw new Error('--storm: only with --el2 pkvm')
+  if (options.oracle && (options.el2 === 'none' || options.baseline || options.server !== undefined))
+    throw new Error('--oracle: needs --el2 and the server of this run: not with --baseline or --server')
   if (options.el2 === 'pkvm' && options.granule !== '4096') {
     throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
   }
@@ -129,6 +131,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
           requireIsolation: options.requireIsolation === true,
         },
         panicOnWarn: options.panicOnWarn === true,
+        oracle: options.oracle === true,
         faithful: options.faithful === true,
         translate: faults !== undefined && needsServer(faults.rules) ? 'server' : options.translate,
         ...(faults && { faults }),
@@ -184,9 +187,11 @@ async function watch(
   const entries = options.interactive ? [] : workload.check(events)
   const attacks = attackTable.report(events, session.pump !== undefined)
   const failure =
+    el2Violation(end.sections) ??
     machineFailure(end, stopped?.()) ??
     (options.interactive ? undefined : workloadFailure(events, entries)) ??
-    attackOutcome(attacks, end.sections)
+    attackOutcome(attacks, end.sections) ??
+    el2Failure(end.sections)
   const bench = workload.bench(events)
   return {
     schema: REPORT_SCHEMA,

@@ -53,6 +53,8 @@ export interface BootOptions {
   readonly el2: El2Mode
   /** Protected VMs that are created and destroyed under attack. */
   readonly storm: number
+  /** Compare what devices reach with EL2's own tables while the machine runs. */
+  readonly oracle?: boolean
 }
 
 /** The options of a machine. */
@@ -80,6 +82,10 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .default('none'),
     )
     .option('--storm <n>', 'with --el2 pkvm: so many protected VMs more, under attack', integer(0, 10_000), 0)
+    .option(
+      '--oracle',
+      "with --el2: hold what devices reach against EL2's own tables as the machine runs, stop if it differs",
+    )
     .option('--initrd <file>', "initramfs of your own instead of the workload's")
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
     .option('--append <text>', 'added to the kernel command line')

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { FaultStatus } from '../faults/injector.ts'
+import { describeDisagreement } from '../oracle/agreement.ts'
 import type { AttackReport } from '../run/attackTable.ts'
 import type { Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import type { TranslateReport } from '../translate/translator.ts'
+import type { El2Report } from '../trap/el2Oracle.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { report } from './terminal.ts'
 
@@ -50,6 +52,21 @@ function attackLines({ attacks, secretChanged, storm }: AttackReport): string[] 
   return lines
 }
 
+function el2Lines({ changes, serverUs, checks, agreement, problem }: El2Report): string[] {
+  const lines = [`  EL2 changed its host's tables ${changes} times: p50 ${serverUs.p50} µs each, p99 ${serverUs.p99}`]
+  if (problem !== undefined) lines.push(`    SMMU and EL2 CANNOT BE COMPARED: ${problem}`)
+  if (agreement === null) return lines
+  const { pages, kept, wrong, disagreements } = agreement
+  if (wrong === 0) {
+    const before = checks === 0 ? '' : `, and ${checks} times before the end`
+    lines.push(`    SMMU and EL2 agree (${pages} pages checked, ${kept} of them kept from the host${before})`)
+  } else {
+    lines.push(`    SMMU and EL2 DO NOT AGREE on ${wrong} of ${pages} pages`)
+    lines.push(...disagreements.slice(0, 5).map(found => `      ${describeDisagreement(found)}`))
+  }
+  return lines
+}
+
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
 export function printSummary(run: Report): void {
   const lines = ['', `smmu-cosim: ${run.outcome}${run.message === undefined ? '' : `: ${run.message}`}`]
@@ -84,6 +101,7 @@ export function printSummary(run: Report): void {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
   }
   if (run.attacks !== undefined) lines.push(...attackLines(run.attacks))
+  if (run.el2 !== undefined) lines.push(...el2Lines(run.el2))
   if (run.translate !== undefined) lines.push(...translateLines(run.translate as TranslateReport))
   const { recording } = run
   if (recording !== undefined) {

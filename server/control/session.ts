@@ -29,6 +29,8 @@ export interface SessionOptions {
     readonly name: string
     readonly options: Readonly<Record<string, unknown>>
     readonly panicOnWarn: boolean
+    /** What devices reach is compared with EL2's own tables while the machine runs; a difference stops it. */
+    readonly oracle?: boolean
     /** Who translates for devices; default `hardware`. */
     readonly translate?: TranslateMode
     /** Pages that are donated to a VM are filled with what it would find changed. */
@@ -226,6 +228,7 @@ export class Session extends EventEmitter<{
       policy: policy.name,
       policyOptions: policy.options,
       panicOnWarn: policy.panicOnWarn,
+      ...(policy.oracle && { oracle: true }),
       ...(policy.translate && { translate: policy.translate }),
       ...(policy.canaries && { canaries: true }),
       ...(policy.faithful && { faithful: true }),

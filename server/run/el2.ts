@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine with a hypervisor of the guest's own at EL2. */
+import { describeDisagreement } from '../oracle/agreement.ts'
+import type { El2Report } from '../trap/el2Oracle.ts'
+import type { Ending } from './outcome.ts'
+
+/** Of a report. */
+interface Sections {
+  readonly el2?: El2Report
+}
 
 /** `pkvm`: the guest's kernel runs as pKVM, and starts a protected VM that is attacked (scripts/guest/el2). */
 export const EL2_MODES = ['none', 'pkvm'] as const
@@ -17,3 +25,20 @@ export const EL2_QEMU_ARGS: readonly string[] = [
 ]
 
 export const EL2_COMMAND_LINE = 'kvm-arm.mode=protected'
+
+const ISOLATED = 'isolation-violation'
+
+/** Devices reached what EL2 keeps from its host, or nobody can tell: whatever else went wrong comes after it. */
+export function el2Violation({ el2 }: Sections): Ending<typeof ISOLATED> | undefined {
+  if (el2 === undefined) return undefined
+  const { violation, problem, agreement } = el2
+  const found = agreement?.disagreements.find(({ what }) => what !== 'lost')
+  const message = violation ?? problem ?? (found && describeDisagreement(found))
+  return message === undefined ? undefined : { outcome: ISOLATED, message: `EL2 and the SMMU do not agree: ${message}` }
+}
+
+/** Devices did not reach what EL2 lets its host reach: no harm to isolation, and wrong all the same. */
+export function el2Failure({ el2 }: Sections): Ending<'guest-failed'> | undefined {
+  const [first] = el2?.agreement?.disagreements ?? []
+  return first && { outcome: 'guest-failed', message: `EL2 and the SMMU do not agree: ${describeDisagreement(first)}` }
+}

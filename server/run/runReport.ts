@@ -2,6 +2,7 @@
 
 import type { BenchEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
+import type { El2Report } from '../trap/el2Oracle.ts'
 import type { AttackReport } from './attackTable.ts'
 import type { Outcome } from './outcome.ts'
 
@@ -49,6 +50,8 @@ export interface Report {
   readonly bench?: readonly BenchEntry[]
   /** With `--el2 pkvm`. */
   readonly attacks?: AttackReport
+  /** Whether devices reached, at the end, what EL2 let its host reach; when the vCPUs have an EL2. */
+  readonly el2?: El2Report
   /** The recording: file, size, records, and what was lost on the way to it. */
   readonly recording?: RecorderSummary
   /** Path of the console log. */

@@ -26,6 +26,7 @@ import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
 import { Translator } from '../translate/translator.ts'
 import { LinkClosed } from './byteStream.ts'
+import { El2Oracle } from './el2Oracle.ts'
 import { Inspector } from './inspect.ts'
 import type { Link } from './link.ts'
 import type { Sections } from './messages.ts'
@@ -44,6 +45,8 @@ const OK = enums.status.ok[0]
 /** Guest memory whose accesses nobody records, and its end. */
 interface Ram {
   readonly memory: GuestMemory
+  /** It can be read when QEMU has ended, and without asking it. */
+  readonly shared: boolean
   close(): void
 }
 
@@ -61,6 +64,8 @@ export class Connection {
   readonly #machine: Machine
   readonly #policy: Policy
   readonly #translator: Translator | undefined
+  /** Absent: the vCPUs have no EL2, or memory cannot be read as a whole. */
+  readonly #el2: El2Oracle | undefined
   /** The machine is welcome; before, the policy's state is kept for it afterwards. */
   #served = false
   #unkept = false
@@ -81,13 +86,23 @@ export class Connection {
     // Faults stand in front of what the policy reads and writes, and of nothing else: the two have an object each.
     const memory = { plain: ram.memory, traced: new TracedMemory(ram.memory, thread.ring) }
     this.#translator = tracked && new Translator(translate, memory, thread.ring, tracked)
+    const carveout = { base: hello.carveoutBase, size: hello.carveoutSize }
+    const follows = (hello.features & enums.feature.stage2[0]) !== 0
+    if (follows && ram.shared) {
+      const stage2 = () => this.#policy.inspect?.faults.stage2() ?? []
+      this.#el2 = new El2Oracle(ram.memory, carveout, stage2, hello.vcpus, thread.options.oracle === true)
+    }
     this.#machine = {
       memory: new TracedMemory(ram.memory, thread.ring),
-      carveout: { base: hello.carveoutBase, size: hello.carveoutSize },
+      carveout,
       smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: (tracked ?? hardware)[index] })),
       devices: hello.devices,
       guard: new WireGuard(link, thread.ring),
-      ...((hello.features & enums.feature.stage2[0]) !== 0 && { el2: new WireEl2(link, thread.ring) }),
+      ...(follows && {
+        el2: new WireEl2(link, thread.ring, registers => {
+          if (this.#el2 !== undefined) this.#el2.registers = registers
+        }),
+      }),
     }
     this.#policy = thread.factory(this.#machine, {
       options: thread.options.policyOptions,
@@ -148,6 +163,7 @@ export class Connection {
     if (this.path.lost !== undefined) this.#thread.onRefusal = undefined
     this.path.startOver()
     this.#translator?.reset()
+    this.#el2?.forget()
     if (injector.armed) injector.reset(this.#policy)
     else this.#policy.reset()
     this.#announceTranslator()
@@ -178,10 +194,30 @@ export class Connection {
     ring.stage2(cpu, time, all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages, 0, pages.length)
     const change = { cpu, time, all: all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages: addresses }
     const status = (this.#policy.stage2Changed?.(change) ?? true) ? OK : enums.status.aborted[0]
+    if (this.#el2 !== undefined) {
+      this.#el2.registers = { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
+      this.#el2.changed(ring.now() - start)
+      if (this.#violated(true)) return
+    }
     this.path.checkpoints.keep(seq, status, 0, 0)
     encodeReply(link.out, seq, status, 0, 0)
     link.flush()
     ring.request(request.stage2Changed, status, start, ring.now() - start, vttbrLo, vttbrHi, addresses.length, all)
+  }
+
+  /** Between two messages. */
+  sample(): void {
+    this.#violated(false)
+  }
+
+  /** @param waiting a vCPU waits in EL2 @returns whether the machine stands still for good: it is not isolated */
+  #violated(waiting: boolean): boolean {
+    const violation = this.#el2?.sample(this.#thread.ring.now(), waiting)
+    if (violation === undefined) return false
+    const text = `EL2 and the SMMU do not agree: ${violation}`
+    if (waiting) this.path.stop(text)
+    else this.#panic(text)
+    return true
   }
 
   /** What was posted to the hardware did not lead to what it was to lead to. */
@@ -205,6 +241,7 @@ export class Connection {
     return {
       ...policySections(this.#policy, this.#machine),
       ...this.#thread.sections(),
+      ...(this.#el2 && { el2: this.#el2.report() }),
       ...(this.#translator && { translate: this.#translator.report() }),
     }
   }
@@ -294,6 +331,6 @@ function agreedVersion(link: Link, hello: Hello): number {
 /** The shared file if this server may open it; else over the wire. @throws RamFileRefused */
 function openRam({ options }: Thread, link: Link, hello: Hello): Ram {
   const fd = openRamFile(hello.ram, options.ramFile, 'r+')
-  if (fd === undefined) return { memory: new WireMemory(link, hello.ram), close() {} }
-  return { memory: new FileMemory(fd, hello.ram), close: () => closeSync(fd) }
+  if (fd === undefined) return { memory: new WireMemory(link, hello.ram), shared: false, close() {} }
+  return { memory: new FileMemory(fd, hello.ram), shared: true, close: () => closeSync(fd) }
 }

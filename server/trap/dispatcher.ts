@@ -148,6 +148,7 @@ export class Dispatcher {
         if (!this.#notice(message)) throw outOfPlace(message)
     }
     connection.path.settle()
+    connection.sample()
   }
 
   /** What needs no answer, also while something else is under way. @returns false for everything else */

@@ -28,6 +28,8 @@ export interface ThreadOptions {
   readonly ring: SharedArrayBuffer
   readonly counters: SharedArrayBuffer
   readonly panicOnWarn: boolean
+  /** What devices reach is compared with EL2's own tables while the machine runs; a difference stops it. */
+  readonly oracle?: boolean
   /** Who translates for devices; default `hardware`. */
   readonly translate?: TranslateMode
   /** Pages that are donated to a VM are filled with what it would find changed (canary.ts). */

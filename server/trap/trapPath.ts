@@ -130,7 +130,7 @@ export class TrapPath implements Onward {
     if (this.#injector.armed) this.#injector.access(this.#policy, trap)
     else this.#policy.access(trap)
 
-    if (this.#panicOnWarn && this.#reporter.panic !== undefined) return this.#stop(this.#reporter.panic)
+    if (this.#panicOnWarn && this.#reporter.panic !== undefined) return this.stop(this.#reporter.panic)
     if (this.#breakpoints.armed) {
       const hit = this.#breakpoints.after(trap)
       if (hit !== undefined) return this.holding.hold(hit, seq, lastTrapNs, start, spent)
@@ -198,8 +198,8 @@ export class TrapPath implements Onward {
     this.#thread.post('firstTrap', performance.timeOrigin + performance.now())
   }
 
-  /** Stops at the trap for good: the vCPU waits, the state stays as it is. */
-  #stop(text: string): void {
+  /** Stops for good: the vCPU waits for an answer, the state stays as it is. */
+  stop(text: string): void {
     encodeHold(this.#link.out, this.#link.nextSeq())
     this.#link.flush()
     this.#panic(text)

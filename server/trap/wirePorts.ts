@@ -134,12 +134,15 @@ export class WireMemory implements GuestMemory {
 
 /** EL2 of the machine's vCPUs. */
 export class WireEl2 implements El2 {
+  /** Told of what QEMU answers. */
+  readonly #told: (registers: HostStage2Registers) => void
   readonly #link: Link
   readonly #ring: RingWriter
 
-  constructor(link: Link, ring: RingWriter) {
+  constructor(link: Link, ring: RingWriter, told: (registers: HostStage2Registers) => void) {
     this.#link = link
     this.#ring = ring
+    this.#told = told
   }
 
   watch = (page: number, on: boolean): boolean => {
@@ -155,7 +158,9 @@ export class WireEl2 implements El2 {
     const [vtcrLo, vtcrHi] = this.#sysReg(enums.sysReg.hostVtcr[0])
     if (vttbrLo === 0 && vttbrHi === 0) return null
     this.#ring.stage2(0, 0, true, vttbrLo, vttbrHi, vtcrLo, vtcrHi, NO_BYTES, 0, 0)
-    return { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
+    const registers = { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
+    this.#told(registers)
+    return registers
   }
 
   #sysReg(reg: number): readonly [lo: number, hi: number] {

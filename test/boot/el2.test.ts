@@ -12,7 +12,7 @@ const lines = (attacks: readonly Attack[] = []) =>
 
 describe('a protected VM whose host attacks it', () => {
   test('the policy follows EL2: nothing reaches the VM, EL2 or the server', async () => {
-    const args = ['boot', '--el2', 'pkvm', '--smp', '2', '--storm', '4', '--quiet']
+    const args = ['boot', '--el2', 'pkvm', '--smp', '2', '--storm', '4', '--oracle', '--quiet']
     const { report, stderr } = await cosim(args, DEADLINE)
     expect(report?.message, stderr).toBeUndefined()
     expect(report?.outcome, stderr).toBe('ok')
@@ -38,6 +38,13 @@ describe('a protected VM whose host attacks it', () => {
     ])
     expect(report?.attacks?.secretChanged).toBe(0)
     expect(report?.attacks?.storm).toMatchObject({ vms: 4, secretsRead: 0, secretsChanged: 0, silent: 0 })
+    expect(report?.el2?.registers?.vttbr).toMatch(/^0x7/)
+    expect(report?.el2?.changes).toBeGreaterThan(100)
+    expect(report?.el2?.checks).toBeGreaterThan(3)
+    // All of RAM, of which EL2 keeps the 12 MiB that it reserved, at least.
+    expect(report?.el2?.agreement).toMatchObject({ pages: 2 ** 18, hypervisor: 2 ** 14, wrong: 0, disagreements: [] })
+    expect(report?.el2?.agreement?.kept).toBeGreaterThan(3072)
+    expect(stderr).toContain('SMMU and EL2 agree (262144 pages checked')
     const recording = report?.recording?.path ?? ''
     const replayed = await cosim(['replay', recording])
     expect(replayed.code, replayed.stdout + replayed.stderr).toBe(0)
@@ -58,6 +65,7 @@ describe('a protected VM whose host attacks it', () => {
 
   test.each([
     [['--el2', 'pkvm', '--granule', '65536'], '--granule 65536: EL2 gives and takes pages of 4096 bytes'],
+    [['--oracle'], '--oracle: needs --el2'],
     [['--storm', '4'], '--storm: only with --el2 pkvm'],
     [['--el2', 'pkvm', '--reboots', '1'], '--reboots: not with --el2 pkvm'],
   ])('%j is refused before anything is started', async (args, reason) => {

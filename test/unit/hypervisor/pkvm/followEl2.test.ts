@@ -2,65 +2,23 @@
 /** EL2 takes pages from its host and gives them back: devices reach the same, before EL2 goes on. */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
-import type { HostStage2Registers } from '../../../../server/machine/ports.ts'
 import { EPERM } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
-import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, STE } from './support.ts'
+import { ANNOTATION_EL2, ANNOTATION_VM, descriptor, El2Bench, L2, L3, PAGE, REGION, ROOT } from './el2Support.ts'
+import { CARVEOUT_BASE, MiB } from './support.ts'
 
-/** 4 KiB, 40 bits, two concatenated tables at level 1. */
-const VTCR = (64 - 40) | (1 << 6) | (2 << 16)
-const ROOT = RAM_BASE + 14 * MiB
-const L2 = ROOT + 0x2000
-const L3 = ROOT + 0x3000
-/** The 2 MiB that L3 maps. */
-const REGION = RAM_BASE + 8 * MiB
-const PAGE = REGION + 0x5000
-const ANNOTATION_EL2 = 0x2000000000000002n
-const ANNOTATION_VM = (2n << 60n) | (0x1000n << 4n) | 4n
+let bench: El2Bench
 
-const registers: HostStage2Registers = { vttbrLo: ROOT + 1, vttbrHi: 0, vtcrLo: VTCR, vtcrHi: 0 }
-
-class FakeEl2 {
-  readonly watched = new Set<number>()
-  now: HostStage2Registers | null = null
-  watch = (page: number, on: boolean): boolean => {
-    if (on) this.watched.add(page)
-    else this.watched.delete(page)
-    return true
-  }
-  hostStage2 = (): HostStage2Registers | null => this.now
-}
-
-let el2: FakeEl2
-let bench: Bench
-
-const descriptor = (page: number) => L3 + 8 * ((page - REGION) / 4096)
-
-function changed(all: boolean, pages: readonly number[] = []): boolean {
-  return bench.hyp.stage2Changed({ ...registers, cpu: 0, time: 0, all, pages })
-}
-
-/** Stores a descriptor as EL2 would, and leaves EL2. */
-function store(page: number, value: bigint): boolean {
-  bench.memory.poke64(descriptor(page), value)
-  return changed(false, [L3])
-}
+const changed = (all: boolean, pages?: readonly number[]) => bench.changed(all, pages)
+const store = (page: number, value: bigint) => bench.store(page, value)
 
 beforeEach(() => {
-  el2 = new FakeEl2()
-  bench = new Bench({ el2 })
-  bench.hyp.reset()
-  const { memory } = bench
-  memory.poke64(ROOT + 8 * (RAM_BASE / 2 ** 30), BigInt(L2) | 3n)
-  memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), BigInt(L3) | 3n)
-  new Host(bench).boot().attach(8, STE.bypass)
-  el2.now = registers
-  expect(changed(true)).toBe(true)
+  bench = new El2Bench()
 })
 
 describe('while EL2 runs', () => {
   test('every page of its tables is watched', () => {
-    expect([...el2.watched].sort()).toEqual([ROOT, ROOT + 0x1000, L2, L3])
+    expect([...bench.el2.watched].sort()).toEqual([ROOT, ROOT + 0x1000, L2, L3])
   })
 
   test('a page that it takes is invalidated and unreachable before it goes on', () => {
@@ -106,7 +64,7 @@ describe('while EL2 runs', () => {
     bench.memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), ANNOTATION_EL2)
     expect(changed(false, [L2])).toBe(true)
     expect(bench.hyp.ranges(REGION, REGION + 2 * MiB)).toMatchObject([{ base: REGION, size: 2 * MiB, state: 'hyp' }])
-    expect(el2.watched.has(L3)).toBe(false)
+    expect(bench.el2.watched.has(L3)).toBe(false)
     expect(bench.hyp.verify()).toEqual([])
   })
 

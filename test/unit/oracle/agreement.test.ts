@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Tables that do not agree are found, whatever the hypervisor believes of them. */
+import { beforeEach, describe, expect, test } from 'vitest'
+import { compare, describeDisagreement } from '../../../server/oracle/agreement.ts'
+import { annotated } from '../../../server/oracle/hostStage2.ts'
+import type { Stage2Table } from '../../../server/policy/inspect.ts'
+import { El2Oracle } from '../../../server/trap/el2Oracle.ts'
+import {
+  ANNOTATION_EL2,
+  ANNOTATION_VM,
+  descriptor,
+  El2Bench,
+  L2,
+  L3,
+  PAGE,
+  REGION,
+  registers,
+} from '../hypervisor/pkvm/el2Support.ts'
+import { CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE, RAM_SIZE, TestMemory } from '../hypervisor/pkvm/support.ts'
+
+let bench: El2Bench
+
+beforeEach(() => {
+  bench = new El2Bench()
+})
+
+const stage2 = (): Stage2Table[] => {
+  const { idmap } = bench.hyp
+  if (idmap === null) throw new Error('there is no idmap')
+  const { granuleShift, startLevel, outputBits } = idmap.geometry
+  return [{ root: idmap.root, granuleShift, startLevel, outputBits, bigEndian: idmap.bigEndian }]
+}
+const carveout = { base: CARVEOUT_BASE, size: CARVEOUT_SIZE }
+const check = () => compare(bench.memory, registers, stage2(), carveout)
+
+describe('a hypervisor that follows EL2', () => {
+  test('agrees on every page of RAM', () => {
+    bench.store(PAGE, ANNOTATION_VM)
+    bench.store(PAGE + 4096, ANNOTATION_EL2)
+    expect(check()).toEqual({
+      pages: RAM_SIZE / 4096,
+      kept: 2,
+      hypervisor: CARVEOUT_SIZE / 4096,
+      disagreements: [],
+      wrong: 0,
+    })
+  })
+
+  test('and that a page came back', () => {
+    bench.store(PAGE, ANNOTATION_VM)
+    bench.store(PAGE, 0n)
+    expect(check()).toMatchObject({ kept: 0, wrong: 0 })
+  })
+})
+
+describe('what is found', () => {
+  test('a change of which nobody told', () => {
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(check()).toMatchObject({ wrong: 1, disagreements: [{ base: PAGE, size: 4096, what: 'reached' }] })
+  })
+
+  test('a page that came back and nobody told', () => {
+    bench.store(PAGE, ANNOTATION_VM)
+    bench.memory.poke64(descriptor(PAGE), BigInt(PAGE) | 0x7ffn)
+    expect(check()).toMatchObject({ wrong: 1, disagreements: [{ base: PAGE, size: 4096, what: 'lost' }] })
+  })
+
+  test('a change of another page than the one that was told', () => {
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    bench.changed(false, [L2])
+    expect(check().disagreements).toEqual([{ base: PAGE, size: 4096, what: 'reached' }])
+  })
+
+  test('a whole block', () => {
+    bench.memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), ANNOTATION_EL2)
+    expect(check()).toMatchObject({ wrong: 512, disagreements: [{ base: REGION, size: 2 * MiB, what: 'reached' }] })
+  })
+
+  test('a descriptor of the second stage that leads to another page', () => {
+    bench.store(PAGE, ANNOTATION_VM)
+    const { idmap } = bench.hyp
+    if (idmap === null) throw new Error('there is no idmap')
+    idmap.map(PAGE, 4096)
+    // The one place in hypervisor memory that maps PAGE.
+    let found = 0
+    for (let at = CARVEOUT_BASE; at < CARVEOUT_BASE + CARVEOUT_SIZE; at += 8) {
+      if ((bench.memory.peek64(at) & 0xffff_ffff_f003n) === (BigInt(PAGE) | 3n)) found = at
+    }
+    bench.memory.poke64(found, (bench.memory.peek64(found) & 0xfffn) | BigInt(PAGE + 8192))
+    expect(check().disagreements).toEqual([
+      { base: PAGE, size: 4096, what: 'elsewhere' },
+      { base: PAGE + 8192, size: 4096, what: 'elsewhere' },
+    ])
+  })
+
+  test('hypervisor memory, which EL2 thinks is the host’s', () => {
+    bench.hyp.idmap?.map(CARVEOUT_BASE + 4096, 4096)
+    expect(check()).toMatchObject({ disagreements: [{ base: CARVEOUT_BASE + 4096, size: 4096, what: 'reached' }] })
+  })
+
+  test('in words', () => {
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(check().disagreements.map(describeDisagreement)).toEqual([
+      'devices reach 1 page at 0x40805000, which EL2 or the server keeps from the host',
+    ])
+  })
+
+  test('tables that lead out of RAM say nothing', () => {
+    bench.memory.poke64(L2, 0x1000n | 3n)
+    expect(check).toThrow('the table at 0x1000 is not in RAM')
+  })
+})
+
+const SL0 = (sl0: number) => sl0 << 6
+const TG0 = (tg: number) => tg << 14
+
+describe("a walk of EL2's tables", () => {
+  const at = RAM_BASE
+  test.each([
+    ['4 KiB, level 1', (64 - 39) | SL0(1), 0, 12, [1, 2, 3]],
+    ['4 KiB, LPA2, level 0 with sixteen tables', (64 - 52) | SL0(2), 1, 12, [0, 1, 2, 3]],
+    ['4 KiB, LPA2, level -1', (64 - 49) | SL0(0), 3, 12, [-1, 0, 1, 2, 3]],
+    ['16 KiB, level 2 with sixteen tables', (64 - 40) | SL0(1) | TG0(2), 0, 14, [2, 3]],
+    ['16 KiB, LPA2, level 1', (64 - 47) | SL0(2) | TG0(2), 1, 14, [1, 2, 3]],
+    ['64 KiB, level 2', (64 - 42) | SL0(1) | TG0(1), 0, 16, [2, 3]],
+  ])('%s', (_, vtcrLo, vtcrHi, granule, levels) => {
+    const memory = new TestMemory()
+    const page = RAM_BASE + 9 * 2 ** granule
+    let table = at
+    for (const level of levels) {
+      const shift = granule + (3 - level) * (granule - 3)
+      const index =
+        level === levels[0] ? Math.floor(page / 2 ** shift) : Math.floor(page / 2 ** shift) % 2 ** (granule - 3)
+      const next = at + (level + 4) * MiB
+      memory.poke64(table + 8 * index, level === 3 ? ANNOTATION_EL2 : BigInt(next) | 3n)
+      // Valid, and zero: the host's.
+      memory.poke64(table + 8 * (index + 1), level === 3 ? BigInt(page) | 0x7ffn : 0n)
+      table = next
+    }
+    expect(annotated(memory, { vttbrLo: at + 1, vttbrHi: 0, vtcrLo, vtcrHi })).toEqual([
+      { base: page, size: 2 ** granule, descriptor: ANNOTATION_EL2 },
+    ])
+  })
+
+  test('bits 51:50 of a table’s address, with LPA2', () => {
+    const memory = new TestMemory()
+    memory.poke64(at, BigInt(RAM_BASE) | 0x203n)
+    expect(() => annotated(memory, { vttbrLo: at, vttbrHi: 0, vtcrLo: (64 - 48) | SL0(2), vtcrHi: 1 })).toThrow(
+      'the table at 0x8000040000000 is not in RAM',
+    )
+  })
+
+  test('tables that lead into themselves', () => {
+    const memory = new TestMemory()
+    for (let i = 0; i < 512; i++) memory.poke64(at + 8 * i, BigInt(at) | 3n)
+    expect(() => annotated(memory, { vttbrLo: at, vttbrHi: 0, vtcrLo: (64 - 48) | SL0(2), vtcrHi: 0 })).toThrow(
+      'the tables lead into themselves',
+    )
+  })
+})
+
+describe('while the machine runs', () => {
+  const oracle = (vcpus: number) => {
+    const oracle = new El2Oracle(bench.memory, carveout, stage2, vcpus, true)
+    oracle.registers = registers
+    return oracle
+  }
+  const REACHED = /^devices reach 1 page at 0x40805000/
+
+  test('a page of which nobody told stops it at the next change', () => {
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(oracle(1).sample(1e9, true)).toMatch(REACHED)
+  })
+
+  test('nothing stops it while both agree', () => {
+    const one = oracle(1)
+    bench.store(PAGE, ANNOTATION_VM)
+    expect(one.sample(1e9, true)).toBeUndefined()
+    expect(one.report()).toMatchObject({ checks: 1, agreement: { wrong: 0, kept: 1 } })
+  })
+
+  test('another vCPU may be in the middle of a change: what stands a second later is none', () => {
+    const two = oracle(2)
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(two.sample(1e9, true)).toBeUndefined()
+    expect(two.sample(1.5e9, true)).toBeUndefined()
+    expect(two.sample(2e9, true)).toMatch(REACHED)
+  })
+
+  test('and one that is told meanwhile is one', () => {
+    const two = oracle(2)
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(two.sample(1e9, true)).toBeUndefined()
+    bench.changed(false, [L3])
+    expect(two.sample(2e9, true)).toBeUndefined()
+    expect(two.sample(3e9, true)).toBeUndefined()
+    expect(two.report().violation).toBeUndefined()
+  })
+
+  test('a report says it of the end, sampled or not', () => {
+    const unsampled = new El2Oracle(bench.memory, carveout, stage2, 1, false)
+    unsampled.registers = registers
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(unsampled.sample(1e9, true)).toBeUndefined()
+    expect(unsampled.report()).toMatchObject({ checks: 0, agreement: { wrong: 1 } })
+  })
+
+  test('there is nothing to say of a machine without a second stage, or before EL2 has tables', () => {
+    const none = new El2Oracle(bench.memory, carveout, () => [], 1, true)
+    none.registers = registers
+    expect(none.report().agreement).toBeNull()
+    expect(new El2Oracle(bench.memory, carveout, stage2, 1, true).report()).toMatchObject({
+      registers: null,
+      agreement: null,
+    })
+  })
+})
