@@ -59,10 +59,15 @@ attack_vm() {
 
 el2_attack() {
 	[ -x /bin/attack ] || { emit attack false '"error":"this initramfs has no attack program"'; return; }
-	/bin/attack "$@" >/tmp/attacks 2>$STDERR || [ -s /tmp/attacks ] || emit attack false "\"error\":$(quote "$(cat $STDERR)")"
+	rm -f /tmp/attacks
+	mkfifo /tmp/attacks
+	/bin/attack "$@" >/tmp/attacks 2>$STDERR &
+	told=false
 	while read -r event ok fields; do
+		told=true
 		emit "$event" "$ok" "$fields"
 	done </tmp/attacks
+	wait $! || $told || emit attack false "\"error\":$(quote "$(cat $STDERR)")"
 }
 
 load_modules() {

@@ -117,6 +117,8 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
       console: manager.history.console,
       counters,
       machine: manager.statuses,
+      pages: manager.history.pages,
+      attacks: manager.attacks.feed,
     },
     access,
     gate,

@@ -2,7 +2,10 @@
 /** History of the machines of a server: traps, events, warnings, faults and console, as far back as it is kept. */
 import { StringDecoder } from 'node:string_decoder'
 import type { Session } from '../control/session.ts'
+import { PAGE_OPERATION_NAMES } from '../policy/report.ts'
+import { resultName } from '../policy/result.ts'
 import { formatWarningValues, NO_WARNINGS, type WarningTable, warningById } from '../policy/warnings.ts'
+import { hex } from '../smmu/bits.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { describeRecord } from '../trace/describe.ts'
 import type { TraceRecord } from '../trace/records.ts'
@@ -10,6 +13,7 @@ import { Feed } from './feed.ts'
 import { words } from './hex.ts'
 import { KernelFunctions } from './kernelFunctions.ts'
 import type { FiringItem } from './schemas/faults.ts'
+import type { PageItem } from './schemas/pages.ts'
 import type { ConsoleItem } from './schemas/subscriptions.ts'
 import type { EventItem, WarningItem } from './schemas/trace.ts'
 import { type LogEntry, TrapLog } from './trapLog.ts'
@@ -29,6 +33,7 @@ export class History {
   readonly events = new Feed<EventItem>(EVENTS)
   readonly warnings = new Feed<WarningItem>(EVENTS)
   readonly firings = new Feed<FiringItem>(EVENTS)
+  readonly pages = new Feed<PageItem>(EVENTS)
   readonly console = new Feed<ConsoleItem>(CONSOLE_CHUNKS)
   /** First row of each machine, and what the ids of its warnings stand for. */
   readonly #tables: { readonly from: number; readonly table: () => WarningTable | undefined }[] = []
@@ -78,6 +83,13 @@ export class History {
         const event = decodeEvent(words(record.bytes))
         const text = describeEvent(event)
         this.events.push({ at, kind: 'event', name: eventName(event.id), text, smmu: record.smmu, sid: event.streamId })
+        return
+      }
+      case 'pages': {
+        const { base, size, owner: vm } = record
+        const operation = PAGE_OPERATION_NAMES[record.operation]
+        if (operation !== undefined)
+          this.pages.push({ at, operation, base: hex(base), size, vm, result: resultName(record.result) })
         return
       }
       case 'gerror':

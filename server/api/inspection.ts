@@ -6,6 +6,7 @@
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { TrapThread } from '../control/trapThread.ts'
 import type { FileMemory } from '../machine/fileMemory.ts'
+import { annotated, annotatedVm } from '../oracle/hostStage2.ts'
 import { OperationError } from '../policy/operationError.ts'
 import { addressOf, fieldGet, hex, hex64 } from '../smmu/bits.ts'
 import { CTXDESC_CD_SIZE } from '../smmu/cd.ts'
@@ -28,7 +29,9 @@ import { decodeStreamTable, STE_ABSENT, type StreamTable, steAddress, steTables 
 import { NO_SSID } from '../smmu/transaction.ts'
 import { Walker, type WalkRegisters } from '../smmu/walker.ts'
 import type { WalkStep } from '../smmu/walkSteps.ts'
-import type { RegisterValue } from '../trap/operations.ts'
+import type { El2Report } from '../trap/el2Oracle.ts'
+import type { OwnershipRange, RegisterValue } from '../trap/operations.ts'
+import { atMost } from '../trap/ownershipRanges.ts'
 import { dwords, halves, words } from './hex.ts'
 import { Problem } from './problems.ts'
 import { cdView, steConfig, steView } from './steFields.ts'
@@ -408,11 +411,56 @@ export class Inspection {
     return this.#thread.call('ownership', from, to, limit)
   }
 
-  /** @throws OperationError when the policy keeps no ownership. */
+  /**
+   * The same as EL2 has it, read from its tables; null: there is no EL2 that keeps any. Its hypervisor is `hyp`, what it lets
+   * its host reach `owned`.
+   * @throws Problem when its tables make no sense just now: it may be changing them
+   */
+  async el2Ownership(from: number, to: number, limit: number): Promise<OwnershipRange[] | null> {
+    const registers = await this.#thread.call('hostStage2')
+    if (registers === null) return null
+    try {
+      return atMost(el2Runs(this.#hello.ram, annotated(this.#memory, registers), from, to), from, to, limit)
+    } catch (error) {
+      throw new Problem(409, `EL2's tables cannot be read: ${(error as Error).message}`)
+    }
+  }
+
+  /** What EL2 does, and whether devices reach what it lets its host reach. */
+  el2(): Promise<El2Report | null> {
+    return this.#thread.call('el2')
+  }
+
+  /** @throws OperationError when the policy keeps no ownership, or EL2 does. */
   async pages(what: 'donate' | 'reclaim', base: number, size: number, vm: number): Promise<number> {
     if (base % 4096 !== 0 || size % 4096 !== 0) throw new OperationError('invalid', 'not whole pages of 4096 bytes')
     return this.#thread.call(what, base, size, vm)
   }
+}
+
+/** RAM from `from` to `to` as runs of the same owner, ascending. */
+function el2Runs(ram: Hello['ram'], kept: ReturnType<typeof annotated>, from: number, to: number): OwnershipRange[] {
+  const runs: OwnershipRange[] = []
+  const add = (base: number, end: number, state: 'owned' | 'hyp' | 'vm', vm: number) => {
+    if (end <= base) return
+    const last = runs.at(-1)
+    if (last !== undefined && last.state === state && last.vm === vm && last.base + last.size === base) {
+      runs[runs.length - 1] = { ...last, size: last.size + end - base }
+    } else runs.push({ base, size: end - base, state, vm })
+  }
+  for (const region of ram) {
+    let at = Math.max(from, region.base)
+    const end = Math.min(to, region.base + region.size)
+    for (const { base, size, descriptor } of kept) {
+      if (base + size <= at || base >= end) continue
+      add(at, Math.max(at, base), 'owned', 0)
+      const vm = annotatedVm(descriptor)
+      add(Math.max(at, base), Math.min(end, base + size), vm === 0 ? 'hyp' : 'vm', vm)
+      at = Math.min(end, base + size)
+    }
+    add(at, end, 'owned', 0)
+  }
+  return runs
 }
 
 function differing(a: readonly { name: string; value: string }[], b: readonly { name: string; value: string }[]) {

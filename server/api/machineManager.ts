@@ -15,6 +15,7 @@ import type { Counters } from '../trace/counters.ts'
 import { u32At } from '../trace/layout.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { pcOf } from '../trace/symbols.ts'
+import { AttackControl } from './attacks.ts'
 import { BreakpointControl } from './breakpointControl.ts'
 import { countersView } from './countersView.ts'
 import { FaultControl } from './faultControl.ts'
@@ -45,6 +46,7 @@ type Kernel = { readonly version: string; readonly image?: string }
 /** The one machine of a server, from its start to its end. */
 export class MachineManager {
   readonly history = new History(entry => this.#group(entry))
+  readonly attacks = new AttackControl()
   readonly statuses = new Feed<StatusItem>(1_000)
   readonly breakpoints = new BreakpointControl(() => this.#changed())
   readonly monitor = new Monitor(
@@ -226,6 +228,7 @@ export class MachineManager {
       this.#phase = 'qemu'
       this.#reached('kernel')
     })
+    this.attacks.follow(session)
     this.breakpoints.follow(session.thread)
     this.faults.follow(session)
     void this.monitor.follow(session)

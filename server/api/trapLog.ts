@@ -41,7 +41,7 @@ export interface LogEntry {
  */
 export class TrapLog implements Sink {
   readonly ready = true
-  /** Called with every record that is no part of a group, and each that closes one. */
+  /** Called with every record that is no part of a group, with warnings and with pages that change hands. */
   onRecord: ((record: TraceRecord) => void) | undefined
   /** Called for each finished group. */
   onGroup: ((entry: LogEntry) => void) | undefined
@@ -77,7 +77,7 @@ export class TrapLog implements Sink {
       segment.used += size
     }
     if (!root) {
-      if (layout.name === 'warning') this.onRecord?.(reader.decode(layout, at))
+      if (layout.name === 'warning' || layout.name === 'pages') this.onRecord?.(reader.decode(layout, at))
       if (layout.name === 'breakpoint') this.#hold(reader.words[at + u32At.breakpoint.seq] ?? 0)
       return
     }

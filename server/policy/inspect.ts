@@ -37,6 +37,8 @@ export interface StreamInfo {
 export interface PageOwners {
   /** All RAM in ascending order, or the runs that touch `from` to `to`. */
   ranges(from?: number, to?: number): PageRun[]
+  /** A hypervisor at EL2 says whose pages are: `donate` and `reclaim` are refused. Default: not so. */
+  readonly followed?: boolean
   /** Gives pages of the host to a VM. Bytes; absent with `reclaim`: pages never change hands. */
   donate?(base: number, size: number, vm: number): number
   reclaim?(base: number, size: number, vm: number): number

@@ -7,6 +7,14 @@ export const PAGE_RECLAIM = 2
 export const PAGE_SHARE = 3
 export const PAGE_UNSHARE = 4
 
+/** Names of these. */
+export const PAGE_OPERATION_NAMES: Readonly<Record<number, 'donate' | 'reclaim' | 'share' | 'unshare'>> = {
+  [PAGE_DONATE]: 'donate',
+  [PAGE_RECLAIM]: 'reclaim',
+  [PAGE_SHARE]: 'share',
+  [PAGE_UNSHARE]: 'unshare',
+}
+
 /** What became of a command of the host's queue. Append only: the numbers go into traces. */
 export const COMMAND_KEPT = 0
 /** The hardware gets it, with other fields. */

@@ -2,7 +2,7 @@
 /** Records in words, for someone who knows the specification. */
 
 import { enums } from '../../protocol/messages.ts'
-import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../policy/report.ts'
+import { PAGE_OPERATION_NAMES } from '../policy/report.ts'
 import { resultName } from '../policy/result.ts'
 import { formatWarningValues, type WarningTable, warningById } from '../policy/warnings.ts'
 import { addressOf, hex, hex64 } from '../smmu/bits.ts'
@@ -24,13 +24,6 @@ const nameOf = (values: Readonly<Record<string, number>>, value: number): string
   Object.entries(values).find(([, v]) => v === value)?.[0] ?? String(value)
 const nameOfCode = (values: Readonly<Record<string, readonly [number, string]>>, value: number): string =>
   Object.entries(values).find(([, [v]]) => v === value)?.[0] ?? String(value)
-
-const PAGE_OPERATIONS: Readonly<Record<number, string>> = {
-  [PAGE_DONATE]: 'donate',
-  [PAGE_RECLAIM]: 'reclaim',
-  [PAGE_SHARE]: 'share',
-  [PAGE_UNSHARE]: 'unshare',
-}
 
 /** ns as µs, three digits. */
 export function micros(ns: number): string {
@@ -164,7 +157,7 @@ export function describeRecord(record: TraceRecord, warnings: WarningTable): str
     }
     case 'pages': {
       const owner = record.owner === 0 ? '' : ` vm ${record.owner}`
-      const operation = PAGE_OPERATIONS[record.operation] ?? `operation ${record.operation}`
+      const operation = PAGE_OPERATION_NAMES[record.operation] ?? `operation ${record.operation}`
       const result = record.result === 0 ? '' : `: ${resultName(record.result)}`
       return `pages     ${operation} ${range(record.base, record.size)}${owner}${result}`
     }

@@ -55,6 +55,8 @@ export class Connection {
   readonly path: TrapPath
   /** Operations that concern the machine. */
   readonly operator: Operator
+  /** Absent: the vCPUs have no EL2, or memory cannot be read as a whole. */
+  readonly el2: El2Oracle | undefined
   readonly #thread: Thread
   readonly #link: Link
   readonly #hello: Hello
@@ -64,8 +66,6 @@ export class Connection {
   readonly #machine: Machine
   readonly #policy: Policy
   readonly #translator: Translator | undefined
-  /** Absent: the vCPUs have no EL2, or memory cannot be read as a whole. */
-  readonly #el2: El2Oracle | undefined
   /** The machine is welcome; before, the policy's state is kept for it afterwards. */
   #served = false
   #unkept = false
@@ -90,7 +90,7 @@ export class Connection {
     const follows = (hello.features & enums.feature.stage2[0]) !== 0
     if (follows && ram.shared) {
       const stage2 = () => this.#policy.inspect?.faults.stage2() ?? []
-      this.#el2 = new El2Oracle(ram.memory, carveout, stage2, hello.vcpus, thread.options.oracle === true)
+      this.el2 = new El2Oracle(ram.memory, carveout, stage2, hello.vcpus, thread.options.oracle === true)
     }
     this.#machine = {
       memory: new TracedMemory(ram.memory, thread.ring),
@@ -100,7 +100,7 @@ export class Connection {
       guard: new WireGuard(link, thread.ring),
       ...(follows && {
         el2: new WireEl2(link, thread.ring, registers => {
-          if (this.#el2 !== undefined) this.#el2.registers = registers
+          if (this.el2 !== undefined) this.el2.registers = registers
         }),
       }),
     }
@@ -163,7 +163,7 @@ export class Connection {
     if (this.path.lost !== undefined) this.#thread.onRefusal = undefined
     this.path.startOver()
     this.#translator?.reset()
-    this.#el2?.forget()
+    this.el2?.forget()
     if (injector.armed) injector.reset(this.#policy)
     else this.#policy.reset()
     this.#announceTranslator()
@@ -194,9 +194,9 @@ export class Connection {
     ring.stage2(cpu, time, all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages, 0, pages.length)
     const change = { cpu, time, all: all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages: addresses }
     const status = (this.#policy.stage2Changed?.(change) ?? true) ? OK : enums.status.aborted[0]
-    if (this.#el2 !== undefined) {
-      this.#el2.registers = { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
-      this.#el2.changed(ring.now() - start)
+    if (this.el2 !== undefined) {
+      this.el2.registers = { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
+      this.el2.changed(ring.now() - start)
       if (this.#violated(true)) return
     }
     this.path.checkpoints.keep(seq, status, 0, 0)
@@ -212,7 +212,7 @@ export class Connection {
 
   /** @param waiting a vCPU waits in EL2 @returns whether the machine stands still for good: it is not isolated */
   #violated(waiting: boolean): boolean {
-    const violation = this.#el2?.sample(this.#thread.ring.now(), waiting)
+    const violation = this.el2?.sample(this.#thread.ring.now(), waiting)
     if (violation === undefined) return false
     const text = `EL2 and the SMMU do not agree: ${violation}`
     if (waiting) this.path.stop(text)
@@ -241,7 +241,7 @@ export class Connection {
     return {
       ...policySections(this.#policy, this.#machine),
       ...this.#thread.sections(),
-      ...(this.#el2 && { el2: this.#el2.report() }),
+      ...(this.el2 && { el2: this.el2.report() }),
       ...(this.#translator && { translate: this.#translator.report() }),
     }
   }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
+import type { HostStage2Registers } from '../machine/ports.ts'
 import type { Trap } from '../policy/policy.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { Breakpoint, BreakpointSpec, Hit } from './breakpoints.ts'
+import type { El2Report } from './el2Oracle.ts'
 
 /** A trap that waits for a person, and why. */
 export interface HeldTrap {
@@ -57,7 +59,11 @@ export interface Operations {
   memory(address: number, length: number): Uint8Array
   /** States of pages from `from` to `to`, in at most about `limit` ranges. */
   ownership(from: number, to: number, limit: number): OwnershipRange[]
-  /** Gives pages of the host to a VM. @returns 0, or a negative error number (hypervisor/result.ts). */
+  /** Where EL2 keeps its host's tables; null: it keeps none, or there is no EL2. */
+  hostStage2(): HostStage2Registers | null
+  /** What EL2 does, and whether devices reach what it lets its host reach; null: there is no EL2 whose tables can be read. */
+  el2(): El2Report | null
+  /** Gives pages of the host to a VM; not while EL2 says whose they are. @returns 0, or a negative error number (hypervisor/result.ts). */
   donate(base: number, size: number, vm: number): number
   reclaim(base: number, size: number, vm: number): number
   /** Arms rules instead of those that are. */

@@ -6,10 +6,10 @@ import { request } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Inspector } from './inspect.ts'
 import type { Operations, OwnershipRange, RegisterValue } from './operations.ts'
+import { atMost } from './ownershipRanges.ts'
 
 /** Bytes of guest memory that one operation reads. */
 const MAX_MEMORY = 1 << 20
-const PAGE = 4096
 
 /** Operations for people on the machine. What touches the hardware or the hypervisor is a `request` on the trace. */
 export class Operator implements Pick<Operations, 'registers' | 'memory' | 'ownership' | 'donate' | 'reclaim'> {
@@ -21,6 +21,11 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
     this.#pages = policy.inspect?.pages
     this.#inspector = inspector
     this.#ring = ring
+  }
+
+  /** Whose the pages are is not the policy's to say: it follows a hypervisor at EL2. */
+  get followed(): boolean {
+    return this.#pages?.followed === true
   }
 
   registers(smmu: number, view: 'host' | 'hardware', offsets: readonly number[]): RegisterValue[] {
@@ -47,31 +52,8 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
     return this.#pages
   }
 
-  /** Runs as they are when they are few; else each bucket with what lies in it. */
   ownership(from: number, to: number, limit: number): OwnershipRange[] {
-    const runs = this.#owners.ranges(from, to)
-    if (runs.length <= limit) {
-      return runs.map(({ base, size, state, vm }) => ({ base, size, state, vm }))
-    }
-    const bucket = Math.max(PAGE, Math.ceil((to - from) / limit / PAGE) * PAGE)
-    const out: OwnershipRange[] = []
-    const add = (range: OwnershipRange) => {
-      const last = out.at(-1)
-      if (last && last.state === range.state && last.vm === range.vm && last.base + last.size === range.base) {
-        out[out.length - 1] = { ...last, size: last.size + range.size }
-      } else out.push(range)
-    }
-    let i = 0
-    for (let base = from; base < to; base += bucket) {
-      const end = Math.min(base + bucket, to)
-      while (i < runs.length && (runs[i]?.base ?? 0) + (runs[i]?.size ?? 0) <= base) i++
-      const first = runs[i]
-      if (first === undefined || first.base >= end) continue
-      const next = runs[i + 1]
-      const whole = first.base + first.size >= end || next === undefined || next.base >= end
-      add({ base, size: end - base, state: whole ? first.state : 'mixed', vm: whole ? first.vm : 0 })
-    }
-    return out
+    return atMost(this.#owners.ranges(from, to), from, to, limit)
   }
 
   donate(base: number, size: number, vm: number): number {

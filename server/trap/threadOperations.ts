@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
+import type { HostStage2Registers } from '../machine/ports.ts'
 import { OperationError } from '../policy/operationError.ts'
 import { request } from '../trace/records.ts'
 import type { Breakpoint, BreakpointSpec } from './breakpoints.ts'
 import type { Connection } from './connection.ts'
+import type { El2Report } from './el2Oracle.ts'
 import type { Sections } from './messages.ts'
 import type { HeldTrap, Operations, OwnershipRange, RegisterValue, Release } from './operations.ts'
 import type { Operator } from './operator.ts'
@@ -78,12 +80,28 @@ export class ThreadOperations implements Operations {
     return this.#operator.ownership(from, to, limit)
   }
 
+  hostStage2(): HostStage2Registers | null {
+    return this.#connection.el2?.registers ?? null
+  }
+
+  el2(): El2Report | null {
+    return this.#connection.el2?.report() ?? null
+  }
+
   donate(base: number, size: number, vm: number): number {
+    this.#expectOwn('donate')
     return this.#operator.donate(base, size, vm)
   }
 
   reclaim(base: number, size: number, vm: number): number {
+    this.#expectOwn('reclaim')
     return this.#operator.reclaim(base, size, vm)
+  }
+
+  /** @throws OperationError when the policy follows another owner of the pages */
+  #expectOwn(what: 'donate' | 'reclaim'): void {
+    if (!this.#connection.operator.followed) return
+    throw new OperationError('state', `EL2 owns the pages and alone gives and takes them: nothing to ${what} by hand`)
   }
 
   armFaults(rules: readonly FaultRule[], seed: number): void {

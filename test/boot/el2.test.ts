@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Linux as pKVM at EL2, a protected VM, and its host's attacks on it by CPU and by DMA. */
 import { describe, expect, test } from 'vitest'
+import type { Answer } from '../../server/api/schemas/contract.ts'
 import type { Attack } from '../../server/run/attackTable.ts'
 import { cosim } from './cli.ts'
 
@@ -10,10 +11,60 @@ const SMMU = 'SMMU: F_TRANSLATION at stage 2'
 const lines = (attacks: readonly Attack[] = []) =>
   attacks.map(({ who, what, target, result, stoppedBy }) => `${who} ${what} ${target}: ${result}, ${stoppedBy}`)
 
+/** Pages of VMs, one word each. */
+const vms = (ranges: Answer<'GET /memory/ownership'>['ranges']): string =>
+  ranges.flatMap(({ state, vm, base, size }) => (state === 'vm' ? [`${vm}:${base}+${size}`] : [])).join(' ')
+
+/** What the API says while the machine runs. */
+class Watcher {
+  /** Owners as the server and as EL2's tables have them, when both showed the same pages of VMs. */
+  ownership: Answer<'GET /memory/ownership'> | undefined
+  attacks: Answer<'GET /memory/attacks'> | undefined
+  /** Status and reason of a donation by hand. */
+  donation: readonly [status: number, detail: string] | undefined
+  #url: URL | undefined
+  #ended = false
+
+  /** Begins when the URL of the dashboard has been printed. */
+  readonly printed = (text: string): void => {
+    const url = /dashboard at (http:\S+)/.exec(text)?.[1]
+    if (url === undefined || this.#url !== undefined) return
+    this.#url = new URL(url)
+    void this.#watch(this.#url)
+  }
+
+  end(): void {
+    this.#ended = true
+  }
+
+  async #watch(url: URL): Promise<void> {
+    const api = (path: string, init?: RequestInit) => fetch(new URL(`/api/v1/memory/${path}`, url), init)
+    while (!this.#ended) {
+      await new Promise(resolve => setTimeout(resolve, 200))
+      try {
+        this.attacks = (await (await api('attacks')).json()) as Answer<'GET /memory/attacks'>
+        if (this.ownership !== undefined) continue
+        const answer = await api('ownership')
+        if (!answer.ok) continue
+        const seen = (await answer.json()) as Answer<'GET /memory/ownership'>
+        // A change may come between the two that are asked for.
+        const owned = vms(seen.el2 ?? [])
+        if (owned === '' || owned !== vms(seen.ranges)) continue
+        this.ownership = seen
+        const body = JSON.stringify({ base: '0x50000000', size: 4096, vm: 1 })
+        const refused = await api('donate', { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+        this.donation = [refused.status, ((await refused.json()) as { detail: string }).detail]
+      } catch {} // The machine, and the server with it, has ended.
+    }
+  }
+}
+
 describe('a protected VM whose host attacks it', () => {
   test('the policy follows EL2: nothing reaches the VM, EL2 or the server', async () => {
-    const args = ['boot', '--el2', 'pkvm', '--smp', '2', '--storm', '4', '--oracle', '--quiet']
-    const { report, stderr } = await cosim(args, DEADLINE)
+    const args = ['boot', '--el2', 'pkvm', '--smp', '2', '--storm', '4', '--oracle', '--dashboard', '0', '--quiet']
+    const watcher = new Watcher()
+    const { report, stderr } = await cosim(args, { ...DEADLINE, onErrors: watcher.printed })
+    watcher.end()
     expect(report?.message, stderr).toBeUndefined()
     expect(report?.outcome, stderr).toBe('ok')
     expect(report?.isolated).toBe(true)
@@ -38,6 +89,12 @@ describe('a protected VM whose host attacks it', () => {
     ])
     expect(report?.attacks?.secretChanged).toBe(0)
     expect(report?.attacks?.storm).toMatchObject({ vms: 4, secretsRead: 0, secretsChanged: 0, silent: 0 })
+    const { ownership, attacks, donation } = watcher
+    // Both show the same pages of VMs.
+    expect(ownership).toBeDefined()
+    expect(donation).toEqual([409, 'EL2 owns the pages and alone gives and takes them: nothing to donate by hand'])
+    expect(lines(attacks?.attacks)).toEqual(lines(report?.attacks?.attacks).slice(0, attacks?.attacks.length))
+    expect(attacks?.attacks.length).toBeGreaterThan(10)
     expect(report?.el2?.registers?.vttbr).toMatch(/^0x7/)
     expect(report?.el2?.changes).toBeGreaterThan(100)
     expect(report?.el2?.checks).toBeGreaterThan(3)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { resultName } from '../../policy/result.ts'
 import { hex } from '../../smmu/bits.ts'
+import type { OwnershipRange } from '../../trap/operations.ts'
 import { parseBig } from '../hex.ts'
 import type { MachineManager } from '../machineManager.ts'
 import { Problem } from '../problems.ts'
@@ -34,8 +35,18 @@ export function pageHandlers(manager: MachineManager): Handlers<typeof pages> {
       if (to <= from) throw new Problem(422, 'the range is empty')
       if (to - from > 2 ** 44) throw new Problem(422, 'the range is larger than 16 TiB')
       const ranges = await inspection.ownership(from, to, limit)
-      return { from: hex(from), to: hex(to), ranges: ranges.map(range => ({ ...range, base: hex(range.base) })) }
+      const el2 = await inspection.el2Ownership(from, to, limit)
+      const shown = (range: OwnershipRange) => ({ ...range, base: hex(range.base) })
+      return { from: hex(from), to: hex(to), ranges: ranges.map(shown), el2: el2?.map(shown) ?? null }
     },
+    'GET /memory/el2': async () => {
+      const report = await manager.inspection.el2()
+      if (report === null) return null
+      const { registers, changes, serverUs, checks, agreement, problem = null } = report
+      const disagreements = (agreement?.disagreements ?? []).map(found => ({ ...found, base: hex(found.base) }))
+      return { registers, changes, serverUs, checks, agreement: agreement && { ...agreement, disagreements }, problem }
+    },
+    'GET /memory/attacks': () => manager.attacks.report(),
     'GET /memory/reach': async ({ query }) => {
       const streams = await manager.inspection.reach(query.smmu ?? 0)
       return streams.map(({ leaves, ...stream }) => ({

@@ -6,19 +6,86 @@ import type { Routes } from './route.ts'
 
 export const PAGE = 4096
 
+const Owned = Type.Object({
+  base: HexText('start'),
+  size: Type.Integer(),
+  state: Type.Enum(['owned', 'shared', 'hyp', 'vm', 'not RAM', 'mixed']),
+  vm: Type.Integer(),
+})
 const OwnershipSchema = Type.Object({
   from: HexText('start'),
   to: HexText('end'),
-  ranges: Type.Array(
-    Type.Object({
-      base: HexText('start'),
-      size: Type.Integer(),
-      state: Type.Enum(['owned', 'shared', 'hyp', 'vm', 'not RAM', 'mixed']),
-      vm: Type.Integer(),
-    }),
-  ),
+  ranges: Type.Array(Owned),
+  el2: Nullable(Type.Array(Owned, { description: "the same from EL2's own tables; null: no EL2 keeps any" })),
 })
 export type Ownership = View<typeof OwnershipSchema>
+export type OwnedRange = View<typeof Owned>
+
+const Quantiles = Type.Object({ p50: Type.Number(), p90: Type.Number(), p99: Type.Number(), max: Type.Number() })
+const El2Schema = Type.Object({
+  registers: Nullable(Type.Object({ vttbr: Type.String(), vtcr: Type.String() })),
+  changes: Type.Integer({ description: 'how often EL2 waited for the server' }),
+  serverUs: Quantiles,
+  checks: Type.Integer({ description: 'comparisons of all RAM while the machine ran, before this one' }),
+  agreement: Nullable(
+    Type.Object({
+      pages: Type.Integer({ description: 'pages of 4096 bytes that were compared' }),
+      kept: Type.Integer({ description: 'kept from the host by EL2' }),
+      hypervisor: Type.Integer({ description: 'hypervisor memory of the server' }),
+      disagreements: Type.Array(
+        Type.Object({
+          base: HexText('start'),
+          size: Type.Integer(),
+          what: Type.Enum(['reached', 'lost', 'elsewhere']),
+        }),
+      ),
+      wrong: Type.Integer({ description: 'pages on which they do not agree' }),
+    }),
+  ),
+  problem: Nullable(Type.String()),
+})
+/** What EL2 does, and whether devices reach what it lets its host reach. */
+export type El2View = View<typeof El2Schema>
+
+const AttackSchema = Type.Object({
+  who: Type.Enum(['cpu', 'dma']),
+  what: Type.Enum(['read', 'write']),
+  target: Type.String(),
+  address: Type.String(),
+  result: Type.String({ description: 'what the attacker saw' }),
+  stoppedBy: Nullable(Type.String()),
+  mustStop: Type.Boolean(),
+})
+export type AttackView = View<typeof AttackSchema>
+
+/** What a protected VM's host attacked so far. */
+const AttacksSchema = Type.Object({
+  attacks: Type.Array(AttackSchema),
+  secretChanged: Nullable(Type.Integer({ description: 'words that the VM found changed; null: not asked yet' })),
+  storm: Nullable(
+    Type.Record(Type.String(), Type.Unknown(), { description: 'VMs created and destroyed under attack' }),
+  ),
+})
+export type AttacksView = View<typeof AttacksSchema>
+
+/** Pages that changed hands. */
+export interface PageItem {
+  readonly id: number
+  readonly at: string
+  readonly operation: 'donate' | 'reclaim' | 'share' | 'unshare'
+  readonly base: string
+  readonly size: number
+  /** 0: no VM. */
+  readonly vm: number
+  readonly result: string
+}
+
+export interface AttackItem {
+  readonly id: number
+  /** Machines started so far. */
+  readonly run: number
+  readonly attacks: AttacksView
+}
 
 const ReachSchema = Type.Object({
   sid: Type.Integer(),
@@ -60,6 +127,18 @@ export const pages = {
     ),
     answer: OwnershipSchema,
     problems: [409, 422],
+  },
+  'GET /memory/el2': {
+    tag: 'memory',
+    summary: 'Whether devices reach what a hypervisor at EL2 lets its host reach, as of now',
+    description: 'Null: the machine has no EL2.',
+    answer: Nullable(El2Schema),
+    problems: [409],
+  },
+  'GET /memory/attacks': {
+    tag: 'memory',
+    summary: "What a protected VM's host attacked, and what stopped it",
+    answer: AttacksSchema,
   },
   'GET /memory/reach': {
     tag: 'memory',

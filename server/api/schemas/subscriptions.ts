@@ -4,6 +4,7 @@ import { Type } from 'typebox'
 import type { FiringItem } from './faults.ts'
 import type { View } from './fields.ts'
 import type { CountersView, MachineStatus } from './lifecycle.ts'
+import type { AttackItem, PageItem } from './pages.ts'
 import { type EventItem, FilterSchema, type TrapRow, type WarningItem } from './trace.ts'
 
 export interface ConsoleItem {
@@ -31,6 +32,8 @@ export interface StreamItems {
   readonly console: ConsoleItem
   readonly counters: CounterItem
   readonly machine: StatusItem
+  readonly pages: PageItem
+  readonly attacks: AttackItem
 }
 export type StreamName = keyof StreamItems
 
@@ -42,6 +45,8 @@ export const STREAMS = [
   'console',
   'counters',
   'machine',
+  'pages',
+  'attacks',
 ] as const satisfies readonly StreamName[]
 
 export const SubscribeSchema = Type.Object(

@@ -2,8 +2,9 @@
 /** Guest memory: who owns a page, who reaches it, what is in it. */
 import type { Command } from 'commander'
 import type { Body } from '../../api/schemas/contract.ts'
+import type { AttackView, El2View, OwnedRange } from '../../api/schemas/pages.ts'
 import { EXIT } from '../exit.ts'
-import { type Add, address, bytes, integer, list, type OnSmmu, onSmmu } from './command.ts'
+import { type Add, address, bytes, integer, list, type OnSmmu, onSmmu, plain } from './command.ts'
 
 const range = (command: Command): Command =>
   command
@@ -27,15 +28,20 @@ export function pageCommands(add: Add): void {
     'who owns the pages of a range',
     command => command.option('--from <address>', 'start', address).option('--to <address>', 'end', address),
     async (client, { from, to }) => {
-      client.print(await client.call('GET /memory/ownership', { query: { from, to } }), ({ ranges }) =>
-        list(
-          ranges,
-          ({ base, size, state, vm }) =>
-            `${base.padEnd(14)} ${String(size / 1024).padStart(10)} KiB  ${state}${vm ? ` ${vm}` : ''}`,
-        ),
+      client.print(await client.call('GET /memory/ownership', { query: { from, to } }), ({ ranges, el2 }) =>
+        [list(ranges, owned), ...(el2 === null ? [] : ["as EL2's tables have it", list(el2, owned)])].join('\n'),
       )
     },
   )
+  add('el2', 'whether devices reach what a hypervisor at EL2 lets its host reach', plain, async client => {
+    client.print(await client.call('GET /memory/el2'), el2Text)
+  })
+  add('attacks', "what a protected VM's host attacked, and what stopped it", plain, async client => {
+    client.print(await client.call('GET /memory/attacks'), ({ attacks, secretChanged }) => {
+      const secret = secretChanged === null ? '' : `\nwords of the secret that were changed: ${secretChanged}`
+      return `${list(attacks, attackText)}${secret}`
+    })
+  })
   add<OnSmmu>(
     'reach',
     'what devices reach: pages that stage 1 of each stream maps',
@@ -60,6 +66,33 @@ export function pageCommands(add: Add): void {
       client.print(answer, ({ address, bytes }) => dump(Number(address), Buffer.from(bytes, 'hex')))
     },
   )
+}
+
+const owned = ({ base, size, state, vm }: OwnedRange): string =>
+  `${base.padEnd(14)} ${String(size / 1024).padStart(10)} KiB  ${state}${vm ? ` ${vm}` : ''}`
+
+const attackText = ({ who, what, target, address, result, stoppedBy, mustStop }: AttackView): string => {
+  const stopped = stoppedBy ?? (mustStop ? 'NOTHING' : 'nothing, as it should be')
+  return `${who} ${what.padEnd(5)} ${target.padEnd(10)} ${address.padEnd(11)} ${result.padEnd(15)} stopped by ${stopped}`
+}
+
+function el2Text(el2: El2View | null): string {
+  if (el2 === null) return 'the machine has no EL2'
+  const { registers, changes, agreement, problem } = el2
+  const lines = [
+    registers === null
+      ? 'EL2 keeps no tables for its host'
+      : `VTTBR_EL2 ${registers.vttbr}, VTCR_EL2 ${registers.vtcr}`,
+    `its host's tables changed ${changes} times`,
+  ]
+  if (problem !== null) lines.push(`it cannot be compared with the SMMU: ${problem}`)
+  if (agreement !== null) {
+    const { pages, kept, wrong, disagreements } = agreement
+    const disagree = wrong === 0 ? 'agree' : `DO NOT AGREE on ${wrong} pages`
+    lines.push(`SMMU and EL2 ${disagree} (${pages} pages checked, ${kept} of them kept from the host)`)
+    lines.push(...disagreements.map(({ base, size, what }) => `${base.padEnd(14)} ${size / 1024} KiB  ${what}`))
+  }
+  return lines.join('\n')
 }
 
 /** Sixteen bytes a line, with what is printable of them. */

@@ -328,6 +328,11 @@ export class Hypervisor implements HypContext {
     return address >= base && address < base + size
   }
 
+  /** EL2 says whose pages are. */
+  get followed(): boolean {
+    return this.#hostStage2 !== null
+  }
+
   /** Gives pages of the host to a protected VM: neither vCPUs nor devices reach them afterwards. */
   donate(base: number, size: number, vm: number): number {
     const result = this.#donate(base, size, vm)

@@ -11,6 +11,7 @@ import { go, held, rates, route, running, smmu, status, theme, toggleTheme, VIEW
 import { attempt, Button, Dialog, Field, Toasts } from './ui.tsx'
 import { Breakpoints } from './views/breakpoints.tsx'
 import { Console } from './views/console.tsx'
+import { El2 } from './views/el2.tsx'
 import { Faults } from './views/faults.tsx'
 import { Memory } from './views/memory.tsx'
 import { Overview } from './views/overview.tsx'
@@ -30,14 +31,18 @@ const PAGES: Readonly<Record<View, () => JSX.Element | null>> = {
   console: Console,
   breakpoints: Breakpoints,
   faults: Faults,
+  el2: El2,
   reference: Reference,
 }
+
+/** 1 to 9, then 0. */
+const viewKey = (index: number): string => String((index + 1) % 10)
 
 export function App() {
   const [help, setHelp] = useState(false)
   useEffect(() => {
     const ends = [
-      ...VIEWS.map(([id, name], i) => shortcut(String(i + 1), name, () => go(id))),
+      ...VIEWS.map(([id, name], i) => shortcut(viewKey(i), name, () => go(id))),
       shortcut('t', 'Dark or light', toggleTheme),
       shortcut('b', 'Hold the next trap', () => {
         if (running.peek() && held.peek() === null)
@@ -97,7 +102,7 @@ function Rail({ view, help }: { view: View; help: () => void }) {
           <li key={id}>
             <a href={`#/${id}`} aria-current={id === view ? 'page' : undefined}>
               <span>{name}</span>
-              <kbd>{i + 1}</kbd>
+              <kbd>{viewKey(i)}</kbd>
             </a>
           </li>
         ))}

@@ -16,6 +16,7 @@ export const VIEWS = [
   ['console', 'Console'],
   ['breakpoints', 'Breakpoints'],
   ['faults', 'Faults'],
+  ['el2', 'EL2'],
 ] as const
 /** What a warning's rule links to has no key. */
 export type View = (typeof VIEWS)[number][0] | 'reference'

@@ -102,6 +102,8 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/memory/bytes?address=0x40000000&length=64', 200],
     ['GET', '/api/v1/memory/bytes?address=0x1000', 422],
     ['GET', '/api/v1/memory/ownership', 409],
+    ['GET', '/api/v1/memory/el2', 200],
+    ['GET', '/api/v1/memory/attacks', 200],
     ['GET', '/api/v1/breakpoints', 200],
     ['GET', '/api/v1/held', 200],
     ['GET', '/api/v1/faults/catalogue', 200],

@@ -43,6 +43,8 @@ beforeAll(async () => {
     while (server.manager.status().phase !== wanted) await new Promise(resolve => setTimeout(resolve, 5))
   }
   server.say('hello from the guest\n')
+  const attack = { who: 'cpu', what: 'read', target: 'secret', address: '0x48000000', result: 'SIGSEGV' }
+  server.say(`@cosim ${JSON.stringify({ seq: 1, event: 'attack', ok: true, ...attack })}\n`)
   await phase('kernel')
   await qemu.write(R.ARM_SMMU_CR0, 4, R.CR0_SMMUEN)
   await phase('smmu')
@@ -111,7 +113,7 @@ const state = async (wanted: string) => {
 }
 
 test.each<[string[], RegExp]>([
-  [['status'], /^running, smmu, passthrough nested, none$/m],
+  [['status'], /^running, smmu \(attack\), passthrough nested, none$/m],
   [['info'], new RegExp(`^policies +${POLICY_NAMES.join(' ')}$`, 'm')],
   [['counters'], /"traps": 3/],
   [['traps', '--limit', '5'], /^ +2 +\S+ W GBPA +0x5 /m],
@@ -125,6 +127,8 @@ test.each<[string[], RegExp]>([
   [['stream', '8'], /^host +0x40001200 {2}V bypass/m],
   [['table', '0x40004000', '--level', '1'], /^ +1 0x40000000 +table 0x40005000/m],
   [['reach'], /^0x8 bypass$/m],
+  [['el2'], /^the machine has no EL2$/m],
+  [['attacks'], /^cpu read {2}secret {5}0x48000000 {2}SIGSEGV {9}stopped by EL2: SIGSEGV$/m],
   [['walk', '--sid', '8', '--iova', '0x1000'], /^STE .*\ntranslated: bypass to 0x1000$/m],
   [['walk', '--sid', '7', '--iova', '0x1000', '--write', '--table', 'host'], /C_BAD_STE/],
   [['memory', '0x40000000', '--length', '16'], /40000000 {2}73697874 65656e20 .* sixteen bytes \.\./],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
-import type { Ownership, Reach } from '../../../api/schemas/pages.ts'
+import type { OwnedRange, Ownership, Reach } from '../../../api/schemas/pages.ts'
 import { call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded, useSize } from '../hooks.ts'
@@ -65,6 +65,7 @@ function MemoryMap() {
         class="map-panel"
         side={
           <span class="legend">
+            {ownership.data?.el2 != null && <span class="muted">large: the server, foot: EL2</span>}
             {STATES.map(([state, name, tone]) => (
               <Tag key={state} tone={tone}>
                 {name}
@@ -241,6 +242,15 @@ function Canvas(props: CanvasProps) {
     for (const range of [...ownership.ranges].sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state))) {
       paint(...cells(Number(range.base), range.size), fills[range.state] ?? colour('line'), 0)
     }
+    // EL2's own word of each cell, at its foot.
+    const foot = Math.max(2, Math.floor(pixels / 4))
+    for (const range of [...(ownership.el2 ?? [])].sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state))) {
+      context.fillStyle = fills[range.state] ?? colour('line')
+      const [first, last] = cells(Number(range.base), range.size)
+      for (let i = Math.max(0, first); i < Math.min(last, total, columns * rows); i++) {
+        context.fillRect((i % columns) * pixels, (Math.floor(i / columns) + 1) * pixels - 1 - foot, pixels - 1, foot)
+      }
+    }
     const dot = colour('dma')
     for (const { mapped } of reach)
       for (const m of mapped) paint(...cells(Number(m.base), m.size), dot, Math.floor(pixels / 3))
@@ -339,8 +349,8 @@ function Canvas(props: CanvasProps) {
 }
 
 function describeAt(at: number, size: number, ownership: Ownership, reach: readonly Reach[]) {
-  const range = ownership.ranges.find(r => at < Number(r.base) + r.size && at + size > Number(r.base))
-  const [, name = 'not RAM'] = STATES.find(([state]) => state === range?.state) ?? []
+  const here = (ranges: readonly OwnedRange[]) =>
+    ownerName(ranges.find(r => at < Number(r.base) + r.size && at + size > Number(r.base)))
   const devices = reach
     .flatMap(({ device, sid, mapped }) =>
       mapped
@@ -348,7 +358,25 @@ function describeAt(at: number, size: number, ownership: Ownership, reach: reado
         .map(m => `${device?.name ?? hex(sid)} at IOVA ${m.iova}`),
     )
     .slice(0, 4)
-  return { state: range?.vm ? `${name} ${range.vm}` : name, devices }
+  const server = here(ownership.ranges)
+  const el2 = ownership.el2 === null ? undefined : here(ownership.el2)
+  return { state: el2 === undefined ? server : `${server}; EL2 says ${el2}`, devices }
+}
+
+function ownerName(range: OwnedRange | undefined): string {
+  const [, name = 'not RAM'] = STATES.find(([state]) => state === range?.state) ?? []
+  return range?.vm ? `${name} ${range.vm}` : name
+}
+
+/** Bytes by owner. */
+function sums(ranges: readonly OwnedRange[]): [name: string, tone: Tone, size: number][] {
+  const found = new Map<string, [tone: Tone, size: number]>()
+  for (const range of ranges) {
+    const name = ownerName(range)
+    const [, , tone = 'plain' as Tone] = STATES.find(([state]) => state === range.state) ?? []
+    found.set(name, [tone, (found.get(name)?.[1] ?? 0) + range.size])
+  }
+  return [...found].map(([name, [tone, size]]) => [name, tone, size])
 }
 
 function Side(props: {
@@ -397,11 +425,11 @@ function Side(props: {
           .map(m => ({ ...m, device: device?.name ?? hex(sid), sid })),
       )
     : []
-  const totals = STATES.map(([state, name, tone]) => ({
-    name,
-    tone,
-    size: (ownership?.ranges ?? []).filter(r => r.state === state).reduce((sum, r) => sum + r.size, 0),
-  })).filter(({ size }) => size > 0)
+  const el2 = ownership?.el2 ?? null
+  const totals = [
+    ...sums(ownership?.ranges ?? []).map(row => ['', ...row] as const),
+    ...sums(el2 ?? []).map(row => ['EL2', ...row] as const),
+  ]
   return (
     <div class="stack">
       <Panel title="Range">
@@ -431,17 +459,18 @@ function Side(props: {
             <Button type="submit" disabled={!valid}>
               Select
             </Button>
-            <Button tone="primary" disabled={!valid || busy} onClick={() => void change('donate')}>
+            <Button tone="primary" disabled={!valid || busy || el2 !== null} onClick={() => void change('donate')}>
               Donate
             </Button>
-            <Button disabled={!valid || busy} onClick={() => void change('reclaim')}>
+            <Button disabled={!valid || busy || el2 !== null} onClick={() => void change('reclaim')}>
               Reclaim
             </Button>
           </div>
         </form>
         <p class="hint">
-          A donated page is out of reach of vCPUs and devices until it is reclaimed, zeroed. A guest that uses it gets
-          an abort.
+          {el2 === null
+            ? 'A donated page is out of reach of vCPUs and devices until it is reclaimed, zeroed. A guest that uses it gets an abort.'
+            : 'EL2 owns the pages and alone gives and takes them.'}
         </p>
       </Panel>
       <Panel title={selection ? 'In the selection' : 'In sight'} flush class="grow">
@@ -451,8 +480,9 @@ function Side(props: {
           ) : (
             <table class="data">
               <tbody>
-                {totals.map(({ name, tone, size }) => (
-                  <tr key={name}>
+                {totals.map(([who, name, tone, size]) => (
+                  <tr key={`${who} ${name}`}>
+                    {el2 !== null && <td class="muted">{who === '' ? 'server' : who}</td>}
                     <td>
                       <Tag tone={tone}>{name}</Tag>
                     </td>
