@@ -31,7 +31,8 @@ used() {
 	case ,$(parameter cosim.devices virtio-blk,nvme,virtio-net,e1000e), in *,"$1",*) ;; *) return 1 ;; esac
 }
 
-# agent: once the devices are there, a workload for each line `workload PARAMETER…` on the console, until `end`.
+# agent: once the devices are there, a workload for each line `workload PARAMETER…` on the console, for `attack PARAMETER…`
+# after the attacks on a protected VM, until `end`.
 agent() {
 	stty -echo
 	! used virtio-blk || find_disk $VIRTIO_BLK_SERIAL || fail agent virtio-blk 'no disk'
@@ -42,6 +43,13 @@ agent() {
 		workload)
 			ALL_OK=true
 			emit told true ''
+			exercise
+			emit worked $ALL_OK ''
+			;;
+		attack)
+			ALL_OK=true
+			emit told true ''
+			attack_vm "$(parameter cosim.storm 0)"
 			exercise
 			emit worked $ALL_OK ''
 			;;

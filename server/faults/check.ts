@@ -156,6 +156,7 @@ const ALTERING: Readonly<Record<Point, (where: never) => readonly Action[]>> = {
   event: () => ['change', 'drop'],
   pages: () => ['fail'],
   transport: () => [],
+  el2: () => ['drop', 'change', 'postpone'],
   machine: () => [],
 }
 

@@ -6,7 +6,7 @@
  */
 import type { Translate } from '../../protocol/generated/messages.ts'
 import { OperationError } from '../policy/operationError.ts'
-import type { Policy, Trap } from '../policy/policy.ts'
+import type { Policy, Stage2Change, Trap } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Answer } from '../translate/answer.ts'
@@ -17,6 +17,7 @@ import type { FaultContext } from './faultContext.ts'
 import { FreeActions } from './freeActions.ts'
 import { interpose } from './interpose.ts'
 import { CommandPoint } from './points/command.ts'
+import { El2Point } from './points/el2.ts'
 import { EventPoint } from './points/event.ts'
 import { HardwarePoint } from './points/hardware.ts'
 import { MachinePoint } from './points/machine.ts'
@@ -64,6 +65,7 @@ interface Arming {
   readonly event: EventPoint
   readonly pages: PagesPoint
   readonly transport: TransportPoint
+  readonly el2: El2Point
   readonly machinePoint: MachinePoint
 }
 
@@ -193,7 +195,7 @@ export class Injector {
   /** Decides a trap, with faults around it. */
   access(policy: Policy, trap: Trap): void {
     if (this.#at === undefined) return policy.access(trap)
-    const { machine, actions, register, event, transport, machinePoint } = this.#at
+    const { machine, actions, register, event, transport, el2, machinePoint } = this.#at
     machine.trap = trap.seq
     machine.time = trap.time
     actions.deciding = true
@@ -201,6 +203,7 @@ export class Injector {
       const smmu = machine.smmus[trap.smmu]
       for (const { view } of machine.smmus) view.tick(trap.time)
       register.carryOutPostponed(policy)
+      el2.carryOutPostponed(policy)
       machinePoint.look()
       transport.request('trap', trap.smmu)
       if (smmu === undefined) policy.access(trap)
@@ -219,15 +222,31 @@ export class Injector {
   /** The machine was reset. */
   reset(policy: Policy): void {
     if (this.#at === undefined) return policy.reset()
-    const { machine, actions, register, event, transport } = this.#at
+    const { machine, actions, register, event, transport, el2 } = this.#at
     machine.trap = 0
     for (const smmu of machine.smmus) smmu.reset()
     register.reset()
+    el2.reset()
     event.reset()
     actions.deciding = true
     try {
       transport.request('reset', 0)
       policy.reset()
+    } finally {
+      actions.deciding = false
+      this.#settle()
+    }
+  }
+
+  /** EL2 has changed its host's tables. @returns false when devices may still reach what is not the host's */
+  stage2Changed(policy: Policy, change: Stage2Change): boolean {
+    if (this.#at === undefined) return policy.stage2Changed?.(change) ?? true
+    const { machine, actions, el2, machinePoint } = this.#at
+    machine.time = change.time
+    actions.deciding = true
+    try {
+      machinePoint.look()
+      return el2.changed(policy, change)
     } finally {
       actions.deciding = false
       this.#settle()
@@ -281,6 +300,7 @@ export class Injector {
       event: new EventPoint(machine, actions, rulesAt(rules, 'event')),
       pages: new PagesPoint(machine, actions, rulesAt(rules, 'pages')),
       transport: new TransportPoint(actions, rulesAt(rules, 'transport')),
+      el2: new El2Point(machine, actions, rulesAt(rules, 'el2')),
       machinePoint: new MachinePoint(actions, rulesAt(rules, 'machine')),
     }
     for (const smmu of machine.smmus) this.#undo.push(at.hardware.interpose(smmu))
@@ -307,7 +327,9 @@ export class Injector {
 }
 
 /** @throws Error when the machine has no place for a rule */
-function expectPlace(rule: FaultRule, { translates, policy }: FaultContext): void {
+function expectPlace(rule: FaultRule, { translates, policy, machine }: FaultContext): void {
+  if (rule.where.at === 'el2' && (machine.el2 === undefined || policy.stage2Changed === undefined))
+    throw new Error('the machine has no EL2, or the policy does not follow it')
   if (rule.where.at === 'translate' && !translates)
     throw new Error('translations are the hardware’s: use translate mode server')
   const needed = facilityOf(rule)

@@ -119,6 +119,10 @@ export const WHERE = {
     { at: Type.Literal('transport'), message: Type.Enum(['trap', 'reset', 'translate']) },
     { ...strict, description: 'a request of QEMU, before its answer is sent' },
   ),
+  el2: Type.Object(
+    { at: Type.Literal('el2'), cpu: Type.Optional(count(0, 0xffff, 'index of the vCPU; absent: any')) },
+    { ...strict, description: "EL2 has changed its host's tables and waits, before the policy hears of it" },
+  ),
   machine: Type.Object(
     { at: Type.Literal('machine') },
     { ...strict, description: 'no access: `when` alone decides (console, time, after), or "fire now"' },
@@ -182,11 +186,16 @@ const action = <D extends string, P extends Record<string, TSchema>>(name: D, de
 /** What: one object an action. */
 export const WHAT = {
   set: action('set', 'another value is written, or answered', { value: value('64 or 32 bits') }),
-  change: action('change', '(value & and | or) ^ xor', { ...bitsChange, word }),
+  change: action('change', '(value & and | or) ^ xor; at el2: of the address of each page that EL2 wrote to', {
+    ...bitsChange,
+    word,
+  }),
   freeze: action('freeze', 'reads go on answering what the last one before answered', {}),
   drop: action('drop', 'it does not take place; a command becomes one without effect', {}),
   abort: action('abort', 'external abort; a memory access is refused; a transaction ends without an event', {}),
-  postpone: action('postpone', 'the write is carried out so many traps later', { traps: count(1, 1e6, 'traps') }),
+  postpone: action('postpone', 'the write is carried out, or the policy told, so many traps later', {
+    traps: count(1, 1e6, 'traps'),
+  }),
   delay: action('delay', 'it takes so much longer', { ms: ms('milliseconds') }),
   duplicate: action('duplicate', 'once more, in the place of the next CMD_SYNC', {}),
   reorder: action('reorder', 'changes places with the command behind it', {}),
@@ -327,6 +336,12 @@ export const SessionSchema = Type.Object(
     kernel: Type.Optional(Type.String({ maxLength: 200 })),
     smp: Type.Optional(count(1, 64, 'vCPUs')),
     workload: Type.Optional(Type.String({ maxLength: 200, description: 'of the session runner' })),
+    el2: Type.Optional(
+      Type.Enum(['pkvm'], {
+        description: 'the guest runs as pKVM, on the first kernel with protected VMs, and attacks one; boots fresh',
+      }),
+    ),
+    storm: Type.Optional(count(0, 1_000, 'with el2: protected VMs more, under attack')),
     reconnect: Type.Optional(count(0, 600, 'seconds that the machine waits for a lost server')),
     timeout: Type.Optional(count(1, 86_400, 'seconds')),
   },

@@ -125,13 +125,34 @@ function byCpu({ result, target }: Pick<Attack, 'result' | 'target'>): string | 
   return target === 'el2' && result === 'zeros' ? 'EL2: the load faulted' : null
 }
 
+/** What the attacker reached and must not, in words. */
+export function reached(report: AttackReport | undefined): string[] {
+  const { attacks = [], secretChanged = null, storm = null } = report ?? {}
+  const open = attacks
+    .filter(({ mustStop, stoppedBy }) => mustStop && stoppedBy === null)
+    .map(
+      ({ who, what, target, address, result }) =>
+        `${who} ${what} of ${target} at ${address} was not stopped (${result})`,
+    )
+  if (secretChanged !== null && secretChanged > 0) {
+    open.push(`${secretChanged} words of the protected VM's secret were changed`)
+  }
+  for (const [count, what] of [
+    [storm?.secretsRead, 'read'],
+    [storm?.secretsChanged, 'changed'],
+  ]) {
+    if (typeof count === 'number' && count > 0) open.push(`${count} secrets of VMs were ${what}`)
+  }
+  return open
+}
+
 /** What has to be stopped and was not, in words; undefined: nothing. */
-export function attackFailure({ attacks, secretChanged }: AttackReport): string | undefined {
-  const open = attacks.find(({ mustStop, stoppedBy }) => mustStop && stoppedBy === null)
-  if (open) return `${open.who} ${open.what} of ${open.target} at ${open.address} was not stopped (${open.result})`
+export function attackFailure(report: AttackReport): string | undefined {
+  const { attacks, secretChanged } = report
+  const [open] = reached(report)
+  if (open !== undefined) return open
   const blocked = attacks.find(({ mustStop, stoppedBy }) => !mustStop && stoppedBy !== null)
   if (blocked)
     return `${blocked.who} ${blocked.what} of ${blocked.target} at ${blocked.address} was stopped: ${blocked.stoppedBy}`
-  if (secretChanged === null) return 'the protected VM did not say whether its secret is unchanged'
-  return secretChanged === 0 ? undefined : `${secretChanged} words of the protected VM's secret were changed`
+  return secretChanged === null ? 'the protected VM did not say whether its secret is unchanged' : undefined
 }

@@ -8,6 +8,7 @@ import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { SeriesStep } from '../policy/policy.ts'
+import { EL2_COMMAND_LINE, EL2_QEMU_ARGS, type El2Mode } from '../run/el2.ts'
 import { type MachineFiles, machineFiles } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
@@ -44,6 +45,7 @@ export interface Prepared {
   readonly description: Description
   readonly files: MachineFiles
   readonly ramDir: string
+  readonly el2: El2Mode
 }
 
 export interface MachineOptions {
@@ -53,6 +55,8 @@ export interface MachineOptions {
   readonly smp: number
   /** Boots from the beginning: with all devices, a snapshot has no NVMe. */
   readonly fresh: boolean
+  /** `pkvm`: the agent starts a protected VM and attacks it before it uses the devices. */
+  readonly el2: El2Mode
   /** A qemu-system-aarch64 with the patches, built elsewhere. */
   readonly qemu?: string
   readonly ramDir: string
@@ -64,22 +68,30 @@ export interface StartOptions {
   readonly translate?: TranslateMode
   /** Seconds that the machine waits for a lost server. */
   readonly reconnect?: number
+  /** With EL2: protected VMs more, under attack. */
+  readonly storm?: number
 }
 
 /** Fetches and builds what is missing. */
 export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
-  const { kernel, until, smp, fresh, ramDir } = options
-  const files = await machineFiles({ kernel, ...(options.qemu !== undefined && { qemu: options.qemu }) }, { signal })
+  const { kernel, until, smp, fresh, el2, ramDir } = options
+  const attack = el2 === 'pkvm'
+  const files = await machineFiles(
+    { kernel, attack, ...(options.qemu !== undefined && { qemu: options.qemu }) },
+    { signal },
+  )
   const devices = fresh ? ALL_DEVICES : SAVED_DEVICES
   const append = [
     'console=ttyAMA0 panic=0 cosim.run=agent',
     `cosim.devices=${devices.join(',')} cosim.patience=${PATIENCE_S}`,
+    ...(attack ? [EL2_COMMAND_LINE] : []),
     ...(fresh ? [`nvme_core.io_timeout=${NVME_S} nvme_core.admin_timeout=${NVME_S}`] : []),
   ].join(' ')
   return {
     description: { kernel: files.kernel.version, until, smp, memory, carveout, devices, append },
     files,
     ramDir,
+    el2,
   }
 }
 
@@ -87,6 +99,8 @@ export async function prepare(options: MachineOptions, signal: AbortSignal): Pro
 export class AgentMachine {
   readonly #machine: RunningMachine
   readonly #devices: readonly string[]
+  /** What the agent is told. */
+  readonly #command: string
   /** Of the workload that the agent was told last. */
   #events: GuestEvent[] = []
   /** How many times the agent has become ready. */
@@ -94,9 +108,10 @@ export class AgentMachine {
   #toldAt = 0
   workloadMs = 0
 
-  private constructor(machine: RunningMachine, devices: readonly string[]) {
+  private constructor(machine: RunningMachine, devices: readonly string[], command: string) {
     this.#machine = machine
     this.#devices = devices
+    this.#command = command
   }
 
   get session(): Session {
@@ -114,7 +129,7 @@ export class AgentMachine {
     options: StartOptions = {},
     restore?: SavedMachine,
   ): Promise<AgentMachine> {
-    const { description, files, ramDir } = prepared
+    const { description, files, ramDir, el2 } = prepared
     const { memory, carveout, smp, until, devices, append } = description
     const machine = await RunningMachine.start(
       {
@@ -130,23 +145,26 @@ export class AgentMachine {
           options: { until, granule, requireIsolation: false },
           panicOnWarn: false,
           reconnectMs: (options.reconnect ?? 0) * 1000,
-          canaries: true,
+          // EL2 and its VMs have something in their pages already.
+          canaries: el2 === 'none',
           ...(options.translate && { translate: options.translate }),
           ...(options.faults && { faults: options.faults }),
         },
         ...(restore && { restore }),
+        ...(el2 === 'pkvm' && { qemuArgs: EL2_QEMU_ARGS }),
         folder,
       },
       files,
     )
-    return new AgentMachine(machine, devices)
+    const command = el2 === 'pkvm' ? `attack cosim.storm=${options.storm ?? 0}` : 'workload'
+    return new AgentMachine(machine, devices, command)
   }
 
   /** Tells the agent to run the workload. */
   tell(): void {
     this.#events = []
     this.#toldAt = performance.now()
-    this.session.qemu.child.stdin?.write(`workload ${this.#machine.workload.append(0)}\n`)
+    this.session.qemu.child.stdin?.write(`${this.#command} ${this.#machine.workload.append(0)}\n`)
   }
 
   /** Takes a line of the console; returns the guest's event in it. */

@@ -38,6 +38,7 @@ export class Machines {
       until,
       smp: entry.session?.smp ?? 1,
       fresh,
+      el2: entry.session?.el2 ?? 'none',
       ramDir,
       ...(qemu && { qemu }),
     }

@@ -17,6 +17,7 @@ import { Compile } from 'typebox/compile'
 import { type CatalogueEntry, RuleSchema, SessionSchema, VERDICTS } from '../faults/rule.ts'
 import { runsFolder } from '../machine/scratch.ts'
 import { SERIES_STEPS } from '../policy/policy.ts'
+import { EL2_KERNEL } from '../run/el2.ts'
 import type { Job, SessionResult } from './session.ts'
 
 const SCHEMA_VERSION = 2
@@ -458,7 +459,8 @@ export function planOf(
     for (const until of stages) {
       for (const entry of entries) {
         for (const seed of seeds) {
-          const job = { entry, kernel: entry.session?.kernel ?? kernel, until: entry.session?.until ?? until, seed }
+          const { kernel: own = entry.session?.el2 === 'pkvm' ? EL2_KERNEL : kernel } = entry.session ?? {}
+          const job = { entry, kernel: own, until: entry.session?.until ?? until, seed }
           const same = names.get(jobName(job))
           if (same !== undefined && !isDeepStrictEqual(same, entry)) {
             throw new Error(`two entries are called "${entry.name}": their sessions could not be told apart`)

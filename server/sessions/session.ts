@@ -8,8 +8,11 @@ import type { SessionEnd } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
+import type { GuestEvent } from '../machine/guestEvents.ts'
 import type { SeriesStep } from '../policy/policy.ts'
 import { NO_WARNINGS } from '../policy/warnings.ts'
+import { AttackTable, reached } from '../run/attackTable.ts'
+import { el2Violation } from '../run/el2.ts'
 import { qemuFailure } from '../run/outcome.ts'
 import { eventName } from '../smmu/events.ts'
 import { decodeFeatures } from '../smmu/features.ts'
@@ -26,6 +29,7 @@ import {
   CR0_SMMUEN,
   GBPA_ABORT,
 } from '../smmu/registers.ts'
+import type { El2Report } from '../trap/el2Oracle.ts'
 import type { OwnershipRange } from '../trap/operations.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { AgentMachine, type Prepared } from './agentMachine.ts'
@@ -45,6 +49,7 @@ const SETTLE_MS = 300
 const PANIC_MS = 2_000
 const AUDIT_MS = 10_000
 const MAX_LINES = 50
+const MAX_GUEST_EVENTS = 10_000
 const CONSOLE_TAIL = 60
 
 /** One session to run. The same job on the same snapshot does the same until its first fault. */
@@ -77,6 +82,7 @@ export interface SessionResult {
 export function bootsFresh({ session, rules }: CatalogueEntry): boolean {
   return (
     session?.boot === 'fresh' ||
+    session?.el2 !== undefined ||
     rules.some(({ where, what }) => [where, what].some(part => 'sid' in part && part.sid === 'nvme'))
   )
 }
@@ -131,6 +137,8 @@ class Watch {
   timeline: Timeline | undefined
   machine: AgentMachine | undefined
   sections: Readonly<Record<string, unknown>> = {}
+  readonly attackTable = new AttackTable()
+  readonly guestEvents: GuestEvent[] = []
   isolation: readonly string[] = []
   status: FaultStatus | undefined
 
@@ -147,6 +155,14 @@ class Watch {
     if (this.lines.length > CONSOLE_TAIL) this.lines.shift()
     const finding = addFinding(this.console, line, MAX_LINES)
     if (finding !== undefined) this.note(`console: ${finding.line}`)
+  }
+
+  /** What a protected VM's host reached, and where EL2's tables and the SMMU's do not agree. */
+  #attacked(): string[] {
+    const report = this.attackTable.report(this.guestEvents, true)
+    const el2 = this.sections.el2 as El2Report | undefined
+    const violation = el2Violation({ ...(el2 && { el2 }) })
+    return [...reached(report), ...(violation === undefined ? [] : [violation.message])]
   }
 
   evidence(end: Evidence['end'], job: Job, snapshot: Snapshot | undefined): Evidence {
@@ -167,7 +183,7 @@ class Watch {
       guardFaults: faults.total,
       resets: this.resets,
       interruptions: this.interruptions,
-      isolation: isolates(job) ? [...this.isolation, ...(this.timeline?.isolation ?? [])] : [],
+      isolation: isolates(job) ? [...this.isolation, ...this.#attacked(), ...(this.timeline?.isolation ?? [])] : [],
       armed: job.entry.rules.length > 0,
       fired: Math.max(this.fired, this.status?.rules.reduce((sum, { fired }) => sum + fired, 0) ?? 0),
       firings: this.firings,
@@ -196,6 +212,7 @@ async function observe(
       faults: { rules: entry.rules, seed },
       ...(options.translate && { translate: options.translate }),
       ...(options.reconnect && { reconnect: options.reconnect }),
+      ...(options.storm && { storm: options.storm }),
     },
     snapshot,
   )
@@ -221,6 +238,7 @@ async function observe(
     const timeline = new Timeline(device, () => session.thread?.policy?.warnings ?? NO_WARNINGS)
     watch.timeline = timeline
     session.pump?.add(timeline)
+    session.pump?.add(watch.attackTable)
     session.thread?.on('fired', firing => {
       watch.fired++
       if (watch.firings.length < MAX_LINES) watch.firings.push(firing)
@@ -240,6 +258,7 @@ async function observe(
       if (watch.console.at(-1)?.verdict === 'guest-panic') setTimeout(() => over.resolve('deadline'), PANIC_MS)
       const event = machine.take(line)
       if (event === undefined) return
+      if (watch.guestEvents.length < MAX_GUEST_EVENTS) watch.guestEvents.push(event)
       if (event.event !== 'iommu')
         watch.note(`guest: ${event.event} ${event.name ?? ''} ${event.ok ? 'ok' : `failed: ${event.error}`}`)
       if (event.event === 'ready') machine.tell()
@@ -320,7 +339,8 @@ async function inspect(
     const fd = openSync(session.ramFile, 'r')
     try {
       const memory = new FileMemory(fd, hello.ram)
-      watch.isolation = audit({ memory, smmus, ownership, frames: hello.smmus, device, canaries: true })
+      const canaries = watch.sections.el2 === undefined
+      watch.isolation = audit({ memory, smmus, ownership, frames: hello.smmus, device, canaries })
     } finally {
       closeSync(fd)
     }

@@ -193,7 +193,11 @@ export class Connection {
     const addresses = pageAddresses(pages)
     ring.stage2(cpu, time, all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages, 0, pages.length)
     const change = { cpu, time, all: all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages: addresses }
-    const status = (this.#policy.stage2Changed?.(change) ?? true) ? OK : enums.status.aborted[0]
+    const { injector } = this.#thread
+    const followed = injector.armed
+      ? injector.stage2Changed(this.#policy, change)
+      : (this.#policy.stage2Changed?.(change) ?? true)
+    const status = followed ? OK : enums.status.aborted[0]
     if (this.el2 !== undefined) {
       this.el2.registers = { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
       this.el2.changed(ring.now() - start)

@@ -5,7 +5,7 @@ import type { FaultContext } from '../../../server/faults/faultContext.ts'
 import { Injector } from '../../../server/faults/injector.ts'
 import type { FaultRule, Firing } from '../../../server/faults/rule.ts'
 import { PkvmInspect } from '../../../server/hypervisor/pkvm/inspect.ts'
-import type { Policy, Trap } from '../../../server/policy/policy.ts'
+import type { Policy, Stage2Change, Trap } from '../../../server/policy/policy.ts'
 import type { HypWarning } from '../../../server/policy/warnings.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
@@ -41,6 +41,7 @@ export class FaultyBench extends Bench {
       },
       reset: () => this.hyp.reset(),
       access: (trap: Trap) => this.hyp.access(trap),
+      stage2Changed: (change: Stage2Change) => this.hyp.stage2Changed(change),
     }
   }
 

@@ -35,6 +35,7 @@ function prepared(change: { qemu?: string; until?: 'cmdq'; smp?: number } = {}):
       initrd: file('initrd', 'an initramfs'),
     },
     ramDir: '/dev/shm',
+    el2: 'none',
   }
 }
 

@@ -29,6 +29,12 @@ export class FakeEl2 {
 
 export const descriptor = (page: number) => L3 + 8 * ((page - REGION) / 4096)
 
+/** Puts tables into RAM with which EL2 keeps nothing from its host, but for L3's 2 MiB in blocks. */
+export function pokeTables({ memory }: Bench): void {
+  memory.poke64(ROOT + 8 * (RAM_BASE / 2 ** 30), BigInt(L2) | 3n)
+  memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), BigInt(L3) | 3n)
+}
+
 /** Host and SMMU run, EL2 has taken nothing yet. */
 export class El2Bench extends Bench {
   readonly el2: FakeEl2
@@ -39,8 +45,7 @@ export class El2Bench extends Bench {
     super({ el2 })
     this.el2 = el2
     this.hyp.reset()
-    this.memory.poke64(ROOT + 8 * (RAM_BASE / 2 ** 30), BigInt(L2) | 3n)
-    this.memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), BigInt(L3) | 3n)
+    pokeTables(this)
     this.host = new Host(this).boot()
     this.host.attach(8, STE.bypass)
     el2.now = registers
