@@ -56,7 +56,7 @@ export const bootSeconds = ({ bootMs }: Report): number => {
 }
 
 /** µs a read. */
-const reads =
+export const readMicroseconds =
   (device: string) =>
   ({ bench = [] }: Report): number => {
     const entry = bench.find(e => e.device === device)
@@ -108,8 +108,8 @@ export async function benchBoots(context: Context, names: ReadonlySet<Name>): Pr
   })
   const figures = [
     compare('boot', 'boot to userspace', 's', '≤ 1.05 ×', bootSeconds),
-    compare('reads', '4-KiB read, virtio-blk', 'µs', '≤ 1.10 ×', reads('virtio-blk')),
-    compare('reads', '4-KiB read, nvme', 'µs', '≤ 1.10 ×', reads('nvme')),
+    compare('reads', '4-KiB read, virtio-blk', 'µs', '≤ 1.10 ×', readMicroseconds('virtio-blk')),
+    compare('reads', '4-KiB read, nvme', 'µs', '≤ 1.10 ×', readMicroseconds('nvme')),
     alone('server’s own time per trap, p50', 'p50', '≤ 5 µs'),
     alone('server’s own time per trap, p99', 'p99', '≤ 50 µs'),
   ]

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import type { TranslateMode, TranslateReport } from '../../server/translate/translator.ts'
+import type { El2Report } from '../../server/trap/el2Oracle.ts'
 import type { ThreadEvent } from '../../server/trap/messages.ts'
 
 /** Compiled modules, for all of this test's processes. */
@@ -100,6 +101,11 @@ export class Servers {
     return (await this.#current.next('firstTrap')) !== undefined
   }
 
+  /** Until the present server has a machine; false when it ends before. */
+  async connected(): Promise<boolean> {
+    return (await this.#current.next('connected')) !== undefined
+  }
+
   /** The present server has ended by itself: `true`. */
   get ended(): boolean {
     return this.#current.child.exitCode !== null || this.#current.child.signalCode !== null
@@ -128,9 +134,16 @@ export class Servers {
 
   /** The report of translations in what QEMU's end left. */
   get translations(): TranslateReport | undefined {
-    for (const { event, args } of this.events) {
-      if (event === 'shutdown') return args[1].translate as TranslateReport | undefined
-    }
+    return this.#section('translate') as TranslateReport | undefined
+  }
+
+  /** What EL2's tables and the SMMU's said at QEMU's end. */
+  get el2(): El2Report | undefined {
+    return this.#section('el2') as El2Report | undefined
+  }
+
+  #section(name: string): unknown {
+    for (const { event, args } of this.events) if (event === 'shutdown') return args[1][name]
     return undefined
   }
 

@@ -119,6 +119,7 @@ test(
     expect(servers.complaints).toEqual([])
     expectOk(report, stderr)
     expect(servers.kills).toBeGreaterThan(10)
+    expect(servers.el2?.agreement).toMatchObject({ pages: 2 ** 18, wrong: 0, disagreements: [] })
     expect(report?.attacks?.storm).toMatchObject({ vms: 12, secretsRead: 0, secretsChanged: 0, silent: 0 })
   },
   PATIENCE_MS,
