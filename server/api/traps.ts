@@ -4,8 +4,7 @@ import { type WarningTable, warningById } from '../policy/warnings.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { describeRegister, registerName } from '../smmu/registers.ts'
-import { steConfigName } from '../smmu/ste.ts'
-import { describeRecord, describeRequest, describeTranslation, streamIds } from '../trace/describe.ts'
+import { describeRecord, describeRequest, describeTranslation, streamConfigName, streamIds } from '../trace/describe.ts'
 import { commandWords, streamEntries } from '../trace/groupMemory.ts'
 import type { Group } from '../trace/groups.ts'
 import { f64At, u32At } from '../trace/layout.ts'
@@ -223,8 +222,8 @@ function describeGroup(group: Group, warnings: WarningTable): ChildView[] {
       }
       case 'stream': {
         const { host, shadow } = streamEntries(group.children, index)
-        const name = (config: number) => (config === 0xffff_ffff ? 'invalid' : steConfigName(config))
-        const text = `sid 0x${child.sid.toString(16)}: host ${name(child.hostConfig)} → shadow ${name(child.shadowConfig)}`
+        const [before, after] = [child.hostConfig, child.shadowConfig].map(streamConfigName)
+        const text = `sid 0x${child.sid.toString(16)}: host ${before} → shadow ${after}`
         const views: { host?: SteView; shadow?: SteView } = {}
         if (host) views.host = steView(host)
         if (shadow) views.shadow = steView(shadow)

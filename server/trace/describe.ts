@@ -11,13 +11,12 @@ import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent } from '../smmu/events.ts'
 import { describeRegister, registerAt, registerName } from '../smmu/registers.ts'
 import { describeSte, steConfigName } from '../smmu/ste.ts'
-import { commandWords, streamEntries } from './groupMemory.ts'
+import { commandWords, INVALID, streamEntries } from './groupMemory.ts'
 import type { Group, Root } from './groups.ts'
 import { FAULT_ACTIONS, machineState, type RecordOf, request, type TraceRecord, verdict } from './records.ts'
 import { pcOf, type Symbols } from './symbols.ts'
 
 const NO_CPU = 0xffff
-const INVALID = 0xffff_ffff
 const SHOWN_BYTES = 32
 
 const nameOf = (values: Readonly<Record<string, number>>, value: number): string =>
@@ -122,12 +121,13 @@ function command(record: RecordOf<'command'>, words: Uint32Array | undefined): s
   return `host cmd  ${text}${record.verdict === verdict.kept ? '' : `  ${nameOf(verdict, record.verdict).toUpperCase()}`}`
 }
 
-const config = (value: number): string => (value === INVALID ? 'invalid' : steConfigName(value))
+/** Config of a `stream` record. */
+export const streamConfigName = (config: number): string => (config === INVALID ? 'invalid' : steConfigName(config))
 
 function stream(record: RecordOf<'stream'>, group: Group, index: number): string[] {
   const { host, shadow } = streamEntries(group.children, index)
   const lines = [
-    `stream    sid ${hex(record.sid)}: host ${config(record.hostConfig)}, shadow ${config(record.shadowConfig)}`,
+    `stream    sid ${hex(record.sid)}: host ${streamConfigName(record.hostConfig)}, shadow ${streamConfigName(record.shadowConfig)}`,
   ]
   if (host) lines.push(`          host   ${describeSte(host)}`)
   if (shadow) lines.push(`          shadow ${describeSte(shadow)}`)
@@ -148,7 +148,7 @@ export function describeRecord(record: TraceRecord, warnings: WarningTable): str
     case 'command':
       return command(record, undefined)
     case 'stream':
-      return `stream    sid ${hex(record.sid)}: host ${config(record.hostConfig)}, shadow ${config(record.shadowConfig)}`
+      return `stream    sid ${hex(record.sid)}: host ${streamConfigName(record.hostConfig)}, shadow ${streamConfigName(record.shadowConfig)}`
     case 'warning': {
       const warning = warningById(warnings, record.id)
       if (warning === undefined) return `WARNING   number ${record.id}`

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a group's accesses to guest memory say about its commands and stream table entries. */
+import { STE_INVALID } from '../policy/report.ts'
+import { fieldGet64 } from '../smmu/bits.ts'
+import { STRTAB_STE_0_CFG, STRTAB_STE_0_V } from '../smmu/ste.ts'
 import type { RecordOf, TraceRecord } from './records.ts'
 import { verdict } from './records.ts'
 
 const COMMAND_BYTES = 16
 const STE_BYTES = 64
+/** `STE_INVALID` in a record, whose numbers have no sign. */
+export const INVALID = STE_INVALID >>> 0
 
 /** Reads of a group that succeeded, those that were split joined again. */
 function* reads(children: readonly TraceRecord[]): Generator<{ address: number; bytes: Uint8Array }> {
@@ -45,29 +50,44 @@ export interface StreamEntries {
   readonly shadow: BigUint64Array | undefined
 }
 
-/**
- * Of the `stream` record at `index` of the group. The hypervisor reads the host's entry, and the shadow's as it was, and
- * then writes the shadow's in parts.
- */
-export function streamEntries(children: readonly TraceRecord[], index: number): StreamEntries {
-  const before = children.slice(0, index)
-  const entries = [...reads(before)].filter(({ bytes }) => bytes.length === STE_BYTES)
-  const writes = before.filter(
-    (child): child is RecordOf<'memory'> => child.kind === 'memory' && child.write === 1 && child.ok === 1,
-  )
-  const written = ({ address }: { address: number }) =>
-    writes.some(write => write.address >= address && write.address < address + STE_BYTES)
-  const host = entries.findLast(entry => !written(entry))
-  const shadow = entries.findLast(written)
-  if (shadow === undefined) return { host: host && words(host.bytes), shadow: undefined }
-  const now = new Uint8Array(shadow.bytes)
-  for (const { address, bytes } of writes) {
-    const at = address - shadow.address
-    if (at >= 0 && at + bytes.length <= STE_BYTES) now.set(bytes, at)
-  }
-  return { host: host && words(host.bytes), shadow: words(now) }
+/** An entry that was read, with what was written to it later. */
+interface Entry {
+  readonly written: boolean
+  readonly words: BigUint64Array
 }
 
-function words(bytes: Uint8Array): BigUint64Array {
-  return new BigUint64Array(new Uint8Array(bytes).buffer)
+/**
+ * Of the `stream` record at `index` of the group. Since the one before, the hypervisor read the host's entry, and its own
+ * after it, which it may have written in parts: they are found by what the record says of them.
+ */
+export function streamEntries(children: readonly TraceRecord[], index: number): StreamEntries {
+  const record = children[index]
+  const none = { host: undefined, shadow: undefined }
+  if (record?.kind !== 'stream') return none
+  const former = children.slice(0, index).findLastIndex(({ kind }) => kind === 'stream')
+  const between = children.slice(former + 1, index)
+  const writes = between.filter(child => child.kind === 'memory' && child.write === 1 && child.ok === 1)
+  const entries = [...reads(between)].filter(({ bytes }) => bytes.length === STE_BYTES)
+  const now = entries.map(({ address, bytes }): Entry => {
+    const entry = new Uint8Array(bytes)
+    let written = false
+    for (const { address: from, bytes } of writes as RecordOf<'memory'>[]) {
+      const at = from - address
+      if (at < 0 || at + bytes.length > STE_BYTES) continue
+      entry.set(bytes, at)
+      written = true
+    }
+    return { written, words: new BigUint64Array(entry.buffer) }
+  })
+  const isHost = (entry: Entry) => !entry.written && steConfig(entry.words) === record.hostConfig
+  const own = now.findLastIndex(({ words }) => steConfig(words) === record.shadowConfig)
+  const host = now.slice(0, Math.max(own, 0)).findLast(isHost)
+  // Nothing that could be the host's comes before it: it may be the host's itself.
+  if (host === undefined && !now[own]?.written) return { ...none, host: now.findLast(isHost)?.words }
+  return { host: host?.words, shadow: now[own]?.words }
+}
+
+/** Config as `stream` records have it. */
+function steConfig([word0]: BigUint64Array): number {
+  return (word0 & STRTAB_STE_0_V) === 0n ? INVALID : fieldGet64(STRTAB_STE_0_CFG, word0)
 }

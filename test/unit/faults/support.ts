@@ -6,6 +6,7 @@ import { Injector } from '../../../server/faults/injector.ts'
 import type { FaultRule, Firing } from '../../../server/faults/rule.ts'
 import { PkvmInspect } from '../../../server/hypervisor/pkvm/inspect.ts'
 import type { Policy, Stage2Change, Trap } from '../../../server/policy/policy.ts'
+import { ENODEV } from '../../../server/policy/result.ts'
 import type { HypWarning } from '../../../server/policy/warnings.ts'
 import * as r from '../../../server/smmu/registers.ts'
 import { createRing, RingWriter } from '../../../server/trace/ring.ts'
@@ -17,6 +18,39 @@ const DEVICES = [
 ]
 
 export class Cut extends Error {}
+
+/** What faults need of a bench, and what of it they do. */
+export interface FaultyMachine extends Pick<FaultContext, 'machine' | 'policy' | 'memory'> {
+  readonly irqs: number[]
+  readonly forced: string[]
+  readonly time: number
+  invalidated: number
+  garbled: number
+}
+
+export function faultContext(bench: FaultyMachine): FaultContext {
+  const pages = () => bench.policy.inspect?.pages
+  return {
+    machine: bench.machine,
+    policy: bench.policy,
+    devices: bench.machine.devices,
+    memory: bench.memory,
+    translates: false,
+    clock: () => bench.time,
+    irq: (_smmu, line) => void bench.irqs.push(line),
+    invalidate: () => void bench.invalidated++,
+    warn: (warning: HypWarning) => void bench.forced.push(warning.code),
+    donate: (base, size, vm) => pages()?.donate?.(base, size, vm) ?? ENODEV,
+    reclaim: (base, size, vm) => pages()?.reclaim?.(base, size, vm) ?? ENODEV,
+    cut: () => {
+      throw new Cut('cut')
+    },
+    garble: () => void bench.garbled++,
+    die: () => {
+      throw new Cut('died')
+    },
+  }
+}
 
 export class FaultyBench extends Bench {
   readonly injector: Injector
@@ -47,26 +81,7 @@ export class FaultyBench extends Bench {
 
   /** Connects the machine, as at the handshake. */
   connect(running = false, translates = true): void {
-    const context: FaultContext = {
-      machine: this.machine,
-      policy: this.policy,
-      devices: DEVICES,
-      memory: this.memory,
-      translates,
-      clock: () => this.time,
-      irq: (_smmu, line) => void this.irqs.push(line),
-      invalidate: () => void this.invalidated++,
-      warn: (warning: HypWarning) => void this.forced.push(warning.code),
-      donate: (base, size, vm) => this.hyp.donate(base, size, vm),
-      reclaim: (base, size, vm) => this.hyp.reclaim(base, size, vm),
-      cut: () => {
-        throw new Cut('cut')
-      },
-      garble: () => void this.garbled++,
-      die: () => {
-        throw new Cut('died')
-      },
-    }
+    const context = { ...faultContext(this), translates, devices: DEVICES }
     this.injector.connect(context, running)
   }
 

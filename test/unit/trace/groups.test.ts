@@ -156,20 +156,46 @@ test('the words of commands are found in what was read, in one part or in severa
   expect(found(memory(0, 0, tlbi, { ok: 0, bytes: new Uint8Array() }), command(0x12))).toEqual([undefined])
 })
 
+const entry = (first: number) => new Uint8Array(BigUint64Array.from([BigInt(first), 1n, 2n, 3n, 4n, 5n, 6n, 7n]).buffer)
+const stream = (hostConfig: number, shadowConfig: number): TraceRecord => {
+  return { kind: 'stream', smmu: 0, sid: 8, hostConfig, shadowConfig }
+}
+/** First words of the host's entry and of the shadow, of the last record. */
+const entries = (...children: TraceRecord[]) => {
+  const { host, shadow } = streamEntries(children, children.length - 1)
+  return [host?.[0], shadow?.[0]]
+}
+
 test('a shadowed entry is what was written over what was there', () => {
-  const entry = (first: number) =>
-    new Uint8Array(BigUint64Array.from([BigInt(first), 1n, 2n, 3n, 4n, 5n, 6n, 7n]).buffer)
-  const host = entry(0x0b)
   const children = [
-    memory(0, 0x1000, host),
+    memory(0, 0x1000, entry(0x0b)),
     memory(0, 0x9040, new Uint8Array(64)),
     memory(1, 0x9048, entry(0).subarray(8)),
     memory(1, 0x8000, words(3, 8, 1, 0, 0x46, 0, 0, 0)),
     memory(1, 0x9040, entry(0x0f).subarray(0, 8)),
     memory(1, 0x8020, words(3, 8, 1, 0, 0x46, 0, 0, 0)),
+    stream(5, 7),
   ]
-  const found = streamEntries(children, children.length)
+  const found = streamEntries(children, children.length - 1)
   expect([...(found.host ?? [])]).toEqual([0x0bn, 1n, 2n, 3n, 4n, 5n, 6n, 7n])
   expect([...(found.shadow ?? [])]).toEqual([0x0fn, 1n, 2n, 3n, 4n, 5n, 6n, 7n])
-  expect(streamEntries([], 0)).toEqual({ host: undefined, shadow: undefined })
+  expect(streamEntries([command(3)], 0)).toEqual({ host: undefined, shadow: undefined })
+})
+
+test('of several streams each has its own entries, also those that were not written', () => {
+  const [bypass, s2, abort, invalid] = [0x09, 0x0d, 0x01, 0x0c]
+  const first = [memory(0, 0x1000, entry(bypass)), memory(0, 0x9000, entry(s2)), stream(4, 6)]
+  expect(entries(...first)).toEqual([9n, 13n])
+  expect(entries(...first, stream(4, 6))).toEqual([undefined, undefined])
+  expect(entries(...first, memory(0, 0x1040, entry(abort)), memory(0, 0x9040, entry(0x2001)), stream(0, 0))).toEqual([
+    1n,
+    0x2001n,
+  ])
+  // Only one was read: it is the host's.
+  expect(entries(...first, memory(0, 0x1040, entry(abort)), stream(0, 0))).toEqual([1n, undefined])
+  expect(entries(...first, memory(0, 0x1040, entry(abort)), stream(0, 6))).toEqual([1n, undefined])
+  // A shadow whose host nobody read.
+  const written = [memory(0, 0x9040, entry(0)), memory(1, 0x9040, entry(s2).subarray(0, 8))]
+  expect(entries(...written, stream(4, 6))).toEqual([undefined, 13n])
+  expect(entries(memory(0, 0x1040, entry(invalid)), ...written, stream(0xffff_ffff, 6))).toEqual([12n, 13n])
 })

@@ -4,8 +4,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import { type PkvmPolicy, pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
-import type { PolicyOptions, Trap } from '../../../server/policy/policy.ts'
+import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
+import type { Policy, PolicyFactory, PolicyOptions, Trap } from '../../../server/policy/policy.ts'
+import { ENODEV } from '../../../server/policy/result.ts'
 import type { SmmuHardware } from '../../../server/smmu/hardware.ts'
 import { CountersWriter, createCounters } from '../../../server/trace/counters.ts'
 import type { TraceHeader } from '../../../server/trace/format.ts'
@@ -82,10 +83,10 @@ export async function recording(
   const ring = createRing(options.ring ?? 1 << 20)
   const pump = new Pump(ring)
   const { limit } = options
-  const { machine, ...rest } = { ...header, ...options.header }
+  const { machine, warnings, ...rest } = { ...header, ...options.header }
   const recorder = await Recorder.open({ path, header: rest, ...(limit !== undefined && { limit }) })
   pump.add(recorder)
-  recorder.describe(machine)
+  recorder.describe(machine, () => warnings)
   await produce(new RingWriter(ring), pump)
   pump.close()
   return recorder.close()
@@ -95,13 +96,13 @@ export async function recording(
 export class RecordedBench {
   readonly memory = new TestMemory()
   readonly hardware = [new TestHardware(this.memory)]
-  readonly policy: PkvmPolicy
+  readonly policy: Policy
   readonly host: Host
   readonly #ring: RingWriter
   #seq = 0
   #time = 0
 
-  constructor(ring: RingWriter, options: PolicyOptions = {}) {
+  constructor(ring: RingWriter, options: PolicyOptions = {}, factory: PolicyFactory = pkvm) {
     this.#ring = ring
     const [hardware] = this.hardware
     if (hardware === undefined) throw new Error('no hardware')
@@ -109,7 +110,7 @@ export class RecordedBench {
       ring.guard(add, base, size)
       return true
     }
-    this.policy = pkvm(
+    this.policy = factory(
       {
         memory: new TracedMemory(this.memory, ring),
         carveout: benchMachine.carveout,
@@ -134,7 +135,7 @@ export class RecordedBench {
   /** As the control thread asks for it. */
   donate(base: number, size: number, vm: number): void {
     const start = this.#ring.now()
-    const result = this.policy.hypervisor.donate(base, size, vm)
+    const result = this.policy.inspect?.pages?.donate?.(base, size, vm) ?? ENODEV
     this.#ring.request(request.donate, result, start, this.#ring.now() - start, base, size, vm, 0)
   }
 
@@ -212,7 +213,9 @@ export async function bootRecording(
   options: PolicyOptions = {},
   script: (bench: RecordedBench, writer: RingWriter) => void = bench => scriptedBoot(bench),
   more: Partial<TraceHeader> = {},
+  factory: PolicyFactory = pkvm,
 ): Promise<RecorderSummary> {
   const head = { policy: 'pkvm', policyOptions: { ...options }, machine: benchMachine, ...more }
-  return recording(path, writer => script(new RecordedBench(writer, options), writer), { header: head, ring: 1 << 24 })
+  const produce = (writer: RingWriter) => script(new RecordedBench(writer, options, factory), writer)
+  return recording(path, produce, { header: head, ring: 1 << 24 })
 }

@@ -58,7 +58,7 @@ export class PartitionBench {
   policy: Policy
   /** Host looks at the hardware's queue, which here is its own. */
   readonly hardware = [{ takeCommands: () => [] }]
-  readonly #trap = newTrap()
+  protected readonly trapped = newTrap()
 
   constructor(
     partitions: (machine: Machine) => Partition[] = two,
@@ -84,10 +84,14 @@ export class PartitionBench {
   }
 
   trap(write: boolean, offset: number, size: number, lo = 0, hi = 0): Trap {
-    const trap = this.#trap
+    const trap = this.trapped
     Object.assign(trap, { seq: trap.seq + 1, write, offset, size, lo: lo >>> 0, hi: hi >>> 0, aborted: false })
-    this.policy.access(trap)
+    this.decide()
     return trap
+  }
+
+  protected decide(): void {
+    this.policy.access(this.trapped)
   }
 
   write(offset: number, value: number): void {
