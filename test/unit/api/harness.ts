@@ -50,10 +50,12 @@ export interface HarnessOptions {
   readonly ringBytes?: number
   /** QEMU answers to QMP, with the name of the command. */
   readonly qmp?: boolean
+  /** A built-in one's name, or a file. */
+  readonly policy?: string
 }
 
 export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
-  const { access = { host: '127.0.0.1' }, ringBytes = 1 << 22 } = options
+  const { access = { host: '127.0.0.1' }, ringBytes = 1 << 22, policy = 'passthrough' } = options
   const folder = mkdtempSync(join(tmpdir(), 'cosim-test-'))
   const ramFile = join(folder, 'ram')
   writeFileSync(ramFile, Buffer.alloc(1 << 20))
@@ -61,7 +63,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
   const ring = createRing(ringBytes)
   const thread = await TrapThread.start({
     listen: join(folder, 'trap'),
-    policy: 'passthrough',
+    policy,
     policyOptions: {},
     ramFile,
     ring,
@@ -111,7 +113,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     session.emit('connected', machine)
   })
   const manager = new MachineManager()
-  manager.adopt(session as unknown as Session, { policy: 'passthrough' }, { version: 'none' })
+  manager.adopt(session as unknown as Session, { policy }, { version: 'none' })
   const { app, subscriptions } = await createApp({ manager, access, version: 'test' })
   await app.listen({ host: '127.0.0.1', port: 0 })
   const { port } = app.server.address() as AddressInfo

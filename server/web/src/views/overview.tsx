@@ -181,7 +181,7 @@ function Commands({ c }: { c: CountersView | undefined }) {
   return (
     <Panel title="Commands and verdicts" class="commands" flush>
       {!c || c.commands.length === 0 ? (
-        <Empty title="No command was filtered yet">The policy passthrough does not look at commands.</Empty>
+        <Empty title="No command was filtered yet">Some policies look at none.</Empty>
       ) : (
         <div class="scroll">
           <table class="data">
