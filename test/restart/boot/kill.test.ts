@@ -74,6 +74,7 @@ test(
 
 test.each([
   ['passthrough', { policy: 'passthrough' }],
+  ['partition', { policy: 'partition' }],
   ['pkvm until mmio', { policyOptions: { until: 'mmio' } }],
   ['pkvm until cmdq', { policyOptions: { until: 'cmdq' } }],
   ['pkvm until strtab', { policyOptions: { until: 'strtab' } }],
