@@ -20,7 +20,8 @@ import {
 } from '../../smmu/queue.ts'
 import { type CommandContext, type CommandRule, ISSUING_OPCODES } from './commandRules.ts'
 import type { SmmuContext } from './context.ts'
-import { SHADOW_CMDQ_ENTRIES, type ShadowCmdq } from './shadowCmdq.ts'
+import type { ShadowCmdq } from './shadowCmdq.ts'
+import { SHADOW_CMDQ_ENTRIES } from './shadowCmdqSize.ts'
 import { StateLayout } from './stateLayout.ts'
 import { HYP_CMDQ_FETCH, HYP_CMDQ_PROD } from './warnings.ts'
 

@@ -35,7 +35,7 @@ import {
   oasBits,
 } from '../../smmu/registers.ts'
 import type { HardwareFrame } from './hardwareFrame.ts'
-import { SHADOW_CMDQ_ENTRIES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdq.ts'
+import { SHADOW_CMDQ_ENTRIES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
 import { StateLayout } from './stateLayout.ts'
 
 const IMPLEMENTER_ARM = 0x43b

@@ -19,13 +19,10 @@ import {
   GERROR_CMDQ_ERR,
 } from '../../smmu/registers.ts'
 import type { SmmuContext } from './context.ts'
+import { SHADOW_CMDQ_ENTRIES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
 import { StateLayout } from './stateLayout.ts'
 import { HYP_CMDQ_ROOM, HYP_CMDQ_STOPPED, HYP_CMDQ_TIMEOUT } from './warnings.ts'
 
-/** 4096 entries, 64 KiB. */
-export const SHADOW_CMDQ_LOG2SIZE = 12
-export const SHADOW_CMDQ_ENTRIES = 2 ** SHADOW_CMDQ_LOG2SIZE
-export const SHADOW_CMDQ_BYTES = SHADOW_CMDQ_ENTRIES * CMDQ_ENTRY_SIZE
 /** Commands of the hypervisor that are gathered before they are written. */
 const OWN_ENTRIES = 256
 
