@@ -204,11 +204,21 @@ use_network() {
 	ip link set "$INTERFACE" down
 }
 
+# card_state: link, packets and interrupts of INTERFACE, to tell a link that is down from DMA or interrupts that do not arrive.
+card_state() {
+	card=/sys/class/net/$INTERFACE
+	printf 'carrier %s, sent %s, received %s, interrupts' "$(cat "$card/carrier")" "$(cat "$card/statistics/tx_packets")" \
+		"$(cat "$card/statistics/rx_packets")"
+	for vector in "$card"/device/msi_irqs/*; do
+		awk -v "vector=${vector##*/}:" '$1 == vector { n = 0; for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i; printf " %d", n }' /proc/interrupts
+	done
+}
+
 # fetch NAME URL
 fetch() {
 	patience=$(parameter cosim.patience $PATIENCE_S)
 	udhcpc -i "$INTERFACE" -f -n -q -t $(((patience + 2) / 3)) -T 2 -s /lib/cosim/udhcpc.sh >$STDERR 2>&1 ||
-		{ fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR)"; return; }
+		{ fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR); $(card_state)"; return; }
 	address=$(ip -4 -o addr show dev "$INTERFACE" | awk '{ sub("/.*", "", $4); print $4 }')
 	[ -n "$2" ] || { emit net true "\"name\":\"$1\",\"address\":\"$address\",\"skipped\":true"; return; }
 	now

@@ -14,9 +14,9 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true }))
 
 /** What every boot that went well has in common. */
-function expectOk(report: Report | undefined, stderr: string): asserts report is Report {
-  expect(report, stderr).toBeDefined()
-  expect(report?.message, stderr).toBeUndefined()
+function expectOk(report: Report | undefined, said: string): asserts report is Report {
+  expect(report, said).toBeDefined()
+  expect(report?.message, said).toBeUndefined()
   expect(report?.outcome).toBe('ok')
   const checks = report?.workload.map(({ device, operation, ok }) => `${device} ${operation} ${ok}`)
   expect(checks).toEqual([
@@ -30,8 +30,8 @@ function expectOk(report: Report | undefined, stderr: string): asserts report is
 
 describe('Linux boots with every SMMUv3 access decided by the server', () => {
   test('passthrough', async () => {
-    const { code, report, stderr, stdout, pid } = await cosim(['boot', '--policy', 'passthrough'])
-    expectOk(report, stderr)
+    const { code, report, said, stdout, pid } = await cosim(['boot', '--policy', 'passthrough'])
+    expectOk(report, said)
     expect(code).toBe(0)
     expect(report.policy).toBe('passthrough')
     expect(report.traps?.total).toBeGreaterThan(10_000)
@@ -47,13 +47,13 @@ describe('Linux boots with every SMMUv3 access decided by the server', () => {
     ['two vCPUs', ['--smp', '2']],
     ['2 GiB of RAM', ['--memory', '2G']],
   ])('passthrough with %s', async (_name, args) => {
-    const { report, stderr } = await cosim(['boot', '--policy', 'passthrough', ...args])
-    expectOk(report, stderr)
+    const { report, said } = await cosim(['boot', '--policy', 'passthrough', ...args])
+    expectOk(report, said)
   })
 
   test('baseline: the same machine without the server', async () => {
-    const { report, stderr } = await cosim(['boot', '--baseline'])
-    expectOk(report, stderr)
+    const { report, said } = await cosim(['boot', '--baseline'])
+    expectOk(report, said)
     expect(report.policy).toBe('baseline')
     expect(report.traps).toBeNull()
   })
@@ -62,8 +62,8 @@ describe('Linux boots with every SMMUv3 access decided by the server', () => {
     const file = join(folder, 'mine.ts')
     const parts = new URL('../../server/hypervisor/passthrough/policy.ts', import.meta.url).href
     writeFileSync(file, `export { default } from ${JSON.stringify(parts)}\n`)
-    const { report, stderr } = await cosim(['boot', '--policy', file])
-    expectOk(report, stderr)
+    const { report, said } = await cosim(['boot', '--policy', file])
+    expectOk(report, said)
     expect(report.policy).toBe(file)
   })
 })

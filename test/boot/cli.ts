@@ -15,6 +15,8 @@ export interface Run {
   readonly stdout: string
   readonly stderr: string
   readonly report: Report | undefined
+  /** What a failed expectation shows: standard error, and the last lines of the guest. */
+  readonly said: string
   readonly pid: number
 }
 
@@ -51,7 +53,8 @@ export async function cosim(args: readonly string[], options: RunOptions = {}): 
     report = JSON.parse(readFileSync(reportFile, 'utf8')) as Report
   } catch {}
   rmSync(folder, { recursive: true })
-  return { code, stdout, stderr, report, pid: child.pid ?? 0 }
+  const said = `${stderr}\n${stdout.split('\n').slice(-80).join('\n')}`
+  return { code, stdout, stderr, report, said, pid: child.pid ?? 0 }
 }
 
 /** Whatever the run with this process id left behind: folders of sockets and RAM, and processes that name them. */

@@ -21,8 +21,8 @@ interface PkvmReport extends Report {
 }
 
 /** A boot that did its whole workload, with no warning that an unmodified driver would not cause. */
-function expectClean({ report, stderr, code }: Run): PkvmReport {
-  expect(report?.message, stderr).toBeUndefined()
+function expectClean({ report, said, code }: Run): PkvmReport {
+  expect(report?.message, said).toBeUndefined()
   expect(code).toBe(0)
   const pkvm = report as PkvmReport
   expect(pkvm.workload.filter(({ ok }) => ok)).toHaveLength(5)
@@ -107,7 +107,7 @@ describe('decisions of one’s own', () => {
     const folder = privateFolder(tmpdir(), 'policy-')
     try {
       const run = await cosim(['boot', '--policy', readmePolicy(folder)])
-      expect(run.report?.outcome, run.stderr).toBe('ok')
+      expect(run.report?.outcome, run.said).toBe('ok')
       expect(run.stdout).toMatch(/arm-smmu-v3 .*ias 40-bit, oas 40-bit/)
     } finally {
       rmSync(folder, { recursive: true })

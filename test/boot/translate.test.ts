@@ -16,8 +16,8 @@ test.each([
   ['lockstep', ['--policy', 'passthrough']],
   ['lockstep', ['--until', 'cmdq']],
 ] as const)('--translate %s %j', async (mode, args) => {
-  const { code, report, stderr } = await cosim(['boot', '--translate', mode, ...args])
-  expect(report?.message, stderr).toBeUndefined()
+  const { code, report, said } = await cosim(['boot', '--translate', mode, ...args])
+  expect(report?.message, said).toBeUndefined()
   expect(code).toBe(0)
   const { outcome, workload, translate } = report as Report & { readonly translate: TranslateReport }
   expect(outcome).toBe('ok')
@@ -29,8 +29,8 @@ test.each([
 })
 
 test('a recording with --translate server holds what a walk needs, the guest’s tables included', async () => {
-  const { report, stderr } = await cosim(['boot', '--translate', 'server'])
-  expect(report?.outcome, stderr).toBe('ok')
+  const { report, said } = await cosim(['boot', '--translate', 'server'])
+  expect(report?.outcome, said).toBe('ok')
   const path = report?.recording?.path ?? ''
   // The last one before an unmap: at the end Linux switches the SMMU off.
   let newest: RecordOf<'translate'> | undefined

@@ -31,9 +31,9 @@ function boot(socket: string, args: readonly string[] = []): Promise<Run> {
   return cosim(['boot', ...machine, ...args], { deadlineMs: 850_000 })
 }
 
-function expectOk(report: Report | undefined, stderr: string): void {
-  expect(report?.message, stderr).toBeUndefined()
-  expect(report?.outcome, stderr).toBe('ok')
+function expectOk(report: Report | undefined, said: string): void {
+  expect(report?.message, said).toBeUndefined()
+  expect(report?.outcome, said).toBe('ok')
   expect(report?.workload.filter(({ ok }) => !ok)).toEqual([])
   expect(report?.workload).toHaveLength(5)
 }
@@ -64,9 +64,9 @@ test(
     const { servers, socket } = await start()
     const run = boot(socket)
     await killing(servers, run, 100, () => Math.random() ** 2 * 80)
-    const { report, stderr } = await run
+    const { report, said } = await run
     expect(servers.complaints).toEqual([])
-    expectOk(report, stderr)
+    expectOk(report, said)
     expect(servers.kills).toBe(100)
   },
   PATIENCE_MS,
@@ -85,9 +85,9 @@ test.each([
     const { servers, socket } = await start(options)
     const run = boot(socket)
     await killing(servers, run, 8, () => 50 + Math.random() * 400)
-    const { report, stderr } = await run
+    const { report, said } = await run
     expect(servers.complaints).toEqual([])
-    expectOk(report, stderr)
+    expectOk(report, said)
     expect(servers.kills).toBeGreaterThan(3)
   },
   PATIENCE_MS,
@@ -99,9 +99,9 @@ test.each(['server', 'lockstep'] as const)(
     const { servers, socket } = await start({ translate: mode })
     const run = boot(socket)
     await killing(servers, run, 12, () => 50 + Math.random() * 400)
-    const { report, stderr } = await run
+    const { report, said } = await run
     expect(servers.complaints).toEqual([])
-    expectOk(report, stderr)
+    expectOk(report, said)
     expect(servers.kills).toBeGreaterThan(3)
     const translate = servers.translations
     expect(translate).toMatchObject({ mode, mismatches: 0, findings: [] })
@@ -116,9 +116,9 @@ test(
     const { servers, socket } = await start()
     const run = boot(socket, ['--el2', 'pkvm', '--storm', '12', '--quiet'])
     await killing(servers, run, 20, () => 500 + Math.random() * 1500)
-    const { report, stderr } = await run
+    const { report, said } = await run
     expect(servers.complaints).toEqual([])
-    expectOk(report, stderr)
+    expectOk(report, said)
     expect(servers.kills).toBeGreaterThan(10)
     expect(servers.el2?.agreement).toMatchObject({ pages: 2 ** 18, wrong: 0, disagreements: [] })
     expect(report?.attacks?.storm).toMatchObject({ vms: 12, secretsRead: 0, secretsChanged: 0, silent: 0 })
