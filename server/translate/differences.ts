@@ -255,11 +255,6 @@ const CONSTRUCTS: readonly Construct[] = [
     },
   },
   {
-    name: 'tables on MMIO are read from the device',
-    section: '7.3.12',
-    explains: c => c.steps.at(-1)?.text === 'external abort',
-  },
-  {
     name: 'CD.R decides instead of S2R for a stage 1 descriptor',
     section: '7.3.13',
     explains: (_c, w, h) => {

@@ -24,6 +24,8 @@ export interface QtestOptions {
   readonly properties?: readonly string[]
   readonly args?: readonly string[]
   readonly memoryMiB?: number
+  /** tcg: a guest runs, as well as the test's accesses. */
+  readonly accel?: 'qtest' | 'tcg'
 }
 
 /** The real QEMU without a kernel: every access is the test's. */
@@ -79,7 +81,13 @@ export class QtestMachine {
   }
 
   /** Spawns QEMU; resolves when qtest answers. Rejects with QEMU's own words when it ends instead. */
-  async start({ socket = this.socket, properties = [], args = [], memoryMiB = 256 }: QtestOptions = {}): Promise<void> {
+  async start({
+    socket = this.socket,
+    properties = [],
+    args = [],
+    memoryMiB = 256,
+    accel = 'qtest',
+  }: QtestOptions = {}): Promise<void> {
     const fd = openSync(this.ramFile, 'a+', 0o600)
     ftruncateSync(fd, memoryMiB << 20)
     closeSync(fd)
@@ -90,7 +98,7 @@ export class QtestMachine {
       'setpriv',
       [
         ['--pdeathsig', 'KILL', process.env.SMMU_COSIM_QEMU ?? (await ensureQemu())],
-        ['-nodefaults', '-display', 'none', '-accel', 'qtest', '-qtest', `unix:${path},server=on,wait=off`],
+        ['-nodefaults', '-display', 'none', '-accel', accel, '-qtest', `unix:${path},server=on,wait=off`],
         ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
         ['-qmp', `unix:${this.#qmp},server=on,wait=off`],
         ['-object', `memory-backend-file,id=ram,mem-path=${this.ramFile},size=${memoryMiB}M,share=on`],
