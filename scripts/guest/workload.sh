@@ -214,11 +214,22 @@ card_state() {
 	done
 }
 
+# lease TRIES: an address for INTERFACE. A try takes 3 s.
+lease() {
+	udhcpc -i "$INTERFACE" -f -n -q -t "$1" -T 2 -s /lib/cosim/udhcpc.sh >$STDERR 2>&1
+}
+
 # fetch NAME URL
 fetch() {
 	patience=$(parameter cosim.patience $PATIENCE_S)
-	udhcpc -i "$INTERFACE" -f -n -q -t $(((patience + 2) / 3)) -T 2 -s /lib/cosim/udhcpc.sh >$STDERR 2>&1 ||
-		{ fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR); $(card_state)"; return; }
+	note=
+	lease $(((patience + 5) / 6)) || {
+		# As network managers do: the link may have come up without a word.
+		note="no lease before the card was reset: $(card_state)"
+		ip link set "$INTERFACE" down
+		ip link set "$INTERFACE" up
+		lease $(((patience + 5) / 6)) || { fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR); $(card_state)"; return; }
+	}
 	address=$(ip -4 -o addr show dev "$INTERFACE" | awk '{ sub("/.*", "", $4); print $4 }')
 	[ -n "$2" ] || { emit net true "\"name\":\"$1\",\"address\":\"$address\",\"skipped\":true"; return; }
 	now
@@ -226,7 +237,7 @@ fetch() {
 	wget -q -T "$patience" -O /tmp/fetched "$2" 2>$STDERR || { fail net "$1" "$2: $(cat $STDERR)"; return; }
 	now
 	sum=$(sha256sum </tmp/fetched | cut -d ' ' -f 1)
-	emit net true "\"name\":\"$1\",\"address\":\"$address\",\"bytes\":$(stat -c %s /tmp/fetched),\"sha256\":\"$sum\",\"fetchMs\":$(((NOW - started) / 1000))"
+	emit net true "\"name\":\"$1\",\"address\":\"$address\",\"bytes\":$(stat -c %s /tmp/fetched),\"sha256\":\"$sum\",\"fetchMs\":$(((NOW - started) / 1000))${note:+,\"note\":$(quote "$note")}"
 	rm /tmp/fetched
 }
 

@@ -93,9 +93,10 @@ export function printSummary(run: Report): void {
     lines.push(`  fault   ${rule} fired ${fired} times (${what})`)
   }
   const reported = run.workload.some(({ bytes }) => bytes > 0)
-  for (const { device, operation, bytes, ok, error, ms } of reported ? run.workload : []) {
+  for (const { device, operation, bytes, ok, error, ms, note } of reported ? run.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
-    lines.push(`  ${ok ? 'ok    ' : 'FAILED'} ${what} ${ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}` : (error ?? '')}`)
+    const how = ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}` : (error ?? '')
+    lines.push(`  ${ok ? 'ok    ' : 'FAILED'} ${what} ${how}${note ? ` (${note})` : ''}`)
   }
   for (const { device, reads, ms } of run.bench ?? []) {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)

@@ -9,6 +9,8 @@ export interface GuestEvent {
   readonly bytes?: number
   readonly sha256?: string
   readonly error?: string
+  /** What went wrong before it went well. */
+  readonly note?: string
   readonly [field: string]: unknown
 }
 

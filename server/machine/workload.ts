@@ -22,6 +22,8 @@ export interface WorkloadEntry {
   /** Duration in the guest, ms. */
   readonly ms?: number
   readonly error?: string
+  /** What went wrong before it went well. */
+  readonly note?: string
 }
 
 /** Timed reads of one disk: 4-KiB O_DIRECT, one after the other. */
@@ -150,10 +152,11 @@ export class Workload {
     if (event === undefined) {
       return { device, operation, bytes: 0, sha256: '', expected, ok: false, error: 'the guest reported nothing' }
     }
-    const { bytes = 0, sha256 = '', error } = event
+    const { bytes = 0, sha256 = '', error, note } = event
     const ms = Number(event.readMs ?? event.fetchMs ?? 0)
     const wrong = error ?? (sha256 === expected ? undefined : 'the bytes differ from what the host has')
-    return { device, operation, bytes, sha256, expected, ok: wrong === undefined, ms, ...(wrong && { error: wrong }) }
+    const said = { ...(wrong && { error: wrong }), ...(note && { note }) }
+    return { device, operation, bytes, sha256, expected, ok: wrong === undefined, ms, ...said }
   }
 
   /** What counts is what stands in the image file, not what the guest believes. */
