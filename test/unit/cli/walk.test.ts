@@ -44,8 +44,8 @@ test('of a recording: the same lines, up to what it does not hold', async () => 
   expect(lines[1]).toMatch(/^STE +0x7c218200 +V nested /)
   expect(lines[2]).toMatch(/^S2 +L0 0x7c011000 += 0x7c012003 table 0x7c012000 \[for the context descriptor\]$/)
   expect(lines.slice(-2)).toEqual([
-    'CD       0x431f4000   (IPA 0x431f4000) not in the recording',
-    'unknown: not in the recording: 64 bytes at 0x431f4000',
+    'CD       0x44616000   (IPA 0x44616000) not in the recording',
+    'unknown: not in the recording: 64 bytes at 0x44616000',
   ])
   expect(code).toBe(1)
 })
