@@ -25,6 +25,7 @@ const PACKAGES = [
   'libfdt-dev',
   'libpixman-1-dev',
   'libslirp-dev',
+  'libseccomp-dev',
   'zlib1g-dev',
 ]
 

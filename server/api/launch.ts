@@ -14,6 +14,8 @@ const MAX_MEMORY = 64 * 2 ** 30
 export interface LaunchDefaults {
   readonly qemu?: string
   readonly ramDir?: string
+  /** Whether QEMU is confined; default: it is. */
+  readonly sandbox?: boolean
   /** A policy file, offered as `own`. */
   readonly policyFile?: string
   readonly progress?: (line: string) => void
@@ -47,7 +49,7 @@ export async function launch(
   before: (session: Session, kernel: { readonly version: string; readonly image: string }) => void,
 ): Promise<RunningMachine> {
   const policy = checkedPolicy(options, defaults)
-  const { qemu, ramDir = DEFAULTS.ramDir, progress } = defaults
+  const { qemu, ramDir = DEFAULTS.ramDir, sandbox = true, progress } = defaults
   const files = await machineFiles(
     { kernel: options.kernel ?? DEFAULTS.kernel, ...(qemu !== undefined && { qemu }) },
     { signal, ...(progress && { progress }) },
@@ -60,6 +62,7 @@ export async function launch(
       carveout: options.carveout ?? DEFAULTS.carveout,
       smp: options.smp ?? DEFAULTS.smp,
       ramDir,
+      sandbox,
       commandLine: commandLine({ run, bench, ...(append !== undefined && { append }) }),
       policy: {
         name: policy,

@@ -21,6 +21,7 @@ import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { type BootOptions, bootOptions } from './bootOptions.ts'
+import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { printSummary } from './summary.ts'
@@ -45,7 +46,10 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   const { signal, dispose } = abortOnSignal()
   let dashboard: Dashboard | undefined
   try {
-    if (options.dashboard !== undefined) dashboard = await openDashboard(options)
+    if (options.dashboard !== undefined) {
+      await confine(options.sandbox, namedFiles(options))
+      dashboard = await openDashboard(options)
+    }
     process.exitCode = await boot(options, signal, (session, kernel) => {
       dashboard?.show(session, kernel)
       hook?.(session, kernel)
@@ -55,6 +59,15 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   } finally {
     await dashboard?.close()
     dispose()
+  }
+}
+
+/** What a served machine needs of the files that the command line names. */
+function namedFiles({ policy, kernel, initrd, qemu, faults = [], ramDir, report, record }: BootOptions): Named {
+  const folder = (file: string | false | undefined) => (file ? dirname(resolve(file)) : undefined)
+  return {
+    read: [policyFolder(policy), kernel, initrd, qemu, ...faults],
+    write: [ramDir, folder(report), folder(record)],
   }
 }
 
@@ -91,7 +104,7 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
     printSummary(report)
     const text = `${JSON.stringify(report, null, 2)}\n`
     for (const path of [...(options.report === undefined ? [] : [options.report]), join(machine.folder, 'report.json')])
-      writeWhole(path, text)
+      await writeWhole(path, text)
     return report.outcome === 'ok' ? EXIT.ok : report.outcome === 'interrupted' ? EXIT.interrupted : EXIT.failed
   } finally {
     await machine.close()
@@ -109,7 +122,7 @@ function wantedFiles({ kernel, initrd, qemu, el2 }: BootOptions): WantedFiles {
 }
 
 function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOptions {
-  const { memory, carveout, smp, ramDir, interactive, reboots, bench, qemuArg, el2, storm } = options
+  const { memory, carveout, smp, ramDir, sandbox, interactive, reboots, bench, qemuArg, el2, storm } = options
   const work = el2 === 'pkvm' ? 'el2' : 'workload'
   const run = interactive ? 'shell' : reboots > 0 ? `reboot:${reboots + 1}` : work
   const append = [...(el2 === 'pkvm' ? [EL2_COMMAND_LINE, `cosim.storm=${storm}`] : []), options.append ?? '']
@@ -120,6 +133,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     carveout,
     smp,
     ramDir,
+    sandbox,
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
     qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'pkvm' ? EL2_QEMU_ARGS : []), ...qemuArg],
     ...(!options.baseline && {

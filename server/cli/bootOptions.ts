@@ -26,6 +26,7 @@ export interface BootOptions {
   readonly smp: number
   readonly carveout: string
   readonly ramDir: string
+  readonly sandbox: boolean
   readonly interactive?: boolean
   /** Port, or true for the usual one. */
   readonly dashboard?: true | number
@@ -56,6 +57,13 @@ export interface BootOptions {
   /** Compare what devices reach with EL2's own tables while the machine runs. */
   readonly oracle?: boolean
 }
+
+/** Of every command that starts machines. */
+export const noSandbox = (): Option =>
+  new Option(
+    '--no-sandbox',
+    'do not confine QEMU (one built without seccomp needs this), nor the server of a dashboard',
+  )
 
 /** The options of a machine. */
 export function bootOptions(command: Command, reconnect: number): Command {
@@ -98,6 +106,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
       DEFAULTS.carveout,
     )
     .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', DEFAULTS.ramDir)
+    .addOption(noSandbox())
     .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
     .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))
     .option('--dashboard-host <address>', 'address of the dashboard; any but loopback needs the token', DEFAULT_HOST)

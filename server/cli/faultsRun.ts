@@ -15,6 +15,7 @@ import { runCampaign } from '../sessions/campaign.ts'
 import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/campaignReport.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
+import { noSandbox } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { print, say } from './terminal.ts'
 
@@ -31,6 +32,7 @@ interface RunOptions extends OutputOptions {
   readonly seed: readonly number[]
   readonly jobs: number
   readonly ramDir: string
+  readonly sandbox: boolean
   readonly qemu?: string
   readonly twice?: true
   readonly resume?: true | number
@@ -83,6 +85,7 @@ const runOptions = (command: Command): Command =>
     .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(seeds).default([1], '1'))
     .option('--jobs <n>', 'machines at a time', positive, availableParallelism())
     .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
+    .addOption(noSandbox())
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
 
 /** Adds the commands that run sessions. */
@@ -124,7 +127,7 @@ export function faultsRunCommands(faults: Command): void {
     .action((id: string, options: OutputOptions) =>
       act(async () => {
         const database = new Database(options.database)
-        output(database, database.campaign(whole(id)), options)
+        await output(database, database.campaign(whole(id)), options)
       }),
     )
   faults
@@ -212,7 +215,7 @@ async function start(
   }
   const minutes = (performance.now() - begun) / 60_000
   if (ran > 0) say(`${ran} sessions in ${minutes.toFixed(1)} min, ${(ran / minutes).toFixed(1)} a minute`)
-  output(database, database.campaign(campaign.id), options)
+  await output(database, database.campaign(campaign.id), options)
   checkTwice(database, campaign)
 }
 
@@ -265,10 +268,10 @@ function progress(job: Job, { verdict, asExpected, ms }: SessionResult, count: n
   return `${String(count).padStart(String(total).length)}/${total}  ${jobName(job)}: ${verdict}${mark}  ${(ms / 1000).toFixed(1)} s`
 }
 
-function output(database: Database, campaign: Campaign, options: OutputOptions): void {
+async function output(database: Database, campaign: Campaign, options: OutputOptions): Promise<void> {
   const rows = database.rows(campaign)
-  if (options.junit !== undefined) writeWhole(options.junit, junitXml(campaign, rows))
-  if (options.html !== undefined) writeWhole(options.html, htmlPage(campaign, rows))
+  if (options.junit !== undefined) await writeWhole(options.junit, junitXml(campaign, rows))
+  if (options.html !== undefined) await writeWhole(options.html, htmlPage(campaign, rows))
   const { plan, ...about } = campaign
   if (options.json)
     print(JSON.stringify({ schema: 'smmu-cosim/faults/1', ...about, planned: plan.length, sessions: rows }, null, 2))

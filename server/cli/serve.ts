@@ -5,6 +5,8 @@ import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT, startServer } from '../api/server.ts'
 import { DEFAULTS } from '../run/options.ts'
+import { noSandbox } from './bootOptions.ts'
+import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { print, say } from './terminal.ts'
 
@@ -15,6 +17,7 @@ interface ServeOptions {
   readonly policy?: string
   readonly qemu?: string
   readonly ramDir: string
+  readonly sandbox: boolean
   readonly start?: boolean
 }
 
@@ -40,10 +43,13 @@ export function serveCommand(program: Command): void {
     .option('--policy <file>', 'a policy of your own, offered to start machines with')
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
     .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', DEFAULTS.ramDir)
+    .addOption(noSandbox())
     .option('--start', 'start a machine at once')
     .action(async (options: ServeOptions) => {
       const { signal, dispose } = abortOnSignal()
       try {
+        const { sandbox, policy, qemu, ramDir } = options
+        await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramDir] })
         await serve(options, signal)
       } catch (error) {
         fail(error, signal)
@@ -60,6 +66,7 @@ async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> 
   }
   const manager = new MachineManager({
     ramDir: options.ramDir,
+    sandbox: options.sandbox,
     ...(policy !== undefined && { policyFile: policy }),
     ...(qemu !== undefined && { qemu }),
   })

@@ -26,8 +26,16 @@ export interface QemuOptions {
   readonly nvmeDisk?: Disk
   readonly network: boolean
   readonly qmpSocket: string
+  /** QEMU gives up what it does not need before the guest runs: see `SANDBOX`. */
+  readonly sandbox: boolean
   readonly extra: readonly string[]
 }
+
+/**
+ * System calls that QEMU is denied (-sandbox in qemu(1)): starting programs, changing its user, its priority or its affinity,
+ * and those that no program should make any more. Its devices, user network and migration to a file work without.
+ */
+const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
 
 /** A comma in a QEMU option value is written twice. */
 const quote = (value: string): string => value.replaceAll(',', ',,')
@@ -45,6 +53,7 @@ export function qemuArguments(options: QemuOptions): string[] {
     ['-qmp', `unix:${quote(options.qmpSocket)},server=on,wait=off`],
     ['-kernel', options.kernel],
     ['-append', options.append],
+    ...(options.sandbox ? [['-sandbox', SANDBOX]] : []),
   ]
   if (options.initrd !== undefined) args.push(['-initrd', options.initrd])
   if (options.cosim !== undefined) {
@@ -96,7 +105,8 @@ export class QemuProcess {
 
   constructor(options: QemuOptions) {
     // Own process group: Ctrl-C is ours to handle. Should this process die without a word, the kernel ends QEMU.
-    const command = ['--pdeathsig', 'KILL', options.binary, ...qemuArguments(options)]
+    const confined = options.sandbox ? ['--no-new-privs'] : []
+    const command = ['--pdeathsig', 'KILL', ...confined, options.binary, ...qemuArguments(options)]
     this.child = spawn('setpriv', command, { stdio: ['pipe', 'pipe', 'pipe'], detached: true })
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.errors = (this.errors + text).slice(-16_384)

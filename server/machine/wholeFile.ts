@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomBytes } from 'node:crypto'
-import { closeSync, fsyncSync, lstatSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { lstat, open, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /**
@@ -8,31 +8,26 @@ import { dirname } from 'node:path'
  * What is no file (a pipe, a terminal) is written to as it is.
  * @throws Error naming the file
  */
-export function writeWhole(path: string, content: string | Uint8Array): void {
+export async function writeWhole(path: string, content: string | Uint8Array): Promise<void> {
   const made = `${path}.${randomBytes(6).toString('hex')}`
   try {
-    if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === false) return writeFileSync(path, content)
-    const fd = openSync(made, 'wx')
-    try {
-      writeFileSync(fd, content)
-      fsyncSync(fd)
-    } finally {
-      closeSync(fd)
-    }
-    renameSync(made, path)
-    syncFolder(dirname(path))
+    const there = await lstat(path).catch(ifMissing)
+    if (there?.isFile() === false) return await writeFile(path, content)
+    await writeFile(made, content, { flag: 'wx', flush: true })
+    await rename(made, path)
+    await syncFolder(dirname(path))
   } catch (error) {
-    rmSync(made, { force: true })
+    await rm(made, { force: true })
     throw new Error(`${path} was not written: ${(error as Error).message}`)
   }
 }
 
-/** New names in a folder are on the disk. */
-export function syncFolder(path: string): void {
-  const fd = openSync(path, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
+function ifMissing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error
+}
+
+/** New names in a folder are on the disk. Of the ways to fsync(2), Node's permission model leaves those of FileHandle. */
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path)
+  await folder.sync().finally(() => folder.close())
 }

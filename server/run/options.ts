@@ -32,6 +32,8 @@ export interface RunOptions {
   readonly workload?: { readonly seed: string; readonly size: WorkloadSize }
   /** Whether there is an NVMe controller, which QEMU cannot save; default: there is. */
   readonly nvme?: boolean
+  /** Whether QEMU is confined; default: it is. */
+  readonly sandbox?: boolean
   /** Words for QEMU's command line. */
   readonly qemuArgs?: readonly string[]
   /** Absent: the same machine without the server. */

@@ -46,7 +46,7 @@ export class RunningMachine {
 
   /** @throws Error when there is no room, the machine cannot be started, or the saved one does not fit */
   static async start(options: RunOptions, files: MachineFiles): Promise<RunningMachine> {
-    const { memory, smp, carveout, policy, restore, nvme = true, qemuArgs = [] } = options
+    const { memory, smp, carveout, policy, restore, nvme = true, sandbox = true, qemuArgs = [] } = options
     const { qemu, kernel, initrd } = files
     const scratch = new Scratch(options.ramDir)
     // What a run is given it need not keep.
@@ -70,6 +70,7 @@ export class RunningMachine {
           virtioDisk: workload.virtioDisk,
           ...(nvme && { nvmeDisk: workload.nvmeDisk }),
           network: true,
+          sandbox,
           extra: qemuArgs,
         },
         ...(policy && { policy: { ...policy, carveout } }),

@@ -46,6 +46,8 @@ export interface Prepared {
   readonly files: MachineFiles
   readonly ramDir: string
   readonly el2: El2Mode
+  /** Whether QEMU is confined; default: it is. */
+  readonly sandbox?: boolean
 }
 
 export interface MachineOptions {
@@ -60,6 +62,7 @@ export interface MachineOptions {
   /** A qemu-system-aarch64 with the patches, built elsewhere. */
   readonly qemu?: string
   readonly ramDir: string
+  readonly sandbox: boolean
 }
 
 /** What a session adds to the machine. */
@@ -74,7 +77,7 @@ export interface StartOptions {
 
 /** Fetches and builds what is missing. */
 export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
-  const { kernel, until, smp, fresh, el2, ramDir } = options
+  const { kernel, until, smp, fresh, el2, ramDir, sandbox } = options
   const attack = el2 === 'pkvm'
   const files = await machineFiles(
     { kernel, attack, ...(options.qemu !== undefined && { qemu: options.qemu }) },
@@ -92,6 +95,7 @@ export async function prepare(options: MachineOptions, signal: AbortSignal): Pro
     files,
     ramDir,
     el2,
+    sandbox,
   }
 }
 
@@ -129,7 +133,7 @@ export class AgentMachine {
     options: StartOptions = {},
     restore?: SavedMachine,
   ): Promise<AgentMachine> {
-    const { description, files, ramDir, el2 } = prepared
+    const { description, files, ramDir, sandbox = true, el2 } = prepared
     const { memory, carveout, smp, until, devices, append } = description
     const machine = await RunningMachine.start(
       {
@@ -137,6 +141,7 @@ export class AgentMachine {
         carveout,
         smp,
         ramDir,
+        sandbox,
         commandLine: () => append,
         workload: { seed, size: SIZE },
         nvme: devices.includes('nvme'),

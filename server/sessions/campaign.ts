@@ -10,6 +10,8 @@ import { ensureSnapshot, type Snapshot } from './snapshot.ts'
 export interface CampaignOptions {
   readonly jobs: number
   readonly ramDir: string
+  /** Whether QEMU is confined; default: it is. */
+  readonly sandbox?: boolean
   readonly qemu?: string
   /** Where the files of sessions go, each in a folder of its own. */
   readonly folder: string
@@ -20,11 +22,11 @@ export interface CampaignOptions {
 
 /** Machines of jobs: each is prepared, and booted for its snapshot, once. */
 export class Machines {
-  readonly #options: Pick<CampaignOptions, 'ramDir' | 'qemu' | 'say'>
+  readonly #options: Pick<CampaignOptions, 'ramDir' | 'sandbox' | 'qemu' | 'say'>
   readonly #signal: AbortSignal
   readonly #prepared = new Map<string, Promise<Prepared>>()
 
-  constructor(options: Pick<CampaignOptions, 'ramDir' | 'qemu' | 'say'>, signal: AbortSignal) {
+  constructor(options: Pick<CampaignOptions, 'ramDir' | 'sandbox' | 'qemu' | 'say'>, signal: AbortSignal) {
     this.#options = options
     this.#signal = signal
   }
@@ -32,7 +34,7 @@ export class Machines {
   /** @throws Error when set-up fails, or the guest does not become ready. */
   async of({ entry, kernel, until }: Job): Promise<{ prepared: Prepared; snapshot: Snapshot | undefined }> {
     const fresh = bootsFresh(entry)
-    const { ramDir, qemu } = this.#options
+    const { ramDir, sandbox = true, qemu } = this.#options
     const options: MachineOptions = {
       kernel,
       until,
@@ -40,6 +42,7 @@ export class Machines {
       fresh,
       el2: entry.session?.el2 ?? 'none',
       ramDir,
+      sandbox,
       ...(qemu && { qemu }),
     }
     const key = JSON.stringify(options)

@@ -61,7 +61,16 @@ export async function runBareGuest(
     const session = await Session.start({
       scratch,
       runFolder: newRunFolder().path,
-      machine: { binary, kernel, append: '', memory: MEMORY, smp: 1, network: false, extra: ['-no-reboot'] },
+      machine: {
+        binary,
+        kernel,
+        append: '',
+        memory: MEMORY,
+        smp: 1,
+        network: false,
+        sandbox: true,
+        extra: ['-no-reboot'],
+      },
       policy: { name: policy, options: {}, panicOnWarn: false, carveout: '0', properties },
     })
     const stop = () => void session.stop()

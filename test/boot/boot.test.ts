@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -28,9 +28,29 @@ function expectOk(report: Report | undefined, said: string): asserts report is R
   ])
 }
 
+/** What the kernel says of the QEMU that a process has started. */
+function confinement(parent: number | undefined): string[] {
+  const statuses = readdirSync('/proc')
+    .filter(name => /^\d+$/.test(name))
+    .map(name => {
+      try {
+        return readFileSync(`/proc/${name}/status`, 'latin1')
+      } catch {
+        return '' // it has ended meanwhile
+      }
+    })
+  const qemu = statuses.find(text => /^Name:\tqemu-system/m.test(text) && text.includes(`\nPPid:\t${parent}\n`))
+  return qemu?.match(/^(NoNewPrivs|Seccomp):.*$/gm) ?? []
+}
+
 describe('Linux boots with every SMMUv3 access decided by the server', () => {
   test('passthrough', async () => {
-    const { code, report, said, stdout, pid } = await cosim(['boot', '--policy', 'passthrough'])
+    let confined: string[] = []
+    const { code, report, said, stdout, pid } = await cosim(['boot', '--policy', 'passthrough'], {
+      onOutput: (_text, { pid }) => {
+        if (confined.length === 0) confined = confinement(pid)
+      },
+    })
     expectOk(report, said)
     expect(code).toBe(0)
     expect(report.policy).toBe('passthrough')
@@ -41,6 +61,8 @@ describe('Linux boots with every SMMUv3 access decided by the server', () => {
     expect(report.kernel).toMatch(/^6\.12\./)
     expect(stdout).toContain('arm-smmu-v3')
     expect(leftovers(pid)).toEqual([])
+    // A filter of its own is 2.
+    expect(confined).toEqual(['NoNewPrivs:\t1', 'Seccomp:\t2'])
   })
 
   test.each([

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The process that serves the API runs under Node's permission model: it and its workers read and write the files that they need,
+ * whatever name a request leads to. Programs may be started, as QEMU has to be, and this does not hold them; nor does it hold code
+ * that somebody means to break out (https://nodejs.org/api/permissions.html).
+ */
+import { mkdirSync } from 'node:fs'
+import { url as inspectorUrl } from 'node:inspector'
+import { tmpdir } from 'node:os'
+import { dirname, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { cacheDir } from '../../scripts/setup/cache.ts'
+import { buildDashboard } from '../api/webBuild.ts'
+import { runsFolder } from '../machine/scratch.ts'
+import { POLICY_NAMES } from '../policy/load.ts'
+import { say } from './terminal.ts'
+
+const ROOT = resolve(fileURLToPath(new URL('../..', import.meta.url)))
+
+/** What set-up and a machine look at besides: the release of the system, Debian's keys, memory and limits. */
+const SYSTEM = ['/etc/os-release', '/usr/lib/os-release', '/usr/share/keyrings', '/proc']
+
+/** Files and folders that the command line names. */
+export interface Named {
+  readonly read: readonly (string | undefined)[]
+  /** Folders, with all that is in them. */
+  readonly write: readonly (string | undefined)[]
+}
+
+/** Node's options for a process that reads and writes no more than this: absolute paths, folders with all that is in them. */
+export function permissions(read: readonly string[], write: readonly string[]): string[] {
+  return [
+    '--permission',
+    ...outermost([...read, ...write]).map(path => `--allow-fs-read=${path}`),
+    ...outermost(write).map(path => `--allow-fs-write=${path}`),
+    '--allow-child-process',
+    '--allow-worker',
+    // Node warns that the two before weaken the others, which is said above.
+    '--disable-warning=SecurityWarning',
+  ]
+}
+
+const isIn = (folder: string, path: string): boolean => path.startsWith(`${folder}/`)
+
+/** Without those that lie in others: where one path begins with another one, Node 24 denies the shorter one itself. */
+const outermost = (paths: readonly string[]): string[] =>
+  [...new Set(paths)].filter(path => !paths.some(other => isIn(other, path)))
+
+/** Two paths that Node cannot grant both, for that reason, though neither lies in the other. */
+const clash = (paths: readonly string[]): string[] | undefined => {
+  const all = outermost(paths)
+  return all.flatMap(path =>
+    all.filter(other => other !== path && other.startsWith(path)).map(other => [path, other]),
+  )[0]
+}
+
+/**
+ * Starts the command anew in this process, confined. Returns in the process that is; also where nobody wants it, or a debugger
+ * is attached, which would lose it.
+ */
+export async function confine(sandbox: boolean, named: Named): Promise<void> {
+  if (!sandbox || process.permission !== undefined || inspectorUrl() !== undefined || process.execve === undefined)
+    return
+  // The builder of the dashboard is native code, and its place is not written to afterwards.
+  await buildDashboard(say)
+  const given = (paths: Named['read']) => paths.flatMap(path => (path === undefined ? [] : [resolve(path)]))
+  // Only a folder that is there stands for all that is in it.
+  for (const path of [cacheDir, runsFolder()]) mkdirSync(path, { recursive: true })
+  const write = [cacheDir, runsFolder(), resolve(tmpdir()), ...given(named.write)]
+  const read = [ROOT, ...SYSTEM, ...given(named.read)]
+  const [path, other] = clash([...read, ...write]) ?? []
+  if (path !== undefined)
+    throw new Error(`Node's permissions cannot tell ${other} from ${path}: name another path, or use --no-sandbox`)
+  process.execve(process.execPath, [
+    process.execPath,
+    ...process.execArgv,
+    ...permissions(read, write),
+    ...process.argv.slice(1),
+  ])
+}
+
+/** A policy of one's own, which may import what lies beside it; one of ours has a name and no folder. */
+export const policyFolder = (policy: string | undefined): string | undefined =>
+  policy === undefined || POLICY_NAMES.includes(policy) ? undefined : dirname(resolve(policy))

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { permissions, policyFolder } from '../../../server/cli/confine.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
+
+const MAIN = fileURLToPath(new URL('../../../server/cli/main.ts', import.meta.url))
+
+let folder: string
+beforeAll(() => {
+  folder = privateFolder(tmpdir(), 'confine-')
+  for (const name of ['read', 'write', 'other']) {
+    mkdirSync(join(folder, name))
+    writeFileSync(join(folder, name, 'file'), 'before')
+  }
+})
+afterAll(() => rmSync(folder, { recursive: true }))
+
+/** Tries to read, write, list and remove in each folder, on the main thread and on a worker. */
+const ATTEMPTS = `
+const fs = require('node:fs')
+const { Worker, isMainThread } = require('node:worker_threads')
+const lines = []
+for (const name of ['read', 'write', 'other']) {
+  const acts = {
+    read: () => fs.readFileSync(name + '/file'),
+    list: () => fs.readdirSync(name),
+    write: () => fs.writeFileSync(name + '/file', 'after'),
+    make: () => fs.rmdirSync(fs.mkdtempSync(name + '/x')),
+    climb: () => fs.readFileSync(name + '/../other/file'),
+  }
+  const done = Object.keys(acts).filter(act => {
+    try { acts[act](); return true } catch (error) { if (error.code !== 'ERR_ACCESS_DENIED') throw error; return false }
+  })
+  lines.push(name + ': ' + done.join(' '))
+}
+console.log((isMainThread ? 'main' : 'worker') + ' ' + lines.join(', '))
+if (isMainThread) new Worker(require('node:fs').readFileSync('read/code', 'utf8'), { eval: true })
+`
+
+test('what a confined process and its workers can reach', () => {
+  writeFileSync(join(folder, 'read/code'), ATTEMPTS)
+  const options = permissions([join(folder, 'read')], [join(folder, 'write')])
+  const text = execFileSync(process.execPath, [...options, '-e', ATTEMPTS], { cwd: folder, encoding: 'utf8' })
+  const reached = 'read: read list, write: read list write make, other: '
+  expect(text).toBe(`main ${reached}\nworker ${reached}\n`)
+  expect(readFileSync(join(folder, 'other/file'), 'utf8')).toBe('before')
+})
+
+test('a file within a folder does not take the folder away', () => {
+  const file = join(folder, 'write/file')
+  const options = permissions([file], [join(folder, 'write')])
+  const script = `process.stdout.write(String(process.permission.has('fs.read', ${JSON.stringify(join(folder, 'write'))})))`
+  expect(execFileSync(process.execPath, [...options, '-e', script], { encoding: 'utf8' })).toBe('true')
+})
+
+test('a confined process writes files whole, and publishes what set-up has made', () => {
+  const root = fileURLToPath(new URL('../../..', import.meta.url))
+  const at = (name: string) => JSON.stringify(join(folder, 'write', name))
+  const script = `
+    import { mkdirSync, writeFileSync } from 'node:fs'
+    import { intact, publish } from ${JSON.stringify(join(root, 'scripts/setup/cache.ts'))}
+    import { writeWhole } from ${JSON.stringify(join(root, 'server/machine/wholeFile.ts'))}
+    await writeWhole(${at('file')}, 'whole')
+    mkdirSync(${at('made')})
+    writeFileSync(${at('made/part')}, 'part')
+    await publish(${at('made')}, ${at('published')})
+    console.log(await intact(${at('published')}))`
+  const options = permissions([resolve(root)], [join(folder, 'write')])
+  const args = [...options, '--input-type=module', '-e', script]
+  expect(execFileSync(process.execPath, args, { encoding: 'utf8' })).toBe('true\n')
+  expect(readFileSync(join(folder, 'write/file'), 'utf8')).toBe('whole')
+})
+
+/** `serve`, until it says where. */
+async function serving(...args: string[]): Promise<{ server: ChildProcess; url: string; command: string[] }> {
+  const server = spawn(process.execPath, [MAIN, 'serve', '--port', '0', ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const [data] = (await once(server.stdout ?? server, 'data')) as [Buffer]
+  const command = readFileSync(`/proc/${server.pid}/cmdline`, 'utf8').split('\0')
+  return { server, url: data.toString().trim(), command }
+}
+
+test.each([true, false])(
+  'the API is served by a process that is confined, unless nobody wants that (%s)',
+  async sandbox => {
+    const { server, url, command } = await serving(...(sandbox ? [] : ['--no-sandbox']))
+    try {
+      expect(command.includes('--permission')).toBe(sandbox)
+      for (const path of ['api/v1/machine', 'api/v1/info', 'metrics', '']) {
+        const answer = await fetch(new URL(path, url))
+        expect([path, answer.status]).toEqual([path, 200])
+        expect((await answer.text()).length).toBeGreaterThan(0)
+      }
+    } finally {
+      server.kill('SIGTERM')
+    }
+    expect(await once(server, 'exit')).toEqual([0, null])
+  },
+)
+
+test('paths that Node cannot tell apart are refused, and said', () => {
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    [MAIN, 'serve', '--port', '0', '--qemu', `${tmpdir()}x/qemu`],
+    {
+      encoding: 'utf8',
+    },
+  )
+  const message = `Node's permissions cannot tell ${tmpdir()}x/qemu from ${tmpdir()}: name another path, or use --no-sandbox`
+  expect([status, stderr]).toEqual([1, `smmu-cosim: ${message}\n`])
+})
+
+test('of a policy its folder is read, as it may import what lies beside it', () => {
+  expect(policyFolder('/a/b/mine.ts')).toBe('/a/b')
+  expect(policyFolder('pkvm')).toBeUndefined()
+  expect(policyFolder(undefined)).toBeUndefined()
+})

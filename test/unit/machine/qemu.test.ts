@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+import { writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { QemuProcess } from '../../../server/machine/qemu.ts'
+import { ownFolder } from '../../../server/machine/scratch.ts'
+
+test.each([true, false])('QEMU is started confined, unless nobody wants that (%s)', async sandbox => {
+  const folder = ownFolder(tmpdir(), 'qemu-')
+  try {
+    const binary = join(folder.path, 'qemu')
+    writeFileSync(binary, '#!/bin/sh\ngrep NoNewPrivs /proc/self/status >&2\nprintf "%s\\n" "$@" >&2\n', {
+      mode: 0o700,
+    })
+    const qemu = new QemuProcess({
+      ...{ binary, sandbox, kernel: 'kernel', append: '', memory: '1G', smp: 1, ramFile: 'ram' },
+      ...{ network: false, qmpSocket: 'qmp', extra: [] },
+    })
+    expect(await qemu.exited).toEqual({ code: 0, signal: null, asked: false })
+    const [privileges, ...args] = qemu.errors.split('\n')
+    expect(privileges).toBe(`NoNewPrivs:\t${sandbox ? 1 : 0}`)
+    const filter = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
+    expect(args.slice(args.indexOf('-sandbox')).slice(0, 2)).toEqual(sandbox ? ['-sandbox', filter] : [''])
+  } finally {
+    folder.remove()
+  }
+})
