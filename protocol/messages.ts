@@ -109,7 +109,7 @@ export const enums = {
     guestPc: [1, 'bit 0: traps carry the guest PC'],
     guard: [2, 'bit 1: guardAdd and guardRemove work (CPU view of memory)'],
     translate: [4, 'bit 2: translate requests can be switched on'],
-    mirror: [8, 'bit 3: hwPost, mirrored and unexpected work'],
+    postedWrites: [8, 'bit 3: hwPost, predictedRead and postMismatch work'],
     stage2: [16, 'bit 4: stage2Changed, watch and sysReg work: the vCPUs have an EL2 whose tables can be followed'],
   },
   sysReg: {
@@ -332,7 +332,7 @@ export const messages = {
       f('bytes', 'bin', 'the bytes; empty unless status is ok'),
     ],
   },
-  mirrored: {
+  predictedRead: {
     id: 12,
     from: 'qemu',
     kind: 'notice',
@@ -347,7 +347,7 @@ export const messages = {
       f('value', 'u32', 'what the guest got; the access had 4 bytes'),
     ],
   },
-  unexpected: {
+  postMismatch: {
     id: 13,
     from: 'qemu',
     kind: 'notice',
@@ -555,7 +555,7 @@ export const messages = {
     from: 'server',
     kind: 'notice',
     hot: true,
-    doc: 'Write 32 bits of the hardware model, without an answer. If the model then holds `checkValue` at `checkOffset`, QEMU answers the guest’s 32-bit reads there by itself with `answer`, each told by `mirrored`, until the next trap of that SMMU, hwRead, hwWrite or hwPost; if not, `unexpected` says so.',
+    doc: 'Write 32 bits of the hardware model, without an answer. If the model then holds `checkValue` at `checkOffset`, QEMU answers the guest’s 32-bit reads there by itself with `answer`, each told by `predictedRead`, until the next trap of that SMMU, hwRead, hwWrite or hwPost; if not, `postMismatch` says so.',
     fields: [
       f('smmu', 'u8', 'index of the SMMU'),
       f('offset', 'u32', 'byte offset into the register frame, a multiple of 4'),

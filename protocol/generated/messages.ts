@@ -16,8 +16,8 @@ export const Id = {
   shutdown: 9,
   done: 10,
   data: 11,
-  mirrored: 12,
-  unexpected: 13,
+  predictedRead: 12,
+  postMismatch: 13,
   stage2Changed: 14,
   error: 31,
   welcome: 32,
@@ -366,8 +366,8 @@ export interface Data {
 }
 
 /** The guest read a register that hwPost had given the answer to. Told before anything that the guest did later. */
-export interface Mirrored {
-  readonly type: typeof Id.mirrored
+export interface PredictedRead {
+  readonly type: typeof Id.predictedRead
   readonly seq: number
   /** index of the SMMU */
   readonly smmu: number
@@ -386,8 +386,8 @@ export interface Mirrored {
 }
 
 /** A write of hwPost was refused, or did not lead to the value that it was to lead to. */
-export interface Unexpected {
-  readonly type: typeof Id.unexpected
+export interface PostMismatch {
+  readonly type: typeof Id.postMismatch
   readonly seq: number
   /** index of the SMMU */
   readonly smmu: number
@@ -646,8 +646,8 @@ export interface Quit {
 
 /**
  * Write 32 bits of the hardware model, without an answer. If the model then holds `checkValue` at `checkOffset`, QEMU
- * answers the guest’s 32-bit reads there by itself with `answer`, each told by `mirrored`, until the next trap of that
- * SMMU, hwRead, hwWrite or hwPost; if not, `unexpected` says so.
+ * answers the guest’s 32-bit reads there by itself with `answer`, each told by `predictedRead`, until the next trap of
+ * that SMMU, hwRead, hwWrite or hwPost; if not, `postMismatch` says so.
  */
 export interface HwPost {
   readonly type: typeof Id.hwPost
@@ -702,8 +702,8 @@ export type MessageFromQemu =
   | Shutdown
   | Done
   | Data
-  | Mirrored
-  | Unexpected
+  | PredictedRead
+  | PostMismatch
   | Stage2Changed
   | PeerError
 
@@ -753,8 +753,8 @@ FROM_QEMU[Id.guardFault] = { name: 'guardFault', arity: 9 }
 FROM_QEMU[Id.shutdown] = { name: 'shutdown', arity: 5 }
 FROM_QEMU[Id.done] = { name: 'done', arity: 5 }
 FROM_QEMU[Id.data] = { name: 'data', arity: 4 }
-FROM_QEMU[Id.mirrored] = { name: 'mirrored', arity: 9 }
-FROM_QEMU[Id.unexpected] = { name: 'unexpected', arity: 5 }
+FROM_QEMU[Id.predictedRead] = { name: 'predictedRead', arity: 9 }
+FROM_QEMU[Id.postMismatch] = { name: 'postMismatch', arity: 5 }
 FROM_QEMU[Id.stage2Changed] = { name: 'stage2Changed', arity: 10 }
 FROM_QEMU[Id.error] = { name: 'error', arity: 4 }
 
@@ -927,7 +927,7 @@ function decodeData(c: Cursor): Data {
   }
 }
 
-function decodeMirrored(c: Cursor, m: Mutable<Mirrored>): Mirrored {
+function decodePredictedRead(c: Cursor, m: Mutable<PredictedRead>): PredictedRead {
   m.seq = c.seq
   m.smmu = c.uint(0xff, 'smmu')
   m.cpu = c.uint(0xffff, 'cpu')
@@ -939,7 +939,7 @@ function decodeMirrored(c: Cursor, m: Mutable<Mirrored>): Mirrored {
   return m
 }
 
-function decodeUnexpected(c: Cursor, m: Mutable<Unexpected>): Unexpected {
+function decodePostMismatch(c: Cursor, m: Mutable<PostMismatch>): PostMismatch {
   m.seq = c.seq
   m.smmu = c.uint(0xff, 'smmu')
   m.offset = c.u32(0xffffffff, 'offset')[0]
@@ -1152,8 +1152,8 @@ function decodeSysReg(c: Cursor): SysReg {
 
 /**
  * Decodes what one end receives. A hot message (trapRead, trapWrite, translate, event, gerror, guardFault, done,
- * mirrored, unexpected, reply, translated, hwRead, hwWrite, hwPost) is decoded into an object that the next message of
- * its type overwrites: copy what must live longer. All others are new objects that own what they hold.
+ * predictedRead, postMismatch, reply, translated, hwRead, hwWrite, hwPost) is decoded into an object that the next
+ * message of its type overwrites: copy what must live longer. All others are new objects that own what they hold.
  */
 export class Decoder<End extends keyof Received> {
   readonly #shapes: readonly (Shape | undefined)[]
@@ -1234,8 +1234,8 @@ export class Decoder<End extends keyof Received> {
     pcLo: 0,
   }
   readonly #done: Mutable<Done> = { type: Id.done, seq: 0, status: 0, valueHi: 0, valueLo: 0 }
-  readonly #mirrored: Mutable<Mirrored> = {
-    type: Id.mirrored,
+  readonly #predictedRead: Mutable<PredictedRead> = {
+    type: Id.predictedRead,
     seq: 0,
     smmu: 0,
     cpu: 0,
@@ -1245,7 +1245,7 @@ export class Decoder<End extends keyof Received> {
     pcLo: 0,
     value: 0,
   }
-  readonly #unexpected: Mutable<Unexpected> = { type: Id.unexpected, seq: 0, smmu: 0, offset: 0, value: 0 }
+  readonly #postMismatch: Mutable<PostMismatch> = { type: Id.postMismatch, seq: 0, smmu: 0, offset: 0, value: 0 }
   readonly #reply: Mutable<Reply> = { type: Id.reply, seq: 0, status: 0, valueHi: 0, valueLo: 0 }
   readonly #translated: Mutable<Translated> = {
     type: Id.translated,
@@ -1325,10 +1325,10 @@ export class Decoder<End extends keyof Received> {
         return decodeDone(c, this.#done)
       case Id.data:
         return decodeData(c)
-      case Id.mirrored:
-        return decodeMirrored(c, this.#mirrored)
-      case Id.unexpected:
-        return decodeUnexpected(c, this.#unexpected)
+      case Id.predictedRead:
+        return decodePredictedRead(c, this.#predictedRead)
+      case Id.postMismatch:
+        return decodePostMismatch(c, this.#postMismatch)
       case Id.stage2Changed:
         return decodeStage2Changed(c)
       case Id.error:
@@ -1594,7 +1594,7 @@ export function encodeData(out: FrameWriter, seq: number, status: number, bytes:
   out.end()
 }
 
-export function encodeMirrored(
+export function encodePredictedRead(
   out: FrameWriter,
   seq: number,
   smmu: number,
@@ -1605,7 +1605,7 @@ export function encodeMirrored(
   pcLo: number,
   value: number,
 ): void {
-  out.begin('mirrored', Id.mirrored, 9, seq)
+  out.begin('predictedRead', Id.predictedRead, 9, seq)
   out.uint(smmu, 0xff, 'smmu')
   out.uint(cpu, 0xffff, 'cpu')
   out.uint(offset, 0xffffffff, 'offset')
@@ -1616,8 +1616,8 @@ export function encodeMirrored(
   out.end()
 }
 
-export function encodeUnexpected(out: FrameWriter, seq: number, smmu: number, offset: number, value: number): void {
-  out.begin('unexpected', Id.unexpected, 5, seq)
+export function encodePostMismatch(out: FrameWriter, seq: number, smmu: number, offset: number, value: number): void {
+  out.begin('postMismatch', Id.postMismatch, 5, seq)
   out.uint(smmu, 0xff, 'smmu')
   out.uint(offset, 0xffffffff, 'offset')
   out.uint(value, 0xffffffff, 'value')
@@ -1939,11 +1939,11 @@ export function encode(out: FrameWriter, m: Message): void {
     case Id.data:
       encodeData(out, m.seq, m.status, m.bytes)
       break
-    case Id.mirrored:
-      encodeMirrored(out, m.seq, m.smmu, m.cpu, m.offset, m.time, m.pcHi, m.pcLo, m.value)
+    case Id.predictedRead:
+      encodePredictedRead(out, m.seq, m.smmu, m.cpu, m.offset, m.time, m.pcHi, m.pcLo, m.value)
       break
-    case Id.unexpected:
-      encodeUnexpected(out, m.seq, m.smmu, m.offset, m.value)
+    case Id.postMismatch:
+      encodePostMismatch(out, m.seq, m.smmu, m.offset, m.value)
       break
     case Id.stage2Changed:
       encodeStage2Changed(out, m.seq, m.cpu, m.time, m.vttbrHi, m.vttbrLo, m.vtcrHi, m.vtcrLo, m.all, m.pages)

@@ -142,8 +142,8 @@ enum {
     COSIM_FEATURE_GUARD = 2,
     /* bit 2: translate requests can be switched on */
     COSIM_FEATURE_TRANSLATE = 4,
-    /* bit 3: hwPost, mirrored and unexpected work */
-    COSIM_FEATURE_MIRROR = 8,
+    /* bit 3: hwPost, predictedRead and postMismatch work */
+    COSIM_FEATURE_POSTED_WRITES = 8,
     /*
      * bit 4: stage2Changed, watch and sysReg work: the vCPUs have an EL2 whose
      * tables can be followed
@@ -202,8 +202,8 @@ enum {
     COSIM_MSG_SHUTDOWN = 9,
     COSIM_MSG_DONE = 10,
     COSIM_MSG_DATA = 11,
-    COSIM_MSG_MIRRORED = 12,
-    COSIM_MSG_UNEXPECTED = 13,
+    COSIM_MSG_PREDICTED_READ = 12,
+    COSIM_MSG_POST_MISMATCH = 13,
     COSIM_MSG_STAGE2_CHANGED = 14,
     COSIM_MSG_ERROR = 31,
     COSIM_MSG_WELCOME = 32,
@@ -255,10 +255,10 @@ static inline const char *cosim_message_name(uint32_t id)
         return "done";
     case COSIM_MSG_DATA:
         return "data";
-    case COSIM_MSG_MIRRORED:
-        return "mirrored";
-    case COSIM_MSG_UNEXPECTED:
-        return "unexpected";
+    case COSIM_MSG_PREDICTED_READ:
+        return "predictedRead";
+    case COSIM_MSG_POST_MISMATCH:
+        return "postMismatch";
     case COSIM_MSG_STAGE2_CHANGED:
         return "stage2Changed";
     case COSIM_MSG_ERROR:
@@ -604,10 +604,10 @@ typedef struct CosimData {
 } CosimData;
 
 /*
- * mirrored (notice of QEMU): The guest read a register that hwPost had given
- * the answer to. Told before anything that the guest did later.
+ * predictedRead (notice of QEMU): The guest read a register that hwPost had
+ * given the answer to. Told before anything that the guest did later.
  */
-typedef struct CosimMirrored {
+typedef struct CosimPredictedRead {
     /* index of the SMMU */
     uint8_t smmu;
     /* index of the vCPU; 0xffff when no vCPU made the access */
@@ -620,20 +620,20 @@ typedef struct CosimMirrored {
     uint64_t pc;
     /* what the guest got; the access had 4 bytes */
     uint32_t value;
-} CosimMirrored;
+} CosimPredictedRead;
 
 /*
- * unexpected (notice of QEMU): A write of hwPost was refused, or did not lead
+ * postMismatch (notice of QEMU): A write of hwPost was refused, or did not lead
  * to the value that it was to lead to.
  */
-typedef struct CosimUnexpected {
+typedef struct CosimPostMismatch {
     /* index of the SMMU */
     uint8_t smmu;
     /* checkOffset of hwPost */
     uint32_t offset;
     /* what the model holds there */
     uint32_t value;
-} CosimUnexpected;
+} CosimPostMismatch;
 
 /*
  * stage2Changed (request of QEMU, answered by reply): EL2 is about to return to
@@ -864,9 +864,9 @@ typedef struct CosimQuit {
 /*
  * hwPost (notice of the server): Write 32 bits of the hardware model, without
  * an answer. If the model then holds checkValue at checkOffset, QEMU answers
- * the guest's 32-bit reads there by itself with answer, each told by mirrored,
- * until the next trap of that SMMU, hwRead, hwWrite or hwPost; if not,
- * unexpected says so.
+ * the guest's 32-bit reads there by itself with answer, each told by
+ * predictedRead, until the next trap of that SMMU, hwRead, hwWrite or hwPost;
+ * if not, postMismatch says so.
  */
 typedef struct CosimHwPost {
     /* index of the SMMU */
@@ -1416,11 +1416,11 @@ static inline void cosim_pack_data(msgpack_packer *pk, uint32_t seq,
     cosim_put_bin(pk, m->bytes, m->bytes_len);
 }
 
-static inline void cosim_pack_mirrored(msgpack_packer *pk, uint32_t seq,
-                                       const CosimMirrored *m)
+static inline void cosim_pack_predicted_read(msgpack_packer *pk, uint32_t seq,
+                                             const CosimPredictedRead *m)
 {
     msgpack_pack_array(pk, 9);
-    msgpack_pack_uint8(pk, COSIM_MSG_MIRRORED);
+    msgpack_pack_uint8(pk, COSIM_MSG_PREDICTED_READ);
     msgpack_pack_uint32(pk, seq);
     msgpack_pack_uint8(pk, m->smmu);
     msgpack_pack_uint16(pk, m->cpu);
@@ -1430,11 +1430,11 @@ static inline void cosim_pack_mirrored(msgpack_packer *pk, uint32_t seq,
     msgpack_pack_uint32(pk, m->value);
 }
 
-static inline void cosim_pack_unexpected(msgpack_packer *pk, uint32_t seq,
-                                         const CosimUnexpected *m)
+static inline void cosim_pack_post_mismatch(msgpack_packer *pk, uint32_t seq,
+                                            const CosimPostMismatch *m)
 {
     msgpack_pack_array(pk, 5);
-    msgpack_pack_uint8(pk, COSIM_MSG_UNEXPECTED);
+    msgpack_pack_uint8(pk, COSIM_MSG_POST_MISMATCH);
     msgpack_pack_uint32(pk, seq);
     msgpack_pack_uint8(pk, m->smmu);
     msgpack_pack_uint32(pk, m->offset);

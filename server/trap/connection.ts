@@ -8,10 +8,10 @@ import {
   encodeTranslateMode,
   encodeWelcome,
   type Hello,
+  type PostMismatch,
   type Reset,
   type Stage2Changed,
   type Translate,
-  type Unexpected,
 } from '../../protocol/generated/messages.ts'
 import { enums, VERSION } from '../../protocol/messages.ts'
 import type { FaultContext } from '../faults/faultContext.ts'
@@ -78,7 +78,7 @@ export class Connection {
     this.#session = hello.session === '' ? randomUUID() : hello.session
     this.#ram = ram
     // With breakpoints, every access is to come by.
-    const capable = !thread.options.faithful && (hello.features & enums.feature.mirror[0]) !== 0
+    const capable = !thread.options.faithful && (hello.features & enums.feature.postedWrites[0]) !== 0
     const mayPost = () => capable && !thread.breakpoints.armed
     const hardware = hello.smmus.map((_, index) => new WireHardware(link, thread.ring, index, mayPost))
     const { translate = 'hardware' } = thread.options
@@ -225,7 +225,7 @@ export class Connection {
   }
 
   /** What was posted to the hardware did not lead to what it was to lead to. */
-  unexpected({ smmu, offset, value }: Unexpected): void {
+  postMismatch({ smmu, offset, value }: PostMismatch): void {
     const { ring } = this.#thread
     const start = ring.now()
     this.#policy.postMismatch?.(smmu)

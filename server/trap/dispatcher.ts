@@ -124,7 +124,7 @@ export class Dispatcher {
       case Id.trapWrite:
         connection.path.access(message, true)
         break
-      case Id.mirrored:
+      case Id.predictedRead:
         connection.path.predicted(message)
         break
       case Id.translate:
@@ -136,8 +136,8 @@ export class Dispatcher {
       case Id.stage2Changed:
         connection.stage2Changed(message)
         break
-      case Id.unexpected:
-        connection.unexpected(message)
+      case Id.postMismatch:
+        connection.postMismatch(message)
         break
       case Id.shutdown:
         this.#expected = true
@@ -158,7 +158,7 @@ export class Dispatcher {
       case Id.event:
         this.#event(message)
         return true
-      case Id.mirrored:
+      case Id.predictedRead:
         if (this.#connection === undefined) return false
         this.#connection.path.predictedMeanwhile(message)
         return true

@@ -3,7 +3,7 @@ import {
   encodeHold,
   encodeReply,
   Id,
-  type Mirrored,
+  type PredictedRead,
   type TrapRead,
   type TrapWrite,
 } from '../../protocol/generated/messages.ts'
@@ -50,7 +50,7 @@ export class TrapPath implements Onward {
   /** Scratch trap for reads that QEMU answered by itself. */
   readonly #predicted = newTrap()
   /** Such reads that were told while something else was under way. */
-  readonly #later: Mirrored[] = []
+  readonly #later: PredictedRead[] = []
   readonly #panic: (text: string) => void
   /** The first trap of a connection is told, with the time at which it was answered. */
   #first = true
@@ -156,7 +156,7 @@ export class TrapPath implements Onward {
   }
 
   /** A read that QEMU answered as it had been told to: it counts as a trap that took the server no time. */
-  predicted(message: Mirrored): void {
+  predicted(message: PredictedRead): void {
     const trap = this.#predicted
     trap.seq = ++this.#trap.seq
     trap.smmu = message.smmu
@@ -173,7 +173,7 @@ export class TrapPath implements Onward {
   }
 
   /** The same while something else is under way: on the trace, all that belongs to that comes first. */
-  predictedMeanwhile(message: Mirrored): void {
+  predictedMeanwhile(message: PredictedRead): void {
     if (this.#later.length >= MAX_LATER) this.settle()
     this.#later.push({ ...message })
   }

@@ -31,7 +31,7 @@ const BY_NAME = {
   hello: messageNamed('hello'),
 }
 const FROM_QEMU = messagesOf('qemu')
-const NOTICES = ['event', 'gerror', 'guardFault', 'mirrored', 'unexpected'].map(messageNamed)
+const NOTICES = ['event', 'gerror', 'guardFault', 'predictedRead', 'postMismatch'].map(messageNamed)
 const { ok: OK, aborted: ABORTED, range: RANGE } = enums.status
 
 /** How QEMU answers the server. */

@@ -75,7 +75,7 @@ test('a read that QEMU answered while a trap was decided comes behind it, with a
   const qemu = await machine()
   await records()
   qemu.registers.set(0x20, 7)
-  qemu.meanwhile = () => qemu.mirrored(0x9c, 9)
+  qemu.meanwhile = () => qemu.predictedRead(0x9c, 9)
   await qemu.read(0x20, 4)
   qemu.meanwhile = undefined
   await qemu.read(0x20, 4)
@@ -87,7 +87,7 @@ test('a read that QEMU answered during an operation comes behind it', async () =
   await records()
   qemu.meanwhile = () => {
     qemu.meanwhile = undefined
-    qemu.mirrored(0x9c, 9)
+    qemu.predictedRead(0x9c, 9)
   }
   await thread.call('registers', 0, 'hardware', [0x20, 0x24])
   expect(await lines()).toEqual(['hardware', 'hardware', 'request', 'trap 1: 9'])
@@ -98,7 +98,7 @@ test('a guest that reads without end during an operation is recorded whole', asy
   await records()
   qemu.meanwhile = () => {
     qemu.meanwhile = undefined
-    for (let i = 0; i < 5_000; i++) qemu.mirrored(0x9c, 9)
+    for (let i = 0; i < 5_000; i++) qemu.predictedRead(0x9c, 9)
   }
   await thread.call('registers', 0, 'hardware', [0x20])
   const traps = (await records()).flatMap(record => (record.kind === 'trap' ? [record.seq] : []))

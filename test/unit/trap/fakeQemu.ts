@@ -9,7 +9,7 @@ import {
   encodeDone,
   encodeEvent,
   encodeHello,
-  encodeMirrored,
+  encodePredictedRead,
   encodeReset,
   encodeShutdown,
   encodeTrapRead,
@@ -127,8 +127,8 @@ export class FakeQemu {
   }
 
   /** Tells of a read that was answered here, with what is sent next. */
-  mirrored(offset: number, value: number): void {
-    encodeMirrored(this.out, ++this.#seq, 0, 0, offset, 1_500, 0, 0, value)
+  predictedRead(offset: number, value: number): void {
+    encodePredictedRead(this.out, ++this.#seq, 0, 0, offset, 1_500, 0, 0, value)
   }
 
   /** Number of the newest request. */

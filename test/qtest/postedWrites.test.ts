@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** QEMU's end of hwPost: writes without an answer, reads that are answered ahead. */
+/** QEMU's end of hwPost: writes without an answer, predicted reads. */
 import { once } from 'node:events'
 import type { Server } from 'node:net'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -54,20 +54,20 @@ afterEach(async () => {
 })
 
 describe('hwPost', () => {
-  test('a read that was answered ahead traps not, and is told before what the guest does next', async () => {
+  test('a predicted read does not trap, and is told before what the guest does next', async () => {
     await serve(out => encodeHwPost(out, 9, 0, CFG, 0x10, CFG, 0x10, ANSWER))
     await machine.start()
     expect(hello).toMatchObject({ type: Id.hello })
-    if (hello?.type === Id.hello) expect(hello.features & enums.feature.mirror[0]).not.toBe(0)
+    if (hello?.type === Id.hello) expect(hello.features & enums.feature.postedWrites[0]).not.toBe(0)
     await machine.qtest.write(SMMU + BASE, 4, 0)
     expect(await machine.qtest.read(SMMU + CFG, 4)).toBe(BigInt(ANSWER))
     expect(await machine.qtest.read(SMMU + CFG, 4)).toBe(BigInt(ANSWER))
     expect(count(Id.trapRead)).toBe(0)
     expect(await machine.qtest.read(SMMU, 4)).toBe(7n)
-    const told = heard.filter(({ type }) => type === Id.mirrored || type === Id.trapRead)
+    const told = heard.filter(({ type }) => type === Id.predictedRead || type === Id.trapRead)
     expect(told).toMatchObject([
-      { type: Id.mirrored, smmu: 0, cpu: 0xffff, offset: CFG, value: ANSWER },
-      { type: Id.mirrored, smmu: 0, cpu: 0xffff, offset: CFG, value: ANSWER },
+      { type: Id.predictedRead, smmu: 0, cpu: 0xffff, offset: CFG, value: ANSWER },
+      { type: Id.predictedRead, smmu: 0, cpu: 0xffff, offset: CFG, value: ANSWER },
       { type: Id.trapRead, offset: 0 },
     ])
     const seqs = heard.map(({ seq }) => seq)
@@ -79,7 +79,7 @@ describe('hwPost', () => {
     await machine.start()
     await machine.qtest.write(SMMU + BASE, 4, 0)
     await machine.qtest.read(SMMU + CFG, 4)
-    await expect.poll(() => count(Id.mirrored)).toBe(1)
+    await expect.poll(() => count(Id.predictedRead)).toBe(1)
   })
 
   test('many such reads arrive, all of them', async () => {
@@ -87,13 +87,13 @@ describe('hwPost', () => {
     await machine.start()
     await machine.qtest.write(SMMU + BASE, 4, 0)
     for (let i = 0; i < 2000; i++) await machine.qtest.read(SMMU + CFG, 4)
-    await expect.poll(() => count(Id.mirrored)).toBe(2000)
+    await expect.poll(() => count(Id.predictedRead)).toBe(2000)
   })
 
   test.each([
     ['another trap', () => machine.qtest.read(SMMU, 4)],
     ['another width at that place traps, and ends it', () => machine.qtest.read(SMMU + CFG, 8)],
-  ])('no read is answered ahead after %s', async (_, access) => {
+  ])('no read is predicted after %s', async (_, access) => {
     await serve(out => encodeHwPost(out, 9, 0, CFG, 0x10, CFG, 0x10, ANSWER))
     await machine.start()
     await machine.qtest.write(SMMU + BASE, 4, 0)
@@ -110,7 +110,7 @@ describe('hwPost', () => {
     await machine.start()
     await machine.qtest.write(SMMU + BASE, 4, 0)
     expect(await machine.qtest.read(SMMU + CFG, 4)).toBe(7n)
-    expect(count(Id.mirrored)).toBe(0)
+    expect(count(Id.predictedRead)).toBe(0)
   })
 
   test.each([
@@ -121,8 +121,8 @@ describe('hwPost', () => {
     await machine.start()
     await machine.qtest.write(SMMU + BASE, 4, 0)
     expect(await machine.qtest.read(SMMU + check, 4)).toBe(7n)
-    expect(heard.filter(({ type }) => type === Id.unexpected || type === Id.trapRead)).toMatchObject([
-      { type: Id.unexpected, smmu: 0, offset: check, value: found },
+    expect(heard.filter(({ type }) => type === Id.postMismatch || type === Id.trapRead)).toMatchObject([
+      { type: Id.postMismatch, smmu: 0, offset: check, value: found },
       { type: Id.trapRead },
     ])
   })
@@ -141,12 +141,12 @@ describe('hwPost', () => {
   })
 })
 
-test('a breakpoint sees the next read of CMDQ_CONS, also where its answer had been given ahead', async () => {
+test('a breakpoint sees the next read of CMDQ_CONS, also where it had been predicted', async () => {
   await machine.serve('pkvm')
   await machine.start({ properties: ['carveout=32M'] })
   const driver = await HostDriver.probe(machine)
   const CONS = SMMU + 0x9c
-  // CMD_SYNC; what the guest reads next is told ahead.
+  // CMD_SYNC; what the guest reads next is predicted.
   await driver.command(Uint32Array.of(0x46 | (2 << 12), 0, 0, 0))
   expect(machine.counters?.get('predicted')).toBeGreaterThan(0)
   const held = once(machine.server, 'held')
