@@ -14,12 +14,15 @@ import {
   encodeMemRead,
   encodeMemWrite,
   encodePause,
+  encodeQuit,
   encodeResume,
+  encodeSysReg,
   encodeTranslated,
   encodeTranslateMode,
+  encodeWatch,
   Id,
 } from '../../protocol/generated/messages.ts'
-import { enums } from '../../protocol/messages.ts'
+import { enums, messages } from '../../protocol/messages.ts'
 import { fieldPrep64 as prep } from '../../server/smmu/bits.ts'
 import {
   CTXDESC_CD_0_A,
@@ -96,6 +99,10 @@ const mode =
 
 async function ask(encode: Encode, what: string): Promise<void> {
   expect(await peer.ask(encode), what).toBe(OK)
+}
+
+async function unsupported(encode: Encode, what: string): Promise<void> {
+  expect(await peer.ask(encode), what).toBe(enums.status.unsupported[0])
 }
 
 const bypass = [
@@ -183,6 +190,9 @@ const REQUESTS: readonly (readonly [string, (place: Place) => Promise<void>])[] 
   ['translateMode hardware', () => ask(mode(MODE.hardware), 'translateMode hardware')],
   ['pause', () => ask((out, seq) => encodePause(out, seq), 'pause')],
   ['resume', () => ask((out, seq) => encodeResume(out, seq), 'resume')],
+  // Without TCG there is no EL2 to follow.
+  ['watch', () => unsupported((out, seq) => encodeWatch(out, seq, BUFFER, 1), 'watch')],
+  ['sysReg', () => unsupported((out, seq) => encodeSysReg(out, seq, 0, enums.sysReg.hcr[0]), 'sysReg')],
   ['checkpoint', async () => peer.send((out, seq) => encodeCheckpoint(out, seq, new Uint8Array(64)))],
   [
     'hold',
@@ -191,6 +201,12 @@ const REQUESTS: readonly (readonly [string, (place: Place) => Promise<void>])[] 
     },
   ],
 ]
+
+test('no request of the protocol is missing here', () => {
+  const tried = new Set(REQUESTS.map(([name]) => name.split(' ')[0]))
+  const asked = Object.entries(messages).filter(([, { from, kind }]) => from === 'server' && kind === 'request')
+  expect(asked.map(([name]) => name).filter(name => !tried.has(name))).toEqual([])
+})
 
 interface Place {
   /** Whether QEMU waits for an answer there. */
@@ -372,6 +388,12 @@ describe.each(Object.entries(PLACES))('in %s', (_, place) => {
     expect(await read).toBe(7n)
   })
 
+  test('quit ends QEMU with its code', async () => {
+    await place.enter()
+    peer.send((out, seq) => encodeQuit(out, seq, 7, ''))
+    expect(await exit(2_000)).toBe(7)
+  })
+
   test('SIGTERM ends QEMU at once, also when the server has asked for time without limit', async () => {
     await place.enter()
     if (place.asked) peer.send((out, seq) => encodeHold(out, seq))
@@ -478,8 +500,7 @@ test('with an I/O thread, only the model translates: a device there would wait f
   peer.welcome(hello)
   peer.reply(await peer.next(Id.reset))
   await starting
-  const [unsupported] = enums.status.unsupported
-  expect(await peer.ask(mode(MODE.server))).toBe(unsupported)
-  expect(await peer.ask(mode(MODE.lockstep))).toBe(unsupported)
-  expect(await peer.ask(mode(MODE.hardware))).toBe(OK)
+  await unsupported(mode(MODE.server), 'server')
+  await unsupported(mode(MODE.lockstep), 'lockstep')
+  await ask(mode(MODE.hardware), 'hardware')
 })
