@@ -110,23 +110,30 @@ async function checkBuilds(recipe: Recipe, msgpack: Msgpack, passed: Passed, con
     const name = patches[count - 1]?.name
     at.options.step = `building QEMU with qemu-patches up to ${name}, msgpack ${msgpack},`
     await patchTree(at, patches.slice(0, count), context.scratch)
-    await configure(at, recipe, FLAGS)
-    await choose(at, msgpack)
-    await compile(at, context.progress, QEMU)
-    if (count === patches.length && msgpack === 'enabled') await ownTest(at, context)
+    // Before the patch that brings the option, this build is the other one.
+    if (msgpack === 'enabled' || (await knowsMsgpack(at))) {
+      await configure(at, recipe, FLAGS)
+      await choose(at, msgpack)
+      await compile(at, context.progress, QEMU)
+      if (count === patches.length && msgpack === 'enabled') await ownTest(at, context)
+    }
     await passed.add(buildKey(recipe, count, msgpack))
   }
 }
 
 /** Sets the option from the patch on that brings it; before, and where it comes again, Meson does not know it. */
-async function choose({ tree, output, options }: BuildTree, msgpack: Msgpack): Promise<void> {
+async function choose(at: BuildTree, msgpack: Msgpack): Promise<void> {
+  const { tree, output, options } = at
   const stamp = join(output, 'msgpack-chosen')
-  const known = /^option\('msgpack'/m.test(await readFile(join(tree, 'meson_options.txt'), 'utf8'))
-  if (!known) return rm(stamp, { force: true })
+  if (!(await knowsMsgpack(at))) return rm(stamp, { force: true })
   if (await exists(stamp)) return
   const meson = join(output, 'pyvenv/bin/meson')
   await run(meson, ['setup', '--reconfigure', `-Dmsgpack=${msgpack}`, tree, output], { ...options, cwd: output })
   await writeFile(stamp, msgpack)
+}
+
+async function knowsMsgpack({ tree }: BuildTree): Promise<boolean> {
+  return /^option\('msgpack'/m.test(await readFile(join(tree, 'meson_options.txt'), 'utf8'))
 }
 
 /** The test that the series brings for QEMU's own suite. */
