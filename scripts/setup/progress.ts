@@ -4,7 +4,8 @@
 const STEPS = ['packages', 'qemu-source', 'qemu-build', 'kernel', 'initramfs'] as const
 export type Step = (typeof STEPS)[number]
 /** What a boot does not need. */
-export type Extra = 'qemu-series'
+const EXTRAS = ['qemu-series', 'qemu-sanitized'] as const
+export type Extra = (typeof EXTRAS)[number]
 
 /** Tells the user what set-up is doing, or the caller, if it asked for the lines. */
 export class Progress {
@@ -24,7 +25,9 @@ export class Progress {
 
   /** Runs one step between a line that says what begins and a line that says how long it took. */
   async step<T>(step: Step | Extra, what: string, work: () => Promise<T>): Promise<T> {
-    this.#title = step === 'qemu-series' ? what : `[${STEPS.indexOf(step) + 1}/${STEPS.length}] ${what}`
+    const steps: readonly string[] = STEPS
+    const at = steps.indexOf(step)
+    this.#title = at < 0 ? what : `[${at + 1}/${STEPS.length}] ${what}`
     this.#started = Date.now()
     this.#tenths = 0
     this.#transient('…')

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { TARGETS, type TargetName } from '../../test/fuzz/names.ts'
+import { NAMED, TARGETS, type TargetName } from '../../test/fuzz/names.ts'
 import type { FuzzOptions } from '../../test/fuzz/run.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { say } from './terminal.ts'
@@ -8,12 +8,14 @@ import { say } from './terminal.ts'
 /** Seconds of a run that nobody gave a time. */
 const DEFAULT_SECONDS = 60
 
-const isTarget = (text: string): text is TargetName => (TARGETS as readonly string[]).includes(text)
+const ALL: readonly string[] = [...TARGETS, ...NAMED]
+
+const isTarget = (text: string): text is TargetName => ALL.includes(text)
 
 function targets(text: string, before: readonly TargetName[]): TargetName[] {
   const names = text.split(',')
   const wrong = names.find(name => !isTarget(name))
-  if (wrong !== undefined) throw new InvalidArgumentError(`there is no "${wrong}", but ${TARGETS.join(', ')}`)
+  if (wrong !== undefined) throw new InvalidArgumentError(`there is no "${wrong}", but ${ALL.join(', ')}`)
   return [...before, ...names.filter(isTarget)]
 }
 
@@ -39,7 +41,7 @@ export function fuzzCommand(program: Command): void {
         .conflicts('seconds'),
     )
     .option('--seed <n>', 'the same seed tries the same inputs', count, 1)
-    .option('--only <target>', `${TARGETS.join(', ')}; may be repeated`, targets, [])
+    .option('--only <target>', `${TARGETS.join(', ')}; or ${NAMED.join(', ')}; may be repeated`, targets, [])
     .option('--save <dir>', 'for inputs of findings (default: test/fuzz/corpus, tried first from then on)')
     .action(async (options: FuzzOptions) => {
       const { signal, dispose } = abortOnSignal()

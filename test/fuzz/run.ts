@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
+import { ensureSanitizedQemu } from '../../scripts/setup/sanitized.ts'
 import { TARGETS, type TargetName } from './names.ts'
 import { PRESENT_BYTES, PRESENT_HEADER, type WorkerMessage, type WorkerOptions } from './worker.ts'
 
@@ -52,6 +53,8 @@ export async function fuzz(
   const names = only.length > 0 ? only : TARGETS
   const all: FuzzFinding[] = []
   for (const target of names) {
+    // So long an input would be a finding.
+    if (target === 'qemu' && process.env.SMMU_COSIM_QEMU === undefined) await ensureSanitizedQemu({ signal })
     const module = new URL(`./targets/${target}.ts`, import.meta.url).href
     const end =
       most === undefined

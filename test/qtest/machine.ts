@@ -26,6 +26,8 @@ export interface QtestOptions {
   readonly memoryMiB?: number
   /** tcg: a guest runs, as well as the test's accesses. */
   readonly accel?: 'qtest' | 'tcg'
+  /** Absent: the one that set-up makes. */
+  readonly binary?: string
 }
 
 /** The real QEMU without a kernel: every access is the test's. */
@@ -87,6 +89,7 @@ export class QtestMachine {
     args = [],
     memoryMiB = 256,
     accel = 'qtest',
+    binary,
   }: QtestOptions = {}): Promise<void> {
     const fd = openSync(this.ramFile, 'a+', 0o600)
     ftruncateSync(fd, memoryMiB << 20)
@@ -97,7 +100,7 @@ export class QtestMachine {
     this.#child = spawn(
       'setpriv',
       [
-        ['--pdeathsig', 'KILL', process.env.SMMU_COSIM_QEMU ?? (await ensureQemu())],
+        ['--pdeathsig', 'KILL', binary ?? process.env.SMMU_COSIM_QEMU ?? (await ensureQemu())],
         ['-nodefaults', '-display', 'none', '-accel', accel, '-qtest', `unix:${path},server=on,wait=off`],
         ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
         ['-qmp', `unix:${this.#qmp},server=on,wait=off`],
@@ -124,9 +127,14 @@ export class QtestMachine {
   /** Resets the machine as a guest's reboot would; resolves when the server has handled it. */
   async reset(): Promise<void> {
     const done = once(this.server, 'reset')
+    await this.systemReset()
+    await done
+  }
+
+  /** Asks QEMU for a reset. */
+  async systemReset(): Promise<void> {
     const qmp = await Qmp.connect(this.#qmp, AbortSignal.timeout(10_000))
     await qmp.execute('system_reset')
-    await done
     qmp.close()
   }
 
