@@ -242,7 +242,7 @@ export class MachineManager {
     if (thread !== undefined) {
       const ram = hello.ram.map(({ base, size, offset }) => ({ base, size, offset }))
       if (this.#ram !== undefined) closeSync(this.#ram)
-      this.#ram = openSync(session.ramFile, 'r')
+      this.#ram = openSync(`/proc/self/fd/${session.ram}`, 'r')
       const memory = new FileMemory(this.#ram, ram)
       this.#inspection = new Inspection(thread, hello, memory, this.history.verdicts, () => session.pump?.drain())
     }

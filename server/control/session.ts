@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFile } from 'node:child_process'
 import { EventEmitter } from 'node:events'
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, unlinkSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -114,8 +114,8 @@ export class Session extends EventEmitter<{
   readonly pump: Pump | undefined
   /** Set by who records. */
   recording: Recorder | undefined
-  /** The file of guest RAM. */
-  readonly ramFile: string
+  /** Guest RAM: a descriptor of its file, open until the machine has ended. */
+  readonly ram: number
   /** What QEMU said at the handshake. */
   hello: Hello | undefined
   readonly ended: Promise<SessionEnd>
@@ -133,7 +133,8 @@ export class Session extends EventEmitter<{
 
   private constructor(
     options: SessionOptions,
-    ramFile: string,
+    ram: number,
+    ramFile: number | string,
     server?: { readonly thread: TrapThread; readonly counters: Counters; readonly pump: Pump },
   ) {
     super()
@@ -141,7 +142,7 @@ export class Session extends EventEmitter<{
     this.thread = thread
     this.counters = server?.counters
     this.pump = server?.pump
-    this.ramFile = ramFile
+    this.ram = ram
     this.#qmpSocket = join(options.scratch.sockets, 'qmp')
     this.#endsAtReboot = options.machine.extra.includes('-no-reboot')
     thread?.on('connected', (machine, resumed) => {
@@ -216,11 +217,24 @@ export class Session extends EventEmitter<{
   static async #start(options: SessionOptions): Promise<Session> {
     const { policy, scratch, restore } = options
     const path = join(scratch.ram, 'ram')
-    closeSync(openSync(path, 'wx', 0o600))
-    // What was never touched stays a hole while it is copied.
-    if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
-    await reserve(path, parseSize(options.machine.memory))
-    if (policy === undefined || policy.server !== undefined) return new Session(options, path)
+    const ram = openSync(path, 'wx+', 0o600)
+    try {
+      // What was never touched stays a hole while it is copied.
+      if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
+      await reserve(path, parseSize(options.machine.memory))
+      if (policy?.server !== undefined) return new Session(options, ram, path)
+      // Nobody else finds it now, and it is gone with its last user, however that one ends.
+      unlinkSync(path)
+      return await Session.#serve(options, ram)
+    } catch (error) {
+      closeSync(ram)
+      throw error
+    }
+  }
+
+  static async #serve(options: SessionOptions, ram: number): Promise<Session> {
+    const { policy, scratch } = options
+    if (policy === undefined) return new Session(options, ram, ram)
     const counters = createCounters()
     const ring = createRing()
     const thread = await TrapThread.start({
@@ -234,12 +248,12 @@ export class Session extends EventEmitter<{
       ...(policy.faithful && { faithful: true }),
       ...(policy.faults && { faults: policy.faults }),
       ...(policy.reconnectMs && { revive: true }),
-      ramFile: path,
+      ramFile: ram,
       peerEnds: true,
       ring,
       counters,
     })
-    return new Session(options, path, { thread, counters: new Counters(counters), pump: new Pump(ring) })
+    return new Session(options, ram, ram, { thread, counters: new Counters(counters), pump: new Pump(ring) })
   }
 
   /** The machine's QMP connection: the same for all, as QEMU serves one. It is closed when the machine ends. */
@@ -275,7 +289,7 @@ export class Session extends EventEmitter<{
     await qmp.execute('migrate-set-capabilities', IGNORE_SHARED)
     await qmp.execute('migrate', { uri: `file:${to.devices}` })
     await migrated(qmp, signal)
-    await promisify(execFile)('cp', ['--sparse=always', '--', this.ramFile, to.ram])
+    await promisify(execFile)('cp', ['--sparse=always', '--', `/proc/${process.pid}/fd/${this.ram}`, to.ram])
   }
 
   /** Resolves when the saved machine runs. */
@@ -333,6 +347,7 @@ export class Session extends EventEmitter<{
       await this.thread?.stop()
       this.pump?.machine(machineState.ended)
       this.pump?.close()
+      closeSync(this.ram)
       void this.#qmp?.then(qmp => qmp.close()).catch(() => {})
     }
   }

@@ -2,6 +2,9 @@
 import { readSync, writeSync } from 'node:fs'
 import type { GuestMemory } from '../smmu/memory.ts'
 
+/** What QEMU calls the file of guest RAM that it has inherited: its descriptor after standard input, output and error. */
+export const INHERITED_RAM = '/proc/self/fd/3'
+
 /** One RAM range and where it stands in the shared file; all in bytes. */
 export interface FileRange {
   readonly base: number

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { INHERITED_RAM } from './fileMemory.ts'
 
 /** A disk image behind the SMMU. */
 export interface Disk {
@@ -17,8 +18,8 @@ export interface QemuOptions {
   /** QEMU's notation, e.g. `1G`. */
   readonly memory: string
   readonly smp: number
-  /** Backing file of guest RAM, mapped shared. */
-  readonly ramFile: string
+  /** The file of guest RAM, mapped shared: a descriptor, which QEMU inherits, or a path. */
+  readonly ramFile: number | string
   /** The trap socket; absent: the unpatched behaviour, which is the baseline. */
   /** `carveout`: hypervisor memory in QEMU's notation, `0` for none. */
   readonly cosim?: { readonly socket: string; readonly carveout: string; readonly properties?: readonly string[] }
@@ -42,13 +43,14 @@ const quote = (value: string): string => value.replaceAll(',', ',,')
 
 /** QEMU's command line, without the binary. */
 export function qemuArguments(options: QemuOptions): string[] {
+  const ram = typeof options.ramFile === 'number' ? INHERITED_RAM : quote(options.ramFile)
   const args = [
     ['-nodefaults', '-display', 'none'],
     ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram'],
     ['-cpu', 'cortex-a57'],
     ['-smp', String(options.smp)],
     ['-m', options.memory],
-    ['-object', `memory-backend-file,id=ram,mem-path=${quote(options.ramFile)},size=${options.memory},share=on`],
+    ['-object', `memory-backend-file,id=ram,mem-path=${ram},size=${options.memory},share=on`],
     ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
     ['-qmp', `unix:${quote(options.qmpSocket)},server=on,wait=off`],
     ['-kernel', options.kernel],
@@ -107,7 +109,8 @@ export class QemuProcess {
     // Own process group: Ctrl-C is ours to handle. Should this process die without a word, the kernel ends QEMU.
     const confined = options.sandbox ? ['--no-new-privs'] : []
     const command = ['--pdeathsig', 'KILL', ...confined, options.binary, ...qemuArguments(options)]
-    this.child = spawn('setpriv', command, { stdio: ['pipe', 'pipe', 'pipe'], detached: true })
+    const inherited = typeof options.ramFile === 'number' ? [options.ramFile] : []
+    this.child = spawn('setpriv', command, { stdio: ['pipe', 'pipe', 'pipe', ...inherited], detached: true })
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.errors = (this.errors + text).slice(-16_384)
     })

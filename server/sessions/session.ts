@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** One session: a machine, rules, the workload, and what was seen of it. */
 
-import { closeSync, mkdirSync, openSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FaultController } from '../control/faultController.ts'
 import type { SessionEnd } from '../control/session.ts'
@@ -336,14 +336,9 @@ async function inspect(
     const ownership: OwnershipRange[] = await inTime(thread.call('ownership', 0, Number.MAX_SAFE_INTEGER, 1e6))
     const smmus: TableRegisters[] = []
     for (const index of hello.smmus.keys()) smmus.push(await inTime(tableRegisters(session.thread, index)))
-    const fd = openSync(session.ramFile, 'r')
-    try {
-      const memory = new FileMemory(fd, hello.ram)
-      const canaries = watch.sections.el2 === undefined
-      watch.isolation = audit({ memory, smmus, ownership, frames: hello.smmus, device, canaries })
-    } finally {
-      closeSync(fd)
-    }
+    const memory = new FileMemory(session.ram, hello.ram)
+    const canaries = watch.sections.el2 === undefined
+    watch.isolation = audit({ memory, smmus, ownership, frames: hello.smmus, device, canaries })
   } catch (error) {
     watch.note(`not all could be looked at: ${(error as Error).message}`)
   }

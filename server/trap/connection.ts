@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomUUID } from 'node:crypto'
-import { closeSync } from 'node:fs'
 import {
   encodeInvalidate,
   encodeIrq,
@@ -334,7 +333,7 @@ function agreedVersion(link: Link, hello: Hello): number {
 
 /** The shared file if this server may open it; else over the wire. @throws RamFileRefused */
 function openRam({ options }: Thread, link: Link, hello: Hello): Ram {
-  const fd = openRamFile(hello.ram, options.ramFile, 'r+')
-  if (fd === undefined) return { memory: new WireMemory(link, hello.ram), shared: false, close() {} }
-  return { memory: new FileMemory(fd, hello.ram), shared: true, close: () => closeSync(fd) }
+  const file = openRamFile(hello.ram, options.ramFile, 'r+')
+  if (file === undefined) return { memory: new WireMemory(link, hello.ram), shared: false, close() {} }
+  return { memory: new FileMemory(file.fd, hello.ram), shared: true, close: () => file.close() }
 }

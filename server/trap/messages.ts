@@ -20,10 +20,11 @@ export interface ThreadOptions {
   /** Options of the policy, e.g. `{ until: 'cmdq' }`. */
   readonly policyOptions: Readonly<Record<string, unknown>>
   /**
-   * The file of guest RAM that this process created, or with a slash at its end a folder of such files; a memory that QEMU
-   * says is elsewhere is reached over the wire.
+   * The descriptor of guest RAM that the machine inherits from this process, which keeps it open for longer than the thread
+   * runs; or the path of its file, or with a slash at its end a folder of such files. A memory that QEMU says is elsewhere is
+   * reached over the wire.
    */
-  readonly ramFile: string
+  readonly ramFile: number | string
   /** Shared memory: the trace ring (trace/ring.ts) and the counters (trace/counters.ts). */
   readonly ring: SharedArrayBuffer
   readonly counters: SharedArrayBuffer

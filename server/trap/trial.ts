@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { closeSync } from 'node:fs'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
@@ -17,13 +16,13 @@ export function trial(
   factory: PolicyFactory,
   options: PolicyOptions,
   hello: Hello,
-  ramFile: string,
+  ramFile: number | string,
   checkpoint: Uint8Array,
 ): void {
   const envelope = readCheckpoint(checkpoint)
-  const fd = openRamFile(hello.ram, ramFile, 'r')
+  const opened = openRamFile(hello.ram, ramFile, 'r')
   try {
-    const file = fd === undefined ? undefined : new FileMemory(fd, hello.ram)
+    const file = opened && new FileMemory(opened.fd, hello.ram)
     const memory: GuestMemory = {
       ram: hello.ram,
       read: (address, target, at, length) => file?.read(address, target, at, length) ?? false,
@@ -48,6 +47,6 @@ export function trial(
     }
     policy.state?.restore(envelope.state)
   } finally {
-    if (fd !== undefined) closeSync(fd)
+    opened?.close()
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The real QEMU with a guest at EL2 that does what it is told (scripts/guest/bare), and the policy pkvm following it. */
-import { closeSync, openSync, readSync, writeSync } from 'node:fs'
+import { readSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ensureBareGuest } from '../../scripts/setup/bareGuest.ts'
@@ -49,7 +49,7 @@ export class El2Guest {
     this.#session = session
     this.#scratch = scratch
     this.#folder = folder
-    this.#ram = openSync(session.ramFile, 'r+')
+    this.#ram = session.ram
     const sink: Sink = {
       ready: true,
       fromRing: (reader, layout, at) => {
@@ -92,7 +92,6 @@ export class El2Guest {
   }
 
   async dispose(): Promise<void> {
-    closeSync(this.#ram)
     await this.#session.stop()
     this.#scratch.remove()
     this.#folder.remove()

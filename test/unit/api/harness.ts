@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { EventEmitter, once } from 'node:events'
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -57,15 +57,15 @@ export interface HarnessOptions {
 export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
   const { access = { host: '127.0.0.1' }, ringBytes = 1 << 22, policy = 'passthrough' } = options
   const folder = mkdtempSync(join(tmpdir(), 'cosim-test-'))
-  const ramFile = join(folder, 'ram')
-  writeFileSync(ramFile, Buffer.alloc(1 << 20))
+  const ram = openSync(join(folder, 'ram'), 'wx+')
+  ftruncateSync(ram, 1 << 20)
   const counters = createCounters()
   const ring = createRing(ringBytes)
   const thread = await TrapThread.start({
     listen: join(folder, 'trap'),
     policy,
     policyOptions: {},
-    ramFile,
+    ramFile: ram,
     ring,
     counters,
     panicOnWarn: false,
@@ -101,7 +101,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     counters: new Counters(counters),
     pump,
     recording: recorder,
-    ramFile,
+    ram,
     hello: undefined,
     ended,
     reset: async () => void (await qmp.execute('system_reset')),
@@ -130,9 +130,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     port,
     url: `http://127.0.0.1:${port}`,
     poke(address, bytes) {
-      const fd = openSync(ramFile, 'r+')
-      writeSync(fd, bytes, 0, bytes.length, address - RAM_BASE)
-      closeSync(fd)
+      writeSync(ram, bytes, 0, bytes.length, address - RAM_BASE)
     },
     say: text => void output.write(text),
     typed: () => typed,
@@ -148,6 +146,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
       await thread.stop()
       pump.close()
       await recorder.close()
+      if (existsSync(folder)) closeSync(ram)
       rmSync(folder, { recursive: true, force: true })
     },
   }

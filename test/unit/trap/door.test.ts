@@ -3,9 +3,12 @@
 import { execFile, execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
+  closeSync,
   existsSync,
+  fstatSync,
   linkSync,
   mkdirSync,
+  openSync,
   readdirSync,
   rmSync,
   statSync,
@@ -22,6 +25,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { Id } from '../../../protocol/generated/messages.ts'
 import { enums } from '../../../protocol/messages.ts'
 import { TrapThread } from '../../../server/control/trapThread.ts'
+import { INHERITED_RAM } from '../../../server/machine/fileMemory.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
 import { createRing } from '../../../server/trace/ring.ts'
@@ -285,12 +289,12 @@ describe('the file of guest RAM', () => {
   const open = (name: string, ...rest: number[]) => openRamFile(ram(join(inside, name), ...rest), `${inside}/`, 'r+')
 
   test('in the folder, and below it, is opened', () => {
-    expect(open('ram')).toBeGreaterThan(0)
-    expect(open('ram', 4096, 4096)).toBeGreaterThan(0)
+    expect(open('ram')).toBeDefined()
+    expect(open('ram', 4096, 4096)).toBeDefined()
     mkdirSync(join(inside, 'below'))
     writeFileSync(join(inside, 'below/ram'), Buffer.alloc(4096))
-    expect(open('below/ram')).toBeGreaterThan(0)
-    expect(openRamFile(ram(join(inside, 'ram')), join(inside, 'ram'), 'r+')).toBeGreaterThan(0)
+    expect(open('below/ram')).toBeDefined()
+    expect(openRamFile(ram(join(inside, 'ram')), join(inside, 'ram'), 'r+')).toBeDefined()
   })
 
   test('elsewhere is not: memory is reached over the wire', () => {
@@ -323,6 +327,27 @@ describe('the file of guest RAM', () => {
     make()
     expect(() => open('x')).toThrow(RamFileRefused)
     expect(() => open('x')).toThrow(reason)
+  })
+
+  test('a machine that has inherited it says so, whatever its name: nothing is opened, and nothing closed', () => {
+    const fd = openSync(join(inside, 'ram'), 'r+')
+    rmSync(join(inside, 'ram'))
+    const inherited = (...rest: number[]) => openRamFile(ram(INHERITED_RAM, ...rest), fd, 'r+')
+    const file = inherited()
+    expect(file?.fd).toBe(fd)
+    file?.close()
+    expect(fstatSync(fd).size).toBe(8192)
+    expect(() => inherited(4096, 8192)).toThrow(/has 8192 bytes, the machine's RAM needs 12288/)
+    closeSync(fd)
+  })
+
+  test('names mean nothing to who has a descriptor, and the other way round', () => {
+    const fd = openSync(join(inside, 'ram'), 'r+')
+    expect(openRamFile(ram(join(inside, 'ram')), fd, 'r+')).toBeUndefined()
+    expect(openRamFile(ram(`/proc/self/fd/${fd}`), fd, 'r+')).toBeUndefined()
+    expect(openRamFile(ram(''), fd, 'r+')).toBeUndefined()
+    expect(openRamFile(ram(INHERITED_RAM), `${inside}/`, 'r+')).toBeUndefined()
+    closeSync(fd)
   })
 
   test('a range that the file does not hold is refused', () => {
