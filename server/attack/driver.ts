@@ -96,7 +96,7 @@ class Kernel {
         zero(this.l2(sid) + 64 * (sid & 0xff), 16)
       }
     }
-    for (const iova of IOVAS) zero(this.tables[2] + 8 * (Math.floor(iova / PAGE_SIZE) % 512), 2)
+    for (const iova of IOVAS) zero(this.tables[2] + 8 * leafOf(iova), 2)
     host.store64(this.cd, ...cdWords(this.tables[0], ASID))
     host.boot(smmu, this.places, crash)
   }
@@ -147,6 +147,9 @@ function ste(kernel: Kernel): readonly bigint[] {
 function invalidate(iova: number): Command {
   return command(C.CMDQ_OP_TLBI_NH_VA, ASID << 16, low(iova) | 1, high(iova))
 }
+
+/** Index of the last descriptor for an address. */
+const leafOf = (iova: number): number => Math.floor(iova / PAGE_SIZE) % 512
 
 /** A page that no kernel uses. */
 function freePage(host: Host): number {
@@ -202,7 +205,8 @@ export const DRIVER_OPERATIONS: readonly OperationKind[] = [
       const kernel = runningKernel(host)
       const iova = host.random.pick(IOVAS)
       host.map(kernel.tables, iova, host.page(), host.random.chance(70))
-      host.commands(kernel.smmu, invalidate(iova), SYNC)
+      // The tables are few: other addresses are mapped by the same descriptor.
+      host.commands(kernel.smmu, ...IOVAS.filter(other => leafOf(other) === leafOf(iova)).map(invalidate), SYNC)
       dma(host, kernel.smmu)
     },
   },
