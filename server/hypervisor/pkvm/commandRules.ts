@@ -39,6 +39,8 @@ export interface CommandContext {
    * @returns OK, or an error, by which the shadow is left as it was
    */
   configureStream(sid: number, leaf: boolean): number
+  /** Does so for each stream that has been shadowed. For rules of ISSUING_OPCODES. */
+  configureAll(): void
 }
 
 /**
@@ -51,7 +53,7 @@ export type CommandRule = (words: Uint32Array, at: number, context: CommandConte
 export type CommandOverrides = Readonly<Record<number, (rule: CommandRule) => CommandRule>>
 
 /** Rules of these may put commands of the hypervisor into the shadow queue: what the host gave before them goes first. */
-export const ISSUING_OPCODES: ReadonlySet<number> = new Set([CMDQ_OP_CFGI_STE])
+export const ISSUING_OPCODES: ReadonlySet<number> = new Set([CMDQ_OP_CFGI_STE, CMDQ_OP_CFGI_ALL])
 
 const passThrough: CommandRule = () => COMMAND_KEPT
 
@@ -77,6 +79,13 @@ const requireCfgiAll: CommandRule = (words, at, context) =>
     ? COMMAND_KEPT
     : dropWith(HYP_CFGI_RANGE, words, at, context)
 
+/** Hardware fetches again what it needs; the shadow of what the host has changed is made anew. */
+const shadowAll: CommandRule = (words, at, context) => {
+  const verdict = requireCfgiAll(words, at, context)
+  if (verdict === COMMAND_KEPT) context.configureAll()
+  return verdict
+}
+
 /** CS = IRQ becomes SEV without an MSI address, so that the hardware never writes where the host says. */
 const syncWithoutMsi: CommandRule = (words, at) => {
   if (getField(words, CMDQ_SYNC_0_CS, at) !== CMDQ_SYNC_0_CS_IRQ) return COMMAND_KEPT
@@ -99,7 +108,7 @@ const shadowStream: CommandRule = (words, at, context) => {
 export function commandRules(shadowStreams: boolean, overrides: CommandOverrides = {}): (CommandRule | undefined)[] {
   const rules = new Array<CommandRule | undefined>(256).fill(undefined)
   if (shadowStreams) rules[CMDQ_OP_CFGI_STE] = shadowStream
-  rules[CMDQ_OP_CFGI_ALL] = requireCfgiAll
+  rules[CMDQ_OP_CFGI_ALL] = shadowStreams ? shadowAll : requireCfgiAll
   rules[CMDQ_OP_TLBI_NH_ALL] = dropAndWarn
   rules[CMDQ_OP_TLBI_NH_ASID] = requireHostVmid
   rules[CMDQ_OP_TLBI_NH_VA] = requireHostVmid

@@ -1,17 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Writes of CR0 by the host (server/hypervisor/README.md, section 5): what changes, in order, before the hardware gets it. */
+/**
+ * Writes of CR0 by the host (server/hypervisor/README.md, section 5). What is enabled is shared before the hardware gets the
+ * value; what is disabled counts as enabled until CR0ACK says that it is not.
+ */
 import type { Trap } from '../../policy/policy.ts'
 import { includesStep } from '../../policy/policy.ts'
-import { OK } from '../../policy/result.ts'
+import { EIO, OK } from '../../policy/result.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
-import { ARM_SMMU_CR0, CR0_CMDQEN, CR0_EVTQEN, CR0_PRIQEN, CR0_SMMUEN } from '../../smmu/registers.ts'
+import {
+  ARM_SMMU_CR0,
+  ARM_SMMU_CR0ACK,
+  ARM_SMMU_IDR0,
+  CR0_CMDQEN,
+  CR0_EVTQEN,
+  CR0_PRIQEN,
+  CR0_SMMUEN,
+  IDR0_PRI,
+} from '../../smmu/registers.ts'
 import { streamTableBytes } from '../../smmu/strtab.ts'
-import type { HostQueue } from './queues.ts'
 import type { Smmu } from './smmu.ts'
 import {
+  HYP_CMDQ_DISABLED,
   HYP_CMDQ_SHARE,
   HYP_CMDQ_UNSHARE,
+  HYP_CR0ACK,
   HYP_EVTQ_DISABLED,
   HYP_EVTQ_SHARE,
   HYP_PRIQ_DISABLED,
@@ -19,6 +32,7 @@ import {
   HYP_QUEUE_DISABLED_AT_SHUTDOWN,
   HYP_QUEUE_DISABLED_BY_CRASH_KERNEL,
   HYP_QUEUE_UNSHARE,
+  HYP_SMMUEN_STALE,
   HYP_SMMUEN_WITHOUT_CMDQ,
   HYP_STRTAB_FORMAT,
   HYP_STRTAB_SHARE,
@@ -28,65 +42,76 @@ import {
 const ENABLES = CR0_CMDQEN | CR0_EVTQEN | CR0_PRIQEN | CR0_SMMUEN
 
 export function writeCr0(smmu: Smmu, trap: Trap): void {
-  const { upTo } = smmu.hyp
-  const before = smmu.state.cr0
-  const written = trap.lo
-  const changed = before ^ written
-  let after = written
-  if (includesStep(upTo, 'cmdq') && (changed & CR0_CMDQEN) !== 0) {
-    const on = (written & CR0_CMDQEN) !== 0
-    const { hostCmdq } = smmu
-    const result = on ? hostCmdq.enable() : hostCmdq.disable()
-    if (result !== OK) {
-      warnPages(smmu, on ? HYP_CMDQ_SHARE : HYP_CMDQ_UNSHARE, hostCmdq.address, hostCmdq.bytes, result)
-      if (on) after &= ~CR0_CMDQEN
-    }
+  const { hardware, state } = smmu
+  // A field whose update has not completed must not be written (IHI 0070 section 6.3.9).
+  if (
+    !smmu.hyp.wait.until(() => ((hardware.read32(ARM_SMMU_CR0) ^ hardware.read32(ARM_SMMU_CR0ACK)) & ENABLES) === 0)
+  ) {
+    warnAck(smmu, trap.lo)
+    return
   }
-  if (includesStep(upTo, 'queues')) {
-    if ((changed & CR0_EVTQEN) !== 0 && !queueTransition(smmu, smmu.evtq, before, written, CR0_EVTQEN)) {
-      after &= ~CR0_EVTQEN
-    }
-    if ((changed & CR0_PRIQEN) !== 0 && !queueTransition(smmu, smmu.priq, before, written, CR0_PRIQEN)) {
-      after &= ~CR0_PRIQEN
-    }
-  }
-  if (includesStep(upTo, 'strtab') && (changed & CR0_SMMUEN) !== 0) {
-    if ((written & CR0_SMMUEN) === 0) disableSmmu(smmu)
-    else if (!enableSmmu(smmu, before, after)) after &= ~CR0_SMMUEN
-  }
-  smmu.state.cr0 = after >>> 0
+  disableAcknowledged(smmu, hardware.read32(ARM_SMMU_CR0ACK))
+  const before = state.cr0
+  const written = implemented(smmu, trap.lo)
+  const after = enable(smmu, before, written)
+  warnDisabled(smmu, before, after, written)
+  // Until the hardware says otherwise, what was enabled is.
+  state.cr0 = ((before & ENABLES) | after) >>> 0
   smmu.hyp.changed()
-  if (!smmu.hardware.write32(ARM_SMMU_CR0, smmu.state.cr0)) trap.aborted = true
+  if (!hardware.write32(ARM_SMMU_CR0, after)) trap.aborted = true
+  else if (!acknowledges(smmu, before & ~after, 0)) warnAck(smmu, after)
+  disableAcknowledged(smmu, hardware.read32(ARM_SMMU_CR0ACK))
 }
 
-/** Event and PRI queue. @returns whether the bit may be as the host wrote it */
-function queueTransition(smmu: Smmu, queue: HostQueue, before: number, written: number, bit: number): boolean {
-  const { address, bytes } = queue
-  const event = bit === CR0_EVTQEN
-  if ((written & bit) !== 0) {
+/** Without the bits that are RES0 on this SMMU (IHI 0070 section 6.3.9). */
+function implemented({ hardware }: Smmu, written: number): number {
+  return (hardware.read32(ARM_SMMU_IDR0) & IDR0_PRI) === 0 ? written & ~CR0_PRIQEN : written
+}
+
+/** Waits until CR0ACK has these bits as in `value`. */
+function acknowledges({ hardware, hyp }: Smmu, bits: number, value: number): boolean {
+  return hyp.wait.until(() => ((hardware.read32(ARM_SMMU_CR0ACK) ^ value) & bits & ENABLES) === 0)
+}
+
+function warnAck(smmu: Smmu, written: number): void {
+  smmu.warn(HYP_CR0ACK, written, smmu.hardware.read32(ARM_SMMU_CR0), smmu.hardware.read32(ARM_SMMU_CR0ACK), 0)
+}
+
+// 0 → 1.
+
+/** Makes ready what `written` enables. @returns CR0 as the hardware gets it: without what cannot be enabled */
+function enable(smmu: Smmu, before: number, written: number): number {
+  const { hyp, hostCmdq, evtq, priq } = smmu
+  const rising = written & ~before
+  let after = written
+  const share = (bit: number, queue: Shared, warning: HypWarning) => {
+    if ((rising & bit) === 0) return
     const result = queue.enable()
-    if (result !== OK) warnPages(smmu, event ? HYP_EVTQ_SHARE : HYP_PRIQ_SHARE, address, bytes, result)
-    return result === OK
+    if (result === OK) return
+    warnPages(smmu, warning, queue, result)
+    after &= ~bit
   }
-  smmu.warn(disabledWarning(event, before, written), before, written, 0, 0)
-  const result = queue.disable()
-  if (result !== OK) warnPages(smmu, HYP_QUEUE_UNSHARE, address, bytes, result)
-  return true
-}
-
-/** Linux's driver disables these queues at shutdown, and when a crash kernel enables the SMMU (server/hypervisor/README.md, section 5.1). */
-function disabledWarning(event: boolean, before: number, written: number): HypWarning {
-  if ((written & ENABLES) === 0) return HYP_QUEUE_DISABLED_AT_SHUTDOWN
-  if ((written & ~before & CR0_SMMUEN) !== 0) return HYP_QUEUE_DISABLED_BY_CRASH_KERNEL
-  return event ? HYP_EVTQ_DISABLED : HYP_PRIQ_DISABLED
-}
-
-/** @returns whether SMMUEN may be set */
-function enableSmmu(smmu: Smmu, before: number, after: number): boolean {
+  if (includesStep(hyp.upTo, 'cmdq')) share(CR0_CMDQEN, hostCmdq, HYP_CMDQ_SHARE)
+  if (includesStep(hyp.upTo, 'queues')) {
+    share(CR0_EVTQEN, evtq, HYP_EVTQ_SHARE)
+    share(CR0_PRIQEN, priq, HYP_PRIQ_SHARE)
+  }
+  if (!includesStep(hyp.upTo, 'strtab') || (after & CR0_SMMUEN) === 0) return after >>> 0
   if ((after & CR0_CMDQEN) === 0) {
+    // Without commands nothing could be taken from the SMMU any more.
+    if ((rising & CR0_SMMUEN) === 0) {
+      smmu.warn(HYP_CMDQ_DISABLED, before, written, 0, 0)
+      return (after | CR0_CMDQEN) >>> 0
+    }
     smmu.warn(HYP_SMMUEN_WITHOUT_CMDQ, before, after, 0, 0)
-    return false
+  } else if ((rising & CR0_SMMUEN) === 0 || enableSmmu(smmu, after)) {
+    return after >>> 0
   }
+  return (after & ~CR0_SMMUEN) >>> 0
+}
+
+/** @param after CR0 as it is to become. @returns whether SMMUEN may be set */
+function enableSmmu(smmu: Smmu, after: number): boolean {
   const { hostStrtab } = smmu
   const table = hostStrtab.check()
   if (table === null) {
@@ -94,19 +119,86 @@ function enableSmmu(smmu: Smmu, before: number, after: number): boolean {
     smmu.warn(HYP_STRTAB_FORMAT, baseLo, baseHi, cfg, 0)
     return false
   }
+  const pages = { address: table.base, bytes: streamTableBytes(table) }
   const result = hostStrtab.enable(table)
-  if (result !== OK) warnPages(smmu, HYP_STRTAB_SHARE, table.base, streamTableBytes(table), result)
-  return result === OK
+  if (result !== OK) {
+    warnPages(smmu, HYP_STRTAB_SHARE, pages, result)
+    return false
+  }
+  const ready = forgetAll(smmu, after & ~CR0_SMMUEN)
+  if (ready === OK) return true
+  smmu.warn(HYP_SMMUEN_STALE, smmu.state.cr0, after, ready, 0)
+  disableStrtab(smmu)
+  return false
 }
 
-function disableSmmu(smmu: Smmu): void {
+/**
+ * Nothing that the SMMU knew before is used once it is enabled: neither entries of the shadow table, nor what the hardware
+ * keeps in its caches.
+ * @param off CR0 as it is to become, without SMMUEN
+ */
+function forgetAll(smmu: Smmu, off: number): number {
+  const { hardware, shadowStrtab } = smmu
+  // A hypervisor that took over in the middle finds SMMUEN set already.
+  if ((hardware.read32(ARM_SMMU_CR0) & (CR0_CMDQEN | CR0_SMMUEN)) !== CR0_CMDQEN) hardware.write32(ARM_SMMU_CR0, off)
+  if (!acknowledges(smmu, CR0_CMDQEN | CR0_SMMUEN, CR0_CMDQEN)) return EIO
+  const rebuilt = shadowStrtab.rebuild()
+  return rebuilt === OK ? smmu.invalidateAll() : rebuilt
+}
+
+// 1 → 0.
+
+/** Linux's driver disables these queues at shutdown, and when a crash kernel enables the SMMU (server/hypervisor/README.md, section 5.1). */
+function warnDisabled(smmu: Smmu, before: number, after: number, written: number): void {
+  if (!includesStep(smmu.hyp.upTo, 'queues')) return
+  const falling = before & ~after
+  const shutdown = (written & ENABLES) === 0
+  const crashKernel = (written & ~before & CR0_SMMUEN) !== 0
+  const expected = shutdown ? HYP_QUEUE_DISABLED_AT_SHUTDOWN : crashKernel ? HYP_QUEUE_DISABLED_BY_CRASH_KERNEL : null
+  if ((falling & CR0_EVTQEN) !== 0) smmu.warn(expected ?? HYP_EVTQ_DISABLED, before, written, 0, 0)
+  if ((falling & CR0_PRIQEN) !== 0) smmu.warn(expected ?? HYP_PRIQ_DISABLED, before, written, 0, 0)
+}
+
+/** What is neither enabled nor, by CR0ACK, still in use is unshared. @param ack CR0ACK */
+export function disableAcknowledged(smmu: Smmu, ack: number): void {
+  const { hardware, hyp, state, hostCmdq, evtq, priq } = smmu
+  const late = state.cr0 & ~ack & ENABLES
+  const off = late === 0 ? 0 : late & ~hardware.read32(ARM_SMMU_CR0)
+  if (off === 0) return
+  state.cr0 = (state.cr0 & ~off) >>> 0
+  hyp.changed()
+  const unshare = (bit: number, queue: Shared, warning: HypWarning) => {
+    const result = (off & bit) === 0 ? OK : queue.disable()
+    if (result !== OK) warnPages(smmu, warning, queue, result)
+  }
+  if (includesStep(hyp.upTo, 'cmdq')) unshare(CR0_CMDQEN, hostCmdq, HYP_CMDQ_UNSHARE)
+  if (includesStep(hyp.upTo, 'queues')) {
+    unshare(CR0_EVTQEN, evtq, HYP_QUEUE_UNSHARE)
+    unshare(CR0_PRIQEN, priq, HYP_QUEUE_UNSHARE)
+  }
+  if ((off & CR0_SMMUEN) !== 0) disableStrtab(smmu)
+}
+
+function disableStrtab(smmu: Smmu): void {
   const { table } = smmu.hostStrtab
   const result = smmu.hostStrtab.disable()
-  if (result !== OK && table !== null) {
-    warnPages(smmu, HYP_STRTAB_UNSHARE, table.base, streamTableBytes(table), result)
-  }
+  if (result === OK || table === null) return
+  warnPages(smmu, HYP_STRTAB_UNSHARE, { address: table.base, bytes: streamTableBytes(table) }, result)
 }
 
-function warnPages(smmu: Smmu, warning: HypWarning, address: number, bytes: number, result: number): void {
+// Pages.
+
+interface Pages {
+  readonly address: number
+  readonly bytes: number
+}
+
+/** A queue of the host. */
+interface Shared extends Pages {
+  enable(): number
+  disable(): number
+}
+
+function warnPages(smmu: Smmu, warning: HypWarning, { address, bytes }: Pages, result: number): void {
   smmu.warn(warning, address % TWO_POW_32, Math.floor(address / TWO_POW_32), bytes, result)
 }

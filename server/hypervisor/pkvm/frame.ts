@@ -65,7 +65,7 @@ import {
   IDR0_S2P,
   IDR0_VMID16,
 } from '../../smmu/registers.ts'
-import { writeCr0 } from './cr0.ts'
+import { disableAcknowledged, writeCr0 } from './cr0.ts'
 import type { Smmu } from './smmu.ts'
 import {
   HYP_ACCESS_DIRECTION,
@@ -142,6 +142,14 @@ const IDR0: RegisterRule = {
 
 const CR0: RegisterRule = { bits: 32, read: hwRead, write: writeCr0 }
 
+const CR0ACK: RegisterRule = {
+  ...RW,
+  read(smmu, trap) {
+    hwRead(smmu, trap)
+    disableAcknowledged(smmu, trap.lo)
+  },
+}
+
 const CR1: RegisterRule = {
   bits: 32,
   read: hwRead,
@@ -208,23 +216,13 @@ const CMDQ_CONS: RegisterRule = {
 const EVTQ_BASE: RegisterRule = {
   bits: 64,
   read: hwRead,
-  write: whileOff(CR0_EVTQEN, HYP_EVTQ_BASE_LIVE, (smmu, trap) => {
-    smmu.evtq.registers.baseLo = trap.lo
-    smmu.evtq.registers.baseHi = trap.hi
-    smmu.hyp.changed()
-    hwWrite(smmu, trap)
-  }),
+  write: whileOff(CR0_EVTQEN, HYP_EVTQ_BASE_LIVE, hwWrite),
 }
 
 const PRIQ_BASE: RegisterRule = {
   bits: 64,
   read: hwRead,
-  write: whileOff(CR0_PRIQEN, HYP_PRIQ_BASE_LIVE, (smmu, trap) => {
-    smmu.priq.registers.baseLo = trap.lo
-    smmu.priq.registers.baseHi = trap.hi
-    smmu.hyp.changed()
-    hwWrite(smmu, trap)
-  }),
+  write: whileOff(CR0_PRIQEN, HYP_PRIQ_BASE_LIVE, hwWrite),
 }
 
 /** Only what is active can be acknowledged: anything else has unpredictable effects (IHI 0070 section 7.5). */
@@ -270,7 +268,7 @@ const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
   [ARM_SMMU_IIDR, RO],
   [ARM_SMMU_AIDR, RO],
   [ARM_SMMU_CR0, CR0],
-  [ARM_SMMU_CR0ACK, RW],
+  [ARM_SMMU_CR0ACK, CR0ACK],
   [ARM_SMMU_CR1, CR1],
   [ARM_SMMU_CR2, RW],
   [ARM_SMMU_GBPA, GBPA],

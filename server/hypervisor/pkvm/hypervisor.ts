@@ -12,7 +12,7 @@ import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.t
 import { EFAULT, EINVAL, ENODEV, ENOMEM, EPERM, OK } from '../../policy/result.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
-import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CR0_CMDQEN } from '../../smmu/registers.ts'
+import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, ARM_SMMU_CR0ACK, CR0_SMMUEN } from '../../smmu/registers.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
 import { type CommandOverrides, commandRules } from './commandRules.ts'
 import type { HypContext } from './context.ts'
@@ -516,7 +516,8 @@ export class Hypervisor implements HypContext {
         else hostCmdq.resume(issued)
       }
       if (!includesStep(this.upTo, 'strtab')) continue
-      const done = shadowStrtab.resume((hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0)
+      const enabled = hardware.read32(ARM_SMMU_CR0) | hardware.read32(ARM_SMMU_CR0ACK)
+      const done = shadowStrtab.resume((enabled & CR0_SMMUEN) !== 0)
       if (done === null) this.#expect([`SMMU ${index}: its shadow stream table is damaged`])
       else changes.push(...done)
     }

@@ -3,13 +3,15 @@
  * Event and PRI queue (server/hypervisor/README.md, sections 4.2 and 5): they stay the host's, the hardware writes them where
  * the host said. So their pages must be pages that the host shares, and must stay so while the queue is enabled.
  */
-import { addressOf } from '../../smmu/bits.ts'
+import { EIO } from '../../policy/result.ts'
+import { addressOf, type Halves } from '../../smmu/bits.ts'
 import { MAX_QUEUE_LOG2SIZE, queueBase, queueLog2Size } from '../../smmu/queue.ts'
 import { Q_BASE_HI_ADDR, Q_BASE_LO_ADDR } from '../../smmu/registers.ts'
+import type { HardwareFrame } from './hardwareFrame.ts'
 import type { HostShare } from './share.ts'
 import { StateLayout } from './stateLayout.ts'
 
-/** The base register as the host wrote it; what a checkpoint holds. */
+/** The base register as the hardware had it when the queue was enabled; what a checkpoint holds. */
 export interface HostQueueRegisters {
   baseLo: number
   baseHi: number
@@ -19,11 +21,16 @@ export const HOST_QUEUE_STATE = new StateLayout<HostQueueRegisters>({ baseLo: 'u
 
 export class HostQueue {
   readonly #share: HostShare
+  readonly #hardware: HardwareFrame
+  readonly #register: number
   readonly #entrySize: number
   readonly registers: HostQueueRegisters = { baseLo: 0, baseHi: 0 }
 
-  constructor(share: HostShare, entrySize: number) {
+  /** @param register offset of the base register @param entrySize bytes */
+  constructor(share: HostShare, hardware: HardwareFrame, register: number, entrySize: number) {
     this.#share = share
+    this.#hardware = hardware
+    this.#register = register
     this.#entrySize = entrySize
   }
 
@@ -49,7 +56,11 @@ export class HostQueue {
     return written - this.address + this.#entrySize * 2 ** this.log2size
   }
 
+  /** What the hardware has counts, whatever was written: it may have ignored that. */
   enable(): number {
+    const base: Halves = { lo: 0, hi: 0 }
+    if (!this.#hardware.read(this.#register, 8, base)) return EIO
+    Object.assign(this.registers, { baseLo: base.lo, baseHi: base.hi } satisfies HostQueueRegisters)
     return this.#share.sharePinned(this.address, this.bytes)
   }
 

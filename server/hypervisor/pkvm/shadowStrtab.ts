@@ -3,7 +3,8 @@
  * Shadow stream table (server/hypervisor/README.md, section 7): in hypervisor memory, and the one that the hardware reads. On CFGI_STE
  * the host's entry is converted and written here, in an order in which no half-written entry is ever live.
  */
-import { EFAULT, ENOMEM, ETIMEDOUT, OK } from '../../policy/result.ts'
+import { STE_INVALID } from '../../policy/report.ts'
+import { EFAULT, ENOENT, ENOMEM, ERANGE, ETIMEDOUT, OK } from '../../policy/result.ts'
 import { fieldGet64, fieldPrep, TWO_POW_32 } from '../../smmu/bits.ts'
 import { cfgiSte } from '../../smmu/commands.ts'
 import {
@@ -38,6 +39,7 @@ import type { ShadowCmdq } from './shadowCmdq.ts'
 import { StateLayout } from './stateLayout.ts'
 import { hasStage2, isValid, type StreamRule, steConfig, steOrder, translates } from './steRules.ts'
 import { STRTAB_L2_BYTES, STRTAB_L2_STES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
+import { HYP_CFGI_STE } from './warnings.ts'
 
 /** Word 0 of an entry that aborts without an event. */
 const ABORT_BYTES = new Uint8Array(BigUint64Array.of(STRTAB_STE_0_V).buffer)
@@ -81,6 +83,8 @@ export class ShadowStrtab {
   readonly #oldBytes = new Uint8Array(this.#old.buffer)
   readonly #descriptor = new Uint32Array(2)
   readonly #descriptorBytes = new Uint8Array(this.#descriptor.buffer)
+  /** Trap in which all entries were made anew last. */
+  #renewed = 0
 
   constructor(smmu: SmmuContext, host: HostStrtab, cmdq: ShadowCmdq, rule: StreamRule) {
     this.#smmu = smmu
@@ -92,6 +96,7 @@ export class ShadowStrtab {
   reset(): void {
     this.state.base = 0
     this.streams.clear()
+    this.#renewed = 0
   }
 
   /** Bytes of the table that exist from the start. */
@@ -102,13 +107,18 @@ export class ShadowStrtab {
   /** Installs the empty table in the hardware. */
   program(base: number): void {
     this.state.base = base
-    const { hardware, features } = this.#smmu
-    const { twoLevel, log2size } = strtabShape(features)
-    const cfg = twoLevel
+    const { hardware } = this.#smmu
+    hardware.write64(ARM_SMMU_STRTAB_BASE, base, STRTAB_BASE_HI_RA)
+    hardware.write32(ARM_SMMU_STRTAB_BASE_CFG, this.cfg)
+  }
+
+  /** STRTAB_BASE_CFG of the hardware. */
+  get cfg(): number {
+    const { twoLevel, log2size } = strtabShape(this.#smmu.features)
+    const format = twoLevel
       ? fieldPrep(STRTAB_BASE_CFG_FMT, STRTAB_BASE_CFG_FMT_2LVL) | fieldPrep(STRTAB_BASE_CFG_SPLIT, STRTAB_SPLIT)
       : fieldPrep(STRTAB_BASE_CFG_FMT, STRTAB_BASE_CFG_FMT_LINEAR)
-    hardware.write64(ARM_SMMU_STRTAB_BASE, base, STRTAB_BASE_HI_RA)
-    hardware.write32(ARM_SMMU_STRTAB_BASE_CFG, cfg | fieldPrep(STRTAB_BASE_CFG_LOG2SIZE, log2size))
+    return format | fieldPrep(STRTAB_BASE_CFG_LOG2SIZE, log2size)
   }
 
   get #table(): StreamTable {
@@ -120,19 +130,86 @@ export class ShadowStrtab {
   configure(sid: number, leaf: boolean): number {
     const { hyp } = this.#smmu
     // The host's entry comes first: a StreamID without one must not cost a table.
-    const fetched = this.#host.fetch(sid, leaf, this.#hostBytes)
-    if (fetched !== OK) return fetched
-    this.#ste.set(this.#hostSte)
-    const converted = this.#rule(this.#hostSte, this.#ste, hyp)
+    const converted = this.#convert(sid, leaf)
     if (converted !== OK) return converted
     if (!this.streams.has(sid) && hyp.streamCount() >= MAX_STREAMS) return ENOMEM
     const found = steAddress(this.#table, sid, hyp.memory)
     const address = found === STE_ABSENT ? this.#growTable(sid) : found
     if (address < 0) return found === STE_ABSENT ? address : EFAULT
-    const updated = this.#update(sid, address)
+    // An L1 descriptor without an L2 table may be cached as well.
+    const updated = this.#update(sid, address, found !== STE_ABSENT)
     if (updated === OK || this.#stands(address)) this.#remember(sid)
     else this.#forget(sid)
     return updated
+  }
+
+  /** Makes `#ste` of the host's entry. */
+  #convert(sid: number, leaf: boolean): number {
+    const fetched = this.#host.fetch(sid, leaf, this.#hostBytes)
+    if (fetched !== OK) return fetched
+    this.#ste.set(this.#hostSte)
+    return this.#rule(this.#hostSte, this.#ste, this.#smmu.hyp)
+  }
+
+  // Forgetting (server/hypervisor/README.md, section 7.4).
+
+  /**
+   * CFGI_ALL of the host while the SMMU uses the table: what stands in it of each stream is made anew, once in a trap. Nothing
+   * that the host stores after it wrote CMDQ_PROD has to be seen.
+   */
+  configureAll(): void {
+    const { trap } = this.#smmu.hyp
+    if (this.#host.table === null || trap === this.#renewed) return
+    this.#renewed = trap
+    for (const sid of [...this.streams.keys()]) this.#renew(sid, true)
+  }
+
+  /**
+   * SMMUEN is about to become 1, perhaps with another table of the host's: what stands in this one of each stream is made
+   * anew. The hardware uses no entry before that.
+   */
+  rebuild(): number {
+    for (const sid of [...this.streams.keys()]) if (!this.#renew(sid, false)) return EFAULT
+    return OK
+  }
+
+  /** @param live the hardware may use the entry @returns false when the table could not be changed */
+  #renew(sid: number, live: boolean): boolean {
+    const { hyp } = this.#smmu
+    const address = steAddress(this.#table, sid, hyp.memory)
+    if (address < 0 || !hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return false
+    const result = this.#convert(sid, true)
+    if (result !== OK) {
+      // The host has no entry there any more, or one that it must not have.
+      if (result !== ENOENT && result !== ERANGE) this.#smmu.warn(HYP_CFGI_STE, sid, 1, result, 0)
+      this.#hostSte.fill(0n)
+      this.#ste.fill(0n)
+    }
+    const stands = this.#old.every((word, i) => word === this.#ste[i])
+    if (!stands && !this.#writeEntry(sid, live)) {
+      if (this.#stands(address)) this.#remember(sid)
+      return false
+    }
+    if (result !== OK) this.#drop(sid, live)
+    else if (!stands || this.streams.get(sid)?.host.some((word, i) => word !== this.#hostSte[i])) this.#remember(sid)
+    return true
+  }
+
+  /** A stream whose entry is invalid is forgotten, with its L2 table when that is the last one in it. */
+  #drop(sid: number, live: boolean): void {
+    const { hyp } = this.#smmu
+    const table = this.#table
+    this.streams.delete(sid)
+    hyp.changed()
+    hyp.report.stream(this.#smmu.index, sid, STE_INVALID, STE_INVALID)
+    if (!table.twoLevel) return
+    const first = sid - (sid & (STRTAB_L2_STES - 1))
+    for (const other of this.streams.keys()) if (other >= first && other < first + STRTAB_L2_STES) return
+    const l2 = steAddress(table, first, hyp.memory)
+    this.#descriptor.fill(0)
+    if (!hyp.memory.write(l1DescriptorAddress(table, sid), this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE)) return
+    // Unless the hardware may still use it.
+    if (!live || this.#invalidate(sid, false)) hyp.pool.release(l2, STRTAB_L2_BYTES)
   }
 
   /** Whether `#ste` is in memory: by its word 0, which makes it what it is. */
@@ -158,14 +235,14 @@ export class ShadowStrtab {
     return l2 + (sid & (STRTAB_L2_STES - 1)) * STRTAB_STE_SIZE
   }
 
-  /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. */
-  #update(sid: number, address: number): number {
+  /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. @param leaf false: its L1 descriptor is new */
+  #update(sid: number, address: number, leaf = true): number {
     if (!this.#smmu.hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
     const write = (bytes: Uint8Array, from: number, to: number): number =>
       this.#smmu.hyp.memory.write(address + from, bytes, from, to - from) ? OK : EFAULT
     const word0 = (): number => write(this.#bytes, 0, 8)
     const rest = (): number => write(this.#bytes, 8, STRTAB_STE_SIZE)
-    const seen = (): number => (this.#invalidate(sid) ? OK : ETIMEDOUT)
+    const seen = (): number => (this.#invalidate(sid, leaf) ? OK : ETIMEDOUT)
     switch (steOrder(this.#old, this.#ste)) {
       case 'at once':
         return rest() || word0() || seen()
@@ -178,9 +255,9 @@ export class ShadowStrtab {
     }
   }
 
-  /** CFGI_STE and CMD_SYNC of the hypervisor's own. */
-  #invalidate(sid: number): boolean {
-    cfgiSte(this.#cmdq.command, sid, true)
+  /** CFGI_STE and CMD_SYNC of the hypervisor's own. @param leaf false: the L1 descriptor as well */
+  #invalidate(sid: number, leaf = true): boolean {
+    cfgiSte(this.#cmdq.command, sid, leaf)
     this.#cmdq.issue()
     return this.#cmdq.sync()
   }
@@ -224,7 +301,7 @@ export class ShadowStrtab {
   /**
    * After `restore`: makes the table what the state says, whatever the former hypervisor was doing to it. Entries are
    * those that the present rule gives.
-   * @param live the hardware takes commands
+   * @param live the hardware may use entries
    * @returns what was changed, in words; null when the table cannot be used.
    */
   resume(live: boolean): string[] | null {
@@ -239,6 +316,9 @@ export class ShadowStrtab {
     }
     for (const { sid, host, shadow } of this.streams.values()) {
       known.add(sid)
+      // The former hypervisor may have taken the L2 table away, and not lived to say so.
+      const inside = this.#table.twoLevel && sid < 2 ** this.#table.log2size
+      if (inside && steAddress(this.#table, sid, memory) === STE_ABSENT && this.#growTable(sid) < 0) return null
       const stands = this.read(sid)
       if (stands === null) return null
       this.#hostSte.set(host)
@@ -279,7 +359,7 @@ export class ShadowStrtab {
     return found
   }
 
-  /** Writes `#ste`; without the hardware's cooperation when that takes no commands, and so uses no entry. */
+  /** Writes `#ste`; when the SMMU is off, at once: it uses no entry, and invalidates all before it does. */
   #writeEntry(sid: number, live: boolean): boolean {
     const { memory } = this.#smmu.hyp
     const address = steAddress(this.#table, sid, memory)

@@ -5,13 +5,22 @@ import { includesStep } from '../../policy/policy.ts'
 import { EIO, ENODEV, OK } from '../../policy/result.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
-import { tlbiNhAll, tlbiRangeScale, tlbiRangeUnits, tlbiS2Ipa, tlbiS2IpaRange } from '../../smmu/commands.ts'
+import {
+  cfgiAll,
+  tlbiNhAll,
+  tlbiNsnhAll,
+  tlbiRangeScale,
+  tlbiRangeUnits,
+  tlbiS2Ipa,
+  tlbiS2IpaRange,
+} from '../../smmu/commands.ts'
 import type { SmmuHardware } from '../../smmu/hardware.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
   ARM_SMMU_CR0,
   ARM_SMMU_CR0ACK,
+  ARM_SMMU_EVTQ_BASE,
   ARM_SMMU_EVTQ_IRQ_CFG0,
   ARM_SMMU_GBPA,
   ARM_SMMU_GERROR,
@@ -20,8 +29,10 @@ import {
   ARM_SMMU_IDR0,
   ARM_SMMU_IRQ_CTRL,
   ARM_SMMU_IRQ_CTRLACK,
+  ARM_SMMU_PRIQ_BASE,
   ARM_SMMU_PRIQ_IRQ_CFG0,
   ARM_SMMU_STRTAB_BASE,
+  ARM_SMMU_STRTAB_BASE_CFG,
   CR0_CMDQEN,
   CR0_SMMUEN,
   GBPA_ABORT,
@@ -48,7 +59,7 @@ const MSI_ADDRESSES = [ARM_SMMU_GERROR_IRQ_CFG0, ARM_SMMU_EVTQ_IRQ_CFG0, ARM_SMM
 
 /** What of an SMMU a checkpoint holds besides its parts. */
 export interface SmmuState {
-  /** CR0 as the hardware has it: what the host wrote, less what was refused. */
+  /** CR0: what the host wrote, less what was refused. What is disabled is 1 until CR0ACK says so. */
   cr0: number
 }
 
@@ -94,10 +105,11 @@ export class Smmu implements SmmuContext {
     const context = {
       warn: (warning: HypWarning, a: number, b: number, c: number, d: number) => this.warn(warning, a, b, c, d),
       configureStream: (sid: number, leaf: boolean) => this.shadowStrtab.configure(sid, leaf),
+      configureAll: () => this.shadowStrtab.configureAll(),
     }
     this.hostCmdq = new HostCmdq(this, this.shadowCmdq, rules.commands, context, rules.predictsCons)
-    this.evtq = new HostQueue(hyp.share, EVTQ_ENTRY_SIZE)
-    this.priq = new HostQueue(hyp.share, PRIQ_ENTRY_SIZE)
+    this.evtq = new HostQueue(hyp.share, this.hardware, ARM_SMMU_EVTQ_BASE, EVTQ_ENTRY_SIZE)
+    this.priq = new HostQueue(hyp.share, this.hardware, ARM_SMMU_PRIQ_BASE, PRIQ_ENTRY_SIZE)
   }
 
   reset(): void {
@@ -114,7 +126,7 @@ export class Smmu implements SmmuContext {
     this.hyp.report.warn(warning, this.hyp.trap, this.index, a, b, c, d)
   }
 
-  /** Whether all bits of `enables` are set in CR0. */
+  /** Whether all bits of `enables` are set in CR0, or were and the hardware has not acknowledged that they are not. */
   enabled(enables: number): boolean {
     return (this.state.cr0 & enables) === enables
   }
@@ -168,6 +180,17 @@ export class Smmu implements SmmuContext {
 
   readonly #gbpaIdle = (): boolean => (this.hardware.read32(ARM_SMMU_GBPA) & GBPA_UPDATE) === 0
 
+  /** Nothing that the hardware fetched or translated stays cached. For an SMMU whose command queue is enabled. */
+  invalidateAll(): number {
+    const { shadowCmdq } = this
+    shadowCmdq.begin()
+    cfgiAll(shadowCmdq.command)
+    shadowCmdq.issue()
+    tlbiNsnhAll(shadowCmdq.command)
+    shadowCmdq.issue()
+    return shadowCmdq.sync() ? OK : EIO
+  }
+
   /**
    * Nothing that was translated through these pages of the idmap stays cached (server/hypervisor/README.md, section 9.3).
    * @param base @param size of the pages, bytes, multiples of the granule
@@ -219,6 +242,7 @@ export class Smmu implements SmmuContext {
     }
     if (includesStep(upTo, 'strtab')) {
       expectAddress('STRTAB_BASE', ARM_SMMU_STRTAB_BASE, this.shadowStrtab.state.base, 0, STRTAB_BASE_HI_ADDR)
+      expect('STRTAB_BASE_CFG', ARM_SMMU_STRTAB_BASE_CFG, 0xffff_ffff, this.shadowStrtab.cfg)
     }
     if (includesStep(upTo, 'queues')) expect('GBPA', ARM_SMMU_GBPA, GBPA_ABORT, GBPA_ABORT)
     if (idmap !== null) problems.push(...this.shadowStrtab.verify(idmap))

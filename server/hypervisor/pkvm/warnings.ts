@@ -248,6 +248,24 @@ export const HYP_CMDQ_PROD = warning(
   'CMDQ_PROD is further ahead of CMDQ_CONS than the queue is long: old commands would run again. Nothing was sent.',
   ['prod', 'cons', 'entries'],
 )
+export const HYP_CR0ACK = warning(
+  'HYP_CR0ACK',
+  CR0_TRANSITIONS,
+  'CR0ACK did not follow CR0 in time: what was enabled counts as enabled, and CR0 is not written before it does.',
+  ['written', 'cr0', 'cr0ack'],
+)
+export const HYP_SMMUEN_STALE = warning(
+  'HYP_SMMUEN_STALE',
+  CR0_TRANSITIONS,
+  'What the SMMU may have cached could not be invalidated before the SMMU is enabled; it stays disabled.',
+  ['before', 'after', 'error'],
+)
+export const HYP_CMDQ_DISABLED = warning(
+  'HYP_CMDQ_DISABLED',
+  CR0_TRANSITIONS,
+  'The host disabled the command queue while the SMMU goes on running; the queue stays enabled.',
+  ['before', 'after'],
+)
 
 /** All of them, by id - 1. */
 export const HYP_WARNINGS: WarningTable = list

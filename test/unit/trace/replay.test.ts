@@ -96,8 +96,8 @@ test('a policy that decides otherwise is found out where it does, first place fi
     },
     {
       subject: 'hardware W CMDQ_PROD',
-      recorded: expect.stringContaining('0xc'),
-      replayed: expect.stringContaining('0xb'),
+      recorded: expect.stringContaining('0xf'),
+      replayed: expect.stringContaining('0xe'),
     },
     {
       subject: 'hypervisor memory W +16',

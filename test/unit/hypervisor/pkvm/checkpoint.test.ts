@@ -133,15 +133,13 @@ describe('size and cost', () => {
       () => host.attach(8, STE.abort),
       () => bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1),
       () => bench.hyp.reclaim(RAM_BASE + 16 * MiB, 4096, 1),
-      () => bench.write64(r.ARM_SMMU_PRIQ_BASE, host.priq + 3),
-      () => bench.write(r.ARM_SMMU_CR0, 0xf),
+      () => bench.write(r.ARM_SMMU_CR0, 0x40d),
       () => bench.write(r.ARM_SMMU_CR0, 0),
       () => bench.write64(r.ARM_SMMU_STRTAB_BASE, 0x40),
       () => bench.write(r.ARM_SMMU_STRTAB_BASE_CFG, 3),
       () => bench.write64(r.ARM_SMMU_CMDQ_BASE, 0x80),
       () => bench.write(r.ARM_SMMU_CMDQ_PROD, 0x55),
       () => bench.write(r.ARM_SMMU_CMDQ_CONS, 0x55),
-      () => bench.write64(r.ARM_SMMU_EVTQ_BASE, 0x80),
       () => bench.hyp.reset(),
     ]
     for (const act of acts) {

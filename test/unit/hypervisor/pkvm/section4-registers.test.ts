@@ -314,6 +314,7 @@ describe('state', () => {
     ['PRIQ_BASE', r.ARM_SMMU_PRIQ_BASE, 8, 'HYP_PRIQ_BASE_LIVE', r.CR0_PRIQEN],
   ]
   test.each(live)('%s cannot be written while it is in use', (_, offset, size, code) => {
+    bench.hw.set(r.ARM_SMMU_IDR0, QEMU.idr0 | r.IDR0_PRI)
     bench.write64(r.ARM_SMMU_PRIQ_BASE, host.priq + 8)
     host.boot()
     bench.write(r.ARM_SMMU_CR0, 0xf)

@@ -3,6 +3,7 @@
 import { beforeEach, describe, expect, test } from 'vitest'
 import { PAGE_OWNED, PAGE_SHARED } from '../../../../server/hypervisor/pkvm/ownership.ts'
 import { EBUSY, EFAULT, EPERM, OK } from '../../../../server/policy/result.ts'
+import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import {
@@ -25,7 +26,7 @@ const { CR0_SMMUEN: SMMUEN, CR0_PRIQEN: PRIQEN, CR0_EVTQEN: EVTQEN, CR0_CMDQEN: 
 let bench: Bench
 let host: Host
 beforeEach(() => {
-  bench = new Bench()
+  bench = new Bench({ ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }] })
   bench.hyp.reset()
   host = new Host(bench)
   host.prepare()
@@ -87,7 +88,11 @@ describe('0 → 1', () => {
     })
 
     test('LOG2SIZE above 19 counts as 19', () => {
-      bench = new Bench({ ram: [{ base: RAM_BASE, size: 64 * MiB }], carveout: { base: RAM_BASE, size: 12 * MiB } })
+      bench = new Bench({
+        ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }],
+        ram: [{ base: RAM_BASE, size: 64 * MiB }],
+        carveout: { base: RAM_BASE, size: 12 * MiB },
+      })
       bench.hyp.reset()
       bench.write64(register, RAM_BASE + 32 * MiB + 31)
       cr0(bit)
@@ -317,7 +322,16 @@ describe('1 → 0', () => {
   })
 })
 
-test('the order is CMDQEN, EVTQEN, PRIQEN, SMMUEN, then the hardware', () => {
+test('PRIQEN is RES0 without PRI (IDR0.PRI)', () => {
+  bench = new Bench()
+  bench.hyp.reset()
+  cr0(PRIQEN)
+  expect(bench.report.take()).toEqual([])
+  expect(bench.hw.get(r.ARM_SMMU_CR0)).toBe(0)
+  expect(sharedPages()).toEqual([])
+})
+
+test('the order is CMDQEN, EVTQEN, PRIQEN, then SMMUEN behind what invalidates the caches', () => {
   const log = bench.record()
   cr0(0xf)
   const bases = bench.report.operations.map(({ base, result }) => [base, result])
@@ -327,7 +341,11 @@ test('the order is CMDQEN, EVTQEN, PRIQEN, SMMUEN, then the hardware', () => {
     [HOST_PRIQ, OK],
     [HOST_STRTAB, OK],
   ])
-  expect(log).toEqual([{ what: 'reg', smmu: 0, offset: r.ARM_SMMU_CR0, value: 0xfn }])
+  const seen = log.flatMap((entry): (string | bigint)[] => {
+    if (entry.what === 'cmd') return [opcodeName((entry.words[0] ?? 0) & 0xff)]
+    return entry.what === 'reg' && entry.offset === r.ARM_SMMU_CR0 ? [entry.value] : []
+  })
+  expect(seen).toEqual([0xen, 'CFGI_STE_RANGE', 'TLBI_NSNH_ALL', 'SYNC', 0xfn])
 })
 
 test("Linux's writes of CR0 from boot to power-off: one warning, the expected one", () => {

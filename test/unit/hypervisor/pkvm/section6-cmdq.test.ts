@@ -433,6 +433,7 @@ describe('an illegal command among others', () => {
 test("the hypervisor's own commands go into the same queue, followed by SYNC", () => {
   host.l1(8)
   host.ste(8, STE.s1)
+  bench.report.own = []
   host.commands(tlbiNhVa(0x1000), cfgiSte(8), tlbiNhVa(0x2000), SYNC)
   expect(bench.hw.takeCommands()).toEqual([
     'TLBI_NH_VA',

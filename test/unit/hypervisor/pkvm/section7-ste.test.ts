@@ -414,6 +414,7 @@ describe('refused', () => {
     bench.write64(r.ARM_SMMU_STRTAB_BASE, HOST_STRTAB)
     bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN | r.CR0_SMMUEN)
     expect(bench.report.take()).toEqual([])
+    bench.hw.takeCommands()
     refused(0x1_0000, ERANGE)
     refused(0x1ff_ffff, ERANGE)
   })

@@ -456,8 +456,9 @@ describe('donation at run time', () => {
     expect(bench.guard.ranges.length).toBe(1)
   })
 
-  test('an SMMU that runs without a command queue', () => {
-    bench.write(r.ARM_SMMU_CR0, r.CR0_SMMUEN | r.CR0_EVTQEN)
+  test('an SMMU that runs without a command queue, for SMMUEN = 0 was not acknowledged', () => {
+    bench.hw.unacknowledged = r.CR0_SMMUEN
+    bench.write(r.ARM_SMMU_CR0, 0)
     bench.report.take()
     expect(bench.hyp.donate(TARGET, P, 3)).toBe(ENODEV)
     expect(bench.report.take()).toEqual(['HYP_UNMAP'])

@@ -55,6 +55,7 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   // Of the operation at hand.
   'shadowCmdq.ts': ['#own', '#full', '#stopped', 'origin'],
   // Of the trap at hand.
+  'shadowStrtab.ts': ['#renewed'],
   'wait.ts': ['#spent'],
 }
 

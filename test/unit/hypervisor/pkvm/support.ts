@@ -171,6 +171,8 @@ export class TestHardware implements SmmuHardware {
   illegal = -1
   /** GBPA.UPDATE stays set. */
   gbpaStuck = false
+  /** Bits of CR0 whose changes CR0ACK does not show. */
+  unacknowledged = 0
   /** Offsets at which accesses abort. */
   readonly aborting = new Set<number>()
   /** As it is, every write has to be waited for. */
@@ -221,7 +223,7 @@ export class TestHardware implements SmmuHardware {
         if (!this.gbpaStuck) this.words[offset >>> 2] = lo & ~r.GBPA_UPDATE
         break
       case r.ARM_SMMU_CR0:
-        this.set(r.ARM_SMMU_CR0ACK, lo)
+        this.set(r.ARM_SMMU_CR0ACK, (lo & ~this.unacknowledged) | (this.get(r.ARM_SMMU_CR0ACK) & this.unacknowledged))
         if (this.slow === 0) this.consume()
         break
       case r.ARM_SMMU_CMDQ_PROD:

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The shadow forgets what hardware may have forgotten (server/hypervisor/README.md, section 7.4). */
+import { describe, expect, test } from 'vitest'
+import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
+import { opcodeName } from '../../../../server/smmu/commands.ts'
+import * as r from '../../../../server/smmu/registers.ts'
+import { CFGI_ALL, linearCfg, SYNC, TLBI_NSNH_ALL, twoLevelCfg } from '../../smmu/fields.ts'
+import { idRegisters, type SoftSetUp, softHost } from './soft.ts'
+import { Bench, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
+
+const SID = 0x20
+const P = RAM_BASE + 10 * MiB
+/** The tables and queues of another kernel lie so many bytes above. */
+const NEXT = 8 * MiB
+
+const LINEAR: SoftSetUp = { soft: { id: idRegisters({}, { idr0: r.IDR0_ST_LVL }) } }
+const FORMATS: [string, SoftSetUp, number][] = [
+  ['2-level', {}, twoLevelCfg(16)],
+  ['linear', LINEAR, linearCfg(8)],
+]
+
+describe.each(FORMATS)('a successor kernel, %s', (format, setUp, cfg) => {
+  const twoLevel = format === '2-level'
+
+  function crashed() {
+    const { bench, host } = softHost(setUp)
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.write(r.ARM_SMMU_STRTAB_BASE_CFG, cfg)
+    bench.write(r.ARM_SMMU_CR0, 0xd)
+    bench.report.take()
+    attach(host, STE.bypass)
+    expect(bench.dma(SID, P)).toBe('done')
+    expect(bench.report.take()).toEqual([])
+    return { bench, host, next: new Host(bench, 0, NEXT) }
+  }
+
+  function attach(host: Host, words: readonly bigint[]): void {
+    if (twoLevel) host.attach(SID, words)
+    else {
+      host.bench.memory.poke64(host.strtab + 64 * SID, ...words)
+      host.cfgiSte(SID)
+    }
+  }
+
+  /** What the successor writes between CR0 = 0 and SMMUEN = 1; the order of independent writes is its own. */
+  const writes: Record<string, (next: Host) => void> = {
+    table: next => {
+      next.bench.write64(r.ARM_SMMU_STRTAB_BASE, next.strtab)
+      next.write(r.ARM_SMMU_STRTAB_BASE_CFG, cfg)
+    },
+    queue: next => {
+      next.bench.write64(r.ARM_SMMU_CMDQ_BASE, next.cmdq + next.log2size)
+      next.write(r.ARM_SMMU_CMDQ_PROD, 0)
+      next.write(r.ARM_SMMU_CMDQ_CONS, 0)
+    },
+    commands: next => {
+      next.write(r.ARM_SMMU_CR0, 0xc)
+      next.commands(CFGI_ALL, TLBI_NSNH_ALL, SYNC)
+    },
+  }
+  const orders = [
+    ['table', 'queue', 'commands'],
+    ['queue', 'table', 'commands'],
+    ['queue', 'commands', 'table'],
+    ['queue', 'table'],
+    ['queue', 'commands', 'table', 'commands'],
+  ]
+
+  test.each(orders.map(order => [order.join(', '), order] as const))('with an empty table: %s', (_, order) => {
+    const { bench, next } = crashed()
+    bench.write(r.ARM_SMMU_CR0, 0)
+    if (twoLevel) next.l1(SID)
+    for (const step of order) writes[step]?.(next)
+    bench.write(r.ARM_SMMU_CR0, 0xd)
+    expect(bench.dma(SID, P)).toBe('C_BAD_STE')
+    expect(bench.report.take()).toEqual(['HYP_QUEUE_DISABLED_AT_SHUTDOWN'])
+    attach(next, STE.bypass)
+    expect(bench.dma(SID, P)).toBe('done')
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('that gives the device something else', () => {
+    const { bench, next } = crashed()
+    bench.write(r.ARM_SMMU_CR0, 0)
+    for (const step of ['table', 'queue']) writes[step]?.(next)
+    if (twoLevel) {
+      next.l1(SID)
+      next.ste(SID, STE.abort)
+    } else bench.memory.poke64(next.strtab + 64 * SID, ...STE.abort)
+    bench.write(r.ARM_SMMU_CR0, 0xd)
+    expect(bench.dma(SID, P)).toBe('abort')
+  })
+
+  test('the same table again, as after suspend: devices go on without a CFGI_STE', () => {
+    const { bench, host } = crashed()
+    bench.write(r.ARM_SMMU_CR0, 0)
+    writes.queue?.(host)
+    writes.commands?.(host)
+    bench.write(r.ARM_SMMU_CR0, 0xd)
+    expect(bench.dma(SID, P)).toBe('done')
+  })
+})
+
+test('without an L1 descriptor the stream is unknown, and its L2 table is free again', () => {
+  const { bench, host } = softHost()
+  const before = bench.hyp.pool.used
+  host.attach(SID, STE.bypass)
+  host.attach(SID + 1, STE.bypass)
+  expect(bench.hyp.pool.used).toBe(before + 4)
+  bench.write(r.ARM_SMMU_CR0, 0xc)
+  host.l1(SID, 0, 0)
+  bench.write(r.ARM_SMMU_CR0, 0xd)
+  expect(bench.hyp.pool.used).toBe(before)
+  expect(bench.hyp.streams()).toEqual([])
+  expect(bench.dma(SID, P)).toBe('C_BAD_STREAMID')
+  expect(bench.report.take()).toEqual([])
+})
+
+describe('CFGI_ALL while SMMUEN is 1', () => {
+  const commandsOf = (bench: Bench) => bench.hw.consumed.map(([word]) => opcodeName((word ?? 0) & 0xff))
+
+  function running(): { bench: Bench; host: Host } {
+    const bench = new Bench()
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    host.attach(SID, STE.bypass)
+    host.attach(SID + 1, STE.s1)
+    bench.report.take()
+    bench.hw.consumed = []
+    return { bench, host }
+  }
+
+  test('nothing has changed: nothing but what the host sent', () => {
+    const { bench, host } = running()
+    const log = bench.record()
+    host.commands(CFGI_ALL, SYNC)
+    expect(commandsOf(bench)).toEqual(['CFGI_STE_RANGE', 'SYNC'])
+    const table = log.filter(entry => entry.what === 'mem' && entry.bytes.length % 16 !== 0)
+    expect(table).toEqual([])
+  })
+
+  test('another entry is taken over, before the hardware gets the command', () => {
+    const { bench, host } = running()
+    host.ste(SID, STE.abort)
+    host.commands(CFGI_ALL, SYNC)
+    expect(shadowSte(bench, SID)[0]).toBe(STE.abort[0])
+    expect(commandsOf(bench)).toEqual(['CFGI_STE', 'SYNC', 'CFGI_STE', 'SYNC', 'CFGI_STE_RANGE', 'SYNC'])
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('an entry that is gone', () => {
+    const { bench, host } = running()
+    const { used } = bench.hyp.pool
+    host.l1(SID, 0, 0)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.hyp.streams()).toEqual([])
+    expect(shadowSte(bench, SID)).toEqual([])
+    expect(bench.hyp.pool.used).toBe(used - 4)
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('one that is refused is a warning, and aborts', () => {
+    const { bench, host } = running()
+    host.ste(SID, STE.s2)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
+    expect(shadowSte(bench, SID)).toEqual(Array(8).fill(0n))
+    expect(bench.hyp.streams().map(({ sid }) => sid)).toEqual([SID + 1])
+  })
+
+  test('many in one write of PROD cost one pass', () => {
+    const { bench, host } = running()
+    let reads = 0
+    bench.memory.beforeRead = address => {
+      if (address >= host.l2 && address < host.l2 + MiB) reads++
+    }
+    host.commands(...Array<readonly number[]>(100).fill(CFGI_ALL), SYNC)
+    expect(reads).toBe(2)
+    host.commands(CFGI_ALL, SYNC)
+    expect(reads).toBe(4)
+  })
+
+  test('the hardware has stopped: what is invalid stays invalid, also for a successor', () => {
+    const { bench, host } = running()
+    host.ste(SID, STE.invalid)
+    bench.hw.stuck = true
+    host.commands(CFGI_ALL)
+    expect(shadowSte(bench, SID)[0]).toBe(0n)
+    bench.hw.stuck = false
+    bench.hw.consume()
+    const next = new Hypervisor(bench.machine, { options: { waitPolls: 50 }, report: bench.report, clock: () => 0 })
+    next.restore(bench.hyp.checkpoint().slice())
+    next.resume()
+    expect(shadowSte(bench, SID)[0]).toBe(0n)
+  })
+})
+
+describe('a hypervisor that dies while SMMUEN is set', () => {
+  const OTHER = SID + 0x100
+
+  test.each([
+    ['', false],
+    [', and finds a queue that has stopped', true],
+  ])('at each access: the next one does it again%s', (_, stopped) => {
+    for (let dies = 1; ; dies++) {
+      const { bench, host } = softHost()
+      host.attach(SID, STE.bypass)
+      host.attach(OTHER, STE.bypass)
+      bench.write(r.ARM_SMMU_CR0, 0xc)
+      // One stream gets another entry, one loses its L2 table.
+      host.ste(SID, STE.s1)
+      host.l1(OTHER, 0, 0)
+      if (stopped) host.commands([0x0b, 0, 0, 0])
+      bench.report.take()
+      const checkpoint = bench.hyp.checkpoint().slice()
+      const { hw, memory } = bench
+      let accesses = 0
+      const count = () => {
+        if (++accesses === dies) throw new Error('killed')
+      }
+      const write = hw.write.bind(hw)
+      hw.write = (...access) => {
+        const result = write(...access)
+        count()
+        return result
+      }
+      memory.onWrite = count
+      let killed = false
+      try {
+        bench.write(r.ARM_SMMU_CR0, 0xd)
+      } catch {
+        killed = true
+      }
+      hw.write = write
+      memory.onWrite = null
+      if (!killed) break
+      bench.report.take()
+      bench.hyp = new Hypervisor(bench.machine, { options: { waitPolls: 50 }, report: bench.report, clock: () => 0 })
+      bench.hyp.restore(checkpoint)
+      bench.hyp.resume()
+      bench.write(r.ARM_SMMU_CR0, 0xd)
+      const where = `killed at ${dies}`
+      if (stopped) {
+        expect(bench.report.take(), where).toEqual(['HYP_CMDQ_STOPPED', 'HYP_SMMUEN_STALE'])
+        expect(bench.read(r.ARM_SMMU_CR0)).toBe(0xc)
+        continue
+      }
+      expect(bench.report.take(), where).toEqual([])
+      expect(bench.hyp.streams().map(({ sid, host }) => [sid, host[0]])).toEqual([[SID, STE.s1[0]]])
+      // Of its stage 1: the CD would be hypervisor memory.
+      expect(bench.dma(SID, P), where).toBe('F_TRANSLATION')
+      expect(bench.dma(OTHER, P)).toBe('C_BAD_STREAMID')
+    }
+  })
+})
