@@ -70,6 +70,7 @@ export async function launch(
           until: options.until ?? DEFAULTS.until,
           granule: options.granule ?? DEFAULTS.granule,
           requireIsolation: options.requireIsolation ?? false,
+          ats: options.ats ?? false,
         },
         panicOnWarn: options.panicOnWarn ?? false,
       },

@@ -143,6 +143,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
           until: options.until,
           granule: Number(options.granule),
           requireIsolation: options.requireIsolation === true,
+          ats: options.ats === true,
         },
         panicOnWarn: options.panicOnWarn === true,
         oracle: options.oracle === true,

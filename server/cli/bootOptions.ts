@@ -17,6 +17,7 @@ export interface BootOptions {
   readonly until: SeriesStep
   readonly granule: string
   readonly requireIsolation?: boolean
+  readonly ats?: boolean
   /** Absent: the usual one for what runs at EL2. */
   readonly kernel?: string
   readonly initrd?: string
@@ -80,6 +81,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .default(String(DEFAULTS.granule)),
     )
     .option('--require-isolation', 'an SMMU that cannot be isolated stops the machine instead of being reported')
+    .option('--ats', 'let the host use PCIe ATS and PRI: trusts devices that have them; QEMU’s SMMU has neither')
     .option(
       '--kernel <series|file>',
       `Debian's ${KERNELS.join(' or ')}, or an arm64 Image (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,

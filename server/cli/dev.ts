@@ -97,6 +97,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
         until: options.until,
         granule: Number(options.granule),
         requireIsolation: options.requireIsolation === true,
+        ats: options.ats === true,
       },
       ramFile: `${resolve(options.ramDir)}/`,
       ring,

@@ -25,6 +25,11 @@ export interface PolicyOptions {
   readonly granule?: Granule
   /** An SMMU that cannot be isolated stops the machine (`reset` throws HypFatal) instead of being reported. */
   readonly requireIsolation?: boolean
+  /**
+   * PCIe ATS and PRI are let through to the host: devices that have them are trusted, for they keep physical addresses and use
+   * them past stage 2. Default: the host does not see them.
+   */
+  readonly ats?: boolean
   /** Pages of 4 KiB that the pool may hand out; default: as many as the host's stage 2 can need, plus 500. */
   readonly poolPages?: number
   /** Limit of one wait for the hardware; default 1000 ms. */

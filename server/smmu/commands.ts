@@ -3,7 +3,7 @@
  * Commands (IHI 0070 chapter 4): 16 bytes, little-endian, handled as four 32-bit words of a `Uint32Array`. Field positions are
  * those of the specification's figures, bits 127 to 0. Functions take the index of the command's first word as `base`.
  */
-import { addressOf, field, getField, hex, hex64 } from './bits.ts'
+import { addressOf, field, getField, hex, hex64, setField } from './bits.ts'
 
 /** Words of a command. */
 export const CMDQ_ENT_WORDS = 4
@@ -151,6 +151,17 @@ export function cfgiSte(cmd: Uint32Array, sid: number, leaf: boolean, base = 0):
 /** CMD_CFGI_ALL (IHI 0070 section 4.3.6). */
 export function cfgiAll(cmd: Uint32Array, base = 0): void {
   put(cmd, base, CMDQ_OP_CFGI_ALL, 0, CMDQ_CFGI_RANGE_ALL, 0)
+}
+
+/**
+ * CMD_ATC_INV of all that a device was told (IHI 0070 section 4.5.1).
+ * @param substreams of all PASIDs, instead of what has none
+ */
+export function atcInvAll(cmd: Uint32Array, sid: number, substreams: boolean, base = 0): void {
+  put(cmd, base, CMDQ_OP_ATC_INV, sid, ATC_INV_SIZE_ALL, 0)
+  if (!substreams) return
+  setField(cmd, CMDQ_0_SSV, 1, base)
+  setField(cmd, CMDQ_ATC_0_GLOBAL, 1, base)
 }
 
 /** CMD_SYNC without an MSI (IHI 0070 section 4.7.3). */

@@ -31,12 +31,13 @@ export async function recordedPolicy(header: TraceHeader, given?: string): Promi
 
 /** The options that the command line knows; others of a header, or other values, mean nothing. */
 function optionsOf({ policyOptions }: TraceHeader): PolicyOptions {
-  const { until, granule, requireIsolation } = policyOptions
+  const { until, granule, requireIsolation, ats } = policyOptions
   const step = SERIES_STEPS.find(known => known === until)
   const size = GRANULES.find(known => known === granule)
   return {
     ...(step !== undefined && { until: step }),
     ...(size !== undefined && { granule: size }),
     ...(typeof requireIsolation === 'boolean' && { requireIsolation }),
+    ...(typeof ats === 'boolean' && { ats }),
   }
 }

@@ -30,6 +30,7 @@ export const StartSchema = named(
         Type.Enum([...GRANULES], { default: DEFAULTS.granule, description: 'page size of the idmap, bytes' }),
       ),
       requireIsolation: Type.Optional(Type.Boolean({ default: false })),
+      ats: Type.Optional(Type.Boolean({ default: false, description: 'ATS and PRI are let through to the host' })),
       panicOnWarn: Type.Optional(Type.Boolean({ default: false })),
       kernel: Type.Optional(Type.Enum([...KERNELS], { default: DEFAULTS.kernel })),
       memory: Type.Optional(

@@ -19,6 +19,8 @@ export interface HypContext {
   readonly share: HostShare
   readonly pool: PagePool
   readonly upTo: SeriesStep
+  /** The host may use ATS and PRI (server/hypervisor/README.md, section 7.5). */
+  readonly ats: boolean
   /** null unless the whole series is emulated and the machine is isolated. */
   readonly idmap: Idmap | null
   /** Trap that is being decided, 0 outside of traps. */

@@ -12,10 +12,12 @@ import {
   ARM_SMMU_CR0,
   ARM_SMMU_CR0ACK,
   ARM_SMMU_IDR0,
+  CR0_ATSCHK,
   CR0_CMDQEN,
   CR0_EVTQEN,
   CR0_PRIQEN,
   CR0_SMMUEN,
+  IDR0_ATS,
   IDR0_PRI,
 } from '../../smmu/registers.ts'
 import { streamTableBytes } from '../../smmu/strtab.ts'
@@ -58,19 +60,27 @@ export function writeCr0(smmu: Smmu, trap: Trap): void {
   // Until the hardware says otherwise, what was enabled is.
   state.cr0 = ((before & ENABLES) | after) >>> 0
   smmu.hyp.changed()
-  if (!hardware.write32(ARM_SMMU_CR0, after)) trap.aborted = true
-  else if (!acknowledges(smmu, before & ~after, 0)) warnAck(smmu, after)
+  if (!hardware.write32(ARM_SMMU_CR0, forHardware(smmu, after))) trap.aborted = true
+  else if (!acknowledges(smmu, before & ~after & ENABLES, 0)) warnAck(smmu, after)
   disableAcknowledged(smmu, hardware.read32(ARM_SMMU_CR0ACK))
+  if (smmu.hyp.ats && (after & ~before & CR0_SMMUEN) !== 0) smmu.shadowStrtab.attachAtcs()
 }
 
-/** Without the bits that are RES0 on this SMMU (IHI 0070 section 6.3.9). */
-function implemented({ hardware }: Smmu, written: number): number {
-  return (hardware.read32(ARM_SMMU_IDR0) & IDR0_PRI) === 0 ? written & ~CR0_PRIQEN : written
+/** Without the bits that are RES0 on the SMMU that the host sees (IHI 0070 section 6.3.9). */
+function implemented({ hardware, hyp }: Smmu, written: number): number {
+  const idr0 = hyp.ats ? hardware.read32(ARM_SMMU_IDR0) : 0
+  return written & ~((idr0 & IDR0_PRI) === 0 ? CR0_PRIQEN : 0) & ~((idr0 & IDR0_ATS) === 0 ? CR0_ATSCHK : 0)
+}
+
+/** What devices mark as Translated is checked, whatever the host wrote. */
+function forHardware({ hardware }: Smmu, cr0: number): number {
+  const ats = (hardware.read32(ARM_SMMU_IDR0) & IDR0_ATS) !== 0
+  return ((cr0 & ~CR0_ATSCHK) | (ats ? CR0_ATSCHK : 0)) >>> 0
 }
 
 /** Waits until CR0ACK has these bits as in `value`. */
 function acknowledges({ hardware, hyp }: Smmu, bits: number, value: number): boolean {
-  return hyp.wait.until(() => ((hardware.read32(ARM_SMMU_CR0ACK) ^ value) & bits & ENABLES) === 0)
+  return hyp.wait.until(() => ((hardware.read32(ARM_SMMU_CR0ACK) ^ value) & bits) === 0)
 }
 
 function warnAck(smmu: Smmu, written: number): void {
@@ -139,9 +149,11 @@ function enableSmmu(smmu: Smmu, after: number): boolean {
  */
 function forgetAll(smmu: Smmu, off: number): number {
   const { hardware, shadowStrtab } = smmu
+  const cr0 = forHardware(smmu, off)
   // A hypervisor that took over in the middle finds SMMUEN set already.
-  if ((hardware.read32(ARM_SMMU_CR0) & (CR0_CMDQEN | CR0_SMMUEN)) !== CR0_CMDQEN) hardware.write32(ARM_SMMU_CR0, off)
-  if (!acknowledges(smmu, CR0_CMDQEN | CR0_SMMUEN, CR0_CMDQEN)) return EIO
+  const bits = CR0_CMDQEN | CR0_SMMUEN | CR0_ATSCHK
+  if (((hardware.read32(ARM_SMMU_CR0) ^ cr0) & bits) !== 0) hardware.write32(ARM_SMMU_CR0, cr0)
+  if (!acknowledges(smmu, bits, cr0)) return EIO
   const rebuilt = shadowStrtab.rebuild()
   return rebuilt === OK ? smmu.invalidateAll() : rebuilt
 }

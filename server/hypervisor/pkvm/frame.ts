@@ -47,6 +47,7 @@ import {
   ARM_SMMU_SH_ISH,
   ARM_SMMU_STRTAB_BASE,
   ARM_SMMU_STRTAB_BASE_CFG,
+  CR0_ATSCHK,
   CR0_CMDQEN,
   CR0_EVTQEN,
   CR0_PRIQEN,
@@ -60,8 +61,11 @@ import {
   CR1_TABLE_SH,
   GBPA_ABORT,
   GERROR_CMDQ_ERR,
+  IDR0_ATS,
+  IDR0_ATSRECERR,
   IDR0_HYP,
   IDR0_MSI,
+  IDR0_PRI,
   IDR0_S2P,
   IDR0_VMID16,
 } from '../../smmu/registers.ts'
@@ -106,6 +110,8 @@ export const CR1_REQUIRED =
 
 /** Features of the hardware that the host does not see. */
 export const IDR0_HIDDEN = IDR0_S2P | IDR0_HYP | IDR0_MSI | IDR0_VMID16
+/** Those that it does not see unless ATS is let through. */
+export const IDR0_ATS_HIDDEN = IDR0_ATS | IDR0_PRI | IDR0_ATSRECERR
 
 const hwRead: RegisterAccess = (smmu, trap) => {
   if (!smmu.hardware.read(trap.offset, trap.size, trap)) trap.aborted = true
@@ -136,16 +142,22 @@ const IDR0: RegisterRule = {
   bits: 32,
   read(smmu, trap) {
     hwRead(smmu, trap)
-    trap.lo = (trap.lo & ~IDR0_HIDDEN) >>> 0
+    trap.lo = (trap.lo & ~IDR0_HIDDEN & ~(smmu.hyp.ats ? 0 : IDR0_ATS_HIDDEN)) >>> 0
   },
 }
 
-const CR0: RegisterRule = { bits: 32, read: hwRead, write: writeCr0 }
+/** As the hardware has it, but for CR0.ATSCHK, which is the hypervisor's: as the host wrote it. */
+const readCr0: RegisterAccess = (smmu, trap) => {
+  hwRead(smmu, trap)
+  trap.lo = ((trap.lo & ~CR0_ATSCHK) | (smmu.state.cr0 & CR0_ATSCHK)) >>> 0
+}
+
+const CR0: RegisterRule = { bits: 32, read: readCr0, write: writeCr0 }
 
 const CR0ACK: RegisterRule = {
   ...RW,
   read(smmu, trap) {
-    hwRead(smmu, trap)
+    readCr0(smmu, trap)
     disableAcknowledged(smmu, trap.lo)
   },
 }

@@ -55,6 +55,7 @@ export class Hypervisor implements HypContext {
   readonly memory: GuestMemory
   readonly report: HypReport
   readonly upTo: SeriesStep
+  readonly ats: boolean
   readonly wait: HardwareWait
   readonly ownership: PageOwnership
   readonly share: HostShare
@@ -92,6 +93,7 @@ export class Hypervisor implements HypContext {
     this.memory = machine.memory
     this.report = context.report
     this.upTo = options.until ?? 'nested'
+    this.ats = options.ats ?? false
     this.#granule = options.granule ?? 4096
     this.#requireIsolation = options.requireIsolation ?? false
     this.#poolPages = options.poolPages ?? null

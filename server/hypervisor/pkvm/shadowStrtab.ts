@@ -5,11 +5,13 @@
  */
 import { STE_INVALID } from '../../policy/report.ts'
 import { EFAULT, ENOENT, ENOMEM, ERANGE, ETIMEDOUT, OK } from '../../policy/result.ts'
-import { fieldGet64, fieldPrep, TWO_POW_32 } from '../../smmu/bits.ts'
-import { cfgiSte } from '../../smmu/commands.ts'
+import { fieldGet, fieldGet64, fieldPrep, TWO_POW_32 } from '../../smmu/bits.ts'
+import { atcInvAll, cfgiSte } from '../../smmu/commands.ts'
 import {
+  ARM_SMMU_IDR1,
   ARM_SMMU_STRTAB_BASE,
   ARM_SMMU_STRTAB_BASE_CFG,
+  IDR1_SSIDSIZE,
   STRTAB_BASE_CFG_FMT,
   STRTAB_BASE_CFG_FMT_2LVL,
   STRTAB_BASE_CFG_FMT_LINEAR,
@@ -19,6 +21,7 @@ import {
 } from '../../smmu/registers.ts'
 import {
   STRTAB_STE_0_V,
+  STRTAB_STE_1_EATS,
   STRTAB_STE_2_VTCR,
   STRTAB_STE_3_S2TTB_MASK,
   STRTAB_STE_DWORDS,
@@ -37,7 +40,7 @@ import type { HostStrtab } from './hostStrtab.ts'
 import type { Idmap } from './idmap.ts'
 import type { ShadowCmdq } from './shadowCmdq.ts'
 import { StateLayout } from './stateLayout.ts'
-import { hasStage2, isValid, type StreamRule, steConfig, steOrder, translates } from './steRules.ts'
+import { hasAts, hasStage2, isValid, type StreamRule, steConfig, steOrder, translates } from './steRules.ts'
 import { STRTAB_L2_BYTES, STRTAB_L2_STES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
 import { HYP_CFGI_STE } from './warnings.ts'
 
@@ -185,6 +188,8 @@ export class ShadowStrtab {
       this.#hostSte.fill(0n)
       this.#ste.fill(0n)
     }
+    // No CMD_ATC_INV is sent by an SMMU that is off (IHI 0070 section 4.5.1): see `attachAtcs`.
+    if (hyp.ats && !live) this.#ste[1] &= ~STRTAB_STE_1_EATS
     const stands = this.#old.every((word, i) => word === this.#ste[i])
     if (!stands && !this.#writeEntry(sid, live)) {
       if (this.#stands(address)) this.#remember(sid)
@@ -212,6 +217,32 @@ export class ShadowStrtab {
     if (!live || this.#invalidate(sid, false)) hyp.pool.release(l2, STRTAB_L2_BYTES)
   }
 
+  // ATS (server/hypervisor/README.md, section 7.5).
+
+  /** SMMUEN has become 1: streams for which the host has enabled ATS have it from now on. */
+  attachAtcs(): void {
+    for (const { sid, host } of [...this.streams.values()]) if (hasAts(host)) this.#renew(sid, true)
+  }
+
+  /** No device uses a translation that it was given before. For an SMMU that is on. */
+  emptyAtcs(): boolean {
+    const sids: number[] = []
+    for (const { sid, shadow } of this.streams.values()) if (hasAts(shadow)) sids.push(sid)
+    return sids.length === 0 || this.#emptyAtcs(sids)
+  }
+
+  #emptyAtcs(sids: readonly number[]): boolean {
+    const substreams = fieldGet(IDR1_SSIDSIZE, this.#smmu.hardware.read32(ARM_SMMU_IDR1)) > 0
+    for (const sid of sids) {
+      atcInvAll(this.#cmdq.command, sid, false)
+      this.#cmdq.issue()
+      if (!substreams) continue
+      atcInvAll(this.#cmdq.command, sid, true)
+      this.#cmdq.issue()
+    }
+    return this.#cmdq.sync()
+  }
+
   /** Whether `#ste` is in memory: by its word 0, which makes it what it is. */
   #stands(address: number): boolean {
     if (!this.#smmu.hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return false
@@ -237,9 +268,12 @@ export class ShadowStrtab {
 
   /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. @param leaf false: its L1 descriptor is new */
   #update(sid: number, address: number, leaf = true): number {
-    if (!this.#smmu.hyp.memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
+    const { memory, ats } = this.#smmu.hyp
+    if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
+    // What the device was told in former times may have been of a page that was donated since.
+    if (ats && hasAts(this.#ste) && !hasAts(this.#old) && !this.#emptyAtcs([sid])) return ETIMEDOUT
     const write = (bytes: Uint8Array, from: number, to: number): number =>
-      this.#smmu.hyp.memory.write(address + from, bytes, from, to - from) ? OK : EFAULT
+      memory.write(address + from, bytes, from, to - from) ? OK : EFAULT
     const word0 = (): number => write(this.#bytes, 0, 8)
     const rest = (): number => write(this.#bytes, 8, STRTAB_STE_SIZE)
     const seen = (): number => (this.#invalidate(sid, leaf) ? OK : ETIMEDOUT)

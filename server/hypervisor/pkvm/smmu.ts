@@ -219,7 +219,9 @@ export class Smmu implements SmmuContext {
     if (!shadowCmdq.sync()) return EIO
     tlbiNhAll(shadowCmdq.command, HOST_VMID)
     shadowCmdq.issue()
-    return shadowCmdq.sync() ? OK : EIO
+    if (!shadowCmdq.sync()) return EIO
+    // Only now: a device may ask again at once, and must not be answered by what was translated before.
+    return !this.hyp.ats || this.shadowStrtab.emptyAtcs() ? OK : EIO
   }
 
   /** What is wrong with the hardware's registers that are the hypervisor's, and with live STEs, in words. */

@@ -14,6 +14,8 @@ import {
   STRTAB_STE_0_S1FMT,
   STRTAB_STE_0_V,
   STRTAB_STE_1_ALLOCCFG,
+  STRTAB_STE_1_EATS,
+  STRTAB_STE_1_EATS_TRANS,
   STRTAB_STE_1_INSTCFG,
   STRTAB_STE_1_MEMATTR,
   STRTAB_STE_1_MEV,
@@ -52,11 +54,14 @@ const WORD_1 =
   STRTAB_STE_1_INSTCFG
 const WORD_1_STAGE1 =
   STRTAB_STE_1_S1DSS | STRTAB_STE_1_S1CIR | STRTAB_STE_1_S1COR | STRTAB_STE_1_S1CSH | STRTAB_STE_1_S1STALLD
+const ATS_ENABLED = fieldPrep64(STRTAB_STE_1_EATS, STRTAB_STE_1_EATS_TRANS)
 
 /** What a rule may use besides the entry. */
 export interface SteContext {
   /** Stage 2; null where there is none. */
   readonly idmap: Idmap | null
+  /** The host may use ATS (server/hypervisor/README.md, section 7.5). */
+  readonly ats: boolean
 }
 
 /**
@@ -65,11 +70,14 @@ export interface SteContext {
  */
 export type StreamRule = (host: BigUint64Array, shadow: BigUint64Array, context: SteContext) => number
 
-/** Entries are taken as they are (`--until strtab`, `queues`). */
-export const copyStream: StreamRule = () => OK
+/** Entries are taken as they are (`--until strtab`, `queues`), but that devices get no physical addresses. */
+export const copyStream: StreamRule = (host, shadow, { ats }) => {
+  if (!ats) shadow[1] = host[1] & ~STRTAB_STE_1_EATS
+  return OK
+}
 
 /** Stage 2 of the hypervisor under whatever the host configured. */
-export const nestStream: StreamRule = (host, shadow, { idmap }) => {
+export const nestStream: StreamRule = (host, shadow, { idmap, ats }) => {
   const config = steConfig(host)
   shadow.fill(0n)
   if (!translates(config)) {
@@ -91,7 +99,9 @@ export const nestStream: StreamRule = (host, shadow, { idmap }) => {
   }
   shadow[1] =
     (host[1] & (stage1 ? WORD_1 | WORD_1_STAGE1 : WORD_1)) |
-    fieldPrep64(STRTAB_STE_1_SHCFG, STRTAB_STE_1_SHCFG_INCOMING)
+    fieldPrep64(STRTAB_STE_1_SHCFG, STRTAB_STE_1_SHCFG_INCOMING) |
+    // Where the host has no stage 1 there is no ATS; split-stage ATS is for those who have a stage 2.
+    (ats && stage1 && hasAts(host) ? ATS_ENABLED : 0n)
   shadow[2] =
     fieldPrep64(STRTAB_STE_2_VTCR, idmap.geometry.vtcr) |
     STRTAB_STE_2_S2AA64 |
@@ -150,6 +160,11 @@ export function steOrder(from: BigUint64Array, to: BigUint64Array): SteOrder {
 function usesDifference(ste: BigUint64Array, other: BigUint64Array): boolean {
   const ignored = hasStage1(steConfig(ste)) ? 0n : WORD_1_STAGE1
   return ste.some((word, i) => i > 0 && ((word ^ other[i]) & (i === 1 ? ~ignored : -1n)) !== 0n)
+}
+
+/** Whether a valid entry lets devices be told physical addresses. */
+export function hasAts(ste: BigUint64Array): boolean {
+  return isValid(ste) && (ste[1] & STRTAB_STE_1_EATS) === ATS_ENABLED
 }
 
 /** Whether an entry with this Config has a stage 2. */

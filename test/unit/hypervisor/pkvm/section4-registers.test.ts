@@ -172,9 +172,17 @@ describe('not in the table', () => {
 })
 
 describe('IDR0', () => {
-  test('S2P, HYP, MSI and VMID16 are hidden, all else is seen', () => {
+  // ATS is bit 10, PRI 16, ATSRECERR 23.
+  test.each([
+    ['ATS, PRI and ATSRECERR', false, (1 << 10) | (1 << 16) | (1 << 23)],
+    ['with ATS let through nothing more', true, 0],
+  ])('S2P, HYP, MSI, VMID16 and %s are hidden, all else is seen', (_, ats, more) => {
+    bench = new Bench({ options: { ats } })
+    bench.hyp.reset()
     bench.hw.set(r.ARM_SMMU_IDR0, 0xffff_ffff)
-    expect(bench.read(r.ARM_SMMU_IDR0)).toBe((~((1 << 0) | (1 << 9) | (1 << 13) | (1 << 18)) & 0xffff_ffff) >>> 0)
+    expect(bench.read(r.ARM_SMMU_IDR0)).toBe(
+      (~((1 << 0) | (1 << 9) | (1 << 13) | (1 << 18) | more) & 0xffff_ffff) >>> 0,
+    )
   })
   test("QEMU's", () => {
     expect(bench.read(r.ARM_SMMU_IDR0)).toBe((QEMU.idr0 & ~0x4_2201) >>> 0)
@@ -314,7 +322,9 @@ describe('state', () => {
     ['PRIQ_BASE', r.ARM_SMMU_PRIQ_BASE, 8, 'HYP_PRIQ_BASE_LIVE', r.CR0_PRIQEN],
   ]
   test.each(live)('%s cannot be written while it is in use', (_, offset, size, code) => {
-    bench.hw.set(r.ARM_SMMU_IDR0, QEMU.idr0 | r.IDR0_PRI)
+    bench = new Bench({ options: { ats: true }, ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }] })
+    bench.hyp.reset()
+    host = new Host(bench)
     bench.write64(r.ARM_SMMU_PRIQ_BASE, host.priq + 8)
     host.boot()
     bench.write(r.ARM_SMMU_CR0, 0xf)

@@ -26,7 +26,7 @@ const { CR0_SMMUEN: SMMUEN, CR0_PRIQEN: PRIQEN, CR0_EVTQEN: EVTQEN, CR0_CMDQEN: 
 let bench: Bench
 let host: Host
 beforeEach(() => {
-  bench = new Bench({ ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }] })
+  bench = new Bench({ options: { ats: true }, ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }] })
   bench.hyp.reset()
   host = new Host(bench)
   host.prepare()
@@ -89,6 +89,7 @@ describe('0 → 1', () => {
 
     test('LOG2SIZE above 19 counts as 19', () => {
       bench = new Bench({
+        options: { ats: true },
         ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }],
         ram: [{ base: RAM_BASE, size: 64 * MiB }],
         carveout: { base: RAM_BASE, size: 12 * MiB },
@@ -140,8 +141,8 @@ describe('0 → 1', () => {
   })
 
   test('other bits of CR0 pass', () => {
-    cr0(0xffff_fff0)
-    expect(bench.hw.get(r.ARM_SMMU_CR0)).toBe(0xffff_fff0)
+    cr0(0xffff_ffe0)
+    expect(bench.hw.get(r.ARM_SMMU_CR0)).toBe(0xffff_ffe0)
     expect(bench.report.take()).toEqual([])
   })
 })
@@ -322,9 +323,13 @@ describe('1 → 0', () => {
   })
 })
 
-test('PRIQEN is RES0 without PRI (IDR0.PRI)', () => {
-  bench = new Bench()
+test.each([
+  ['the hardware has none', { options: { ats: true } }],
+  ['it is hidden', { ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }] }],
+])('PRIQEN is RES0 where the host sees no PRI: %s', (_, setUp) => {
+  bench = new Bench(setUp)
   bench.hyp.reset()
+  bench.write64(r.ARM_SMMU_PRIQ_BASE, HOST_PRIQ + 8)
   cr0(PRIQEN)
   expect(bench.report.take()).toEqual([])
   expect(bench.hw.get(r.ARM_SMMU_CR0)).toBe(0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The shadow forgets what hardware may have forgotten (server/hypervisor/README.md, section 7.4). */
+/** The shadow forgets what hardware may have forgotten (server/hypervisor/README.md, section 7). */
 import { describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
