@@ -16,7 +16,7 @@ import { type AttackReport, AttackTable, attackFailure } from '../run/attackTabl
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure, el2Violation } from '../run/el2.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions } from '../run/options.ts'
-import { type Ending, machineFailure, OUTCOMES, workloadFailure } from '../run/outcome.ts'
+import { type Ending, machineFailure, OUTCOMES, streamlessFailure, workloadFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import type { Recorder } from '../trace/recorder.ts'
@@ -205,6 +205,7 @@ async function watch(
     el2Violation(end.sections) ??
     machineFailure(end, stopped?.()) ??
     (options.interactive ? undefined : workloadFailure(events, entries)) ??
+    (options.interactive ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??
     attackOutcome(attacks, end.sections) ??
     el2Failure(end.sections)
   const bench = workload.bench(events)

@@ -80,7 +80,10 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .choices(GRANULES.map(String))
         .default(String(DEFAULTS.granule)),
     )
-    .option('--require-isolation', 'an SMMU that cannot be isolated stops the machine instead of being reported')
+    .option(
+      '--require-isolation',
+      'a machine whose devices cannot all be isolated is stopped instead of being reported',
+    )
     .option('--ats', 'let the host use PCIe ATS and PRI: trusts devices that have them; QEMU’s SMMU has neither')
     .option(
       '--kernel <series|file>',

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { FaultStatus } from '../faults/injector.ts'
+import type { UntranslatedMaster } from '../machine/masters.ts'
 import { describeDisagreement } from '../oracle/agreement.ts'
 import type { AttackReport } from '../run/attackTable.ts'
 import type { Report } from '../run/runReport.ts'
@@ -34,6 +35,22 @@ function commandLines(commands: readonly CommandCount[] = []): string[] {
   if (kept + rewritten + dropped + own === 0) return []
   const host = `${kept} kept, ${rewritten} rewritten, ${dropped} dropped`
   return [`  ${kept + rewritten + dropped} commands of the host: ${host}; ${own} of the hypervisor`]
+}
+
+/** Whether devices are isolated, and what speaks against it; nothing where no policy of this run decided. */
+function isolationLines({ isolated, refusals = [], untranslated = [], guardFaults, until }: Report): string[] {
+  if (typeof isolated !== 'boolean') return []
+  const short = typeof until === 'string' && until !== 'nested' ? `, --until ${until} has no second stage` : ''
+  const lines = [isolated ? '  devices are isolated' : `  devices are NOT isolated${short}`]
+  for (const { smmu, refusal } of refusals as readonly { readonly smmu: number; readonly refusal: string }[]) {
+    lines.push(`    SMMU ${smmu}: ${refusal}`)
+  }
+  for (const { name, model, why } of untranslated as readonly UntranslatedMaster[]) {
+    lines.push(`    not behind the SMMU: ${name} (${model}): ${why}`)
+  }
+  const { total = 0 } = (guardFaults ?? {}) as { readonly total?: number }
+  if (total > 0) lines.push(`    ${total} accesses of guarded memory by vCPUs, stopped`)
+  return lines
 }
 
 function attackLines({ attacks, secretChanged, storm }: AttackReport): string[] {
@@ -86,6 +103,7 @@ export function printSummary(run: Report): void {
   for (const { code, section, count, expected, meaning } of (run.warnings ?? []) as WarningSummary[]) {
     lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (${section}): ${meaning}`)
   }
+  lines.push(...isolationLines(run))
   const { rules: faults = [], firings = [] } = (run.faults ?? {}) as Partial<FaultStatus>
   for (const { rule, matches, fired } of faults) {
     const first = firings.find(firing => firing.rule === rule)

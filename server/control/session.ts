@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { GuestConsole } from '../machine/console.ts'
+import { masterNames, type UntranslatedMaster, untranslatedMasters } from '../machine/masters.ts'
 import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
 import { Qmp } from '../machine/qmp.ts'
 import { parseSize, reserve, type Scratch } from '../machine/scratch.ts'
@@ -62,6 +63,9 @@ export interface SavedMachine {
   readonly devices: string
 }
 
+const requiresIsolation = ({ policy }: SessionOptions): boolean =>
+  policy?.options.requireIsolation === true && policy.server === undefined
+
 /** How long QEMU waits for the answer of a server that runs under a debugger: a day. */
 const DEBUGGED_REPLY_MS = 86_400_000
 
@@ -95,7 +99,7 @@ export interface SessionEnd {
   readonly serverError?: string
   /** Set when the policy stopped the machine at a warning. */
   readonly panic?: string
-  /** The policy's sections of the report. */
+  /** The policy's sections of the report, and what of `isolated` the machine makes true. */
   readonly sections: Readonly<Record<string, unknown>>
 }
 
@@ -128,6 +132,8 @@ export class Session extends EventEmitter<{
   /** QEMU ends when its guest reboots. */
   readonly #endsAtReboot: boolean
   readonly #gone = new AbortController()
+  /** Devices that go past the SMMU, with a server of this session's own; undefined: QEMU was gone before it said so. */
+  readonly #untranslated: Promise<readonly UntranslatedMaster[] | undefined> | undefined
   #qmp: Promise<Qmp> | undefined
   #stopping = false
 
@@ -174,7 +180,11 @@ export class Session extends EventEmitter<{
     })
     this.qemu = new QemuProcess({
       ...options.machine,
-      extra: [...options.machine.extra, ...(options.restore === undefined ? [] : ['-incoming', 'defer'])],
+      extra: [
+        ...options.machine.extra,
+        ...(options.restore === undefined ? [] : ['-incoming', 'defer']),
+        ...(requiresIsolation(options) ? ['-S'] : []),
+      ],
       ramFile,
       qmpSocket: this.#qmpSocket,
       ...(policy && {
@@ -189,8 +199,30 @@ export class Session extends EventEmitter<{
     if (stdout === null) throw new Error('QEMU has no standard output')
     this.console = new GuestConsole(stdout, join(options.runFolder, 'console.log'))
     this.console.on('line', line => this.pump?.console(line))
+    this.#untranslated = thread && this.#askMasters()
     this.ended = this.#end()
     if (this.pump !== undefined) void this.#watchLife(this.pump)
+  }
+
+  async #askMasters(): Promise<readonly UntranslatedMaster[] | undefined> {
+    try {
+      return await untranslatedMasters(await this.qmp(this.#gone.signal))
+    } catch {
+      return undefined
+    }
+  }
+
+  /** A machine that must be isolated has not run yet, and does not if no policy can isolate it. */
+  async #admit(): Promise<void> {
+    const masters = await this.#untranslated
+    if (masters !== undefined && masters.length > 0) {
+      this.#serverFailed(`no DMA isolation: not behind the SMMU: ${masterNames(masters)}`)
+      return
+    }
+    try {
+      const qmp = await this.qmp(this.#gone.signal)
+      await qmp.execute('cont')
+    } catch {} // it has ended: `ended` says why
   }
 
   /** What becomes of the machine, put on the time line. */
@@ -210,6 +242,7 @@ export class Session extends EventEmitter<{
    */
   static async start(options: SessionOptions): Promise<Session> {
     const session = await Session.#start(options)
+    if (requiresIsolation(options)) await session.#admit()
     if (options.restore !== undefined) await session.#load(options.restore)
     return session
   }
@@ -335,11 +368,18 @@ export class Session extends EventEmitter<{
       const qemu = await this.qemu.exited
       this.#gone.abort(new Error('QEMU has ended'))
       await this.thread?.drained(this.#stopping ? STOP_DRAIN_MS : DRAIN_MS)
+      const untranslated = await this.#untranslated
       const serverError = this.#serverError ?? (this.hello === undefined ? this.#refused : undefined)
       return {
         qemu,
         qemuErrors: this.qemu.errors.trim(),
-        sections: this.#sections,
+        sections: {
+          ...this.#sections,
+          ...(this.thread && {
+            isolated: this.#sections.isolated === true && untranslated?.length === 0,
+            untranslated: untranslated ?? [],
+          }),
+        },
         ...(serverError !== undefined && { serverError }),
         ...(this.#panic !== undefined && { panic: this.#panic }),
       }

@@ -48,6 +48,8 @@ export function qemuArguments(options: QemuOptions): string[] {
     ['-nodefaults', '-display', 'none'],
     ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram'],
     ['-cpu', 'cortex-a57'],
+    // It would reach all memory past the SMMU, and no guest here needs it.
+    ['-global', 'fw_cfg_mem.dma_enabled=off'],
     ['-smp', String(options.smp)],
     ['-m', options.memory],
     ['-object', `memory-backend-file,id=ram,mem-path=${ram},size=${options.memory},share=on`],

@@ -23,7 +23,7 @@ export interface PolicyOptions {
   readonly until?: SeriesStep
   /** Page size of the stage-2 idmap; default 4096. */
   readonly granule?: Granule
-  /** An SMMU that cannot be isolated stops the machine (`reset` throws HypFatal) instead of being reported. */
+  /** A machine that cannot be isolated is stopped (`reset` throws HypFatal) instead of being reported. */
   readonly requireIsolation?: boolean
   /**
    * PCIe ATS and PRI are let through to the host: devices that have them are trusted, for they keep physical addresses and use

@@ -3,6 +3,7 @@
 import type { SessionEnd } from '../control/session.ts'
 import type { GuestEvent } from '../machine/guestEvents.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
+import type { Facility } from '../policy/inspect.ts'
 
 export const OUTCOMES = {
   ok: 'the guest did its workload and powered off; every check passed',
@@ -43,6 +44,19 @@ export function machineFailure<O extends string = never>(
   if (stopped !== undefined) return stopped
   const message = end.qemu.asked ? undefined : qemuFailure(end)
   return message === undefined ? undefined : { outcome: 'qemu-died', message }
+}
+
+/**
+ * A workload that no policy saw says nothing of that policy.
+ * @param facilities of the policy
+ * @param streams section of the report: those that it has configured
+ */
+export function streamlessFailure(
+  facilities: readonly Facility[] | undefined,
+  streams: unknown,
+): Ending<'guest-failed'> | undefined {
+  if (!facilities?.includes('strtab') || !Array.isArray(streams) || streams.length > 0) return undefined
+  return { outcome: 'guest-failed', message: 'no device of the workload went through the SMMU' }
 }
 
 /** The first failure of the workload; undefined: none. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import type { UntranslatedMaster } from '../machine/masters.ts'
 import type { BenchEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
@@ -54,6 +55,10 @@ export interface Report {
   readonly el2?: El2Report
   /** The recording: file, size, records, and what was lost on the way to it. */
   readonly recording?: RecorderSummary
+  /** Every device reaches the host's pages only: the policy has a second stage, and no device goes past the SMMU. */
+  readonly isolated?: boolean
+  /** Devices that go past the SMMU. */
+  readonly untranslated?: readonly UntranslatedMaster[]
   /** Path of the console log. */
   readonly console: string
   /** Further sections by the policy: `warnings`, `commands`, `streams`, … */

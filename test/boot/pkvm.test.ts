@@ -21,12 +21,13 @@ interface PkvmReport extends Report {
 }
 
 /** A boot that did its whole workload, with no warning that an unmodified driver would not cause. */
-function expectClean({ report, said, code }: Run): PkvmReport {
+function expectClean({ report, said, code }: Run, isolated = true): PkvmReport {
   expect(report?.message, said).toBeUndefined()
   expect(code).toBe(0)
   const pkvm = report as PkvmReport
   expect(pkvm.workload.filter(({ ok }) => ok)).toHaveLength(5)
-  expect(pkvm.isolated).toBe(true)
+  expect(pkvm.isolated).toBe(isolated)
+  expect(pkvm.untranslated).toEqual([])
   expect(pkvm.warnings.filter(({ expected }) => !expected)).toEqual([])
   expect(pkvm.commands.filter(({ dropped }) => dropped > 0)).toEqual([])
   expect(pkvm.guardFaults.total).toBe(0)
@@ -42,9 +43,40 @@ function expectNested({ streams, idmap }: PkvmReport): void {
   }
 }
 
+describe('devices that go past the SMMU', () => {
+  const BYPASS = ['--qemu-arg=-machine', '--qemu-arg=default_bus_bypass_iommu=on']
+
+  test('are listed, and a workload on them says nothing of the policy', async () => {
+    const { report, code, said, stderr } = await cosim(['boot', ...BYPASS])
+    expect(code, said).toBe(1)
+    expect(report?.outcome).toBe('guest-failed')
+    expect(report?.message).toBe('no device of the workload went through the SMMU')
+    expect(report?.isolated).toBe(false)
+    expect(report?.untranslated?.map(({ name }) => name).sort()).toEqual(['e1000e', 'nvme', 'virtio-blk', 'virtio-net'])
+    expect(stderr).toContain('devices are NOT isolated')
+    expect(stderr).toContain('not behind the SMMU: nvme (nvme): its bus bypasses the SMMU')
+  })
+
+  test.each([
+    ['a bus that bypasses it', BYPASS, /no DMA isolation: not behind the SMMU: .*nvme \(nvme: its bus bypasses/],
+    ['a prefix of the series', ['--until', 'queues'], /no DMA isolation: --until queues attaches no second stage/],
+    [
+      'a policy without a second stage',
+      ['--policy', 'passthrough'],
+      /no DMA isolation: passthrough has no second stage/,
+    ],
+  ])('--require-isolation refuses %s before the guest runs', async (_, args, message) => {
+    const { report, code, stdout, said } = await cosim(['boot', '--require-isolation', ...args])
+    expect(code, said).toBe(1)
+    expect(report?.message, said).toMatch(message)
+    expect(stdout).not.toContain('Linux version')
+  })
+})
+
 describe('the series, whole and in prefixes (server/hypervisor/README.md, section 10)', () => {
   test('nested is the default: Linux has no stage 2, the hardware has', async () => {
-    const run = await cosim(['boot'])
+    const run = await cosim(['boot', '--require-isolation'])
+    expect(run.stderr).toContain('  devices are isolated')
     const report = expectClean(run)
     expect(report.policy).toBe('pkvm')
     expect(report.until).toBe('nested')
@@ -60,7 +92,9 @@ describe('the series, whole and in prefixes (server/hypervisor/README.md, sectio
   })
 
   test.each(['mmio', 'cmdq', 'strtab', 'queues'])('--until %s', async until => {
-    const report = expectClean(await cosim(['boot', '--until', until]))
+    const run = await cosim(['boot', '--until', until])
+    const report = expectClean(run, false)
+    expect(run.stderr).toContain(`devices are NOT isolated, --until ${until} has no second stage`)
     expect(report.until).toBe(until)
     expect(report.idmap).toBeNull()
   })

@@ -124,6 +124,11 @@ export class QtestMachine {
     await Promise.race([this.qtest.command('endianness').catch(() => ended), ended])
   }
 
+  /** To be closed before the next one. */
+  qmp(): Promise<Qmp> {
+    return Qmp.connect(this.#qmp, AbortSignal.timeout(10_000))
+  }
+
   /** Resets the machine as a guest's reboot would; resolves when the server has handled it. */
   async reset(): Promise<void> {
     const done = once(this.server, 'reset')
@@ -133,7 +138,7 @@ export class QtestMachine {
 
   /** Asks QEMU for a reset. */
   async systemReset(): Promise<void> {
-    const qmp = await Qmp.connect(this.#qmp, AbortSignal.timeout(10_000))
+    const qmp = await this.qmp()
     await qmp.execute('system_reset')
     qmp.close()
   }

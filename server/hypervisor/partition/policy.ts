@@ -132,7 +132,7 @@ export function partition(machine: Machine, { report }: PolicyContext, partition
     warnings: WARNINGS,
     pages: { ranges },
     faults: { stage2: () => maps },
-    sections: () => ({ partitions }),
+    sections: () => ({ partitions, isolated: smmus.length > 0 }),
     streams: () => smmus.flatMap(({ streams }) => [...streams.values()].sort((a, b) => a.sid - b.sid)),
     stateLines: () => smmus.map(({ table }, i) => `SMMU ${i}: STRTAB_BASE and CFG of the guest ${table.map(hex)}`),
     verify,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Machine } from '../../machine/ports.ts'
-import type { Policy, PolicyContext, PolicyDescription, Trap } from '../../policy/policy.ts'
+import { HypFatal, type Policy, type PolicyContext, type PolicyDescription, type Trap } from '../../policy/policy.ts'
 import { NO_WARNINGS } from '../../policy/warnings.ts'
 
 export const description: PolicyDescription = {
@@ -10,10 +10,12 @@ export const description: PolicyDescription = {
 }
 
 /** Every access goes to the hardware with its own size, and its outcome back. */
-export function passthrough(machine: Machine, _context: PolicyContext): Policy {
+export function passthrough(machine: Machine, { options }: PolicyContext): Policy {
   return {
     name: 'passthrough',
-    reset() {},
+    reset() {
+      if (options.requireIsolation) throw new HypFatal('no DMA isolation: passthrough has no second stage')
+    },
     access(trap: Trap) {
       const hardware = machine.smmus[trap.smmu]?.hardware
       if (hardware === undefined) trap.aborted = true

@@ -115,6 +115,11 @@ export class Hypervisor implements HypContext {
     this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule)
   }
 
+  /** Whether devices reach the host's pages only. */
+  get isolates(): boolean {
+    return this.isolated && this.idmap !== null
+  }
+
   /** State that a checkpoint holds has changed. */
   changed(): void {
     this.#changed = true
@@ -148,7 +153,8 @@ export class Hypervisor implements HypContext {
     for (const [index, smmu] of this.smmus.entries()) this.report.probe(smmu.index, this.refusals[index] ?? refusal)
     this.isolated = refusal === null
     this.changed()
-    if (refusal !== null && this.#requireIsolation) throw new HypFatal(`no DMA isolation: ${refusal}`)
+    if (!this.#requireIsolation || this.isolates) return
+    throw new HypFatal(`no DMA isolation: ${refusal ?? `--until ${this.upTo} attaches no second stage`}`)
   }
 
   /** Returns why the machine cannot be isolated, or null. */

@@ -40,10 +40,10 @@ export class PkvmInspect implements Inspectable {
   }
 
   sections(): Record<string, unknown> {
-    const { upTo, isolated, idmapInfo, pool } = this.#hypervisor
+    const { upTo, isolates, idmapInfo, pool } = this.#hypervisor
     return {
       until: upTo,
-      isolated,
+      isolated: isolates,
       idmap: idmapInfo && { ...idmapInfo, vttbr: hex(idmapInfo.vttbr), vtcr: hex(idmapInfo.vtcr) },
       pool: { usedPages: pool.used, limitPages: pool.limit, capacityPages: pool.capacity },
     }

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import type { SessionEnd } from '../../../server/control/session.ts'
 import type { GuestEvent } from '../../../server/machine/guestEvents.ts'
 import type { WorkloadEntry } from '../../../server/machine/workload.ts'
-import { machineFailure, workloadFailure } from '../../../server/run/outcome.ts'
+import { machineFailure, streamlessFailure, workloadFailure } from '../../../server/run/outcome.ts'
 
 const OK: SessionEnd = { qemu: { code: 0, signal: null, asked: false }, qemuErrors: '', sections: {} }
 const DIED: SessionEnd = { ...OK, qemu: { code: 1, signal: null, asked: false }, qemuErrors: 'no such device' }
@@ -54,4 +54,13 @@ describe('what went wrong with the workload', () => {
   ])('%s', (_what, events, entries, message) => {
     expect(workloadFailure(events, entries)).toEqual(message && { outcome: 'guest-failed', message })
   })
+})
+
+test('a workload that the policy did not see', () => {
+  const message = 'no device of the workload went through the SMMU'
+  expect(streamlessFailure(['strtab', 'stage2'], [])).toEqual({ outcome: 'guest-failed', message })
+  expect(streamlessFailure(['strtab'], [{ sid: 8 }])).toBeUndefined()
+  // A policy that has no stream table does not know streams.
+  expect(streamlessFailure(['cmdq'], [])).toBeUndefined()
+  expect(streamlessFailure(undefined, undefined)).toBeUndefined()
 })
