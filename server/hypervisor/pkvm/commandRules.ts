@@ -36,7 +36,7 @@ export interface CommandContext {
   /**
    * Shadows the host's STE of a StreamID anew; the commands that this takes go into the shadow queue. For rules of
    * ISSUING_OPCODES.
-   * @returns OK, or an error, by which the shadow is left as it was
+   * @returns OK, or an error, by which the shadow has no entry any more
    */
   configureStream(sid: number, leaf: boolean): number
   /** Does so for each stream that has been shadowed. For rules of ISSUING_OPCODES. */

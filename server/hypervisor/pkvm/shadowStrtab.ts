@@ -134,7 +134,10 @@ export class ShadowStrtab {
     const { hyp } = this.#smmu
     // The host's entry comes first: a StreamID without one must not cost a table.
     const converted = this.#convert(sid, leaf)
-    if (converted !== OK) return converted
+    if (converted !== OK) {
+      this.#lose(sid)
+      return converted
+    }
     if (!this.streams.has(sid) && hyp.streamCount() >= MAX_STREAMS) return ENOMEM
     const found = steAddress(this.#table, sid, hyp.memory)
     const address = found === STE_ABSENT ? this.#growTable(sid) : found
@@ -155,6 +158,15 @@ export class ShadowStrtab {
   }
 
   // Forgetting (server/hypervisor/README.md, section 7.4).
+
+  /** A CFGI_STE that cannot be followed: hardware has forgotten the entry, and would find none. */
+  #lose(sid: number): void {
+    if (this.#host.table === null || !this.streams.has(sid)) return
+    this.#hostSte.fill(0n)
+    this.#ste.fill(0n)
+    if (this.#writeEntry(sid, true)) this.#drop(sid, true)
+    else this.#remember(sid)
+  }
 
   /**
    * CFGI_ALL of the host while the SMMU uses the table: what stands in it of each stream is made anew, once in a trap. Nothing

@@ -6,7 +6,7 @@ import { opcodeName } from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { CFGI_ALL, linearCfg, SYNC, TLBI_NSNH_ALL, twoLevelCfg } from '../../smmu/fields.ts'
 import { idRegisters, type SoftSetUp, softHost } from './soft.ts'
-import { Bench, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
+import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
 
 const SID = 0x20
 const P = RAM_BASE + 10 * MiB
@@ -114,6 +114,34 @@ test('without an L1 descriptor the stream is unknown, and its L2 table is free a
   expect(bench.hyp.streams()).toEqual([])
   expect(bench.dma(SID, P)).toBe('C_BAD_STREAMID')
   expect(bench.report.take()).toEqual([])
+})
+
+describe('a CFGI_STE that cannot be followed', () => {
+  const changes: [string, (host: Host) => void, number, string][] = [
+    ['there is no L1 descriptor', host => host.l1(SID, 0, 0), 1, 'C_BAD_STREAMID'],
+    ['the L2 table is hypervisor memory', host => host.l1(SID, CARVEOUT_BASE), 1, 'C_BAD_STREAMID'],
+    ['the host has a stage 2', host => host.ste(SID, STE.s2), 1, 'C_BAD_STREAMID'],
+    ['Leaf is 0', () => {}, 0, 'C_BAD_STREAMID'],
+  ]
+  test.each(changes)('%s: the device does not go on with the entry of before', (_, change, leaf, event) => {
+    const { bench, host } = softHost()
+    host.attach(SID, STE.bypass)
+    expect(bench.dma(SID, P)).toBe('done')
+    change(host)
+    host.cfgiSte(SID, leaf)
+    expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
+    expect(bench.dma(SID, P)).toBe(event)
+  })
+
+  test('a neighbour goes on', () => {
+    const { bench, host } = softHost()
+    host.attach(SID, STE.bypass)
+    host.attach(SID + 1, STE.bypass)
+    host.ste(SID, STE.s2)
+    host.cfgiSte(SID)
+    expect(bench.dma(SID, P)).toBe('C_BAD_STE')
+    expect(bench.dma(SID + 1, P)).toBe('done')
+  })
 })
 
 describe('CFGI_ALL while SMMUEN is 1', () => {

@@ -140,14 +140,15 @@ describe('conversion', () => {
   test.each([
     ['stage 2', STE.s2],
     ['nested', STE.nested],
-  ])('%s is refused: dropped, warned of, and the entry stays as it was', (_, words) => {
+  ])('%s is refused: dropped, warned of, and the entry is forgotten', (_, words) => {
     host.attach(SID, STE.bypass)
-    const before = shadowSte(bench, SID)
     bench.hw.takeCommands()
     host.attach(SID, words)
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CFGI_STE', values: [SID, 1, EINVAL] }])
-    expect(shadowSte(bench, SID)).toEqual(before)
-    expect(bench.hw.takeCommands()).toEqual(['SYNC'])
+    expect(shadowSte(bench, SID)).toEqual([])
+    expect(bench.hyp.streams()).toEqual([])
+    // Word 0, what follows it, and the L2 table, each with a CFGI; then the host's own.
+    expect(bench.hw.takeCommands()).toEqual(['CFGI_STE', 'SYNC', 'CFGI_STE', 'SYNC', 'CFGI_STE', 'SYNC', 'SYNC'])
   })
 
   test('stage 2 fields say what the idmap is', () => {
