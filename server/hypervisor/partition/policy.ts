@@ -44,6 +44,9 @@ function probe({ hardware }: Machine['smmus'][number], index: number): readonly 
   const linear = fieldGet(R.IDR0_ST_LVL, idr0) !== R.IDR0_ST_LVL_2LVL || sidBits <= SPLIT
   const refused = (idr0 & (NEEDED | REFUSED)) !== NEEDED || stalls || linear
   if (refused) throw new HypFatal(`SMMU ${index} cannot be shared out: its IDR0 is ${hex(idr0)}`)
+  const cr0 = readRegister(hardware, R.ARM_SMMU_CR0).lo | readRegister(hardware, R.ARM_SMMU_CR0ACK).lo
+  // It would take no other table (IHI 0070 section 6.2).
+  if (cr0 !== 0) throw new HypFatal(`SMMU ${index} cannot be shared out: it is in use, CR0 is ${hex(cr0)}`)
   return [fieldGet(R.IDR5_OAS, readRegister(hardware, R.ARM_SMMU_IDR5).lo), sidBits]
 }
 

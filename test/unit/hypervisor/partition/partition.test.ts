@@ -215,6 +215,12 @@ test.each([
   expect(() => new PartitionBench(two, {}, port).policy.reset()).toThrow(HypFatal)
 })
 
+test('an SMMU that firmware left enabled is refused at reset', () => {
+  const used = new PartitionBench()
+  used.smmu.write(r.ARM_SMMU_CR0, 4, r.CR0_SMMUEN, 0)
+  expect(() => used.policy.reset()).toThrow('SMMU 0 cannot be shared out: it is in use, CR0 is 0x1')
+})
+
 test('a carve-out that is too small is refused', () => {
   const small = new PartitionBench()
   Object.assign(small.machine.carveout, { size: 64 * 1024 })
