@@ -5,7 +5,12 @@ import { expect, test } from 'vitest'
 import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
 import { HYP_WARNINGS } from '../../../server/hypervisor/pkvm/warnings.ts'
 import { SERIES_STEPS, type SeriesStep } from '../../../server/policy/policy.ts'
-import { ARM_SMMU_STRTAB_BASE, ARM_SMMU_STRTAB_BASE_CFG } from '../../../server/smmu/registers.ts'
+import {
+  ARM_SMMU_CR0,
+  ARM_SMMU_STRTAB_BASE,
+  ARM_SMMU_STRTAB_BASE_CFG,
+  CR0_SMMUEN,
+} from '../../../server/smmu/registers.ts'
 import { describeRoot } from '../../../server/trace/describe.ts'
 import { commandWords, streamEntries } from '../../../server/trace/groupMemory.ts'
 import { type Group, groups, isGroup } from '../../../server/trace/groups.ts'
@@ -14,6 +19,9 @@ import { Replay } from '../../../server/trace/replay.ts'
 import { ReplaySummary } from '../../../server/trace/replayReport.ts'
 
 const STRTAB: ReadonlySet<number> = new Set([ARM_SMMU_STRTAB_BASE, ARM_SMMU_STRTAB_BASE_CFG])
+/** Without a shadow stream table nothing has to be forgotten before. */
+const enablesSmmu = ({ offset, write, lo }: { readonly offset: number; readonly write: number; readonly lo: number }) =>
+  offset === ARM_SMMU_CR0 && write === 1 && (lo & CR0_SMMUEN) !== 0
 const KERNELS = ['6.1', '6.12'] as const
 const open = (kernel: string, until: SeriesStep) =>
   TraceReader.open(fileURLToPath(new URL(`recordings/${kernel}-${until}.gz`, import.meta.url)))
@@ -50,7 +58,7 @@ test.each(stages)(
     const explained = (item: Group) =>
       item.root.kind === 'reset' ||
       item.children.some(child => child.kind === 'stream') ||
-      (until === 'cmdq' && item.root.kind === 'trap' && STRTAB.has(item.root.offset))
+      (until === 'cmdq' && item.root.kind === 'trap' && (STRTAB.has(item.root.offset) || enablesSmmu(item.root)))
     const run = new Replay(
       reader.header.machine,
       pkvm,
