@@ -85,7 +85,7 @@ async function kills(count: number): Promise<void> {
     await servers.start()
     const attacked = Promise.withResolvers<void>()
     let over = false
-    const storm = String(4 * count)
+    const storm = String(Math.ceil(1.5 * count))
     const run = boot(['--server', socket, '--reconnect', '120', '--storm', storm], text => {
       // The table is through, and the storm begins.
       if (text.includes('"target":"given back"')) attacked.resolve()
