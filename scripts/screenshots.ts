@@ -3,6 +3,8 @@
  * Makes the screenshots of the dashboard: boots a machine, puts it to work, and takes a picture of every view at 1280 by
  * 800, dark or light.
  *
+ * The view `el2` has a machine of its own: pKVM, and attacks on a protected VM.
+ *
  *     node scripts/screenshots.ts [--out server/web/images] [--theme dark|light|both] [--only VIEW]
  *                                 [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
  */
@@ -11,6 +13,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { chromium, type Page } from 'playwright-core'
 import { MachineManager } from '../server/api/machineManager.ts'
+import type { StartOptions } from '../server/api/schemas/lifecycle.ts'
 import { startServer } from '../server/api/server.ts'
 import { CHROMIUM_ARGUMENTS } from '../test/web/browser.ts'
 
@@ -94,6 +97,17 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
   ],
 ]
 
+/** Of a machine with pKVM at EL2. */
+const EL2_VIEWS: typeof VIEWS = [
+  [
+    'el2',
+    async page => {
+      await page.locator('table.attacks tr', { hasText: 'given back' }).waitFor({ timeout: BOOT_MS })
+      await page.getByText('agree', { exact: true }).waitFor()
+    },
+  ],
+]
+
 /** Reads from a disk in the guest, so that there is something to see. */
 async function work(url: string): Promise<void> {
   const type = (text: string) =>
@@ -103,6 +117,15 @@ async function work(url: string): Promise<void> {
       body: JSON.stringify({ text }),
     })
   await type('for i in 1 2 3 4 5 6 7 8; do dd if=/dev/vda of=/dev/null bs=4k count=2000 iflag=direct; done &\n')
+}
+
+/** In the guest's shell: what `boot --el2 pkvm` does after the workload. */
+async function attack(url: string): Promise<void> {
+  await fetch(new URL('/api/v1/machine/console', url), {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ text: '. /lib/cosim/events.sh; . /lib/cosim/workload.sh; attack_vm 2\n' }),
+  })
 }
 
 async function userspace(url: string): Promise<void> {
@@ -116,39 +139,46 @@ async function userspace(url: string): Promise<void> {
   }
 }
 
-let { url } = values
-let close = async () => {}
-if (url === undefined) {
-  const manager = new MachineManager(values.qemu === undefined ? {} : { qemu: values.qemu })
-  const server = await startServer({ manager, port: 0, say: console.error })
-  url = server.url
-  close = async () => {
-    await manager.close()
-    await server.close()
-  }
-  await manager.start({ run: 'shell' })
-}
-const browser = await chromium.launch({ executablePath: values.chromium, args: CHROMIUM_ARGUMENTS })
-try {
-  await userspace(url)
-  await work(url)
-  mkdirSync(values.out, { recursive: true })
-  for (const theme of values.theme === 'both'
-    ? (['dark', 'light'] as const)
-    : ([values.theme] as ('dark' | 'light')[])) {
-    const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: theme })
-    for (const [view, step] of VIEWS) {
-      if (values.only !== undefined && values.only !== view) continue
-      await page.goto(new URL(`/#/${view}`, url).href)
-      await page.waitForTimeout(view === 'overview' ? 6_000 : 1_500)
-      await step?.(page)
-      await page.screenshot({ path: join(values.out, `${view}${theme === 'light' ? '-light' : ''}.png`) })
-      if (view === 'held') await page.keyboard.press('F8')
-      console.log(`${view} ${theme}`)
+/** Takes the pictures of views of one machine. @param work what the guest is told when it has booted */
+async function take(views: typeof VIEWS, options: StartOptions, work: (url: string) => Promise<void>): Promise<void> {
+  const wanted = views.filter(([view]) => values.only === undefined || values.only === view)
+  if (wanted.length === 0) return
+  let { url } = values
+  let close = async () => {}
+  if (url === undefined) {
+    const manager = new MachineManager(values.qemu === undefined ? {} : { qemu: values.qemu })
+    const server = await startServer({ manager, port: 0, say: console.error })
+    url = server.url
+    close = async () => {
+      await manager.close()
+      await server.close()
     }
-    await page.close()
+    await manager.start(options)
   }
-} finally {
-  await browser.close()
-  await close()
+  const browser = await chromium.launch({ executablePath: values.chromium, args: CHROMIUM_ARGUMENTS })
+  try {
+    await userspace(url)
+    await work(url)
+    mkdirSync(values.out, { recursive: true })
+    const themes: readonly ('dark' | 'light')[] =
+      values.theme === 'both' ? ['dark', 'light'] : [values.theme === 'light' ? 'light' : 'dark']
+    for (const theme of themes) {
+      const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: theme })
+      for (const [view, step] of wanted) {
+        await page.goto(new URL(`/#/${view}`, url).href)
+        await page.waitForTimeout(view === 'overview' ? 6_000 : 1_500)
+        await step?.(page)
+        await page.screenshot({ path: join(values.out, `${view}${theme === 'light' ? '-light' : ''}.png`) })
+        if (view === 'held') await page.keyboard.press('F8')
+        console.log(`${view} ${theme}`)
+      }
+      await page.close()
+    }
+  } finally {
+    await browser.close()
+    await close()
+  }
 }
+
+await take(VIEWS, { run: 'shell' }, work)
+await take(EL2_VIEWS, { run: 'shell', el2: 'pkvm' }, attack)

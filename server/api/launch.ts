@@ -2,6 +2,7 @@
 /** Starts machines from the options of the API. */
 import type { Session } from '../control/session.ts'
 import { parseSize } from '../machine/scratch.ts'
+import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
 import { machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
@@ -26,6 +27,8 @@ const words = (error: unknown): string => (error instanceof Error ? error.messag
 /** Checks the options. @returns name of the policy, or its file for `own`. @throws Problem */
 function checkedPolicy(options: StartOptions, { policyFile }: LaunchDefaults): string {
   const { memory = DEFAULTS.memory, carveout = DEFAULTS.carveout, policy = DEFAULTS.policy } = options
+  if (options.el2 === 'pkvm' && (options.granule ?? DEFAULTS.granule) !== DEFAULTS.granule)
+    throw new Problem(422, `granule ${options.granule}: EL2 gives and takes pages of ${DEFAULTS.granule} bytes`)
   if (parseSize(memory) > MAX_MEMORY) throw new Problem(422, `memory ${memory}: more than 64G`)
   try {
     checkSizes({ memory, carveout })
@@ -50,12 +53,21 @@ export async function launch(
 ): Promise<RunningMachine> {
   const policy = checkedPolicy(options, defaults)
   const { qemu, ramDir = DEFAULTS.ramDir, sandbox = true, progress } = defaults
+  const el2 = options.el2 === 'pkvm'
   const files = await machineFiles(
-    { kernel: options.kernel ?? DEFAULTS.kernel, ...(qemu !== undefined && { qemu }) },
+    {
+      kernel: options.kernel ?? (el2 ? EL2_KERNEL : DEFAULTS.kernel),
+      attack: el2,
+      ...(qemu !== undefined && { qemu }),
+    },
     { signal, ...(progress && { progress }) },
   )
   signal.throwIfAborted()
-  const { run = 'shell', bench = 0, append } = options
+  const { bench = 0 } = options
+  const run = options.run === 'workload' ? (el2 ? 'el2' : 'workload') : 'shell'
+  const append = [...(el2 ? [EL2_COMMAND_LINE] : []), ...(options.append === undefined ? [] : [options.append])].join(
+    ' ',
+  )
   const machine = await RunningMachine.start(
     {
       memory: options.memory ?? DEFAULTS.memory,
@@ -63,7 +75,8 @@ export async function launch(
       smp: options.smp ?? DEFAULTS.smp,
       ramDir,
       sandbox,
-      commandLine: commandLine({ run, bench, ...(append !== undefined && { append }) }),
+      commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
+      ...(el2 && { qemuArgs: EL2_QEMU_ARGS }),
       policy: {
         name: policy,
         options: {

@@ -39,6 +39,12 @@ export const StartSchema = named(
       carveout: Type.Optional(
         Type.String({ pattern: SIZE, default: DEFAULTS.carveout, description: 'a multiple of 2M' }),
       ),
+      el2: Type.Optional(
+        Type.Enum(['none', 'pkvm'], {
+          default: 'none',
+          description: 'pkvm: the guest runs as pKVM; its workload ends with attacks on a protected VM',
+        }),
+      ),
       smp: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, default: DEFAULTS.smp })),
       run: Type.Optional(Type.Enum(['shell', 'workload'], { default: 'shell' })),
       bench: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000, default: 0, description: 'timed reads' })),

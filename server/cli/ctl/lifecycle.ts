@@ -42,6 +42,7 @@ export function lifecycleCommands(add: Add): void {
         .option('--kernel <series>', '6.12 or 6.1')
         .option('--memory <size>', 'guest RAM')
         .option('--carveout <size>', 'hypervisor memory')
+        .option('--el2 <what>', 'pkvm: the guest runs as pKVM; its workload ends with attacks on a protected VM')
         .option('--smp <n>', 'vCPUs', integer)
         .option('--run <what>', 'shell or workload')
         .option('--bench <n>', 'timed reads of each disk', integer)

@@ -62,6 +62,7 @@ export function StartDialog() {
   const [run, setRun] = useState('shell')
   const [bench, setBench] = useState('0')
   const [append, setAppend] = useState('')
+  const [el2, setEl2] = useState(false)
   const [breakFirst, setBreakFirst] = useState(false)
   const [panicOnWarn, setPanicOnWarn] = useState(false)
   const start = () => {
@@ -70,7 +71,8 @@ export function StartDialog() {
     const body = {
       policy,
       until,
-      kernel,
+      // EL2 has a kernel of its own by default.
+      ...(el2 ? { el2: 'pkvm' } : { kernel }),
       memory,
       smp: Number(smp),
       run,
@@ -105,7 +107,7 @@ export function StartDialog() {
           </select>
         </Field>
         <Field label="Kernel">
-          <select value={kernel} onChange={e => setKernel(e.currentTarget.value)}>
+          <select value={kernel} disabled={el2} onChange={e => setKernel(e.currentTarget.value)}>
             {(words?.kernels ?? ['6.12']).map(k => (
               <option key={k}>{k}</option>
             ))}
@@ -133,6 +135,10 @@ export function StartDialog() {
         <Field label="Kernel command line" hint="added to it">
           <input value={append} placeholder="iommu.passthrough=1" onInput={e => setAppend(e.currentTarget.value)} />
         </Field>
+        <label class="check full">
+          <input type="checkbox" checked={el2} onChange={e => setEl2(e.currentTarget.checked)} />
+          pKVM at EL2; the workload ends with attacks on a protected VM
+        </label>
         <label class="check">
           <input type="checkbox" checked={breakFirst} onChange={e => setBreakFirst(e.currentTarget.checked)} />
           hold the first trap

@@ -173,9 +173,9 @@ function Facts({ el2: { registers, changes, serverUs, agreement, problem } }: { 
         )}
       </dl>
       {problem !== null && <p class="hint">{problem}</p>}
-      {agreement?.disagreements.map(({ base, size, what }) => (
-        <p key={base} class="hint bad-text">
-          {bytes(size)} at {base}: {WRONG[what]}
+      {agreement?.disagreements.map(({ base, size, what, who = 'devices' }) => (
+        <p key={`${who} ${base}`} class="hint bad-text">
+          {bytes(size)} at {base}, {who}: {WRONG[what]}
         </p>
       ))}
     </>
@@ -183,8 +183,8 @@ function Facts({ el2: { registers, changes, serverUs, agreement, problem } }: { 
 }
 
 const WRONG = {
-  reached: 'devices reach what is kept from the host',
-  lost: "devices do not reach what is the host's",
+  reached: 'reached, and kept from the host',
+  lost: "not reached, and the host's",
   elsewhere: 'mapped to or from other addresses',
 } as const
 
