@@ -20,7 +20,7 @@ import { type Ending, machineFailure, OUTCOMES, streamlessFailure, workloadFailu
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import type { Recorder } from '../trace/recorder.ts'
-import { type BootOptions, bootOptions } from './bootOptions.ts'
+import { type BootOptions, bootOptions, policyOf } from './bootOptions.ts'
 import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
@@ -75,13 +75,13 @@ function namedFiles({ policy, kernel, initrd, qemu, faults = [], ramDir, report,
 function check(options: BootOptions): void {
   const { report } = options
   checkFiles(wantedFiles(options))
-  if (options.storm > 0 && options.el2 !== 'pkvm') throw new Error('--storm: only with --el2 pkvm')
+  if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
   if (options.oracle && (options.el2 === 'none' || options.baseline || options.server !== undefined))
     throw new Error('--oracle: needs --el2 and the server of this run: not with --baseline or --server')
   if (options.el2 === 'pkvm' && options.granule !== '4096') {
     throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
   }
-  if (options.el2 === 'pkvm' && options.reboots > 0) throw new Error('--reboots: not with --el2 pkvm')
+  if (options.el2 !== 'none' && options.reboots > 0) throw new Error(`--reboots: not with --el2 ${options.el2}`)
   if (report !== undefined) {
     try {
       accessSync(dirname(resolve(report)), constants.W_OK)
@@ -114,18 +114,18 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
 /** What is not said depends on what runs at EL2. */
 function wantedFiles({ kernel, initrd, qemu, el2 }: BootOptions): WantedFiles {
   return {
-    kernel: kernel ?? (el2 === 'pkvm' ? EL2_KERNEL : DEFAULTS.kernel),
+    kernel: kernel ?? (el2 === 'none' ? DEFAULTS.kernel : EL2_KERNEL),
     ...(initrd !== undefined && { initrd }),
     ...(qemu !== undefined && { qemu }),
-    attack: el2 === 'pkvm',
+    attack: el2 !== 'none',
   }
 }
 
 function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOptions {
   const { memory, carveout, smp, ramDir, sandbox, interactive, reboots, bench, qemuArg, el2, storm } = options
-  const work = el2 === 'pkvm' ? 'el2' : 'workload'
+  const work = el2 === 'none' ? 'workload' : 'el2'
   const run = interactive ? 'shell' : reboots > 0 ? `reboot:${reboots + 1}` : work
-  const append = [...(el2 === 'pkvm' ? [EL2_COMMAND_LINE, `cosim.storm=${storm}`] : []), options.append ?? '']
+  const append = [...(el2 === 'none' ? [] : [EL2_COMMAND_LINE, `cosim.storm=${storm}`]), options.append ?? '']
     .join(' ')
     .trim()
   return {
@@ -135,10 +135,10 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     ramDir,
     sandbox,
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
-    qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'pkvm' ? EL2_QEMU_ARGS : []), ...qemuArg],
+    qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'none' ? [] : EL2_QEMU_ARGS), ...qemuArg],
     ...(!options.baseline && {
       policy: {
-        name: options.policy,
+        name: policyOf(options),
         options: {
           until: options.until,
           granule: Number(options.granule),
@@ -146,7 +146,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
           ats: options.ats === true,
         },
         panicOnWarn: options.panicOnWarn === true,
-        oracle: options.oracle === true,
+        oracle: options.oracle === true || el2 === 'kernel',
         faithful: options.faithful === true,
         translate: faults !== undefined && needsServer(faults.rules) ? 'server' : options.translate,
         ...(faults && { faults }),
@@ -213,7 +213,7 @@ async function watch(
     schema: REPORT_SCHEMA,
     outcome: 'ok',
     ...failure,
-    policy: options.baseline ? 'baseline' : options.policy,
+    policy: options.baseline ? 'baseline' : policyOf(options),
     kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
     wallMs: Math.round(performance.now() - started),
     bootMs,
@@ -248,7 +248,8 @@ function hung(timeout: number, events: readonly GuestEvent[]): Ending<'guest-hun
 
 /** @throws Error when the rules do not fit the machine */
 async function faultsOf(options: BootOptions): Promise<FaultPlan | undefined> {
-  const { faults, seed, policy, until, translate, baseline, server } = options
+  const { faults, seed, until, translate, baseline, server } = options
+  const policy = policyOf(options)
   if (faults === undefined) return undefined
   if (baseline || server !== undefined)
     throw new Error('--faults: they need the server of this run: not with --baseline or --server')

@@ -66,6 +66,10 @@ export const noSandbox = (): Option =>
     'do not confine QEMU (one built without seccomp needs this), nor the server of a dashboard',
   )
 
+/** With a kernel that drives the SMMU at EL2, unless another one is asked for: nobody decides in its place. */
+export const policyOf = ({ policy, el2 }: Pick<BootOptions, 'policy' | 'el2'>): string =>
+  el2 === 'kernel' && policy === DEFAULTS.policy ? 'observe' : policy
+
 /** The options of a machine. */
 export function bootOptions(command: Command, reconnect: number): Command {
   return command
@@ -90,7 +94,10 @@ export function bootOptions(command: Command, reconnect: number): Command {
       `Debian's ${KERNELS.join(' or ')}, or an arm64 Image (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
     )
     .addOption(
-      new Option('--el2 <what>', 'pkvm: the guest runs as pKVM, starts a protected VM and attacks it by CPU and DMA')
+      new Option(
+        '--el2 <what>',
+        'the guest runs as pKVM, starts a protected VM and attacks it by CPU and DMA; kernel: its EL2 drives the SMMU itself, and is watched',
+      )
         .choices(EL2_MODES)
         .default('none'),
     )

@@ -4,7 +4,7 @@ import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
-import type { BootOptions } from './bootOptions.ts'
+import { type BootOptions, policyOf } from './bootOptions.ts'
 import { say } from './terminal.ts'
 
 /** The dashboard of a machine that the command line starts. */
@@ -21,7 +21,8 @@ export async function openDashboard(options: BootOptions): Promise<Dashboard> {
   say(`dashboard at ${server.url}`)
   return {
     show(session, kernel) {
-      const { policy, until, memory, smp, panicOnWarn = false } = options
+      const policy = policyOf(options)
+      const { until, memory, smp, panicOnWarn = false } = options
       const named = POLICY_NAMES.includes(policy) ? policy : OWN_POLICY
       manager.adopt(session, { policy: named, until, memory, smp, panicOnWarn }, kernel)
     },

@@ -5,9 +5,11 @@
  */
 import type { HostStage2Registers } from '../machine/ports.ts'
 import type { Stage2Table } from '../policy/inspect.ts'
-import { hex } from '../smmu/bits.ts'
+import { fieldGet64, hex } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { descriptorAddress, LAST_LEVEL, levelShift, startTableBytes } from '../smmu/pagetable.ts'
+import { stage2Leaves, streamTable, type TableRegisters } from '../smmu/reach.ts'
+import * as S from '../smmu/ste.ts'
 import { annotated } from './hostStage2.ts'
 
 const PAGE = 4096
@@ -27,6 +29,18 @@ export interface Disagreement {
    * is mapped to another one, or another address to it.
    */
   readonly what: 'reached' | 'lost' | 'elsewhere'
+  /** Who does; absent: all devices, through the one second stage that there is. */
+  readonly who?: string
+}
+
+/** Something that devices reach memory through. */
+export interface Reach {
+  /** Absent: all devices. */
+  readonly who?: string
+  /** What the host reaches has to be reached, too. */
+  readonly whole: boolean
+  /** Calls `leaf` for each range that is reached, and where it leads. */
+  leaves(leaf: (base: number, size: number, target: number) => void): void
 }
 
 /** One comparison of all of RAM. */
@@ -79,25 +93,63 @@ function verdict(bits: number): Disagreement['what'] | undefined {
   return host === reached ? undefined : reached ? 'reached' : 'lost'
 }
 
+/** A second stage that is an identity map of what the host reaches. */
+export const idmapReach = (memory: GuestMemory, table: Stage2Table): Reach => ({
+  whole: true,
+  leaves: leaf => stage2(memory, table, leaf),
+})
+
+/**
+ * What streams reach by the tables that the hardware uses, each way of its own once. An SMMU that is off says nothing: what is
+ * let through before its driver comes is not judged.
+ */
+export function streamReaches(memory: GuestMemory, smmus: readonly TableRegisters[]): Reach[] {
+  const found = new Map<string, Reach>()
+  for (const [index, smmu] of smmus.entries()) {
+    if (!smmu.enabled) continue
+    for (const { sid, ste } of streamTable(memory, smmu)) {
+      const [word0 = 0n, , word2 = 0n, word3 = 0n] = ste
+      if (fieldGet64(S.STRTAB_STE_0_V, word0) === 0) continue
+      const config = fieldGet64(S.STRTAB_STE_0_CFG, word0)
+      if ((config & 4) === 0) continue
+      const second = config === S.STRTAB_STE_0_CFG_S2_TRANS || config === S.STRTAB_STE_0_CFG_NESTED
+      const key = second ? `${word2 & (S.STRTAB_STE_2_VTCR | S.STRTAB_STE_2_S2ENDI)} ${word3}` : 'all'
+      if (found.has(key)) continue
+      const who = `StreamID ${hex(sid)} of SMMU ${index}`
+      const own = ste.slice()
+      found.set(key, {
+        who: second ? who : `${who}, which has no second stage,`,
+        whole: false,
+        leaves(leaf) {
+          if (second) return stage2Leaves(memory, own, smmu.oas, leaf)
+          for (const { base, size } of memory.ram) leaf(base, size, base)
+        },
+      })
+    }
+  }
+  return [...found.values()]
+}
+
 /**
  * Compares both for all RAM. Hypervisor memory is kept from the host whatever EL2 says of it.
- * @param tables the second stages that streams use: a page that one of them maps is reached, one that not all map is lost
+ * @param reaches all that devices reach memory through
  * @throws Error when tables or registers make no sense
  */
 export function compare(
   memory: GuestMemory,
   registers: HostStage2Registers,
-  tables: readonly Stage2Table[],
+  reaches: readonly Reach[],
   carveout: { readonly base: number; readonly size: number },
 ): Agreement {
   const result = { pages: 0, kept: 0, hypervisor: 0, wrong: 0 }
-  const disagreements: { base: number; size: number; what: Disagreement['what'] }[] = []
+  const disagreements: { base: number; size: number; what: Disagreement['what']; who?: string }[] = []
   const kept = annotated(memory, registers)
-  for (const table of tables) {
+  for (const [i, reach] of reaches.entries()) {
+    const { who, whole } = reach
     const pages = new Pages(memory.ram)
     for (const { base, size } of kept) pages.mark(base, size, KEPT)
     pages.mark(carveout.base, carveout.size, HYPERVISOR)
-    stage2(memory, table, (base, size, target) => {
+    reach.leaves((base, size, target) => {
       if (target === base) return pages.mark(base, size, REACHED)
       pages.mark(base, size, ELSEWHERE)
       pages.mark(target, size, ELSEWHERE)
@@ -106,15 +158,17 @@ export function compare(
     for (const [address, bits] of pages.all()) {
       result.pages++
       const what = verdict(bits)
-      if (table === tables[0]) {
+      if (i === 0) {
         if ((bits & HYPERVISOR) !== 0) result.hypervisor++
         else if ((bits & KEPT) !== 0) result.kept++
       }
-      if (what === undefined) continue
+      if (what === undefined || (what === 'lost' && !whole)) continue
       result.wrong++
       const last = disagreements.at(-1)
-      if (last?.what === what && last.base + last.size === address) last.size += PAGE
-      else if (disagreements.length < MAX_TOLD) disagreements.push({ base: address, size: PAGE, what })
+      if (last?.what === what && last.who === who && last.base + last.size === address) last.size += PAGE
+      else if (disagreements.length < MAX_TOLD) {
+        disagreements.push({ base: address, size: PAGE, what, ...(who !== undefined && { who }) })
+      }
     }
   }
   return { ...result, disagreements }
@@ -151,14 +205,14 @@ function stage2(
 }
 
 /** A disagreement, in words. */
-export function describeDisagreement({ base, size, what }: Disagreement): string {
+export function describeDisagreement({ base, size, what, who }: Disagreement): string {
   const pages = `${size / PAGE} ${size === PAGE ? 'page' : 'pages'} at ${hex(base)}`
   switch (what) {
     case 'reached':
-      return `devices reach ${pages}, which EL2 or the server keeps from the host`
+      return `${who === undefined ? 'devices reach' : `${who} reaches`} ${pages}, which EL2 or the server keeps from the host`
     case 'lost':
       return `devices do not reach ${pages}, which EL2 lets its host reach`
     case 'elsewhere':
-      return `the second stage maps ${pages} to or from other addresses`
+      return `the second stage${who === undefined ? '' : ` of ${who}`} maps ${pages} to or from other addresses`
   }
 }

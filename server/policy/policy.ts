@@ -140,6 +140,8 @@ export function pageAddresses(bytes: Uint8Array): number[] {
 /** Decides what every access to the register frames does. */
 export interface Policy {
   readonly name: string
+  /** It decides nothing: what is programmed into the SMMU is the guest's own doing. Default: not so. */
+  readonly observes?: boolean
   /** Absent: it keeps none, a new server can go on at any time. */
   readonly state?: PolicyState
   /** The machine was reset, no vCPU runs: bring hardware, tables and state to the beginning. Called before the first trap. */

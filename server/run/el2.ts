@@ -9,8 +9,11 @@ interface Sections {
   readonly el2?: El2Report
 }
 
-/** `pkvm`: the guest's kernel runs as pKVM, and starts a protected VM that is attacked (scripts/guest/el2). */
-export const EL2_MODES = ['none', 'pkvm'] as const
+/**
+ * `pkvm`: the guest's kernel runs as pKVM, and starts a protected VM that is attacked (scripts/guest/el2). `kernel`: the same of a
+ * kernel whose EL2 drives the SMMU itself, and what it programs is held against its own tables.
+ */
+export const EL2_MODES = ['none', 'pkvm', 'kernel'] as const
 export type El2Mode = (typeof EL2_MODES)[number]
 
 /** The first of Debian's kernels that has protected VMs. */

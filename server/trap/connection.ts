@@ -16,10 +16,25 @@ import { enums, VERSION } from '../../protocol/messages.ts'
 import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { Machine } from '../machine/ports.ts'
+import { idmapReach, type Reach, streamReaches } from '../oracle/agreement.ts'
 import { machineFault } from '../policy/machineFault.ts'
 import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
+import { decodeFeatures } from '../smmu/features.ts'
+import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
+import type { TableRegisters } from '../smmu/reach.ts'
+import {
+  ARM_SMMU_CR0,
+  ARM_SMMU_GBPA,
+  ARM_SMMU_IDR0,
+  ARM_SMMU_IDR1,
+  ARM_SMMU_IDR3,
+  ARM_SMMU_IDR5,
+  ARM_SMMU_STRTAB_BASE,
+  ARM_SMMU_STRTAB_BASE_CFG,
+  CR0_SMMUEN,
+  GBPA_ABORT,
+} from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
 import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
@@ -65,6 +80,8 @@ export class Connection {
   readonly #machine: Machine
   readonly #policy: Policy
   readonly #translator: Translator | undefined
+  /** As they were read last. */
+  #tableRegisters: readonly TableRegisters[] = []
   /** The machine is welcome; before, the policy's state is kept for it afterwards. */
   #served = false
   #unkept = false
@@ -88,8 +105,8 @@ export class Connection {
     const carveout = { base: hello.carveoutBase, size: hello.carveoutSize }
     const follows = (hello.features & enums.feature.stage2[0]) !== 0
     if (follows && ram.shared) {
-      const stage2 = () => this.#policy.inspect?.faults.stage2() ?? []
-      this.el2 = new El2Oracle(ram.memory, carveout, stage2, hello.vcpus, thread.options.oracle === true)
+      const reaches = (ask: boolean) => this.#reaches(ask)
+      this.el2 = new El2Oracle(ram.memory, carveout, reaches, hello.vcpus, thread.options.oracle === true)
     }
     this.#machine = {
       memory: new TracedMemory(ram.memory, thread.ring),
@@ -206,6 +223,20 @@ export class Connection {
     encodeReply(link.out, seq, status, 0, 0)
     link.flush()
     ring.request(request.stage2Changed, status, start, ring.now() - start, vttbrLo, vttbrHi, addresses.length, all)
+  }
+
+  /** What devices reach memory through. @param ask the hardware's registers can be read; else as they were last */
+  #reaches(ask: boolean): Reach[] {
+    const { memory } = this.#ram
+    const { inspect, observes } = this.#policy
+    if (observes !== true) return (inspect?.faults.stage2() ?? []).map(table => idmapReach(memory, table))
+    if (ask) {
+      const { ring } = this.#thread
+      const start = ring.now()
+      this.#tableRegisters = this.#machine.smmus.map(({ hardware }) => tableRegisters(hardware))
+      ring.request(request.other, 0, start, ring.now() - start, 0, 0, 0, 0)
+    }
+    return streamReaches(memory, this.#tableRegisters)
   }
 
   /** Between two messages. */
@@ -329,6 +360,19 @@ function agreedVersion(link: Link, hello: Hello): number {
   if (version >= Math.max(hello.minVersion, VERSION.min)) return version
   const theirs = `${hello.minVersion} to ${hello.maxVersion}`
   return refuse(link, hello, `QEMU speaks protocol versions ${theirs}, this server ${VERSION.min} to ${VERSION.max}`)
+}
+
+/** The registers of an SMMU that lead to its tables. */
+function tableRegisters(hardware: SmmuHardware): TableRegisters {
+  const value = { lo: 0, hi: 0 }
+  const read = (offset: number) => (hardware.read(offset, 4, value) ? value.lo : 0)
+  const [idr0, idr1, idr3, idr5] = [ARM_SMMU_IDR0, ARM_SMMU_IDR1, ARM_SMMU_IDR3, ARM_SMMU_IDR5].map(read)
+  const { sidSize, twoLevelStreamTable: twoLevel, oas } = decodeFeatures({ idr0, idr1, idr3, idr5 })
+  const strtabBaseCfg = read(ARM_SMMU_STRTAB_BASE_CFG)
+  const enabled = (read(ARM_SMMU_CR0) & CR0_SMMUEN) !== 0
+  const aborts = (read(ARM_SMMU_GBPA) & GBPA_ABORT) !== 0
+  const base = hardware.read(ARM_SMMU_STRTAB_BASE, 8, value) ? value : { lo: 0, hi: 0 }
+  return { strtabBaseLo: base.lo, strtabBaseHi: base.hi, strtabBaseCfg, sidSize, twoLevel, oas, enabled, aborts }
 }
 
 /** The shared file if this server may open it; else over the wire. @throws RamFileRefused */

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a server says of the EL2 that it follows, checked against EL2's own tables in RAM (server/oracle). */
 import type { HostStage2Registers } from '../machine/ports.ts'
-import { type Agreement, compare, type Disagreement, describeDisagreement } from '../oracle/agreement.ts'
-import type { Stage2Table } from '../policy/inspect.ts'
+import { type Agreement, compare, type Disagreement, describeDisagreement, type Reach } from '../oracle/agreement.ts'
 import { hex64 } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { count, HISTOGRAM_WORDS, type Percentiles, percentiles } from '../trace/histogram.ts'
@@ -34,7 +33,7 @@ const overlap = (a: Disagreement, b: Disagreement): boolean => a.base < b.base +
 export class El2Oracle {
   readonly #memory: GuestMemory
   readonly #carveout: { readonly base: number; readonly size: number }
-  readonly #tables: () => readonly Stage2Table[]
+  readonly #reaches: (ask: boolean) => readonly Reach[]
   readonly #vcpus: number
   readonly #sampled: boolean
   /** As EL2 told them last; null: it keeps no tables yet. */
@@ -50,19 +49,19 @@ export class El2Oracle {
   #violation: string | undefined
 
   /**
-   * @param tables the second stages that devices go through now; none: nothing is isolated
+   * @param reaches what devices reach memory through now; none: nothing is isolated. `ask`: the hardware can be asked
    * @param sampled check while the machine runs, not only for a report
    */
   constructor(
     memory: GuestMemory,
     carveout: { readonly base: number; readonly size: number },
-    tables: () => readonly Stage2Table[],
+    reaches: (ask: boolean) => readonly Reach[],
     vcpus: number,
     sampled: boolean,
   ) {
     this.#memory = memory
     this.#carveout = carveout
-    this.#tables = tables
+    this.#reaches = reaches
     this.#vcpus = vcpus
     this.#sampled = sampled
   }
@@ -90,7 +89,7 @@ export class El2Oracle {
     this.#due = now + PERIOD
     // Nobody but the vCPU that waits could be in the middle of a change.
     const settled = waiting && this.#vcpus === 1
-    const result = this.#compare()
+    const result = this.#compare(true)
     const puzzled = this.#puzzled
     this.#puzzled = typeof result === 'string'
     if (typeof result === 'string') return settled || puzzled ? this.#stop(result) : undefined
@@ -109,11 +108,13 @@ export class El2Oracle {
   }
 
   /** @returns undefined when there is nothing to compare; what is wrong with the tables, in words */
-  #compare(): Agreement | string | undefined {
-    const tables = this.#tables()
-    if (this.registers === null || tables.length === 0) return undefined
+  #compare(ask: boolean): Agreement | string | undefined {
+    const { registers } = this
+    if (registers === null) return undefined
+    const reaches = this.#reaches(ask)
+    if (reaches.length === 0) return undefined
     try {
-      return compare(this.#memory, this.registers, tables, this.#carveout)
+      return compare(this.#memory, registers, reaches, this.#carveout)
     } catch (error) {
       return (error as Error).message
     }
@@ -121,7 +122,7 @@ export class El2Oracle {
 
   /** Compares all of it once more. */
   report(): El2Report {
-    const result = this.#compare()
+    const result = this.#compare(false)
     const { registers } = this
     const { p50, p90, p99, max } = percentiles(this.#durations)
     return {

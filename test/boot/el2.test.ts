@@ -120,6 +120,17 @@ describe('a protected VM whose host attacks it', () => {
     expect(stderr).toContain("the VM's secret: 1 WORDS CHANGED")
   })
 
+  test('a kernel that is to drive the SMMU at EL2, and leaves it to its host', async () => {
+    const { report, stderr } = await cosim(['boot', '--el2', 'kernel', '--quiet'], DEADLINE)
+    expect(report?.outcome, stderr).toBe('isolation-violation')
+    expect(report?.policy).toBe('observe')
+    expect(report?.message).toMatch(
+      /^EL2 and the SMMU do not agree: StreamID 0x\w+ of SMMU 0, which has no second stage, reaches \d+ pages? at 0x\w+/,
+    )
+    // It was stopped there, before it attacked anything.
+    expect(report?.attacks).toBeUndefined()
+  })
+
   test.each([
     [['--el2', 'pkvm', '--granule', '65536'], '--granule 65536: EL2 gives and takes pages of 4096 bytes'],
     [['--oracle'], '--oracle: needs --el2'],

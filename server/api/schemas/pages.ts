@@ -37,6 +37,7 @@ const El2Schema = Type.Object({
           base: HexText('start'),
           size: Type.Integer(),
           what: Type.Enum(['reached', 'lost', 'elsewhere']),
+          who: Type.Optional(Type.String({ description: 'absent: all devices' })),
         }),
       ),
       wrong: Type.Integer({ description: 'pages on which they do not agree' }),

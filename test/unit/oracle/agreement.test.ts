@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Tables that do not agree are found, whatever the hypervisor believes of them. */
 import { beforeEach, describe, expect, test } from 'vitest'
-import { compare, describeDisagreement } from '../../../server/oracle/agreement.ts'
+import {
+  compare,
+  describeDisagreement,
+  idmapReach,
+  type Reach,
+  streamReaches,
+} from '../../../server/oracle/agreement.ts'
 import { annotated } from '../../../server/oracle/hostStage2.ts'
-import type { Stage2Table } from '../../../server/policy/inspect.ts'
+import type { TableRegisters } from '../../../server/smmu/reach.ts'
 import { El2Oracle } from '../../../server/trap/el2Oracle.ts'
 import {
   ANNOTATION_EL2,
@@ -24,11 +30,12 @@ beforeEach(() => {
   bench = new El2Bench()
 })
 
-const stage2 = (): Stage2Table[] => {
+const stage2 = (): Reach[] => {
   const { idmap } = bench.hyp
   if (idmap === null) throw new Error('there is no idmap')
   const { granuleShift, startLevel, outputBits } = idmap.geometry
-  return [{ root: idmap.root, granuleShift, startLevel, outputBits, bigEndian: idmap.bigEndian }]
+  const table = { root: idmap.root, granuleShift, startLevel, outputBits, bigEndian: idmap.bigEndian }
+  return [idmapReach(bench.memory, table)]
 }
 const carveout = { base: CARVEOUT_BASE, size: CARVEOUT_SIZE }
 const check = () => compare(bench.memory, registers, stage2(), carveout)
@@ -108,6 +115,72 @@ describe('what is found', () => {
   test('tables that lead out of RAM say nothing', () => {
     bench.memory.poke64(L2, 0x1000n | 3n)
     expect(check).toThrow('the table at 0x1000 is not in RAM')
+  })
+})
+
+describe('what EL2 itself programs into the SMMU', () => {
+  const STRTAB = RAM_BASE + 6 * MiB
+  const SID = 8
+  /** A linear table of 64 entries. */
+  const smmu: TableRegisters = {
+    strtabBaseLo: STRTAB,
+    strtabBaseHi: 0,
+    strtabBaseCfg: 6,
+    sidSize: 16,
+    twoLevel: false,
+    oas: 44,
+    enabled: true,
+    aborts: true,
+  }
+  const found = (registersOf: TableRegisters = smmu) =>
+    compare(bench.memory, registers, streamReaches(bench.memory, [registersOf]), { base: 0, size: 0 })
+  /** The entry that the shadow has for a stream in bypass: a second stage and nothing else. */
+  const entry = () => {
+    const [stream] = bench.hyp.streams()
+    if (stream === undefined) throw new Error('no stream is shadowed')
+    return stream.shadow
+  }
+  const put = (words: Iterable<bigint>) => bench.memory.poke64(STRTAB + 64 * SID, ...words)
+
+  test('a second stage that follows its own tables', () => {
+    put(entry())
+    bench.store(PAGE, ANNOTATION_VM)
+    expect(found()).toMatchObject({ kept: 1, wrong: 0 })
+  })
+
+  test('and leaves out more than it has to: nothing is wrong with that', () => {
+    put(entry())
+    bench.hyp.idmap?.unmap(PAGE, 4096)
+    expect(found()).toMatchObject({ kept: 0, wrong: 0 })
+  })
+
+  test('a second stage that was not told', () => {
+    put(entry())
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(found().disagreements.map(describeDisagreement)).toEqual([
+      'StreamID 0x8 of SMMU 0 reaches 1 page at 0x40805000, which EL2 or the server keeps from the host',
+    ])
+  })
+
+  test.each([
+    ['bypass', 1n | (4n << 1n)],
+    ['stage 1 alone', 1n | (5n << 1n)],
+  ])('a stream without a second stage: %s', (_, word) => {
+    put([word, 0n, 0n, 0n, 0n, 0n, 0n, 0n])
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(found().disagreements.map(describeDisagreement)).toEqual([
+      'StreamID 0x8 of SMMU 0, which has no second stage, reaches 1 page at 0x40805000, which EL2 or the server keeps from the host',
+    ])
+  })
+
+  test.each([
+    ['an entry that aborts', [1n, 0n, 0n, 0n, 0n, 0n, 0n, 0n], smmu],
+    ['an entry that is not valid', [4n << 1n, 0n, 0n, 0n, 0n, 0n, 0n, 0n], smmu],
+    ['an SMMU that is off', [1n | (4n << 1n), 0n, 0n, 0n, 0n, 0n, 0n, 0n], { ...smmu, enabled: false }],
+  ])('nothing is said of %s', (_, words, of) => {
+    put(words)
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
+    expect(streamReaches(bench.memory, [of])).toEqual([])
   })
 })
 
