@@ -47,3 +47,14 @@ test('a prefix that has no second stage is not judged by its isolation', async (
   expect(code, stderr).toBe(0)
   expect(stdout).toContain('"unaffected"')
 })
+
+test('what goes wrong between EL2 and the server is seen by the attacker, or not at all', async () => {
+  const names = ['el2-change-lost', 'el2-server-killed-between']
+  const { code, stdout, stderr } = await cosim([
+    ...['faults', 'run', ...names, '--jobs', '1', '--json'],
+    ...['--database', database],
+  ])
+  expect(code, stderr).toBe(0)
+  expect(stdout).toContain('dma read of secret')
+  expect(stdout).toMatch(/"isolation-violation"[\s\S]*"recovered"/)
+})
