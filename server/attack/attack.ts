@@ -18,6 +18,7 @@ import type { HardwareOption } from './setup.ts'
 
 export interface AttackOptions {
   readonly policy: string
+  readonly quirks: readonly string[]
   readonly until: SeriesStep
   readonly hardware: readonly HardwareOption[]
   readonly seconds: number | undefined
@@ -131,7 +132,7 @@ export async function attack(
 ): Promise<AttackResult> {
   const { corpus, jobs } = options
   const weaknesses = options.known === undefined ? [] : readKnown(options.known)
-  const { factory } = await loadPolicy(options.policy)
+  const { factory } = await loadPolicy(options.policy, options.quirks)
   if (corpus !== undefined) mkdirSync(corpus, { recursive: true })
   const cases = regressions(corpus, factory, weaknesses)
   for (const found of cases) onFound(found)
@@ -147,6 +148,7 @@ export async function attack(
       work(
         {
           policy: options.policy,
+          quirks: options.quirks,
           until: options.until,
           hardware: options.hardware,
           seed: (options.seed + job) >>> 0,

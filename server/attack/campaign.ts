@@ -3,7 +3,7 @@
  * One core's attack: programs at random and programs that are made of those that did something new, each run on a machine of its own; what is
  * found is made small. The same seed and options give the same attack.
  */
-import type { PolicyFactory, SeriesStep } from '../policy/policy.ts'
+import { type PolicyFactory, type SeriesStep, withQuirks } from '../policy/policy.ts'
 import type { Case } from './cases.ts'
 import { Corpus } from './corpus.ts'
 import { explain } from './explain.ts'
@@ -17,6 +17,8 @@ import { type Reproduction, shrink } from './shrink.ts'
 export interface CampaignOptions {
   /** Name or file, for cases. */
   readonly policy: string
+  /** Defects that the policy is to show. */
+  readonly quirks?: readonly string[]
   readonly until: SeriesStep
   readonly hardware: readonly HardwareOption[]
   readonly seed: number
@@ -85,7 +87,7 @@ export class Campaign {
 
   constructor(factory: PolicyFactory, options: CampaignOptions) {
     this.#options = options
-    this.#factory = factory
+    this.#factory = withQuirks(factory, options.quirks)
     this.#random = new Random(options.seed)
   }
 
@@ -190,10 +192,12 @@ export class Campaign {
     if (this.#signatures.has(name)) return undefined
     this.#signatures.add(name)
     const { mode, seed, steps } = small
+    const { policy, quirks } = this.#options
     const case_: Case = {
       kind,
       message: small.finding.message,
-      policy: this.#options.policy,
+      policy,
+      ...(quirks !== undefined && quirks.length > 0 && { quirks }),
       mode,
       seed,
       setup: small.setup,

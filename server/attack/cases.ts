@@ -2,8 +2,7 @@
 /** Cases as files: JSON, one step a line, numbers in hexadecimal where people read them so. */
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
-import type { PolicyFactory } from '../policy/policy.ts'
-import { GRANULES, SERIES_STEPS } from '../policy/policy.ts'
+import { GRANULES, type PolicyFactory, SERIES_STEPS, withQuirks } from '../policy/policy.ts'
 import { PAGE_SIZE, type RamRange } from './memory.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { MODES, Stage } from './program.ts'
@@ -64,7 +63,11 @@ const PageSchema = Type.Object(
   { do: Type.Literal('page-request'), smmu: Smmu, sid: Word, address: Address, last: Type.Boolean() },
   { additionalProperties: false },
 )
-const MeanwhileSchema = Type.Union([StoreSchema, DmaSchema, PageSchema])
+const RewriteSchema = Type.Object(
+  { do: Type.Literal('rewrite'), words: Type.Array(Word, { maxItems: MAX_WORDS }) },
+  { additionalProperties: false },
+)
+const MeanwhileSchema = Type.Union([StoreSchema, RewriteSchema, DmaSchema, PageSchema])
 const Meanwhiles = Type.Array(MeanwhileSchema, { maxItems: MAX_MEANWHILE })
 const interleaved = {
   during: Type.Optional(
@@ -109,6 +112,8 @@ const CaseSchema = Type.Object(
     kind: Type.String({ maxLength: 200 }),
     message: Type.String({ maxLength: 2000 }),
     policy: Type.String({ maxLength: 1000 }),
+    /** Defects that the policy was told to show. */
+    quirks: Type.Optional(Type.Array(Type.String({ maxLength: 100 }), { maxItems: 100 })),
     mode: Type.Enum([...MODES]),
     /** Of what hardware does by chance. */
     seed: Word,
@@ -126,6 +131,7 @@ export interface Case {
   readonly kind: string
   readonly message: string
   readonly policy: string
+  readonly quirks?: readonly string[]
   readonly mode: (typeof MODES)[number]
   readonly seed: number
   readonly setup: Setup
@@ -188,5 +194,6 @@ export function decodeCase(text: string, name: string): Case {
 
 /** Performs a case on a machine of its own. `known`: kinds that are passed over. */
 export function replay(case_: Case, factory: PolicyFactory, known: Kinds = new Set<string>()): Finding | undefined {
-  return new Stage(case_.setup, case_.mode, factory, known).perform(case_.steps, case_.seed, true)
+  const { setup, mode, quirks } = case_
+  return new Stage(setup, mode, withQuirks(factory, quirks), known).perform(case_.steps, case_.seed, true)
 }

@@ -4,7 +4,7 @@
  * stopped there), and the walk that reached the page.
  */
 import { fileURLToPath } from 'node:url'
-import type { PolicyFactory } from '../policy/policy.ts'
+import { type PolicyFactory, withQuirks } from '../policy/policy.ts'
 import { describeStep as describeWalkStep } from '../smmu/walkSteps.ts'
 import type { Case } from './cases.ts'
 import { transactionOf } from './devices.ts'
@@ -29,7 +29,7 @@ function decider(): string | undefined {
 
 /** Lines that explain a case: they follow its steps. */
 export function explain(case_: Case, factory: PolicyFactory): string[] {
-  const stage = new Stage(case_.setup, case_.mode, factory)
+  const stage = new Stage(case_.setup, case_.mode, withQuirks(factory, case_.quirks))
   const { world } = stage
   world.restart(case_.seed)
   const lines: string[] = []

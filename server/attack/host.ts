@@ -153,10 +153,12 @@ export class Host {
     if (this.interleaving === 0 || !r.chance(this.interleaving)) return undefined
     // A successor costs a thousand times what a step does.
     if (r.chance(3)) return { dies: 1 + r.logUniform(7) }
-    switch (r.below(5)) {
+    switch (r.below(6)) {
       case 0:
       case 1:
         return { each: [this.dmaStep()] }
+      case 5:
+        return { each: [{ do: 'rewrite', words: halves([this.lure()]) }] }
       case 2:
         return { during: [{ access: 1 + r.logUniform(6), steps: [this.dmaStep()] }] }
       default: {
@@ -200,6 +202,13 @@ export class Host {
   }
 
   /** Something that looks like a descriptor of a table: a page with low bits. */
+  /** An L1 descriptor that leads where the hypervisor must not look. */
+  lure(): bigint {
+    const { donations } = this.world.oracle
+    const page = donations.length > 0 ? this.random.pick(donations) : this.page()
+    return BigInt(page) + BigInt(1 + this.random.below(SPLIT + 1))
+  }
+
   descriptor(): bigint {
     return BigInt(this.page()) | BigInt(this.random.logUniform(12))
   }
@@ -210,14 +219,15 @@ export class Host {
     return reached.length > 0 && this.random.chance(50) ? this.random.pick(reached).page : this.page()
   }
 
-  /** A page that is in use, by devices or the SMMUs, or any. */
+  /** A page that is in use, by devices or the SMMUs, or one before it, where hardware aligns a queue down to; or any. */
   victim(): number {
     const r = this.random
     if (r.chance(75)) return this.data()
     const { host } = this.world
     const { strtabBase, cmdqBase, evtqBase, priqBase } = r.pick(host)
     const base = r.pick([strtabBase, cmdqBase, evtqBase, evtqBase, priqBase])
-    return base - (base % PAGE_SIZE)
+    const page = base - (base % PAGE_SIZE)
+    return r.chance(30) && page >= PAGE_SIZE ? page - PAGE_SIZE : page
   }
 
   dmaStep(smmu = this.smmu): Dma {

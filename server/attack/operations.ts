@@ -373,6 +373,16 @@ export const OPERATIONS: readonly OperationKind[] = [
     },
   },
   {
+    name: 'tables that change while they are read',
+    weight: 3,
+    run: host => {
+      const [smmu, sid] = [host.smmu, host.sid()]
+      host.ste(smmu, sid, anySte(host))
+      const rewrite = { do: 'rewrite', words: halves([host.lure()]) } as const
+      host.alongside([rewrite], () => host.commands(smmu, cfgiSte(sid), SYNC))
+    },
+  },
+  {
     name: 'page request',
     weight: 3,
     needs: ['pri'],

@@ -23,6 +23,12 @@ export interface Store {
   readonly words: readonly number[]
 }
 
+/** The host changes what the hypervisor has just read, if it was memory: what is read twice is another the second time. */
+export interface Rewrite {
+  readonly do: 'rewrite'
+  readonly words: readonly number[]
+}
+
 /**
  * A device of the host accesses memory: untranslated, by a translation that its ATC asks the SMMU for or kept, or marked as
  * Translated without having asked.
@@ -48,7 +54,7 @@ export interface Page {
 }
 
 /** What other CPUs and devices can do while the hypervisor is busy. */
-export type Meanwhile = Store | Dma | Page
+export type Meanwhile = Store | Rewrite | Dma | Page
 
 /** A vCPU's access to a register frame. */
 export interface Access extends Interleaved {
@@ -96,6 +102,8 @@ function describe(step: Step): string {
   switch (step.do) {
     case 'store':
       return `store ${hex(step.address)} = ${step.words.map(word => hex(word)).join(' ')}`
+    case 'rewrite':
+      return `store to what was just read ${step.words.map(word => hex(word)).join(' ')}`
     case 'dma': {
       const ssid = step.ssid === undefined ? '' : ` ssid ${hex(step.ssid)}`
       const how = step.how === 'untranslated' ? '' : step.how === 'atc' ? ' through its ATC' : ' marked as Translated'

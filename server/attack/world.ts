@@ -25,7 +25,7 @@ import { Oracle } from './oracle.ts'
 import { PageMap } from './pageMap.ts'
 import { Random } from './random.ts'
 import { framesOf, type HardwareOption, idRegistersOf, type Setup } from './setup.ts'
-import type { Access, Dma, Interleaved, Meanwhile, Step, Store, Transfer } from './steps.ts'
+import type { Access, Dma, Interleaved, Meanwhile, Step, Transfer } from './steps.ts'
 
 /** Accesses of the hypervisor in one step; more is a loop without end. */
 const MAX_ACCESSES = 100_000
@@ -92,6 +92,8 @@ export class World {
   // The step that is being decided.
   #interleaved: Interleaved | undefined
   #accesses = 0
+  /** Where the last access read memory; -1: it did something else. */
+  #justRead = -1
 
   constructor(setup: Setup, factory: PolicyFactory) {
     this.setup = setup
@@ -155,6 +157,7 @@ export class World {
       read: (address, target, offset, length) => {
         oracle.hypervisorReads(address)
         const ok = memory.read(address, target, offset, length)
+        this.#justRead = address
         this.#accessed('read', address)
         return ok
       },
@@ -203,6 +206,7 @@ export class World {
     if (n > MAX_ACCESSES) throw new Endless(`more than ${MAX_ACCESSES} accesses in one step`)
     const plan = this.#interleaved
     if (plan === undefined) return
+    if (what !== 'read') this.#justRead = -1
     if (plan.each !== undefined) for (const step of plan.each) this.#meanwhile(step)
     if (plan.during !== undefined) {
       for (const { access, steps } of plan.during) if (access === n) for (const step of steps) this.#meanwhile(step)
@@ -278,6 +282,7 @@ export class World {
 
   #begin(step: Interleaved | undefined): void {
     this.#accesses = 0
+    this.#justRead = -1
     this.#posted = undefined
     this.#interleaved = step !== undefined && (step.each ?? step.during ?? step.dies) !== undefined ? step : undefined
   }
@@ -444,7 +449,10 @@ export class World {
   #meanwhile(step: Meanwhile): void {
     switch (step.do) {
       case 'store':
-        this.#store(step)
+        this.#store(step.address, step.words)
+        break
+      case 'rewrite':
+        if (this.#justRead >= 0 && this.#justRead % 4 === 0) this.#store(this.#justRead, step.words)
         break
       case 'dma': {
         const outcome = this.devices.access(step, this.#interleaved !== undefined)
@@ -458,7 +466,7 @@ export class World {
   }
 
   /** A vCPU stores, where it can: guarded pages are out of its reach. */
-  #store({ address, words }: Store): void {
+  #store(address: number, words: readonly number[]): void {
     for (let i = 0; i < words.length; i++) {
       const at = address + 4 * i
       if (this.guard.size === 0 || !this.guard.has(at - (at % 4096))) this.memory.setWord(at, words[i])

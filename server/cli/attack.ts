@@ -9,11 +9,13 @@ import { explain } from '../attack/explain.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { quirkOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { print, report } from './terminal.ts'
 
 interface AttackCommandOptions {
   readonly policy: string
+  readonly quirk: readonly string[]
   readonly until: SeriesStep
   readonly hardware: readonly HardwareOption[]
   readonly seconds?: number
@@ -70,6 +72,7 @@ export function attackCommand(program: Command): void {
     .addOption(
       new Option('--until <step>', 'how much of the series is emulated').choices(SERIES_STEPS).default('nested'),
     )
+    .addOption(quirkOption())
     .option(
       '--hardware <list>',
       `what hardware may be besides QEMU’s model: ${HARDWARE.join(',')}, all, none`,
@@ -87,7 +90,13 @@ export function attackCommand(program: Command): void {
     .option('--corpus <dir>', 'cases that must show nothing any more; new ones are put there')
     .option('--known <file>', 'weaknesses that are known; the attack fails only for others')
     .addOption(
-      new Option('--replay <case>', 'perform one case and explain it').conflicts(['seconds', 'ops', 'seed', 'corpus']),
+      new Option('--replay <case>', 'perform one case and explain it').conflicts([
+        'seconds',
+        'ops',
+        'seed',
+        'corpus',
+        'quirk',
+      ]),
     )
     .option('--json', 'the result as JSON')
     .addHelpText(
@@ -110,6 +119,7 @@ export function attackCommand(program: Command): void {
 async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<number> {
   const attackOptions: AttackOptions = {
     policy: options.policy,
+    quirks: options.quirk,
     until: options.until,
     hardware: options.hardware,
     seconds: options.seconds ?? (options.ops === undefined ? DEFAULT_SECONDS : undefined),
@@ -122,8 +132,9 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
   const quiet = options.json === true
   if (!quiet) {
     const hardwareNames = options.hardware.length > 0 ? options.hardware.join(',') : 'none'
+    const quirks = options.quirk.length > 0 ? ` with ${options.quirk.join(', ')}` : ''
     print(
-      `attack on ${options.policy}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
+      `attack on ${options.policy}${quirks}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
     )
   }
   let told = 0
@@ -166,10 +177,10 @@ function summarise(result: AttackResult): void {
   print(cases.length > 0 ? `${cases.length} findings` : 'nothing new was found')
 }
 
-function asJson(result: AttackResult, { seed, jobs, policy, hardware }: AttackOptions): unknown {
+function asJson(result: AttackResult, { seed, jobs, policy, quirks, hardware }: AttackOptions): unknown {
   const { cases, kinds, ...rest } = result
   return {
-    ...{ policy, hardware, seed, jobs },
+    ...{ policy, quirks, hardware, seed, jobs },
     ...rest,
     kinds: Object.fromEntries(kinds),
     cases: cases.map(({ found, file, seconds }) => ({

@@ -12,6 +12,7 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
+import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import { type AttackReport, AttackTable, attackFailure } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure, el2Violation } from '../run/el2.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
@@ -95,6 +96,8 @@ function check(options: BootOptions): void {
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
   check(options)
+  // A file is loaded by the trap thread only.
+  if (POLICY_NAMES.includes(options.policy)) await loadPolicy(options.policy, options.quirk)
   const faults = await faultsOf(options)
   const files = await machineFiles(wantedFiles(options), { signal })
   signal.throwIfAborted()
@@ -144,6 +147,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
           granule: Number(options.granule),
           requireIsolation: options.requireIsolation === true,
           ats: options.ats === true,
+          quirks: options.quirk,
         },
         panicOnWarn: options.panicOnWarn === true,
         oracle: options.oracle === true || el2 === 'kernel',

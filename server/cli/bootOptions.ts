@@ -18,6 +18,8 @@ export interface BootOptions {
   readonly granule: string
   readonly requireIsolation?: boolean
   readonly ats?: boolean
+  /** Of the policy. */
+  readonly quirk: readonly string[]
   /** Absent: the usual one for what runs at EL2. */
   readonly kernel?: string
   readonly initrd?: string
@@ -84,6 +86,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .choices(GRANULES.map(String))
         .default(String(DEFAULTS.granule)),
     )
+    .addOption(quirkOption())
     .option(
       '--require-isolation',
       'a machine whose devices cannot all be isolated is stopped instead of being reported',
@@ -152,6 +155,11 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .default([], ''),
     )
 }
+
+export const quirkOption = (): Option =>
+  new Option('--quirk <name>', 'show a known defect (server/hypervisor/README.md, section 13); may be repeated')
+    .argParser(collect)
+    .default([], '')
 
 const collect = (value: string, before: readonly string[]): string[] => [...before, value]
 

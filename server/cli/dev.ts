@@ -98,6 +98,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
         granule: Number(options.granule),
         requireIsolation: options.requireIsolation === true,
         ats: options.ats === true,
+        quirks: options.quirk,
       },
       ramFile: `${resolve(options.ramDir)}/`,
       ring,

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import type { PolicyDescription, PolicyFactory } from './policy.ts'
+import { checkQuirks, type PolicyDescription, type PolicyFactory } from './policy.ts'
 
 const HYPERVISORS = new URL('../hypervisor/', import.meta.url)
 
@@ -22,10 +22,18 @@ export interface PolicyModule {
 
 /**
  * A policy by name, or of a TypeScript or JavaScript file: its default export, and its export `description`.
- * @throws Error naming the policies there are, or what is wrong with the file.
+ * @param quirks that its options will name; of a file without a description it is not known whether it has them
+ * @throws Error naming the policies there are, what is wrong with the file, or the quirks there are.
  */
-export async function loadPolicy(policy: string): Promise<PolicyModule> {
-  if (POLICY_NAMES.includes(policy)) return moduleOf(await import(fileOf(policy).href), policy)
+export async function loadPolicy(policy: string, quirks: readonly string[] = []): Promise<PolicyModule> {
+  const found = POLICY_NAMES.includes(policy)
+    ? moduleOf(await import(fileOf(policy).href), policy)
+    : await loadFile(policy)
+  if (found.description !== undefined) checkQuirks(policy, found.description.quirks ?? {}, quirks)
+  return found
+}
+
+async function loadFile(policy: string): Promise<PolicyModule> {
   if (!/\.[cm]?[jt]s$/.test(policy)) {
     throw new Error(`no policy "${policy}": there are ${POLICY_NAMES.join(', ')}, or the path of a .ts file`)
   }

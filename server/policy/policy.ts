@@ -30,6 +30,8 @@ export interface PolicyOptions {
    * them past stage 2. Default: the host does not see them.
    */
   readonly ats?: boolean
+  /** Known defects that the policy shows, by name: those of its description. Default: none. */
+  readonly quirks?: readonly string[]
   /** Pages of 4 KiB that the pool may hand out; default: as many as the host's stage 2 can need, plus 500. */
   readonly poolPages?: number
   /** Limit of one wait for the hardware; default 1000 ms. */
@@ -53,13 +55,42 @@ export interface PolicyContext {
 /** The default export of a policy file. */
 export type PolicyFactory = (machine: Machine, context: PolicyContext) => Policy
 
+/** Known defects that a policy can be made to show, by name. */
+export type QuirkTable = Readonly<
+  Record<
+    string,
+    {
+      /** Versions of the original that have it. */
+      readonly versions: string
+      readonly effect: string
+    }
+  >
+>
+
 /** Known before there is a machine: the export `description` of a policy file, which may be absent. */
 export interface PolicyDescription {
   /** For a list of policies, half a line. */
   readonly summary: string
   readonly warnings: WarningTable
+  /** Default: none. */
+  readonly quirks?: QuirkTable
   /** What a policy with these options has. */
   facilities(options: PolicyOptions): readonly Facility[]
+}
+
+/** @param policy its name @throws Error that names the quirks there are */
+export function checkQuirks(policy: string, table: QuirkTable, quirks: readonly string[]): void {
+  const known = Object.keys(table)
+  const unknown = quirks.find(quirk => !known.includes(quirk))
+  if (unknown === undefined) return
+  const what = known.length > 0 ? `there are ${known.join(', ')}` : 'it has none'
+  throw new Error(`policy ${policy} has no quirk "${unknown}": ${what}`)
+}
+
+/** The policy with these quirks. */
+export function withQuirks(factory: PolicyFactory, quirks: readonly string[] = []): PolicyFactory {
+  if (quirks.length === 0) return factory
+  return (machine, context) => factory(machine, { ...context, options: { ...context.options, quirks } })
 }
 
 /** A reset that must not be survived: the options demand isolation and the hardware cannot give it. */

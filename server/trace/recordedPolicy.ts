@@ -31,7 +31,7 @@ export async function recordedPolicy(header: TraceHeader, given?: string): Promi
 
 /** The options that the command line knows; others of a header, or other values, mean nothing. */
 function optionsOf({ policyOptions }: TraceHeader): PolicyOptions {
-  const { until, granule, requireIsolation, ats } = policyOptions
+  const { until, granule, requireIsolation, ats, quirks } = policyOptions
   const step = SERIES_STEPS.find(known => known === until)
   const size = GRANULES.find(known => known === granule)
   return {
@@ -39,5 +39,6 @@ function optionsOf({ policyOptions }: TraceHeader): PolicyOptions {
     ...(size !== undefined && { granule: size }),
     ...(typeof requireIsolation === 'boolean' && { requireIsolation }),
     ...(typeof ats === 'boolean' && { ats }),
+    ...(Array.isArray(quirks) && { quirks: quirks.filter(quirk => typeof quirk === 'string') }),
   }
 }

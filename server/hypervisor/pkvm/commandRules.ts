@@ -27,6 +27,7 @@ import {
   CMDQ_SYNC_0_CS_SEV,
 } from '../../smmu/commands.ts'
 import { HOST_VMID } from './idmap.ts'
+import type { Quirks } from './quirks.ts'
 import { HYP_CFGI_RANGE, HYP_CFGI_STE, HYP_COMMAND_REFUSED, HYP_COMMAND_VMID } from './warnings.ts'
 
 /** What a rule may use besides the command. */
@@ -104,8 +105,20 @@ const shadowStream: CommandRule = (words, at, context) => {
   return COMMAND_DROPPED
 }
 
+/** Passes on what a rule drops. */
+const keepAnyway =
+  (rule: CommandRule): CommandRule =>
+  (words, at, context) => {
+    rule(words, at, context)
+    return COMMAND_KEPT
+  }
+
 /** By opcode; undefined where every command is passed on. */
-export function commandRules(shadowStreams: boolean, overrides: CommandOverrides = {}): (CommandRule | undefined)[] {
+export function commandRules(
+  shadowStreams: boolean,
+  quirks: Quirks,
+  overrides: CommandOverrides = {},
+): (CommandRule | undefined)[] {
   const rules = new Array<CommandRule | undefined>(256).fill(undefined)
   if (shadowStreams) rules[CMDQ_OP_CFGI_STE] = shadowStream
   rules[CMDQ_OP_CFGI_ALL] = shadowStreams ? shadowAll : requireCfgiAll
@@ -120,6 +133,12 @@ export function commandRules(shadowStreams: boolean, overrides: CommandOverrides
   rules[CMDQ_OP_TLBI_S12_VMALL] = dropAndWarn
   rules[CMDQ_OP_TLBI_S2_IPA] = dropAndWarn
   rules[CMDQ_OP_CMD_SYNC] = syncWithoutMsi
+  if (quirks.has('cmd-sync-msi')) rules[CMDQ_OP_CMD_SYNC] = undefined
+  if (quirks.has('s2-ipa-unfiltered')) rules[CMDQ_OP_TLBI_S2_IPA] = undefined
+  if (quirks.has('vmid-check-void')) {
+    for (const opcode of [CMDQ_OP_TLBI_NH_ASID, CMDQ_OP_TLBI_NH_VA, CMDQ_OP_TLBI_NH_VAA]) rules[opcode] = undefined
+  }
+  if (quirks.has('cfgi-all-range-warns-only')) rules[CMDQ_OP_CFGI_ALL] = keepAnyway(rules[CMDQ_OP_CFGI_ALL])
   for (const [opcode, change] of Object.entries(overrides)) {
     const at = Number(opcode) & 0xff
     rules[at] = change(rules[at] ?? passThrough)

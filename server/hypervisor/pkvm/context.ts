@@ -8,6 +8,7 @@ import type { HardwareFrame } from './hardwareFrame.ts'
 import type { Idmap } from './idmap.ts'
 import type { PagePool } from './pool.ts'
 import type { SmmuFeatures } from './probe.ts'
+import type { Quirks } from './quirks.ts'
 import type { HostShare } from './share.ts'
 import type { HardwareWait } from './wait.ts'
 
@@ -21,6 +22,7 @@ export interface HypContext {
   readonly upTo: SeriesStep
   /** The host may use ATS and PRI (server/hypervisor/README.md, section 7.5). */
   readonly ats: boolean
+  readonly quirks: Quirks
   /** null unless the whole series is emulated and the machine is isolated. */
   readonly idmap: Idmap | null
   /** Trap that is being decided, 0 outside of traps. */

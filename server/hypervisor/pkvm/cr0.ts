@@ -68,12 +68,13 @@ export function writeCr0(smmu: Smmu, trap: Trap): void {
 
 /** Without the bits that are RES0 on the SMMU that the host sees (IHI 0070 section 6.3.9). */
 function implemented({ hardware, hyp }: Smmu, written: number): number {
-  const idr0 = hyp.ats ? hardware.read32(ARM_SMMU_IDR0) : 0
+  const idr0 = hyp.ats || hyp.quirks.has('eats') ? hardware.read32(ARM_SMMU_IDR0) : 0
   return written & ~((idr0 & IDR0_PRI) === 0 ? CR0_PRIQEN : 0) & ~((idr0 & IDR0_ATS) === 0 ? CR0_ATSCHK : 0)
 }
 
 /** What devices mark as Translated is checked, whatever the host wrote. */
-function forHardware({ hardware }: Smmu, cr0: number): number {
+function forHardware({ hardware, hyp }: Smmu, cr0: number): number {
+  if (hyp.quirks.has('eats')) return cr0
   const ats = (hardware.read32(ARM_SMMU_IDR0) & IDR0_ATS) !== 0
   return ((cr0 & ~CR0_ATSCHK) | (ats ? CR0_ATSCHK : 0)) >>> 0
 }
@@ -148,14 +149,14 @@ function enableSmmu(smmu: Smmu, after: number): boolean {
  * @param off CR0 as it is to become, without SMMUEN
  */
 function forgetAll(smmu: Smmu, off: number): number {
-  const { hardware, shadowStrtab } = smmu
+  const { hyp, hardware, shadowStrtab } = smmu
   const cr0 = forHardware(smmu, off)
   // A hypervisor that took over in the middle finds SMMUEN set already.
   const bits = CR0_CMDQEN | CR0_SMMUEN | CR0_ATSCHK
   if (((hardware.read32(ARM_SMMU_CR0) ^ cr0) & bits) !== 0) hardware.write32(ARM_SMMU_CR0, cr0)
   if (!acknowledges(smmu, bits, cr0)) return EIO
   const rebuilt = shadowStrtab.rebuild()
-  return rebuilt === OK ? smmu.invalidateAll() : rebuilt
+  return rebuilt === OK && !hyp.quirks.has('no-tlbi-while-off') ? smmu.invalidateAll() : rebuilt
 }
 
 // 1 → 0.
@@ -166,7 +167,9 @@ function warnDisabled(smmu: Smmu, before: number, after: number, written: number
   const falling = before & ~after
   const shutdown = (written & ENABLES) === 0
   const crashKernel = (written & ~before & CR0_SMMUEN) !== 0
-  const expected = shutdown ? HYP_QUEUE_DISABLED_AT_SHUTDOWN : crashKernel ? HYP_QUEUE_DISABLED_BY_CRASH_KERNEL : null
+  const panics = smmu.hyp.quirks.has('shutdown-panics')
+  const normal = shutdown ? HYP_QUEUE_DISABLED_AT_SHUTDOWN : crashKernel ? HYP_QUEUE_DISABLED_BY_CRASH_KERNEL : null
+  const expected = panics ? null : normal
   if ((falling & CR0_EVTQEN) !== 0) smmu.warn(expected ?? HYP_EVTQ_DISABLED, before, written, 0, 0)
   if ((falling & CR0_PRIQEN) !== 0) smmu.warn(expected ?? HYP_PRIQ_DISABLED, before, written, 0, 0)
 }

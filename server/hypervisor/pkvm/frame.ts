@@ -70,6 +70,7 @@ import {
   IDR0_VMID16,
 } from '../../smmu/registers.ts'
 import { disableAcknowledged, writeCr0 } from './cr0.ts'
+import type { Quirks } from './quirks.ts'
 import type { Smmu } from './smmu.ts'
 import {
   HYP_ACCESS_DIRECTION,
@@ -142,7 +143,8 @@ const IDR0: RegisterRule = {
   bits: 32,
   read(smmu, trap) {
     hwRead(smmu, trap)
-    trap.lo = (trap.lo & ~IDR0_HIDDEN & ~(smmu.hyp.ats ? 0 : IDR0_ATS_HIDDEN)) >>> 0
+    const { ats, quirks } = smmu.hyp
+    trap.lo = (trap.lo & ~IDR0_HIDDEN & ~(ats || quirks.has('eats') ? 0 : IDR0_ATS_HIDDEN)) >>> 0
   },
 }
 
@@ -322,10 +324,17 @@ const PREFIX_RULES: readonly (readonly [step: SeriesStep, offset: number, rule: 
 ]
 
 /** Rules by offset / 4. */
-export function frameRules(upTo: SeriesStep, overrides: RegisterOverrides = {}): (RegisterRule | undefined)[] {
+export function frameRules(
+  upTo: SeriesStep,
+  quirks: Quirks,
+  overrides: RegisterOverrides = {},
+): (RegisterRule | undefined)[] {
   const rules = new Array<RegisterRule | undefined>(ARM_SMMU_FRAME_SIZE / 4).fill(undefined)
   for (const [offset, rule] of FRAME) rules[offset / 4] = rule
   for (const [step, offset, rule] of PREFIX_RULES) if (!includesStep(upTo, step)) rules[offset / 4] = rule
+  if (quirks.has('irq-cfg-msi')) {
+    for (const [offset, rule] of FRAME) if (rule === MSI || rule === MSI64) rules[offset / 4] = rule === MSI ? RW : RW64
+  }
   for (const [key, change] of Object.entries(overrides)) {
     const offset = Number(key)
     if (offset % 4 !== 0 || offset < 0 || offset >= ARM_SMMU_FRAME_SIZE) {

@@ -15,8 +15,6 @@ import {
   l1DescriptorAddress,
   l1DescriptorL2Ptr,
   l1DescriptorStes,
-  l2SteAddress,
-  STE_ABSENT,
   STRTAB_L1_DESC_SIZE,
   type StreamTable,
   streamTableBytes,
@@ -119,17 +117,23 @@ export class HostStrtab {
   }
 
   #fetchTwoLevel(table: StreamTable, sid: number, into: Uint8Array): number {
-    const { memory, share } = this.#smmu.hyp
-    if (!memory.read(l1DescriptorAddress(table, sid), this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE)) return EFAULT
+    const { memory, share, quirks } = this.#smmu.hyp
+    const descriptor = l1DescriptorAddress(table, sid)
+    const spanless = quirks.has('span-ignored')
+    const index = sid & (2 ** table.split - 1)
+    if (!memory.read(descriptor, this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE)) return EFAULT
     const [lo, hi] = this.#descriptor
-    const address = l2SteAddress(lo, hi, sid, table.split)
-    if (address === STE_ABSENT) return ENOENT
-    const stes = l1DescriptorStes(lo, table.split)
-    const l2 = l1DescriptorL2Ptr(lo, hi, stes)
+    const stes = spanless ? 2 ** table.split : l1DescriptorStes(lo, table.split)
+    let l2 = index < stes ? l1DescriptorL2Ptr(lo, hi, spanless ? 1 : stes) : 0
+    if (l2 === 0 && (spanless || index >= stes)) return ENOENT
     const shared = share.share(l2, stes * STRTAB_STE_SIZE)
-    if (shared !== OK) return shared
-    const read = memory.read(address, into, 0, STRTAB_STE_SIZE)
-    const unshared = share.unshare(l2, stes * STRTAB_STE_SIZE)
+    if (shared !== OK && !quirks.has('l2-share-unchecked')) return shared
+    const taken = l2
+    if (quirks.has('l1-double-fetch') && memory.read(descriptor, this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE)) {
+      l2 = l1DescriptorL2Ptr(this.#descriptor[0], this.#descriptor[1], stes)
+    }
+    const read = memory.read(l2 + index * STRTAB_STE_SIZE, into, 0, STRTAB_STE_SIZE)
+    const unshared = shared === OK ? share.unshare(taken, stes * STRTAB_STE_SIZE) : OK
     return read ? unshared : EFAULT
   }
 

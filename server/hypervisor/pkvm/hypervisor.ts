@@ -24,6 +24,7 @@ import { idmapGeometry, stage2Pages } from './idmapGeometry.ts'
 import { verifyIdmap } from './idmapVerify.ts'
 import { PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
+import { type Quirks, quirksOf } from './quirks.ts'
 import { SHADOW_CMDQ_BYTES } from './shadowCmdqSize.ts'
 import { HostShare } from './share.ts'
 import { Smmu } from './smmu.ts'
@@ -56,6 +57,7 @@ export class Hypervisor implements HypContext {
   readonly report: HypReport
   readonly upTo: SeriesStep
   readonly ats: boolean
+  readonly quirks: Quirks
   readonly wait: HardwareWait
   readonly ownership: PageOwnership
   readonly share: HostShare
@@ -93,6 +95,7 @@ export class Hypervisor implements HypContext {
     this.memory = machine.memory
     this.report = context.report
     this.upTo = options.until ?? 'nested'
+    this.quirks = quirksOf(options.quirks)
     this.ats = options.ats ?? false
     this.#granule = options.granule ?? 4096
     this.#requireIsolation = options.requireIsolation ?? false
@@ -106,11 +109,11 @@ export class Hypervisor implements HypContext {
     const stream = includesStep(this.upTo, 'nested') ? nestStream : copyStream
     const rules = {
       predictsCons: overrides.registers?.[ARM_SMMU_CMDQ_CONS] === undefined,
-      commands: commandRules(includesStep(this.upTo, 'strtab'), overrides.commands),
+      commands: commandRules(includesStep(this.upTo, 'strtab'), this.quirks, overrides.commands),
       stream: overrides.stream === undefined ? stream : overrides.stream(stream),
     }
     this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
-    const registers = frameRules(this.upTo, overrides.registers)
+    const registers = frameRules(this.upTo, this.quirks, overrides.registers)
     this.#frames = this.smmus.map(smmu => new RegisterFrame(smmu, registers))
     this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule)
   }
@@ -376,7 +379,7 @@ export class Hypervisor implements HypContext {
   #revoke(idmap: Idmap, base: number, size: number, vm: number): number {
     const { ownership } = this
     this.wait.begin()
-    const unmapped = idmap.unmap(base, size)
+    const unmapped = this.quirks.has('idmap-never-initialised') ? OK : idmap.unmap(base, size)
     const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
     if (result === OK && this.machine.guard.add(base, size)) return OK
     if (result !== OK) {

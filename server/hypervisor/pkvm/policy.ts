@@ -24,6 +24,7 @@ import type { Inspectable } from '../../policy/inspect.ts'
 import type { Policy, PolicyContext, PolicyDescription, Stage2Change, Trap } from '../../policy/policy.ts'
 import { Hypervisor, type HypervisorOverrides } from './hypervisor.ts'
 import { facilitiesOf, PkvmInspect } from './inspect.ts'
+import { QUIRKS } from './quirks.ts'
 import { HYP_WARNINGS } from './warnings.ts'
 
 export interface PkvmOverrides extends HypervisorOverrides {
@@ -33,6 +34,7 @@ export interface PkvmOverrides extends HypervisorOverrides {
 export const description: PolicyDescription = {
   summary: "pKVM's SMMUv3 trap and emulate: shadow queue, shadow stream table, stage 2 under the guest's",
   warnings: HYP_WARNINGS,
+  quirks: QUIRKS,
   facilities: ({ until = 'nested' }) => facilitiesOf(until),
 }
 

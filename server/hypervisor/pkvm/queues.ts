@@ -3,12 +3,12 @@
  * Event and PRI queue (server/hypervisor/README.md, sections 4.2 and 5): they stay the host's, the hardware writes them where
  * the host said. So their pages must be pages that the host shares, and must stay so while the queue is enabled.
  */
-import { EIO } from '../../policy/result.ts'
+import { EIO, OK } from '../../policy/result.ts'
 import { addressOf, type Halves } from '../../smmu/bits.ts'
 import { MAX_QUEUE_LOG2SIZE, queueBase, queueLog2Size } from '../../smmu/queue.ts'
 import { Q_BASE_HI_ADDR, Q_BASE_LO_ADDR } from '../../smmu/registers.ts'
+import type { HypContext } from './context.ts'
 import type { HardwareFrame } from './hardwareFrame.ts'
-import type { HostShare } from './share.ts'
 import { StateLayout } from './stateLayout.ts'
 
 /** The base register as the hardware had it when the queue was enabled; what a checkpoint holds. */
@@ -20,15 +20,15 @@ export interface HostQueueRegisters {
 export const HOST_QUEUE_STATE = new StateLayout<HostQueueRegisters>({ baseLo: 'u32', baseHi: 'u32' })
 
 export class HostQueue {
-  readonly #share: HostShare
+  readonly #hyp: HypContext
   readonly #hardware: HardwareFrame
   readonly #register: number
   readonly #entrySize: number
   readonly registers: HostQueueRegisters = { baseLo: 0, baseHi: 0 }
 
   /** @param register offset of the base register @param entrySize bytes */
-  constructor(share: HostShare, hardware: HardwareFrame, register: number, entrySize: number) {
-    this.#share = share
+  constructor(hyp: HypContext, hardware: HardwareFrame, register: number, entrySize: number) {
+    this.#hyp = hyp
     this.#hardware = hardware
     this.#register = register
     this.#entrySize = entrySize
@@ -43,7 +43,14 @@ export class HostQueue {
   }
 
   get address(): number {
+    if (this.#hyp.quirks.has('queue-base-unaligned')) return this.#written
     return queueBase(this.registers.baseLo, this.registers.baseHi, this.log2size, this.#entrySize)
+  }
+
+  /** Address in the base register, whatever its alignment. */
+  get #written(): number {
+    const { baseLo, baseHi } = this.registers
+    return addressOf((baseLo & Q_BASE_LO_ADDR) >>> 0, (baseHi & Q_BASE_HI_ADDR) >>> 0)
   }
 
   /**
@@ -51,20 +58,20 @@ export class HostQueue {
    * down by the architecture, but not by every implementation: both places count.
    */
   get bytes(): number {
-    const { baseLo, baseHi } = this.registers
-    const written = addressOf((baseLo & Q_BASE_LO_ADDR) >>> 0, (baseHi & Q_BASE_HI_ADDR) >>> 0)
-    return written - this.address + this.#entrySize * 2 ** this.log2size
+    return this.#written - this.address + this.#entrySize * 2 ** this.log2size
   }
 
   /** What the hardware has counts, whatever was written: it may have ignored that. */
   enable(): number {
+    const { quirks, share } = this.#hyp
     const base: Halves = { lo: 0, hi: 0 }
     if (!this.#hardware.read(this.#register, 8, base)) return EIO
     Object.assign(this.registers, { baseLo: base.lo, baseHi: base.hi } satisfies HostQueueRegisters)
-    return this.#share.sharePinned(this.address, this.bytes)
+    return quirks.has('queues-unshared') ? OK : share.sharePinned(this.address, this.bytes)
   }
 
   disable(): number {
-    return this.#share.unsharePinned(this.address, this.bytes)
+    const { quirks, share } = this.#hyp
+    return quirks.has('queues-unshared') ? OK : share.unsharePinned(this.address, this.bytes)
   }
 }

@@ -106,9 +106,10 @@ export class ShadowCmdq {
   append(bytes: Uint8Array, origins: Uint32Array, first: number, count: number): number {
     const { hyp } = this.#smmu
     const { state } = this
+    const overruns = hyp.quirks.has('batch-over-4096')
     let done = 0
     while (done < count && !this.#full) {
-      const space = this.space || this.#makeRoom()
+      const space = overruns ? SHADOW_CMDQ_ENTRIES : this.space || this.#makeRoom()
       if (space === 0) {
         this.#full = true
         this.#smmu.warn(HYP_CMDQ_ROOM, state.prod, state.cons, 0, 0)

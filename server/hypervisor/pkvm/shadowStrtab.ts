@@ -132,6 +132,7 @@ export class ShadowStrtab {
   /** CFGI_STE of the host: makes the shadow of the entry anew. */
   configure(sid: number, leaf: boolean): number {
     const { hyp } = this.#smmu
+    if (hyp.quirks.has('pool-leak') && sid < 2 ** this.#table.log2size) this.#entry(sid)
     // The host's entry comes first: a StreamID without one must not cost a table.
     const converted = this.#convert(sid, leaf)
     if (converted !== OK) {
@@ -139,14 +140,22 @@ export class ShadowStrtab {
       return converted
     }
     if (!this.streams.has(sid) && hyp.streamCount() >= MAX_STREAMS) return ENOMEM
-    const found = steAddress(this.#table, sid, hyp.memory)
-    const address = found === STE_ABSENT ? this.#growTable(sid) : found
-    if (address < 0) return found === STE_ABSENT ? address : EFAULT
-    // An L1 descriptor without an L2 table may be cached as well.
-    const updated = this.#update(sid, address, found !== STE_ABSENT)
-    if (updated === OK || this.#stands(address)) this.#remember(sid)
+    const found = this.#entry(sid)
+    if (found.address < 0) return found.address
+    const updated = this.#update(sid, found.address, found.leaf)
+    if (updated === OK || this.#stands(found.address)) this.#remember(sid)
     else this.#forget(sid)
     return updated
+  }
+
+  /**
+   * Where the entry of a StreamID is, or will be, or an error.
+   * @returns leaf: false when its L2 table is new; an L1 descriptor without one may be cached as well
+   */
+  #entry(sid: number): { readonly address: number; readonly leaf: boolean } {
+    const found = steAddress(this.#table, sid, this.#smmu.hyp.memory)
+    const leaf = found !== STE_ABSENT
+    return { address: leaf ? (found < 0 ? EFAULT : found) : this.#growTable(sid), leaf }
   }
 
   /** Makes `#ste` of the host's entry. */
@@ -280,7 +289,7 @@ export class ShadowStrtab {
 
   /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. @param leaf false: its L1 descriptor is new */
   #update(sid: number, address: number, leaf = true): number {
-    const { memory, ats } = this.#smmu.hyp
+    const { memory, ats, quirks } = this.#smmu.hyp
     if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
     // What the device was told in former times may have been of a page that was donated since.
     if (ats && hasAts(this.#ste) && !hasAts(this.#old) && !this.#emptyAtcs([sid])) return ETIMEDOUT
@@ -289,7 +298,9 @@ export class ShadowStrtab {
     const word0 = (): number => write(this.#bytes, 0, 8)
     const rest = (): number => write(this.#bytes, 8, STRTAB_STE_SIZE)
     const seen = (): number => (this.#invalidate(sid, leaf) ? OK : ETIMEDOUT)
-    switch (steOrder(this.#old, this.#ste)) {
+    const order = steOrder(this.#old, this.#ste)
+    if (order === 'word 0 last' && quirks.has('ste-word0-first')) return word0() || rest() || seen()
+    switch (order) {
       case 'at once':
         return rest() || word0() || seen()
       case 'word 0 last':

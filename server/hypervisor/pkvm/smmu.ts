@@ -108,8 +108,8 @@ export class Smmu implements SmmuContext {
       configureAll: () => this.shadowStrtab.configureAll(),
     }
     this.hostCmdq = new HostCmdq(this, this.shadowCmdq, rules.commands, context, rules.predictsCons)
-    this.evtq = new HostQueue(hyp.share, this.hardware, ARM_SMMU_EVTQ_BASE, EVTQ_ENTRY_SIZE)
-    this.priq = new HostQueue(hyp.share, this.hardware, ARM_SMMU_PRIQ_BASE, PRIQ_ENTRY_SIZE)
+    this.evtq = new HostQueue(hyp, this.hardware, ARM_SMMU_EVTQ_BASE, EVTQ_ENTRY_SIZE)
+    this.priq = new HostQueue(hyp, this.hardware, ARM_SMMU_PRIQ_BASE, PRIQ_ENTRY_SIZE)
   }
 
   reset(): void {
@@ -133,9 +133,9 @@ export class Smmu implements SmmuContext {
 
   /** Reads the ID registers. @returns why this SMMU cannot isolate, or null */
   probe(): string | null {
-    const { upTo } = this.hyp
+    const { upTo, quirks } = this.hyp
     const found = probe(this.hardware, this, {
-      shadowCmdq: includesStep(upTo, 'cmdq'),
+      shadowCmdq: includesStep(upTo, 'cmdq') && !quirks.has('cmdqs-unchecked'),
       nesting: includesStep(upTo, 'nested'),
     })
     if (typeof found === 'string') return found
@@ -174,7 +174,8 @@ export class Smmu implements SmmuContext {
     const { hardware } = this
     const { wait } = this.hyp
     if (!wait.until(this.#gbpaIdle)) return false
-    hardware.write32(ARM_SMMU_GBPA, hardware.read32(ARM_SMMU_GBPA) | GBPA_ABORT | GBPA_UPDATE)
+    const kept = this.hyp.quirks.has('gbpa-attributes-lost') ? 0 : hardware.read32(ARM_SMMU_GBPA)
+    hardware.write32(ARM_SMMU_GBPA, kept | GBPA_ABORT | GBPA_UPDATE)
     return wait.until(this.#gbpaIdle)
   }
 

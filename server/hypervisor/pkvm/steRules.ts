@@ -36,6 +36,7 @@ import {
   STRTAB_STE_3_S2TTB_MASK,
 } from '../../smmu/ste.ts'
 import type { Idmap } from './idmap.ts'
+import type { Quirks } from './quirks.ts'
 
 /** Bits of Config (IHI 0070 section 5.2): transactions pass; stage 2 translates them. */
 const CONFIG_PASSES = 4
@@ -62,6 +63,7 @@ export interface SteContext {
   readonly idmap: Idmap | null
   /** The host may use ATS (server/hypervisor/README.md, section 7.5). */
   readonly ats: boolean
+  readonly quirks: Quirks
 }
 
 /**
@@ -77,7 +79,7 @@ export const copyStream: StreamRule = (host, shadow, { ats }) => {
 }
 
 /** Stage 2 of the hypervisor under whatever the host configured. */
-export const nestStream: StreamRule = (host, shadow, { idmap, ats }) => {
+export const nestStream: StreamRule = (host, shadow, { idmap, ats, quirks }) => {
   const config = steConfig(host)
   shadow.fill(0n)
   if (!translates(config)) {
@@ -95,18 +97,20 @@ export const nestStream: StreamRule = (host, shadow, { idmap, ats }) => {
       setConfig(shadow, STRTAB_STE_0_CFG_NESTED)
       break
     default:
-      return EINVAL
+      if (!quirks.has('ste-config-110') || config !== STRTAB_STE_0_CFG_S2_TRANS) return EINVAL
   }
   shadow[1] =
     (host[1] & (stage1 ? WORD_1 | WORD_1_STAGE1 : WORD_1)) |
     fieldPrep64(STRTAB_STE_1_SHCFG, STRTAB_STE_1_SHCFG_INCOMING) |
+    (quirks.has('bypass-shcfg-ored') && !stage1 ? host[1] & STRTAB_STE_1_SHCFG : 0n) |
+    (quirks.has('eats') ? host[1] & STRTAB_STE_1_EATS : 0n) |
     // Where the host has no stage 1 there is no ATS; split-stage ATS is for those who have a stage 2.
     (ats && stage1 && hasAts(host) ? ATS_ENABLED : 0n)
   shadow[2] =
     fieldPrep64(STRTAB_STE_2_VTCR, idmap.geometry.vtcr) |
     STRTAB_STE_2_S2AA64 |
     (idmap.bigEndian ? STRTAB_STE_2_S2ENDI : 0n) |
-    STRTAB_STE_2_S2PTW |
+    (quirks.has('no-s2ptw') ? 0n : STRTAB_STE_2_S2PTW) |
     STRTAB_STE_2_S2R
   shadow[3] = BigInt(idmap.root) & STRTAB_STE_3_S2TTB_MASK
   return OK

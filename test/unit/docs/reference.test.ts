@@ -156,7 +156,7 @@ test('the registers are those of the frame: offset, name, width, directions', ()
     write: write !== '–',
     hw: [read, write].map(cell => cell === 'hw'),
   }))
-  const rules = frameRules('nested')
+  const rules = frameRules('nested', new Set())
   const RO = rules[1]
   const expected = rules.flatMap((rule, i) => {
     if (rule === undefined) return []
@@ -170,7 +170,7 @@ test('the registers are those of the frame: offset, name, width, directions', ()
 
 test('the commands are those that have a rule', () => {
   const rows = tableBelow(text, section('6.2')).map(([opcode, names = '']) => [opcode, names.split(', ')[0]])
-  const expected = commandRules(true).flatMap((rule, opcode) =>
+  const expected = commandRules(true, new Set()).flatMap((rule, opcode) =>
     rule === undefined ? [] : [[`0x${opcode.toString(16).padStart(2, '0')}`, opcodeName(opcode)]],
   )
   expect(rows).toEqual([...expected, ['all other', '']])
