@@ -9,7 +9,12 @@ import {
   STRTAB_BASE_CFG_LOG2SIZE,
   STRTAB_BASE_CFG_SPLIT,
 } from '../../smmu/registers.ts'
-import { STRTAB_STE_SIZE } from '../../smmu/ste.ts'
+import {
+  STRTAB_STE_0_CFG_BYPASS,
+  STRTAB_STE_0_CFG_S1_TRANS,
+  STRTAB_STE_DWORDS,
+  STRTAB_STE_SIZE,
+} from '../../smmu/ste.ts'
 import {
   decodeStreamTable,
   l1DescriptorAddress,
@@ -17,10 +22,12 @@ import {
   l1DescriptorStes,
   STRTAB_L1_DESC_SIZE,
   type StreamTable,
+  steTables,
   streamTableBytes,
 } from '../../smmu/strtab.ts'
 import type { SmmuContext } from './context.ts'
 import { StateLayout } from './stateLayout.ts'
+import { steConfig } from './steRules.ts'
 import { STRTAB_MAX_L1_ENTRIES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
 
 /** What a checkpoint holds. */
@@ -39,6 +46,9 @@ export const HOST_STRTAB_STATE = new StateLayout<HostStrtabState>({
   cfg: 'u32',
   enabled: 'flag',
 })
+
+/** Entries that are looked at for those that no CFGI_STE has told of: 4 MiB. */
+const MAX_SCANNED = 2 ** 16
 
 export class HostStrtab {
   readonly #smmu: SmmuContext
@@ -135,6 +145,29 @@ export class HostStrtab {
     const read = memory.read(l2 + index * STRTAB_STE_SIZE, into, 0, STRTAB_STE_SIZE)
     const unshared = shared === OK ? share.unshare(taken, stes * STRTAB_STE_SIZE) : OK
     return read ? unshared : EFAULT
+  }
+
+  /** StreamIDs of entries with bypass or stage 1, which the host may have, among the first MAX_SCANNED of the table while SMMUEN is set. */
+  *passing(): Generator<number> {
+    const table = this.#table
+    if (table === null) return
+    const { memory, share } = this.#smmu.hyp
+    let left = MAX_SCANNED
+    for (const { address, sid, stes } of steTables(table, memory)) {
+      const ste = new BigUint64Array(STRTAB_STE_DWORDS * Math.min(stes, left))
+      left -= ste.length / STRTAB_STE_DWORDS
+      if (ste.length === 0) return
+      // A linear table is shared all the time.
+      if (table.twoLevel && share.share(address, stes * STRTAB_STE_SIZE) !== OK) continue
+      const read = memory.read(address, new Uint8Array(ste.buffer), 0, ste.byteLength)
+      if (table.twoLevel) share.unshare(address, stes * STRTAB_STE_SIZE)
+      if (!read) continue
+      for (let at = 0; at < ste.length; at += STRTAB_STE_DWORDS) {
+        const config = steConfig(ste.subarray(at, at + STRTAB_STE_DWORDS))
+        if (config === STRTAB_STE_0_CFG_BYPASS || config === STRTAB_STE_0_CFG_S1_TRANS)
+          yield sid + at / STRTAB_STE_DWORDS
+      }
+    }
   }
 
   /** After the SMMU's features are known again. */

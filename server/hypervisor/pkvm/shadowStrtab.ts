@@ -42,7 +42,7 @@ import type { ShadowCmdq } from './shadowCmdq.ts'
 import { StateLayout } from './stateLayout.ts'
 import { hasAts, hasStage2, isValid, type StreamRule, steConfig, steOrder, translates } from './steRules.ts'
 import { STRTAB_L2_BYTES, STRTAB_L2_STES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
-import { HYP_CFGI_STE } from './warnings.ts'
+import { HYP_CFGI_STE, HYP_STE_UNSHADOWED } from './warnings.ts'
 
 /** Word 0 of an entry that aborts without an event. */
 const ABORT_BYTES = new Uint8Array(BigUint64Array.of(STRTAB_STE_0_V).buffer)
@@ -186,6 +186,7 @@ export class ShadowStrtab {
     if (this.#host.table === null || trap === this.#renewed) return
     this.#renewed = trap
     for (const sid of [...this.streams.keys()]) this.#renew(sid, true)
+    this.#warnUnshadowed()
   }
 
   /**
@@ -195,6 +196,18 @@ export class ShadowStrtab {
   rebuild(): number {
     for (const sid of [...this.streams.keys()]) if (!this.#renew(sid, false)) return EFAULT
     return OK
+  }
+
+  /** Entries of the host's that let transactions pass, and that no CFGI_STE has told of: it finds C_BAD_STE instead. */
+  #warnUnshadowed(): void {
+    let first = 0
+    let count = 0
+    for (const sid of this.#host.passing()) {
+      if (this.streams.has(sid)) continue
+      if (count === 0) first = sid
+      count++
+    }
+    if (count > 0) this.#smmu.warn(HYP_STE_UNSHADOWED, first, count, 0, 0)
   }
 
   /** @param live the hardware may use the entry @returns false when the table could not be changed */

@@ -266,6 +266,12 @@ export const HYP_CMDQ_DISABLED = warning(
   'The host disabled the command queue while the SMMU goes on running; the queue stays enabled.',
   ['before', 'after'],
 )
+export const HYP_STE_UNSHADOWED = warning(
+  'HYP_STE_UNSHADOWED',
+  STREAM_TABLE_ENTRIES,
+  "Entries of the host's stream table let transactions pass, and no CFGI_STE has told of them: their streams end in C_BAD_STE.",
+  ['sid', 'streams'],
+)
 
 /** All of them, by id - 1. */
 export const HYP_WARNINGS: WarningTable = list

@@ -3,10 +3,22 @@
 import { describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
+import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
-import { CFGI_ALL, linearCfg, SYNC, TLBI_NSNH_ALL, twoLevelCfg } from '../../smmu/fields.ts'
+import { CFGI_ALL, command, linearCfg, SYNC, TLBI_NSNH_ALL, twoLevelCfg } from '../../smmu/fields.ts'
 import { idRegisters, type SoftSetUp, softHost } from './soft.ts'
-import { Bench, CARVEOUT_BASE, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
+import {
+  Bench,
+  CARVEOUT_BASE,
+  HOST_CMDQ,
+  HOST_L2,
+  HOST_STRTAB,
+  Host,
+  MiB,
+  RAM_BASE,
+  STE,
+  shadowSte,
+} from './support.ts'
 
 const SID = 0x20
 const P = RAM_BASE + 10 * MiB
@@ -203,9 +215,9 @@ describe('CFGI_ALL while SMMUEN is 1', () => {
       if (address >= host.l2 && address < host.l2 + MiB) reads++
     }
     host.commands(...Array<readonly number[]>(100).fill(CFGI_ALL), SYNC)
-    expect(reads).toBe(2)
+    expect(reads).toBe(3)
     host.commands(CFGI_ALL, SYNC)
-    expect(reads).toBe(4)
+    expect(reads).toBe(6)
   })
 
   test('the hardware has stopped: what is invalid stays invalid, also for a successor', () => {
@@ -279,5 +291,85 @@ describe('a hypervisor that dies while SMMUEN is set', () => {
       expect(bench.dma(SID, P), where).toBe('F_TRANSLATION')
       expect(bench.dma(OTHER, P)).toBe('C_BAD_STREAMID')
     }
+  })
+})
+
+describe('a driver that fills its table and sends only CFGI_ALL', () => {
+  function filled(words: readonly bigint[], setUp = {}) {
+    const bench = new Bench(setUp)
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    bench.report.take()
+    host.l1(SID)
+    host.ste(SID, words)
+    return { bench, host }
+  }
+
+  test.each([
+    ['bypass', STE.bypass],
+    ['stage 1', STE.s1],
+  ])('is warned: %s', (_, words) => {
+    const { bench, host } = filled(words)
+    host.ste(SID + 2, words)
+    host.commands(CFGI_ALL, CFGI_ALL, SYNC)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [SID, 2] }])
+    expect(bench.hyp.streams()).toEqual([])
+  })
+
+  test.each([
+    ['V = 0', STE.invalid],
+    ['abort', STE.abort],
+    ['stage 2, which the host cannot have', STE.s2],
+  ])('is not, as nothing is lost: %s', (_, words) => {
+    const { bench, host } = filled(words)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('is not of an entry for which it sends CFGI_STE in the same batch, nor once it has', () => {
+    const { bench, host } = filled(STE.bypass)
+    host.commands(command('CFGI_STE', { sid: SID, leaf: 1 }), CFGI_ALL, SYNC)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('a linear table', () => {
+    const bench = new Bench({ ids: [{ idr1: (QEMU.idr1 & ~r.IDR1_SIDSIZE) | 8 }] })
+    bench.hyp.reset()
+    const host = new Host(bench).boot(8)
+    bench.memory.poke64(HOST_STRTAB + 64 * SID, ...STE.bypass)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [SID, 1] }])
+  })
+
+  test('what is not the host’s, or in use, is not read', () => {
+    const { bench, host } = filled(STE.bypass)
+    host.l1(0x100, HOST_CMDQ)
+    host.l1(0x200, bench.machine.carveout.base)
+    expect(bench.hyp.donate(HOST_L2 + 0x8000, 0x4000, 3)).toBe(0)
+    host.l1(0x300, HOST_L2 + 0x8000)
+    const reads: number[] = []
+    bench.memory.beforeRead = address => reads.push(address)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [SID, 1] }])
+    const inside = (base: number, size: number) => reads.filter(at => at >= base && at < base + size)
+    expect(inside(HOST_L2 + 0x8000, 0x4000)).toEqual([])
+    expect(inside(bench.machine.carveout.base, 64)).toEqual([])
+    // The commands, once.
+    expect(inside(HOST_CMDQ, 0x1000)).toHaveLength(1)
+    // Nothing stays shared.
+    expect(bench.hyp.donate(HOST_L2, 0x4000, 3)).toBe(0)
+  })
+
+  test('65,536 entries are looked at, however many there are', () => {
+    const { bench, host } = filled(STE.bypass)
+    for (let sid = 0; sid < 0x1_0000; sid += 0x100) host.l1(sid)
+    let bytes = 0
+    bench.memory.beforeRead = (address, length) => {
+      if (address >= HOST_L2 && address < HOST_L2 + 0x4000) bytes += length
+    }
+    host.commands(CFGI_ALL, SYNC)
+    expect(bytes).toBeLessThanOrEqual(64 * 65_536)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [SID, 256] }])
   })
 })

@@ -506,6 +506,8 @@ export class Host {
   /** The whole of it; leaves no trace in logs and reports. */
   boot(sidBits = 16): this {
     const { bench } = this
+    // A table of its own, empty, whatever another kernel left there.
+    bench.memory.poke(this.strtab, new Uint8Array(sidBits > 8 ? 8 * 2 ** (sidBits - 8) : 64 * 2 ** sidBits))
     this.prepare(sidBits)
     this.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
     this.commands(CFGI_ALL, SYNC)
