@@ -6,6 +6,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type AttackOptions, type AttackResult, attack, type Found } from '../attack/attack.ts'
 import { decodeCase, replay } from '../attack/cases.ts'
 import { explain } from '../attack/explain.ts'
+import { readKnown } from '../attack/known.ts'
+import { mutants } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
@@ -25,6 +27,7 @@ interface AttackCommandOptions {
   readonly corpus?: string
   readonly known?: string
   readonly replay?: string
+  readonly mutants?: number
   readonly json?: true
 }
 
@@ -98,6 +101,14 @@ export function attackCommand(program: Command): void {
         'quirk',
       ]),
     )
+    .addOption(
+      new Option(
+        '--mutants <n>',
+        'attack so many hypervisors with one wrong line each, then run the unit tests on them',
+      )
+        .argParser(count(10_000))
+        .conflicts(['policy', 'replay', 'corpus', 'ops', 'jobs', 'hardware', 'quirk']),
+    )
     .option('--json', 'the result as JSON')
     .addHelpText(
       'after',
@@ -106,8 +117,9 @@ export function attackCommand(program: Command): void {
     .action(async (options: AttackCommandOptions) => {
       const { signal, dispose } = abortOnSignal()
       try {
-        process.exitCode =
-          options.replay === undefined ? await run(options, signal) : await again(options.replay, options)
+        if (options.mutants !== undefined) process.exitCode = await mutate(options.mutants, options, signal)
+        else if (options.replay !== undefined) process.exitCode = await again(options.replay, options)
+        else process.exitCode = await run(options, signal)
       } catch (error) {
         fail(error, signal)
       } finally {
@@ -188,6 +200,37 @@ function asJson(result: AttackResult, { seed, jobs, policy, quirks, hardware }: 
       explanation: found.explanation,
     })),
   }
+}
+
+/** Each second of an attack on a mutant. */
+const MUTANT_SECONDS = 15
+
+async function mutate(
+  number: number,
+  { seconds, seed, known, json }: AttackCommandOptions,
+  signal: AbortSignal,
+): Promise<number> {
+  const options = {
+    ...{ count: number, seed: seed ?? 1, seconds: seconds ?? MUTANT_SECONDS },
+    known: known === undefined ? [] : readKnown(known),
+  }
+  const verdicts = await mutants(
+    options,
+    verdict => {
+      const { file, line, before, after, by, what } = verdict
+      if (!json)
+        print(`${by === 'nobody' ? 'SURVIVES' : by}: ${file}:${line}: ${before} → ${after}${what ? ` (${what})` : ''}`)
+    },
+    signal,
+  )
+  const survivors = verdicts.filter(({ by }) => by === 'nobody')
+  if (json) print(JSON.stringify({ verdicts }, null, 2))
+  else {
+    const found = verdicts.filter(({ by }) => by === 'attack').length
+    const killed = verdicts.length - found - survivors.length
+    print(`${verdicts.length} mutants: ${found} found by attack, ${killed} by unit tests, ${survivors.length} survive`)
+  }
+  return signal.aborted ? EXIT.interrupted : survivors.length > 0 ? EXIT.failed : EXIT.ok
 }
 
 async function again(file: string, options: AttackCommandOptions): Promise<number> {

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Hypervisors with one wrong line each, made from the source: does the attacker find them, or do the unit tests? What neither finds is a
+ * line that may be wrong without anybody noticing.
+ */
+import { spawn } from 'node:child_process'
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import type { Weakness } from './known.ts'
+import type { WorkerMessage, WorkerOptions } from './messages.ts'
+import { Random } from './random.ts'
+import { HARDWARE } from './setup.ts'
+
+const ROOT = fileURLToPath(new URL('../../', import.meta.url))
+const PKVM = 'server/hypervisor/pkvm'
+/** What decides about isolation; the rest of the folder shows, stores or measures. */
+const FILES: readonly string[] = [
+  ...['commandRules', 'cr0', 'frame', 'hostCmdq', 'hostStrtab', 'hypervisor', 'idmap', 'idmapBuild', 'idmapLayout'],
+  ...['ownership', 'pool', 'probe', 'queues', 'shadowCmdq', 'shadowStrtab', 'share', 'smmu', 'steRules'],
+].map(name => `${PKVM}/${name}.ts`)
+/** What a copy of the source needs to run the hypervisor's tests. */
+const COPIED = [
+  'package.json',
+  'tsconfig.json',
+  'vitest.config.ts',
+  'protocol',
+  'server',
+  'scripts',
+  'test/unit',
+  'test/attack',
+]
+
+export interface Mutant {
+  readonly file: string
+  /** From 1. */
+  readonly line: number
+  readonly before: string
+  readonly after: string
+}
+
+export interface Verdict extends Mutant {
+  readonly by: 'attack' | 'unit tests' | 'nobody'
+  /** What was found, or the test that failed. */
+  readonly what: string
+  readonly seconds: number
+}
+
+export interface MutantOptions {
+  readonly count: number
+  readonly seed: number
+  /** Of the attack on each. */
+  readonly seconds: number
+  readonly known: readonly Weakness[]
+}
+
+/** One wrong thing each: a pattern in a line, and what stands there instead. */
+const CHANGES: readonly (readonly [RegExp, string])[] = [
+  [/ === /, ' !== '],
+  [/ !== /, ' === '],
+  [/ && /, ' || '],
+  [/ \|\| /, ' && '],
+  [/ < /, ' <= '],
+  [/ <= /, ' < '],
+  [/ > /, ' >= '],
+  [/ >= /, ' > '],
+  [/ & ~/, ' & '],
+  [/ \| /, ' & '],
+  [/ \+ /, ' - '],
+  [/\bMath\.min\b/, 'Math.max'],
+  [/\btrue\b/, 'false'],
+  [/\bfalse\b/, 'true'],
+  [/return E[A-Z]+$/, 'return OK'],
+  // A statement that is a call is left out.
+  [/^( +)(?:this|hyp|smmu|memory|shadow|guard|share|registers|state)[.#\w]*\(.*\)$/, '$1;'],
+  [/^( +)[\w.#[\]]+ (?:=|\|=|&=|\^=) .*[^,{(]$/, '$1;'],
+]
+/** Lines that decide nothing: comments, imports, types, reports. */
+const PLAIN =
+  /^\s*(?:\/?\*|\/\/|import |export (?:interface|type) |readonly |\}|\{)|warn\(|warning|WARN|report\.|changed\(|queueMoved\(|throw |quirks|keepAnyway|\$1/
+
+/** All of a file, in the order of its lines. */
+export function mutantsOf(file: string, text: string): Mutant[] {
+  const found: Mutant[] = []
+  for (const [i, before] of text.split('\n').entries()) {
+    if (PLAIN.test(before)) continue
+    for (const [pattern, instead] of CHANGES) {
+      if (!pattern.test(before)) continue
+      found.push({ file, line: i + 1, before: before.trim(), after: before.replace(pattern, instead).trim() })
+    }
+  }
+  return found
+}
+
+/** Some of all, spread over the source, the same ones for the same seed. */
+export function choose(all: readonly Mutant[], count: number, seed: number): Mutant[] {
+  const random = new Random(seed)
+  const step = all.length / count
+  if (step <= 1) return [...all]
+  return Array.from(
+    { length: count },
+    (_, i) => all[Math.min(all.length - 1, Math.floor((i + random.below(1000) / 1000) * step))],
+  )
+}
+
+/** @param told of each when it is decided */
+export async function mutants(
+  options: MutantOptions,
+  told: (verdict: Verdict) => void,
+  signal: AbortSignal,
+): Promise<Verdict[]> {
+  const all = FILES.flatMap(file => mutantsOf(file, readFileSync(join(ROOT, file), 'utf8')))
+  const copy = mkdtempSync(join(tmpdir(), 'smmu-cosim-mutants-'))
+  try {
+    for (const path of COPIED) cpSync(join(ROOT, path), join(copy, path), { recursive: true })
+    symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
+    const wrong = await tested(copy)
+    if (wrong !== undefined) throw new Error(`the unit tests fail without a mutant: ${wrong}`)
+    const verdicts: Verdict[] = []
+    for (const mutant of choose(all, options.count, options.seed)) {
+      if (signal.aborted) break
+      const verdict = await judge(mutant, copy, options, signal)
+      verdicts.push(verdict)
+      told(verdict)
+    }
+    return verdicts
+  } finally {
+    rmSync(copy, { recursive: true, force: true })
+  }
+}
+
+async function judge(mutant: Mutant, copy: string, options: MutantOptions, signal: AbortSignal): Promise<Verdict> {
+  const path = join(copy, mutant.file)
+  const text = readFileSync(path, 'utf8')
+  const lines = text.split('\n')
+  lines[mutant.line - 1] = mutant.after
+  writeFileSync(path, lines.join('\n'))
+  const start = performance.now()
+  try {
+    const found = await attacked(copy, options)
+    const failed = found ?? (signal.aborted ? undefined : await tested(copy))
+    const by = found !== undefined ? 'attack' : failed !== undefined ? 'unit tests' : 'nobody'
+    return { ...mutant, by, what: failed ?? '', seconds: (performance.now() - start) / 1000 }
+  } finally {
+    writeFileSync(path, text)
+  }
+}
+
+/** What an attack finds first; a policy that never answers is one as well. */
+function attacked(copy: string, { seconds, seed, known }: MutantOptions): Promise<string | undefined> {
+  const options: WorkerOptions = {
+    ...{ policy: join(copy, PKVM, 'policy.ts'), until: 'nested', hardware: HARDWARE, seed, known, seconds },
+    ...{ steps: undefined, programs: [] },
+  }
+  return new Promise(resolve => {
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), {
+      workerData: options,
+      stdout: true,
+      stderr: true,
+    })
+    const end = (what: string | undefined) => {
+      clearTimeout(timer)
+      void worker.terminate()
+      resolve(what)
+    }
+    const timer = setTimeout(() => end('it does not come to an end'), 1000 * seconds + 20_000)
+    worker.on('message', (message: WorkerMessage) => {
+      if (message.type === 'case') end(message.found.kind)
+      else if (message.type === 'done') end(undefined)
+    })
+    worker.on('error', error => end(`it throws: ${error.message.split('\n')[0]}`))
+  })
+}
+
+/** The first of the hypervisor's unit tests that fails. */
+function tested(copy: string): Promise<string | undefined> {
+  const report = join(copy, 'report.json')
+  const vitest = join(ROOT, 'node_modules/vitest/vitest.mjs')
+  const tests = ['run', '--project', 'unit', 'test/unit/hypervisor', '--maxWorkers=1', '--bail=1']
+  rmSync(report, { force: true })
+  return new Promise(resolve => {
+    const args = [vitest, ...tests, '--reporter=json', `--outputFile=${report}`]
+    const child = spawn(process.execPath, args, { cwd: copy, stdio: 'ignore' })
+    child.on('close', code => resolve(code === 0 ? undefined : firstFailure(report)))
+  })
+}
+
+function firstFailure(report: string): string {
+  if (!existsSync(report)) return 'they do not run'
+  const { testResults } = JSON.parse(readFileSync(report, 'utf8')) as {
+    testResults: { message?: string; assertionResults: { status: string; fullName: string }[] }[]
+  }
+  for (const { assertionResults, message } of testResults) {
+    const failed = assertionResults.find(({ status }) => status === 'failed')
+    if (failed !== undefined) return failed.fullName
+    if (message) return message.split('\n')[0]
+  }
+  return 'they do not run'
+}
