@@ -300,6 +300,17 @@ describe('a hardware that does not follow', () => {
     expect(bench.report.take()).toEqual([])
   })
 
+  test("CONS of a queue that was just enabled is the host's, also when the hypervisor's own commands are stuck", () => {
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 7)
+    bench.write(r.ARM_SMMU_CMDQ_CONS, 7)
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    bench.hw.stuck = true
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_SMMUEN)
+    expect(bench.report.take()).toContain('HYP_CMDQ_TIMEOUT')
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(7)
+  })
+
   test('a trap waits about once, however many waits it asks for', () => {
     bench = new Bench({ options: { waitPolls: 1_000_000 } })
     bench.hyp.reset()
