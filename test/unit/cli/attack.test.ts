@@ -94,6 +94,8 @@ describe('what it does not take', () => {
     [['--ops', '0'], /a whole number from 1/],
     [['--until', 'moon'], /Allowed choices are mmio/],
     [['--policy', 'cheese'], /no policy "cheese"/],
+    [['--quirk', 'cheese'], /policy pkvm has no quirk "cheese": there are cmd-sync-msi, /],
+    [['--quirk', 'eats', '--policy', 'passthrough'], /policy passthrough has no quirk "eats": it has none/],
     [['--known', '/nowhere.json'], /ENOENT/],
     [['--replay', '/nowhere.json'], /ENOENT/],
   ])('%s', async (args, message) => {
@@ -114,6 +116,8 @@ test('a file that is no case says where', async () => {
 })
 
 test('the list of this repository is one', async () => {
-  const { stdout } = await attack('--ops', '1', '--known', LIST)
-  expect(stdout).toMatch(/^known: /m)
+  const { code, stdout } = await attack('--ops', '1', '--known', LIST)
+  const { weaknesses } = JSON.parse(readFileSync(LIST, 'utf8')) as { weaknesses: unknown[] }
+  expect(stdout.match(/^known: /gm) ?? []).toHaveLength(weaknesses.length)
+  expect(code).toBe(0)
 })
