@@ -13,9 +13,12 @@ const HERE = fileURLToPath(new URL('.', import.meta.url))
 
 /** One input is not waited for any longer, ms. */
 const HANG_MS = 20_000
-/** The heap of a target, and what the whole process may grow by, MiB. */
-const HEAP_MIB = 512
+/**
+ * What the process may grow by, MiB. The heap of a target may be larger by far: at its limit V8 ends a thread, or, when the
+ * thread is quick, the process.
+ */
 const GROWTH_MIB = 1024
+const HEAP_MIB = 4 * GROWTH_MIB
 
 export interface FuzzOptions {
   /** In all, each target for its share of it. */
