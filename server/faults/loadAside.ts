@@ -20,7 +20,11 @@ export type LoadResult = { readonly loaded: FaultFile } | { readonly complaints:
 /** Of one text, the start of the thread included, ms. */
 const DEADLINE_MS = 5_000
 const MAX_WAITING = 16
-const LIMITS = { maxOldGenerationSizeMb: 256, stackSizeMb: 4 }
+/**
+ * Far more than a text of MAX_FILE_BYTES comes to: V8 that reaches the limit ends the thread, or, when the thread is quick,
+ * the process.
+ */
+const LIMITS = { maxOldGenerationSizeMb: 2048, stackSizeMb: 4 }
 
 let worker: Worker | undefined
 let last: Promise<unknown> = Promise.resolve()
