@@ -223,12 +223,12 @@ lease() {
 fetch() {
 	patience=$(parameter cosim.patience $PATIENCE_S)
 	note=
-	lease $(((patience + 5) / 6)) || {
+	lease $(((patience + 2) / 3)) || {
 		# As network managers do: the link may have come up without a word.
 		note="no lease before the card was reset: $(card_state)"
 		ip link set "$INTERFACE" down
 		ip link set "$INTERFACE" up
-		lease $(((patience + 5) / 6)) || { fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR); $(card_state)"; return; }
+		lease $(((patience + 2) / 3)) || { fail net "$1" "no DHCP lease: $(tail -n 1 $STDERR); $(card_state)"; return; }
 	}
 	address=$(ip -4 -o addr show dev "$INTERFACE" | awk '{ sub("/.*", "", $4); print $4 }')
 	[ -n "$2" ] || { emit net true "\"name\":\"$1\",\"address\":\"$address\",\"skipped\":true"; return; }
