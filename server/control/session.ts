@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFile } from 'node:child_process'
 import { EventEmitter } from 'node:events'
-import { closeSync, openSync, unlinkSync } from 'node:fs'
+import { closeSync, openSync, rmSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -225,6 +225,17 @@ export class Session extends EventEmitter<{
     } catch {} // it has ended: `ended` says why
   }
 
+  /**
+   * When QEMU answers it has opened its RAM, in another container by its name. From then on nobody else finds it, and it is gone
+   * with its last user, however that one ends.
+   */
+  async #hide(ramFile: string): Promise<void> {
+    try {
+      await this.qmp(this.#gone.signal)
+    } catch {} // it has ended: `ended` says why
+    rmSync(ramFile, { force: true })
+  }
+
   /** What becomes of the machine, put on the time line. */
   async #watchLife(pump: Pump): Promise<void> {
     try {
@@ -256,9 +267,9 @@ export class Session extends EventEmitter<{
       if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
       await reserve(path, parseSize(options.machine.memory))
       if (policy?.server !== undefined) return new Session(options, ram, path)
-      // Nobody else finds it now, and it is gone with its last user, however that one ends.
-      unlinkSync(path)
-      return await Session.#serve(options, ram)
+      const session = await Session.#serve(options, ram)
+      void session.#hide(path)
+      return session
     } catch (error) {
       closeSync(ram)
       throw error

@@ -2,12 +2,12 @@
 /** How a server's container runs QEMU in the one next door; QEMU is a script here, as only its life matters. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 
 const program = (name: string) => fileURLToPath(new URL(`../../../docker/${name}`, import.meta.url))
@@ -20,7 +20,10 @@ beforeEach(async () => {
   folder = privateFolder(tmpdir(), 'remote-')
   mkdirSync(join(folder, 'run'))
   const qemu = join(folder, 'qemu-system-aarch64')
-  writeFileSync(qemu, '#!/bin/sh\necho "args $*"\ncase "$1" in end) exit 7;; esac\nexec sleep 1000\n')
+  writeFileSync(
+    qemu,
+    '#!/bin/sh\necho "args $*"\ncase "$1" in end) exit 7;; ram) printf guest >&3; exit;; esac\nexec sleep 1000\n',
+  )
   chmodSync(qemu, 0o755)
   // A process group of its own: the runner ends with all of it.
   runner = spawn('bash', [program('qemu-runner')], { env: env(), stdio: 'ignore', detached: true })
@@ -43,6 +46,31 @@ test('arguments, output and exit code are QEMU’s', async () => {
   const { out, exit } = remote('end', 'two words')
   expect(await exit).toEqual([7, null])
   expect(await out).toBe('args end two words\n')
+})
+
+describe('guest RAM that QEMU inherits', () => {
+  const start = (fd: number) =>
+    spawn('bash', [program('qemu-remote'), 'ram'], { env: env(), stdio: ['ignore', 'ignore', 'pipe', fd] })
+
+  test('is the same file there', async () => {
+    const path = join(folder, 'ram')
+    const fd = openSync(path, 'wx+')
+    const child = start(fd)
+    expect(await once(child, 'exit')).toEqual([0, null])
+    closeSync(fd)
+    expect(readFileSync(path, 'utf8')).toBe('guest')
+  })
+
+  test('is no other file when it cannot be had', async () => {
+    const path = join(folder, 'ram')
+    const fd = openSync(path, 'wx+')
+    rmSync(path)
+    const child = start(fd)
+    closeSync(fd)
+    const err = child.stderr && text(child.stderr)
+    expect((await once(child, 'exit'))[0]).toBe(1)
+    expect(await err).toMatch(/^qemu-remote: guest RAM has no name that the container 'qemu' could open it by/)
+  })
 })
 
 test('a signal ends it', async () => {
