@@ -12,7 +12,7 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
-import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
+import { loadPolicy, POLICY_NAMES, policyFile } from '../policy/load.ts'
 import { type AttackReport, AttackTable, attackFailure } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure, el2Violation } from '../run/el2.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
@@ -47,6 +47,8 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   const { signal, dispose } = abortOnSignal()
   let dashboard: Dashboard | undefined
   try {
+    // A confined process cannot look for what it was not allowed to read.
+    check(options)
     if (options.dashboard !== undefined) {
       await confine(options.sandbox, namedFiles(options))
       dashboard = await openDashboard(options)
@@ -74,7 +76,8 @@ function namedFiles({ policy, kernel, initrd, qemu, faults = [], ramDir, report,
 
 /** Checks before any work is done, so that a typo costs no boot. @throws Error naming option and file. */
 function check(options: BootOptions): void {
-  const { report } = options
+  const { report, record } = options
+  if (!POLICY_NAMES.includes(options.policy)) policyFile(options.policy)
   checkFiles(wantedFiles(options))
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
   if (options.oracle && (options.el2 === 'none' || options.baseline || options.server !== undefined))
@@ -83,11 +86,15 @@ function check(options: BootOptions): void {
     throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
   }
   if (options.el2 !== 'none' && options.reboots > 0) throw new Error(`--reboots: not with --el2 ${options.el2}`)
-  if (report !== undefined) {
+  for (const [option, file] of [
+    ['--report', report],
+    ['--record', record],
+  ]) {
+    if (!file) continue
     try {
-      accessSync(dirname(resolve(report)), constants.W_OK)
+      accessSync(dirname(resolve(file)), constants.W_OK)
     } catch {
-      throw new Error(`--report ${report}: its folder does not exist, or is not writable`)
+      throw new Error(`${option} ${file}: its folder does not exist, or is not writable`)
     }
   }
   checkSizes(options, '--')
@@ -95,7 +102,6 @@ function check(options: BootOptions): void {
 
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
-  check(options)
   // A file is loaded by the trap thread only.
   if (POLICY_NAMES.includes(options.policy)) await loadPolicy(options.policy, options.quirk)
   const faults = await faultsOf(options)

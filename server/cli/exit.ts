@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import { inWords } from '../policy/denied.ts'
 import { say } from './terminal.ts'
 
 /** Exit codes of the command line. */
@@ -22,7 +23,7 @@ export function abortOnSignal(): { signal: AbortSignal; dispose: () => void } {
 /** Prints one message and sets the exit code. */
 export function fail(error: unknown, signal?: AbortSignal): void {
   const interrupted = signal?.aborted === true
-  const message = error instanceof Error ? error.message : String(error)
+  const message = error instanceof Error ? inWords(error) : String(error)
   say(interrupted ? 'interrupted' : message)
   process.exitCode = interrupted ? EXIT.interrupted : EXIT.failed
 }

@@ -49,6 +49,10 @@ export function serveCommand(program: Command): void {
       const { signal, dispose } = abortOnSignal()
       try {
         const { sandbox, policy, qemu, ramDir } = options
+        // A confined process cannot look for what it was not allowed to read.
+        for (const file of [policy, qemu]) {
+          if (file !== undefined && !existsSync(file)) throw new Error(`${file}: no such file`)
+        }
         await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramDir] })
         await serve(options, signal)
       } catch (error) {
@@ -61,9 +65,6 @@ export function serveCommand(program: Command): void {
 
 async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> {
   const { policy, qemu } = options
-  for (const file of [policy, qemu]) {
-    if (file !== undefined && !existsSync(file)) throw new Error(`${file}: no such file`)
-  }
   const manager = new MachineManager({
     ramDir: options.ramDir,
     sandbox: options.sandbox,

@@ -66,10 +66,11 @@ export class TypeCheck {
       output += text
     })
     compiler.on('error', error => this.#say(`types are not checked: ${error.message}`))
-    compiler.on('close', () => {
+    compiler.on('close', code => {
       this.#compiler = undefined
       if (this.#closed) return
       if (this.#again) this.check()
+      else if (code !== 0 && output === '') this.#say(`types are not checked: the compiler ended with ${code}`)
       else this.#tell(output)
     })
   }

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { inWords } from './denied.ts'
 import { checkQuirks, type PolicyDescription, type PolicyFactory } from './policy.ts'
 
 const HYPERVISORS = new URL('../hypervisor/', import.meta.url)
@@ -33,14 +34,20 @@ export async function loadPolicy(policy: string, quirks: readonly string[] = [])
   return found
 }
 
-async function loadFile(policy: string): Promise<PolicyModule> {
+/** @returns the path of a policy file. @throws Error when the name is none of ours and no file's */
+export function policyFile(policy: string): string {
   if (!/\.[cm]?[jt]s$/.test(policy)) {
     throw new Error(`no policy "${policy}": there are ${POLICY_NAMES.join(', ')}, or the path of a .ts file`)
   }
   const file = resolve(policy)
   if (!existsSync(file)) throw new Error(`policy file ${file} does not exist`)
+  return file
+}
+
+async function loadFile(policy: string): Promise<PolicyModule> {
+  const file = policyFile(policy)
   const module: unknown = await import(pathToFileURL(file).href).catch((error: Error) => {
-    throw new Error(`policy file ${file}: ${error.message}`)
+    throw new Error(`policy file ${file}: ${inWords(error)}`)
   })
   return moduleOf(module, `file ${file}`)
 }

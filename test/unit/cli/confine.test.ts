@@ -105,15 +105,41 @@ test.each([true, false])(
   },
 )
 
+test.each([
+  [['serve', '--policy', '/none/such.ts'], '/none/such.ts: no such file'],
+  [['boot', '--dashboard=0', '--policy', '/none/such.ts'], 'policy file /none/such.ts does not exist'],
+  [['boot', '--dashboard=0', '--kernel', '/none/such'], /^--kernel \/none\/such: no such file, or not readable/],
+  [['boot', '--record', '/none/such'], '--record /none/such: its folder does not exist, or is not writable'],
+])('%s: what is not there is said before the server is confined', (args, message) => {
+  const { status, stderr } = spawnSync(process.execPath, [MAIN, ...args], { encoding: 'utf8' })
+  expect(status).toBe(1)
+  const [, said] = /^smmu-cosim: (.*)\n$/.exec(stderr) ?? []
+  expect(said).toEqual(typeof message === 'string' ? message : expect.stringMatching(message))
+})
+
+test('what a confined process may not read has its name', () => {
+  const root = fileURLToPath(new URL('../../..', import.meta.url))
+  const other = join(folder, 'other/file.ts')
+  writeFileSync(other, 'export const one = 1')
+  const policy = join(folder, 'read/policy.ts')
+  writeFileSync(policy, "import '../other/file.ts'")
+  const script = `
+    import { loadPolicy } from ${JSON.stringify(join(root, 'server/policy/load.ts'))}
+    await loadPolicy(${JSON.stringify(policy)}).catch(error => console.log(error.message))`
+  const args = [...permissions([resolve(root), join(folder, 'read')], []), '--input-type=module', '-e', script]
+  const denied = `${other}: a confined server may not read it; --no-sandbox lets it`
+  expect(execFileSync(process.execPath, args, { encoding: 'utf8' })).toBe(`policy file ${policy}: ${denied}\n`)
+})
+
 test('paths that Node cannot tell apart are refused, and said', () => {
   const { status, stderr } = spawnSync(
     process.execPath,
-    [MAIN, 'serve', '--port', '0', '--qemu', `${tmpdir()}x/qemu`],
+    [MAIN, 'serve', '--port', '0', '--ram-dir', `${tmpdir()}x/ram`],
     {
       encoding: 'utf8',
     },
   )
-  const message = `Node's permissions cannot tell ${tmpdir()}x/qemu from ${tmpdir()}: name another path, or use --no-sandbox`
+  const message = `Node's permissions cannot tell ${tmpdir()}x/ram from ${tmpdir()}: name another path, or use --no-sandbox`
   expect([status, stderr]).toEqual([1, `smmu-cosim: ${message}\n`])
 })
 
