@@ -13,7 +13,7 @@ import * as S from '../smmu/ste.ts'
 import { annotated } from './hostStage2.ts'
 
 const PAGE = 4096
-/** Limit of ranges that are listed one by one. */
+/** Limit of ranges of one kind that are listed one by one: those that do no harm take no place from those that do. */
 const MAX_TOLD = 20
 /** A damaged table may lead into itself. */
 const MAX_TABLES = 1 << 17
@@ -50,7 +50,7 @@ export interface Agreement {
   /** Of these: kept from the host by EL2, and by the server (hypervisor memory). */
   readonly kept: number
   readonly hypervisor: number
-  /** The first MAX_TOLD. */
+  /** The first MAX_TOLD of each kind. */
   readonly disagreements: readonly Disagreement[]
   /** Pages in all of them. */
   readonly wrong: number
@@ -143,6 +143,7 @@ export function compare(
 ): Agreement {
   const result = { pages: 0, kept: 0, hypervisor: 0, wrong: 0 }
   const disagreements: { base: number; size: number; what: Disagreement['what']; who?: string }[] = []
+  const told = { reached: 0, lost: 0, elsewhere: 0 }
   const kept = annotated(memory, registers)
   for (const [i, reach] of reaches.entries()) {
     const { who, whole } = reach
@@ -166,7 +167,7 @@ export function compare(
       result.wrong++
       const last = disagreements.at(-1)
       if (last?.what === what && last.who === who && last.base + last.size === address) last.size += PAGE
-      else if (disagreements.length < MAX_TOLD) {
+      else if (told[what]++ < MAX_TOLD) {
         disagreements.push({ base: address, size: PAGE, what, ...(who !== undefined && { who }) })
       }
     }

@@ -70,6 +70,7 @@ export class El2Oracle {
   forget(): void {
     this.registers = null
     this.#pending = []
+    this.#puzzled = false
   }
 
   /** EL2 waited for the server, `duration` ns. */

@@ -245,6 +245,32 @@ describe('while the machine runs', () => {
     expect(oracle(1).sample(1e9, true)).toMatch(REACHED)
   })
 
+  test('nor do pages that were lost hide it, however many there are', () => {
+    const pages = Array.from({ length: 30 }, (_, i) => REGION + 8192 * i)
+    for (const page of pages) bench.store(page, ANNOTATION_VM)
+    for (const page of pages) bench.memory.poke64(descriptor(page), 0n)
+    const last = REGION + 8192 * 40
+    bench.memory.poke64(descriptor(last), ANNOTATION_VM)
+    expect(check()).toMatchObject({ wrong: 31 })
+    expect(oracle(1).sample(1e9, true)).toMatch(/^devices reach 1 page at 0x40850000/)
+  })
+
+  test('tables that make no sense stop it at once, or when they still do a second later', () => {
+    bench.memory.poke64(L2, 0x1000n | 3n)
+    const PROBLEM = 'the table at 0x1000 is not in RAM'
+    expect(oracle(1).sample(1e9, true)).toBe(PROBLEM)
+    const two = oracle(2)
+    expect(two.sample(1e9, true)).toBeUndefined()
+    expect(two.report()).toMatchObject({ checks: 0, agreement: null, problem: PROBLEM })
+    expect(two.sample(2e9, true)).toBe(PROBLEM)
+    expect(two.report()).toMatchObject({ violation: PROBLEM })
+    const reset = oracle(2)
+    expect(reset.sample(1e9, true)).toBeUndefined()
+    reset.forget()
+    reset.registers = registers
+    expect(reset.sample(2e9, true)).toBeUndefined()
+  })
+
   test('nothing stops it while both agree', () => {
     const one = oracle(1)
     bench.store(PAGE, ANNOTATION_VM)
