@@ -69,9 +69,13 @@ function attackLines({ attacks, secretChanged, storm }: AttackReport): string[] 
   return lines
 }
 
-function el2Lines({ changes, serverUs, checks, agreement, problem }: El2Report): string[] {
+/** Why there is no agreement, and no problem either. */
+const NOTHING_TO_COMPARE = 'EL2 keeps no tables for its host, or no device has a second stage'
+
+export function el2Lines({ changes, serverUs, checks, agreement, problem }: El2Report): string[] {
   const lines = [`  EL2 changed its host's tables ${changes} times: p50 ${serverUs.p50} µs each, p99 ${serverUs.p99}`]
   if (problem !== undefined) lines.push(`    SMMU and EL2 CANNOT BE COMPARED: ${problem}`)
+  else if (agreement === null) lines.push(`    SMMU and EL2 were NOT compared: ${NOTHING_TO_COMPARE}`)
   if (agreement === null) return lines
   const { pages, kept, wrong, disagreements } = agreement
   if (wrong === 0) {

@@ -86,6 +86,7 @@ function el2Text(el2: El2View | null): string {
     `its host's tables changed ${changes} times`,
   ]
   if (problem !== null) lines.push(`it cannot be compared with the SMMU: ${problem}`)
+  else if (agreement === null && registers !== null) lines.push('it is not compared: no device has a second stage')
   if (agreement !== null) {
     const { pages, kept, wrong, disagreements } = agreement
     const disagree = wrong === 0 ? 'agree' : `DO NOT AGREE on ${wrong} pages`
