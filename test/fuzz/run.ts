@@ -47,7 +47,7 @@ export function corpus(target: string): Uint8Array[] {
     .map(name => new Uint8Array(readFileSync(join(folder, name))))
 }
 
-/** @returns what was found. @throws when `signal` aborts */
+/** @returns what was found. @throws when `signal` aborts; what was found before is kept and said */
 export async function fuzz(
   { seconds, inputs: most, seed, only, save }: FuzzOptions,
   signal: AbortSignal,
@@ -64,19 +64,22 @@ export async function fuzz(
         ? { ms: (seconds * 1000) / names.length, inputs: Number.POSITIVE_INFINITY }
         : { ms: Number.POSITIVE_INFINITY, inputs: most }
     const { inputs, outcomes, findings } = await fuzzTarget({ module, seed, corpus: corpus(target), ...end }, signal)
-    say(`${target}: ${inputs} inputs, ${outcomes} outcomes, ${findings.length} findings`)
+    const different = outcomes === undefined ? '' : `, ${outcomes} outcomes`
+    say(`${target}: ${inputs} inputs${different}, ${findings.length} findings`)
     for (const { message, input } of findings) {
       const file = keep(save ?? join(HERE, 'corpus', target), input)
       say(`${target}: ${message}\n  input: ${relative(process.cwd(), file)}`)
       all.push({ target, message, file })
     }
+    signal.throwIfAborted()
   }
   return all
 }
 
 export interface TargetResult {
   readonly inputs: number
-  readonly outcomes: number
+  /** Different ones; undefined: the thread was ended, and nobody knows. */
+  readonly outcomes: number | undefined
   readonly findings: readonly { readonly message: string; readonly input: Uint8Array }[]
 }
 
@@ -94,22 +97,27 @@ export async function fuzzTarget(
   })
   const findings: { message: string; input: Uint8Array }[] = []
   const presentInput = () => new Uint8Array(present, PRESENT_HEADER, Atomics.load(state, 1)).slice()
-  const over = Promise.withResolvers<{ inputs: number; outcomes: number }>()
+  const over = Promise.withResolvers<Pick<TargetResult, 'inputs' | 'outcomes'>>()
+  const stop = () => over.resolve({ inputs: Atomics.load(state, 0), outcomes: undefined })
   let ended = false
   const end = (message: string) => {
     if (ended) return
     ended = true
     findings.push({ message, input: presentInput() })
-    over.resolve({ inputs: Atomics.load(state, 0), outcomes: 0 })
+    stop()
   }
   worker.on('message', (message: WorkerMessage) => {
     if ('done' in message) over.resolve(message.done)
     else findings.push(message.found)
   })
-  worker.on('error', error => end(`the thread ended: ${error.message}`))
+  worker.on('error', error => {
+    // Before the first input it is the target that does not load.
+    if (Atomics.load(state, 0) === 0) over.reject(error)
+    else end(`the thread ended: ${error.message}`)
+  })
   worker.on('exit', code => over.reject(new Error(`the thread ended with ${code}`)))
-  const abort = () => over.reject(signal.reason)
-  signal.addEventListener('abort', abort)
+  // What was found so far is told.
+  signal.addEventListener('abort', stop)
   let last = 0
   let since = performance.now()
   const before = process.memoryUsage.rss()
@@ -126,7 +134,7 @@ export async function fuzzTarget(
     return { ...(await over.promise), findings }
   } finally {
     clearInterval(watch)
-    signal.removeEventListener('abort', abort)
+    signal.removeEventListener('abort', stop)
     await worker.terminate()
   }
 }

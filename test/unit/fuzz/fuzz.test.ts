@@ -37,6 +37,23 @@ describe('the fuzzer', () => {
     expect(findings[0]?.message).toMatch(/memory|grew/)
   })
 
+  test('what was found before it was interrupted is kept, and no outcomes are made up', async () => {
+    const controller = new AbortController()
+    const found = fuzzTarget(
+      { module: module('planted'), seed: 1, corpus: [Buffer.from('fault\0\0')], ms: 60_000, inputs: 1e9 },
+      controller.signal,
+    )
+    setTimeout(() => controller.abort(), 4_000)
+    const { inputs, outcomes, findings } = await found
+    expect(inputs).toBeGreaterThan(0)
+    expect(outcomes).toBeUndefined()
+    expect(findings.map(({ message }) => message.split('\n')[0])).toContain('Finding: number 0 is wrong')
+  })
+
+  test('a target that does not load is no finding', async () => {
+    await expect(run('nowhere', 1)).rejects.toThrow(/nowhere/)
+  })
+
   test('what code says on purpose is no bug, what the engine says is', () => {
     class Refused extends Error {}
     expect(isBug(new Refused('no'))).toBe(false)
