@@ -105,22 +105,31 @@ export class Oracle {
   /** The hypervisor writes memory. */
   hypervisorWrites(address: number, length: number): void {
     if (!this.claims) return
-    const owner = this.map.owner(address)
-    if (owner === HOST || owner === HYPERVISOR || owner === NOT_RAM) return
     const back = this.#returning
     if (back !== undefined && address >= back.base && address + length <= back.end) return
-    this.report(
-      'hypervisor-writes-vm',
-      `the hypervisor writes ${length} bytes at ${hex(address)}, which belongs to ${ownerName(owner)}`,
-    )
+    const at = this.#ofVm(address, length)
+    if (at < 0) return
+    const what = `the hypervisor writes ${length} bytes at ${hex(address)}`
+    this.report('hypervisor-writes-vm', `${what}, ${hex(at)} belongs to ${this.owner(at)}`)
   }
 
   /** The hypervisor reads memory: the host must not make it read what belongs to a VM. */
-  hypervisorReads(address: number): void {
+  hypervisorReads(address: number, length: number): void {
     if (!this.claims) return
-    const owner = this.map.owner(address)
-    if (owner === HOST || owner === HYPERVISOR || owner === NOT_RAM) return
-    this.report('hypervisor-reads-vm', `the hypervisor reads ${hex(address)}, which belongs to ${ownerName(owner)}`)
+    const at = this.#ofVm(address, length)
+    if (at < 0) return
+    const what = `the hypervisor reads ${length} bytes at ${hex(address)}`
+    this.report('hypervisor-reads-vm', `${what}, ${hex(at)} belongs to ${this.owner(at)}`)
+  }
+
+  /** First address of a range that belongs to a VM; -1: none. */
+  #ofVm(address: number, length: number): number {
+    const end = address + length
+    for (let at = address; at < end; at += PAGE_SIZE - (at % PAGE_SIZE)) {
+      const owner = this.map.owner(at)
+      if (owner !== HOST && owner !== HYPERVISOR && owner !== NOT_RAM) return at
+    }
+    return -1
   }
 
   // Pages that change hands.

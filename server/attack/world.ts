@@ -155,7 +155,7 @@ export class World {
     return {
       ram: memory.ram,
       read: (address, target, offset, length) => {
-        oracle.hypervisorReads(address)
+        oracle.hypervisorReads(address, length)
         const ok = memory.read(address, target, offset, length)
         this.#justRead = address
         this.#accessed('read', address)

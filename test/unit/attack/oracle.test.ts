@@ -68,7 +68,11 @@ describe('what may not be reached', () => {
     oracle.claims = false
     expect(oracle.forbidden(CARVEOUT)).toBe(false)
     oracle.smmuWrites(0, 'event', CARVEOUT, 32)
-    oracle.hypervisorWrites(CARVEOUT, 8)
+    donate(RAM)
+    oracle.hypervisorWrites(RAM, 8)
+    oracle.hypervisorReads(RAM, 8)
+    guard.clear()
+    oracle.auditGuard()
     expect(oracle.finding).toBeUndefined()
   })
 })
@@ -97,10 +101,28 @@ describe('what is found', () => {
     expect(found(() => oracle.hypervisorWrites(RAM + 8, 8))).toBe('hypervisor-writes-vm')
   })
 
+  test('also where only the end, or a page amid it, belongs to the VM', () => {
+    donate(RAM + 8192)
+    expect(found(() => oracle.hypervisorWrites(RAM, 8192))).toBeUndefined()
+    expect(found(() => oracle.hypervisorReads(RAM + 12_288, 4096))).toBeUndefined()
+    expect(found(() => oracle.hypervisorWrites(RAM + 8188, 8))).toBe('hypervisor-writes-vm')
+    oracle.finding = undefined
+    expect(found(() => oracle.hypervisorReads(RAM + 4, 16_384))).toBe('hypervisor-reads-vm')
+    expect(oracle.finding).toMatchObject({ message: expect.stringContaining('0x40002000 belongs to VM 2') })
+  })
+
+  test('nor does it write beyond what is on its way back', () => {
+    donate(RAM)
+    donate(RAM + 4096)
+    oracle.returning(RAM, 4096)
+    expect(found(() => oracle.hypervisorWrites(RAM, 4096))).toBeUndefined()
+    expect(found(() => oracle.hypervisorWrites(RAM, 4104))).toBe('hypervisor-writes-vm')
+  })
+
   test('a hypervisor that reads what belongs to a VM', () => {
     donate(RAM)
-    expect(found(() => oracle.hypervisorReads(HIGH_RAM))).toBeUndefined()
-    expect(found(() => oracle.hypervisorReads(RAM + 8))).toBe('hypervisor-reads-vm')
+    expect(found(() => oracle.hypervisorReads(HIGH_RAM, 8))).toBeUndefined()
+    expect(found(() => oracle.hypervisorReads(RAM + 8, 8))).toBe('hypervisor-reads-vm')
   })
 
   test('a page that goes to a VM twice', () => {
