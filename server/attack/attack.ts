@@ -2,7 +2,7 @@
 /** An attack on a policy: as many threads as asked for, what they found, and what is known already. */
 
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { type Static, Type } from 'typebox'
@@ -11,9 +11,10 @@ import { loadPolicy } from '../policy/load.ts'
 import type { PolicyFactory, SeriesStep } from '../policy/policy.ts'
 import type { CampaignStats } from './campaign.ts'
 import { type Case, decodeCase, encodeCase, replay } from './cases.ts'
+import { readJson, readText } from './files.ts'
 import { kindsOf, mended, readKnown, type Weakness } from './known.ts'
 import type { WorkerMessage, WorkerOptions } from './messages.ts'
-import { MODES, type Program } from './program.ts'
+import { MODES, type Program, REPERTOIRES } from './program.ts'
 import type { HardwareOption } from './setup.ts'
 
 export interface AttackOptions {
@@ -47,6 +48,10 @@ export interface AttackResult {
   readonly steps: number
   readonly operations: number
   readonly programs: number
+  /** Programs on machines that the policy claimed to isolate: of the others the oracle says nothing but that it failed. */
+  readonly judged: number
+  /** Findings that did not come again on a machine of their own, so that there is no case of them. */
+  readonly lost: number
   readonly features: number
   readonly seconds: number
   readonly kinds: ReadonlyMap<string, number>
@@ -59,6 +64,7 @@ export interface Progress {
 }
 
 const PROGRAMS = 'programs.json'
+const MAX_PROGRAMS = 100_000
 const ProgramsSchema = Type.Array(
   Type.Object(
     {
@@ -75,7 +81,7 @@ const ProgramsSchema = Type.Array(
     },
     { additionalProperties: false },
   ),
-  { maxItems: 100_000 },
+  { maxItems: MAX_PROGRAMS },
 )
 type Programs = Static<typeof ProgramsSchema>
 
@@ -83,9 +89,19 @@ type Programs = Static<typeof ProgramsSchema>
 function readPrograms(corpus: string | undefined): Programs {
   const file = corpus === undefined ? undefined : join(corpus, PROGRAMS)
   if (file === undefined || !existsSync(file)) return []
-  const value: unknown = JSON.parse(readFileSync(file, 'utf8'))
+  const value = readJson(file)
   if (!Value.Check(ProgramsSchema, value)) throw new Error(`${file}: no programs of an attack`)
+  for (const { mode, operations } of value) {
+    const unknown = operations.find(({ name }) => REPERTOIRES[mode].get(name) === undefined)
+    if (unknown !== undefined) throw new Error(`${file}: there is no operation "${unknown.name}"`)
+  }
   return value
+}
+
+/** Each once: threads that started from the same programs hand them over again. The latest, as many as are read. */
+function writePrograms(corpus: string, programs: readonly Program[]): void {
+  const texts = [...new Set(programs.map(program => JSON.stringify(program)))].slice(-MAX_PROGRAMS)
+  writeFileSync(join(corpus, PROGRAMS), `[${texts.join(',')}]\n`)
 }
 
 /** Cases of the corpus that show something that is not known. */
@@ -95,7 +111,7 @@ function regressions(corpus: string | undefined, factory: PolicyFactory, known: 
   for (const name of readdirSync(corpus).sort()) {
     if (!name.endsWith('.json') || name === PROGRAMS) continue
     const file = join(corpus, name)
-    const case_ = decodeCase(readFileSync(file, 'utf8'), file)
+    const case_ = decodeCase(readText(file), file)
     const finding = replay(case_, factory, kindsOf(known, case_.setup))
     if (finding === undefined) continue
     const { kind, message } = finding
@@ -133,6 +149,7 @@ export async function attack(
   const { corpus, jobs } = options
   const weaknesses = options.known === undefined ? [] : readKnown(options.known)
   const { factory } = await loadPolicy(options.policy, options.quirks)
+  const unseen = options.known === undefined ? [] : mended(options.known, weaknesses, factory)
   if (corpus !== undefined) mkdirSync(corpus, { recursive: true })
   const cases = regressions(corpus, factory, weaknesses)
   for (const found of cases) onFound(found)
@@ -143,6 +160,9 @@ export async function attack(
   const total = (of: (stats: CampaignStats) => number) =>
     latest.reduce((sum, stats) => sum + (stats ? of(stats) : 0), 0)
   const kept: Program[] = []
+  // One that fails ends the others.
+  const failed = new AbortController()
+  const ended = AbortSignal.any([signal, failed.signal])
   await Promise.all(
     latest.map((_, job) =>
       work(
@@ -168,11 +188,14 @@ export async function attack(
           if (message.type === 'done') kept.push(...message.programs)
           onProgress({ steps: total(({ steps }) => steps), cases: cases.length, seconds: seconds() })
         },
-        signal,
-      ),
+        ended,
+      ).catch((error: unknown) => {
+        failed.abort()
+        throw error
+      }),
     ),
   )
-  if (corpus !== undefined && kept.length > 0) writeFileSync(join(corpus, PROGRAMS), `${JSON.stringify(kept)}\n`)
+  if (corpus !== undefined && kept.length > 0) writePrograms(corpus, kept)
   const kinds = new Map<string, number>()
   for (const stats of latest)
     for (const [kind, times] of stats?.kinds ?? []) kinds.set(kind, (kinds.get(kind) ?? 0) + times)
@@ -180,13 +203,12 @@ export async function attack(
     cases,
     known: weaknesses,
     // Hardware's choices fall elsewhere when a hypervisor changes: a case may miss what another program still meets.
-    mended:
-      options.known === undefined
-        ? []
-        : mended(options.known, weaknesses, factory).filter(({ kind }) => !kinds.has(kind)),
+    mended: unseen.filter(({ kind }) => !kinds.has(kind)),
     steps: total(stats => stats.steps),
     operations: total(stats => stats.operations),
     programs: total(stats => stats.cases),
+    judged: total(stats => stats.judged),
+    lost: total(stats => stats.lost),
     features: Math.max(0, ...latest.map(stats => stats?.features ?? 0)),
     seconds: seconds(),
     kinds,
@@ -196,21 +218,39 @@ export async function attack(
 /** Objects that do not live long are most of what an attack makes, MiB. */
 const YOUNG_MIB = 64
 
-/** One thread, until it is done. */
+/** Time that a thread which is told to stop has for the program that it runs, ms: a policy may never come back from one. */
+const STOP_MS = 10_000
+
+/** One thread, until it is done. @throws Error when it ends before, or what it found cannot be kept */
 function work(options: WorkerOptions, take: (message: WorkerMessage) => void, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {
       workerData: options,
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB },
     })
-    const stop = () => worker.postMessage('stop')
+    let done = false
+    let late: NodeJS.Timeout | undefined
+    const stop = () => {
+      worker.postMessage('stop')
+      late = setTimeout(() => void worker.terminate(), STOP_MS)
+    }
     signal.addEventListener('abort', stop)
     if (signal.aborted) stop()
-    worker.on('message', take)
+    worker.on('message', (message: WorkerMessage) => {
+      done ||= message.type === 'done'
+      try {
+        take(message)
+      } catch (error) {
+        reject(error)
+        void worker.terminate()
+      }
+    })
     worker.on('error', reject)
-    worker.on('exit', () => {
+    worker.on('exit', code => {
+      clearTimeout(late)
       signal.removeEventListener('abort', stop)
-      resolve()
+      if (done || signal.aborted) resolve()
+      else reject(new Error(`a thread of the attack ended with ${code} before it was done`))
     })
   })
 }

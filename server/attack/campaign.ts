@@ -31,6 +31,8 @@ export interface CampaignStats {
   readonly steps: number
   readonly operations: number
   readonly cases: number
+  /** Programs on machines that the policy claimed to isolate. */
+  readonly judged: number
   /** Things that were noticed, and programs that are kept for having been the first to show one. */
   readonly features: number
   readonly corpus: number
@@ -83,6 +85,7 @@ export class Campaign {
   #steps = 0
   #operations = 0
   #cases = 0
+  #judged = 0
   #lost = 0
 
   constructor(factory: PolicyFactory, options: CampaignOptions) {
@@ -96,6 +99,7 @@ export class Campaign {
       steps: this.#steps,
       operations: this.#operations,
       cases: this.#cases,
+      judged: this.#judged,
       features: this.#features.size,
       corpus: this.#corpus.size,
       lost: this.#lost,
@@ -127,9 +131,10 @@ export class Campaign {
     return this.#found(program, stage.world.setup, finding)
   }
 
-  #count({ world }: Stage, program: Program): void {
+  #count({ world, operations }: Stage, program: Program): void {
     this.#cases++
-    this.#operations += program.operations.length
+    if (world.oracle.claims) this.#judged++
+    this.#operations += operations
     // The reset before them is one as well: a policy that fails there makes no others.
     this.#steps += 1 + world.steps.length
     for (const [kind, times] of world.oracle.seen) this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + times)

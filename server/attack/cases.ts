@@ -192,8 +192,21 @@ export function decodeCase(text: string, name: string): Case {
   return value as Case
 }
 
-/** Performs a case on a machine of its own. `known`: kinds that are passed over. */
-export function replay(case_: Case, factory: PolicyFactory, known: Kinds = new Set<string>()): Finding | undefined {
-  const { setup, mode, quirks } = case_
-  return new Stage(setup, mode, withQuirks(factory, quirks), known).perform(case_.steps, case_.seed, true)
+/**
+ * Performs a case on a machine of its own. `known`: kinds that are passed over.
+ * @returns judged: false when the policy does not claim to isolate this machine, so that finding nothing means nothing
+ */
+export function performCase(
+  { setup, mode, quirks, steps, seed }: Case,
+  factory: PolicyFactory,
+  known: Kinds = new Set<string>(),
+): { readonly finding: Finding | undefined; readonly judged: boolean } {
+  const stage = new Stage(setup, mode, withQuirks(factory, quirks), known)
+  const finding = stage.perform(steps, seed, true)
+  return { finding, judged: stage.world.oracle.claims }
+}
+
+/** What a case shows. */
+export function replay(case_: Case, factory: PolicyFactory, known?: Kinds): Finding | undefined {
+  return performCase(case_, factory, known).finding
 }

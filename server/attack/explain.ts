@@ -10,7 +10,7 @@ import type { Case } from './cases.ts'
 import { transactionOf } from './devices.ts'
 import { Stage } from './program.ts'
 import { describeStep } from './steps.ts'
-import { auditTables } from './tables.ts'
+import { audit } from './tables.ts'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 const ROOT = fileURLToPath(new URL('../../', import.meta.url))
@@ -26,6 +26,9 @@ function decider(): string | undefined {
   }
   return undefined
 }
+
+/** Nothing was found, and nothing could be. */
+export const UNJUDGED = 'nothing was judged: the policy has no second stage, or refused the machine'
 
 /** Lines that explain a case: they follow its steps. */
 export function explain(case_: Case, factory: PolicyFactory): string[] {
@@ -48,9 +51,11 @@ export function explain(case_: Case, factory: PolicyFactory): string[] {
     }
     if (world.oracle.finding !== undefined) break
   }
-  if (world.oracle.finding === undefined) auditTables(world)
+  if (world.oracle.finding === undefined) audit(world)
   const { finding } = world.oracle
-  lines.push(finding === undefined ? 'nothing is found' : `found: ${finding.message}`)
+  lines.push(
+    finding === undefined ? (world.oracle.claims ? 'nothing is found' : UNJUDGED) : `found: ${finding.message}`,
+  )
   const step = finding && case_.steps[finding.step]
   if (step?.do === 'dma' && step.how !== 'translated') {
     lines.push('the tables in memory:')

@@ -3,12 +3,12 @@
  * Weaknesses that are known, by kind: a file says why each stands, so that an attack that finds nothing else passes. One that does not show
  * any more is told as well.
  */
-import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import type { PolicyFactory } from '../policy/policy.ts'
-import { decodeCase, replay } from './cases.ts'
+import { decodeCase, performCase } from './cases.ts'
+import { readJson, readText } from './files.ts'
 import { FIRMWARE, HARDWARE, type Setup } from './setup.ts'
 
 const KnownSchema = Type.Object(
@@ -37,7 +37,7 @@ export type Weakness = Static<typeof KnownSchema>['weaknesses'][number]
 
 /** @throws Error that says what is wrong with the file */
 export function readKnown(file: string): readonly Weakness[] {
-  const value: unknown = JSON.parse(readFileSync(file, 'utf8'))
+  const value = readJson(file)
   if (!Value.Check(KnownSchema, value)) {
     const [first] = Value.Errors(KnownSchema, value)
     throw new Error(`${file}: ${first?.instancePath || '/'}: ${first?.message ?? 'no list of known weaknesses'}`)
@@ -52,11 +52,12 @@ export function kindsOf(weaknesses: readonly Weakness[], setup: Setup): Readonly
   return new Set(weaknesses.filter(applies).map(({ kind }) => kind))
 }
 
-/** Those whose case does not show them any more. */
+/** Those whose case does not show them any more, on a machine that the policy claims to isolate. */
 export function mended(file: string, weaknesses: readonly Weakness[], factory: PolicyFactory): readonly Weakness[] {
   return weaknesses.filter(({ kind, case: path }) => {
     if (path === undefined) return false
     const at = resolve(dirname(file), path)
-    return replay(decodeCase(readFileSync(at, 'utf8'), path), factory)?.kind !== kind
+    const { finding, judged } = performCase(decodeCase(readText(at), at), factory)
+    return judged && finding?.kind !== kind
   })
 }

@@ -9,7 +9,7 @@ import type { Finding, Kinds } from './oracle.ts'
 import { Random } from './random.ts'
 import type { Setup } from './setup.ts'
 import type { Step } from './steps.ts'
-import { auditTables } from './tables.ts'
+import { audit } from './tables.ts'
 import { World } from './world.ts'
 
 export const MODES = ['hostile', 'driver'] as const
@@ -71,6 +71,8 @@ export class Stage {
   readonly mode: Mode
   readonly #host: Host
   readonly #random = new Random(0)
+  /** Of the last program, those that were run: it ends at a finding, and some need hardware. */
+  operations = 0
 
   constructor(setup: Setup, mode: Mode, factory: PolicyFactory, known: Kinds = new Set<string>()) {
     this.world = new World(setup, factory)
@@ -81,11 +83,12 @@ export class Stage {
     this.#host.polls = mode === 'driver'
   }
 
-  /** Runs a program from the beginning. `audit`: all tables are looked at in the end. */
-  run(program: Program, audit: boolean): Finding | undefined {
+  /** Runs a program from the beginning. `audited`: the guard and all tables are looked at in the end. */
+  run(program: Program, audited: boolean): Finding | undefined {
     const { world } = this
     world.restart(program.seed)
     this.#host.interleaving = program.interleaving
+    this.operations = 0
     const repertoire = REPERTOIRES[program.mode]
     for (const { name, seed } of program.operations) {
       if (world.oracle.finding !== undefined || world.oracle.spoiled) return world.oracle.finding
@@ -94,20 +97,21 @@ export class Stage {
         continue
       this.#random.seed(seed)
       kind.run(this.#host)
+      this.operations++
     }
-    if (audit && world.oracle.finding === undefined && !world.oracle.spoiled) auditTables(world)
+    if (audited && world.oracle.finding === undefined && !world.oracle.spoiled) audit(world)
     return world.oracle.finding
   }
 
   /** Performs steps from the beginning. */
-  perform(steps: readonly Step[], seed: number, audit: boolean): Finding | undefined {
+  perform(steps: readonly Step[], seed: number, audited: boolean): Finding | undefined {
     const { world } = this
     world.restart(seed)
     for (const step of steps) {
       if (world.oracle.finding !== undefined || world.oracle.spoiled) return world.oracle.finding
       world.perform(step)
     }
-    if (audit && world.oracle.finding === undefined && !world.oracle.spoiled) auditTables(world)
+    if (audited && world.oracle.finding === undefined && !world.oracle.spoiled) audit(world)
     return world.oracle.finding
   }
 }

@@ -23,8 +23,14 @@ function tableRegisters(smmu: SoftSmmu): TableRegisters {
   }
 }
 
+/** At the end of a case: all of the guard, and all that tables let devices reach. */
+export function audit(world: World): void {
+  world.oracle.auditGuard()
+  auditTables(world)
+}
+
 /** Reports what is reachable and must not be. */
-export function auditTables(world: World): void {
+function auditTables(world: World): void {
   const { oracle, memory } = world
   if (!oracle.claims) return
   const walked = new Set<string>()

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim attack`: a hostile host against a policy, in process. */
-import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type AttackOptions, type AttackResult, attack, type Found } from '../attack/attack.ts'
-import { decodeCase, replay } from '../attack/cases.ts'
-import { explain } from '../attack/explain.ts'
+import { decodeCase, performCase } from '../attack/cases.ts'
+import { explain, UNJUDGED } from '../attack/explain.ts'
+import { readText } from '../attack/files.ts'
 import { readKnown } from '../attack/known.ts'
 import { mutants } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
@@ -97,7 +97,11 @@ export function attackCommand(program: Command): void {
         'seconds',
         'ops',
         'seed',
+        'jobs',
+        'until',
+        'hardware',
         'corpus',
+        'known',
         'quirk',
       ]),
     )
@@ -107,18 +111,24 @@ export function attackCommand(program: Command): void {
         'attack so many hypervisors with one wrong line each, then run the unit tests on them',
       )
         .argParser(count(10_000))
-        .conflicts(['policy', 'replay', 'corpus', 'ops', 'jobs', 'hardware', 'quirk']),
+        .conflicts(['policy', 'until', 'replay', 'corpus', 'ops', 'jobs', 'hardware', 'quirk']),
     )
     .option('--json', 'the result as JSON')
     .addHelpText(
       'after',
-      `\nHardware:\n${meanings}\n\nExit codes: 0 nothing new was found; 1 something was; 130 interrupted.`,
+      `\nHardware:\n${meanings}\n\nExit codes: 0 nothing new was found; 1 something was, nothing could be, or an error; 130 interrupted.`,
     )
     .action(async (options: AttackCommandOptions) => {
+      if (options.replay !== undefined) {
+        // On this thread, without a look at signals: they end the process.
+        await again(options.replay, options).then(code => {
+          process.exitCode = code
+        }, fail)
+        return
+      }
       const { signal, dispose } = abortOnSignal()
       try {
         if (options.mutants !== undefined) process.exitCode = await mutate(options.mutants, options, signal)
-        else if (options.replay !== undefined) process.exitCode = await again(options.replay, options)
         else process.exitCode = await run(options, signal)
       } catch (error) {
         fail(error, signal)
@@ -163,9 +173,9 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     signal,
   )
   if (quiet) print(JSON.stringify(asJson(result, attackOptions), null, 2))
-  else summarise(result)
+  else summarise(result, signal.aborted)
   if (signal.aborted) return EXIT.interrupted
-  return result.cases.length > 0 ? EXIT.failed : EXIT.ok
+  return result.cases.length > 0 || result.lost > 0 || result.judged === 0 ? EXIT.failed : EXIT.ok
 }
 
 function tell({ found, file, seconds }: Found): void {
@@ -176,8 +186,8 @@ function tell({ found, file, seconds }: Found): void {
   if (file !== undefined) print(`    ${file}`)
 }
 
-function summarise(result: AttackResult): void {
-  const { steps, operations, programs, seconds, features, cases, known, kinds } = result
+function summarise(result: AttackResult, interrupted: boolean): void {
+  const { steps, operations, programs, judged, lost, seconds, features, cases, known, kinds } = result
   const rate = Math.round(steps / Math.max(seconds, 0.001))
   print(
     `${steps} steps of ${operations} operations in ${programs} programs, ${seconds.toFixed(1)} s, ${rate} steps/s, ${features} features`,
@@ -186,7 +196,12 @@ function summarise(result: AttackResult): void {
   for (const { kind } of result.mended) {
     print(`mended: ${kind}: its case does not show it any more; take it off the list`)
   }
-  print(cases.length > 0 ? `${cases.length} findings` : 'nothing new was found')
+  if (lost > 0) print(`${lost} findings did not come again on a machine of their own: there is no case of them`)
+  if (judged < programs) print(`${programs - judged} programs of ${programs}: ${UNJUDGED}`)
+  const early = interrupted ? 'interrupted: ' : ''
+  if (cases.length > 0) print(`${early}${cases.length} findings`)
+  else if (lost === 0 && judged > 0) print(`${early}nothing new was found`)
+  else if (programs === 0) print(`${early}no program was run`)
 }
 
 function asJson(result: AttackResult, { seed, jobs, policy, quirks, hardware }: AttackOptions): unknown {
@@ -218,8 +233,7 @@ async function mutate(
     options,
     verdict => {
       const { file, line, before, after, by, what } = verdict
-      if (!json)
-        print(`${by === 'nobody' ? 'SURVIVES' : by}: ${file}:${line}: ${before} → ${after}${what ? ` (${what})` : ''}`)
+      if (!json) print(`${by === 'nobody' ? 'SURVIVES' : by}: ${file}:${line}: ${before} → ${after}${what ? ` (${what})` : ''}`)
     },
     signal,
   )
@@ -234,10 +248,14 @@ async function mutate(
 }
 
 async function again(file: string, options: AttackCommandOptions): Promise<number> {
-  const case_ = decodeCase(readFileSync(file, 'utf8'), file)
-  const { factory } = await loadPolicy(options.policy)
-  const finding = replay(case_, factory)
-  if (options.json) print(JSON.stringify({ finding: finding ?? null, explanation: explain(case_, factory) }, null, 2))
-  else for (const line of explain(case_, factory)) print(line)
-  return finding === undefined ? EXIT.ok : EXIT.failed
+  const case_ = decodeCase(readText(file), file)
+  const { factory } = await loadPolicy(options.policy, case_.quirks)
+  const { finding, judged } = performCase(case_, factory)
+  const explanation = explain(case_, factory)
+  if (options.json) print(JSON.stringify({ finding: finding ?? null, judged, explanation }, null, 2))
+  else {
+    if (case_.policy !== options.policy) print(`a case of policy ${case_.policy}, on ${options.policy}`)
+    for (const line of explanation) print(line)
+  }
+  return finding === undefined && judged ? EXIT.ok : EXIT.failed
 }

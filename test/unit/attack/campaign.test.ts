@@ -5,7 +5,8 @@ import { describe, expect, test } from 'vitest'
 import { Campaign, type CampaignOptions } from '../../../server/attack/campaign.ts'
 import { replay } from '../../../server/attack/cases.ts'
 import { Corpus } from '../../../server/attack/corpus.ts'
-import { MODES, type Program, REPERTOIRES } from '../../../server/attack/program.ts'
+import { OPERATIONS } from '../../../server/attack/operations.ts'
+import { MODES, type Program, REPERTOIRES, Stage } from '../../../server/attack/program.ts'
 import { Random } from '../../../server/attack/random.ts'
 import { HARDWARE, hotPages, randomSetup } from '../../../server/attack/setup.ts'
 import type { PolicyFactory } from '../../../server/policy/policy.ts'
@@ -61,6 +62,45 @@ describe('what is found is made small', () => {
     const finding = replay(found, OPEN, new Set(['guard']))
     expect(finding).toBeUndefined()
   })
+})
+
+test('what comes of an earlier use of the machine is counted, though there is no case of it', () => {
+  // Something outlives its third reset.
+  const aging: PolicyFactory = (machine, context) => {
+    const base = withHole({})(machine, context)
+    let resets = 0
+    const reset = () => {
+      if (++resets > 3) throw new Error('worn out')
+      base.reset()
+    }
+    return { ...base, reset }
+  }
+  const { cases, stats } = run({ hardware: [] }, 40_000, aging)
+  expect(cases).toEqual([])
+  expect(stats.lost).toBeGreaterThan(0)
+})
+
+test('programs are judged where the policy claims to isolate', () => {
+  const { stats } = run({ hardware: [], until: 'mmio' }, 2_000, withHole({}))
+  expect(stats.cases).toBeGreaterThan(0)
+  expect(stats.judged).toBe(0)
+  const { stats: claimed } = run({ hardware: [] }, 2_000, withHole({}))
+  expect(claimed.judged).toBe(claimed.cases)
+})
+
+test('operations are counted when they are run', () => {
+  const stage = new Stage(randomSetup(new Random(1), 'nested', []), 'hostile', withHole({}))
+  const first = REPERTOIRES.hostile.first(new Random(1))
+  const needy = OPERATIONS.find(({ needs }) => needs !== undefined)
+  if (needy === undefined) throw new Error('no operation needs hardware')
+  const program: Program = {
+    mode: 'hostile',
+    seed: 1,
+    interleaving: 0,
+    operations: [first, { ...first, name: needy.name }],
+  }
+  expect(stage.run(program, false)).toBeUndefined()
+  expect(stage.operations).toBe(1)
 })
 
 test('of one kind there are a few cases, then it is passed over', () => {

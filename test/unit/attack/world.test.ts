@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine that is attacked, with policies made for it: what happens meanwhile, ends of processes, posted writes. */
 import { describe, expect, test } from 'vitest'
+import { Stage } from '../../../server/attack/program.ts'
 import type { Setup } from '../../../server/attack/setup.ts'
 import type { Meanwhile, Step } from '../../../server/attack/steps.ts'
 import { World } from '../../../server/attack/world.ts'
 import type { Machine } from '../../../server/machine/ports.ts'
 import type { Policy, PolicyContext, Trap } from '../../../server/policy/policy.ts'
 import * as R from '../../../server/smmu/registers.ts'
-import { CARVEOUT, dma, PLAIN, RAM, read, store, write } from './support.ts'
+import { CARVEOUT, dma, HIGH_RAM, PLAIN, RAM, read, store, withHole, write } from './support.ts'
 
 const CONS = R.ARM_SMMU_CMDQ_CONS
 
@@ -238,4 +239,32 @@ test('firmware leaves behind what the setup says', () => {
   expect(through('none')).toEqual([0, 'fault'])
   expect(through('cached')).toEqual([0, 'translated'])
   expect(through('on')).toEqual([R.CR0_SMMUEN, 'translated'])
+})
+
+test('what is kept from vCPUs and is the host’s is found in the end', () => {
+  const factory = withHole({
+    access: (trap, policy, { guard }) => {
+      policy.access(trap)
+      guard.add(HIGH_RAM, 4096)
+    },
+  })
+  const stage = new Stage(PLAIN, 'hostile', factory)
+  expect(stage.perform([read(0)], 1, false)).toBeUndefined()
+  expect(stage.perform([read(0)], 1, true)?.kind).toBe('guard')
+})
+
+test('a read that reaches into a page of a VM is seen by its length', () => {
+  const it = new Stage(
+    PLAIN,
+    'hostile',
+    withHole({
+      access: (trap, policy, machine) => {
+        policy.access(trap)
+        machine.memory.read(RAM, new Uint8Array(8192), 0, 8192)
+      },
+    }),
+  )
+  const donate: Step = { do: 'donate', base: RAM + 4096, size: 4096, vm: 1 }
+  expect(it.perform([read(0)], 1, false)).toBeUndefined()
+  expect(it.perform([donate, read(0)], 1, false)?.kind).toBe('hypervisor-reads-vm')
 })

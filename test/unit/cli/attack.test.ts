@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { cosim } from '../../boot/cli.ts'
 
 const LIST = fileURLToPath(new URL('../../attack/known.json', import.meta.url))
+const CASES = fileURLToPath(new URL('../../attack/cases/', import.meta.url))
 const URL_OF = (path: string) => new URL(path, import.meta.url).href
 /** Pages of VMs stay open to vCPUs; hypervisor memory does not. */
 const OPEN = `
@@ -96,8 +97,12 @@ describe('what it does not take', () => {
     [['--policy', 'cheese'], /no policy "cheese"/],
     [['--quirk', 'cheese'], /policy pkvm has no quirk "cheese": there are cmd-sync-msi, /],
     [['--quirk', 'eats', '--policy', 'passthrough'], /policy passthrough has no quirk "eats": it has none/],
-    [['--known', '/nowhere.json'], /ENOENT/],
-    [['--replay', '/nowhere.json'], /ENOENT/],
+    [['--known', '/nowhere.json'], /\/nowhere\.json: ENOENT/],
+    [['--known', tmpdir()], /EISDIR/],
+    [['--replay', '/nowhere.json'], /\/nowhere\.json: ENOENT/],
+    [['--jobs', '0'], /a whole number from 1 to 256/],
+    [['--replay', '/nowhere.json', '--known', LIST], /cannot be used with option '--known/],
+    [['--mutants', '1', '--seconds', '1', '--until', 'mmio'], /cannot be used with option/],
   ])('%s', async (args, message) => {
     const { code, stderr } = await cosim(
       ['attack', '--ops', '1', ...args].filter((_, i) => args[0] !== '--replay' || (i !== 1 && i !== 2)),
@@ -105,6 +110,98 @@ describe('what it does not take', () => {
     expect(stderr).toMatch(message)
     expect(code).not.toBe(0)
   })
+})
+
+/** A policy whose factory does `reset`. */
+function broken(reset: string): string {
+  const file = join(folder, 'broken.ts')
+  const import_ = `import { pkvm } from '${URL_OF('../../../server/hypervisor/pkvm/policy.ts')}'`
+  const facilities = '{ facilities: new Set(), warnings: [], faults: [] }'
+  writeFileSync(
+    file,
+    `${import_}\nexport default () => ({ name: 'x', reset() { ${reset} }, access() {}, inspect: ${facilities} })\n`,
+  )
+  return file
+}
+
+describe('where nothing was judged', () => {
+  test.each([[['--policy', 'passthrough']], [['--until', 'mmio']]])(
+    '%s: it does not say that nothing was found',
+    async args => {
+      const { code, stdout } = await attack(...args, '--ops', '500')
+      expect(stdout).toMatch(/\n(\d+) programs of \1: nothing was judged/)
+      expect(stdout).not.toContain('nothing new was found')
+      expect(code).toBe(1)
+    },
+  )
+
+  test('a case neither', async () => {
+    const [name] = readdirSync(CASES)
+    const case_ = JSON.parse(readFileSync(join(CASES, name), 'utf8')) as { setup: object }
+    const file = join(folder, 'case.json')
+    writeFileSync(file, JSON.stringify({ ...case_, setup: { ...case_.setup, until: 'mmio' } }))
+    const { code, stdout } = await cosim(['attack', '--replay', file])
+    expect(stdout).toMatch(/\nnothing was judged: .*\n$/)
+    expect(code).toBe(1)
+  })
+})
+
+test('a thread that ends before it is done is an error', async () => {
+  const { code, stdout, stderr } = await attack('--policy', broken('process.exit(0)'), '--ops', '100', '--jobs', '2')
+  expect(stderr).toContain('a thread of the attack ended with 0 before it was done')
+  expect(stdout).not.toContain('nothing new')
+  expect(code).toBe(1)
+})
+
+test('what comes of an earlier use of the machine is told, and fails', async () => {
+  const file = join(folder, 'worn.ts')
+  writeFileSync(
+    file,
+    `${OPEN.split('\nexport')[0]}
+export default (machine, context) => {
+  const policy = pkvm(machine, context)
+  const reset = policy.reset.bind(policy)
+  let resets = 0
+  policy.reset = () => {
+    if (++resets > 3) throw new Error('worn out')
+    reset()
+  }
+  return policy
+}
+`,
+  )
+  const { code, stdout } = await attack('--policy', file, '--ops', '40000')
+  expect(stdout).toMatch(/^\d+ findings did not come again on a machine of their own/m)
+  expect(stdout).not.toContain('nothing new was found')
+  expect(code).toBe(1)
+})
+
+test('a case of one policy on another says so', async () => {
+  const [name] = readdirSync(CASES)
+  const same = join(folder, 'same.ts')
+  writeFileSync(same, `export { default } from '${URL_OF('../../../server/hypervisor/pkvm/policy.ts')}'\n`)
+  const { code, stdout } = await cosim(['attack', '--policy', same, '--replay', join(CASES, name)])
+  expect(stdout).toMatch(/^a case of policy pkvm, on .*same\.ts\n0: /)
+  expect(code).toBe(0)
+})
+
+test('programs of an operation that there is not, or that are damaged, are refused', async () => {
+  const operations = [{ name: 'cheese', seed: 1 }]
+  const file = join(folder, 'programs.json')
+  writeFileSync(file, JSON.stringify([{ mode: 'driver', seed: 1, interleaving: 0, operations }]))
+  const { code, stderr } = await attack('--ops', '1', '--corpus', folder)
+  expect(stderr).toContain(`${file}: there is no operation "cheese"`)
+  expect(code).toBe(1)
+  writeFileSync(file, '[')
+  expect((await attack('--ops', '1', '--corpus', folder)).stderr).toContain(`${file}: `)
+})
+
+test('programs are kept once, however many threads had them', async () => {
+  const corpus = join(folder, 'corpus')
+  const programs = () => JSON.parse(readFileSync(join(corpus, 'programs.json'), 'utf8')) as unknown[]
+  for (const seed of [1, 2])
+    await cosim(['attack', '--seed', `${seed}`, '--ops', '2000', '--jobs', '2', '--corpus', corpus])
+  expect(new Set(programs().map(program => JSON.stringify(program))).size).toBe(programs().length)
 })
 
 test('a file that is no case says where', async () => {

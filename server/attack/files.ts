@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Files that the command line names: what is wrong with one is said with its name. */
+import { readFileSync } from 'node:fs'
+
+/** @throws Error with the name of the file */
+export function readText(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new Error(`${file}: ${(error as Error).message}`)
+  }
+}
+
+/** @throws Error with the name of the file */
+export function readJson(file: string): unknown {
+  const text = readText(file)
+  try {
+    return JSON.parse(text) as unknown
+  } catch (error) {
+    throw new Error(`${file}: ${(error as Error).message}`)
+  }
+}
