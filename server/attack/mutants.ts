@@ -42,8 +42,9 @@ export interface Mutant {
 }
 
 export interface Verdict extends Mutant {
-  readonly by: 'attack' | 'unit tests' | 'nobody'
-  /** What was found, or the test that failed. */
+  /** Who found it; `no program`: it does not load or names what is not there, so that there was nothing to find. */
+  readonly by: 'attack' | 'unit tests' | 'nobody' | 'no program'
+  /** What was found, the test that failed, or why it does not run. */
   readonly what: string
   readonly seconds: number
 }
@@ -105,7 +106,18 @@ export function choose(all: readonly Mutant[], count: number, seed: number): Mut
   )
 }
 
-/** @param told of each when it is decided */
+/** How an attack or the tests ended. */
+type Ending = { readonly found: string } | { readonly broken: string } | undefined
+
+/** Errors of a text that is no program, whoever meets them. */
+const BROKEN = /\b(?:SyntaxError|ReferenceError)\b/
+
+const endingOf = (found: string): Ending => (BROKEN.test(found) ? { broken: found } : { found })
+
+/**
+ * @param told of each when it is decided; of one that `signal` interrupts nothing is said
+ * @throws Error when attack or tests find something without a mutant: then neither says anything about one
+ */
 export async function mutants(
   options: MutantOptions,
   told: (verdict: Verdict) => void,
@@ -116,12 +128,20 @@ export async function mutants(
   try {
     for (const path of COPIED) cpSync(join(ROOT, path), join(copy, path), { recursive: true })
     symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
-    const wrong = await tested(copy)
-    if (wrong !== undefined) throw new Error(`the unit tests fail without a mutant: ${wrong}`)
+    for (const [who, judge] of [
+      ['the attack finds something', attacked],
+      ['the unit tests fail', tested],
+    ] as const) {
+      const wrong = await judge(copy, options, signal)
+      signal.throwIfAborted()
+      if (wrong !== undefined) {
+        throw new Error(`${who} without a mutant: ${'found' in wrong ? wrong.found : wrong.broken}`)
+      }
+    }
     const verdicts: Verdict[] = []
     for (const mutant of choose(all, options.count, options.seed)) {
-      if (signal.aborted) break
       const verdict = await judge(mutant, copy, options, signal)
+      if (signal.aborted) break
       verdicts.push(verdict)
       told(verdict)
     }
@@ -139,17 +159,19 @@ async function judge(mutant: Mutant, copy: string, options: MutantOptions, signa
   writeFileSync(path, lines.join('\n'))
   const start = performance.now()
   try {
-    const found = await attacked(copy, options)
-    const failed = found ?? (signal.aborted ? undefined : await tested(copy))
-    const by = found !== undefined ? 'attack' : failed !== undefined ? 'unit tests' : 'nobody'
-    return { ...mutant, by, what: failed ?? '', seconds: (performance.now() - start) / 1000 }
+    const byAttack = await attacked(copy, options, signal)
+    const ending = byAttack ?? (await tested(copy, options, signal))
+    const seconds = (performance.now() - start) / 1000
+    if (ending === undefined) return { ...mutant, by: 'nobody', what: '', seconds }
+    if ('broken' in ending) return { ...mutant, by: 'no program', what: ending.broken, seconds }
+    return { ...mutant, by: byAttack === undefined ? 'unit tests' : 'attack', what: ending.found, seconds }
   } finally {
     writeFileSync(path, text)
   }
 }
 
 /** What an attack finds first; a policy that never answers is one as well. */
-function attacked(copy: string, { seconds, seed, known }: MutantOptions): Promise<string | undefined> {
+function attacked(copy: string, { seconds, seed, known }: MutantOptions, signal: AbortSignal): Promise<Ending> {
   const options: WorkerOptions = {
     ...{ policy: join(copy, PKVM, 'policy.ts'), until: 'nested', hardware: HARDWARE, seed, known, seconds },
     ...{ steps: undefined, programs: [] },
@@ -160,22 +182,30 @@ function attacked(copy: string, { seconds, seed, known }: MutantOptions): Promis
       stdout: true,
       stderr: true,
     })
-    const end = (what: string | undefined) => {
+    const end = (what: Ending) => {
       clearTimeout(timer)
+      signal.removeEventListener('abort', interrupted)
       void worker.terminate()
       resolve(what)
     }
-    const timer = setTimeout(() => end('it does not come to an end'), 1000 * seconds + 20_000)
+    const interrupted = () => end(undefined)
+    const timer = setTimeout(() => end({ found: 'it does not come to an end' }), 1000 * seconds + 20_000)
+    signal.addEventListener('abort', interrupted)
+    if (signal.aborted) interrupted()
     worker.on('message', (message: WorkerMessage) => {
-      if (message.type === 'case') end(message.found.kind)
-      else if (message.type === 'done') end(undefined)
+      if (message.type === 'case') end(endingOf(message.found.kind))
+      else if (message.type === 'done') {
+        // It refuses every machine: the command fails of that as well.
+        end(message.stats.judged > 0 ? undefined : { found: 'it isolates no machine' })
+      }
     })
-    worker.on('error', error => end(`it throws: ${error.message.split('\n')[0]}`))
+    worker.on('error', error => end(endingOf(`it throws ${error.name}: ${error.message.split('\n')[0]}`)))
+    worker.on('exit', code => end({ broken: `its thread ended with ${code}` }))
   })
 }
 
 /** The first of the hypervisor's unit tests that fails. */
-function tested(copy: string): Promise<string | undefined> {
+function tested(copy: string, _: MutantOptions, signal: AbortSignal): Promise<Ending> {
   const report = join(copy, 'report.json')
   const vitest = join(ROOT, 'node_modules/vitest/vitest.mjs')
   const tests = ['run', '--project', 'unit', 'test/unit/hypervisor', '--maxWorkers=1', '--bail=1']
@@ -183,19 +213,34 @@ function tested(copy: string): Promise<string | undefined> {
   return new Promise(resolve => {
     const args = [vitest, ...tests, '--reporter=json', `--outputFile=${report}`]
     const child = spawn(process.execPath, args, { cwd: copy, stdio: 'ignore' })
-    child.on('close', code => resolve(code === 0 ? undefined : firstFailure(report)))
+    const interrupted = () => child.kill()
+    signal.addEventListener('abort', interrupted)
+    if (signal.aborted) interrupted()
+    child.on('error', error => resolve({ broken: error.message }))
+    child.on('close', code => {
+      signal.removeEventListener('abort', interrupted)
+      resolve(code === 0 || signal.aborted ? undefined : firstFailure(report))
+    })
   })
 }
 
-function firstFailure(report: string): string {
-  if (!existsSync(report)) return 'they do not run'
+/** What made the tests fail, by vitest's report; without a failed test in it they did not run. */
+export function firstFailure(report: string): Ending {
+  if (!existsSync(report)) return { broken: 'the unit tests do not run' }
   const { testResults } = JSON.parse(readFileSync(report, 'utf8')) as {
-    testResults: { message?: string; assertionResults: { status: string; fullName: string }[] }[]
+    testResults: {
+      message?: string
+      assertionResults: { status: string; fullName: string; failureMessages?: string[] }[]
+    }[]
   }
-  for (const { assertionResults, message } of testResults) {
+  let message: string | undefined
+  for (const { assertionResults, message: ofFile } of testResults) {
     const failed = assertionResults.find(({ status }) => status === 'failed')
-    if (failed !== undefined) return failed.fullName
-    if (message) return message.split('\n')[0]
+    if (failed !== undefined) {
+      const why = failed.failureMessages?.[0] ?? ''
+      return BROKEN.test(why) ? { broken: why.split('\n')[0] } : { found: failed.fullName }
+    }
+    message ??= ofFile || undefined
   }
-  return 'they do not run'
+  return { broken: message?.split('\n')[0] ?? 'the unit tests do not run' }
 }

@@ -7,7 +7,7 @@ import { decodeCase, performCase } from '../attack/cases.ts'
 import { explain, UNJUDGED } from '../attack/explain.ts'
 import { readText } from '../attack/files.ts'
 import { readKnown } from '../attack/known.ts'
-import { mutants } from '../attack/mutants.ts'
+import { mutants, type Verdict } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
@@ -220,6 +220,10 @@ function asJson(result: AttackResult, { seed, jobs, policy, quirks, hardware }: 
 /** Each second of an attack on a mutant. */
 const MUTANT_SECONDS = 15
 
+const LABELS: Readonly<Record<Verdict['by'], string>> = {
+  ...{ attack: 'attack', 'unit tests': 'unit tests', nobody: 'SURVIVES', 'no program': 'does not run' },
+}
+
 async function mutate(
   number: number,
   { seconds, seed, known, json }: AttackCommandOptions,
@@ -233,16 +237,17 @@ async function mutate(
     options,
     verdict => {
       const { file, line, before, after, by, what } = verdict
-      if (!json) print(`${by === 'nobody' ? 'SURVIVES' : by}: ${file}:${line}: ${before} → ${after}${what ? ` (${what})` : ''}`)
+      if (!json) print(`${LABELS[by]}: ${file}:${line}: ${before} → ${after}${what ? ` (${what})` : ''}`)
     },
     signal,
   )
   const survivors = verdicts.filter(({ by }) => by === 'nobody')
   if (json) print(JSON.stringify({ verdicts }, null, 2))
   else {
-    const found = verdicts.filter(({ by }) => by === 'attack').length
-    const killed = verdicts.length - found - survivors.length
-    print(`${verdicts.length} mutants: ${found} found by attack, ${killed} by unit tests, ${survivors.length} survive`)
+    const number = (who: Verdict['by']) => verdicts.filter(({ by }) => by === who).length
+    const found = `${number('attack')} found by attack, ${number('unit tests')} by unit tests`
+    const broken = number('no program') > 0 ? `, ${number('no program')} do not run and count for neither` : ''
+    print(`${verdicts.length} mutants: ${found}, ${survivors.length} survive${broken}`)
   }
   return signal.aborted ? EXIT.interrupted : survivors.length > 0 ? EXIT.failed : EXIT.ok
 }

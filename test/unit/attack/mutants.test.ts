@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Hypervisors with one wrong line each. Whether they are found is measured by `attack --mutants`: it takes too long for a unit test. */
-import { describe, expect, test } from 'vitest'
-import { choose, mutantsOf } from '../../../server/attack/mutants.ts'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { choose, firstFailure, mutantsOf } from '../../../server/attack/mutants.ts'
 
 const changes = (text: string) => mutantsOf('a.ts', text).map(({ before, after }) => `${before} => ${after}`)
 
@@ -31,6 +34,41 @@ describe('mutants of a line', () => {
     expect(mutantsOf('a.ts', '\n\n  return true\n')).toEqual([
       { file: 'a.ts', line: 3, before: 'return true', after: 'return false' },
     ])
+  })
+})
+
+describe('why the unit tests ended', () => {
+  let folder: string
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'cosim-mutants-'))
+  })
+  afterEach(() => rmSync(folder, { recursive: true }))
+  const ending = (...testResults: unknown[]) => {
+    const report = join(folder, 'report.json')
+    writeFileSync(report, JSON.stringify({ testResults }))
+    return firstFailure(report)
+  }
+  const failed = (why: string) => ({
+    assertionResults: [
+      { status: 'passed', fullName: 'a' },
+      { status: 'failed', fullName: 'b', failureMessages: [why] },
+    ],
+  })
+
+  test('a test that fails has found the mutant', () => {
+    expect(ending({ message: '', assertionResults: [] }, failed('AssertionError: expected 1'))).toEqual({ found: 'b' })
+  })
+
+  test('a name that is not there is no finding', () => {
+    expect(ending(failed('ReferenceError: OK is not defined\n at x'))).toEqual({
+      broken: 'ReferenceError: OK is not defined',
+    })
+  })
+
+  test('nor is a file that does not load, or a run without a report', () => {
+    expect(ending({ message: 'SyntaxError: x\n', assertionResults: [] })).toEqual({ broken: 'SyntaxError: x' })
+    expect(ending()).toEqual({ broken: 'the unit tests do not run' })
+    expect(firstFailure(join(folder, 'none.json'))).toEqual({ broken: 'the unit tests do not run' })
   })
 })
 
