@@ -60,10 +60,13 @@ export function writeCr0(smmu: Smmu, trap: Trap): void {
   // Until the hardware says otherwise, what was enabled is.
   state.cr0 = ((before & ENABLES) | after) >>> 0
   smmu.hyp.changed()
+  const attaches = smmu.hyp.ats && (after & ~before & CR0_SMMUEN) !== 0
+  // An SMMU that is not on yet sends no CMD_ATC_INV (IHI 0070 section 4.5.1).
+  const awaited = (before & ~after & ENABLES) | (attaches ? CR0_SMMUEN : 0)
   if (!hardware.write32(ARM_SMMU_CR0, forHardware(smmu, after))) trap.aborted = true
-  else if (!acknowledges(smmu, before & ~after & ENABLES, 0)) warnAck(smmu, after)
+  else if (!acknowledges(smmu, awaited, after)) warnAck(smmu, after)
+  else if (attaches) smmu.shadowStrtab.attachAtcs()
   disableAcknowledged(smmu, hardware.read32(ARM_SMMU_CR0ACK))
-  if (smmu.hyp.ats && (after & ~before & CR0_SMMUEN) !== 0) smmu.shadowStrtab.attachAtcs()
 }
 
 /** Without the bits that are RES0 on the SMMU that the host sees (IHI 0070 section 6.3.9). */

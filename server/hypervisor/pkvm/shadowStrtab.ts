@@ -4,13 +4,15 @@
  * the host's entry is converted and written here, in an order in which no half-written entry is ever live.
  */
 import { STE_INVALID } from '../../policy/report.ts'
-import { EFAULT, ENOENT, ENOMEM, ERANGE, ETIMEDOUT, OK } from '../../policy/result.ts'
+import { EFAULT, ENODEV, ENOENT, ENOMEM, ERANGE, ETIMEDOUT, OK } from '../../policy/result.ts'
 import { fieldGet, fieldGet64, fieldPrep, TWO_POW_32 } from '../../smmu/bits.ts'
 import { atcInvAll, cfgiSte } from '../../smmu/commands.ts'
 import {
+  ARM_SMMU_CR0ACK,
   ARM_SMMU_IDR1,
   ARM_SMMU_STRTAB_BASE,
   ARM_SMMU_STRTAB_BASE_CFG,
+  CR0_SMMUEN,
   IDR1_SSIDSIZE,
   STRTAB_BASE_CFG_FMT,
   STRTAB_BASE_CFG_FMT_2LVL,
@@ -305,7 +307,11 @@ export class ShadowStrtab {
     const { memory, ats, quirks } = this.#smmu.hyp
     if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
     // What the device was told in former times may have been of a page that was donated since.
-    if (ats && hasAts(this.#ste) && !hasAts(this.#old) && !this.#emptyAtcs([sid])) return ETIMEDOUT
+    if (ats && hasAts(this.#ste) && !hasAts(this.#old)) {
+      // An SMMU that is not on yet sends no CMD_ATC_INV (IHI 0070 section 4.5.1).
+      if ((this.#smmu.hardware.read32(ARM_SMMU_CR0ACK) & CR0_SMMUEN) === 0) return ENODEV
+      if (!this.#emptyAtcs([sid])) return ETIMEDOUT
+    }
     const write = (bytes: Uint8Array, from: number, to: number): number =>
       memory.write(address + from, bytes, from, to - from) ? OK : EFAULT
     const word0 = (): number => write(this.#bytes, 0, 8)

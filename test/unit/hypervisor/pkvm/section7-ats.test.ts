@@ -223,4 +223,38 @@ describe('let through', () => {
     expect(read(OWNED)).toBe('translated')
     expect(bench.report.take().filter(code => code !== 'HYP_QUEUE_DISABLED_AT_SHUTDOWN')).toEqual([])
   })
+
+  /** A stream has ATS, SMMUEN is 0 meanwhile, and becomes 1 in hardware that acknowledges after so many accesses. */
+  function enabledLate(accesses: number): World {
+    let wait = 0
+    const all = world(true, { soft: { lag: { update: () => wait, early: () => false, command: () => 0 } } })
+    const { bench, host, read } = all
+    host.attach(SID, withAts(S1_BYPASS))
+    expect(read(P)).toBe('translated')
+    bench.write(r.ARM_SMMU_CR0, 0xc)
+    expect(bench.hyp.donate(P, 4096, 1)).toBe(OK)
+    wait = accesses
+    bench.write(r.ARM_SMMU_CR0, 0xd)
+    return all
+  }
+
+  test('hardware that acknowledges SMMUEN late: its ATCs are emptied then, not before', () => {
+    const { bench, atc, read } = enabledLate(20)
+    expect(bench.peek(r.ARM_SMMU_CR0ACK) & r.CR0_SMMUEN).toBe(r.CR0_SMMUEN)
+    expect(atc.size).toBe(0)
+    expect(read(P)).toBe('abort')
+    expect(read(OWNED)).toBe('translated')
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('hardware that does not acknowledge SMMUEN in time: the stream has no ATS', () => {
+    const { bench, host, translated } = enabledLate(1000)
+    expect(bench.report.take()).toEqual(['HYP_CR0ACK'])
+    host.attach(SID, withAts(S1_BYPASS))
+    expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
+    bench.hw.step()
+    expect(bench.peek(r.ARM_SMMU_CR0ACK) & r.CR0_SMMUEN).toBe(r.CR0_SMMUEN)
+    expect(translated(P)).toBe('F_TRANSL_FORBIDDEN')
+    expect(bench.hyp.streams().map(({ shadow }) => shadow[1] & S.STRTAB_STE_1_EATS)).toEqual([0n])
+  })
 })
