@@ -268,6 +268,14 @@ describe('verify', () => {
     expect(bench.hyp.verify()).toEqual(['idmap, level 3, 0x40005000 to 0x40006000: 0x400047ff instead of 0x400057ff'])
   })
 
+  test('a page that leads elsewhere: whoever takes over does not go on', () => {
+    const bench = started()
+    const at = entryOf(bench, RAM_BASE + 5 * 4096)
+    bench.memory.poke64(at, bench.memory.peek64(at) ^ 0x1000n)
+    takeOver(bench)
+    expect(() => bench.hyp.resume()).toThrow(CheckpointError)
+  })
+
   test('a donated page that is mapped again, a hole, lost permissions', () => {
     const bench = started()
     const first = entryOf(bench, RAM_BASE)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine whose EL2 keeps tables for its host, followed by the hypervisor. */
 import type { HostStage2Registers } from '../../../../server/machine/ports.ts'
-import { Bench, Host, MiB, RAM_BASE, STE } from './support.ts'
+import { Bench, Host, MiB, RAM_BASE, type SetUp, STE } from './support.ts'
 
 /** 4 KiB, 40 bits, two concatenated tables at level 1. */
 const VTCR = (64 - 40) | (1 << 6) | (2 << 16)
@@ -40,9 +40,9 @@ export class El2Bench extends Bench {
   readonly el2: FakeEl2
   readonly host: Host
 
-  constructor() {
+  constructor(setUp: SetUp = {}) {
     const el2 = new FakeEl2()
-    super({ el2 })
+    super({ ...setUp, el2 })
     this.el2 = el2
     this.hyp.reset()
     pokeTables(this)

@@ -5,7 +5,7 @@ import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { EPERM } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { ANNOTATION_EL2, ANNOTATION_VM, descriptor, El2Bench, L2, L3, PAGE, REGION, ROOT } from './el2Support.ts'
-import { CARVEOUT_BASE, MiB } from './support.ts'
+import { CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE, RAM_SIZE } from './support.ts'
 
 let bench: El2Bench
 
@@ -75,6 +75,28 @@ describe('while EL2 runs', () => {
     bench.memory.poke64(L2 + 8 * index, 0n)
     changed(false, [L2])
     expect(bench.hyp.ranges(CARVEOUT_BASE, CARVEOUT_BASE + 4096)).toMatchObject([{ state: 'hyp' }])
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('the pages right below and behind hypervisor memory are the host’s to lose', () => {
+    bench = new El2Bench({ ram: [{ base: RAM_BASE, size: RAM_SIZE + 2 * MiB }] })
+    for (const base of [CARVEOUT_BASE - 2 * MiB, CARVEOUT_BASE + CARVEOUT_SIZE]) {
+      bench.memory.poke64(L2 + 8 * (Math.floor(base / 2 ** 21) % 512), ANNOTATION_VM)
+      expect(changed(false, [L2])).toBe(true)
+      expect(bench.hyp.ranges(base, base + 2 * MiB)).toMatchObject([{ base, size: 2 * MiB, state: 'vm', vm: 1 }])
+    }
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('a page that goes from EL2 to a VM, and to another one, is shown as theirs', () => {
+    bench.hw.consumed = []
+    store(PAGE, ANNOTATION_EL2)
+    const invalidations = bench.hw.consumed.length
+    for (const vm of [1, 2]) {
+      expect(store(PAGE, ANNOTATION_VM + (BigInt(vm - 1) << 4n))).toBe(true)
+      expect(bench.hyp.ranges(PAGE, PAGE + 4096)).toMatchObject([{ state: 'vm', vm }])
+    }
+    expect(bench.hw.consumed).toHaveLength(invalidations)
     expect(bench.hyp.verify()).toEqual([])
   })
 

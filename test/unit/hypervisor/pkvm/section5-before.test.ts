@@ -194,6 +194,35 @@ describe('CR0ACK', () => {
     expect(bench.dma(SID, P)).toBe('abort')
   })
 
+  /** An SMMU whose SMMUEN was cleared, which CR0ACK does not show. */
+  function unacknowledged(): Bench {
+    const bench = new Bench()
+    bench.hyp.reset()
+    new Host(bench).boot()
+    bench.hw.unacknowledged = SMMUEN
+    bench.write(r.ARM_SMMU_CR0, CMDQEN)
+    expect(bench.report.take()).toEqual(['HYP_EVTQ_DISABLED', 'HYP_CR0ACK'])
+    bench.hw.consumed = []
+    return bench
+  }
+
+  test('a write before it does not reach the hardware', () => {
+    const bench = unacknowledged()
+    const log = bench.record()
+    bench.write(r.ARM_SMMU_CR0, CMDQEN | SMMUEN)
+    expect(log).toEqual([])
+    expect(bench.report.take()).toEqual(['HYP_CR0ACK'])
+  })
+
+  test('a write after it, without a read of CR0ACK: SMMUEN 0 → 1 like any other', () => {
+    const bench = unacknowledged()
+    bench.hw.unacknowledged = 0
+    bench.hw.set(r.ARM_SMMU_CR0ACK, CMDQEN)
+    bench.write(r.ARM_SMMU_CR0, CMDQEN | SMMUEN)
+    expect(bench.hw.takeCommands()).toEqual(['CFGI_STE_RANGE', 'TLBI_NSNH_ALL', 'SYNC'])
+    expect(bench.report.take()).toEqual([])
+  })
+
   test('base registers are not written before', () => {
     const { bench, slow } = late(1000)
     slow()

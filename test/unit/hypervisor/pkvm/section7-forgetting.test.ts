@@ -2,6 +2,8 @@
 /** The shadow forgets what hardware may have forgotten (server/hypervisor/README.md, section 7). */
 import { describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
+import { PAGE_OWNED } from '../../../../server/hypervisor/pkvm/ownership.ts'
+import { EFAULT } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
@@ -126,6 +128,63 @@ test('without an L1 descriptor the stream is unknown, and its L2 table is free a
   expect(bench.hyp.streams()).toEqual([])
   expect(bench.dma(SID, P)).toBe('C_BAD_STREAMID')
   expect(bench.report.take()).toEqual([])
+})
+
+test('a table in which the StreamID is out of range: it is forgotten, without a warning', () => {
+  const { bench, host } = softHost()
+  host.attach(0x400, STE.bypass)
+  expect(bench.dma(0x400, P)).toBe('done')
+  bench.write(r.ARM_SMMU_CR0, 0xc)
+  host.write(r.ARM_SMMU_STRTAB_BASE_CFG, twoLevelCfg(10))
+  bench.write(r.ARM_SMMU_CR0, 0xd)
+  expect(bench.report.take()).toEqual([])
+  expect(bench.hyp.streams()).toEqual([])
+  expect(bench.dma(0x400, P)).toBe('C_BAD_STREAMID')
+})
+
+describe('an L2 table is free with its last stream', () => {
+  test.each([
+    ['first', 0x101, 0x100],
+    ['last', 0x100, 0x1ff],
+  ])('the %s one of the table stays', (_, gone, stays) => {
+    const { bench, host } = softHost()
+    host.attach(gone, STE.bypass)
+    host.attach(stays, STE.bypass)
+    host.ste(gone, STE.s2)
+    host.cfgiSte(gone)
+    expect(bench.dma(stays, P)).toBe('done')
+    expect(bench.dma(gone, P)).toBe('C_BAD_STE')
+  })
+
+  test.each([
+    ['below', 0xff],
+    ['above', 0x200],
+  ])('the next one %s is in another table', (_, stays) => {
+    const { bench, host } = softHost()
+    host.attach(stays, STE.bypass)
+    const before = bench.hyp.pool.used
+    host.attach(0x100, STE.bypass)
+    expect(bench.hyp.pool.used).toBe(before + 4)
+    host.ste(0x100, STE.s2)
+    host.cfgiSte(0x100)
+    expect(bench.hyp.pool.used).toBe(before)
+    expect(bench.dma(stays, P)).toBe('done')
+  })
+})
+
+test('a shadow that cannot be made anew: SMMUEN stays 0', () => {
+  const { bench, host } = softHost()
+  host.attach(SID, STE.bypass)
+  bench.write(r.ARM_SMMU_CR0, 0xc)
+  host.ste(SID, STE.abort)
+  const { memory } = bench
+  const write = memory.write.bind(memory)
+  memory.write = (address, ...rest) => address < CARVEOUT_BASE && write(address, ...rest)
+  bench.write(r.ARM_SMMU_CR0, 0xd)
+  memory.write = write
+  expect(bench.report.warnings).toMatchObject([{ code: 'HYP_SMMUEN_STALE', values: [0xc, 0xd, EFAULT] }])
+  expect(bench.peek(r.ARM_SMMU_CR0)).toBe(0xc)
+  expect(bench.hyp.ownership.stateAt(HOST_STRTAB)).toBe(PAGE_OWNED)
 })
 
 describe('a CFGI_STE that cannot be followed', () => {
