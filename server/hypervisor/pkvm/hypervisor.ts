@@ -309,8 +309,8 @@ export class Hypervisor implements HypContext {
             HYP_EL2_TOOK_SHARED,
             0,
             0,
-            run.base % 2 ** 32,
-            Math.floor(run.base / 2 ** 32),
+            run.base % TWO_POW_32,
+            Math.floor(run.base / TWO_POW_32),
             run.size / 4096,
             run.pins,
           )
@@ -321,17 +321,17 @@ export class Hypervisor implements HypContext {
         }
       }
     }
-    let result: number = OK
-    for (const { base, size } of revoked) if (result === OK) result = idmap.unmap(base, size)
-    for (const { base, size } of revoked) if (result === OK) result = this.#invalidate(base, size)
-    if (result !== OK) {
-      const [first] = revoked
-      const base = first?.base ?? 0
-      report.warn(HYP_UNMAP, 0, 0, base % 2 ** 32, Math.floor(base / 2 ** 32), (first?.size ?? 0) / 4096, result)
-      return false
-    }
+    for (const { base, size } of revoked) if (!this.#isRevoked(base, size, idmap.unmap(base, size))) return false
+    for (const { base, size } of revoked) if (!this.#isRevoked(base, size, this.#invalidate(base, size))) return false
     for (const { base, size } of returned) idmap.map(base, size)
     return true
+  }
+
+  /** @param result of what took pages from devices */
+  #isRevoked(base: number, size: number, result: number): boolean {
+    if (result === OK) return true
+    this.report.warn(HYP_UNMAP, this.trap, 0, base % TWO_POW_32, Math.floor(base / TWO_POW_32), size / 4096, result)
+    return false
   }
 
   #isCarveout(address: number): boolean {
@@ -381,10 +381,7 @@ export class Hypervisor implements HypContext {
     this.wait.begin()
     const unmapped = this.quirks.has('idmap-never-initialised') ? OK : idmap.unmap(base, size)
     const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
-    if (result === OK && this.machine.guard.add(base, size)) return OK
-    if (result !== OK) {
-      this.report.warn(HYP_UNMAP, this.trap, 0, base % TWO_POW_32, Math.floor(base / TWO_POW_32), size / 4096, result)
-    }
+    if (this.#isRevoked(base, size, result) && this.machine.guard.add(base, size)) return OK
     idmap.map(base, size)
     ownership.reclaim(base, size, vm)
     // A hypervisor that took over in the middle has guarded it already.

@@ -2,7 +2,7 @@
 /** EL2 takes pages from its host and gives them back: devices reach the same, before EL2 goes on. */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
-import { EPERM } from '../../../../server/policy/result.ts'
+import { EFAULT, EPERM } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { ANNOTATION_EL2, ANNOTATION_VM, descriptor, El2Bench, L2, L3, PAGE, REGION, ROOT } from './el2Support.ts'
 import { CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE, RAM_SIZE } from './support.ts'
@@ -111,6 +111,17 @@ describe('while EL2 runs', () => {
     bench.hw.stuck = true
     expect(store(PAGE, ANNOTATION_EL2)).toBe(false)
     expect(bench.report.warnings.map(({ code }) => code)).toContain('HYP_UNMAP')
+  })
+
+  test('one of several pages cannot be unmapped: the warning names it', () => {
+    const { idmap } = bench.hyp
+    if (idmap === null) throw new Error('there is no idmap')
+    const other = PAGE + 3 * 4096
+    const unmap = idmap.unmap.bind(idmap)
+    idmap.unmap = (base, size) => (base === other ? EFAULT : unmap(base, size))
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_EL2)
+    expect(store(other, ANNOTATION_EL2)).toBe(false)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_UNMAP', values: [other, 0, 1, EFAULT] }])
   })
 
   test('tables that cannot be read keep EL2 where it is', () => {
