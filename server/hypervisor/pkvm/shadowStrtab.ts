@@ -200,7 +200,7 @@ export class ShadowStrtab {
     return OK
   }
 
-  /** Entries of the host's that let transactions pass, and that no CFGI_STE has told of: it finds C_BAD_STE instead. */
+  /** Entries of the host's that let transactions pass, and that no CFGI_STE has told of: the hardware has no valid entry for them. */
   #warnUnshadowed(): void {
     let first = 0
     let count = 0

@@ -200,7 +200,7 @@ export const HYP_CFGI_RANGE = warning(
 export const HYP_CFGI_STE = warning(
   'HYP_CFGI_STE',
   STREAM_TABLE_ENTRIES,
-  'A stream table entry could not be shadowed; the command was dropped.',
+  'A stream table entry could not be shadowed; a CFGI_STE for it was dropped.',
   ['sid', 'leaf', 'error'],
 )
 
@@ -269,7 +269,7 @@ export const HYP_CMDQ_DISABLED = warning(
 export const HYP_STE_UNSHADOWED = warning(
   'HYP_STE_UNSHADOWED',
   STREAM_TABLE_ENTRIES,
-  "Entries of the host's stream table let transactions pass, and no CFGI_STE has told of them: their streams end in C_BAD_STE.",
+  "Entries of the host's stream table let transactions pass, and no CFGI_STE has told of them: their streams end in C_BAD_STE or C_BAD_STREAMID.",
   ['sid', 'streams'],
 )
 

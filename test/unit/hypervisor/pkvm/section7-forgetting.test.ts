@@ -376,6 +376,19 @@ describe('a driver that fills its table and sends only CFGI_ALL', () => {
   })
 
   test.each([
+    ['nothing of its table', false, 'C_BAD_STREAMID'],
+    ['a neighbour', true, 'C_BAD_STE'],
+  ])('its stream ends where the shadow has %s', (_, neighbour, event) => {
+    const { bench, host } = softHost()
+    if (neighbour) host.attach(SID + 1, STE.bypass)
+    host.l1(SID)
+    host.ste(SID, STE.bypass)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.take()).toEqual(['HYP_STE_UNSHADOWED'])
+    expect(bench.dma(SID, P)).toBe(event)
+  })
+
+  test.each([
     ['V = 0', STE.invalid],
     ['abort', STE.abort],
     ['stage 2, which the host cannot have', STE.s2],
