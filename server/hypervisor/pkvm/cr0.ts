@@ -79,7 +79,7 @@ function implemented({ hardware, hyp }: Smmu, written: number): number {
 function forHardware({ hardware, hyp }: Smmu, cr0: number): number {
   if (hyp.quirks.has('eats')) return cr0
   const ats = (hardware.read32(ARM_SMMU_IDR0) & IDR0_ATS) !== 0
-  return ((cr0 & ~CR0_ATSCHK) | (ats ? CR0_ATSCHK : 0)) >>> 0
+  return ats ? (cr0 | CR0_ATSCHK) >>> 0 : cr0
 }
 
 /** Waits until CR0ACK has these bits as in `value`. */
