@@ -268,6 +268,17 @@ describe('verify', () => {
     expect(bench.hyp.verify()).toEqual(['idmap, level 3, 0x40005000 to 0x40006000: 0x400047ff instead of 0x400057ff'])
   })
 
+  test.each([
+    ['is in the pages of the host', RAM_BASE + 5 * MiB],
+    ['is the idmap', undefined],
+  ])('an L2 table of the shadow %s: whoever takes over does not go on', (_, l2) => {
+    const bench = started()
+    const table = bench.hyp.smmus[0].shadowStrtab.state.base
+    bench.memory.poke64(table + 8, BigInt((l2 ?? bench.hyp.idmapInfo?.vttbr ?? 0) + 9))
+    takeOver(bench)
+    expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+  })
+
   test('a page that leads elsewhere: whoever takes over does not go on', () => {
     const bench = started()
     const at = entryOf(bench, RAM_BASE + 5 * 4096)
@@ -305,11 +316,17 @@ describe('verify', () => {
   test("a stream's entry", () => {
     const bench = started()
     const at = shadowSteAddress(bench, 8)
-    const word3 = shadowSte(bench, 8)[3]
-    bench.memory.poke64(at + 24, word3 ^ 0x1000n)
-    expect(bench.hyp.verify()).toEqual(['SMMU 0, stream 0x8: its entry does not lead through the idmap'])
+    const [, , word2, word3] = shadowSte(bench, 8)
+    // VTCR.S2T0SZ, S2TTB.
+    for (const [offset, word, other] of [
+      [16, word2, word2 ^ (1n << 32n)],
+      [24, word3, word3 ^ 0x1000n],
+    ] as const) {
+      bench.memory.poke64(at + offset, other)
+      expect(bench.hyp.verify()).toEqual(['SMMU 0, stream 0x8: its entry does not lead through the idmap'])
+      bench.memory.poke64(at + offset, word)
+    }
     bench.memory.poke64(at, STE.s1[0])
-    bench.memory.poke64(at + 24, word3)
     expect(bench.hyp.verify().length).toBe(1)
     bench.memory.poke64(at, 1n)
     expect(bench.hyp.verify()).toEqual([])

@@ -9,7 +9,7 @@ import { EPERM, OK } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { idRegisters, SoftBench, type SoftSetUp, softHost } from './soft.ts'
-import { Bench, HOST_CMDQ, HOST_EVTQ, HOST_PRIQ, HOST_STRTAB, Host, MiB, RAM_BASE, STE } from './support.ts'
+import { Bench, HOST_CMDQ, HOST_EVTQ, HOST_PRIQ, HOST_STRTAB, Host, MiB, RAM_BASE, STE, successor } from './support.ts'
 
 const { CR0_SMMUEN: SMMUEN, CR0_PRIQEN: PRIQEN, CR0_EVTQEN: EVTQEN, CR0_CMDQEN: CMDQEN } = r
 const SID = 0x20
@@ -103,6 +103,22 @@ describe('an invalidation that fails', () => {
     expect(bench.report.take()).toEqual(['HYP_SMMUEN_STALE'])
     expect(bench.hw.get(r.ARM_SMMU_CR0)).toBe(CMDQEN)
   })
+})
+
+test('SMMUEN that a hypervisor died behind is cleared before the shadow table is made anew', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  new Host(bench).boot()
+  bench.write(r.ARM_SMMU_CR0, CMDQEN | EVTQEN)
+  bench.hw.write(r.ARM_SMMU_CR0, 4, CMDQEN | EVTQEN | SMMUEN, 0)
+  const next = successor(bench)
+  next.restore(bench.hyp.checkpoint().slice())
+  next.resume()
+  bench.hyp = next
+  const log = bench.record()
+  bench.write(r.ARM_SMMU_CR0, CMDQEN | EVTQEN | SMMUEN)
+  const written = log.filter(entry => entry.what === 'reg' && entry.offset === r.ARM_SMMU_CR0)
+  expect(written).toMatchObject([{ value: BigInt(CMDQEN | EVTQEN) }, { value: BigInt(CMDQEN | EVTQEN | SMMUEN) }])
 })
 
 test('the command queue cannot be disabled under an SMMU that goes on', () => {

@@ -190,6 +190,15 @@ describe('let through', () => {
     expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED', 'HYP_UNMAP'])
   })
 
+  test('a device that does not answer gets no ATS', () => {
+    const { bench, host, atc, translated } = world(true)
+    host.attach(SID, S1_BYPASS)
+    atc.answers = false
+    host.attach(SID, withAts(S1_BYPASS))
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED', 'HYP_CFGI_STE', 'HYP_CMDQ_STOPPED'])
+    expect(translated(P)).toBe('F_TRANSL_FORBIDDEN')
+  })
+
   /** Ways in which the stream has no ATS for a while; a page is donated meanwhile. */
   const gaps: [string, (world: World) => void, (world: World) => void][] = [
     ['detached', ({ host }) => host.attach(SID, STE.abort), ({ host }) => host.attach(SID, withAts(S1_BYPASS))],
