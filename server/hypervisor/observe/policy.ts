@@ -4,7 +4,7 @@
  * programs there is held against EL2's own tables by somebody else (`boot --el2 kernel`).
  */
 import type { Machine } from '../../machine/ports.ts'
-import type { Policy, PolicyContext, PolicyDescription, Trap } from '../../policy/policy.ts'
+import { HypFatal, type Policy, type PolicyContext, type PolicyDescription, type Trap } from '../../policy/policy.ts'
 import { NO_WARNINGS } from '../../policy/warnings.ts'
 
 export const description: PolicyDescription = {
@@ -13,11 +13,13 @@ export const description: PolicyDescription = {
   facilities: () => [],
 }
 
-export function observe(machine: Machine, _context: PolicyContext): Policy {
+export function observe(machine: Machine, { options }: PolicyContext): Policy {
   return {
     name: 'observe',
     observes: true,
-    reset() {},
+    reset() {
+      if (options.requireIsolation) throw new HypFatal('no DMA isolation: observe has no second stage of its own')
+    },
     access(trap: Trap) {
       const hardware = machine.smmus[trap.smmu]?.hardware
       if (hardware === undefined) trap.aborted = true

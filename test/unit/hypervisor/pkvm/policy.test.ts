@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Policies: passthrough, and others composed of pkvm's decisions. */
+/** Policies: those that decide nothing, and others composed of pkvm's decisions. */
 import { describe, expect, test } from 'vitest'
+import { observe } from '../../../../server/hypervisor/observe/policy.ts'
 import { passthrough } from '../../../../server/hypervisor/passthrough/policy.ts'
 import type { CommandRule } from '../../../../server/hypervisor/pkvm/commandRules.ts'
 import { PkvmPolicy, pkvm } from '../../../../server/hypervisor/pkvm/policy.ts'
@@ -18,10 +19,18 @@ const trapOf = (fields: Partial<Trap>): Trap => ({ ...newTrap(), seq: 1, size: 4
 /** STE.MEV. */
 const [, MEV] = ste({ mev: 1 })
 
-describe('passthrough', () => {
+describe.each([
+  ['passthrough', passthrough],
+  ['observe', observe],
+])('%s', (name, factory) => {
   const bench = new Bench()
-  const policy = passthrough(bench.machine, { options: {}, report: bench.report })
+  const policy = factory(bench.machine, { options: {}, report: bench.report })
   policy.reset()
+
+  test('does not isolate, and says so where isolation is demanded', () => {
+    const demanding = factory(bench.machine, { options: { requireIsolation: true }, report: bench.report })
+    expect(() => demanding.reset()).toThrow(`no DMA isolation: ${name} has no second stage`)
+  })
 
   test.each([4, 8])('%i bytes are written and read as they are', size => {
     const write = trapOf({ write: true, offset: r.ARM_SMMU_STRTAB_BASE, size, lo: 0x1234_5678, hi: size === 8 ? 9 : 0 })
