@@ -239,6 +239,22 @@ describe('CR0ACK', () => {
     expect(bench.report.take()).toEqual([])
   })
 
+  test.each([
+    ['EVTQEN', EVTQEN, HOST_EVTQ],
+    ['SMMUEN', SMMUEN, HOST_STRTAB],
+  ])('%s that is set but not yet acknowledged keeps its pages', (_, bit, base) => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    new Host(bench).prepare()
+    bench.write(r.ARM_SMMU_CR0, CMDQEN)
+    bench.hw.unacknowledged = bit
+    bench.write(r.ARM_SMMU_CR0, CMDQEN | bit)
+    expect(bench.read(r.ARM_SMMU_CR0ACK)).toBe(CMDQEN)
+    expect(bench.hyp.ownership.pinsAt(base)).toBe(1)
+    expect(bench.hyp.donate(base, 4096, 1)).toBe(EPERM)
+    expect(bench.report.take()).toEqual([])
+  })
+
   test('base registers are not written before', () => {
     const { bench, slow } = late(1000)
     slow()

@@ -204,6 +204,17 @@ describe('a CFGI_STE that cannot be followed', () => {
     expect(bench.dma(SID, P)).toBe(event)
   })
 
+  test('memory that cannot be read: the entry of before is not taken for the new one', () => {
+    const { bench, host } = softHost()
+    host.attach(SID, STE.bypass)
+    const { memory } = bench
+    const read = memory.read.bind(memory)
+    memory.read = (address, ...rest) => (address < HOST_L2 || address >= HOST_L2 + 0x4000) && read(address, ...rest)
+    host.cfgiSte(SID + 1)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CFGI_STE', values: [SID + 1, 1, EFAULT] }])
+    expect(bench.dma(SID + 1, P)).toBe('C_BAD_STE')
+  })
+
   test('a neighbour goes on', () => {
     const { bench, host } = softHost()
     host.attach(SID, STE.bypass)
@@ -434,14 +445,20 @@ describe('a driver that fills its table and sends only CFGI_ALL', () => {
   })
 
   test('65,536 entries are looked at, however many there are', () => {
-    const { bench, host } = filled(STE.bypass)
-    for (let sid = 0; sid < 0x1_0000; sid += 0x100) host.l1(sid)
+    const bench = new Bench({ ids: [{ idr1: (QEMU.idr1 & ~r.IDR1_SIDSIZE) | 18 }] })
+    bench.hyp.reset()
+    const host = new Host(bench).boot(18)
+    host.ste(SID, STE.bypass)
+    for (let sid = 0; sid < 2 ** 18; sid += 0x100) host.l1(sid)
     let bytes = 0
     bench.memory.beforeRead = (address, length) => {
       if (address >= HOST_L2 && address < HOST_L2 + 0x4000) bytes += length
     }
+    bench.report.operations = []
     host.commands(CFGI_ALL, SYNC)
-    expect(bytes).toBeLessThanOrEqual(64 * 65_536)
+    expect(bytes).toBe(64 * 65_536)
+    // 256 L2 tables, and nothing of the others.
+    expect(bench.report.operations).toHaveLength(2 * 256)
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [SID, 256] }])
   })
 })
