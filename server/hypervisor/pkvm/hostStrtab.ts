@@ -163,7 +163,7 @@ export class HostStrtab {
       if (table.twoLevel) share.unshare(address, stes * STRTAB_STE_SIZE)
       if (!read) continue
       for (let at = 0; at < ste.length; at += STRTAB_STE_DWORDS) {
-        const config = steConfig(ste.subarray(at, at + STRTAB_STE_DWORDS))
+        const config = steConfig(ste, at)
         if (config === STRTAB_STE_0_CFG_BYPASS || config === STRTAB_STE_0_CFG_S1_TRANS)
           yield sid + at / STRTAB_STE_DWORDS
       }

@@ -116,13 +116,14 @@ export const nestStream: StreamRule = (host, shadow, { idmap, ats, quirks }) => 
   return OK
 }
 
-export function isValid(ste: BigUint64Array): boolean {
-  return (ste[0] & STRTAB_STE_0_V) !== 0n
+/** @param at index of its word 0 */
+export function isValid(ste: BigUint64Array, at = 0): boolean {
+  return (ste[at] & STRTAB_STE_0_V) !== 0n
 }
 
-/** Config of an entry, STE_INVALID if it is not valid. */
-export function steConfig(ste: BigUint64Array): number {
-  return isValid(ste) ? fieldGet64(STRTAB_STE_0_CFG, ste[0]) : STE_INVALID
+/** Config of an entry, STE_INVALID if it is not valid. @param at index of its word 0 */
+export function steConfig(ste: BigUint64Array, at = 0): number {
+  return isValid(ste, at) ? fieldGet64(STRTAB_STE_0_CFG, ste[at]) : STE_INVALID
 }
 
 /** Whether transactions pass an entry with this Config, translated or not; else they are aborted (IHI 0070 section 5.2). */
