@@ -4,7 +4,7 @@
  * whatever name a request leads to. Programs may be started, as QEMU has to be, and this does not hold them; nor does it hold code
  * that somebody means to break out (https://nodejs.org/api/permissions.html).
  */
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, realpathSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { tmpdir } from 'node:os'
 import { dirname, resolve } from 'node:path'
@@ -71,11 +71,14 @@ export async function confine(sandbox: boolean, named: Named): Promise<void> {
   const [path, other] = clash([...read, ...write]) ?? []
   if (path !== undefined)
     throw new Error(`Node's permissions cannot tell ${other} from ${path}: name another path, or use --no-sandbox`)
+  // Links on the way to the program are outside of what is granted.
+  const [, program = '', ...args] = process.argv
   process.execve(process.execPath, [
     process.execPath,
     ...process.execArgv,
     ...permissions(read, write),
-    ...process.argv.slice(1),
+    realpathSync(program),
+    ...args,
   ])
 }
 

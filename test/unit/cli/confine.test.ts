@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, readFileSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs'
+import { homedir, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -78,8 +78,11 @@ test('a confined process writes files whole, and publishes what set-up has made'
 })
 
 /** `serve`, until it says where. */
-async function serving(...args: string[]): Promise<{ server: ChildProcess; url: string; command: string[] }> {
-  const server = spawn(process.execPath, [MAIN, 'serve', '--port', '0', ...args], {
+async function serving(
+  main: string,
+  ...args: string[]
+): Promise<{ server: ChildProcess; url: string; command: string[] }> {
+  const server = spawn(process.execPath, [main, 'serve', '--port', '0', ...args], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const [data] = (await once(server.stdout ?? server, 'data')) as [Buffer]
@@ -90,7 +93,7 @@ async function serving(...args: string[]): Promise<{ server: ChildProcess; url: 
 test.each([true, false])(
   'the API is served by a process that is confined, unless nobody wants that (%s)',
   async sandbox => {
-    const { server, url, command } = await serving(...(sandbox ? [] : ['--no-sandbox']))
+    const { server, url, command } = await serving(MAIN, ...(sandbox ? [] : ['--no-sandbox']))
     try {
       expect(command.includes('--permission')).toBe(sandbox)
       for (const path of ['api/v1/machine', 'api/v1/info', 'metrics', '']) {
@@ -104,6 +107,20 @@ test.each([true, false])(
     expect(await once(server, 'exit')).toEqual([0, null])
   },
 )
+
+test('also where a link leads to the tree', async () => {
+  const link = join(homedir(), `.smmu-cosim-test-${process.pid}`)
+  symlinkSync(fileURLToPath(new URL('../../..', import.meta.url)), link)
+  try {
+    const { server, url, command } = await serving(join(link, 'server/cli/main.ts'))
+    expect(command).toContain('--permission')
+    expect((await fetch(new URL('api/v1/info', url))).status).toBe(200)
+    server.kill('SIGTERM')
+    expect(await once(server, 'exit')).toEqual([0, null])
+  } finally {
+    unlinkSync(link)
+  }
+})
 
 test.each([
   [['serve', '--policy', '/none/such.ts'], '/none/such.ts: no such file'],
