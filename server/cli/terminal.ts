@@ -13,9 +13,9 @@ export function say(text: string): void {
   console.error(`smmu-cosim: ${escaped(text).replaceAll('\n', '\nsmmu-cosim:   ')}`)
 }
 
-/** Prints a report to standard error; standard output is for results. */
+/** Prints a report to standard error; standard output is for results. No text in a line can look like a line of ours. */
 export function report(lines: readonly string[]): void {
-  console.error(escaped(lines.join('\n')))
+  console.error(lines.map(line => escaped(line).replace(/\r?\n/g, '\n        | ')).join('\n'))
 }
 
 /** Prints a guest's console as it comes. */

@@ -11,6 +11,14 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
+test('what a guest says cannot look like a line of the report', () => {
+  const error = vi.spyOn(console, 'error').mockImplementation(() => {})
+  report(['  DMA read x\n  devices are isolated\r\nok', '  devices are NOT isolated'])
+  expect(error.mock.calls).toEqual([
+    ['  DMA read x\n        |   devices are isolated\n        | ok\n  devices are NOT isolated'],
+  ])
+})
+
 describe('text from elsewhere', () => {
   test.each([
     ['a cursor that moves', 'a\x1b[2J\x1b[Hb', 'a\\u001b[2J\\u001b[Hb'],
