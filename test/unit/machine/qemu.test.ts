@@ -20,6 +20,7 @@ test.each([true, false])('QEMU is started confined, unless nobody wants that (%s
     expect(await qemu.exited).toEqual({ code: 0, signal: null, asked: false })
     const [privileges, ...args] = qemu.errors.split('\n')
     expect(privileges).toBe(`NoNewPrivs:\t${sandbox ? 1 : 0}`)
+    expect(args.join(' ')).toContain('-global fw_cfg_mem.dma_enabled=off ')
     const filter = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
     expect(args.slice(args.indexOf('-sandbox')).slice(0, 2)).toEqual(sandbox ? ['-sandbox', filter] : [''])
   } finally {

@@ -197,5 +197,8 @@ test('of several streams each has its own entries, also those that were not writ
   // A shadow whose host nobody read.
   const written = [memory(0, 0x9040, entry(0)), memory(1, 0x9040, entry(s2).subarray(0, 8))]
   expect(entries(...written, stream(4, 6))).toEqual([undefined, 13n])
+  // What was written is not the host's, whatever is in it.
+  const other = [memory(0, 0x9000, entry(0)), memory(1, 0x9000, entry(0x1000 | bypass).subarray(0, 8))]
+  expect(entries(memory(0, 0x1040, entry(bypass)), ...other, ...written, stream(4, 6))).toEqual([9n, 13n])
   expect(entries(memory(0, 0x1040, entry(invalid)), ...written, stream(0xffff_ffff, 6))).toEqual([12n, 13n])
 })
