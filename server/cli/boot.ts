@@ -13,7 +13,7 @@ import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { loadPolicy, POLICY_NAMES, policyFile } from '../policy/load.ts'
-import { type AttackReport, AttackTable, attackFailure } from '../run/attackTable.ts'
+import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure, el2Violation } from '../run/el2.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions } from '../run/options.ts'
@@ -30,6 +30,9 @@ import { ConsolePrinter, raw, say } from './terminal.ts'
 
 /** Called with the session of each machine that is started, before it is waited for. */
 export type SessionHook = (session: Session, kernel: MachineFiles['kernel']) => void
+
+/** A guest may tell of events without end. */
+const MAX_GUEST_EVENTS = 10_000
 
 /** `smmu-cosim boot`. */
 export function bootCommand(program: Command): void {
@@ -186,7 +189,7 @@ async function watch(
   let bootMs: number | null = null
   session.console.on('line', line => {
     const event = parseGuestEvent(line)
-    if (event === undefined) return
+    if (event === undefined || events.length >= MAX_GUEST_EVENTS) return
     events.push(event)
     if (event.event === 'userspace') bootMs ??= Math.round(performance.now() - started)
   })
@@ -211,12 +214,15 @@ async function watch(
 
   const entries = options.interactive ? [] : workload.check(events)
   const attacks = attackTable.report(events, session.pump !== undefined)
+  const violation = el2Violation(end.sections)
+  // Whatever policy and machine promise, what was seen counts.
+  const broken = end.sections.isolated === true && (violation !== undefined || (attacks && deviceReached(attacks)))
   const failure =
-    el2Violation(end.sections) ??
+    violation ??
     machineFailure(end, stopped?.()) ??
     (options.interactive ? undefined : workloadFailure(events, entries)) ??
     (options.interactive ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??
-    attackOutcome(attacks, end.sections) ??
+    attackOutcome(attacks, end.sections.isolated) ??
     el2Failure(end.sections)
   const bench = workload.bench(events)
   return {
@@ -235,18 +241,10 @@ async function watch(
     ...(recording && { recording }),
     ...(controller && faults && { faults: faultSection(faults, controller) }),
     ...end.sections,
+    ...(broken && { isolated: false }),
     ...(session.counters && { commands: session.counters.commands(), events: session.counters.events() }),
     machine: { memory: options.memory, smp: options.smp, hostCpus: cpus().length, qemuArgs: options.qemuArg },
   }
-}
-
-/** A policy that says that it isolates, and does not, has failed; of one that does not say so the table shows what is open. */
-function attackOutcome(
-  attacks: AttackReport | undefined,
-  sections: Readonly<Record<string, unknown>>,
-): Ending<'isolation-violation'> | undefined {
-  const open = attacks && sections.isolated === true ? attackFailure(attacks) : undefined
-  return open === undefined ? undefined : { outcome: 'isolation-violation', message: open }
 }
 
 /** Evaluated after the guest has ended, so that its last report is known. */

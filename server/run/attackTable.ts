@@ -9,6 +9,7 @@ import type { Layout } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
 import type { RecordOf, TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
+import type { Ending } from './outcome.ts'
 
 export interface Attack {
   readonly who: 'cpu' | 'dma'
@@ -155,4 +156,18 @@ export function attackFailure(report: AttackReport): string | undefined {
   if (blocked)
     return `${blocked.who} ${blocked.what} of ${blocked.target} at ${blocked.address} was stopped: ${blocked.stoppedBy}`
   return secretChanged === null ? 'the protected VM did not say whether its secret is unchanged' : undefined
+}
+
+/** A policy that says that it isolates, and does not, has failed; of one that does not say so the table shows what is open. */
+export function attackOutcome(
+  report: AttackReport | undefined,
+  isolated: unknown,
+): Ending<'isolation-violation'> | undefined {
+  const open = report && isolated === true ? attackFailure(report) : undefined
+  return open === undefined ? undefined : { outcome: 'isolation-violation', message: open }
+}
+
+/** A device reached what it must not. */
+export function deviceReached({ attacks }: AttackReport): boolean {
+  return attacks.some(({ who, mustStop, stoppedBy }) => who === 'dma' && mustStop && stoppedBy === null)
 }

@@ -55,7 +55,10 @@ export interface Report {
   readonly el2?: El2Report
   /** The recording: file, size, records, and what was lost on the way to it. */
   readonly recording?: RecorderSummary
-  /** Every device reaches the host's pages only: the policy has a second stage, and no device goes past the SMMU. */
+  /**
+   * Every device reaches the host's pages only: the policy has a second stage, no device goes past the SMMU, and neither EL2's tables
+   * nor an attack say otherwise.
+   */
   readonly isolated?: boolean
   /** Devices that go past the SMMU. */
   readonly untranslated?: readonly UntranslatedMaster[]

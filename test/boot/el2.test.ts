@@ -123,6 +123,7 @@ describe('a protected VM whose host attacks it', () => {
   test('a kernel that is to drive the SMMU at EL2, and leaves it to its host', async () => {
     const { report, stderr } = await cosim(['boot', '--el2', 'kernel', '--quiet'], DEADLINE)
     expect(report?.outcome, stderr).toBe('isolation-violation')
+    expect(report?.isolated).toBe(false)
     expect(report?.policy).toBe('observe')
     expect(report?.message).toMatch(
       /^EL2 and the SMMU do not agree: StreamID 0x\w+ of SMMU 0, which has no second stage, reaches \d+ pages? at 0x\w+/,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from 'vitest'
 import type { GuestEvent } from '../../../server/machine/guestEvents.ts'
-import { AttackTable, attackFailure, UNKNOWN } from '../../../server/run/attackTable.ts'
+import { AttackTable, attackFailure, attackOutcome, deviceReached, UNKNOWN } from '../../../server/run/attackTable.ts'
 import {
   EVT_ID_PERMISSION_FAULT,
   EVT_ID_TRANSLATION_FAULT,
@@ -113,4 +113,25 @@ describe('the verdict', () => {
   test('no attack, no table', () => {
     expect(new AttackTable().report([checked(0)], true)).toBeUndefined()
   })
+})
+
+test.each([
+  ['stopped', {}, true, undefined, false],
+  ['reached, and the policy says that it isolates', { result: 'reached' }, true, 'isolation-violation', true],
+  ['reached, and nobody says so', { result: 'reached' }, false, undefined, true],
+  ['reached by the CPU', { who: 'cpu', result: 'reached' }, true, 'isolation-violation', false],
+  ['its own', { target: 'own', result: 'reached' }, true, undefined, false],
+])('the outcome of what is %s', (_, fields, isolated, outcome, reached) => {
+  const table = new AttackTable()
+  event(table, 1500)
+  const report = table.report([attack(fields), checked(0)], true)
+  expect(attackOutcome(report, isolated)?.outcome).toBe(outcome)
+  expect(report && deviceReached(report)).toBe(reached)
+})
+
+test('events without end fill no memory: the first 10,000 count', () => {
+  const table = new AttackTable()
+  for (let i = 0; i < 10_000; i++) event(table, 500)
+  event(table, 1500)
+  expect(stoppedBy(attack({}), table)).toBeNull()
 })
