@@ -177,6 +177,21 @@ describe('what is found', () => {
   })
 })
 
+test('a case begins with nothing of the one before', () => {
+  donate(RAM)
+  oracle.returning(RAM, 4096)
+  oracle.known = new Set(['throws'])
+  oracle.report('guard', '')
+  oracle.report('throws', '')
+  oracle.begin()
+  expect(oracle).toMatchObject({ claims: false, finding: undefined, spoiled: false, donations: [] })
+  oracle.claims = true
+  expect(oracle.forbidden(RAM)).toBe(false)
+  expect(oracle.forbidden(CARVEOUT)).toBe(true)
+  oracle.report('guard', 'again')
+  expect(oracle.finding).toMatchObject({ message: 'again' })
+})
+
 describe('what is known', () => {
   test('is counted, and what is not is found', () => {
     oracle.known = new Set(['dma untranslated'])

@@ -6,7 +6,7 @@ import type { Setup } from '../../../server/attack/setup.ts'
 import type { Meanwhile, Step } from '../../../server/attack/steps.ts'
 import { World } from '../../../server/attack/world.ts'
 import type { Machine } from '../../../server/machine/ports.ts'
-import type { Policy, PolicyContext, Trap } from '../../../server/policy/policy.ts'
+import type { Policy, PolicyContext, PolicyFactory, Trap } from '../../../server/policy/policy.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { CARVEOUT, dma, HIGH_RAM, PLAIN, RAM, read, store, withHole, write } from './support.ts'
 
@@ -267,4 +267,42 @@ test('a read that reaches into a page of a VM is seen by its length', () => {
   const donate: Step = { do: 'donate', base: RAM + 4096, size: 4096, vm: 1 }
   expect(it.perform([read(0)], 1, false)).toBeUndefined()
   expect(it.perform([donate, read(0)], 1, false)?.kind).toBe('hypervisor-reads-vm')
+})
+
+test('a successor that gives a page to vCPUs is found at once', () => {
+  const factory: PolicyFactory = (machine, context) => {
+    const policy = withHole({})(machine, context)
+    const { state } = policy
+    if (state === undefined) throw new Error('a policy without state')
+    const resume = () => {
+      const commands = state.resume?.() ?? []
+      machine.guard.remove(RAM, 4096)
+      return commands
+    }
+    const checkpoint = () => state.checkpoint()
+    return { ...policy, state: { generation: 0, checkpoint, restore: bytes => state.restore(bytes), resume } }
+  }
+  const stage = new Stage(PLAIN, 'hostile', factory)
+  const donate: Step = { do: 'donate', base: RAM, size: 4096, vm: 1 }
+  expect(stage.perform([donate], 1, false)).toBeUndefined()
+  expect(stage.perform([donate, { do: 'take-over' }], 1, false)).toMatchObject({ kind: 'guard', step: 1, page: RAM })
+})
+
+test('a policy that refuses an SMMU claims nothing, one that does not and has a second stage does', () => {
+  const claims = (refusal: string | null, facilities: readonly 'stage2'[]) => {
+    const it = new World(PLAIN, (machine, context) => {
+      const { inspect, ...policy } = withHole({})(machine, context)
+      if (inspect === undefined) throw new Error('a policy that shows nothing')
+      return {
+        ...policy,
+        reset: () => context.report.probe(0, refusal),
+        inspect: { ...inspect, facilities: new Set(facilities) },
+      }
+    })
+    it.restart(1)
+    return it.oracle.claims
+  }
+  expect(claims(null, ['stage2'])).toBe(true)
+  expect(claims('no stage 2', ['stage2'])).toBe(false)
+  expect(claims(null, [])).toBe(false)
 })

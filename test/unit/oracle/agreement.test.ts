@@ -118,6 +118,59 @@ describe('what is found', () => {
   })
 })
 
+describe('the second stage', () => {
+  const root = RAM_BASE
+  const table = { root, granuleShift: 12, startLevel: 2, outputBits: 30, bigEndian: false }
+  const leaves = (memory: TestMemory, of = table) => {
+    const found: number[][] = []
+    idmapReach(memory, of).leaves((...leaf) => found.push(leaf))
+    return found
+  }
+  const BLOCK = 1n | (3n << 6n)
+
+  test('reaches what its descriptors map, with a permission', () => {
+    const memory = new TestMemory()
+    memory.poke64(root, BLOCK, BigInt(2 * MiB) | 1n, BigInt(2 * MiB) | BLOCK)
+    expect(leaves(memory)).toEqual([
+      [0, 2 * MiB, 0],
+      [4 * MiB, 2 * MiB, 2 * MiB],
+    ])
+  })
+
+  test('in the other byte order', () => {
+    const memory = new TestMemory()
+    memory.poke64(root + 8, BigInt(2 * MiB) | BLOCK)
+    const bytes = new Uint8Array(8)
+    memory.read(root + 8, bytes, 0, 8)
+    memory.poke(root + 8, bytes.reverse())
+    expect(leaves(memory, { ...table, bigEndian: true })).toEqual([[2 * MiB, 2 * MiB, 2 * MiB]])
+    expect(leaves(memory)).toEqual([])
+  })
+
+  test('that leads into itself says nothing', () => {
+    const memory = new TestMemory()
+    for (let i = 0; i < 512; i++) memory.poke64(root + 8 * i, BigInt(root) | 3n)
+    expect(() => leaves(memory, { ...table, startLevel: 0, outputBits: 48 })).toThrow(
+      'the second stage leads into itself',
+    )
+  })
+})
+
+test('of several ways each is compared with all of RAM, and has ranges of its own', () => {
+  const whole = { base: RAM_BASE, size: RAM_SIZE }
+  const way = (who: string, from: number): Reach => ({ who, whole: false, leaves: leaf => leaf(from, 4096, from) })
+  const ways = [way('a', CARVEOUT_BASE), way('b', CARVEOUT_BASE + 4096)]
+  expect(compare(bench.memory, registers, ways, whole)).toMatchObject({
+    pages: RAM_SIZE / 4096,
+    hypervisor: RAM_SIZE / 4096,
+    wrong: 2,
+    disagreements: [
+      { who: 'a', base: CARVEOUT_BASE, size: 4096 },
+      { who: 'b', base: CARVEOUT_BASE + 4096, size: 4096 },
+    ],
+  })
+})
+
 describe('what EL2 itself programs into the SMMU', () => {
   const STRTAB = RAM_BASE + 6 * MiB
   const SID = 8
@@ -220,6 +273,21 @@ describe("a walk of EL2's tables", () => {
     memory.poke64(at, BigInt(RAM_BASE) | 0x203n)
     expect(() => annotated(memory, { vttbrLo: at, vttbrHi: 0, vtcrLo: (64 - 48) | SL0(2), vtcrHi: 1 })).toThrow(
       'the table at 0x8000040000000 is not in RAM',
+    )
+  })
+
+  test('a block is no table, whatever is in it', () => {
+    bench.memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), BigInt(REGION) | 0x7fdn)
+    bench.memory.poke64(REGION, ANNOTATION_EL2)
+    expect(annotated(bench.memory, registers)).toEqual([])
+  })
+
+  test('bits 51:48 of a table’s address, with granules of 64 KiB', () => {
+    const memory = new TestMemory()
+    memory.poke64(at, BigInt(RAM_BASE) | 0x3000n | 3n)
+    const vtcrLo = (64 - 42) | SL0(1) | TG0(1) | (6 << 16)
+    expect(() => annotated(memory, { vttbrLo: at, vttbrHi: 0, vtcrLo, vtcrHi: 0 })).toThrow(
+      'the table at 0x3000040000000 is not in RAM',
     )
   })
 
