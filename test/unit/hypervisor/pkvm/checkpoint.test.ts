@@ -343,6 +343,18 @@ describe('verify', () => {
     expect(bench.hyp.verify()[0]).toMatch(`SMMU 0: ${name} is 0x`)
   })
 
+  test.each([
+    ['CMDQ_BASE', r.ARM_SMMU_CMDQ_BASE],
+    ['STRTAB_BASE', r.ARM_SMMU_STRTAB_BASE],
+    ['STRTAB_BASE_CFG', r.ARM_SMMU_STRTAB_BASE_CFG],
+  ])('%s that somebody changed', (name, offset) => {
+    const bench = started()
+    const good = bench.hw.get(offset)
+    bench.hw.set(offset, good ^ 1)
+    const hex = (value: number) => `0x${value.toString(16)}`
+    expect(bench.hyp.verify()).toEqual([`SMMU 0: ${name} is ${hex(good ^ 1)} instead of ${hex(good)}`])
+  })
+
   test('GBPA that lets transactions pass', () => {
     const bench = started()
     bench.hw.set(r.ARM_SMMU_GBPA, 0)

@@ -5,7 +5,7 @@
  */
 import { describe, expect, test } from 'vitest'
 import { PAGE_OWNED, PAGE_SHARED } from '../../../../server/hypervisor/pkvm/ownership.ts'
-import { EPERM, OK } from '../../../../server/policy/result.ts'
+import { EIO, EPERM, OK } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { idRegisters, SoftBench, type SoftSetUp, softHost } from './soft.ts'
@@ -282,6 +282,16 @@ test.each([
   expect(bench.hyp.donate(base, 4096, 1)).toBe(EPERM)
   bench.write(r.ARM_SMMU_CR0, 0)
   expect(bench.hyp.ownership.stateAt(base)).toBe(PAGE_OWNED)
+})
+
+test('EVTQ_BASE that cannot be read: the queue stays disabled', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  new Host(bench).prepare()
+  bench.hw.aborting.add(r.ARM_SMMU_EVTQ_BASE)
+  bench.write(r.ARM_SMMU_CR0, CMDQEN | EVTQEN)
+  expect(bench.report.warnings.map(({ code, values }) => [code, values[3]])).toEqual([['HYP_EVTQ_SHARE', EIO]])
+  expect(bench.hw.get(r.ARM_SMMU_CR0)).toBe(CMDQEN)
 })
 
 test('the hardware gets SMMUEN behind CFGI_ALL, TLBI_NSNH_ALL and SYNC', () => {

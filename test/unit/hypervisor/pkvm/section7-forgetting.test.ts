@@ -20,6 +20,7 @@ import {
   RAM_BASE,
   STE,
   shadowSte,
+  successor,
 } from './support.ts'
 
 const SID = 0x20
@@ -213,6 +214,25 @@ describe('a CFGI_STE that cannot be followed', () => {
     host.cfgiSte(SID + 1)
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CFGI_STE', values: [SID + 1, 1, EFAULT] }])
     expect(bench.dma(SID + 1, P)).toBe('C_BAD_STE')
+  })
+
+  test('the shadow cannot be written: whoever takes over makes it invalid', () => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    host.attach(SID, STE.bypass)
+    host.ste(SID, STE.s2)
+    const { memory } = bench
+    const write = memory.write.bind(memory)
+    // Word 0 of an entry.
+    memory.write = (address, source, from, length) => length !== 8 && write(address, source, from, length)
+    host.cfgiSte(SID)
+    memory.write = write
+    expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
+    const next = successor(bench)
+    next.restore(bench.hyp.checkpoint().slice())
+    next.resume()
+    expect(shadowSte(bench, SID)[0]).toBe(0n)
   })
 
   test('a neighbour goes on', () => {
@@ -460,5 +480,19 @@ describe('a driver that fills its table and sends only CFGI_ALL', () => {
     // 256 L2 tables, and nothing of the others.
     expect(bench.report.operations).toHaveLength(2 * 256)
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [SID, 256] }])
+  })
+
+  test('65,536 entries of a linear table', () => {
+    const ids = [{ idr0: QEMU.idr0 & ~r.IDR0_ST_LVL, idr1: (QEMU.idr1 & ~r.IDR1_SIDSIZE) | 17 }]
+    const bench = new Bench({ ids })
+    bench.hyp.reset()
+    // The table has 8 MiB, and is aligned to them.
+    const host = new Host(bench, 0, 4 * MiB)
+    host.prepare(17)
+    host.write(r.ARM_SMMU_STRTAB_BASE_CFG, linearCfg(17))
+    for (const cr0 of [0x8, 0xc, 0xd]) host.write(r.ARM_SMMU_CR0, cr0)
+    for (const sid of [0xffff, 0x1_0000]) bench.memory.poke64(host.strtab + 64 * sid, ...STE.bypass)
+    host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [0xffff, 1] }])
   })
 })
