@@ -7,7 +7,7 @@ import type { CommandRule } from '../../../../server/hypervisor/pkvm/commandRule
 import { PkvmPolicy, pkvm } from '../../../../server/hypervisor/pkvm/policy.ts'
 import type { PolicyFactory } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'
-import { COMMAND_KEPT } from '../../../../server/policy/report.ts'
+import { COMMAND_KEPT, type CommandVerdict } from '../../../../server/policy/report.ts'
 import { OK, resultName } from '../../../../server/policy/result.ts'
 import { CMDQ_OP_TLBI_NH_ALL, CMDQ_OP_TLBI_NH_VA } from '../../../../server/smmu/commands.ts'
 import * as r from '../../../../server/smmu/registers.ts'
@@ -63,6 +63,14 @@ describe('pkvm, changed in one place', () => {
     new Host(bench).boot().commands([CMDQ_OP_TLBI_NH_ALL, 0, 0, 0], command('TLBI_EL2_ALL'))
     expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_ALL'])
     expect(bench.report.take()).toEqual(['HYP_COMMAND_REFUSED'])
+  })
+
+  test('what a file returns and is no verdict drops the command', () => {
+    const none = Number('7') as CommandVerdict
+    const bench = new Bench({ overrides: { commands: { [CMDQ_OP_TLBI_NH_ALL]: () => () => none } } })
+    bench.hyp.reset()
+    new Host(bench).boot().commands([CMDQ_OP_TLBI_NH_ALL, 0, 0, 0])
+    expect(bench.hw.takeCommands()).toEqual([])
   })
 
   test('a command is watched, and decided as before', () => {
