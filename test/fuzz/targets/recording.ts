@@ -51,12 +51,15 @@ const HEADER: TraceHeader = {
 }
 
 const folder = mkdtempSync(join(tmpdir(), 'smmu-cosim-fuzz-'))
-process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+const clean = () => rmSync(folder, { recursive: true, force: true })
+// Of a thread; where it runs on none, `close` is all there is.
+process.once('exit', clean)
 
 /** A recording is data from anywhere: whatever is in it, it is read, shown and replayed, or what is wrong is said. */
 const recording: Target = {
   name: 'recording',
   summary: 'trace files: reader, every form of output, replay',
+  close: async () => clean(),
   run(choices) {
     const path = join(folder, 'trace')
     const bytes = file(choices)
