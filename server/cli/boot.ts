@@ -53,7 +53,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
     // A confined process cannot look for what it was not allowed to read.
     check(options)
     if (options.dashboard !== undefined) {
-      await confine(options.sandbox, namedFiles(options))
+      await confine(options.sandbox, namedFiles(options), signal)
       dashboard = await openDashboard(options)
     }
     process.exitCode = await boot(options, signal, (session, kernel) => {

@@ -8,6 +8,7 @@ import { mkdirSync, realpathSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { tmpdir } from 'node:os'
 import { dirname, resolve } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { cacheDir } from '../../scripts/setup/cache.ts'
 import { buildDashboard } from '../api/webBuild.ts'
@@ -57,8 +58,9 @@ const clash = (paths: readonly string[]): string[] | undefined => {
 /**
  * Starts the command anew in this process, confined. Returns in the process that is; also where nobody wants it, or a debugger
  * is attached, which would lose it.
+ * @throws Error when `signal` was aborted meanwhile: the process that is started anew would not know
  */
-export async function confine(sandbox: boolean, named: Named): Promise<void> {
+export async function confine(sandbox: boolean, named: Named, signal: AbortSignal): Promise<void> {
   if (!sandbox || process.permission !== undefined || inspectorUrl() !== undefined || process.execve === undefined)
     return
   // The builder of the dashboard is native code, and its place is not written to afterwards.
@@ -71,6 +73,8 @@ export async function confine(sandbox: boolean, named: Named): Promise<void> {
   const [path, other] = clash([...read, ...write]) ?? []
   if (path !== undefined)
     throw new Error(`Node's permissions cannot tell ${other} from ${path}: name another path, or use --no-sandbox`)
+  await setImmediate()
+  signal.throwIfAborted()
   // Links on the way to the program are outside of what is granted.
   const [, program = '', ...args] = process.argv
   process.execve(process.execPath, [

@@ -53,7 +53,7 @@ export function serveCommand(program: Command): void {
         for (const file of [policy, qemu]) {
           if (file !== undefined && !existsSync(file)) throw new Error(`${file}: no such file`)
         }
-        await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramDir] })
+        await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramDir] }, signal)
         await serve(options, signal)
       } catch (error) {
         fail(error, signal)

@@ -148,6 +148,16 @@ test('what a confined process may not read has its name', () => {
   expect(execFileSync(process.execPath, args, { encoding: 'utf8' })).toBe(`policy file ${policy}: ${denied}\n`)
 })
 
+test('who was interrupted before is not started anew', () => {
+  const module = fileURLToPath(new URL('../../../server/cli/confine.ts', import.meta.url))
+  const script = `
+    import { confine } from ${JSON.stringify(module)}
+    const signal = AbortSignal.abort(new Error('interrupted'))
+    await confine(true, { read: [], write: [] }, signal).catch(error => console.log(error.message))`
+  const args = ['--input-type=module', '-e', script]
+  expect(execFileSync(process.execPath, args, { encoding: 'utf8' })).toBe('interrupted\n')
+})
+
 test('paths that Node cannot tell apart are refused, and said', () => {
   const { status, stderr } = spawnSync(
     process.execPath,
