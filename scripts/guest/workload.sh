@@ -199,9 +199,21 @@ find_interface() {
 use_network() {
 	find_interface "$2" || { fail net "$1" "no network card with driver $2"; return; }
 	ip link set "$INTERFACE" up
+	await_carrier
 	fetch "$1" "$(parameter "cosim.url.$1" '')"
 	ip addr flush dev "$INTERFACE"
 	ip link set "$INTERFACE" down
+}
+
+# await_carrier: a card takes a while until it has a link, and udhcpc sends its next request after 2 s. Without one it is tried all
+# the same.
+await_carrier() {
+	now
+	deadline=$((NOW + 2000000))
+	until [ "$(cat "/sys/class/net/$INTERFACE/carrier")" = 1 ] || [ "$NOW" -ge $deadline ]; do
+		sleep 0.05
+		now
+	done
 }
 
 # card_state: link, packets and interrupts of INTERFACE, to tell a link that is down from DMA or interrupts that do not arrive.

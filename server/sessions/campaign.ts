@@ -3,7 +3,8 @@
 import { join } from 'node:path'
 import { type MachineOptions, type Prepared, prepare } from './agentMachine.ts'
 import { type Campaign, type Database, jobName } from './database.ts'
-import { checkMemory } from './memoryLimit.ts'
+import { inLanes } from './lanes.ts'
+import { checkMemory, fittingMachines } from './memoryLimit.ts'
 import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
 import { ensureSnapshot, type Snapshot } from './snapshot.ts'
 
@@ -71,25 +72,25 @@ export async function runCampaign(
   const failed = new AbortController()
   const either = AbortSignal.any([signal, failed.signal])
   const machines = new Machines(options, either)
-  const lane = async () => {
-    for (let job = waiting.shift(); job !== undefined; job = waiting.shift()) {
-      either.throwIfAborted()
-      const { prepared, snapshot } = await machines.of(job)
-      options.started?.(job)
-      const folder = join(options.folder, jobName(job).replace(/[^\w.-]+/g, '_'))
-      const result = await runSession(job, prepared, snapshot, folder, either)
-      database.add(campaign, job, result)
-      options.done?.(job, result, ++count, total)
+  const run = async (job: Job, over: () => void) => {
+    either.throwIfAborted()
+    const { prepared, snapshot } = await machines.of(job)
+    options.started?.(job)
+    const folder = join(options.folder, jobName(job).replace(/[^\w.-]+/g, '_'))
+    const result = await runSession(job, prepared, snapshot, folder, either, over)
+    database.add(campaign, job, result)
+    options.done?.(job, result, ++count, total)
+  }
+  // The verdict of one is found while the next one starts: two machines for each job.
+  const overlap = fittingMachines() >= 2 * options.jobs
+  await inLanes(waiting, options.jobs, overlap, async (job, over) => {
+    try {
+      await run(job, over)
+    } catch (error) {
+      // The other machines end.
+      failed.abort(error)
+      throw error
     }
-  }
-  const lanes = Array.from({ length: Math.min(options.jobs, Math.max(1, waiting.length)) }, lane)
-  try {
-    await Promise.all(lanes)
-  } catch (error) {
-    failed.abort(error)
-    // Wait until the other machines have ended.
-    await Promise.allSettled(lanes)
-    throw error
-  }
+  })
   database.finish(campaign)
 }

@@ -7,9 +7,13 @@ import { parseSize } from '../machine/scratch.ts'
 const OVERHEAD = 400 << 20
 const LOOK_MS = 500
 
+/** How many machines fit into memory, at least 1. */
+export const fittingMachines = (available = availableBytes(), ram = parseSize('1G')): number =>
+  Math.max(1, Math.floor(available / (ram + OVERHEAD)))
+
 /** Checks that the machines fit into memory. @throws Error that says how many would. */
 export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {
-  const fit = Math.max(1, Math.floor(available / (ram + OVERHEAD)))
+  const fit = fittingMachines(available, ram)
   if (jobs > fit) {
     throw new Error(`--jobs ${jobs}: there is memory for ${fit} machines of ${(ram + OVERHEAD) >> 20} MiB each`)
   }

@@ -92,19 +92,24 @@ const isolates = ({ until }: Job): boolean => until === 'nested'
 
 const expectedOf = ({ expect }: CatalogueEntry): readonly Verdict[] => (typeof expect === 'string' ? [expect] : expect)
 
-/** Runs one session. @throws Error only when `signal` aborts; all else is a verdict. */
+/**
+ * Runs one session.
+ * @param over called when the guest has done its work, or will not do it any more: from then on the machine is only looked at
+ * @throws Error only when `signal` aborts; all else is a verdict.
+ */
 export async function runSession(
   job: Job,
   prepared: Prepared,
   snapshot: Snapshot | undefined,
   folder: string,
   signal: AbortSignal,
+  over: () => void = () => {},
 ): Promise<SessionResult> {
   mkdirSync(folder, { recursive: true })
   const watch = new Watch()
   let evidence: Evidence
   try {
-    evidence = await observe(job, prepared, snapshot, folder, signal, watch)
+    evidence = await observe(job, prepared, snapshot, folder, signal, watch, over)
   } catch (error) {
     signal.throwIfAborted()
     evidence = { ...watch.evidence('ended', job, snapshot), problem: (error as Error).message }
@@ -201,6 +206,7 @@ async function observe(
   folder: string,
   signal: AbortSignal,
   watch: Watch,
+  done: () => void,
 ): Promise<Evidence> {
   const { entry, seed } = job
   const options = entry.session ?? {}
@@ -282,6 +288,7 @@ async function observe(
     }
     const end = await over.promise
     clearTimeout(timer)
+    done()
     watch.note(end === 'worked' ? 'workload done' : end === 'deadline' ? 'ended from outside' : 'the machine ended')
     if (end !== 'ended') {
       await sleep(SETTLE_MS)
