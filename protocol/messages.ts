@@ -111,6 +111,7 @@ export const enums = {
     translate: [4, 'bit 2: translate requests can be switched on'],
     postedWrites: [8, 'bit 3: hwPost, predictedRead and postMismatch work'],
     stage2: [16, 'bit 4: stage2Changed, watch and sysReg work: the vCPUs have an EL2 whose tables can be followed'],
+    ring: [32, 'bit 5: ringOpen works: the socket can pass a descriptor, and frames can travel in shared memory'],
   },
   sysReg: {
     hostVttbr: [0, 'VTTBR_EL2 as EL2 last had it for its host; 0: EL2 keeps no stage 2 for a host'],
@@ -129,6 +130,7 @@ export const enums = {
     sequence: [6, 'unexpected sequence number'],
     state: [7, 'known message at a time when it is not allowed'],
     version: [8, 'no common protocol version'],
+    ring: [9, 'a counter of the ring is out of range, or a byte on the socket beside it is no doorbell'],
   },
 } as const satisfies Record<string, Record<string, readonly [number, string]>>
 
@@ -583,6 +585,14 @@ export const messages = {
     answer: 'done',
     doc: 'Read a system register of a vCPU that matters here. Status `range`: no such vCPU.',
     fields: [f('cpu', 'u16', 'index of the vCPU'), f('reg', 'u8', 'a value of `sysReg`', oneOf('sysReg'))],
+  },
+  ringOpen: {
+    id: 53,
+    from: 'server',
+    kind: 'request',
+    answer: 'done',
+    doc: 'Frames of both ends travel in the shared memory whose descriptor comes with the first byte of this frame, from the answer on if that is `ok`. At most once in a connection. Status `range`: not exactly one descriptor, or not a sealed file of a size that fits. Status `unsupported`: not agreed on in the handshake, or it cannot be mapped.',
+    fields: [f('size', 'u32', 'bytes of the file: 4096 and twice the capacity of a ring')],
   },
 } as const satisfies Record<string, Message>
 

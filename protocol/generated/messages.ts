@@ -41,6 +41,7 @@ export const Id = {
   hwPost: 50,
   watch: 51,
   sysReg: 52,
+  ringOpen: 53,
 } as const
 
 export interface RamRange {
@@ -690,6 +691,18 @@ export interface SysReg {
   readonly reg: number
 }
 
+/**
+ * Frames of both ends travel in the shared memory whose descriptor comes with the first byte of this frame, from the
+ * answer on if that is `ok`. At most once in a connection. Status `range`: not exactly one descriptor, or not a sealed
+ * file of a size that fits. Status `unsupported`: not agreed on in the handshake, or it cannot be mapped.
+ */
+export interface RingOpen {
+  readonly type: typeof Id.ringOpen
+  readonly seq: number
+  /** bytes of the file: 4096 and twice the capacity of a ring */
+  readonly size: number
+}
+
 export type MessageFromQemu =
   | Hello
   | TrapRead
@@ -730,6 +743,7 @@ export type MessageFromServer =
   | HwPost
   | Watch
   | SysReg
+  | RingOpen
 
 export type Message = MessageFromQemu | MessageFromServer
 
@@ -781,6 +795,7 @@ FROM_SERVER[Id.quit] = { name: 'quit', arity: 4 }
 FROM_SERVER[Id.hwPost] = { name: 'hwPost', arity: 8 }
 FROM_SERVER[Id.watch] = { name: 'watch', arity: 4 }
 FROM_SERVER[Id.sysReg] = { name: 'sysReg', arity: 4 }
+FROM_SERVER[Id.ringOpen] = { name: 'ringOpen', arity: 3 }
 
 function decodeHello(c: Cursor): Hello {
   return {
@@ -1150,6 +1165,14 @@ function decodeSysReg(c: Cursor): SysReg {
   }
 }
 
+function decodeRingOpen(c: Cursor): RingOpen {
+  return {
+    type: Id.ringOpen,
+    seq: c.seq,
+    size: c.u32(0xffffffff, 'size')[0],
+  }
+}
+
 /**
  * Decodes what one end receives. A hot message (trapRead, trapWrite, translate, event, gerror, guardFault, done,
  * predictedRead, postMismatch, reply, translated, hwRead, hwWrite, hwPost) is decoded into an object that the next
@@ -1375,6 +1398,8 @@ export class Decoder<End extends keyof Received> {
         return decodeWatch(c)
       case Id.sysReg:
         return decodeSysReg(c)
+      case Id.ringOpen:
+        return decodeRingOpen(c)
       default:
         throw new RangeError(`message ${id} has no decoder`)
     }
@@ -1855,6 +1880,12 @@ export function encodeSysReg(out: FrameWriter, seq: number, cpu: number, reg: nu
   out.end()
 }
 
+export function encodeRingOpen(out: FrameWriter, seq: number, size: number): void {
+  out.begin('ringOpen', Id.ringOpen, 3, seq)
+  out.uint(size, 0xffffffff, 'size')
+  out.end()
+}
+
 /** Encodes a message given as an object, for those who do not know its type beforehand. */
 export function encode(out: FrameWriter, m: Message): void {
   switch (m.type) {
@@ -2028,6 +2059,9 @@ export function encode(out: FrameWriter, m: Message): void {
       break
     case Id.sysReg:
       encodeSysReg(out, m.seq, m.cpu, m.reg)
+      break
+    case Id.ringOpen:
+      encodeRingOpen(out, m.seq, m.size)
       break
   }
 }

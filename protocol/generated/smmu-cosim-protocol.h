@@ -149,6 +149,11 @@ enum {
      * tables can be followed
      */
     COSIM_FEATURE_STAGE2 = 16,
+    /*
+     * bit 5: ringOpen works: the socket can pass a descriptor, and frames can
+     * travel in shared memory
+     */
+    COSIM_FEATURE_RING = 32,
 };
 
 /* sysReg */
@@ -188,6 +193,11 @@ enum {
     COSIM_ERROR_STATE = 7,
     /* no common protocol version */
     COSIM_ERROR_VERSION = 8,
+    /*
+     * a counter of the ring is out of range, or a byte on the socket beside it
+     * is no doorbell
+     */
+    COSIM_ERROR_RING = 9,
 };
 
 enum {
@@ -227,6 +237,7 @@ enum {
     COSIM_MSG_HW_POST = 50,
     COSIM_MSG_WATCH = 51,
     COSIM_MSG_SYS_REG = 52,
+    COSIM_MSG_RING_OPEN = 53,
 };
 
 /* Name of a message for people, "?" for an unknown id */
@@ -305,6 +316,8 @@ static inline const char *cosim_message_name(uint32_t id)
         return "watch";
     case COSIM_MSG_SYS_REG:
         return "sysReg";
+    case COSIM_MSG_RING_OPEN:
+        return "ringOpen";
     default:
         return "?";
     }
@@ -336,6 +349,7 @@ static inline bool cosim_message_taken(uint32_t id)
     case COSIM_MSG_HW_POST:
     case COSIM_MSG_WATCH:
     case COSIM_MSG_SYS_REG:
+    case COSIM_MSG_RING_OPEN:
         return true;
     default:
         return false;
@@ -910,6 +924,19 @@ typedef struct CosimSysReg {
     /* a value of sysReg */
     uint8_t reg;
 } CosimSysReg;
+
+/*
+ * ringOpen (request of the server, answered by done): Frames of both ends
+ * travel in the shared memory whose descriptor comes with the first byte of
+ * this frame, from the answer on if that is ok. At most once in a connection.
+ * Status range: not exactly one descriptor, or not a sealed file of a size that
+ * fits. Status unsupported: not agreed on in the handshake, or it cannot be
+ * mapped.
+ */
+typedef struct CosimRingOpen {
+    /* bytes of the file: 4096 and twice the capacity of a ring */
+    uint32_t size;
+} CosimRingOpen;
 
 /* Sequence number after seq: 1 to UINT32_MAX, then 1 again */
 static inline uint32_t cosim_next_seq(uint32_t seq)
@@ -1754,6 +1781,17 @@ static inline bool cosim_unpack_sys_reg(const msgpack_object *o, CosimSysReg *m,
            cosim_get_u16(&f[0], UINT16_MAX, &m->cpu, err,
                          "sysReg.cpu: expected a u16") &&
            cosim_get_u8(&f[1], 5, &m->reg, err, "sysReg.reg: expected 0 to 5");
+}
+
+static inline bool cosim_unpack_ring_open(const msgpack_object *o,
+                                          CosimRingOpen *m, CosimError *err)
+{
+    const msgpack_object *f;
+
+    f = cosim_fields(o, 3, err, "ringOpen: expected 3 elements");
+    return f &&
+           cosim_get_u32(&f[0], UINT32_MAX, &m->size, err,
+                         "ringOpen.size: expected a u32");
 }
 
 #endif /* HW_ARM_SMMU_COSIM_PROTOCOL_H */
