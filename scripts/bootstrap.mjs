@@ -3,7 +3,7 @@
 
 /**
  * The one entry point of every npm script. Plain JavaScript, so that whatever Node is installed (20 or newer) can run
- * it; everything behind it runs on the Node 24 that package-lock.json pins.
+ * it; everything behind it runs on the Node 26 that package-lock.json pins.
  *
  *   bootstrap.mjs WORD…                  the smmu-cosim command line
  *   bootstrap.mjs --exec PROGRAM ARG…    a program of node_modules/.bin
@@ -110,7 +110,7 @@ async function installPackages() {
 }
 
 /**
- * Node 24 among the programs, where the shebangs of the others find it too. npm links it there by itself, except
+ * Node 26 among the programs, where the shebangs of the others find it too. npm links it there by itself, except
  * Debian's 9.2.
  *
  * @returns {string | undefined} undefined if there is none for this machine.
@@ -120,7 +120,7 @@ function pinnedNode() {
   if (existsSync(link)) return link
   const name = `node-${process.platform}-${process.arch}`
   if (!existsSync(join(root, 'node_modules', name, 'bin/node'))) {
-    console.error(`smmu-cosim: npm installed no package ${name}: Node 24 is there for linux-x64 and linux-arm64 only`)
+    console.error(`smmu-cosim: npm installed no package ${name}: Node 26 is there for linux-x64 and linux-arm64 only`)
     return undefined
   }
   mkdirSync(programs, { recursive: true })

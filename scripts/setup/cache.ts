@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { basename, dirname, join, relative } from 'node:path'
 import { pipeline } from 'node:stream/promises'
@@ -61,8 +61,7 @@ export async function move(from: string, to: string): Promise<void> {
   if (old !== undefined) await rename(to, join(old, basename(to)))
   await rename(from, to)
   if (old !== undefined) await rm(old, { recursive: true, force: true })
-  const folder = await open(parent)
-  await folder.sync().finally(() => folder.close())
+  await promisify(execFile)('sync', ['--', parent])
 }
 
 /** The same for what is looked at before it is used: what it is made of is written down beside it, for `intact`. */

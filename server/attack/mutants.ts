@@ -199,7 +199,10 @@ function attacked(copy: string, { seconds, seed, known }: MutantOptions, signal:
         end(message.stats.judged > 0 ? undefined : { found: 'it isolates no machine' })
       }
     })
-    worker.on('error', error => end(endingOf(`it throws ${error.name}: ${error.message.split('\n')[0]}`)))
+    worker.on('error', thrown => {
+      const { name, message } = thrown instanceof Error ? thrown : new Error(String(thrown))
+      end(endingOf(`it throws ${name}: ${message.split('\n')[0]}`))
+    })
     worker.on('exit', code => end({ broken: `its thread ended with ${code}` }))
   })
 }

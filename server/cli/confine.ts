@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The process that serves the API runs under Node's permission model: it and its workers read and write the files that they need,
- * whatever name a request leads to. Programs may be started, as QEMU has to be, and this does not hold them; nor does it hold code
- * that somebody means to break out (https://nodejs.org/api/permissions.html).
+ * whatever name a request leads to. Programs may be started, as QEMU has to be, and this does not hold them; the network is
+ * not held, nor is code that means to break out (https://nodejs.org/api/permissions.html).
  */
 import { mkdirSync, realpathSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
@@ -36,14 +36,15 @@ export function permissions(read: readonly string[], write: readonly string[]): 
     ...outermost(write).map(path => `--allow-fs-write=${path}`),
     '--allow-child-process',
     '--allow-worker',
-    // Node warns that the two before weaken the others, which is said above.
+    '--allow-net',
+    // Node warns that some of these weaken the others, which is said above.
     '--disable-warning=SecurityWarning',
   ]
 }
 
 const isIn = (folder: string, path: string): boolean => path.startsWith(`${folder}/`)
 
-/** Without those that lie in others: where one path begins with another one, Node 24 denies the shorter one itself. */
+/** Without those that lie in others: where one path begins with another one, Node denies the shorter one itself. */
 const outermost = (paths: readonly string[]): string[] =>
   [...new Set(paths)].filter(path => !paths.some(other => isIn(other, path)))
 

@@ -68,7 +68,7 @@ export class WorkerHandle {
       else if ('event' in message) this.#take(message)
       else this.#settle(message)
     })
-    this.#worker.on('error', error => this.#ended(error.message))
+    this.#worker.on('error', thrown => this.#ended(thrown instanceof Error ? thrown.message : String(thrown)))
     this.#worker.on('exit', code => this.#ended(`exit code ${code}`))
   }
 

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { lstat, open, rename, rm, writeFile } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { lstat, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { promisify } from 'node:util'
+
+/** A new file, each write of which is on the disk when it returns: Node's permission model has no fsync(2). */
+const NEW_AND_SYNCED = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_SYNC
 
 /**
  * Writes a file as a whole: a reader sees the old content or the new, and the old stays when there is no room for the new.
@@ -13,7 +19,7 @@ export async function writeWhole(path: string, content: string | Uint8Array): Pr
   try {
     const there = await lstat(path).catch(ifMissing)
     if (there?.isFile() === false) return await writeFile(path, content)
-    await writeFile(made, content, { flag: 'wx', flush: true })
+    await writeFile(made, content, { flag: NEW_AND_SYNCED })
     await rename(made, path)
     await syncFolder(dirname(path))
   } catch (error) {
@@ -26,8 +32,7 @@ function ifMissing(error: NodeJS.ErrnoException): undefined {
   if (error.code !== 'ENOENT') throw error
 }
 
-/** New names in a folder are on the disk. Of the ways to fsync(2), Node's permission model leaves those of FileHandle. */
+/** New names in a folder are on the disk. */
 async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path)
-  await folder.sync().finally(() => folder.close())
+  await promisify(execFile)('sync', ['--', path])
 }

@@ -113,7 +113,7 @@ export async function fuzzTarget(
   worker.on('error', error => {
     // Before the first input it is the target that does not load.
     if (Atomics.load(state, 0) === 0) over.reject(error)
-    else end(`the thread ended: ${error.message}`)
+    else end(`the thread ended: ${error instanceof Error ? error.message : error}`)
   })
   worker.on('exit', code => over.reject(new Error(`the thread ended with ${code}`)))
   // What was found so far is told.

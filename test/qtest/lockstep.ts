@@ -121,7 +121,7 @@ export class LockstepMachine {
     const input = new FrameReader()
     const decoder = new Decoder('server')
     socket.on('error', () => {})
-    socket.on('data', chunk => {
+    socket.on('data', (chunk: Buffer) => {
       try {
         input.push(chunk)
         while (input.next()) {

@@ -14,7 +14,7 @@ export async function serve(path: string, handler: Handler): Promise<Server> {
     const out = new FrameWriter()
     const decoder = new Decoder('server')
     socket.on('error', () => {})
-    socket.on('data', chunk => {
+    socket.on('data', (chunk: Buffer) => {
       input.push(chunk)
       while (input.next()) {
         handler({ ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu, out, socket)

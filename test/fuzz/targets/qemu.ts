@@ -139,7 +139,7 @@ class HostileServer {
     const decoder = new Decoder('server')
     socket.on('error', () => {})
     socket.on('close', () => this.#awaited?.resolve())
-    socket.on('data', chunk => {
+    socket.on('data', (chunk: Buffer) => {
       input.push(chunk)
       while (input.next()) this.#take(decoder.decode(input.buffer, input.start, input.end))
     })

@@ -113,7 +113,7 @@ test.each<[string, (folder: string) => void]>([
   expect(stderr).toContain(`${folder} is not used for compiled code`)
 })
 
-test('a machine that Node 24 was not installed for is told so', () => {
+test('a machine that Node 26 was not installed for is told so', () => {
   const { status, stderr } = bootstrap('--exec', 'node', '-p', '1')
   expect(status).toBe(1)
   expect(stderr).toContain(`npm installed no package ${PLATFORM}`)

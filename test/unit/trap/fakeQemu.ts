@@ -50,7 +50,7 @@ export class FakeQemu {
   private constructor(socket: Socket) {
     this.socket = socket
     socket.on('error', () => {})
-    socket.on('data', chunk => {
+    socket.on('data', (chunk: Buffer) => {
       this.#in.push(chunk)
       while (this.#in.next()) this.#take(this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end))
       this.#waiting?.()
