@@ -37,7 +37,8 @@ export function permissions(read: readonly string[], write: readonly string[]): 
     '--allow-child-process',
     '--allow-worker',
     '--allow-net',
-    // Node warns that some of these weaken the others, which is said above.
+    // Node warns that some of these weaken the others, which is said above, and that --allow-net is new.
+    '--disable-warning=ExperimentalWarning',
     '--disable-warning=SecurityWarning',
   ]
 }
