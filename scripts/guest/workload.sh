@@ -24,6 +24,10 @@ exercise() {
 		bench_disk virtio-blk $VIRTIO_BLK_SERIAL "$reads"
 		bench_disk nvme $NVME_SERIAL "$reads"
 	fi
+	reads=$(parameter cosim.parallel 0)
+	[ "$reads" -eq 0 ] || bench_parallel "$reads"
+	rounds=$(parameter cosim.compute 0)
+	[ "$rounds" -eq 0 ] || bench_compute "$rounds"
 }
 
 # used DEVICE: whether it is part of the workload.
@@ -183,6 +187,61 @@ bench_disk() {
 	now
 	us=$((NOW - started))
 	emit bench true "\"name\":\"$1\",\"reads\":$3,\"blockBytes\":$BLOCK,\"ms\":$((us / 1000)).$(printf %03d $((us % 1000)))"
+}
+
+# timed NAME COUNT: reports the time since STARTED.
+timed() {
+	now
+	us=$((NOW - STARTED))
+	emit timed true "\"name\":\"$1\",\"count\":$2,\"ms\":$((us / 1000)).$(printf %03d $((us % 1000)))"
+}
+
+# bench_parallel READS: four readers on each disk at a time, each of so many blocks, in as many passes over its quarter as it takes.
+bench_parallel() {
+	find_disk $VIRTIO_BLK_SERIAL || { fail timed parallel 'no virtio-blk'; return; }
+	disks=$DISK
+	find_disk $NVME_SERIAL || { fail timed parallel 'no nvme'; return; }
+	disks="$disks $DISK"
+	quarter=$((BLOCKS / 4))
+	readers=
+	now
+	STARTED=$NOW
+	for disk in $disks; do
+		for part in 0 1 2 3; do
+			read_blocks "$disk" $((part * quarter)) $quarter "$1" &
+			readers="$readers $!"
+		done
+	done
+	for reader in $readers; do
+		wait "$reader" || { fail timed parallel 'a reader failed'; return; }
+	done
+	timed parallel $((8 * $1))
+}
+
+# read_blocks DISK FIRST BLOCKS COUNT: blocks from FIRST on, again and again.
+read_blocks() {
+	left=$4
+	while [ "$left" -gt 0 ]; do
+		count=$((left < $3 ? left : $3))
+		dd if="/dev/$1" of=/dev/null bs=$BLOCK skip="$2" count=$count iflag=direct 2>/dev/null || return
+		left=$((left - count))
+	done
+}
+
+# bench_compute ROUNDS: on each processor at a time so many thousand rounds of arithmetic, without I/O.
+bench_compute() {
+	workers=
+	processors=$(nproc)
+	now
+	STARTED=$NOW
+	for _ in $(seq "$processors"); do
+		awk -v n="$1" 'BEGIN { for (i = 0; i < n * 1000; i++) x = (x * 5 + i) % 65521 }' &
+		workers="$workers $!"
+	done
+	for worker in $workers; do
+		wait "$worker" || { fail timed compute 'a worker failed'; return; }
+	done
+	timed compute $(($1 * processors))
 }
 
 # find_interface DRIVER: sets INTERFACE.

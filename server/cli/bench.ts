@@ -21,6 +21,14 @@ function pairs(text: string): number {
   return value
 }
 
+function seconds(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1 || value > 86_400) {
+    throw new InvalidArgumentError('expected a whole number from 1 to 86400')
+  }
+  return value
+}
+
 /** `smmu-cosim bench`. */
 export function benchCommand(program: Command): void {
   program
@@ -29,8 +37,15 @@ export function benchCommand(program: Command): void {
     .option('--quick', 'a short form that says whether the benchmark works, not how fast things are')
     .option('--only <name>', `${NAMES.join(', ')}; may be repeated`, name, [])
     .option('--pairs <n>', 'repeats of each comparison', pairs)
-    .option('--json <file>', 'write everything measured as JSON')
-    .option('--results <file>', 'put machine and table between the marks of a Markdown file')
+    .option('--idle <s>', 'how long a guest is watched at its prompt', seconds)
+    .option(
+      '--json <file>',
+      'where everything measured is written as JSON, after each part; by default in the runs folder',
+    )
+    .option(
+      '--results <file>',
+      'a run of record: refuses a machine that has something else to do; puts the table between the marks of a Markdown file',
+    )
     .action(async (options: BenchOptions) => {
       const { signal, dispose } = abortOnSignal()
       try {

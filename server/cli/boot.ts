@@ -225,6 +225,7 @@ async function watch(
     attackOutcome(attacks, end.sections.isolated) ??
     el2Failure(end.sections)
   const bench = workload.bench(events)
+  const timed = workload.timed(events)
   return {
     schema: REPORT_SCHEMA,
     outcome: 'ok',
@@ -236,6 +237,7 @@ async function watch(
     traps: session.counters?.traps() ?? null,
     workload: entries,
     ...(bench.length > 0 && { bench }),
+    ...(timed.length > 0 && { timed }),
     ...(attacks && { attacks }),
     console: session.console.logPath,
     ...(recording && { recording }),

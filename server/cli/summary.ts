@@ -123,6 +123,9 @@ export function printSummary(run: Report): void {
   for (const { device, reads, ms } of run.bench ?? []) {
     lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
   }
+  for (const { name, count, ms } of run.timed ?? []) {
+    lines.push(`  timed  ${name.padEnd(18)} ${count} in ${seconds(ms)}`)
+  }
   if (run.attacks !== undefined) lines.push(...attackLines(run.attacks))
   if (run.el2 !== undefined) lines.push(...el2Lines(run.el2))
   if (run.translate !== undefined) lines.push(...translateLines(run.translate as TranslateReport))

@@ -34,6 +34,15 @@ export interface BenchEntry {
   readonly ms: number
 }
 
+/** Something that the guest was asked to time with `cosim.parallel` or `cosim.compute` (scripts/guest/README.md). */
+export interface TimedEntry {
+  readonly name: string
+  /** Reads, or thousands of rounds, of all that took part. */
+  readonly count: number
+  /** In the guest. */
+  readonly ms: number
+}
+
 /** How much there is to move. */
 export interface WorkloadSize {
   /** Of each disk, bytes. */
@@ -134,6 +143,13 @@ export class Workload {
     return events
       .filter(({ event, ok }) => event === 'bench' && ok)
       .map(({ name = '', reads, ms }) => ({ device: name, reads: Number(reads), ms: Number(ms) }))
+  }
+
+  /** What the guest timed besides. */
+  timed(events: readonly GuestEvent[]): TimedEntry[] {
+    return events
+      .filter(({ event, ok }) => event === 'timed' && ok)
+      .map(({ name = '', count, ms }) => ({ name, count: Number(count), ms: Number(ms) }))
   }
 
   close(): void {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { UntranslatedMaster } from '../machine/masters.ts'
-import type { BenchEntry, WorkloadEntry } from '../machine/workload.ts'
+import type { BenchEntry, TimedEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
 import type { AttackReport } from './attackTable.ts'
@@ -49,6 +49,8 @@ export interface Report {
   readonly workload: readonly WorkloadEntry[]
   /** Timed reads, with `--bench`. */
   readonly bench?: readonly BenchEntry[]
+  /** With `cosim.parallel` or `cosim.compute` on the kernel command line. */
+  readonly timed?: readonly TimedEntry[]
   /** With `--el2 pkvm`. */
   readonly attacks?: AttackReport
   /** Whether devices reached, at the end, what EL2 let its host reach; when the vCPUs have an EL2. */

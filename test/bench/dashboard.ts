@@ -69,13 +69,14 @@ async function watched(context: Context): Promise<Report> {
 }
 
 export async function benchDashboard(context: Context): Promise<Part> {
-  const { scale, say } = context
+  const { scale, signal, say } = context
   if (scale.warmUp) {
     say('dashboard: warm-up')
     await watched(context)
   }
   const { a, b } = await inPairs(
     scale.pairs,
+    signal,
     pair => {
       say(`dashboard: pair ${pair + 1} of ${scale.pairs}`)
       return watched(context)

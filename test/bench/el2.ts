@@ -120,6 +120,7 @@ async function cost(pairs: number): Promise<void> {
   const usual = ['--quiet', '--no-record', '--bench', String(READS)]
   const { a, b } = await inPairs(
     pairs,
+    new AbortController().signal,
     () => boot(usual),
     () => boot([...usual, '--baseline']),
   )

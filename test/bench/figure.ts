@@ -7,11 +7,16 @@ export const NAMES = [
   'boot',
   'reads',
   'server',
+  'parts',
+  'compute',
+  'parallel',
+  'idle',
   'commands',
   'idmap',
   'dashboard',
   'recording',
   'translate',
+  'faults',
   'scale',
 ] as const
 export type Name = (typeof NAMES)[number]
@@ -43,7 +48,7 @@ export interface Budget {
 
 export interface Part {
   readonly figures: readonly Figure[]
-  readonly budget?: Budget
+  readonly budgets?: readonly Budget[]
 }
 
 /** How much is measured. */
@@ -53,6 +58,14 @@ export interface Scale {
   readonly traps: number
   /** 4-KiB reads of each disk. */
   readonly reads: number
+  /** Reads of each of the eight readers at a time. */
+  readonly parallelReads: number
+  /** Thousands of rounds of arithmetic on each vCPU. */
+  readonly rounds: number
+  /** How long a guest is watched that does nothing, s. */
+  readonly idleSeconds: number
+  /** Fault sessions of one run. */
+  readonly sessions: number
   /** Commands of one run. */
   readonly commands: number
   /** Builds of the idmap in one process. */
@@ -61,14 +74,38 @@ export interface Scale {
   readonly warmUp: boolean
 }
 
-export const FULL: Scale = { pairs: 7, traps: 200_000, reads: 4_000, commands: 2_000_000, builds: 10, warmUp: true }
-export const QUICK: Scale = { pairs: 1, traps: 20_000, reads: 500, commands: 200_000, builds: 3, warmUp: false }
+export const FULL: Scale = {
+  pairs: 7,
+  traps: 200_000,
+  reads: 4_000,
+  parallelReads: 1_000,
+  rounds: 500,
+  idleSeconds: 60,
+  sessions: 16,
+  commands: 2_000_000,
+  builds: 10,
+  warmUp: true,
+}
+export const QUICK: Scale = {
+  pairs: 1,
+  traps: 20_000,
+  reads: 500,
+  parallelReads: 200,
+  rounds: 50,
+  idleSeconds: 10,
+  sessions: 4,
+  commands: 200_000,
+  builds: 3,
+  warmUp: false,
+}
 
 /** What every part is given. */
 export interface Context {
   readonly scale: Scale
   readonly signal: AbortSignal
   readonly say: (line: string) => void
+  /** For boots, besides that of this process. */
+  readonly env?: Readonly<Record<string, string>>
 }
 
 /** A figure with its statistics. */

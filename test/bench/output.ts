@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFileSync } from 'node:child_process'
-import { availableParallelism, cpus, loadavg, machine, release, totalmem } from 'node:os'
-import type { Budget, Result, Scale } from './figure.ts'
+import { availableParallelism, cpus, machine, release, totalmem } from 'node:os'
+import { type Budget, evaluate, type Part, type Result, type Scale } from './figure.ts'
 import type { Summary } from './stats.ts'
 
 export const BENCH_SCHEMA = 'smmu-cosim/bench/1'
@@ -26,6 +26,10 @@ export interface Failure {
 export interface BenchReport {
   readonly schema: typeof BENCH_SCHEMA
   readonly started: string
+  /** The machine had nothing else to do when it began. */
+  readonly record: boolean
+  /** Not all that was asked for is in it: it was interrupted, or still runs. */
+  readonly partial: boolean
   readonly machine: MachineInfo
   readonly scale: Scale
   readonly quick: boolean
@@ -34,7 +38,8 @@ export interface BenchReport {
   readonly failures: readonly Failure[]
 }
 
-export function describeMachine(qemu: string): MachineInfo {
+/** @param load of the last minute, taken before the benchmark began */
+export function describeMachine(qemu: string, load: number): MachineInfo {
   return {
     cpu: cpus()[0]?.model.trim() || 'unknown',
     cores: availableParallelism(),
@@ -42,7 +47,7 @@ export function describeMachine(qemu: string): MachineInfo {
     kernel: `Linux ${release()} ${machine()}`,
     node: process.version,
     qemu: execFileSync(qemu, ['--version'], { encoding: 'utf8' }).split('\n')[0],
-    load: Math.round(loadavg()[0] * 100) / 100,
+    load: Math.round(load * 100) / 100,
   }
 }
 
@@ -78,17 +83,27 @@ function columns(rows: readonly (readonly string[])[], separator: string): strin
   )
 }
 
-function machineLines({ machine: m, started, scale, quick }: BenchReport): string[] {
+function machineLines({ machine: m, started, scale, quick, record, partial }: BenchReport): string[] {
   return [
     `${m.cpu}, ${m.cores} cores, ${m.memoryGiB} GiB, ${m.kernel}`,
     `Node ${m.node}, ${m.qemu}`,
     `${started}, ${scale.pairs} ${scale.pairs === 1 ? 'pair' : 'pairs'}${quick ? ' (--quick)' : ''}, load before it ${m.load}`,
+    ...(record ? [] : ['not a run of record']),
+    ...(partial ? ['partial: it was interrupted'] : []),
   ]
 }
 
 function budgetLines({ what, unit, rows }: Budget): string[] {
   const lines = rows.map(({ part, of, value }) => `  ${digits(value).padStart(8)} ${unit}  ${of ? '  ' : ''}${part}`)
   return [what, ...lines]
+}
+
+/** One part, when it is through. */
+export function formatPart({ figures, budgets = [] }: Part): string {
+  return [
+    ...columns([HEAD, ...figures.map(figure => row(evaluate(figure)))], '  '),
+    ...budgets.flatMap(budget => ['', ...budgetLines(budget)]),
+  ].join('\n')
 }
 
 /** For the terminal. */

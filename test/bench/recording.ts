@@ -18,13 +18,14 @@ function p99({ traps }: Report): number {
 }
 
 export async function benchRecording(context: Context): Promise<Part> {
-  const { scale, say } = context
+  const { scale, signal, say } = context
   if (scale.warmUp) {
     say('recording: warm-up')
     await bootOnce(context)
   }
   const { a, b } = await inPairs(
     scale.pairs,
+    signal,
     pair => {
       say(`recording: pair ${pair + 1} of ${scale.pairs}`)
       return bootOnce(context)

@@ -1,13 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `npm run bench`: every figure of the target table in one run, each next to what it is compared with. */
 import { readFileSync, writeFileSync } from 'node:fs'
+import { availableParallelism, loadavg } from 'node:os'
+import { join } from 'node:path'
 import { ensureQemu, setup } from '../../scripts/setup/index.ts'
+import { newRunFolder } from '../../server/machine/scratch.ts'
 import { benchBoots } from './boots.ts'
 import { benchCommands } from './commands.ts'
 import { benchDashboard } from './dashboard.ts'
-import { type Context, evaluate, FULL, NAMES, type Name, type Part, QUICK } from './figure.ts'
+import { benchFaultSessions } from './faultSessions.ts'
+import { type Context, evaluate, FULL, NAMES, type Name, type Part, QUICK, type Scale } from './figure.ts'
+import { benchCompute, benchParallel } from './guestWork.ts'
+import { benchIdle } from './idle.ts'
 import { benchIdmap } from './idmap.ts'
-import { BENCH_SCHEMA, type BenchReport, describeMachine, type Failure, formatMarkdown, formatText } from './output.ts'
+import {
+  BENCH_SCHEMA,
+  type BenchReport,
+  describeMachine,
+  type Failure,
+  formatMarkdown,
+  formatPart,
+  formatText,
+} from './output.ts'
+import { benchParts } from './parts.ts'
+import { duration, quietEnough } from './record.ts'
 import { benchRecording } from './recording.ts'
 import { benchScale } from './scale.ts'
 import { benchTranslate } from './translate.ts'
@@ -18,72 +34,124 @@ export interface BenchOptions {
   readonly only: readonly Name[]
   /** Instead of the usual number of pairs. */
   readonly pairs?: number
+  /** Seconds at the idle prompt instead of the usual ones. */
+  readonly idle?: number
+  /** Default: in a new folder of the runs. */
   readonly json?: string
-  /** A file with the two marks below: what is between them is replaced. */
+  /** A file with the two marks below: what is between them is replaced. A run of record. */
   readonly results?: string
 }
 
 const BEGIN = '<!-- bench: written by --results -->'
 const END = '<!-- /bench -->'
 
-/** Runs, prints, writes. @returns whether everything could be measured. */
+/** What is measured in one go. */
+interface Step {
+  readonly names: readonly Name[]
+  /** About how long it takes on two cores of some 2.5 GHz, s. */
+  readonly seconds: (scale: Scale) => number
+  readonly measure: (context: Context, names: ReadonlySet<Name>) => Promise<Part>
+}
+
+/** A boot with its workload, s; timed reads come on top. */
+const BOOT_S = 11
+const bootSeconds = ({ reads }: Scale) => BOOT_S + reads * 2.2e-3
+/** Whole boots of both sides, with what comes before them. */
+const pairsOfBoots = (scale: Scale) => bootSeconds(scale) * 2 * (scale.pairs + (scale.warmUp ? 1 : 0))
+const few = ({ pairs }: Scale) => Math.min(pairs, 3)
+
+const STEPS: readonly Step[] = [
+  { names: ['trap'], seconds: ({ pairs, traps }) => pairs * (10 + traps * 60e-6), measure: benchTrap },
+  { names: ['boot', 'reads', 'server'], seconds: pairsOfBoots, measure: benchBoots },
+  { names: ['parts'], seconds: scale => bootSeconds(scale) * 2 * scale.pairs, measure: benchParts },
+  {
+    names: ['compute'],
+    seconds: ({ pairs, rounds }) => 2 * pairs * (BOOT_S + rounds / 80),
+    measure: context => benchCompute(context, availableParallelism()),
+  },
+  {
+    names: ['parallel'],
+    seconds: ({ pairs, parallelReads }) => 6 * pairs * (BOOT_S + parallelReads * 8e-3),
+    measure: benchParallel,
+  },
+  { names: ['idle'], seconds: scale => few(scale) * (scale.idleSeconds + 20), measure: benchIdle },
+  { names: ['commands'], seconds: ({ pairs, commands }) => (pairs + 1) * commands * 2e-6, measure: benchCommands },
+  { names: ['idmap'], seconds: ({ pairs }) => pairs, measure: benchIdmap },
+  { names: ['dashboard'], seconds: pairsOfBoots, measure: benchDashboard },
+  { names: ['recording'], seconds: pairsOfBoots, measure: benchRecording },
+  { names: ['translate'], seconds: scale => 1.2 * pairsOfBoots(scale), measure: benchTranslate },
+  { names: ['faults'], seconds: scale => 30 + few(scale) * scale.sessions * 4, measure: benchFaultSessions },
+  { names: ['scale'], seconds: scale => few(scale) * (4 * BOOT_S + 60), measure: benchScale },
+]
+
+/** Runs, prints, writes. @returns whether everything could be measured. @throws Error when a run of record cannot begin */
 export async function bench(options: BenchOptions, signal: AbortSignal): Promise<boolean> {
-  const { quick = false, only, pairs, json, results: file } = options
+  const { quick = false, only, pairs, idle, results: file } = options
   const say = (line: string) => console.error(`smmu-cosim: ${line}`)
   const template = file === undefined ? undefined : split(file)
+  const [load = 0] = loadavg()
+  if (file !== undefined) quietEnough(load)
+  else if (load > availableParallelism() / 2)
+    say(`the machine is busy (load ${load.toFixed(2)}): figures will say little`)
   const names: ReadonlySet<Name> = new Set(only.length > 0 ? only : NAMES)
   const usual = quick ? QUICK : FULL
-  const context: Context = { scale: { ...usual, ...(pairs !== undefined && { pairs }) }, signal, say }
+  const scale = { ...usual, ...(pairs !== undefined && { pairs }), ...(idle !== undefined && { idleSeconds: idle }) }
+  const context: Context = { scale, signal, say }
+  const steps = STEPS.filter(step => step.names.some(name => names.has(name)))
+  const left = (from: number) => steps.slice(from).reduce((sum, { seconds }) => sum + seconds(scale), 0)
+  say(`${steps.flatMap(step => step.names.filter(name => names.has(name))).join(', ')}: about ${duration(left(0))}`)
 
-  const booting: readonly Name[] = ['boot', 'reads', 'server']
-  const boots = booting.some(name => names.has(name))
-  const others: readonly Name[] = ['dashboard', 'recording', 'translate', 'scale']
-  if (boots || others.some(name => names.has(name))) await setup({ signal })
-  const machine = describeMachine(await ensureQemu({ signal }))
+  await setup({ signal })
+  const machine = describeMachine(await ensureQemu({ signal }), load)
+  const folder = options.json === undefined ? newRunFolder() : undefined
+  const json = options.json ?? join(folder?.path ?? '', 'bench.json')
   const started = new Date().toISOString()
-  if (machine.load > machine.cores / 2) say(`the machine is busy (load ${machine.load}): figures will say little`)
-
-  const parts: [string, boolean, () => Promise<Part>][] = [
-    ['trap', names.has('trap'), () => benchTrap(context)],
-    [booting.filter(name => names.has(name)).join(', '), boots, () => benchBoots(context, names)],
-    ['commands', names.has('commands'), () => benchCommands(context)],
-    ['idmap', names.has('idmap'), () => benchIdmap(context)],
-    ['dashboard', names.has('dashboard'), () => benchDashboard(context)],
-    ['recording', names.has('recording'), () => benchRecording(context)],
-    ['translate', names.has('translate'), () => benchTranslate(context)],
-    ['scale', names.has('scale'), () => benchScale(context)],
-  ]
   const done: Part[] = []
   const failures: Failure[] = []
+  let partial = true
   const report = (): BenchReport => ({
     schema: BENCH_SCHEMA,
     started,
+    record: file !== undefined && !quick,
+    partial,
     machine,
-    scale: context.scale,
+    scale,
     quick,
     results: done.flatMap(({ figures }) => figures.map(evaluate)),
-    budgets: done.flatMap(({ budget }) => (budget === undefined ? [] : [budget])),
+    budgets: done.flatMap(({ budgets = [] }) => budgets),
     failures,
   })
-  // After each part: a run that is interrupted late has measured for half an hour.
-  const write = () => {
-    if (json !== undefined) writeFileSync(json, `${JSON.stringify(report(), null, 2)}\n`)
-    if (file === undefined || template === undefined) return
+  // After each part: whatever ends this process, what was measured by then is kept.
+  const write = () => writeFileSync(json, `${JSON.stringify(report(), null, 2)}\n`)
+  try {
+    write()
+    for (const [i, step] of steps.entries()) {
+      const wanted = step.names.filter(name => names.has(name))
+      try {
+        const part = await step.measure(context, names)
+        done.push(part)
+        console.log(`${formatPart(part)}\n`)
+      } catch (error) {
+        if (!signal.aborted) failures.push({ bench: wanted.join(', '), message: (error as Error).message })
+      }
+      partial = signal.aborted || i < steps.length - 1
+      write()
+      if (signal.aborted) {
+        console.log(formatText(report()))
+        say(`interrupted: ${json} has what was measured by then`)
+        signal.throwIfAborted()
+      }
+      if (partial) say(`about ${duration(left(i + 1))} left`)
+    }
+  } finally {
+    folder?.release()
+  }
+  console.log(formatText(report()))
+  say(json)
+  if (file !== undefined && template !== undefined) {
     const [before, after] = template
     writeFileSync(file, `${before}${BEGIN}\n\n${formatMarkdown(report())}\n\n${END}${after}`)
   }
-  for (const [name, wanted, measure] of parts) {
-    if (!wanted) continue
-    try {
-      done.push(await measure())
-    } catch (error) {
-      if (signal.aborted) console.log(formatText(report()))
-      signal.throwIfAborted()
-      failures.push({ bench: name, message: (error as Error).message })
-    }
-    write()
-  }
-  console.log(formatText(report()))
   return failures.length === 0
 }
 

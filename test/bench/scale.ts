@@ -24,8 +24,18 @@ async function grow(kind: 'ram' | 'streams' | 'donate', size: number, signal: Ab
 }
 
 export async function benchScale(context: Context): Promise<Part> {
-  const { scale, signal, say } = context
   const figures: Figure[] = []
+  try {
+    await measureAll(context, figures)
+  } catch (error) {
+    // What was measured by then is worth having.
+    if (!context.signal.aborted || figures.length === 0) throw error
+  }
+  return { figures }
+}
+
+async function measureAll(context: Context, figures: Figure[]): Promise<void> {
+  const { scale, signal, say } = context
   const repeats = Math.min(scale.pairs, 3)
   const measure = async (what: string, unit: string, label: string, run: () => Promise<number>) => {
     const values: number[] = []
@@ -58,5 +68,4 @@ export async function benchScale(context: Context): Promise<Part> {
       return bootMs / 1000
     })
   }
-  return { figures }
 }

@@ -32,16 +32,31 @@ export function ratios(a: readonly number[], b: readonly number[]): number[] {
   })
 }
 
-/** Runs `a` and `b` in turn, A B A B, one at a time. @returns the results, those of a pair at the same index. */
+/**
+ * Runs `a` and `b` in turn, A B A B, one at a time.
+ * @param signal ends it after whole pairs, of which there must be one
+ * @returns the results, those of a pair at the same index
+ */
 export async function inPairs<A, B>(
   pairs: number,
+  signal: AbortSignal,
   a: (pair: number) => Promise<A>,
   b: (pair: number) => Promise<B>,
 ): Promise<{ readonly a: readonly A[]; readonly b: readonly B[] }> {
-  const results: { a: A[]; b: B[] } = { a: [], b: [] }
-  for (let pair = 0; pair < pairs; pair++) {
-    results.a.push(await a(pair))
-    results.b.push(await b(pair))
+  const whole = await repeat(pairs, signal, async pair => ({ a: await a(pair), b: await b(pair) }))
+  return { a: whole.map(pair => pair.a), b: whole.map(pair => pair.b) }
+}
+
+/** Runs `work` so many times. @param signal ends it; what was measured by then is returned, and that is not nothing */
+export async function repeat<T>(times: number, signal: AbortSignal, work: (n: number) => Promise<T>): Promise<T[]> {
+  const results: T[] = []
+  try {
+    while (results.length < times) {
+      signal.throwIfAborted()
+      results.push(await work(results.length))
+    }
+  } catch (error) {
+    if (!signal.aborted || results.length === 0) throw error
   }
   return results
 }

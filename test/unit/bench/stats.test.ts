@@ -52,6 +52,34 @@ test('pairs run one after the other, a first', async () => {
     order.push(`${name}${pair}`)
     return pair
   }
-  expect(await inPairs(3, side('a'), side('b'))).toEqual({ a: [0, 1, 2], b: [0, 1, 2] })
+  expect(await inPairs(3, new AbortController().signal, side('a'), side('b'))).toEqual({ a: [0, 1, 2], b: [0, 1, 2] })
   expect(order).toEqual(['a0', 'b0', 'a1', 'b1', 'a2', 'b2'])
+})
+
+test('what is interrupted keeps its whole pairs, and fails when it has none', async () => {
+  const run = async (abortIn: number) => {
+    const controller = new AbortController()
+    return inPairs(
+      5,
+      controller.signal,
+      async pair => pair,
+      async pair => {
+        if (pair === abortIn) {
+          controller.abort(new Error('Ctrl-C'))
+          throw new Error('a boot was ended')
+        }
+        return -pair
+      },
+    )
+  }
+  expect(await run(2)).toEqual({ a: [0, 1], b: [-0, -1] })
+  await expect(run(0)).rejects.toThrow('a boot was ended')
+  await expect(
+    inPairs(
+      2,
+      new AbortController().signal,
+      async () => 1,
+      () => Promise.reject(new Error('of its own')),
+    ),
+  ).rejects.toThrow('of its own')
 })

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The policy pkvm with a clock at its ports, and an eye on the heap: where the trap thread's own time goes, and what it leaves to the
+ * garbage collector. The file that COSIM_BENCH_PROBE names is written again and again.
+ */
+import { writeFileSync } from 'node:fs'
+import { getHeapStatistics } from 'node:v8'
+import { PkvmPolicy } from '../../server/hypervisor/pkvm/policy.ts'
+import type { Machine } from '../../server/machine/ports.ts'
+import type { Policy, PolicyContext, Trap } from '../../server/policy/policy.ts'
+import type { SmmuHardware } from '../../server/smmu/hardware.ts'
+import type { GuestMemory } from '../../server/smmu/memory.ts'
+import { ARM_SMMU_CMDQ_PROD } from '../../server/smmu/registers.ts'
+import { count, HISTOGRAM_WORDS, percentiles } from '../../server/trace/histogram.ts'
+import { PARTS, type Probed } from './parts.ts'
+
+const FLUSH_MS = 500
+/** Traps between two looks at the heap. */
+const HEAP_TRAPS = 1_000
+
+/** ns. */
+const now = () => performance.now() * 1e6
+
+/** Of the trap at hand, ns; in the order of PARTS. */
+const spent = new Float64Array(PARTS.length)
+const [READS, WRITES, HARDWARE, REST] = PARTS.keys()
+
+class TimedMemory implements GuestMemory {
+  readonly #memory: GuestMemory
+
+  constructor(memory: GuestMemory) {
+    this.#memory = memory
+  }
+
+  get ram(): GuestMemory['ram'] {
+    return this.#memory.ram
+  }
+
+  read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean {
+    const start = now()
+    const done = this.#memory.read(address, target, targetOffset, length)
+    spent[READS] += now() - start
+    return done
+  }
+
+  write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean {
+    const start = now()
+    const done = this.#memory.write(address, source, sourceOffset, length)
+    spent[WRITES] += now() - start
+    return done
+  }
+}
+
+function timed(hardware: SmmuHardware): SmmuHardware {
+  const clock = (call: () => boolean): boolean => {
+    const start = now()
+    const done = call()
+    spent[HARDWARE] += now() - start
+    return done
+  }
+  return {
+    read: (offset, size, into) => clock(() => hardware.read(offset, size, into)),
+    write: (offset, size, lo, hi) => clock(() => hardware.write(offset, size, lo, hi)),
+    ...(hardware.writeThenRead && {
+      writeThenRead: (offset, value, readOffset, into) =>
+        clock(() => hardware.writeThenRead?.(offset, value, readOffset, into) ?? false),
+    }),
+    ...(hardware.post && {
+      post: (...args) => clock(() => hardware.post?.(...args) ?? false),
+    }),
+  }
+}
+
+class Clocked extends PkvmPolicy {
+  readonly #histograms = new Uint32Array(PARTS.length * HISTOGRAM_WORDS)
+
+  constructor(machine: Machine, context: PolicyContext) {
+    const smmus = machine.smmus.map(smmu => ({ ...smmu, hardware: timed(smmu.hardware) }))
+    super({ ...machine, memory: new TimedMemory(machine.memory), smmus }, context)
+    write(() => ({ ns: PARTS.map((_, i) => percentiles(this.#histograms, i * HISTOGRAM_WORDS)) }))
+  }
+
+  override access(trap: Trap): void {
+    spent.fill(0)
+    const start = now()
+    super.access(trap)
+    const all = now() - start
+    if (!trap.write || trap.offset !== ARM_SMMU_CMDQ_PROD) return
+    spent[REST] = all - spent[READS] - spent[WRITES] - spent[HARDWARE]
+    for (let i = 0; i < spent.length; i++) count(this.#histograms, i * HISTOGRAM_WORDS, spent[i])
+  }
+}
+
+class Weighed extends PkvmPolicy {
+  #traps = 0
+  #used = 0
+  /** Between two looks in which nothing was collected. */
+  #bytes = 0
+  #counted = 0
+
+  constructor(machine: Machine, context: PolicyContext) {
+    super(machine, context)
+    write(() => (this.#counted === 0 ? {} : { bytesPerTrap: this.#bytes / this.#counted }))
+  }
+
+  override access(trap: Trap): void {
+    super.access(trap)
+    if (++this.#traps % HEAP_TRAPS !== 0) return
+    const used = getHeapStatistics().used_heap_size
+    if (this.#used > 0 && used >= this.#used) {
+      this.#bytes += used - this.#used
+      this.#counted += HEAP_TRAPS
+    }
+    this.#used = used
+  }
+}
+
+function write(of: () => Probed): void {
+  const file = process.env.COSIM_BENCH_PROBE
+  if (file === undefined) throw new Error('COSIM_BENCH_PROBE names no file')
+  setInterval(() => writeFileSync(file, JSON.stringify(of())), FLUSH_MS).unref()
+}
+
+export default function probe(machine: Machine, context: PolicyContext): Policy {
+  // The clock allocates.
+  return process.env.COSIM_BENCH_WHAT === 'heap' ? new Weighed(machine, context) : new Clocked(machine, context)
+}
