@@ -106,15 +106,14 @@ export class HostCmdq {
   /** CMDQEN 0 → 1. */
   enable(): number {
     this.#locate()
-    // What an earlier queue left does not run in this one.
-    this.registers.unfinished = false
     this.#shadow.discard(this.registers.cons)
     this.#shadow.origin = queuePointer(this.registers.cons, this.#log2size)
     return this.#smmu.hyp.share.sharePinned(this.#address, this.bytes)
   }
 
-  /** CMDQEN 1 → 0. */
+  /** CMDQEN 1 → 0. What is not copied yet is not any more: its memory is the host's to give away. */
   disable(): number {
+    this.registers.unfinished = false
     return this.#smmu.hyp.share.unsharePinned(this.#address, this.bytes)
   }
 

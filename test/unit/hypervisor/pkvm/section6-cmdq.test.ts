@@ -2,6 +2,7 @@
 /** The command queue, command × field values (server/hypervisor/README.md, section 6). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../../server/policy/report.ts'
+import { OK } from '../../../../server/policy/result.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { CFGI_ALL, CS_IRQ, CS_SEV, cfgiSte, command, SYNC, TLBI_NSNH_ALL, tlbiNhVa } from '../../smmu/fields.ts'
 import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, STE, shadowSte, successor } from './support.ts'
@@ -298,6 +299,23 @@ describe('a hardware that does not follow', () => {
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
     expect(bench.hyp.streams()).toMatchObject([{ sid: 8 }])
     expect(bench.report.take()).toEqual([])
+  })
+
+  test('what waits in a queue that is disabled is not read any more', () => {
+    host.l1(8)
+    host.ste(8, STE.s1)
+    bench.hw.stuck = true
+    host.commands(tlbiNhVa(0), cfgiSte(8), SYNC)
+    bench.hw.stuck = false
+    bench.hw.consume()
+    bench.write(r.ARM_SMMU_CR0, 0)
+    expect(bench.hyp.donate(HOST_CMDQ, 4096, 1)).toBe(OK)
+    const reads: number[] = []
+    bench.memory.beforeRead = address => reads.push(address)
+    // The hardware has caught up: before, this would have gone on.
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod - 2)
+    expect(reads.filter(address => address >= HOST_CMDQ && address < HOST_CMDQ + 4096)).toEqual([])
+    expect(bench.hyp.streams()).toEqual([])
   })
 
   test("CONS of a queue that was just enabled is the host's, also when the hypervisor's own commands are stuck", () => {
