@@ -23,8 +23,8 @@ export interface AttackOptions {
   readonly until: SeriesStep
   readonly hardware: readonly HardwareOption[]
   readonly seconds: number | undefined
-  /** Steps, all threads together. */
-  readonly steps: number | undefined
+  /** Of all threads together. */
+  readonly operations: number | undefined
   readonly seed: number
   readonly jobs: number
   /** Folder of cases that must not show anything, and where new ones go. */
@@ -58,7 +58,7 @@ export interface AttackResult {
 }
 
 export interface Progress {
-  readonly steps: number
+  readonly operations: number
   readonly cases: number
   readonly seconds: number
 }
@@ -137,7 +137,7 @@ function save(corpus: string | undefined, case_: Case): string | undefined {
 }
 
 /**
- * Attacks until time or steps are over, or `signal` aborts it.
+ * Attacks until time or operations are over, or `signal` aborts it.
  * @param onFound told at once, cases of the corpus first
  */
 export async function attack(
@@ -174,7 +174,7 @@ export async function attack(
           seed: (options.seed + job) >>> 0,
           known: weaknesses,
           seconds: options.seconds,
-          steps: options.steps === undefined ? undefined : Math.ceil(options.steps / jobs),
+          operations: options.operations === undefined ? undefined : Math.ceil(options.operations / jobs),
           programs,
         },
         message => {
@@ -186,7 +186,7 @@ export async function attack(
           }
           latest[job] = message.stats
           if (message.type === 'done') kept.push(...message.programs)
-          onProgress({ steps: total(({ steps }) => steps), cases: cases.length, seconds: seconds() })
+          onProgress({ operations: total(({ operations }) => operations), cases: cases.length, seconds: seconds() })
         },
         ended,
       ).catch((error: unknown) => {

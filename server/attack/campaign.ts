@@ -29,6 +29,7 @@ export interface CampaignOptions {
 export interface CampaignStats {
   /** Steps: traps, stores, accesses of devices, transfers of pages. */
   readonly steps: number
+  /** What hosts do in one go, each of several steps; the reset before a program is one. */
   readonly operations: number
   readonly cases: number
   /** Programs on machines that the policy claimed to isolate. */
@@ -134,8 +135,8 @@ export class Campaign {
   #count({ world, operations }: Stage, program: Program): void {
     this.#cases++
     if (world.oracle.claims) this.#judged++
-    this.#operations += operations
     // The reset before them is one as well: a policy that fails there makes no others.
+    this.#operations += 1 + operations
     this.#steps += 1 + world.steps.length
     for (const [kind, times] of world.oracle.seen) this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + times)
     world.oracle.seen.clear()

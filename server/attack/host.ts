@@ -31,7 +31,9 @@ export const high = (value: number): number => Math.floor(value / 2 ** 32)
 
 /** 64-bit words as pairs of 32-bit ones. */
 export function halves(words: readonly bigint[]): number[] {
-  return words.flatMap(word => [Number(word & 0xffff_ffffn), Number((word >> 32n) & 0xffff_ffffn)])
+  const split: number[] = []
+  for (const word of words) split.push(Number(word & 0xffff_ffffn), Number(word >> 32n))
+  return split
 }
 
 export const command = (w0: number, w1 = 0, w2 = 0, w3 = 0): Command => [w0 >>> 0, w1 >>> 0, w2 >>> 0, w3 >>> 0]

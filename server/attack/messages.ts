@@ -5,9 +5,9 @@ import type { Case } from './cases.ts'
 import type { Program } from './program.ts'
 
 export interface WorkerOptions extends CampaignOptions {
-  /** Ends after so many seconds or steps, whichever comes first. */
+  /** Ends after so many seconds or operations, whichever comes first. */
   readonly seconds: number | undefined
-  readonly steps: number | undefined
+  readonly operations: number | undefined
   /** Programs to start from. */
   readonly programs: readonly Program[]
 }

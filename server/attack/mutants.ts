@@ -174,7 +174,7 @@ async function judge(mutant: Mutant, copy: string, options: MutantOptions, signa
 function attacked(copy: string, { seconds, seed, known }: MutantOptions, signal: AbortSignal): Promise<Ending> {
   const options: WorkerOptions = {
     ...{ policy: join(copy, PKVM, 'policy.ts'), until: 'nested', hardware: HARDWARE, seed, known, seconds },
-    ...{ steps: undefined, programs: [] },
+    ...{ operations: undefined, programs: [] },
   }
   return new Promise(resolve => {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {

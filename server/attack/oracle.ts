@@ -186,14 +186,13 @@ export class Oracle {
   /** All of the guard against all of the map. */
   auditGuard(): void {
     if (!this.claims) return
-    let foreign = 0
-    for (const { page, owner } of this.map.foreign()) {
-      foreign++
-      if (!this.#guard.has(page))
-        this.report('guard', `${hex(page)} belongs to ${ownerName(owner)} and is open to vCPUs`, page)
-    }
-    if (this.#guard.size > foreign) {
-      this.report('guard', `${this.#guard.size} pages are kept from vCPUs, ${foreign} should be`)
+    for (const [i, { base }] of this.map.ram.entries()) {
+      const owners = this.map.owners[i]
+      const guarded = this.#guard.pages[i]
+      for (let page = 0; page < owners.length; page++) {
+        if ((owners[page] !== HOST) === (guarded[page] === 1)) continue
+        this.#guarded(base + page * PAGE_SIZE, PAGE_SIZE, owners[page] !== HOST)
+      }
     }
   }
 }

@@ -17,41 +17,41 @@ export function ownerName(owner: number): string {
 }
 
 export class PageMap {
-  readonly #ram: readonly RamRange[]
+  readonly ram: readonly RamRange[]
   readonly #carveout: RamRange
-  readonly #owners: readonly Uint16Array[]
+  /** By range of RAM and page. */
+  readonly owners: readonly Uint16Array[]
   /** Ranges that nobody's device may reach though they are no RAM: the SMMUs' frames. */
   readonly #frames: readonly RamRange[]
 
   constructor(ram: readonly RamRange[], carveout: RamRange, frames: readonly RamRange[]) {
-    this.#ram = ram
+    this.ram = ram
     this.#carveout = carveout
     this.#frames = frames
-    this.#owners = ram.map(({ size }) => new Uint16Array(size / PAGE_SIZE))
+    this.owners = ram.map(({ size }) => new Uint16Array(size / PAGE_SIZE))
     this.reset()
   }
 
   /** All RAM is the host's but hypervisor memory. */
   reset(): void {
-    for (const owners of this.#owners) owners.fill(HOST)
+    for (const owners of this.owners) owners.fill(HOST)
     this.give(this.#carveout.base, this.#carveout.size, HYPERVISOR)
   }
 
   give(base: number, size: number, owner: number): void {
-    for (let page = base; page < base + size; page += PAGE_SIZE) {
-      for (const [i, range] of this.#ram.entries()) {
-        const offset = page - range.base
-        if (offset >= 0 && offset < range.size) this.#owners[i][offset / PAGE_SIZE] = owner
-      }
+    for (const [i, range] of this.ram.entries()) {
+      const from = Math.max(base, range.base) - range.base
+      const to = Math.min(base + size, range.base + range.size) - range.base
+      if (from < to) this.owners[i].fill(owner, from / PAGE_SIZE, to / PAGE_SIZE)
     }
   }
 
   /** Owner of the page that holds `address`. */
   owner(address: number): number {
-    for (let i = 0; i < this.#ram.length; i++) {
-      const { base, size } = this.#ram[i]
+    for (let i = 0; i < this.ram.length; i++) {
+      const { base, size } = this.ram[i]
       const offset = address - base
-      if (offset >= 0 && offset < size) return this.#owners[i][Math.floor(offset / PAGE_SIZE)]
+      if (offset >= 0 && offset < size) return this.owners[i][Math.floor(offset / PAGE_SIZE)]
     }
     return NOT_RAM
   }
@@ -65,14 +65,5 @@ export class PageMap {
   hostMay(address: number): boolean {
     const owner = this.owner(address)
     return owner === HOST || (owner === NOT_RAM && !this.isFrame(address))
-  }
-
-  /** Pages that belong to somebody else than the host, in ascending order: base and owner. */
-  *foreign(): Generator<{ readonly page: number; readonly owner: number }> {
-    for (const [i, { base }] of this.#ram.entries()) {
-      for (const [page, owner] of this.#owners[i].entries()) {
-        if (owner !== HOST) yield { page: base + page * PAGE_SIZE, owner }
-      }
-    }
   }
 }

@@ -50,42 +50,51 @@ export interface Setup {
 }
 
 const MiB = 2 ** 20
-/** Bytes of each range of RAM, and of hypervisor memory inside of one. */
+/** Bytes of the range of RAM that hypervisor memory lies in, of that, and of the other range. */
 const RAM_SIZE = 8 * MiB
 const CARVEOUT_SIZE = 6 * MiB
+const OTHER_RAM_SIZE = 3 * MiB
 export const SMMU_BASE = 0x0905_0000
 export const SMMU_SIZE = R.ARM_SMMU_FRAME_SIZE
 
-/** Places of RAM: below 4 GiB, also at 0, and above. */
-const LOW = [0x4000_0000, 0x4000_0000, 0x0000_0000, 0x8000_0000 - RAM_SIZE] as const
-const HIGH = [0x1_0000_0000, 0x8_8000_0000, 0xf_ffff_ffff + 1 - RAM_SIZE] as const
+/** Places of RAM of some size: below 4 GiB, also at 0, and above. */
+const low = (size: number) => [0x4000_0000, 0x4000_0000, 0x0000_0000, 0x8000_0000 - size]
+const high = (size: number) => [0x1_0000_0000, 0x8_8000_0000, 0xf_ffff_ffff + 1 - size]
 
-/** Mostly small ones: a large input address space costs time at each reset. */
-const OAS = [
-  ...[R.IDR5_OAS_40_BIT, R.IDR5_OAS_40_BIT, R.IDR5_OAS_40_BIT, R.IDR5_OAS_36_BIT, R.IDR5_OAS_36_BIT],
-  ...[R.IDR5_OAS_44_BIT, R.IDR5_OAS_48_BIT],
-] as const
+/** Output sizes whose devices fit into few blocks of a granule, and those that cost up to ten milliseconds at each reset. */
+const OAS: Readonly<Record<Granule, readonly number[]>> = {
+  4096: [R.IDR5_OAS_40_BIT, R.IDR5_OAS_40_BIT, R.IDR5_OAS_36_BIT],
+  16384: [R.IDR5_OAS_36_BIT],
+  65536: [R.IDR5_OAS_40_BIT, R.IDR5_OAS_36_BIT],
+}
+const LARGE_OAS = [R.IDR5_OAS_40_BIT, R.IDR5_OAS_44_BIT, R.IDR5_OAS_48_BIT] as const
+const LARGE_PERCENT = 4
 
 /** A machine with some of `hardware`. */
 export function randomSetup(random: Random, until: SeriesStep, hardware: readonly HardwareOption[]): Setup {
   const some = hardware.filter(() => random.chance(70))
+  const sizes = random.pick([
+    [RAM_SIZE, OTHER_RAM_SIZE],
+    [OTHER_RAM_SIZE, RAM_SIZE],
+  ] as const)
   // An entry that lost words points at 0: worth most where there is RAM.
-  const low = some.includes('torn') && random.chance(50) ? 0 : random.pick(LOW)
+  const first = some.includes('torn') && random.chance(50) ? 0 : random.pick(low(sizes[0]))
   const ram = [
-    { base: low, size: RAM_SIZE },
-    { base: random.pick(HIGH), size: RAM_SIZE },
+    { base: first, size: sizes[0] },
+    { base: random.pick(high(sizes[1])), size: sizes[1] },
   ]
-  const { base } = random.pick(ram)
+  const { base } = ram[sizes[0] === RAM_SIZE ? 0 : 1]
   const twoLevel = random.chance(75)
+  const granule = random.pick([4096, 4096, 4096, 4096, 16384, 65536] as const)
   return {
     smmus: random.pick([1, 1, 1, 1, 2, 3]),
     ram,
     carveout: { base: base + (random.chance(50) ? RAM_SIZE - CARVEOUT_SIZE : MiB), size: CARVEOUT_SIZE },
     until,
-    granule: random.pick([4096, 4096, 4096, 4096, 16384, 65536]),
+    granule,
     sidBits: random.pick(twoLevel ? [9, 16, 16, 16, 20] : [4, 6, 8, 10]),
     twoLevel,
-    oas: random.pick(OAS),
+    oas: random.pick(random.chance(LARGE_PERCENT) ? LARGE_OAS : OAS[granule]),
     endian: random.pick(['little', 'little', 'little', 'little', 'mixed', 'big']),
     rangeInvalidation: random.chance(70),
     ssidBits: random.chance(30) ? 4 : 0,

@@ -27,12 +27,15 @@ const seconds = () => (performance.now() - start) / 1000
 const over = () =>
   stopped ||
   (options.seconds !== undefined && seconds() >= options.seconds) ||
-  (options.steps !== undefined && campaign.stats.steps >= options.steps)
+  (options.operations !== undefined && campaign.stats.operations >= options.operations)
 
 let reported = start
 while (!over()) {
   const slice = performance.now() + SLICE_MS
-  while (performance.now() < slice && (options.steps === undefined || campaign.stats.steps < options.steps)) {
+  while (
+    performance.now() < slice &&
+    (options.operations === undefined || campaign.stats.operations < options.operations)
+  ) {
     const found = campaign.next()
     if (found !== undefined) say({ type: 'case', found, seconds: seconds() })
   }

@@ -20,7 +20,7 @@ import { Feedback } from './feedback.ts'
 import { leaveBehind } from './firmware.ts'
 import { PageGuard } from './guard.ts'
 import { HostRegisters } from './hostRegisters.ts'
-import { AttackMemory } from './memory.ts'
+import { AttackMemory, PAGE_SIZE } from './memory.ts'
 import { Oracle } from './oracle.ts'
 import { PageMap } from './pageMap.ts'
 import { Random } from './random.ts'
@@ -62,7 +62,7 @@ export class World {
   readonly memory: AttackMemory
   readonly oracle: Oracle
   readonly feedback = new Feedback()
-  readonly guard = new PageGuard()
+  readonly guard: PageGuard
   readonly smmus: readonly SoftSmmu[]
   readonly devices: Devices
   readonly host: readonly HostRegisters[]
@@ -100,6 +100,7 @@ export class World {
     this.#factory = factory
     const has = (option: HardwareOption) => setup.hardware.includes(option)
     this.memory = new AttackMemory(setup.ram)
+    this.guard = new PageGuard(setup.ram)
     const frames = framesOf(setup)
     this.oracle = new Oracle(new PageMap(setup.ram, setup.carveout, frames), this.memory, this.guard)
     const draws = this.#draws
@@ -238,7 +239,7 @@ export class World {
     this.feedback.refusal = null
     this.#begin(undefined)
     this.#attempt(() => this.policy.reset())
-    this.#interleaved = undefined
+    this.#end()
     this.oracle.map.reset()
     this.oracle.donations.length = 0
     const facilities = this.policy.inspect?.facilities
@@ -287,6 +288,11 @@ export class World {
     this.#interleaved = step !== undefined && (step.each ?? step.during ?? step.dies) !== undefined ? step : undefined
   }
 
+  #end(): void {
+    this.#interleaved = undefined
+    this.#keeping = false
+  }
+
   /** Lets the policy act. Returns false when its process was killed. */
   #attempt(act: () => void, taking = false): boolean {
     try {
@@ -325,7 +331,7 @@ export class World {
       this.#begin(again)
       this.#attempt(() => this.#trapped(step))
     }
-    this.#interleaved = undefined
+    this.#end()
     this.answer.lo = this.#trap.lo
     this.answer.hi = this.#trap.hi
     this.#carryOutPost(smmu)
@@ -394,7 +400,7 @@ export class World {
       const operation = method === 'donate' ? PAGE_DONATE : PAGE_RECLAIM
       result = told?.operation === operation && told.base === base && told.size === size ? told.result : EIO
     }
-    this.#interleaved = undefined
+    this.#end()
     if (method === 'reclaim') this.oracle.reclaimed(base, size, vm, result === OK)
     else if (result === OK) this.oracle.donated(base, size, vm)
     else if (alive && (result === EIO || result === ETIMEDOUT)) this.#donationFailed(base, result)
@@ -426,7 +432,7 @@ export class World {
       this.#begin(undefined)
       this.#succeed()
     }
-    this.#interleaved = undefined
+    this.#end()
     this.oracle.auditGuard()
   }
 
@@ -467,9 +473,11 @@ export class World {
 
   /** A vCPU stores, where it can: guarded pages are out of its reach. */
   #store(address: number, words: readonly number[]): void {
+    let open = true
     for (let i = 0; i < words.length; i++) {
       const at = address + 4 * i
-      if (this.guard.size === 0 || !this.guard.has(at - (at % 4096))) this.memory.setWord(at, words[i])
+      if (i === 0 || at % PAGE_SIZE === 0) open = !this.guard.has(at)
+      if (open) this.memory.setWord(at, words[i])
     }
   }
 }

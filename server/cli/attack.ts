@@ -85,7 +85,7 @@ export function attackCommand(program: Command): void {
     .option('--seconds <n>', `end after so many seconds (default: ${DEFAULT_SECONDS}, without --ops)`, count(10 ** 7))
     .option(
       '--ops <n>',
-      'end after so many steps: traps, stores, accesses of devices, transfers of pages',
+      'end after so many operations: what a host does in one go, as to boot, attach a device or donate pages',
       count(10 ** 12),
     )
     .option('--seed <n>', 'the same attack again (default: by chance)', seed)
@@ -145,7 +145,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     until: options.until,
     hardware: options.hardware,
     seconds: options.seconds ?? (options.ops === undefined ? DEFAULT_SECONDS : undefined),
-    steps: options.ops,
+    operations: options.ops,
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
     jobs: Math.min(options.jobs, 4 * availableParallelism()),
     corpus: options.corpus,
@@ -165,10 +165,11 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     found => {
       if (!quiet) tell(found)
     },
-    ({ steps, cases, seconds }) => {
+    ({ operations, cases, seconds }) => {
       if (quiet || seconds - told < PROGRESS_SECONDS) return
       told = seconds
-      report([`${Math.round(seconds)} s: ${steps} steps, ${Math.round(steps / seconds)}/s, ${cases} findings`])
+      const rate = Math.round(operations / seconds)
+      report([`${Math.round(seconds)} s: ${operations} operations, ${rate}/s, ${cases} findings`])
     },
     signal,
   )
@@ -188,9 +189,12 @@ function tell({ found, file, seconds }: Found): void {
 
 function summarise(result: AttackResult, interrupted: boolean): void {
   const { steps, operations, programs, judged, lost, seconds, features, cases, known, kinds } = result
-  const rate = Math.round(steps / Math.max(seconds, 0.001))
+  const rate = (number: number) => Math.round(number / Math.max(seconds, 0.001))
   print(
-    `${steps} steps of ${operations} operations in ${programs} programs, ${seconds.toFixed(1)} s, ${rate} steps/s, ${features} features`,
+    `${operations} operations in ${programs} programs, ${seconds.toFixed(1)} s, ${rate(operations)} operations/s, ${features} features`,
+  )
+  print(
+    `(what a host does in one go: boots, attaches a device, donates pages, …), ${steps} steps (traps, stores, accesses of devices, …)`,
   )
   for (const { kind } of known) print(`known: ${kind}: seen ${kinds.get(kind) ?? 0} times`)
   for (const { kind } of result.mended) {

@@ -323,24 +323,23 @@ const PREFIX_RULES: readonly (readonly [step: SeriesStep, offset: number, rule: 
   ['queues', ARM_SMMU_GBPA, RW],
 ]
 
-/** Rules by offset / 4. */
+/** Rules by offset. */
 export function frameRules(
   upTo: SeriesStep,
   quirks: Quirks,
   overrides: RegisterOverrides = {},
-): (RegisterRule | undefined)[] {
-  const rules = new Array<RegisterRule | undefined>(ARM_SMMU_FRAME_SIZE / 4).fill(undefined)
-  for (const [offset, rule] of FRAME) rules[offset / 4] = rule
-  for (const [step, offset, rule] of PREFIX_RULES) if (!includesStep(upTo, step)) rules[offset / 4] = rule
+): ReadonlyMap<number, RegisterRule> {
+  const rules = new Map(FRAME)
+  for (const [step, offset, rule] of PREFIX_RULES) if (!includesStep(upTo, step)) rules.set(offset, rule)
   if (quirks.has('irq-cfg-msi')) {
-    for (const [offset, rule] of FRAME) if (rule === MSI || rule === MSI64) rules[offset / 4] = rule === MSI ? RW : RW64
+    for (const [offset, rule] of FRAME) if (rule === MSI || rule === MSI64) rules.set(offset, rule === MSI ? RW : RW64)
   }
   for (const [key, change] of Object.entries(overrides)) {
     const offset = Number(key)
     if (offset % 4 !== 0 || offset < 0 || offset >= ARM_SMMU_FRAME_SIZE) {
       throw new RangeError(`no register can be at offset ${key}`)
     }
-    rules[offset / 4] = change(rules[offset / 4] ?? { bits: 32 })
+    rules.set(offset, change(rules.get(offset) ?? { bits: 32 }))
   }
   return rules
 }
@@ -348,18 +347,17 @@ export function frameRules(
 /** The frame of one SMMU. */
 export class RegisterFrame {
   readonly #smmu: Smmu
-  readonly #rules: readonly (RegisterRule | undefined)[]
+  readonly #rules: ReadonlyMap<number, RegisterRule>
 
-  /** @param rules by offset / 4 */
-  constructor(smmu: Smmu, rules: readonly (RegisterRule | undefined)[]) {
+  /** @param rules by offset */
+  constructor(smmu: Smmu, rules: ReadonlyMap<number, RegisterRule>) {
     this.#smmu = smmu
     this.#rules = rules
   }
 
   /** Decides a trap in the frame. */
   access(trap: Trap): void {
-    const { offset } = trap
-    const rule = (offset & 3) === 0 ? this.#rules[offset >>> 2] : undefined
+    const rule = this.#rules.get(trap.offset)
     const act = rule === undefined || trap.size * 8 !== rule.bits ? undefined : trap.write ? rule.write : rule.read
     if (act === undefined) this.#unhandledAccess(trap)
     else act(this.#smmu, trap)
@@ -368,8 +366,8 @@ export class RegisterFrame {
   /** Not in the table: a write is dropped, a read answers 0. */
   #unhandledAccess(trap: Trap): void {
     const { offset, size } = trap
-    const whole = this.#rules[offset >>> 2]
-    const half = this.#rules[(offset & ~7) >>> 2]
+    const whole = this.#rules.get(offset & ~3)
+    const half = this.#rules.get(offset & ~7)
     const lo = trap.write ? trap.lo : 0
     const hi = trap.write ? trap.hi : 0
     const known = whole !== undefined || half?.bits === 64

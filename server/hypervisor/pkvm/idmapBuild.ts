@@ -16,7 +16,7 @@ import type { PageOwnership } from './ownership.ts'
 import type { PagePool } from './pool.ts'
 import type { TableMemory } from './tableMemory.ts'
 
-/** Bytes of the last-level tables that are written at a time. */
+/** Most bytes of last-level tables that are written at a time. */
 const BATCH_BYTES = 2 ** 18
 
 /**
@@ -50,8 +50,9 @@ class Builder {
   readonly #reserve: number
   /** A table of each level, and the whole root at its own. */
   readonly #tables: Uint32Array[] = []
-  /** Last-level tables of RAM are written several at a time. */
-  readonly #batch: Uint32Array
+  /** Last-level tables of RAM are written several at a time: those that were, and how many at most. */
+  #batch = new Uint32Array(0)
+  readonly #batchTables: number
 
   constructor({ geometry, state, tableMemory }: Idmap, pool: PagePool, space: AddressSpace, reserve: number) {
     this.#geometry = geometry
@@ -60,7 +61,7 @@ class Builder {
     this.#pool = pool
     this.#space = space
     this.#reserve = reserve
-    this.#batch = new Uint32Array(Math.max(geometry.granule, BATCH_BYTES) / 4)
+    this.#batchTables = Math.max(1, BATCH_BYTES / geometry.granule)
     for (let level = 0; level <= LAST_LEVEL; level++) {
       const entries = level === geometry.startLevel ? geometry.rootBytes / PTE_SIZE : 2 ** geometry.tableBits
       this.#tables.push(new Uint32Array(2 * entries))
@@ -93,7 +94,7 @@ class Builder {
         i += whole
       } else if (whole > 1 && level === LAST_LEVEL - 1 && segment.kind === RAM) {
         const room = Math.floor(this.#pool.free / (this.#geometry.granule / 4096))
-        const count = Math.max(1, Math.min(whole, room, this.#batch.length / 2 / 2 ** this.#geometry.tableBits))
+        const count = Math.max(1, Math.min(whole, room, this.#batchTables))
         const tables = this.#fillBatch(start, count)
         if (tables === EFAULT) return false
         if (tables < 0) this.#state.unmappedBytes += count * span
@@ -122,6 +123,7 @@ class Builder {
     if (address < 0) return address
     this.#state.tables += count
     this.#state.ramBytes += count * levelSpan(this.#geometry, LAST_LEVEL - 1)
+    if (this.#batch.length < 2 * count * 2 ** bits) this.#batch = new Uint32Array(2 * count * 2 ** bits)
     fillLeaves(this.#batch, 0, count * 2 ** bits, start, granule, LEAF_RAM | ARM_LPAE_PTE_TYPE_PAGE)
     return this.#memory.write(address, this.#batch, count * 2 ** bits) ? address : EFAULT
   }

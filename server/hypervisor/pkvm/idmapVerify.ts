@@ -10,7 +10,7 @@ import {
 } from '../../smmu/pagetable.ts'
 import type { Idmap } from './idmap.ts'
 import { leafAllowed, levelSpan } from './idmapGeometry.ts'
-import { AddressSpace, DEVICE, LEAF_DEVICE, LEAF_RAM, RAM } from './idmapLayout.ts'
+import { AddressSpace, DEVICE, LEAF_DEVICE, LEAF_RAM, matchLeaves, RAM } from './idmapLayout.ts'
 import type { PageOwnership } from './ownership.ts'
 import type { PagePool } from './pool.ts'
 
@@ -71,13 +71,19 @@ class Verifier {
     for (let i = 0; i < entries && found.length < limit; i++) {
       const start = base + i * span
       const { kind, end } = this.#space.at(start)
-      const whole = end >= start + span
+      const whole = Math.min(entries - i, Math.floor((end - start) / span))
       const lo = table[2 * i]
       const hi = table[2 * i + 1]
       let expectedLo = 0
       let expectedHi = 0
-      if (whole && ((kind === RAM && last) || (kind === DEVICE && leaf))) {
-        expectedLo = ((start % TWO_POW_32) | (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type) >>> 0
+      if (whole > 0 && ((kind === RAM && last) || (kind === DEVICE && leaf))) {
+        const attributes = (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type
+        const same = readable ? matchLeaves(table, i, whole, start, span, attributes) : 0
+        if (same > 0) {
+          i += same - 1
+          continue
+        }
+        expectedLo = ((start % TWO_POW_32) | attributes) >>> 0
         expectedHi = Math.floor(start / TWO_POW_32)
       } else if (!last) {
         const child = addressOf((lo & 0xffff_f000) >>> 0, hi)

@@ -15,7 +15,7 @@ let guard: PageGuard
 let oracle: Oracle
 beforeEach(() => {
   memory = new AttackMemory(PLAIN.ram)
-  guard = new PageGuard()
+  guard = new PageGuard(PLAIN.ram)
   oracle = new Oracle(new PageMap(PLAIN.ram, PLAIN.carveout, [{ base: FRAME, size: 0x2_0000 }]), memory, guard)
   oracle.begin()
   oracle.claims = true
@@ -71,7 +71,7 @@ describe('what may not be reached', () => {
     donate(RAM)
     oracle.hypervisorWrites(RAM, 8)
     oracle.hypervisorReads(RAM, 8)
-    guard.clear()
+    guard.remove(CARVEOUT, PLAIN.carveout.size)
     oracle.auditGuard()
     expect(oracle.finding).toBeUndefined()
   })
@@ -164,7 +164,7 @@ describe('what is found', () => {
     guard.add(HIGH_RAM, 4096)
     expect(found(() => oracle.auditGuard())).toBe('guard')
     oracle.finding = undefined
-    guard.clear()
+    guard.remove(CARVEOUT, PLAIN.carveout.size)
     expect(found(() => oracle.auditGuard())).toBe('guard')
   })
 

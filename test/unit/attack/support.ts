@@ -119,7 +119,7 @@ export const KNOWN = readKnown(fileURLToPath(new URL('../../attack/known.json', 
 export function attackUntil(
   factory: PolicyFactory,
   kind: RegExp,
-  { steps = 400_000, ...options }: Partial<CampaignOptions> & { readonly steps?: number } = {},
+  { steps = 1_000_000, ...options }: Partial<CampaignOptions> & { readonly steps?: number } = {},
 ): Case | undefined {
   const campaign = new Campaign(factory, {
     ...{ policy: 'pkvm', until: 'nested', hardware: [], seed: 1 },

@@ -157,14 +157,15 @@ test('the registers are those of the frame: offset, name, width, directions', ()
     hw: [read, write].map(cell => cell === 'hw'),
   }))
   const rules = frameRules('nested', new Set())
-  const RO = rules[1]
-  const expected = rules.flatMap((rule, i) => {
-    if (rule === undefined) return []
-    const register = REGISTERS.find(({ offset }) => offset === 4 * i)
-    const hw = [rule.read === RO?.read, rule.write !== undefined && rule.write === rules[0x2c / 4]?.write]
-    const { bits, read, write } = rule
-    return [{ offset: 4 * i, name: register?.name, bits, read: read !== undefined, write: write !== undefined, hw }]
-  })
+  const hwRead = rules.get(0x04)?.read
+  const hwWrite = rules.get(0x2c)?.write
+  const expected = [...rules]
+    .sort(([a], [b]) => a - b)
+    .map(([offset, { bits, read, write }]) => ({
+      ...{ offset, name: REGISTERS.find(register => register.offset === offset)?.name, bits },
+      ...{ read: read !== undefined, write: write !== undefined },
+      hw: [read === hwRead, write !== undefined && write === hwWrite],
+    }))
   expect(rows).toEqual(expected)
 })
 

@@ -47,6 +47,7 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   // In HypervisorState; counters of changes; of the trap at hand; read again from EL2's tables.
   'hypervisor.ts': ['idmap', 'isolated', '#guarded', '#operation', 'generation', '#changed', 'trap', '#hostStage2'],
   // Of one build.
+  'idmapBuild.ts': ['#batch'],
   'idmapLayout.ts': ['#cursor'],
   // In HypervisorState, by ranges.
   'ownership.ts': ['generation'],
