@@ -60,7 +60,7 @@ const MAY_IMPORT = [
       'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions)',
     ],
   ],
-  ['server/attack', ['server/smmu', 'server/policy', PORTS]],
+  ['server/attack', ['server/smmu', 'server/policy', 'server/oracle', PORTS]],
   ['server/web', ['server/api', 'server/faults', 'server/smmu/bits[.]ts']],
   [
     'server/cli',

@@ -2,8 +2,9 @@
 /** Cases as files: JSON, one step a line, numbers in hexadecimal where people read them so. */
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import { GRANULES, type PolicyFactory, SERIES_STEPS, withQuirks } from '../policy/policy.ts'
-import { PAGE_SIZE, type RamRange } from './memory.ts'
+import type { RamRange } from './memory.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { MODES, Stage } from './program.ts'
 import { FIRMWARE, HARDWARE, type Setup } from './setup.ts'

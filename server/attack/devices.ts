@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Devices of the host: they access memory, through ATCs where they have one, and request pages. */
+
+import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import { getField, hex } from '../smmu/bits.ts'
 import { CMDQ_ATC_0_SID } from '../smmu/commands.ts'
 import { eventName } from '../smmu/events.ts'
@@ -7,7 +9,6 @@ import { Atc } from '../smmu/soft/atc.ts'
 import type { SoftSmmu } from '../smmu/soft/softSmmu.ts'
 import { NO_SSID, type Outcome, type Transaction } from '../smmu/transaction.ts'
 import type { Feedback } from './feedback.ts'
-import { PAGE_SIZE } from './memory.ts'
 import type { Oracle } from './oracle.ts'
 import type { Dma, Page } from './steps.ts'
 

@@ -3,6 +3,8 @@
  * Operations of a host that means no harm: what Linux's driver does at its start and end, for a kernel that follows another, for devices
  * that come and go; and what a sloppy one does. Nothing of it may be warned about, and devices reach what they were given.
  */
+
+import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import * as C from '../smmu/commands.ts'
 import * as R from '../smmu/registers.ts'
 import {
@@ -22,7 +24,6 @@ import {
   SYNC,
   steStage1,
 } from './host.ts'
-import { PAGE_SIZE } from './memory.ts'
 import type { OperationKind } from './operations.ts'
 
 /** Memory that kernels use: not hot, inside of RAM, not hypervisor memory. Two areas for each of two SMMUs. */

@@ -3,6 +3,8 @@
  * The host: it knows what it wrote to registers, builds tables and commands in memory, and does what drivers do, in steps. Where it has a
  * choice its random numbers decide.
  */
+
+import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import { fieldPrep, fieldPrep64 } from '../smmu/bits.ts'
 import * as CD from '../smmu/cd.ts'
 import * as C from '../smmu/commands.ts'
@@ -10,7 +12,6 @@ import * as P from '../smmu/pagetable.ts'
 import { queueAdvance, queueIndex } from '../smmu/queue.ts'
 import * as R from '../smmu/registers.ts'
 import * as S from '../smmu/ste.ts'
-import { PAGE_SIZE } from './memory.ts'
 import type { Random } from './random.ts'
 import { framesOf, hotPages } from './setup.ts'
 import type { Access, Dma, Interleaved, Meanwhile } from './steps.ts'

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** RAM of an attacked machine: flat, and zeroed again by the pages that were written. */
+import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-
-export const PAGE_SIZE = 4096
 
 export interface RamRange {
   readonly base: number

@@ -3,6 +3,8 @@
  * What a hostile host does, one operation at a time. Each operation has a seed of its own, from which it makes its choices and looks at
  * nothing but what the host can know: taking one out of a case leaves the others what they were.
  */
+
+import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import { fieldPrep64 } from '../smmu/bits.ts'
 import * as C from '../smmu/commands.ts'
 import * as P from '../smmu/pagetable.ts'
@@ -28,7 +30,6 @@ import {
   steStage1,
   TLBI_NSNH_ALL,
 } from './host.ts'
-import { PAGE_SIZE } from './memory.ts'
 import type { HardwareOption } from './setup.ts'
 import type { Dma } from './steps.ts'
 

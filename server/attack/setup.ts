@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine that is attacked: what hardware there is, and where memory lies. Plain data, part of every case. */
+
+import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import type { Granule, SeriesStep } from '../policy/policy.ts'
 import { fieldPrep } from '../smmu/bits.ts'
 import type { IdRegisters } from '../smmu/features.ts'
 import * as R from '../smmu/registers.ts'
 import type { Caching } from '../smmu/soft/caches.ts'
-import { PAGE_SIZE, type RamRange } from './memory.ts'
+import type { RamRange } from './memory.ts'
 import type { Random } from './random.ts'
 
 /** What hardware may be that QEMU's model is not; `server/smmu/README.md` says more. */

@@ -12,12 +12,14 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
-import { loadPolicy, POLICY_NAMES, policyFile } from '../policy/load.ts'
+import { loadPolicy, POLICY_NAMES, type PolicyModule, policyFile } from '../policy/load.ts'
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
-import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure, el2Violation } from '../run/el2.ts'
+import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
+import { type Ending, OUTCOMES } from '../run/ending.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
+import { isolationViolation } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions } from '../run/options.ts'
-import { type Ending, machineFailure, OUTCOMES, streamlessFailure, workloadFailure } from '../run/outcome.ts'
+import { machineFailure, streamlessFailure, workloadFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import type { Recorder } from '../trace/recorder.ts'
@@ -83,8 +85,8 @@ function check(options: BootOptions): void {
   if (!POLICY_NAMES.includes(options.policy)) policyFile(options.policy)
   checkFiles(wantedFiles(options))
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
-  if (options.oracle && (options.el2 === 'none' || options.baseline || options.server !== undefined))
-    throw new Error('--oracle: needs --el2 and the server of this run: not with --baseline or --server')
+  if (options.oracle && (options.baseline || options.server !== undefined))
+    throw new Error('--oracle: needs the server of this run: not with --baseline or --server')
   if (options.el2 === 'pkvm' && options.granule !== '4096') {
     throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
   }
@@ -106,7 +108,7 @@ function check(options: BootOptions): void {
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
   // A file is loaded by the trap thread only.
-  if (POLICY_NAMES.includes(options.policy)) await loadPolicy(options.policy, options.quirk)
+  if (POLICY_NAMES.includes(options.policy)) checkOracle(options, await loadPolicy(options.policy, options.quirk))
   const faults = await faultsOf(options)
   const files = await machineFiles(wantedFiles(options), { signal })
   signal.throwIfAborted()
@@ -121,6 +123,14 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
   } finally {
     await machine.close()
   }
+}
+
+/** @throws Error when there would be nothing to hold the machine against */
+function checkOracle({ oracle, policy, until, el2 }: BootOptions, { description }: PolicyModule): void {
+  if (!oracle || el2 !== 'none' || description === undefined) return
+  if (description.facilities({ until }).includes('stage2')) return
+  const short = description.facilities({}).includes('stage2') ? `--until ${until}` : `--policy ${policy}`
+  throw new Error(`--oracle: with ${short} there is no second stage, and nothing is isolated`)
 }
 
 /** What is not said depends on what runs at EL2. */
@@ -192,6 +202,8 @@ async function watch(
     if (event === undefined || events.length >= MAX_GUEST_EVENTS) return
     events.push(event)
     if (event.event === 'userspace') bootMs ??= Math.round(performance.now() - started)
+    // The guest switches its SMMU off before it powers off: this is the end of what there is to see.
+    if (event.event === 'done' && options.oracle) session.thread?.call('oracle').catch(() => {})
   })
   if (!options.quiet) showConsole(session, options.interactive === true)
   const terminal = options.interactive ? attachTerminal(session) : undefined
@@ -214,11 +226,10 @@ async function watch(
 
   const entries = options.interactive ? [] : workload.check(events)
   const attacks = attackTable.report(events, session.pump !== undefined)
-  const violation = el2Violation(end.sections)
+  const violation = isolationViolation(end.sections)
   // Whatever policy and machine promise, what was seen counts.
   const broken = end.sections.isolated === true && (violation !== undefined || (attacks && deviceReached(attacks)))
   const failure =
-    violation ??
     machineFailure(end, stopped?.()) ??
     (options.interactive ? undefined : workloadFailure(events, entries)) ??
     (options.interactive ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??

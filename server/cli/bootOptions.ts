@@ -57,7 +57,7 @@ export interface BootOptions {
   readonly el2: El2Mode
   /** Protected VMs that are created and destroyed under attack. */
   readonly storm: number
-  /** Compare what devices reach with EL2's own tables while the machine runs. */
+  /** Hold what devices reach against who owns the pages, while the machine runs. */
   readonly oracle?: boolean
 }
 
@@ -107,7 +107,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option('--storm <n>', 'with --el2 pkvm: so many protected VMs more, under attack', integer(0, 10_000), 0)
     .option(
       '--oracle',
-      "with --el2: hold what devices reach against EL2's own tables as the machine runs, stop if it differs",
+      'as the machine runs, hold what devices reach against who owns the pages, by what was donated and reclaimed, and with --el2 by EL2’s own tables; stop where they must not',
     )
     .option('--initrd <file>', "initramfs of your own instead of the workload's")
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')

@@ -8,6 +8,7 @@ import type { Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import type { TranslateReport } from '../translate/translator.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
+import type { OracleReport } from '../trap/oracleReport.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { report } from './terminal.ts'
 
@@ -69,6 +70,26 @@ function attackLines({ attacks, secretChanged, storm }: AttackReport): string[] 
   return lines
 }
 
+export function oracleLines({
+  unjudged,
+  samples,
+  wholes,
+  sampleUs,
+  vmPages,
+  violations,
+  more,
+}: OracleReport): string[] {
+  if (unjudged !== undefined) return [`  oracle: NOTHING WAS JUDGED: ${unjudged}`]
+  const cost = samples === 0 ? '' : ` (p50 ${sampleUs.p50} µs, p99 ${sampleUs.p99})`
+  const looked = `${samples} samples${cost}, all of it ${wholes} times`
+  const lent = vmPages === 0 ? '' : `, ${vmPages} pages belong to VMs`
+  if (violations.length === 0) return [`  oracle: nothing is reached that must not be: ${looked}${lent}`]
+  return [
+    `  oracle: ${violations.length + more} VIOLATIONS: ${looked}${lent}`,
+    ...violations.slice(0, 5).map(({ message }) => `    ${message}`),
+  ]
+}
+
 /** Why there is no agreement, and no problem either. */
 const NOTHING_TO_COMPARE = 'EL2 keeps no tables for its host, or no device has a second stage'
 
@@ -127,6 +148,7 @@ export function printSummary(run: Report): void {
     lines.push(`  timed  ${name.padEnd(18)} ${count} in ${seconds(ms)}`)
   }
   if (run.attacks !== undefined) lines.push(...attackLines(run.attacks))
+  if (run.oracle !== undefined) lines.push(...oracleLines(run.oracle))
   if (run.el2 !== undefined) lines.push(...el2Lines(run.el2))
   if (run.translate !== undefined) lines.push(...translateLines(run.translate as TranslateReport))
   const { recording } = run

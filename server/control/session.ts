@@ -30,12 +30,10 @@ export interface SessionOptions {
     readonly name: string
     readonly options: Readonly<Record<string, unknown>>
     readonly panicOnWarn: boolean
-    /** What devices reach is compared with EL2's own tables while the machine runs; a difference stops it. */
+    /** What devices reach is held against who owns the pages, while the machine runs and at its end (ThreadOptions). */
     readonly oracle?: boolean
     /** Who translates for devices; default `hardware`. */
     readonly translate?: TranslateMode
-    /** Pages that are donated to a VM are filled with what it would find changed. */
-    readonly canaries?: boolean
     /** Every access of the guest is a trap, every access to the hardware is waited for. */
     readonly faithful?: boolean
     /** QEMU's size notation. */
@@ -87,6 +85,9 @@ const DRAIN_MS = 5_000
 /** Somebody wants the run to end now. */
 const STOP_DRAIN_MS = 500
 
+/** How long the oracle may take for a machine that is about to be ended; a policy that loops must not hold it up. */
+const LAST_LOOK_MS = 1_000
+
 /** How long QEMU may take to listen, or to save its devices, ms. */
 const QMP_MS = 30_000
 
@@ -131,6 +132,8 @@ export class Session extends EventEmitter<{
   readonly #qmpSocket: string
   /** QEMU ends when its guest reboots. */
   readonly #endsAtReboot: boolean
+  /** An oracle looks at it while it runs, and at its end. */
+  readonly #watched: boolean
   readonly #gone = new AbortController()
   /** Devices that go past the SMMU, with a server of this session's own; undefined: QEMU was gone before it said so. */
   readonly #untranslated: Promise<readonly UntranslatedMaster[] | undefined> | undefined
@@ -170,6 +173,7 @@ export class Session extends EventEmitter<{
     })
     thread?.on('died', message => this.#serverFailed(message))
     const { policy } = options
+    this.#watched = policy?.oracle === true
     thread?.on('refused', (message, resumed) => {
       // QEMU ends by itself, and does not know as much about why.
       if (!resumed) this.#refused = message
@@ -288,7 +292,7 @@ export class Session extends EventEmitter<{
       panicOnWarn: policy.panicOnWarn,
       ...(policy.oracle && { oracle: true }),
       ...(policy.translate && { translate: policy.translate }),
-      ...(policy.canaries && { canaries: true }),
+      ...(options.restore && { restored: true }),
       ...(policy.faithful && { faithful: true }),
       ...(policy.faults && { faults: policy.faults }),
       ...(policy.reconnectMs && { revive: true }),
@@ -355,9 +359,16 @@ export class Session extends EventEmitter<{
 
   /** Ends the machine, whatever it is doing. */
   async stop(): Promise<void> {
+    if (this.#watched && !this.#stopping && this.qemu.running) await this.#lastLook()
     this.#stopping = true
     await this.qemu.stop()
     await this.ended
+  }
+
+  /** While the hardware can be asked. */
+  async #lastLook(): Promise<void> {
+    const looked = this.thread?.call('oracle').catch(() => {})
+    await Promise.race([looked, setTimeout(LAST_LOOK_MS)])
   }
 
   /** The machine has no server. */

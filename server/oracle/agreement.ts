@@ -5,11 +5,10 @@
  */
 import type { HostStage2Registers } from '../machine/ports.ts'
 import type { Stage2Table } from '../policy/inspect.ts'
-import { fieldGet64, hex } from '../smmu/bits.ts'
+import { hex } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { descriptorAddress, LAST_LEVEL, levelShift, startTableBytes } from '../smmu/pagetable.ts'
-import { stage2Leaves, streamTable, type TableRegisters } from '../smmu/reach.ts'
-import * as S from '../smmu/ste.ts'
+import { stage2Leaves, type TableRegisters, ways } from '../smmu/reach.ts'
 import { annotated } from './hostStage2.ts'
 
 const PAGE = 4096
@@ -104,30 +103,20 @@ export const idmapReach = (memory: GuestMemory, table: Stage2Table): Reach => ({
  * let through before its driver comes is not judged.
  */
 export function streamReaches(memory: GuestMemory, smmus: readonly TableRegisters[]): Reach[] {
-  const found = new Map<string, Reach>()
-  for (const [index, smmu] of smmus.entries()) {
-    if (!smmu.enabled) continue
-    for (const { sid, ste } of streamTable(memory, smmu)) {
-      const [word0 = 0n, , word2 = 0n, word3 = 0n] = ste
-      if (fieldGet64(S.STRTAB_STE_0_V, word0) === 0) continue
-      const config = fieldGet64(S.STRTAB_STE_0_CFG, word0)
-      if ((config & 4) === 0) continue
-      const second = config === S.STRTAB_STE_0_CFG_S2_TRANS || config === S.STRTAB_STE_0_CFG_NESTED
-      const key = second ? `${word2 & (S.STRTAB_STE_2_VTCR | S.STRTAB_STE_2_S2ENDI)} ${word3}` : 'all'
-      if (found.has(key)) continue
-      const who = `StreamID ${hex(sid)} of SMMU ${index}`
-      const own = ste.slice()
-      found.set(key, {
+  return [...ways(memory, smmus)].flatMap(({ smmu, sid, ste, second }): Reach[] => {
+    if (sid === undefined) return []
+    const who = `StreamID ${hex(sid)} of SMMU ${smmu}`
+    return [
+      {
         who: second ? who : `${who}, which has no second stage,`,
         whole: false,
         leaves(leaf) {
-          if (second) return stage2Leaves(memory, own, smmu.oas, leaf)
-          for (const { base, size } of memory.ram) leaf(base, size, base)
+          if (second) stage2Leaves(memory, ste, smmus[smmu].oas, leaf)
+          else for (const { base, size } of memory.ram) leaf(base, size, base)
         },
-      })
-    }
-  }
-  return [...found.values()]
+      },
+    ]
+  })
 }
 
 /**

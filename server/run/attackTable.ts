@@ -9,7 +9,7 @@ import type { Layout } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
 import type { RecordOf, TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
-import type { Ending } from './outcome.ts'
+import type { Ending } from './ending.ts'
 
 export interface Attack {
   readonly who: 'cpu' | 'dma'

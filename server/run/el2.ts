@@ -2,7 +2,7 @@
 /** A machine with a hypervisor of the guest's own at EL2. */
 import { describeDisagreement } from '../oracle/agreement.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
-import type { Ending } from './outcome.ts'
+import type { Ending } from './ending.ts'
 
 /** Of a report. */
 interface Sections {

@@ -4,24 +4,8 @@ import type { SessionEnd } from '../control/session.ts'
 import type { GuestEvent } from '../machine/guestEvents.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { Facility } from '../policy/inspect.ts'
-
-export const OUTCOMES = {
-  ok: 'the guest did its workload and powered off; every check passed',
-  'guest-failed': 'the guest ended, but a check failed, it panicked, or it never said that it was done',
-  'guest-hung': 'the guest was still running at --timeout',
-  'qemu-died': 'QEMU ended by itself with an error',
-  'server-died': 'the trap thread ended, or broke off the connection',
-  'hyp-panic': 'a hyp warning with --panic-on-warn',
-  'isolation-violation': 'something reached what the policy says that it isolates',
-  interrupted: 'ended from outside (Ctrl-C, SIGTERM)',
-} as const
-
-export type Outcome = keyof typeof OUTCOMES
-
-export interface Ending<O extends string> {
-  readonly outcome: O
-  readonly message: string
-}
+import type { Ending } from './ending.ts'
+import { isolationViolation } from './isolation.ts'
 
 /** Message when QEMU ended with an error. */
 export function qemuFailure({ qemu: { code, signal }, qemuErrors }: SessionEnd): string | undefined {
@@ -35,7 +19,9 @@ export function qemuFailure({ qemu: { code, signal }, qemuErrors }: SessionEnd):
 export function machineFailure<O extends string = never>(
   end: SessionEnd,
   stopped?: Ending<O>,
-): Ending<O | 'hyp-panic' | 'server-died' | 'qemu-died'> | undefined {
+): Ending<O | 'isolation-violation' | 'hyp-panic' | 'server-died' | 'qemu-died'> | undefined {
+  const violation = isolationViolation(end.sections)
+  if (violation !== undefined) return violation
   if (end.panic !== undefined) return { outcome: 'hyp-panic', message: end.panic }
   // A dead server explains why a guest hangs; a stop on request needs no explanation.
   const hung = stopped?.outcome === 'guest-hung'

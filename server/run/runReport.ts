@@ -4,8 +4,9 @@ import type { UntranslatedMaster } from '../machine/masters.ts'
 import type { BenchEntry, TimedEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
+import type { OracleReport } from '../trap/oracleReport.ts'
 import type { AttackReport } from './attackTable.ts'
-import type { Outcome } from './outcome.ts'
+import type { Outcome } from './ending.ts'
 
 /** The report of one run, as `--report FILE` writes it. Fields are only ever added within a schema version. */
 export const REPORT_SCHEMA = 'smmu-cosim/report/1'
@@ -53,13 +54,15 @@ export interface Report {
   readonly timed?: readonly TimedEntry[]
   /** With `--el2 pkvm`. */
   readonly attacks?: AttackReport
+  /** What was looked at with `--oracle`, and what was found. */
+  readonly oracle?: OracleReport
   /** Whether devices reached, at the end, what EL2 let its host reach; when the vCPUs have an EL2. */
   readonly el2?: El2Report
   /** The recording: file, size, records, and what was lost on the way to it. */
   readonly recording?: RecorderSummary
   /**
-   * Every device reaches the host's pages only: the policy has a second stage, no device goes past the SMMU, and neither EL2's tables
-   * nor an attack say otherwise.
+   * Every device reaches the host's pages only: the policy has a second stage, no device goes past the SMMU, and neither an oracle
+   * nor an attack says otherwise.
    */
   readonly isolated?: boolean
   /** Devices that go past the SMMU. */

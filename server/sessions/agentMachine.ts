@@ -150,8 +150,7 @@ export class AgentMachine {
           options: { until, granule, requireIsolation: false },
           panicOnWarn: false,
           reconnectMs: (options.reconnect ?? 0) * 1000,
-          // EL2 and its VMs have something in their pages already.
-          canaries: el2 === 'none',
+          oracle: true,
           ...(options.translate && { translate: options.translate }),
           ...(options.faults && { faults: options.faults }),
         },

@@ -7,7 +7,6 @@ import { FaultController } from '../control/faultController.ts'
 import type { SessionEnd } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
-import { FileMemory } from '../machine/fileMemory.ts'
 import type { GuestEvent } from '../machine/guestEvents.ts'
 import type { SeriesStep } from '../policy/policy.ts'
 import { NO_WARNINGS } from '../policy/warnings.ts'
@@ -15,25 +14,10 @@ import { AttackTable, reached } from '../run/attackTable.ts'
 import { el2Violation } from '../run/el2.ts'
 import { qemuFailure } from '../run/outcome.ts'
 import { eventName } from '../smmu/events.ts'
-import { decodeFeatures } from '../smmu/features.ts'
-import type { TableRegisters } from '../smmu/reach.ts'
-import {
-  ARM_SMMU_CR0,
-  ARM_SMMU_GBPA,
-  ARM_SMMU_IDR0,
-  ARM_SMMU_IDR1,
-  ARM_SMMU_IDR3,
-  ARM_SMMU_IDR5,
-  ARM_SMMU_STRTAB_BASE,
-  ARM_SMMU_STRTAB_BASE_CFG,
-  CR0_SMMUEN,
-  GBPA_ABORT,
-} from '../smmu/registers.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
-import type { OwnershipRange } from '../trap/operations.ts'
+import type { OracleReport } from '../trap/oracleReport.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { AgentMachine, type Prepared } from './agentMachine.ts'
-import { audit } from './audit.ts'
 import { addFinding, type ConsoleFinding } from './console.ts'
 import { limitMemory } from './memoryLimit.ts'
 import type { Snapshot } from './snapshot.ts'
@@ -144,7 +128,6 @@ class Watch {
   sections: Readonly<Record<string, unknown>> = {}
   readonly attackTable = new AttackTable()
   readonly guestEvents: GuestEvent[] = []
-  isolation: readonly string[] = []
   status: FaultStatus | undefined
 
   ms(): number {
@@ -162,12 +145,18 @@ class Watch {
     if (finding !== undefined) this.note(`console: ${finding.line}`)
   }
 
-  /** What a protected VM's host reached, and where EL2's tables and the SMMU's do not agree. */
-  #attacked(): string[] {
+  /** What devices reached, or a protected VM's host, and where EL2's tables and the SMMU's do not agree. */
+  #isolation(): string[] {
     const report = this.attackTable.report(this.guestEvents, true)
-    const el2 = this.sections.el2 as El2Report | undefined
+    const { el2, oracle } = this.sections as { readonly el2?: El2Report; readonly oracle?: OracleReport }
     const violation = el2Violation({ ...(el2 && { el2 }) })
-    return [...reached(report), ...(violation === undefined ? [] : [violation.message])]
+    return [
+      ...(oracle?.violations ?? []).map(({ message }) => message),
+      ...(oracle === undefined || oracle.more === 0 ? [] : [`and ${oracle.more} more`]),
+      ...reached(report),
+      ...(violation === undefined ? [] : [violation.message]),
+      ...(this.timeline?.isolation ?? []),
+    ]
   }
 
   evidence(end: Evidence['end'], job: Job, snapshot: Snapshot | undefined): Evidence {
@@ -188,7 +177,7 @@ class Watch {
       guardFaults: faults.total,
       resets: this.resets,
       interruptions: this.interruptions,
-      isolation: isolates(job) ? [...this.isolation, ...this.#attacked(), ...(this.timeline?.isolation ?? [])] : [],
+      isolation: isolates(job) ? this.#isolation() : [],
       armed: job.entry.rules.length > 0,
       fired: Math.max(this.fired, this.status?.rules.reduce((sum, { fired }) => sum + fired, 0) ?? 0),
       firings: this.firings,
@@ -277,23 +266,19 @@ async function observe(
       },
       error => over.reject(error),
     )
-    if (snapshot !== undefined) {
-      timeline.own((await session.thread?.call('ownership', 0, Number.MAX_SAFE_INTEGER, 1e6)) ?? [])
-      machine.tell()
-    } else {
-      session.once('reset', () => {
-        const owned = session.thread?.call('ownership', 0, Number.MAX_SAFE_INTEGER, 1e6)
-        owned?.then(ranges => timeline.own(ranges)).catch(() => {})
-      })
-    }
+    if (session.hello !== undefined) timeline.machine(session.hello)
+    else session.once('connected', hello => timeline.machine(hello))
+    if (snapshot !== undefined) machine.tell()
     const end = await over.promise
     clearTimeout(timer)
     done()
     watch.note(end === 'worked' ? 'workload done' : end === 'deadline' ? 'ended from outside' : 'the machine ended')
     if (end !== 'ended') {
       await sleep(SETTLE_MS)
-      await inspect(machine, watch, device)
+      await inspect(machine, watch)
     }
+    // It stopped itself: what it told then is what there is.
+    if (ended?.panic !== undefined) watch.sections = ended.sections
     session.pump?.drain()
     const panicked = watch.console.some(({ verdict }) => verdict === 'guest-panic')
     const evidence = watch.evidence(panicked && end === 'deadline' ? 'ended' : end, job, snapshot)
@@ -302,7 +287,7 @@ async function observe(
     return {
       ...evidence,
       checks,
-      guestEnded: panicked || (ended !== undefined && why === undefined),
+      guestEnded: panicked || (ended !== undefined && ended.panic === undefined && why === undefined),
       ...(why && { problem: why }),
     }
   } finally {
@@ -323,56 +308,20 @@ function problem(end: SessionEnd | undefined, problems: readonly string[]): stri
   return qemuFailure({ ...end, qemuErrors: end.qemuErrors.slice(0, 500) }) ?? problems[0]
 }
 
-/** Looks at the machine as it stands: sections of the report, firings, and the audit. */
-async function inspect(
-  machine: AgentMachine,
-  watch: Watch,
-  device: (smmu: number, sid: number) => string,
-): Promise<void> {
-  const { session } = machine
-  const { thread, hello } = session
-  if (thread === undefined || hello === undefined) return
+/** Looks at the machine as it stands: firings, isolation, and sections of the report. */
+async function inspect({ session }: AgentMachine, watch: Watch): Promise<void> {
+  const { thread } = session
+  if (thread === undefined) return
   const late = AbortSignal.timeout(AUDIT_MS)
   const inTime = <T>(work: Promise<T>): Promise<T> =>
     Promise.race([work, new Promise<never>((_, reject) => late.addEventListener('abort', () => reject(late.reason)))])
   try {
-    watch.sections = await inTime(thread.call('sections'))
     watch.status = await inTime(thread.call('faults'))
     const qmp = await session.qmp(late)
     await inTime(qmp.execute('stop'))
-    const ownership: OwnershipRange[] = await inTime(thread.call('ownership', 0, Number.MAX_SAFE_INTEGER, 1e6))
-    const smmus: TableRegisters[] = []
-    for (const index of hello.smmus.keys()) smmus.push(await inTime(tableRegisters(session.thread, index)))
-    const memory = new FileMemory(session.ram, hello.ram)
-    const canaries = watch.sections.el2 === undefined
-    watch.isolation = audit({ memory, smmus, ownership, frames: hello.smmus, device, canaries })
+    await inTime(thread.call('oracle'))
+    watch.sections = await inTime(thread.call('sections'))
   } catch (error) {
     watch.note(`not all could be looked at: ${(error as Error).message}`)
-  }
-}
-
-async function tableRegisters(thread: AgentMachine['session']['thread'], smmu: number): Promise<TableRegisters> {
-  const offsets = [
-    ARM_SMMU_IDR0,
-    ARM_SMMU_IDR1,
-    ARM_SMMU_IDR3,
-    ARM_SMMU_IDR5,
-    ARM_SMMU_CR0,
-    ARM_SMMU_STRTAB_BASE,
-    ARM_SMMU_STRTAB_BASE_CFG,
-    ARM_SMMU_GBPA,
-  ]
-  const values = (await thread?.call('registers', smmu, 'hardware', offsets)) ?? []
-  const [idr0, idr1, idr3, idr5, cr0, base, cfg, gbpa] = values.map(({ lo }) => lo)
-  const features = decodeFeatures({ idr0, idr1, idr3, idr5 })
-  return {
-    strtabBaseLo: base,
-    strtabBaseHi: values[5].hi,
-    strtabBaseCfg: cfg,
-    sidSize: features.sidSize,
-    twoLevel: features.twoLevelStreamTable,
-    oas: features.oas,
-    enabled: (cr0 & CR0_SMMUEN) !== 0,
-    aborts: (gbpa & GBPA_ABORT) !== 0,
   }
 }

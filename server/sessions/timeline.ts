@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Excerpt of a session's trace: the guest's accesses until the first fault, the records around it, and the end. */
 import { createHash, type Hash } from 'node:crypto'
+import type { Hello } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
-import { PAGE_DONATE, PAGE_RECLAIM } from '../policy/report.ts'
+import { HOST, ownerName, PageMap } from '../oracle/pageMap.ts'
 import type { WarningTable } from '../policy/warnings.ts'
 import { hex, hex64 } from '../smmu/bits.ts'
 import { describeRecord, describeRoot } from '../trace/describe.ts'
 import type { Layout } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
-import { type RecordOf, roots, type TraceRecord } from '../trace/records.ts'
+import { type RecordOf, request, roots, type TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
-import type { OwnershipRange } from '../trap/operations.ts'
-import { Owners } from './audit.ts'
 
 const AROUND = 40
 const LAST = 40
@@ -28,8 +27,8 @@ export interface TimelineEntry {
 type Root = RecordOf<'trap'> | RecordOf<'reset'> | RecordOf<'translate'> | RecordOf<'request'>
 
 /**
- * A sink of the trace. It also compares what the hardware says of its translations with who owns the pages at that moment:
- * records are in the order in which things happened.
+ * A sink of the trace. It also compares what the hardware says of its translations with who owns the pages at that moment, by the
+ * results of donations and reclaims: records are in the order in which things happened.
  */
 export class Timeline implements Sink {
   readonly ready = true
@@ -44,8 +43,7 @@ export class Timeline implements Sink {
   readonly #recent: TraceRecord[] = []
   readonly #around: TraceRecord[] = []
   #after = 0
-  #owners: Owners | undefined
-  #donated: { base: number; end: number; vm: number }[] = []
+  #map: PageMap | undefined
   readonly #device: (smmu: number, sid: number) => string
   readonly #warnings: () => WarningTable
 
@@ -55,9 +53,9 @@ export class Timeline implements Sink {
     this.#warnings = warnings
   }
 
-  /** Ownership of pages at the start of the session. */
-  own(ranges: readonly OwnershipRange[]): void {
-    this.#owners = new Owners(ranges)
+  /** The machine at the start of the session: no VM has pages yet. */
+  machine({ ram, carveoutBase, carveoutSize, smmus }: Hello): void {
+    this.#map = new PageMap(ram, { base: carveoutBase, size: carveoutSize }, smmus)
   }
 
   /** Digest of what the guest did until the first fault. */
@@ -81,8 +79,11 @@ export class Timeline implements Sink {
           this.#after = AROUND
         }
         break
-      case 'pages':
-        if (record.result === 0) this.#pages(record)
+      case 'reset':
+        this.#map?.reset()
+        break
+      case 'request':
+        if (record.result === 0) this.#transfer(record)
         break
       case 'translate':
         this.#translation(record)
@@ -112,19 +113,15 @@ export class Timeline implements Sink {
     this.#hash.update(`${write} ${offset} ${size} ${lo} ${hi} ${aborted};`)
   }
 
-  #pages({ operation, base, size, owner }: RecordOf<'pages'>): void {
-    if (operation === PAGE_DONATE) this.#donated.push({ base, end: base + size, vm: owner })
-    if (operation === PAGE_RECLAIM) {
-      this.#donated = this.#donated.filter(range => range.base < base || range.end > base + size)
-    }
+  #transfer({ request: what, v0: base, v1: size, v2: vm }: RecordOf<'request'>): void {
+    if (what === request.donate) this.#map?.give(base, size, vm)
+    if (what === request.reclaim) this.#map?.give(base, size, HOST)
   }
 
   #translation({ smmu, sid, iovaLo, iovaHi, status, pa }: RecordOf<'translate'>): void {
-    if (status !== MAPPED || this.#owners === undefined || this.isolation.length >= MAX_FINDINGS) return
-    const page = pa - (pa % 4096)
-    const vm = this.#donated.find(({ base, end }) => page >= base && page < end)?.vm
-    const owner = vm === undefined ? this.#owners.foreign(page, page + 4096)?.owner : `VM ${vm}`
-    if (owner === undefined) return
+    const map = this.#map
+    if (status !== MAPPED || map === undefined || this.isolation.length >= MAX_FINDINGS || map.hostMay(pa)) return
+    const owner = map.isFrame(pa) ? 'an SMMU' : ownerName(map.owner(pa))
     this.isolation.push(
       `${this.#device(smmu, sid)}: a translation of ${hex64(iovaLo, iovaHi)} led to ${hex(pa)}, which belongs to ${owner}`,
     )

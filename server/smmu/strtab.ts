@@ -123,18 +123,28 @@ export interface SteTable {
 /** L1 descriptors that are read at a time: a page. */
 const L1_CHUNK = 512
 
-/** The tables of STEs of a stream table, in order of their StreamIDs. L1 descriptors that are not in RAM lead nowhere. */
-export function* steTables(table: StreamTable, memory: GuestMemory): Generator<SteTable> {
-  const entries = streamTableEntries(table)
+/**
+ * The tables of STEs of a stream table that hold StreamIDs from `from` on and below `to`, in order of their StreamIDs. L1 descriptors that
+ * are not in RAM lead nowhere.
+ */
+export function* steTables(
+  table: StreamTable,
+  memory: GuestMemory,
+  from = 0,
+  to = Number.POSITIVE_INFINITY,
+): Generator<SteTable> {
+  const all = streamTableEntries(table)
+  const entries = Math.min(all, Math.ceil(to / 2 ** table.split))
   if (!table.twoLevel) {
-    yield { address: table.base, sid: 0, stes: entries }
+    yield { address: table.base, sid: 0, stes: all }
     return
   }
   const level1 = new Uint32Array(2 * Math.min(entries, L1_CHUNK))
   const bytes = new Uint8Array(level1.buffer)
-  for (let first = 0; first < entries; first += L1_CHUNK) {
-    if (!memory.read(table.base + first * STRTAB_L1_DESC_SIZE, bytes, 0, bytes.length)) continue
-    for (let i = 0; i < level1.length; i += 2) {
+  for (let first = Math.floor(from / 2 ** table.split); first < entries; first += L1_CHUNK) {
+    const count = Math.min(entries - first, L1_CHUNK)
+    if (!memory.read(table.base + first * STRTAB_L1_DESC_SIZE, bytes, 0, count * STRTAB_L1_DESC_SIZE)) continue
+    for (let i = 0; i < 2 * count; i += 2) {
       const stes = l1DescriptorStes(level1[i], table.split)
       const sid = (first + i / 2) * 2 ** table.split
       if (stes > 0) yield { address: l1DescriptorL2Ptr(level1[i], level1[i + 1], stes), sid, stes }

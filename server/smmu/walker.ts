@@ -68,14 +68,14 @@ export class Walker {
   }
 
   /** The STE of the stream, SMMUEN being 1, for requests that are no ordinary transactions; the fault if there is none. */
-  configuration(t: Transaction): Ste | Faulted {
-    this.#walk.begin(t)
+  configuration(t: Transaction, recorder?: Recorder): Ste | Faulted {
+    this.#walk.begin(t, recorder)
     return this.#configuration.ste() ?? this.#walk.faulted()
   }
 
   /** Stage 2 of `ste` alone: a Translated transaction of split-stage ATS (IHI 0070 section 13.6.3). */
-  translateStage2(t: Transaction, ste: Ste): Outcome {
-    this.#walk.begin(t)
+  translateStage2(t: Transaction, ste: Ste, recorder?: Recorder): Outcome {
+    this.#walk.begin(t, recorder)
     this.#configuration.override(ste)
     return this.#withoutStage1(ste)
   }

@@ -16,36 +16,21 @@ import { enums, VERSION } from '../../protocol/messages.ts'
 import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import type { Machine } from '../machine/ports.ts'
-import { idmapReach, type Reach, streamReaches } from '../oracle/agreement.ts'
 import { machineFault } from '../policy/machineFault.ts'
 import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
-import { decodeFeatures } from '../smmu/features.ts'
-import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-import type { TableRegisters } from '../smmu/reach.ts'
-import {
-  ARM_SMMU_CR0,
-  ARM_SMMU_GBPA,
-  ARM_SMMU_IDR0,
-  ARM_SMMU_IDR1,
-  ARM_SMMU_IDR3,
-  ARM_SMMU_IDR5,
-  ARM_SMMU_STRTAB_BASE,
-  ARM_SMMU_STRTAB_BASE_CFG,
-  CR0_SMMUEN,
-  GBPA_ABORT,
-} from '../smmu/registers.ts'
+import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
 import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
 import { Translator } from '../translate/translator.ts'
 import { LinkClosed } from './byteStream.ts'
-import { El2Oracle } from './el2Oracle.ts'
 import { Inspector } from './inspect.ts'
 import type { Link } from './link.ts'
 import type { Sections } from './messages.ts'
 import { oops } from './oops.ts'
 import { Operator } from './operator.ts'
+import { Oracles } from './oracles.ts'
 import { openRamFile } from './ramFile.ts'
 import { refuse } from './refusal.ts'
 import { policySections } from './sections.ts'
@@ -69,8 +54,7 @@ export class Connection {
   readonly path: TrapPath
   /** Operations that concern the machine. */
   readonly operator: Operator
-  /** Absent: the vCPUs have no EL2, or memory cannot be read as a whole. */
-  readonly el2: El2Oracle | undefined
+  readonly oracles: Oracles
   readonly #thread: Thread
   readonly #link: Link
   readonly #hello: Hello
@@ -80,8 +64,6 @@ export class Connection {
   readonly #machine: Machine
   readonly #policy: Policy
   readonly #translator: Translator | undefined
-  /** As they were read last. */
-  #tableRegisters: readonly TableRegisters[] = []
   /** The machine is welcome; before, the policy's state is kept for it afterwards. */
   #served = false
   #unkept = false
@@ -96,7 +78,10 @@ export class Connection {
     // With breakpoints, every access is to come by.
     const capable = !thread.options.faithful && (hello.features & enums.feature.postedWrites[0]) !== 0
     const mayPost = () => capable && !thread.breakpoints.armed
-    const hardware = hello.smmus.map((_, index) => new WireHardware(link, thread.ring, index, mayPost))
+    const oracles = new Oracles(thread, link, hello, ram, () => this.#policy)
+    this.oracles = oracles
+    const written = (offset: number) => oracles.written(offset)
+    const hardware = hello.smmus.map((_, index) => new WireHardware(link, thread.ring, index, mayPost, written))
     const { translate = 'hardware' } = thread.options
     const tracked = translate === 'hardware' ? undefined : hardware.map(port => new TrackedHardware(port, ram.memory))
     // Faults stand in front of what the policy reads and writes, and of nothing else: the two have an object each.
@@ -104,19 +89,15 @@ export class Connection {
     this.#translator = tracked && new Translator(translate, memory, thread.ring, tracked)
     const carveout = { base: hello.carveoutBase, size: hello.carveoutSize }
     const follows = (hello.features & enums.feature.stage2[0]) !== 0
-    if (follows && ram.shared) {
-      const reaches = (ask: boolean) => this.#reaches(ask)
-      this.el2 = new El2Oracle(ram.memory, carveout, reaches, hello.vcpus, thread.options.oracle === true)
-    }
     this.#machine = {
-      memory: new TracedMemory(ram.memory, thread.ring),
+      memory: new TracedMemory(oracles.watched(ram.memory), thread.ring),
       carveout,
       smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: (tracked ?? hardware)[index] })),
       devices: hello.devices,
-      guard: new WireGuard(link, thread.ring),
+      guard: oracles.watchedGuard(new WireGuard(link, thread.ring)),
       ...(follows && {
         el2: new WireEl2(link, thread.ring, registers => {
-          if (this.el2 !== undefined) this.el2.registers = registers
+          if (oracles.el2 !== undefined) oracles.el2.registers = registers
         }),
       }),
     }
@@ -127,9 +108,8 @@ export class Connection {
     })
     this.path = new TrapPath(thread, link, this.#session, this.#policy, text => this.#panic(text))
     const inspector = new Inspector(this.#machine, this.#policy, ram.memory)
-    this.operator = new Operator(this.#policy, inspector, thread.ring)
+    this.operator = new Operator(this.#policy, inspector, thread.ring, oracles.isolation)
     thread.breakpoints.connect(trap => inspector.commandsAhead(trap))
-    thread.reporter.canaries = thread.options.canaries === true ? ram.memory : undefined
   }
 
   /**
@@ -161,6 +141,8 @@ export class Connection {
       this.#translator?.reset()
       this.#announceTranslator()
     }
+    // Of a machine that is new nothing is judged before its reset.
+    if (takeOver !== undefined && takeOver.lost === undefined) this.oracles.ready()
     this.#connectFaults()
     encodeWelcome(link.out, hello.seq, this.#version, hello.features, this.#session)
     link.flush()
@@ -179,9 +161,10 @@ export class Connection {
     if (this.path.lost !== undefined) this.#thread.onRefusal = undefined
     this.path.startOver()
     this.#translator?.reset()
-    this.el2?.forget()
+    this.oracles.begin()
     if (injector.armed) injector.reset(this.#policy)
     else this.#policy.reset()
+    this.oracles.ready()
     this.#announceTranslator()
     this.path.checkpoints.keep(seq, OK, 0, 0)
     encodeReply(link.out, seq, OK, 0, 0)
@@ -214,29 +197,16 @@ export class Connection {
       ? injector.stage2Changed(this.#policy, change)
       : (this.#policy.stage2Changed?.(change) ?? true)
     const status = followed ? OK : enums.status.aborted[0]
-    if (this.el2 !== undefined) {
-      this.el2.registers = { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
-      this.el2.changed(ring.now() - start)
+    const { el2 } = this.oracles
+    if (el2 !== undefined) {
+      el2.registers = { vttbrLo, vttbrHi, vtcrLo, vtcrHi }
+      el2.changed(ring.now() - start)
       if (this.#violated(true)) return
     }
     this.path.checkpoints.keep(seq, status, 0, 0)
     encodeReply(link.out, seq, status, 0, 0)
     link.flush()
     ring.request(request.stage2Changed, status, start, ring.now() - start, vttbrLo, vttbrHi, addresses.length, all)
-  }
-
-  /** What devices reach memory through. @param ask the hardware's registers can be read; else as they were last */
-  #reaches(ask: boolean): Reach[] {
-    const { memory } = this.#ram
-    const { inspect, observes } = this.#policy
-    if (observes !== true) return (inspect?.faults.stage2() ?? []).map(table => idmapReach(memory, table))
-    if (ask) {
-      const { ring } = this.#thread
-      const start = ring.now()
-      this.#tableRegisters = this.#machine.smmus.map(({ hardware }) => tableRegisters(hardware))
-      ring.request(request.other, 0, start, ring.now() - start, 0, 0, 0, 0)
-    }
-    return streamReaches(memory, this.#tableRegisters)
   }
 
   /** Between two messages. */
@@ -246,11 +216,10 @@ export class Connection {
 
   /** @param waiting a vCPU waits in EL2 @returns whether the machine stands still for good: it is not isolated */
   #violated(waiting: boolean): boolean {
-    const violation = this.el2?.sample(this.#thread.ring.now(), waiting)
-    if (violation === undefined) return false
-    const text = `EL2 and the SMMU do not agree: ${violation}`
-    if (waiting) this.path.stop(text)
-    else this.#panic(text)
+    const found = this.oracles.sample(waiting)
+    if (found === undefined) return false
+    if (waiting) this.path.stop(found.text)
+    else this.#panic(found.text, found.details)
     return true
   }
 
@@ -272,10 +241,13 @@ export class Connection {
 
   /** Of a report. */
   sections(): Sections {
+    const oracle = this.oracles.report()
+    const el2 = this.oracles.el2Report()
     return {
       ...policySections(this.#policy, this.#machine),
       ...this.#thread.sections(),
-      ...(this.el2 && { el2: this.el2.report() }),
+      ...(oracle && { oracle }),
+      ...(el2 && { el2 }),
       ...(this.#translator && { translate: this.#translator.report() }),
     }
   }
@@ -283,6 +255,7 @@ export class Connection {
   /** The connection has ended. */
   close(): void {
     this.path.holding.end()
+    this.oracles.close()
     this.#ram.close()
   }
 
@@ -303,8 +276,9 @@ export class Connection {
     }
   }
 
-  #panic(text: string): void {
-    const lines = oops(text, this.path.trap, this.#policy)
+  /** @param details of a violation of isolation; absent: it is a hyp warning */
+  #panic(text: string, details?: readonly string[]): void {
+    const lines = oops(text, this.path.trap, this.#policy, details)
     this.#thread.post('panic', text, { ...this.sections(), oops: lines })
   }
 
@@ -360,19 +334,6 @@ function agreedVersion(link: Link, hello: Hello): number {
   if (version >= Math.max(hello.minVersion, VERSION.min)) return version
   const theirs = `${hello.minVersion} to ${hello.maxVersion}`
   return refuse(link, hello, `QEMU speaks protocol versions ${theirs}, this server ${VERSION.min} to ${VERSION.max}`)
-}
-
-/** The registers of an SMMU that lead to its tables. */
-function tableRegisters(hardware: SmmuHardware): TableRegisters {
-  const value = { lo: 0, hi: 0 }
-  const read = (offset: number) => (hardware.read(offset, 4, value) ? value.lo : 0)
-  const [idr0, idr1, idr3, idr5] = [ARM_SMMU_IDR0, ARM_SMMU_IDR1, ARM_SMMU_IDR3, ARM_SMMU_IDR5].map(read)
-  const { sidSize, twoLevelStreamTable: twoLevel, oas } = decodeFeatures({ idr0, idr1, idr3, idr5 })
-  const strtabBaseCfg = read(ARM_SMMU_STRTAB_BASE_CFG)
-  const enabled = (read(ARM_SMMU_CR0) & CR0_SMMUEN) !== 0
-  const aborts = (read(ARM_SMMU_GBPA) & GBPA_ABORT) !== 0
-  const base = hardware.read(ARM_SMMU_STRTAB_BASE, 8, value) ? value : { lo: 0, hi: 0 }
-  return { strtabBaseLo: base.lo, strtabBaseHi: base.hi, strtabBaseCfg, sidSize, twoLevel, oas, enabled, aborts }
 }
 
 /** The shared file if this server may open it; else over the wire. @throws RamFileRefused */

@@ -94,6 +94,7 @@ export class Dispatcher {
     try {
       this.#connection?.path.settle()
       this.#connection?.path.keepNow()
+      this.#connection?.sample()
     } catch (error) {
       link?.close(error as Error)
     }
@@ -142,6 +143,7 @@ export class Dispatcher {
       case Id.shutdown:
         this.#expected = true
         this.#thread.counters.latency(message.lastTrapNs)
+        connection.oracles.whole(false)
         this.#thread.post('shutdown', message.cause, connection.sections())
         break
       default:
@@ -198,12 +200,11 @@ export class Dispatcher {
 
   /** Nothing of the machine is left. */
   #disconnect(): void {
-    const { injector, breakpoints, reporter } = this.#thread
+    const { injector, breakpoints } = this.#thread
     injector.disconnect()
     this.#connection?.close()
     this.#connection = undefined
     breakpoints.disconnect()
-    reporter.canaries = undefined
   }
 
   #closed(reason: Error): void {

@@ -3,6 +3,7 @@
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { InjectorState } from '../faults/injector.ts'
 import type { FaultPlan, Firing } from '../faults/rule.ts'
+import type { OracleState } from '../oracle/isolationOracle.ts'
 import type { OperationFailure } from '../policy/operationError.ts'
 import type { PolicyInfo } from '../policy/policy.ts'
 import type { TranslateMode } from '../translate/translator.ts'
@@ -29,12 +30,15 @@ export interface ThreadOptions {
   readonly ring: SharedArrayBuffer
   readonly counters: SharedArrayBuffer
   readonly panicOnWarn: boolean
-  /** What devices reach is compared with EL2's own tables while the machine runs; a difference stops it. */
+  /**
+   * What devices reach is held against the results of donations and reclaims, and against EL2's own tables where there is an EL2,
+   * while the machine runs; what must not be stops it. Pages of VMs are filled with what these would find changed.
+   */
   readonly oracle?: boolean
+  /** The machine was saved while nothing was donated. */
+  readonly restored?: boolean
   /** Who translates for devices; default `hardware`. */
   readonly translate?: TranslateMode
-  /** Pages that are donated to a VM are filled with what it would find changed (canary.ts). */
-  readonly canaries?: boolean
   /** Every access of the guest is asked for, and every access to the hardware waited for. */
   readonly faithful?: boolean
   /**
@@ -133,6 +137,8 @@ export interface Handover {
   readonly report: ReporterState
   /** Null: no rule is armed. */
   readonly faults: InjectorState | null
+  /** Null: the machine was not watched. */
+  readonly oracle: OracleState | null
   /** Number of the trap that was held, 0: none. It comes again. */
   readonly held: number
 }

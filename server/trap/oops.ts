@@ -4,14 +4,25 @@ import { hex, hex64 } from '../smmu/bits.ts'
 import { describeRegister, registerName } from '../smmu/registers.ts'
 import { describeSte } from '../smmu/ste.ts'
 
-/** What stood at the trap where a hyp warning stopped the machine, as lines for a person; like a kernel's oops. */
-export function oops(text: string, trap: Readonly<Trap>, policy: Policy | undefined): string[] {
+/**
+ * What stood at the trap where a hyp warning stopped the machine, or at the last one before a violation of isolation was found, as
+ * lines for a person; like a kernel's oops.
+ * @param details of a violation; absent: it is a hyp warning
+ */
+export function oops(
+  text: string,
+  trap: Readonly<Trap>,
+  policy: Policy | undefined,
+  details?: readonly string[],
+): string[] {
+  const what = details === undefined ? 'hyp warning' : 'isolation violation'
   const { offset, size, lo, hi } = trap
   const access = `${trap.write ? 'write' : 'read'} ${registerName(offset)} (offset ${hex(offset)}, ${size} bytes)`
   const value = trap.write ? ` = ${hex64(lo, hi)} ${describeRegister(offset, lo, hi)}` : ''
   const lines = [
-    '------------[ hyp warning ]------------',
+    `------------[ ${what} ]------------`,
     text,
+    ...(details ?? []),
     `trap ${trap.seq}: ${access}${value}`,
     `SMMU ${trap.smmu}, CPU ${trap.cpu}, pc ${hex64(trap.pcLo, trap.pcHi)}, guest time ${(trap.time / 1e9).toFixed(6)} s`,
   ]
@@ -22,5 +33,5 @@ export function oops(text: string, trap: Readonly<Trap>, policy: Policy | undefi
       lines.push(`stream ${smmu}:${hex(sid)}`, `  host   ${describeSte(host)}`, `  shadow ${describeSte(shadow)}`)
     }
   }
-  return [...lines, '---[ end of hyp warning ]---']
+  return [...lines, `---[ end of ${what} ]---`]
 }

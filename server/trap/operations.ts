@@ -6,6 +6,7 @@ import type { Trap } from '../policy/policy.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { Breakpoint, BreakpointSpec, Hit } from './breakpoints.ts'
 import type { El2Report } from './el2Oracle.ts'
+import type { OracleReport } from './oracleReport.ts'
 
 /** A trap that waits for a person, and why. */
 export interface HeldTrap {
@@ -63,6 +64,8 @@ export interface Operations {
   hostStage2(): HostStage2Registers | null
   /** What EL2 does, and whether devices reach what it lets its host reach; null: there is no EL2 whose tables can be read. */
   el2(): El2Report | null
+  /** Looks at all that the oracle of isolation watches; null: the machine is not watched. */
+  oracle(): OracleReport | null
   /** Gives pages of the host to a VM; not while EL2 says whose they are. @returns 0, or a negative error number (hypervisor/result.ts). */
   donate(base: number, size: number, vm: number): number
   reclaim(base: number, size: number, vm: number): number

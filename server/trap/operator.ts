@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { IsolationOracle } from '../oracle/isolationOracle.ts'
 import type { PageOwners } from '../policy/inspect.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { Policy } from '../policy/policy.ts'
+import { OK } from '../policy/result.ts'
 import { request } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Inspector } from './inspect.ts'
@@ -17,7 +19,16 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
   readonly #inspector: Inspector
   readonly #ring: RingWriter
 
-  constructor(policy: Policy, inspector: Inspector, ring: RingWriter) {
+  readonly #oracle: Pick<IsolationOracle, 'moving' | 'moved'> | undefined
+
+  /** @param oracle hears what becomes of donations and reclaims */
+  constructor(
+    policy: Policy,
+    inspector: Inspector,
+    ring: RingWriter,
+    oracle?: Pick<IsolationOracle, 'moving' | 'moved'>,
+  ) {
+    this.#oracle = oracle
     this.#pages = policy.inspect?.pages
     this.#inspector = inspector
     this.#ring = ring
@@ -68,7 +79,9 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
     const owners = this.#owners
     if (owners[what] === undefined) throw new OperationError('state', 'under this policy pages never change hands')
     const start = this.#ring.now()
+    this.#oracle?.moving(what, base, size, vm)
     const result = owners[what](base, size, vm)
+    this.#oracle?.moved(what, base, size, vm, result === OK)
     this.#ring.request(request[what], result >>> 0, start, this.#ring.now() - start, base, size, vm, 0)
     return result
   }

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { PAGE_DONATE } from '../policy/report.ts'
-import { OK } from '../policy/result.ts'
 import { formatWarningValues, type HypWarning } from '../policy/warnings.ts'
-import type { GuestMemory } from '../smmu/memory.ts'
 import type { CountersWriter } from '../trace/counters.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import { TraceReport } from '../trace/traceReport.ts'
 import type { Breakpoints } from './breakpoints.ts'
-import { fillCanary } from './canary.ts'
 
 /** Warnings of one code in a report. */
 export interface WarningSummary {
@@ -44,8 +40,6 @@ const LISTED_GUARD_FAULTS = 100
 
 /** What the hypervisor reports goes to trace, counters and breakpoints, and what a report should tell is kept. */
 export class Reporter extends TraceReport {
-  /** Pages that are donated are filled here as their new owner would fill them; undefined: they are not. */
-  canaries: GuestMemory | undefined
   /** The first unexpected warning, worded. */
   panic: string | undefined
   readonly #warnings = new Map<number, WarningSummary>()
@@ -71,13 +65,6 @@ export class Reporter extends TraceReport {
     const { id, code, section, meaning, expected } = warning
     this.#warnings.set(id, { code, section, meaning, expected, count: 1, firstTrap: trap, firstValues: values })
     if (!expected) this.panic ??= `${code} (${section}) at trap ${trap}, SMMU ${smmu}: ${meaning} ${values}`
-  }
-
-  override pages(operation: number, base: number, size: number, owner: number, result: number): void {
-    super.pages(operation, base, size, owner, result)
-    if (this.canaries !== undefined && operation === PAGE_DONATE && result === OK) {
-      fillCanary(this.canaries, base, size)
-    }
   }
 
   override probe(smmu: number, refusal: string | null): void {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Injector } from '../faults/injector.ts'
+import type { OracleState } from '../oracle/isolationOracle.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
 import { CountersWriter } from '../trace/counters.ts'
 import { RingWriter } from '../trace/ring.ts'
@@ -17,6 +18,8 @@ export class Thread {
   readonly breakpoints = new Breakpoints()
   readonly reporter: Reporter
   readonly injector: Injector
+  /** What the oracle of isolation knows of the machine, also of one whose connection was lost; null: nothing. */
+  oracleState: () => OracleState | null = () => null
   /** For the machine that this thread was made for: what comes later is as with any server. */
   onRefusal: ThreadOptions['onRefusal']
 
@@ -47,11 +50,13 @@ export class Thread {
       breakpoints: this.breakpoints.list(),
       report: this.reporter.state,
       faults: this.injector.state,
+      oracle: this.oracleState(),
     }
   }
 
   /** Takes what another thread left. */
-  adopt({ breakpoints, report, faults }: Handover): void {
+  adopt({ breakpoints, report, faults, oracle }: Handover): void {
+    this.oracleState = () => oracle
     this.breakpoints.adopt(breakpoints)
     this.reporter.adopt(report)
     this.injector.adopt(faults)

@@ -10,6 +10,7 @@ import type { El2Report } from './el2Oracle.ts'
 import type { Sections } from './messages.ts'
 import type { HeldTrap, Operations, OwnershipRange, RegisterValue, Release } from './operations.ts'
 import type { Operator } from './operator.ts'
+import type { OracleReport } from './oracleReport.ts'
 import type { Thread } from './thread.ts'
 
 /** The object that answers the control thread. */
@@ -81,11 +82,17 @@ export class ThreadOperations implements Operations {
   }
 
   hostStage2(): HostStage2Registers | null {
-    return this.#connection.el2?.registers ?? null
+    return this.#connection.oracles.el2?.registers ?? null
   }
 
   el2(): El2Report | null {
-    return this.#connection.el2?.report() ?? null
+    return this.#connection.oracles.el2Report() ?? null
+  }
+
+  oracle(): OracleReport | null {
+    const { oracles } = this.#connection
+    oracles.whole(true)
+    return oracles.report() ?? null
   }
 
   donate(base: number, size: number, vm: number): number {

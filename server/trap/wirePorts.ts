@@ -30,9 +30,20 @@ export class WireHardware implements SmmuHardware {
   readonly #ring: RingWriter
   readonly #smmu: number
   readonly #mayPost: () => boolean
+  readonly #written: (offset: number) => void
 
-  /** @param mayPost asked at each write that need not be waited for */
-  constructor(link: Link, ring: RingWriter, smmu: number, mayPost: () => boolean) {
+  /**
+   * @param mayPost asked at each write that need not be waited for
+   * @param written hears of each write
+   */
+  constructor(
+    link: Link,
+    ring: RingWriter,
+    smmu: number,
+    mayPost: () => boolean,
+    written: (offset: number) => void = () => {},
+  ) {
+    this.#written = written
     this.#link = link
     this.#ring = ring
     this.#smmu = smmu
@@ -52,6 +63,7 @@ export class WireHardware implements SmmuHardware {
   }
 
   write(offset: number, size: number, lo: number, hi: number): boolean {
+    this.#written(offset)
     const start = this.#ring.now()
     const seq = this.#link.nextSeq()
     encodeHwWrite(this.#link.out, seq, this.#smmu, offset, size, hi, lo)
@@ -63,6 +75,7 @@ export class WireHardware implements SmmuHardware {
 
   /** Both requests leave in one frame buffer; QEMU serves them in order. */
   writeThenRead(offset: number, value: number, readOffset: number, into: Halves): boolean {
+    this.#written(offset)
     const start = this.#ring.now()
     const link = this.#link
     const write = link.nextSeq()
@@ -84,6 +97,7 @@ export class WireHardware implements SmmuHardware {
   /** Leaves with the reply, in front of it. */
   post(offset: number, value: number, checkOffset: number, checkValue: number, answer: number): boolean {
     if (!this.#mayPost()) return false
+    this.#written(offset)
     const link = this.#link
     encodeHwPost(link.out, link.nextSeq(), this.#smmu, offset, value, checkOffset, checkValue, answer)
     this.#ring.hardware(this.#smmu, true, this.#ring.now(), 0, offset, 4, value, 0, true)

@@ -134,7 +134,6 @@ describe('a protected VM whose host attacks it', () => {
 
   test.each([
     [['--el2', 'pkvm', '--granule', '65536'], '--granule 65536: EL2 gives and takes pages of 4096 bytes'],
-    [['--oracle'], '--oracle: needs --el2'],
     [['--storm', '4'], '--storm: only with --el2 pkvm'],
     [['--el2', 'pkvm', '--reboots', '1'], '--reboots: not with --el2 pkvm'],
   ])('%j is refused before anything is started', async (args, reason) => {

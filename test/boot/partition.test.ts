@@ -57,11 +57,13 @@ test('the workload passes; its recording replays without a difference, and is wa
     const [, url] = /dashboard at (http:\S+)/.exec(text) ?? []
     if (url !== undefined) seen ??= watched(url)
   }
-  const run = await cosim(['boot', '--policy', 'partition', '--dashboard', '0'], { onOutput: onText, onErrors: onText })
+  const args = ['boot', '--policy', 'partition', '--oracle', '--dashboard', '0']
+  const run = await cosim(args, { onOutput: onText, onErrors: onText })
   const { code, report, stderr } = run
   expect(report?.message, stderr).toBeUndefined()
   expect([code, report?.outcome, report?.policy]).toEqual([0, 'ok', 'partition'])
   expect(report?.workload.map(({ ok }) => ok)).toEqual([true, true, true, true, true])
+  expect(report?.oracle).toMatchObject({ violations: [], wholes: 2 })
   expect((await seen)?.ownership).toMatchObject({ ranges: [{ state: 'owned' }, { state: 'hyp' }] })
 
   const path = report?.recording?.path ?? ''

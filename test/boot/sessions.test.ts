@@ -55,6 +55,7 @@ test('what goes wrong between EL2 and the server is seen by the attacker, or not
     ...['--database', database],
   ])
   expect(code, stderr).toBe(0)
-  expect(stdout).toContain('dma read of secret')
+  // Whoever sees it first: what follows is not run any more.
+  expect(stdout).toMatch(/dma read of secret|EL2 and the SMMU do not agree/)
   expect(stdout).toMatch(/"isolation-violation"[\s\S]*"recovered"/)
 })

@@ -64,6 +64,7 @@ export class QtestMachine {
     policyOptions: Readonly<Record<string, unknown>> = {},
     ramFile = this.ramFile,
     translate: TranslateMode = 'hardware',
+    oracle = false,
   ): Promise<TrapThread> {
     const ring = createRing()
     const counters = createCounters()
@@ -78,6 +79,7 @@ export class QtestMachine {
       counters,
       panicOnWarn: false,
       translate,
+      oracle,
     })
     return this.thread
   }

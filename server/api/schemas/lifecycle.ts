@@ -112,7 +112,15 @@ const HardwareSchema = Type.Object({
 export type HardwareView = View<typeof HardwareSchema>
 
 const EndSchema = Type.Object({
-  outcome: Type.Enum(['ok', 'killed', 'qemu-died', 'server-died', 'hyp-panic', 'failed-to-start']),
+  outcome: Type.Enum([
+    'ok',
+    'killed',
+    'qemu-died',
+    'server-died',
+    'hyp-panic',
+    'isolation-violation',
+    'failed-to-start',
+  ]),
   message: Type.String(),
   at: Type.String(),
 })

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the oracle finds, each with the page map that says so. */
 import { beforeEach, describe, expect, test } from 'vitest'
-import { PageGuard } from '../../../server/attack/guard.ts'
 import { AttackMemory } from '../../../server/attack/memory.ts'
 import { Oracle, SECRET } from '../../../server/attack/oracle.ts'
-import { PageMap } from '../../../server/attack/pageMap.ts'
+import { PageGuard } from '../../../server/oracle/pageGuard.ts'
+import { PageMap } from '../../../server/oracle/pageMap.ts'
 import { CARVEOUT, HIGH_RAM, PLAIN, RAM } from './support.ts'
 
 const FRAME = 0x0905_0000

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { HOST, HYPERVISOR, NOT_RAM, ownerName, PageMap } from '../../../server/attack/pageMap.ts'
+import { HOST, HYPERVISOR, NOT_RAM, ownerName, PageMap } from '../../../server/oracle/pageMap.ts'
 
 const PAGE = 4096
 const RAM = [
@@ -40,6 +40,28 @@ test('each page belongs to whom it was given last', () => {
       expect(map.owners.map(owners => [...owners])).toEqual([low, new Array<number>(16).fill(HOST)])
     }),
   )
+})
+
+test('the first page of a range that is not the host’s, also of ranges that are larger than what is counted together', () => {
+  const ram = [{ base: 2 ** 30, size: 2048 * PAGE }]
+  const frame = { base: 2 ** 20, size: 2 * PAGE }
+  const index = fc.integer({ min: -40, max: 2100 })
+  const range = fc.record({ from: index, pages: fc.integer({ min: 1, max: 2100 }) })
+  const gifts = fc.array(fc.record({ from: index, pages: fc.integer({ min: 1, max: 1100 }), owner: fc.nat(2) }))
+  fc.assert(
+    fc.property(gifts, range, (given, { from, pages }) => {
+      const map = new PageMap(ram, { base: 2 ** 30, size: 0 }, [frame])
+      for (const gift of given) map.give(2 ** 30 + gift.from * PAGE, gift.pages * PAGE, gift.owner)
+      const all = Array.from({ length: pages }, (_, i) => 2 ** 30 + (from + i) * PAGE)
+      expect(map.forbidden(all[0], pages * PAGE)).toBe(all.find(at => !map.hostMay(at)) ?? -1)
+    }),
+  )
+  const map = new PageMap(ram, { base: 2 ** 30, size: 0 }, [frame])
+  expect([map.forbidden(0, 2 ** 20), map.forbidden(0, 2 ** 20 + 1), map.forbidden(2 ** 20 + PAGE, PAGE)]).toEqual([
+    -1,
+    2 ** 20,
+    2 ** 20 + PAGE,
+  ])
 })
 
 test('owners have names', () => {

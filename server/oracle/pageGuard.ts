@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The CPU's guard of an attacked machine: pages that vCPUs cannot reach. */
+/** Pages that vCPUs cannot reach. */
 import type { CpuGuard } from '../machine/ports.ts'
-import { PAGE_SIZE, type RamRange } from './memory.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
+import { PAGE_SIZE } from './pageMap.ts'
 
 export class PageGuard implements CpuGuard {
-  readonly #ram: readonly RamRange[]
+  readonly #ram: GuestMemory['ram']
   /** By range of RAM and page: 1 where it is guarded. */
   readonly pages: readonly Uint8Array[]
 
-  constructor(ram: readonly RamRange[]) {
+  constructor(ram: GuestMemory['ram']) {
     this.#ram = ram
     this.pages = ram.map(({ size }) => new Uint8Array(size / PAGE_SIZE))
   }
@@ -29,6 +30,17 @@ export class PageGuard implements CpuGuard {
 
   remove(base: number, size: number): boolean {
     return this.#set(base, size, 0)
+  }
+
+  clear(): void {
+    for (const pages of this.pages) pages.fill(0)
+  }
+
+  /** Addresses of the pages that are guarded. */
+  *list(): Generator<number> {
+    for (const [i, { base }] of this.#ram.entries()) {
+      for (const [page, guarded] of this.pages[i].entries()) if (guarded === 1) yield base + page * PAGE_SIZE
+    }
   }
 
   /** Refused unless all of the range is RAM. */

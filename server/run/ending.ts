@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What a run can end with. */
+
+export const OUTCOMES = {
+  ok: 'the guest did its workload and powered off; every check passed',
+  'guest-failed': 'the guest ended, but a check failed, it panicked, or it never said that it was done',
+  'guest-hung': 'the guest was still running at --timeout',
+  'qemu-died': 'QEMU ended by itself with an error',
+  'server-died': 'the trap thread ended, or broke off the connection',
+  'hyp-panic': 'a hyp warning with --panic-on-warn',
+  'isolation-violation':
+    'something reached what the policy says that it isolates, found by the guest, by EL2’s tables, or by --oracle',
+  interrupted: 'ended from outside (Ctrl-C, SIGTERM)',
+} as const
+
+export type Outcome = keyof typeof OUTCOMES
+
+export interface Ending<O extends string> {
+  readonly outcome: O
+  readonly message: string
+}
