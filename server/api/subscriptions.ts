@@ -43,6 +43,8 @@ interface Subscription {
   readonly source: Source<StreamItems[StreamName]>
   readonly filter: unknown
   readonly lag: number
+  /** What came before this item was asked for: it is sent whole. */
+  readonly live: number
   next: number
 }
 
@@ -213,7 +215,11 @@ export class Subscriptions {
     const source = this.#sources[stream]
     source.subscribed?.()
     const next = after !== undefined ? Math.min(after + 1, source.next) : Math.max(source.next - (last ?? 0), 1)
-    const subscription = { id, source, filter, lag, next: after === undefined ? Math.max(next, source.oldest) : next }
+    const subscription = {
+      ...{ id, source, filter, lag },
+      live: after === undefined ? source.next : 0,
+      next: after === undefined ? Math.max(next, source.oldest) : next,
+    }
     client.subscriptions.set(id, subscription)
     send(client, { type: 'subscribed', id, stream, next: subscription.next })
     this.#serve(client, subscription)
@@ -234,7 +240,8 @@ export class Subscriptions {
   #serve(client: Client, subscription: Subscription): boolean {
     const { source, filter, id } = subscription
     if (subscription.next >= source.next || client.socket.bufferedAmount > MAX_BUFFERED) return false
-    const start = Math.max(source.oldest, source.next - subscription.lag)
+    const { live, lag } = subscription
+    const start = Math.max(source.oldest, subscription.next < live ? 0 : source.next - lag)
     const dropped = Math.max(0, start - subscription.next)
     if (dropped > 0) subscription.next = start
     this.stats.dropped += dropped

@@ -58,7 +58,10 @@ export const SubscribeSchema = Type.Object(
     after: Type.Optional(Type.Integer({ minimum: 0 })),
     /** Begin so many items back. */
     last: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000 })),
-    /** Skip to the newest items rather than lag behind by more than this. */
+    /**
+     * Skip to the newest items rather than lag behind by more than this; what `last` asked for is not skipped. Traps are sent five
+     * times a second, so this is also how many of them there may be each time: the newest are a sample of what is too much to read.
+     */
     lag: Type.Optional(Type.Integer({ minimum: 100, maximum: 100_000 })),
     filter: Type.Optional(FilterSchema),
   },

@@ -131,6 +131,24 @@ test('a client that does not read holds up nobody and costs a bounded amount of 
   expect(server.subscriptions.stats.dropped).toBe(slow.dropped)
 })
 
+test('lag samples what comes faster than it is sent, counts the rest, and leaves what `last` asked for alone', async () => {
+  const chunks = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => `line ${from + i}\n`)
+  const first = await new Client().subscribe('console')
+  await first.until(messages => messages.some(({ type }) => type === 'subscribed'))
+  for (const chunk of chunks(0, 300)) server.say(chunk)
+  await first.until(() => first.items.length >= 300)
+  const client = await new Client().subscribe('console', { last: 300, lag: 100 })
+  await client.until(() => client.items.length >= 300)
+  expect(client.items.map(({ text }) => text)).toEqual(chunks(0, 300))
+  expect(client.dropped).toBe(0)
+  // In one go, so that nothing is sent in between.
+  for (const chunk of chunks(300, 1_300)) server.say(chunk)
+  await client.until(() => client.items.at(-1)?.text === 'line 1299\n')
+  expect(client.items.slice(300).map(({ text }) => text)).toEqual(chunks(1_200, 1_300))
+  expect(client.dropped).toBe(900)
+  expect(server.subscriptions.stats.dropped).toBe(900)
+})
+
 test('a client that is gone without a word is noticed', async () => {
   const raw = connect(server.port, '127.0.0.1')
   raw.write(

@@ -17,7 +17,11 @@ const PAINT_MS = 150
 /** Rows that the page keeps. */
 const KEPT = 50_000
 const START = 3_000
-const LAG = 20_000
+/**
+ * More rows than this, five times a second, nobody can read: without a filter the newest are shown. The server would make them, and the
+ * page take them, while the guest waits for the same processors.
+ */
+const LAG = 100
 /** Rows that are asked for again when the kernel's functions are known. */
 const NAMED = 2_000
 const NAMING_MS = 1_500
@@ -158,7 +162,9 @@ export function Traps() {
   const narrowed = filterKey !== '{}'
   const row = (i: number) => {
     const item = list[i]
-    return item && <Row key={item.id} row={item} selected={item.id === selected} select={setSelected} />
+    if (item === undefined) return item
+    const gap = narrowed ? 0 : trapsBetween(list[i - 1], item)
+    return <Row key={item.id} row={item} gap={gap} selected={item.id === selected} select={setSelected} />
   }
   return (
     <div class="view split">
@@ -170,7 +176,7 @@ export function Traps() {
           <>
             <span class="muted" role="status">
               {paused ? 'paused' : connected ? 'live' : 'waiting'}, {count(list.length)} rows
-              {missed > 0 && `, ${count(missed)} skipped`}
+              {missed > 0 && `, ${count(missed)} not shown`}
             </span>
             <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
               {paused ? 'Go on' : 'Pause'}
@@ -286,7 +292,20 @@ export function Traps() {
 
 const TONES: Readonly<Record<string, Tone>> = { kept: 'host', rewritten: 'warn', dropped: 'bad', own: 'hyp' }
 
-function Row({ row, selected, select }: { row: TrapRow; selected: boolean; select: (id: number) => void }) {
+/** Traps that are in the log between two rows of an unfiltered stream. */
+function trapsBetween(before: TrapRow | undefined, { seq }: TrapRow): number {
+  return before?.seq === undefined || seq === undefined ? 0 : Math.max(0, seq - before.seq - 1)
+}
+
+interface RowProps {
+  readonly row: TrapRow
+  /** Traps before this one that are not shown. */
+  readonly gap: number
+  readonly selected: boolean
+  readonly select: (id: number) => void
+}
+
+function Row({ row, gap, selected, select }: RowProps) {
   if (row.kind !== 'trap') {
     return (
       <li>
@@ -300,9 +319,16 @@ function Row({ row, selected, select }: { row: TrapRow; selected: boolean; selec
     )
   }
   const marks = `${selected ? 'selected' : ''} ${row.aborted ? 'aborted' : ''} ${row.warnings.length > 0 ? 'warned' : ''}`
+  const missing =
+    gap > 0 ? `${count(gap)} traps before this one are not shown: a filter shows all that match` : undefined
   return (
     <li>
-      <button type="button" class={`trap ${marks}`} onClick={() => select(row.id)}>
+      <button
+        type="button"
+        class={`trap ${marks} ${gap > 0 ? 'gap' : ''}`}
+        title={missing}
+        onClick={() => select(row.id)}
+      >
         <span class="num muted">{row.seq}</span>
         <span class="num muted">{seconds(row.time ?? 0)}</span>
         <span class="muted">{row.cpu}</span>
