@@ -6,6 +6,7 @@ import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
 import { machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
+import type { Transport } from '../trap/messages.ts'
 import { Problem } from './problems.ts'
 import { OWN_POLICY, type StartOptions } from './schemas/lifecycle.ts'
 
@@ -15,6 +16,7 @@ const MAX_MEMORY = 64 * 2 ** 30
 export interface LaunchDefaults {
   readonly qemu?: string
   readonly ramDir?: string
+  readonly transport?: Transport
   /** Whether QEMU is confined; default: it is. */
   readonly sandbox?: boolean
   /** A policy file, offered as `own`. */
@@ -52,7 +54,7 @@ export async function launch(
   before: (session: Session, kernel: { readonly version: string; readonly image: string }) => void,
 ): Promise<RunningMachine> {
   const policy = checkedPolicy(options, defaults)
-  const { qemu, ramDir = DEFAULTS.ramDir, sandbox = true, progress } = defaults
+  const { qemu, ramDir = DEFAULTS.ramDir, transport = DEFAULTS.transport, sandbox = true, progress } = defaults
   const el2 = options.el2 === 'pkvm'
   const files = await machineFiles(
     {
@@ -86,6 +88,7 @@ export async function launch(
           ats: options.ats ?? false,
         },
         panicOnWarn: options.panicOnWarn ?? false,
+        transport,
       },
     },
     files,

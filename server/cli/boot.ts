@@ -18,7 +18,7 @@ import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/
 import { type Ending, OUTCOMES } from '../run/ending.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
 import { isolationViolation } from '../run/isolation.ts'
-import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions } from '../run/options.ts'
+import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
 import { machineFailure, streamlessFailure, workloadFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
@@ -75,7 +75,7 @@ function namedFiles({ policy, kernel, initrd, qemu, faults = [], ramDir, report,
   const folder = (file: string | false | undefined) => (file ? dirname(resolve(file)) : undefined)
   return {
     read: [policyFolder(policy), kernel, initrd, qemu, ...faults],
-    write: [ramDir, folder(report), folder(record)],
+    write: [ramFolder(ramDir), folder(report), folder(record)],
   }
 }
 
@@ -171,6 +171,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
         panicOnWarn: options.panicOnWarn === true,
         oracle: options.oracle === true || el2 === 'kernel',
         faithful: options.faithful === true,
+        transport: options.transport,
         translate: faults !== undefined && needsServer(faults.rules) ? 'server' : options.translate,
         ...(faults && { faults }),
         reconnectMs: options.reconnect * 1000,

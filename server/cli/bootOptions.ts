@@ -10,6 +10,7 @@ import { EL2_KERNEL, EL2_MODES, type El2Mode } from '../run/el2.ts'
 import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import type { TranslateMode } from '../translate/translator.ts'
+import { TRANSPORTS, type Transport } from '../trap/messages.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
 export interface BootOptions {
@@ -29,6 +30,7 @@ export interface BootOptions {
   readonly smp: number
   readonly carveout: string
   readonly ramDir: string
+  readonly transport: Transport
   readonly sandbox: boolean
   readonly interactive?: boolean
   /** Port, or true for the usual one. */
@@ -67,6 +69,22 @@ export const noSandbox = (): Option =>
     '--no-sandbox',
     'do not confine QEMU (one built without seccomp needs this), nor the server of a dashboard',
   )
+
+/** Of every command that starts machines. */
+export const ramDirOption = (): Option =>
+  new Option(
+    '--ram-dir <dir>',
+    'memory-backed folder for the file of guest RAM; memory: it is in none, and the server maps it',
+  ).default(DEFAULTS.ramDir)
+
+/** Of every command that serves machines. */
+export const transportOption = (): Option =>
+  new Option(
+    '--transport <how>',
+    'socket: no memory is shared with QEMU, and guest RAM is read and written by system calls',
+  )
+    .choices(TRANSPORTS)
+    .default(DEFAULTS.transport)
 
 /** With a kernel that drives the SMMU at EL2, unless another one is asked for: nobody decides in its place. */
 export const policyOf = ({ policy, el2 }: Pick<BootOptions, 'policy' | 'el2'>): string =>
@@ -120,7 +138,8 @@ export function bootOptions(command: Command, reconnect: number): Command {
       carveout,
       DEFAULTS.carveout,
     )
-    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', DEFAULTS.ramDir)
+    .addOption(ramDirOption())
+    .addOption(transportOption())
     .addOption(noSandbox())
     .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
     .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))

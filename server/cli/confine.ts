@@ -2,7 +2,8 @@
 /**
  * The process that serves the API runs under Node's permission model: it and its workers read and write the files that they need,
  * whatever name a request leads to. Programs may be started, as QEMU has to be, and this does not hold them; the network is
- * not held, nor is code that means to break out (https://nodejs.org/api/permissions.html).
+ * not held, nor is code that means to break out (https://nodejs.org/api/permissions.html). Of native code the trap thread alone may
+ * call some, for shared memory (machine/sharedMemory.ts): the other threads give that up before they see a request.
  */
 import { mkdirSync, realpathSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
@@ -13,6 +14,7 @@ import { fileURLToPath } from 'node:url'
 import { cacheDir } from '../../scripts/setup/cache.ts'
 import { buildDashboard } from '../api/webBuild.ts'
 import { runsFolder } from '../machine/scratch.ts'
+import { giveUpFfi } from '../machine/sharedMemory.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { say } from './terminal.ts'
 
@@ -37,6 +39,7 @@ export function permissions(read: readonly string[], write: readonly string[]): 
     '--allow-child-process',
     '--allow-worker',
     '--allow-net',
+    '--allow-ffi',
     // Node warns that some of these weaken the others, which is said above, and that --allow-net is new.
     '--disable-warning=ExperimentalWarning',
     '--disable-warning=SecurityWarning',
@@ -63,8 +66,9 @@ const clash = (paths: readonly string[]): string[] | undefined => {
  * @throws Error when `signal` was aborted meanwhile: the process that is started anew would not know
  */
 export async function confine(sandbox: boolean, named: Named, signal: AbortSignal): Promise<void> {
-  if (!sandbox || process.permission !== undefined || inspectorUrl() !== undefined || process.execve === undefined)
-    return
+  // The trap thread looks at memory by its address; the thread that answers requests need not.
+  if (process.permission !== undefined) return giveUpFfi()
+  if (!sandbox || inspectorUrl() !== undefined || process.execve === undefined) return
   // The builder of the dashboard is native code, and its place is not written to afterwards.
   await buildDashboard(say)
   const given = (paths: Named['read']) => paths.flatMap(path => (path === undefined ? [] : [resolve(path)]))

@@ -5,6 +5,7 @@ import { type Command, Option } from 'commander'
 import { LiveCode } from '../control/liveCode.ts'
 import type { Session } from '../control/session.ts'
 import { TrapThread } from '../control/trapThread.ts'
+import { ramFolder } from '../run/options.ts'
 import { createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import { createRing } from '../trace/ring.ts'
@@ -88,7 +89,8 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       '--refused reset': options.refused === 'reset',
     }).filter(([, given]) => given)
     for (const [name] of without) throw new Error(`${name} needs a machine; --listen runs only the server`)
-    if (!existsSync(options.ramDir)) throw new Error(`--ram-dir ${options.ramDir}: no such folder`)
+    const folder = ramFolder(options.ramDir)
+    if (!existsSync(folder)) throw new Error(`--ram-dir ${folder}: no such folder`)
     const ring = createRing()
     const thread = await TrapThread.start({
       listen: address,
@@ -100,7 +102,8 @@ async function listen(options: DevOptions, address: string): Promise<void> {
         ats: options.ats === true,
         quirks: options.quirk,
       },
-      ramFile: `${resolve(options.ramDir)}/`,
+      ramFile: `${resolve(folder)}/`,
+      transport: options.transport,
       ring,
       counters: createCounters(),
       panicOnWarn: options.panicOnWarn === true,

@@ -15,7 +15,8 @@ import { runCampaign } from '../sessions/campaign.ts'
 import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/campaignReport.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
-import { noSandbox } from './bootOptions.ts'
+import type { Transport } from '../trap/messages.ts'
+import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { print, say } from './terminal.ts'
 
@@ -32,6 +33,7 @@ interface RunOptions extends OutputOptions {
   readonly seed: readonly number[]
   readonly jobs: number
   readonly ramDir: string
+  readonly transport: Transport
   readonly sandbox: boolean
   readonly qemu?: string
   readonly twice?: true
@@ -84,7 +86,8 @@ const runOptions = (command: Command): Command =>
     .addOption(new Option('--until <list>', 'prefixes of the series').argParser(stages).default(['nested'], 'nested'))
     .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(seeds).default([1], '1'))
     .option('--jobs <n>', 'machines at a time', positive, availableParallelism())
-    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', '/dev/shm')
+    .addOption(ramDirOption())
+    .addOption(transportOption())
     .addOption(noSandbox())
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
 

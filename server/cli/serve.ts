@@ -4,8 +4,9 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT, startServer } from '../api/server.ts'
-import { DEFAULTS } from '../run/options.ts'
-import { noSandbox } from './bootOptions.ts'
+import { ramFolder } from '../run/options.ts'
+import type { Transport } from '../trap/messages.ts'
+import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { print, say } from './terminal.ts'
@@ -17,6 +18,7 @@ interface ServeOptions {
   readonly policy?: string
   readonly qemu?: string
   readonly ramDir: string
+  readonly transport: Transport
   readonly sandbox: boolean
   readonly start?: boolean
 }
@@ -42,7 +44,8 @@ export function serveCommand(program: Command): void {
     )
     .option('--policy <file>', 'a policy of your own, offered to start machines with')
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
-    .option('--ram-dir <dir>', 'memory-backed folder for guest RAM', DEFAULTS.ramDir)
+    .addOption(ramDirOption())
+    .addOption(transportOption())
     .addOption(noSandbox())
     .option('--start', 'start a machine at once')
     .action(async (options: ServeOptions) => {
@@ -53,7 +56,7 @@ export function serveCommand(program: Command): void {
         for (const file of [policy, qemu]) {
           if (file !== undefined && !existsSync(file)) throw new Error(`${file}: no such file`)
         }
-        await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramDir] }, signal)
+        await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramFolder(ramDir)] }, signal)
         await serve(options, signal)
       } catch (error) {
         fail(error, signal)
@@ -67,6 +70,7 @@ async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> 
   const { policy, qemu } = options
   const manager = new MachineManager({
     ramDir: options.ramDir,
+    transport: options.transport,
     sandbox: options.sandbox,
     ...(policy !== undefined && { policyFile: policy }),
     ...(qemu !== undefined && { qemu }),

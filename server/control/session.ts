@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFile } from 'node:child_process'
 import { EventEmitter } from 'node:events'
-import { closeSync, openSync, rmSync } from 'node:fs'
+import { closeSync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -12,13 +12,15 @@ import { GuestConsole } from '../machine/console.ts'
 import { masterNames, type UntranslatedMaster, untranslatedMasters } from '../machine/masters.ts'
 import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
 import { Qmp } from '../machine/qmp.ts'
-import { parseSize, reserve, type Scratch } from '../machine/scratch.ts'
+import { ofThisProcess, parseSize, reserve, reserveMemory, type Scratch } from '../machine/scratch.ts'
+import { type Mapping, map, memoryFile, sealSize, unmap } from '../machine/sharedMemory.ts'
 import { Counters, createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { machineState } from '../trace/records.ts'
 import { createRing } from '../trace/ring.ts'
 import type { TranslateMode } from '../translate/translator.ts'
+import type { Transport } from '../trap/messages.ts'
 import { TrapThread } from './trapThread.ts'
 
 /** What a session runs. */
@@ -36,6 +38,8 @@ export interface SessionOptions {
     readonly translate?: TranslateMode
     /** Every access of the guest is a trap, every access to the hardware is waited for. */
     readonly faithful?: boolean
+    /** What frames travel through; default `auto`. */
+    readonly transport?: Transport
     /** QEMU's size notation. */
     readonly carveout: string
     /** Socket of a server that runs elsewhere; absent: one of this session's own. */
@@ -49,6 +53,8 @@ export interface SessionOptions {
   }
   /** Goes on where a machine of the same description was saved, instead of booting. */
   readonly restore?: SavedMachine
+  /** Guest RAM is a file in memory that has no name and cannot shrink, and the server maps it; default: a file in `scratch`. */
+  readonly mapped?: boolean
   readonly scratch: Scratch
   /** Where the console log goes. */
   readonly runFolder: string
@@ -121,6 +127,8 @@ export class Session extends EventEmitter<{
   recording: Recorder | undefined
   /** Guest RAM: a descriptor of its file, open until the machine has ended. */
   readonly ram: number
+  /** Where the server's threads find it; undefined: they read and write the file. */
+  readonly #mapping: Mapping | undefined
   /** What QEMU said at the handshake. */
   hello: Hello | undefined
   readonly ended: Promise<SessionEnd>
@@ -143,6 +151,7 @@ export class Session extends EventEmitter<{
   private constructor(
     options: SessionOptions,
     ram: number,
+    mapping: Mapping | undefined,
     ramFile: number | string,
     server?: { readonly thread: TrapThread; readonly counters: Counters; readonly pump: Pump },
   ) {
@@ -152,6 +161,7 @@ export class Session extends EventEmitter<{
     this.counters = server?.counters
     this.pump = server?.pump
     this.ram = ram
+    this.#mapping = mapping
     this.#qmpSocket = join(options.scratch.sockets, 'qmp')
     this.#endsAtReboot = options.machine.extra.includes('-no-reboot')
     thread?.on('connected', (machine, resumed) => {
@@ -263,6 +273,7 @@ export class Session extends EventEmitter<{
   }
 
   static async #start(options: SessionOptions): Promise<Session> {
+    if (options.mapped) return Session.#startMapped(options)
     const { policy, scratch, restore } = options
     const path = join(scratch.ram, 'ram')
     const ram = openSync(path, 'wx+', 0o600)
@@ -270,8 +281,8 @@ export class Session extends EventEmitter<{
       // What was never touched stays a hole while it is copied.
       if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
       await reserve(path, parseSize(options.machine.memory))
-      if (policy?.server !== undefined) return new Session(options, ram, path)
-      const session = await Session.#serve(options, ram)
+      if (policy?.server !== undefined) return new Session(options, ram, undefined, path)
+      const session = await Session.#serve(options, ram, undefined)
       void session.#hide(path)
       return session
     } catch (error) {
@@ -280,9 +291,28 @@ export class Session extends EventEmitter<{
     }
   }
 
-  static async #serve(options: SessionOptions, ram: number): Promise<Session> {
+  static async #startMapped(options: SessionOptions): Promise<Session> {
+    const bytes = parseSize(options.machine.memory)
+    const ram = memoryFile('guest RAM')
+    let mapping: Mapping | undefined
+    try {
+      if (options.restore !== undefined)
+        await promisify(execFile)('cp', ['--sparse=always', '--', options.restore.ram, ofThisProcess(ram)])
+      await reserveMemory(ram, bytes)
+      ftruncateSync(ram, bytes)
+      sealSize(ram)
+      mapping = map(ram, bytes)
+      return await Session.#serve(options, ram, mapping)
+    } catch (error) {
+      if (mapping !== undefined) unmap(mapping)
+      closeSync(ram)
+      throw error
+    }
+  }
+
+  static async #serve(options: SessionOptions, ram: number, mapping: Mapping | undefined): Promise<Session> {
     const { policy, scratch } = options
-    if (policy === undefined) return new Session(options, ram, ram)
+    if (policy === undefined) return new Session(options, ram, mapping, ram)
     const counters = createCounters()
     const ring = createRing()
     const thread = await TrapThread.start({
@@ -296,12 +326,14 @@ export class Session extends EventEmitter<{
       ...(policy.faithful && { faithful: true }),
       ...(policy.faults && { faults: policy.faults }),
       ...(policy.reconnectMs && { revive: true }),
+      ...(policy.transport && { transport: policy.transport }),
       ramFile: ram,
+      ...(mapping && { ramMapping: mapping }),
       peerEnds: true,
       ring,
       counters,
     })
-    return new Session(options, ram, ram, { thread, counters: new Counters(counters), pump: new Pump(ring) })
+    return new Session(options, ram, mapping, ram, { thread, counters: new Counters(counters), pump: new Pump(ring) })
   }
 
   /** The machine's QMP connection: the same for all, as QEMU serves one. It is closed when the machine ends. */
@@ -337,7 +369,7 @@ export class Session extends EventEmitter<{
     await qmp.execute('migrate-set-capabilities', IGNORE_SHARED)
     await qmp.execute('migrate', { uri: `file:${to.devices}` })
     await migrated(qmp, signal)
-    await promisify(execFile)('cp', ['--sparse=always', '--', `/proc/${process.pid}/fd/${this.ram}`, to.ram])
+    await promisify(execFile)('cp', ['--sparse=always', '--', ofThisProcess(this.ram), to.ram])
   }
 
   /** Resolves when the saved machine runs. */
@@ -407,6 +439,8 @@ export class Session extends EventEmitter<{
       }
     } finally {
       await this.thread?.stop()
+      // No thread is left that looks at it.
+      if (this.#mapping !== undefined) unmap(this.#mapping)
       this.pump?.machine(machineState.ended)
       this.pump?.close()
       closeSync(this.ram)

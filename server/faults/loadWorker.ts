@@ -4,6 +4,8 @@ import { parentPort } from 'node:worker_threads'
 import { FaultFileError, parseFile } from './load.ts'
 import type { LoadRequest, LoadResult } from './loadAside.ts'
 
+process.permission?.drop('ffi')
+
 const answer = ({ text, file, context }: LoadRequest): LoadResult => {
   try {
     return { loaded: parseFile(text, file, context) }

@@ -12,9 +12,19 @@ export interface FileRange {
   readonly offset: number
 }
 
+/** Position in the file, or -1 unless the whole range lies in one range of RAM. */
+export function positionIn(ram: readonly FileRange[], address: number, length: number): number {
+  for (const range of ram) {
+    if (address >= range.base && address + length <= range.base + range.size) {
+      return range.offset + (address - range.base)
+    }
+  }
+  return -1
+}
+
 /**
- * Guest RAM as the file that QEMU maps shared. Positioned reads and writes: no mapping, no native code, and one copy of
- * what the guest may be changing at the same time.
+ * Guest RAM as the file that QEMU maps shared. Positioned reads and writes: whoever has the file may cut it short, and then they
+ * fail; and one copy of what the guest may be changing at the same time.
  */
 export class FileMemory implements GuestMemory {
   readonly ram: readonly FileRange[]
@@ -27,7 +37,7 @@ export class FileMemory implements GuestMemory {
   }
 
   read(address: number, target: Uint8Array, targetOffset: number, length: number): boolean {
-    const position = this.#position(address, length)
+    const position = positionIn(this.ram, address, length)
     if (position < 0) return false
     for (let done = 0; done < length; ) {
       const count = readSync(this.#fd, target, targetOffset + done, length - done, position + done)
@@ -38,21 +48,11 @@ export class FileMemory implements GuestMemory {
   }
 
   write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean {
-    const position = this.#position(address, length)
+    const position = positionIn(this.ram, address, length)
     if (position < 0) return false
     for (let done = 0; done < length; ) {
       done += writeSync(this.#fd, source, sourceOffset + done, length - done, position + done)
     }
     return true
-  }
-
-  /** Position in the file, or -1 unless the whole range lies in one range of RAM. */
-  #position(address: number, length: number): number {
-    for (const range of this.ram) {
-      if (address >= range.base && address + length <= range.base + range.size) {
-        return range.offset + (address - range.base)
-      }
-    }
-    return -1
   }
 }

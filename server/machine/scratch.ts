@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFile } from 'node:child_process'
-import { accessSync, constants, mkdirSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
+import { accessSync, constants, fstatSync, mkdirSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -85,17 +85,39 @@ export async function reserve(path: string, bytes: number): Promise<void> {
   const { bavail, bsize, type } = statfsSync(folder)
   const { size } = statSync(path)
   const needed = Math.max(0, bytes - size)
-  const mib = (value: number) => `${Math.floor(value / 2 ** 20)} MiB`
-  const what = `guest RAM needs ${mib(bytes)}: choose a smaller --memory or another --ram-dir`
-  if (bavail * bsize < needed) throw new Error(`${dirname(folder)} has ${mib(bavail * bsize)} free, ${what}`)
+  const hint = `${RAM_HINT} or another --ram-dir`
+  const free = bavail * bsize
+  if (free < needed) throw new Error(`${dirname(folder)} has ${mib(free)} free, guest RAM needs ${mib(bytes)}: ${hint}`)
   // A file system in memory may be larger than memory: the kernel would end processes to make room.
-  const available = type === TMPFS_MAGIC ? availableMemory() : Number.POSITIVE_INFINITY
-  if (available < needed) throw new Error(`this machine has ${mib(available)} of memory available, ${what}`)
+  if (type === TMPFS_MAGIC) checkMemory(needed, bytes, hint)
+  await allocate(path, bytes, dirname(folder), hint)
+}
+
+/** The same for a file in memory that has no name, and nothing in it that counts. @throws Error when there is not so much */
+export async function reserveMemory(fd: number, bytes: number): Promise<void> {
+  checkMemory(Math.max(0, bytes - fstatSync(fd).size), bytes, RAM_HINT)
+  await allocate(ofThisProcess(fd), bytes, 'memory', RAM_HINT)
+}
+
+/** A name by which other programs open what is open here. */
+export const ofThisProcess = (fd: number): string => `/proc/${process.pid}/fd/${fd}`
+
+const RAM_HINT = 'choose a smaller --memory'
+const mib = (value: number) => `${Math.floor(value / 2 ** 20)} MiB`
+
+function checkMemory(needed: number, bytes: number, hint: string): void {
+  const available = availableMemory()
+  if (available >= needed) return
+  throw new Error(`this machine has ${mib(available)} of memory available, guest RAM needs ${mib(bytes)}: ${hint}`)
+}
+
+async function allocate(path: string, bytes: number, where: string, hint: string): Promise<void> {
   try {
     await promisify(execFile)('fallocate', ['--posix', '--length', String(bytes), path])
   } catch (error) {
     const { stderr = '', message } = error as Error & { readonly stderr?: string }
-    throw new Error(`there is no room for guest RAM in ${dirname(folder)}: ${stderr.trim() || message}; ${what}`)
+    const why = stderr.trim() || message
+    throw new Error(`there is no room for guest RAM in ${where}: ${why}; it needs ${mib(bytes)}: ${hint}`)
   }
 }
 

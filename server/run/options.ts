@@ -15,8 +15,15 @@ export const DEFAULTS = {
   memory: '1G',
   carveout: '64M',
   smp: 1,
-  ramDir: '/dev/shm',
+  ramDir: 'memory',
+  transport: 'auto',
 } as const
+
+/** Where guest RAM is that has to be a file with a name: its server is another process, or cannot map it. */
+export const RAM_FOLDER = '/dev/shm'
+
+/** The folder that `--ram-dir` names. */
+export const ramFolder = (ramDir: string): string => (ramDir === DEFAULTS.ramDir ? RAM_FOLDER : ramDir)
 
 export interface RunOptions {
   /** Guest RAM. */
@@ -24,7 +31,7 @@ export interface RunOptions {
   /** Hypervisor memory at the top of it; 0: none. */
   readonly carveout: string
   readonly smp: number
-  /** Memory-backed folder for guest RAM. */
+  /** Memory-backed folder for the file of guest RAM; `memory`: it is in none, where the server can map it. */
   readonly ramDir: string
   /** The kernel's command line. */
   readonly commandLine: (workload: Workload) => string

@@ -4,11 +4,12 @@ import { join, resolve } from 'node:path'
 import { Session } from '../control/session.ts'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { newRunFolder, Scratch } from '../machine/scratch.ts'
+import { sharedMemoryFault } from '../machine/sharedMemory.ts'
 import { Workload } from '../machine/workload.ts'
 import { describeMachine } from '../trace/format.ts'
 import { newHeader, Recorder } from '../trace/recorder.ts'
 import type { MachineFiles } from './files.ts'
-import type { RunOptions } from './options.ts'
+import { DEFAULTS, type RunOptions, ramFolder } from './options.ts'
 
 /** A started machine with its own sockets, disks, RAM and network. */
 export class RunningMachine {
@@ -48,7 +49,10 @@ export class RunningMachine {
   static async start(options: RunOptions, files: MachineFiles): Promise<RunningMachine> {
     const { memory, smp, carveout, policy, restore, nvme = true, sandbox = true, qemuArgs = [] } = options
     const { qemu, kernel, initrd } = files
-    const scratch = new Scratch(options.ramDir)
+    const { transport = DEFAULTS.transport, server } = policy ?? {}
+    const fault = transport === 'socket' ? undefined : sharedMemoryFault()
+    const mapped = options.ramDir === DEFAULTS.ramDir && transport !== 'socket' && server === undefined && !fault
+    const scratch = new Scratch(ramFolder(options.ramDir))
     // What a run is given it need not keep.
     const own = options.folder === undefined ? newRunFolder() : undefined
     const folder = options.folder ?? own?.path ?? ''
@@ -60,6 +64,7 @@ export class RunningMachine {
         scratch,
         runFolder: folder,
         ...(restore && { restore }),
+        mapped,
         machine: {
           binary: qemu,
           kernel: kernel.image,

@@ -13,6 +13,7 @@ import { type MachineFiles, machineFiles } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../translate/translator.ts'
+import type { Transport } from '../trap/messages.ts'
 
 /** The same as for `boot`, so that addresses are comparable. Of RAM only touched pages are copied for a session. */
 const { memory, carveout, granule } = DEFAULTS
@@ -45,6 +46,7 @@ export interface Prepared {
   readonly description: Description
   readonly files: MachineFiles
   readonly ramDir: string
+  readonly transport?: Transport
   readonly el2: El2Mode
   /** Whether QEMU is confined; default: it is. */
   readonly sandbox?: boolean
@@ -62,6 +64,7 @@ export interface MachineOptions {
   /** A qemu-system-aarch64 with the patches, built elsewhere. */
   readonly qemu?: string
   readonly ramDir: string
+  readonly transport?: Transport
   readonly sandbox: boolean
 }
 
@@ -77,7 +80,7 @@ export interface StartOptions {
 
 /** Fetches and builds what is missing. */
 export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
-  const { kernel, until, smp, fresh, el2, ramDir, sandbox } = options
+  const { kernel, until, smp, fresh, el2, ramDir, transport, sandbox } = options
   const attack = el2 === 'pkvm'
   const files = await machineFiles(
     { kernel, attack, ...(options.qemu !== undefined && { qemu: options.qemu }) },
@@ -94,6 +97,7 @@ export async function prepare(options: MachineOptions, signal: AbortSignal): Pro
     description: { kernel: files.kernel.version, until, smp, memory, carveout, devices, append },
     files,
     ramDir,
+    ...(transport && { transport }),
     el2,
     sandbox,
   }
@@ -133,7 +137,7 @@ export class AgentMachine {
     options: StartOptions = {},
     restore?: SavedMachine,
   ): Promise<AgentMachine> {
-    const { description, files, ramDir, sandbox = true, el2 } = prepared
+    const { description, files, ramDir, transport, sandbox = true, el2 } = prepared
     const { memory, carveout, smp, until, devices, append } = description
     const machine = await RunningMachine.start(
       {
@@ -149,6 +153,7 @@ export class AgentMachine {
           name: DEFAULTS.policy,
           options: { until, granule, requireIsolation: false },
           panicOnWarn: false,
+          ...(transport && { transport }),
           reconnectMs: (options.reconnect ?? 0) * 1000,
           oracle: true,
           ...(options.translate && { translate: options.translate }),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Runs many sessions, several machines at a time. */
 import { join } from 'node:path'
+import { DEFAULTS } from '../run/options.ts'
+import type { Transport } from '../trap/messages.ts'
 import { type MachineOptions, type Prepared, prepare } from './agentMachine.ts'
 import { type Campaign, type Database, jobName } from './database.ts'
 import { inLanes } from './lanes.ts'
@@ -11,6 +13,7 @@ import { ensureSnapshot, type Snapshot } from './snapshot.ts'
 export interface CampaignOptions {
   readonly jobs: number
   readonly ramDir: string
+  readonly transport?: Transport
   /** Whether QEMU is confined; default: it is. */
   readonly sandbox?: boolean
   readonly qemu?: string
@@ -23,11 +26,14 @@ export interface CampaignOptions {
 
 /** Machines of jobs: each is prepared, and booted for its snapshot, once. */
 export class Machines {
-  readonly #options: Pick<CampaignOptions, 'ramDir' | 'sandbox' | 'qemu' | 'say'>
+  readonly #options: Pick<CampaignOptions, 'ramDir' | 'transport' | 'sandbox' | 'qemu' | 'say'>
   readonly #signal: AbortSignal
   readonly #prepared = new Map<string, Promise<Prepared>>()
 
-  constructor(options: Pick<CampaignOptions, 'ramDir' | 'sandbox' | 'qemu' | 'say'>, signal: AbortSignal) {
+  constructor(
+    options: Pick<CampaignOptions, 'ramDir' | 'transport' | 'sandbox' | 'qemu' | 'say'>,
+    signal: AbortSignal,
+  ) {
     this.#options = options
     this.#signal = signal
   }
@@ -35,7 +41,7 @@ export class Machines {
   /** @throws Error when set-up fails, or the guest does not become ready. */
   async of({ entry, kernel, until }: Job): Promise<{ prepared: Prepared; snapshot: Snapshot | undefined }> {
     const fresh = bootsFresh(entry)
-    const { ramDir, sandbox = true, qemu } = this.#options
+    const { ramDir, transport = DEFAULTS.transport, sandbox = true, qemu } = this.#options
     const options: MachineOptions = {
       kernel,
       until,
@@ -43,6 +49,7 @@ export class Machines {
       fresh,
       el2: entry.session?.el2 ?? 'none',
       ramDir,
+      transport,
       sandbox,
       ...(qemu && { qemu }),
     }

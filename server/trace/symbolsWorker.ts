@@ -4,6 +4,7 @@ import { constants, setPriority } from 'node:os'
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadFunctions } from './symbols.ts'
 
+process.permission?.drop('ffi')
 // Of this thread alone: names can wait, traps cannot.
 setPriority(constants.priority.PRIORITY_LOW)
 

@@ -15,6 +15,7 @@ import {
 import { enums, VERSION } from '../../protocol/messages.ts'
 import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
+import { MappedMemory } from '../machine/mappedMemory.ts'
 import type { Machine } from '../machine/ports.ts'
 import { machineFault } from '../policy/machineFault.ts'
 import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
@@ -336,9 +337,11 @@ function agreedVersion(link: Link, hello: Hello): number {
   return refuse(link, hello, `QEMU speaks protocol versions ${theirs}, this server ${VERSION.min} to ${VERSION.max}`)
 }
 
-/** The shared file if this server may open it; else over the wire. @throws RamFileRefused */
-function openRam({ options }: Thread, link: Link, hello: Hello): Ram {
+/** The shared file if this server may open it, as memory where it is mapped; else over the wire. @throws RamFileRefused */
+function openRam({ options, ram }: Thread, link: Link, hello: Hello): Ram {
   const file = openRamFile(hello.ram, options.ramFile, 'r+')
   if (file === undefined) return { memory: new WireMemory(link, hello.ram), shared: false, close() {} }
-  return { memory: new FileMemory(file.fd, hello.ram), shared: true, close: () => file.close() }
+  const own = file.fd === options.ramFile && ram !== undefined
+  const memory = own ? new MappedMemory(ram, hello.ram) : new FileMemory(file.fd, hello.ram)
+  return { memory, shared: true, close: () => file.close() }
 }

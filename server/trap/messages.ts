@@ -3,6 +3,7 @@
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { InjectorState } from '../faults/injector.ts'
 import type { FaultPlan, Firing } from '../faults/rule.ts'
+import type { Mapping } from '../machine/sharedMemory.ts'
 import type { OracleState } from '../oracle/isolationOracle.ts'
 import type { OperationFailure } from '../policy/operationError.ts'
 import type { PolicyInfo } from '../policy/policy.ts'
@@ -11,6 +12,10 @@ import type { Breakpoint } from './breakpoints.ts'
 import type { HeldTrap, Operations, Release } from './operations.ts'
 import type { ReporterState } from './reporter.ts'
 import type { Call } from './rpc.ts'
+
+/** `auto`: guest RAM is mapped where that is possible. `socket`: no memory is shared, RAM is read and written by system calls. */
+export const TRANSPORTS = ['auto', 'socket'] as const
+export type Transport = (typeof TRANSPORTS)[number]
 
 /** What the trap thread is started with. */
 export interface ThreadOptions {
@@ -26,6 +31,10 @@ export interface ThreadOptions {
    * reached over the wire.
    */
   readonly ramFile: number | string
+  /** Where the process has mapped the file of that descriptor, all of it, for longer than the thread runs. */
+  readonly ramMapping?: Mapping
+  /** Default `auto`. */
+  readonly transport?: Transport
   /** Shared memory: the trace ring (trace/ring.ts) and the counters (trace/counters.ts). */
   readonly ring: SharedArrayBuffer
   readonly counters: SharedArrayBuffer

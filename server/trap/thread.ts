@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Injector } from '../faults/injector.ts'
+import { view } from '../machine/sharedMemory.ts'
 import type { OracleState } from '../oracle/isolationOracle.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
 import { CountersWriter } from '../trace/counters.ts'
@@ -18,6 +19,8 @@ export class Thread {
   readonly breakpoints = new Breakpoints()
   readonly reporter: Reporter
   readonly injector: Injector
+  /** The file of guest RAM as memory of this thread; undefined: it is not mapped. */
+  readonly ram: ArrayBuffer | undefined
   /** What the oracle of isolation knows of the machine, also of one whose connection was lost; null: nothing. */
   oracleState: () => OracleState | null = () => null
   /** For the machine that this thread was made for: what comes later is as with any server. */
@@ -28,6 +31,7 @@ export class Thread {
     this.factory = factory
     this.post = post
     this.onRefusal = options.onRefusal
+    this.ram = options.ramMapping && view(options.ramMapping)
     this.ring = new RingWriter(options.ring)
     this.counters = new CountersWriter(options.counters)
     this.reporter = new Reporter(this.ring, this.counters, this.breakpoints)

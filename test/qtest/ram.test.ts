@@ -3,7 +3,7 @@
 import { readdirSync, readSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { ensureQemu } from '../../scripts/setup/index.ts'
 import { type SavedMachine, Session } from '../../server/control/session.ts'
 import { INHERITED_RAM } from '../../server/machine/fileMemory.ts'
@@ -33,12 +33,13 @@ async function end(): Promise<void> {
   session = undefined
 }
 
-async function start(restore?: SavedMachine): Promise<Session> {
+async function start(mapped: boolean, restore?: SavedMachine): Promise<Session> {
   const kernel = join(folder, 'kernel')
   writeFileSync(kernel, new Uint8Array(64))
   const path = join(scratch.sockets, 'qtest')
   session = await Session.start({
     scratch,
+    mapped,
     runFolder: folder,
     ...(restore && { restore }),
     machine: {
@@ -63,24 +64,29 @@ const word = (fd: number) => {
   return bytes.readBigUInt64LE()
 }
 
-test('QEMU says so, the file has no name, and both ends see the same bytes', async () => {
-  const { ram } = await start()
-  await expect.poll(() => session?.hello?.ram.map(({ path }) => path)).toEqual([INHERITED_RAM])
-  await expect.poll(() => readdirSync(scratch.ram)).not.toContain('ram')
-  await qtest?.write(RAM + SPOT, 8, 0x0123_4567_89ab_cdefn)
-  expect(word(ram)).toBe(0x0123_4567_89ab_cdefn)
-  writeSync(ram, Buffer.from('hello'), 0, 5, SPOT + 0x1000)
-  expect(String(await qtest?.readBytes(RAM + SPOT + 0x1000, 5))).toBe('hello')
-})
+describe.each([
+  ['mapped', true],
+  ['read and written by system calls', false],
+])('%s', (_how, mapped) => {
+  test('QEMU says so, the file has no name, and both ends see the same bytes', async () => {
+    const { ram } = await start(mapped)
+    await expect.poll(() => session?.hello?.ram.map(({ path }) => path)).toEqual([INHERITED_RAM])
+    await expect.poll(() => readdirSync(scratch.ram)).not.toContain('ram')
+    await qtest?.write(RAM + SPOT, 8, 0x0123_4567_89ab_cdefn)
+    expect(word(ram)).toBe(0x0123_4567_89ab_cdefn)
+    writeSync(ram, Buffer.from('hello'), 0, 5, SPOT + 0x1000)
+    expect(String(await qtest?.readBytes(RAM + SPOT + 0x1000, 5))).toBe('hello')
+  })
 
-test('a saved machine is loaded with it', async () => {
-  const saved = { ram: join(folder, 'saved-ram'), devices: join(folder, 'saved-devices') }
-  await start()
-  await qtest?.write(RAM + SPOT, 8, 42)
-  await session?.save(saved)
-  await qtest?.write(RAM + SPOT, 8, 43)
-  await end()
-  const { ram } = await start(saved)
-  expect(word(ram)).toBe(42n)
-  expect(await qtest?.read(RAM + SPOT, 8)).toBe(42n)
+  test('a saved machine is loaded with it', async () => {
+    const saved = { ram: join(folder, 'saved-ram'), devices: join(folder, 'saved-devices') }
+    await start(mapped)
+    await qtest?.write(RAM + SPOT, 8, 42)
+    await session?.save(saved)
+    await qtest?.write(RAM + SPOT, 8, 43)
+    await end()
+    const { ram } = await start(mapped, saved)
+    expect(word(ram)).toBe(42n)
+    expect(await qtest?.read(RAM + SPOT, 8)).toBe(42n)
+  })
 })
