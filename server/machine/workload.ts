@@ -76,10 +76,14 @@ const sha256 = (data: Uint8Array): string => createHash('sha256').update(data).d
 export class Workload {
   readonly virtioDisk: Disk
   readonly nvmeDisk: Disk
-  readonly #seed: string
+  /** Of what the guest writes: another one in each round. */
+  #seed: string
+  #round = 0
   readonly #file: Buffer
   readonly #server: Server
-  readonly #expected: Readonly<Record<string, string>>
+  /** What the virtio disk held before the guest wrote to it. */
+  readonly #virtio: Buffer
+  readonly #expected: Record<string, string>
 
   readonly #size: WorkloadSize
 
@@ -93,6 +97,7 @@ export class Workload {
     const virtio = pseudoRandom(`virtio-blk ${this.#seed}`, size.disk)
     // The guest counts its boots in the last block, which has to be zeros at the start.
     virtio.fill(0, size.disk - 4096)
+    this.#virtio = virtio
     const nvme = pseudoRandom(`nvme ${this.#seed}`, size.disk)
     writeFileSync(this.virtioDisk.path, virtio)
     writeFileSync(this.nvmeDisk.path, nvme)
@@ -112,6 +117,15 @@ export class Workload {
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
     return new Workload(folder, server, file, seed, size)
+  }
+
+  /** Another round on the same disks: what is to be read is what this one wrote, and what is to be written differs from it. */
+  again(): void {
+    const half = this.#size.disk / 2
+    const disk = Buffer.concat([this.#virtio.subarray(0, half), pattern(this.#seed, half)])
+    this.#expected['virtio-blk'] = sha256(disk)
+    this.#round++
+    this.#seed = `${this.#seed.split('-')[0]}-${this.#round}`
   }
 
   /** Words of the kernel command line that tell the guest what to do. @param bench timed reads of each disk; 0: none. */

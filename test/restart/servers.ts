@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import type { TranslateMode, TranslateReport } from '../../server/translate/translator.ts'
 import type { El2Report } from '../../server/trap/el2Oracle.ts'
-import type { ThreadEvent } from '../../server/trap/messages.ts'
+import type { Sections, ThreadEvent } from '../../server/trap/messages.ts'
 
 /** Compiled modules, for all of this test's processes. */
 const CACHE = privateFolder(tmpdir(), 'modules-')
@@ -20,6 +20,9 @@ type RunnerEvent = ThreadEvent | { readonly event: 'ready'; readonly args: reado
 class Runner extends EventEmitter<{ event: [RunnerEvent] }> {
   readonly child: ChildProcess
   readonly ready: Promise<unknown>
+  /** Whether it came to have a machine, and to answer a trap. */
+  readonly connected: Promise<boolean>
+  readonly answered: Promise<boolean>
   readonly ended: Promise<unknown>
   errors = ''
 
@@ -36,19 +39,16 @@ class Runner extends EventEmitter<{ event: [RunnerEvent] }> {
     })
     this.ended = once(this.child, 'close')
     createInterface(stdout).on('line', line => this.emit('event', JSON.parse(line) as RunnerEvent))
-    this.ready = this.next('ready')
+    this.ready = this.#first('ready')
+    this.connected = this.#first('connected')
+    this.answered = this.#first('firstTrap')
   }
 
-  /** Resolves with the next event of that name, or undefined when the process ends before. */
-  async next(name: RunnerEvent['event']): Promise<RunnerEvent | undefined> {
+  /** Resolves with whether there was an event of that name before the process ended. */
+  #first(name: RunnerEvent['event']): Promise<boolean> {
     return new Promise(resolve => {
-      const listen = (event: RunnerEvent) => {
-        if (event.event !== name) return
-        this.off('event', listen)
-        resolve(event)
-      }
-      this.on('event', listen)
-      void this.ended.then(() => resolve(undefined))
+      this.on('event', ({ event }) => event === name && resolve(true))
+      void this.ended.then(() => resolve(false))
     })
   }
 
@@ -97,13 +97,18 @@ export class Servers {
   }
 
   /** Until the present server has answered a trap; false when it ends before. */
-  async answered(): Promise<boolean> {
-    return (await this.#current.next('firstTrap')) !== undefined
+  answered(): Promise<boolean> {
+    return this.#current.answered
   }
 
   /** Until the present server has a machine; false when it ends before. */
-  async connected(): Promise<boolean> {
-    return (await this.#current.next('connected')) !== undefined
+  connected(): Promise<boolean> {
+    return this.#current.connected
+  }
+
+  /** To the present server: SIGSTOP, SIGCONT. */
+  signal(signal: NodeJS.Signals): void {
+    this.#current.child.kill(signal)
   }
 
   /** The present server has ended by itself: `true`. */
@@ -134,16 +139,17 @@ export class Servers {
 
   /** The report of translations in what QEMU's end left. */
   get translations(): TranslateReport | undefined {
-    return this.#section('translate') as TranslateReport | undefined
+    return this.sections?.translate as TranslateReport | undefined
   }
 
   /** What EL2's tables and the SMMU's said at QEMU's end. */
   get el2(): El2Report | undefined {
-    return this.#section('el2') as El2Report | undefined
+    return this.sections?.el2 as El2Report | undefined
   }
 
-  #section(name: string): unknown {
-    for (const { event, args } of this.events) if (event === 'shutdown') return args[1][name]
+  /** The report's sections, when QEMU has ended. */
+  get sections(): Sections | undefined {
+    for (const { event, args } of this.events) if (event === 'shutdown') return args[1]
     return undefined
   }
 
