@@ -7,7 +7,7 @@
 import { hex } from '../smmu/bits.ts'
 import { describeEvent } from '../smmu/events.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
-import { stage2Leaves, streamIds, type Way, type Window, ways } from '../smmu/reach.ts'
+import { type Leaf, stage2Leaves, streamIds, TooManyTables, type Way, type Window, ways } from '../smmu/reach.ts'
 import { NO_SSID, type Transaction } from '../smmu/transaction.ts'
 import { Walker } from '../smmu/walker.ts'
 import { describeStep } from '../smmu/walkSteps.ts'
@@ -334,26 +334,28 @@ export class IsolationOracle extends PageOracle {
       this.#found({ kind: 'tables: no stage 2', message, stream, walk: this.#walk(smmus[smmu], sid, 0) })
       return undefined
     }
-    return stage2Leaves(
-      this.#memory,
-      ste,
-      smmus[smmu].tables.oas,
-      (base, size, target, writable) => {
-        const page = this.#forbidden(target, size)
-        if (target === base && page < 0) return
-        const pages = size > PAGE_SIZE ? ` (${size} bytes)` : ''
-        const what = `${device}: the second stage maps ${hex(base)}${pages}`
-        const find = (kind: string, text: string, at: number) => {
-          const walk = this.#walk(smmus[smmu], sid, base + Math.max(0, at - target))
-          this.#found({ kind, message: `${what}${text}`, page: hex(at), stream, walk })
-        }
-        if (page < 0) return find('tables: elsewhere', ` to ${hex(target)}, not to itself`, target)
-        const leads = target === base ? '' : ` to ${hex(target)}`
-        const owner = this.map.isFrame(page) ? 'registers of an SMMU' : `belongs to ${this.owner(page)}`
-        find('tables: stage 2', `${leads}${writable ? '' : ' read-only'}: page ${hex(page)} ${owner}`, page)
-      },
-      window,
-    )
+    const leaf: Leaf = (base, size, target, writable) => {
+      const page = this.#forbidden(target, size)
+      if (target === base && page < 0) return
+      const pages = size > PAGE_SIZE ? ` (${size} bytes)` : ''
+      const what = `${device}: the second stage maps ${hex(base)}${pages}`
+      const find = (kind: string, text: string, at: number) => {
+        const walk = this.#walk(smmus[smmu], sid, base + Math.max(0, at - target))
+        this.#found({ kind, message: `${what}${text}`, page: hex(at), stream, walk })
+      }
+      if (page < 0) return find('tables: elsewhere', ` to ${hex(target)}, not to itself`, target)
+      const leads = target === base ? '' : ` to ${hex(target)}`
+      const owner = this.map.isFrame(page) ? 'registers of an SMMU' : `belongs to ${this.owner(page)}`
+      find('tables: stage 2', `${leads}${writable ? '' : ' read-only'}: page ${hex(page)} ${owner}`, page)
+    }
+    try {
+      return stage2Leaves(this.#memory, ste, smmus[smmu].tables.oas, leaf, window)
+    } catch (error) {
+      if (!(error instanceof TooManyTables)) throw error
+      const message = `${device}: ${error.message}: what it reaches is not known`
+      this.#found({ kind: 'tables: too many', message, stream, walk: this.#walk(smmus[smmu], sid, 0) })
+      return undefined
+    }
   }
 
   /** Registers, stream table entry and second stage on the way of a stream to an address. */

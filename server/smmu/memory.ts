@@ -19,3 +19,22 @@ export interface GuestMemory {
 export function within(ranges: GuestMemory['ram'], address: number, length: number): boolean {
   return ranges.some(({ base, size }) => address >= base && address + length <= base + size)
 }
+
+/**
+ * Of items `from` to `to` of an array in memory, the runs that lie in RAM as a whole: the hardware reads what is there, and an
+ * external abort ends only what is not.
+ * @param stride size of an item, bytes
+ */
+export function* inRam(
+  { ram }: Pick<GuestMemory, 'ram'>,
+  address: number,
+  stride: number,
+  from: number,
+  to: number,
+): Generator<{ readonly first: number; readonly count: number }> {
+  for (const { base, size } of ram) {
+    const first = Math.max(from, Math.ceil((base - address) / stride))
+    const count = Math.min(to, Math.floor((base + size - address) / stride)) - first
+    if (count > 0) yield { first, count }
+  }
+}

@@ -2,15 +2,24 @@
 /** What the tables in memory let streams reach, enumerated from the registers that lead to them. */
 import { addressOf, fieldGet64 } from './bits.ts'
 import type { Features } from './features.ts'
-import type { GuestMemory } from './memory.ts'
+import { type GuestMemory, inRam } from './memory.ts'
 import { LAST_LEVEL, levelShift, stage2StartLevel, startTableBytes, tableBits } from './pagetable.ts'
 import { CR0_SMMUEN, GBPA_ABORT } from './registers.ts'
 import * as S from './ste.ts'
 import { decodeStreamTable, steTables } from './strtab.ts'
 import type { WalkRegisters } from './walker.ts'
 
-/** A damaged table may lead into itself. */
+/** A damaged table may lead into itself: so many are looked at. 2^17 tables of 4 KiB are half a GiB. */
 const MAX_TABLES = 1 << 17
+/** Entries that are read at a time. */
+const CHUNK = 256
+
+/** There are tables that were not looked at: what they let through is not known. */
+export class TooManyTables extends Error {
+  constructor() {
+    super(`the second stage has more than ${MAX_TABLES} tables, or leads into itself`)
+  }
+}
 
 /** The registers of one SMMU that lead to its tables. */
 export interface TableRegisters {
@@ -45,7 +54,10 @@ const streamTableOf = ({ strtabBaseLo, strtabBaseHi, strtabBaseCfg, sidSize, two
 /** StreamIDs from here on are out of range. */
 export const streamIds = (smmu: TableRegisters): number => 2 ** streamTableOf(smmu).log2size
 
-/** Entries of the stream table that the hardware uses, valid or not, of StreamIDs from `from` on and below `to`. */
+/**
+ * Entries of the stream table that the hardware uses, valid or not, of StreamIDs from `from` on and below `to`. Of a table that
+ * leaves RAM, those that are in it.
+ */
 export function* streamTable(
   memory: GuestMemory,
   smmu: TableRegisters,
@@ -53,14 +65,17 @@ export function* streamTable(
   to = Number.POSITIVE_INFINITY,
 ): Generator<{ sid: number; ste: BigUint64Array }> {
   for (const { address, sid, stes } of steTables(streamTableOf(smmu), memory, from, to)) {
-    const first = Math.max(0, from - sid)
-    const count = Math.min(stes, to - sid) - first
-    if (count <= 0) continue
-    const bytes = new Uint8Array(count * S.STRTAB_STE_SIZE)
-    if (!memory.read(address + first * S.STRTAB_STE_SIZE, bytes, 0, bytes.length)) continue
-    const words = new BigUint64Array(bytes.buffer)
-    for (let i = 0; i < count; i++) {
-      yield { sid: sid + first + i, ste: words.subarray(S.STRTAB_STE_DWORDS * i, S.STRTAB_STE_DWORDS * (i + 1)) }
+    for (const run of inRam(memory, address, S.STRTAB_STE_SIZE, Math.max(0, from - sid), Math.min(stes, to - sid))) {
+      const end = run.first + run.count
+      for (let first = run.first; first < end; first += CHUNK) {
+        const count = Math.min(CHUNK, end - first)
+        const bytes = new Uint8Array(count * S.STRTAB_STE_SIZE)
+        if (!memory.read(address + first * S.STRTAB_STE_SIZE, bytes, 0, bytes.length)) continue
+        const words = new BigUint64Array(bytes.buffer)
+        for (let i = 0; i < count; i++) {
+          yield { sid: sid + first + i, ste: words.subarray(S.STRTAB_STE_DWORDS * i, S.STRTAB_STE_DWORDS * (i + 1)) }
+        }
+      }
     }
   }
 }
@@ -125,6 +140,7 @@ const ALL: Window = { from: 0, to: Number.POSITIVE_INFINITY, limit: Number.POSIT
 /**
  * Calls `leaf` for each leaf of an STE's second stage (VMSAv8-64, IHI 0070 section 3.4).
  * @returns input address to go on from, if the window's limit ended it
+ * @throws TooManyTables
  */
 export function stage2Leaves(
   memory: GuestMemory,
@@ -144,14 +160,18 @@ export function stage2Leaves(
   let descriptors = 0
   let stopped: number | undefined
   const walk = (level: number, address: number, bytes: number, base: number): void => {
-    if (++tables > MAX_TABLES) return
+    if (++tables > MAX_TABLES) throw new TooManyTables()
     const span = 2 ** levelShift(level, granuleShift)
-    const first = Math.max(0, Math.floor((from - base) / span))
-    const count = Math.min(bytes / 8, Math.ceil((to - base) / span)) - first
-    if (count <= 0) return
-    const data = Buffer.alloc(8 * count)
-    if (!memory.read(address + 8 * first, data, 0, data.length)) return
-    if (big) data.swap64()
+    const wanted = Math.max(0, Math.floor((from - base) / span))
+    const last = Math.min(bytes / 8, Math.ceil((to - base) / span))
+    for (const { first, count } of inRam(memory, address, 8, wanted, last)) {
+      const data = Buffer.alloc(8 * count)
+      if (!memory.read(address + 8 * first, data, 0, data.length)) continue
+      if (big) data.swap64()
+      look(level, base, span, first, count, data)
+    }
+  }
+  const look = (level: number, base: number, span: number, first: number, count: number, data: Buffer): void => {
     for (let i = 0; i < count && stopped === undefined; i++) {
       const input = base + (first + i) * span
       if (descriptors++ >= limit) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Stream table: STRTAB_BASE, STRTAB_BASE_CFG and the level 1 descriptor (IHI 0070 sections 3.3.1, 5.1, 6.3.24, 6.3.25). */
 import { addressOf, exceeds, fieldGet, genmask, genmask64 } from './bits.ts'
-import type { GuestMemory } from './memory.ts'
+import { type GuestMemory, inRam } from './memory.ts'
 import {
   STRTAB_BASE_CFG_FMT,
   STRTAB_BASE_CFG_FMT_2LVL,
@@ -141,13 +141,17 @@ export function* steTables(
   }
   const level1 = new Uint32Array(2 * Math.min(entries, L1_CHUNK))
   const bytes = new Uint8Array(level1.buffer)
-  for (let first = Math.floor(from / 2 ** table.split); first < entries; first += L1_CHUNK) {
-    const count = Math.min(entries - first, L1_CHUNK)
-    if (!memory.read(table.base + first * STRTAB_L1_DESC_SIZE, bytes, 0, count * STRTAB_L1_DESC_SIZE)) continue
-    for (let i = 0; i < 2 * count; i += 2) {
-      const stes = l1DescriptorStes(level1[i], table.split)
-      const sid = (first + i / 2) * 2 ** table.split
-      if (stes > 0) yield { address: l1DescriptorL2Ptr(level1[i], level1[i + 1], stes), sid, stes }
+  const start = Math.floor(from / 2 ** table.split)
+  for (const run of inRam(memory, table.base, STRTAB_L1_DESC_SIZE, start, entries)) {
+    const end = run.first + run.count
+    for (let first = run.first; first < end; first += L1_CHUNK) {
+      const count = Math.min(end - first, L1_CHUNK)
+      if (!memory.read(table.base + first * STRTAB_L1_DESC_SIZE, bytes, 0, count * STRTAB_L1_DESC_SIZE)) continue
+      for (let i = 0; i < 2 * count; i += 2) {
+        const stes = l1DescriptorStes(level1[i], table.split)
+        const sid = (first + i / 2) * 2 ** table.split
+        if (stes > 0) yield { address: l1DescriptorL2Ptr(level1[i], level1[i + 1], stes), sid, stes }
+      }
     }
   }
 }

@@ -215,6 +215,14 @@ describe('what EL2 itself programs into the SMMU', () => {
     ])
   })
 
+  test('a second stage that leads into itself says nothing: there is no agreement', () => {
+    const words = [...entry()]
+    words[3] = BigInt(PAGE)
+    put(words)
+    for (let i = 0; i < 64; i++) bench.memory.poke64(PAGE + 8 * i, BigInt(PAGE) | 3n)
+    expect(found).toThrow('more than 131072 tables, or leads into itself')
+  })
+
   test.each([
     ['bypass', 1n | (4n << 1n)],
     ['stage 1 alone', 1n | (5n << 1n)],

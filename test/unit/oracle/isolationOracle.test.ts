@@ -191,6 +191,13 @@ describe('what the tables let devices reach', () => {
     expect(whole()).toEqual([])
   })
 
+  test('a second stage that nobody can look at as a whole: what it reaches is not known', () => {
+    for (let i = 0; i < 64; i++) put(TABLE + 8 * i, BigInt(TABLE) | 3n)
+    expect(whole()).toContain(
+      'device 1: the second stage has more than 131072 tables, or leads into itself: what it reaches is not known',
+    )
+  })
+
   test('an event queue where a VM has its page', () => {
     registers.set(R.ARM_SMMU_CR0ACK, R.CR0_SMMUEN | R.CR0_EVTQEN)
     registers.set(R.ARM_SMMU_EVTQ_BASE, QUEUE | 8)

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 import { fieldPrep } from '../../../server/smmu/bits.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
 import * as P from '../../../server/smmu/pagetable.ts'
-import { stage2Leaves, streamTable, type TableRegisters } from '../../../server/smmu/reach.ts'
+import { stage2Leaves, streamTable, type TableRegisters, TooManyTables } from '../../../server/smmu/reach.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { STRTAB_STE_0_CFG_BYPASS, STRTAB_STE_0_CFG_S2_TRANS } from '../../../server/smmu/ste.ts'
 import { Walker } from '../../../server/smmu/walker.ts'
@@ -85,16 +85,34 @@ test('stage 2: a leaf for each address that can be reached, and nothing else', (
   )
 })
 
-test('a table that leads into itself has an end', () => {
+test.each([
+  ['a few times', 8, true],
+  ['more often than anybody can look', 64, false],
+])('a table that leads into itself has an end, and who looks at it knows whether that was all: %s', (_, n, whole) => {
   const builder = new Builder()
   const strtab = builder.alloc(64)
   const stage2 = builder.stage(true, 44, 12, 0)
-  for (let i = 0; i < 32; i++) builder.memory.set64(stage2.root + 8 * i, BigInt(stage2.root) | S2_RW | 3n)
+  for (let i = 0; i < n; i++) builder.memory.set64(stage2.root + 8 * i, BigInt(stage2.root) | S2_RW | 3n)
   builder.ste({ config: STRTAB_STE_0_CFG_S2_TRANS, stage2 }, strtab)
   const [{ ste }] = streamTable(builder.memory, registers(strtab, 0))
   let leaves = 0
-  stage2Leaves(builder.memory, ste, OAS, () => leaves++)
+  const walk = () => stage2Leaves(builder.memory, ste, OAS, () => leaves++)
+  if (whole) expect(walk()).toBeUndefined()
+  else expect(walk).toThrow(TooManyTables)
   expect(leaves).toBeGreaterThan(0)
+})
+
+test.each([
+  ['it ends beyond RAM', RAM_BASE, 24, 0],
+  ['it begins below RAM, and ends beyond', 0, 31, RAM_BASE / 64],
+])('of a linear table that leaves RAM, the hardware uses what is in it: %s', (_, strtab, log2size, first) => {
+  const builder = new Builder()
+  const sids = [0, 1, 300, 0x20_0000 / 64 - 1].map(index => first + index)
+  for (const sid of sids) builder.ste({ config: STRTAB_STE_0_CFG_BYPASS }, strtab + 64 * sid)
+  // 2^31 entries: no array holds them.
+  const all = streamTable(builder.memory, { ...registers(strtab, log2size), sidSize: 32, twoLevel: false })
+  const valid = [...all].filter(({ ste }) => ste[0] & 1n).map(({ sid }) => sid)
+  expect(valid).toEqual(sids)
 })
 
 test.each([
