@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-import { execFile } from 'node:child_process'
 import { EventEmitter } from 'node:events'
-import { closeSync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { url as inspectorUrl } from 'node:inspector'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { GuestConsole } from '../machine/console.ts'
+import { copySparse, GuestRam, type RamPool } from '../machine/guestRam.ts'
 import { masterNames, type UntranslatedMaster, untranslatedMasters } from '../machine/masters.ts'
 import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
 import { Qmp } from '../machine/qmp.ts'
-import { ofThisProcess, parseSize, reserve, reserveMemory, type Scratch } from '../machine/scratch.ts'
-import { type Mapping, map, memoryFile, sealSize, unmap } from '../machine/sharedMemory.ts'
+import { ofThisProcess, parseSize, type Scratch } from '../machine/scratch.ts'
 import { Counters, createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import type { Recorder } from '../trace/recorder.ts'
@@ -55,6 +52,8 @@ export interface SessionOptions {
   readonly restore?: SavedMachine
   /** Guest RAM is a file in memory that has no name and cannot shrink, and the server maps it; default: a file in `scratch`. */
   readonly mapped?: boolean
+  /** Where RAM that is mapped comes from if it can, and goes when the machine has ended; default: it is made anew. */
+  readonly pool?: RamPool
   readonly scratch: Scratch
   /** Where the console log goes. */
   readonly runFolder: string
@@ -127,8 +126,8 @@ export class Session extends EventEmitter<{
   recording: Recorder | undefined
   /** Guest RAM: a descriptor of its file, open until the machine has ended. */
   readonly ram: number
-  /** Where the server's threads find it; undefined: they read and write the file. */
-  readonly #mapping: Mapping | undefined
+  readonly #ram: GuestRam
+  readonly #pool: RamPool | undefined
   /** What QEMU said at the handshake. */
   hello: Hello | undefined
   readonly ended: Promise<SessionEnd>
@@ -150,9 +149,7 @@ export class Session extends EventEmitter<{
 
   private constructor(
     options: SessionOptions,
-    ram: number,
-    mapping: Mapping | undefined,
-    ramFile: number | string,
+    ram: GuestRam,
     server?: { readonly thread: TrapThread; readonly counters: Counters; readonly pump: Pump },
   ) {
     super()
@@ -160,8 +157,9 @@ export class Session extends EventEmitter<{
     this.thread = thread
     this.counters = server?.counters
     this.pump = server?.pump
-    this.ram = ram
-    this.#mapping = mapping
+    this.ram = ram.fd
+    this.#ram = ram
+    this.#pool = options.pool
     this.#qmpSocket = join(options.scratch.sockets, 'qmp')
     this.#endsAtReboot = options.machine.extra.includes('-no-reboot')
     thread?.on('connected', (machine, resumed) => {
@@ -199,7 +197,8 @@ export class Session extends EventEmitter<{
         ...(options.restore === undefined ? [] : ['-incoming', 'defer']),
         ...(requiresIsolation(options) ? ['-S'] : []),
       ],
-      ramFile,
+      // A QEMU whose server runs elsewhere is served by one that opens the file.
+      ramFile: policy?.server === undefined ? ram.fd : (ram.path ?? ram.fd),
       qmpSocket: this.#qmpSocket,
       ...(policy && {
         cosim: {
@@ -243,11 +242,11 @@ export class Session extends EventEmitter<{
    * When QEMU answers it has opened its RAM, in another container by its name. From then on nobody else finds it, and it is gone
    * with its last user, however that one ends.
    */
-  async #hide(ramFile: string): Promise<void> {
+  async #hide(ram: GuestRam): Promise<void> {
     try {
       await this.qmp(this.#gone.signal)
     } catch {} // it has ended: `ended` says why
-    rmSync(ramFile, { force: true })
+    ram.hide()
   }
 
   /** What becomes of the machine, put on the time line. */
@@ -273,67 +272,60 @@ export class Session extends EventEmitter<{
   }
 
   static async #start(options: SessionOptions): Promise<Session> {
-    if (options.mapped) return Session.#startMapped(options)
-    const { policy, scratch, restore } = options
-    const path = join(scratch.ram, 'ram')
-    const ram = openSync(path, 'wx+', 0o600)
+    const { policy, scratch, restore, mapped, pool, machine } = options
+    const size = parseSize(machine.memory)
+    const kept = mapped ? pool?.take(size, restore?.ram) : undefined
+    const ram =
+      kept ??
+      (mapped
+        ? await GuestRam.inMemory(size, restore?.ram)
+        : await GuestRam.atPath(join(scratch.ram, 'ram'), size, restore?.ram))
     try {
-      // What was never touched stays a hole while it is copied.
-      if (restore !== undefined) await promisify(execFile)('cp', ['--sparse=always', '--', restore.ram, path])
-      await reserve(path, parseSize(options.machine.memory))
-      if (policy?.server !== undefined) return new Session(options, ram, undefined, path)
-      const session = await Session.#serve(options, ram, undefined)
-      void session.#hide(path)
+      // The room is taken while the trap thread loads its code.
+      const reserved = kept === undefined ? ram.reserve() : Promise.resolve()
+      if (policy === undefined || policy.server !== undefined) {
+        await reserved
+        const session = new Session(options, ram)
+        // Whoever serves it opens the file by its name.
+        if (policy === undefined) void session.#hide(ram)
+        return session
+      }
+      const counters = createCounters()
+      const ring = createRing()
+      const [room, thread] = await Promise.allSettled([
+        reserved,
+        TrapThread.start({
+          listen: trapSocket(scratch),
+          policy: policy.name,
+          policyOptions: policy.options,
+          panicOnWarn: policy.panicOnWarn,
+          ...(policy.oracle && { oracle: true }),
+          ...(policy.translate && { translate: policy.translate }),
+          ...(restore && { restored: true }),
+          ...(policy.faithful && { faithful: true }),
+          ...(policy.faults && { faults: policy.faults }),
+          ...(policy.reconnectMs && { revive: true }),
+          ...(policy.transport && { transport: policy.transport }),
+          ramFile: ram.fd,
+          ...(ram.mapping && { ramMapping: ram.mapping }),
+          peerEnds: true,
+          ring,
+          counters,
+        }),
+      ])
+      if (thread.status === 'rejected') throw thread.reason
+      if (room.status === 'rejected') {
+        await thread.value.stop()
+        throw room.reason
+      }
+      const server = { thread: thread.value, counters: new Counters(counters), pump: new Pump(ring) }
+      const session = new Session(options, ram, server)
+      void session.#hide(ram)
       return session
     } catch (error) {
-      closeSync(ram)
+      ram.close()
       throw error
     }
-  }
-
-  static async #startMapped(options: SessionOptions): Promise<Session> {
-    const bytes = parseSize(options.machine.memory)
-    const ram = memoryFile('guest RAM')
-    let mapping: Mapping | undefined
-    try {
-      if (options.restore !== undefined)
-        await promisify(execFile)('cp', ['--sparse=always', '--', options.restore.ram, ofThisProcess(ram)])
-      await reserveMemory(ram, bytes)
-      ftruncateSync(ram, bytes)
-      sealSize(ram)
-      mapping = map(ram, bytes)
-      return await Session.#serve(options, ram, mapping)
-    } catch (error) {
-      if (mapping !== undefined) unmap(mapping)
-      closeSync(ram)
-      throw error
-    }
-  }
-
-  static async #serve(options: SessionOptions, ram: number, mapping: Mapping | undefined): Promise<Session> {
-    const { policy, scratch } = options
-    if (policy === undefined) return new Session(options, ram, mapping, ram)
-    const counters = createCounters()
-    const ring = createRing()
-    const thread = await TrapThread.start({
-      listen: trapSocket(scratch),
-      policy: policy.name,
-      policyOptions: policy.options,
-      panicOnWarn: policy.panicOnWarn,
-      ...(policy.oracle && { oracle: true }),
-      ...(policy.translate && { translate: policy.translate }),
-      ...(options.restore && { restored: true }),
-      ...(policy.faithful && { faithful: true }),
-      ...(policy.faults && { faults: policy.faults }),
-      ...(policy.reconnectMs && { revive: true }),
-      ...(policy.transport && { transport: policy.transport }),
-      ramFile: ram,
-      ...(mapping && { ramMapping: mapping }),
-      peerEnds: true,
-      ring,
-      counters,
-    })
-    return new Session(options, ram, mapping, ram, { thread, counters: new Counters(counters), pump: new Pump(ring) })
   }
 
   /** The machine's QMP connection: the same for all, as QEMU serves one. It is closed when the machine ends. */
@@ -369,7 +361,7 @@ export class Session extends EventEmitter<{
     await qmp.execute('migrate-set-capabilities', IGNORE_SHARED)
     await qmp.execute('migrate', { uri: `file:${to.devices}` })
     await migrated(qmp, signal)
-    await promisify(execFile)('cp', ['--sparse=always', '--', ofThisProcess(this.ram), to.ram])
+    await copySparse(ofThisProcess(this.ram), to.ram)
   }
 
   /** Resolves when the saved machine runs. */
@@ -439,11 +431,11 @@ export class Session extends EventEmitter<{
       }
     } finally {
       await this.thread?.stop()
-      // No thread is left that looks at it.
-      if (this.#mapping !== undefined) unmap(this.#mapping)
       this.pump?.machine(machineState.ended)
       this.pump?.close()
-      closeSync(this.ram)
+      // Neither QEMU nor a thread is left that looks at it.
+      if (this.#pool !== undefined) this.#pool.give(this.#ram)
+      else this.#ram.close()
       void this.#qmp?.then(qmp => qmp.close()).catch(() => {})
     }
   }

@@ -83,8 +83,7 @@ const TMPFS_MAGIC = 0x0102_1994
 export async function reserve(path: string, bytes: number): Promise<void> {
   const folder = dirname(path)
   const { bavail, bsize, type } = statfsSync(folder)
-  const { size } = statSync(path)
-  const needed = Math.max(0, bytes - size)
+  const needed = Math.max(0, bytes - taken(statSync(path)))
   const hint = `${RAM_HINT} or another --ram-dir`
   const free = bavail * bsize
   if (free < needed) throw new Error(`${dirname(folder)} has ${mib(free)} free, guest RAM needs ${mib(bytes)}: ${hint}`)
@@ -95,12 +94,15 @@ export async function reserve(path: string, bytes: number): Promise<void> {
 
 /** The same for a file in memory that has no name, and nothing in it that counts. @throws Error when there is not so much */
 export async function reserveMemory(fd: number, bytes: number): Promise<void> {
-  checkMemory(Math.max(0, bytes - fstatSync(fd).size), bytes, RAM_HINT)
+  checkMemory(Math.max(0, bytes - taken(fstatSync(fd))), bytes, RAM_HINT)
   await allocate(ofThisProcess(fd), bytes, 'memory', RAM_HINT)
 }
 
 /** A name by which other programs open what is open here. */
 export const ofThisProcess = (fd: number): string => `/proc/${process.pid}/fd/${fd}`
+
+/** Bytes that a file has of its file system: holes have none. */
+const taken = ({ blocks }: { readonly blocks: number }): number => blocks * 512
 
 const RAM_HINT = 'choose a smaller --memory'
 const mib = (value: number) => `${Math.floor(value / 2 ** 20)} MiB`

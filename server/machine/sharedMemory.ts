@@ -17,6 +17,8 @@ const F_SEAL_GROW = 4
 const PROT_READ_WRITE = 3
 const MAP_SHARED = 1
 const MAP_FAILED = 2n ** 64n - 1n
+const SEEK_DATA = 3
+const SEEK_HOLE = 4
 const SOL_SOCKET = 1
 const SCM_RIGHTS = 1
 const MSG_DONTWAIT = 0x40
@@ -68,6 +70,7 @@ function load() {
     fcntl: { arguments: ['i32', 'i32', 'i32'], return: 'i32' },
     mmap: { arguments: ['u64', 'u64', 'i32', 'i32', 'i32', 'i64'], return: 'u64' },
     munmap: { arguments: ['u64', 'u64'], return: 'i32' },
+    lseek: { arguments: ['i32', 'i64', 'i32'], return: 'i64' },
     sendmsg: { arguments: ['i32', 'u64', 'i32'], return: 'i64' },
     __errno_location: { arguments: [], return: 'u64' },
     memcpy: { arguments: ['u64', 'u64', 'u64'], return: 'u64' },
@@ -176,6 +179,34 @@ export function sharedFile(name: string, size: number): SharedFile {
   ftruncateSync(fd, size)
   sealSize(fd)
   return { fd, ...map(fd, size) }
+}
+
+/** A part of a file, bytes. */
+export interface Run {
+  readonly start: number
+  readonly end: number
+}
+
+/**
+ * Where a file has data, ascending: everything else is zeros. Room that was only reserved in a file in memory is not data. Moves the
+ * descriptor's position.
+ * @throws SharedMemoryError
+ */
+export function dataRuns(fd: number): Run[] {
+  const { lseek } = loaded()
+  const runs: Run[] = []
+  for (let at = 0n; ; ) {
+    const start = lseek(fd, at, SEEK_DATA)
+    if (start < 0n) {
+      const error = failed('lseek')
+      // There is none from here on.
+      if (error.code === 'ENXIO') return runs
+      throw error
+    }
+    at = lseek(fd, start, SEEK_HOLE)
+    if (at < 0n) throw failed('lseek')
+    runs.push({ start: Number(start), end: Number(at) })
+  }
 }
 
 /**

@@ -2,6 +2,7 @@
 /** Options of a machine, the same for `boot`, the API and fault sessions. */
 import { accessSync, constants } from 'node:fs'
 import type { SavedMachine, SessionOptions } from '../control/session.ts'
+import type { RamPool } from '../machine/guestRam.ts'
 import { parseSize } from '../machine/scratch.ts'
 import type { Workload, WorkloadSize } from '../machine/workload.ts'
 import { isSeries, KERNELS } from './files.ts'
@@ -47,6 +48,8 @@ export interface RunOptions {
   readonly policy?: Omit<NonNullable<SessionOptions['policy']>, 'carveout'>
   /** Goes on where a machine of the same description was saved, instead of booting. */
   readonly restore?: SavedMachine
+  /** Where RAM that is mapped comes from if it can; default: it is made anew. */
+  readonly pool?: RamPool
   /** Folder for the files of the run; default: a new one in the runs folder. */
   readonly folder?: string
 }

@@ -64,6 +64,7 @@ export class RunningMachine {
         scratch,
         runFolder: folder,
         ...(restore && { restore }),
+        ...(options.pool && { pool: options.pool }),
         mapped,
         machine: {
           binary: qemu,

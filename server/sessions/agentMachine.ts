@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { SavedMachine, Session } from '../control/session.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
+import type { RamPool } from '../machine/guestRam.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { SeriesStep } from '../policy/policy.ts'
@@ -50,6 +51,8 @@ export interface Prepared {
   readonly el2: El2Mode
   /** Whether QEMU is confined; default: it is. */
   readonly sandbox?: boolean
+  /** RAM of machines that have ended; default: it is made anew for each. */
+  readonly pool?: RamPool
 }
 
 export interface MachineOptions {
@@ -160,6 +163,7 @@ export class AgentMachine {
           ...(options.faults && { faults: options.faults }),
         },
         ...(restore && { restore }),
+        ...(prepared.pool && { pool: prepared.pool }),
         ...(el2 === 'pkvm' && { qemuArgs: EL2_QEMU_ARGS }),
         folder,
       },

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Runs many sessions, several machines at a time. */
 import { join } from 'node:path'
+import { RamPool } from '../machine/guestRam.ts'
 import { DEFAULTS } from '../run/options.ts'
 import type { Transport } from '../trap/messages.ts'
 import { type MachineOptions, type Prepared, prepare } from './agentMachine.ts'
@@ -24,8 +25,9 @@ export interface CampaignOptions {
   readonly started?: (job: Job) => void
 }
 
-/** Machines of jobs: each is prepared, and booted for its snapshot, once. */
+/** Machines of jobs: each is prepared, and booted for its snapshot, once. One that starts gets the RAM of one that has ended. */
 export class Machines {
+  readonly #ram = new RamPool()
   readonly #options: Pick<CampaignOptions, 'ramDir' | 'transport' | 'sandbox' | 'qemu' | 'say'>
   readonly #signal: AbortSignal
   readonly #prepared = new Map<string, Promise<Prepared>>()
@@ -59,9 +61,14 @@ export class Machines {
       found = prepare(options, this.#signal)
       this.#prepared.set(key, found)
     }
-    const prepared = await found
+    const prepared = { ...(await found), pool: this.#ram }
     const snapshot = fresh ? undefined : await ensureSnapshot(prepared, this.#signal, this.#options.say)
     return { prepared, snapshot }
+  }
+
+  /** No machine is started any more. */
+  close(): void {
+    this.#ram.close()
   }
 }
 
@@ -90,14 +97,18 @@ export async function runCampaign(
   }
   // The verdict of one is found while the next one starts: two machines for each job.
   const overlap = fittingMachines() >= 2 * options.jobs
-  await inLanes(waiting, options.jobs, overlap, async (job, over) => {
-    try {
-      await run(job, over)
-    } catch (error) {
-      // The other machines end.
-      failed.abort(error)
-      throw error
-    }
-  })
+  try {
+    await inLanes(waiting, options.jobs, overlap, async (job, over) => {
+      try {
+        await run(job, over)
+      } catch (error) {
+        // The other machines end.
+        failed.abort(error)
+        throw error
+      }
+    })
+  } finally {
+    machines.close()
+  }
   database.finish(campaign)
 }

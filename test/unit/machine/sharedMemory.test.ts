@@ -83,8 +83,12 @@ test('a descriptor goes to another process with the bytes that it belongs to', a
     const { _handle: handle } = socket as unknown as { _handle: { fd: number } }
     expect(sendDescriptor(handle.fd, Buffer.from([1, 2, 3]).subarray(1), file.fd)).toBe(2)
     closeSync(file.fd)
-    const [said] = await once(child.stdout, 'data')
-    expect(String(said)).toBe('0203 1 there\n')
+    let said = ''
+    for await (const piece of child.stdout.setEncoding('utf8').iterator({ destroyOnReturn: false })) {
+      said += piece
+      if (said.endsWith('\n')) break
+    }
+    expect(said).toBe('0203 1 there\n')
     expect(bytes.toString('latin1', 10, 14)).toBe('here')
     socket.destroy()
     await once(child, 'exit')
