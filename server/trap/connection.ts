@@ -32,8 +32,9 @@ import type { Sections } from './messages.ts'
 import { oops } from './oops.ts'
 import { Operator } from './operator.ts'
 import { Oracles } from './oracles.ts'
-import { openRamFile } from './ramFile.ts'
+import { openRamFile, RamFileRefused } from './ramFile.ts'
 import { refuse } from './refusal.ts'
+import { isSameMemory } from './sameMemory.ts'
 import { policySections } from './sections.ts'
 import { TakeOver } from './takeOver.ts'
 import type { Thread } from './thread.ts'
@@ -340,8 +341,17 @@ function agreedVersion(link: Link, hello: Hello): number {
 /** The shared file if this server may open it, as memory where it is mapped; else over the wire. @throws RamFileRefused */
 function openRam({ options, ram }: Thread, link: Link, hello: Hello): Ram {
   const file = openRamFile(hello.ram, options.ramFile, 'r+')
-  if (file === undefined) return { memory: new WireMemory(link, hello.ram), shared: false, close() {} }
+  const wire = new WireMemory(link, hello.ram)
+  if (file === undefined) return { memory: wire, shared: false, close() {} }
   const own = file.fd === options.ramFile && ram !== undefined
   const memory = own ? new MappedMemory(ram, hello.ram) : new FileMemory(file.fd, hello.ram)
+  try {
+    if (!isSameMemory(memory, wire, hello)) {
+      throw new RamFileRefused(`guest RAM ${hello.ram[0]?.path}: it is not the memory that QEMU uses`)
+    }
+  } catch (error) {
+    file.close()
+    throw error
+  }
   return { memory, shared: true, close: () => file.close() }
 }

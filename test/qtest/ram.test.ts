@@ -33,7 +33,7 @@ async function end(): Promise<void> {
   session = undefined
 }
 
-async function start(mapped: boolean, restore?: SavedMachine): Promise<Session> {
+async function start(mapped: boolean, restore?: SavedMachine, binary?: string): Promise<Session> {
   const kernel = join(folder, 'kernel')
   writeFileSync(kernel, new Uint8Array(64))
   const path = join(scratch.sockets, 'qtest')
@@ -43,7 +43,7 @@ async function start(mapped: boolean, restore?: SavedMachine): Promise<Session> 
     runFolder: folder,
     ...(restore && { restore }),
     machine: {
-      binary: process.env.SMMU_COSIM_QEMU ?? (await ensureQemu()),
+      binary: binary ?? process.env.SMMU_COSIM_QEMU ?? (await ensureQemu()),
       kernel,
       append: '',
       memory: '256M',
@@ -54,7 +54,9 @@ async function start(mapped: boolean, restore?: SavedMachine): Promise<Session> 
     },
     policy: { name: 'passthrough', options: {}, panicOnWarn: false, carveout: '0' },
   })
-  qtest = await Qtest.connect(path, AbortSignal.timeout(30_000))
+  const ended = new AbortController()
+  void session.ended.then(() => ended.abort())
+  qtest = await Qtest.connect(path, AbortSignal.any([ended.signal, AbortSignal.timeout(30_000)]))
   return session
 }
 
@@ -63,6 +65,17 @@ const word = (fd: number) => {
   readSync(fd, bytes, 0, 8, SPOT)
   return bytes.readBigUInt64LE()
 }
+
+test('a QEMU whose RAM is another file is not served', async () => {
+  const real = process.env.SMMU_COSIM_QEMU ?? (await ensureQemu())
+  const other = join(folder, 'other')
+  const binary = join(folder, 'qemu')
+  writeFileSync(binary, `#!/bin/sh\ntruncate -s 256M ${other}\nexec ${real} "$@" 3<>${other}\n`, { mode: 0o700 })
+  // It may listen before it is refused.
+  await start(true, undefined, binary).catch(() => {})
+  const { serverError } = (await session?.ended) ?? {}
+  expect(serverError).toBe(`guest RAM ${INHERITED_RAM}: it is not the memory that QEMU uses`)
+})
 
 describe.each([
   ['mapped', true],

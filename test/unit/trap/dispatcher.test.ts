@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What goes from one machine to the next on the same thread, and what does not; and what the trace shows of it. */
 import { once } from 'node:events'
-import { readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, linkSync, openSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { encodeHello, Id } from '../../../protocol/generated/messages.ts'
+import { Id } from '../../../protocol/generated/messages.ts'
 import { TrapLog } from '../../../server/api/trapLog.ts'
 import { TrapThread } from '../../../server/control/trapThread.ts'
 import { passthrough } from '../../../server/hypervisor/passthrough/policy.ts'
@@ -207,28 +207,17 @@ test('guest memory is let go of when its machine is gone', async () => {
       }
     })
   const qemu = await FakeQemu.connect(join(folder, 'trap'))
-  encodeHello(qemu.out, 1, {
-    minVersion: 1,
-    maxVersion: 1,
-    features: 0,
-    session: '',
-    resumed: 0,
-    lastSeq: 0,
-    checkpoint: new Uint8Array(0),
-    qemuVersion: 'fake',
-    vcpus: 1,
-    carveoutBase: 0,
-    carveoutSize: 0,
-    ram: [{ base: RAM_BASE, size: 1 << 20, path, offset: 0 }],
-    smmus: [{ base: 0x0905_0000, size: 0x2_0000, irqEvtq: 1, irqPriq: 2, irqCmdSync: 3, irqGerror: 4 }],
-    devices: [],
-  })
-  expect(await qemu.send(1)).toMatchObject({ type: Id.welcome })
+  // Its memory is the file, through a name of its own.
+  linkSync(path, `${path}.qemu`)
+  qemu.ram = openSync(`${path}.qemu`, 'r')
+  const ram = [{ base: RAM_BASE, size: 1 << 20, path, offset: 0 }]
+  expect(await qemu.hello([1, 1], { ram })).toMatchObject({ type: Id.welcome })
   expect(open()).toHaveLength(1)
   const gone = once(thread, 'disconnected')
   qemu.socket.destroy()
   await gone
   expect(open()).toEqual([])
+  closeSync(qemu.ram)
 })
 
 test('a call whose argument is no message fails, and nothing is left waiting', async () => {

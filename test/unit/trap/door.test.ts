@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Who comes to the server's socket, and who is let in. */
 import { execFile, execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import {
   closeSync,
@@ -10,6 +11,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -191,7 +193,39 @@ describe('a machine that is not served', () => {
     })
     truncateSync(file, MIB)
     const next = await FakeQemu.connect(path())
+    next.ram = openSync(file, 'r')
     expect(await next.hello([1, 1], { ram })).toMatchObject({ type: Id.welcome })
+    closeSync(next.ram)
+  })
+
+  test.each([
+    ['at its end', 0],
+    ['in hypervisor memory', 0x1_0000],
+  ])('because the file is not the memory that it uses; and what was there is there again: %s', async (_name, size) => {
+    await start()
+    const file = join(folder, 'ram')
+    const content = randomBytes(MIB)
+    writeFileSync(file, content)
+    const ram = [{ base: RAM, size: MIB, path: file, offset: 0 }]
+    const machine = { ram, carveoutBase: RAM + MIB / 2, carveoutSize: size }
+    const qemu = await FakeQemu.connect(path())
+    content.copy(qemu.memory)
+    expect(await qemu.hello([1, 1], machine)).toMatchObject({
+      type: Id.refuse,
+      text: `guest RAM ${file}: it is not the memory that QEMU uses`,
+    })
+    expect(readFileSync(file).equals(content)).toBe(true)
+  })
+
+  test('because its server finds another file where it had its memory: it may come again', async () => {
+    const thread = await start({ policyOptions: {} })
+    const file = join(folder, 'ram')
+    writeFileSync(file, randomBytes(MIB))
+    const ram = [{ base: RAM, size: MIB, path: file, offset: 0 }]
+    const refused = told(thread, 'refused')
+    const qemu = await FakeQemu.connect(path())
+    await expect(qemu.hello([1, 1], { ram, resumed: 1, session: 'mine' })).rejects.toThrow('closed')
+    expect(await refused).toEqual([`guest RAM ${file}: it is not the memory that QEMU uses`, true])
   })
 })
 

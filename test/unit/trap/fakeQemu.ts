@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { once } from 'node:events'
+import { readSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setTimeout } from 'node:timers/promises'
 import { FrameReader, FrameWriter } from '../../../protocol/framing.ts'
@@ -31,6 +32,8 @@ export class FakeQemu {
   /** Registers of 64 bits that can be read. */
   readonly wide = new Map<number, readonly [lo: number, hi: number]>()
   readonly memory = Buffer.alloc(1 << 20)
+  /** Its memory, if it is this file. */
+  ram: number | undefined
   readonly socket: Socket
   readonly out = new FrameWriter()
   readonly received: MessageFromServer[] = []
@@ -194,7 +197,9 @@ export class FakeQemu {
       }
       case Id.memRead: {
         const at = message.address - 0x4000_0000
-        encodeData(this.out, message.seq, 0, this.memory.subarray(at, at + message.length))
+        const bytes = this.memory.subarray(at, at + message.length)
+        if (this.ram !== undefined) readSync(this.ram, bytes, 0, message.length, at)
+        encodeData(this.out, message.seq, 0, bytes)
         return this.flush()
       }
       case Id.memWrite:
