@@ -8,14 +8,12 @@ import type { Stage2Table } from '../policy/inspect.ts'
 import { hex } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { descriptorAddress, LAST_LEVEL, levelShift, startTableBytes } from '../smmu/pagetable.ts'
-import { stage2Leaves, type TableRegisters, ways } from '../smmu/reach.ts'
+import { stage2Leaves, type TableRegisters, tableLimit, ways } from '../smmu/reach.ts'
 import { annotated } from './hostStage2.ts'
 
 const PAGE = 4096
 /** Limit of ranges of one kind that are listed one by one: those that do no harm take no place from those that do. */
 const MAX_TOLD = 20
-/** A damaged table may lead into itself. */
-const MAX_TABLES = 1 << 17
 /** Stage 2 access permissions, HAP: without either a descriptor maps nothing. */
 const HAP = 3 << 6
 
@@ -171,9 +169,10 @@ function stage2(
   leaf: (base: number, size: number, target: number) => void,
 ): void {
   const inputBits = Math.min(48, outputBits)
+  const most = tableLimit(memory)
   let tables = 0
   const walk = (table: number, level: number, bytes: number, input: number): void => {
-    if (++tables > MAX_TABLES) throw new Error('the second stage leads into itself')
+    if (++tables > most) throw new Error('the second stage leads into itself')
     const data = Buffer.alloc(bytes)
     if (!memory.read(table, data, 0, bytes)) throw new Error(`the second stage's table at ${hex(table)} is not in RAM`)
     if (bigEndian) data.swap64()

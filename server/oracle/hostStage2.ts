@@ -5,6 +5,7 @@
  */
 import type { HostStage2Registers } from '../machine/ports.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
+import { tableLimit } from '../smmu/reach.ts'
 
 /** A descriptor of the host's stage 2 that is invalid and not zero: an owner's annotation. */
 export interface Annotated {
@@ -13,8 +14,6 @@ export interface Annotated {
   readonly descriptor: bigint
 }
 
-/** A damaged table may lead into itself. */
-const MAX_TABLES = 1 << 17
 const LAST_LEVEL = 3
 
 const bits = (value: bigint, high: bigint, low: bigint): bigint => (value >> low) & ((1n << (high - low + 1n)) - 1n)
@@ -66,9 +65,10 @@ const shiftOf = (granule: bigint, level: number): number => {
 export function annotated(memory: GuestMemory, registers: HostStage2Registers): Annotated[] {
   const { granule, inputBits, startLevel, root, next } = formatOf(registers)
   const found: Annotated[] = []
+  const most = tableLimit(memory)
   let tables = 0
   const walk = (table: bigint, level: number, ipa: number, entries: number): void => {
-    if (++tables > MAX_TABLES) throw new Error('the tables lead into themselves')
+    if (++tables > most) throw new Error('the tables lead into themselves')
     const words = new Uint32Array(2 * entries)
     if (!memory.read(Number(table), new Uint8Array(words.buffer), 0, words.byteLength)) {
       throw new Error(`the table at 0x${table.toString(16)} is not in RAM`)

@@ -182,12 +182,13 @@ export class IsolationOracle extends PageOracle {
   }
 
   override report(kind: string, message: string, page?: number): void {
-    this.#found({ kind, message, walk: [], ...(page !== undefined && { page: hex(page) }) })
+    this.#found({ kind, message, ...(page !== undefined && { page: hex(page) }) })
   }
 
-  #found(violation: Violation): void {
+  /** @param walk of what is told; there may be as many violations as pages */
+  #found(violation: Omit<Violation, 'walk'>, walk: () => string[] = () => []): void {
     if (!this.claims || this.#violations.some(({ message }) => message === violation.message)) return
-    if (this.#violations.length < MAX_TOLD) this.#violations.push(violation)
+    if (this.#violations.length < MAX_TOLD) this.#violations.push({ ...violation, walk: walk() })
     else this.#more++
   }
 
@@ -331,7 +332,7 @@ export class IsolationOracle extends PageOracle {
     const stream = { smmu, sid, device }
     if (!second) {
       const message = `${device}: its stream table entry has no second stage: it reaches all of memory`
-      this.#found({ kind: 'tables: no stage 2', message, stream, walk: this.#walk(smmus[smmu], sid, 0) })
+      this.#found({ kind: 'tables: no stage 2', message, stream }, () => this.#walk(smmus[smmu], sid, 0))
       return undefined
     }
     const leaf: Leaf = (base, size, target, writable) => {
@@ -340,8 +341,9 @@ export class IsolationOracle extends PageOracle {
       const pages = size > PAGE_SIZE ? ` (${size} bytes)` : ''
       const what = `${device}: the second stage maps ${hex(base)}${pages}`
       const find = (kind: string, text: string, at: number) => {
-        const walk = this.#walk(smmus[smmu], sid, base + Math.max(0, at - target))
-        this.#found({ kind, message: `${what}${text}`, page: hex(at), stream, walk })
+        this.#found({ kind, message: `${what}${text}`, page: hex(at), stream }, () =>
+          this.#walk(smmus[smmu], sid, base + Math.max(0, at - target)),
+        )
       }
       if (page < 0) return find('tables: elsewhere', ` to ${hex(target)}, not to itself`, target)
       const leads = target === base ? '' : ` to ${hex(target)}`
@@ -353,7 +355,7 @@ export class IsolationOracle extends PageOracle {
     } catch (error) {
       if (!(error instanceof TooManyTables)) throw error
       const message = `${device}: ${error.message}: what it reaches is not known`
-      this.#found({ kind: 'tables: too many', message, stream, walk: this.#walk(smmus[smmu], sid, 0) })
+      this.#found({ kind: 'tables: too many', message, stream }, () => this.#walk(smmus[smmu], sid, 0))
       return undefined
     }
   }

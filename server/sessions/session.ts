@@ -219,6 +219,10 @@ async function observe(
   const abort = () => over.reject(signal.reason)
   signal.addEventListener('abort', abort, { once: true })
   let ended: SessionEnd | undefined
+  let stopped = false
+  session.once('panic', () => {
+    stopped = true
+  })
   let tooLarge: string | undefined
   const unlimit = limitMemory(session.qemu.child.pid ?? 0, text => {
     tooLarge = text
@@ -276,6 +280,8 @@ async function observe(
     if (end !== 'ended') {
       await sleep(SETTLE_MS)
       await inspect(machine, watch)
+      // What was found ends the machine, and its report tells it, whether or not the last question was answered.
+      if (stopped) await session.ended
     }
     // It stopped itself: what it told then is what there is.
     if (ended?.panic !== undefined) watch.sections = ended.sections
@@ -301,6 +307,8 @@ async function observe(
 /** Why the machine failed; undefined when the guest ended it. */
 function problem(end: SessionEnd | undefined, problems: readonly string[]): string | undefined {
   if (end === undefined) return problems[0]
+  // The server stood still on purpose, and QEMU, which waits for it, is ended.
+  if (end.panic !== undefined) return undefined
   if (end.serverError !== undefined) {
     const said = end.qemuErrors && `; QEMU: ${end.qemuErrors.slice(0, 500)}`
     return `the server failed: ${end.serverError.slice(0, 500)}${said}`
@@ -319,8 +327,9 @@ async function inspect({ session }: AgentMachine, watch: Watch): Promise<void> {
     watch.status = await inTime(thread.call('faults'))
     const qmp = await session.qmp(late)
     await inTime(qmp.execute('stop'))
-    await inTime(thread.call('oracle'))
     watch.sections = await inTime(thread.call('sections'))
+    const oracle = await inTime(thread.call('oracle'))
+    if (oracle !== null) watch.sections = { ...watch.sections, oracle }
   } catch (error) {
     watch.note(`not all could be looked at: ${(error as Error).message}`)
   }

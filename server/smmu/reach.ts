@@ -9,15 +9,21 @@ import * as S from './ste.ts'
 import { decodeStreamTable, steTables } from './strtab.ts'
 import type { WalkRegisters } from './walker.ts'
 
-/** A damaged table may lead into itself: so many are looked at. 2^17 tables of 4 KiB are half a GiB. */
-const MAX_TABLES = 1 << 17
+/**
+ * Tables that a second stage can have that maps all of RAM in pages of 4 KiB, and as many again, and what is no RAM. A damaged one may
+ * lead into itself, and must have been looked at before anybody waits for it.
+ */
+export const tableLimit = ({ ram }: Pick<GuestMemory, 'ram'>): number =>
+  4096 + Math.ceil(ram.reduce((bytes, { size }) => bytes + size, 0) / 2 ** 20)
+
 /** Entries that are read at a time. */
 const CHUNK = 256
 
 /** There are tables that were not looked at: what they let through is not known. */
 export class TooManyTables extends Error {
-  constructor() {
-    super(`the second stage has more than ${MAX_TABLES} tables, or leads into itself`)
+  /** @param limit so many were looked at */
+  constructor(limit: number) {
+    super(`the second stage has more than ${limit} tables, or leads into itself`)
   }
 }
 
@@ -156,11 +162,12 @@ export function stage2Leaves(
   if (start < 0) return undefined
   const big = (ste[2] & S.STRTAB_STE_2_S2ENDI) !== 0n
   const root = Number(ste[3] & S.STRTAB_STE_3_S2TTB_MASK)
+  const most = tableLimit(memory)
   let tables = 0
   let descriptors = 0
   let stopped: number | undefined
   const walk = (level: number, address: number, bytes: number, base: number): void => {
-    if (++tables > MAX_TABLES) throw new TooManyTables()
+    if (++tables > most) throw new TooManyTables(most)
     const span = 2 ** levelShift(level, granuleShift)
     const wanted = Math.max(0, Math.floor((from - base) / span))
     const last = Math.min(bytes / 8, Math.ceil((to - base) / span))
