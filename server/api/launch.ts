@@ -2,6 +2,8 @@
 /** Starts machines from the options of the API. */
 import type { Session } from '../control/session.ts'
 import { parseSize } from '../machine/scratch.ts'
+import { DESCRIPTIONS } from '../policy/builtin.ts'
+import { checkQuirks } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
 import { machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
@@ -37,9 +39,27 @@ function checkedPolicy(options: StartOptions, { policyFile }: LaunchDefaults): s
   } catch (error) {
     throw new Problem(422, words(error))
   }
-  if (policy !== OWN_POLICY) return policy
+  if (policy !== OWN_POLICY) {
+    checkChoices(policy, options)
+    return policy
+  }
   if (policyFile === undefined) throw new Problem(422, 'the server was started without a policy file')
   return policyFile
+}
+
+/** What a policy of ours has. @throws Problem */
+function checkChoices(
+  policy: string,
+  { quirks = [], oracle = false, until = DEFAULTS.until, el2 }: StartOptions,
+): void {
+  const description = DESCRIPTIONS.get(policy)
+  try {
+    checkQuirks(policy, description?.quirks ?? {}, quirks)
+  } catch (error) {
+    throw new Problem(422, words(error))
+  }
+  if (oracle && el2 !== 'pkvm' && !description?.facilities({ until }).includes('stage2'))
+    throw new Problem(422, `oracle: policy ${policy}, until ${until}, has no second stage: nothing is isolated`)
 }
 
 /**
@@ -86,9 +106,11 @@ export async function launch(
           granule: options.granule ?? DEFAULTS.granule,
           requireIsolation: options.requireIsolation ?? false,
           ats: options.ats ?? false,
+          quirks: options.quirks ?? [],
         },
         panicOnWarn: options.panicOnWarn ?? false,
         transport,
+        oracle: options.oracle ?? false,
       },
     },
     files,

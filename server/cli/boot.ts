@@ -243,6 +243,7 @@ async function watch(
     outcome: 'ok',
     ...failure,
     policy: options.baseline ? 'baseline' : policyOf(options),
+    ...(options.quirk.length > 0 && !options.baseline && { quirks: options.quirk }),
     kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
     wallMs: Math.round(performance.now() - started),
     bootMs,

@@ -22,9 +22,9 @@ export async function openDashboard(options: BootOptions): Promise<Dashboard> {
   return {
     show(session, kernel) {
       const policy = policyOf(options)
-      const { until, memory, smp, panicOnWarn = false } = options
+      const { until, memory, smp, quirk, panicOnWarn = false, oracle = false } = options
       const named = POLICY_NAMES.includes(policy) ? policy : OWN_POLICY
-      manager.adopt(session, { policy: named, until, memory, smp, panicOnWarn }, kernel)
+      manager.adopt(session, { policy: named, until, memory, smp, quirks: quirk, panicOnWarn, oracle }, kernel)
     },
     async close() {
       await manager.close()

@@ -109,10 +109,17 @@ export function el2Lines({ changes, serverUs, checks, agreement, problem }: El2R
   return lines
 }
 
+/** A run with known defects says nothing about the policy as it is. */
+export const quirkLines = (policy: string, quirks: readonly string[]): string[] => [
+  `  WITH ${quirks.length === 1 ? 'A KNOWN DEFECT' : 'KNOWN DEFECTS'} (--quirk): this is not ${policy} as it is`,
+  ...quirks.map(quirk => `    ${quirk}`),
+]
+
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
 export function printSummary(run: Report): void {
   const lines = ['', `smmu-cosim: ${run.outcome}${run.message === undefined ? '' : `: ${run.message}`}`]
   const boot = run.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(run.bootMs)}`
+  if (run.quirks !== undefined) lines.push(...quirkLines(run.policy, run.quirks))
   lines.push(`  policy ${run.policy}, kernel ${run.kernel}, ${boot}, ${seconds(run.wallMs)} in all`)
   const { traps } = run
   if (traps !== null && traps.total > 0) {

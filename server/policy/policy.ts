@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { HostStage2Registers, Machine } from '../machine/ports.ts'
 import type { Halves } from '../smmu/bits.ts'
+import { nearest } from '../smmu/names.ts'
 import type { Facility, Inspectable } from './inspect.ts'
 import type { HypReport } from './report.ts'
 import { NO_WARNINGS, type WarningTable } from './warnings.ts'
@@ -83,8 +84,10 @@ export function checkQuirks(policy: string, table: QuirkTable, quirks: readonly 
   const known = Object.keys(table)
   const unknown = quirks.find(quirk => !known.includes(quirk))
   if (unknown === undefined) return
-  const what = known.length > 0 ? `there are ${known.join(', ')}` : 'it has none'
-  throw new Error(`policy ${policy} has no quirk "${unknown}": ${what}`)
+  const near = nearest(unknown, known)
+  const hint = near === undefined ? '' : `did you mean ${near}? `
+  const what = known.length > 0 ? `${hint}there are ${known.join(', ')}` : 'it has none'
+  throw new Error(`policy ${policy} has no quirk "${unknown.slice(0, 80)}": ${what}`)
 }
 
 /** The policy with these quirks. */

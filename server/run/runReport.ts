@@ -38,6 +38,8 @@ export interface Report {
   readonly message?: string
   /** `baseline` when no server took part. */
   readonly policy: string
+  /** Known defects that the policy was told to show: it was not the policy as it is. Absent: none. */
+  readonly quirks?: readonly string[]
   /** Prefix of the series, for the policy `pkvm`. */
   readonly until?: string
   readonly kernel: string

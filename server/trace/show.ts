@@ -23,9 +23,13 @@ export interface ShowOptions {
 /** What was recorded, in a line. */
 export function title(header: TraceHeader): string {
   const { policy, policyOptions, kernel, machine, created } = header
-  const options = Object.entries(policyOptions).map(([name, value]) => ` ${name}=${value}`)
+  const options = Object.entries(policyOptions)
+    .filter(([name]) => name !== 'quirks')
+    .map(([name, value]) => ` ${name}=${value}`)
+  const { quirks = [] } = policyOptions
+  const defects = Array.isArray(quirks) && quirks.length > 0 ? ` WITH QUIRKS ${quirks.join(', ')}` : ''
   const system = `${machine.vcpus} vCPU${machine.vcpus === 1 ? '' : 's'}, QEMU ${machine.qemu}`
-  return `${created}  policy ${policy}${options.join('')}, ${kernel ? `kernel ${kernel}, ` : ''}${system}`
+  return `${created}  policy ${policy}${defects}${options.join('')}, ${kernel ? `kernel ${kernel}, ` : ''}${system}`
 }
 
 /** Prints what the filter lets through. @returns how many items. */

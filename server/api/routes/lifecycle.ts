@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { DESCRIPTIONS } from '../../policy/builtin.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
@@ -23,6 +24,9 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
       registers: REGISTERS.map(({ name, offset, bits, meaning }) => ({ name, offset, bits, meaning })),
       commands: COMMAND_NAMES,
       events: EVENT_NAMES,
+      quirks: [...DESCRIPTIONS].flatMap(([policy, { quirks = {} }]) =>
+        Object.entries(quirks).map(([name, quirk]) => ({ policy, name, ...quirk })),
+      ),
       warnings: manager.warningTable.map(({ code, section, meaning }) => ({ code, section, meaning })),
     }),
     'GET /machine': () => manager.status(),

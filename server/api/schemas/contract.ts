@@ -48,8 +48,10 @@ export type RouteName = {
 
 export type Answer<K extends RouteName> = AnswerOf<Contract[K]>
 
-/** Fields that are `undefined` are not sent. */
-type Given<T> = { readonly [K in keyof T]: T[K] | undefined }
+type Listed<V> = V extends readonly (infer E)[] ? readonly E[] : V
+
+/** Fields that are `undefined` are not sent; nobody changes a list. */
+type Given<T> = { readonly [K in keyof T]: Listed<T[K]> | undefined }
 
 type Part<R extends Route, N extends 'params' | 'query' | 'body'> = R[N] extends TSchema
   ? Record<never, never> extends Static<R[N]>

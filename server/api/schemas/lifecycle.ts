@@ -31,7 +31,20 @@ export const StartSchema = named(
       ),
       requireIsolation: Type.Optional(Type.Boolean({ default: false })),
       ats: Type.Optional(Type.Boolean({ default: false, description: 'ATS and PRI are let through to the host' })),
+      quirks: Type.Optional(
+        Type.Array(Type.String({ pattern: '^[a-z0-9-]{1,60}$' }), {
+          maxItems: 64,
+          uniqueItems: true,
+          description: 'known defects that the policy shows, by name: those of GET /info',
+        }),
+      ),
       panicOnWarn: Type.Optional(Type.Boolean({ default: false })),
+      oracle: Type.Optional(
+        Type.Boolean({
+          default: false,
+          description: 'what devices reach is held against who owns the pages; stops where they must not',
+        }),
+      ),
       kernel: Type.Optional(Type.Enum([...KERNELS], { default: DEFAULTS.kernel })),
       memory: Type.Optional(
         Type.String({ pattern: SIZE, default: DEFAULTS.memory, description: 'guest RAM, at most 64G' }),
@@ -210,6 +223,15 @@ const InfoSchema = Type.Object({
   ),
   commands: Type.Array(Type.String()),
   events: Type.Array(Type.String()),
+  quirks: Type.Array(
+    Type.Object({
+      policy: Type.String(),
+      name: Type.String(),
+      versions: Type.String({ description: 'of the original that have it' }),
+      effect: Type.String(),
+    }),
+    { description: 'known defects that a policy can be made to show' },
+  ),
   warnings: Type.Array(Type.Object({ code: Type.String(), section: Type.String(), meaning: Type.String() })),
 })
 export type Info = View<typeof InfoSchema>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine's life, console and counters. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Body } from '../../api/schemas/contract.ts'
-import type { HeldView, MachineStatus, QmpCommand } from '../../api/schemas/lifecycle.ts'
+import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../api/schemas/lifecycle.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
+import { quirkOption } from '../bootOptions.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
 import { type Add, integer, plain } from './command.ts'
 
@@ -12,10 +12,11 @@ const WAITED = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
 const POLL_MS = 250
 
 function statusText({ state, phase, step, options, kernel, held, end }: MachineStatus): string {
-  const { policy = 'pkvm', until = 'nested' } = options ?? {}
+  const { policy = 'pkvm', until = 'nested', quirks = [] } = options ?? {}
   const lines = [
     `${state}${state === 'off' ? '' : `, ${phase}${step ? ` (${step})` : ''}, ${policy} ${until}, ${kernel}`}`,
   ]
+  if (quirks.length > 0) lines.push(`with known defects, not ${policy} as it is: ${quirks.join(', ')}`)
   if (held) lines.push(heldText(held))
   if (state === 'off' && end) lines.push(`last run: ${end.outcome}, ${end.message}`)
   return lines.join('\n')
@@ -32,7 +33,7 @@ export function lifecycleCommands(add: Add): void {
   add('status', 'what the machine is doing', plain, async client =>
     client.print(await client.call('GET /machine'), statusText),
   )
-  add<Body<'POST /machine/start'>>(
+  add<StartOptions & { readonly quirk?: readonly string[] }>(
     'start',
     'start a machine',
     command =>
@@ -47,9 +48,14 @@ export function lifecycleCommands(add: Add): void {
         .option('--run <what>', 'shell or workload')
         .option('--bench <n>', 'timed reads of each disk', integer)
         .option('--append <text>', 'added to the kernel command line')
+        .addOption(quirkOption())
         .option('--panic-on-warn', 'end at the first unexpected hyp warning')
+        .option('--oracle', 'hold what devices reach against who owns the pages; end where they must not')
         .option('--break-first', 'hold the first trap'),
-    async (client, body) => client.print(await client.call('POST /machine/start', { body }), statusText),
+    async (client, { quirk = [], ...rest }) => {
+      const body = { ...rest, ...(quirk.length > 0 && { quirks: quirk }) }
+      client.print(await client.call('POST /machine/start', { body }), statusText)
+    },
   )
   for (const [action, description] of [
     ['pause', 'stop the vCPUs'],
@@ -101,13 +107,15 @@ export function lifecycleCommands(add: Add): void {
     },
   )
   add('info', 'names that requests can use', plain, async client => {
-    client.print(await client.call('GET /info'), ({ registers, warnings, ...rest }) =>
+    client.print(await client.call('GET /info'), ({ registers, warnings, quirks, ...rest }) =>
       [
         ...Object.entries(rest).map(
           ([name, value]) => `${name.padEnd(9)} ${typeof value === 'string' ? value : value.join(' ')}`,
         ),
         `registers ${registers.map(({ name }) => name).join(' ')}`,
         `warnings  ${warnings.map(({ code }) => code).join(' ')}`,
+        'quirks',
+        ...quirks.map(({ policy, name, versions, effect }) => `  ${policy} ${name.padEnd(26)} ${versions}: ${effect}`),
       ].join('\n'),
     )
   })

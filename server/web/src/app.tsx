@@ -8,7 +8,7 @@ import { connection } from './live.ts'
 import { MachineControls, StartDialog } from './machine.tsx'
 import { shortcut, shortcuts } from './shortcuts.ts'
 import { go, held, rates, route, running, smmu, status, theme, toggleTheme, VIEWS, type View } from './store.ts'
-import { attempt, Button, Dialog, Field, Toasts } from './ui.tsx'
+import { attempt, Button, Dialog, Field, Tag, Toasts } from './ui.tsx'
 import { Breakpoints } from './views/breakpoints.tsx'
 import { Console } from './views/console.tsx'
 import { El2 } from './views/el2.tsx'
@@ -139,6 +139,7 @@ function Bar() {
   const now = status.value
   const state = now?.state ?? 'off'
   const smmus = now?.machine?.smmus ?? []
+  const quirks = now?.options?.quirks ?? []
   return (
     <header class="bar">
       <span class={`state ${state}`} role="status" aria-label={`Machine ${STATE_WORDS[state]}`}>
@@ -152,6 +153,12 @@ function Bar() {
             {(now.options.policy ?? 'pkvm') === 'pkvm' && <em> {now.options.until ?? 'nested'}</em>}
           </span>
         )}
+        {quirks.length > 0 && (
+          <Tag tone="bad" title={`Known defects: this is not ${now?.options?.policy ?? 'pkvm'} as it is`}>
+            with {quirks.length === 1 ? 'quirk' : 'quirks'} {quirks.join(', ')}
+          </Tag>
+        )}
+        {now?.options?.oracle && <Tag title="What devices reach is held against who owns the pages">oracle</Tag>}
         {now?.kernel && <span>{now.kernel}</span>}
         {running.value && now?.phase !== 'off' && <span>{now?.phase}</span>}
         {state === 'preparing' && now?.step && <span class="step">{now.step}</span>}

@@ -4,7 +4,7 @@ import { useState } from 'preact/hooks'
 import type { StartOptions } from '../../api/schemas/lifecycle.ts'
 import { call } from './api.ts'
 import { info, status } from './store.ts'
-import { attempt, Button, Dialog, Field } from './ui.tsx'
+import { attempt, Button, Dialog, Field, Tag } from './ui.tsx'
 
 export const startDialog = signal(false)
 
@@ -65,6 +65,11 @@ export function StartDialog() {
   const [el2, setEl2] = useState(false)
   const [breakFirst, setBreakFirst] = useState(false)
   const [panicOnWarn, setPanicOnWarn] = useState(false)
+  const [oracle, setOracle] = useState(false)
+  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set())
+  // Of another policy they mean nothing.
+  const offered = (words?.quirks ?? []).filter(quirk => quirk.policy === policy)
+  const quirks = offered.map(({ name }) => name).filter(name => chosen.has(name))
   const start = () => {
     close()
     // The words are those that the server offers.
@@ -79,6 +84,8 @@ export function StartDialog() {
       bench: Number(bench),
       breakFirst,
       panicOnWarn,
+      oracle,
+      ...(quirks.length > 0 && { quirks }),
       ...(append && { append }),
     } as StartOptions
     void attempt(() => call('POST /machine/start', { body }))
@@ -147,6 +154,36 @@ export function StartDialog() {
           <input type="checkbox" checked={panicOnWarn} onChange={e => setPanicOnWarn(e.currentTarget.checked)} />
           end at the first unexpected warning
         </label>
+        <label class="check full">
+          <input type="checkbox" checked={oracle} onChange={e => setOracle(e.currentTarget.checked)} />
+          oracle: hold what devices reach against who owns the pages, end where they must not
+        </label>
+        {offered.length > 0 && (
+          <details class="full quirks">
+            <summary>
+              Known defects of the posted series{quirks.length > 0 && <Tag tone="bad">{quirks.length} on</Tag>}
+            </summary>
+            {offered.map(({ name, versions, effect }) => (
+              <label class="check" key={name}>
+                <input
+                  type="checkbox"
+                  checked={chosen.has(name)}
+                  onChange={e => {
+                    const next = new Set(chosen)
+                    if (e.currentTarget.checked) next.add(name)
+                    else next.delete(name)
+                    setChosen(next)
+                  }}
+                />
+                <span>
+                  <b class="mono">{name}</b> <span class="muted">{versions}</span>
+                  <br />
+                  {effect}
+                </span>
+              </label>
+            ))}
+          </details>
+        )}
         <div class="buttons full">
           <Button onClick={close}>Cancel</Button>
           <Button tone="primary" type="submit">

@@ -96,6 +96,7 @@ describe('what it does not take', () => {
     [['--until', 'moon'], /Allowed choices are mmio/],
     [['--policy', 'cheese'], /no policy "cheese"/],
     [['--quirk', 'cheese'], /policy pkvm has no quirk "cheese": there are cmd-sync-msi, /],
+    [['--quirk', 'queue-unshared'], /has no quirk "queue-unshared": did you mean queues-unshared\? there are /],
     [['--quirk', 'eats', '--policy', 'passthrough'], /policy passthrough has no quirk "eats": it has none/],
     [['--known', '/nowhere.json'], /\/nowhere\.json: ENOENT/],
     [['--known', tmpdir()], /EISDIR/],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What the report for people says of EL2: that SMMU and EL2 agree only where they were compared. */
+/** What the report for people says: that SMMU and EL2 agree only where they were compared, and that a run was not of the policy as it is. */
 import { expect, test } from 'vitest'
-import { el2Lines } from '../../../server/cli/summary.ts'
+import { el2Lines, oracleLines, quirkLines } from '../../../server/cli/summary.ts'
 import type { Agreement } from '../../../server/oracle/agreement.ts'
 import type { El2Report } from '../../../server/trap/el2Oracle.ts'
 
@@ -31,3 +31,32 @@ test.each([
   ['tables that make no sense', { problem: 'no table' }, ['    SMMU and EL2 CANNOT BE COMPARED: no table']],
   ['nothing to compare', {}, [expect.stringMatching(/^ {4}SMMU and EL2 were NOT compared: /)]],
 ])('%s', (_, more, expected) => expect(lines(more)).toEqual(expected))
+
+test('a run with known defects is not one of the policy as it is', () => {
+  expect(quirkLines('pkvm', ['eats', 'queues-unshared'])).toEqual([
+    '  WITH KNOWN DEFECTS (--quirk): this is not pkvm as it is',
+    '    eats',
+    '    queues-unshared',
+  ])
+})
+
+const looked = { samples: 3, wholes: 2, hypervisorPages: 16, vmPages: 1, more: 0, violations: [] }
+const sampleUs = { p50: 100, p90: 200, p99: 300, max: 400 }
+const violation = { kind: 'guard', message: 'a page is open', walk: [] }
+test.each([
+  [
+    'nothing',
+    {},
+    [
+      '  oracle: nothing is reached that must not be: 3 samples (p50 100 µs, p99 300), all of it 2 times, 1 pages belong to VMs',
+    ],
+  ],
+  ['nobody was asked', { unjudged: 'no stage 2' }, ['  oracle: NOTHING WAS JUDGED: no stage 2']],
+  [
+    'a violation',
+    { violations: [violation], more: 2 },
+    [expect.stringMatching(/^ {2}oracle: 3 VIOLATIONS: 3 samples/), '    a page is open'],
+  ],
+])('what the oracle found: %s', (_, more, expected) =>
+  expect(oracleLines({ ...looked, sampleUs, ...more })).toEqual(expected),
+)

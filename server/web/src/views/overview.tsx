@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { CountersView } from '../../../api/schemas/lifecycle.ts'
+import type { CountersView, StartOptions } from '../../../api/schemas/lifecycle.ts'
 import { currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
@@ -100,8 +100,11 @@ function Machine() {
   )
 }
 
-const policyText = ({ policy = 'pkvm', until = 'nested' }: { policy?: string; until?: string }) =>
-  policy === 'pkvm' ? `pkvm, until ${until}` : policy
+const policyText = ({ policy = 'pkvm', until = 'nested', quirks = [] }: StartOptions) =>
+  [
+    policy === 'pkvm' ? `pkvm, until ${until}` : policy,
+    ...(quirks.length > 0 ? [`quirks ${quirks.join(', ')}`] : []),
+  ].join(', ')
 
 /** The browser sends no token with a link, so with a token the file is fetched by script. */
 const Recording = () =>
