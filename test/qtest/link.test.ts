@@ -103,6 +103,29 @@ describe('QEMU without a server that works', () => {
     expect(machine.errors).toMatch(/did not come back within 3000 ms/)
   })
 
+  test('servers that welcome it and answer wrongly are asked less and less, until reconnect-ms', async () => {
+    const connected: number[] = []
+    await serve(
+      polite((message, out, socket) => {
+        if (message.type !== Id.trapRead) return
+        // The first one does its work, and goes: its successor is found at once.
+        if (connected.length === 1) socket.destroy()
+        else encodeReply(out, message.seq + 1, 0, 0, 0)
+      }),
+    )
+    server?.on('connection', () => connected.push(performance.now()))
+    await machine.start({ properties: ['reconnect-ms=3000'] })
+    await touch()
+    expect(await machine.exit()).toBe(1)
+    expect(machine.errors).toMatch(/did not come back within 3000 ms/)
+    const pauses = connected.map((at, i) => at - (connected[i - 1] ?? at)).slice(1)
+    expect(pauses[0]).toBeLessThan(200)
+    // 20, 40, 80 … 640 ms, and up to 20 more each.
+    expect(pauses.length).toBeGreaterThanOrEqual(7)
+    expect(pauses.length).toBeLessThanOrEqual(10)
+    for (let i = 1; i < pauses.length; i++) expect(pauses[i]).toBeGreaterThanOrEqual(Math.min(20 * 2 ** (i - 1), 640))
+  })
+
   test('SIGTERM ends it while it waits for an answer', async () => {
     await serve(polite(() => {}))
     await machine.start({ properties: ['reply-timeout-ms=60000'] })

@@ -20,6 +20,8 @@ export const RAM = 0x4000_0000
 export interface QtestOptions {
   /** Path that QEMU's smmu-cosim object connects to; null: no such object, QEMU as it always was. */
   readonly socket?: string | null
+  /** `host:port` that the object connects to instead. */
+  readonly addr?: string
   /** Further properties of the object. */
   readonly properties?: readonly string[]
   readonly args?: readonly string[]
@@ -87,6 +89,7 @@ export class QtestMachine {
   /** Spawns QEMU; resolves when qtest answers. Rejects with QEMU's own words when it ends instead. */
   async start({
     socket = this.socket,
+    addr,
     properties = [],
     args = [],
     memoryMiB = 256,
@@ -97,7 +100,8 @@ export class QtestMachine {
     ftruncateSync(fd, memoryMiB << 20)
     closeSync(fd)
     const path = join(this.folder, 'qtest')
-    const object = ['smmu-cosim', 'id=cosim', `path=${socket}`, ...properties].join(',')
+    const server = addr === undefined ? `path=${socket}` : `addr=${addr}`
+    const object = ['smmu-cosim', 'id=cosim', server, ...properties].join(',')
     // A test run that is killed takes its QEMU with it.
     this.#child = spawn(
       'setpriv',
@@ -136,6 +140,12 @@ export class QtestMachine {
     const done = once(this.server, 'reset')
     await this.systemReset()
     await done
+  }
+
+  /** QEMU's process id. */
+  get pid(): number {
+    if (this.#child?.pid === undefined) throw new Error('QEMU is not started')
+    return this.#child.pid
   }
 
   /** Asks QEMU for a reset. */

@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Server, Socket } from 'node:net'
-import { FrameWriter } from '../../protocol/framing.ts'
-import { encodeReply, encodeWelcome, Id, type MessageFromQemu } from '../../protocol/generated/messages.ts'
+import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
+import {
+  Decoder,
+  encodeReply,
+  encodeRingOpen,
+  encodeWelcome,
+  Id,
+  type MessageFromQemu,
+} from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
+import { areaSize, type Ring, sendDescriptors } from './ring.ts'
 import { serve } from './server.ts'
 
 export type Encode = (out: FrameWriter, seq: number) => void
@@ -18,6 +26,10 @@ export class Peer {
   #woken = () => {}
   #socket: Socket | undefined
   #seq = 0
+  /** When the frames are there and not on the socket. */
+  ring: Ring | undefined
+  readonly #rings: Ring[] = []
+  #stopped = false
 
   private constructor(server: Server) {
     this.#server = server
@@ -54,10 +66,74 @@ export class Peer {
 
   /** Sends messages with one write. */
   send(...messages: readonly Encode[]): void {
+    this.sendBytes(this.pack(...messages))
+  }
+
+  /** The bytes of messages, which get the next numbers. */
+  pack(...messages: readonly Encode[]): Buffer {
     const out = new FrameWriter()
     for (const encode of messages) encode(out, ++this.#seq)
-    this.#socket?.write(Buffer.from(out.buffer.subarray(0, out.length)))
+    return Buffer.from(out.buffer.subarray(0, out.length))
   }
+
+  sendBytes(bytes: Buffer): void {
+    if (this.ring === undefined) this.#socket?.write(bytes)
+    else {
+      this.ring.send(bytes, this.socket)
+      this.look()
+    }
+  }
+
+  get socket(): Socket {
+    if (this.#socket === undefined) throw new Error('QEMU is not connected')
+    return this.#socket
+  }
+
+  /**
+   * Sends ringOpen, and descriptors with it, and waits for the status. The frames go on in the ring when it is `ok`.
+   * @param size what ringOpen says
+   */
+  async openRing(
+    ring: Ring,
+    fds: readonly number[] = [ring.file.fd],
+    size: number = areaSize(ring.capacity),
+  ): Promise<number> {
+    this.#rings.push(ring)
+    const bytes = this.pack((out, seq) => encodeRingOpen(out, seq, size))
+    sendDescriptors(this.socket, bytes, fds)
+    const { status } = await this.first(Id.done)
+    if (status === enums.status.ok[0]) this.#useRing(ring)
+    return status
+  }
+
+  /** All that comes on the socket from now on is doorbells. */
+  #useRing(ring: Ring): void {
+    const { socket } = this
+    const input = new FrameReader()
+    const decoder = new Decoder('server')
+    const look = () => {
+      do {
+        if (this.ring !== ring || this.#stopped) return
+        input.push(ring.take(socket))
+        while (input.next()) this.#keep({ ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu)
+        ring.flush(socket)
+      } while (!ring.doze())
+    }
+    this.ring = ring
+    this.look = look
+    socket.removeAllListeners('data')
+    socket.on('data', bells => {
+      ring.bells += bells.length
+      look()
+    })
+    // What is there when QEMU closes is still taken.
+    socket.on('end', look)
+    socket.on('close', look)
+    look()
+  }
+
+  /** Looks at the ring, and has QEMU ring when something comes. */
+  look = (): void => {}
 
   /** Sends a request and waits for its answer; @returns the status. */
   async ask(encode: Encode): Promise<number> {
@@ -67,13 +143,13 @@ export class Peer {
     return answer.status
   }
 
-  welcome({ seq }: MessageOf<typeof Id.hello>): void {
-    this.send(out => encodeWelcome(out, seq, 1, 0, 'peer'))
+  welcome({ seq }: MessageOf<typeof Id.hello>, features = 0): void {
+    this.send(out => encodeWelcome(out, seq, 1, features, 'peer'))
   }
 
   /** Answers QEMU up to the point where vCPUs would run. */
-  async started(): Promise<void> {
-    this.welcome(await this.next(Id.hello))
+  async started(features = 0): Promise<void> {
+    this.welcome(await this.next(Id.hello), features)
     this.reply(await this.next(Id.reset))
   }
 
@@ -88,12 +164,16 @@ export class Peer {
 
   /** Takes no more bytes from QEMU. */
   stopReading(): void {
+    this.#stopped = true
+    if (this.ring !== undefined) return
     this.#socket?.pause()
   }
 
   close(): void {
     this.cut()
     this.#server.close()
+    this.ring = undefined
+    for (const ring of this.#rings) ring.dispose()
   }
 
   async #until<M>(types: readonly number[], find: () => M | undefined): Promise<M> {
@@ -113,8 +193,15 @@ export class Peer {
   }
 
   #take(message: MessageFromQemu, socket: Socket): void {
-    if (message.type === Id.hello) this.#seq = 0
+    if (message.type === Id.hello) {
+      this.#seq = 0
+      this.ring = undefined
+    }
     this.#socket = socket
+    this.#keep(message)
+  }
+
+  #keep(message: MessageFromQemu): void {
     this.unread.push(message)
     this.#woken()
   }
