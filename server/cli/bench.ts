@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Command, InvalidArgumentError } from 'commander'
-import { NAMES, type Name } from '../../test/bench/figure.ts'
+import { NAMES, type Name, type Peer } from '../../test/bench/figure.ts'
 import type { BenchOptions } from '../../test/bench/run.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 
@@ -29,6 +29,12 @@ function seconds(text: string): number {
   return value
 }
 
+function peer(text: string, before: readonly Peer[]): Peer[] {
+  const [, label, program] = /^([^=]+)=(.+)$/.exec(text) ?? []
+  if (label === undefined || program === undefined) throw new InvalidArgumentError('expected LABEL=PROGRAM')
+  return [...before, { label, program }]
+}
+
 /** `smmu-cosim bench`. */
 export function benchCommand(program: Command): void {
   program
@@ -37,6 +43,12 @@ export function benchCommand(program: Command): void {
     .option('--quick', 'a short form that says whether the benchmark works, not how fast things are')
     .option('--only <name>', `${NAMES.join(', ')}; may be repeated`, name, [])
     .option('--pairs <n>', 'repeats of each comparison', pairs)
+    .option(
+      '--peer <label=program>',
+      'a program that makes as many round trips as its argument says, and prints p50, p90, p99 and maximum in ns; may be repeated',
+      peer,
+      [],
+    )
     .option('--idle <s>', 'how long a guest is watched at its prompt', seconds)
     .option(
       '--json <file>',

@@ -99,8 +99,16 @@ export const QUICK: Scale = {
   warmUp: false,
 }
 
+/** Something else that makes round trips, measured in the same run: a program of somebody else's. */
+export interface Peer {
+  readonly label: string
+  /** Called with the number of round trips; prints p50, p90, p99 and maximum in ns, as pingpong.c does. */
+  readonly program: string
+}
+
 /** What every part is given. */
 export interface Context {
+  readonly peers: readonly Peer[]
   readonly scale: Scale
   readonly signal: AbortSignal
   readonly say: (line: string) => void

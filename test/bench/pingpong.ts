@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { FrameWriter } from '../../protocol/framing.ts'
 import { encodeReply, encodeTrapRead } from '../../protocol/generated/messages.ts'
+import type { Peer } from './figure.ts'
 
 const run = promisify(execFile)
 const SOURCE = fileURLToPath(new URL('./pingpong.c', import.meta.url))
@@ -42,6 +43,14 @@ function frameSizes(): { readonly request: number; readonly reply: number } {
 const times = (line = ''): Times => {
   const [p50, p90, p99, max] = line.split(' ').map(ns => Number(ns) / 1000)
   return { p50, p90, p99, max }
+}
+
+/** Runs a peer. @returns its round trip */
+export async function peerRoundTrip({ program }: Peer, count: number, signal: AbortSignal): Promise<Times> {
+  const { stdout } = await run(program, [`${count}`], { signal, timeout: DEADLINE_MS })
+  const trip = times(stdout.split('\n')[0])
+  if (!(trip.p50 > 0)) throw new Error(`${program}: its first line should be four numbers, ns`)
+  return trip
 }
 
 export class PingPong {

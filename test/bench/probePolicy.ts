@@ -93,25 +93,22 @@ class Clocked extends PkvmPolicy {
 
 class Weighed extends PkvmPolicy {
   #traps = 0
-  #used = 0
-  /** Between two looks in which nothing was collected. */
-  #bytes = 0
-  #counted = 0
+  #first = 0
+  #last = 0
 
   constructor(machine: Machine, context: PolicyContext) {
     super(machine, context)
-    write(() => (this.#counted === 0 ? {} : { bytesPerTrap: this.#bytes / this.#counted }))
+    write(() => {
+      const counted = this.#traps - (this.#traps % HEAP_TRAPS) - HEAP_TRAPS
+      return counted <= 0 ? {} : { bytesPerTrap: (this.#last - this.#first) / counted }
+    })
   }
 
   override access(trap: Trap): void {
     super.access(trap)
     if (++this.#traps % HEAP_TRAPS !== 0) return
-    const used = getHeapStatistics().used_heap_size
-    if (this.#used > 0 && used >= this.#used) {
-      this.#bytes += used - this.#used
-      this.#counted += HEAP_TRAPS
-    }
-    this.#used = used
+    this.#last = getHeapStatistics().total_allocated_bytes
+    if (this.#traps === HEAP_TRAPS) this.#first = this.#last
   }
 }
 

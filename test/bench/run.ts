@@ -9,7 +9,7 @@ import { benchBoots } from './boots.ts'
 import { benchCommands } from './commands.ts'
 import { benchDashboard } from './dashboard.ts'
 import { benchFaultSessions } from './faultSessions.ts'
-import { type Context, evaluate, FULL, NAMES, type Name, type Part, QUICK, type Scale } from './figure.ts'
+import { type Context, evaluate, FULL, NAMES, type Name, type Part, type Peer, QUICK, type Scale } from './figure.ts'
 import { benchCompute, benchParallel } from './guestWork.ts'
 import { benchIdle } from './idle.ts'
 import { benchIdmap } from './idmap.ts'
@@ -34,6 +34,7 @@ export interface BenchOptions {
   readonly only: readonly Name[]
   /** Instead of the usual number of pairs. */
   readonly pairs?: number
+  readonly peer: readonly Peer[]
   /** Seconds at the idle prompt instead of the usual ones. */
   readonly idle?: number
   /** Default: in a new folder of the runs. */
@@ -96,7 +97,7 @@ export async function bench(options: BenchOptions, signal: AbortSignal): Promise
   const names: ReadonlySet<Name> = new Set(only.length > 0 ? only : NAMES)
   const usual = quick ? QUICK : FULL
   const scale = { ...usual, ...(pairs !== undefined && { pairs }), ...(idle !== undefined && { idleSeconds: idle }) }
-  const context: Context = { scale, signal, say }
+  const context: Context = { scale, signal, say, peers: options.peer }
   const steps = STEPS.filter(step => step.names.some(name => names.has(name)))
   const left = (from: number) => steps.slice(from).reduce((sum, { seconds }) => sum + seconds(scale), 0)
   say(`${steps.flatMap(step => step.names.filter(name => names.has(name))).join(', ')}: about ${duration(left(0))}`)

@@ -47,6 +47,13 @@ export async function inPairs<A, B>(
   return { a: whole.map(pair => pair.a), b: whole.map(pair => pair.b) }
 }
 
+/** One after the other. */
+export async function inTurn<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = []
+  for (const item of items) results.push(await work(item))
+  return results
+}
+
 /** Runs `work` so many times. @param signal ends it; what was measured by then is returned, and that is not nothing */
 export async function repeat<T>(times: number, signal: AbortSignal, work: (n: number) => Promise<T>): Promise<T[]> {
   const results: T[] = []

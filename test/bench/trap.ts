@@ -8,8 +8,8 @@ import { Decoder } from '../../protocol/generated/messages.ts'
 import { ensureQemu } from '../../scripts/setup/index.ts'
 import { INSTANT, runBareGuest } from './bareGuest.ts'
 import type { Budget, Context, Part } from './figure.ts'
-import { encodeTypicalTrap, PingPong } from './pingpong.ts'
-import { inPairs, median } from './stats.ts'
+import { encodeTypicalTrap, PingPong, peerRoundTrip } from './pingpong.ts'
+import { inPairs, inTurn, median } from './stats.ts'
 
 /** As long as QEMU polls by default: not at all where that would keep the server from running. */
 const SPIN_US = availableParallelism() > 1 ? 50 : 0
@@ -38,7 +38,7 @@ function decodeTime(count: number): number {
   return time
 }
 
-export async function benchTrap({ scale, signal, say }: Context): Promise<Part> {
+export async function benchTrap({ scale, signal, say, peers }: Context): Promise<Part> {
   const folder = mkdtempSync(join(tmpdir(), 'cosim-bench-'))
   try {
     const qemu = await ensureQemu({ signal })
@@ -65,6 +65,7 @@ export async function benchTrap({ scale, signal, say }: Context): Promise<Part> 
         apart: await pingPong.exchange(0, 0, true),
         clientSpins: await pingPong.exchange(SPIN_US, 0, true),
         bothSpin: await pingPong.exchange(ALWAYS_US, ALWAYS_US, true),
+        peers: await inTurn(peers, peer => peerRoundTrip(peer, scale.traps, signal)),
       }),
     )
     type Percentile = 'p50' | 'p99'
@@ -89,6 +90,10 @@ export async function benchTrap({ scale, signal, say }: Context): Promise<Part> 
           target: '≤ 0.5 ×',
         },
         { ...base, what: 'trap, p50', a: trap, b: blocking },
+        ...peers.map(({ label }, i) => ({
+          ...{ ...base, what: 'trap, p50', a: trap },
+          b: { label, values: b.map(runs => runs.peers[i].p50) },
+        })),
         { ...base, what: 'trap, p50', a: trap, b: socket('apart', 'C to C, blocking, two processors') },
         {
           ...base,
