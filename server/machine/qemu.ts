@@ -36,7 +36,7 @@ export interface QemuOptions {
  * System calls that QEMU is denied (-sandbox in qemu(1)): starting programs, changing its user, its priority or its affinity,
  * and those that no program should make any more. Its devices, user network and migration to a file work without.
  */
-const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
+export const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
 
 /** A comma in a QEMU option value is written twice. */
 const quote = (value: string): string => value.replaceAll(',', ',,')

@@ -26,6 +26,7 @@ import {
   type MessageFromQemu,
 } from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
+import { SANDBOX } from '../../server/machine/qemu.ts'
 import { memoryFile, sealSize } from '../../server/machine/sharedMemory.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_CR1, ARM_SMMU_IDR0, ARM_SMMU_STRTAB_BASE } from '../../server/smmu/registers.ts'
 import { QtestMachine, RAM, SMMU } from './machine.ts'
@@ -199,6 +200,14 @@ describe('agreement', () => {
     const fds = makeFds()
     expect(await peer.openRing(new Ring(CAPACITY), fds, size)).toBe(RANGE)
     for (const fd of fds) closeSync(fd)
+    await trap(1)
+  })
+
+  test('under the sandbox that the server starts QEMU with', async () => {
+    const started = machine.start({ args: ['-sandbox', SANDBOX] })
+    await peer.started(RING)
+    await started
+    expect(await peer.openRing(new Ring(CAPACITY))).toBe(OK)
     await trap(1)
   })
 
