@@ -27,6 +27,7 @@ import type { SoftSmmuOptions } from './options.ts'
 import { PriQueue } from './pri.ts'
 import { Q_POINTER, QueueRegisters } from './queueRegisters.ts'
 import { Stalls } from './stall.ts'
+import type { TornFetches } from './tearing.ts'
 import { ControlRegister } from './update.ts'
 
 const CR0_MASK = R.CR0_SMMUEN | R.CR0_EVTQEN | R.CR0_CMDQEN
@@ -94,10 +95,10 @@ export class SoftSmmu implements SmmuHardware {
     }
     this.#memory = memory
     this.#options = options
-    const fetches = fetchPort(memory, options)
+    const fetches = watched(memory, options.onRead)
     const caching = options.caching ?? 'architectural'
     this.#caches = caching === 'none' ? undefined : new SoftCaches(caching)
-    this.#walker = new Walker(features, fetches, this.#caches)
+    this.#walker = new Walker(features, torn(fetches, options.torn), this.#caches)
     const aligned = !options.unalignedQueues
     this.#cmdq = new QueueRegisters(features.cmdqs, CMDQ_ENTRY_SIZE, aligned)
     this.#evtq = new QueueRegisters(features.evtqs, EVTQ_ENTRY_SIZE, aligned)
@@ -555,15 +556,27 @@ export class SoftSmmu implements SmmuHardware {
   }
 }
 
-/** How the SMMU reads memory: as it is, unless somebody watches or fetches are torn. */
-function fetchPort(memory: GuestMemory, { onRead, torn }: SoftSmmuOptions): GuestMemory {
-  if (onRead === undefined && torn === undefined) return memory
+/** Memory whose reads somebody is told of. */
+function watched(memory: GuestMemory, onRead: SoftSmmuOptions['onRead']): GuestMemory {
+  if (onRead === undefined) return memory
   return {
     ram: memory.ram,
     read(address, target, offset, length) {
-      onRead?.(address, length)
+      onRead(address, length)
+      return memory.read(address, target, offset, length)
+    },
+    write: (address, source, offset, length) => memory.write(address, source, offset, length),
+  }
+}
+
+/** Memory as a walker reads it: structures may be torn. Commands are not: PROD is written behind them. */
+function torn(memory: GuestMemory, fetches: TornFetches | undefined): GuestMemory {
+  if (fetches === undefined) return memory
+  return {
+    ram: memory.ram,
+    read(address, target, offset, length) {
       if (!memory.read(address, target, offset, length)) return false
-      torn?.tear(address, target, offset, length)
+      fetches.tear(address, target, offset, length)
       return true
     },
     write: (address, source, offset, length) => memory.write(address, source, offset, length),

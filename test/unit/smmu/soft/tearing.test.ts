@@ -115,6 +115,19 @@ describe('torn fetches (IHI 0070 section 3.21.3)', () => {
     )
   })
 
+  it('commands are not torn, also where as many are fetched as an entry is long', () => {
+    const t = new Torn(OLDEST)
+    t.torn.storing(CMDQ, 64)
+    t.memory.set64(STE, 1n)
+    t.store(0, 2n)
+    // Before, the queue held zeroes: opcode 0 is illegal.
+    t.command([C.CMDQ_OP_CFGI_STE, SID], ...new Array<[number]>(3).fill([C.CMDQ_OP_CMD_SYNC]))
+    const into = { lo: 0, hi: 0 }
+    t.smmu.read(R.ARM_SMMU_CMDQ_CONS, 4, into)
+    expect(into.lo).toBe(4)
+    expect(t.fetch()[0]).toBe(2n)
+  })
+
   it('nothing else is torn, and a reset forgets', () => {
     const t = new Torn(OLDEST)
     t.torn.storing(EVTQ, 32)
