@@ -13,6 +13,7 @@ import type { Step } from './steps.ts'
 const MAX_STEPS = 100_000
 const MAX_MEANWHILE = 64
 const MAX_WORDS = 1024
+const MAX_TIMES = 2 ** 14
 const MAX_RAM = 2 ** 26
 
 const Integer = (maximum: number, minimum = 0) => Type.Integer({ minimum, maximum })
@@ -45,7 +46,12 @@ const SetupSchema = Type.Object(
 )
 
 const StoreSchema = Type.Object(
-  { do: Type.Literal('store'), address: WordAddress, words: Type.Array(Word, { maxItems: MAX_WORDS }) },
+  {
+    do: Type.Literal('store'),
+    address: WordAddress,
+    words: Type.Array(Word, { maxItems: MAX_WORDS }),
+    times: Type.Optional(Integer(MAX_TIMES, 1)),
+  },
   { additionalProperties: false },
 )
 const DmaSchema = Type.Object(

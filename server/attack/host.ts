@@ -269,6 +269,16 @@ export class Host {
     if (this.polls || this.random.chance(10)) this.read(smmu, R.ARM_SMMU_CMDQ_CONS)
   }
 
+  /** Puts the same command into the queue so often, and rings the doorbell once. */
+  batch(smmu: number, words: Command, count: number): void {
+    const { cmdqBase, cmdqLog2size, cmdqProd } = this.world.host[smmu]
+    const index = queueIndex(cmdqProd, cmdqLog2size)
+    const untilWrap = Math.min(count, 2 ** cmdqLog2size - index)
+    this.world.perform({ do: 'store', address: cmdqBase + 16 * index, words, times: untilWrap })
+    if (count > untilWrap) this.world.perform({ do: 'store', address: cmdqBase, words, times: count - untilWrap })
+    this.write(smmu, R.ARM_SMMU_CMDQ_PROD, queueAdvance(cmdqProd, cmdqLog2size, count))
+  }
+
   // Tables.
 
   /** Makes sure that the stream has a place in the stream table. Returns the address of its STE; undefined if it cannot have one. */

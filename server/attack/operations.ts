@@ -30,7 +30,7 @@ import {
   steStage1,
   TLBI_NSNH_ALL,
 } from './host.ts'
-import type { HardwareOption } from './setup.ts'
+import { type HardwareOption, roomOf } from './setup.ts'
 import type { Dma } from './steps.ts'
 
 export interface OperationKind {
@@ -42,6 +42,8 @@ export interface OperationKind {
 }
 
 const VMS = 3
+/** LOG2SIZE of a command queue that holds more than the shadow queue. */
+const LARGE_LOG2SIZE = 14
 /** A stage 2 block that everybody may write, without its address. */
 const BLOCK_RW = 0x7fdn
 
@@ -269,6 +271,26 @@ export const OPERATIONS: readonly OperationKind[] = [
     run: host => {
       const count = host.random.chance(95) ? 1 + host.random.below(6) : 1 + host.random.logUniform(8)
       host.commands(host.smmu, ...Array.from({ length: count }, () => anyCommand(host)), SYNC)
+    },
+  },
+  {
+    // As many at once as the queue holds, and as a smaller one behind it does not.
+    name: 'a large batch of commands',
+    weight: 0.2,
+    run: host => {
+      const { random: r, smmu } = host
+      const { cmdqLog2size, cr0 } = host.world.host[smmu]
+      if (cmdqLog2size !== LARGE_LOG2SIZE || !(cr0 & R.CR0_CMDQEN)) {
+        host.boot(smmu, { ...places(host), cmdq: roomOf(host.world.setup), cmdqLog2size: LARGE_LOG2SIZE })
+      }
+      const [page, granule] = aligned(host)
+      const sid = host.sid()
+      host.attach(smmu, sid, STE_BYPASS)
+      const dma: Dma = { do: 'dma', smmu, sid, address: page, write: r.chance(50), how: 'untranslated' }
+      host.world.perform(dma)
+      host.batch(smmu, r.chance(80) ? SYNC : TLBI_NSNH_ALL, 2 ** (12 + r.below(3)) - r.below(4))
+      host.transfer('donate', page, granule, 1 + r.below(VMS))
+      host.world.perform(dma)
     },
   },
   {

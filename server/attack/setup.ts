@@ -155,6 +155,12 @@ export function idRegistersOf(setup: Setup): IdRegisters {
   }
 }
 
+/** Memory of the host that nothing else uses, for queues of up to 256 KiB: in the middle of the range without hypervisor memory. */
+export function roomOf({ ram, carveout }: Setup): number {
+  const range = ram.find(({ base, size }) => carveout.base < base || carveout.base >= base + size) ?? ram[0]
+  return range.base + OTHER_RAM_SIZE / 2
+}
+
 /** Pages near each end of RAM that the host uses for everything, so that uses collide. */
 const HOT_PAGES = 24
 

@@ -16,11 +16,12 @@ export interface Interleaved {
   readonly dies?: number
 }
 
-/** Host memory changes. `words`: 32 bits each. */
+/** Host memory changes. `words`: 32 bits each; `times`: so often, one behind the other. */
 export interface Store {
   readonly do: 'store'
   readonly address: number
   readonly words: readonly number[]
+  readonly times?: number
 }
 
 /** The host changes what the hypervisor has just read, if it was memory: what is read twice is another the second time. */
@@ -100,8 +101,10 @@ export function describeStep(step: Step): string {
 
 function describe(step: Step): string {
   switch (step.do) {
-    case 'store':
-      return `store ${hex(step.address)} = ${step.words.map(word => hex(word)).join(' ')}`
+    case 'store': {
+      const times = step.times === undefined ? '' : `, ${step.times} times`
+      return `store ${hex(step.address)} = ${step.words.map(word => hex(word)).join(' ')}${times}`
+    }
     case 'rewrite':
       return `store to what was just read ${step.words.map(word => hex(word)).join(' ')}`
     case 'dma': {

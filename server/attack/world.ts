@@ -455,7 +455,7 @@ export class World {
   #meanwhile(step: Meanwhile): void {
     switch (step.do) {
       case 'store':
-        this.#store(step.address, step.words)
+        this.#store(step.address, step.words, step.times)
         break
       case 'rewrite':
         if (this.#justRead >= 0 && this.#justRead % 4 === 0) this.#store(this.#justRead, step.words)
@@ -472,12 +472,13 @@ export class World {
   }
 
   /** A vCPU stores, where it can: guarded pages are out of its reach. */
-  #store(address: number, words: readonly number[]): void {
+  #store(address: number, words: readonly number[], times = 1): void {
+    const { length } = words
     let open = true
-    for (let i = 0; i < words.length; i++) {
+    for (let i = 0; i < length * times; i++) {
       const at = address + 4 * i
       if (i === 0 || at % PAGE_SIZE === 0) open = !this.guard.has(at)
-      if (open) this.memory.setWord(at, words[i])
+      if (open) this.memory.setWord(at, words[i % length])
     }
   }
 }

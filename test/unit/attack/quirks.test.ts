@@ -12,6 +12,7 @@ const whole: PolicyFactory = (machine, context) => pkvm(machine, context)
 const FOUND: readonly (readonly [quirk: string, kind: RegExp, hardware: readonly HardwareOption[]])[] = [
   ['cmd-sync-msi', /^smmu-write msi-sync/, ['msi']],
   ['irq-cfg-msi', /^smmu-write msi-/, ['msi']],
+  ['batch-over-4096', /^dma by stage 2, from a cache/, []],
   ['eats', /^dma (as Translated|by what an ATC kept)/, ['ats']],
   ['no-tlbi-while-off', /^dma (untranslated|by stage 2), from a cache/, []],
   ['idmap-never-initialised', /^dma by stage 2/, []],
