@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Hypervisors with one wrong line each, made from the source: does the attacker find them, or do the unit tests? What neither finds is a
+ * Hypervisors with one wrong line each, made from the source: do the unit tests find them, or does the attacker? What neither finds is a
  * line that may be wrong without anybody noticing.
  */
 import { spawn } from 'node:child_process'
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { stripTypeScriptTypes } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -16,12 +17,53 @@ import { HARDWARE } from './setup.ts'
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url))
 const PKVM = 'server/hypervisor/pkvm'
-/** What decides about isolation; the rest of the folder shows, stores or measures. */
-const FILES: readonly string[] = [
-  ...['commandRules', 'cr0', 'frame', 'hostCmdq', 'hostStrtab', 'hypervisor', 'idmap', 'idmapBuild', 'idmapLayout'],
-  ...['ownership', 'pool', 'probe', 'queues', 'shadowCmdq', 'shadowStrtab', 'share', 'smmu', 'steRules'],
-].map(name => `${PKVM}/${name}.ts`)
-/** What a copy of the source needs to run the hypervisor's tests. */
+
+/** The unit tests of a source: those that say most about it are run first, all others of its folder behind the attack. */
+interface Source {
+  readonly file: string
+  readonly tests: readonly string[]
+  readonly all: string
+  /** It is no part of what an attack meets. */
+  readonly apart?: true
+}
+
+const pkvm = (name: string, ...tests: string[]): Source => ({
+  file: `${PKVM}/${name}.ts`,
+  tests: tests.map(test => `test/unit/hypervisor/pkvm/${test}`),
+  all: 'test/unit/hypervisor',
+})
+const apart = (file: string, test: string): Source => ({ file, tests: [test], all: test, apart: true })
+
+/** What decides about isolation; the rest of the folders shows, stores or measures. */
+const SOURCES: readonly Source[] = [
+  pkvm('checkpoint', 'checkpoint'),
+  pkvm('commandRules', 'section6'),
+  pkvm('cr0', 'section5', 'section4'),
+  pkvm('frame', 'section4', 'section6'),
+  pkvm('hostCmdq', 'section6'),
+  pkvm('hostStrtab', 'section7', 'section5'),
+  pkvm('hypervisor', 'section8', 'section3', 'checkpoint', 'reset', 'severalSmmus'),
+  pkvm('idmap', 'section9', 'section8'),
+  pkvm('idmapBuild', 'section9'),
+  pkvm('idmapGeometry', 'section9'),
+  pkvm('idmapLayout', 'section9'),
+  pkvm('ownership', 'section8'),
+  pkvm('pool', 'pool'),
+  pkvm('probe', 'section2'),
+  pkvm('queues', 'section5'),
+  pkvm('shadowCmdq', 'section6', 'checkpoint'),
+  pkvm('shadowStrtab', 'section7', 'checkpoint'),
+  pkvm('share', 'section8', 'section5'),
+  pkvm('smmu', 'section3', 'section9', 'severalSmmus', 'section7'),
+  pkvm('steRules', 'section7'),
+  pkvm('strtabShape', 'section3', 'section5'),
+  { file: 'server/smmu/queue.ts', tests: ['test/unit/smmu/queue'], all: 'test/unit/smmu' },
+  { file: 'server/smmu/strtab.ts', tests: ['test/unit/smmu/structures'], all: 'test/unit/smmu' },
+  apart('server/translate/smmuTranslator.ts', 'test/unit/translate'),
+  apart('server/machine/masters.ts', 'test/unit/machine/masters'),
+]
+
+/** What a copy of the source needs to run these tests. */
 const COPIED = [
   'package.json',
   'tsconfig.json',
@@ -42,18 +84,21 @@ export interface Mutant {
 }
 
 export interface Verdict extends Mutant {
-  /** Who found it; `no program`: it does not load or names what is not there, so that there was nothing to find. */
-  readonly by: 'attack' | 'unit tests' | 'nobody' | 'no program'
-  /** What was found, the test that failed, or why it does not run. */
+  /** Who found it first. */
+  readonly by: 'unit tests' | 'attack' | 'nobody'
+  /** The test that failed, or what was found. */
   readonly what: string
   readonly seconds: number
 }
 
 export interface MutantOptions {
+  /** Mutants that run. */
   readonly count: number
   readonly seed: number
   /** Of the attack on each. */
-  readonly seconds: number
+  readonly operations: number
+  /** Mutants at a time. */
+  readonly jobs: number
   readonly known: readonly Weakness[]
 }
 
@@ -73,7 +118,8 @@ const CHANGES: readonly (readonly [RegExp, string])[] = [
   [/\bMath\.min\b/, 'Math.max'],
   [/\btrue\b/, 'false'],
   [/\bfalse\b/, 'true'],
-  [/return E[A-Z]+$/, 'return OK'],
+  // OK
+  [/return E[A-Z]+$/, 'return 0'],
   // A statement that is a call is left out.
   [/^( +)(?:this|hyp|smmu|memory|shadow|guard|share|registers|state)[.#\w]*\(.*\)$/, '$1;'],
   [/^( +)[\w.#[\]]+ (?:=|\|=|&=|\^=) .*[^,{(]$/, '$1;'],
@@ -82,31 +128,51 @@ const CHANGES: readonly (readonly [RegExp, string])[] = [
 const PLAIN =
   /^\s*(?:\/?\*|\/\/|import |export (?:interface|type) |readonly |\}|\{)|warn\(|warning|WARN|report\.|changed\(|queueMoved\(|throw |quirks|keepAnyway|\$1/
 
-/** All of a file, in the order of its lines. */
+/** What Node makes of a text; undefined: it is no program. */
+function program(text: string): string | undefined {
+  try {
+    return stripTypeScriptTypes(text)
+  } catch {
+    return undefined
+  }
+}
+
+/** All of a file, in the order of its lines. What makes another type, or no program, is none. */
 export function mutantsOf(file: string, text: string): Mutant[] {
+  const lines = text.split('\n')
+  const whole = program(text)
   const found: Mutant[] = []
-  for (const [i, before] of text.split('\n').entries()) {
+  for (const [i, before] of lines.entries()) {
     if (PLAIN.test(before)) continue
     for (const [pattern, instead] of CHANGES) {
       if (!pattern.test(before)) continue
-      found.push({ file, line: i + 1, before: before.trim(), after: before.replace(pattern, instead).trim() })
+      const after = before.replace(pattern, instead)
+      const made = program(lines.with(i, after).join('\n'))
+      if (made === undefined || made === whole) continue
+      found.push({ file, line: i + 1, before: before.trim(), after: after.trim() })
     }
   }
   return found
 }
 
-/** Some of all, spread over the source, the same ones for the same seed. */
-export function choose(all: readonly Mutant[], count: number, seed: number): Mutant[] {
+/**
+ * Divides all of them, in the order of the source, into `count` parts, so that one of each is spread over it. Each part is in an order
+ * of its own, the same one for the same seed.
+ */
+export function choose(all: readonly Mutant[], count: number, seed: number): Mutant[][] {
   const random = new Random(seed)
-  const step = all.length / count
-  if (step <= 1) return [...all]
-  return Array.from(
-    { length: count },
-    (_, i) => all[Math.min(all.length - 1, Math.floor((i + random.below(1000) / 1000) * step))],
-  )
+  const parts = Math.min(count, all.length)
+  return Array.from({ length: parts }, (_, i) => {
+    const part = all.slice(Math.floor((i * all.length) / parts), Math.floor(((i + 1) * all.length) / parts))
+    for (let last = part.length - 1; last > 0; last--) {
+      const other = random.below(last + 1)
+      ;[part[last], part[other]] = [part[other], part[last]]
+    }
+    return part
+  })
 }
 
-/** How an attack or the tests ended. */
+/** How an attack or tests ended; undefined: nothing is wrong. */
 type Ending = { readonly found: string } | { readonly broken: string } | undefined
 
 /** Errors of a text that is no program, whoever meets them. */
@@ -115,7 +181,8 @@ const BROKEN = /\b(?:SyntaxError|ReferenceError)\b/
 const endingOf = (found: string): Ending => (BROKEN.test(found) ? { broken: found } : { found })
 
 /**
- * @param told of each when it is decided; of one that `signal` interrupts nothing is said
+ * @param told of each when it is decided; of one that `signal` interrupts nothing is said, nor of one that does not load or names what
+ *   is not there: another one takes its place
  * @throws Error when attack or tests find something without a mutant: then neither says anything about one
  */
 export async function mutants(
@@ -123,58 +190,92 @@ export async function mutants(
   told: (verdict: Verdict) => void,
   signal: AbortSignal,
 ): Promise<Verdict[]> {
-  const all = FILES.flatMap(file => mutantsOf(file, readFileSync(join(ROOT, file), 'utf8')))
-  const copy = mkdtempSync(join(tmpdir(), 'smmu-cosim-mutants-'))
+  const parts = choose(
+    SOURCES.flatMap(({ file }) => mutantsOf(file, readFileSync(join(ROOT, file), 'utf8'))),
+    options.count,
+    options.seed,
+  )
+  const folder = mkdtempSync(join(tmpdir(), 'smmu-cosim-mutants-'))
+  const copies = Array.from({ length: Math.min(options.jobs, parts.length) }, (_, job) => join(folder, `${job}`))
   try {
-    for (const path of COPIED) cpSync(join(ROOT, path), join(copy, path), { recursive: true })
-    symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
-    for (const [who, judge] of [
-      ['the attack finds something', attacked],
-      ['the unit tests fail', tested],
-    ] as const) {
-      const wrong = await judge(copy, options, signal)
-      signal.throwIfAborted()
-      if (wrong !== undefined) {
-        throw new Error(`${who} without a mutant: ${'found' in wrong ? wrong.found : wrong.broken}`)
+    for (const copy of copies) {
+      for (const path of COPIED) cpSync(join(ROOT, path), join(copy, path), { recursive: true })
+      symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
+    }
+    await Promise.all([
+      expectNothing('the attack finds something', attacked(copies[0], options, signal)),
+      expectNothing('the unit tests fail', tested(copies[0], [...new Set(SOURCES.map(({ all }) => all))], signal)),
+    ])
+    signal.throwIfAborted()
+    const verdicts: Verdict[] = []
+    const work = async (copy: string) => {
+      for (let part = parts.shift(); part !== undefined; part = parts.shift()) {
+        for (const mutant of part) {
+          const verdict = await judge(mutant, copy, options, signal)
+          if (signal.aborted) return
+          if (verdict === undefined) continue
+          verdicts.push(verdict)
+          told(verdict)
+          break
+        }
       }
     }
-    const verdicts: Verdict[] = []
-    for (const mutant of choose(all, options.count, options.seed)) {
-      const verdict = await judge(mutant, copy, options, signal)
-      if (signal.aborted) break
-      verdicts.push(verdict)
-      told(verdict)
-    }
+    await Promise.all(copies.map(work))
     return verdicts
   } finally {
-    rmSync(copy, { recursive: true, force: true })
+    rmSync(folder, { recursive: true, force: true })
   }
 }
 
-async function judge(mutant: Mutant, copy: string, options: MutantOptions, signal: AbortSignal): Promise<Verdict> {
+async function expectNothing(what: string, ending: Promise<Ending>): Promise<void> {
+  const wrong = await ending
+  if (wrong !== undefined) throw new Error(`${what} without a mutant: ${'found' in wrong ? wrong.found : wrong.broken}`)
+}
+
+/** Undefined: it is no program. */
+async function judge(
+  mutant: Mutant,
+  copy: string,
+  options: MutantOptions,
+  signal: AbortSignal,
+): Promise<Verdict | undefined> {
   const path = join(copy, mutant.file)
   const text = readFileSync(path, 'utf8')
   const lines = text.split('\n')
-  lines[mutant.line - 1] = mutant.after
-  writeFileSync(path, lines.join('\n'))
+  const indent = lines[mutant.line - 1].search(/\S/)
+  writeFileSync(path, lines.with(mutant.line - 1, ' '.repeat(indent) + mutant.after).join('\n'))
   const start = performance.now()
+  const ended = (by: Verdict['by'], what: string): Verdict => {
+    return { ...mutant, by, what, seconds: (performance.now() - start) / 1000 }
+  }
+  const source = SOURCES.find(({ file }) => file === mutant.file)
+  if (source === undefined) return undefined
+  const stages: readonly (readonly [Exclude<Verdict['by'], 'nobody'>, () => Promise<Ending>])[] = [
+    ['unit tests', () => tested(copy, source.tests, signal)],
+    ...(source.apart ? [] : [['attack', () => attacked(copy, options, signal)] as const]),
+    ...(source.apart ? [] : [['unit tests', () => tested(copy, [source.all], signal)] as const]),
+  ]
   try {
-    const byAttack = await attacked(copy, options, signal)
-    const ending = byAttack ?? (await tested(copy, options, signal))
-    const seconds = (performance.now() - start) / 1000
-    if (ending === undefined) return { ...mutant, by: 'nobody', what: '', seconds }
-    if ('broken' in ending) return { ...mutant, by: 'no program', what: ending.broken, seconds }
-    return { ...mutant, by: byAttack === undefined ? 'unit tests' : 'attack', what: ending.found, seconds }
+    for (const [by, look] of stages) {
+      const ending = await look()
+      if (signal.aborted || (ending !== undefined && 'broken' in ending)) return undefined
+      if (ending !== undefined) return ended(by, ending.found)
+    }
+    return ended('nobody', '')
   } finally {
     writeFileSync(path, text)
   }
 }
 
-/** What an attack finds first; a policy that never answers is one as well. */
-function attacked(copy: string, { seconds, seed, known }: MutantOptions, signal: AbortSignal): Promise<Ending> {
+/** Time for an attack or tests, ms: many times what either needs. */
+const HANGS_MS = 600_000
+const HANGS: Ending = { found: 'it does not come to an end' }
+
+/** What an attack finds first. */
+function attacked(copy: string, { operations, seed, known }: MutantOptions, signal: AbortSignal): Promise<Ending> {
   const options: WorkerOptions = {
-    ...{ policy: join(copy, PKVM, 'policy.ts'), until: 'nested', hardware: HARDWARE, seed, known, seconds },
-    ...{ operations: undefined, programs: [] },
+    ...{ policy: join(copy, PKVM, 'policy.ts'), until: 'nested', hardware: HARDWARE, seed, known, operations },
+    ...{ seconds: undefined, programs: [] },
   }
   return new Promise(resolve => {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {
@@ -189,7 +290,7 @@ function attacked(copy: string, { seconds, seed, known }: MutantOptions, signal:
       resolve(what)
     }
     const interrupted = () => end(undefined)
-    const timer = setTimeout(() => end({ found: 'it does not come to an end' }), 1000 * seconds + 20_000)
+    const timer = setTimeout(() => end(HANGS), HANGS_MS)
     signal.addEventListener('abort', interrupted)
     if (signal.aborted) interrupted()
     worker.on('message', (message: WorkerMessage) => {
@@ -199,30 +300,33 @@ function attacked(copy: string, { seconds, seed, known }: MutantOptions, signal:
         end(message.stats.judged > 0 ? undefined : { found: 'it isolates no machine' })
       }
     })
-    worker.on('error', thrown => {
-      const { name, message } = thrown instanceof Error ? thrown : new Error(String(thrown))
-      end(endingOf(`it throws ${name}: ${message.split('\n')[0]}`))
-    })
+    worker.on('error', (error: unknown) => end(endingOf(`it throws ${String(error).split('\n')[0]}`)))
     worker.on('exit', code => end({ broken: `its thread ended with ${code}` }))
   })
 }
 
-/** The first of the hypervisor's unit tests that fails. */
-function tested(copy: string, _: MutantOptions, signal: AbortSignal): Promise<Ending> {
+/** The first unit test below these paths that fails. */
+function tested(copy: string, paths: readonly string[], signal: AbortSignal): Promise<Ending> {
   const report = join(copy, 'report.json')
   const vitest = join(ROOT, 'node_modules/vitest/vitest.mjs')
-  const tests = ['run', '--project', 'unit', 'test/unit/hypervisor', '--maxWorkers=1', '--bail=1']
+  const tests = ['run', '--project', 'unit', ...paths, '--maxWorkers=1', '--bail=1']
   rmSync(report, { force: true })
   return new Promise(resolve => {
     const args = [vitest, ...tests, '--reporter=json', `--outputFile=${report}`]
-    const child = spawn(process.execPath, args, { cwd: copy, stdio: 'ignore' })
+    const child = spawn(process.execPath, args, {
+      cwd: copy,
+      stdio: 'ignore',
+      timeout: HANGS_MS,
+      killSignal: 'SIGKILL',
+    })
     const interrupted = () => child.kill()
     signal.addEventListener('abort', interrupted)
     if (signal.aborted) interrupted()
     child.on('error', error => resolve({ broken: error.message }))
-    child.on('close', code => {
+    child.on('close', (code, killed) => {
       signal.removeEventListener('abort', interrupted)
-      resolve(code === 0 || signal.aborted ? undefined : firstFailure(report))
+      if (code === 0 || signal.aborted) resolve(undefined)
+      else resolve(killed === 'SIGKILL' ? HANGS : firstFailure(report))
     })
   })
 }

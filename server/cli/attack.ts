@@ -106,12 +106,9 @@ export function attackCommand(program: Command): void {
       ]),
     )
     .addOption(
-      new Option(
-        '--mutants <n>',
-        'attack so many hypervisors with one wrong line each, then run the unit tests on them',
-      )
+      new Option('--mutants <n>', 'run the unit tests on so many hypervisors with one wrong line each, and attack them')
         .argParser(count(10_000))
-        .conflicts(['policy', 'until', 'replay', 'corpus', 'ops', 'jobs', 'hardware', 'quirk']),
+        .conflicts(['policy', 'until', 'replay', 'corpus', 'seconds', 'hardware', 'quirk']),
     )
     .option('--json', 'the result as JSON')
     .addHelpText(
@@ -221,20 +218,20 @@ function asJson(result: AttackResult, { seed, jobs, policy, quirks, hardware }: 
   }
 }
 
-/** Each second of an attack on a mutant. */
-const MUTANT_SECONDS = 15
+/** Operations of an attack on a mutant. */
+const MUTANT_OPERATIONS = 300_000
 
 const LABELS: Readonly<Record<Verdict['by'], string>> = {
-  ...{ attack: 'attack', 'unit tests': 'unit tests', nobody: 'SURVIVES', 'no program': 'does not run' },
+  ...{ attack: 'attack', 'unit tests': 'unit tests', nobody: 'SURVIVES' },
 }
 
 async function mutate(
   number: number,
-  { seconds, seed, known, json }: AttackCommandOptions,
+  { ops, seed, jobs, known, json }: AttackCommandOptions,
   signal: AbortSignal,
 ): Promise<number> {
   const options = {
-    ...{ count: number, seed: seed ?? 1, seconds: seconds ?? MUTANT_SECONDS },
+    ...{ count: number, seed: seed ?? 1, operations: ops ?? MUTANT_OPERATIONS, jobs },
     known: known === undefined ? [] : readKnown(known),
   }
   const verdicts = await mutants(
@@ -249,9 +246,9 @@ async function mutate(
   if (json) print(JSON.stringify({ verdicts }, null, 2))
   else {
     const number = (who: Verdict['by']) => verdicts.filter(({ by }) => by === who).length
-    const found = `${number('attack')} found by attack, ${number('unit tests')} by unit tests`
-    const broken = number('no program') > 0 ? `, ${number('no program')} do not run and count for neither` : ''
-    print(`${verdicts.length} mutants: ${found}, ${survivors.length} survive${broken}`)
+    const found = `${number('unit tests')} found by unit tests, ${number('attack')} by attack`
+    const percent = Math.round((1000 * (verdicts.length - survivors.length)) / Math.max(1, verdicts.length)) / 10
+    print(`${verdicts.length} mutants: ${found}, ${survivors.length} survive: ${percent} % found`)
   }
   return signal.aborted ? EXIT.interrupted : survivors.length > 0 ? EXIT.failed : EXIT.ok
 }
