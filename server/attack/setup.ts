@@ -11,7 +11,7 @@ import type { RamRange } from './memory.ts'
 import type { Random } from './random.ts'
 
 /** What hardware may be that QEMU's model is not; `server/smmu/README.md` says more. */
-export const HARDWARE = ['msi', 'ats', 'pri', 'stall', 'lag', 'slow', 'torn', 'unguarded', 'unaligned'] as const
+export const HARDWARE = ['msi', 'ats', 'pri', 'stall', 'lag', 'slow', 'torn', 'unguarded', 'unaligned', 'small'] as const
 export type HardwareOption = (typeof HARDWARE)[number]
 
 export const HARDWARE_MEANING: Readonly<Record<HardwareOption, string>> = {
@@ -24,6 +24,7 @@ export const HARDWARE_MEANING: Readonly<Record<HardwareOption, string>> = {
   torn: 'fetches of STEs and CDs mix words of before and after a store',
   unguarded: 'guarded registers take writes while they are enabled, as QEMU’s do',
   unaligned: 'queues start where BASE points, not aligned down to their size',
+  small: 'command queues have at most 256 entries; few machines do, which a policy may refuse',
 }
 
 /** What firmware left behind: nothing, STEs in the configuration caches, or an SMMU that is on. */
@@ -72,9 +73,12 @@ const OAS: Readonly<Record<Granule, readonly number[]>> = {
 const LARGE_OAS = [R.IDR5_OAS_40_BIT, R.IDR5_OAS_44_BIT, R.IDR5_OAS_48_BIT] as const
 const LARGE_PERCENT = 4
 
+/** A policy may refuse such machines, and nothing is judged of one that does. */
+const SMALL_PERCENT = 3
+
 /** A machine with some of `hardware`. */
 export function randomSetup(random: Random, until: SeriesStep, hardware: readonly HardwareOption[]): Setup {
-  const some = hardware.filter(() => random.chance(70))
+  const some = hardware.filter(option => random.chance(option === 'small' ? SMALL_PERCENT : 70))
   const sizes = random.pick([
     [RAM_SIZE, OTHER_RAM_SIZE],
     [OTHER_RAM_SIZE, RAM_SIZE],
@@ -115,6 +119,7 @@ export function framesOf(setup: Setup): RamRange[] {
 const STALL_MAX = 4
 /** LOG2SIZE limits of the queues. */
 const QUEUE_LIMIT = 19
+const SMALL_QUEUE_LIMIT = 8
 
 const ENDIAN = { little: R.IDR0_TTENDIAN_LE, big: R.IDR0_TTENDIAN_BE, mixed: R.IDR0_TTENDIAN_MIXED } as const
 
@@ -138,7 +143,7 @@ export function idRegistersOf(setup: Setup): IdRegisters {
         (has('pri') ? R.IDR0_PRI : 0)) >>>
       0,
     idr1:
-      (fieldPrep(R.IDR1_CMDQS, QUEUE_LIMIT) |
+      (fieldPrep(R.IDR1_CMDQS, has('small') ? SMALL_QUEUE_LIMIT : QUEUE_LIMIT) |
         fieldPrep(R.IDR1_EVTQS, QUEUE_LIMIT) |
         fieldPrep(R.IDR1_PRIQS, has('pri') ? QUEUE_LIMIT : 0) |
         fieldPrep(R.IDR1_SSIDSIZE, setup.ssidBits) |

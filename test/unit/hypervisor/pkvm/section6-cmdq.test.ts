@@ -2,10 +2,10 @@
 /** The command queue, command × field values (server/hypervisor/README.md, section 6). */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../../server/policy/report.ts'
-import { OK } from '../../../../server/policy/result.ts'
+import { EIO, OK } from '../../../../server/policy/result.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { CFGI_ALL, CS_IRQ, CS_SEV, cfgiSte, command, SYNC, TLBI_NSNH_ALL, tlbiNhVa } from '../../smmu/fields.ts'
-import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, STE, shadowSte, successor } from './support.ts'
+import { Bench, HOST_CMDQ, HOST_LOG2SIZE, Host, MiB, RAM_BASE, STE, shadowSte, successor } from './support.ts'
 
 let bench: Bench
 let host: Host
@@ -327,6 +327,17 @@ describe('a hardware that does not follow', () => {
     bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_SMMUEN)
     expect(bench.report.take()).toContain('HYP_CMDQ_TIMEOUT')
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(7)
+  })
+
+  test("CONS after a take-over is the host's, also when the hypervisor's own commands are stuck", () => {
+    host.commands(tlbiNhVa(0), SYNC)
+    const next = successor(bench)
+    next.restore(bench.hyp.checkpoint().slice())
+    next.resume()
+    bench.hyp = next
+    bench.hw.stuck = true
+    expect(bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1)).toBe(EIO)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
   })
 
   test('a trap waits about once, however many waits it asks for', () => {
