@@ -11,7 +11,18 @@ import type { RamRange } from './memory.ts'
 import type { Random } from './random.ts'
 
 /** What hardware may be that QEMU's model is not; `server/smmu/README.md` says more. */
-export const HARDWARE = ['msi', 'ats', 'pri', 'stall', 'lag', 'slow', 'torn', 'unguarded', 'unaligned', 'small'] as const
+export const HARDWARE = [
+  'msi',
+  'ats',
+  'pri',
+  'stall',
+  'lag',
+  'slow',
+  'torn',
+  'unguarded',
+  'unaligned',
+  'small',
+] as const
 export type HardwareOption = (typeof HARDWARE)[number]
 
 export const HARDWARE_MEANING: Readonly<Record<HardwareOption, string>> = {

@@ -34,7 +34,7 @@ test('the same seed is the same attack, to the last word', () => {
 
 test('a policy that fails at once does not keep an attack from its end', () => {
   const { cases, stats } = run(
-    {},
+    { hardware: [] },
     1000,
     withHole({ machine: () => ({ guard: { add: () => true, remove: () => true } }) }),
   )

@@ -71,7 +71,13 @@ test.each<[string, string, string, Properties, string]>([
     at(BEHIND, { iommu_platform: false }),
     'iommu_platform is off',
   ],
-  ['a device of the board', '/machine/unattached/device[3]', 'nvme', at('/machine/pxb/bus'), 'its bus bypasses the SMMU'],
+  [
+    'a device of the board',
+    '/machine/unattached/device[3]',
+    'nvme',
+    at('/machine/pxb/bus'),
+    'its bus bypasses the SMMU',
+  ],
   ['the system bus', '/machine/peripheral/ahci', 'sysbus-ahci', at(''), 'it sits on the system bus'],
 ])('%s', async (_, path, model, properties, why) => {
   const name = path.slice(path.lastIndexOf('/') + 1)
@@ -113,8 +119,6 @@ test('without an SMMU every PCI device is one', async () => {
 
 test('fw_cfg, where its DMA is on', async () => {
   const found = await masters({ '/machine/fw_cfg': ['fw_cfg_mem', { dma_enabled: true }] })
-  expect(found).toEqual([
-    { name: 'fw_cfg', model: 'fw_cfg_mem', why: 'its DMA uses physical addresses (dma_enabled)' },
-  ])
+  expect(found).toEqual([{ name: 'fw_cfg', model: 'fw_cfg_mem', why: 'its DMA uses physical addresses (dma_enabled)' }])
   expect(masterNames(found)).toBe('fw_cfg (fw_cfg_mem: its DMA uses physical addresses (dma_enabled))')
 })
