@@ -94,9 +94,10 @@ class Writer {
   words = new Uint32Array(256)
   length = 0
 
+  /** @param count words, not more than there are at first */
   room(count: number): void {
     if (this.length + count <= this.words.length) return
-    const grown = new Uint32Array(2 * (this.length + count))
+    const grown = new Uint32Array(2 * this.words.length)
     grown.set(this.words)
     this.words = grown
   }
@@ -258,7 +259,7 @@ export class Checkpoint {
    * @throws CheckpointError when it is not one, is damaged, of another version, or of another machine.
    */
   decode(checkpoint: Uint8Array): HypervisorState {
-    if (checkpoint.length < 4 * HEADER_WORDS || checkpoint.length % 4 !== 0) {
+    if (checkpoint.length % 4 !== 0) {
       throw new CheckpointError(`${checkpoint.length} bytes are no checkpoint`)
     }
     const words = new Uint32Array(checkpoint.slice().buffer)

@@ -124,7 +124,8 @@ function segmentsOf(
   const sorted = [...frames].sort((a, b) => a.base - b.base)
   const devices = (end: number) => {
     for (const frame of sorted) {
-      if (frame.base + frame.size <= at || frame.base >= end) continue
+      // One that ends before adds nothing.
+      if (frame.base >= end) continue
       push(DEVICE, frame.base)
       push(HOLE, Math.min(end, frame.base + frame.size))
     }

@@ -362,14 +362,12 @@ function stateOf(byte: number): number {
 function endOfRun(pages: Uint8Array, i: number, end: number): number {
   const byte = pages[i]
   while (i < end && (i & 3) !== 0 && pages[i] === byte) i++
-  if (i < end && (i & 3) === 0) {
-    const words = new Uint32Array(pages.buffer, 0, pages.length >>> 2)
-    const pattern = Math.imul(byte, 0x0101_0101) >>> 0
-    let word = i >>> 2
-    const lastWord = end >>> 2
-    while (word < lastWord && words[word] === pattern) word++
-    i = Math.max(i, word << 2)
-  }
+  const words = new Uint32Array(pages.buffer, 0, pages.length >>> 2)
+  const pattern = Math.imul(byte, 0x0101_0101) >>> 0
+  let word = i >>> 2
+  const lastWord = end >>> 2
+  while (word < lastWord && words[word] === pattern) word++
+  i = Math.max(i, word << 2)
   while (i < end && pages[i] === byte) i++
   return i
 }

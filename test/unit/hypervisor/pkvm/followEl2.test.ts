@@ -60,6 +60,22 @@ describe('while EL2 runs', () => {
     expect(bench.hyp.ownership.generation).toBe(generation)
   })
 
+  test('nothing but the page that changed is read again', () => {
+    const read = new Set<number>()
+    bench.memory.beforeRead = address => read.add(address - (address % 4096))
+    expect(store(PAGE, ANNOTATION_EL2)).toBe(true)
+    expect([ROOT, ROOT + 0x1000, L2, L3].filter(page => read.has(page))).toEqual([L3])
+  })
+
+  test('all of it is read the first time, whatever is said to have changed', () => {
+    bench.hyp.reset()
+    bench.el2.watched.clear()
+    bench.memory.poke64(descriptor(PAGE), ANNOTATION_EL2)
+    expect(changed(false, [])).toBe(true)
+    expect([...bench.el2.watched].sort()).toEqual([ROOT, ROOT + 0x1000, L2, L3])
+    expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(false)
+  })
+
   test('a block that is annotated whole', () => {
     bench.memory.poke64(L2 + 8 * ((REGION / 2 ** 21) % 512), ANNOTATION_EL2)
     expect(changed(false, [L2])).toBe(true)

@@ -79,6 +79,38 @@ test('a reset in the middle of everything, without any farewell', () => {
   expect(bench.report.take()).toEqual([])
 })
 
+test('what the last trap waited for in vain costs the reset nothing of its own', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  const host = new Host(bench).boot()
+  bench.hw.stuck = true
+  host.commands(command('SYNC'))
+  expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+  // CR0 is not 0 yet, and its acknowledgement comes with the third look.
+  const { read } = bench.hw
+  let late = 3
+  bench.hw.read = (offset, size, into) => {
+    const ok = read.call(bench.hw, offset, size, into)
+    if (offset === r.ARM_SMMU_CR0ACK && into.lo === 0 && late-- > 0) into.lo = r.CR0_SMMUEN
+    return ok
+  }
+  bench.hyp.reset()
+  expect(late).toBeLessThan(0)
+  expect(bench.hyp.isolated).toBe(true)
+})
+
+test('the first reset takes nothing out of the guard', () => {
+  const bench = new Bench()
+  const removed: number[] = []
+  bench.guard.remove = base => {
+    removed.push(base)
+    return true
+  }
+  bench.hyp.reset()
+  expect(removed).toEqual([])
+  expect(bench.guard.ranges).toEqual([{ base: CARVEOUT_BASE, size: CARVEOUT_SIZE }])
+})
+
 test('a probe that fails at first, and then does not', () => {
   const bench = new Bench()
   const idr1 = bench.hw.get(r.ARM_SMMU_IDR1)

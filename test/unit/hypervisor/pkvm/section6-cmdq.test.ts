@@ -329,6 +329,34 @@ describe('a hardware that does not follow', () => {
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(7)
   })
 
+  test.each([
+    ['RESUME', command('RESUME', { sid: 8, stag: 3 })],
+    ['STALL_TERM', command('STALL_TERM', { sid: 8 })],
+    ['PRI_RESP', command('PRI_RESP', { sid: 8 })],
+  ])('of a trap that comes again after a take-over, what the hardware has got comes again, but for %s', (_, once) => {
+    /** The trap of these commands, after which the hypervisor dies: its successor knows what was before. */
+    const dies = (...commands: readonly number[][]) => {
+      const before = bench.hyp.checkpoint().slice()
+      host.commands(...commands)
+      const { prod } = host
+      bench.hw.consumed = []
+      bench.hyp = successor(bench)
+      bench.hyp.restore(before)
+      bench.hyp.resume()
+      return prod
+    }
+    const prod = dies(once, tlbiNhVa(0x1000), SYNC)
+    bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x1000), SYNC])
+    // What was given once is left out once, wherever it stands.
+    dies(once)
+    host.commands(tlbiNhVa(0x2000), once, once, SYNC)
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x2000), once, SYNC])
+    bench.hw.consumed = []
+    host.commands(once)
+    expect(bench.hw.consumed).toEqual([once])
+  })
+
   test("CONS after a take-over is the host's, also when the hypervisor's own commands are stuck", () => {
     host.commands(tlbiNhVa(0), SYNC)
     const next = successor(bench)

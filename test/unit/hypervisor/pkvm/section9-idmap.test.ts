@@ -6,7 +6,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { idmapGeometry } from '../../../../server/hypervisor/pkvm/idmapGeometry.ts'
-import { ENOMEM, OK } from '../../../../server/policy/result.ts'
+import { EFAULT, ENOMEM, OK } from '../../../../server/policy/result.ts'
 import { fieldGet, fieldPrep, getField } from '../../../../server/smmu/bits.ts'
 import {
   CMDQ_TLBI_0_NUM,
@@ -308,6 +308,53 @@ describe('memory layouts', () => {
       } else if (leaf?.output !== BigInt(address) || entry?.target !== address) {
         expect.fail(`0x${address.toString(16)} is not mapped to itself`)
       }
+    }
+  })
+})
+
+describe('hypervisor memory that fails', () => {
+  test('no write of a table that fails at the start goes unnoticed', () => {
+    const good = start({})
+    const tables: number[] = []
+    good.memory.onWrite = address => tables.push(address)
+    good.hyp.reset()
+    const root = good.hyp.idmap?.root ?? 0
+    const lost = tables.filter(address => address >= root)
+    expect(lost.length).toBeGreaterThan(3)
+    for (const address of lost) {
+      const bench = start({})
+      const { write } = bench.memory
+      bench.memory.write = (at, source, offset, length) =>
+        at !== address && write.call(bench.memory, at, source, offset, length)
+      bench.hyp.reset()
+      expect(bench.report.probes.at(-1)).toBe('hypervisor memory cannot be written')
+      expect(bench.hyp.isolated).toBe(false)
+    }
+  })
+
+  test.each(['read', 'write'] as const)('no %s of a table that fails lets a page be donated', what => {
+    const bench = start({})
+    new Host(bench).boot()
+    const root = bench.hyp.idmap?.root ?? 0
+    const tables = root + 4096 * (bench.hyp.pool.used + 16)
+    const touched: number[] = []
+    const hook = (address: number) => {
+      if (address >= root && address < tables) touched.push(address)
+    }
+    if (what === 'read') bench.memory.beforeRead = hook
+    else bench.memory.onWrite = hook
+    expect(bench.hyp.donate(RAM_BASE, 4096, 1)).toBe(OK)
+    expect(bench.hyp.reclaim(RAM_BASE, 4096, 1)).toBe(OK)
+    const lost = [...new Set(touched)]
+    expect(lost.length).toBeGreaterThan(0)
+    const real = bench.memory[what]
+    for (const address of lost) {
+      bench.memory[what] = (at, bytes, offset, length) =>
+        at !== address && real.call(bench.memory, at, bytes, offset, length)
+      expect(bench.hyp.donate(RAM_BASE, 4096, 1)).toBe(EFAULT)
+      expect(bench.hyp.ownership.hostReaches(RAM_BASE)).toBe(true)
+      expect(bench.report.take()).toContain('HYP_UNMAP')
+      bench.memory[what] = real
     }
   })
 })
