@@ -23,6 +23,9 @@ export const MAX_CHECKPOINT = MAX_FRAME / 2
 /** Most bytes of a string in UTF-8. */
 export const MAX_STRING = 4096
 
+/** Bytes of a nonce, and of an HMAC-SHA256. */
+export const TOKEN_BYTES = 32
+
 /** Most records of a list. */
 export const MAX_LIST = 65536
 
@@ -112,6 +115,7 @@ export const enums = {
     postedWrites: [8, 'bit 3: hwPost, predictedRead and postMismatch work'],
     stage2: [16, 'bit 4: stage2Changed, watch and sysReg work: the vCPUs have an EL2 whose tables can be followed'],
     ring: [32, 'bit 5: ringOpen works: the socket can pass a descriptor, and frames can travel in shared memory'],
+    token: [64, 'bit 6: QEMU was given a token: it takes no server that does not prove that it knows it'],
   },
   sysReg: {
     hostVttbr: [0, 'VTTBR_EL2 as EL2 last had it for its host; 0: EL2 keeps no stage 2 for a host'],
@@ -131,6 +135,7 @@ export const enums = {
     state: [7, 'known message at a time when it is not allowed'],
     version: [8, 'no common protocol version'],
     ring: [9, 'a counter of the ring is out of range, or a byte on the socket beside it is no doorbell'],
+    token: [10, 'no proof that the peer knows the token'],
   },
 } as const satisfies Record<string, Record<string, readonly [number, string]>>
 
@@ -376,6 +381,16 @@ export const messages = {
       f('pages', 'bin', 'watched pages with stores: guest physical addresses, 8 bytes each, little-endian', 4096),
     ],
   },
+  proof: {
+    id: 15,
+    from: 'qemu',
+    kind: 'answer',
+    doc: 'Answers challenge.',
+    fields: [
+      f('nonce', 'bin', 'TOKEN_BYTES random bytes, another time others', TOKEN_BYTES),
+      f('mac', 'bin', 'TOKEN_BYTES: that QEMU knows the token', TOKEN_BYTES),
+    ],
+  },
 
   // both
   error: {
@@ -593,6 +608,21 @@ export const messages = {
     answer: 'done',
     doc: 'Frames of both ends travel in the shared memory whose descriptor comes with the first byte of this frame, from the answer on if that is `ok`. At most once in a connection. Status `range`: not exactly one descriptor, or not a sealed file of a size that fits. Status `unsupported`: not agreed on in the handshake, or it cannot be mapped.',
     fields: [f('size', 'u32', 'bytes of the file: 4096 and twice the capacity of a ring')],
+  },
+  challenge: {
+    id: 54,
+    from: 'server',
+    kind: 'request',
+    answer: 'proof',
+    doc: 'Prove that you know the token. The first message after hello, where both ends have one; once in a connection.',
+    fields: [f('nonce', 'bin', 'TOKEN_BYTES random bytes, another time others', TOKEN_BYTES)],
+  },
+  confirm: {
+    id: 55,
+    from: 'server',
+    kind: 'notice',
+    doc: 'The proof was right, and the server knows the token as well. Before it, QEMU serves nothing.',
+    fields: [f('mac', 'bin', 'TOKEN_BYTES: that the server knows the token', TOKEN_BYTES)],
   },
 } as const satisfies Record<string, Message>
 

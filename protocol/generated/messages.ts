@@ -19,6 +19,7 @@ export const Id = {
   predictedRead: 12,
   postMismatch: 13,
   stage2Changed: 14,
+  proof: 15,
   error: 31,
   welcome: 32,
   refuse: 33,
@@ -42,6 +43,8 @@ export const Id = {
   watch: 51,
   sysReg: 52,
   ringOpen: 53,
+  challenge: 54,
+  confirm: 55,
 } as const
 
 export interface RamRange {
@@ -424,6 +427,16 @@ export interface Stage2Changed {
   readonly pages: Uint8Array
 }
 
+/** Answers challenge. */
+export interface Proof {
+  readonly type: typeof Id.proof
+  readonly seq: number
+  /** TOKEN_BYTES random bytes, another time others */
+  readonly nonce: Uint8Array
+  /** TOKEN_BYTES: that QEMU knows the token */
+  readonly mac: Uint8Array
+}
+
 /** The peer broke the protocol. The sender closes the connection after it. */
 export interface PeerError {
   readonly type: typeof Id.error
@@ -703,6 +716,22 @@ export interface RingOpen {
   readonly size: number
 }
 
+/** Prove that you know the token. The first message after hello, where both ends have one; once in a connection. */
+export interface Challenge {
+  readonly type: typeof Id.challenge
+  readonly seq: number
+  /** TOKEN_BYTES random bytes, another time others */
+  readonly nonce: Uint8Array
+}
+
+/** The proof was right, and the server knows the token as well. Before it, QEMU serves nothing. */
+export interface Confirm {
+  readonly type: typeof Id.confirm
+  readonly seq: number
+  /** TOKEN_BYTES: that the server knows the token */
+  readonly mac: Uint8Array
+}
+
 export type MessageFromQemu =
   | Hello
   | TrapRead
@@ -718,6 +747,7 @@ export type MessageFromQemu =
   | PredictedRead
   | PostMismatch
   | Stage2Changed
+  | Proof
   | PeerError
 
 export type MessageFromServer =
@@ -744,6 +774,8 @@ export type MessageFromServer =
   | Watch
   | SysReg
   | RingOpen
+  | Challenge
+  | Confirm
 
 export type Message = MessageFromQemu | MessageFromServer
 
@@ -770,6 +802,7 @@ FROM_QEMU[Id.data] = { name: 'data', arity: 4 }
 FROM_QEMU[Id.predictedRead] = { name: 'predictedRead', arity: 9 }
 FROM_QEMU[Id.postMismatch] = { name: 'postMismatch', arity: 5 }
 FROM_QEMU[Id.stage2Changed] = { name: 'stage2Changed', arity: 10 }
+FROM_QEMU[Id.proof] = { name: 'proof', arity: 4 }
 FROM_QEMU[Id.error] = { name: 'error', arity: 4 }
 
 const FROM_SERVER: (Shape | undefined)[] = []
@@ -796,6 +829,8 @@ FROM_SERVER[Id.hwPost] = { name: 'hwPost', arity: 8 }
 FROM_SERVER[Id.watch] = { name: 'watch', arity: 4 }
 FROM_SERVER[Id.sysReg] = { name: 'sysReg', arity: 4 }
 FROM_SERVER[Id.ringOpen] = { name: 'ringOpen', arity: 3 }
+FROM_SERVER[Id.challenge] = { name: 'challenge', arity: 3 }
+FROM_SERVER[Id.confirm] = { name: 'confirm', arity: 3 }
 
 function decodeHello(c: Cursor): Hello {
   return {
@@ -974,6 +1009,15 @@ function decodeStage2Changed(c: Cursor): Stage2Changed {
     vtcrLo: c.u32(0xffffffff, 'vtcrLo')[0],
     all: c.uint(1, 'all'),
     pages: c.bin(0x1000, 'pages'),
+  }
+}
+
+function decodeProof(c: Cursor): Proof {
+  return {
+    type: Id.proof,
+    seq: c.seq,
+    nonce: c.bin(32, 'nonce'),
+    mac: c.bin(32, 'mac'),
   }
 }
 
@@ -1173,6 +1217,22 @@ function decodeRingOpen(c: Cursor): RingOpen {
   }
 }
 
+function decodeChallenge(c: Cursor): Challenge {
+  return {
+    type: Id.challenge,
+    seq: c.seq,
+    nonce: c.bin(32, 'nonce'),
+  }
+}
+
+function decodeConfirm(c: Cursor): Confirm {
+  return {
+    type: Id.confirm,
+    seq: c.seq,
+    mac: c.bin(32, 'mac'),
+  }
+}
+
 /**
  * Decodes what one end receives. A hot message (trapRead, trapWrite, translate, event, gerror, guardFault, done,
  * predictedRead, postMismatch, reply, translated, hwRead, hwWrite, hwPost) is decoded into an object that the next
@@ -1354,6 +1414,8 @@ export class Decoder<End extends keyof Received> {
         return decodePostMismatch(c, this.#postMismatch)
       case Id.stage2Changed:
         return decodeStage2Changed(c)
+      case Id.proof:
+        return decodeProof(c)
       case Id.error:
         return decodePeerError(c)
       case Id.welcome:
@@ -1400,6 +1462,10 @@ export class Decoder<End extends keyof Received> {
         return decodeSysReg(c)
       case Id.ringOpen:
         return decodeRingOpen(c)
+      case Id.challenge:
+        return decodeChallenge(c)
+      case Id.confirm:
+        return decodeConfirm(c)
       default:
         throw new RangeError(`message ${id} has no decoder`)
     }
@@ -1673,6 +1739,13 @@ export function encodeStage2Changed(
   out.end()
 }
 
+export function encodeProof(out: FrameWriter, seq: number, nonce: Uint8Array, mac: Uint8Array): void {
+  out.begin('proof', Id.proof, 4, seq)
+  out.bin(nonce, 32, 'nonce')
+  out.bin(mac, 32, 'mac')
+  out.end()
+}
+
 export function encodeError(out: FrameWriter, seq: number, code: number, text: string): void {
   out.begin('error', Id.error, 4, seq)
   out.uint(code, 0xffff, 'code')
@@ -1886,6 +1959,18 @@ export function encodeRingOpen(out: FrameWriter, seq: number, size: number): voi
   out.end()
 }
 
+export function encodeChallenge(out: FrameWriter, seq: number, nonce: Uint8Array): void {
+  out.begin('challenge', Id.challenge, 3, seq)
+  out.bin(nonce, 32, 'nonce')
+  out.end()
+}
+
+export function encodeConfirm(out: FrameWriter, seq: number, mac: Uint8Array): void {
+  out.begin('confirm', Id.confirm, 3, seq)
+  out.bin(mac, 32, 'mac')
+  out.end()
+}
+
 /** Encodes a message given as an object, for those who do not know its type beforehand. */
 export function encode(out: FrameWriter, m: Message): void {
   switch (m.type) {
@@ -1979,6 +2064,9 @@ export function encode(out: FrameWriter, m: Message): void {
     case Id.stage2Changed:
       encodeStage2Changed(out, m.seq, m.cpu, m.time, m.vttbrHi, m.vttbrLo, m.vtcrHi, m.vtcrLo, m.all, m.pages)
       break
+    case Id.proof:
+      encodeProof(out, m.seq, m.nonce, m.mac)
+      break
     case Id.error:
       encodeError(out, m.seq, m.code, m.text)
       break
@@ -2062,6 +2150,12 @@ export function encode(out: FrameWriter, m: Message): void {
       break
     case Id.ringOpen:
       encodeRingOpen(out, m.seq, m.size)
+      break
+    case Id.challenge:
+      encodeChallenge(out, m.seq, m.nonce)
+      break
+    case Id.confirm:
+      encodeConfirm(out, m.seq, m.mac)
       break
   }
 }

@@ -29,6 +29,7 @@
 #define COSIM_MAX_CHECKPOINT 524288
 #define COSIM_MAX_STRING 4096
 #define COSIM_MAX_LIST 65536
+#define COSIM_TOKEN_BYTES 32
 #define COSIM_MAX_U53 ((UINT64_C(1) << 53) - 1)
 
 /* Most elements of any message */
@@ -154,6 +155,11 @@ enum {
      * travel in shared memory
      */
     COSIM_FEATURE_RING = 32,
+    /*
+     * bit 6: QEMU was given a token: it takes no server that does not prove
+     * that it knows it
+     */
+    COSIM_FEATURE_TOKEN = 64,
 };
 
 /* sysReg */
@@ -198,6 +204,8 @@ enum {
      * is no doorbell
      */
     COSIM_ERROR_RING = 9,
+    /* no proof that the peer knows the token */
+    COSIM_ERROR_TOKEN = 10,
 };
 
 enum {
@@ -215,6 +223,7 @@ enum {
     COSIM_MSG_PREDICTED_READ = 12,
     COSIM_MSG_POST_MISMATCH = 13,
     COSIM_MSG_STAGE2_CHANGED = 14,
+    COSIM_MSG_PROOF = 15,
     COSIM_MSG_ERROR = 31,
     COSIM_MSG_WELCOME = 32,
     COSIM_MSG_REFUSE = 33,
@@ -238,6 +247,8 @@ enum {
     COSIM_MSG_WATCH = 51,
     COSIM_MSG_SYS_REG = 52,
     COSIM_MSG_RING_OPEN = 53,
+    COSIM_MSG_CHALLENGE = 54,
+    COSIM_MSG_CONFIRM = 55,
 };
 
 /* Name of a message for people, "?" for an unknown id */
@@ -272,6 +283,8 @@ static inline const char *cosim_message_name(uint32_t id)
         return "postMismatch";
     case COSIM_MSG_STAGE2_CHANGED:
         return "stage2Changed";
+    case COSIM_MSG_PROOF:
+        return "proof";
     case COSIM_MSG_ERROR:
         return "error";
     case COSIM_MSG_WELCOME:
@@ -318,6 +331,10 @@ static inline const char *cosim_message_name(uint32_t id)
         return "sysReg";
     case COSIM_MSG_RING_OPEN:
         return "ringOpen";
+    case COSIM_MSG_CHALLENGE:
+        return "challenge";
+    case COSIM_MSG_CONFIRM:
+        return "confirm";
     default:
         return "?";
     }
@@ -350,6 +367,8 @@ static inline bool cosim_message_taken(uint32_t id)
     case COSIM_MSG_WATCH:
     case COSIM_MSG_SYS_REG:
     case COSIM_MSG_RING_OPEN:
+    case COSIM_MSG_CHALLENGE:
+    case COSIM_MSG_CONFIRM:
         return true;
     default:
         return false;
@@ -674,6 +693,16 @@ typedef struct CosimStage2Changed {
     uint32_t pages_len;
 } CosimStage2Changed;
 
+/* proof (answer of QEMU): Answers challenge. */
+typedef struct CosimProof {
+    /* TOKEN_BYTES random bytes, another time others */
+    const uint8_t *nonce;
+    uint32_t nonce_len;
+    /* TOKEN_BYTES: that QEMU knows the token */
+    const uint8_t *mac;
+    uint32_t mac_len;
+} CosimProof;
+
 /*
  * error (notice of either end): The peer broke the protocol. The sender closes
  * the connection after it.
@@ -937,6 +966,27 @@ typedef struct CosimRingOpen {
     /* bytes of the file: 4096 and twice the capacity of a ring */
     uint32_t size;
 } CosimRingOpen;
+
+/*
+ * challenge (request of the server, answered by proof): Prove that you know the
+ * token. The first message after hello, where both ends have one; once in a
+ * connection.
+ */
+typedef struct CosimChallenge {
+    /* TOKEN_BYTES random bytes, another time others */
+    const uint8_t *nonce;
+    uint32_t nonce_len;
+} CosimChallenge;
+
+/*
+ * confirm (notice of the server): The proof was right, and the server knows the
+ * token as well. Before it, QEMU serves nothing.
+ */
+typedef struct CosimConfirm {
+    /* TOKEN_BYTES: that the server knows the token */
+    const uint8_t *mac;
+    uint32_t mac_len;
+} CosimConfirm;
 
 /* Sequence number after seq: 1 to UINT32_MAX, then 1 again */
 static inline uint32_t cosim_next_seq(uint32_t seq)
@@ -1482,6 +1532,16 @@ static inline void cosim_pack_stage2_changed(msgpack_packer *pk, uint32_t seq,
     cosim_put_bin(pk, m->pages, m->pages_len);
 }
 
+static inline void cosim_pack_proof(msgpack_packer *pk, uint32_t seq,
+                                    const CosimProof *m)
+{
+    msgpack_pack_array(pk, 4);
+    msgpack_pack_uint8(pk, COSIM_MSG_PROOF);
+    msgpack_pack_uint32(pk, seq);
+    cosim_put_bin(pk, m->nonce, m->nonce_len);
+    cosim_put_bin(pk, m->mac, m->mac_len);
+}
+
 static inline void cosim_pack_error(msgpack_packer *pk, uint32_t seq,
                                     const CosimError *m)
 {
@@ -1792,6 +1852,28 @@ static inline bool cosim_unpack_ring_open(const msgpack_object *o,
     return f &&
            cosim_get_u32(&f[0], UINT32_MAX, &m->size, err,
                          "ringOpen.size: expected a u32");
+}
+
+static inline bool cosim_unpack_challenge(const msgpack_object *o,
+                                          CosimChallenge *m, CosimError *err)
+{
+    const msgpack_object *f;
+
+    f = cosim_fields(o, 3, err, "challenge: expected 3 elements");
+    return f &&
+           cosim_get_bin(&f[0], 32, &m->nonce, &m->nonce_len, err,
+                         "challenge.nonce: expected bin up to 32 bytes");
+}
+
+static inline bool cosim_unpack_confirm(const msgpack_object *o,
+                                        CosimConfirm *m, CosimError *err)
+{
+    const msgpack_object *f;
+
+    f = cosim_fields(o, 3, err, "confirm: expected 3 elements");
+    return f &&
+           cosim_get_bin(&f[0], 32, &m->mac, &m->mac_len, err,
+                         "confirm.mac: expected bin up to 32 bytes");
 }
 
 #endif /* HW_ARM_SMMU_COSIM_PROTOCOL_H */

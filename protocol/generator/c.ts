@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The C header that the QEMU patch includes: QEMU's coding style, msgpack-c's C API and nothing else. */
 import type { Field, Message } from '../messages.ts'
-import { MAX_BYTES, MAX_CHECKPOINT, MAX_FRAME, MAX_LIST, MAX_STRING, VERSION } from '../messages.ts'
+import { MAX_BYTES, MAX_CHECKPOINT, MAX_FRAME, MAX_LIST, MAX_STRING, TOKEN_BYTES, VERSION } from '../messages.ts'
 import {
   arity,
   enumList,
@@ -165,6 +165,7 @@ const constants = (): string =>
     `#define COSIM_MAX_CHECKPOINT ${MAX_CHECKPOINT}`,
     `#define COSIM_MAX_STRING ${MAX_STRING}`,
     `#define COSIM_MAX_LIST ${MAX_LIST}`,
+    `#define COSIM_TOKEN_BYTES ${TOKEN_BYTES}`,
     '#define COSIM_MAX_U53 ((UINT64_C(1) << 53) - 1)',
   ].join('\n')
 

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The generated parts of README.md, each between `<!-- generated: NAME -->` and `<!-- end -->`. */
 import type { Field, Message } from '../messages.ts'
-import { MAX_BYTES, MAX_CHECKPOINT, MAX_FRAME, MAX_LIST, MAX_STRING, messages, VERSION } from '../messages.ts'
+import {
+  MAX_BYTES,
+  MAX_CHECKPOINT,
+  MAX_FRAME,
+  MAX_LIST,
+  MAX_STRING,
+  messages,
+  TOKEN_BYTES,
+  VERSION,
+} from '../messages.ts'
 import { framed, pack, Raw } from './pack.ts'
 import { type Fields, messageElements, type Value } from './vectors.ts'
 import { arity, enumList, messageArity, messageList, recordFields, recordList } from './wire.ts'
@@ -26,6 +35,7 @@ const limits = (): string =>
       ['`MAX_CHECKPOINT`', number(MAX_CHECKPOINT), 'bytes of a checkpoint'],
       ['`MAX_STRING`', number(MAX_STRING), 'bytes of a str in UTF-8'],
       ['`MAX_LIST`', number(MAX_LIST), 'records of a list'],
+      ['`TOKEN_BYTES`', number(TOKEN_BYTES), 'bytes of a nonce, and of an HMAC-SHA256'],
       ['`VERSION`', `${VERSION.min} to ${VERSION.max}`, 'protocol versions that this tree speaks'],
     ],
   )

@@ -82,7 +82,7 @@ const most: Chooser = field => {
   if (typeof type === 'object') return [choose(recordFields(type.list), most)]
   if (type === 'u64') return u64(0xffff_ffff_ffff_ffffn)
   if (type === 'str') return '\u{10ffff}'.repeat(16)
-  return type === 'bin' ? 'ff'.repeat(300) : limit(field)
+  return type === 'bin' ? 'ff'.repeat(Math.min(300, field.max ?? 300)) : limit(field)
 }
 
 // values around the places where the encoding changes
@@ -102,7 +102,7 @@ const edges =
     }
     if (type === 'u64') return u64(pick(WIDE_EDGES))
     if (type === 'str') return pick(TEXTS)
-    if (type === 'bin') return '5a'.repeat(pick(SIZES))
+    if (type === 'bin') return '5a'.repeat(Math.min(pick(SIZES), field.max ?? Number.POSITIVE_INFINITY))
     return pick(EDGES.filter(edge => edge <= limit(field)))
   }
 

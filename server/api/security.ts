@@ -41,15 +41,20 @@ export function tokenBits(token: string): number {
   return Math.floor(token.length * Math.log2(different < FEW ? different : size))
 }
 
+/** @param name where it comes from @throws Error when it is too short to be a secret */
+export function checkToken(name: string, token: string): void {
+  const bits = tokenBits(token)
+  if (bits >= MIN_BITS) return
+  const better = 'openssl rand -hex 16 makes one that is long enough'
+  throw new Error(`${name} has ${bits} bits at most, fewer than ${MIN_BITS}: ${better}`)
+}
+
 /**
  * The token for an address: none on loopback unless one is given.
  * @throws Error when the one given is too short to be a secret.
  */
 export function tokenFor(host: string, given: string | undefined): string | undefined {
-  if (given !== undefined && tokenBits(given) < MIN_BITS) {
-    const better = 'openssl rand -hex 16 makes one that is long enough'
-    throw new Error(`${TOKEN_VARIABLE} has ${tokenBits(given)} bits at most, fewer than ${MIN_BITS}: ${better}`)
-  }
+  if (given !== undefined) checkToken(TOKEN_VARIABLE, given)
   return given ?? (isLoopback(host) ? undefined : randomBytes(24).toString('base64url'))
 }
 

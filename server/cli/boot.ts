@@ -23,12 +23,14 @@ import { machineFailure, streamlessFailure, workloadFailure } from '../run/outco
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import type { Recorder } from '../trace/recorder.ts'
-import { type BootOptions, bootOptions, policyOf } from './bootOptions.ts'
+import { parseAddress } from '../trap/listener.ts'
+import { type BootOptions, bootOptions, policyOf, tokenFile } from './bootOptions.ts'
 import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { printSummary } from './summary.ts'
 import { ConsolePrinter, raw, say } from './terminal.ts'
+import { readToken } from './tokenFile.ts'
 
 /** Called with the session of each machine that is started, before it is waited for. */
 export type SessionHook = (session: Session, kernel: MachineFiles['kernel']) => void
@@ -41,9 +43,10 @@ export function bootCommand(program: Command): void {
   bootOptions(program.command('boot'), 0)
     .description('boot Linux with every SMMUv3 register access decided by the server, run the workload, report')
     .option(
-      '--server <socket>',
+      '--server <socket|host:port>',
       'use the server that listens there (smmu-cosim dev --listen) instead of one of its own',
     )
+    .addOption(tokenFile())
     .action((options: BootOptions) => bootAction(options))
 }
 
@@ -87,6 +90,11 @@ function check(options: BootOptions): void {
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
   if (options.oracle && (options.baseline || options.server !== undefined))
     throw new Error('--oracle: needs the server of this run: not with --baseline or --server')
+  if (options.tokenFile !== undefined) {
+    if (options.server === undefined)
+      throw new Error('--token-file: only with a server that runs elsewhere (boot --server, dev --listen)')
+    readToken(options.tokenFile)
+  }
   if (options.el2 === 'pkvm' && options.granule !== '4096') {
     throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
   }
@@ -175,11 +183,15 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
         translate: faults !== undefined && needsServer(faults.rules) ? 'server' : options.translate,
         ...(faults && { faults }),
         reconnectMs: options.reconnect * 1000,
-        ...(options.server !== undefined && { server: resolve(options.server) }),
+        ...(options.server !== undefined && { server: whereabouts(options.server) }),
+        ...(options.tokenFile !== undefined && { tokenFile: resolve(options.tokenFile) }),
       },
     }),
   }
 }
+
+/** A path holds wherever QEMU is started. */
+const whereabouts = (server: string): string => ('path' in parseAddress(server) ? resolve(server) : server)
 
 /** Follows the machine until it ends. */
 async function watch(

@@ -56,6 +56,8 @@ export interface BootOptions {
   readonly seed: number
   /** Socket of a server that runs elsewhere. */
   readonly server?: string
+  /** What QEMU and a server that runs elsewhere have to know. */
+  readonly tokenFile?: string
   readonly el2: El2Mode
   /** Protected VMs that are created and destroyed under attack. */
   readonly storm: number
@@ -85,6 +87,13 @@ export const transportOption = (): Option =>
   )
     .choices(TRANSPORTS)
     .default(DEFAULTS.transport)
+
+/** Of both ends of a connection between machines. */
+export const tokenFile = (): Option =>
+  new Option(
+    '--token-file <file>',
+    'a token that QEMU and the server have to know; needed to listen on any address but loopback',
+  )
 
 /** With a kernel that drives the SMMU at EL2, unless another one is asked for: nobody decides in its place. */
 export const policyOf = ({ policy, el2 }: Pick<BootOptions, 'policy' | 'el2'>): string =>

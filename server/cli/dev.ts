@@ -10,9 +10,10 @@ import { createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import { createRing } from '../trace/ring.ts'
 import { bootAction } from './boot.ts'
-import { type BootOptions, bootOptions } from './bootOptions.ts'
+import { type BootOptions, bootOptions, tokenFile } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { say } from './terminal.ts'
+import { readToken } from './tokenFile.ts'
 
 interface DevOptions extends BootOptions {
   readonly watch: boolean
@@ -38,7 +39,8 @@ export function devCommand(program: Command): void {
         .choices(['keep', 'reset'])
         .default('keep'),
     )
-    .option('--listen <socket>', 'only the server, for a machine that is started with boot --server')
+    .option('--listen <socket|host:port>', 'only the server, for a machine that is started with boot --server')
+    .addOption(tokenFile())
     .action((options: DevOptions) =>
       options.listen === undefined ? develop(options) : listen(options, options.listen),
     )
@@ -91,6 +93,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
     for (const [name] of without) throw new Error(`${name} needs a machine; --listen runs only the server`)
     const folder = ramFolder(options.ramDir)
     if (!existsSync(folder)) throw new Error(`--ram-dir ${folder}: no such folder`)
+    const token = options.tokenFile === undefined ? undefined : readToken(options.tokenFile)
     const ring = createRing()
     const thread = await TrapThread.start({
       listen: address,
@@ -109,6 +112,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       panicOnWarn: options.panicOnWarn === true,
       translate: options.translate,
       faithful: options.faithful === true,
+      ...(token && { token }),
     })
     const pump = new Pump(ring)
     thread.on('connected', (machine, resumed, repairs) => {
@@ -125,7 +129,8 @@ async function listen(options: DevOptions, address: string): Promise<void> {
     })
     const died = new Promise<never>((_, reject) => thread.on('died', message => reject(new Error(message))))
     const live = options.watch ? new LiveCode({ thread: () => thread, policy: options.policy, say }) : undefined
-    say(`listening on ${address}`)
+    const who = token === undefined ? '' : ', for a QEMU that knows the token; what is sent is not encrypted'
+    say(`listening on ${address}${who}`)
     try {
       const stopped = new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
       if (!signal.aborted) await Promise.race([stopped, died])

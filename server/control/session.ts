@@ -17,6 +17,7 @@ import type { Recorder } from '../trace/recorder.ts'
 import { machineState } from '../trace/records.ts'
 import { createRing } from '../trace/ring.ts'
 import type { TranslateMode } from '../translate/translator.ts'
+import { parseAddress } from '../trap/listener.ts'
 import type { Transport } from '../trap/messages.ts'
 import { TrapThread } from './trapThread.ts'
 
@@ -39,8 +40,10 @@ export interface SessionOptions {
     readonly transport?: Transport
     /** QEMU's size notation. */
     readonly carveout: string
-    /** Socket of a server that runs elsewhere; absent: one of this session's own. */
+    /** Where a server listens that runs elsewhere, a socket or `host:port`; absent: one of this session's own. */
     readonly server?: string
+    /** File with the token that this server has to know. */
+    readonly tokenFile?: string
     /** How long the machine waits for a lost server, ms; absent or 0: a lost server ends it. */
     readonly reconnectMs?: number
     /** Further properties of QEMU's smmu-cosim object, `name=value`. */
@@ -202,7 +205,8 @@ export class Session extends EventEmitter<{
       qmpSocket: this.#qmpSocket,
       ...(policy && {
         cosim: {
-          socket: policy.server ?? trapSocket(options.scratch),
+          server: serverAddress(policy.server ?? trapSocket(options.scratch)),
+          ...(policy.tokenFile !== undefined && { tokenFile: policy.tokenFile }),
           carveout: policy.carveout,
           properties: linkProperties(policy),
         },
@@ -457,6 +461,11 @@ const LIFE: Readonly<Record<string, number>> = {
   RESUME: machineState.running,
   POWERDOWN: machineState.powerButton,
   SHUTDOWN: machineState.poweredOff,
+}
+
+function serverAddress(listen: string): NonNullable<QemuOptions['cosim']>['server'] {
+  const address = parseAddress(listen)
+  return 'path' in address ? address.path : address
 }
 
 const trapSocket = (scratch: Scratch): string => join(scratch.sockets, 'trap')

@@ -20,9 +20,16 @@ export interface QemuOptions {
   readonly smp: number
   /** The file of guest RAM, mapped shared: a descriptor, which QEMU inherits, or a path. */
   readonly ramFile: number | string
-  /** The trap socket; absent: the unpatched behaviour, which is the baseline. */
-  /** `carveout`: hypervisor memory in QEMU's notation, `0` for none. */
-  readonly cosim?: { readonly socket: string; readonly carveout: string; readonly properties?: readonly string[] }
+  /** Where the server listens; absent: the unpatched behaviour, which is the baseline. */
+  readonly cosim?: {
+    /** Path of a Unix socket, or a host and its port. */
+    readonly server: string | { readonly host: string; readonly port: number }
+    /** Hypervisor memory in QEMU's notation, `0` for none. */
+    readonly carveout: string
+    /** File with the token that the server has to know; absent: any server will do. */
+    readonly tokenFile?: string
+    readonly properties?: readonly string[]
+  }
   readonly virtioDisk?: Disk
   readonly nvmeDisk?: Disk
   readonly network: boolean
@@ -40,6 +47,9 @@ export const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resou
 
 /** A comma in a QEMU option value is written twice. */
 const quote = (value: string): string => value.replaceAll(',', ',,')
+
+const tcpAddress = ({ host, port }: { readonly host: string; readonly port: number }): string =>
+  `${host.includes(':') ? `[${host}]` : host}:${port}`
 
 /** QEMU's command line, without the binary. */
 export function qemuArguments(options: QemuOptions): string[] {
@@ -61,9 +71,14 @@ export function qemuArguments(options: QemuOptions): string[] {
   ]
   if (options.initrd !== undefined) args.push(['-initrd', options.initrd])
   if (options.cosim !== undefined) {
-    const { socket, carveout, properties = [] } = options.cosim
+    const { server, carveout, tokenFile, properties = [] } = options.cosim
     const memory = carveout === '0' ? [] : [`carveout=${carveout}`]
-    const object = ['smmu-cosim', 'id=cosim', `path=${quote(socket)}`, ...memory, ...properties]
+    const where = typeof server === 'string' ? `path=${quote(server)}` : `addr=${quote(tcpAddress(server))}`
+    const object = ['smmu-cosim', 'id=cosim', where, ...memory, ...properties]
+    if (tokenFile !== undefined) {
+      args.push(['-object', `secret,id=cosim-token,file=${quote(tokenFile)}`])
+      object.push('token-secret=cosim-token')
+    }
     args.push(['-object', object.join(',')], ['-global', 'arm-smmuv3.cosim=cosim'])
   }
   if (options.virtioDisk !== undefined) {

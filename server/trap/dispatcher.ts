@@ -34,6 +34,7 @@ export class Dispatcher {
       (link, hello) => this.#admit(link, hello),
       reason => post('turnedAway', reason.message),
       options.handshakeMs,
+      options.token,
     )
   }
 

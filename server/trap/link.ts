@@ -65,6 +65,11 @@ export class Link {
     return this.#open
   }
 
+  /** The message that `handlers.message` is being given, as it came; until it returns. Not of one that had to wait. */
+  get payload(): Uint8Array {
+    return this.#in.buffer.subarray(this.#in.start, this.#in.end)
+  }
+
   /** Sequence number for our next request or notice. */
   nextSeq(): number {
     this.#seq = this.#seq === 0xffff_ffff ? 1 : this.#seq + 1

@@ -16,21 +16,25 @@ export function parseAddress(listen: string): Address {
 
 /**
  * The socket that QEMU connects to, which can be opened and closed again and again. Only this user reaches it (and root): the
- * kernel lets nobody else connect to a Unix socket of mode 0600, and of a connection over loopback it tells whose it is.
+ * kernel lets nobody else connect to a Unix socket of mode 0600, and of a connection over loopback it tells whose it is. Where
+ * peers have to know a token, anybody may come.
  */
 export class Listener {
   readonly #listen: string
   readonly #address: Address
   readonly #take: (socket: Socket) => void
   readonly #turnedAway: (reason: string) => void
+  readonly #token: boolean
   #server: Server | undefined
 
   /**
    * @param listen path of a Unix socket, or `host:port`
    * @param take gets each connection, nothing of it read yet
    * @param turnedAway hears of connections of other users
+   * @param token whoever is taken has to prove that it knows a token
    */
-  constructor(listen: string, take: (socket: Socket) => void, turnedAway: (reason: string) => void) {
+  constructor(listen: string, take: (socket: Socket) => void, turnedAway: (reason: string) => void, token = false) {
+    this.#token = token
     this.#listen = listen
     this.#address = parseAddress(listen)
     this.#take = take
@@ -68,9 +72,11 @@ export class Listener {
   }
 
   async #openPort(address: { readonly host: string; readonly port: number }): Promise<Server> {
-    if (!isLoopback(address.host)) throw new Error('only the loopback interface is possible')
+    if (!this.#token && !isLoopback(address.host)) {
+      throw new Error('without a token (--token-file), only the loopback interface is possible')
+    }
     try {
-      return await this.#bind(address, socket => this.#check(socket))
+      return await this.#bind(address, this.#token ? this.#take : socket => this.#check(socket))
     } catch (error) {
       const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
       throw inUse ? new Error('in use: another server listens there') : error

@@ -59,6 +59,8 @@ export interface ThreadOptions {
   readonly faults?: FaultPlan
   /** The machine waits for a lost server: a thread that a fault ends is replaced. */
   readonly revive?: boolean
+  /** What a peer has to know to be let in; absent: whoever reaches the socket is. Needed beyond loopback. */
+  readonly token?: Uint8Array
   /** How long a peer may take to say hello and to answer until it is welcome, ms; default 5,000. */
   readonly handshakeMs?: number
   /**

@@ -23,6 +23,7 @@ const listener = new Listener(
   options.listen,
   socket => dispatcher?.attach(new SocketStream(socket, options.peerEnds === true)),
   reason => post('turnedAway', reason),
+  options.token !== undefined,
 )
 
 const lifecycle: Lifecycle = {

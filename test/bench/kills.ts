@@ -48,6 +48,8 @@ const NETWORK_FILES = 8
 const GIVEN_UP = /EPIPE|ECONNRESET|QEMU closed the connection|did not say hello/
 /** The guest is at rest so long after its work. */
 const REST_MS = 1_000
+/** Of the disks and of the file, bytes: small, so that each device gets its turn many times. */
+const SIZE = { disk: 1 << 20, file: 512 << 10 }
 /** What the driver, or the kernel, says when something got lost. */
 const COMPLAINT =
   /CMD_SYNC timeout|arm-smmu-v3[^:]*: .*(?:event|error|fail|timeout|unexpected|GERROR)|I\/O error|timed? ?out|Oops|BUG:|WARNING:|Call trace|blocked for more than/i
@@ -149,6 +151,7 @@ async function run(): Promise<void> {
       carveout,
       smp,
       ramDir: RAM_FOLDER,
+      workload: { seed: `kills${values.seed}`, size: SIZE },
       commandLine: () => 'console=ttyAMA0 panic=-1 cosim.run=agent',
       qemuArgs: ['-no-reboot', '-D', pipe, '-trace', 'smmuv3_cmdq_opcode', '-trace', 'smmu_cosim_trap_write'],
       policy: {

@@ -39,10 +39,10 @@ async function serve(handler: Handler): Promise<void> {
 /** Welcomes QEMU and answers everything; `others` sees what is not part of that. */
 const polite =
   (others: Handler): Handler =>
-  (message, out, socket) => {
+  (message, out, socket, payload) => {
     if (message.type === Id.hello) encodeWelcome(out, message.seq, 1, 0, 'test')
     else if (message.type === Id.reset) encodeReply(out, message.seq, 0, 0, 0)
-    else others(message, out, socket)
+    else others(message, out, socket, payload)
   }
 
 /** A trap whose outcome does not matter: qtest sees an aborted read as 0, or QEMU's end. */

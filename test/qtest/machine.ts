@@ -11,6 +11,7 @@ import { privateFolder } from '../../server/machine/scratch.ts'
 import { Counters, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader } from '../../server/trace/ring.ts'
 import type { TranslateMode } from '../../server/translate/translator.ts'
+import type { ThreadOptions } from '../../server/trap/messages.ts'
 import { Qtest } from './qtest.ts'
 
 /** The virt machine's SMMU frame and RAM. */
@@ -25,6 +26,8 @@ export interface QtestOptions {
   /** Further properties of the object. */
   readonly properties?: readonly string[]
   readonly args?: readonly string[]
+  /** Objects that the object's properties name. */
+  readonly objects?: readonly string[]
   readonly memoryMiB?: number
   /** tcg: a guest runs, as well as the test's accesses. */
   readonly accel?: 'qtest' | 'tcg'
@@ -67,6 +70,7 @@ export class QtestMachine {
     ramFile = this.ramFile,
     translate: TranslateMode = 'hardware',
     oracle = false,
+    more: Partial<ThreadOptions> = {},
   ): Promise<TrapThread> {
     const ring = createRing()
     const counters = createCounters()
@@ -82,6 +86,7 @@ export class QtestMachine {
       panicOnWarn: false,
       translate,
       oracle,
+      ...more,
     })
     return this.thread
   }
@@ -92,6 +97,7 @@ export class QtestMachine {
     addr,
     properties = [],
     args = [],
+    objects = [],
     memoryMiB = 256,
     accel = 'qtest',
     binary,
@@ -111,6 +117,7 @@ export class QtestMachine {
         ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
         ['-qmp', `unix:${this.#qmp},server=on,wait=off`],
         ['-object', `memory-backend-file,id=ram,mem-path=${this.ramFile},size=${memoryMiB}M,share=on`],
+        objects.flatMap(text => ['-object', text]),
         ...(socket === null ? [] : [['-object', object, '-global', 'arm-smmuv3.cosim=cosim']]),
         args,
       ].flat(),

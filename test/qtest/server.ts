@@ -5,7 +5,8 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { FrameReader, FrameWriter } from '../../protocol/framing.ts'
 import { Decoder, type MessageFromQemu } from '../../protocol/generated/messages.ts'
 
-export type Handler = (message: MessageFromQemu, out: FrameWriter, socket: Socket) => void
+/** @param payload of the message, as it came */
+export type Handler = (message: MessageFromQemu, out: FrameWriter, socket: Socket, payload: Buffer) => void
 
 /** Listens at `path`. What `handler` encodes for a message is sent at once. */
 export async function serve(path: string, handler: Handler): Promise<Server> {
@@ -17,7 +18,8 @@ export async function serve(path: string, handler: Handler): Promise<Server> {
     socket.on('data', (chunk: Buffer) => {
       input.push(chunk)
       while (input.next()) {
-        handler({ ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu, out, socket)
+        const message = { ...decoder.decode(input.buffer, input.start, input.end) } as MessageFromQemu
+        handler(message, out, socket, input.buffer.subarray(input.start, input.end))
         socket.write(Buffer.from(out.buffer.subarray(0, out.length)))
         out.reset()
       }

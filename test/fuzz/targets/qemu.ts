@@ -37,7 +37,7 @@ const REQUESTS = messagesOf('server').filter(({ kind }) => kind !== 'answer')
 const [WELCOME, REPLY, TRANSLATED, HOLD] = ['welcome', 'reply', 'translated', 'hold'].map(messageNamed)
 /** Sent rarely: the first two end QEMU, the others the connection, at least while QEMU does not wait. */
 const ENDING: readonly Message[] = [messageNamed('quit'), messageNamed('refuse')]
-const RARE: readonly Message[] = [...ENDING, messageNamed('error'), HOLD]
+const RARE: readonly Message[] = [...ENDING, ...['error', 'challenge', 'confirm'].map(messageNamed), HOLD]
 const [MEM_READ, MEM_WRITE, HW_WRITE, TRANSLATE_MODE] = ['memRead', 'memWrite', 'hwWrite', 'translateMode'].map(
   messageNamed,
 )

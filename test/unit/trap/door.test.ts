@@ -34,10 +34,13 @@ import { createRing } from '../../../server/trace/ring.ts'
 import type { ThreadOptions } from '../../../server/trap/messages.ts'
 import { isLoopback, ownerOf } from '../../../server/trap/peer.ts'
 import { openRamFile, RamFileRefused } from '../../../server/trap/ramFile.ts'
+import { tokenMac } from '../../../server/trap/token.ts'
 import { FakeQemu } from './fakeQemu.ts'
 
 const RAM = 0x4000_0000
 const MIB = 1 << 20
+const TOKEN = Buffer.from('5f0b6d1c9a874e23b1d0c4f8e6a79235')
+const NONCE = Buffer.alloc(32, 9)
 
 let folder: string
 const threads: TrapThread[] = []
@@ -229,6 +232,137 @@ describe('a machine that is not served', () => {
   })
 })
 
+describe('a token', () => {
+  type Prove = FakeQemu['prove']
+  async function come(token: Uint8Array | undefined, prove?: Prove) {
+    const qemu = await FakeQemu.connect(path())
+    qemu.token = token
+    qemu.prove = prove
+    const answer = qemu.hello()
+    answer.catch(() => {})
+    return { qemu, answer }
+  }
+  const answerOf = async (...args: Parameters<typeof come>) => (await come(...args)).answer
+  const WRONG = { type: Id.refuse, text: 'it does not know the token of this server' }
+
+  test('that both ends know lets a machine in, and each end has proved it', async () => {
+    await start({ token: TOKEN })
+    const { qemu, answer } = await come(TOKEN)
+    expect(await answer).toMatchObject({ type: Id.welcome })
+    expect(qemu.confirmed).toBe(true)
+    expect(await qemu.reset()).toMatchObject({ type: Id.reply })
+  })
+
+  test('is proved anew on each connection of a machine', async () => {
+    await start({ token: TOKEN })
+    const { qemu, answer } = await come(TOKEN)
+    await answer
+    qemu.socket.destroy()
+    const again = await qemu.reconnect(path())
+    expect(again.confirmed).toBe(true)
+  })
+
+  test.each([
+    ['another', Buffer.from('another token, as long')],
+    ['one that is longer', Buffer.concat([TOKEN, Buffer.from('x')])],
+    ['one that is shorter', TOKEN.subarray(1)],
+    ['an empty one', Buffer.alloc(0)],
+  ])('%s: refused, the owner hears of it, and nothing of the machine is touched', async (_name, token) => {
+    const thread = await start({ token: TOKEN })
+    const away = told(thread, 'turnedAway')
+    const { qemu, answer } = await come(token)
+    expect(await answer).toMatchObject(WRONG)
+    expect((await away)[0]).toBe(WRONG.text)
+    expect(qemu.confirmed).toBe(false)
+    expect(qemu.received).toEqual([])
+    expect(await answerOf(TOKEN)).toMatchObject({ type: Id.welcome })
+  })
+
+  test('none: refused before anything is asked', async () => {
+    await start({ token: TOKEN })
+    expect(await answerOf(undefined)).toMatchObject({
+      type: Id.refuse,
+      text: 'this server wants a token, and QEMU was given none (token-secret)',
+    })
+  })
+
+  test('that only QEMU knows: it would not take this server', async () => {
+    await start()
+    expect(await answerOf(TOKEN)).toMatchObject({
+      type: Id.refuse,
+      text: 'QEMU was given a token (token-secret), this server was not',
+    })
+  })
+
+  test('a proof that was overheard is of no use later', async () => {
+    await start({ token: TOKEN })
+    let proof: ReturnType<NonNullable<Prove>> = null
+    const listening: Prove = ({ nonce: theirs }, hello) => {
+      const nonce = Buffer.alloc(32, 7)
+      proof = { nonce, mac: tokenMac(TOKEN, 'qemu', theirs, nonce, hello) }
+      return proof
+    }
+    const honest = await come(TOKEN, listening)
+    expect(await honest.answer).toMatchObject({ type: Id.welcome })
+    honest.qemu.shutdown()
+    // The same hello, byte by byte: only the server's nonce differs.
+    expect(await answerOf(TOKEN, () => proof)).toMatchObject(WRONG)
+  })
+
+  test('a proof for another hello is none for this one', async () => {
+    await start({ token: TOKEN })
+    const other: Prove = ({ nonce: theirs }, hello) => {
+      const nonce = Buffer.alloc(32, 7)
+      const changed = Buffer.from(hello)
+      changed[changed.length - 1] ^= 1
+      return { nonce, mac: tokenMac(TOKEN, 'qemu', theirs, nonce, changed) }
+    }
+    expect(await answerOf(TOKEN, other)).toMatchObject(WRONG)
+  })
+
+  test.each<[string, NonNullable<Prove>]>([
+    ['its own nonce', ({ nonce }, hello) => ({ nonce, mac: tokenMac(TOKEN, 'qemu', nonce, nonce, hello) })],
+    [
+      'a proof of the other direction',
+      ({ nonce }, hello) => ({ nonce: NONCE, mac: tokenMac(TOKEN, 'server', nonce, NONCE, hello) }),
+    ],
+    ['zeros', () => ({ nonce: NONCE, mac: Buffer.alloc(32) })],
+  ])('the server gets back %s: refused', async (_name, prove) => {
+    await start({ token: TOKEN })
+    expect(await answerOf(TOKEN, prove)).toMatchObject(WRONG)
+  })
+
+  test.each([
+    [31, 32],
+    [0, 32],
+    [32, 31],
+    [32, 0],
+  ])('a nonce of %i bytes and a mac of %i', async (nonce, mac) => {
+    await start({ token: TOKEN })
+    const { qemu, answer } = await come(TOKEN, () => ({ nonce: Buffer.alloc(nonce), mac: Buffer.alloc(mac) }))
+    await expect(answer).rejects.toThrow('closed')
+    expect(qemu.received).toMatchObject([{ type: Id.error, code: enums.error.value[0] }])
+  })
+
+  test('nothing but the proof is taken before it, and no answer in the time for a hello', async () => {
+    const thread = await start({ token: TOKEN, handshakeMs: 400 })
+    const { answer } = await come(TOKEN, () => null)
+    const away = told(thread, 'turnedAway')
+    await expect(answer).rejects.toThrow('closed')
+    expect((await away)[0]).toBe('a peer did not prove that it knows the token within 400 ms')
+    const { qemu: hasty } = await come(TOKEN, () => null)
+    await expect(hasty.reset()).rejects.toThrow('closed')
+    expect(hasty.received).toMatchObject([{ type: Id.error, code: enums.error.state[0] }])
+  })
+
+  test('peers that owe a proof do not keep the machine out', async () => {
+    await start({ token: TOKEN, handshakeMs: 60_000 })
+    const idle = await Promise.all(Array.from({ length: 12 }, () => come(TOKEN, () => null)))
+    expect(await answerOf(TOKEN)).toMatchObject({ type: Id.welcome })
+    for (const { qemu } of idle) qemu.socket.destroy()
+  })
+})
+
 describe('the machine that a peer describes', () => {
   test('is refused with what is wrong with it', async () => {
     await start()
@@ -264,6 +398,8 @@ describe('the socket', () => {
 
   test.each(['0.0.0.0', '', '[::]', '192.0.2.1', 'example.org'])('on the network is refused: "%s"', async host => {
     await expect(start({ listen: `${host}:0` })).rejects.toThrow('only the loopback interface is possible')
+    // An address of this machine is needed to listen.
+    if (host === '0.0.0.0') await start({ listen: `${host}:0`, token: TOKEN })
   })
 
   test('which addresses are loopback', () => {

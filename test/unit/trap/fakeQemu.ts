@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setTimeout } from 'node:timers/promises'
 import { FrameReader, FrameWriter } from '../../../protocol/framing.ts'
 import {
+  type Challenge,
   Decoder,
   encodeData,
   encodeDone,
   encodeEvent,
   encodeHello,
   encodePredictedRead,
+  encodeProof,
   encodeReset,
   encodeShutdown,
   encodeTrapRead,
@@ -19,6 +22,8 @@ import {
   Id,
   type MessageFromServer,
 } from '../../../protocol/generated/messages.ts'
+import { enums, TOKEN_BYTES } from '../../../protocol/messages.ts'
+import { tokenMac } from '../../../server/trap/token.ts'
 
 /** Both ends number what they send: only these refer to a request of ours. */
 const ANSWERS: ReadonlySet<number> = new Set([Id.welcome, Id.refuse, Id.reply, Id.translated])
@@ -41,6 +46,14 @@ export class FakeQemu {
   meanwhile: (() => void) | undefined
   /** Whether it serves requests of the server. */
   serves = true
+  /** What it knows; undefined: it was given none. */
+  token: Uint8Array | undefined
+  /** What it answers to a challenge instead of what it would; null: nothing. */
+  prove: ((challenge: Challenge, hello: Uint8Array) => { nonce: Uint8Array; mac: Uint8Array } | null) | undefined
+  /** The server has proved that it knows the token as well. */
+  confirmed = false
+  #hello: Uint8Array = new Uint8Array(0)
+  #wanted: Uint8Array | undefined
   #seq = 0
   /** For the next connection of this machine. */
   #session = ''
@@ -77,6 +90,7 @@ export class FakeQemu {
         next.#session = this.#session
         next.#checkpoint = this.#checkpoint
         next.#lastSeq = this.#lastSeq
+        next.token = this.token
         for (const [offset, value] of this.registers) next.registers.set(offset, value)
         next.memory.set(this.memory)
         await next.hello()
@@ -93,7 +107,7 @@ export class FakeQemu {
     encodeHello(this.out, seq, {
       minVersion: versions[0],
       maxVersion: versions[1],
-      features: 0,
+      features: this.token === undefined ? 0 : enums.feature.token[0],
       session: this.#session,
       resumed: this.#session === '' ? 0 : 1,
       lastSeq: this.#lastSeq,
@@ -107,7 +121,19 @@ export class FakeQemu {
       devices: [],
       ...other,
     })
+    this.#hello = Buffer.from(this.out.buffer.subarray(4, this.out.length))
     return this.send(seq)
+  }
+
+  #challenge(message: Challenge): void {
+    const nonce = randomBytes(TOKEN_BYTES)
+    const token = this.token ?? new Uint8Array(0)
+    const right = { nonce, mac: tokenMac(token, 'qemu', message.nonce, nonce, this.#hello) }
+    const proof = this.prove === undefined ? right : this.prove(message, this.#hello)
+    if (proof === null) return
+    this.#wanted = tokenMac(token, 'server', message.nonce, proof.nonce, this.#hello)
+    encodeProof(this.out, message.seq, proof.nonce, proof.mac)
+    this.flush()
   }
 
   reset(): Promise<MessageFromServer> {
@@ -206,6 +232,11 @@ export class FakeQemu {
         this.memory.set(message.bytes, message.address - 0x4000_0000)
         encodeDone(this.out, message.seq, 0, 0, 0)
         return this.flush()
+      case Id.challenge:
+        return this.#challenge(message)
+      case Id.confirm:
+        this.confirmed = Buffer.from(message.mac).equals(this.#wanted ?? Buffer.alloc(0))
+        return
       case Id.checkpoint:
         this.#checkpoint = new Uint8Array(message.bytes)
         this.received.push({ ...message })
