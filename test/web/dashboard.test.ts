@@ -88,7 +88,7 @@ test(
     await page.getByText('command CFGI_STE').waitFor()
     await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
     const dialog = page.getByRole('dialog')
-    await dialog.getByLabel('Run').selectOption('shell')
+    await dialog.getByRole('combobox', { name: /^Run/ }).selectOption('shell')
     await dialog.getByRole('button', { name: 'Start' }).click()
     await page.getByRole('alert').filter({ hasText: 'CMDQ_PROD' }).waitFor({ timeout: BOOT_MS })
     expect(manager.status()).toMatchObject({ state: 'held', held: { trap: { write: true } } })
