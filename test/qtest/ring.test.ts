@@ -53,8 +53,12 @@ afterEach(async () => {
 })
 
 /** Starts QEMU with this server, up to where vCPUs would run. */
-async function start(properties: readonly string[] = [], features: number = RING): Promise<void> {
-  const started = machine.start({ properties })
+async function start(
+  properties: readonly string[] = [],
+  features: number = RING,
+  args: readonly string[] = [],
+): Promise<void> {
+  const started = machine.start({ properties, args })
   await Promise.race([started, peer.started(features)])
   await started
 }
@@ -204,9 +208,7 @@ describe('agreement', () => {
   })
 
   test('under the sandbox that the server starts QEMU with', async () => {
-    const started = machine.start({ args: ['-sandbox', SANDBOX] })
-    await peer.started(RING)
-    await started
+    await start([], RING, ['-sandbox', SANDBOX])
     expect(await peer.openRing(new Ring(CAPACITY))).toBe(OK)
     await trap(1)
   })
