@@ -29,6 +29,7 @@ import { enums } from '../../protocol/messages.ts'
 import { SANDBOX } from '../../server/machine/qemu.ts'
 import { memoryFile, sealSize } from '../../server/machine/sharedMemory.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_CR1, ARM_SMMU_IDR0, ARM_SMMU_STRTAB_BASE } from '../../server/smmu/registers.ts'
+import { Random } from '../fuzz/random.ts'
 import { QtestMachine, RAM, SMMU } from './machine.ts'
 import { type Encode, Peer } from './peer.ts'
 import { areaSize, Ring, sendDescriptors, WORD } from './ring.ts'
@@ -90,7 +91,7 @@ function words(): () => string {
 
 /** Welcomes a QEMU that was lost, and gives it a new ring. */
 async function again(): Promise<Ring> {
-  peer.welcome(await peer.next(Id.hello), RING)
+  peer.welcome(await peer.first(Id.hello), RING)
   const ring = new Ring(CAPACITY)
   expect(await peer.openRing(ring)).toBe(OK)
   return ring
@@ -329,6 +330,9 @@ describe('descriptors that nobody asked for', () => {
 })
 
 describe('a server that writes anything anywhere', () => {
+  /** What may be written at any time; the test itself goes by toServer.tail. */
+  const WORDS = [WORD.toQemuTail, WORD.toQemuHead, WORD.toServerHead, WORD.serverSleeps, WORD.qemuSleeps]
+
   test.each<[word: 'toQemuTail' | 'toServerHead', value: (ring: Ring) => number]>([
     ['toQemuTail', () => 0],
     ['toQemuTail', ring => ring.put - 1],
@@ -424,6 +428,59 @@ describe('a server that writes anything anywhere', () => {
     await peer.next(Id.done)
     peer.reply(access, 3)
     expect(await read).toBe(3n)
+  })
+
+  test('at random, for a while: each access is answered, by this server or the next', async () => {
+    let ring = await startRing(['reconnect-ms=60000', 'reply-timeout-ms=2000'])
+    const random = new Random(18)
+    const hostile = () => {
+      const near = [ring.put, ring.taken, 0, CAPACITY, 2 ** 31][random.below(5)] ?? 0
+      return (near + random.below(2) * random.below(2 * CAPACITY) - random.below(3)) >>> 0
+    }
+    let lost = 0
+    /** The trap, from a QEMU that may have to be welcomed first. */
+    const asked = async () => {
+      for (;;) {
+        if (has(Id.hello)) {
+          lost++
+          ring = await again()
+        } else if (has(Id.trapRead)) return peer.first(Id.trapRead)
+        else await sleep(1)
+      }
+    }
+    const has = (type: number) => peer.unread.some(message => message.type === type)
+    for (let round = 0; round < 150; round++) {
+      const read = touch()
+      let answered = false
+      void read.then(() => {
+        answered = true
+      })
+      const access = await asked()
+      const { socket } = peer
+      for (let left = 1 + random.below(4); left > 0; left--) {
+        const what = random.below(8)
+        if (what < 5) {
+          ring.store(WORDS[random.below(WORDS.length)] ?? 0, hostile())
+        } else if (what < 7) {
+          const garbage = Uint8Array.from({ length: random.below(40) }, () => random.below(256))
+          ring.copyIn(garbage, ring.put + random.below(20))
+        } else ring.copyIn(peer.pack((out, seq) => encodeHwRead(out, seq, 0, 0, 4)))
+        if (random.below(2)) socket.write(Buffer.alloc(1))
+      }
+      await sleep(random.below(3))
+      // It says what is true again. Did QEMU believe it meanwhile, it is lost.
+      ring.store(WORD.toServerHead, ring.taken)
+      ring.force(
+        peer.pack(out => encodeReply(out, access.seq, OK, 0, round)),
+        socket,
+      )
+      peer.look()
+      while (!answered && !has(Id.hello)) await sleep(1)
+      if (!answered) peer.reply(await asked(), round)
+      expect(await read).toBe(BigInt(round))
+    }
+    expect(lost).toBeGreaterThan(20)
+    expect(lost).toBeLessThan(140)
   })
 
   test('a byte on the socket that is no doorbell', async () => {
