@@ -57,7 +57,7 @@ const MAY_IMPORT = [
     [
       'protocol',
       'scripts/setup',
-      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions)',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|attack)',
     ],
   ],
   ['server/attack', ['server/smmu', 'server/policy', 'server/oracle', PORTS]],

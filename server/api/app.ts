@@ -11,6 +11,7 @@ import type { MachineManager } from './machineManager.ts'
 import { metrics } from './metrics.ts'
 import { registerProblems, sendProblem } from './problems.ts'
 import { problems, register } from './register.ts'
+import { attackHandlers } from './routes/attack.ts'
 import { breakpointHandlers } from './routes/breakpoints.ts'
 import { faultHandlers } from './routes/faults.ts'
 import { lifecycleHandlers } from './routes/lifecycle.ts'
@@ -119,6 +120,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
       machine: manager.statuses,
       pages: manager.history.pages,
       attacks: manager.attacks.feed,
+      attack: manager.attackRun.feed,
     },
     access,
     gate,
@@ -158,6 +160,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     ...pageHandlers(manager),
     ...breakpointHandlers(manager),
     ...faultHandlers(manager),
+    ...attackHandlers(manager.attackRun),
   }
   await app.register(async api => register(api, contract, handlers), { prefix: PREFIX })
   if (options.dashboard !== undefined) await serveDashboard(app, options.dashboard)

@@ -15,6 +15,7 @@ import type { Counters } from '../trace/counters.ts'
 import { u32At } from '../trace/layout.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { pcOf } from '../trace/symbols.ts'
+import { AttackRun } from './attackRun.ts'
 import { AttackControl } from './attacks.ts'
 import { BreakpointControl } from './breakpointControl.ts'
 import { countersView } from './countersView.ts'
@@ -47,6 +48,8 @@ type Kernel = { readonly version: string; readonly image?: string }
 export class MachineManager {
   readonly history = new History(entry => this.#group(entry))
   readonly attacks = new AttackControl()
+  /** In process, beside the machine. */
+  readonly attackRun: AttackRun
   readonly statuses = new Feed<StatusItem>(1_000)
   readonly breakpoints = new BreakpointControl(() => this.#changed())
   readonly monitor = new Monitor(
@@ -82,6 +85,7 @@ export class MachineManager {
 
   constructor(defaults: LaunchDefaults = {}) {
     this.#defaults = defaults
+    this.attackRun = new AttackRun(defaults.policyFile)
     this.#changed()
   }
 
@@ -183,6 +187,10 @@ export class MachineManager {
 
   /** Ends what runs. */
   async close(): Promise<void> {
+    await Promise.all([this.attackRun.close(), this.#closeMachine()])
+  }
+
+  async #closeMachine(): Promise<void> {
     if (this.#state === 'off') return
     const timer = new Promise<void>(resolve => setTimeout(resolve, STOP_GRACE_MS).unref())
     await Promise.race([this.kill().catch(() => {}), timer])

@@ -59,6 +59,13 @@ export interface AttackResult {
 
 export interface Progress {
   readonly operations: number
+  readonly steps: number
+  readonly programs: number
+  readonly judged: number
+  readonly lost: number
+  /** Of the thread that noticed most: features by kind, and programs that are kept for one. */
+  readonly coverage: readonly number[]
+  readonly corpus: number
   readonly cases: number
   readonly seconds: number
 }
@@ -186,7 +193,18 @@ export async function attack(
           }
           latest[job] = message.stats
           if (message.type === 'done') kept.push(...message.programs)
-          onProgress({ operations: total(({ operations }) => operations), cases: cases.length, seconds: seconds() })
+          const most = latest.reduce<Pick<CampaignStats, 'features' | 'coverage' | 'corpus'>>(
+            (best, stats) => (stats !== undefined && stats.features > best.features ? stats : best),
+            message.stats,
+          )
+          onProgress({
+            operations: total(({ operations }) => operations),
+            steps: total(({ steps }) => steps),
+            programs: total(stats => stats.cases),
+            judged: total(({ judged }) => judged),
+            lost: total(({ lost }) => lost),
+            ...{ coverage: most.coverage, corpus: most.corpus, cases: cases.length, seconds: seconds() },
+          })
         },
         ended,
       ).catch((error: unknown) => {

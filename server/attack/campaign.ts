@@ -7,6 +7,7 @@ import { type PolicyFactory, type SeriesStep, withQuirks } from '../policy/polic
 import type { Case } from './cases.ts'
 import { Corpus } from './corpus.ts'
 import { explain } from './explain.ts'
+import { FEATURES, kindOf } from './feedback.ts'
 import { kindsOf, type Weakness } from './known.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { type Mode, type Operation, type Program, REPERTOIRES, Stage } from './program.ts'
@@ -36,6 +37,8 @@ export interface CampaignStats {
   readonly judged: number
   /** Things that were noticed, and programs that are kept for having been the first to show one. */
   readonly features: number
+  /** The features by kind: as many as FEATURES has names. */
+  readonly coverage: readonly number[]
   readonly corpus: number
   /** Findings that did not come again on a machine of their own. */
   readonly lost: number
@@ -77,6 +80,7 @@ export class Campaign {
   readonly #random: Random
   readonly #slots: Slot[] = []
   readonly #features = new Set<number>()
+  readonly #coverage = new Array<number>(FEATURES.length).fill(0)
   readonly #corpus = new Corpus()
   /** Kinds of which there are enough cases. */
   readonly #enough = new Set<string>()
@@ -102,6 +106,7 @@ export class Campaign {
       cases: this.#cases,
       judged: this.#judged,
       features: this.#features.size,
+      coverage: [...this.#coverage],
       corpus: this.#corpus.size,
       lost: this.#lost,
       kinds: this.#kinds,
@@ -144,6 +149,7 @@ export class Campaign {
     for (const feature of world.feedback.features) {
       if (this.#features.has(feature)) continue
       this.#features.add(feature)
+      this.#coverage[kindOf(feature)]++
       isNew = true
     }
     if (isNew) this.#corpus.add(program)

@@ -13,23 +13,36 @@ export interface Warned {
   readonly expected: boolean
 }
 
-// Kinds of features: the top of their number.
-const WARNING = 1
-const COMMAND = 2
-const OWN_COMMAND = 3
-const STREAM = 4
-const PAGES = 5
-const CR0 = 6
-const OUTCOME = 7
-const WRITE = 8
+/** Kinds of features, by number: the top three bits of theirs. */
+export const FEATURES = [
+  'warning at a register',
+  'verdict on a command',
+  'command of its own',
+  'entry from one to another',
+  'transfer of pages and its result',
+  'CR0 from one to another',
+  'outcome of a device',
+  'write of an SMMU',
+] as const
+const WARNING = 0
+const COMMAND = 1
+const OWN_COMMAND = 2
+const STREAM = 3
+const PAGES = 4
+const CR0 = 5
+const OUTCOME = 6
+const WRITE = 7
 
 const feature = (kind: number, a: number, b: number, c = 0): number => {
-  let h = Math.imul(kind, 0x9e3779b1) ^ a
+  let h = Math.imul(kind + 1, 0x9e3779b1) ^ a
   h = Math.imul(h ^ (h >>> 15), 0x85ebca6b) ^ b
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35) ^ c
   h = Math.imul(h ^ (h >>> 16), 0x27d4eb2f)
-  return (h ^ (h >>> 15)) >>> 0
+  return ((kind << 29) | ((h ^ (h >>> 15)) & 0x1fff_ffff)) >>> 0
 }
+
+/** Index in FEATURES of what a feature is about. */
+export const kindOf = (feature: number): number => feature >>> 29
 
 export class Feedback implements HypReport {
   /** Of the case at hand. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim ctl`: what the dashboard does, for scripts. Every command is one request of the API. */
 import type { Command } from 'commander'
+import { attackCommands } from './ctl/attack.ts'
 import { breakpointCommands } from './ctl/breakpoints.ts'
 import { urlOptions } from './ctl/client.ts'
 import { adder } from './ctl/command.ts'
@@ -21,5 +22,6 @@ export function ctlCommand(program: Command): void {
   smmuCommands(add)
   pageCommands(add)
   faultCommands(add)
+  attackCommands(add)
   breakpointCommands(add)
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { HARDWARE, HARDWARE_MEANING } from '../../attack/setup.ts'
 import { DESCRIPTIONS } from '../../policy/builtin.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
@@ -24,6 +25,7 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
       registers: REGISTERS.map(({ name, offset, bits, meaning }) => ({ name, offset, bits, meaning })),
       commands: COMMAND_NAMES,
       events: EVENT_NAMES,
+      hardware: HARDWARE.map(name => ({ name, meaning: HARDWARE_MEANING[name] })),
       quirks: [...DESCRIPTIONS].flatMap(([policy, { quirks = {} }]) =>
         Object.entries(quirks).map(([name, quirk]) => ({ policy, name, ...quirk })),
       ),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** All routes of the API, and how a client asks for one. */
 import type { Static, TSchema } from 'typebox'
+import { AttackBodySchema, AttackRunSchema, attack } from './attack.ts'
 import { BreakpointBodySchema, BreakpointSchema, breakpoints } from './breakpoints.ts'
 import {
   ArmBodySchema,
@@ -18,7 +19,7 @@ import type { AnswerOf, Route } from './route.ts'
 import { QueueSchema, SteSchema, smmus } from './smmus.ts'
 import { RowSchema, trace } from './trace.ts'
 
-export const contract = { ...lifecycle, ...trace, ...smmus, ...pages, ...breakpoints, ...faults }
+export const contract = { ...lifecycle, ...trace, ...smmus, ...pages, ...breakpoints, ...faults, ...attack }
 export type Contract = typeof contract
 
 /** The schemas that others refer to by name. */
@@ -39,6 +40,8 @@ export const NAMED = [
   SpanSchema,
   EffectSchema,
   ArmBodySchema,
+  AttackBodySchema,
+  AttackRunSchema,
 ]
 
 /** Routes that a client calls and gets an answer from, files aside. */

@@ -223,6 +223,9 @@ const InfoSchema = Type.Object({
   ),
   commands: Type.Array(Type.String()),
   events: Type.Array(Type.String()),
+  hardware: Type.Array(Type.Object({ name: Type.String(), meaning: Type.String() }), {
+    description: 'what hardware of an attack may be besides QEMU’s model',
+  }),
   quirks: Type.Array(
     Type.Object({
       policy: Type.String(),

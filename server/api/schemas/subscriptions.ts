@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Messages of the WebSocket: a client subscribes to streams, the server sends their items. */
 import { Type } from 'typebox'
+import type { AttackRunItem } from './attack.ts'
 import type { FiringItem } from './faults.ts'
 import type { View } from './fields.ts'
 import type { CountersView, MachineStatus } from './lifecycle.ts'
@@ -34,6 +35,7 @@ export interface StreamItems {
   readonly machine: StatusItem
   readonly pages: PageItem
   readonly attacks: AttackItem
+  readonly attack: AttackRunItem
 }
 export type StreamName = keyof StreamItems
 
@@ -47,6 +49,7 @@ export const STREAMS = [
   'machine',
   'pages',
   'attacks',
+  'attack',
 ] as const satisfies readonly StreamName[]
 
 export const SubscribeSchema = Type.Object(

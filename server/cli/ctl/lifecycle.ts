@@ -107,13 +107,15 @@ export function lifecycleCommands(add: Add): void {
     },
   )
   add('info', 'names that requests can use', plain, async client => {
-    client.print(await client.call('GET /info'), ({ registers, warnings, quirks, ...rest }) =>
+    client.print(await client.call('GET /info'), ({ registers, warnings, quirks, hardware, ...rest }) =>
       [
         ...Object.entries(rest).map(
           ([name, value]) => `${name.padEnd(9)} ${typeof value === 'string' ? value : value.join(' ')}`,
         ),
         `registers ${registers.map(({ name }) => name).join(' ')}`,
         `warnings  ${warnings.map(({ code }) => code).join(' ')}`,
+        'hardware',
+        ...hardware.map(({ name, meaning }) => `  ${name.padEnd(10)} ${meaning}`),
         'quirks',
         ...quirks.map(({ policy, name, versions, effect }) => `  ${policy} ${name.padEnd(26)} ${versions}: ${effect}`),
       ].join('\n'),

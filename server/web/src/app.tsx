@@ -9,6 +9,7 @@ import { MachineControls, StartDialog } from './machine.tsx'
 import { shortcut, shortcuts } from './shortcuts.ts'
 import { go, held, rates, route, running, smmu, status, theme, toggleTheme, VIEWS, type View } from './store.ts'
 import { attempt, Button, Dialog, Field, Tag, Toasts } from './ui.tsx'
+import { Attack } from './views/attack.tsx'
 import { Breakpoints } from './views/breakpoints.tsx'
 import { Console } from './views/console.tsx'
 import { El2 } from './views/el2.tsx'
@@ -32,11 +33,12 @@ const PAGES: Readonly<Record<View, () => JSX.Element | null>> = {
   breakpoints: Breakpoints,
   faults: Faults,
   el2: El2,
+  attack: Attack,
   reference: Reference,
 }
 
-/** 1 to 9, then 0. */
-const viewKey = (index: number): string => String((index + 1) % 10)
+/** 1 to 9, then 0, then a. */
+const viewKey = (index: number): string => (index < 10 ? String((index + 1) % 10) : 'a')
 
 export function App() {
   const [help, setHelp] = useState(false)

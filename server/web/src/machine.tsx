@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { signal } from '@preact/signals'
-import { useState } from 'preact/hooks'
+import { useEffect, useState } from 'preact/hooks'
 import type { StartOptions } from '../../api/schemas/lifecycle.ts'
 import { call } from './api.ts'
 import { info, status } from './store.ts'
@@ -66,10 +66,7 @@ export function StartDialog() {
   const [breakFirst, setBreakFirst] = useState(false)
   const [panicOnWarn, setPanicOnWarn] = useState(false)
   const [oracle, setOracle] = useState(false)
-  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set())
-  // Of another policy they mean nothing.
-  const offered = (words?.quirks ?? []).filter(quirk => quirk.policy === policy)
-  const quirks = offered.map(({ name }) => name).filter(name => chosen.has(name))
+  const [quirks, setQuirks] = useState<readonly string[]>([])
   const start = () => {
     close()
     // The words are those that the server offers.
@@ -156,34 +153,9 @@ export function StartDialog() {
         </label>
         <label class="check full">
           <input type="checkbox" checked={oracle} onChange={e => setOracle(e.currentTarget.checked)} />
-          oracle: hold what devices reach against who owns the pages, end where they must not
+          oracle: end where a device reaches what it must not
         </label>
-        {offered.length > 0 && (
-          <details class="full quirks">
-            <summary>
-              Known defects of the posted series{quirks.length > 0 && <Tag tone="bad">{quirks.length} on</Tag>}
-            </summary>
-            {offered.map(({ name, versions, effect }) => (
-              <label class="check" key={name}>
-                <input
-                  type="checkbox"
-                  checked={chosen.has(name)}
-                  onChange={e => {
-                    const next = new Set(chosen)
-                    if (e.currentTarget.checked) next.add(name)
-                    else next.delete(name)
-                    setChosen(next)
-                  }}
-                />
-                <span>
-                  <b class="mono">{name}</b> <span class="muted">{versions}</span>
-                  <br />
-                  {effect}
-                </span>
-              </label>
-            ))}
-          </details>
-        )}
+        <QuirkChoice policy={policy} change={setQuirks} />
         <div class="buttons full">
           <Button onClick={close}>Cancel</Button>
           <Button tone="primary" type="submit">
@@ -192,5 +164,38 @@ export function StartDialog() {
         </div>
       </form>
     </Dialog>
+  )
+}
+
+/** Known defects of a policy, to be switched on; nothing where it has none. */
+export function QuirkChoice({ policy, change }: { policy: string; change: (quirks: readonly string[]) => void }) {
+  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set())
+  // Of another policy they mean nothing.
+  const offered = (info.value?.quirks ?? []).filter(quirk => quirk.policy === policy)
+  const quirks = offered.map(({ name }) => name).filter(name => chosen.has(name))
+  useEffect(() => change(quirks), [quirks.join(' ')])
+  if (offered.length === 0) return null
+  const toggle = (name: string, on: boolean) => {
+    const next = new Set(chosen)
+    if (on) next.add(name)
+    else next.delete(name)
+    setChosen(next)
+  }
+  return (
+    <details class="full quirks">
+      <summary>
+        Known defects of the posted series {quirks.length > 0 && <Tag tone="bad">{quirks.length} on</Tag>}
+      </summary>
+      {offered.map(({ name, versions, effect }) => (
+        <label class="check" key={name}>
+          <input type="checkbox" checked={chosen.has(name)} onChange={e => toggle(name, e.currentTarget.checked)} />
+          <span>
+            <b class="mono">{name}</b> <span class="muted">{versions}</span>
+            <br />
+            {effect}
+          </span>
+        </label>
+      ))}
+    </details>
   )
 }

@@ -17,6 +17,7 @@ export const VIEWS = [
   ['breakpoints', 'Breakpoints'],
   ['faults', 'Faults'],
   ['el2', 'EL2'],
+  ['attack', 'Attack'],
 ] as const
 /** What a warning's rule links to has no key. */
 export type View = (typeof VIEWS)[number][0] | 'reference'

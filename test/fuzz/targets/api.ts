@@ -36,8 +36,8 @@ interface Request {
 /** Requests of one input: so many are enough to arm something, break somewhere, and look. */
 const MAX_REQUESTS = 4
 
-/** Ends the machine, or starts a real one. */
-const LEFT_OUT = ['POST /api/v1/machine/kill', 'POST /api/v1/machine/start']
+/** Ends the machine, or starts a real one, or another process. */
+const LEFT_OUT = ['POST /api/v1/machine/kill', 'POST /api/v1/machine/start', 'POST /api/v1/attack']
 
 const RAM = 0x4000_0000
 const RAM_BYTES = 1 << 20

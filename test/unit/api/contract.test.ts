@@ -109,6 +109,10 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/faults/catalogue', 200],
     ['GET', '/api/v1/faults', 200],
     ['GET', '/api/v1/faults/effect', 200],
+    ['GET', '/api/v1/attack', 200],
+    ['GET', '/api/v1/attack/findings/1', 404],
+    ['GET', '/api/v1/attack/findings/0', 400],
+    ['POST', '/api/v1/attack/stop', 409],
     ['DELETE', '/api/v1/breakpoints/77', 404],
   ])('%s %s', async (method, url, status) => {
     expect((await check(method, url)).status).toBe(status)
@@ -128,6 +132,12 @@ describe('answers are as documented', () => {
     ['/api/v1/breakpoints', { on: 'register', register: 'NONE' }, 422],
     ['/api/v1/breakpoints', { on: 'stream' }, 422],
     ['/api/v1/held/release', { action: 'continue' }, 409],
+    ['/api/v1/attack', { policy: '../../etc/passwd' }, 400],
+    ['/api/v1/attack', { hardware: ['steam'] }, 400],
+    ['/api/v1/attack', { seconds: 0 }, 400],
+    ['/api/v1/attack', { corpus: '/tmp' }, 400],
+    ['/api/v1/attack', { quirks: ['nobody'] }, 422],
+    ['/api/v1/attack', { policy: 'own' }, 422],
   ])('POST %s %j', async (url, body, status) => {
     expect((await check('POST', url, body)).status).toBe(status)
   })

@@ -216,6 +216,25 @@ test('faults: list, arm from the catalogue and from a file, fire, disarm', async
   expect((await ctl('faults')).out).toBe('nothing is armed\n  now 1, trap 0: 1 ms\n')
 })
 
+test('an attack: start, look at it and at what it found, stop', async () => {
+  expect((await ctl('attack')).out).toBe('no attack was started\n')
+  const started = await ctl(
+    'attack-start',
+    '--quirk',
+    'queues-unshared',
+    '--hardware',
+    'msi,pri',
+    '--seed',
+    '1',
+    '--seconds',
+    '600',
+  )
+  expect(started.out).toMatch(/^running: pkvm with queues-unshared, hardware msi,pri, seed 1\n/)
+  await expect.poll(async () => (await ctl('attack')).out).toMatch(/\n {2}1 [\d.]+ s \S.*: /)
+  expect((await ctl('attack-finding', '1')).out).toMatch(/\n {2}0: .*\n(.*\n)* {2}found: /)
+  expect((await ctl('attack-stop')).out).toMatch(/^done: pkvm with queues-unshared/)
+})
+
 test('download: a recording', async () => {
   // A recording is written a fraction of a second behind.
   await expect
@@ -250,6 +269,10 @@ test.each<[string[], RegExp]>([
   [['fault-arm', 'cr0ack-stuk'], /did you mean cr0ack-stuck/],
   [['fault-arm', 'sync-lost'], /policy passthrough lacks what this needs: a command queue of its own/],
   [['fault-fire', 'nobody'], /no rule nobody is armed/],
+  [['attack-start', '--quirk', 'queue-unshared'], /did you mean queues-unshared/],
+  [['attack-start', '--hardware', 'steam'], /hardware/],
+  [['attack-stop'], /no attack runs/],
+  [['attack-finding', '999'], /no finding 999 is kept/],
   [['download', '/nowhere/at/all'], /ENOENT/],
 ])('ctl %j: refused, in one line', async (args, expected) => {
   const { code, out, err } = await ctl(...args)

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Attacks on a policy, in a process beside the machine. */
+import type { AttackBody, AttackRunView } from '../../api/schemas/attack.ts'
+import { quirkOption } from '../bootOptions.ts'
+import { type Add, integer, plain } from './command.ts'
+
+function runText(run: AttackRunView): string {
+  const { state, seconds, operations, steps, programs, judged, coverage, corpus, lost, findings, found, message } = run
+  if (state === 'none') return 'no attack was started'
+  const { policy = 'pkvm', quirks = [], hardware = [], seed } = run.options ?? {}
+  const rate = Math.round(operations / Math.max(seconds, 0.001))
+  return [
+    `${state}: ${[policy, ...quirks].join(' with ')}, hardware ${hardware.join(',') || 'none'}, seed ${seed}`,
+    ...(message === null ? [] : [message]),
+    `${seconds.toFixed(1)} s, ${operations} operations (${rate}/s), ${steps} steps, ${programs} programs, ${judged} judged`,
+    `${coverage.reduce((sum, { count }) => sum + count, 0)} features, ${corpus} programs kept`,
+    ...coverage.map(({ what, count }) => `  ${String(count).padStart(6)} ${what}`),
+    ...(lost === 0 ? [] : [`${lost} findings did not come again on a machine of their own`]),
+    `${found} findings`,
+    ...findings.map(({ n, kind, message, seconds }) => `  ${n} ${seconds.toFixed(1)} s ${kind}: ${message}`),
+  ].join('\n')
+}
+
+export function attackCommands(add: Add): void {
+  add('attack', 'the attack that runs, or ran last', plain, async client => {
+    client.print(await client.call('GET /attack'), runText)
+  })
+  add<Omit<AttackBody, 'hardware'> & { readonly quirk?: readonly string[]; readonly hardware?: string }>(
+    'attack-start',
+    'start an attack on a policy, in a process of its own (smmu-cosim attack --help says more)',
+    command =>
+      command
+        .option('--policy <name>', 'a policy, or own: the file given to serve')
+        .option('--until <stage>', 'mmio, cmdq, strtab, queues or nested')
+        .addOption(quirkOption())
+        .option('--hardware <list>', 'what hardware may be besides QEMU’s model, with commas')
+        .option('--seconds <n>', 'end after so many', integer)
+        .option('--seed <n>', 'the same attack again', integer)
+        .option('--jobs <n>', 'threads', integer),
+    async (client, { quirk = [], hardware, ...rest }) => {
+      // The server says what is no hardware.
+      const list = hardware?.split(',') as AttackBody['hardware']
+      const body = {
+        ...rest,
+        ...(quirk.length > 0 && { quirks: quirk }),
+        ...(list !== undefined && { hardware: list }),
+      }
+      client.print(await client.call('POST /attack', { body }), runText)
+    },
+  )
+  add('attack-stop', 'stop it', plain, async client => {
+    client.print(await client.call('POST /attack/stop'), runText)
+  })
+  add('attack-finding <n>', 'the steps of a finding, and what decided each', plain, async (client, _options, [n]) => {
+    client.print(
+      await client.call('GET /attack/findings/:n', { params: { n: Number(n) } }),
+      ({ kind, message, lines }) => [`${kind}: ${message}`, ...lines.map(line => `  ${line}`)].join('\n'),
+    )
+  })
+}
