@@ -17,6 +17,8 @@ export interface ServerOptions {
   readonly host?: string
   /** 0: any free port. */
   readonly port?: number
+  /** The option that says it. */
+  readonly portOption?: string
   /** Names under which the server is reached, besides its address. */
   readonly names?: readonly string[]
   readonly say: (line: string) => void
@@ -42,7 +44,7 @@ export function dashboardUrl(host: string, port: number, token: string | undefin
 
 /** Builds the dashboard if need be, and listens. @throws Error when it cannot. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, say } = options
+  const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, portOption = '--port', say } = options
   const token = tokenFor(host, process.env[TOKEN_VARIABLE])
   const dashboard = await buildDashboard(say)
   // Log lines may quote requests: they are escaped like all output.
@@ -65,7 +67,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     await app.close()
-    throw new Error(code === 'EADDRINUSE' ? `${host}:${port} is in use: choose another --port (0: any)` : message)
+    throw new Error(
+      code === 'EADDRINUSE' ? `${host}:${port} is in use: choose another ${portOption} (0: any)` : message,
+    )
   }
   const address = app.server.address() as AddressInfo
   if (!isLoopback(host)) {

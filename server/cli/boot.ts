@@ -27,7 +27,7 @@ import { parseAddress } from '../trap/listener.ts'
 import { type BootOptions, bootOptions, policyOf, tokenFile } from './bootOptions.ts'
 import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
-import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
 import { printSummary } from './summary.ts'
 import { ConsolePrinter, raw, say } from './terminal.ts'
 import { readToken } from './tokenFile.ts'
@@ -56,7 +56,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   let dashboard: Dashboard | undefined
   try {
     // A confined process cannot look for what it was not allowed to read.
-    check(options)
+    usage(() => check(options))
     if (options.dashboard !== undefined) {
       await confine(options.sandbox, namedFiles(options), signal)
       dashboard = await openDashboard(options)
@@ -138,7 +138,7 @@ function checkOracle({ oracle, policy, until, el2 }: BootOptions, { description 
   if (!oracle || el2 !== 'none' || description === undefined) return
   if (description.facilities({ until }).includes('stage2')) return
   const short = description.facilities({}).includes('stage2') ? `--until ${until}` : `--policy ${policy}`
-  throw new Error(`--oracle: with ${short} there is no second stage, and nothing is isolated`)
+  throw new UsageError(`--oracle: with ${short} there is no second stage, and nothing is isolated`)
 }
 
 /** What is not said depends on what runs at EL2. */
@@ -287,11 +287,11 @@ async function faultsOf(options: BootOptions): Promise<FaultPlan | undefined> {
   const policy = policyOf(options)
   if (faults === undefined) return undefined
   if (baseline || server !== undefined)
-    throw new Error('--faults: they need the server of this run: not with --baseline or --server')
+    throw new UsageError('--faults: they need the server of this run: not with --baseline or --server')
   try {
     return await planOf(faults, seed, { policy, until, translate })
   } catch (error) {
-    throw new Error(`--faults: ${(error as Error).message}`)
+    throw new UsageError(`--faults: ${(error as Error).message}`)
   }
 }
 

@@ -16,6 +16,7 @@ import { buildDashboard } from '../api/webBuild.ts'
 import { runsFolder } from '../machine/scratch.ts'
 import { giveUpFfi } from '../machine/sharedMemory.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
+import { UsageError } from './exit.ts'
 import { say } from './terminal.ts'
 
 const ROOT = resolve(fileURLToPath(new URL('../..', import.meta.url)))
@@ -46,6 +47,10 @@ export function permissions(read: readonly string[], write: readonly string[]): 
   ]
 }
 
+/** As NODE_OPTIONS takes them: what has spaces or quotes in it stands in quotes. */
+export const nodeOptions = (options: readonly string[]): string =>
+  options.map(option => (/[\s"\\]/.test(option) ? `"${option.replace(/["\\]/g, '\\$&')}"` : option)).join(' ')
+
 const isIn = (folder: string, path: string): boolean => path.startsWith(`${folder}/`)
 
 /** Without those that lie in others: where one path begins with another one, Node denies the shorter one itself. */
@@ -67,7 +72,13 @@ const clash = (paths: readonly string[]): string[] | undefined => {
  */
 export async function confine(sandbox: boolean, named: Named, signal: AbortSignal): Promise<void> {
   // The trap thread looks at memory by its address; the thread that answers requests need not.
-  if (process.permission !== undefined) return giveUpFfi()
+  if (process.permission !== undefined) {
+    // Node hands its permissions to the programs that it starts, for other Nodes among them, and takes spaces for ends.
+    process.env.NODE_OPTIONS = nodeOptions(
+      process.execArgv.filter(option => /^--(permission$|allow-|disable-warning=)/.test(option)),
+    )
+    return giveUpFfi()
+  }
   if (!sandbox || inspectorUrl() !== undefined || process.execve === undefined) return
   // The builder of the dashboard is native code, and its place is not written to afterwards.
   await buildDashboard(say)
@@ -78,7 +89,7 @@ export async function confine(sandbox: boolean, named: Named, signal: AbortSigna
   const read = [ROOT, ...SYSTEM, ...given(named.read)]
   const [path, other] = clash([...read, ...write]) ?? []
   if (path !== undefined)
-    throw new Error(`Node's permissions cannot tell ${other} from ${path}: name another path, or use --no-sandbox`)
+    throw new UsageError(`Node's permissions cannot tell ${other} from ${path}: name another path, or use --no-sandbox`)
   await setImmediate()
   signal.throwIfAborted()
   // Links on the way to the program are outside of what is granted.

@@ -17,7 +17,13 @@ export interface Dashboard {
 export async function openDashboard(options: BootOptions): Promise<Dashboard> {
   const manager = new MachineManager()
   const port = options.dashboard === true ? DEFAULT_PORT : Number(options.dashboard)
-  const server: RunningServer = await startServer({ manager, host: options.dashboardHost, port, say })
+  const server: RunningServer = await startServer({
+    manager,
+    host: options.dashboardHost,
+    port,
+    portOption: '--dashboard',
+    say,
+  })
   say(`dashboard at ${server.url}`)
   return {
     show(session, kernel) {

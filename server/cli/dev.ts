@@ -11,7 +11,7 @@ import { Pump } from '../trace/pump.ts'
 import { createRing } from '../trace/ring.ts'
 import { bootAction } from './boot.ts'
 import { type BootOptions, bootOptions, tokenFile } from './bootOptions.ts'
-import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
 import { say } from './terminal.ts'
 import { readToken } from './tokenFile.ts'
 
@@ -90,10 +90,10 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       '--faults': options.faults !== undefined,
       '--refused reset': options.refused === 'reset',
     }).filter(([, given]) => given)
-    for (const [name] of without) throw new Error(`${name} needs a machine; --listen runs only the server`)
+    for (const [name] of without) throw new UsageError(`${name} needs a machine; --listen runs only the server`)
     const folder = ramFolder(options.ramDir)
-    if (!existsSync(folder)) throw new Error(`--ram-dir ${folder}: no such folder`)
-    const token = options.tokenFile === undefined ? undefined : readToken(options.tokenFile)
+    if (!existsSync(folder)) throw new UsageError(`--ram-dir ${folder}: no such folder`)
+    const token = usage(() => (options.tokenFile === undefined ? undefined : readToken(options.tokenFile)))
     const ring = createRing()
     const thread = await TrapThread.start({
       listen: address,

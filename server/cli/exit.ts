@@ -3,8 +3,20 @@
 import { inWords } from '../policy/denied.ts'
 import { say } from './terminal.ts'
 
-/** Exit codes of the command line. */
+/** Exit codes of the command line. `usage`: what was asked for cannot be, and nothing was done. */
 export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const
+
+/** An option that there is not, of a wrong value, that does not fit another one, or that names what is not there. */
+export class UsageError extends Error {}
+
+/** For checks of options that others use as well. @throws UsageError for whatever `check` throws */
+export function usage<T>(check: () => T): T {
+  try {
+    return check()
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? inWords(error) : String(error))
+  }
+}
 
 /** A signal that aborts at the first SIGINT, SIGTERM or SIGHUP; `dispose` gives the signals back. */
 export function abortOnSignal(): { signal: AbortSignal; dispose: () => void } {
@@ -25,5 +37,5 @@ export function fail(error: unknown, signal?: AbortSignal): void {
   const interrupted = signal?.aborted === true
   const message = error instanceof Error ? inWords(error) : String(error)
   say(interrupted ? 'interrupted' : message)
-  process.exitCode = interrupted ? EXIT.interrupted : EXIT.failed
+  process.exitCode = interrupted ? EXIT.interrupted : error instanceof UsageError ? EXIT.usage : EXIT.failed
 }

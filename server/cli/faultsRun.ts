@@ -17,7 +17,7 @@ import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } fr
 import type { Job, SessionResult } from '../sessions/session.ts'
 import type { Transport } from '../trap/messages.ts'
 import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
-import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -239,9 +239,9 @@ function begin(
   const [first, ...others] = wanted.filter(job => flawsOf(job) !== '')
   const plan = first === undefined ? wanted : wanted.filter(job => flawsOf(job) === '')
   if (first !== undefined && (plan.length === 0 || how === 'run')) {
-    throw new Error(`${jobName(first)}: ${flawsOf(first)}`)
+    throw new UsageError(`${jobName(first)}: ${flawsOf(first)}`)
   }
-  if (plan.length === 0) throw new Error('there is nothing to run')
+  if (plan.length === 0) throw new UsageError('there is nothing to run')
   if (first !== undefined) {
     say(
       `${others.length + 1} sessions are left out because their rules cannot act in their prefix of the series, e.g. ${jobName(first)}`,
@@ -255,7 +255,7 @@ function begin(
 function expectKernels(plan: readonly Job[], given: readonly string[]): void {
   const job = plan.find(({ kernel }) => !isSeries(kernel) && !given.includes(kernel))
   if (job === undefined) return
-  throw new Error(`${jobName(job)}: it asks for a kernel of its own: --kernel '${job.kernel}' allows that image`)
+  throw new UsageError(`${jobName(job)}: it asks for a kernel of its own: --kernel '${job.kernel}' allows that image`)
 }
 
 function resumed(database: Database, which: true | number, kernels: readonly string[]): Campaign {

@@ -6,7 +6,7 @@ import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
 import { ctlCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
-import { fail } from './exit.ts'
+import { EXIT, fail } from './exit.ts'
 import { faultsCommand } from './faults.ts'
 import { fuzzCommand } from './fuzz.ts'
 import { serveCommand } from './serve.ts'
@@ -17,6 +17,8 @@ import { walkCommand } from './walk.ts'
 const program = new Command('smmu-cosim')
   .description('Arm SMMUv3 trap-and-emulate, decided in TypeScript, against a real Linux on a patched QEMU')
   .showHelpAfterError('(--help lists what there is)')
+  // Its own code for what it does not understand is 1, which is a failure's.
+  .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? EXIT.ok : EXIT.usage))
 
 /** Commands that run machines. */
 const MACHINES: ReadonlySet<string> = new Set(['boot', 'dev', 'serve', 'faults', 'bench'])

@@ -8,7 +8,7 @@ import { ramFolder } from '../run/options.ts'
 import type { Transport } from '../trap/messages.ts'
 import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
-import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { print, say } from './terminal.ts'
 
 interface ServeOptions {
@@ -54,7 +54,7 @@ export function serveCommand(program: Command): void {
         const { sandbox, policy, qemu, ramDir } = options
         // A confined process cannot look for what it was not allowed to read.
         for (const file of [policy, qemu]) {
-          if (file !== undefined && !existsSync(file)) throw new Error(`${file}: no such file`)
+          if (file !== undefined && !existsSync(file)) throw new UsageError(`${file}: no such file`)
         }
         await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramFolder(ramDir)] }, signal)
         await serve(options, signal)

@@ -33,7 +33,7 @@ import {
 } from '../trace/vocabulary.ts'
 import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
-import { EXIT, fail } from './exit.ts'
+import { EXIT, fail, UsageError } from './exit.ts'
 import { print, say } from './terminal.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
@@ -88,7 +88,8 @@ function symbolOptions(command: Command): Command {
  * @throws Error that says how to give it
  */
 function recordedImage({ image }: TraceHeader): string {
-  if (image === '') throw new Error("the recording doesn't say which kernel image was booted: --symbols FILE says it")
+  if (image === '')
+    throw new UsageError("the recording doesn't say which kernel image was booted: --symbols FILE says it")
   const kernels = cachePath('kernel')
   try {
     const path = realpathSync(image)
@@ -175,7 +176,7 @@ function showCommand(trace: Command): void {
   symbolOptions(command).action((path: string, options: ShowCommandOptions) =>
     reading(path, async reader => {
       const symbols = loadSymbols(reader, options)
-      if (options.function !== undefined && symbols === undefined) throw new Error('--function needs --symbols')
+      if (options.function !== undefined && symbols === undefined) throw new UsageError('--function needs --symbols')
       const { slowest, limit } = options
       const limits = { ...(slowest !== undefined && { slowest }), ...(limit !== undefined && { limit }) }
       const out = new Output()
@@ -278,7 +279,7 @@ function exportCommand(trace: Command): void {
         if (options.vcd) return vcd(header, () => reader.records())
         if (options.json) return json(reader, reader.records(), symbols)
         if (options.csv) return csv(reader.records(), warningsOf(header), symbols)
-        throw new Error(`export needs a format: ${formats.map(name => `--${name}`).join(', ')}`)
+        throw new UsageError(`export needs a format: ${formats.map(name => `--${name}`).join(', ')}`)
       }
       const text = pieces()
       await write(new Output(options.output), text)

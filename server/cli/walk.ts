@@ -5,7 +5,7 @@ import { walkText } from '../smmu/walkAnswer.ts'
 import { recordedMachine } from '../trace/recordedMachine.ts'
 import { Client, type ClientOptions, urlOptions } from './ctl/client.ts'
 import { address, integer, onSmmu } from './ctl/command.ts'
-import { EXIT, fail } from './exit.ts'
+import { EXIT, fail, UsageError } from './exit.ts'
 import { print, say } from './terminal.ts'
 
 export interface WalkOptions {
@@ -63,7 +63,7 @@ export function walkCommand(program: Command): void {
     try {
       if (recording !== undefined) return await printRecordedWalk(recording, options)
       for (const [name, value] of Object.entries({ at, policy })) {
-        if (value !== undefined) throw new Error(`--${name} is for a walk of a recording (--recording)`)
+        if (value !== undefined) throw new UsageError(`--${name} is for a walk of a recording (--recording)`)
       }
       await printWalk(new Client(options), options)
     } catch (error) {

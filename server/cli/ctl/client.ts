@@ -12,6 +12,7 @@ import { type HttpRequest, PREFIX, requestFor, STREAM_PATH } from '../../api/sch
 import type { ServerMessage, StreamItems, StreamName, Subscribe } from '../../api/schemas/subscriptions.ts'
 import { TOKEN_VARIABLE } from '../../api/security.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../../api/server.ts'
+import { UsageError } from '../exit.ts'
 import { print, say } from '../terminal.ts'
 
 const URL_VARIABLE = 'SMMU_COSIM_URL'
@@ -40,7 +41,7 @@ export class Client {
 
   constructor({ url, json }: ClientOptions) {
     const parsed = URL.canParse(url) ? new URL(url) : undefined
-    if (parsed === undefined) throw new Error(`--url ${url}: not a URL such as ${DEFAULT_URL}`)
+    if (parsed === undefined) throw new UsageError(`--url ${url}: not a URL such as ${DEFAULT_URL}`)
     this.#token = /^#token=(.+)$/.exec(parsed.hash)?.[1] ?? process.env[TOKEN_VARIABLE]
     parsed.hash = ''
     this.#url = parsed

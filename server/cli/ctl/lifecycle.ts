@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../api/schemas/lifecycle.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { quirkOption } from '../bootOptions.ts'
+import { UsageError } from '../exit.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
 import { type Add, integer, plain } from './command.ts'
 
@@ -77,7 +78,7 @@ export function lifecycleCommands(add: Add): void {
     'wait until the guest has come so far: kernel, smmu, userspace, done, off',
     command => command.option('--timeout <s>', 'give up after', integer, 120),
     async (client, { timeout }, [phase = '']) => {
-      if (phase !== 'off' && !WAITED.includes(phase)) throw new Error(`no phase ${phase}`)
+      if (phase !== 'off' && !WAITED.includes(phase)) throw new UsageError(`no phase ${phase}`)
       const end = Date.now() + timeout * 1000
       for (;;) {
         const status = await client.call('GET /machine')

@@ -261,7 +261,6 @@ test.each<[string[], RegExp]>([
   [['qmp', 'quit'], /command/],
   [['trap', '99999'], /no trap row/],
   [['stream', 'x'], /sid/],
-  [['wait', 'lunch'], /no phase lunch/],
   [['wait', 'done', '--timeout', '0'], /still smmu after 0 s/],
   [['walk', '--sid', 'x', '--iova', '0'], /expected a whole number/],
   [['memory', '0x0'], /not all of it is RAM/],
@@ -279,6 +278,12 @@ test.each<[string[], RegExp]>([
   expect(err).toMatch(expected)
   expect(err.trimEnd().split('\n').length).toBe(1)
   expect([code, out]).toEqual([1, ''])
+})
+
+test('a phase that there is not', async () => {
+  const { code, err } = await ctl('wait', 'lunch')
+  expect(err).toMatch(/no phase lunch/)
+  expect(code).toBe(2)
 })
 
 test('no server, or no URL', async () => {

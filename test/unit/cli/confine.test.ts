@@ -129,10 +129,28 @@ test.each([
   [['boot', '--record', '/none/such'], '--record /none/such: its folder does not exist, or is not writable'],
 ])('%s: what is not there is said before the server is confined', (args, message) => {
   const { status, stderr } = spawnSync(process.execPath, [MAIN, ...args], { encoding: 'utf8' })
-  expect(status).toBe(1)
+  expect(status).toBe(2)
   const [, said] = /^smmu-cosim: (.*)\n$/.exec(stderr) ?? []
   expect(said).toEqual(typeof message === 'string' ? message : expect.stringMatching(message))
 })
+
+test.each(['with a space', 'with "quotes" and \\'])(
+  'Node itself, started by a confined process, is confined as well: %s',
+  name => {
+    const root = fileURLToPath(new URL('../../..', import.meta.url))
+    const [allowed, other] = [join(folder, name), join(folder, 'other')]
+    mkdirSync(allowed, { recursive: true })
+    const child = `console.log([${JSON.stringify(allowed)}, ${JSON.stringify(other)}].map(path => process.permission.has('fs.read', path)))`
+    const script = `
+    import { spawnSync } from 'node:child_process'
+    import { confine } from ${JSON.stringify(join(root, 'server/cli/confine.ts'))}
+    await confine(true, { read: [], write: [] }, new AbortController().signal)
+    const { stdout, stderr } = spawnSync(process.execPath, ['-e', ${JSON.stringify(child)}], { encoding: 'utf8' })
+    process.stdout.write(stdout + stderr)`
+    const args = [...permissions([resolve(root), allowed], []), '--input-type=module', '-e', script]
+    expect(execFileSync(process.execPath, args, { encoding: 'utf8' })).toBe('[ true, false ]\n')
+  },
+)
 
 test('what a confined process may not read has its name', () => {
   const root = fileURLToPath(new URL('../../..', import.meta.url))
@@ -167,7 +185,7 @@ test('paths that Node cannot tell apart are refused, and said', () => {
     },
   )
   const message = `Node's permissions cannot tell ${tmpdir()}x/ram from ${tmpdir()}: name another path, or use --no-sandbox`
-  expect([status, stderr]).toEqual([1, `smmu-cosim: ${message}\n`])
+  expect([status, stderr]).toEqual([2, `smmu-cosim: ${message}\n`])
 })
 
 test('of a policy its folder is read, as it may import what lies beside it', () => {

@@ -12,7 +12,7 @@ test.each([['--dashboard'], ['--interactive'], ['--faults', 'sync-hangs'], ['--r
       encoding: 'utf8',
     })
     expect([status, stderr]).toEqual([
-      1,
+      2,
       `smmu-cosim: ${args.join(' ').replace(' sync-hangs', '')} needs a machine; --listen runs only the server\n`,
     ])
   },

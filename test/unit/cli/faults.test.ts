@@ -34,7 +34,7 @@ test.each([
 ])('%s', (_name, args, reason) => {
   const all = [MAIN, 'faults', ...args, '--database', join(folder, 'campaigns.db')]
   const { status, stderr } = spawnSync(process.execPath, all, { encoding: 'utf8' })
-  expect([status, stderr]).toEqual([1, expect.stringMatching(reason)])
+  expect([status, stderr]).toEqual([2, expect.stringMatching(reason)])
 })
 
 test('a kernel image that a file or a database names is not booted', () => {

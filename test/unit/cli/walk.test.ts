@@ -52,12 +52,12 @@ test('of a recording: the same lines, up to what it does not hold', async () => 
 })
 
 test.each([
-  ['--recording, --at beyond its end', ['--recording', RECORDING, '--at', '9999'], /no trap 9999; its last is 500/],
-  ['--at without --recording', ['--at', '5'], /--at is for a walk of a recording/],
-  ['a file that is no recording', ['--recording', fileURLToPath(import.meta.url)], /this is no trace/],
-  ['a running machine and a recording', ['--recording', RECORDING, '--url', 'http://x/'], /cannot be used with/],
-])('%s is refused', async (_name, args, message) => {
+  ['--recording, --at beyond its end', ['--recording', RECORDING, '--at', '9999'], /no trap 9999; its last is 500/, 1],
+  ['--at without --recording', ['--at', '5'], /--at is for a walk of a recording/, 2],
+  ['a file that is no recording', ['--recording', fileURLToPath(import.meta.url)], /this is no trace/, 1],
+  ['a running machine and a recording', ['--recording', RECORDING, '--url', 'http://x/'], /cannot be used with/, 2],
+])('%s is refused', async (_name, args, message, status) => {
   const { code, stderr } = await walk(...args)
   expect(stderr).toMatch(message)
-  expect(code).toBe(1)
+  expect(code).toBe(status)
 })
