@@ -7,7 +7,7 @@
 import { type ExecFileException, execFile, execFileSync } from 'node:child_process'
 import { appendFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -104,6 +104,26 @@ test('the image has the system packages that set-up asks for', () => {
   for (const name of hostPackages(trixie)) expect(dockerfile.split(/\s+/)).toContain(name)
 })
 
+/** Modules that a module imports when it is loaded, and those that they import. */
+function loaded(file: string, known = new Set<string>()): Set<string> {
+  if (known.has(file)) return known
+  known.add(file)
+  const text = readFileSync(file, 'utf8')
+  for (const [, from = ''] of text.matchAll(/^(?:import|export) (?!type )(?:[^'"]*? from )?'(\.[^']+)'/gm))
+    loaded(join(dirname(file), from), known)
+  return known
+}
+
+test('the image of the server has all that the command line loads', () => {
+  const [, server = ''] = readFileSync(join(ROOT, 'docker/Dockerfile'), 'utf8').split(/^FROM base AS server$/m)
+  const copied = [...server.matchAll(/^COPY (?!-)(.+) \S+$/gm)].flatMap(([, from = '']) => from.split(' '))
+  const ignored = readFileSync(join(ROOT, 'docker/Dockerfile.dockerignore'), 'utf8').split('\n')
+  for (const part of copied.filter(part => !part.startsWith('docker/'))) expect(ignored).toContain(`!${part}`)
+  const files = [...loaded(join(ROOT, 'server/cli/main.ts'))].map(file => relative(ROOT, file))
+  expect(files.length).toBeGreaterThan(100)
+  expect(files.filter(file => !copied.some(part => file.startsWith(`${part}/`)))).toEqual([])
+})
+
 test('no stage names a platform or an image but the base', () => {
   const dockerfile = readFileSync(join(ROOT, 'docker/Dockerfile'), 'utf8')
   const stages = [...dockerfile.matchAll(/^FROM (\S+)(?: AS (\S+))?$/gm)]
@@ -148,7 +168,16 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     runs = join(folder, 'runs')
     mkdirSync(runs)
     tree = join(folder, 'tree')
-    for (const part of ['docker', 'server', 'protocol', 'scripts', 'qemu-patches', 'test/bench', ...FILES]) {
+    for (const part of [
+      'docker',
+      'server',
+      'protocol',
+      'scripts',
+      'qemu-patches',
+      'test/bench',
+      'test/fuzz',
+      ...FILES,
+    ]) {
       cpSync(join(ROOT, part), join(tree, part), { recursive: true, preserveTimestamps: true })
     }
     env = {
