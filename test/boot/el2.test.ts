@@ -138,7 +138,7 @@ describe('a protected VM whose host attacks it', () => {
     [['--el2', 'pkvm', '--reboots', '1'], '--reboots: not with --el2 pkvm'],
   ])('%j is refused before anything is started', async (args, reason) => {
     const { code, stderr } = await cosim(['boot', ...args])
-    expect(code).toBe(1)
+    expect(code).toBe(2)
     expect(stderr).toContain(reason)
   })
 })

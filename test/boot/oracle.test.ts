@@ -58,7 +58,7 @@ describe('refused before anything is started', () => {
     [['--baseline'], '--oracle: needs the server of this run'],
   ])('%j', async (args, reason) => {
     const { code, stderr } = await cosim(['boot', '--oracle', ...args])
-    expect(code).toBe(1)
+    expect(code).toBe(2)
     expect(stderr).toContain(reason)
   })
 })
