@@ -67,6 +67,13 @@ export class FrameReader {
     return true
   }
 
+  /** Takes what is there behind the last frame, as it is: until the next call of any method. */
+  takeRest(): Buffer {
+    const rest = this.buffer.subarray(this.#taken, this.#filled)
+    this.#taken = this.#filled
+    return rest
+  }
+
   /** Makes room for `count` bytes more: by moving what is not taken yet to the front, then by growing. */
   #reserve(count: number): void {
     if (this.#taken === this.#filled) this.#taken = this.#filled = 0

@@ -260,6 +260,7 @@ async function watch(
     wallMs: Math.round(performance.now() - started),
     bootMs,
     traps: session.counters?.traps() ?? null,
+    ...(session.transport && { transport: session.transport }),
     workload: entries,
     ...(bench.length > 0 && { bench }),
     ...(timed.length > 0 && { timed }),

@@ -83,7 +83,7 @@ export const ramDirOption = (): Option =>
 export const transportOption = (): Option =>
   new Option(
     '--transport <how>',
-    'socket: no memory is shared with QEMU, and guest RAM is read and written by system calls',
+    'what traps travel through; ring: memory shared with QEMU, or not at all; socket: no shared memory, not of guest RAM either; auto: what both ends have',
   )
     .choices(TRANSPORTS)
     .default(DEFAULTS.transport)

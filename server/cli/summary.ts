@@ -8,6 +8,7 @@ import type { Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import type { TranslateReport } from '../translate/translator.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
+import type { TransportUse } from '../trap/messages.ts'
 import type { OracleReport } from '../trap/oracleReport.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { report } from './terminal.ts'
@@ -115,6 +116,17 @@ export const quirkLines = (policy: string, quirks: readonly string[]): string[] 
   ...quirks.map(quirk => `    ${quirk}`),
 ]
 
+const RAM = {
+  mapped: 'mapped',
+  file: 'read and written by system calls',
+  wire: 'read and written through the connection',
+}
+
+export function transportLine({ frames, ram, reason }: TransportUse): string {
+  const why = reason === undefined ? '' : ` (no ring: ${reason})`
+  return `  transport ${frames}${why}, guest RAM ${RAM[ram]}`
+}
+
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
 export function printSummary(run: Report): void {
   const lines = ['', `smmu-cosim: ${run.outcome}${run.message === undefined ? '' : `: ${run.message}`}`]
@@ -131,6 +143,7 @@ export function printSummary(run: Report): void {
       lines.push(`    ${register.padEnd(18)} ${String(reads).padStart(7)} reads ${String(writes).padStart(7)} writes`)
     }
   }
+  if (run.transport !== undefined) lines.push(transportLine(run.transport))
   lines.push(...commandLines(run.commands as readonly CommandCount[] | undefined))
   for (const { code, section, count, expected, meaning } of (run.warnings ?? []) as WarningSummary[]) {
     lines.push(`  ${expected ? 'expected' : 'WARNING '} ${code} ×${count} (${section}): ${meaning}`)

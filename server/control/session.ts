@@ -18,7 +18,7 @@ import { machineState } from '../trace/records.ts'
 import { createRing } from '../trace/ring.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { parseAddress } from '../trap/listener.ts'
-import type { Transport } from '../trap/messages.ts'
+import type { Transport, TransportUse } from '../trap/messages.ts'
 import { TrapThread } from './trapThread.ts'
 
 /** What a session runs. */
@@ -133,6 +133,8 @@ export class Session extends EventEmitter<{
   readonly #pool: RamPool | undefined
   /** What QEMU said at the handshake. */
   hello: Hello | undefined
+  /** What the frames of the connection travel through. */
+  transport: TransportUse | undefined
   readonly ended: Promise<SessionEnd>
   #serverError: string | undefined
   /** Why the machine was not served at all. */
@@ -169,6 +171,9 @@ export class Session extends EventEmitter<{
       this.hello = machine
       this.pump?.machine(resumed ? machineState.resumed : machineState.running)
       this.emit('connected', machine)
+    })
+    thread?.on('transport', use => {
+      this.transport = use
     })
     thread?.on('reset', cause => this.emit('reset', cause))
     thread?.on('shutdown', (_cause, sections) => {

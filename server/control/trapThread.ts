@@ -27,7 +27,7 @@ export interface Swap {
 }
 
 /** What concerns only the replacement of the thread is dealt with here. */
-interface Events extends Omit<ThreadEvents, 'module' | 'loaded' | 'killed'> {
+interface Events extends Omit<ThreadEvents, 'module' | 'loaded' | 'mapped' | 'killed'> {
   /** The thread ended without being asked to. */
   died: [message: string]
 }
@@ -270,7 +270,7 @@ export class TrapThread extends EventEmitter<Events> {
 
   #take(message: ThreadEvent): void {
     const { event } = message
-    if (event === 'module' || event === 'loaded') return
+    if (event === 'module' || event === 'loaded' || event === 'mapped') return
     if (event === 'killed') {
       this.#left = message.args[0]
       return

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setFlagsFromString } from 'node:v8'
 import { Worker } from 'node:worker_threads'
+import { type Mapping, unmap } from '../machine/sharedMemory.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type {
   ThreadEvent,
@@ -47,6 +48,8 @@ export async function within<T>(work: Promise<T>, ms: number, message: string): 
 export class WorkerHandle {
   /** Files of the modules that were loaded, or that could not be. */
   readonly modules = new Set<string>()
+  /** What the thread has mapped, by address. */
+  readonly #mapped = new Map<bigint, Mapping>()
   readonly #worker: Worker
   readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>()
   #nextId = 1
@@ -65,11 +68,21 @@ export class WorkerHandle {
     })
     this.#worker.on('message', (message: ThreadMessage) => {
       if ('event' in message && message.event === 'module') this.modules.add(message.args[0])
+      else if ('event' in message && message.event === 'mapped') this.#keep(...message.args)
       else if ('event' in message) this.#take(message)
       else this.#settle(message)
     })
     this.#worker.on('error', thrown => this.#ended(thrown instanceof Error ? thrown.message : String(thrown)))
-    this.#worker.on('exit', code => this.#ended(`exit code ${code}`))
+    this.#worker.on('exit', code => {
+      for (const mapping of this.#mapped.values()) unmap(mapping)
+      this.#mapped.clear()
+      this.#ended(`exit code ${code}`)
+    })
+  }
+
+  #keep(mapping: Mapping, is: boolean): void {
+    if (is) this.#mapped.set(mapping.address, mapping)
+    else this.#mapped.delete(mapping.address)
   }
 
   /** Resolves when its code is loaded. @throws Late after `ms`, Error when that is not possible */

@@ -4,6 +4,7 @@ import type { UntranslatedMaster } from '../machine/masters.ts'
 import type { BenchEntry, TimedEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
+import type { TransportUse } from '../trap/messages.ts'
 import type { OracleReport } from '../trap/oracleReport.ts'
 import type { AttackReport } from './attackTable.ts'
 import type { Outcome } from './ending.ts'
@@ -49,6 +50,8 @@ export interface Report {
   readonly bootMs: number | null
   /** null for a baseline run. */
   readonly traps: TrapReport | null
+  /** What traps travelled through at the end, and how guest RAM was reached. */
+  readonly transport?: TransportUse
   readonly workload: readonly WorkloadEntry[]
   /** Timed reads, with `--bench`. */
   readonly bench?: readonly BenchEntry[]

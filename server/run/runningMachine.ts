@@ -51,6 +51,7 @@ export class RunningMachine {
     const { qemu, kernel, initrd } = files
     const { transport = DEFAULTS.transport, server } = policy ?? {}
     const fault = transport === 'socket' ? undefined : sharedMemoryFault()
+    if (transport === 'ring' && fault !== undefined) throw new Error(`transport ring: ${fault}`)
     const mapped = options.ramDir === DEFAULTS.ramDir && transport !== 'socket' && server === undefined && !fault
     const scratch = new Scratch(ramFolder(options.ramDir))
     // What a run is given it need not keep.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readSync, writeSync } from 'node:fs'
 import { Socket, type SocketConstructorOpts } from 'node:net'
+import { sendDescriptor } from '../machine/sharedMemory.ts'
+import { Polling } from './polling.ts'
 
 /** Bytes that arrive through the event loop at a time. */
 const CHUNK = 65536
@@ -25,11 +27,8 @@ export class LinkClosed extends Error {
  * that only where somebody else can end the peer: else one that stands still would hold up the end of the thread for ever.
  */
 export interface ByteStream {
-  /**
-   * From now on, bytes that arrive while the thread is idle are handed to `received`, in the first `count` bytes of `chunk`.
-   * @param closed called once, when the peer went away while the thread was idle
-   */
-  start(received: (chunk: Buffer, count: number) => void, closed: (reason: LinkClosed) => void): void
+  /** From now on, the receiver is told of what happens while the thread is idle. */
+  start(receiver: Receiver): void
   /**
    * Takes bytes that have arrived already, into `into` from `at` on.
    * @returns how many, or NOTHING
@@ -57,6 +56,16 @@ export interface ByteStream {
   close(): void
 }
 
+/** Who is told of a stream. */
+export interface Receiver {
+  /** Bytes arrived: the first `count` of `chunk`, until the call returns. */
+  received(chunk: Buffer, count: number): void
+  /** Bytes are there to be read, and may be read right into their place. */
+  readable(): void
+  /** Called once: the peer went away, or broke a rule of the transport (ProtocolError). */
+  closed(reason: Error): void
+}
+
 /** Node's stream handle, its descriptor, and the switch to blocking mode that process.stdout uses. */
 interface StreamHandle {
   readonly fd: number
@@ -68,12 +77,16 @@ interface StreamHandle {
  * this thread, one after the other, so no byte is lost or out of order. The descriptor is non-blocking whenever the event loop
  * may use it: it may have learned that bytes are there and `read` then took them, and its own read has to find nothing and
  * go on.
+ *
+ * When the frames go through a ring, it carries the doorbells (ringStream.ts).
  */
 export class SocketStream implements ByteStream {
   readonly #accepted: Socket
   readonly #handle: StreamHandle
   readonly #fd: number
+  readonly #polling = new Polling()
   #socket: Socket | undefined
+  #receiver: Receiver | undefined
   readonly sleeps: boolean
 
   /**
@@ -89,10 +102,13 @@ export class SocketStream implements ByteStream {
     ;(accepted as unknown as { _handle: null })._handle = null
   }
 
-  start(received: (chunk: Buffer, count: number) => void, closed: (reason: LinkClosed) => void): void {
+  start(receiver: Receiver): void {
+    this.#receiver = receiver
     const buffer = Buffer.allocUnsafe(CHUNK)
     const callback = (count: number): boolean => {
-      received(buffer, count)
+      this.#polling.arrived()
+      this.#receiver?.received(buffer, count)
+      this.#polling.done()
       return true
     }
     // The bytes come straight into a buffer: a stream of chunks would cost several turns through its queues for each trap.
@@ -101,13 +117,31 @@ export class SocketStream implements ByteStream {
       onread: { buffer, callback },
     } as unknown as SocketConstructorOpts)
     this.#socket = socket
-    socket.on('error', error => closed(new LinkClosed(error.message)))
+    socket.on('error', error => this.#receiver?.closed(new LinkClosed(error.message)))
     socket.on('close', () => {
       // The listener counts it.
       this.#accepted.destroy()
-      closed(new LinkClosed('QEMU closed the connection'))
+      this.#receiver?.closed(new LinkClosed('QEMU closed the connection'))
     })
     socket.resume()
+  }
+
+  /** From now on somebody else is told, and nothing is looked for: what comes are bells. */
+  handOver(receiver: Receiver): void {
+    this.#receiver = receiver
+    this.#polling.stop()
+  }
+
+  /** Sends a frame and with it a descriptor. @returns as `write`. @throws SharedMemoryError */
+  offer(frame: Buffer, length: number, descriptor: number): number {
+    return sendDescriptor(this.#fd, frame.subarray(0, length), descriptor)
+  }
+
+  /** Sends a doorbell, if there is room for one: else the peer has enough of them. */
+  ring(): void {
+    try {
+      writeSync(this.#fd, BELL)
+    } catch {} // no room, or nobody there: then its end comes by itself
   }
 
   wait(into: Buffer, at: number): number {
@@ -146,10 +180,12 @@ export class SocketStream implements ByteStream {
   }
 
   close(): void {
+    this.#polling.stop()
     this.#socket?.destroy()
   }
 }
 
+const BELL = new Uint8Array(1)
 const SLEEP = new Int32Array(new SharedArrayBuffer(4))
 
 const isNotNow = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'EAGAIN'

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import {
   encodeInvalidate,
   encodeIrq,
+  encodeQuit,
   encodeReply,
   encodeTranslateMode,
   encodeWelcome,
@@ -17,6 +18,7 @@ import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import { MappedMemory } from '../machine/mappedMemory.ts'
 import type { Machine } from '../machine/ports.ts'
+import { sharedMemoryFault } from '../machine/sharedMemory.ts'
 import { machineFault } from '../policy/machineFault.ts'
 import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
@@ -28,12 +30,13 @@ import { Translator } from '../translate/translator.ts'
 import { LinkClosed } from './byteStream.ts'
 import { Inspector } from './inspect.ts'
 import type { Link } from './link.ts'
-import type { Sections } from './messages.ts'
+import type { Sections, TransportUse } from './messages.ts'
 import { oops } from './oops.ts'
 import { Operator } from './operator.ts'
 import { Oracles } from './oracles.ts'
 import { openRamFile, RamFileRefused } from './ramFile.ts'
 import { refuse } from './refusal.ts'
+import { newRingArea, type RingArea } from './ringStream.ts'
 import { isSameMemory } from './sameMemory.ts'
 import { policySections } from './sections.ts'
 import { TakeOver } from './takeOver.ts'
@@ -42,10 +45,12 @@ import { TrapPath } from './trapPath.ts'
 import { WireEl2, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
+const RING = enums.feature.ring[0]
 
 /** Guest memory whose accesses nobody records, and its end. */
 interface Ram {
   readonly memory: GuestMemory
+  readonly kind: TransportUse['ram']
   /** It can be read when QEMU has ended, and without asking it. */
   readonly shared: boolean
   close(): void
@@ -146,13 +151,54 @@ export class Connection {
     // Of a machine that is new nothing is judged before its reset.
     if (takeOver !== undefined && takeOver.lost === undefined) this.oracles.ready()
     this.#connectFaults()
-    encodeWelcome(link.out, hello.seq, this.#version, hello.features, this.#session)
+    const { area, reason } = this.#ringArea()
+    const features = area === undefined ? hello.features & ~RING : hello.features
+    encodeWelcome(link.out, hello.seq, this.#version, features >>> 0, this.#session)
     link.flush()
+    const use = this.#openRing(area, reason)
     post('connected', hello, takeOver !== undefined, takeOver?.repairs ?? [], policyInfo(this.#policy))
+    post('transport', use)
     if (takeOver?.lost !== undefined) post('lost', takeOver.lost)
     else this.#thread.onRefusal = undefined
     this.#served = true
     if (this.#unkept) this.path.keepNow()
+  }
+
+  /** Memory for a ring, or why there is none. @throws LinkClosed when the machine is refused for it */
+  #ringArea(): { readonly area?: RingArea; readonly reason?: string } {
+    const { options, post } = this.#thread
+    const { transport = 'auto' } = options
+    if (transport === 'socket') return {}
+    const link = this.#link
+    const offered = (this.#hello.features & RING) !== 0 && link.mayRing
+    let reason = offered ? sharedMemoryFault() : 'QEMU offers none'
+    try {
+      if (reason === undefined) return { area: newRingArea((mapping, is) => post('mapped', mapping, is)) }
+    } catch (error) {
+      reason = (error as Error).message
+    }
+    if (transport === 'ring') refuse(link, this.#hello, `transport ring: ${reason}`)
+    return { reason }
+  }
+
+  /** @throws LinkClosed when there has to be a ring, and QEMU does not take it */
+  #openRing(area: RingArea | undefined, reason: string | undefined): TransportUse {
+    const { kind: ram } = this.#ram
+    if (area === undefined) return { frames: 'socket', ram, ...(reason !== undefined && { reason }) }
+    const link = this.#link
+    let status: number | undefined
+    try {
+      status = link.openRing(area)
+    } finally {
+      area.closeFile()
+      if (status !== OK) area.free()
+    }
+    if (status === OK) return { frames: 'ring', ram }
+    const text = `QEMU does not take it (status ${status})`
+    if (this.#thread.options.transport !== 'ring') return { frames: 'socket', ram, reason: text }
+    encodeQuit(link.out, link.nextSeq(), 1, `transport ring: ${text}`)
+    link.flush()
+    throw new LinkClosed(`transport ring: ${text}`)
   }
 
   /** The machine was reset: the one thing that helps a machine whose traps nobody can decide. */
@@ -342,7 +388,7 @@ function agreedVersion(link: Link, hello: Hello): number {
 function openRam({ options, ram }: Thread, link: Link, hello: Hello): Ram {
   const file = openRamFile(hello.ram, options.ramFile, 'r+')
   const wire = new WireMemory(link, hello.ram)
-  if (file === undefined) return { memory: wire, shared: false, close() {} }
+  if (file === undefined) return { memory: wire, kind: 'wire', shared: false, close() {} }
   const own = file.fd === options.ramFile && ram !== undefined
   const memory = own ? new MappedMemory(ram, hello.ram) : new FileMemory(file.fd, hello.ram)
   try {
@@ -353,5 +399,5 @@ function openRam({ options, ram }: Thread, link: Link, hello: Hello): Ram {
     file.close()
     throw error
   }
-  return { memory, shared: true, close: () => file.close() }
+  return { memory, kind: own ? 'mapped' : 'file', shared: true, close: () => file.close() }
 }

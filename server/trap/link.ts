@@ -2,10 +2,16 @@
 import { availableParallelism } from 'node:os'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { FrameReader, FrameWriter, MAX_ON_WIRE } from '../../protocol/framing.ts'
-import { Decoder, encodeError, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
+import {
+  Decoder,
+  encodeError,
+  encodeRingOpen,
+  Id,
+  type MessageFromQemu as Message,
+} from '../../protocol/generated/messages.ts'
 import { enums } from '../../protocol/messages.ts'
-import { type ByteStream, LinkClosed, NOTHING } from './byteStream.ts'
-import { Polling } from './polling.ts'
+import { type ByteStream, LinkClosed, NOTHING, type Receiver, SocketStream } from './byteStream.ts'
+import { type RingArea, RingStream } from './ringStream.ts'
 
 /** Most messages that wait for the end of a call. */
 const MAX_DEFERRED = 16
@@ -34,10 +40,10 @@ export interface LinkHandlers {
  * then on the connection is used synchronously, so that a hardware access of the hypervisor is a function call. Whoever reads
  * reads for all: an answer goes to the call that waits for it, everything else to the handlers, in the order of the wire.
  */
-export class Link {
+export class Link implements Receiver {
   /** Frames are encoded into it; `flush` or `call` sends all of them with one write. */
   readonly out = new FrameWriter()
-  readonly #stream: ByteStream
+  #stream: ByteStream
   readonly #in = new FrameReader()
   readonly #decoder = new Decoder('server')
   readonly #deferred: Buffer[] = []
@@ -50,15 +56,11 @@ export class Link {
   #skipNext = SKIPPED
   #seq = 0
   #open = true
-  readonly #polling = new Polling()
 
   constructor(stream: ByteStream, handlers: LinkHandlers) {
     this.#stream = stream
     this.handlers = handlers
-    stream.start(
-      (chunk, count) => this.#receive(chunk, count),
-      reason => this.close(reason),
-    )
+    stream.start(this)
   }
 
   get open(): boolean {
@@ -129,7 +131,6 @@ export class Link {
         this.#stream.write(this.out.buffer, 0, this.out.length)
       } catch {} // the peer is gone already
     }
-    this.#polling.stop()
     this.#stream.close()
     this.handlers.closed(reason)
   }
@@ -146,11 +147,56 @@ export class Link {
     }
   }
 
-  #receive(chunk: Buffer, count: number): void {
-    this.#polling.arrived()
+  received(chunk: Buffer, count: number): void {
     this.#in.push(chunk, count)
     this.deliver()
-    this.#polling.done()
+  }
+
+  readable(): void {
+    try {
+      if (!this.#read()) return
+    } catch (error) {
+      this.close(error as Error)
+      return
+    }
+    this.deliver()
+  }
+
+  closed(reason: Error): void {
+    this.close(reason)
+  }
+
+  /** Whether QEMU may be asked to use a ring. */
+  get mayRing(): boolean {
+    return this.#stream instanceof SocketStream
+  }
+
+  /**
+   * Asks QEMU to send and take its frames through a ring from now on. The area is the link's if it does, for as long as it is open.
+   * @returns QEMU's status. @throws LinkClosed, ProtocolError, SharedMemoryError
+   */
+  openRing(area: RingArea): number {
+    const stream = this.#stream
+    if (!(stream instanceof SocketStream)) throw new LinkClosed('there is no socket')
+    if (this.out.length > 0) this.flush()
+    const seq = this.nextSeq()
+    encodeRingOpen(this.out, seq, area.size)
+    const start = performance.now()
+    let sent = 0
+    while (sent === 0) {
+      sent = stream.offer(this.out.buffer, this.out.length, area.fd)
+      if (sent === 0) this.#pause(start)
+    }
+    this.#sendRest(this.out.buffer, sent, this.out.length)
+    this.out.reset()
+    const answer = this.call(seq)
+    const status = answer.type === Id.done ? answer.status : enums.status.unsupported[0]
+    if (status !== enums.status.ok[0]) return status
+    // What came behind the answer is not of the stream any more.
+    const ring = new RingStream(stream, area, this.#in.takeRest())
+    this.#stream = ring
+    ring.start(this)
+    return status
   }
 
   /** What waited for the end of a call comes first: it is older than what has not been looked at yet. */

@@ -13,9 +13,21 @@ import type { HeldTrap, Operations, Release } from './operations.ts'
 import type { ReporterState } from './reporter.ts'
 import type { Call } from './rpc.ts'
 
-/** `auto`: guest RAM is mapped where that is possible. `socket`: no memory is shared, RAM is read and written by system calls. */
-export const TRANSPORTS = ['auto', 'socket'] as const
+/**
+ * What frames travel through once a machine is welcome. `ring`: shared memory, or the machine is refused. `socket`: the socket, and
+ * guest RAM is read and written by system calls. `auto`: shared memory where both ends have it.
+ */
+export const TRANSPORTS = ['auto', 'ring', 'socket'] as const
 export type Transport = (typeof TRANSPORTS)[number]
+
+/** What came of it. */
+export interface TransportUse {
+  readonly frames: 'ring' | 'socket'
+  /** Guest RAM: memory of the server, a file, or read through the connection. */
+  readonly ram: 'mapped' | 'file' | 'wire'
+  /** Why there is no ring, though nobody asked for the socket. */
+  readonly reason?: string
+}
 
 /** What the trap thread is started with. */
 export interface ThreadOptions {
@@ -85,6 +97,10 @@ export interface ThreadEvents {
   connected: [machine: Hello, resumed: boolean, repairs: readonly string[], policy: PolicyInfo]
   /** A connection's first trap was answered; ms since the epoch. */
   firstTrap: [at: number]
+  /** What the machine's frames travel through, and how its memory is reached. */
+  transport: [use: TransportUse]
+  /** The thread has mapped a file, or no longer: what is left when the thread ends is somebody else's to unmap. */
+  mapped: [mapping: Mapping, is: boolean]
   /** A machine said hello and is not served. `resumed`: it ran already, and may look for another server. */
   refused: [message: string, resumed: boolean]
   /** A peer broke the protocol before it said hello, or said nothing in time. */

@@ -9,7 +9,7 @@ import pkvm from '../../../server/hypervisor/pkvm/policy.ts'
 import { OperationError } from '../../../server/policy/operationError.ts'
 import { createCounters } from '../../../server/trace/counters.ts'
 import { createRing } from '../../../server/trace/ring.ts'
-import { type ByteStream, LinkClosed, NOTHING } from '../../../server/trap/byteStream.ts'
+import { type ByteStream, LinkClosed, NOTHING, type Receiver } from '../../../server/trap/byteStream.ts'
 import { Dispatcher } from '../../../server/trap/dispatcher.ts'
 import type { Post, ThreadOptions } from '../../../server/trap/messages.ts'
 import type { Operations } from '../../../server/trap/operations.ts'
@@ -75,8 +75,8 @@ class HostileQemu implements ByteStream {
     this.#liar = liar
   }
 
-  start(received: (chunk: Buffer, count: number) => void): void {
-    this.#received = received
+  start(receiver: Receiver): void {
+    this.#received = (chunk, count) => receiver.received(chunk, count)
   }
 
   read(into: Buffer, at: number): number {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readdirSync, readlinkSync, readSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setTimeout } from 'node:timers/promises'
 import { FrameReader, FrameWriter } from '../../../protocol/framing.ts'
@@ -23,7 +23,11 @@ import {
   type MessageFromServer,
 } from '../../../protocol/generated/messages.ts'
 import { enums, TOKEN_BYTES } from '../../../protocol/messages.ts'
+import { map, view } from '../../../server/machine/sharedMemory.ts'
+import { BYTES, RingEnd, ROOM } from '../../../server/trap/ringEnd.ts'
 import { tokenMac } from '../../../server/trap/token.ts'
+
+const RING = enums.feature.ring[0]
 
 /** Both ends number what they send: only these refer to a request of ours. */
 const ANSWERS: ReadonlySet<number> = new Set([Id.welcome, Id.refuse, Id.reply, Id.translated])
@@ -54,6 +58,16 @@ export class FakeQemu {
   confirmed = false
   #hello: Uint8Array = new Uint8Array(0)
   #wanted: Uint8Array | undefined
+  /** Offers the ring. */
+  offersRing = false
+  /** Status of its answer to ringOpen. */
+  ringStatus: number = enums.status.ok[0]
+  /** The area of the ring, once it is in use. */
+  area: ArrayBuffer | undefined
+  #ring: RingEnd | undefined
+  #rung: (() => void) | undefined
+  /** What the ring has no room for. */
+  #late = Buffer.alloc(0)
   #seq = 0
   /** For the next connection of this machine. */
   #session = ''
@@ -67,11 +81,58 @@ export class FakeQemu {
     this.socket = socket
     socket.on('error', () => {})
     socket.on('data', (chunk: Buffer) => {
-      this.#in.push(chunk)
-      while (this.#in.next()) this.#take(this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end))
-      this.#waiting?.()
+      if (this.#ring === undefined) this.#arrived(chunk)
+      else if (chunk.some(byte => byte !== 0)) throw new Error('a byte beside the ring is no doorbell')
+      this.#rung?.()
     })
-    socket.on('close', () => this.#waiting?.())
+    socket.on('close', () => {
+      this.#waiting?.()
+      this.#rung?.()
+    })
+  }
+
+  #arrived(chunk: Buffer): void {
+    this.#in.push(chunk)
+    while (this.#in.next()) this.#take(this.#decoder.decode(this.#in.buffer, this.#in.start, this.#in.end))
+    this.#waiting?.()
+  }
+
+  /** Takes the ring: from its file, which the server, in this process, holds open until it has the answer. */
+  #openRing(size: number): RingEnd {
+    const files = readdirSync('/proc/self/fd').flatMap(name => {
+      try {
+        const fd = Number(name)
+        return readlinkSync(`/proc/self/fd/${name}`).includes('memfd:smmu-cosim ring') ? [{ fd, ...fstatSync(fd) }] : []
+      } catch {
+        return [] // closed meanwhile
+      }
+    })
+    const [newest] = files.sort((a, b) => b.ino - a.ino)
+    const fd = openSync(`/proc/self/fd/${newest.fd}`, 'r+')
+    this.area = view(map(fd, size))
+    closeSync(fd)
+    return new RingEnd(this.area, 'qemu', () => this.socket.write(Buffer.alloc(1)))
+  }
+
+  /** Looks at the ring for a while, then sleeps until its bell rings. */
+  async #look(): Promise<void> {
+    const ring = this.#ring
+    const chunk = Buffer.alloc(5_000)
+    for (let idle = 0; ring !== undefined && !this.socket.destroyed; ) {
+      this.#late = this.#late.subarray(ring.write(this.#late, 0, this.#late.length))
+      const count = ring.read(chunk, 0)
+      if (count > 0) {
+        idle = 0
+        this.#arrived(chunk.subarray(0, count))
+      } else if (++idle < 20) await new Promise(setImmediate)
+      else if (ring.sleep(this.#late.length > 0 ? BYTES | ROOM : BYTES)) {
+        await new Promise<void>(resolve => {
+          this.#rung = resolve
+        })
+        ring.awake()
+        idle = 0
+      }
+    }
   }
 
   /** @param address path of a Unix socket, or a port of 127.0.0.1 */
@@ -79,6 +140,13 @@ export class FakeQemu {
     const socket = typeof address === 'string' ? connect(address) : connect(address, '127.0.0.1')
     await once(socket, 'connect')
     return new FakeQemu(socket)
+  }
+
+  /** The same, with a ring. @param path of a Unix socket */
+  static async withRing(path: string): Promise<FakeQemu> {
+    const qemu = await FakeQemu.connect(path)
+    qemu.offersRing = true
+    return qemu
   }
 
   /** The same machine on a new connection, welcomed. It tries again and again, as QEMU does. */
@@ -91,6 +159,7 @@ export class FakeQemu {
         next.#checkpoint = this.#checkpoint
         next.#lastSeq = this.#lastSeq
         next.token = this.token
+        next.offersRing = this.offersRing
         for (const [offset, value] of this.registers) next.registers.set(offset, value)
         next.memory.set(this.memory)
         await next.hello()
@@ -107,7 +176,7 @@ export class FakeQemu {
     encodeHello(this.out, seq, {
       minVersion: versions[0],
       maxVersion: versions[1],
-      features: this.token === undefined ? 0 : enums.feature.token[0],
+      features: (this.token === undefined ? 0 : enums.feature.token[0]) | (this.offersRing ? RING : 0),
       session: this.#session,
       resumed: this.#session === '' ? 0 : 1,
       lastSeq: this.#lastSeq,
@@ -178,8 +247,19 @@ export class FakeQemu {
   }
 
   flush(): void {
-    this.socket.write(Buffer.from(this.out.buffer.subarray(0, this.out.length)))
+    const bytes = Buffer.from(this.out.buffer.subarray(0, this.out.length))
     this.out.reset()
+    this.raw(bytes)
+  }
+
+  /** Sends bytes that are maybe no frames. */
+  raw(bytes: Buffer): void {
+    if (this.#ring === undefined) {
+      this.socket.write(bytes)
+      return
+    }
+    const all = Buffer.concat([this.#late, bytes])
+    this.#late = all.subarray(this.#ring.write(all, 0, all.length))
   }
 
   /** Sends what was encoded; resolves with the answer to request `seq`. Rejects when the server closes instead. */
@@ -237,6 +317,15 @@ export class FakeQemu {
       case Id.confirm:
         this.confirmed = Buffer.from(message.mac).equals(this.#wanted ?? Buffer.alloc(0))
         return
+      case Id.ringOpen: {
+        const ring = this.ringStatus === enums.status.ok[0] ? this.#openRing(message.size) : undefined
+        encodeDone(this.out, message.seq, this.ringStatus, 0, 0)
+        this.flush()
+        this.#ring = ring
+        // A test may scribble over the ring: then this end finds nonsense, too.
+        void this.#look().catch(() => {})
+        return
+      }
       case Id.checkpoint:
         this.#checkpoint = new Uint8Array(message.bytes)
         this.received.push({ ...message })

@@ -12,7 +12,7 @@ import {
   encodeTrapRead,
   Id,
 } from '../../../protocol/generated/messages.ts'
-import { type ByteStream, LinkClosed, NOTHING } from '../../../server/trap/byteStream.ts'
+import { type ByteStream, LinkClosed, NOTHING, type Receiver } from '../../../server/trap/byteStream.ts'
 import { Link } from '../../../server/trap/link.ts'
 
 /** A server that waits so often in a row for a peer that has done all it will do would wait for ever. */
@@ -49,9 +49,9 @@ class Peer implements ByteStream {
     this.sleeps = sleeps
   }
 
-  start(received: (chunk: Buffer, count: number) => void, closed: (reason: LinkClosed) => void): void {
-    this.#received = received
-    this.#closed = closed
+  start(receiver: Receiver): void {
+    this.#received = (chunk, count) => receiver.received(chunk, count)
+    this.#closed = reason => receiver.closed(reason)
   }
 
   read(into: Buffer, at: number): number {
@@ -359,8 +359,8 @@ describe('whatever crosses what', () => {
       } else {
         let deliver: (chunk: Buffer, count: number) => void = () => {}
         const stream: ByteStream = {
-          start(received) {
-            deliver = received
+          start(receiver) {
+            deliver = (chunk, count) => receiver.received(chunk, count)
           },
           sleeps: false,
           read: () => NOTHING,
