@@ -5,7 +5,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Session } from '../../server/control/session.ts'
 import { newRunFolder, Scratch } from '../../server/machine/scratch.ts'
+import { DEFAULTS } from '../../server/run/options.ts'
 import type { Percentiles } from '../../server/trace/histogram.ts'
+import type { Transport } from '../../server/trap/messages.ts'
 
 const MEMORY = '64M'
 const SMMU_BASE = 0x0905_0000
@@ -53,6 +55,7 @@ export async function runBareGuest(
   policy: string,
   signal: AbortSignal,
   properties: readonly string[] = [],
+  transport: Transport = DEFAULTS.transport,
 ): Promise<TrapTimes> {
   const scratch = new Scratch()
   try {
@@ -71,7 +74,7 @@ export async function runBareGuest(
         sandbox: true,
         extra: ['-no-reboot'],
       },
-      policy: { name: policy, options: {}, panicOnWarn: false, carveout: '0', properties },
+      policy: { name: policy, options: {}, panicOnWarn: false, carveout: '0', properties, transport },
     })
     const stop = () => void session.stop()
     const timer = setTimeout(stop, DEADLINE_MS)

@@ -4,6 +4,7 @@ import { ratios, type Summary, summarize } from './stats.ts'
 /** The parts of the benchmark, in the order in which they run. */
 export const NAMES = [
   'trap',
+  'transport',
   'boot',
   'reads',
   'server',

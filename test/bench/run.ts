@@ -27,6 +27,7 @@ import { duration, quietEnough } from './record.ts'
 import { benchRecording } from './recording.ts'
 import { benchScale } from './scale.ts'
 import { benchTranslate } from './translate.ts'
+import { benchTransport } from './transport.ts'
 import { benchTrap } from './trap.ts'
 
 export interface BenchOptions {
@@ -63,6 +64,11 @@ const few = ({ pairs }: Scale) => Math.min(pairs, 3)
 
 const STEPS: readonly Step[] = [
   { names: ['trap'], seconds: ({ pairs, traps }) => pairs * (10 + traps * 60e-6), measure: benchTrap },
+  {
+    names: ['transport'],
+    seconds: scale => 2 * scale.pairs * (bootSeconds(scale) + 4 + scale.traps * 20e-6),
+    measure: benchTransport,
+  },
   { names: ['boot', 'reads', 'server'], seconds: pairsOfBoots, measure: benchBoots },
   { names: ['parts'], seconds: scale => bootSeconds(scale) * 2 * scale.pairs, measure: benchParts },
   {
