@@ -13,7 +13,7 @@ import { queueAdvance, queueIndex } from '../smmu/queue.ts'
 import * as R from '../smmu/registers.ts'
 import * as S from '../smmu/ste.ts'
 import type { Random } from './random.ts'
-import { framesOf, hotPages } from './setup.ts'
+import { framesOf, hotPages, sidsOf } from './setup.ts'
 import type { Access, Dma, Interleaved, Meanwhile } from './steps.ts'
 import type { World } from './world.ts'
 
@@ -104,8 +104,7 @@ export class Host {
     this.world = world
     this.random = random
     this.pages = hotPages(setup)
-    const limit = 2 ** setup.sidBits
-    this.sids = [0, 1, 8, 0x1f, 0x20, 0xff, 0x100, 0x108, limit - 1].filter(sid => sid < limit)
+    this.sids = sidsOf(setup)
     this.#frames = framesOf(setup).map(({ base }) => base)
   }
 

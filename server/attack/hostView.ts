@@ -40,7 +40,7 @@ export class HostView implements Onlooker {
 
   /** After the world's restart. */
   begin(): void {
-    if (this.#bare.length === 0) this.#build()
+    if (this.#bare.length === 0 && this.#world.oracle.claims) this.#build()
     this.reset()
   }
 

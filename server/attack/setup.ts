@@ -122,6 +122,12 @@ export function randomSetup(random: Random, until: SeriesStep, hardware: readonl
   }
 }
 
+/** StreamIDs of the devices that there are, around the ends of tables. */
+export function sidsOf({ sidBits }: Setup): number[] {
+  const limit = 2 ** sidBits
+  return [0, 1, 8, 0x1f, 0x20, 0xff, 0x100, 0x108, limit - 1].filter(sid => sid < limit)
+}
+
 export function framesOf(setup: Setup): RamRange[] {
   return Array.from({ length: setup.smmus }, (_, i) => ({ base: SMMU_BASE + i * SMMU_SIZE, size: SMMU_SIZE }))
 }

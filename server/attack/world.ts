@@ -24,7 +24,7 @@ import { HostRegisters } from './hostRegisters.ts'
 import { AttackMemory } from './memory.ts'
 import { Oracle } from './oracle.ts'
 import { Random } from './random.ts'
-import { framesOf, type HardwareOption, idRegistersOf, type Setup } from './setup.ts'
+import { framesOf, type HardwareOption, idRegistersOf, type Setup, sidsOf } from './setup.ts'
 import type { Access, Dma, Interleaved, Meanwhile, Step, Transfer } from './steps.ts'
 
 /** Accesses of the hypervisor in one step; more is a loop without end. */
@@ -89,6 +89,7 @@ export class World {
   /** State as a server keeps it, while somebody may need it. */
   #kept: Uint8Array | undefined
   #keeping = false
+  #stopped = false
   // The step that is being decided.
   #interleaved: Interleaved | undefined
   #accesses = 0
@@ -135,7 +136,7 @@ export class World {
       memory: this.#policyMemory(),
       carveout: setup.carveout,
       smmus: frames.map((frame, i) => ({ ...frame, hardware: this.#hardware(i) })),
-      devices: [],
+      devices: frames.flatMap((_, smmu) => sidsOf(setup).map(sid => ({ smmu, sid, name: `${sid}`, model: '' }))),
       guard: this.guard,
     }
     this.#context = {
@@ -238,13 +239,25 @@ export class World {
     leaveBehind(this.setup, this.memory, this.smmus)
     this.feedback.refusal = null
     this.#begin(undefined)
-    this.#attempt(() => this.policy.reset())
+    this.#attempt(() => this.#start())
     this.#end()
     this.oracle.map.reset()
     this.oracle.donations.length = 0
     const facilities = this.policy.inspect?.facilities
     this.oracle.claims = facilities?.has('stage2') === true && this.feedback.refusal === null
     this.oracle.auditGuard()
+  }
+
+  /** A policy refuses a machine by saying so of an SMMU, or by stopping it: then nobody takes over. */
+  #start(): void {
+    this.#stopped = false
+    try {
+      this.policy.reset()
+    } catch (error) {
+      if ((error as Error).name !== 'HypFatal') throw error
+      this.feedback.refusal = (error as Error).message
+      this.#stopped = true
+    }
   }
 
   // Steps.
@@ -441,7 +454,7 @@ export class World {
     const kept = this.#kept
     this.#keeping = false
     this.#posts.fill(undefined)
-    if (kept === undefined) return true
+    if (kept === undefined || this.#stopped) return true
     return this.#attempt(() => {
       const next = this.#factory(this.machine, this.#context)
       this.policy = next

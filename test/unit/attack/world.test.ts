@@ -6,7 +6,13 @@ import type { Setup } from '../../../server/attack/setup.ts'
 import type { Meanwhile, Step } from '../../../server/attack/steps.ts'
 import { World } from '../../../server/attack/world.ts'
 import type { Machine } from '../../../server/machine/ports.ts'
-import type { Policy, PolicyContext, PolicyFactory, Trap } from '../../../server/policy/policy.ts'
+import {
+  HypFatal,
+  type Policy,
+  type PolicyContext,
+  type PolicyFactory,
+  type Trap,
+} from '../../../server/policy/policy.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { CARVEOUT, dma, HIGH_RAM, PLAIN, RAM, read, store, withHole, write } from './support.ts'
 
@@ -305,4 +311,26 @@ test('a policy that refuses an SMMU claims nothing, one that does not and has a 
   expect(claims(null, ['stage2'])).toBe(true)
   expect(claims('no stage 2', ['stage2'])).toBe(false)
   expect(claims(null, [])).toBe(false)
+})
+
+test('a policy that stops a machine claims nothing of it, and nobody takes over', () => {
+  const it = new World(PLAIN, () => ({
+    name: 'test',
+    state: {
+      generation: 0,
+      checkpoint: () => new Uint8Array(),
+      restore: () => {
+        throw new Error('taken over')
+      },
+    },
+    reset: () => {
+      throw new HypFatal('not this one')
+    },
+    access: () => {},
+  }))
+  it.restart(1)
+  it.perform({ do: 'take-over' })
+  expect(it.oracle.claims).toBe(false)
+  expect(it.feedback.refusal).toBe('not this one')
+  expect(it.oracle.finding).toBeUndefined()
 })
