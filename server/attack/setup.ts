@@ -85,7 +85,7 @@ const LARGE_OAS = [R.IDR5_OAS_40_BIT, R.IDR5_OAS_44_BIT, R.IDR5_OAS_48_BIT] as c
 const LARGE_PERCENT = 4
 
 /** A policy may refuse such machines, and nothing is judged of one that does. */
-const SMALL_PERCENT = 3
+const SMALL_PERCENT = 8
 
 /** A machine with some of `hardware`. */
 export function randomSetup(random: Random, until: SeriesStep, hardware: readonly HardwareOption[]): Setup {
