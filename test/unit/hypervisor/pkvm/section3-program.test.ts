@@ -2,9 +2,12 @@
 /** What stands in the hardware before the host's first access (server/hypervisor/README.md, section 3). */
 import { describe, expect, test } from 'vitest'
 import { PAGE_HYP } from '../../../../server/hypervisor/pkvm/ownership.ts'
+import { OK } from '../../../../server/policy/result.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
-import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE } from './support.ts'
+import { CFGI_ALL } from '../../smmu/fields.ts'
+import { softHost } from './soft.ts'
+import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE, RAM_SIZE, STE } from './support.ts'
 
 function reset(...args: ConstructorParameters<typeof Bench>): Bench {
   const bench = new Bench(...args)
@@ -125,4 +128,30 @@ test('the pool has what stage 2 of 1 GiB of RAM and 1 GiB of devices can need, 1
 test('the pool can be set', () => {
   const bench = reset({ options: { poolPages: 100 } })
   expect(bench.hyp.pool.limit).toBe(16 + 1 + 100)
+})
+
+test('hypervisor memory above 4 GiB: queue, tables and idmap are found there', () => {
+  const { bench, host } = softHost({
+    ram: [
+      { base: RAM_BASE, size: RAM_SIZE },
+      { base: 2 ** 32, size: 32 * MiB },
+    ],
+    carveout: { base: 2 ** 32 + 16 * MiB, size: 16 * MiB },
+  })
+  const page = RAM_BASE + 10 * MiB
+  host.attach(8, STE.bypass)
+  expect(bench.dma(8, page)).toBe('done')
+  expect(bench.hyp.donate(page, 4096, 1)).toBe(OK)
+  expect(bench.dma(8, page)).toBe('F_TRANSLATION')
+  expect(bench.dma(8, 2 ** 32 + 16 * MiB)).toBe('F_TRANSLATION')
+  expect(bench.dma(8, 2 ** 32 + 15 * MiB)).toBe('done')
+  expect(bench.hyp.reclaim(page, 4096, 1)).toBe(OK)
+  expect(bench.dma(8, page)).toBe('done')
+  // The last entry of its L2 table is gone, and the table with it: another one is made.
+  host.l1(8, 0, 0)
+  host.commands(CFGI_ALL)
+  expect(bench.dma(8, page)).toBe('C_BAD_STREAMID')
+  host.attach(8, STE.bypass)
+  expect(bench.dma(8, page)).toBe('done')
+  expect(bench.hyp.verify()).toEqual([])
 })

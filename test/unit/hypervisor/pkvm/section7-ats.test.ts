@@ -230,6 +230,9 @@ describe('let through', () => {
     expect(atc.size).toBe(0)
     expect(read(P)).toBe('abort')
     expect(read(OWNED)).toBe('translated')
+    // It has ATS again, and so is told of the next page.
+    expect(bench.hyp.donate(OWNED, 4096, 1)).toBe(OK)
+    expect(read(OWNED)).toBe('abort')
     expect(bench.report.take().filter(code => code !== 'HYP_QUEUE_DISABLED_AT_SHUTDOWN')).toEqual([])
   })
 

@@ -260,6 +260,16 @@ describe('CFGI_ALL while SMMUEN is 1', () => {
     return { bench, host }
   }
 
+  test('an entry that differs in what does not pass is known as it is', () => {
+    const { bench, host } = running()
+    const changed = [...STE.bypass, ...new Array<bigint>(8).fill(0n)].slice(0, 8)
+    changed[4] = 1n
+    host.ste(SID, changed)
+    host.commands(CFGI_ALL, SYNC)
+    expect(commandsOf(bench)).toEqual(['CFGI_STE_RANGE', 'SYNC'])
+    expect(bench.hyp.streams().find(({ sid }) => sid === SID)?.host[4]).toBe(1n)
+  })
+
   test('nothing has changed: nothing but what the host sent', () => {
     const { bench, host } = running()
     const log = bench.record()
