@@ -332,7 +332,7 @@ export class ShadowStrtab {
   }
 
   /** CFGI_STE and CMD_SYNC of the hypervisor's own. @param leaf false: the L1 descriptor as well */
-  #invalidate(sid: number, leaf = true): boolean {
+  #invalidate(sid: number, leaf: boolean): boolean {
     cfgiSte(this.#cmdq.command, sid, leaf)
     this.#cmdq.issue()
     return this.#cmdq.sync()
