@@ -31,6 +31,7 @@ import {
 } from '../../smmu/ste.ts'
 import {
   l1DescriptorAddress,
+  readSte,
   STE_ABSENT,
   STRTAB_L1_DESC_SIZE,
   type StreamTable,
@@ -361,9 +362,7 @@ export class ShadowStrtab {
   read(sid: number): BigUint64Array | null {
     if (this.state.base === 0) return null
     const { memory } = this.#smmu.hyp
-    const address = steAddress(this.#table, sid, memory)
-    const ste = new BigUint64Array(STRTAB_STE_DWORDS)
-    return address >= 0 && memory.read(address, new Uint8Array(ste.buffer), 0, STRTAB_STE_SIZE) ? ste : null
+    return readSte(steAddress(this.#table, sid, memory), memory) ?? null
   }
 
   // Take-over.
