@@ -23,6 +23,8 @@ import { WireHardware } from './wirePorts.ts'
 
 /** Time between two samples, ns: one takes a fraction of a millisecond. */
 const PERIOD = 1e8
+/** Registers that nobody wrote are read again after so long: what they are asked for costs more than the rest of a sample. */
+const REREAD = 1e9
 
 /** What stops a machine. */
 export interface Stop {
@@ -61,6 +63,8 @@ export class Oracles {
   /** They were written since. */
   #stale = true
   #due = 0
+  /** When the registers are read again. */
+  #reread = 0
   readonly #durations = new Uint32Array(HISTOGRAM_WORDS)
   #stopped = false
 
@@ -170,7 +174,7 @@ export class Oracles {
     const now = this.#thread.ring.now()
     // What is found while the hypervisor works is known already.
     if (isolation?.claims && isolation.violation === undefined && !waiting && now >= this.#due) {
-      isolation.sample(this.#read())
+      isolation.sample(this.#stale || now >= this.#reread ? this.#read() : this.#programmed)
       const end = this.#thread.ring.now()
       count(this.#durations, 0, end - now)
       this.#due = end + PERIOD
@@ -213,6 +217,7 @@ export class Oracles {
     this.#features = features
     this.#programmed = this.#hardware.map((hardware, index) => readProgrammed(hardware, features[index]))
     this.#stale = false
+    this.#reread = start + REREAD
     ring.request(request.other, 0, start, ring.now() - start, 0, 0, 0, 0)
     return this.#programmed
   }
