@@ -17,7 +17,7 @@ import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
 import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
-import { isolationViolation } from '../run/isolation.ts'
+import { isolationViolation, notJudged } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
 import { machineFailure, streamlessFailure, workloadFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
@@ -247,7 +247,8 @@ async function watch(
     (options.interactive ? undefined : workloadFailure(events, entries)) ??
     (options.interactive ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??
     attackOutcome(attacks, end.sections.isolated) ??
-    el2Failure(end.sections)
+    el2Failure(end.sections) ??
+    (options.oracle ? notJudged(end.sections, options.el2 !== 'none') : undefined)
   const bench = workload.bench(events)
   const timed = workload.timed(events)
   return {

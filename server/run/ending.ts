@@ -10,6 +10,8 @@ export const OUTCOMES = {
   'hyp-panic': 'a hyp warning with --panic-on-warn',
   'isolation-violation':
     'something reached what the policy says that it isolates, found by the guest, by EL2’s tables, or by --oracle',
+  'not-judged':
+    'all went well, but --oracle had nothing to hold the machine against: a run that asks for it passes only if it is judged',
   interrupted: 'ended from outside (Ctrl-C, SIGTERM)',
 } as const
 

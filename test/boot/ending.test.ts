@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { privateFolder } from '../../server/machine/scratch.ts'
+import { Servers } from '../restart/servers.ts'
 import { leftovers } from './cli.ts'
 
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
@@ -93,6 +94,23 @@ test('boot: while its policy loops', async () => {
   start('boot', '--policy', policy('for (;;);'))
   await says(/Booting Linux/)
   await sleep(3_000)
+  await endsInTime(130)
+})
+
+test('boot: while no server listens', async () => {
+  start('boot', '--server', join(folder, 'nobody'), '--reconnect', '60')
+  await expect.poll(() => qemus().length, { timeout: START_MS }).toBe(1)
+  await sleep(500)
+  await endsInTime(130)
+})
+
+test('boot: while its machine waits for a server that was lost', async () => {
+  const servers = new Servers({ socket: join(folder, 'trap'), ramFolder: '/dev/shm' })
+  await servers.start()
+  start('boot', '--server', join(folder, 'trap'), '--reconnect', '60')
+  await servers.answered()
+  await servers.stop()
+  await sleep(1_000)
   await endsInTime(130)
 })
 

@@ -7,10 +7,12 @@ import { createInterface } from 'node:readline'
 export class Qtest {
   readonly #socket: Socket
   readonly #answers: ((line: string | Error) => void)[] = []
+  #ended = false
 
   private constructor(socket: Socket) {
     this.#socket = socket
     const end = () => {
+      this.#ended = true
       for (const answer of this.#answers.splice(0)) answer(new Error('QEMU closed the qtest connection'))
     }
     socket.on('error', end)
@@ -40,6 +42,8 @@ export class Qtest {
   /** Sends one command; resolves with what follows `OK`. */
   async command(text: string): Promise<string> {
     const line = await new Promise<string>((resolve, reject) => {
+      // Nobody would say so later.
+      if (this.#ended) return reject(new Error('QEMU has closed the qtest connection'))
       this.#answers.push(answer => (answer instanceof Error ? reject(answer) : resolve(answer)))
       this.#socket.write(`${text}\n`)
     })

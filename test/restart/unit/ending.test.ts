@@ -33,10 +33,10 @@ afterEach(() => {
 })
 
 /** Starts `dev --listen`; resolves when it listens. */
-async function listen(source?: string): Promise<void> {
+async function listen(source?: string, more: readonly string[] = []): Promise<void> {
   const file = join(folder, 'policy.ts')
   if (source !== undefined) writeFileSync(file, source)
-  const args = ['dev', '--listen', socket(), '--policy', source === undefined ? 'passthrough' : file]
+  const args = ['dev', '--listen', socket(), '--policy', source === undefined ? 'passthrough' : file, ...more]
   server = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
   let errors = ''
   server.stderr?.setEncoding('utf8').on('data', text => {
@@ -95,8 +95,34 @@ test.each<[string, string | undefined, () => Promise<unknown>]>([
       waiting.read(0x20, 4).catch(() => {})
     },
   ],
+  [
+    'new code loops while it is loaded',
+    policy(''),
+    async () => {
+      await machine()
+      writeFileSync(join(folder, 'policy.ts'), 'for (;;);')
+      // It has been noticed, and is being loaded.
+      await sleep(1_500)
+    },
+  ],
 ])('SIGTERM ends it within 2 s: %s', async (_name, source, state) => {
   await listen(source)
+  await endsInTime(state)
+})
+
+test('SIGTERM ends it within 2 s: a peer owes the proof that it knows the token', async () => {
+  const file = join(folder, 'token')
+  writeFileSync(file, '5f0b6d1c9a874e23b1d0c4f8e6a79235', { mode: 0o600 })
+  await listen(undefined, ['--token-file', file])
+  await endsInTime(async () => {
+    qemu = await FakeQemu.connect(socket())
+    qemu.token = Buffer.from('5f0b6d1c9a874e23b1d0c4f8e6a79235')
+    qemu.prove = () => null
+    qemu.hello().catch(() => {})
+  })
+})
+
+async function endsInTime(state: () => Promise<unknown>): Promise<void> {
   await state()
   // Whatever is to come of it has come.
   await sleep(300)
@@ -106,4 +132,4 @@ test.each<[string, string | undefined, () => Promise<unknown>]>([
   expect(await ended).toEqual([0, null])
   expect(performance.now() - start).toBeLessThan(END_MS)
   expect(existsSync(socket())).toBe(false)
-})
+}

@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+import { once } from 'node:events'
+import { rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 import { Choices } from '../../fuzz/choices.ts'
 import { TARGETS } from '../../fuzz/names.ts'
 import { corpus, fuzzTarget } from '../../fuzz/run.ts'
 import type { Target } from '../../fuzz/target.ts'
 import { isBug, kindOf } from '../../fuzz/target.ts'
+import { Qtest } from '../../qtest/qtest.ts'
 
 const never = new AbortController().signal
 const module = (name: string) => new URL(`./${name}.ts`, import.meta.url).href
@@ -97,4 +104,16 @@ describe.each(TARGETS)('%s', name => {
     expect(outcomes).toBeGreaterThan(5)
     expect((await first()).outcomes).toBe(outcomes)
   })
+})
+
+test('a QEMU that has ended is not asked: nobody would answer', async () => {
+  const folder = privateFolder(tmpdir(), 'fuzz-')
+  const path = join(folder, 'qtest')
+  const server = createServer(socket => socket.end()).listen(path)
+  await once(server, 'listening')
+  const qtest = await Qtest.connect(path, AbortSignal.timeout(10_000))
+  await expect(qtest.read(0, 4)).rejects.toThrow('closed')
+  await expect(qtest.read(0, 4)).rejects.toThrow('closed')
+  server.close()
+  rmSync(folder, { recursive: true })
 })
