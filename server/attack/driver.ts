@@ -207,7 +207,8 @@ export const DRIVER_OPERATIONS: readonly OperationKind[] = [
       const iova = host.random.pick(IOVAS)
       host.map(kernel.tables, iova, host.page(), host.random.chance(70))
       // The tables are few: other addresses are mapped by the same descriptor.
-      host.commands(kernel.smmu, ...IOVAS.filter(other => leafOf(other) === leafOf(iova)).map(invalidate), SYNC)
+      const all = new Set([...IOVAS, ...host.pages])
+      host.commands(kernel.smmu, ...[...all].filter(other => leafOf(other) === leafOf(iova)).map(invalidate), SYNC)
       dma(host, kernel.smmu)
     },
   },

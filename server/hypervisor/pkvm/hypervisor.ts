@@ -520,7 +520,7 @@ export class Hypervisor implements HypContext {
       const { index, hardware, hostCmdq, shadowCmdq, shadowStrtab } = smmu
       if (includesStep(this.upTo, 'cmdq')) {
         const issued = shadowCmdq.resume(hostCmdq.registers.cons)
-        if (issued === null) this.#expect([`SMMU ${index}: its queue was moved`])
+        if (issued === null) this.#expect([`SMMU ${index}: its queue cannot be read`])
         else hostCmdq.resume(issued)
       }
       if (!includesStep(this.upTo, 'strtab')) continue

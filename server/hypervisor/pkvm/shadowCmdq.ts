@@ -309,8 +309,8 @@ export class ShadowCmdq {
    * was given comes again when the host's write is repeated, and then goes behind it: moving PROD back would make the
    * hardware run through the whole queue.
    * @param fetched where the host's queue was copied up to: the commands that come again begin there
-   * @returns commands that the hardware was given already and must not get twice; null when its PROD is not one that the
-   *   former hypervisor can have written
+   * @returns commands that the hardware was given already and must not get twice, as far as the queue still holds them;
+   *   null when it cannot be read
    */
   resume(fetched: number): Uint32Array[] | null {
     const { state } = this
@@ -319,14 +319,15 @@ export class ShadowCmdq {
     state.prod = queuePointer(hardware.read32(ARM_SMMU_CMDQ_PROD), SHADOW_CMDQ_LOG2SIZE)
     state.submitted = state.prod
     const given = queueEntries(state.prod, known, SHADOW_CMDQ_LOG2SIZE)
-    if (given > SHADOW_CMDQ_ENTRIES) return null
+    // One trap may send more than the queue holds: what is not in it any more has run.
+    const first = Math.max(0, given - SHADOW_CMDQ_ENTRIES)
     const indexOf = (i: number) => queueIndex(queueAdvance(known, SHADOW_CMDQ_LOG2SIZE, i), SHADOW_CMDQ_LOG2SIZE)
-    for (let i = 0; i < given; i++) this.#origins[indexOf(i)] = fetched
+    for (let i = first; i < given; i++) this.#origins[indexOf(i)] = fetched
     this.#readCons()
     // Where the hardware has stopped, the rest will not run.
     const rest = this.stands() ? queueEntries(state.prod, state.cons, SHADOW_CMDQ_LOG2SIZE) : 0
     const issued: Uint32Array[] = []
-    for (let i = 0; i < given - rest; i++) {
+    for (let i = first; i < given - rest; i++) {
       const command = new Uint32Array(CMDQ_ENT_WORDS)
       const index = indexOf(i)
       const address = state.base + index * CMDQ_ENTRY_SIZE

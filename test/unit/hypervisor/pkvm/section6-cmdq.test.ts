@@ -357,6 +357,21 @@ describe('a hardware that does not follow', () => {
     expect(bench.hw.consumed).toEqual([once])
   })
 
+  test('a trap that sent more than the shadow queue holds comes again after a take-over', () => {
+    host = new Host(bench, 0, 0, 13).boot()
+    const before = bench.hyp.checkpoint().slice()
+    const commands = Array.from({ length: 6000 }, (_, i) => tlbiNhVa(4096 * i))
+    host.commands(...commands)
+    const { prod } = host
+    bench.hw.consumed = []
+    bench.hyp = successor(bench)
+    bench.hyp.restore(before)
+    bench.hyp.resume()
+    bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+    expect(bench.hw.consumed).toEqual(commands)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(prod)
+  })
+
   test("CONS after a take-over is the host's, also when the hypervisor's own commands are stuck", () => {
     host.commands(tlbiNhVa(0), SYNC)
     const next = successor(bench)
