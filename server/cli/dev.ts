@@ -12,6 +12,7 @@ import { createRing } from '../trace/ring.ts'
 import { bootAction } from './boot.ts'
 import { type BootOptions, bootOptions, tokenFile } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
+import { transportLine } from './summary.ts'
 import { say } from './terminal.ts'
 import { readToken } from './tokenFile.ts'
 
@@ -119,6 +120,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       say(`QEMU ${machine.qemuVersion} ${resumed ? 'goes on with this server' : 'is connected'}`)
       for (const repair of repairs) say(`  ${repair}`)
     })
+    thread.on('transport', use => say(transportLine(use).trim()))
     thread.on('refused', message => say(`a machine is not served: ${message}`))
     thread.on('turnedAway', say)
     thread.on('disconnected', (message, expected, fault) => {
