@@ -3,7 +3,7 @@
 import { execFile } from 'node:child_process'
 import { closeSync, ftruncateSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { promisify } from 'node:util'
-import { ofThisProcess, reserve, reserveMemory } from './scratch.ts'
+import { checkRoom, ofThisProcess, reserve, reserveMemory } from './scratch.ts'
 import { dataRuns, type Mapping, map, memoryFile, type Run, sealSize, unmap } from './sharedMemory.ts'
 
 /** Bytes that are copied at a time. */
@@ -34,6 +34,8 @@ export class GuestRam {
     const fd = memoryFile('guest RAM')
     try {
       if (saved !== undefined) await copySparse(saved, ofThisProcess(fd))
+      // What is too much is said before its mapping fails.
+      checkRoom(fd, size)
       ftruncateSync(fd, size)
       sealSize(fd)
       return new GuestRam(fd, size, map(fd, size), undefined)

@@ -94,8 +94,13 @@ export async function reserve(path: string, bytes: number): Promise<void> {
 
 /** The same for a file in memory that has no name, and nothing in it that counts. @throws Error when there is not so much */
 export async function reserveMemory(fd: number, bytes: number): Promise<void> {
-  checkMemory(Math.max(0, bytes - taken(fstatSync(fd))), bytes, RAM_HINT)
+  checkRoom(fd, bytes)
   await allocate(ofThisProcess(fd), bytes, 'memory', RAM_HINT)
+}
+
+/** Whether that is possible, as far as can be said without doing it. @throws Error when there is not so much */
+export function checkRoom(fd: number, bytes: number): void {
+  checkMemory(Math.max(0, bytes - taken(fstatSync(fd))), bytes, RAM_HINT)
 }
 
 /** A name by which other programs open what is open here. */
