@@ -260,6 +260,8 @@ export class Connection {
   /** Between two messages. */
   sample(): void {
     this.#violated(false)
+    // What QEMU told while its registers were read comes before its next message on the trace.
+    this.path.settle()
   }
 
   /** @param waiting a vCPU waits in EL2 @returns whether the machine stands still for good: it is not isolated */
