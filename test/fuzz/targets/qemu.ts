@@ -18,7 +18,7 @@ import { messageFrame, messageNamed, messagesOf, type Values } from './messages.
 
 const MAX_STEPS = 24
 /** QEMU waits so long for an answer, and for a server that it has lost, ms. */
-const [REPLY_MS, RECONNECT_MS] = [500, 3_000]
+const [REPLY_MS, RECONNECT_MS] = [500, 5_000]
 /** What QEMU makes of half a frame it has made by then, ms. */
 const TORN_MS = 200
 /** QEMU is waited for no longer, ms; the runner, which tries what was found once more, is patient for 20 s. */
