@@ -10,7 +10,7 @@
  *   bootstrap.mjs --setup …              the same, after QEMU, kernel and initramfs have been made ready
  */
 
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   existsSync,
@@ -31,6 +31,7 @@ const lockFile = join(root, 'package-lock.json')
 const stampFile = join(root, 'node_modules/.package-lock.sha256')
 const programs = join(root, 'node_modules/.bin')
 const self = fileURLToPath(import.meta.url)
+const LIBRARY = 'libatomic'
 
 const { PATH = '', XDG_CACHE_HOME } = process.env
 const cache = join(XDG_CACHE_HOME?.startsWith('/') ? XDG_CACHE_HOME : join(homedir(), '.cache'), 'smmu-cosim')
@@ -131,6 +132,30 @@ function pinnedNode() {
   return link
 }
 
+/**
+ * Node 26 needs a library that comes with a compiler, and set-up, which installs one, is run by Node 26.
+ *
+ * @param {string} node
+ * @returns {Promise<number>} 0: it starts
+ */
+async function startable(node) {
+  const { status, stderr, error } = spawnSync(node, ['--version'], { encoding: 'utf8' })
+  if (status === 0) return 0
+  const said = error?.message ?? stderr.trim()
+  if (!said.includes(`${LIBRARY}.so`)) {
+    console.error(`smmu-cosim: Node 26 does not start: ${said}`)
+    return 1
+  }
+  console.error(`smmu-cosim: installing ${LIBRARY}1, which Node 26 needs`)
+  const apt = ['env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q', '-o', 'DPkg::Lock::Timeout=300']
+  const [command = '', ...args] = process.getuid?.() === 0 ? apt : ['sudo', ...apt]
+  // A broken third-party source fails the update, and need not concern us.
+  await run(command, [...args, 'update'])
+  const code = await run(command, [...args, 'install', '-y', '--no-install-recommends', `${LIBRARY}1`])
+  if (code !== 0) console.error(`smmu-cosim: as root, run: apt-get install ${LIBRARY}1`)
+  return code
+}
+
 /** @param {string[]} args */
 async function main(args) {
   if (args[0] === '--install') return installPackages()
@@ -140,6 +165,8 @@ async function main(args) {
   }
   const node = pinnedNode()
   if (node === undefined) return 1
+  const started = await startable(node)
+  if (started !== 0) return started
   if (args[0] === '--setup') {
     args.shift()
     const code = await run(node, [join(root, 'scripts/setup/main.ts')])

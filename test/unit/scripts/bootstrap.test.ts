@@ -7,6 +7,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   readlinkSync,
   renameSync,
   rmSync,
@@ -117,4 +118,41 @@ test('a machine that Node 26 was not installed for is told so', () => {
   const { status, stderr } = bootstrap('--exec', 'node', '-p', '1')
   expect(status).toBe(1)
   expect(stderr).toContain(`npm installed no package ${PLATFORM}`)
+})
+
+/** A Node that ends with these words. */
+function brokenNode(words: string): void {
+  mkdirSync(join(clone, 'node_modules', PLATFORM, 'bin'), { recursive: true })
+  const script = `#!/bin/sh\n[ -e "${clone}/installed" ] && exec "${process.execPath}" "$@"\necho '${words}' >&2\nexit 127\n`
+  writeFileSync(join(clone, 'node_modules', PLATFORM, 'bin/node'), script, { mode: 0o755 })
+}
+
+test('a Node that does not start is told of with its words', () => {
+  brokenNode('libm.so.6: version GLIBC_9.9 not found')
+  const { status, stderr } = bootstrap('--exec', 'node', '-p', '1')
+  expect({ status, stderr }).toEqual({
+    status: 1,
+    stderr: 'smmu-cosim: Node 26 does not start: libm.so.6: version GLIBC_9.9 not found\n',
+  })
+})
+
+// apt-get and sudo are stood in for: the test must not install anything on its machine.
+test.each([
+  ['is installed, and Node starts', 0],
+  ['cannot be installed: how a person does it', 100],
+])('the library that Node 26 needs %s', (_what, code) => {
+  brokenNode('error while loading shared libraries: libatomic.so.1: cannot open shared object file')
+  const programs = join(clone, 'programs')
+  mkdirSync(programs)
+  const log = join(clone, 'apt.log')
+  const install = code === 0 ? `case "$*" in *install*) touch ${clone}/installed;; esac\n` : ''
+  const aptGet = `#!/bin/sh\necho "$@" >> ${log}\n${install}exit ${code}\n`
+  writeFileSync(join(programs, 'apt-get'), aptGet, { mode: 0o755 })
+  writeFileSync(join(programs, 'sudo'), '#!/bin/sh\nexec "$@"\n', { mode: 0o755 })
+  const all = [join(clone, 'scripts/bootstrap.mjs'), '--exec', 'node', '-p', '6 * 7']
+  const env = { ...process.env, PATH: `${programs}:${process.env.PATH}` }
+  const { status, stdout, stderr } = spawnSync(process.execPath, all, { encoding: 'utf8', env })
+  expect({ status, stdout }).toEqual(code === 0 ? { status: 0, stdout: '42\n' } : { status: code, stdout: '' })
+  expect(stderr.includes('as root, run: apt-get install libatomic1')).toBe(code !== 0)
+  expect(readFileSync(log, 'utf8')).toMatch(/install -y --no-install-recommends libatomic1\n$/)
 })
