@@ -144,7 +144,7 @@ export class QemuProcess {
   }
 
   /** Ends QEMU: asks first, insists after `graceMs`. */
-  async stop(graceMs = 1_000): Promise<void> {
+  async stop(graceMs = 750): Promise<void> {
     if (!this.running) return
     this.#asked = true
     const closed = once(this.child, 'close')
