@@ -37,7 +37,13 @@ beforeEach(async () => {
     if (message.type() === 'error') complaints.push(message.text())
   })
   await page.goto(new URL('/#/overview', server.url).href)
-  await page.keyboard.press('a')
+  // A key that comes before the page listens is lost.
+  await expect
+    .poll(async () => {
+      await page.keyboard.press('a')
+      return page.url()
+    })
+    .toMatch(/#\/attack$/)
 })
 
 afterEach(async () => {
