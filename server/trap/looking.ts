@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How long the next message is looked for, ms. In rows of traps and in a disk's I/O most come within it. */
-const LOOK_MS = 1
+const LOOK_MS = 0.3
 /** One that comes so late after the last, ms, sleep and wake-up included, would not have been found. */
 const LATE_MS = LOOK_MS + 0.2
 /** After so many late ones in a row none is looked for, until one comes early. */
@@ -13,8 +13,8 @@ const WINDOW_MS = 20
 /** More of it than this was being held up: then looking takes the processor from the vCPU that is waited for. */
 const CROWDED = 0.12
 /** No looking for so long then, ms; twice as long each time in a row, up to a limit. */
-const REST_MS = 10
-const MAX_REST_MS = 160
+const REST_MS = 1_000
+const MAX_REST_MS = 16_000
 
 /**
  * How long to look at a ring before sleeping. To be woken up takes tens of µs, with cold caches; to look costs a processor, which

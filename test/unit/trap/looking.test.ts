@@ -27,10 +27,10 @@ class Clock {
   }
 }
 
-test('looks for a ms after a message', () => {
+test('looks for 0.3 ms after a message', () => {
   const clock = new Clock()
   clock.woken(0.1)
-  expect(clock.look(100)).toBeCloseTo(1, 2)
+  expect(clock.look(100)).toBeCloseTo(0.3, 2)
 })
 
 test('not before the first one, and not for a bell without a message', () => {
@@ -44,8 +44,8 @@ test('no longer while messages come rarely, until one comes early', () => {
   const clock = new Clock()
   for (let i = 0; i < 5; i++) clock.woken(5)
   expect(clock.look(100)).toBe(0)
-  clock.woken(0.5)
-  expect(clock.look(100)).toBeCloseTo(1, 2)
+  clock.woken(0.2)
+  expect(clock.look(100)).toBeCloseTo(0.3, 2)
 })
 
 test('never on the only processor', () => {
@@ -56,7 +56,7 @@ test('never on the only processor', () => {
 
 describe('while others want the processors', () => {
   const crowd = (clock: Clock) => {
-    for (let i = 0; i < 40; i++) {
+    for (let i = 0; i < 100; i++) {
       clock.woken(0.1)
       clock.look(1, 0.3)
     }
@@ -67,10 +67,10 @@ describe('while others want the processors', () => {
     crowd(clock)
     clock.woken(0)
     expect(clock.look(1)).toBe(0)
-    for (let i = 0; i < 100; i++) crowd(clock)
+    for (let i = 0; i < 20; i++) crowd(clock)
     const start = clock.now
     do clock.woken(0.1)
     while (clock.look(1) === 0)
-    expect(clock.now - start).toBeLessThan(200)
+    expect(clock.now - start).toBeLessThan(17_000)
   })
 })
