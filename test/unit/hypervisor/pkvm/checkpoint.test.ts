@@ -162,6 +162,26 @@ test('a machine without isolation stays one', () => {
   expect(bench.hw.get(r.ARM_SMMU_GBPA)).toBe(1)
 })
 
+test('a checkpoint with more StreamID bits than there can be is taken with 32', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  bench.hyp.smmus[0].features.sidBits = 40
+  bench.hyp.changed()
+  const next = successor(bench)
+  next.restore(bench.hyp.checkpoint().slice())
+  expect(next.smmus[0].features.sidBits).toBe(32)
+})
+
+test('a shadow table that is taken over has no streams but those that are put back', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  new Host(bench).boot().attach(8, STE.s1)
+  const { shadowStrtab } = bench.hyp.smmus[0]
+  expect(shadowStrtab.streams.size).toBe(1)
+  shadowStrtab.restore({ ...shadowStrtab.state })
+  expect(shadowStrtab.streams.size).toBe(0)
+})
+
 test('a machine that is reset after it was taken over', () => {
   const bench = new Bench()
   bench.hyp.reset()

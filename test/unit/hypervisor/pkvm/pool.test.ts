@@ -87,7 +87,19 @@ test('reset zeroes what was in use', () => {
   memory.poke(address, new Uint8Array(3 * P).fill(1))
   expect(pool.reset()).toBe(true)
   expect(memory.peek64(address + P)).toBe(0n)
-  expect([pool.used, pool.limit]).toEqual([0, 64])
+  pool.allocate(65 * P)
+  pool.reset()
+  expect([pool.used, pool.limit, pool.failures]).toEqual([0, 64, 0])
+})
+
+test('what is held is handed out, all of it', () => {
+  const address = pool.allocate(2 * P)
+  expect(pool.holds(address, 2 * P)).toBe(true)
+  expect(pool.holds(address + P, 2 * P)).toBe(false)
+  expect(pool.holds(address + 2 * P, P)).toBe(false)
+  expect(pool.holds(address + 1, P)).toBe(false)
+  expect(pool.holds(RAM_BASE, P)).toBe(false)
+  expect(pool.holds(RAM_BASE + 64 * P, 2 * P)).toBe(false)
 })
 
 test('a carve-out that is not page aligned is used for its whole pages', () => {

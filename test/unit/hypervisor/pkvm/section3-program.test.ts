@@ -130,6 +130,21 @@ test('the pool can be set', () => {
   expect(bench.hyp.pool.limit).toBe(16 + 1 + 100)
 })
 
+test('hypervisor memory at address 0', () => {
+  const { bench, host } = softHost({
+    ram: [
+      { base: 0, size: 16 * MiB },
+      { base: RAM_BASE, size: RAM_SIZE },
+    ],
+    carveout: { base: 0, size: 12 * MiB },
+  })
+  expect(bench.report.probes).toEqual([null])
+  expect(bench.hyp.isolated).toBe(true)
+  host.attach(8, STE.bypass)
+  expect(bench.dma(8, 12 * MiB)).toBe('done')
+  expect(bench.dma(8, 0)).toBe('F_TRANSLATION')
+})
+
 test('hypervisor memory above 4 GiB: queue, tables and idmap are found there', () => {
   const { bench, host } = softHost({
     ram: [

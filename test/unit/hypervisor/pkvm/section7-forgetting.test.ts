@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { PAGE_OWNED } from '../../../../server/hypervisor/pkvm/ownership.ts'
+import { newTrap } from '../../../../server/policy/policy.ts'
 import { EFAULT } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
@@ -235,6 +236,20 @@ describe('a CFGI_STE that cannot be followed', () => {
     expect(shadowSte(bench, SID)[0]).toBe(0n)
   })
 
+  test('a shadow that cannot be read is not taken for one that was written', () => {
+    const { bench, host } = softHost()
+    host.attach(SID, STE.bypass)
+    expect(bench.dma(SID, P)).toBe('done')
+    const { memory } = bench
+    const read = memory.read.bind(memory)
+    // Entries of the hypervisor's own.
+    memory.read = (address, ...rest) => (address < CARVEOUT_BASE || rest[2] !== 64) && read(address, ...rest)
+    host.ste(SID, STE.abort)
+    host.cfgiSte(SID)
+    memory.read = read
+    expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
+  })
+
   test('a neighbour goes on', () => {
     const { bench, host } = softHost()
     host.attach(SID, STE.bypass)
@@ -259,6 +274,22 @@ describe('CFGI_ALL while SMMUEN is 1', () => {
     bench.hw.consumed = []
     return { bench, host }
   }
+
+  test('a trap after a reset is not one of before, whatever its number', () => {
+    const { bench, host } = running()
+    const again = (word: bigint) => {
+      host.ste(SID, [word])
+      const prod = { write: true, offset: r.ARM_SMMU_CMDQ_PROD, size: 4, lo: host.place(CFGI_ALL) }
+      bench.hyp.access({ ...newTrap(), seq: 1_000_000, ...prod })
+    }
+    again(STE.abort[0])
+    expect(shadowSte(bench, SID)[0]).toBe(STE.abort[0])
+    bench.hw.words.fill(0, r.ARM_SMMU_CR0 / 4)
+    bench.hyp.reset()
+    host.boot().attach(SID, STE.bypass)
+    again(STE.abort[0])
+    expect(shadowSte(bench, SID)[0]).toBe(STE.abort[0])
+  })
 
   test('an entry that differs in what does not pass is known as it is', () => {
     const { bench, host } = running()

@@ -37,6 +37,23 @@ beforeEach(() => {
   pages = new PageOwnership([{ base: A, size: 16 * P }])
 })
 
+test.each([0, 15])('page %i is what a hypervisor beside us says', page => {
+  const base = A + page * P
+  expect(pages.assign(base, P, 7)).toBe(OK)
+  expect([pages.stateAt(base), pages.vmAt(base)]).toEqual([PAGE_VM, 7])
+  expect(pages.assign(base, P, 0)).toBe(OK)
+  expect(pages.stateAt(base)).toBe(PAGE_HYP)
+  expect(pages.assign(base, P, -1)).toBe(OK)
+  expect(pages.stateAt(base)).toBe(PAGE_OWNED)
+})
+
+test('a run of a checkpoint with more pins than a page can have is refused', () => {
+  const run = { base: A, size: P, state: 'shared', vm: 0 } as const
+  expect(pages.restore({ ...run, pins: MAX_PINS + 1 })).toBe(EINVAL)
+  expect(pages.restore({ ...run, pins: MAX_PINS })).toBe(OK)
+  expect(pages.pinsAt(A)).toBe(MAX_PINS)
+})
+
 describe('operation × state', () => {
   const VM = 7
   const prepare: Record<string, (page: number) => void> = {
