@@ -113,16 +113,10 @@ export class AttackRun {
     this.#changed()
   }
 
-  /** @throws Problem when none runs */
+  /** What is found by then is told. @throws Problem when none runs */
   async stop(): Promise<void> {
-    if (this.#child === undefined) throw new Problem(409, 'no attack runs')
-    await this.close()
-  }
-
-  /** Ends what runs. */
-  async close(): Promise<void> {
     const child = this.#child
-    if (child === undefined) return
+    if (child === undefined) throw new Problem(409, 'no attack runs')
     if (this.#state === 'running') {
       this.#state = 'stopping'
       this.#changed()
@@ -131,6 +125,14 @@ export class AttackRun {
     const late = setTimeout(() => child.kill('SIGKILL'), STOP_MS)
     await this.#ended
     clearTimeout(late)
+  }
+
+  /** The server ends, and nobody is left to be told: nothing is waited for. */
+  async close(): Promise<void> {
+    if (this.#child === undefined) return
+    this.#state = 'stopping'
+    this.#child.kill('SIGKILL')
+    await this.#ended
   }
 
   /** @throws Problem */

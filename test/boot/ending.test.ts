@@ -2,7 +2,7 @@
 /** A run is told to end, whatever its machine is doing. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -55,6 +55,9 @@ function qemus(): number[] {
     })
     .map(Number)
 }
+
+const children = (pid: number): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').trim().split(' ').map(Number)
 
 async function stopQemu(): Promise<void> {
   await says(/Booting Linux/)
@@ -134,4 +137,19 @@ test.each([false, true])('serve: while a trap is held (QEMU stands still: %s)', 
   await expect.poll(state, { timeout: START_MS }).toBe('held')
   if (stopped) for (const pid of qemus()) process.kill(pid, 'SIGSTOP')
   await endsInTime(0)
+})
+
+test('serve: while its attack stands still', async () => {
+  start('serve', '--port', '0')
+  await says(/http:\S+/)
+  const api = new URL('/api/v1/attack', /http:\S+/.exec(said)?.[0])
+  const headers = { 'content-type': 'application/json' }
+  const begin = await fetch(api, { method: 'POST', headers, body: JSON.stringify({ seconds: 600 }) })
+  expect(begin.status, await begin.text()).toBeLessThan(300)
+  const operations = async () => ((await (await fetch(api)).json()) as { operations: number }).operations
+  await expect.poll(operations, { timeout: START_MS }).toBeGreaterThan(0)
+  const [attacker] = children(run.pid ?? 0)
+  process.kill(attacker, 'SIGSTOP')
+  await endsInTime(0)
+  expect(existsSync(`/proc/${attacker}`)).toBe(false)
 })
