@@ -282,10 +282,10 @@ export class IsolationOracle extends PageOracle {
     }
   }
 
-  /** All of it. */
+  /** All of it; of no SMMU, what is not reached through one, which does not count as all. */
   whole(smmus: readonly Programmed[]): void {
     if (!this.claims) return
-    this.#wholes++
+    if (smmus.length > 0) this.#wholes++
     this.#registers(smmus)
     this.auditGuard()
     const tables = smmus.map(({ tables }) => tables)

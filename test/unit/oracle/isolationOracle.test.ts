@@ -124,6 +124,12 @@ function reclaim(page = DONATED): void {
 describe('what the tables let devices reach', () => {
   test('as it should be: nothing', () => expect(whole()).toEqual([]))
 
+  test('without registers it is not all that was looked at', () => {
+    whole()
+    oracle.whole([])
+    expect(oracle.summary().wholes).toBe(1)
+  })
+
   test('an SMMU that is off stops everything, or lets everything through', () => {
     registers.set(R.ARM_SMMU_CR0ACK, 0)
     expect(whole()).toEqual([])
