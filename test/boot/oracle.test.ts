@@ -31,8 +31,8 @@ test('the workload, with a page that is donated and taken back: nothing is found
   expect(oracle).toMatchObject({ violations: [], more: 0, vmPages: 0 })
   expect(oracle?.unjudged).toBeUndefined()
   expect(oracle?.samples).toBeGreaterThan(5)
-  // When the guest is done. At its end it has written registers, and nobody can read them any more.
-  expect(oracle?.wholes).toBe(1)
+  // When the guest is done; at its end as well, if the registers were read after the last write of the shutdown.
+  expect(oracle?.wholes).toBeOneOf([1, 2])
   expect(report?.isolated).toBe(true)
 })
 

@@ -63,7 +63,9 @@ test('the workload passes; its recording replays without a difference, and is wa
   expect(report?.message, stderr).toBeUndefined()
   expect([code, report?.outcome, report?.policy]).toEqual([0, 'ok', 'partition'])
   expect(report?.workload.map(({ ok }) => ok)).toEqual([true, true, true, true, true])
-  expect(report?.oracle).toMatchObject({ violations: [], wholes: 1 })
+  // When the guest is done; at its end as well, if the registers were read after the last write of the shutdown.
+  expect(report?.oracle).toMatchObject({ violations: [] })
+  expect(report?.oracle?.wholes).toBeOneOf([1, 2])
   expect((await seen)?.ownership).toMatchObject({ ranges: [{ state: 'owned' }, { state: 'hyp' }] })
 
   const path = report?.recording?.path ?? ''

@@ -10,6 +10,7 @@ import { CMDQ_OP_TLBI_NH_VA } from '../../../server/smmu/commands.ts'
 import { ARM_SMMU_IDR0 } from '../../../server/smmu/registers.ts'
 import { groups } from '../../../server/trace/groups.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
+import { request } from '../../../server/trace/records.ts'
 import { type Divergence, Replay } from '../../../server/trace/replay.ts'
 import { warningsOf } from '../../../server/trace/warnings.ts'
 import { HOST_L2, MiB, STE } from '../hypervisor/pkvm/support.ts'
@@ -150,6 +151,19 @@ test('reboots, slow hardware and waits that time out replay the same', async () 
   expect(replayed.traps).toBeGreaterThan(100)
 })
 
+test('a machine that was looked at before its reset', async () => {
+  const path = join(folder(), 'trace')
+  await recording(path, writer => writer.request(request.other, 0, 1, 1, 0, 0, 0, 0))
+  const looks = [...TraceReader.open(path).records()]
+  expect(looks.map(({ kind }) => kind)).toEqual(['request'])
+  await bootRecording(path)
+  const { header } = TraceReader.open(path)
+  const run = new Replay(header.machine, pkvm, {}, { warnings: warningsOf(header) })
+  const items = groups([...looks, ...TraceReader.open(path).records()])
+  expect([...run.run(items)].filter(({ divergence }) => divergence)).toEqual([])
+  expect(run.traps).toBe(91)
+})
+
 test('memory that the recording does not show reads as 0, and that is said', async () => {
   const path = join(folder(), 'trace')
   await bootRecording(path, { until: 'mmio' })
@@ -172,6 +186,8 @@ test('a recording without its start is refused; one with a gap is replayed with 
   expect(() => replay(path, passthrough)).toThrow(
     /needs a recording from the start; this one begins with #1 cpu0 W CMDQ_PROD/,
   )
+  await recording(path, writer => writer.request(request.donate, 0, 1, 1, 0, 0, 0, 0))
+  expect(() => replay(path, passthrough)).toThrow(/this one begins with request: donate/)
   await bootRecording(path, {}, bench => {
     bench.reset()
     bench.host.boot()
