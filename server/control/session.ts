@@ -407,6 +407,8 @@ export class Session extends EventEmitter<{
   /** The machine has no server. */
   #interrupted(message: string, fault: boolean, reconnectMs = 0): void {
     this.pump?.machine(machineState.disconnected)
+    // A QEMU that was told to end breaks off whatever it was asked: no failure of the server's. What the policy throws is one.
+    if (this.#stopping && !fault) return
     // What a policy throws it would throw again, unless somebody mends it.
     const mendable = !fault || this.listenerCount('interrupted') > 0
     if (reconnectMs > 0 && mendable) this.emit('interrupted', message, fault)

@@ -104,23 +104,43 @@ test('terminal and dashboard type into one console and both see it; Ctrl-C is th
   socket.terminate()
 })
 
-test('Ctrl-] ends a machine whose trap is held', async () => {
+test.each([
+  ['whose next trap is held', '/break', {}],
+  ['that stands at a breakpoint', '/breakpoints', { on: 'register', register: 'CMDQ_PROD', access: 'write' }],
+])('Ctrl-] ends a machine %s', async (_, path, body) => {
   terminal = new Terminal('boot', '--interactive', '--dashboard', '0')
   const [, url = ''] = await terminal.sees(/dashboard at (http:\S+)/, BOOT_MS)
   await terminal.sees(PROMPT, BOOT_MS)
-  const post = (path: string) =>
-    fetch(new URL(`/api/v1${path}`, url), {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: '{}',
-    })
-  expect((await post('/break')).status).toBe(204)
+  const { ok } = await fetch(new URL(`/api/v1${path}`, url), {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  })
+  expect(ok).toBe(true)
   terminal.type('dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct\r')
   const state = async () => ((await (await fetch(new URL('/api/v1/machine', url))).json()) as { state: string }).state
   await expect.poll(state, { timeout: STEP_MS }).toBe('held')
   terminal.type('\x1d')
   expect(await terminal.ended).toBe(0)
   expect(terminal.report.outcome).toBe('ok')
+})
+
+test('Ctrl-] ends a machine in the middle of what a breakpoint makes it wait for', async () => {
+  terminal = new Terminal('boot', '--interactive', '--dashboard', '0')
+  const [, url = ''] = await terminal.sees(/dashboard at (http:\S+)/, BOOT_MS)
+  await terminal.sees(PROMPT, BOOT_MS)
+  // It never matches: each access is waited for, and none stands.
+  const { ok } = await fetch(new URL('/api/v1/breakpoints', url), {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ on: 'register', register: 'CMDQ_PROD', value: '0xffffffff' }),
+  })
+  expect(ok).toBe(true)
+  terminal.type('echo go-$((1 + 1)); while :; do dd if=/dev/vda of=/dev/null bs=4k iflag=direct 2>/dev/null; done\r')
+  await terminal.sees(/^go-2/m)
+  terminal.type('\x1d')
+  expect(await terminal.ended).toBe(0)
+  expect(terminal.report.outcome, terminal.shown.slice(-500)).toBe('ok')
 })
 
 test('Ctrl-C ends a machine that nobody types into', async () => {
