@@ -16,7 +16,7 @@ import type { Group, Root } from './groups.ts'
 import { FAULT_ACTIONS, machineState, type RecordOf, request, type TraceRecord, verdict } from './records.ts'
 import { pcOf, type Symbols } from './symbols.ts'
 
-const NO_CPU = 0xffff
+export const NO_CPU = 0xffff
 const SHOWN_BYTES = 32
 
 const nameOf = (values: Readonly<Record<string, number>>, value: number): string =>

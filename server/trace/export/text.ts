@@ -12,9 +12,22 @@ function functionOf(record: TraceRecord, symbols: Symbols | undefined): string |
   return symbols && 'pcLo' in record ? symbols.describe(pcOf(record)) : undefined
 }
 
+/** An access to a register: its name, and the value as one number. */
+function accessOf(record: TraceRecord): { readonly register?: string; readonly value?: string } {
+  if (record.kind !== 'trap' && record.kind !== 'hardware') return {}
+  return { register: registerName(record.offset), value: hex64(record.lo, record.hi) }
+}
+
+/** Where the guest was; 0 stands for what is not known. */
+function placeOf(record: TraceRecord): { readonly pc?: string } {
+  const pc = 'pcLo' in record ? pcOf(record) : 0n
+  return pc === 0n ? {} : { pc: hex(pc) }
+}
+
 /**
  * One JSON object a line: the header with the version of the format, then every record as the format has it, with bytes as
- * hexadecimal.
+ * hexadecimal. Added are `words`, of accesses to registers `register` and `value`, where it is known the guest's `pc`, and with
+ * symbols its `function`; these are text, as no number of JSON holds 64 bits.
  */
 export function* json(
   { header, format }: Pick<TraceReader, 'header' | 'format'>,
@@ -28,7 +41,8 @@ export function* json(
       record.kind === 'console' || record.kind === 'control' ? undefined : describeRecord(record, warnings).trim()
     const bytes = 'bytes' in record ? { bytes: Buffer.from(record.bytes).toString('hex') } : {}
     const name = functionOf(record, symbols)
-    yield `${JSON.stringify({ ...record, ...bytes, ...(words && { words }), ...(name && { function: name }) })}\n`
+    const known = { ...accessOf(record), ...placeOf(record), ...(words && { words }), ...(name && { function: name }) }
+    yield `${JSON.stringify({ ...record, ...bytes, ...known })}\n`
   }
 }
 
@@ -75,9 +89,10 @@ function rowOf(record: TraceRecord, warnings: WarningTable, symbols: Symbols | u
   const name = functionOf(record, symbols)
   if (name !== undefined) row.function = name
   if (record.kind === 'trap' || record.kind === 'hardware') {
-    row.place = registerName(record.offset)
+    const { register, value } = accessOf(record)
+    if (register !== undefined) row.place = register
     row.size = record.size
-    row.value = hex64(record.lo, record.hi)
+    if (value !== undefined) row.value = value
     row.outcome = record.kind === 'trap' ? (record.aborted ? 'aborted' : 'ok') : record.ok ? 'ok' : 'refused'
   } else if (record.kind === 'memory') {
     row.place = hex(record.address)

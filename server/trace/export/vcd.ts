@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Value change dump (IEEE 1364-2005, 18): registers as the host and as the hardware have them, and which vCPU is in a
- * trap, for waveform viewers.
+ * trap, for waveform viewers. A read that QEMU answered has a value, but its vCPU was in no trap.
  */
-import { REGISTERS, registerName } from '../../smmu/registers.ts'
+import { registerAt, registerName } from '../../smmu/registers.ts'
 import type { TraceHeader } from '../format.ts'
 import { groups, isGroup } from '../groups.ts'
 import type { TraceRecord } from '../records.ts'
-
-const BITS = new Map(REGISTERS.map(({ offset, bits }) => [offset, bits]))
 
 interface Signal {
   readonly scope: string
@@ -65,6 +63,8 @@ function* declarations(signals: readonly Signal[]): Generator<string> {
 
 function* changes(records: Iterable<TraceRecord>): Generator<Change> {
   const counts = new Map<string, bigint>()
+  const registers = new Registers()
+  // Of the trap thread: what the control thread records, such as console lines, may stand before decisions that came earlier.
   let now = 0
   const counted = (name: string): Change => {
     const value = (counts.get(name) ?? 0n) + 1n
@@ -73,40 +73,56 @@ function* changes(records: Iterable<TraceRecord>): Generator<Change> {
   }
   for (const item of groups(records)) {
     if (!isGroup(item)) {
-      if ('start' in item) now = Math.max(now, item.start)
       if (item.kind === 'event' || item.kind === 'gerror') yield counted(`${item.kind}s`)
       continue
     }
     const { root, children } = item
     now = Math.max(now, root.start)
-    if (root.kind === 'trap') {
-      yield { time: now, scope: 'guest', name: `vcpu${root.cpu}_in_trap`, bits: 1, value: 1n }
-      if (root.write) yield register(`smmu${root.smmu}.host`, now, root)
-    }
+    const trapped = root.kind === 'trap' && root.duration > 0
+    if (trapped) yield inTrap(root.cpu, now, 1n)
+    if (root.kind === 'trap' && root.write) yield registers.change(`smmu${root.smmu}.host`, now, root)
     for (const child of children) {
       if (child.kind === 'hardware' && child.ok) {
         now = Math.max(now, child.start + child.duration)
-        yield register(`smmu${child.smmu}.hardware`, now, child)
+        yield registers.change(`smmu${child.smmu}.hardware`, now, child)
       } else if (child.kind === 'warning' || child.kind === 'event' || child.kind === 'gerror') {
         yield counted(`${child.kind}s`)
       }
     }
     now = Math.max(now, root.start + root.duration)
-    if (root.kind === 'trap') {
-      if (!root.write && !root.aborted) yield register(`smmu${root.smmu}.host`, now, root)
-      yield { time: now, scope: 'guest', name: `vcpu${root.cpu}_in_trap`, bits: 1, value: 0n }
-    }
+    if (root.kind === 'trap' && !root.write && !root.aborted) yield registers.change(`smmu${root.smmu}.host`, now, root)
+    if (trapped) yield inTrap(root.cpu, now, 0n)
   }
 }
 
-function register(
-  scope: string,
-  time: number,
-  access: { readonly offset: number; readonly lo: number; readonly hi: number },
-): Change {
-  const bits = BITS.get(access.offset) ?? 64
-  const value = BigInt.asUintN(bits, (BigInt(access.hi) << 32n) | BigInt(access.lo))
-  return { time, scope, name: registerName(access.offset).replace(/[^A-Za-z0-9_]/g, '_'), bits, value }
+function inTrap(cpu: number, time: number, value: bigint): Change {
+  return { time, scope: 'guest', name: `vcpu${cpu}_in_trap`, bits: 1, value }
+}
+
+/** Values of registers, which are also accessed by halves. */
+class Registers {
+  readonly #values = new Map<string, bigint>()
+
+  /** What an access of 4 or 8 bytes read or wrote, as a value of the whole register. */
+  change(scope: string, time: number, { offset, size, lo, hi }: Access): Change {
+    const known = registerAt(offset) ?? registerAt(offset - 4)
+    const whole = known !== undefined && offset - known.offset < known.bits / 8 ? known : { offset, bits: size * 8 }
+    const name = registerName(whole.offset).replace(/[^A-Za-z0-9_]/g, '_')
+    const key = `${scope} ${name}`
+    const shift = BigInt(offset - whole.offset) * 8n
+    const accessed = BigInt.asUintN(size * 8, (BigInt(hi) << 32n) | BigInt(lo))
+    const others = (this.#values.get(key) ?? 0n) & ~(((1n << BigInt(size * 8)) - 1n) << shift)
+    const value = BigInt.asUintN(whole.bits, others | (accessed << shift))
+    this.#values.set(key, value)
+    return { time, scope, name, bits: whole.bits, value }
+  }
+}
+
+interface Access {
+  readonly offset: number
+  readonly size: number
+  readonly lo: number
+  readonly hi: number
 }
 
 /** Short names of printable characters, as the format wants them. */
