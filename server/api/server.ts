@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { Writable } from 'node:stream'
 import { pino } from 'pino'
 import pretty from 'pino-pretty'
+import { projectVersion } from '../trace/version.ts'
 import { createApp } from './app.ts'
 import type { MachineManager } from './machineManager.ts'
 import { isLoopback, TOKEN_VARIABLE, tokenFor } from './security.ts'
@@ -28,11 +28,6 @@ export interface RunningServer {
   /** With the token, when there is one. */
   readonly url: string
   close(): Promise<void>
-}
-
-export function projectVersion(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')
-  return (JSON.parse(text) as { version: string }).version
 }
 
 /** What to open in a browser. An address that stands for all of the machine's own is shown as the loopback one. */

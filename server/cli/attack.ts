@@ -13,6 +13,7 @@ import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { quirkOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { inputFile } from './paths.ts'
 import { print, report } from './terminal.ts'
 
 interface AttackCommandOptions {
@@ -91,19 +92,11 @@ export function attackCommand(program: Command): void {
     .option('--seed <n>', 'the same attack again (default: by chance)', seed)
     .option('--jobs <n>', 'threads', count(256), 1)
     .option('--corpus <dir>', 'cases that must show nothing any more; new ones are put there')
-    .option('--known <file>', 'weaknesses that are known; the attack fails only for others')
+    .option('--known <file>', 'weaknesses that are known; the attack fails only for others', inputFile)
     .addOption(
-      new Option('--replay <case>', 'perform one case and explain it').conflicts([
-        'seconds',
-        'ops',
-        'seed',
-        'jobs',
-        'until',
-        'hardware',
-        'corpus',
-        'known',
-        'quirk',
-      ]),
+      new Option('--replay <case>', 'perform one case and explain it')
+        .argParser(inputFile)
+        .conflicts(['seconds', 'ops', 'seed', 'jobs', 'until', 'hardware', 'corpus', 'known', 'quirk']),
     )
     .addOption(
       new Option('--mutants <n>', 'run the unit tests on so many hypervisors with one wrong line each, and attack them')

@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { NAMES, type Name, type Peer } from '../../test/bench/figure.ts'
 import type { BenchOptions } from '../../test/bench/run.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { inputFile, outputFile } from './paths.ts'
 
 const isName = (text: string): text is Name => (NAMES as readonly string[]).includes(text)
 
@@ -53,10 +54,12 @@ export function benchCommand(program: Command): void {
     .option(
       '--json <file>',
       'where everything measured is written as JSON, after each part; by default in the runs folder',
+      outputFile,
     )
     .option(
       '--results <file>',
       'a run of record: refuses a machine that has something else to do; puts the table between the marks of a Markdown file',
+      inputFile,
     )
     .action(async (options: BenchOptions) => {
       const { signal, dispose } = abortOnSignal()

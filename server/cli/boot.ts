@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim boot`: one machine, its workload, its report. */
-import { accessSync, constants } from 'node:fs'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { FaultController } from '../control/faultController.ts'
 import type { Session } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
@@ -24,7 +23,7 @@ import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { parseAddress } from '../trap/listener.ts'
-import { type BootOptions, bootOptions, policyOf, tokenFile } from './bootOptions.ts'
+import { type BootOptions, bootOptions, OF_THE_SERVER, policyOf, tokenFile } from './bootOptions.ts'
 import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
@@ -42,9 +41,11 @@ const MAX_GUEST_EVENTS = 10_000
 export function bootCommand(program: Command): void {
   bootOptions(program.command('boot'), 0)
     .description('boot Linux with every SMMUv3 register access decided by the server, run the workload, report')
-    .option(
-      '--server <socket|host:port>',
-      'use the server that listens there (smmu-cosim dev --listen) instead of one of its own',
+    .addOption(
+      new Option(
+        '--server <socket|host:port>',
+        'use the server that listens there (smmu-cosim dev --listen) instead of one of its own',
+      ).conflicts([...OF_THE_SERVER]),
     )
     .addOption(tokenFile())
     .action((options: BootOptions) => bootAction(options))
@@ -84,12 +85,11 @@ function namedFiles({ policy, kernel, initrd, qemu, faults = [], ramDir, report,
 
 /** Checks before any work is done, so that a typo costs no boot. @throws Error naming option and file. */
 function check(options: BootOptions): void {
-  const { report, record } = options
   if (!POLICY_NAMES.includes(options.policy)) policyFile(options.policy)
   checkFiles(wantedFiles(options))
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
-  if (options.oracle && (options.baseline || options.server !== undefined))
-    throw new Error('--oracle: needs the server of this run: not with --baseline or --server')
+  if (typeof options.record === 'string' && (options.baseline || options.server !== undefined))
+    throw new Error('--record: needs the server of this run: not with --baseline or --server')
   if (options.tokenFile !== undefined) {
     if (options.server === undefined)
       throw new Error('--token-file: only with a server that runs elsewhere (boot --server, dev --listen)')
@@ -99,17 +99,6 @@ function check(options: BootOptions): void {
     throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
   }
   if (options.el2 !== 'none' && options.reboots > 0) throw new Error(`--reboots: not with --el2 ${options.el2}`)
-  for (const [option, file] of [
-    ['--report', report],
-    ['--record', record],
-  ]) {
-    if (!file) continue
-    try {
-      accessSync(dirname(resolve(file)), constants.W_OK)
-    } catch {
-      throw new Error(`${option} ${file}: its folder does not exist, or is not writable`)
-    }
-  }
   checkSizes(options, '--')
 }
 
@@ -285,11 +274,9 @@ function hung(timeout: number, events: readonly GuestEvent[]): Ending<'guest-hun
 
 /** @throws Error when the rules do not fit the machine */
 async function faultsOf(options: BootOptions): Promise<FaultPlan | undefined> {
-  const { faults, seed, until, translate, baseline, server } = options
+  const { faults, seed, until, translate } = options
   const policy = policyOf(options)
   if (faults === undefined) return undefined
-  if (baseline || server !== undefined)
-    throw new UsageError('--faults: they need the server of this run: not with --baseline or --server')
   try {
     return await planOf(faults, seed, { policy, until, translate })
   } catch (error) {

@@ -11,6 +11,7 @@ import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
+import { faultNames, folder, inputFile, outputFile } from './paths.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
 export interface BootOptions {
@@ -65,6 +66,21 @@ export interface BootOptions {
   readonly oracle?: boolean
 }
 
+/** Options for the server of a run: there is none, or somebody else gave it its own. */
+export const OF_THE_SERVER: readonly string[] = [
+  'policy',
+  'until',
+  'granule',
+  'quirk',
+  'requireIsolation',
+  'ats',
+  'panicOnWarn',
+  'oracle',
+  'faithful',
+  'translate',
+  'faults',
+]
+
 /** Of every command that starts machines. */
 export const noSandbox = (): Option =>
   new Option(
@@ -77,7 +93,9 @@ export const ramDirOption = (): Option =>
   new Option(
     '--ram-dir <dir>',
     'memory-backed folder for the file of guest RAM; memory: it is in none, and the server maps it',
-  ).default(DEFAULTS.ramDir)
+  )
+    .argParser(dir => (dir === DEFAULTS.ramDir ? dir : folder(dir)))
+    .default(DEFAULTS.ramDir)
 
 /** Of every command that serves machines. */
 export const transportOption = (): Option =>
@@ -136,8 +154,8 @@ export function bootOptions(command: Command, reconnect: number): Command {
       '--oracle',
       'as the machine runs, hold what devices reach against who owns the pages, by what was donated and reclaimed, and with --el2 by EL2’s own tables; stop where they must not',
     )
-    .option('--initrd <file>', "initramfs of your own instead of the workload's")
-    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
+    .option('--initrd <file>', "initramfs of your own instead of the workload's", inputFile)
+    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere', inputFile)
     .option('--append <text>', 'added to the kernel command line')
     .option('--memory <size>', 'guest RAM, e.g. 1G', size, DEFAULTS.memory)
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)
@@ -150,10 +168,21 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())
-    .option('--interactive', 'a shell in the guest instead of the workload (end it with exit)')
+    .addOption(
+      new Option('--interactive', 'a shell in the guest instead of the workload (end it with exit)').conflicts([
+        'reboots',
+      ]),
+    )
     .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))
     .option('--dashboard-host <address>', 'address of the dashboard; any but loopback needs the token', DEFAULT_HOST)
-    .option('--baseline', 'the same machine without the server, for comparison')
+    .addOption(
+      new Option('--baseline', 'the same machine without the server, for comparison').conflicts([
+        ...OF_THE_SERVER,
+        'server',
+        'transport',
+        'reconnect',
+      ]),
+    )
     .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
     .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)
     .option(
@@ -163,16 +192,16 @@ export function bootOptions(command: Command, reconnect: number): Command {
       reconnect,
     )
     .option('--timeout <s>', 'time limit of the guest; 0: none', integer(0, 1_000_000), 300)
-    .option('--report <file>', 'write the report as JSON')
+    .option('--report <file>', 'write the report as JSON', outputFile)
     .addOption(
       new Option('--translate <mode>', 'who translates for devices: QEMU’s model, the server, or both compared')
         .choices(Object.keys(enums.translateMode))
         .default('hardware'),
     )
-    .option('--record <file>', 'where the run is recorded; by default in the runs folder')
+    .option('--record <file>', 'where the run is recorded; by default in the runs folder', outputFile)
     .option('--no-record', 'do not record')
     .option('--record-limit <size>', 'size limit of the recording; the middle of a longer one is left out', size, '2G')
-    .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue')
+    .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue', faultNames)
     .option('--seed <n>', 'seed of everything random in faults', integer(0, 0xffff_ffff), 1)
     .option('--faithful', 'every register access of the guest traps, and every hardware access is waited for')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')

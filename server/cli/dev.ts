@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import { LiveCode } from '../control/liveCode.ts'
@@ -93,7 +92,6 @@ async function listen(options: DevOptions, address: string): Promise<void> {
     }).filter(([, given]) => given)
     for (const [name] of without) throw new UsageError(`${name} needs a machine; --listen runs only the server`)
     const folder = ramFolder(options.ramDir)
-    if (!existsSync(folder)) throw new UsageError(`--ram-dir ${folder}: no such folder`)
     const token = usage(() => (options.tokenFile === undefined ? undefined : readToken(options.tokenFile)))
     const ring = createRing()
     const thread = await TrapThread.start({

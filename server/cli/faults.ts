@@ -7,6 +7,7 @@ import { loadAside } from '../faults/loadAside.ts'
 import { type CatalogueEntry, FileSchema } from '../faults/rule.ts'
 import { EXIT, fail } from './exit.ts'
 import { faultsRunCommands } from './faultsRun.ts'
+import { faultName, inputFiles } from './paths.ts'
 import { print, report } from './terminal.ts'
 
 export function faultsCommand(program: Command): void {
@@ -17,12 +18,14 @@ export function faultsCommand(program: Command): void {
     .option('--json', 'as JSON')
     .action(({ json }: { json?: boolean }) => attempt(() => printed(json, catalogue(), entries => list(entries))))
   faults
-    .command('show <name>')
+    .command('show')
+    .argument('<name>', 'see faults list', faultName)
     .description('one entry of the catalogue, with its rules')
     .option('--json', 'as JSON')
     .action((name: string, { json }: { json?: boolean }) => attempt(() => printed(json, entryNamed(name), show)))
   faults
-    .command('check <file...>')
+    .command('check')
+    .argument('<file...>', 'YAML or JSON', inputFiles)
     .description('whether files are right; says where they are not')
     .action((files: readonly string[]) => attempt(() => check(files)))
   faults

@@ -18,6 +18,7 @@ import type { Job, SessionResult } from '../sessions/session.ts'
 import type { Transport } from '../trap/messages.ts'
 import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { faultNames, inputFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -77,8 +78,8 @@ const outputOptions = (command: Command): Command =>
   command
     .option('--database <file>', 'where campaigns are kept', defaultDatabase())
     .option('--json', 'the result as JSON')
-    .option('--junit <file>', 'write JUnit XML')
-    .option('--html <file>', 'write a page with time lines, console and trace')
+    .option('--junit <file>', 'write JUnit XML', outputFile)
+    .option('--html <file>', 'write a page with time lines, console and trace', outputFile)
 
 const runOptions = (command: Command): Command =>
   outputOptions(command)
@@ -89,11 +90,11 @@ const runOptions = (command: Command): Command =>
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())
-    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
+    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere', inputFile)
 
 /** Adds the commands that run sessions. */
 export function faultsRunCommands(faults: Command): void {
-  runOptions(faults.command('run <name|file...>'))
+  runOptions(faults.command('run').argument('<name|file...>', 'of the catalogue, or of your own', faultNames))
     .description('run sessions with faults of the catalogue, or of files of your own')
     .option(
       '--twice',
@@ -102,10 +103,10 @@ export function faultsRunCommands(faults: Command): void {
     .action((what: readonly string[], options: RunOptions) =>
       act(async signal => start('run', await entriesOfAll(what), what, options, signal)),
     )
-  runOptions(faults.command('campaign [name|file...]'))
+  runOptions(faults.command('campaign').argument('[name|file...]', 'default: the whole catalogue', faultNames))
     .description('the whole catalogue, or a part of it; goes on where it was interrupted')
     .option('--resume [id]', 'go on with an interrupted campaign, by default the newest', whole)
-    .action((what: readonly string[], options: RunOptions) =>
+    .action((what: readonly string[] = [], options: RunOptions) =>
       act(async signal => {
         const all = what.length === 0 ? catalogue() : await entriesOfAll(what)
         return start('campaign', all, what, options, signal)
@@ -117,7 +118,9 @@ export function faultsRunCommands(faults: Command): void {
     .option('--database <file>', 'where campaigns are kept', defaultDatabase())
     .action(({ database }: OutputOptions) => act(async () => printCampaigns(new Database(database))))
   faults
-    .command('salvage <damaged> <new>')
+    .command('salvage')
+    .argument('<damaged>', 'a database', inputFile)
+    .argument('<new>', 'another one', outputFile)
     .description('what can be read of a damaged database, in a new one')
     .action((damaged: string, made: string) =>
       act(async () => {
@@ -125,22 +128,24 @@ export function faultsRunCommands(faults: Command): void {
         say(`${made}: ${campaigns} campaigns with ${sessions} sessions`)
       }),
     )
-  outputOptions(faults.command('report <campaign>'))
+  outputOptions(faults.command('report').argument('<campaign>', 'its number', whole))
     .description('what came of a campaign')
-    .action((id: string, options: OutputOptions) =>
+    .action((id: number, options: OutputOptions) =>
       act(async () => {
         const database = new Database(options.database)
-        await output(database, database.campaign(whole(id)), options)
+        await output(database, database.campaign(id), options)
       }),
     )
   faults
-    .command('compare <before> <after>')
+    .command('compare')
+    .argument('<before>', 'number of a campaign', whole)
+    .argument('<after>', 'of another one', whole)
     .description('verdicts of two campaigns that differ')
     .option('--database <file>', 'where campaigns are kept', defaultDatabase())
-    .action((before: string, after: string, options: OutputOptions) =>
+    .action((before: number, after: number, options: OutputOptions) =>
       act(async () => {
         const database = new Database(options.database)
-        const rows = (id: string) => database.rows(database.campaign(whole(id)))
+        const rows = (id: number) => database.rows(database.campaign(id))
         print(compareText(rows(before), rows(after)))
       }),
     )

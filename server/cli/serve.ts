@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError } from 'commander'
 import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
@@ -8,7 +7,8 @@ import { ramFolder } from '../run/options.ts'
 import type { Transport } from '../trap/messages.ts'
 import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
-import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { inputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
 interface ServeOptions {
@@ -42,8 +42,8 @@ export function serveCommand(program: Command): void {
       (name, all: string[]) => [...all, name],
       [],
     )
-    .option('--policy <file>', 'a policy of your own, offered to start machines with')
-    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
+    .option('--policy <file>', 'a policy of your own, offered to start machines with', inputFile)
+    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere', inputFile)
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())
@@ -52,10 +52,6 @@ export function serveCommand(program: Command): void {
       const { signal, dispose } = abortOnSignal()
       try {
         const { sandbox, policy, qemu, ramDir } = options
-        // A confined process cannot look for what it was not allowed to read.
-        for (const file of [policy, qemu]) {
-          if (file !== undefined && !existsSync(file)) throw new UsageError(`${file}: no such file`)
-        }
         await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramFolder(ramDir)] }, signal)
         await serve(options, signal)
       } catch (error) {

@@ -34,6 +34,7 @@ import {
 import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
+import { inputFile, ofFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
@@ -74,7 +75,11 @@ interface SymbolOptions {
 
 function symbolOptions(command: Command): Command {
   return command
-    .option('--symbols [file]', "kernel image (default: the recorded one), System.map, or the guest's /proc/kallsyms")
+    .option(
+      '--symbols [file]',
+      "kernel image (default: the recorded one), System.map, or the guest's /proc/kallsyms",
+      inputFile,
+    )
     .option(
       '--kaslr <offset>',
       'how far the kernel was moved; worked out from the traps by default',
@@ -115,10 +120,24 @@ function loadSymbols(reader: TraceReader, { symbols: file, kaslr }: SymbolOption
   return symbols
 }
 
-/** Runs an action with the reader of a file, says what is wrong with the file, and sets the exit code. */
-async function reading(path: string, action: (reader: TraceReader) => Promise<void>): Promise<void> {
+/**
+ * Runs an action with the reader of a file, says what is wrong with the file, and sets the exit code.
+ * @param trouble exit code when the file is no recording
+ */
+async function reading(
+  path: string,
+  action: (reader: TraceReader) => Promise<void>,
+  trouble: number = EXIT.failed,
+): Promise<void> {
+  let reader: TraceReader
   try {
-    const reader = TraceReader.open(path)
+    reader = TraceReader.open(path)
+  } catch (error) {
+    fail(error)
+    process.exitCode = trouble
+    return
+  }
+  try {
     await action(reader)
     for (const problem of reader.problems) {
       say(`${problem.path}: byte ${problem.offset}: ${problem.message}`)
@@ -155,8 +174,7 @@ function filterOf(options: ShowCommandOptions): Filter {
 }
 
 function showCommand(trace: Command): void {
-  const command = trace
-    .command('show <file>')
+  const command = ofFile(trace.command('show'))
     .description('print what happened, decoded; all filters given must hold')
     .option('--register <names>', 'traps of these registers, e.g. CR0,CMDQ_BASE or 0x20', list(parseRegister))
     .option('--command <names>', 'traps with these commands of the host, e.g. CFGI_STE', list(parseCommand))
@@ -187,7 +205,9 @@ function showCommand(trace: Command): void {
 }
 
 function statsCommand(trace: Command): void {
-  const command = trace.command('stats <file>').description('numbers of a run').option('--json', 'as JSON, times in ns')
+  const command = ofFile(trace.command('stats'))
+    .description('numbers of a run')
+    .option('--json', 'as JSON, times in ns')
   symbolOptions(command).action((path: string, options: SymbolOptions & { readonly json?: boolean }) =>
     reading(path, async reader => {
       const found = stats(reader.records(), warningsOf(reader.header), loadSymbols(reader, options))
@@ -210,13 +230,17 @@ interface DiffCommandOptions {
 
 function diffCommand(trace: Command): void {
   trace
-    .command('diff <a> <b>')
-    .description('what the second run did differently, first divergence first')
+    .command('diff')
+    .argument('<a>', 'a recording', inputFile)
+    .argument('<b>', 'the one it is compared with', inputFile)
+    .description(
+      'what the second run did differently, first divergence first; as diff(1), 1 when there is something, 2 for files that are no recordings',
+    )
     .option('--no-values', 'compare which registers were accessed, not the values')
     .option('--nested', 'compare accesses to hardware and memory, too')
     .option('--limit <n>', 'places to print', value(parseNumber), 10)
     .action((a: string, b: string, options: DiffCommandOptions) =>
-      reading(a, left => reading(b, right => printDiff(left, right, options))),
+      reading(a, left => reading(b, right => printDiff(left, right, options), EXIT.usage), EXIT.usage),
     )
 }
 
@@ -262,14 +286,13 @@ function exportCommand(trace: Command): void {
   const formats = ['perfetto', 'vcd', 'json', 'csv']
   const format = (name: string, text: string) =>
     new Option(`--${name}`, text).conflicts(formats.filter(other => other !== name))
-  const command = trace
-    .command('export <file>')
+  const command = ofFile(trace.command('export'))
     .description('convert a recording')
     .addOption(format('perfetto', 'for ui.perfetto.dev and chrome://tracing'))
     .addOption(format('vcd', 'registers for waveform viewers'))
     .addOption(format('json', 'one object a line'))
     .addOption(format('csv', 'one line a record'))
-    .option('-o, --output <file>', 'instead of standard output')
+    .option('-o, --output <file>', 'instead of standard output', outputFile)
   symbolOptions(command).action((path: string, options: ExportCommandOptions) =>
     reading(path, async reader => {
       const { header } = reader
@@ -288,11 +311,10 @@ function exportCommand(trace: Command): void {
 }
 
 function flameCommand(trace: Command): void {
-  const command = trace
-    .command('flame <file>')
+  const command = ofFile(trace.command('flame'))
     .description('folded stacks of traps by kernel function, for flamegraph.pl, speedscope, inferno')
     .addOption(new Option('--weight <what>', 'what a stack weighs').choices(['traps', 'time']).default('traps'))
-    .option('-o, --output <file>', 'instead of standard output')
+    .option('-o, --output <file>', 'instead of standard output', outputFile)
   const action = (path: string, options: SymbolOptions & { weight: 'traps' | 'time'; output?: string }) =>
     reading(path, async reader => {
       const symbols = loadSymbols(reader, { symbols: true, ...options })
@@ -305,11 +327,10 @@ function flameCommand(trace: Command): void {
 }
 
 function cutCommand(trace: Command): void {
-  trace
-    .command('cut <file>')
+  ofFile(trace.command('cut'))
     .description('keep the beginning of a recording')
     .requiredOption('--to <seq>', 'number of the last trap that is kept', value(parseNumber))
-    .requiredOption('-o, --output <file>', 'the new recording; compressed when its name ends in .gz')
+    .requiredOption('-o, --output <file>', 'the new recording; compressed when its name ends in .gz', outputFile)
     .action((path: string, options: { readonly to: number; readonly output: string }) =>
       reading(path, async reader => {
         const bytes = await cut(reader, options.to, options.output)
@@ -350,8 +371,7 @@ interface ReplayCommandOptions {
 }
 
 function replayCommand(program: Command): void {
-  program
-    .command('replay <file>')
+  ofFile(program.command('replay'))
     .description('let a hypervisor decide again what was recorded, without QEMU, and say what it does differently')
     .option('--policy <name|file>', 'default: that of the recording')
     .addOption(

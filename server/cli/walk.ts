@@ -6,6 +6,7 @@ import { recordedMachine } from '../trace/recordedMachine.ts'
 import { Client, type ClientOptions, urlOptions } from './ctl/client.ts'
 import { address, integer, onSmmu } from './ctl/command.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
+import { inputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
 export interface WalkOptions {
@@ -52,7 +53,11 @@ async function printRecordedWalk(recording: string, options: WalkCommandOptions)
 /** `smmu-cosim walk`: the same as `ctl walk`, and of a recording. */
 export function walkCommand(program: Command): void {
   const command = walkOptions(urlOptions(program.command('walk')))
-    .addOption(new Option('--recording <file>', 'of a recorded machine instead of a running one').conflicts('url'))
+    .addOption(
+      new Option('--recording <file>', 'of a recorded machine instead of a running one')
+        .argParser(inputFile)
+        .conflicts('url'),
+    )
     .option('--at <trap>', 'with --recording: as it stood after that trap; default: at its end', integer)
     .option(
       '--policy <name|file>',

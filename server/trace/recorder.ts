@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import type { WarningTable } from '../policy/warnings.ts'
 import {
@@ -21,6 +20,7 @@ import type { Sink } from './pump.ts'
 import { kinds, type RecordOf, type TraceRecord } from './records.ts'
 import type { RingReader } from './ring.ts'
 import { laterSegments, segmentPath } from './segments.ts'
+import { projectVersion } from './version.ts'
 
 /** A block is written when it has so many bytes, or is so old in ms. */
 const BLOCK_BYTES = 1 << 18
@@ -32,20 +32,17 @@ const MAX_WAITING = 32
 /** ms after which a write that failed is tried again. */
 const RETRY = 1000
 
-const PACKAGE = new URL('../../package.json', import.meta.url)
-
 /** The header of a new recording. @param now of the pump, ns: what `start` counts from was that long ago. */
 export function newHeader(
   now: number,
   run: Pick<TraceHeader, 'policy' | 'policyOptions' | 'kernel' | 'image'>,
 ): RecorderOptions['header'] {
   const created = Date.now()
-  const { version } = JSON.parse(readFileSync(PACKAGE, 'utf8')) as { version: string }
   return {
     recording: randomUUID(),
     created: new Date(created).toISOString(),
     epoch: created - now / 1e6,
-    versions: { 'smmu-cosim': version, node: process.version },
+    versions: { 'smmu-cosim': projectVersion(), node: process.version },
     ...run,
   }
 }

@@ -55,7 +55,7 @@ describe('refused before anything is started', () => {
   test.each([
     [['--policy', 'passthrough'], '--oracle: with --policy passthrough there is no second stage'],
     [['--until', 'queues'], '--oracle: with --until queues there is no second stage'],
-    [['--baseline'], '--oracle: needs the server of this run'],
+    [['--baseline'], "'--baseline' cannot be used with option '--oracle'"],
   ])('%j', async (args, reason) => {
     const { code, stderr } = await cosim(['boot', '--oracle', ...args])
     expect(code).toBe(2)

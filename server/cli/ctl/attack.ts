@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Attacks on a policy, in a process beside the machine. */
+import { Option } from 'commander'
 import type { AttackBody, AttackRunView } from '../../api/schemas/attack.ts'
+import { SERIES_STEPS } from '../../policy/policy.ts'
 import { quirkOption } from '../bootOptions.ts'
 import { type Add, integer, plain } from './command.ts'
 
@@ -31,7 +33,7 @@ export function attackCommands(add: Add): void {
     command =>
       command
         .option('--policy <name>', 'a policy, or own: the file given to serve')
-        .option('--until <stage>', 'mmio, cmdq, strtab, queues or nested')
+        .addOption(new Option('--until <stage>', 'prefix of the series').choices(SERIES_STEPS))
         .addOption(quirkOption())
         .option('--hardware <list>', 'what hardware may be besides QEMU’s model, with commas')
         .option('--seconds <n>', 'end after so many', integer)

@@ -2,9 +2,21 @@
 /** Helpers for the subcommands of `ctl`. */
 import { type Command, InvalidArgumentError } from 'commander'
 import { fail } from '../exit.ts'
+import { faultNames, outputFile } from '../paths.ts'
 import { Client, type ClientOptions } from './client.ts'
 
 type Action<O> = (client: Client, options: O, args: readonly string[]) => Promise<void>
+
+/** What arguments of these names have to be. */
+type Argument = string | number | readonly string[]
+const ARGUMENTS: Readonly<Record<string, (text: string, before?: Argument) => Argument>> = {
+  id: text => integer(text),
+  n: text => integer(text),
+  sid: text => integer(text),
+  address: text => address(text),
+  file: text => outputFile(text),
+  'name|file': (text, before) => faultNames(text, Array.isArray(before) ? before : []),
+}
 
 /** Adds a subcommand. `O`: what its options are parsed to. */
 export type Add = <O = object>(
@@ -18,9 +30,13 @@ export const adder =
   (ctl: Command): Add =>
   <O>(usage: string, description: string, build: (command: Command) => Command, run: Action<O>) => {
     const command = build(ctl.command(usage).description(description))
+    for (const argument of command.registeredArguments) {
+      const parse = ARGUMENTS[argument.name()]
+      if (parse !== undefined) argument.argParser<Argument | undefined>(parse)
+    }
     command.action(async () => {
       try {
-        await run(new Client(ctl.opts<ClientOptions>()), command.opts() as O, command.args)
+        await run(new Client(ctl.opts<ClientOptions>()), command.opts() as O, command.processedArgs.flat().map(String))
       } catch (error) {
         fail(error)
       }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine's life, console and counters. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Option } from 'commander'
 import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../api/schemas/lifecycle.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
+import { SERIES_STEPS } from '../../policy/policy.ts'
+import { KERNELS } from '../../run/files.ts'
 import { quirkOption } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
@@ -40,13 +43,18 @@ export function lifecycleCommands(add: Add): void {
     command =>
       command
         .option('--policy <name>', `${POLICY_NAMES.join(', ')}, or own: the file given to serve`)
-        .option('--until <stage>', 'mmio, cmdq, strtab, queues or nested')
-        .option('--kernel <series>', '6.12 or 6.1')
+        .addOption(new Option('--until <stage>', 'prefix of the series').choices(SERIES_STEPS))
+        .addOption(new Option('--kernel <series>', 'Debian’s').choices(KERNELS))
         .option('--memory <size>', 'guest RAM')
         .option('--carveout <size>', 'hypervisor memory')
-        .option('--el2 <what>', 'pkvm: the guest runs as pKVM; its workload ends with attacks on a protected VM')
+        .addOption(
+          new Option(
+            '--el2 <what>',
+            'pkvm: the guest runs as pKVM; its workload ends with attacks on a protected VM',
+          ).choices(['none', 'pkvm']),
+        )
         .option('--smp <n>', 'vCPUs', integer)
-        .option('--run <what>', 'shell or workload')
+        .addOption(new Option('--run <what>', 'a shell, or the workload').choices(['shell', 'workload']))
         .option('--bench <n>', 'timed reads of each disk', integer)
         .option('--append <text>', 'added to the kernel command line')
         .addOption(quirkOption())

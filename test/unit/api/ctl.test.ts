@@ -272,7 +272,7 @@ test.each<[string[], RegExp]>([
   [['attack-start', '--hardware', 'steam'], /hardware/],
   [['attack-stop'], /no attack runs/],
   [['attack-finding', '999'], /no finding 999 is kept/],
-  [['download', '/nowhere/at/all'], /ENOENT/],
+  [['download', '/nowhere/at/all'], /its folder does not exist/],
 ])('ctl %j: refused, in one line', async (args, expected) => {
   const { code, out, err } = await ctl(...args)
   expect(err).toMatch(expected)

@@ -98,11 +98,11 @@ describe('what it does not take', () => {
     [['--quirk', 'cheese'], /policy pkvm has no quirk "cheese": there are cmd-sync-msi, /],
     [['--quirk', 'queue-unshared'], /has no quirk "queue-unshared": did you mean queues-unshared\? there are /],
     [['--quirk', 'eats', '--policy', 'passthrough'], /policy passthrough has no quirk "eats": it has none/],
-    [['--known', '/nowhere.json'], /\/nowhere\.json: ENOENT/],
-    [['--known', tmpdir()], /EISDIR/],
-    [['--replay', '/nowhere.json'], /\/nowhere\.json: ENOENT/],
+    [['--known', '/nowhere.json'], /'\/nowhere\.json' is invalid\. no such file/],
+    [['--known', tmpdir()], /this is a folder, expected a file/],
+    [['--replay', '/nowhere.json'], /'\/nowhere\.json' is invalid\. no such file/],
     [['--jobs', '0'], /a whole number from 1 to 256/],
-    [['--replay', '/nowhere.json', '--known', LIST], /cannot be used with option '--known/],
+    [['--replay', LIST, '--known', LIST], /cannot be used with option '--known/],
     [['--mutants', '1', '--seconds', '1', '--until', 'mmio'], /cannot be used with option/],
   ])('%s', async (args, message) => {
     const { code, stderr } = await cosim(

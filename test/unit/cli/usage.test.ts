@@ -6,6 +6,7 @@ import { type AddressInfo, createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { cosim } from '../../boot/cli.ts'
+import { parsed } from './parsed.ts'
 
 const MAIN = fileURLToPath(new URL('../../../server/cli/main.ts', import.meta.url))
 
@@ -22,11 +23,18 @@ test.each<[string, RegExp]>([
   ['boot --kernel /none', /no such file/],
   ['boot --policy /none.ts', /does not exist/],
   ['boot --memory 1G --carveout 1G', /more than half/],
-  ['boot --baseline --faults sync-hangs', /--faults: they need the server of this run/],
-  ['boot --faults no-such-fault', /--faults: /],
+  ['boot --baseline --faults sync-hangs', /'--baseline' cannot be used with option '--faults/],
+  ['boot --baseline --panic-on-warn', /'--baseline' cannot be used with option '--panic-on-warn'/],
+  ['boot --baseline --policy passthrough', /'--baseline' cannot be used with option '--policy/],
+  ['boot --baseline --record /tmp/x', /--record: needs the server of this run/],
+  ['boot --baseline --server /none', /'--baseline' cannot be used with option '--server/],
+  ['boot --server /none --panic-on-warn', /'--server.*' cannot be used with option '--panic-on-warn'/],
+  ['boot --server /none --quirk x', /'--server.*' cannot be used with option '--quirk/],
+  ['boot --interactive --reboots 2', /'--interactive' cannot be used with option '--reboots/],
+  ['boot --faults no-such-fault', /no fault "no-such-fault" in the catalogue/],
   ['boot --token-file /none', /--token-file: only with a server that runs elsewhere/],
   ['boot --server /none --token-file /none', /--token-file .none: ENOENT/],
-  ['dev --listen /none/x --ram-dir /none', /--ram-dir .none: no such folder/],
+  ['dev --listen /none/x --ram-dir /none', /'--ram-dir <dir>' argument '.none' is invalid. no such folder/],
   ['serve --policy /none', /no such file/],
   ['serve --port x', /expected a port/],
   ['trace show', /missing required argument/],
@@ -37,10 +45,115 @@ test.each<[string, RegExp]>([
   ['attack --hardware x', /there is no "x"/],
   ['fuzz --only x', /there is no "x"/],
   ['bench --only x', /there is no "x"|is invalid/],
-])('%s: 2', (command, message) => {
-  const { status, stderr } = run(...command.split(' '))
+])('%s: 2', async (command, message) => {
+  const words = command.split(' ')
+  const { code, said } = await parsed(words)
+  // What is wrong can be seen only by the command itself.
+  const { status, stderr } = code === 0 ? run(...words) : { status: code, stderr: said }
   expect(stderr).toMatch(message)
   expect(status).toBe(2)
+})
+
+/** Each command that reads or writes a file that the command line names. */
+test.each([
+  'boot --initrd FILE',
+  'boot --qemu FILE',
+  'boot --report OUTPUT',
+  'boot --record OUTPUT',
+  'boot --ram-dir FOLDER',
+  'serve --policy FILE',
+  'serve --qemu FILE',
+  'walk --sid 8 --iova 0 --recording FILE',
+  'replay FILE',
+  'trace show FILE',
+  'trace show /dev/null --symbols FILE',
+  'trace stats FILE',
+  'trace diff FILE /dev/null',
+  'trace diff /dev/null FILE',
+  'trace export FILE',
+  'trace export /dev/null --csv -o OUTPUT',
+  'trace flame FILE',
+  'trace flame /dev/null -o OUTPUT',
+  'trace cut FILE --to 1 -o /tmp/x',
+  'trace cut /dev/null --to 1 -o OUTPUT',
+  'faults check FILE',
+  'faults check /dev/null FILE',
+  'faults run /tmp/FILE.yaml',
+  'faults run no-such-fault',
+  'faults show no-such-fault',
+  'faults run sync-hangs --junit OUTPUT',
+  'faults run sync-hangs --html OUTPUT',
+  'faults salvage FILE /tmp/x',
+  'faults salvage /dev/null OUTPUT',
+  'faults report 1 --html OUTPUT',
+  'attack --known FILE',
+  'attack --replay FILE',
+  'bench --json OUTPUT',
+  'bench --results FILE',
+  'ctl download OUTPUT',
+  'ctl fault-arm /tmp/FILE.yaml',
+])('what is not there is named, and nothing was done: %s', async command => {
+  const words = { FILE: 'no-such-file', OUTPUT: '/no-such-folder/x', FOLDER: 'no-such-folder' }
+  const { code, said } = await parsed(command.replace(/FILE|OUTPUT|FOLDER/, name => words[name as 'FILE']).split(' '))
+  expect(said).toMatch(/no-such-/)
+  expect(said).toMatch(/no such|does not exist|no fault/)
+  expect(code).toBe(2)
+})
+
+test.each([['boot --report /'], ['trace show /'], ['ctl download /']])('a folder is no file: %s', async command => {
+  const { code, said } = await parsed(command.split(' '))
+  expect(said).toContain('this is a folder, expected a file')
+  expect(code).toBe(2)
+})
+
+/** Each place for a number. */
+test.each([
+  'boot --bench x',
+  'boot --reboots -1',
+  'boot --timeout 1.5',
+  'boot --seed 4294967296',
+  'boot --dashboard 65536',
+  'boot --reconnect x',
+  'boot --storm -1',
+  'boot --memory 1T1',
+  'boot --record-limit x',
+  'serve --port 65536',
+  'walk --sid x --iova 0',
+  'walk --sid 1 --iova x',
+  'faults run sync-hangs --jobs 0',
+  'faults run sync-hangs --seed x',
+  'faults report x',
+  'faults compare 1 x',
+  'attack --seed -1',
+  'attack --ops 0',
+  'trace show /dev/null --sid x',
+  'trace show /dev/null --limit x',
+  'fuzz --seconds 0',
+  'bench --pairs 0',
+  'ctl trap x',
+  'ctl stream x',
+  'ctl unbreak x',
+  'ctl enable x',
+  'ctl memory x',
+  'ctl table x',
+  'ctl attack-finding x',
+  'ctl traps --limit x',
+])('what is no number, or none of those: %s', async command => {
+  const { code, said } = await parsed(command.split(' '))
+  expect(said).toMatch(/expected|a size|is invalid/)
+  expect(code).toBe(2)
+})
+
+test('trace diff tells files that are no recordings from recordings that differ', () => {
+  const { status, stderr } = run('trace', 'diff', '/dev/null', '/dev/null')
+  expect(stderr).toBe('smmu-cosim: /dev/null: not a file\n')
+  expect(status).toBe(2)
+})
+
+test('--version', () => {
+  const { status, stdout } = spawnSync(process.execPath, [MAIN, '--version'], { encoding: 'utf8' })
+  expect(stdout).toMatch(/^\d+\.\d+\.\d+ \(protocol \d+, Node 26\.\S+\)\n$/)
+  expect(status).toBe(0)
 })
 
 test.each([['trace show /dev/null'], ['ctl --url http://127.0.0.1:1/ status']])(

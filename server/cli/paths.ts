@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Paths that the command line names are looked at while it is read: one that is not there costs no work, and no boot. */
+import { accessSync, constants, statSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { type Command, InvalidArgumentError } from 'commander'
+import { entryNamed, isFile } from '../faults/catalogue.ts'
+
+/** A file to be read. @throws InvalidArgumentError */
+export function inputFile(path: string): string {
+  try {
+    accessSync(path, constants.R_OK)
+  } catch (error) {
+    const denied = (error as NodeJS.ErrnoException).code === 'EACCES'
+    throw new InvalidArgumentError(denied ? 'you may not read it' : 'no such file')
+  }
+  if (statSync(path).isDirectory()) throw new InvalidArgumentError('this is a folder, expected a file')
+  return path
+}
+
+/** A file to be written, maybe over another one. @throws InvalidArgumentError */
+export function outputFile(path: string): string {
+  const file = statSync(path, { throwIfNoEntry: false })
+  if (file?.isDirectory()) throw new InvalidArgumentError('this is a folder, expected a file')
+  try {
+    accessSync(file === undefined ? dirname(resolve(path)) : path, constants.W_OK)
+  } catch {
+    const what = file === undefined ? 'its folder does not exist, or is not writable' : 'you may not write it'
+    throw new InvalidArgumentError(what)
+  }
+  return path
+}
+
+/** A folder with files. @throws InvalidArgumentError */
+export function folder(path: string): string {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true)
+    throw new InvalidArgumentError('no such folder')
+  return path
+}
+
+/** Several files. */
+export const inputFiles = (path: string, before: readonly string[] = []): string[] => [...before, inputFile(path)]
+
+/** A file of fault rules, or a name of the catalogue. @throws InvalidArgumentError */
+export function faultName(text: string): string {
+  if (isFile(text)) return inputFile(text)
+  try {
+    entryNamed(text)
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+  return text
+}
+
+export const faultNames = (text: string, before: readonly string[] = []): string[] => [...before, faultName(text)]
+
+/** The one file that a command is about. */
+export const ofFile = (command: Command, about = 'a recording'): Command => command.argument('<file>', about, inputFile)
