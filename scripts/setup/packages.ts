@@ -69,7 +69,7 @@ export async function ensureBrowser(options: SetupOptions = {}): Promise<void> {
 }
 
 async function install({ progress, signal }: Context, wanted: string[]): Promise<void> {
-  const options = { step: 'installing system packages', log: logPath('packages'), signal }
+  const options = { step: 'installing system packages', log: logPath('packages'), signal, mayFinish: true }
   const missing = missingPackages(wanted, await dpkgStates(wanted))
   if (missing.length === 0) return
 

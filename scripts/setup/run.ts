@@ -25,11 +25,16 @@ export interface RunOptions {
   onLine?: (line: string) => void
   /** Stay in the terminal's session, so that sudo can ask for a password there. */
   interactive?: boolean
+  /** On abort it is told to end and waited for: killed, it would leave the system's packages half installed. */
+  mayFinish?: boolean
 }
+
+/** A command that is told to end has so long until it is killed, ms: all of set-up has two seconds. */
+const PATIENCE_MS = 1_000
 
 /**
  * Runs a command to its end and returns what it printed on stdout.
- * Throws a SetupError that names step, command and log if it fails; kills it with all its children on abort.
+ * Throws a SetupError that names step, command and log if it fails; ends it with all its children on abort.
  */
 export async function run(command: string, args: string[], options: RunOptions): Promise<string> {
   options.signal?.throwIfAborted()
@@ -46,7 +51,12 @@ export async function run(command: string, args: string[], options: RunOptions):
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: !options.interactive,
   })
-  const kill = () => killTree(child.pid, !options.interactive)
+  let late: NodeJS.Timeout | undefined
+  const kill = () => {
+    const end = (signal: NodeJS.Signals) => killTree(child.pid, !options.interactive, signal)
+    end('SIGTERM')
+    if (!options.mayFinish) late = setTimeout(() => end('SIGKILL'), PATIENCE_MS)
+  }
   options.signal?.addEventListener('abort', kill)
 
   const output: string[] = []
@@ -69,15 +79,16 @@ export async function run(command: string, args: string[], options: RunOptions):
     if (outcome !== undefined) throw await failure(commandLine, outcome, options)
     return output.join('\n')
   } finally {
+    clearTimeout(late)
     options.signal?.removeEventListener('abort', kill)
     log.destroy()
   }
 }
 
-function killTree(pid: number | undefined, ownGroup: boolean): void {
+function killTree(pid: number | undefined, ownGroup: boolean, signal: NodeJS.Signals): void {
   if (pid === undefined) return
   try {
-    process.kill(ownGroup ? -pid : pid, 'SIGTERM')
+    process.kill(ownGroup ? -pid : pid, signal)
   } catch {
     // It ended by itself, or it is sudo, which takes Ctrl-C from the terminal and nothing from us.
   }

@@ -61,6 +61,7 @@ export class MachineManager {
     () => this.monitor.query('query-blockstats'),
   )
   readonly #defaults: LaunchDefaults
+  readonly #closing = new AbortController()
   #state: MachineState = 'off'
   #phase: Phase = 'off'
   #step: string | null = null
@@ -185,8 +186,14 @@ export class MachineManager {
     await this.#ended
   }
 
+  /** Aborted when all of it ends: nothing is worth waiting for any more. */
+  get closing(): AbortSignal {
+    return this.#closing.signal
+  }
+
   /** Ends what runs. */
   async close(): Promise<void> {
+    this.#closing.abort(new Problem(503, 'the server ends'))
     await Promise.all([this.attackRun.close(), this.#closeMachine()])
   }
 

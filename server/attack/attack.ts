@@ -2,18 +2,18 @@
 /** An attack on a policy: as many threads as asked for, what they found, and what is known already. */
 
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
-import { loadPolicy } from '../policy/load.ts'
-import type { PolicyFactory, SeriesStep } from '../policy/policy.ts'
+import type { SeriesStep } from '../policy/policy.ts'
 import type { CampaignStats } from './campaign.ts'
-import { type Case, decodeCase, encodeCase, replay } from './cases.ts'
-import { readJson, readText } from './files.ts'
-import { kindsOf, mended, readKnown, type Weakness } from './known.ts'
-import type { WorkerMessage, WorkerOptions } from './messages.ts'
+import { type Case, encodeCase } from './cases.ts'
+import { PROGRAMS, readJson } from './files.ts'
+import type { Weakness } from './known.ts'
+import type { Found, Recheck, RecheckOptions, WorkerMessage, WorkerOptions } from './messages.ts'
 import { MODES, type Program, REPERTOIRES } from './program.ts'
 import type { HardwareOption } from './setup.ts'
 
@@ -31,14 +31,6 @@ export interface AttackOptions {
   readonly corpus: string | undefined
   /** File of known weaknesses. */
   readonly known: string | undefined
-}
-
-/** A case, and where it is. */
-export interface Found {
-  readonly found: Case
-  readonly file: string | undefined
-  /** Since the start of the attack; undefined: a case of the corpus. */
-  readonly seconds: number | undefined
 }
 
 export interface AttackResult {
@@ -70,7 +62,6 @@ export interface Progress {
   readonly seconds: number
 }
 
-const PROGRAMS = 'programs.json'
 const MAX_PROGRAMS = 100_000
 const ProgramsSchema = Type.Array(
   Type.Object(
@@ -111,22 +102,6 @@ function writePrograms(corpus: string, programs: readonly Program[]): void {
   writeFileSync(join(corpus, PROGRAMS), `[${texts.join(',')}]\n`)
 }
 
-/** Cases of the corpus that show something that is not known. */
-function regressions(corpus: string | undefined, factory: PolicyFactory, known: readonly Weakness[]): Found[] {
-  if (corpus === undefined || !existsSync(corpus)) return []
-  const found: Found[] = []
-  for (const name of readdirSync(corpus).sort()) {
-    if (!name.endsWith('.json') || name === PROGRAMS) continue
-    const file = join(corpus, name)
-    const case_ = decodeCase(readText(file), file)
-    const finding = replay(case_, factory, kindsOf(known, case_.setup))
-    if (finding === undefined) continue
-    const { kind, message } = finding
-    found.push({ found: { ...case_, kind, message }, file, seconds: undefined })
-  }
-  return found
-}
-
 /** A name for a file: the kind, and a few digits of what is in it. */
 function fileName({ kind, steps }: Case): string {
   const digest = createHash('sha256').update(JSON.stringify(steps)).digest('hex').slice(0, 8)
@@ -154,11 +129,9 @@ export async function attack(
   signal: AbortSignal,
 ): Promise<AttackResult> {
   const { corpus, jobs } = options
-  const weaknesses = options.known === undefined ? [] : readKnown(options.known)
-  const { factory } = await loadPolicy(options.policy, options.quirks)
-  const unseen = options.known === undefined ? [] : mended(options.known, weaknesses, factory)
+  const { known: weaknesses, mended: unseen, cases: again } = await recheck(options, signal)
   if (corpus !== undefined) mkdirSync(corpus, { recursive: true })
-  const cases = regressions(corpus, factory, weaknesses)
+  const cases = [...again]
   for (const found of cases) onFound(found)
   const programs = readPrograms(corpus)
   const start = performance.now()
@@ -237,7 +210,24 @@ export async function attack(
 const YOUNG_MIB = 64
 
 /** Time that a thread which is told to stop has for the program that it runs, ms: a policy may never come back from one. */
-const STOP_MS = 10_000
+const STOP_MS = 1_000
+
+/** @throws Error when the policy, what it is to show, or a file is wrong */
+async function recheck({ policy, quirks, corpus, known }: RecheckOptions, signal: AbortSignal): Promise<Recheck> {
+  const workerData: RecheckOptions = { policy, quirks, corpus, known }
+  const worker = new Worker(new URL('./recheck.ts', import.meta.url), { workerData })
+  const told = once(worker, 'message', { signal }) as Promise<[Recheck]>
+  const ended = once(worker, 'exit').then(([code]) => {
+    throw new Error(`policy ${policy}: it ended its thread with ${code}`)
+  })
+  ended.catch(() => {}) // also comes, unasked for, when it is done
+  try {
+    const [result] = await Promise.race([told, ended])
+    return result
+  } finally {
+    await worker.terminate()
+  }
+}
 
 /** One thread, until it is done. @throws Error when it ends before, or what it found cannot be kept */
 function work(options: WorkerOptions, take: (message: WorkerMessage) => void, signal: AbortSignal): Promise<void> {

@@ -2,6 +2,9 @@
 /** Files that the command line names: what is wrong with one is said with its name. */
 import { readFileSync } from 'node:fs'
 
+/** Of a corpus: the programs that an attack goes on from, beside the cases. */
+export const PROGRAMS = 'programs.json'
+
 /** @throws Error with the name of the file */
 export function readText(file: string): string {
   try {

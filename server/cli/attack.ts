@@ -2,11 +2,12 @@
 /** `smmu-cosim attack`: a hostile host against a policy, in process. */
 import { availableParallelism } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { type AttackOptions, type AttackResult, attack, type Found } from '../attack/attack.ts'
+import { type AttackOptions, type AttackResult, attack } from '../attack/attack.ts'
 import { decodeCase, performCase } from '../attack/cases.ts'
 import { explain, UNJUDGED } from '../attack/explain.ts'
 import { readText } from '../attack/files.ts'
 import { readKnown } from '../attack/known.ts'
+import type { Found } from '../attack/messages.ts'
 import { mutants, type Verdict } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'

@@ -106,7 +106,7 @@ function check(options: BootOptions): void {
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
   // A file is loaded by the trap thread only.
   if (POLICY_NAMES.includes(options.policy)) checkOracle(options, await loadPolicy(options.policy, options.quirk))
-  const faults = await faultsOf(options)
+  const faults = await faultsOf(options, signal)
   const files = await machineFiles(wantedFiles(options), { signal })
   signal.throwIfAborted()
   const machine = await RunningMachine.start(runOptions(options, faults), files)
@@ -273,12 +273,12 @@ function hung(timeout: number, events: readonly GuestEvent[]): Ending<'guest-hun
 }
 
 /** @throws Error when the rules do not fit the machine */
-async function faultsOf(options: BootOptions): Promise<FaultPlan | undefined> {
+async function faultsOf(options: BootOptions, signal: AbortSignal): Promise<FaultPlan | undefined> {
   const { faults, seed, until, translate } = options
   const policy = policyOf(options)
   if (faults === undefined) return undefined
   try {
-    return await planOf(faults, seed, { policy, until, translate })
+    return await planOf(faults, seed, { policy, until, translate }, signal)
   } catch (error) {
     throw new UsageError(`--faults: ${(error as Error).message}`)
   }

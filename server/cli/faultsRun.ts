@@ -101,14 +101,14 @@ export function faultsRunCommands(faults: Command): void {
       'each of them twice; what the guest did until the first fault is compared, and the first firing has to be the same',
     )
     .action((what: readonly string[], options: RunOptions) =>
-      act(async signal => start('run', await entriesOfAll(what), what, options, signal)),
+      act(async signal => start('run', await entriesOfAll(what, signal), what, options, signal)),
     )
   runOptions(faults.command('campaign').argument('[name|file...]', 'default: the whole catalogue', faultNames))
     .description('the whole catalogue, or a part of it; goes on where it was interrupted')
     .option('--resume [id]', 'go on with an interrupted campaign, by default the newest', whole)
     .action((what: readonly string[] = [], options: RunOptions) =>
       act(async signal => {
-        const all = what.length === 0 ? catalogue() : await entriesOfAll(what)
+        const all = what.length === 0 ? catalogue() : await entriesOfAll(what, signal)
         return start('campaign', all, what, options, signal)
       }),
     )
@@ -163,8 +163,8 @@ async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> 
 }
 
 /** Entries of an argument. A file of rules has no expected verdict: every verdict but harness-error is right. */
-async function entries(argument: string): Promise<CatalogueEntry[]> {
-  return (await entriesOf(argument)).map(entry => ({
+async function entries(argument: string, signal: AbortSignal): Promise<CatalogueEntry[]> {
+  return (await entriesOf(argument, signal)).map(entry => ({
     summary: `rules of ${argument}`,
     expect: [],
     why: 'a file of rules has no expectation',
@@ -175,8 +175,8 @@ async function entries(argument: string): Promise<CatalogueEntry[]> {
   }))
 }
 
-const entriesOfAll = async (what: readonly string[]): Promise<CatalogueEntry[]> =>
-  (await Promise.all(what.map(entries))).flat()
+const entriesOfAll = async (what: readonly string[], signal: AbortSignal): Promise<CatalogueEntry[]> =>
+  (await Promise.all(what.map(argument => entries(argument, signal)))).flat()
 
 /** Why the rules cannot act in the machine of a job, a line each; empty: they can. */
 function flawsOf({ entry: { rules, session }, until }: Job): string {

@@ -74,8 +74,13 @@ async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> 
   const server = await startServer({ manager, host: options.host, port: options.port, names: options.name, say })
   try {
     print(server.url)
-    if (options.start) await manager.start(policy === undefined ? {} : { policy: OWN_POLICY })
-    if (!signal.aborted) await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
+    const told = new Promise<void>(resolve => signal.addEventListener('abort', () => resolve(), { once: true }))
+    if (options.start && !signal.aborted) {
+      const started = manager.start(policy === undefined ? {} : { policy: OWN_POLICY })
+      started.catch(() => {}) // of one that is ended before it runs
+      await Promise.race([started, told])
+    }
+    if (!signal.aborted) await told
     process.exitCode = EXIT.ok
   } finally {
     await manager.close()

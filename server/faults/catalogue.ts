@@ -41,8 +41,9 @@ export function isFile(argument: string): boolean {
 /** Entries that arguments of the command line stand for; a file of rules becomes an entry without expectation. */
 export async function entriesOf(
   argument: string,
+  signal?: AbortSignal,
 ): Promise<readonly { readonly name: string; readonly rules: readonly FaultRule[] }[]> {
   if (!isFile(argument)) return [entryNamed(argument)]
-  const { rules, entries } = await loadAside(argument)
+  const { rules, entries } = await loadAside(argument, {}, signal)
   return entries ?? [{ name: argument, rules: rules ?? [] }]
 }

@@ -30,19 +30,26 @@ let worker: Worker | undefined
 let last: Promise<unknown> = Promise.resolve()
 let waiting = 0
 
+export interface LoadLimits {
+  /** Default: DEADLINE_MS. */
+  readonly deadlineMs?: number
+  /** Nobody waits for it any more. */
+  readonly signal?: AbortSignal | undefined
+}
+
 /**
  * @param file name for complaints
- * @throws FaultFileError
+ * @throws FaultFileError, or what `signal` was aborted with
  */
 export async function parseAside(
   text: string,
   file: string,
   context: CheckContext = {},
-  deadlineMs = DEADLINE_MS,
+  limits: LoadLimits = {},
 ): Promise<FaultFile> {
   if (waiting >= MAX_WAITING) throw complaint(file, `${MAX_WAITING} texts wait to be read: try again`)
   waiting++
-  const result = last.then(() => ask({ text, file, context }, deadlineMs))
+  const result = last.then(() => ask({ text, file, context }, limits))
   last = result.catch(() => {})
   try {
     const answer = await result
@@ -53,25 +60,28 @@ export async function parseAside(
   }
 }
 
-/** @throws FaultFileError, or the file system's error in words */
-export async function loadAside(path: string, context: CheckContext = {}): Promise<FaultFile> {
+/** @throws FaultFileError, what `signal` was aborted with, or the file system's error in words */
+export async function loadAside(path: string, context: CheckContext = {}, signal?: AbortSignal): Promise<FaultFile> {
   const { size } = statSync(path)
   if (size > MAX_FILE_BYTES) throw complaint(path, `${size} bytes, at most ${MAX_FILE_BYTES}`)
-  return parseAside(readFileSync(path, 'utf8'), path, context)
+  return parseAside(readFileSync(path, 'utf8'), path, context, { signal })
 }
 
-async function ask(request: LoadRequest, deadlineMs: number): Promise<LoadResult> {
+async function ask(request: LoadRequest, { deadlineMs = DEADLINE_MS, signal }: LoadLimits): Promise<LoadResult> {
+  signal?.throwIfAborted()
   worker ??= start()
   const mine = worker
   mine.ref()
   const late = AbortSignal.timeout(deadlineMs)
+  const over = signal === undefined ? late : AbortSignal.any([late, signal])
   mine.postMessage(request)
   try {
-    const [answer] = (await once(mine, 'message', { signal: late })) as [LoadResult]
+    const [answer] = (await once(mine, 'message', { signal: over })) as [LoadResult]
     return answer
   } catch (error) {
     void mine.terminate()
     if (worker === mine) worker = undefined
+    signal?.throwIfAborted()
     const why = late.aborted ? `not read in ${deadlineMs / 1000} s` : (error as Error).message
     throw complaint(request.file, `the text is too much: ${why}`)
   } finally {

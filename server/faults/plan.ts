@@ -12,8 +12,13 @@ export function expectRules(rules: unknown, context: CheckContext): asserts rule
 }
 
 /** Rules of several files and entries together. @throws Error when they do not fit each other, or the machine */
-export async function planOf(faults: readonly string[], seed: number, context: CheckContext): Promise<FaultPlan> {
-  const entries = (await Promise.all(faults.map(entriesOf))).flat()
+export async function planOf(
+  faults: readonly string[],
+  seed: number,
+  context: CheckContext,
+  signal?: AbortSignal,
+): Promise<FaultPlan> {
+  const entries = (await Promise.all(faults.map(name => entriesOf(name, signal)))).flat()
   const rules = entries.flatMap(entry => entry.rules)
   expectRules(rules, {
     ...context,

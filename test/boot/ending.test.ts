@@ -93,6 +93,20 @@ function policy(access: string): string {
   return file
 }
 
+test('boot: while every line of its console is held against a pattern that is hard to match', async () => {
+  const file = join(folder, 'rules.yaml')
+  const rule = {
+    name: 'slow',
+    when: { console: '^(([a-z]|[^x])*.)*([ -~]+)+\\\\$' },
+    where: { at: 'command' },
+    what: { do: 'drop' },
+  }
+  writeFileSync(file, JSON.stringify({ rules: [rule] }))
+  start('boot', '--faults', file)
+  await says(/Booting Linux/)
+  await endsInTime(130)
+})
+
 test('boot: while its policy loops', async () => {
   start('boot', '--policy', policy('for (;;);'))
   await says(/Booting Linux/)

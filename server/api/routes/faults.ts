@@ -32,9 +32,9 @@ function rulesOf(names: readonly string[], own: readonly unknown[], context: Che
 }
 
 /** @throws Problem with the places of what is wrong */
-async function rulesIn(text: string, context: CheckContext): Promise<readonly FaultRule[]> {
+async function rulesIn(text: string, context: CheckContext, signal: AbortSignal): Promise<readonly FaultRule[]> {
   try {
-    const { rules, entries } = await parseAside(text, 'text', context)
+    const { rules, entries } = await parseAside(text, 'text', context, { signal })
     return rules ?? entries?.flatMap(entry => entry.rules) ?? []
   } catch (error) {
     if (!(error instanceof FaultFileError)) throw error
@@ -80,7 +80,11 @@ export function faultHandlers(manager: MachineManager): Handlers<typeof faults> 
       const { faults: names = [], rules: own = [], text, seed = 1 } = body
       const { policy, until } = manager.status().options ?? {}
       const context = { ...(policy && { policy }), ...(until && { until }) }
-      const rules = rulesOf(names, [...own, ...(text === undefined ? [] : await rulesIn(text, context))], context)
+      const rules = rulesOf(
+        names,
+        [...own, ...(text === undefined ? [] : await rulesIn(text, context, manager.closing))],
+        context,
+      )
       await manager.faults.arm(rules, seed)
       return show(await manager.faults.status(), rules)
     },

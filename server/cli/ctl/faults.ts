@@ -44,7 +44,7 @@ export function faultCommands(add: Add): void {
     'arm faults of the catalogue, or of files; they replace those that are armed',
     command => command.option('--seed <n>', 'seed of everything random in them', integer),
     async (client, { seed }, names) => {
-      const entries = (await Promise.all(names.filter(isFile).map(entriesOf))).flat()
+      const entries = (await Promise.all(names.filter(isFile).map(name => entriesOf(name)))).flat()
       const rules = entries.flatMap(entry => entry.rules)
       const faults = names.filter(name => !isFile(name))
       client.print(await client.call('POST /faults', { body: { faults, rules, seed } }), statusText)

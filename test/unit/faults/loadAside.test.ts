@@ -72,7 +72,7 @@ describe('a hostile text', () => {
   })
 
   test('what takes too long is ended, and what comes after it is read', async () => {
-    const slow = complaint(parseAside(`rules: [${'}'.repeat(59_000)}`, 'f', {}, 1))
+    const slow = complaint(parseAside(`rules: [${'}'.repeat(59_000)}`, 'f', {}, { deadlineMs: 1 }))
     const after = parseAside(GOOD, 'g')
     expect(await slow).toBe('f:1:1: the text is too much: not read in 0.001 s')
     expect((await after).rules).toHaveLength(1)
