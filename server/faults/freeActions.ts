@@ -14,7 +14,7 @@ import { CERROR } from './hostView.ts'
 import { big, halvesOf, rangeOf } from './names.ts'
 import type { WhatOf } from './rule.ts'
 import type { SmmuFaults } from './smmuFaults.ts'
-import { stage2Descriptor } from './stage2.ts'
+import { stage2Descriptors } from './stage2.ts'
 
 export class FreeActions {
   readonly #machine: ArmedMachine
@@ -136,7 +136,8 @@ export class FreeActions {
     else {
       const { from } = rangeOf(what.address ?? 0)
       const tables = context.policy.inspect?.faults.stage2() ?? []
-      address = tables.map(table => stage2Descriptor(memory, table, from)).find(at => at !== undefined)
+      const [place] = tables.flatMap(table => [...stage2Descriptors(memory, table, from, from + 1)])
+      address = place?.address
     }
     const bytes = new Uint8Array(8)
     const at = (address ?? 0) + 8 * (what.table === 'ste' ? (what.word ?? 0) : 0)

@@ -14,7 +14,7 @@ import { changeBytes, wordsOf } from '../change.ts'
 import type { FreeActions } from '../freeActions.ts'
 import type { Table } from '../rule.ts'
 import type { SmmuFaults } from '../smmuFaults.ts'
-import { stage2Descriptor } from '../stage2.ts'
+import { stage2Descriptors } from '../stage2.ts'
 
 /** Page, accessed, readable and writable. */
 const LEAF_ATTRIBUTES = ARM_LPAE_PTE_TYPE_PAGE | ARM_LPAE_PTE_AF | ARM_LPAE_PTE_HAP_READ | ARM_LPAE_PTE_HAP_WRITE
@@ -77,7 +77,8 @@ export class TablePoint {
     let altered: Uint8Array | undefined
     for (const armed of this.#rules) {
       const { where, what } = armed.rule
-      if (where.table !== 'stage2') continue
+      // What waits for something yet looks at nothing.
+      if (where.table !== 'stage2' || !armed.trigger.ready(this.#machine.time)) continue
       const places = this.#stage2Places(armed, address, bytes)
       if (places.length === 0 || !armed.trigger.match(this.#machine.time)) continue
       if (what.do === 'abort') {
@@ -187,16 +188,15 @@ export class TablePoint {
   /** Offsets into what is written at which descriptors for the rule's input addresses stand. */
   #stage2Places(armed: ArmedRule, address: number, bytes: Uint8Array): number[] {
     const { range } = armed
-    const { context, memory } = this.#machine
+    const { context } = this.#machine
     const tables = context.policy.inspect?.faults.stage2() ?? []
     const places: number[] = []
     if (range === undefined) return places
     for (const table of tables) {
-      const step = 2 ** table.granuleShift
-      const from = range.from - (range.from % step)
-      for (let page = from; page < range.end; page += step) {
-        const at = stage2Descriptor(memory, table, page)
-        if (at !== undefined && at >= address && at + 8 <= address + bytes.length) places.push(at - address)
+      for (const run of stage2Descriptors(context.memory, table, range.from, range.end)) {
+        const first = Math.max(address, run.address)
+        const end = Math.min(address + bytes.length, run.address + 8 * run.count)
+        for (let at = first; at + 8 <= end; at += 8) places.push(at - address)
       }
     }
     if (tables.length > 0) return [...new Set(places)]

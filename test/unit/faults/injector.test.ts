@@ -272,6 +272,29 @@ describe('tables', () => {
     expect(bench.hyp.donate(page, 4096, 1)).toBe(0)
     expect(bench.hyp.verify()).toHaveLength(1)
   })
+
+  test.each([
+    ['as large as RAM', { from: RAM_BASE, size: 32 * MiB }],
+    ['of every address there is', { from: 0, size: '0xffffffffffffffff' }],
+  ])('a rule for a range %s looks at few tables, and before its time at none', (_, address) => {
+    const lost = rule({ at: 'table', table: 'stage2', address }, { do: 'drop' }, { times: 'always', console: 'later' })
+    const { bench } = running([lost])
+    const reads = (page: number) => {
+      let count = 0
+      bench.memory.beforeRead = () => void count++
+      expect(bench.hyp.donate(page, 4096, 1)).toBe(0)
+      bench.memory.beforeRead = null
+      return count
+    }
+    const page = RAM_BASE + 8 * MiB
+    const before = reads(page)
+    expect(bench.hyp.verify()).toEqual([])
+    bench.injector.open(['fault'])
+    // Two tables lead to those of pages, and each is read once for each write: of the descriptor, and of the queue's commands.
+    expect(reads(page + 4096)).toBeLessThan(before + 40)
+    expect(bench.fired()).toEqual(['fault'])
+    expect(bench.hyp.verify()).toHaveLength(1)
+  })
 })
 
 describe('pages', () => {
