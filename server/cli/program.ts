@@ -6,6 +6,7 @@ import { projectVersion } from '../trace/version.ts'
 import { attackCommand } from './attack.ts'
 import { benchCommand } from './bench.ts'
 import { bootCommand } from './boot.ts'
+import { completionCommand } from './completion.ts'
 import { ctlCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
 import { faultsCommand } from './faults.ts'
@@ -37,5 +38,6 @@ export function commandLine(exit: (code: number) => never): Command {
   setupCommand(program)
   benchCommand(program)
   fuzzCommand(program)
+  completionCommand(program)
   return program
 }
