@@ -293,7 +293,6 @@ export class Checkpoint {
     })
     let at = HEADER_WORDS
     for (const smmu of this.#smmus) {
-      smmu.reset()
       Object.assign(smmu.state, reader.takeState(SMMU_STATE))
       Object.assign(smmu.features, reader.takeState(SMMU_FEATURES))
       Object.assign(smmu.evtq.registers, reader.takeState(HOST_QUEUE_STATE))
@@ -304,7 +303,7 @@ export class Checkpoint {
       at += CMDQ_WORDS
       smmu.hostStrtab.restore(reader.takeState(HOST_STRTAB_STATE))
       smmu.shadowStrtab.restore(reader.takeState(SHADOW_STRTAB_STATE))
-      const streams = reader.takeCount(STREAM.words + STE_WORDS)
+      const streams = reader.take()
       for (let i = 0; i < streams; i++) {
         const { sid, trap } = reader.takeState(STREAM)
         const host = reader.takeSte()

@@ -141,14 +141,13 @@ export class HostCmdq {
     shadow.begin()
     let held = false
     let cons = queuePointer(registers.cons, log2size)
-    while (left > 0) {
+    while (left > 0 && !held) {
       const count = this.#fetch(cons, left)
       // What cannot be read is not tried again.
       const done = count > 0 ? this.#filter(cons, count) : left
       cons = queueAdvance(cons, log2size, done)
       left -= done
       held = done < count
-      if (held) break
     }
     registers.cons = cons
     shadow.origin = cons
@@ -201,7 +200,7 @@ export class HostCmdq {
         }
         verdict = rule(words, at, this.#context)
       }
-      if (this.#alreadyIssued.length > 0 && verdict !== COMMAND_DROPPED && this.#wasIssued(words, at)) {
+      if (this.#alreadyIssued.length !== 0 && verdict !== COMMAND_DROPPED && this.#wasIssued(words, at)) {
         verdict = COMMAND_DROPPED
       }
       if (verdict === COMMAND_KEPT || verdict === COMMAND_REWRITTEN) {

@@ -184,13 +184,13 @@ export class Hypervisor implements HypContext {
     }
     for (const smmu of this.smmus) {
       const queue = pool.allocate(SHADOW_CMDQ_BYTES)
-      if (queue < 0) return 'hypervisor memory is too small for the shadow command queue'
+      if (queue === ENOMEM) return 'hypervisor memory is too small for the shadow command queue'
       smmu.shadowCmdq.program(queue)
     }
     if (includesStep(upTo, 'strtab')) {
       for (const smmu of this.smmus) {
         const table = pool.allocate(smmu.shadowStrtab.bytes)
-        if (table < 0) return 'hypervisor memory is too small for the shadow stream table'
+        if (table === ENOMEM) return 'hypervisor memory is too small for the shadow stream table'
         smmu.shadowStrtab.program(table)
       }
     }
@@ -231,7 +231,7 @@ export class Hypervisor implements HypContext {
     const geometry = idmapGeometry(this.#granule, common.oas)
     this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES * (this.#granule / 4096))
     const root = this.pool.allocate(geometry.rootBytes, true)
-    if (root < 0) return 'hypervisor memory is too small for the stage-2 idmap'
+    if (root === ENOMEM) return 'hypervisor memory is too small for the stage-2 idmap'
     const idmap = new Idmap(this.memory, this.pool, geometry, newIdmapState(root, common.oas, common.bigEndian))
     const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
     const result = buildIdmap(idmap, this.pool, this.ownership, this.smmus, reserve)

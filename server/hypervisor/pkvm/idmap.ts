@@ -157,7 +157,7 @@ export class Idmap {
         return 0
       } else {
         table = this.#pool.allocate(this.geometry.granule)
-        if (table < 0) return ENOMEM
+        if (table === ENOMEM) return ENOMEM
         this.state.tables++
         const next = (table % TWO_POW_32) + ARM_LPAE_PTE_TYPE_TABLE
         if (!this.tableMemory.writeEntry(entry, next, Math.floor(table / TWO_POW_32))) return EFAULT

@@ -97,8 +97,8 @@ class Builder {
         const count = Math.max(1, Math.min(whole, room, this.#batchTables))
         const tables = this.#fillBatch(start, count)
         if (tables === EFAULT) return false
-        if (tables < 0) this.#state.unmappedBytes += count * span
-        if (tables < 0) table.fill(0, 2 * i, 2 * (i + count))
+        if (tables === ENOMEM) this.#state.unmappedBytes += count * span
+        if (tables === ENOMEM) table.fill(0, 2 * i, 2 * (i + count))
         else fillLeaves(table, i, count, tables, this.#geometry.granule, ARM_LPAE_PTE_TYPE_TABLE)
         i += count
       } else {
@@ -120,7 +120,7 @@ class Builder {
   #fillBatch(start: number, count: number): number {
     const { granule, tableBits: bits } = this.#geometry
     const address = this.#pool.allocate(count * granule, true)
-    if (address < 0) return address
+    if (address === ENOMEM) return ENOMEM
     this.#state.tables += count
     this.#state.ramBytes += count * levelSpan(this.#geometry, LAST_LEVEL - 1)
     if (this.#batch.length < 2 * count * 2 ** bits) this.#batch = new Uint32Array(2 * count * 2 ** bits)
@@ -133,7 +133,7 @@ class Builder {
     const { granule } = this.#geometry
     const reserve = this.#space.has(start, end, RAM) ? 0 : this.#reserve
     const address = this.#pool.free >= reserve + granule / 4096 ? this.#pool.allocate(granule, true) : ENOMEM
-    if (address < 0) {
+    if (address === ENOMEM) {
       this.#state.unmappedBytes += end - start
       return 0
     }

@@ -87,7 +87,7 @@ export class PagePool {
   allocate(bytes: number, overwritten = false): number {
     const pages = Math.ceil(bytes / PAGE_SIZE)
     const address = pages > 0 && pages <= this.free ? this.#find(pages) : ENOMEM
-    if (address < 0 || (!overwritten && !zero(this.#memory, address, pages * PAGE_SIZE))) {
+    if (address === ENOMEM || (!overwritten && !zero(this.#memory, address, pages * PAGE_SIZE))) {
       this.failures++
       return ENOMEM
     }

@@ -295,7 +295,7 @@ export class ShadowStrtab {
   #growTable(sid: number): number {
     const { memory, pool } = this.#smmu.hyp
     const l2 = pool.allocate(STRTAB_L2_BYTES)
-    if (l2 < 0) return ENOMEM
+    if (l2 === ENOMEM) return ENOMEM
     this.#descriptor[0] = (l2 % TWO_POW_32) + STRTAB_SPLIT + 1
     this.#descriptor[1] = Math.floor(l2 / TWO_POW_32)
     if (!memory.write(l1DescriptorAddress(this.#table, sid), this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE))

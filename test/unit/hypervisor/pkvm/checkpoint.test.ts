@@ -172,6 +172,24 @@ test('a checkpoint with more StreamID bits than there can be is taken with 32', 
   expect(next.smmus[0].features.sidBits).toBe(32)
 })
 
+test.each(Array.from({ length: 40 }, (_, i) => i))('with %i pages and streams: what is taken over is what was kept', n => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  const host = new Host(bench).boot()
+  for (let i = 0; i < n; i++) {
+    expect(bench.hyp.donate(RAM_BASE + 8 * MiB + 2 * i * 4096, 4096, i + 1)).toBe(OK)
+    host.attach(i, STE.s1)
+    takeOver(bench)
+  }
+  expect(bench.hyp.resume()).toEqual([])
+  expect(bench.hyp.donated).toHaveLength(n)
+  expect(bench.hyp.streams().map(({ sid }) => sid)).toEqual(Array.from({ length: n }, (_, i) => i))
+})
+
+test('the checksum stays the same from one server to the next', () => {
+  expect(checkpointChecksum(Uint32Array.from([1, 2, 3, 4, 5, 6, 7, 0, 9, 10, 11]))).toBe(2_444_984_419)
+})
+
 test('a shadow table that is taken over has no streams but those that are put back', () => {
   const bench = new Bench()
   bench.hyp.reset()
@@ -233,6 +251,16 @@ describe('refused', () => {
     const { checkpoint } = made()
     const other = new Bench(setUp)
     expect(() => other.hyp.restore(checkpoint)).toThrow(reason)
+  })
+
+  test('one that ends anywhere before its end, and says so itself', () => {
+    const { bench, checkpoint } = made()
+    for (let length = 8 + 11 + 1; length < checkpoint.length / 4; length++) {
+      const words = new Uint32Array(checkpoint.slice(0, 4 * length).buffer)
+      words[2] = length
+      words[3] = checkpointChecksum(words)
+      expect(() => successor(bench).restore(new Uint8Array(words.buffer)), `${length} words`).toThrow(/shorter/)
+    }
   })
 
   test('any damage that the checksum does not show: an error of its kind, or a state', () => {

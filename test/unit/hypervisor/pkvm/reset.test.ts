@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import * as r from '../../../../server/smmu/registers.ts'
 import { command } from '../../smmu/fields.ts'
-import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
+import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, Host, MiB, RAM_BASE, STE, shadowSte, successor } from './support.ts'
 
 /** Everything that a host could find out, and the tables. */
 function state(bench: Bench) {
@@ -22,6 +22,8 @@ function state(bench: Bench) {
   return {
     carveout: crc32(carveout),
     registers,
+    hypervisor: [bench.hyp.isolated, bench.hyp.isolates, bench.hyp.trap, bench.report.probes.at(-1)],
+    checkpoint: [...bench.hyp.checkpoint()],
     ranges: bench.hyp.ranges(),
     pool: [bench.hyp.pool.used, bench.hyp.pool.limit, bench.hyp.pool.peak, bench.hyp.pool.failures],
     guard: [...bench.guard.ranges],
@@ -79,6 +81,37 @@ test('a reset in the middle of everything, without any farewell', () => {
   expect(bench.report.take()).toEqual([])
 })
 
+test('before the first one nothing is claimed, and nothing decided', () => {
+  const bench = new Bench()
+  expect([bench.hyp.isolated, bench.hyp.isolates, bench.hyp.trap]).toEqual([false, false, 0])
+  const next = successor(bench)
+  next.restore(bench.hyp.checkpoint().slice())
+  expect(next.isolated).toBe(false)
+})
+
+test('behind a trap and a reclaim that ended in an exception', () => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  const first = state(bench)
+  const host = new Host(bench).boot()
+  expect(bench.hyp.donate(RAM_BASE + 8 * MiB, 4096, 5)).toBe(0)
+  const { memory } = bench
+  const fails = () => {
+    throw new Error('the link is gone')
+  }
+  memory.beforeRead = fails
+  memory.onWrite = fails
+  expect(() => host.commands(command('SYNC'))).toThrow('gone')
+  expect(() => bench.hyp.reclaim(RAM_BASE + 8 * MiB, 4096, 5)).toThrow('gone')
+  expect(() => bench.hyp.reset()).toThrow('gone')
+  expect(bench.hyp.isolated).toBe(false)
+  memory.beforeRead = null
+  memory.onWrite = null
+  resetHardware(bench)
+  bench.hyp.reset()
+  expect(state(bench)).toEqual(first)
+})
+
 test('what the last trap waited for in vain costs the reset nothing of its own', () => {
   const bench = new Bench()
   bench.hyp.reset()
@@ -120,6 +153,7 @@ test('a probe that fails at first, and then does not', () => {
   bench.hw.set(r.ARM_SMMU_IDR1, idr1)
   bench.hyp.reset()
   expect(bench.hyp.isolated).toBe(true)
+  expect(bench.hyp.refusals).toEqual([null])
   bench.hw.set(r.ARM_SMMU_IDR1, (idr1 | r.IDR1_REL) >>> 0)
   bench.hyp.reset()
   expect(bench.hyp.isolated).toBe(false)

@@ -62,6 +62,18 @@ describe('refused', () => {
     expect(() => bench.hyp.reset()).toThrow(reason)
   })
 
+  test.each(['mmio', 'cmdq', 'strtab', 'queues'] as const)('isolation that %s has not', until => {
+    const bench = new Bench({ options: { until, requireIsolation: true } })
+    expect(() => bench.hyp.reset()).toThrow(`no DMA isolation: --until ${until}`)
+    expect(bench.hyp.isolates).toBe(false)
+  })
+
+  test('isolation that is there', () => {
+    const bench = new Bench({ options: { requireIsolation: true } })
+    bench.hyp.reset()
+    expect(bench.hyp.isolates).toBe(true)
+  })
+
   test('the machine boots without isolation: accesses reach the hardware as they are', () => {
     const { bench } = probed({ ids: [idr1(0, r.IDR1_REL)] })
     expect(bench.read(r.ARM_SMMU_IDR0)).toBe(QEMU.idr0)

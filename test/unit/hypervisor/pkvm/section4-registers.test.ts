@@ -89,6 +89,14 @@ describe('right width', () => {
     },
   )
 
+  test.each(TABLE.filter(row => ['hw', 'zero'].includes(row[4]) || row[1] === 'CR1'))(
+    '0x%s %s: an abort of a write is passed on',
+    (offset, _, bits) => {
+      bench.hw.aborting.add(offset)
+      expect(bench.trap(true, offset, bits / 8).aborted).toBe(true)
+    },
+  )
+
   test.each(TABLE.filter(row => row[4] === '-'))('a write of 0x%s %s is a warning and dropped', (offset, _, bits) => {
     const log = bench.record()
     const trap = bench.trap(true, offset, bits / 8, 0x1234_5678)

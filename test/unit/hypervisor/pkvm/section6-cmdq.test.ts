@@ -357,6 +357,45 @@ describe('a hardware that does not follow', () => {
     expect(bench.hw.consumed).toEqual([once])
   })
 
+  const RESUME = command('RESUME', { sid: 8, stag: 3 })
+
+  /** The hypervisor dies behind a RESUME that the hardware has got. @returns the PROD that the host writes again */
+  function diesBehindResume(): number {
+    const before = bench.hyp.checkpoint().slice()
+    host.commands(RESUME)
+    const { prod } = host
+    bench.hyp = successor(bench)
+    bench.hyp.restore(before)
+    bench.hyp.resume()
+    bench.hw.consumed = []
+    return prod
+  }
+
+  test('what was given before a take-over, and does not come again with its trap, is left out of no other', () => {
+    const prod = diesBehindResume()
+    bench.memory.poke(HOST_CMDQ + 16 * (prod - 1), new Uint8Array(Uint32Array.from(tlbiNhVa(0x1000)).buffer))
+    bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+    host.commands(RESUME)
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x1000), RESUME])
+  })
+
+  test('nor of those after a reset', () => {
+    diesBehindResume()
+    bench.hw.words.fill(0, r.ARM_SMMU_CR0 / 4)
+    bench.hyp.reset()
+    host.boot()
+    host.commands(RESUME)
+    expect(bench.hw.consumed).toEqual([RESUME])
+  })
+
+  test('nor of those after another take-over', () => {
+    diesBehindResume()
+    bench.hyp.restore(bench.hyp.checkpoint().slice())
+    bench.hyp.resume()
+    host.commands(RESUME)
+    expect(bench.hw.consumed).toEqual([RESUME])
+  })
+
   test('a trap that sent more than the shadow queue holds comes again after a take-over', () => {
     host = new Host(bench, 0, 0, 13).boot()
     const before = bench.hyp.checkpoint().slice()
@@ -370,6 +409,36 @@ describe('a hardware that does not follow', () => {
     bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
     expect(bench.hw.consumed).toEqual(commands)
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(prod)
+  })
+
+  test("CONS is the host's, whatever the hypervisor's own commands are stuck at", () => {
+    host.commands(tlbiNhVa(0), SYNC)
+    bench.hw.stuck = true
+    expect(bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1)).toBe(EIO)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+  })
+
+  test("a command of the hypervisor's own that the hardware stops at counts as the host's that it is for", () => {
+    host.l1(8)
+    host.ste(8, STE.s1)
+    bench.hw.illegal = 0x03
+    host.commands(tlbiNhVa(0), tlbiNhVa(0), cfgiSte(8), SYNC)
+    expect(bench.report.take()).toContain('HYP_CMDQ_STOPPED')
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe((host.prod - 2) | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
+  })
+
+  test('memory that cannot be read ends the copy', () => {
+    const { memory } = bench
+    const read = memory.read.bind(memory)
+    memory.read = (address, ...rest) =>
+      (address < HOST_CMDQ || address >= HOST_CMDQ + 16 * SIZE) && read(address, ...rest)
+    const prod = host.prod + 3
+    bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CMDQ_FETCH', values: [HOST_CMDQ + 16 * (prod - 3), 0, 48] }])
+    expect(bench.hw.consumed).toEqual([])
+    memory.read = read
+    host.commands(tlbiNhVa(0x1000))
+    expect(bench.hw.consumed).toEqual([tlbiNhVa(0x1000)])
   })
 
   test("CONS after a take-over is the host's, also when the hypervisor's own commands are stuck", () => {
@@ -417,6 +486,17 @@ describe('a hardware that does not follow', () => {
     host.commands(SYNC)
     expect(bench.report.take()).toEqual([])
   })
+})
+
+test('an error that is acknowledged when the queue is disabled: nothing of it is read any more', () => {
+  bench.hw.illegal = 0xee
+  host.commands(command(0xee), tlbiNhVa(0), SYNC)
+  bench.write(r.ARM_SMMU_CR0, 0)
+  expect(bench.hyp.donate(HOST_CMDQ, 4096, 1)).toBe(OK)
+  const reads: number[] = []
+  bench.memory.beforeRead = address => reads.push(address)
+  bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+  expect(reads.filter(address => address >= HOST_CMDQ && address < HOST_CMDQ + 4096)).toEqual([])
 })
 
 describe('an illegal command among others', () => {

@@ -217,6 +217,18 @@ describe('a CFGI_STE that cannot be followed', () => {
     expect(bench.dma(SID + 1, P)).toBe('C_BAD_STE')
   })
 
+  test('an L1 descriptor that cannot be read', () => {
+    const { bench, host } = softHost()
+    host.attach(SID, STE.bypass)
+    const { memory } = bench
+    const read = memory.read.bind(memory)
+    memory.read = (address, ...rest) =>
+      (address < HOST_STRTAB || address >= HOST_STRTAB + 0x1000) && read(address, ...rest)
+    host.cfgiSte(SID)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CFGI_STE', values: [SID, 1, EFAULT] }])
+    expect(bench.dma(SID, P)).toBe('C_BAD_STREAMID')
+  })
+
   test('the shadow cannot be written: whoever takes over makes it invalid', () => {
     const bench = new Bench()
     bench.hyp.reset()

@@ -61,6 +61,47 @@ const vtcr = () => BigInt(bench.hyp.idmap?.geometry.vtcr ?? 0)
 const ttb = () => BigInt(bench.hyp.idmap?.root ?? 0)
 const stage2 = () => (vtcr() << 32n) | s.STRTAB_STE_2_S2AA64 | s.STRTAB_STE_2_S2PTW | s.STRTAB_STE_2_S2R
 
+describe('there is no table', () => {
+  const refused = () => {
+    host.attach(SID, STE.s1)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CFGI_STE', values: [SID, 1, ENODEV] }])
+  }
+  const takeOver = () => {
+    const kept = bench.hyp.checkpoint().slice()
+    bench.hyp = successor(bench)
+    bench.hyp.restore(kept)
+    bench.hyp.resume()
+  }
+
+  test('after a reset, before SMMUEN', () => {
+    bench.hw.words.fill(0, r.ARM_SMMU_CR0 / 4)
+    bench.hyp.reset()
+    host.prepare()
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    refused()
+  })
+
+  test.each(['before SMMUEN', 'behind it'])('after a take-over %s', when => {
+    if (when === 'before SMMUEN') {
+      bench = new Bench()
+      bench.hyp.reset()
+      host = new Host(bench)
+      host.prepare()
+    }
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    bench.report.take()
+    takeOver()
+    refused()
+  })
+
+  test('for one that is put back without it', () => {
+    const { hostStrtab } = bench.hyp.smmus[0]
+    expect(hostStrtab.table).not.toBeNull()
+    hostStrtab.restore({ ...hostStrtab.state, enabled: false })
+    expect(hostStrtab.table).toBeNull()
+  })
+})
+
 describe('conversion', () => {
   const noise = [0x0000_0000_0000_0000n, 0xffff_ffff_ffff_ffffn]
 
