@@ -137,13 +137,30 @@ function program(text: string): string | undefined {
   }
 }
 
+/** A block that is entered with a quirk only: no hypervisor has one unless it is asked for. */
+const QUIRK_BLOCK = /quirks\.has\(.*\{$/
+
+/** Whether a line lies in such a block, its last line included. */
+function quirkLines(lines: readonly string[]): boolean[] {
+  let end: string | undefined
+  return lines.map(line => {
+    if (end === undefined) {
+      if (QUIRK_BLOCK.test(line)) end = `${' '.repeat(line.search(/\S/))}}`
+      return end !== undefined
+    }
+    if (line === end) end = undefined
+    return true
+  })
+}
+
 /** All of a file, in the order of its lines. What makes another type, or no program, is none. */
 export function mutantsOf(file: string, text: string): Mutant[] {
   const lines = text.split('\n')
   const whole = program(text)
+  const quirks = quirkLines(lines)
   const found: Mutant[] = []
   for (const [i, before] of lines.entries()) {
-    if (PLAIN.test(before)) continue
+    if (quirks[i] || PLAIN.test(before)) continue
     for (const [pattern, instead] of CHANGES) {
       if (!pattern.test(before)) continue
       const after = before.replace(pattern, instead)

@@ -322,7 +322,9 @@ export class Hypervisor implements HypContext {
       }
     }
     for (const { base, size } of revoked) if (!this.#isRevoked(base, size, idmap.unmap(base, size))) return false
-    for (const { base, size } of revoked) if (!this.#isRevoked(base, size, this.#invalidate(base, size))) return false
+    for (const { base, size } of revoked) {
+      if (!this.#isRevoked(base, size, this.#invalidate(idmap, base, size))) return false
+    }
     for (const { base, size } of returned) idmap.map(base, size)
     return true
   }
@@ -380,7 +382,7 @@ export class Hypervisor implements HypContext {
     const { ownership } = this
     this.wait.begin()
     const unmapped = this.quirks.has('idmap-never-initialised') ? OK : idmap.unmap(base, size)
-    const result = unmapped === OK ? this.#invalidate(base, size) : unmapped
+    const result = unmapped === OK ? this.#invalidate(idmap, base, size) : unmapped
     if (this.#isRevoked(base, size, result) && this.machine.guard.add(base, size)) return OK
     idmap.map(base, size)
     ownership.reclaim(base, size, vm)
@@ -389,11 +391,9 @@ export class Hypervisor implements HypContext {
     return result === OK ? ENOMEM : result
   }
 
-  #invalidate(base: number, size: number): number {
-    const { idmap } = this
-    if (idmap === null) return ENODEV
+  #invalidate({ geometry }: Idmap, base: number, size: number): number {
     for (const smmu of this.smmus) {
-      const result = smmu.invalidateStage2(base, size, idmap.geometry.granuleShift)
+      const result = smmu.invalidateStage2(base, size, geometry.granuleShift)
       if (result !== OK) return result
     }
     return OK
@@ -474,7 +474,7 @@ export class Hypervisor implements HypContext {
   }
 
   /**
-   * Goes on from a checkpoint of a former hypervisor on the same machine, instead of `reset`: hardware, guards and the
+   * Of a new hypervisor: goes on from a checkpoint of a former one on the same machine, instead of `reset`: hardware, guards and the
    * tables in memory are as that one left them.
    * @throws CheckpointError when that is not possible; only `reset` makes the hypervisor usable then.
    */
@@ -488,11 +488,9 @@ export class Hypervisor implements HypContext {
     if (this.pool.restore(runs, limit, peak, failures) !== OK) {
       throw new CheckpointError('the checkpoint has pages that are not hypervisor memory')
     }
-    this.trap = 0
     this.isolated = state.isolated
     this.#guarded = state.guarded
     this.#operation = state.operation
-    this.refusals.length = 0
     const geometry = state.idmap && idmapGeometry(this.#granule, state.idmap.outputBits)
     this.idmap = state.idmap && geometry && new Idmap(this.memory, this.pool, geometry, state.idmap)
     this.changed()
@@ -514,7 +512,6 @@ export class Hypervisor implements HypContext {
         .map(({ base }) => `0x${base.toString(16)} cannot be guarded`),
     )
     if (!this.isolated) return changes
-    this.wait.begin()
     for (const smmu of this.smmus) this.#expect(smmu.verify())
     for (const smmu of this.smmus) {
       const { index, hardware, hostCmdq, shadowCmdq, shadowStrtab } = smmu

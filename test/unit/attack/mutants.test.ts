@@ -34,6 +34,20 @@ describe('mutants of a line', () => {
     ['  const b = true, true = 1'],
   ])('of %s there are none', line => expect(of(line)).toEqual([]))
 
+  test('of the lines of a quirk there are none, of those behind it there are', () => {
+    const lines = [
+      'function f(quirks, a) {',
+      "  if (quirks.has('eats') && a) {",
+      '    if (a) {',
+      '      return true',
+      '    }',
+      '  }',
+      '  return true',
+      '}',
+    ]
+    expect(mutantsOf('a.ts', lines.join('\n')).map(({ line }) => line)).toEqual([7])
+  })
+
   test('say where they are', () => {
     expect(mutantsOf('a.ts', 'const f = () => {\n\n  return true\n}\n')).toEqual([
       { file: 'a.ts', line: 3, before: 'return true', after: 'return false' },

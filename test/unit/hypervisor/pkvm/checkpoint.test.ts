@@ -172,22 +172,42 @@ test('a checkpoint with more StreamID bits than there can be is taken with 32', 
   expect(next.smmus[0].features.sidBits).toBe(32)
 })
 
-test.each(Array.from({ length: 40 }, (_, i) => i))('with %i pages and streams: what is taken over is what was kept', n => {
-  const bench = new Bench()
-  bench.hyp.reset()
-  const host = new Host(bench).boot()
-  for (let i = 0; i < n; i++) {
-    expect(bench.hyp.donate(RAM_BASE + 8 * MiB + 2 * i * 4096, 4096, i + 1)).toBe(OK)
-    host.attach(i, STE.s1)
-    takeOver(bench)
-  }
-  expect(bench.hyp.resume()).toEqual([])
-  expect(bench.hyp.donated).toHaveLength(n)
-  expect(bench.hyp.streams().map(({ sid }) => sid)).toEqual(Array.from({ length: n }, (_, i) => i))
-})
+test.each(Array.from({ length: 40 }, (_, i) => i))(
+  'with %i pages and streams: what is taken over is what was kept',
+  n => {
+    const bench = new Bench()
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    for (let i = 0; i < n; i++) {
+      expect(bench.hyp.donate(RAM_BASE + 8 * MiB + 2 * i * 4096, 4096, i + 1)).toBe(OK)
+      host.attach(i, STE.s1)
+      takeOver(bench)
+    }
+    expect(bench.hyp.resume()).toEqual([])
+    expect(bench.hyp.donated).toHaveLength(n)
+    expect(bench.hyp.streams().map(({ sid }) => sid)).toEqual(Array.from({ length: n }, (_, i) => i))
+  },
+)
 
 test('the checksum stays the same from one server to the next', () => {
   expect(checkpointChecksum(Uint32Array.from([1, 2, 3, 4, 5, 6, 7, 0, 9, 10, 11]))).toBe(2_444_984_419)
+})
+
+test.each([
+  ['CR0 without CR0ACK', r.ARM_SMMU_CR0ACK],
+  ['CR0ACK without CR0', r.ARM_SMMU_CR0],
+])('SMMUEN in %s: entries are rewritten as those that the hardware may use', (_, clear) => {
+  const bench = new Bench()
+  bench.hyp.reset()
+  new Host(bench).boot().attach(8, STE.s1)
+  bench.hw.set(clear, bench.hw.get(clear) & ~r.CR0_SMMUEN)
+  const entry = shadowSte(bench, 8)
+  bench.memory.poke64(shadowSteAddress(bench, 8) + 16, entry[2] ^ (1n << 63n))
+  bench.hw.consumed = []
+  takeOver(bench)
+  expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x8 was rewritten'])
+  expect(shadowSte(bench, 8)).toEqual(entry)
+  expect(bench.hw.takeCommands()).toContain('CFGI_STE')
 })
 
 test('a shadow table that is taken over has no streams but those that are put back', () => {

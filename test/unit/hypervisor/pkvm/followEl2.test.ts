@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** EL2 takes pages from its host and gives them back: devices reach the same, before EL2 goes on. */
 import { beforeEach, describe, expect, test } from 'vitest'
-import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { EFAULT, EPERM } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
+import { SYNC } from '../../smmu/fields.ts'
 import { ANNOTATION_EL2, ANNOTATION_VM, descriptor, El2Bench, L2, L3, PAGE, REGION, ROOT } from './el2Support.ts'
-import { CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE, RAM_SIZE } from './support.ts'
+import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE, RAM_SIZE, successor } from './support.ts'
 
 let bench: El2Bench
 
@@ -140,6 +140,20 @@ describe('while EL2 runs', () => {
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_UNMAP', values: [other, 0, 1, EFAULT] }])
   })
 
+  test('what a trap waited for in vain does not shorten it', () => {
+    bench.hw.stuck = true
+    bench.host.commands(SYNC)
+    bench.hw.stuck = false
+    bench.hw.slow = 5
+    expect(store(PAGE, ANNOTATION_EL2)).toBe(true)
+  })
+
+  test('it is followed', () => {
+    expect(bench.hyp.followed).toBe(true)
+    expect(new El2Bench().hyp.followed).toBe(true)
+    expect(new Bench().hyp.followed).toBe(false)
+  })
+
   test('tables that cannot be read keep EL2 where it is', () => {
     bench.memory.poke64(L2, 0x1000n | 3n)
     expect(changed(false, [L2])).toBe(false)
@@ -147,16 +161,38 @@ describe('while EL2 runs', () => {
   })
 })
 
+describe('a hypervisor that takes over', () => {
+  const next = () => {
+    const hyp = successor(bench)
+    hyp.restore(bench.hyp.checkpoint().slice())
+    return hyp
+  }
+
+  test('before EL2 has tables', () => {
+    bench.hyp.reset()
+    bench.el2.now = null
+    const hyp = next()
+    expect(hyp.resume()).toEqual([])
+    expect(hyp.followed).toBe(false)
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('and cannot read them does not go on', () => {
+    bench.memory.poke64(L2, 0x1000n | 3n)
+    expect(() => next().resume()).toThrow("EL2's tables for its host cannot be followed")
+  })
+
+  test('and finds what it knows changes nothing', () => {
+    expect(next().resume()).toEqual([])
+  })
+})
+
 test('a hypervisor that takes over reads what EL2 changed meanwhile', () => {
   const checkpoint = bench.hyp.checkpoint().slice()
   bench.memory.poke64(descriptor(PAGE), ANNOTATION_VM)
-  const successor = new Hypervisor(bench.machine, {
-    options: { waitPolls: 50 },
-    report: bench.report,
-    clock: () => bench.now++,
-  })
-  successor.restore(checkpoint)
-  expect(successor.resume()).toContain('pages that EL2 took or gave back meanwhile were followed')
-  expect(successor.ownership.hostReaches(PAGE)).toBe(false)
-  expect(successor.verify()).toEqual([])
+  const next = successor(bench)
+  next.restore(checkpoint)
+  expect(next.resume()).toContain('pages that EL2 took or gave back meanwhile were followed')
+  expect(next.ownership.hostReaches(PAGE)).toBe(false)
+  expect(next.verify()).toEqual([])
 })

@@ -434,7 +434,9 @@ describe('a hardware that does not follow', () => {
       (address < HOST_CMDQ || address >= HOST_CMDQ + 16 * SIZE) && read(address, ...rest)
     const prod = host.prod + 3
     bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
-    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CMDQ_FETCH', values: [HOST_CMDQ + 16 * (prod - 3), 0, 48] }])
+    expect(bench.report.warnings).toMatchObject([
+      { code: 'HYP_CMDQ_FETCH', values: [HOST_CMDQ + 16 * (prod - 3), 0, 48] },
+    ])
     expect(bench.hw.consumed).toEqual([])
     memory.read = read
     host.commands(tlbiNhVa(0x1000))

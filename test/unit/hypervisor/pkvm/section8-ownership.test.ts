@@ -16,6 +16,7 @@ import {
 import { PAGE_DONATE, PAGE_RECLAIM } from '../../../../server/policy/report.ts'
 import { EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, EPERM, ERANGE, OK } from '../../../../server/policy/result.ts'
 import * as r from '../../../../server/smmu/registers.ts'
+import { SYNC } from '../../smmu/fields.ts'
 import {
   Bench,
   CARVEOUT_BASE,
@@ -27,6 +28,7 @@ import {
   RAM_BASE,
   RAM_SIZE,
   STE,
+  successor,
 } from './support.ts'
 
 const P = 4096
@@ -402,14 +404,54 @@ describe('donation at run time', () => {
     expect(bench.memory.peek64(TARGET)).toBe(0x5an)
   })
 
+  test('a donation that a take-over cannot finish: the host has its page back, and the vCPUs reach it', () => {
+    let kept = new Uint8Array()
+    const context = { options: { waitPolls: 50 }, report: bench.report, clock: () => bench.now++ }
+    const keeps: Hypervisor = new Hypervisor(bench.machine, {
+      ...context,
+      persist: () => {
+        kept = keeps.checkpoint().slice()
+      },
+    })
+    keeps.restore(bench.hyp.checkpoint().slice())
+    keeps.resume()
+    expect(keeps.donate(TARGET, P, 3)).toBe(OK)
+    bench.hw.stuck = true
+    bench.hyp = new Hypervisor(bench.machine, context)
+    bench.hyp.restore(kept)
+    expect(bench.hyp.resume()).toHaveLength(1)
+    expect(bench.report.operations.at(-1)).toMatchObject({ operation: PAGE_DONATE, base: TARGET, result: EIO })
+    expect(bench.guard.ranges).toEqual([{ base: CARVEOUT_BASE, size: CARVEOUT_SIZE }])
+    expect(bench.hyp.ownership.stateAt(TARGET)).toBe(PAGE_OWNED)
+    expect(mapped(TARGET)).toBe(true)
+  })
+
+  test('what a trap waited for in vain does not shorten a donation', () => {
+    bench.hw.stuck = true
+    host.commands(SYNC)
+    bench.hw.stuck = false
+    bench.hw.slow = 5
+    expect(bench.hyp.donate(TARGET, P, 3)).toBe(OK)
+  })
+
+  test('a page that cannot be zeroed stays the VM’s', () => {
+    expect(bench.hyp.donate(TARGET, P, 3)).toBe(OK)
+    const { memory } = bench
+    const write = memory.write.bind(memory)
+    memory.write = (address, ...rest) => address !== TARGET && write(address, ...rest)
+    expect(bench.hyp.reclaim(TARGET, P, 3)).toBe(EFAULT)
+    expect(bench.hyp.donated).toEqual([{ base: TARGET, size: P }])
+    expect(bench.guard.ranges).toContainEqual({ base: TARGET, size: P })
+    expect(mapped(TARGET)).toBe(false)
+  })
+
   test('hypervisor memory that cannot be kept from the vCPUs: no isolation, and no take-over', () => {
     const kept = bench.hyp.checkpoint().slice()
     bench.guard.ranges = []
     bench.guard.limit = 0
-    expect(() => {
-      bench.hyp.restore(kept)
-      bench.hyp.resume()
-    }).toThrow(/cannot be guarded/)
+    const next = successor(bench)
+    next.restore(kept)
+    expect(() => next.resume()).toThrow(/cannot be guarded/)
     bench.hyp.reset()
     expect(bench.hyp.isolated).toBe(false)
     expect(bench.report.probes.at(-1)).toMatch(/cannot be kept from the vCPUs/)

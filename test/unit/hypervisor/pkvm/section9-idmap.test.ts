@@ -6,7 +6,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { idmapGeometry } from '../../../../server/hypervisor/pkvm/idmapGeometry.ts'
-import { EFAULT, ENOMEM, OK } from '../../../../server/policy/result.ts'
+import { EFAULT, EINVAL, ENOMEM, OK } from '../../../../server/policy/result.ts'
 import { fieldGet, fieldPrep, getField } from '../../../../server/smmu/bits.ts'
 import {
   CMDQ_TLBI_0_NUM,
@@ -356,6 +356,83 @@ describe('hypervisor memory that fails', () => {
       expect(bench.report.take()).toContain('HYP_UNMAP')
       bench.memory[what] = real
     }
+  })
+})
+
+describe('what map and unmap cannot do', () => {
+  const idmapOf = (bench: Bench) => {
+    const { idmap } = bench.hyp
+    if (idmap === null) throw new Error('there is no idmap')
+    return idmap
+  }
+
+  test.each([
+    ['nothing', RAM_BASE, 0],
+    ['less than nothing', RAM_BASE, -4096],
+    ['no number', Number.NaN, 4096],
+    ['no number of bytes', RAM_BASE, Number.NaN],
+    ['below 0', -4096, 4096],
+    ['below 0, and nothing', -4096, 0],
+    ['half a granule more', RAM_BASE, 6144],
+    ['from half a granule on', RAM_BASE + 2048, 4096],
+  ])('%s', (_, base, size) => {
+    const bench = start({})
+    const log = bench.record()
+    expect(idmapOf(bench).map(base, size)).toBe(EINVAL)
+    expect(idmapOf(bench).unmap(base, size)).toBe(EINVAL)
+    expect(log).toEqual([])
+  })
+
+  test('address 0 is one like any other', () => {
+    const ram = [{ base: 0, size: 20 * MiB }]
+    const bench = start({ ram, carveout: { base: 8 * MiB, size: 12 * MiB } })
+    expect(idmapOf(bench).unmap(0, 4096)).toBe(OK)
+    expect(walk(bench, 0)).toBeNull()
+    expect(idmapOf(bench).map(0, 4096)).toBe(OK)
+    expect(walk(bench, 0)).toMatchObject({ level: 3, ...RAM_LEAF })
+  })
+
+  test('a part of a block stays as it is', () => {
+    const bench = start({})
+    const log = bench.record()
+    expect(idmapOf(bench).unmap(2 ** 33, 4096)).toBe(EINVAL)
+    expect(idmapOf(bench).map(2 ** 33, 4096)).toBe(EINVAL)
+    expect(log).toEqual([])
+  })
+
+  test('where there is no table nothing is unmapped, and nothing written', () => {
+    const ram = [
+      { base: 0, size: 2 * MiB },
+      { base: RAM_BASE, size: RAM_SIZE },
+    ]
+    const bench = start({ ram, options: { poolPages: 3 } })
+    expect(walk(bench, RAM_BASE)).toBeNull()
+    const log = bench.record()
+    expect(idmapOf(bench).unmap(RAM_BASE, 4 * MiB)).toBe(OK)
+    expect(log).toEqual([])
+  })
+
+  test('what has no table stays a hole, what has one is mapped', () => {
+    const bench = start({ options: { poolPages: 3 } })
+    const { pool } = bench.hyp
+    pool.limit = pool.capacity
+    expect(idmapOf(bench).map(RAM_BASE + 2 * MiB, 2 * MiB)).toBe(OK)
+    expect(idmapOf(bench).unmap(RAM_BASE + 2 * MiB, 2 * MiB)).toBe(OK)
+    pool.limit = pool.used
+    expect(idmapOf(bench).map(RAM_BASE, 4 * MiB)).toBe(ENOMEM)
+    expect(walk(bench, RAM_BASE + 2 * MiB - 1)).toBeNull()
+    expect(walk(bench, RAM_BASE + 2 * MiB)).toMatchObject(RAM_LEAF)
+  })
+
+  test('a table that cannot be written into the one above', () => {
+    const bench = start({ options: { poolPages: 3 } })
+    bench.hyp.pool.limit = bench.hyp.pool.capacity
+    const { write } = bench.memory
+    bench.memory.write = (at, source, offset, length) =>
+      length !== 8 && write.call(bench.memory, at, source, offset, length)
+    expect(idmapOf(bench).map(RAM_BASE, 4096)).toBe(EFAULT)
+    bench.memory.write = write
+    expect(walk(bench, RAM_BASE)).toBeNull()
   })
 })
 
