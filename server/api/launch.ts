@@ -3,7 +3,7 @@
 import type { Session } from '../control/session.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
-import { checkQuirks } from '../policy/policy.ts'
+import { blockOptions, blocksProblem, checkQuirks } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
 import { machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
@@ -39,6 +39,8 @@ function checkedPolicy(options: StartOptions, { policyFile }: LaunchDefaults): s
   } catch (error) {
     throw new Problem(422, words(error))
   }
+  const blocks = blocksProblem(policy, policy !== OWN_POLICY, options)
+  if (blocks !== undefined) throw new Problem(422, blocks)
   if (policy !== OWN_POLICY) {
     checkChoices(policy, options)
     return policy
@@ -106,6 +108,7 @@ export async function launch(
           granule: options.granule ?? DEFAULTS.granule,
           requireIsolation: options.requireIsolation ?? false,
           ats: options.ats ?? false,
+          ...blockOptions(options),
           quirks: options.quirks ?? [],
         },
         panicOnWarn: options.panicOnWarn ?? false,

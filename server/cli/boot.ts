@@ -12,6 +12,7 @@ import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { loadPolicy, POLICY_NAMES, type PolicyModule, policyFile } from '../policy/load.ts'
+import { blockOptions, blocksProblem } from '../policy/policy.ts'
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
@@ -83,10 +84,18 @@ function namedFiles({ policy, kernel, initrd, qemu, faults = [], ramDir, report,
   }
 }
 
+/** @throws Error when `--blocks` and `--bbm` say nothing */
+export function checkBlocks(options: Pick<BootOptions, 'policy' | 'el2' | 'blocks' | 'bbm'>): void {
+  const policy = policyOf(options)
+  const problem = blocksProblem(policy, POLICY_NAMES.includes(policy), options)
+  if (problem !== undefined) throw new Error(`--${problem.replace('with ', 'with --')}`)
+}
+
 /** Checks before any work is done, so that a typo costs no boot. @throws Error naming option and file. */
 function check(options: BootOptions): void {
   if (!POLICY_NAMES.includes(options.policy)) policyFile(options.policy)
   checkFiles(wantedFiles(options))
+  checkBlocks(options)
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
   if (typeof options.record === 'string' && (options.baseline || options.server !== undefined))
     throw new Error('--record: needs the server of this run: not with --baseline or --server')
@@ -163,6 +172,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
           granule: Number(options.granule),
           requireIsolation: options.requireIsolation === true,
           ats: options.ats === true,
+          ...blockOptions(options),
           quirks: options.quirk,
         },
         panicOnWarn: options.panicOnWarn === true,
@@ -246,6 +256,7 @@ async function watch(
     ...failure,
     policy: options.baseline ? 'baseline' : policyOf(options),
     ...(options.quirk.length > 0 && !options.baseline && { quirks: options.quirk }),
+    ...(!options.baseline && blockOptions(options)),
     kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
     wallMs: Math.round(performance.now() - started),
     bootMs,

@@ -5,7 +5,7 @@ import { enums } from '../../protocol/messages.ts'
 import { DEFAULT_HOST } from '../api/server.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
-import { GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { BBM_LEVELS, type BbmLevel, GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { EL2_KERNEL, EL2_MODES, type El2Mode } from '../run/el2.ts'
 import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
@@ -18,6 +18,8 @@ export interface BootOptions {
   readonly policy: string
   readonly until: SeriesStep
   readonly granule: string
+  readonly blocks?: boolean
+  readonly bbm?: BbmLevel
   readonly requireIsolation?: boolean
   readonly ats?: boolean
   /** Of the policy. */
@@ -131,6 +133,8 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .choices(GRANULES.map(String))
         .default(String(DEFAULTS.granule)),
     )
+    .addOption(blocksOption())
+    .addOption(bbmOption())
     .addOption(quirkOption())
     .option(
       '--require-isolation',
@@ -212,6 +216,20 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .default([], ''),
     )
 }
+
+/** Of every command that chooses how RAM is mapped for devices. */
+export const blocksOption = (): Option =>
+  new Option('--blocks', 'RAM in the largest blocks of the stage-2 idmap, split at a donation and merged at a reclaim')
+
+export const bbmOption = (): Option =>
+  new Option(
+    '--bbm <level>',
+    'with --blocks: 0: break before make, 1: nT, 2: sizes change at once; not more than SMMU_IDR3.BBML says (default: that)',
+  ).argParser(text => {
+    const level = BBM_LEVELS.find(known => String(known) === text)
+    if (level === undefined) throw new InvalidArgumentError(`expected ${BBM_LEVELS.join(', ')}`)
+    return level
+  })
 
 export const quirkOption = (): Option =>
   new Option('--quirk <name>', 'show a known defect (server/hypervisor/README.md, section 13); may be repeated')

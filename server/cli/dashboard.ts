@@ -4,6 +4,7 @@ import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
+import { blockOptions } from '../policy/policy.ts'
 import { type BootOptions, policyOf } from './bootOptions.ts'
 import { say } from './terminal.ts'
 
@@ -29,8 +30,10 @@ export async function openDashboard(options: BootOptions): Promise<Dashboard> {
     show(session, kernel) {
       const policy = policyOf(options)
       const { until, memory, smp, quirk, panicOnWarn = false, oracle = false } = options
+      const blocks = blockOptions(options)
       const named = POLICY_NAMES.includes(policy) ? policy : OWN_POLICY
-      manager.adopt(session, { policy: named, until, memory, smp, quirks: quirk, panicOnWarn, oracle }, kernel)
+      const shown = { policy: named, until, memory, smp, ...blocks, quirks: quirk, panicOnWarn, oracle }
+      manager.adopt(session, shown, kernel)
     },
     async close() {
       await manager.close()

@@ -132,6 +132,10 @@ export function printSummary(run: Report): void {
   const lines = ['', `smmu-cosim: ${run.outcome}${run.message === undefined ? '' : `: ${run.message}`}`]
   const boot = run.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(run.bootMs)}`
   if (run.quirks !== undefined) lines.push(...quirkLines(run.policy, run.quirks))
+  if (run.blocks === true) {
+    const level = run.bbm === undefined ? '' : `, BBM level ${run.bbm} at most`
+    lines.push(`  RAM in blocks (--blocks${level})`)
+  }
   lines.push(`  policy ${run.policy}, kernel ${run.kernel}, ${boot}, ${seconds(run.wallMs)} in all`)
   const { traps } = run
   if (traps !== null && traps.total > 0) {

@@ -3,7 +3,7 @@ import { realpathSync } from 'node:fs'
 import { sep } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { cachePath } from '../../scripts/setup/cache.ts'
-import { GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
+import { type BbmLevel, blockOptions, GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
 import { cut } from '../trace/cut.ts'
 import { describeRoot } from '../trace/describe.ts'
 import { describeHunk, diff } from '../trace/diff.ts'
@@ -33,6 +33,7 @@ import {
 } from '../trace/vocabulary.ts'
 import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
+import { bbmOption, blocksOption } from './bootOptions.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
 import { inputFile, ofFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
@@ -365,6 +366,8 @@ interface ReplayCommandOptions {
   readonly policy?: string
   readonly until?: PolicyOptions['until']
   readonly granule?: string
+  readonly blocks?: boolean
+  readonly bbm?: BbmLevel
   readonly break?: Break
   readonly all?: boolean
   readonly nested?: boolean
@@ -378,6 +381,8 @@ function replayCommand(program: Command): void {
       new Option('--until <stage>', "the policy's stage; default: that of the recording").choices(SERIES_STEPS),
     )
     .addOption(new Option('--granule <bytes>', 'page size of stage 2').choices(GRANULES.map(String)))
+    .addOption(blocksOption())
+    .addOption(bbmOption())
     .option('--break <where>', 'stop after a trap number, register, command, warning, or difference', value(parseBreak))
     .option('--all', 'print every decision that goes differently')
     .option('--nested', 'print with everything that was recorded of it')
@@ -392,6 +397,7 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
     ...recorded.options,
     ...(options.until && { until: options.until }),
     ...(options.granule && { granule: Number(options.granule) as (typeof GRANULES)[number] }),
+    ...blockOptions(options),
   }
   const nested = options.nested === true
   const out = new Output()

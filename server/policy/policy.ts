@@ -19,11 +19,22 @@ export function includesStep(upTo: SeriesStep, step: SeriesStep): boolean {
 export const GRANULES = [4096, 16384, 65536] as const
 export type Granule = (typeof GRANULES)[number]
 
+/**
+ * What hardware lets software do with a block of a translation table that becomes a table, or the reverse (SMMU_IDR3.BBML, IHI 0070
+ * section 6.3.4): 0: the entry is invalid in between; 1: it has nT in between; 2: nothing, but invalidate afterwards.
+ */
+export const BBM_LEVELS = [0, 1, 2] as const
+export type BbmLevel = (typeof BBM_LEVELS)[number]
+
 export interface PolicyOptions {
   /** How much of the series `pkvm` emulates; named as the option `--until`, and in recordings. Default 'nested'. */
   readonly until?: SeriesStep
   /** Page size of the stage-2 idmap; default 4096. */
   readonly granule?: Granule
+  /** The stage-2 idmap maps RAM in the largest blocks that ownership allows. Default: in pages. */
+  readonly blocks?: boolean
+  /** Highest BBM level that is made use of, with `blocks`. Default: what the SMMUs have. */
+  readonly bbm?: BbmLevel
   /** A machine that cannot be isolated is stopped (`reset` throws HypFatal) instead of being reported. */
   readonly requireIsolation?: boolean
   /**
@@ -39,6 +50,19 @@ export interface PolicyOptions {
   readonly waitMs?: number
   /** Limit of one wait for the hardware in register reads, for a clock that stands still; default 1,000,000. */
   readonly waitPolls?: number
+}
+
+/** What a command line or a request says of blocks, as options that are absent where nothing was said. */
+export const blockOptions = ({ blocks, bbm }: Pick<PolicyOptions, 'blocks' | 'bbm'>): PolicyOptions =>
+  blocks === true ? { blocks, ...(bbm !== undefined && { bbm }) } : {}
+
+/**
+ * @param policy its name, or a file
+ * @returns why these options say nothing; undefined: they do
+ */
+export function blocksProblem(policy: string, builtIn: boolean, { blocks, bbm }: PolicyOptions): string | undefined {
+  if (blocks !== true) return bbm === undefined ? undefined : 'bbm: only with blocks'
+  return builtIn && policy !== 'pkvm' ? `blocks: policy ${policy} has no stage-2 idmap` : undefined
 }
 
 export interface PolicyContext {

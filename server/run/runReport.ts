@@ -41,6 +41,9 @@ export interface Report {
   readonly policy: string
   /** Known defects that the policy was told to show: it was not the policy as it is. Absent: none. */
   readonly quirks?: readonly string[]
+  /** RAM was mapped in blocks, and the BBM level that was made use of at most; absent: pages, and what the SMMUs have. */
+  readonly blocks?: boolean
+  readonly bbm?: number
   /** Prefix of the series, for the policy `pkvm`. */
   readonly until?: string
   readonly kernel: string

@@ -72,6 +72,8 @@ export interface Features {
   readonly had: boolean
   readonly xnx: boolean
   readonly ril: boolean
+  /** BBM level: 0, 1 or 2; the Reserved 3 promises nothing. */
+  readonly bbml: number
   readonly stt: boolean
   readonly fwb: boolean
   readonly e0pd: boolean
@@ -114,6 +116,7 @@ export function decodeFeatures(id: IdRegisters): Features {
   if (oas > 52) throw new RangeError(`IDR5.OAS of ${oas} bits is not modelled`)
   const vax = fieldGet(r.IDR5_VAX, id.idr5)
   if (vax > r.IDR5_VAX_52_BIT) throw new RangeError(`IDR5.VAX ${vax} is not modelled`)
+  const bbml = fieldGet(r.IDR3_BBML, id.idr3)
   const flag = (value: number, mask: number) => (value & mask) !== 0
   return {
     s1p: flag(id.idr0, r.IDR0_S1P),
@@ -148,6 +151,7 @@ export function decodeFeatures(id: IdRegisters): Features {
     had: flag(id.idr3, r.IDR3_HAD),
     xnx: flag(id.idr3, r.IDR3_XNX),
     ril: flag(id.idr3, r.IDR3_RIL),
+    bbml: bbml <= 2 ? bbml : 0,
     stt: flag(id.idr3, r.IDR3_STT),
     fwb: flag(id.idr3, r.IDR3_FWB),
     e0pd: flag(id.idr3, r.IDR3_E0PD),

@@ -26,6 +26,8 @@ export const ARM_LPAE_PTE_SH_OS = 2 << 8
 export const ARM_LPAE_PTE_SH_IS = 3 << 8
 export const ARM_LPAE_PTE_SH_MASK = 3 << 8
 export const ARM_LPAE_PTE_AF = 1 << 10
+/** nT, of a block: caches keep nothing of it that could conflict with another size. RES0 without BBM level 1 (IDR3.BBML). */
+export const ARM_LPAE_PTE_NT = 1 << 16
 /** Bit 52. */
 export const ARM_LPAE_PTE_HI_CONT = 1 << 20
 

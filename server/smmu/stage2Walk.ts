@@ -28,7 +28,10 @@ export class Stage2Walk {
   /** Stage 2 without the check of permissions. */
   leaf(ste: Ste, s2: Stage2, ipa: number, cls: number): Stage2Leaf | undefined {
     const cached = this.#walk.caches?.stage2(ste.vmid, shiftDown(ipa, 12))
-    if (cached) return cached
+    if (cached) {
+      this.compare(s2, ipa, cached.level)
+      return cached
+    }
     if (exceeds(ipa, s2.inputBits)) return this.#walk.fail2(E.EVT_ID_TRANSLATION_FAULT, s2, cls, ipa)
     const { granuleShift } = s2
     const page = shiftDown(ipa, 12)
@@ -75,11 +78,39 @@ export class Stage2Walk {
         pa: out - (lowBits(ipa, leafShift) - lowBits(ipa, shift)),
         perm: stage2Permissions(lo, hi, this.#walk.features.xnx),
         memAttr: (lo & P.ARM_LPAE_PTE_MEMATTR_MASK) >>> P.ARM_LPAE_PTE_MEMATTR_SHIFT,
+        nt: hasNt(this.#walk, level, lo),
       }
+      if (table) this.compare(s2, ipa, level)
       this.#walk.caches?.putStage2(ste.vmid, leaf)
       return leaf
     }
   }
+
+  /** A leaf at `cached` was found in a cache, or by a table descriptor that was in one: do tables in memory have another size? */
+  compare(s2: Stage2, ipa: number, cached: number): void {
+    const walk = this.#walk
+    const { bbml } = walk.features
+    if (walk.caches?.onConflict === undefined || bbml === 2) return
+    const { lo, hi } = walk
+    let base = s2.ttb
+    for (let level = s2.startLevel; ; level++) {
+      const address = base + P.tableIndex(ipa, level, s2.startLevel, s2.granuleShift) * P.PTE_SIZE
+      if (!walk.descriptor(address, s2.bigEndian) || !(walk.lo & P.ARM_LPAE_PTE_VALID)) break
+      if (level < P.LAST_LEVEL && (walk.lo & P.ARM_LPAE_PTE_TYPE_MASK) === P.ARM_LPAE_PTE_TYPE_TABLE) {
+        base = P.descriptorAddress(walk.lo, walk.hi, s2.granuleShift, s2.granuleShift, walk.features.oas)
+        continue
+      }
+      if (level !== cached && !hasNt(walk, level, walk.lo)) walk.caches.onConflict(ipa, cached, level)
+      break
+    }
+    walk.lo = lo
+    walk.hi = hi
+  }
+}
+
+/** A block whose nT the SMMU follows. */
+export function hasNt(walk: Walk, level: number, lo: number): boolean {
+  return walk.features.bbml > 0 && level < P.LAST_LEVEL && (lo & P.ARM_LPAE_PTE_NT) !== 0
 }
 
 /**

@@ -12,7 +12,15 @@ export interface Matched {
   readonly granuleShift: number
   readonly level: number
   readonly leafShift: number
+  /** A leaf on the way has nT, and the SMMU follows it (IDR3.BBML): not to be kept. */
+  readonly nt: boolean
 }
+
+/**
+ * Tables say another size of an address than what is cached of it, at stage 2, and the SMMU's BBM level does not let software do that
+ * (IDR3.BBML): hardware may answer with either, with both, or with F_TLB_CONFLICT. Levels of both leaves.
+ */
+export type ConflictReport = (ipa: number, cached: number, found: number) => void
 
 /** A translation by one or both stages, as a TLB holds it. For stage 2 only the input address is an IPA. */
 export interface TlbEntry extends Matched {
@@ -60,6 +68,8 @@ export interface TlbTags {
 export interface Caches {
   /** The contiguous bit makes one entry of all descriptors that it ties together. */
   readonly contiguous: boolean
+  /** Absent: sizes are not compared. */
+  readonly onConflict?: ConflictReport | undefined
   /** null: an STE that is invalid or ILLEGAL is cached. */
   ste(sid: number): Ste | null | undefined
   putSte(sid: number, ste: Ste | null): void

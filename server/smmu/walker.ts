@@ -15,7 +15,7 @@ import type { GuestMemory } from './memory.ts'
 import * as P from './pagetable.ts'
 import { PERM_ALL, PERM_UR, PERM_UW, PERM_UX, stage1Permissions } from './permissions.ts'
 import { CR0_SMMUEN, GBPA_ABORT } from './registers.ts'
-import { mappedShift, Stage2Walk } from './stage2Walk.ts'
+import { hasNt, mappedShift, Stage2Walk } from './stage2Walk.ts'
 import { type Cd, type Stage1Table, type Stage2, type Ste, WORLD_EL2 } from './streamConfig.ts'
 import { ABORTED, type Faulted, type Outcome, passed, type Transaction, type Translated } from './transaction.ts'
 import type { Caches, TlbEntry, TlbTags } from './translationCaches.ts'
@@ -132,7 +132,10 @@ export class Walker {
     const tags = { world: ste.world, vmid: ste.vmid, ipa: true, asid: 0, aset: 0 }
     const page = pageOf(this.#walk.t.lo, this.#walk.t.hi)
     const cached = this.#walk.caches?.tlb(tags, page)
-    if (cached) return this.#allowed2(cached, stage2) ? this.#translated(cached) : this.#walk.faulted()
+    if (cached) {
+      this.#stage2.compare(stage2, addressOf(this.#walk.t.lo, this.#walk.t.hi), cached.level)
+      return this.#allowed2(cached, stage2) ? this.#translated(cached) : this.#walk.faulted()
+    }
     const leaf = this.#stage2.leaf(ste, stage2, addressOf(this.#walk.t.lo, this.#walk.t.hi), CLASS_IN)
     if (!leaf) return this.#walk.faulted()
     const entry = {
@@ -141,6 +144,7 @@ export class Walker {
       granuleShift: leaf.granuleShift,
       level: leaf.level,
       leafShift: leaf.leafShift,
+      nt: leaf.nt,
       pa: leaf.pa,
       ipa: leaf.page * 4096,
       s1Perm: PERM_ALL,
@@ -262,6 +266,7 @@ export class Walker {
     const attribute = (this.#walk.lo >>> P.ARM_LPAE_PTE_ATTRINDX_SHIFT) & 7
     const mair = ((attribute < 4 ? cd.mairLo : cd.mairHi) >>> ((attribute & 3) * 8)) & 0xff
     const global = (this.#walk.lo & P.ARM_LPAE_PTE_nG) === 0
+    let nt = hasNt(this.#walk, level, this.#walk.lo)
     // The output address of the first byte that the leaf maps; `s1Out` is that of the descriptor itself.
     const first = s1Out - (lowBits(offset, s1Shift) - lowBits(offset, P.levelShift(level, granuleShift)))
     let shift = s1Shift
@@ -277,6 +282,7 @@ export class Walker {
       ipa = alignDown(inputIpa, shift)
       pa = leaf.pa + (ipa - leaf.page * 4096)
       s2Perm = leaf.perm
+      nt ||= leaf.nt
       memAttr = leaf.memAttr
     }
     return {
@@ -285,6 +291,7 @@ export class Walker {
       granuleShift,
       level,
       leafShift: s1Shift,
+      nt,
       pa,
       ipa,
       s1Perm,

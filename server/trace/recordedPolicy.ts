@@ -4,7 +4,14 @@
  * runs says the command line.
  */
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
-import { GRANULES, type PolicyFactory, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
+import {
+  BBM_LEVELS,
+  blockOptions,
+  GRANULES,
+  type PolicyFactory,
+  type PolicyOptions,
+  SERIES_STEPS,
+} from '../policy/policy.ts'
 import type { TraceHeader } from './format.ts'
 
 export interface RecordedPolicy {
@@ -31,14 +38,16 @@ export async function recordedPolicy(header: TraceHeader, given?: string): Promi
 
 /** The options that the command line knows; others of a header, or other values, mean nothing. */
 function optionsOf({ policyOptions }: TraceHeader): PolicyOptions {
-  const { until, granule, requireIsolation, ats, quirks } = policyOptions
+  const { until, granule, requireIsolation, ats, blocks, bbm, quirks } = policyOptions
   const step = SERIES_STEPS.find(known => known === until)
   const size = GRANULES.find(known => known === granule)
+  const level = BBM_LEVELS.find(known => known === bbm)
   return {
     ...(step !== undefined && { until: step }),
     ...(size !== undefined && { granule: size }),
     ...(typeof requireIsolation === 'boolean' && { requireIsolation }),
     ...(typeof ats === 'boolean' && { ats }),
+    ...blockOptions({ blocks: blocks === true, ...(level !== undefined && { bbm: level }) }),
     ...(Array.isArray(quirks) && { quirks: quirks.filter(quirk => typeof quirk === 'string') }),
   }
 }

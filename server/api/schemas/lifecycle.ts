@@ -2,7 +2,7 @@
 /** The machine: life cycle, console, counters; and the names that requests can use. */
 import { Type } from 'typebox'
 import { POLICY_NAMES } from '../../policy/load.ts'
-import { GRANULES, SERIES_STEPS } from '../../policy/policy.ts'
+import { BBM_LEVELS, GRANULES, SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { Nullable, named, Ref, type View } from './fields.ts'
@@ -28,6 +28,14 @@ export const StartSchema = named(
       ),
       granule: Type.Optional(
         Type.Enum([...GRANULES], { default: DEFAULTS.granule, description: 'page size of the idmap, bytes' }),
+      ),
+      blocks: Type.Optional(
+        Type.Boolean({ default: false, description: 'RAM in the largest blocks of the idmap that ownership allows' }),
+      ),
+      bbm: Type.Optional(
+        Type.Enum([...BBM_LEVELS], {
+          description: 'with blocks: BBM level that is made use of, at most SMMU_IDR3.BBML, which is the default',
+        }),
       ),
       requireIsolation: Type.Optional(Type.Boolean({ default: false })),
       ats: Type.Optional(Type.Boolean({ default: false, description: 'ATS and PRI are let through to the host' })),

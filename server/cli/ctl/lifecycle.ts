@@ -6,7 +6,7 @@ import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../ap
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
-import { quirkOption } from '../bootOptions.ts'
+import { bbmOption, blocksOption, quirkOption } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
 import { type Add, integer, plain } from './command.ts'
@@ -16,9 +16,9 @@ const WAITED = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
 const POLL_MS = 250
 
 function statusText({ state, phase, step, options, kernel, held, end }: MachineStatus): string {
-  const { policy = 'pkvm', until = 'nested', quirks = [] } = options ?? {}
+  const { policy = 'pkvm', until = 'nested', blocks = false, quirks = [] } = options ?? {}
   const lines = [
-    `${state}${state === 'off' ? '' : `, ${phase}${step ? ` (${step})` : ''}, ${policy} ${until}, ${kernel}`}`,
+    `${state}${state === 'off' ? '' : `, ${phase}${step ? ` (${step})` : ''}, ${policy} ${until}${blocks ? ' in blocks' : ''}, ${kernel}`}`,
   ]
   if (quirks.length > 0) lines.push(`with known defects, not ${policy} as it is: ${quirks.join(', ')}`)
   if (held) lines.push(heldText(held))
@@ -57,6 +57,8 @@ export function lifecycleCommands(add: Add): void {
         .addOption(new Option('--run <what>', 'a shell, or the workload').choices(['shell', 'workload']))
         .option('--bench <n>', 'timed reads of each disk', integer)
         .option('--append <text>', 'added to the kernel command line')
+        .addOption(blocksOption())
+        .addOption(bbmOption())
         .addOption(quirkOption())
         .option('--panic-on-warn', 'end at the first unexpected hyp warning')
         .option('--oracle', 'hold what devices reach against who owns the pages; end where they must not')

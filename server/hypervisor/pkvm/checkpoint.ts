@@ -181,22 +181,28 @@ function fingerprint(machine: Machine, upTo: SeriesStep, granule: number): numbe
   return crc32(parts.join())
 }
 
+/** In the word of the step: RAM is mapped in blocks. */
+const BLOCKS = 1 << 8
+const stepWord = (upTo: SeriesStep, blocks: boolean): number => SERIES_STEPS.indexOf(upTo) | (blocks ? BLOCKS : 0)
+
 export class Checkpoint {
   readonly #smmus: readonly Smmu[]
   readonly #fingerprint: number
   readonly #granule: number
   readonly #upTo: SeriesStep
+  readonly #blocks: boolean
   #buffer = new Uint32Array(0)
   #bytes = new Uint8Array(0)
   /** Checksum of the part that changes seldom, and where it begins. */
   #restChecksum = 0
   readonly #rest: number
 
-  constructor(machine: Machine, smmus: readonly Smmu[], upTo: SeriesStep, granule: number) {
+  constructor(machine: Machine, smmus: readonly Smmu[], upTo: SeriesStep, granule: number, blocks: boolean) {
     this.#smmus = smmus
     this.#fingerprint = fingerprint(machine, upTo, granule)
     this.#upTo = upTo
     this.#granule = granule
+    this.#blocks = blocks
     this.#rest = HEADER_WORDS + smmus.length * CMDQ_WORDS
   }
 
@@ -235,7 +241,7 @@ export class Checkpoint {
     words[1] = CHECKPOINT_VERSION
     words[2] = length
     words[4] = this.#fingerprint
-    words[5] = SERIES_STEPS.indexOf(this.#upTo)
+    words[5] = stepWord(this.#upTo, this.#blocks)
     words[6] = this.#granule
     words[7] = this.#smmus.length
     this.#restChecksum = checksum(words, this.#rest, length, checksum(words, CHECKSUM + 1, HEADER_WORDS, 0))
@@ -270,9 +276,10 @@ export class Checkpoint {
     }
     if (length !== words.length) throw new CheckpointError('the checkpoint is shorter than it says')
     if (sum !== checkpointChecksum(words)) throw new CheckpointError('the checkpoint is damaged')
-    if (step !== SERIES_STEPS.indexOf(this.#upTo) || granule !== this.#granule) {
-      const upTo = SERIES_STEPS[step] ?? 'an unknown step'
-      throw new CheckpointError(`the checkpoint was made until ${upTo} with a granule of ${granule}`)
+    if (step !== stepWord(this.#upTo, this.#blocks) || granule !== this.#granule) {
+      const upTo = SERIES_STEPS[step & ~BLOCKS] ?? 'an unknown step'
+      const blocks = (step & BLOCKS) !== 0 ? ' and blocks' : ''
+      throw new CheckpointError(`the checkpoint was made until ${upTo} with a granule of ${granule}${blocks}`)
     }
     if (smmus !== this.#smmus.length || print !== this.#fingerprint) {
       throw new CheckpointError('the checkpoint is of a machine with other memory or SMMUs')

@@ -10,15 +10,23 @@ import type { Stage2Change, Trap } from '../../policy/policy.ts'
 import { HypFatal, includesStep, type PolicyContext, type SeriesStep } from '../../policy/policy.ts'
 import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.ts'
 import { EFAULT, EINVAL, ENODEV, ENOMEM, EPERM, OK } from '../../policy/result.ts'
-import { TWO_POW_32 } from '../../smmu/bits.ts'
+import { fieldGet, TWO_POW_32 } from '../../smmu/bits.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
-import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, ARM_SMMU_CR0ACK, CR0_SMMUEN } from '../../smmu/registers.ts'
+import {
+  ARM_SMMU_CMDQ_CONS,
+  ARM_SMMU_CR0,
+  ARM_SMMU_CR0ACK,
+  ARM_SMMU_IDR3,
+  CR0_SMMUEN,
+  IDR3_BBML,
+} from '../../smmu/registers.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
 import { type CommandOverrides, commandRules } from './commandRules.ts'
 import type { HypContext } from './context.ts'
 import { frameRules, RegisterFrame, type RegisterOverrides } from './frame.ts'
 import { HostStage2, HostStage2Error, type OwnerChange } from './hostStage2.ts'
 import { Idmap, type IdmapInfo, newIdmapState } from './idmap.ts'
+import { IdmapBlocks } from './idmapBlocks.ts'
 import { buildIdmap } from './idmapBuild.ts'
 import { idmapGeometry, stage2Pages } from './idmapGeometry.ts'
 import { verifyIdmap } from './idmapVerify.ts'
@@ -34,6 +42,9 @@ import { HYP_EL2_TABLES, HYP_EL2_TOOK_SHARED, HYP_UNMAP } from './warnings.ts'
 
 /** Pages, of the size of the granule, that the pool has beyond what the host's stage 2 can need. */
 const SPARE_PAGES = 500
+
+/** Highest BBM level that there is; what is beyond is Reserved. */
+const MAX_BBM_LEVEL = 2
 
 /** Changes of single decisions, each given the decision that stood there. What is absent costs nothing. */
 export interface HypervisorOverrides {
@@ -78,6 +89,11 @@ export class Hypervisor implements HypContext {
   #changed = true
 
   readonly #granule: number
+  /** RAM is mapped in blocks where it can be, with this BBM level at most. */
+  readonly #blocks: boolean
+  readonly #bbm: number
+  /** Of the idmap, with `#blocks`. */
+  #idmapBlocks: IdmapBlocks | null = null
   readonly #requireIsolation: boolean
   readonly #poolPages: number | null
   readonly #clock: () => number
@@ -98,6 +114,8 @@ export class Hypervisor implements HypContext {
     this.quirks = quirksOf(options.quirks)
     this.ats = options.ats ?? false
     this.#granule = options.granule ?? 4096
+    this.#blocks = options.blocks ?? false
+    this.#bbm = options.bbm ?? MAX_BBM_LEVEL
     this.#requireIsolation = options.requireIsolation ?? false
     this.#poolPages = options.poolPages ?? null
     this.#clock = context.clock ?? (() => performance.now())
@@ -115,7 +133,7 @@ export class Hypervisor implements HypContext {
     this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
     const registers = frameRules(this.upTo, this.quirks, overrides.registers)
     this.#frames = this.smmus.map(smmu => new RegisterFrame(smmu, registers))
-    this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule)
+    this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule, this.#blocks)
   }
 
   /** Whether devices reach the host's pages only. */
@@ -141,7 +159,7 @@ export class Hypervisor implements HypContext {
   reset(): void {
     this.trap = 0
     this.wait.begin()
-    this.idmap = null
+    this.#useIdmap(null)
     this.isolated = false
     const { carveout, guard } = this.machine
     for (const { base, size } of this.donated) guard.remove(base, size)
@@ -234,11 +252,35 @@ export class Hypervisor implements HypContext {
     if (root === ENOMEM) return 'hypervisor memory is too small for the stage-2 idmap'
     const idmap = new Idmap(this.memory, this.pool, geometry, newIdmapState(root, common.oas, common.bigEndian))
     const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
-    const result = buildIdmap(idmap, this.pool, this.ownership, this.smmus, reserve)
+    const result = buildIdmap(idmap, this.pool, this.ownership, this.smmus, reserve, this.#blocks)
     if (result === EFAULT) return 'hypervisor memory cannot be written'
     idmap.state.buildUs = Math.round((this.#clock() - start) * 1000)
-    this.idmap = idmap
+    this.#useIdmap(idmap)
     return null
+  }
+
+  #useIdmap(idmap: Idmap | null): void {
+    this.idmap = idmap
+    this.#idmapBlocks =
+      idmap !== null && this.#blocks
+        ? new IdmapBlocks(
+            idmap,
+            this.pool,
+            this.ownership,
+            () => this.#bbmLevel(),
+            () => this.#forgetStage2(),
+          )
+        : null
+  }
+
+  /** BBM level that all SMMUs have, as far as it is to be made use of. */
+  #bbmLevel(): number {
+    let level = this.#bbm
+    for (const { hardware } of this.smmus) {
+      const own = fieldGet(IDR3_BBML, hardware.read32(ARM_SMMU_IDR3))
+      level = Math.min(level, own <= MAX_BBM_LEVEL ? own : 0)
+    }
+    return level
   }
 
   /** Decides a trap. */
@@ -321,11 +363,17 @@ export class Hypervisor implements HypContext {
         }
       }
     }
-    for (const { base, size } of revoked) if (!this.#isRevoked(base, size, idmap.unmap(base, size))) return false
-    for (const { base, size } of revoked) {
-      if (!this.#isRevoked(base, size, this.#invalidate(idmap, base, size))) return false
+    if (this.#idmapBlocks !== null) {
+      for (const { base, size } of revoked) {
+        if (!this.#isRevoked(base, size, this.#take(idmap, base, size))) return false
+      }
+    } else {
+      for (const { base, size } of revoked) if (!this.#isRevoked(base, size, idmap.unmap(base, size))) return false
+      for (const { base, size } of revoked) {
+        if (!this.#isRevoked(base, size, this.#invalidate(idmap, base, size))) return false
+      }
     }
-    for (const { base, size } of returned) idmap.map(base, size)
+    for (const { base, size } of returned) this.#give(idmap, base, size)
     return true
   }
 
@@ -381,14 +429,41 @@ export class Hypervisor implements HypContext {
   #revoke(idmap: Idmap, base: number, size: number, vm: number): number {
     const { ownership } = this
     this.wait.begin()
-    const unmapped = this.quirks.has('idmap-never-initialised') ? OK : idmap.unmap(base, size)
-    const result = unmapped === OK ? this.#invalidate(idmap, base, size) : unmapped
+    const result = this.#take(idmap, base, size)
     if (this.#isRevoked(base, size, result) && this.machine.guard.add(base, size)) return OK
-    idmap.map(base, size)
     ownership.reclaim(base, size, vm)
+    if (this.#idmapBlocks !== null) this.#idmapBlocks.give(base, size)
+    else idmap.map(base, size)
     // A hypervisor that took over in the middle has guarded it already.
     this.machine.guard.remove(base, size)
     return result === OK ? ENOMEM : result
+  }
+
+  /** Takes pages, which are not the host's any more, from devices: unmapped, and nowhere cached. */
+  #take(idmap: Idmap, base: number, size: number): number {
+    const invalidate = () => this.#invalidate(idmap, base, size)
+    if (this.quirks.has('idmap-never-initialised')) return invalidate()
+    if (this.#idmapBlocks !== null) return this.#idmapBlocks.take(base, size, invalidate)
+    const unmapped = idmap.unmap(base, size)
+    return unmapped === OK ? invalidate() : unmapped
+  }
+
+  /** Pages that are the host's again: devices reach them. One that cannot be mapped is one that they do not reach: tolerated. */
+  #give(idmap: Idmap, base: number, size: number): void {
+    if (this.#idmapBlocks === null) {
+      idmap.map(base, size)
+      return
+    }
+    this.#idmapBlocks.merge(base, size)
+    this.#idmapBlocks.give(base, size)
+  }
+
+  #forgetStage2(): number {
+    for (const smmu of this.smmus) {
+      const result = smmu.forgetStage2()
+      if (result !== OK) return result
+    }
+    return OK
   }
 
   #invalidate({ geometry }: Idmap, base: number, size: number): number {
@@ -422,9 +497,9 @@ export class Hypervisor implements HypContext {
     const { ownership } = this
     if (!zero(this.memory, base, size)) return EFAULT
     if (!this.machine.guard.remove(base, size)) return ENOMEM
-    // A page that cannot be mapped is one that devices do not reach: tolerated.
-    idmap.map(base, size)
-    return ownership.reclaim(base, size, vm)
+    const reclaimed = ownership.reclaim(base, size, vm)
+    if (reclaimed === OK) this.#give(idmap, base, size)
+    return reclaimed
   }
 
   /** Runs of pages that belong to a VM: vCPUs are kept from them, where no EL2 does so. */
@@ -492,7 +567,7 @@ export class Hypervisor implements HypContext {
     this.#guarded = state.guarded
     this.#operation = state.operation
     const geometry = state.idmap && idmapGeometry(this.#granule, state.idmap.outputBits)
-    this.idmap = state.idmap && geometry && new Idmap(this.memory, this.pool, geometry, state.idmap)
+    this.#useIdmap(state.idmap && geometry && new Idmap(this.memory, this.pool, geometry, state.idmap))
     this.changed()
   }
 
@@ -530,9 +605,11 @@ export class Hypervisor implements HypContext {
     if (idmap !== null && this.#operation !== null) {
       const { operation, base, size, vm } = this.#operation
       const donation = operation === PAGE_DONATE
+      this.#idmapBlocks?.adopt(base, size)
       const result = donation ? this.#revoke(idmap, base, size, vm) : this.#returnToHost(idmap, base, size, vm)
       this.report.pages(operation, base, size, vm, result)
       changes.push(`the ${donation ? 'donation' : 'reclaim'} of ${size} bytes at 0x${base.toString(16)} was finished`)
+      this.#sweep(idmap)
       this.#operation = null
       this.changed()
       // Or the next one would finish it again: a page that was given back would be zeroed once more.
@@ -541,6 +618,14 @@ export class Hypervisor implements HypContext {
     changes.push(...this.#resumeHostStage2())
     this.#expect(this.verify())
     return changes
+  }
+
+  /** Tables that a former hypervisor had taken and not linked, or unlinked and not given back. */
+  #sweep(idmap: Idmap): void {
+    if (this.#idmapBlocks === null) return
+    const { granule, rootBytes } = idmap.geometry
+    const tables = this.#idmapBlocks.tables().map(base => ({ base, size: granule }))
+    this.pool.keep([...this.smmus.flatMap(smmu => smmu.memory()), { base: idmap.root, size: rootBytes }, ...tables])
   }
 
   /** A former hypervisor died: what EL2 changed since its checkpoint is found by reading all of EL2's tables. */
@@ -563,7 +648,7 @@ export class Hypervisor implements HypContext {
     if (!this.isolated) return problems
     for (const smmu of this.smmus) problems.push(...smmu.verify())
     if (this.idmap !== null) {
-      const differences = verifyIdmap(this.idmap, this.pool, this.ownership, this.smmus, limit)
+      const differences = verifyIdmap(this.idmap, this.pool, this.ownership, this.smmus, limit, this.#blocks)
       for (const { base, size, level, found, expected } of differences) {
         const should = expected === null ? 'a table' : `0x${expected.toString(16)}`
         const range = `0x${base.toString(16)} to 0x${(base + size).toString(16)}`

@@ -23,6 +23,7 @@ const BATCH_BYTES = 2 ** 18
  * Builds the whole map into an empty root, from the lowest address up.
  * @param frames ranges that are not mapped though they are no RAM: the SMMUs
  * @param reserve pages of the pool that tables for devices must leave for others
+ * @param blocks RAM is mapped in blocks where it can be; else in pages
  * @returns OK; ENOMEM when parts are left unmapped, which takes access away and so is no hole in the isolation;
  *   EFAULT when hypervisor memory cannot be written.
  */
@@ -32,11 +33,12 @@ export function buildIdmap(
   ownership: PageOwnership,
   frames: readonly { base: number; size: number }[],
   reserve: number,
+  blocks = false,
 ): number {
   const { state } = idmap
   const { startLevel, rootBytes, inputBits } = idmap.geometry
   const space = new AddressSpace(ownership, frames, 2 ** inputBits)
-  const builder = new Builder(idmap, pool, space, reserve)
+  const builder = new Builder(idmap, pool, space, reserve, blocks)
   if (!builder.fill(startLevel, 0, rootBytes / PTE_SIZE, state.root)) return EFAULT
   return state.unmappedBytes > 0 ? ENOMEM : OK
 }
@@ -48,19 +50,27 @@ class Builder {
   readonly #pool: PagePool
   readonly #space: AddressSpace
   readonly #reserve: number
+  readonly #blocks: boolean
   /** A table of each level, and the whole root at its own. */
   readonly #tables: Uint32Array[] = []
   /** Last-level tables of RAM are written several at a time: those that were, and how many at most. */
   #batch = new Uint32Array(0)
   readonly #batchTables: number
 
-  constructor({ geometry, state, tableMemory }: Idmap, pool: PagePool, space: AddressSpace, reserve: number) {
+  constructor(
+    { geometry, state, tableMemory }: Idmap,
+    pool: PagePool,
+    space: AddressSpace,
+    reserve: number,
+    blocks: boolean,
+  ) {
     this.#geometry = geometry
     this.#state = state
     this.#memory = tableMemory
     this.#pool = pool
     this.#space = space
     this.#reserve = reserve
+    this.#blocks = blocks
     this.#batchTables = Math.max(1, BATCH_BYTES / geometry.granule)
     for (let level = 0; level <= LAST_LEVEL; level++) {
       const entries = level === geometry.startLevel ? geometry.rootBytes / PTE_SIZE : 2 ** geometry.tableBits
@@ -84,7 +94,7 @@ class Builder {
       if (whole > 0 && segment.kind === HOLE) {
         table.fill(0, 2 * i, 2 * (i + whole))
         i += whole
-      } else if (whole > 0 && last && segment.kind === RAM) {
+      } else if (whole > 0 && segment.kind === RAM && (last || (this.#blocks && leaf))) {
         fillLeaves(table, i, whole, start, span, LEAF_RAM | type)
         this.#state.ramBytes += whole * span
         i += whole

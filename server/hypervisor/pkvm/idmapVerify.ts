@@ -27,7 +27,8 @@ export interface IdmapDifference {
 
 /**
  * Compares the tables with what a build would make of the state now. A hole where something could be mapped is no
- * difference while tables could not be had for everything.
+ * difference while tables could not be had for everything, nor a table where a block could be (server/hypervisor/README.md, section 9.4).
+ * @param blocks RAM is mapped in blocks where it can be
  * @param limit stops after so many differences
  */
 export function verifyIdmap(
@@ -36,10 +37,11 @@ export function verifyIdmap(
   ownership: PageOwnership,
   frames: readonly { base: number; size: number }[],
   limit: number,
+  blocks = false,
 ): IdmapDifference[] {
   const { startLevel, rootBytes, inputBits } = idmap.geometry
   const space = new AddressSpace(ownership, frames, 2 ** inputBits)
-  const verifier = new Verifier(idmap, pool, space, limit)
+  const verifier = new Verifier(idmap, pool, space, limit, blocks)
   verifier.compare(startLevel, 0, rootBytes / PTE_SIZE, idmap.root)
   return verifier.differences
 }
@@ -50,12 +52,14 @@ class Verifier {
   readonly #pool: PagePool
   readonly #space: AddressSpace
   readonly #limit: number
+  readonly #blocks: boolean
 
-  constructor(idmap: Idmap, pool: PagePool, space: AddressSpace, limit: number) {
+  constructor(idmap: Idmap, pool: PagePool, space: AddressSpace, limit: number, blocks: boolean) {
     this.#idmap = idmap
     this.#pool = pool
     this.#space = space
     this.#limit = limit
+    this.#blocks = blocks
   }
 
   /** The table of `entries` at `address`, which maps from `base` on. */
@@ -76,7 +80,9 @@ class Verifier {
       const hi = table[2 * i + 1]
       let expectedLo = 0
       let expectedHi = 0
-      if (whole > 0 && ((kind === RAM && last) || (kind === DEVICE && leaf))) {
+      const child = last ? 0 : this.#child(lo, hi)
+      const block = this.#blocks && leaf && child === 0
+      if (whole > 0 && ((kind === RAM && (last || block)) || (kind === DEVICE && leaf))) {
         const attributes = (kind === RAM ? LEAF_RAM : LEAF_DEVICE) | type
         const same = readable ? matchLeaves(table, i, whole, start, span, attributes) : 0
         if (same > 0) {
@@ -86,9 +92,8 @@ class Verifier {
         expectedLo = ((start % TWO_POW_32) | attributes) >>> 0
         expectedHi = Math.floor(start / TWO_POW_32)
       } else if (!last) {
-        const child = addressOf((lo & 0xffff_f000) >>> 0, hi)
         // A table stays when all that it mapped was taken away.
-        if ((lo & 0xfff) === ARM_LPAE_PTE_TYPE_TABLE && this.#pool.holds(child, this.#idmap.geometry.granule)) {
+        if (child !== 0) {
           this.compare(level + 1, start, 2 ** this.#idmap.geometry.tableBits, child)
           continue
         }
@@ -104,6 +109,12 @@ class Verifier {
       const expected = descriptor(expectedLo, expectedHi)
       found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected })
     }
+  }
+
+  /** The table that a descriptor leads to, if it is one of the pool; else 0. */
+  #child(lo: number, hi: number): number {
+    const child = addressOf((lo & 0xffff_f000) >>> 0, hi)
+    return (lo & 0xfff) === ARM_LPAE_PTE_TYPE_TABLE && this.#pool.holds(child, this.#idmap.geometry.granule) ? child : 0
   }
 }
 

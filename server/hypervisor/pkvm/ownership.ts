@@ -149,6 +149,18 @@ export class PageOwnership {
     return byte === OWNED || (byte >= SHARED && byte < VM)
   }
 
+  /** Whether all of a range is RAM that the host, who owns it exclusively or shared, may reach. */
+  hostReachesAll(base: number, size: number): boolean {
+    const first = this.#locate(base, size)
+    if (first < 0) return false
+    const pages = this.#pages
+    const end = first + size / PAGE_SIZE
+    for (let i = this.#endOfOwned(first, end); i < end; i = this.#endOfOwned(i + 1, end)) {
+      if (pages[i] === HYP || pages[i] >= VM) return false
+    }
+    return true
+  }
+
   /** Host → hyp, shared: only pages that the host owns exclusively. */
   share(base: number, size: number): number {
     return this.#move(base, size, OWNED, SHARED)

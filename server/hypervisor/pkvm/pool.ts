@@ -153,6 +153,18 @@ export class PagePool {
     return true
   }
 
+  /** Takes back all that is handed out but these ranges, which are. */
+  keep(ranges: readonly { readonly base: number; readonly size: number }[]): void {
+    const kept = new Uint8Array(this.capacity)
+    for (const { base, size } of ranges) {
+      const first = (base - this.base) / PAGE_SIZE
+      kept.fill(1, first, first + Math.ceil(size / PAGE_SIZE))
+    }
+    for (let i = 0; i < this.capacity; i++) {
+      if (kept[i] === 0 && this.#used[i] === 1) this.release(this.base + i * PAGE_SIZE, PAGE_SIZE)
+    }
+  }
+
   /** Runs of pages that are handed out: first page, number of pages, … */
   runs(): number[] {
     const runs: number[] = []

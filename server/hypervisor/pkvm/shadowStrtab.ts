@@ -442,6 +442,16 @@ export class ShadowStrtab {
     return live ? this.#update(sid, address) === OK : memory.write(address, this.#bytes, 0, STRTAB_STE_SIZE)
   }
 
+  /** Hypervisor memory that the table takes, L2 tables included. */
+  memory(): { readonly base: number; readonly size: number }[] {
+    const table = this.#table
+    const l2 = table.twoLevel ? [...steTables(table, this.#smmu.hyp.memory)] : []
+    return [
+      { base: this.state.base, size: this.bytes },
+      ...l2.map(({ address }) => ({ base: address, size: STRTAB_L2_BYTES })),
+    ]
+  }
+
   /** Live entries that do not lead through the idmap. */
   verify(idmap: Idmap): string[] {
     const problems: string[] = []

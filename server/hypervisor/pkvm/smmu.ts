@@ -13,6 +13,7 @@ import {
   tlbiRangeUnits,
   tlbiS2Ipa,
   tlbiS2IpaRange,
+  tlbiS12Vmall,
 } from '../../smmu/commands.ts'
 import type { SmmuHardware } from '../../smmu/hardware.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
@@ -50,7 +51,7 @@ import { HOST_VMID } from './idmap.ts'
 import { NO_FEATURES, probe, type SmmuFeatures } from './probe.ts'
 import { HostQueue } from './queues.ts'
 import { ShadowCmdq } from './shadowCmdq.ts'
-import { SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
+import { SHADOW_CMDQ_BYTES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
 import { ShadowStrtab } from './shadowStrtab.ts'
 import { StateLayout } from './stateLayout.ts'
 import type { StreamRule } from './steRules.ts'
@@ -223,6 +224,26 @@ export class Smmu implements SmmuContext {
     if (!shadowCmdq.sync()) return EIO
     // Only now: a device may ask again at once, and must not be answered by what was translated before.
     return !this.hyp.ats || this.shadowStrtab.emptyAtcs() ? OK : EIO
+  }
+
+  /** Nothing that was translated by the idmap stays cached, tables on the way included (server/hypervisor/README.md, section 9.4). */
+  forgetStage2(): number {
+    if (!this.enabled(CR0_SMMUEN)) return OK
+    if (!this.enabled(CR0_CMDQEN)) return ENODEV
+    const { shadowCmdq } = this
+    shadowCmdq.begin()
+    tlbiS12Vmall(shadowCmdq.command, HOST_VMID)
+    shadowCmdq.issue()
+    return shadowCmdq.sync() ? OK : EIO
+  }
+
+  /** Hypervisor memory that this SMMU uses: queue and stream table, as many as there are in this step of the series. */
+  memory(): { readonly base: number; readonly size: number }[] {
+    const { upTo } = this.hyp
+    return [
+      ...(includesStep(upTo, 'cmdq') ? [{ base: this.shadowCmdq.state.base, size: SHADOW_CMDQ_BYTES }] : []),
+      ...(includesStep(upTo, 'strtab') ? this.shadowStrtab.memory() : []),
+    ]
   }
 
   /** What is wrong with the hardware's registers that are the hypervisor's, and with live STEs, in words. */

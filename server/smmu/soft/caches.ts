@@ -5,7 +5,15 @@
  * shows as a translation by the old tables.
  */
 import { type Cd, type Ste, WORLD_NS_EL1 } from '../streamConfig.ts'
-import type { Caches, Level1, Stage2Leaf, TableDescriptor, TlbEntry, TlbTags } from '../translationCaches.ts'
+import type {
+  Caches,
+  ConflictReport,
+  Level1,
+  Stage2Leaf,
+  TableDescriptor,
+  TlbEntry,
+  TlbTags,
+} from '../translationCaches.ts'
 import { AddressSpace, type Scope } from './tlb.ts'
 
 /**
@@ -62,6 +70,7 @@ const LEVEL1_BITS = [6, 8, 10] as const
 
 export class SoftCaches implements Caches {
   readonly contiguous: boolean
+  readonly onConflict: ConflictReport | undefined
   readonly #maximal: boolean
   readonly #walks: boolean
   readonly #stes = new Map<number, Ste | null>()
@@ -72,7 +81,8 @@ export class SoftCaches implements Caches {
   /** Stage 2 translations by VMID; only when walks are cached. */
   readonly #stage2 = new Map<number, AddressSpace<Stage2Leaf>>()
 
-  constructor(caching: Exclude<Caching, 'none'>) {
+  constructor(caching: Exclude<Caching, 'none'>, onConflict?: ConflictReport) {
+    this.onConflict = onConflict
     this.#maximal = caching === 'maximal'
     this.#walks = caching !== 'architectural'
     this.contiguous = this.#maximal
@@ -127,7 +137,7 @@ export class SoftCaches implements Caches {
   }
 
   putTlb(tags: TlbTags, entry: TlbEntry): void {
-    this.#space(tags, entry.global).leaves.put(entry)
+    if (!entry.nt) this.#space(tags, entry.global).leaves.put(entry)
   }
 
   table(tags: TlbTags, page: number, granuleShift: number): TableDescriptor | undefined {
@@ -146,7 +156,7 @@ export class SoftCaches implements Caches {
   }
 
   putStage2(vmid: number, leaf: Stage2Leaf): void {
-    if (!this.#walks) return
+    if (!this.#walks || leaf.nt) return
     let space = this.#stage2.get(vmid)
     if (!space) {
       space = new AddressSpace()

@@ -2,6 +2,7 @@
 /** What a `SoftSmmu` can be told to be. Without any option it is QEMU's model as the architecture would have it. */
 import type { IdRegisters } from '../features.ts'
 import type { Outcome, Transaction } from '../transaction.ts'
+import type { ConflictReport } from '../translationCaches.ts'
 import type { Caching } from './caches.ts'
 import type { TornFetches } from './tearing.ts'
 
@@ -63,6 +64,8 @@ export interface SoftSmmuOptions {
   readonly onWrite?: (what: SmmuWrite, address: number, length: number) => void
   /** The SMMU is about to fetch `length` bytes: a command, a structure, a translation table descriptor. */
   readonly onRead?: (address: number, length: number) => void
+  /** A stage 2 changed sizes in a way that IDR3.BBML does not allow while caches kept the former. Not looked for unless given. */
+  readonly onConflict?: ConflictReport
   /** CMD_ATC_INV was sent to a device; false makes it time out, which the next CMD_SYNC reports. */
   readonly onAtcInvalidate?: (cmd: Uint32Array) => boolean
   /** A PRG response was sent to a device: by CMD_PRI_RESP, or by the SMMU itself. */

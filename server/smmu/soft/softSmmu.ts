@@ -97,7 +97,7 @@ export class SoftSmmu implements SmmuHardware {
     this.#options = options
     const fetches = watched(memory, options.onRead)
     const caching = options.caching ?? 'architectural'
-    this.#caches = caching === 'none' ? undefined : new SoftCaches(caching)
+    this.#caches = caching === 'none' ? undefined : new SoftCaches(caching, options.onConflict)
     this.#walker = new Walker(features, torn(fetches, options.torn), this.#caches)
     const aligned = !options.unalignedQueues
     this.#cmdq = new QueueRegisters(features.cmdqs, CMDQ_ENTRY_SIZE, aligned)

@@ -66,6 +66,7 @@ export function StartDialog() {
   const [breakFirst, setBreakFirst] = useState(false)
   const [panicOnWarn, setPanicOnWarn] = useState(false)
   const [oracle, setOracle] = useState(false)
+  const [blocks, setBlocks] = useState(false)
   const [quirks, setQuirks] = useState<readonly string[]>([])
   const start = () => {
     close()
@@ -82,6 +83,7 @@ export function StartDialog() {
       breakFirst,
       panicOnWarn,
       oracle,
+      ...(blocks && policy === 'pkvm' && { blocks }),
       ...(quirks.length > 0 && { quirks }),
       ...(append && { append }),
     } as StartOptions
@@ -154,6 +156,15 @@ export function StartDialog() {
         <label class="check full">
           <input type="checkbox" checked={oracle} onChange={e => setOracle(e.currentTarget.checked)} />
           oracle: end where a device reaches what it must not
+        </label>
+        <label class="check full">
+          <input
+            type="checkbox"
+            checked={blocks}
+            disabled={policy !== 'pkvm'}
+            onChange={e => setBlocks(e.currentTarget.checked)}
+          />
+          RAM in blocks of the idmap instead of pages
         </label>
         <QuirkChoice policy={policy} change={setQuirks} />
         <div class="buttons full">

@@ -100,9 +100,10 @@ function Machine() {
   )
 }
 
-const policyText = ({ policy = 'pkvm', until = 'nested', quirks = [] }: StartOptions) =>
+const policyText = ({ policy = 'pkvm', until = 'nested', blocks = false, bbm, quirks = [] }: StartOptions) =>
   [
     policy === 'pkvm' ? `pkvm, until ${until}` : policy,
+    ...(blocks ? [`blocks${bbm === undefined ? '' : `, BBM level ${bbm}`}`] : []),
     ...(quirks.length > 0 ? [`quirks ${quirks.join(', ')}`] : []),
   ].join(', ')
 

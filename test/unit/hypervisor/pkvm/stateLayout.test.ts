@@ -44,8 +44,20 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   'hostStrtab.ts': ['#table'],
   // All of it is read again from EL2's tables.
   'hostStage2.ts': ['#budget', '#changes', '#geometry'],
-  // In HypervisorState; counters of changes; of the trap at hand; read again from EL2's tables.
-  'hypervisor.ts': ['idmap', 'isolated', '#guarded', '#operation', 'generation', '#changed', 'trap', '#hostStage2'],
+  // In HypervisorState; counters of changes; of the trap at hand; read again from EL2's tables; made with `idmap`.
+  'hypervisor.ts': [
+    'idmap',
+    'isolated',
+    '#guarded',
+    '#operation',
+    'generation',
+    '#changed',
+    'trap',
+    '#hostStage2',
+    '#idmapBlocks',
+  ],
+  // Set by resume, until the first operation.
+  'idmapBlocks.ts': ['#unsettled'],
   // Of one build.
   'idmapBuild.ts': ['#batch'],
   'idmapLayout.ts': ['#cursor'],
