@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Memory that two processes share and neither can take away from the other: files in memory that are sealed (memfd_create(2)),
- * their mappings, and their way through a Unix socket. Node has no functions for these; they are the C library's, through `node:ffi`,
- * and there is nothing else of it here. None of it is for the way of a trap.
+ * their mappings, and their way through a Unix socket; and how a thread looks at such memory without keeping a processor from others. Node
+ * has no functions for these; they are the C library's, through `node:ffi`, and there is nothing else of it here. None of it is for the
+ * way of a trap.
  */
 import { ftruncateSync } from 'node:fs'
-import { arch, endianness, platform } from 'node:os'
+import { arch, endianness, getPriority, platform } from 'node:os'
 import { getSystemErrorMap } from 'node:util'
 
 /** memfd_create(2), fcntl(2), mmap(2), socket(7): values of Linux on every 64-bit machine. */
@@ -23,6 +24,11 @@ const SOL_SOCKET = 1
 const SCM_RIGHTS = 1
 const MSG_DONTWAIT = 0x40
 const MSG_NOSIGNAL = 0x4000
+/** sched_setattr(2), which older C libraries lack: its number, the size of struct sched_attr, flags, and ns. */
+const SCHED_SETATTR = arch() === 'arm64' ? 274n : 314n
+const SCHED_ATTR_BYTES = 48
+const SCHED_FLAG_KEEP_POLICY = 0x08n
+const SHORTEST_SLICE = 100_000n
 
 /** A call of the C library failed. */
 export class SharedMemoryError extends Error {
@@ -73,6 +79,8 @@ function load() {
     lseek: { arguments: ['i32', 'i64', 'i32'], return: 'i64' },
     close: { arguments: ['i32'], return: 'i32' },
     sendmsg: { arguments: ['i32', 'u64', 'i32'], return: 'i64' },
+    sched_yield: { arguments: [], return: 'i32' },
+    syscall: { arguments: ['i64', 'i64', 'u64', 'i64'], return: 'i64' },
     __errno_location: { arguments: [], return: 'u64' },
     memcpy: { arguments: ['u64', 'u64', 'u64'], return: 'u64' },
   })
@@ -185,6 +193,26 @@ export function sharedFile(name: string, size: number): SharedFile {
   ftruncateSync(fd, size)
   sealSize(fd)
   return { fd, ...map(fd, size) }
+}
+
+/** Others that wait for this thread's processor run first. Nothing happens where this thread has no shared memory. */
+export function letOthersRun(): void {
+  libc?.sched_yield()
+}
+
+/**
+ * From now on this thread has its turns on a processor soon, and short ones: woken up, it goes before threads that compute, and it loses
+ * little when it lets others run. Its share stays the same. Before Linux 6.12, and where a filter forbids the call, nothing happens.
+ * @throws Error where there is no shared memory
+ */
+export function takeShortTurns(): void {
+  const { syscall, scratch, at } = loaded()
+  scratch.fill(0)
+  scratch.writeUInt32LE(SCHED_ATTR_BYTES, 0)
+  scratch.writeBigUInt64LE(SCHED_FLAG_KEEP_POLICY, 8)
+  scratch.writeInt32LE(getPriority(), 16)
+  scratch.writeBigUInt64LE(SHORTEST_SLICE, 24)
+  syscall(SCHED_SETATTR, 0n, at, 0n)
 }
 
 /** A part of a file, bytes. */

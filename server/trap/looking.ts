@@ -1,84 +1,99 @@
 // SPDX-License-Identifier: Apache-2.0
+import { letOthersRun } from '../machine/sharedMemory.ts'
 
-/** How long the next message is looked for, ms. In rows of traps and in a disk's I/O most come within it. */
-const LOOK_MS = 0.3
+/** How long the next message is looked for, ms. In rows of traps and in a disk's I/O nearly all come within it. */
+const LOOK_MS = 0.5
 /** One that comes so late after the last, ms, sleep and wake-up included, would not have been found. */
 const LATE_MS = LOOK_MS + 0.2
 /** After so many late ones in a row none is looked for, until one comes early. */
 const MISSES = 4
-/** Between two looks lie less than a µs: a look that comes so late, ms, was held up by others who want the processor. */
+/** So long after a message looks follow one another at once, ms; later, others may run so often in between. */
+const TIGHT_MS = 0.02
+const GIVE_MS = 0.005
+/** Between two looks lie some µs, or what somebody else had to do: who takes so long, ms, computes. */
 const HELD_UP_MS = 0.1
-/** So much looking is judged at a time, ms. */
-const WINDOW_MS = 20
-/** More of it than this was being held up: then looking takes the processor from the vCPU that is waited for. */
-const CROWDED = 0.12
-/** No looking for so long then, ms; twice as long each time in a row, up to a limit. */
-const REST_MS = 1_000
-const MAX_REST_MS = 16_000
+/** So many messages are slept for then; twice as many the next time, up to a limit, and half as many when so many were not held up. */
+const SKIPPED = 32
+const MAX_SKIPPED = 2_048
+
+/** Indices of times, which have an array: a number of an object would be a new object each time. */
+const [LAST, LOOKED, GAVE] = [0, 1, 2] as const
 
 /**
- * How long to look at a ring before sleeping. To be woken up takes tens of µs, with cold caches; to look costs a processor, which
- * another may want. So the thread looks for a moment after each message, unless messages come rarely, the processors are crowded, or
- * there is only one.
+ * How long to look for a message before sleeping. To be woken up takes tens of µs, with cold caches; to look takes a processor, which
+ * others may want. So the thread looks for a moment after each message, unless messages come rarely or there is only one processor.
+ *
+ * While it looks, it gives the processor to others that wait for it. Those who do I/O are done within µs. Those who compute keep it for
+ * ms, and a message that comes meanwhile waits: the thread is not asleep, so nobody wakes it, and a thread that is woken goes before one
+ * that computes. So it sleeps when a look was held up, and for a number of messages after that.
  */
 export class Looking {
   readonly #never: boolean
   readonly #now: () => number
-  /** When the last message was dealt with, and when it was last looked, ms. */
-  #last = Number.NEGATIVE_INFINITY
-  #looked = 0
-  #misses = 0
-  /** Of the present window, ms. */
-  #spent = 0
-  #lost = 0
-  #restUntil = 0
-  #rest = REST_MS
+  readonly #give: () => void
+  /** When the last message was dealt with, when it was last looked, and when others were last let run, ms. */
+  readonly #times = Float64Array.of(Number.NEGATIVE_INFINITY, 0, 0)
+  #misses = MISSES
+  /** Messages that are slept for; how many it will be the next time; how many were looked for since. */
+  #skip = 0
+  #skipNext = SKIPPED
+  #kept = 0
 
-  /** @param processors on the only one, the peer could not run meanwhile. @param now ms */
-  constructor(processors: number, now: () => number = () => performance.now()) {
+  /**
+   * @param processors on the only one, the peer could not run meanwhile
+   * @param now ms
+   * @param give lets others run that wait for this processor
+   */
+  constructor(processors: number, now: () => number = () => performance.now(), give: () => void = letOthersRun) {
     this.#never = processors < 2
     this.#now = now
+    this.#give = give
   }
 
-  /** A doorbell came. */
-  woken(): void {
-    if (this.#now() - this.#last > LATE_MS) this.#misses++
-    else this.#misses = 0
+  /** Since the last message, at the last look; ms. */
+  get waited(): number {
+    return this.#times[LOOKED] - this.#times[LAST]
   }
 
   /** A row of looks begins. @returns now */
   begin(): number {
-    this.#looked = this.#now()
-    return this.#looked
+    this.#times[LOOKED] = this.#now()
+    return this.#times[LOOKED]
   }
 
   /** A message was there, and is dealt with. @returns now */
   found(): number {
+    if (this.waited < LATE_MS) this.#misses = 0
+    else if (this.#misses < MISSES) this.#misses++
+    if (this.#skip > 0) this.#skip--
+    else if (++this.#kept >= this.#skipNext) {
+      this.#kept = 0
+      this.#skipNext = Math.max(this.#skipNext >> 1, SKIPPED)
+    }
     const now = this.#now()
-    if (now - this.#last < LATE_MS) this.#misses = 0
-    this.#last = now
-    this.#looked = now
+    this.#times[LAST] = now
+    this.#times[LOOKED] = now
     return now
   }
 
   /** Nothing is there. @returns whether to look again at once */
   pays(): boolean {
-    if (this.#never || this.#misses >= MISSES) return false
+    if (this.#never || this.#misses >= MISSES || this.#skip > 0) return false
     const now = this.#now()
-    const gap = now - this.#looked
-    this.#looked = now
-    this.#spent += gap
-    if (gap > HELD_UP_MS) this.#lost += gap
-    if (this.#spent > WINDOW_MS) this.#judge(now)
-    return now - this.#last < LOOK_MS && now >= this.#restUntil
-  }
-
-  #judge(now: number): void {
-    if (this.#lost > CROWDED * this.#spent) {
-      this.#restUntil = now + this.#rest
-      this.#rest = Math.min(2 * this.#rest, MAX_REST_MS)
-    } else this.#rest = REST_MS
-    this.#spent = 0
-    this.#lost = 0
+    const gap = now - this.#times[LOOKED]
+    this.#times[LOOKED] = now
+    if (gap > HELD_UP_MS) {
+      this.#skip = this.#skipNext
+      this.#skipNext = Math.min(2 * this.#skipNext, MAX_SKIPPED)
+      this.#kept = 0
+      return false
+    }
+    const { waited } = this
+    if (waited >= LOOK_MS) return false
+    if (waited > TIGHT_MS && now - this.#times[GAVE] > GIVE_MS) {
+      this.#give()
+      this.#times[GAVE] = this.#now()
+    }
+    return true
   }
 }

@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os'
 import { ProtocolError } from '../../protocol/errors.ts'
 import { enums } from '../../protocol/messages.ts'
-import { closeFile, detach, type Mapping, sharedFile, unmap, view } from '../machine/sharedMemory.ts'
+import { closeFile, detach, type Mapping, sharedFile, takeShortTurns, unmap, view } from '../machine/sharedMemory.ts'
 import { type ByteStream, LinkClosed, NOTHING, type Receiver, type SocketStream } from './byteStream.ts'
 import { Looking } from './looking.ts'
 import { areaSize, BYTES, CAPACITY, RingEnd } from './ringEnd.ts'
@@ -78,6 +78,7 @@ export class RingStream implements ByteStream {
     this.#area = area
     this.#looking = looking
     this.#end = new RingEnd(area.memory, 'server', () => socket.ring())
+    takeShortTurns()
     checkBells(rest, rest.length)
   }
 
@@ -163,7 +164,6 @@ export class RingStream implements ByteStream {
       this.#receiver?.closed(error as Error)
       return
     }
-    this.#looking.woken()
     this.#turn()
   }
 

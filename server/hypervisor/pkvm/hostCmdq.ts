@@ -152,7 +152,7 @@ export class HostCmdq {
     registers.cons = cons
     shadow.origin = cons
     registers.unfinished = left > 0
-    if (left === 0) this.#alreadyIssued = []
+    if (left === 0 && this.#alreadyIssued.length > 0) this.#alreadyIssued = []
     // What is held back has been waited for.
     if (!held) shadow.submit(posts && this.#predictsCons && left === 0 ? cons : null)
   }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, fstatSync, ftruncateSync, readSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, ftruncateSync, readSync, rmSync, writeSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
-import { tmpdir } from 'node:os'
+import { release, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
@@ -139,4 +139,24 @@ test('a thread that gave it up makes and maps files, and looks at no address', (
   )
   expect(err).toBe('')
   expect(out).toBe('false 4096\nERR_ACCESS_DENIED\nEINVAL\nERR_ACCESS_DENIED\nunmapped\n')
+})
+
+/** What the kernel says of a thread's turns: where it can be told, and does say it. */
+const SCHED = '/proc/thread-self/sched'
+const [major, minor] = release().split('.').map(Number)
+const slices = (major > 6 || (major === 6 && minor >= 12)) && existsSync(SCHED)
+
+test.runIf(slices)('a thread takes short turns, and keeps its priority', () => {
+  const module = new URL('../../../server/machine/sharedMemory.ts', import.meta.url).href
+  const source = `
+    import { readFileSync } from 'node:fs'
+    import { sharedMemoryFault, takeShortTurns } from '${module}'
+    if (sharedMemoryFault() !== undefined) throw new Error(sharedMemoryFault())
+    takeShortTurns()
+    process.stdout.write(readFileSync('${SCHED}', 'latin1'))`
+  const command = ['-n', '3', process.execPath, '--no-warnings', '--input-type=module', '-e', source]
+  const { stdout, stderr } = spawnSync('nice', command, { encoding: 'latin1' })
+  expect(stderr).toBe('')
+  expect(stdout).toMatch(/^se[.]slice *: *100000$/m)
+  expect(stdout).toMatch(/^prio *: *123$/m)
 })
