@@ -6,7 +6,7 @@ import type { AttackOptions, Progress } from '../attack/attack.ts'
 import { FEATURES } from '../attack/feedback.ts'
 import type { FoundInWords, ProcessMessage } from '../attack/process.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
-import { checkQuirks } from '../policy/policy.ts'
+import { blocksProblem, checkQuirks } from '../policy/policy.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { Feed } from './feed.ts'
 import { Problem } from './problems.ts'
@@ -138,6 +138,9 @@ export class AttackRun {
   /** @throws Problem */
   #optionsOf(body: AttackBody): AttackOptions {
     const { policy = DEFAULTS.policy, until = DEFAULTS.until, quirks = [], hardware = [] } = body
+    const { blocks = false, bbm } = body
+    const problem = blocksProblem(policy, policy !== OWN_POLICY, body)
+    if (problem !== undefined) throw new Problem(422, problem)
     const { seconds = DEFAULT_SECONDS, seed = Math.floor(Math.random() * 2 ** 32), jobs = 1 } = body
     const file = policy === OWN_POLICY ? this.#policyFile : policy
     if (file === undefined) throw new Problem(422, 'the server was started without a policy file')
@@ -148,6 +151,7 @@ export class AttackRun {
     }
     return {
       ...{ policy: file, until, quirks, hardware, seconds, seed, jobs },
+      ...(blocks && { blocks: { bbm } }),
       ...{ operations: undefined, corpus: undefined, known: undefined },
     }
   }

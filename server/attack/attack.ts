@@ -15,12 +15,14 @@ import { PROGRAMS, readJson } from './files.ts'
 import type { Weakness } from './known.ts'
 import type { Found, Recheck, RecheckOptions, WorkerMessage, WorkerOptions } from './messages.ts'
 import { MODES, type Program, REPERTOIRES } from './program.ts'
-import type { HardwareOption } from './setup.ts'
+import type { Blocks, HardwareOption } from './setup.ts'
 
 export interface AttackOptions {
   readonly policy: string
   readonly quirks: readonly string[]
   readonly until: SeriesStep
+  /** Absent: RAM is mapped in pages. */
+  readonly blocks?: Blocks | undefined
   readonly hardware: readonly HardwareOption[]
   readonly seconds: number | undefined
   /** Of all threads together. */
@@ -149,6 +151,7 @@ export async function attack(
         {
           policy: options.policy,
           quirks: options.quirks,
+          blocks: options.blocks,
           until: options.until,
           hardware: options.hardware,
           seed: (options.seed + job) >>> 0,

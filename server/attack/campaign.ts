@@ -12,7 +12,7 @@ import { kindsOf, type Weakness } from './known.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { type Mode, type Operation, type Program, REPERTOIRES, Stage } from './program.ts'
 import { Random } from './random.ts'
-import { type HardwareOption, randomSetup, type Setup } from './setup.ts'
+import { type Blocks, type HardwareOption, randomSetup, type Setup } from './setup.ts'
 import { type Reproduction, shrink } from './shrink.ts'
 
 export interface CampaignOptions {
@@ -20,6 +20,8 @@ export interface CampaignOptions {
   readonly policy: string
   /** Defects that the policy is to show. */
   readonly quirks?: readonly string[]
+  /** Absent: RAM is mapped in pages. */
+  readonly blocks?: Blocks | undefined
   readonly until: SeriesStep
   readonly hardware: readonly HardwareOption[]
   readonly seed: number
@@ -168,10 +170,10 @@ export class Campaign {
   }
 
   #newStage(): Stage {
-    const { until, hardware } = this.#options
+    const { until, hardware, blocks } = this.#options
     const mode: Mode = this.#random.chance(DRIVER_PERCENT) ? 'driver' : 'hostile'
     const offered = mode === 'driver' ? hardware.filter(option => !NOT_FOR_DRIVERS.includes(option)) : hardware
-    const setup = randomSetup(this.#random, until, offered)
+    const setup = randomSetup(this.#random, until, offered, blocks)
     // Drivers are compared with an SMMU that nobody used before.
     const machine: Setup = mode === 'driver' ? { ...setup, firmware: 'none' } : setup
     return new Stage(machine, mode, this.#factory, this.#passed(machine))

@@ -3,7 +3,7 @@
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { PAGE_SIZE } from '../oracle/pageMap.ts'
-import { GRANULES, type PolicyFactory, SERIES_STEPS, withQuirks } from '../policy/policy.ts'
+import { BBM_LEVELS, GRANULES, type PolicyFactory, SERIES_STEPS, withQuirks } from '../policy/policy.ts'
 import type { RamRange } from './memory.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { MODES, Stage } from './program.ts'
@@ -41,6 +41,8 @@ const SetupSchema = Type.Object(
     hardware: Type.Array(Type.Enum([...HARDWARE]), { maxItems: HARDWARE.length }),
     firmware: Type.Enum([...FIRMWARE]),
     posts: Type.Boolean(),
+    blocks: Type.Optional(Type.Boolean()),
+    bbml: Type.Optional(Type.Enum([...BBM_LEVELS])),
   },
   { additionalProperties: false },
 )

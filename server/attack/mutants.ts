@@ -23,6 +23,8 @@ interface Source {
   readonly file: string
   readonly tests: readonly string[]
   readonly all: string
+  /** An attack meets it with blocks only. */
+  readonly blocks?: true
   /** It is no part of what an attack meets. */
   readonly apart?: true
 }
@@ -44,6 +46,7 @@ const SOURCES: readonly Source[] = [
   pkvm('hostStrtab', 'section7', 'section5'),
   pkvm('hypervisor', 'section8', 'section3', 'checkpoint', 'reset', 'severalSmmus'),
   pkvm('idmap', 'section9', 'section8'),
+  { ...pkvm('idmapBlocks', 'section9-blocks'), blocks: true },
   pkvm('idmapBuild', 'section9'),
   pkvm('idmapGeometry', 'section9'),
   pkvm('idmapLayout', 'section9'),
@@ -221,6 +224,7 @@ export async function mutants(
     }
     await Promise.all([
       expectNothing('the attack finds something', attacked(copies[0], options, signal)),
+      expectNothing('the attack finds something with blocks', attacked(copies[0], options, signal, true)),
       expectNothing('the unit tests fail', tested(copies[0], [...new Set(SOURCES.map(({ all }) => all))], signal)),
     ])
     signal.throwIfAborted()
@@ -269,7 +273,7 @@ async function judge(
   if (source === undefined) return undefined
   const stages: readonly (readonly [Exclude<Verdict['by'], 'nobody'>, () => Promise<Ending>])[] = [
     ['unit tests', () => tested(copy, source.tests, signal)],
-    ...(source.apart ? [] : [['attack', () => attacked(copy, options, signal)] as const]),
+    ...(source.apart ? [] : [['attack', () => attacked(copy, options, signal, source.blocks)] as const]),
     ...(source.apart ? [] : [['unit tests', () => tested(copy, [source.all], signal)] as const]),
   ]
   try {
@@ -289,10 +293,16 @@ const HANGS_MS = 600_000
 const HANGS: Ending = { found: 'it does not come to an end' }
 
 /** What an attack finds first. */
-function attacked(copy: string, { operations, seed, known }: MutantOptions, signal: AbortSignal): Promise<Ending> {
+function attacked(
+  copy: string,
+  { operations, seed, known }: MutantOptions,
+  signal: AbortSignal,
+  blocks = false,
+): Promise<Ending> {
   const options: WorkerOptions = {
     ...{ policy: join(copy, PKVM, 'policy.ts'), until: 'nested', hardware: HARDWARE, seed, known, operations },
     ...{ seconds: undefined, programs: [] },
+    ...(blocks && { blocks: { bbm: undefined } }),
   }
   return new Promise(resolve => {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {

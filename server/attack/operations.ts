@@ -44,6 +44,8 @@ export interface OperationKind {
 const VMS = 3
 /** LOG2SIZE of a command queue that holds more than the shadow queue. */
 const LARGE_LOG2SIZE = 14
+/** The smallest block of a 4 KiB granule. */
+const BLOCK_BYTES = 2 ** 21
 /** A stage 2 block that everybody may write, without its address. */
 const BLOCK_RW = 0x7fdn
 
@@ -249,7 +251,10 @@ export const OPERATIONS: readonly OperationKind[] = [
       const size = PAGE_SIZE * (host.random.chance(80) ? 1 : 1 + host.random.below(4))
       const granule = host.world.setup.granule
       const page = host.random.chance(90) ? host.victim() : host.address()
-      host.transfer('donate', page - (page % granule), Math.max(size, granule), 1 + host.random.below(VMS))
+      // Now and then a whole block, where there are some.
+      const block = host.world.setup.blocks && host.random.chance(5) ? BLOCK_BYTES : 0
+      const unit = Math.max(granule, block)
+      host.transfer('donate', page - (page % unit), Math.max(size, unit), 1 + host.random.below(VMS))
     },
   },
   {
@@ -263,6 +268,12 @@ export const OPERATIONS: readonly OperationKind[] = [
       const owner = map.owner(page)
       const vm = owner > 0 && host.random.chance(95) ? owner : 1 + host.random.below(VMS)
       host.transfer('reclaim', base, granule, vm)
+      // All that is foreign in a block has to come back for it to be one again.
+      if (!host.world.setup.blocks || !host.random.chance(20)) return
+      for (const other of [...donations]) {
+        const first = other - (other % granule)
+        if (map.owner(first) > 0) host.transfer('reclaim', first, granule, map.owner(first))
+      }
     },
   },
   {

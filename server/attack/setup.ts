@@ -2,7 +2,7 @@
 /** The machine that is attacked: what hardware there is, and where memory lies. Plain data, part of every case. */
 
 import { PAGE_SIZE } from '../oracle/pageMap.ts'
-import type { Granule, SeriesStep } from '../policy/policy.ts'
+import { BBM_LEVELS, type BbmLevel, type Granule, type SeriesStep } from '../policy/policy.ts'
 import { fieldPrep } from '../smmu/bits.ts'
 import type { IdRegisters } from '../smmu/features.ts'
 import * as R from '../smmu/registers.ts'
@@ -61,6 +61,15 @@ export interface Setup {
   readonly firmware: Firmware
   /** The hardware takes CMDQ_PROD with the answer to a trap. */
   readonly posts: boolean
+  /** The policy maps RAM in blocks; absent: in pages. */
+  readonly blocks?: boolean
+  /** IDR3.BBML; absent: 0. */
+  readonly bbml?: BbmLevel
+}
+
+/** The policy maps RAM in blocks, on hardware of this BBM level, or of any. */
+export interface Blocks {
+  readonly bbm: BbmLevel | undefined
 }
 
 const MiB = 2 ** 20
@@ -87,12 +96,22 @@ const LARGE_PERCENT = 4
 /** A policy may refuse such machines, and nothing is judged of one that does. */
 const SMALL_PERCENT = 8
 
+/** Bytes of the other range of RAM where it is to have whole blocks, by granule; hardly any memory has some of 64 KiB. */
+const BLOCKS_RAM_SIZE: Readonly<Record<Granule, number>> = { 4096: 6 * MiB, 16384: 36 * MiB, 65536: OTHER_RAM_SIZE }
+
 /** A machine with some of `hardware`. */
-export function randomSetup(random: Random, until: SeriesStep, hardware: readonly HardwareOption[]): Setup {
+export function randomSetup(
+  random: Random,
+  until: SeriesStep,
+  hardware: readonly HardwareOption[],
+  blocks?: Blocks,
+): Setup {
   const some = hardware.filter(option => random.chance(option === 'small' ? SMALL_PERCENT : 70))
+  const early = blocks && random.pick([4096, 4096, 4096, 4096, 16384] as const)
+  const other = early === undefined ? OTHER_RAM_SIZE : BLOCKS_RAM_SIZE[early]
   const sizes = random.pick([
-    [RAM_SIZE, OTHER_RAM_SIZE],
-    [OTHER_RAM_SIZE, RAM_SIZE],
+    [RAM_SIZE, other],
+    [other, RAM_SIZE],
   ] as const)
   // An entry that lost words points at 0: worth most where there is RAM.
   const first = some.includes('torn') && random.chance(50) ? 0 : random.pick(low(sizes[0]))
@@ -102,7 +121,7 @@ export function randomSetup(random: Random, until: SeriesStep, hardware: readonl
   ]
   const { base } = ram[sizes[0] === RAM_SIZE ? 0 : 1]
   const twoLevel = random.chance(75)
-  const granule = random.pick([4096, 4096, 4096, 4096, 16384, 65536] as const)
+  const granule = early ?? random.pick([4096, 4096, 4096, 4096, 16384, 65536] as const)
   return {
     smmus: random.pick([1, 1, 1, 1, 2, 3]),
     ram,
@@ -119,6 +138,7 @@ export function randomSetup(random: Random, until: SeriesStep, hardware: readonl
     hardware: some,
     firmware: random.pick(['none', 'none', 'none', 'none', 'cached', 'on']),
     posts: random.chance(50),
+    ...(blocks && { blocks: true, bbml: blocks.bbm ?? random.pick(BBM_LEVELS) }),
   }
 }
 
@@ -166,7 +186,12 @@ export function idRegistersOf(setup: Setup): IdRegisters {
         fieldPrep(R.IDR1_SSIDSIZE, setup.ssidBits) |
         fieldPrep(R.IDR1_SIDSIZE, setup.sidBits)) >>>
       0,
-    idr3: (R.IDR3_HAD | R.IDR3_XNX | (setup.rangeInvalidation ? R.IDR3_RIL : 0)) >>> 0,
+    idr3:
+      (R.IDR3_HAD |
+        R.IDR3_XNX |
+        fieldPrep(R.IDR3_BBML, setup.bbml ?? 0) |
+        (setup.rangeInvalidation ? R.IDR3_RIL : 0)) >>>
+      0,
     idr5:
       (fieldPrep(R.IDR5_STALL_MAX, has('stall') ? STALL_MAX : 0) |
         fieldPrep(R.IDR5_OAS, setup.oas) |

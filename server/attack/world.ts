@@ -126,6 +126,13 @@ export class World {
             this.oracle.smmuWrites(smmu, what, address, length)
             this.feedback.write(what.length, this.oracle.map.owner(address))
           },
+          ...(setup.blocks && {
+            onConflict: (ipa, cached, found) =>
+              this.oracle.report(
+                'tlb-conflict',
+                `SMMU ${smmu}: a leaf of level ${cached} is cached for ${hex(ipa)}, tables have one of level ${found}; BBM level ${setup.bbml ?? 0}`,
+              ),
+          }),
           onAtcInvalidate: cmd => this.devices.invalidate(smmu, cmd),
         }),
     )
@@ -140,7 +147,10 @@ export class World {
       guard: this.guard,
     }
     this.#context = {
-      options: { until: setup.until, granule: setup.granule, waitPolls: WAIT_POLLS },
+      options: {
+        ...{ until: setup.until, granule: setup.granule, waitPolls: WAIT_POLLS },
+        ...(setup.blocks && { blocks: true }),
+      },
       report: this.feedback,
       persist: () => {
         if (this.#keeping) this.#keep()
@@ -475,13 +485,19 @@ export class World {
         break
       case 'dma': {
         const outcome = this.devices.access(step, this.#interleaved !== undefined)
-        if (outcome !== undefined) this.view?.accessed(step, outcome)
+        if (outcome !== undefined && !this.#breaks) this.view?.accessed(step, outcome)
         break
       }
       case 'page-request':
         this.devices.request(step)
         break
     }
+  }
+
+  /** Blocks may be broken now: without more than BBM level 0, what the host has a right to is aborted meanwhile. */
+  get #breaks(): boolean {
+    const { blocks, bbml = 0 } = this.setup
+    return blocks === true && bbml === 0 && this.#interleaved !== undefined && !('offset' in this.#interleaved)
   }
 
   /** A vCPU stores, where it can: guarded pages are out of its reach. */

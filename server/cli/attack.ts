@@ -11,9 +11,9 @@ import type { Found } from '../attack/messages.ts'
 import { mutants, type Verdict } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
-import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
-import { quirkOption } from './bootOptions.ts'
-import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { type BbmLevel, blocksProblem, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
+import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { inputFile } from './paths.ts'
 import { print, report } from './terminal.ts'
 
@@ -21,6 +21,8 @@ interface AttackCommandOptions {
   readonly policy: string
   readonly quirk: readonly string[]
   readonly until: SeriesStep
+  readonly blocks?: true
+  readonly bbm?: BbmLevel
   readonly hardware: readonly HardwareOption[]
   readonly seconds?: number
   readonly ops?: number
@@ -77,6 +79,8 @@ export function attackCommand(program: Command): void {
     .addOption(
       new Option('--until <step>', 'how much of the series is emulated').choices(SERIES_STEPS).default('nested'),
     )
+    .addOption(blocksOption())
+    .option('--bbm <level>', 'with --blocks: IDR3.BBML of all hardware (default: any)', bbmLevel)
     .addOption(quirkOption())
     .option(
       '--hardware <list>',
@@ -97,12 +101,24 @@ export function attackCommand(program: Command): void {
     .addOption(
       new Option('--replay <case>', 'perform one case and explain it')
         .argParser(inputFile)
-        .conflicts(['seconds', 'ops', 'seed', 'jobs', 'until', 'hardware', 'corpus', 'known', 'quirk']),
+        .conflicts([
+          'seconds',
+          'ops',
+          'seed',
+          'jobs',
+          'until',
+          'hardware',
+          'corpus',
+          'known',
+          'quirk',
+          'blocks',
+          'bbm',
+        ]),
     )
     .addOption(
       new Option('--mutants <n>', 'run the unit tests on so many hypervisors with one wrong line each, and attack them')
         .argParser(count(10_000))
-        .conflicts(['policy', 'until', 'replay', 'corpus', 'seconds', 'hardware', 'quirk']),
+        .conflicts(['policy', 'until', 'replay', 'corpus', 'seconds', 'hardware', 'quirk', 'blocks', 'bbm']),
     )
     .option('--json', 'the result as JSON')
     .addHelpText(
@@ -130,11 +146,14 @@ export function attackCommand(program: Command): void {
 }
 
 async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<number> {
+  const problem = blocksProblem(options.policy, POLICY_NAMES.includes(options.policy), options)
+  if (problem !== undefined) throw new UsageError(`--${problem.replace('with ', 'with --')}`)
   const attackOptions: AttackOptions = {
     policy: options.policy,
     quirks: options.quirk,
     until: options.until,
     hardware: options.hardware,
+    ...(options.blocks && { blocks: { bbm: options.bbm } }),
     seconds: options.seconds ?? (options.ops === undefined ? DEFAULT_SECONDS : undefined),
     operations: options.ops,
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
@@ -146,8 +165,10 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
   if (!quiet) {
     const hardwareNames = options.hardware.length > 0 ? options.hardware.join(',') : 'none'
     const quirks = options.quirk.length > 0 ? ` with ${options.quirk.join(', ')}` : ''
+    const level = options.bbm === undefined ? '' : ` (BBM level ${options.bbm})`
+    const blocks = options.blocks ? `, RAM in blocks${level}` : ''
     print(
-      `attack on ${options.policy}${quirks}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
+      `attack on ${options.policy}${quirks}${blocks}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
     )
   }
   let told = 0
@@ -199,10 +220,11 @@ function summarise(result: AttackResult, interrupted: boolean): void {
   else if (programs === 0) print(`${early}no program was run`)
 }
 
-function asJson(result: AttackResult, { seed, jobs, policy, quirks, hardware }: AttackOptions): unknown {
+function asJson(result: AttackResult, { seed, jobs, policy, quirks, blocks, hardware }: AttackOptions): unknown {
   const { cases, kinds, ...rest } = result
   return {
     ...{ policy, quirks, hardware, seed, jobs },
+    ...(blocks && { blocks: true, bbm: blocks.bbm ?? null }),
     ...rest,
     kinds: Object.fromEntries(kinds),
     cases: cases.map(({ found, file, seconds }) => ({

@@ -225,11 +225,14 @@ export const bbmOption = (): Option =>
   new Option(
     '--bbm <level>',
     'with --blocks: 0: break before make, 1: nT, 2: sizes change at once; not more than SMMU_IDR3.BBML says (default: that)',
-  ).argParser(text => {
-    const level = BBM_LEVELS.find(known => String(known) === text)
-    if (level === undefined) throw new InvalidArgumentError(`expected ${BBM_LEVELS.join(', ')}`)
-    return level
-  })
+  ).argParser(bbmLevel)
+
+/** @throws InvalidArgumentError for what is no BBM level */
+export function bbmLevel(text: string): BbmLevel {
+  const level = BBM_LEVELS.find(known => String(known) === text)
+  if (level === undefined) throw new InvalidArgumentError(`expected ${BBM_LEVELS.join(', ')}`)
+  return level
+}
 
 export const quirkOption = (): Option =>
   new Option('--quirk <name>', 'show a known defect (server/hypervisor/README.md, section 13); may be repeated')

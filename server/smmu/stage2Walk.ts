@@ -5,7 +5,7 @@ import * as E from './events.ts'
 import * as P from './pagetable.ts'
 import { PERM_UR, stage2Permissions } from './permissions.ts'
 import type { Stage2, Ste } from './streamConfig.ts'
-import type { Stage2Leaf } from './translationCaches.ts'
+import type { Matched, Stage2Leaf } from './translationCaches.ts'
 import type { Walk } from './walk.ts'
 
 export class Stage2Walk {
@@ -29,7 +29,7 @@ export class Stage2Walk {
   leaf(ste: Ste, s2: Stage2, ipa: number, cls: number): Stage2Leaf | undefined {
     const cached = this.#walk.caches?.stage2(ste.vmid, shiftDown(ipa, 12))
     if (cached) {
-      this.compare(s2, ipa, cached.level)
+      this.compare(s2, ipa, cached)
       return cached
     }
     if (exceeds(ipa, s2.inputBits)) return this.#walk.fail2(E.EVT_ID_TRANSLATION_FAULT, s2, cls, ipa)
@@ -69,28 +69,30 @@ export class Stage2Walk {
       }
       if (!(lo & P.ARM_LPAE_PTE_AF) && !s2.affd) return this.#walk.fail2(E.EVT_ID_ACCESS_FAULT, s2, cls, ipa)
       const leafShift = mappedShift(this.#walk, level, granuleShift, ipa, out)
+      const nt = hasNt(this.#walk, level, lo)
+      const keptShift = nt ? granuleShift : leafShift
       const leaf = {
-        page: alignDown(page, leafShift - 12),
-        shift: leafShift,
+        page: alignDown(page, keptShift - 12),
+        shift: keptShift,
         granuleShift,
         level,
         leafShift,
-        pa: out - (lowBits(ipa, leafShift) - lowBits(ipa, shift)),
+        pa: out + lowBits(ipa, shift) - lowBits(ipa, keptShift),
         perm: stage2Permissions(lo, hi, this.#walk.features.xnx),
         memAttr: (lo & P.ARM_LPAE_PTE_MEMATTR_MASK) >>> P.ARM_LPAE_PTE_MEMATTR_SHIFT,
-        nt: hasNt(this.#walk, level, lo),
+        nt,
       }
-      if (table) this.compare(s2, ipa, level)
+      if (table) this.compare(s2, ipa, leaf)
       this.#walk.caches?.putStage2(ste.vmid, leaf)
       return leaf
     }
   }
 
-  /** A leaf at `cached` was found in a cache, or by a table descriptor that was in one: do tables in memory have another size? */
-  compare(s2: Stage2, ipa: number, cached: number): void {
+  /** A leaf was found in a cache, or by a table descriptor that was in one: do tables in memory have another size? */
+  compare(s2: Stage2, ipa: number, cached: Matched): void {
     const walk = this.#walk
     const { bbml } = walk.features
-    if (walk.caches?.onConflict === undefined || bbml === 2) return
+    if (walk.caches?.onConflict === undefined || bbml === 2 || cached.nt) return
     const { lo, hi } = walk
     let base = s2.ttb
     for (let level = s2.startLevel; ; level++) {
@@ -100,7 +102,7 @@ export class Stage2Walk {
         base = P.descriptorAddress(walk.lo, walk.hi, s2.granuleShift, s2.granuleShift, walk.features.oas)
         continue
       }
-      if (level !== cached && !hasNt(walk, level, walk.lo)) walk.caches.onConflict(ipa, cached, level)
+      if (level !== cached.level && !hasNt(walk, level, walk.lo)) walk.caches.onConflict(ipa, cached.level, level)
       break
     }
     walk.lo = lo
@@ -108,9 +110,9 @@ export class Stage2Walk {
   }
 }
 
-/** A block whose nT the SMMU follows. */
+/** A block whose nT caches follow. */
 export function hasNt(walk: Walk, level: number, lo: number): boolean {
-  return walk.features.bbml > 0 && level < P.LAST_LEVEL && (lo & P.ARM_LPAE_PTE_NT) !== 0
+  return walk.caches !== undefined && walk.features.bbml > 0 && level < P.LAST_LEVEL && (lo & P.ARM_LPAE_PTE_NT) !== 0
 }
 
 /**

@@ -12,7 +12,7 @@ export interface Matched {
   readonly granuleShift: number
   readonly level: number
   readonly leafShift: number
-  /** A leaf on the way has nT, and the SMMU follows it (IDR3.BBML): not to be kept. */
+  /** A leaf on the way has nT, and the SMMU follows it (IDR3.BBML): to be kept for one granule, or not at all. */
   readonly nt: boolean
 }
 

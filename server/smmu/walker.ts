@@ -133,7 +133,7 @@ export class Walker {
     const page = pageOf(this.#walk.t.lo, this.#walk.t.hi)
     const cached = this.#walk.caches?.tlb(tags, page)
     if (cached) {
-      this.#stage2.compare(stage2, addressOf(this.#walk.t.lo, this.#walk.t.hi), cached.level)
+      this.#stage2.compare(stage2, addressOf(this.#walk.t.lo, this.#walk.t.hi), cached)
       return this.#allowed2(cached, stage2) ? this.#translated(cached) : this.#walk.faulted()
     }
     const leaf = this.#stage2.leaf(ste, stage2, addressOf(this.#walk.t.lo, this.#walk.t.hi), CLASS_IN)
@@ -269,16 +269,16 @@ export class Walker {
     let nt = hasNt(this.#walk, level, this.#walk.lo)
     // The output address of the first byte that the leaf maps; `s1Out` is that of the descriptor itself.
     const first = s1Out - (lowBits(offset, s1Shift) - lowBits(offset, P.levelShift(level, granuleShift)))
-    let shift = s1Shift
-    let pa = first
-    let ipa = first
+    let shift = nt ? granuleShift : s1Shift
+    let pa = first + alignDown(lowBits(offset, s1Shift), shift)
+    let ipa = pa
     let s2Perm = PERM_ALL
     let memAttr = -1
     if (ste.stage2) {
       const inputIpa = first + lowBits(offset, s1Shift)
       const leaf = this.#stage2.leaf(ste, ste.stage2, inputIpa, CLASS_IN)
       if (!leaf) return undefined
-      shift = Math.min(s1Shift, leaf.shift)
+      shift = Math.min(shift, leaf.shift)
       ipa = alignDown(inputIpa, shift)
       pa = leaf.pa + (ipa - leaf.page * 4096)
       s2Perm = leaf.perm

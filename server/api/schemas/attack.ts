@@ -3,7 +3,7 @@
 import { Type } from 'typebox'
 import { HARDWARE } from '../../attack/setup.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
-import { SERIES_STEPS } from '../../policy/policy.ts'
+import { BBM_LEVELS, SERIES_STEPS } from '../../policy/policy.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { Nullable, named, Ref, type View } from './fields.ts'
 import { OWN_POLICY } from './lifecycle.ts'
@@ -18,6 +18,10 @@ export const AttackBodySchema = named(
     {
       policy: Type.Optional(Type.Enum([...POLICY_NAMES, OWN_POLICY], { default: DEFAULTS.policy })),
       until: Type.Optional(Type.Enum([...SERIES_STEPS], { default: DEFAULTS.until })),
+      blocks: Type.Optional(Type.Boolean({ default: false, description: 'the policy maps RAM in blocks' })),
+      bbm: Type.Optional(
+        Type.Enum([...BBM_LEVELS], { description: 'with blocks: IDR3.BBML of all hardware; default: any' }),
+      ),
       quirks: Type.Optional(
         Type.Array(Type.String({ pattern: '^[a-z0-9-]{1,60}$' }), {
           maxItems: 64,

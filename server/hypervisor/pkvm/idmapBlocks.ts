@@ -257,19 +257,8 @@ export class IdmapBlocks {
 
   /** Addresses of all tables but the root. */
   tables(): number[] {
-    const { startLevel, rootBytes, tableBits } = this.#idmap.geometry
-    const found: number[] = []
-    const collect = (level: number, table: number, entries: number) => {
-      if (level === LAST_LEVEL) return
-      for (let i = 0; i < entries; i++) {
-        const entry = this.#read(table + i * PTE_SIZE)
-        if (entry === undefined || !isTable(entry)) continue
-        found.push(next(entry))
-        collect(level + 1, next(entry), 2 ** tableBits)
-      }
-    }
-    collect(startLevel, this.#idmap.root, rootBytes / PTE_SIZE)
-    return found
+    const { startLevel, rootBytes } = this.#idmap.geometry
+    return this.#linked(startLevel, this.#idmap.root, rootBytes / PTE_SIZE)
   }
 
   /** Makes good what a former hypervisor left broken: the blocks around its operation are mapped as they should be. */
@@ -384,11 +373,18 @@ export class IdmapBlocks {
 
   /** A table and all below it. */
   #below(level: number, table: number): number[] {
-    const found = [table]
+    return [table, ...this.#linked(level, table, 2 ** this.#idmap.geometry.tableBits)]
+  }
+
+  /** All tables below one of `entries` descriptors. */
+  #linked(level: number, table: number, entries: number): number[] {
+    const found: number[] = []
     if (level === LAST_LEVEL) return found
-    for (let i = 0; i < 2 ** this.#idmap.geometry.tableBits; i++) {
-      const entry = this.#read(table + i * PTE_SIZE)
-      if (entry !== undefined && isTable(entry)) found.push(...this.#below(level + 1, next(entry)))
+    const words = new Uint32Array(2 * entries)
+    if (!this.#idmap.tableMemory.read(table, words)) return found
+    for (let i = 0; i < 2 * entries; i += 2) {
+      const entry = { lo: words[i], hi: words[i + 1] }
+      if (isTable(entry)) found.push(...this.#below(level + 1, next(entry)))
     }
     return found
   }

@@ -20,8 +20,8 @@ import { AddressSpace, type Scope } from './tlb.ts'
  * - `none`: nothing is cached.
  * - `architectural`: valid STEs and CDs, and complete translations.
  * - `walks`: also table descriptors, and stage 2 translations of every IPA.
- * - `maximal`: also all else that an implementation may cache: invalid and ILLEGAL STEs and CDs, level 1 descriptors, and
- *   contiguous ranges as one entry.
+ * - `maximal`: also all else that an implementation may cache: invalid and ILLEGAL STEs and CDs, level 1 descriptors,
+ *   contiguous ranges as one entry, and granules of blocks with nT.
  */
 export type Caching = 'none' | 'architectural' | 'walks' | 'maximal'
 
@@ -137,7 +137,7 @@ export class SoftCaches implements Caches {
   }
 
   putTlb(tags: TlbTags, entry: TlbEntry): void {
-    if (!entry.nt) this.#space(tags, entry.global).leaves.put(entry)
+    if (!entry.nt || this.#maximal) this.#space(tags, entry.global).leaves.put(entry)
   }
 
   table(tags: TlbTags, page: number, granuleShift: number): TableDescriptor | undefined {
@@ -156,7 +156,7 @@ export class SoftCaches implements Caches {
   }
 
   putStage2(vmid: number, leaf: Stage2Leaf): void {
-    if (!this.#walks || leaf.nt) return
+    if (!this.#walks || (leaf.nt && !this.#maximal)) return
     let space = this.#stage2.get(vmid)
     if (!space) {
       space = new AddressSpace()

@@ -8,8 +8,9 @@ import { Corpus } from '../../../server/attack/corpus.ts'
 import { OPERATIONS } from '../../../server/attack/operations.ts'
 import { MODES, type Program, REPERTOIRES, Stage } from '../../../server/attack/program.ts'
 import { Random } from '../../../server/attack/random.ts'
-import { HARDWARE, hotPages, randomSetup } from '../../../server/attack/setup.ts'
+import { HARDWARE, hotPages, idRegistersOf, randomSetup } from '../../../server/attack/setup.ts'
 import type { PolicyFactory } from '../../../server/policy/policy.ts'
+import { IDR3_BBML } from '../../../server/smmu/registers.ts'
 import { attackUntil, OPEN, withHole } from './support.ts'
 
 const OPTIONS: CampaignOptions = { policy: 'pkvm', until: 'nested', hardware: HARDWARE, seed: 3, known: [] }
@@ -147,6 +148,30 @@ test('programs that come of others are programs', () => {
       expect(corpus.pick(random, mode === 'driver' ? 'hostile' : 'driver')).toBeUndefined()
     }),
   )
+})
+
+test.each([0, 1, 2] as const)('RAM in blocks, BBM level %i: nothing is found', bbm => {
+  const { cases, stats } = run({ blocks: { bbm }, hardware: HARDWARE }, 60_000, withHole({}))
+  expect(cases).toEqual([])
+  expect(stats.judged).toBeGreaterThan(20)
+})
+
+test('a machine for blocks has some, whichever they are', () => {
+  const levels = new Set<number>()
+  for (let at = 0; at < 50; at++) {
+    const setup = randomSetup(new Random(at), 'nested', [], { bbm: undefined })
+    levels.add(setup.bbml ?? -1)
+    const block = setup.granule === 4096 ? 2 ** 21 : 2 ** 25
+    const { carveout } = setup
+    const whole = setup.ram.filter(({ base, size }) => {
+      const first = Math.ceil(base / block) * block
+      return first + block <= base + size && !(carveout.base < first + block && first < carveout.base + carveout.size)
+    })
+    expect(whole.length).toBeGreaterThan(0)
+    expect(idRegistersOf(setup).idr3 & IDR3_BBML).toBe((setup.bbml ?? 0) << 11)
+  }
+  expect([...levels].sort()).toEqual([0, 1, 2])
+  expect(randomSetup(new Random(1), 'nested', [])).not.toHaveProperty('blocks')
 })
 
 test('a corpus has an end: new programs take the places of old ones', () => {

@@ -7,7 +7,8 @@ import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
 import type { PolicyFactory } from '../../../server/policy/policy.ts'
 import { COMMAND_KEPT } from '../../../server/policy/report.ts'
 import { EPERM, OK } from '../../../server/policy/result.ts'
-import { CMDQ_OP_CMD_SYNC, CMDQ_OP_PREFETCH_CFG } from '../../../server/smmu/commands.ts'
+import { fieldPrep } from '../../../server/smmu/bits.ts'
+import { CMDQ_OP_CMD_SYNC, CMDQ_OP_PREFETCH_CFG, CMDQ_OP_TLBI_S12_VMALL } from '../../../server/smmu/commands.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { attackUntil, filtered, KNOWN, withHole } from './support.ts'
 
@@ -159,7 +160,48 @@ const HOLES: readonly (readonly [string, PolicyFactory, string, Partial<Campaign
   ],
 ]
 
-test.each(HOLES)('%s', (_, factory, kind, options) => {
+/** The SMMUs promise BBM level 2. */
+const anySize = withHole({
+  machine: ({ smmus }) => ({
+    smmus: smmus.map(smmu => ({
+      ...smmu,
+      hardware: {
+        ...smmu.hardware,
+        read: (offset, size, into) => {
+          const ok = smmu.hardware.read(offset, size, into)
+          if (offset === R.ARM_SMMU_IDR3) into.lo = (into.lo & ~R.IDR3_BBML) | fieldPrep(R.IDR3_BBML, 2)
+          return ok
+        },
+      },
+    })),
+  }),
+})
+
+/** Nothing is forgotten where a table becomes a block. */
+const tablesAreKept = withHole({
+  machine: ({ memory }) => ({
+    memory: filtered(memory, (_, bytes) => {
+      if (bytes.length % 16 !== 0 || bytes.length > 64) return true
+      for (let at = 0; at < bytes.length; at += 16) {
+        if (bytes[at] === CMDQ_OP_TLBI_S12_VMALL) bytes[at] = CMDQ_OP_PREFETCH_CFG
+      }
+      return true
+    }),
+  }),
+})
+
+const BLOCK_HOLES: typeof HOLES = [
+  ['a block is a table at once, at BBM level 0', anySize, 'tlb-conflict', { blocks: { bbm: 0 } }],
+  ['a block is a table at once, at BBM level 1', anySize, 'tlb-conflict', { blocks: { bbm: 1 } }],
+  [
+    'what a table led to is kept when it is a block, at BBM level 0',
+    tablesAreKept,
+    'tlb-conflict',
+    { blocks: { bbm: 0 } },
+  ],
+]
+
+test.each([...HOLES, ...BLOCK_HOLES])('%s', (_, factory, kind, options) => {
   const found = attackUntil(factory, new RegExp(`^${kind}( HYP_|$)`), options)
   expect(found?.kind.startsWith(kind)).toBe(true)
   if (found === undefined) return
