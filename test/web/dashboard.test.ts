@@ -10,9 +10,11 @@ import { MachineManager } from '../../server/api/machineManager.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import { machineState } from '../../server/trace/records.ts'
+import { violations } from './axe.ts'
 import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
 
 const BOOT_MS = 180_000
+const VIEWS = 'overview traps queues streams translation memory console breakpoints faults el2 attack'.split(' ')
 const STEP_MS = 30_000
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 const qemu = process.env.SMMU_COSIM_QEMU
@@ -69,6 +71,7 @@ const until = async (done: () => boolean, ms = STEP_MS): Promise<void> => {
 test('without a machine, every view says so and offers to start one', async () => {
   await open('overview')
   await page.getByRole('status', { name: 'Machine off' }).waitFor()
+  expect(await page.title()).toBe('off · smmu-cosim')
   for (const view of ['Queues', 'Streams', 'Translation', 'Memory']) {
     await page.getByRole('link', { name: new RegExp(`^${view}`) }).click()
     await page.getByText('No machine is running').waitFor()
@@ -78,6 +81,10 @@ test('without a machine, every view says so and offers to start one', async () =
   await page.locator('.armed').getByText('No machine is running').waitFor()
   await page.getByRole('button', { name: /^cr0ack-stuck/ }).click()
   expect(await button('Arm').isDisabled()).toBe(true)
+  expect(await violations(page)).toEqual([])
+  await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+  await page.getByRole('dialog').waitFor()
+  expect(await violations(page)).toEqual([])
 })
 
 test(
@@ -313,6 +320,16 @@ describe('on a booted machine', () => {
     const port = Number(new URL(server.url).port)
     await server.close()
     await page.getByText('The connection to the server is lost').waitFor()
+    // Nothing says that the machine runs, and nothing can be done with it.
+    await page.getByRole('status', { name: 'Machine no connection' }).waitFor()
+    expect(await page.title()).toBe('no connection · smmu-cosim')
+    expect(
+      await page
+        .getByRole('banner')
+        .getByRole('button')
+        .evaluateAll(all => all.filter(e => !e.disabled).length),
+    ).toBe(0)
+    expect(await page.locator('.state.running').count()).toBe(0)
     server = await start(port)
     await page.getByText('The connection to the server is lost').waitFor({ state: 'hidden' })
     await page.getByRole('status', { name: 'Machine running' }).waitFor()
@@ -320,27 +337,48 @@ describe('on a booted machine', () => {
     complaints = complaints.filter(text => !/ERR_CONNECTION|WebSocket connection/.test(text))
   })
 
-  test('controls have names; keyboard help; dark and light', async () => {
-    for (const [view] of [
-      ['overview'],
-      ['traps'],
-      ['queues'],
-      ['streams'],
-      ['translation'],
-      ['memory'],
-      ['breakpoints'],
-      ['faults'],
-    ]) {
-      await open(String(view))
-      await page.waitForTimeout(300)
-      const nameless = await page.evaluate<string[]>(`
-        [...document.querySelectorAll('button, input, select, textarea, a')]
-          .filter(e => !e.textContent.trim() && !e.ariaLabel && !e.title && !e.labels?.length)
-          .map(e => e.outerHTML)`)
-      expect(nameless, String(view)).toEqual([])
-      const wide = await page.evaluate<boolean>('document.documentElement.scrollWidth > innerWidth')
-      expect(wide, `${view} is wider than 1280 px`).toBe(false)
+  test(
+    'every view, wide and narrow, dark and light: nothing for axe-core, nothing wider than the window',
+    async () => {
+      const wrong: string[] = []
+      for (const theme of ['dark', 'light'] as const) {
+        await page.emulateMedia({ colorScheme: theme })
+        for (const width of [480, 1280]) {
+          await page.setViewportSize({ width, height: 800 })
+          for (const view of [...VIEWS, 'reference']) {
+            await open(view)
+            await page.reload()
+            await page.getByRole('status', { name: /^Machine running/ }).waitFor()
+            await page.waitForTimeout(300)
+            if (view === 'traps') await page.locator('.virtual .trap').last().click()
+            if (view === 'streams') await page.locator('.tree button').first().click()
+            const where = `${view}, ${theme}, ${width} px`
+            expect(await page.evaluate<string>('document.documentElement.dataset.theme')).toBe(theme)
+            wrong.push(...(await violations(page)).map(text => `${where}: ${text}`))
+            if (await page.evaluate<boolean>('document.documentElement.scrollWidth > innerWidth'))
+              wrong.push(`${where}: wider than the window`)
+          }
+        }
+      }
+      expect(wrong).toEqual([])
+    },
+    BOOT_MS * 2,
+  )
+
+  test('narrow: the views have their names', async () => {
+    await page.setViewportSize({ width: 480, height: 800 })
+    await open('overview')
+    for (const name of ['Translation', 'Attack']) {
+      const link = page.getByRole('navigation').getByText(name, { exact: true })
+      await link.click()
+      await page.getByRole('heading', { name, exact: true, level: 1 }).waitFor({ state: 'attached' })
+      const box = await link.boundingBox()
+      expect(box === null ? -1 : box.x + box.width).toBeLessThanOrEqual(480)
     }
+  })
+
+  test('keyboard help; dark and light', async () => {
+    await open('overview')
     await page.keyboard.press('?')
     await page.getByRole('dialog', { name: 'Keyboard' }).waitFor()
     await page.keyboard.press('Escape')
@@ -350,9 +388,16 @@ describe('on a booted machine', () => {
     expect(await theme()).not.toBe(before)
   })
 
-  test('kill', async () => {
+  test('kill asks first', async () => {
     await open('overview')
     await button('Kill').click()
+    const asks = page.getByRole('dialog', { name: 'Kill the machine?' })
+    expect(await violations(page)).toEqual([])
+    await asks.getByRole('button', { name: 'Cancel' }).click()
+    await asks.waitFor({ state: 'hidden' })
+    expect(manager.status().state).toBe('running')
+    await button('Kill').click()
+    await asks.getByRole('button', { name: 'Kill the machine' }).click()
     await page.getByText(/ended at .*ended from here/).waitFor()
     expect(manager.status().state).toBe('off')
   })

@@ -1,13 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { JSX } from 'preact'
-import { useEffect, useState } from 'preact/hooks'
+import { useEffect, useRef, useState } from 'preact/hooks'
 import { call, locked, setToken } from './api.ts'
 import { count } from './format.ts'
 import { HeldBar } from './held.tsx'
 import { connection } from './live.ts'
 import { MachineControls, StartDialog } from './machine.tsx'
 import { shortcut, shortcuts } from './shortcuts.ts'
-import { go, held, rates, route, running, smmu, status, theme, toggleTheme, VIEWS, type View } from './store.ts'
+import {
+  badEnd,
+  go,
+  held,
+  machineState,
+  rates,
+  route,
+  running,
+  smmu,
+  stateWord,
+  status,
+  theme,
+  toggleTheme,
+  VIEWS,
+  type View,
+} from './store.ts'
 import { attempt, Button, Dialog, Field, Tag, Toasts } from './ui.tsx'
 import { Attack } from './views/attack.tsx'
 import { Breakpoints } from './views/breakpoints.tsx'
@@ -94,8 +109,11 @@ export function App() {
 }
 
 function Rail({ view, help }: { view: View; help: () => void }) {
+  const rail = useRef<HTMLElement>(null)
+  // In a narrow window the views are a row that scrolls.
+  useEffect(() => rail.current?.querySelector('[aria-current]')?.scrollIntoView({ inline: 'nearest' }), [view])
   return (
-    <nav class="rail" aria-label="Views">
+    <nav class="rail" aria-label="Views" ref={rail}>
       <a class="brand" href="#/overview">
         smmu<b>cosim</b>
       </a>
@@ -116,10 +134,10 @@ function Rail({ view, help }: { view: View; help: () => void }) {
         <a href="/docs" target="_blank" rel="noreferrer">
           API
         </a>
-        <button type="button" onClick={toggleTheme} aria-label="Dark or light theme">
+        <button type="button" onClick={toggleTheme} title="Dark or light theme">
           {theme.value === 'dark' ? 'Light' : 'Dark'}
         </button>
-        <button type="button" onClick={help} aria-label="Keyboard shortcuts">
+        <button type="button" onClick={help} title="Keyboard shortcuts">
           Keys
         </button>
       </div>
@@ -127,27 +145,23 @@ function Rail({ view, help }: { view: View; help: () => void }) {
   )
 }
 
-const STATE_WORDS: Readonly<Record<string, string>> = {
-  off: 'off',
-  preparing: 'preparing',
-  starting: 'starting',
-  running: 'running',
-  paused: 'paused',
-  held: 'held at a trap',
-  ending: 'ending',
-}
-
 function Bar() {
   const now = status.value
-  const state = now?.state ?? 'off'
+  const state = machineState.value
+  const end = badEnd.value
   const smmus = now?.machine?.smmus ?? []
   const quirks = now?.options?.quirks ?? []
   return (
     <header class="bar">
-      <span class={`state ${state}`} role="status" aria-label={`Machine ${STATE_WORDS[state]}`}>
+      <span class={`state ${state ?? ''}`} role="status" aria-label={`Machine ${stateWord.value}`}>
         <i />
-        {now === undefined ? 'connecting' : STATE_WORDS[state]}
+        {stateWord.value}
       </span>
+      {end !== undefined && (
+        <Tag tone="bad" title={end.message}>
+          {end.outcome}
+        </Tag>
+      )}
       <span class="bar-facts">
         {now?.options && (
           <span>

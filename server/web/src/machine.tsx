@@ -3,7 +3,7 @@ import { signal } from '@preact/signals'
 import { useEffect, useState } from 'preact/hooks'
 import type { StartOptions } from '../../api/schemas/lifecycle.ts'
 import { call } from './api.ts'
-import { info, status } from './store.ts'
+import { info, machineState } from './store.ts'
 import { attempt, Button, Dialog, Field, Tag } from './ui.tsx'
 
 export const startDialog = signal(false)
@@ -12,12 +12,14 @@ type Action = 'pause' | 'resume' | 'reset' | 'power-off' | 'kill'
 
 /** What can be done with the machine now. */
 export function MachineControls() {
-  const state = status.value?.state ?? 'off'
+  const [asking, setAsking] = useState(false)
+  const state = machineState.value
   const does = (action: Action, done?: string) => () => void attempt(() => call(`POST /machine/${action}`), done)
-  if (state === 'off') {
+  if (state === 'off' || state === undefined) {
     return (
       <Button
         tone="primary"
+        disabled={state === undefined}
         onClick={() => {
           startDialog.value = true
         }}
@@ -42,9 +44,28 @@ export function MachineControls() {
       <Button onClick={does('power-off', 'The power button was pressed')} disabled={!alive}>
         Power off
       </Button>
-      <Button tone="danger" onClick={does('kill')} disabled={state === 'ending'}>
+      <Button tone="danger" onClick={() => setAsking(true)} disabled={state === 'ending'}>
         Kill
       </Button>
+      <Dialog title="Kill the machine?" open={asking} close={() => setAsking(false)}>
+        <div class="form ask">
+          <p>QEMU ends at once. What the guest has not written to its disks is lost; the recording is kept.</p>
+          <div class="buttons">
+            <Button autofocus onClick={() => setAsking(false)}>
+              Cancel
+            </Button>
+            <Button
+              tone="danger"
+              onClick={() => {
+                setAsking(false)
+                does('kill')()
+              }}
+            >
+              Kill the machine
+            </Button>
+          </div>
+        </div>
+      </Dialog>
     </>
   )
 }

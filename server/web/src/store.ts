@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { computed, effect, type Signal, signal } from '@preact/signals'
-import type { CountersView, Info, MachineStatus } from '../../api/schemas/lifecycle.ts'
+import type { CountersView, Info, MachineState, MachineStatus } from '../../api/schemas/lifecycle.ts'
 import type { CounterItem } from '../../api/schemas/subscriptions.ts'
 import type { EventItem, WarningItem } from '../../api/schemas/trace.ts'
 import { call, locked } from './api.ts'
-import { connect, subscribe } from './live.ts'
+import { connect, connection, subscribe } from './live.ts'
 
 export const VIEWS = [
   ['overview', 'Overview'],
@@ -68,8 +68,34 @@ export const smmu = signal(0)
 export const rates = signal<readonly number[]>([])
 const RATE_POINTS = 240
 
+/** The state of the machine; undefined while the server does not say. */
+export const machineState = computed(() => (connection.value === 'open' ? status.value?.state : undefined))
+export const STATE_WORDS: Readonly<Record<MachineState, string>> = {
+  off: 'off',
+  preparing: 'preparing',
+  starting: 'starting',
+  running: 'running',
+  paused: 'paused',
+  held: 'held at a trap',
+  ending: 'ending',
+}
+/** In one or two words. */
+export const stateWord = computed(() => {
+  const state = machineState.value
+  return state === undefined ? (connection.value === 'lost' ? 'no connection' : 'connecting') : STATE_WORDS[state]
+})
+/** How the last machine ended, when that was not as it should be. */
+export const badEnd = computed(() => {
+  const end = machineState.value === 'off' ? status.value?.end : undefined
+  return end != null && end.outcome !== 'ok' && end.outcome !== 'killed' ? end : undefined
+})
+effect(() => {
+  const end = badEnd.value
+  document.title = `${end === undefined ? stateWord.value : end.outcome} · smmu-cosim`
+})
+
 export const running = computed(() => {
-  const state = status.value?.state
+  const state = machineState.value
   return state !== undefined && state !== 'off' && state !== 'preparing'
 })
 /** The hypervisor's tables can be asked for. */

@@ -92,6 +92,13 @@ export function Cited({ text }: { text: string }) {
   })
 }
 
+/** What may be larger than its place: it scrolls, by keyboard too. */
+export function Scroll({ label, class: extra, ...rest }: JSX.IntrinsicElements['div'] & { label: string }) {
+  // biome-ignore lint/a11y/noNoninteractiveTabindex: arrow keys scroll what has the focus
+  // biome-ignore lint/a11y/useSemanticElements: a fieldset does not scroll
+  return <div {...rest} class={`scroll ${extra ?? ''}`} role="group" aria-label={label} tabIndex={0} />
+}
+
 export type Tone = 'plain' | 'host' | 'hyp' | 'hw' | 'vm' | 'shared' | 'ok' | 'warn' | 'bad'
 
 export function Tag({ tone = 'plain', children, title }: { tone?: Tone; children: ComponentChildren; title?: string }) {

@@ -8,7 +8,7 @@ import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { QuirkChoice } from '../machine.tsx'
 import { info } from '../store.ts'
-import { attempt, Button, Empty, Field, Load, Panel, Skeleton, Tag } from '../ui.tsx'
+import { attempt, Button, Empty, Field, Load, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
 
 const STATES = {
   none: ['plain', 'not started'],
@@ -107,7 +107,7 @@ function Findings(props: { of: AttackRunView; chosen: number | undefined; choose
           {programs > 0 && `In ${count(programs)} programs.`}
         </Empty>
       ) : (
-        <div class="scroll">
+        <Scroll label="Findings">
           <table class="data findings">
             <thead>
               <tr>
@@ -128,7 +128,7 @@ function Findings(props: { of: AttackRunView; chosen: number | undefined; choose
             </tbody>
           </table>
           {found > findings.length && <p class="hint">{count(found - findings.length)} before these.</p>}
-        </div>
+        </Scroll>
       )}
     </Panel>
   )
@@ -152,9 +152,9 @@ function Steps({ n }: { n: number }) {
     <Panel title={`Finding ${n}: steps`} flush class="grow">
       <Load from={loaded}>
         {({ lines }) => (
-          <div class="scroll">
+          <Scroll label="Steps">
             <pre class="steps">{lines.join('\n')}</pre>
-          </div>
+          </Scroll>
         )}
       </Load>
     </Panel>

@@ -6,7 +6,7 @@ import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { MachineControls } from '../machine.tsx'
 import { held, info, running, status } from '../store.ts'
-import { attempt, Button, Empty, Field, Load, Panel, Tag, type Tone } from '../ui.tsx'
+import { attempt, Button, Empty, Field, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
 
 type On = BreakpointBody['on']
 
@@ -45,7 +45,7 @@ export function Breakpoints() {
                 machine.
               </Empty>
             ) : (
-              <div class="scroll">
+              <Scroll label="Breakpoints">
                 <table class="data">
                   <thead>
                     <tr>
@@ -100,7 +100,7 @@ export function Breakpoints() {
                     ))}
                   </tbody>
                 </table>
-              </div>
+              </Scroll>
             )
           }
         </Load>

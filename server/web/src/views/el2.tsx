@@ -7,7 +7,7 @@ import { bytes, clock, count, micros } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { inspectable } from '../store.ts'
-import { Empty, Failure, Panel, Skeleton, Tag } from '../ui.tsx'
+import { Empty, Failure, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
 
 const KEPT = 300
 const NO_ATTACKS: AttacksView = { attacks: [], secretChanged: null, storm: null }
@@ -68,7 +68,7 @@ function Attacks({ of: { attacks, secretChanged, storm } }: { of: AttacksView })
           boot --el2 pkvm starts a protected VM in the guest, and attacks it by CPU and by DMA.
         </Empty>
       ) : (
-        <div class="scroll">
+        <Scroll label="Attacks">
           <table class="data attacks">
             <thead>
               <tr>
@@ -95,7 +95,7 @@ function Attacks({ of: { attacks, secretChanged, storm } }: { of: AttacksView })
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )}
       {storm !== null && (
         <p class="hint">
@@ -194,7 +194,7 @@ function Changes({ list }: { list: readonly PageItem[] }) {
       {list.length === 0 ? (
         <Empty title="None yet" />
       ) : (
-        <div class="scroll">
+        <Scroll label="Pages that changed hands">
           <table class="data">
             <thead>
               <tr>
@@ -220,7 +220,7 @@ function Changes({ list }: { list: readonly PageItem[] }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )}
     </Panel>
   )

@@ -12,7 +12,7 @@ import { startDialog } from '../machine.tsx'
 import { ruleText } from '../ruleText.ts'
 import { shortcut } from '../shortcuts.ts'
 import { inspectable, running, status } from '../store.ts'
-import { attempt, Button, Choice, Empty, Failure, Load, Panel, Tag, type Tone, toast } from '../ui.tsx'
+import { attempt, Button, Choice, Empty, Failure, Load, Panel, Scroll, Tag, type Tone, toast } from '../ui.tsx'
 
 /** Points of rules, in the colours of whose they are. */
 const KINDS: Readonly<Record<string, Tone>> = {
@@ -272,7 +272,7 @@ function Arm({ entry, reload }: { entry: FaultEntry | undefined; reload: () => v
         />
       }
     >
-      <div class="arm-body">
+      <Scroll label="Arm" class="arm-body">
         {from === 'own' ? (
           <Own text={text} setText={setText} errors={error?.errors ?? []} />
         ) : entry === undefined ? (
@@ -284,7 +284,7 @@ function Arm({ entry, reload }: { entry: FaultEntry | undefined; reload: () => v
           <Entry entry={entry} />
         )}
         {error?.errors.every(({ line }) => line === undefined) && <Failure error={error} />}
-      </div>
+      </Scroll>
       <form
         class="toolbar"
         onSubmit={e => {
@@ -421,7 +421,7 @@ function Armed({ now, reload }: { now: FaultStatusView; reload: () => void }) {
     )
   }
   return (
-    <div class="scroll">
+    <Scroll label="Armed rules">
       <table class="data">
         <thead>
           <tr>
@@ -467,7 +467,7 @@ function Armed({ now, reload }: { now: FaultStatusView; reload: () => void }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   )
 }
 
@@ -485,7 +485,7 @@ function Effect({ effect }: { effect: FaultEffect }) {
     return value >= 10 ? count(Math.round(value)) : value.toFixed(value < 0.1 ? 3 : 1)
   }
   return (
-    <div class="scroll">
+    <Scroll label="Before and since">
       <table class="data">
         <thead>
           <tr>
@@ -512,7 +512,7 @@ function Effect({ effect }: { effect: FaultEffect }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   )
 }
 
@@ -532,7 +532,7 @@ function Firings({ list }: { list: readonly FiringItem[] }) {
       {list.length === 0 ? (
         <Empty title="Nothing fired yet">Each firing appears here, with the trap that it belongs to.</Empty>
       ) : (
-        <div class="scroll">
+        <Scroll label="What fired">
           <table class="data">
             <thead>
               <tr>
@@ -563,7 +563,7 @@ function Firings({ list }: { list: readonly FiringItem[] }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )}
     </Panel>
   )

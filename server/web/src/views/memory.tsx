@@ -5,7 +5,7 @@ import { call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded, useSize } from '../hooks.ts'
 import { inspectable, route, smmu, status, theme } from '../store.ts'
-import { Button, Empty, Failure, Field, Panel, Skeleton, Tag, type Tone, toast } from '../ui.tsx'
+import { Button, Empty, Failure, Field, Panel, Scroll, Skeleton, Tag, type Tone, toast } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
 const PAGE = 4096
@@ -493,7 +493,7 @@ function Side(props: {
             </table>
           )
         ) : (
-          <div class="scroll">
+          <Scroll label="In the selection">
             <table class="data">
               <tbody>
                 {inRange.slice(0, 100).map(r => {
@@ -519,7 +519,7 @@ function Side(props: {
                 ))}
               </tbody>
             </table>
-          </div>
+          </Scroll>
         )}
       </Panel>
     </div>

@@ -4,7 +4,7 @@ import { currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
 import { counters, events, go, rates, running, status, warnings } from '../store.ts'
-import { attempt, Button, Empty, Panel, Skeleton, sectionHref, Tag } from '../ui.tsx'
+import { attempt, Button, Empty, Panel, Scroll, Skeleton, sectionHref, Tag } from '../ui.tsx'
 
 const PHASES = [
   ['qemu', 'QEMU'],
@@ -140,7 +140,7 @@ function Registers({ c }: { c: CountersView | undefined }) {
       {!c || c.registers.length === 0 ? (
         <Empty title="Nothing counted yet" />
       ) : (
-        <div class="scroll">
+        <Scroll label="By register">
           <table class="data">
             <thead>
               <tr>
@@ -173,7 +173,7 @@ function Registers({ c }: { c: CountersView | undefined }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )}
     </Panel>
   )
@@ -187,7 +187,7 @@ function Commands({ c }: { c: CountersView | undefined }) {
       {!c || c.commands.length === 0 ? (
         <Empty title="No command was filtered yet">Some policies look at none.</Empty>
       ) : (
-        <div class="scroll">
+        <Scroll label="Commands and verdicts">
           <table class="data">
             <thead>
               <tr>
@@ -216,7 +216,7 @@ function Commands({ c }: { c: CountersView | undefined }) {
                 ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )}
     </Panel>
   )
@@ -258,31 +258,33 @@ function Reports({ c }: { c: CountersView | undefined }) {
       {list.length === 0 ? (
         <Empty title="Quiet">No hyp warning, no event record, no guard fault so far.</Empty>
       ) : (
-        <ul class="reports-list scroll">
-          {list.slice(0, 200).map((r, i) => (
-            <li key={i}>
-              <time>{clock(r.at)}</time>
-              {r.href === undefined ? (
-                <Tag tone={r.tone} title={r.title}>
-                  {r.name}
-                </Tag>
-              ) : (
-                <a href={r.href}>
-                  <Tag tone={r.tone} title={`${r.title} Its rule is a click away.`}>
+        <Scroll label="Warnings and events">
+          <ul class="reports-list">
+            {list.slice(0, 200).map((r, i) => (
+              <li key={i}>
+                <time>{clock(r.at)}</time>
+                {r.href === undefined ? (
+                  <Tag tone={r.tone} title={r.title}>
                     {r.name}
                   </Tag>
-                </a>
-              )}
-              {r.row > 0 ? (
-                <a class="mono" href={`#/traps?row=${r.row}`}>
-                  {r.text || 'show the trap'}
-                </a>
-              ) : (
-                <span class="mono">{r.text}</span>
-              )}
-            </li>
-          ))}
-        </ul>
+                ) : (
+                  <a href={r.href}>
+                    <Tag tone={r.tone} title={`${r.title} Its rule is a click away.`}>
+                      {r.name}
+                    </Tag>
+                  </a>
+                )}
+                {r.row > 0 ? (
+                  <a class="mono" href={`#/traps?row=${r.row}`}>
+                    {r.text || 'show the trap'}
+                  </a>
+                ) : (
+                  <span class="mono">{r.text}</span>
+                )}
+              </li>
+            ))}
+          </ul>
+        </Scroll>
       )}
     </Panel>
   )

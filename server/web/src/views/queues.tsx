@@ -7,7 +7,7 @@ import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { type Pair, pairs } from '../queuePairs.ts'
 import { inspectable, smmu } from '../store.ts'
-import { Choice, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
+import { Choice, Empty, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
 export function Queues() {
@@ -46,7 +46,7 @@ function ThreeQueues() {
             {events.shown.length === 0 ? (
               <Empty title="Empty">The hardware has recorded no event.</Empty>
             ) : (
-              <Following of={`${events.prod} ${events.prodWrap}`}>
+              <Following label="Event queue" of={`${events.prod} ${events.prodWrap}`}>
                 <table class="data queue">
                   <tbody>
                     {events.shown.map(entry => (
@@ -99,7 +99,7 @@ function CommandQueues({ host, shadow }: { host: Queue; shadow: Queue | null }) 
       {rows.length === 0 ? (
         <Empty title="Empty">The host has given no command yet.</Empty>
       ) : (
-        <Following of={`${host.prod} ${host.prodWrap} ${shadow?.prod}`}>
+        <Following label="Command queues" of={`${host.prod} ${host.prodWrap} ${shadow?.prod}`}>
           <table class="data queue pairs">
             <thead>
               <tr>
@@ -157,22 +157,23 @@ const Command = ({ entry: { name, text, words } }: { entry: QueueEntry }) => (
 )
 
 /** Scrolls along with what is added, unless somebody has scrolled away from the end. */
-function Following({ of, children }: { of: string; children: ComponentChildren }) {
+function Following({ label, of, children }: { label: string; of: string; children: ComponentChildren }) {
   const box = useRef<HTMLDivElement>(null)
   const away = useRef(false)
   useLayoutEffect(() => {
     if (box.current && !away.current) box.current.scrollTop = box.current.scrollHeight
   }, [of])
   return (
-    <div
-      class="scroll following"
+    <Scroll
+      label={label}
+      class="following"
       ref={box}
       onScroll={({ currentTarget: { scrollTop, clientHeight, scrollHeight } }) => {
         away.current = scrollTop + clientHeight < scrollHeight - 30
       }}
     >
       {children}
-    </div>
+    </Scroll>
   )
 }
 
@@ -251,7 +252,7 @@ function Registers() {
         </label>
       }
     >
-      <div class="scroll">
+      <Scroll label="Registers">
         <Load from={loaded}>
           {rows => (
             <table class="data">
@@ -287,7 +288,7 @@ function Registers() {
             </table>
           )}
         </Load>
-      </div>
+      </Scroll>
     </Panel>
   )
 }

@@ -5,7 +5,7 @@ import { useEffect, useMemo, useRef } from 'preact/hooks'
 import { useLoaded } from '../hooks.ts'
 import { type Block, type Inline, parseMarkdown } from '../markdown.ts'
 import { route } from '../store.ts'
-import { Load, REFERENCE } from '../ui.tsx'
+import { Load, REFERENCE, Scroll } from '../ui.tsx'
 
 export function Reference() {
   const text = useLoaded(async () => (await import('../../../hypervisor/README.md?raw')).default, 0, [])
@@ -53,13 +53,11 @@ function Shown({ block, at }: { block: Block; at: string | null }) {
     }
     case 'table':
       return (
-        <div class="wide">
+        <Scroll class="wide" label="Table">
           <table>
             <thead>
               <tr>
-                {block.head.map((cell, i) => (
-                  <th key={i}>{words(cell)}</th>
-                ))}
+                {block.head.map((cell, i) => (cell.length === 0 ? <td key={i} /> : <th key={i}>{words(cell)}</th>))}
               </tr>
             </thead>
             <tbody>
@@ -72,7 +70,7 @@ function Shown({ block, at }: { block: Block; at: string | null }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )
   }
 }

@@ -5,7 +5,7 @@ import { call } from '../api.ts'
 import { bytes, hex } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { go, inspectable, route, smmu } from '../store.ts'
-import { Button, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
+import { Button, Empty, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
 import { EntryPair } from './entries.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -204,7 +204,7 @@ function Tables({ roots, sid }: { roots: readonly TableRoot[]; sid: number }) {
           ) : entries.length === 0 ? (
             <Empty title="No valid entry" />
           ) : (
-            <div class="scroll tables">
+            <Scroll label="Tables" class="tables">
               <table class="data">
                 <thead>
                   <tr>
@@ -266,7 +266,7 @@ function Tables({ roots, sid }: { roots: readonly TableRoot[]; sid: number }) {
                   ))}
                 </tbody>
               </table>
-            </div>
+            </Scroll>
           )
         }
       </Load>

@@ -5,7 +5,7 @@ import { type ApiError, call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { inspectable, route, smmu, status } from '../store.ts'
-import { Button, Choice, Empty, Failure, Field, Load, Panel, Skeleton, Tag, type Tone } from '../ui.tsx'
+import { Button, Choice, Empty, Failure, Field, Load, Panel, Scroll, Skeleton, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
 export function Translation() {
@@ -129,14 +129,14 @@ export function Translation() {
             <Empty title="No walk yet">Enter a StreamID and an address, or choose one that is mapped.</Empty>
           )
         ) : (
-          <div class="scroll pad">
+          <Scroll label="Steps of the walk" class="pad">
             <Result walk={walk} />
             <ol class="walk">
               {walk.steps.map((step, i) => (
                 <Step key={i} step={step} />
               ))}
             </ol>
-          </div>
+          </Scroll>
         )}
       </Panel>
     </div>
@@ -202,7 +202,7 @@ function Mapped({ sid, pick }: { sid: number; pick: (iova: string) => void }) {
           return mapped.length === 0 ? (
             <Empty title="Nothing is mapped now">Drivers map buffers for the time of a transfer.</Empty>
           ) : (
-            <div class="scroll">
+            <Scroll label="Mapped addresses">
               <table class="data">
                 <thead>
                   <tr>
@@ -225,7 +225,7 @@ function Mapped({ sid, pick }: { sid: number; pick: (iova: string) => void }) {
                   ))}
                 </tbody>
               </table>
-            </div>
+            </Scroll>
           )
         }}
       </Load>

@@ -7,7 +7,7 @@ import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { shortcut } from '../shortcuts.ts'
 import { go, info, route } from '../store.ts'
-import { attempt, Button, Choice, Cited, Empty, Load, Panel, Tag, type Tone } from '../ui.tsx'
+import { attempt, Button, Choice, Cited, Empty, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
 import { VirtualList } from '../virtual.tsx'
 import { EntryPair } from './entries.tsx'
 
@@ -373,9 +373,9 @@ function Detail({ id, select }: { id: number | undefined; select: (id: number) =
           Click a row, or walk with <kbd>j</kbd> and <kbd>k</kbd>. Here is what the hypervisor did for it.
         </Empty>
       ) : (
-        <div class="scroll pad">
+        <Scroll label="Trap" class="pad">
           <Load from={loaded}>{detail => detail && <Group detail={detail} select={select} />}</Load>
-        </div>
+        </Scroll>
       )}
     </Panel>
   )
