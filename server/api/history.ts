@@ -8,6 +8,7 @@ import { formatWarningValues, NO_WARNINGS, type WarningTable, warningById } from
 import { hex } from '../smmu/bits.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { describeRecord } from '../trace/describe.ts'
+import { f64At } from '../trace/layout.ts'
 import type { TraceRecord } from '../trace/records.ts'
 import { Feed } from './feed.ts'
 import { words } from './hex.ts'
@@ -15,7 +16,8 @@ import { KernelFunctions } from './kernelFunctions.ts'
 import type { FiringItem } from './schemas/faults.ts'
 import type { PageItem } from './schemas/pages.ts'
 import type { ConsoleItem } from './schemas/subscriptions.ts'
-import type { EventItem, WarningItem } from './schemas/trace.ts'
+import type { EventItem, Timeline, TimelineQuery, WarningItem } from './schemas/trace.ts'
+import { timeline } from './timeline.ts'
 import { type LogEntry, TrapLog } from './trapLog.ts'
 import { Traps } from './traps.ts'
 import { Verdicts } from './verdicts.ts'
@@ -25,18 +27,37 @@ const CONSOLE_CHUNKS = 20_000
 const MAX_CHUNK = 4096
 const EVENTS = 5_000
 
+/** Where a machine begins in each list, and what its rows need. */
+interface MachineStart {
+  readonly rows: number
+  readonly events: number
+  readonly warnings: number
+  readonly firings: number
+  /** When its ring was made, ms since 1970. */
+  readonly epoch: number | undefined
+  /** What the ids of its warnings stand for. */
+  readonly table: () => WarningTable | undefined
+}
+
 export class History {
   readonly log = new TrapLog()
   readonly functions = new KernelFunctions()
-  readonly traps = new Traps(this.log, this.functions, row => this.warningsAt(row))
+  readonly traps = new Traps(
+    this.log,
+    this.functions,
+    row => this.warningsAt(row),
+    row => this.#machineOf(row)?.epoch,
+  )
   readonly verdicts = new Verdicts(this.log)
   readonly events = new Feed<EventItem>(EVENTS)
   readonly warnings = new Feed<WarningItem>(EVENTS)
   readonly firings = new Feed<FiringItem>(EVENTS)
   readonly pages = new Feed<PageItem>(EVENTS)
   readonly console = new Feed<ConsoleItem>(CONSOLE_CHUNKS)
-  /** First row of each machine, and what the ids of its warnings stand for. */
-  readonly #tables: { readonly from: number; readonly table: () => WarningTable | undefined }[] = []
+  /** Of each machine. */
+  readonly #machines: MachineStart[] = []
+  /** Guest time of the last group, ns. */
+  #time: number | undefined
 
   /** @param grouped called with each finished group of the trap log */
   constructor(grouped: (entry: LogEntry) => void) {
@@ -44,6 +65,7 @@ export class History {
     this.log.onGroup = entry => {
       this.verdicts.group(entry)
       this.functions.group(entry)
+      this.#group(entry)
       grouped(entry)
     }
   }
@@ -51,7 +73,15 @@ export class History {
   /** Follows a session that was just started. @param image its kernel, where that is known */
   follow(session: Session, image: string | undefined): void {
     this.functions.machine(image, this.log.next)
-    this.#tables.push({ from: this.log.next, table: () => session.thread?.policy?.warnings })
+    this.#time = undefined
+    this.#machines.push({
+      rows: this.log.next,
+      events: this.events.next,
+      warnings: this.warnings.next,
+      firings: this.firings.next,
+      epoch: session.pump && Date.now() - session.pump.now() / 1e6,
+      table: () => session.thread?.policy?.warnings,
+    })
     session.pump?.add(this.log)
     const decoder = new StringDecoder('utf8')
     session.console.on('data', chunk => {
@@ -65,7 +95,55 @@ export class History {
 
   /** What the ids of warnings stand for in a row of the log; by default in the next one. */
   warningsAt(row = this.log.next): WarningTable {
-    return this.#tables.findLast(({ from }) => from <= row)?.table() ?? NO_WARNINGS
+    return this.#machineOf(row)?.table() ?? NO_WARNINGS
+  }
+
+  #machineOf(row: number): MachineStart | undefined {
+    return this.#machines.findLast(({ rows }) => rows <= row)
+  }
+
+  /** Traps over guest time, of the last machine. */
+  timeline(query: TimelineQuery): Timeline {
+    const { rows = 1, events = 1, warnings = 1, firings = 1 } = this.#machines.at(-1) ?? {}
+    const all = Number.POSITIVE_INFINITY
+    const marks = [
+      ...this.events.read(events, all, undefined).items.flatMap(({ time, kind, text }) => {
+        const mark =
+          kind === 'reset' ? 'reset' : kind === 'machine' || kind === 'lost' || kind === 'fault' ? undefined : 'event'
+        return time === undefined || mark === undefined ? [] : [{ time, kind: mark, text } as const]
+      }),
+      ...this.warnings.read(warnings, all, undefined).items.map(({ code, values, row, time = 0 }) => {
+        const entry = this.log.entry(row)
+        const root = entry && this.log.root(entry)
+        const own = root !== undefined && 'time' in root ? root.time : time
+        return { time: own, kind: 'warning', text: `${code} ${values}`, row } as const
+      }),
+      ...this.firings.read(firings, all, undefined).items.map(({ time, rule, what }) => {
+        return { time, kind: 'fault', text: `${rule}: ${what}` } as const
+      }),
+    ]
+    return timeline(this.log, rows, marks, query)
+  }
+
+  #group({ id, at, layout, doubles }: LogEntry): void {
+    if (layout.name === 'request') return
+    this.#time = doubles[(at >> 1) + f64At[layout.name as 'trap' | 'reset' | 'translate'].time] ?? this.#time
+    const first = this.#machineOf(id)?.rows === id
+    // The first reset is that of the start.
+    if (layout.name === 'reset' && !first)
+      this.events.push({
+        at: new Date().toISOString(),
+        ...this.#told(0),
+        kind: 'reset',
+        name: 'reset',
+        text: 'machine reset',
+      })
+  }
+
+  /** @param time of the record, ns; 0: it has none */
+  #told(time: number): { readonly time?: number } {
+    const known = time > 0 ? time : this.#time
+    return known === undefined ? {} : { time: known }
   }
 
   #record(record: TraceRecord): void {
@@ -76,20 +154,36 @@ export class History {
         if (warning === undefined) return
         const { code, section, meaning, expected } = warning
         const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
-        this.warnings.push({ at, code, section, meaning, expected, values, row: this.log.next })
+        this.warnings.push({ at, ...this.#told(0), code, section, meaning, expected, values, row: this.log.next })
         return
       }
       case 'event': {
         const event = decodeEvent(words(record.bytes))
         const text = describeEvent(event)
-        this.events.push({ at, kind: 'event', name: eventName(event.id), text, smmu: record.smmu, sid: event.streamId })
+        this.events.push({
+          at,
+          ...this.#told(record.time),
+          kind: 'event',
+          name: eventName(event.id),
+          text,
+          smmu: record.smmu,
+          sid: event.streamId,
+        })
         return
       }
       case 'pages': {
         const { base, size, owner: vm } = record
         const operation = PAGE_OPERATION_NAMES[record.operation]
         if (operation !== undefined)
-          this.pages.push({ at, operation, base: hex(base), size, vm, result: resultName(record.result) })
+          this.pages.push({
+            at,
+            ...this.#told(0),
+            operation,
+            base: hex(base),
+            size,
+            vm,
+            result: resultName(record.result),
+          })
         return
       }
       case 'gerror':
@@ -97,7 +191,13 @@ export class History {
       case 'lost':
       case 'fault':
       case 'machine':
-        this.events.push({ at, kind: record.kind, name: record.kind, text: describeRecord(record, this.warningsAt()) })
+        this.events.push({
+          at,
+          ...this.#told('time' in record ? record.time : 0),
+          kind: record.kind,
+          name: record.kind,
+          text: describeRecord(record, this.warningsAt()),
+        })
         return
       default:
         return

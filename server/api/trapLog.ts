@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { CHILDREN, type Group, type Root } from '../trace/groups.ts'
-import { decodeRecord, type Layout, layoutAt, type RecordViews, sizeAt, u32At } from '../trace/layout.ts'
+import { decodeRecord, f64At, type Layout, layoutAt, type RecordViews, sizeAt, u32At } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
 import { roots, type TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
@@ -169,6 +169,16 @@ export class TrapLog implements Sink {
       const layout = layoutAt(segment.words, at)
       if (layout !== undefined) visit(layout, segment.words, at)
       at += sizeAt(segment.words, at)
+    }
+  }
+
+  /** Calls `visit` with each trap from group `from` on: its id, and guest time in ns. Nothing is decoded or allocated. */
+  eachTrap(from: number, visit: (id: number, time: number) => void): void {
+    for (const { first, groups, roots: at, words, doubles } of this.#segments) {
+      for (let i = Math.max(0, from - first); i < groups; i++) {
+        const root = at[i] ?? 0
+        if (layoutAt(words, root)?.name === 'trap') visit(first + i, doubles[(root >> 1) + f64At.trap.time] ?? 0)
+      }
     }
   }
 

@@ -2,13 +2,14 @@
 /** Traps as clients see them: rows of the log, filters, and one group in full. */
 import { type WarningTable, warningById } from '../policy/warnings.ts'
 import { hex64 } from '../smmu/bits.ts'
+import { commandBits } from '../smmu/commandFields.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
-import { describeRegister, registerName } from '../smmu/registers.ts'
+import { describeRegister, registerBits, registerName } from '../smmu/registers.ts'
 import { describeRecord, describeRequest, describeTranslation, streamConfigName, streamIds } from '../trace/describe.ts'
 import { commandWords, streamEntries } from '../trace/groupMemory.ts'
 import type { Group } from '../trace/groups.ts'
 import { f64At, u32At } from '../trace/layout.ts'
-import { request, type TraceRecord, verdict } from '../trace/records.ts'
+import { type RecordOf, request, type TraceRecord, verdict } from '../trace/records.ts'
 import { pcOf } from '../trace/symbols.ts'
 import type { Source } from './feed.ts'
 import type { KernelFunctions } from './kernelFunctions.ts'
@@ -29,8 +30,16 @@ export class Traps implements Source<TrapRow> {
   readonly #functions: KernelFunctions
   /** What the ids of warnings stand for in a row. */
   readonly #table: (row: number) => WarningTable
+  /** When a row's machine was started, ms since 1970. */
+  readonly #epoch: (row: number) => number | undefined
 
-  constructor(log: TrapLog, functions: KernelFunctions, warnings: (row: number) => WarningTable) {
+  constructor(
+    log: TrapLog,
+    functions: KernelFunctions,
+    warnings: (row: number) => WarningTable,
+    epoch: (row: number) => number | undefined,
+  ) {
+    this.#epoch = epoch
     this.#log = log
     this.#table = warnings
     this.#functions = functions
@@ -57,8 +66,8 @@ export class Traps implements Source<TrapRow> {
     for (; id < end && items.length < max; id++) {
       const entry = this.#log.entry(id)
       if (entry === undefined || !quick(entry)) continue
-      const row = this.row(entry)
-      if (matches(row, wanted)) items.push(row)
+      const row = this.#matching(entry, wanted)
+      if (row !== undefined) items.push(row)
     }
     return { items, next: id }
   }
@@ -71,8 +80,8 @@ export class Traps implements Source<TrapRow> {
     for (let id = Math.min(before, this.next) - 1; id >= end && items.length < max; id--) {
       const entry = this.#log.entry(id)
       if (entry === undefined || !quick(entry)) continue
-      const row = this.row(entry)
-      if (matches(row, filter)) items.push(row)
+      const row = this.#matching(entry, filter)
+      if (row !== undefined) items.push(row)
     }
     return items.reverse()
   }
@@ -92,6 +101,19 @@ export class Traps implements Source<TrapRow> {
   }
 
   row(entry: LogEntry): TrapRow {
+    return this.#withArguments(this.#plain(entry))
+  }
+
+  /** What needs more decoding comes last. */
+  #matching(entry: LogEntry, filter: TrapFilter): TrapRow | undefined {
+    const plain = this.#plain(entry)
+    if (!matches(plain, filter)) return undefined
+    const row = this.#withArguments(plain)
+    return hasText(row, filter.text) ? row : undefined
+  }
+
+  /** A row without the arguments of its commands. */
+  #plain(entry: LogEntry): TrapRow {
     const root = this.#log.root(entry)
     const warnings: string[] = []
     const commands: { command: string; verdict: string; count: number }[] = []
@@ -109,7 +131,9 @@ export class Traps implements Source<TrapRow> {
         else if (commands.length < 32) commands.push({ command, verdict: result, count: 1 })
       }
     })
-    const common = { id: entry.id, us: Math.round(root.duration / 10) / 100, nested, warnings, commands }
+    const epoch = this.#epoch(entry.id)
+    const at = epoch === undefined ? {} : { at: epoch + root.start / 1e6 }
+    const common = { ...at, id: entry.id, us: Math.round(root.duration / 10) / 100, nested, warnings, commands }
     switch (root.kind) {
       case 'trap': {
         const pc = pcOf(root)
@@ -147,14 +171,30 @@ export class Traps implements Source<TrapRow> {
     }
   }
 
+  /** The commands' arguments are in the memory that was read. */
+  #withArguments(row: TrapRow): TrapRow {
+    if (row.commands.every(({ verdict }) => verdict === 'own')) return row
+    const words = commandWords(this.#log.group(row.id)?.children ?? [])
+    let next = 0
+    const commands = row.commands.map(command => {
+      const first = command.verdict === 'own' ? undefined : words[next]
+      if (command.verdict !== 'own') next += command.count
+      const text = first && describeCommand(first).slice(command.command.length + 1)
+      return text ? { ...command, arguments: text } : command
+    })
+    return { ...row, commands }
+  }
+
   /** One group in full. */
   detail(id: number): TrapDetail | undefined {
     const entry = this.#log.entry(id)
     const group = this.#log.group(id)
     if (entry === undefined || group === undefined) return undefined
     const row = this.row(entry)
+    const { root } = group
     return {
       row,
+      ...(root.kind === 'trap' && valueBits(root)),
       children: describeGroup(group, this.#table(id)),
       streams: [...streamIds(group)],
       ...this.#neighbours(row),
@@ -184,6 +224,11 @@ function quickFilter(filter: TrapFilter): (entry: LogEntry) => boolean {
   return ({ layout, words, doubles, at }) => {
     if (!kinds.has(layout.name)) return false
     if (layout.name === 'request' && words[at + u32At.request.request] === request.other) return false
+    if (filter.from !== undefined || filter.to !== undefined) {
+      if (layout.name !== 'trap' && layout.name !== 'reset') return false
+      const time = doubles[(at >> 1) + f64At[layout.name].time] ?? 0
+      if (time < (filter.from ?? 0) || time > (filter.to ?? Number.POSITIVE_INFINITY)) return false
+    }
     if (layout.name !== 'trap') return offsets === undefined && filter.access === undefined
     if (filter.access !== undefined && (words[at + u32At.trap.write] === 1) !== (filter.access === 'write'))
       return false
@@ -199,12 +244,24 @@ function quickFilter(filter: TrapFilter): (entry: LogEntry) => boolean {
 
 function matches(row: TrapRow, filter: TrapFilter): boolean {
   if (filter.warnings === true && row.warnings.length === 0) return false
-  const { commands, text } = filter
-  if (commands !== undefined && !row.commands.some(({ command }) => commands.includes(command))) return false
-  if (text === undefined || text === '') return true
+  const { commands } = filter
+  return commands === undefined || row.commands.some(({ command }) => commands.includes(command))
+}
+
+function hasText(row: TrapRow, text = ''): boolean {
+  if (text === '') return true
   const wanted = text.toLowerCase()
-  const haystack = [row.register, row.value, row.text, row.where, ...row.warnings, ...row.commands.map(c => c.command)]
+  const commands = row.commands.map(({ command, arguments: rest = '' }) => `${command} ${rest}`)
+  const haystack = [row.register, row.value, row.text, row.where, ...row.warnings, ...commands]
   return haystack.some(part => part?.toLowerCase().includes(wanted))
+}
+
+function valueBits({ offset, size, lo, hi }: RecordOf<'trap'>): Pick<TrapDetail, 'bytes' | 'bits'> {
+  const value = Buffer.alloc(8)
+  value.writeUInt32LE(lo, 0)
+  value.writeUInt32LE(hi, 4)
+  const bits = registerBits(offset, lo, hi).filter(field => field.hi < size * 8)
+  return { bytes: value.subarray(0, size).toString('hex'), bits }
 }
 
 const SHOWN = 256
@@ -218,7 +275,8 @@ function describeGroup(group: Group, warnings: WarningTable): ChildView[] {
       case 'command': {
         const mine = child.verdict === verdict.own ? undefined : words[commands++]
         const text = mine ? describeCommand(mine) : opcodeName(child.opcode)
-        return { kind: 'command', text, verdict: VERDICTS[child.verdict] ?? 'kept' }
+        const bytes = mine && { bytes: Buffer.from(mine.buffer).toString('hex'), bits: commandBits(mine) }
+        return { kind: 'command', text, verdict: VERDICTS[child.verdict] ?? 'kept', ...bytes }
       }
       case 'stream': {
         const { host, shadow } = streamEntries(group.children, index)

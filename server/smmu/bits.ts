@@ -47,6 +47,16 @@ export interface Field {
   readonly mask: number
 }
 
+/** A field of one structure, with its value, for people. */
+export interface Bits {
+  readonly name: string
+  /** Bits of the structure, as the specification's figures count them. */
+  readonly hi: number
+  readonly lo: number
+  /** Hexadecimal from 10 on; an address stands at its place. */
+  readonly value: string
+}
+
 /** Bits `hi` to `lo` of a structure, counted as the specification's figures do (0 is bit 0 of the first word). */
 export function field(hi: number, lo: number = hi): Field {
   const word = lo >>> 5

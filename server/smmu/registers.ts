@@ -6,7 +6,7 @@
  * say with `_LO` or `_HI` which half they belong to. Names are Linux's where Linux has one (`EVTQ` for the specification's
  * EVENTQ, `ST_LVL` for ST_LEVEL), else the specification's.
  */
-import { addressOf, fieldGet, genmask, hex, hex64 } from './bits.ts'
+import { addressOf, type Bits, fieldGet, genmask, hex, hex64, lowestBit } from './bits.ts'
 
 /** Start of Page 1 in the frame. */
 export const ARM_SMMU_PAGE1 = 0x10000
@@ -605,6 +605,25 @@ export function describeRegister(offset: number, lo: number, hi = 0): string {
   if (!register || (register.lo.length === 0 && register.hi.length === 0 && !register.address)) return hex64(lo, hi)
   const words = [...fieldWords(register.lo, lo), ...fieldWords(register.hi, hi)]
   const { address } = register
-  if (address) words.push(`ADDR=${hex(addressOf((lo & address.lo) >>> 0, (hi & address.hi) >>> 0))}`)
+  if (address) words.push(`ADDR=${hex64((lo & address.lo) >>> 0, (hi & address.hi) >>> 0)}`)
   return words.join(' ') || '0'
+}
+
+/** The fields of a register's value, from bit 0 on; none of a register without fields, or an unknown one. */
+export function registerBits(offset: number, lo: number, hi = 0): Bits[] {
+  const register = BY_OFFSET.get(offset)
+  if (register === undefined) return []
+  const half = (fields: readonly FieldRow[], value: number, from: number) =>
+    fields.map(([name, mask]): Bits => {
+      const n = fieldGet(mask, value)
+      return { name, hi: from + 31 - Math.clz32(mask), lo: from + lowestBit(mask), value: n > 9 ? hex(n) : String(n) }
+    })
+  const bits = [...half(register.lo, lo, 0), ...half(register.hi, hi, 32)]
+  const { address } = register
+  if (address !== undefined) {
+    const value = hex64((lo & address.lo) >>> 0, (hi & address.hi) >>> 0)
+    const top = address.hi === 0 ? 31 - Math.clz32(address.lo) : 63 - Math.clz32(address.hi)
+    bits.push({ name: 'ADDR', hi: top, lo: lowestBit(address.lo), value })
+  }
+  return bits.sort((a, b) => a.lo - b.lo)
 }

@@ -126,6 +126,94 @@ describe('on a booted machine', () => {
     await page.locator('.child table tr.differs', { hasText: 'S2TTB' }).first().waitFor()
   })
 
+  test('traps: invalidations are one line that opens, and commands have their arguments', async () => {
+    await open('traps')
+    await button('Clear').waitFor({ state: 'detached' })
+    const run = page.locator('.virtual .trap.run').last()
+    type('dd if=/dev/vda of=/dev/null bs=4k count=200 iflag=direct')
+    await run.waitFor()
+    await button('Pause space').click()
+    await button('Follow f').click()
+    await run.click()
+    await page
+      .locator('.virtual .trap.in-run', { hasText: /TLBI_NH_VA .*asid=.*addr=0x/ })
+      .first()
+      .waitFor()
+    await run.click()
+    await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
+    await page.locator('.virtual .trap', { hasText: 'CFGI_STE sid=0x8 leaf' }).first().waitFor()
+    // Time since the line above, in guest time.
+    await expect
+      .poll(() => page.locator('.virtual .trap > :nth-child(3)').last().textContent())
+      .toMatch(/^[\d.]+ (µs|ms|s)$/)
+  })
+
+  test('traps: bytes beside the fields', async () => {
+    await open('traps')
+    await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
+    await page.locator('.virtual .trap').last().click()
+    const command = page.locator('.child.command', { hasText: 'CFGI_STE' }).first()
+    const field = command.locator('.bit-fields tr', { hasText: 'StreamID' })
+    expect((await field.textContent())?.replace(/\s/g, '')).toMatch(/^\[63:32\]StreamID0x/)
+    await field.hover()
+    // Bits 63 to 32 are bytes 4 to 7.
+    const on = await command.locator('.dump td').evaluateAll(all => all.map(e => e.className === 'on'))
+    expect(on.flatMap((marked, i) => (marked ? [i] : []))).toEqual([4, 5, 6, 7])
+  })
+
+  test('traps: the time line zooms, and leads to the traps of a time', async () => {
+    await open('traps')
+    const line = page.getByRole('img', { name: /traps; plus and minus zoom/ })
+    await line.waitFor()
+    const span = page.locator('.time-line .mono')
+    const whole = await span.textContent()
+    await line.focus()
+    await page.keyboard.press('+')
+    await expect.poll(() => span.textContent()).not.toBe(whole)
+    await page.keyboard.press('Enter')
+    await page.locator('.detail h2', { hasText: /^Trap \d+/ }).waitFor()
+    await button('Only these traps').click()
+    const [from, to] = ((await span.textContent()) ?? '').split(/[–s]/).map(Number)
+    await page.locator('.virtual .trap').nth(2).waitFor()
+    const times = await page.locator('.virtual .trap > :nth-child(2)').allTextContents()
+    expect(Math.min(...times.map(Number))).toBeGreaterThanOrEqual(Number(from) - 1e-6)
+    expect(Math.max(...times.map(Number))).toBeLessThanOrEqual(Number(to) + 1e-6)
+    await button('All').click()
+    await expect.poll(() => span.textContent()).toMatch(new RegExp(`^${whole?.split(' ')[0]}`))
+    await button('Clear').click()
+  })
+
+  test('traps: at 1920 px no kernel function is cut', async () => {
+    await page.setViewportSize({ width: 1920, height: 1080 })
+    await open('traps')
+    await page.getByLabel('Filter by text').fill('CMDQ_PROD')
+    await page.locator('.virtual .trap .function', { hasText: 'arm_smmu_cmdq_issue_cmdlist' }).first().waitFor()
+    const cut = await page
+      .locator('.virtual .trap .function')
+      .evaluateAll(all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent))
+    expect(cut).toEqual([])
+  })
+
+  test('one clock: the guest’s, or the server’s', async () => {
+    await open('traps')
+    const time = page.locator('.virtual .trap > :nth-child(2)').last()
+    await expect.poll(() => time.textContent()).toMatch(/^\d+\.\d{6}$/)
+    await page.getByRole('button', { name: 'Guest time' }).click()
+    await expect.poll(() => time.textContent()).toMatch(/^\d\d:\d\d:\d\d\.\d{3}$/)
+    await open('overview')
+    await page
+      .locator('.reports-list time')
+      .first()
+      .filter({ hasText: /^\d\d:\d\d:\d\d\.\d{3}$/ })
+      .waitFor()
+    await page.getByRole('button', { name: 'Clock time' }).click()
+    await page
+      .locator('.reports-list time')
+      .first()
+      .filter({ hasText: /^\d+\.\d{6} s$/ })
+      .waitFor()
+  })
+
   test('traps name the kernel function that made them', async () => {
     await open('traps')
     await page.getByLabel('Filter by text').fill('CMDQ_PROD')
@@ -379,6 +467,7 @@ describe('on a booted machine', () => {
 
   test('keyboard help; dark and light', async () => {
     await open('overview')
+    await page.getByRole('status', { name: 'Machine running' }).waitFor()
     await page.keyboard.press('?')
     await page.getByRole('dialog', { name: 'Keyboard' }).waitFor()
     await page.keyboard.press('Escape')

@@ -26,6 +26,7 @@ export function traceHandlers(manager: MachineManager): Handlers<typeof trace> {
       if (after !== undefined) return { oldest, ...manager.history.traps.read(after + 1, limit, filter) }
       return { oldest, next, items: manager.history.traps.last(limit, filter, before) }
     },
+    'GET /traps/timeline': ({ query }) => manager.history.timeline(query),
     'GET /traps/:id': ({ params }) => {
       const detail = manager.history.traps.detail(params.id)
       if (detail === undefined) throw new Problem(404, `no trap row ${params.id}, or it is no longer kept`)

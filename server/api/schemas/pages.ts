@@ -71,6 +71,8 @@ export type AttacksView = View<typeof AttacksSchema>
 
 /** Pages that changed hands. */
 export interface PageItem {
+  /** Guest's virtual clock at the trap before, ns. */
+  readonly time?: number
   readonly id: number
   readonly at: string
   readonly operation: 'donate' | 'reclaim' | 'share' | 'unshare'

@@ -28,10 +28,20 @@ export const RowSchema = named(
     where: Type.Optional(Type.String({ description: 'kernel function, once it is known' })),
     nested: Type.Integer({ description: 'records in the group' }),
     warnings: Type.Array(Type.String(), { description: 'codes' }),
-    commands: Type.Array(Type.Object({ command: Type.String(), verdict: Type.String(), count: Type.Integer() })),
+    commands: Type.Array(
+      Type.Object({
+        command: Type.String(),
+        verdict: Type.String(),
+        count: Type.Integer(),
+        arguments: Type.Optional(Type.String({ description: 'of the first of them' })),
+      }),
+    ),
+    at: Type.Optional(Type.Number({ description: "the server's clock, ms since 1970; absent: as `time`" })),
   }),
 )
 export type TrapRow = View<typeof RowSchema>
+
+const Time = Type.Number({ minimum: 0, description: "guest's virtual clock, ns" })
 
 export const FilterSchema = Type.Object(
   {
@@ -45,11 +55,27 @@ export const FilterSchema = Type.Object(
     cpu: Type.Optional(Type.Integer({ minimum: 0, maximum: 65535 })),
     warnings: Type.Optional(Type.Boolean({ description: 'only with hyp warnings' })),
     minUs: Type.Optional(Type.Number({ minimum: 0 })),
-    text: Type.Optional(Type.String({ maxLength: 100, description: 'in register, value, text, function or commands' })),
+    from: Type.Optional(Time),
+    to: Type.Optional(Time),
+    text: Type.Optional(
+      Type.String({
+        maxLength: 100,
+        description: 'in register, value, text, function or commands and their arguments',
+      }),
+    ),
   },
   { additionalProperties: false },
 )
 export type TrapFilter = View<typeof FilterSchema>
+
+const BitsSchema = Type.Object({
+  name: Type.String(),
+  hi: Type.Integer({ description: 'bits of the structure' }),
+  lo: Type.Integer(),
+  value: Type.String(),
+})
+/** A field at its place in a structure. */
+export type BitsView = View<typeof BitsSchema>
 
 const ChildSchema = Type.Object({
   kind: Type.String(),
@@ -59,12 +85,15 @@ const ChildSchema = Type.Object({
   host: Type.Optional(Ref(SteSchema)),
   shadow: Type.Optional(Ref(SteSchema)),
   bytes: Type.Optional(Type.String({ description: 'hexadecimal' })),
+  bits: Type.Optional(Type.Array(BitsSchema, { description: 'fields in `bytes`' })),
 })
 /** A record of a trap's group. */
 export type ChildView = View<typeof ChildSchema>
 
 const DetailSchema = Type.Object({
   row: Ref(RowSchema),
+  bytes: Type.Optional(Type.String({ description: 'of the value, as it lies in memory; hexadecimal' })),
+  bits: Type.Optional(Type.Array(BitsSchema, { description: 'fields in `bytes`' })),
   children: Type.Array(ChildSchema),
   streams: Type.Array(Type.Integer()),
   previous: Type.Optional(Ref(RowSchema)),
@@ -73,12 +102,17 @@ const DetailSchema = Type.Object({
 /** One trap with all that was done for it, and the accesses of the same register next to it. */
 export type TrapDetail = View<typeof DetailSchema>
 
+const Told = Type.Number({
+  description: "guest's virtual clock, ns; where the event has no time of its own, that of the trap before",
+})
+
 export const EventSchema = Type.Object({
   id: Type.Integer(),
   at: Type.String(),
   kind: Type.String(),
   name: Type.String(),
   text: Type.String(),
+  time: Type.Optional(Told),
   smmu: Type.Optional(Type.Integer()),
   sid: Type.Optional(Type.Integer()),
 })
@@ -87,6 +121,7 @@ export type EventItem = View<typeof EventSchema>
 export const WarningSchema = Type.Object({
   id: Type.Integer(),
   at: Type.String(),
+  time: Type.Optional(Told),
   code: Type.String(),
   section: Type.String({ description: 'where its rule stands: file of the repository, and anchor of the heading' }),
   meaning: Type.String(),
@@ -114,11 +149,47 @@ const TrapsQuery = Type.Object(
     cpu: FilterSchema.properties.cpu,
     warnings: FilterSchema.properties.warnings,
     minUs: FilterSchema.properties.minUs,
+    from: FilterSchema.properties.from,
+    to: FilterSchema.properties.to,
     text: FilterSchema.properties.text,
   },
   { additionalProperties: false },
 )
 export type TrapsQuery = Static<typeof TrapsQuery>
+
+const TimelineQuery = Type.Object(
+  {
+    from: FilterSchema.properties.from,
+    to: FilterSchema.properties.to,
+    bins: Type.Optional(Type.Integer({ minimum: 1, maximum: 2_000, default: 200 })),
+  },
+  { additionalProperties: false },
+)
+
+export type TimelineQuery = Static<typeof TimelineQuery>
+
+/** What may be marked on the time line. */
+export const MARKS = ['event', 'warning', 'fault', 'reset'] as const
+
+const TimelineSchema = Type.Object({
+  from: Time,
+  to: Time,
+  first: Type.Number({ description: 'time of the oldest trap of this machine that is still in the log' }),
+  last: Type.Number({ description: 'time of the newest' }),
+  traps: Type.Array(Type.Integer(), { description: 'in each bin' }),
+  rows: Type.Array(Type.Integer(), { description: 'id of the first row in each bin; 0: none' }),
+  marks: Type.Array(
+    Type.Object({
+      time: Type.Number(),
+      kind: Type.Enum([...MARKS]),
+      text: Type.String(),
+      row: Type.Optional(Type.Integer()),
+    }),
+    { description: 'the newest, at most 500' },
+  ),
+})
+/** Traps over guest time. */
+export type Timeline = View<typeof TimelineSchema>
 
 const Page = Type.Object(
   {
@@ -134,6 +205,13 @@ export const trace = {
     summary: 'Traps, oldest first',
     query: TrapsQuery,
     answer: Type.Object({ oldest: Type.Integer(), next: Type.Integer(), items: Type.Array(Ref(RowSchema)) }),
+  },
+  'GET /traps/timeline': {
+    tag: 'trace',
+    summary: 'How many traps there were over time, and what else happened',
+    description: 'Of this machine, or of the last one; as far as its traps are still in the log.',
+    query: TimelineQuery,
+    answer: TimelineSchema,
   },
   'GET /traps/:id': {
     tag: 'trace',

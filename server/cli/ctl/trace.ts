@@ -29,6 +29,8 @@ function rowText({ seq, time, write, register, value, text, us, warnings, comman
 const eventText = ({ at, name, text }: EventItem): string => [at, name, text].join('  ')
 const warningText = ({ at, code, values }: WarningItem): string => [at, code, values].join('  ')
 
+const seconds = (ns: number): string => (ns / 1e9).toFixed(6).padStart(11)
+
 interface TrapsOptions {
   readonly limit: number
   readonly register?: string
@@ -90,6 +92,24 @@ export function traceCommands(add: Add): void {
         return [rowText(row), ...lines].join('\n')
       })
     },
+  )
+  add<{ readonly from?: number; readonly to?: number; readonly bins: number }>(
+    'timeline',
+    'how many traps there were over guest time, and what else happened',
+    command =>
+      command
+        .option('--from <ns>', "guest's virtual clock", integer)
+        .option('--to <ns>', "guest's virtual clock", integer)
+        .option('--bins <n>', 'parts of equal length', integer, 20),
+    async (client, query) =>
+      client.print(await client.call('GET /traps/timeline', { query }), ({ from, to, traps, marks }) =>
+        [
+          ...traps.map(
+            (n, i) => `${seconds(from + (i * (to - from)) / traps.length)} s ${String(n).padStart(8)} traps`,
+          ),
+          ...marks.map(({ time, kind, text }) => `${seconds(time)} s ${kind} ${text}`),
+        ].join('\n'),
+      ),
   )
   add<FollowOptions>(
     'events',

@@ -9,6 +9,7 @@ import { MachineControls, StartDialog } from './machine.tsx'
 import { shortcut, shortcuts } from './shortcuts.ts'
 import {
   badEnd,
+  clockMode,
   go,
   held,
   machineState,
@@ -19,6 +20,7 @@ import {
   stateWord,
   status,
   theme,
+  toggleClock,
   toggleTheme,
   VIEWS,
   type View,
@@ -61,6 +63,7 @@ export function App() {
     const ends = [
       ...VIEWS.map(([id, name], i) => shortcut(viewKey(i), name, () => go(id))),
       shortcut('t', 'Dark or light', toggleTheme),
+      shortcut('c', "The guest's clock or the server's", toggleClock),
       shortcut('b', 'Hold the next trap', () => {
         if (running.peek() && held.peek() === null)
           void attempt(() => call('POST /break', { body: {} }), 'The next trap will be held')
@@ -136,6 +139,13 @@ function Rail({ view, help }: { view: View; help: () => void }) {
         </a>
         <button type="button" onClick={toggleTheme} title="Dark or light theme">
           {theme.value === 'dark' ? 'Light' : 'Dark'}
+        </button>
+        <button
+          type="button"
+          onClick={toggleClock}
+          title="Which clock is shown: the guest's virtual one, or the server's"
+        >
+          {clockMode.value === 'guest' ? 'Guest time' : 'Clock time'}
         </button>
         <button type="button" onClick={help} title="Keyboard shortcuts">
           Keys

@@ -34,4 +34,11 @@ export function parseAddress(text: string): bigint | undefined {
   return /^(0x[0-9a-f]{1,16}|\d{1,16})$/i.test(plain) ? BigInt(plain.toLowerCase()) : undefined
 }
 
+/** Of the server's clock, ms since 1970, with milliseconds. */
+export const wallClock = (ms: number): string =>
+  `${new Date(ms).toLocaleTimeString('en-GB')}.${String(Math.floor(ms) % 1000).padStart(3, '0')}`
+
+/** Between two moments of the guest, ns. */
+export const delta = (ns: number): string => micros(ns / 1e3)
+
 export const clock = (iso: string): string => new Date(iso).toLocaleTimeString('en-GB')

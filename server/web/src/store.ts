@@ -56,6 +56,15 @@ export function toggleTheme(): void {
   localStorage.setItem(THEME, theme.value)
 }
 
+/** Time of the guest's virtual clock, or of the server's. */
+export type Clock = 'guest' | 'wall'
+const CLOCK = 'smmu-cosim-clock'
+export const clockMode = signal<Clock>(localStorage.getItem(CLOCK) === 'wall' ? 'wall' : 'guest')
+export function toggleClock(): void {
+  clockMode.value = clockMode.value === 'guest' ? 'wall' : 'guest'
+  localStorage.setItem(CLOCK, clockMode.value)
+}
+
 export const status = signal<MachineStatus | undefined>(undefined)
 export const counters = signal<CountersView | undefined>(undefined)
 export const info = signal<Info | undefined>(undefined)

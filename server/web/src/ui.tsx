@@ -3,7 +3,9 @@ import { signal } from '@preact/signals'
 import type { ComponentChildren, JSX } from 'preact'
 import { useEffect, useRef } from 'preact/hooks'
 import type { ApiError } from './api.ts'
+import { seconds, wallClock } from './format.ts'
 import type { Loaded } from './hooks.ts'
+import { clockMode } from './store.ts'
 
 interface Toast {
   readonly id: number
@@ -99,6 +101,17 @@ export function Scroll({ label, class: extra, ...rest }: JSX.IntrinsicElements['
   return <div {...rest} class={`scroll ${extra ?? ''}`} role="group" aria-label={label} tabIndex={0} />
 }
 
+/** A moment by the clock that the page shows; without guest time, by the server's. @param at of the server's clock, ISO 8601 */
+export function When({ at, time }: { at: string; time?: number | undefined }) {
+  const wall = wallClock(Date.parse(at))
+  const guest = time === undefined ? undefined : `${seconds(time)} s`
+  return (
+    <time dateTime={at} title={guest === undefined ? undefined : `${guest} of the guest, ${wall} of the server`}>
+      {clockMode.value === 'guest' && guest !== undefined ? guest : wall}
+    </time>
+  )
+}
+
 export type Tone = 'plain' | 'host' | 'hyp' | 'hw' | 'vm' | 'shared' | 'ok' | 'warn' | 'bad'
 
 export function Tag({ tone = 'plain', children, title }: { tone?: Tone; children: ComponentChildren; title?: string }) {
@@ -176,12 +189,12 @@ export function Dialog(props: { title: string; open: boolean; close: () => void;
     <dialog ref={ref} onClose={props.close} aria-label={props.title}>
       {props.open && (
         <>
-          <header>
+          <div class="dialog-head">
             <h2>{props.title}</h2>
             <button type="button" class="icon" aria-label="Close" onClick={props.close}>
               ✕
             </button>
-          </header>
+          </div>
           {props.children}
         </>
       )}

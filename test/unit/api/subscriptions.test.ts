@@ -204,7 +204,12 @@ test('the trap log stays within its segments and keeps groups whole', () => {
   const writer = new RingWriter(buffer)
   const reader = new RingReader(buffer)
   const log = new TrapLog()
-  const rows = new Traps(log, new KernelFunctions(), () => [])
+  const rows = new Traps(
+    log,
+    new KernelFunctions(),
+    () => [],
+    () => undefined,
+  )
   const trap = {
     seq: 0,
     smmu: 0,

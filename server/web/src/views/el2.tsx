@@ -3,11 +3,11 @@
 import { useEffect, useState } from 'preact/hooks'
 import type { AttacksView, AttackView, El2View, PageItem } from '../../../api/schemas/pages.ts'
 import { call } from '../api.ts'
-import { bytes, clock, count, micros } from '../format.ts'
+import { bytes, count, micros } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { inspectable } from '../store.ts'
-import { Empty, Failure, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
+import { Empty, Failure, Panel, Scroll, Skeleton, Tag, When } from '../ui.tsx'
 
 const KEPT = 300
 const NO_ATTACKS: AttacksView = { attacks: [], secretChanged: null, storm: null }
@@ -205,9 +205,11 @@ function Changes({ list }: { list: readonly PageItem[] }) {
               </tr>
             </thead>
             <tbody>
-              {list.toReversed().map(({ id, at, operation, base, size, vm, result }) => (
+              {list.toReversed().map(({ id, at, time, operation, base, size, vm, result }) => (
                 <tr key={id}>
-                  <td class="muted">{clock(at)}</td>
+                  <td class="muted">
+                    <When at={at} time={time} />
+                  </td>
                   <td>
                     <NewOwner operation={operation} vm={vm} />
                     {result !== 'OK' && <span class="bad-text"> {result}</span>}

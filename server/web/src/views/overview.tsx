@@ -4,7 +4,7 @@ import { currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
 import { counters, events, go, rates, running, status, warnings } from '../store.ts'
-import { attempt, Button, Empty, Panel, Scroll, Skeleton, sectionHref, Tag } from '../ui.tsx'
+import { attempt, Button, Empty, Panel, Scroll, Skeleton, sectionHref, Tag, When } from '../ui.tsx'
 
 const PHASES = [
   ['qemu', 'QEMU'],
@@ -227,6 +227,7 @@ function Reports({ c }: { c: CountersView | undefined }) {
   const list = [
     ...warnings.value.map(w => ({
       at: w.at,
+      time: w.time,
       tone: w.expected ? ('plain' as const) : ('warn' as const),
       name: w.code,
       text: w.values,
@@ -236,6 +237,7 @@ function Reports({ c }: { c: CountersView | undefined }) {
     })),
     ...events.value.map(e => ({
       at: e.at,
+      time: e.time,
       tone: e.kind === 'machine' ? ('plain' as const) : ('bad' as const),
       name: e.name,
       text: e.text.replace(`${e.name} `, '').trim(),
@@ -262,7 +264,7 @@ function Reports({ c }: { c: CountersView | undefined }) {
           <ul class="reports-list">
             {list.slice(0, 200).map((r, i) => (
               <li key={i}>
-                <time>{clock(r.at)}</time>
+                <When at={r.at} time={r.time} />
                 {r.href === undefined ? (
                   <Tag tone={r.tone} title={r.title}>
                     {r.name}

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks'
-import type { ChildView, TrapDetail, TrapFilter, TrapRow } from '../../../api/schemas/trace.ts'
+import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
+import type { TrapFilter, TrapRow } from '../../../api/schemas/trace.ts'
 import { call } from '../api.ts'
-import { count, micros, seconds } from '../format.ts'
-import { useLoaded } from '../hooks.ts'
+import { count, delta, seconds, wallClock } from '../format.ts'
 import { subscribe } from '../live.ts'
 import { shortcut } from '../shortcuts.ts'
-import { go, info, route } from '../store.ts'
-import { attempt, Button, Choice, Cited, Empty, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
+import { clockMode, info, machineState, route } from '../store.ts'
+import { type Span, TimeLine } from '../timeLine.tsx'
+import { COLUMNS, TrapDetailPanel, VERDICT_TONES } from '../trapDetail.tsx'
+import { type Line, linesOf, runText, trapsBetween } from '../trapRuns.ts'
+import { attempt, Button, Choice, Empty, Panel, Tag } from '../ui.tsx'
 import { VirtualList } from '../virtual.tsx'
-import { EntryPair } from './entries.tsx'
 
 const ROW = 24
 /** Interval between repaints, ms: the page may run on the same machine as the guest. */
@@ -43,6 +44,9 @@ export function Traps() {
   const [follow, setFollow] = useState(true)
   const [selected, setSelected] = useState<number | undefined>(() => Number(route.value.query.get('row')) || undefined)
   const [missed, setMissed] = useState(0)
+  const [together, setTogether] = useState(true)
+  /** Runs that were opened, by the id of their first row. */
+  const [opened, setOpened] = useState<ReadonlySet<number>>(new Set())
   const [connected, setConnected] = useState(false)
   const rows = useRef<TrapRow[]>([])
   /** The last row that was asked for again. */
@@ -143,15 +147,38 @@ export function Traps() {
     )
   }, [paused, filterKey])
 
-  const index = selected === undefined ? -1 : rows.current.findIndex(row => row.id === selected)
+  const narrowed = filterKey !== '{}'
+  // Who asks for a register, a command or a text wants to see each.
+  const { registers, commands, text } = filter
+  const drawn = together && registers === undefined && commands === undefined && text === undefined
+  const lines: readonly Line[] = linesOf(rows.current, run => {
+    const first = run[0]?.id ?? 0
+    const last = run.at(-1)?.id ?? 0
+    // A link may lead into it.
+    return !drawn || opened.has(first) || (selected !== undefined && selected > first && selected <= last)
+  }).filter(({ kind }) => drawn || kind === 'row')
+  const shown = useRef(lines)
+  shown.current = lines
+  const index = selected === undefined ? -1 : lines.findIndex(line => idOf(line) === selected)
   const move = useCallback((by: number) => {
-    const list = rows.current
+    const list = shown.current
     setFollow(false)
     setSelected(current => {
-      const at = current === undefined ? list.length : list.findIndex(row => row.id === current)
-      return list[Math.min(list.length - 1, Math.max(0, (at < 0 ? list.length : at) + by))]?.id
+      const at = current === undefined ? list.length : list.findLastIndex(line => idOf(line) === current)
+      const next = list[Math.min(list.length - 1, Math.max(0, (at < 0 ? list.length : at) + by))]
+      return next && idOf(next)
     })
   }, [])
+  const open = (run: readonly TrapRow[]) => {
+    const first = run[0]?.id ?? 0
+    setFollow(false)
+    setSelected(first)
+    setOpened(now => {
+      const next = new Set(now)
+      if (!next.delete(first)) next.add(first)
+      return next
+    })
+  }
   useEffect(() => shortcut(' ', 'Pause or go on with the trap stream', () => setPaused(p => !p)), [])
   useEffect(() => shortcut('/', 'Go to the filter', () => search.current?.focus()), [])
   useEffect(() => shortcut('j', 'Next trap', () => move(1)), [move])
@@ -159,13 +186,16 @@ export function Traps() {
   useEffect(() => shortcut('f', 'Follow the newest trap', () => setFollow(f => !f)), [])
 
   const list = rows.current
-  const narrowed = filterKey !== '{}'
-  const row = (i: number) => {
-    const item = list[i]
+  const line = (i: number) => {
+    const item = lines[i]
     if (item === undefined) return item
-    const gap = narrowed ? 0 : trapsBetween(list[i - 1], item)
-    return <Row key={item.id} row={item} gap={gap} selected={item.id === selected} select={setSelected} />
+    const marked = idOf(item) === selected
+    if (item.kind === 'run')
+      return <RunRow key={`run ${idOf(item)}`} line={item} selected={marked && !item.open} open={open} />
+    const gap = narrowed ? 0 : trapsBetween(item.before, item.row)
+    return <Row key={item.row.id} line={item} gap={gap} selected={marked} select={setSelected} />
   }
+  const off = machineState.value === 'off' || machineState.value === undefined
   return (
     <div class="view split">
       <Panel
@@ -175,7 +205,7 @@ export function Traps() {
         side={
           <>
             <span class="muted" role="status">
-              {paused ? 'paused' : connected ? 'live' : 'waiting'}, {count(list.length)} rows
+              {paused ? 'paused' : off ? 'no machine' : connected ? 'live' : 'waiting'}, {count(list.length)} rows
               {missed > 0 && `, ${count(missed)} not shown`}
             </span>
             <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
@@ -187,6 +217,14 @@ export function Traps() {
           </>
         }
       >
+        <TimeLine
+          at={list.find(({ id }) => id === selected)?.time}
+          select={row => {
+            setFollow(false)
+            setSelected(row)
+          }}
+          only={({ from, to }: Span) => setFilter(now => ({ ...now, from, to }))}
+        />
         <div class="filters">
           <input
             ref={search}
@@ -248,6 +286,13 @@ export function Traps() {
             />
             warnings
           </label>
+          <label
+            class="check"
+            title="Runs of TLBI, SYNC and reads of CMDQ_CONS are one line, until you look for one of them"
+          >
+            <input type="checkbox" checked={together} onChange={e => setTogether(e.currentTarget.checked)} />
+            collapse
+          </label>
           {narrowed && (
             <Button class="small" onClick={() => setFilter({})}>
               Clear
@@ -255,17 +300,11 @@ export function Traps() {
           )}
         </div>
         <div class="trap head" aria-hidden="true">
-          <span class="num">#</span>
-          <span class="num" title="guest's virtual clock, seconds">
-            Time, s
-          </span>
-          <span title="vCPU">C</span>
-          <span />
-          <span>Register</span>
-          <span>Value</span>
-          <span>Decoded</span>
-          <span>Kernel function</span>
-          <span class="num">µs</span>
+          {COLUMNS.map(([head, meaning]) => (
+            <span key={head} class={NUMBERS.has(head) ? 'num' : ''} title={meaning}>
+              {head}
+            </span>
+          ))}
         </div>
         {list.length === 0 ? (
           <Empty title={narrowed ? 'No trap matches' : 'No traps yet'}>
@@ -276,222 +315,158 @@ export function Traps() {
         ) : (
           <VirtualList
             label="Traps"
-            count={list.length}
+            count={lines.length}
             rowHeight={ROW}
-            row={row}
+            row={line}
             follow={follow && !paused}
             unfollow={() => setFollow(false)}
             reveal={index}
           />
         )}
       </Panel>
-      <Detail id={selected} select={setSelected} />
+      <TrapDetailPanel id={selected} select={setSelected} />
     </div>
   )
 }
 
-const TONES: Readonly<Record<string, Tone>> = { kept: 'host', rewritten: 'warn', dropped: 'bad', own: 'hyp' }
+const NUMBERS: ReadonlySet<string> = new Set(['#', 'Time', 'Δ', 'µs'])
 
-/** Traps that are in the log between two rows of an unfiltered stream. */
-function trapsBetween(before: TrapRow | undefined, { seq }: TrapRow): number {
-  return before?.seq === undefined || seq === undefined ? 0 : Math.max(0, seq - before.seq - 1)
+/** Id of the row that a line stands for. */
+const idOf = (line: Line): number => (line.kind === 'row' ? line.row.id : (line.rows[0]?.id ?? 0))
+
+const timeOf = ({ time, at }: TrapRow): string => {
+  if (clockMode.value === 'wall' && at !== undefined) return wallClock(at)
+  return time === undefined ? '' : seconds(time)
 }
 
+/** Guest time since the line above. */
+const since = (before: TrapRow | undefined, { time }: TrapRow): string =>
+  before?.time === undefined || time === undefined || time < before.time ? '' : delta(time - before.time)
+
 interface RowProps {
-  readonly row: TrapRow
+  readonly line: Line & { readonly kind: 'row' }
   /** Traps before this one that are not shown. */
   readonly gap: number
   readonly selected: boolean
   readonly select: (id: number) => void
 }
 
-function Row({ row, gap, selected, select }: RowProps) {
+function Row({ line: { row, before, inRun }, gap, selected, select }: RowProps) {
   if (row.kind !== 'trap') {
     return (
       <li>
         <button type="button" class={`trap other ${selected ? 'selected' : ''}`} onClick={() => select(row.id)}>
           <span class="num">{row.kind}</span>
-          <span class="num">{row.time === undefined ? '' : seconds(row.time)}</span>
+          <span class="num">{timeOf(row)}</span>
           <span class="wide">{row.text}</span>
           <span class="num">{row.us.toFixed(1)}</span>
         </button>
       </li>
     )
   }
-  const marks = `${selected ? 'selected' : ''} ${row.aborted ? 'aborted' : ''} ${row.warnings.length > 0 ? 'warned' : ''}`
+  const marks = [
+    selected && 'selected',
+    row.aborted && 'aborted',
+    row.warnings.length > 0 && 'warned',
+    gap > 0 && 'gap',
+    inRun && 'in-run',
+  ]
   const missing =
     gap > 0 ? `${count(gap)} traps before this one are not shown: a filter shows all that match` : undefined
   return (
     <li>
       <button
         type="button"
-        class={`trap ${marks} ${gap > 0 ? 'gap' : ''}`}
+        class={`trap ${marks.filter(Boolean).join(' ')}`}
         title={missing}
         onClick={() => select(row.id)}
       >
         <span class="num muted">{row.seq}</span>
-        <span class="num muted">{seconds(row.time ?? 0)}</span>
+        <span class="num muted">{timeOf(row)}</span>
+        <span class="num muted">{since(before, row)}</span>
         <span class="muted">{row.cpu}</span>
         <span class={row.write ? 'access-w' : 'access-r'}>{row.write ? 'W' : 'R'}</span>
         <span class="register">{row.register}</span>
         <span>{row.value}</span>
-        <span class="decoded">
-          {row.warnings.map(code => (
-            <Tag key={code} tone="warn">
-              {code}
-            </Tag>
-          ))}
-          {row.aborted && <Tag tone="bad">aborted</Tag>}
-          {row.commands.map(({ command, verdict, count: n }, i) => (
-            <Tag key={i} tone={TONES[verdict] ?? 'plain'} title={verdict}>
-              {command}
-              {n > 1 && ` ×${n}`}
-            </Tag>
-          ))}
-          {row.commands.length === 0 && <span class="muted">{row.text === row.value ? '' : row.text}</span>}
-        </span>
+        <Decoded row={row} />
         <span class="function muted" title={row.where ?? row.pc}>
           <bdi>{row.where}</bdi>
         </span>
         <span
-          class={`num ${row.us > 1000 ? 'slow' : ''}`}
-          title={row.us === 0 ? 'QEMU answered it by itself, as it had been told to' : undefined}
+          class={`num ${row.us > 1000 ? 'slow' : ''} ${row.us === 0 ? 'muted' : ''}`}
+          title={row.us === 0 ? 'answered by QEMU without asking, as it had been told to' : undefined}
         >
-          {row.us === 0 ? 'predicted' : row.us.toFixed(row.us < 1_000 ? 1 : 0)}
+          {row.us === 0 ? 'QEMU' : row.us.toFixed(row.us < 1_000 ? 1 : 0)}
         </span>
       </button>
     </li>
   )
 }
 
-function Detail({ id, select }: { id: number | undefined; select: (id: number) => void }) {
-  const loaded = useLoaded(async () => (id === undefined ? null : call('GET /traps/:id', { params: { id } })), 0, [id])
+function Decoded({ row }: { row: TrapRow }) {
   return (
-    <Panel title={id === undefined ? 'Trap' : <TrapTitle detail={loaded.data ?? undefined} />} class="detail" flush>
-      {id === undefined ? (
-        <Empty title="Choose a trap">
-          Click a row, or walk with <kbd>j</kbd> and <kbd>k</kbd>. Here is what the hypervisor did for it.
-        </Empty>
-      ) : (
-        <Scroll label="Trap" class="pad">
-          <Load from={loaded}>{detail => detail && <Group detail={detail} select={select} />}</Load>
-        </Scroll>
-      )}
-    </Panel>
+    <span class="decoded">
+      {row.warnings.map(code => (
+        <Tag key={code} tone="warn">
+          {code}
+        </Tag>
+      ))}
+      {row.aborted && <Tag tone="bad">aborted</Tag>}
+      {row.commands.map(({ command, verdict, count: n, arguments: rest }, i) => (
+        <Tag key={i} tone={VERDICT_TONES[verdict] ?? 'plain'} title={`${verdict}: ${command} ${rest ?? ''}`}>
+          {command}
+          {n > 1 && ` ×${n}`}
+          {rest !== undefined && command !== 'SYNC' && <small> {n > 1 ? `${rest} …` : rest}</small>}
+        </Tag>
+      ))}
+      {row.commands.length === 0 && <span class="muted">{row.text === row.value ? '' : row.text}</span>}
+    </span>
   )
 }
 
-const TrapTitle = ({ detail }: { detail: TrapDetail | undefined }) => (
-  <>{detail ? (detail.row.kind === 'trap' ? `Trap ${detail.row.seq}` : detail.row.kind) : 'Trap'}</>
-)
-
-function Group({ detail, select }: { detail: TrapDetail; select: (id: number) => void }) {
-  const { row, children, streams, previous, following } = detail
-  const bits = useMemo(() => (row.text === row.value ? [] : row.text.split(' ')), [row.text, row.value])
+/** Many routine traps in one line; a click shows them. */
+function RunRow(props: {
+  line: Line & { readonly kind: 'run' }
+  selected: boolean
+  open: (run: readonly TrapRow[]) => void
+}) {
+  const { rows, before, open } = props.line
+  const [first] = rows
+  const last = rows.at(-1)
+  if (first === undefined || last === undefined) return null
+  const us = rows.reduce((sum, row) => sum + row.us, 0)
   return (
-    <>
-      <div class="trap-head">
-        <div class="big mono">
-          <span class={row.write ? 'access-w' : 'access-r'}>
-            {row.kind === 'trap' ? (row.write ? 'write' : 'read') : ''}
-          </span>{' '}
-          {row.register} {row.value}
-        </div>
-        <div class="bits">
-          {bits.map(bit => (
-            <code key={bit}>{bit}</code>
+    <li>
+      <button
+        type="button"
+        class={`trap run ${props.selected ? 'selected' : ''}`}
+        aria-expanded={open}
+        title={`Traps ${first.seq} to ${last.seq}, ${delta((last.time ?? 0) - (first.time ?? 0))} of guest time`}
+        onClick={() => props.open(rows)}
+      >
+        <span class="num muted">{first.seq}</span>
+        <span class="num muted">{timeOf(first)}</span>
+        <span class="num muted">{since(before, first)}</span>
+        <span>{open ? '▾' : '▸'}</span>
+        <span />
+        <span class="register">×{count(rows.length)}</span>
+        <span class="muted" title="guest time from the first to the last">
+          {delta((last.time ?? 0) - (first.time ?? 0))}
+        </span>
+        <span class="decoded">
+          {runText(rows).map(([name, n]) => (
+            <Tag key={name} tone={name === 'CONS read' ? 'plain' : 'host'}>
+              {name} ×{count(n)}
+            </Tag>
           ))}
-        </div>
-        <dl class="facts tight">
-          <div>
-            <dt>Server time</dt>
-            <dd>{micros(row.us)}</dd>
-          </div>
-          {row.time !== undefined && (
-            <div>
-              <dt>Guest time</dt>
-              <dd>{seconds(row.time)} s</dd>
-            </div>
-          )}
-          {row.pc && (
-            <div class="whole">
-              <dt>Kernel function</dt>
-              <dd class="mono">{row.where ? `${row.where}, ${row.pc}` : row.pc}</dd>
-            </div>
-          )}
-          {row.size !== undefined && row.smmu !== undefined && (
-            <div>
-              <dt>Width</dt>
-              <dd>
-                {row.size * 8} bits, SMMU {row.smmu}, CPU {row.cpu}
-              </dd>
-            </div>
-          )}
-        </dl>
-        <div class="beside">
-          {previous && (
-            <Button class="small" onClick={() => select(previous.id)}>
-              ← {previous.write ? 'W' : 'R'} {previous.value} before
-            </Button>
-          )}
-          {following && (
-            <Button class="small" onClick={() => select(following.id)}>
-              {following.write ? 'W' : 'R'} {following.value} after →
-            </Button>
-          )}
-          {streams.map(sid => (
-            <Button key={sid} class="small" onClick={() => go('streams', { sid })}>
-              stream 0x{sid.toString(16)}
-            </Button>
-          ))}
-        </div>
-      </div>
-      {children.length === 0 ? (
-        <Empty title="Decided without touching hardware or memory" />
-      ) : (
-        <ol class="children">
-          {children.map((child, i) => (
-            <li key={i} class={`child ${child.kind}`}>
-              <Tag tone={childTone(child)}>{childName(child)}</Tag>
-              <span class="mono">
-                <Cited text={child.text} />
-              </span>
-              {child.us !== undefined && <span class="num muted">{micros(child.us)}</span>}
-              {(child.host || child.shadow) && (
-                <div class="full">
-                  <EntryPair host={child.host ?? null} shadow={child.shadow ?? null} onlyDifferent />
-                </div>
-              )}
-            </li>
-          ))}
-        </ol>
-      )}
-    </>
+        </span>
+        <span class="function muted">
+          <bdi>{rows.every(({ where }) => where === first.where) ? first.where : ''}</bdi>
+        </span>
+        <span class="num muted" title="all together">
+          {us.toFixed(us < 1_000 ? 1 : 0)}
+        </span>
+      </button>
+    </li>
   )
-}
-
-const NAMES: Readonly<Record<string, string>> = { hardware: 'hw', memory: 'mem', command: 'cmd', warning: 'warn' }
-
-function childName({ kind, verdict }: ChildView): string {
-  return kind === 'command' && verdict !== undefined && verdict !== 'kept' ? verdict : (NAMES[kind] ?? kind)
-}
-
-function childTone({ kind, verdict }: ChildView): Tone {
-  switch (kind) {
-    case 'command':
-      return TONES[verdict ?? 'kept'] ?? 'host'
-    case 'hardware':
-      return 'hw'
-    case 'stream':
-    case 'pages':
-    case 'guard':
-      return 'hyp'
-    case 'warning':
-      return 'warn'
-    case 'fault':
-    case 'breakpoint':
-      return 'bad'
-    default:
-      return 'plain'
-  }
 }
