@@ -96,7 +96,7 @@ export class PagePool {
     this.#clean = Math.max(this.#clean, first + pages)
     while (this.#used[this.#lowest] === 1) this.#lowest++
     this.used += pages
-    if (this.used > this.peak) this.peak = this.used
+    this.peak = Math.max(this.peak, this.used)
     this.generation++
     return address
   }
@@ -171,7 +171,7 @@ export class PagePool {
     let start = this.#used.indexOf(1)
     while (start >= 0) {
       let end = this.#used.indexOf(0, start)
-      if (end < 0) end = this.capacity
+      if (end === -1) end = this.capacity
       runs.push(start, end - start)
       start = this.#used.indexOf(1, end)
     }

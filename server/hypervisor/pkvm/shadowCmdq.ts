@@ -279,9 +279,8 @@ export class ShadowCmdq {
     const words = new Uint32Array(CMDQ_ENT_WORDS)
     cmdSync(words)
     const bytes = new Uint8Array(words.buffer)
-    const count = queueEntries(state.prod, state.cons, SHADOW_CMDQ_LOG2SIZE)
-    for (let i = 0; i < count; i++) {
-      const index = queueIndex(queueAdvance(state.cons, SHADOW_CMDQ_LOG2SIZE, i), SHADOW_CMDQ_LOG2SIZE)
+    for (let at = state.cons; at !== state.prod; at = queueAdvance(at, SHADOW_CMDQ_LOG2SIZE)) {
+      const index = queueIndex(at, SHADOW_CMDQ_LOG2SIZE)
       memory.write(state.base + index * CMDQ_ENTRY_SIZE, bytes, 0, CMDQ_ENTRY_SIZE)
       this.#origins[index] = origin
     }
@@ -292,7 +291,6 @@ export class ShadowCmdq {
 
   restore(state: ShadowCmdqState): void {
     const { base, prod, submitted, cons, error, origin } = state
-    this.reset()
     Object.assign(this.state, {
       base,
       prod: queuePointer(prod, SHADOW_CMDQ_LOG2SIZE),

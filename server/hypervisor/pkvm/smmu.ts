@@ -205,15 +205,13 @@ export class Smmu implements SmmuContext {
     shadowCmdq.begin()
     let left = size / granule
     for (let at = base; left > 0; ) {
-      let covered = 1
-      if (this.features.rangeInvalidation) {
-        const scale = tlbiRangeScale(left)
-        const units = tlbiRangeUnits(left, scale)
-        covered = units * 2 ** scale
-        // Without a level hint a single granule is no range.
-        if (covered > 1) tlbiS2IpaRange(shadowCmdq.command, HOST_VMID, at, true, granuleShift, units - 1, scale)
-      }
+      const ranges = this.features.rangeInvalidation
+      const scale = ranges ? tlbiRangeScale(left) : 0
+      const units = ranges ? tlbiRangeUnits(left, scale) : 1
+      const covered = units * 2 ** scale
+      // Without a level hint a single granule is no range.
       if (covered === 1) tlbiS2Ipa(shadowCmdq.command, HOST_VMID, at, true)
+      else tlbiS2IpaRange(shadowCmdq.command, HOST_VMID, at, true, granuleShift, units - 1, scale)
       shadowCmdq.issue()
       at += covered * granule
       left -= covered

@@ -14,6 +14,14 @@ beforeEach(() => {
   pool.reset()
 })
 
+test('a pool that was never reset has all of its pages', () => {
+  const fresh = new PagePool(memory, { base: RAM_BASE + P, size: 64 * P })
+  expect([fresh.used, fresh.peak, fresh.failures, fresh.generation]).toEqual([0, 0, 0, 0])
+  expect([fresh.limit, fresh.free]).toEqual([64, 64])
+  expect(fresh.allocate(P)).toBe(RAM_BASE + P)
+  expect(fresh.generation).toBe(1)
+})
+
 describe('allocate', () => {
   test('lowest address first', () => {
     expect([1, 2, 3].map(() => pool.allocate(P))).toEqual([1, 2, 3].map(n => RAM_BASE + n * P))
@@ -64,7 +72,7 @@ describe('allocate', () => {
   })
 
   test('no run is long enough though enough pages are free', () => {
-    for (let i = 0; i < 64; i++) pool.allocate(P)
+    for (let i = 0; i < 64; i++) expect(pool.allocate(P)).toBe(RAM_BASE + P + i * P)
     for (let i = 1; i < 64; i += 2) pool.release(RAM_BASE + P + i * P, P)
     expect(pool.free).toBe(32)
     expect(pool.allocate(2 * P)).toBe(ENOMEM)
@@ -82,12 +90,79 @@ test('release gives pages back, once', () => {
   expect(pool.allocate(2 * P)).toBe(address)
 })
 
+test.each([
+  ['the first page', RAM_BASE + P],
+  ['the last one', RAM_BASE + 64 * P],
+])('%s is given back like any other', (_, address) => {
+  for (let i = 0; i < 64; i++) pool.allocate(P)
+  expect(pool.used).toBe(64)
+  expect(pool.release(address, 0)).toBe(EINVAL)
+  expect(pool.release(address, -P)).toBe(EINVAL)
+  expect(pool.release(RAM_BASE + 64 * P, 2 * P)).toBe(EINVAL)
+  expect(pool.used).toBe(64)
+  expect(pool.release(address, P)).toBe(OK)
+  expect(pool.used).toBe(63)
+  expect(pool.allocate(P)).toBe(address)
+})
+
+describe('claim', () => {
+  test.each([
+    ['below the pool', RAM_BASE, P],
+    ['within a page', RAM_BASE + P + 8, P],
+    ['beyond its end', RAM_BASE + 64 * P, 2 * P],
+  ])('%s: refused, and nothing is taken', (_, address, bytes) => {
+    expect(pool.claim(address, bytes)).toBe(EINVAL)
+    expect(pool.used).toBe(0)
+    expect(pool.runs()).toEqual([])
+  })
+
+  test.each([
+    ['the first pages', RAM_BASE + P, 0],
+    ['the last ones', RAM_BASE + 63 * P, 62],
+  ])('%s are handed out, once', (_, address, first) => {
+    expect(pool.claim(address, 2 * P)).toBe(OK)
+    expect(pool.claim(address, 2 * P)).toBe(OK)
+    expect(pool.runs()).toEqual([first, 2])
+    expect([pool.used, pool.peak]).toEqual([2, 2])
+    expect(pool.allocate(P)).toBe(first === 0 ? RAM_BASE + 3 * P : RAM_BASE + P)
+  })
+
+  test('what stood there is gone with a reset', () => {
+    memory.poke64(RAM_BASE + 9 * P, 5n)
+    expect(pool.claim(RAM_BASE + 9 * P, P)).toBe(OK)
+    pool.reset()
+    expect(memory.peek64(RAM_BASE + 9 * P)).toBe(0n)
+  })
+})
+
+test('pages that were put back are zeroed by the next reset; others are not touched', () => {
+  memory.poke64(RAM_BASE + 6 * P, 5n)
+  expect(pool.restore([5, 1], 10, 3, 2)).toBe(OK)
+  expect([pool.used, pool.limit, pool.peak, pool.failures]).toEqual([1, 10, 3, 2])
+  pool.reset()
+  expect(memory.peek64(RAM_BASE + 6 * P)).toBe(0n)
+  expect([pool.used, pool.limit, pool.peak, pool.failures]).toEqual([0, 64, 0, 0])
+  let written = 0
+  memory.onWrite = () => written++
+  pool.reset()
+  expect(written).toBe(0)
+})
+
+test('what is put back takes the place of what there was', () => {
+  pool.allocate(4 * P)
+  expect(pool.restore([63, 1, 7], 64, 1, 0)).toBe(OK)
+  expect(pool.runs()).toEqual([63, 1])
+  expect(pool.used).toBe(1)
+  expect(pool.allocate(P)).toBe(RAM_BASE + P)
+})
+
 test('reset zeroes what was in use', () => {
   const address = pool.allocate(3 * P)
   memory.poke(address, new Uint8Array(3 * P).fill(1))
   expect(pool.reset()).toBe(true)
   expect(memory.peek64(address + P)).toBe(0n)
   pool.allocate(65 * P)
+  pool.limit = 3
   pool.reset()
   expect([pool.used, pool.limit, pool.failures]).toEqual([0, 64, 0])
 })
@@ -99,6 +174,12 @@ test('what is held is handed out, all of it', () => {
   expect(pool.holds(address + 2 * P, P)).toBe(false)
   expect(pool.holds(address + 1, P)).toBe(false)
   expect(pool.holds(RAM_BASE, P)).toBe(false)
+  expect(pool.holds(RAM_BASE + 64 * P, 2 * P)).toBe(false)
+  pool.reset()
+  for (let i = 0; i < 64; i++) pool.allocate(P)
+  expect(pool.used).toBe(64)
+  expect(pool.holds(RAM_BASE + P, 64 * P)).toBe(true)
+  expect(pool.holds(RAM_BASE + 64 * P, P)).toBe(true)
   expect(pool.holds(RAM_BASE + 64 * P, 2 * P)).toBe(false)
 })
 

@@ -3,9 +3,21 @@
 import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { command } from '../../smmu/fields.ts'
-import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, Host, MiB, RAM_BASE, STE, shadowSte, successor } from './support.ts'
+import {
+  Bench,
+  CARVEOUT_BASE,
+  CARVEOUT_SIZE,
+  HOST_PRIQ,
+  Host,
+  MiB,
+  RAM_BASE,
+  STE,
+  shadowSte,
+  successor,
+} from './support.ts'
 
 /** Everything that a host could find out, and the tables. */
 function state(bench: Bench) {
@@ -107,6 +119,20 @@ test('behind a trap and a reclaim that ended in an exception', () => {
   expect(bench.hyp.isolated).toBe(false)
   memory.beforeRead = null
   memory.onWrite = null
+  resetHardware(bench)
+  bench.hyp.reset()
+  expect(state(bench)).toEqual(first)
+})
+
+test('of a machine whose PRI queue was in use', () => {
+  const bench = new Bench({ options: { ats: true }, ids: [{ idr0: QEMU.idr0 | r.IDR0_PRI }] })
+  bench.hyp.reset()
+  const first = state(bench)
+  new Host(bench).prepare()
+  bench.write64(r.ARM_SMMU_PRIQ_BASE, HOST_PRIQ + 8)
+  bench.write(r.ARM_SMMU_CR0, 0xf)
+  expect(bench.report.take()).toEqual([])
+  expect(bench.hyp.smmus[0].priq.registers.baseLo).toBe(HOST_PRIQ + 8)
   resetHardware(bench)
   bench.hyp.reset()
   expect(state(bench)).toEqual(first)

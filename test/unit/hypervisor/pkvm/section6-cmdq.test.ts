@@ -286,6 +286,72 @@ describe('a hardware that does not follow', () => {
     expect(bench.hw.consumed.slice(4096)).toEqual([tlbiNhVa(0x9000), SYNC])
   })
 
+  /** As many commands as the shadow queue holds are in it, and not consumed. */
+  function fillShadow(): void {
+    bench.hw.stuck = true
+    for (let sent = 0; sent < 4096; sent += 128) host.commands(...Array.from({ length: 128 }, () => tlbiNhVa(0)))
+    bench.hw.stuck = false
+    bench.report.take()
+  }
+
+  test('room that comes late is waited for', () => {
+    fillShadow()
+    bench.hw.slow = 5
+    const before = bench.now
+    host.commands(tlbiNhVa(0x9000), SYNC)
+    expect(bench.report.take()).toEqual([])
+    expect(bench.now - before).toBeLessThan(20)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+  })
+
+  test('room that will not come, for the hardware has stopped, is not waited for', () => {
+    bench.hw.illegal = 0x12
+    host.commands(tlbiNhVa(0))
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED'])
+    const { shadowCmdq } = bench.hyp.smmus[0]
+    const before = bench.now
+    shadowCmdq.begin()
+    for (let i = 0; i < 5000; i++) shadowCmdq.issue()
+    expect(shadowCmdq.sync()).toBe(false)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_ROOM', 'HYP_CMDQ_STOPPED'])
+    expect(bench.now - before).toBeLessThan(10)
+  })
+
+  test('commands of the hypervisor’s own that there was no room for are not taken for consumed', () => {
+    fillShadow()
+    bench.hw.stuck = true
+    const { warn } = bench.report
+    bench.report.warn = (warning, ...rest) => {
+      // The hardware goes on right then.
+      bench.hw.stuck = false
+      bench.hw.consume()
+      warn.call(bench.report, warning, ...rest)
+    }
+    expect(bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1)).toBe(EIO)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_ROOM', 'HYP_UNMAP'])
+    // What one operation had no room for is not held against the next.
+    expect(bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1)).toBe(OK)
+  })
+
+  test('nor against SMMUEN', () => {
+    fillShadow()
+    bench.hw.stuck = true
+    host.commands(tlbiNhVa(0x9000))
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_ROOM'])
+    bench.hw.stuck = false
+    bench.hw.consume()
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    bench.report.take()
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_SMMUEN)
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test.each([0x2a, 0x10])('an invalidation that the hardware stops at, 0x%s: the page stays the host’s', opcode => {
+    bench.hw.illegal = opcode
+    expect(bench.hyp.donate(RAM_BASE + 16 * MiB, 4096, 1)).toBe(EIO)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED', 'HYP_UNMAP'])
+  })
+
   test('a CFGI_STE behind commands that are not consumed waits in the queue of the host', () => {
     host.l1(8)
     host.ste(8, STE.s1)
@@ -394,6 +460,26 @@ describe('a hardware that does not follow', () => {
     bench.hyp.resume()
     host.commands(RESUME)
     expect(bench.hw.consumed).toEqual([RESUME])
+  })
+
+  test.each([
+    ['behind which the hardware stopped: it does not come again', [RESUME, command(0xee)], 0xee, 0],
+    ['at which the hardware stopped: it comes again', [tlbiNhVa(0x1000), RESUME], 0x44, 1],
+  ])('a RESUME %s', (_, commands, illegal, times) => {
+    const before = bench.hyp.checkpoint().slice()
+    bench.hw.illegal = illegal
+    host.commands(...commands, SYNC)
+    const { prod } = host
+    bench.hyp = successor(bench)
+    bench.hyp.restore(before)
+    bench.hyp.resume()
+    bench.hw.illegal = -1
+    bench.hw.consumed = []
+    bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+    expect(bench.hw.consumed.filter(([word]) => word === 0x44)).toHaveLength(times)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(prod)
   })
 
   test('a trap that sent more than the shadow queue holds comes again after a take-over', () => {
@@ -577,6 +663,16 @@ describe('an illegal command among others', () => {
     bench.hw.takeCommands()
     bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
     expect(bench.hw.takeCommands()).toEqual(['SYNC', 'SYNC', 'SYNC', 'opcode 0xb', 'TLBI_NH_VA', 'SYNC'])
+  })
+
+  test('after a take-over CONS of a queue that was enabled since is where that one starts', () => {
+    host.commands(TLBI_NSNH_ALL, command(0x0b), tlbiNhVa(0x3000), SYNC)
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 9)
+    bench.write(r.ARM_SMMU_CMDQ_CONS, 9)
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    takeOver()
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(0x0100_0009)
   })
 
   test('a queue that is disabled and enabled again starts anew: nothing of before runs', () => {

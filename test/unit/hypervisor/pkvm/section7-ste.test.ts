@@ -5,6 +5,7 @@ import { MAX_CHECKPOINT } from '../../../../protocol/messages.ts'
 import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { PAGE_OWNED, PAGE_SHARED } from '../../../../server/hypervisor/pkvm/ownership.ts'
 import { MAX_STREAMS } from '../../../../server/hypervisor/pkvm/shadowStrtab.ts'
+import { hasStage2, nestStream } from '../../../../server/hypervisor/pkvm/steRules.ts'
 import { EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EPERM, ERANGE, ETIMEDOUT } from '../../../../server/policy/result.ts'
 import { fieldGet64, fieldPrep } from '../../../../server/smmu/bits.ts'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
@@ -60,6 +61,14 @@ function seen(log: readonly LogEntry[], address: number): string[] {
 const vtcr = () => BigInt(bench.hyp.idmap?.geometry.vtcr ?? 0)
 const ttb = () => BigInt(bench.hyp.idmap?.root ?? 0)
 const stage2 = () => (vtcr() << 32n) | s.STRTAB_STE_2_S2AA64 | s.STRTAB_STE_2_S2PTW | s.STRTAB_STE_2_S2R
+
+test('nothing is nested without an idmap', () => {
+  expect(nestStream(BigUint64Array.from(STE.s1), new BigUint64Array(8), { ...bench.hyp, idmap: null })).toBe(ENODEV)
+})
+
+test.each([0, 1, 2, 3, 4, 5, 6, 7])('stage 2 is in Config 0b110 and 0b111 only: %i', config =>
+  expect(hasStage2(config)).toBe(config >= 6),
+)
 
 describe('there is no table', () => {
   const refused = () => {

@@ -49,6 +49,64 @@ test.each([0, 15])('page %i is what a hypervisor beside us says', page => {
   expect(pages.stateAt(base)).toBe(PAGE_OWNED)
 })
 
+describe('slots of VMs', () => {
+  beforeEach(() => {
+    pages = new PageOwnership([{ base: A, size: (MAX_VMS + 1) * P }])
+  })
+  /** As many other VMs as there may be own a page each, the last page belongs to nobody. */
+  const all = () => Array.from({ length: MAX_VMS }, (_, i) => pages.donate(A + i * P, P, 1000 + i))
+  const allOk = new Array<number>(MAX_VMS).fill(OK)
+
+  test('are free after a reset', () => {
+    expect(all()).toEqual(allOk)
+    pages.reset()
+    expect(pages.donate(A, P, 1)).toBe(OK)
+    expect(pages.reclaim(A, P, 1)).toBe(OK)
+    expect(all()).toEqual(allOk)
+  })
+
+  test('are taken and given back by what a hypervisor beside us says as well', () => {
+    for (let i = 0; i < MAX_VMS; i++) expect(pages.assign(A + i * P, P, i + 1)).toBe(OK)
+    expect(pages.vmAt(A)).toBe(1)
+    // One too many is the hypervisor's.
+    expect(pages.assign(A + MAX_VMS * P, P, 1000)).toBe(ENOMEM)
+    expect(pages.stateAt(A + MAX_VMS * P)).toBe(PAGE_HYP)
+    expect(pages.assign(A + MAX_VMS * P, P, 1)).toBe(OK)
+    // The first VM has two pages: it keeps its slot with the second.
+    expect(pages.assign(A, P, -1)).toBe(OK)
+    expect(pages.assign(A, P, 1000)).toBe(ENOMEM)
+    expect(pages.vmAt(A + MAX_VMS * P)).toBe(1)
+    for (let i = 0; i <= MAX_VMS; i++) expect(pages.assign(A + i * P, P, -1)).toBe(OK)
+    expect(all()).toEqual(allOk)
+  })
+
+  test('of pages that go from one VM to another', () => {
+    expect(pages.assign(A, 2 * P, 1)).toBe(OK)
+    expect(pages.assign(A, 2 * P, 2)).toBe(OK)
+    expect([pages.vmAt(A), pages.vmAt(A + P)]).toEqual([2, 2])
+    expect(pages.reclaim(A, 2 * P, 2)).toBe(OK)
+    expect(all()).toEqual(allOk)
+  })
+})
+
+test('what is not RAM is nobody’s to assign', () => {
+  expect(pages.assign(A - P, P, 1)).toBe(EFAULT)
+  expect(pages.assign(A, 0, 1)).toBe(EINVAL)
+})
+
+test('a run of a checkpoint in no known state is refused', () => {
+  expect(pages.restore({ base: A, size: P, state: 'not RAM', vm: 0, pins: 0 })).toBe(EINVAL)
+})
+
+test('every change counts, and nothing else', () => {
+  const before = pages.generation
+  expect(before).toBe(0)
+  pages.share(A + P, P)
+  pages.share(A + P, P)
+  pages.stateAt(A)
+  expect(pages.generation).toBe(1)
+})
+
 test('a run of a checkpoint with more pins than a page can have is refused', () => {
   const run = { base: A, size: P, state: 'shared', vm: 0 } as const
   expect(pages.restore({ ...run, pins: MAX_PINS + 1 })).toBe(EINVAL)
