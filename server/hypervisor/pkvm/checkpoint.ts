@@ -103,8 +103,7 @@ class Writer {
   }
 
   put(value: number): void {
-    this.room(1)
-    this.words[this.length++] = value
+    this.putBytes(Uint32Array.of(value).buffer)
   }
 
   putState<S extends object>(layout: StateLayout<S>, state: Readonly<S>): void {

@@ -127,7 +127,7 @@ export class HostCmdq {
    * Everything up to CMDQ_PROD is filtered, and the hardware gets what is kept.
    * @param posts the host has written CMDQ_PROD and will look at CMDQ_CONS next: that read may be predicted
    */
-  process(posts = false): void {
+  process(posts: boolean): void {
     const { registers } = this
     const log2size = this.#log2size
     const shadow = this.#shadow
@@ -221,7 +221,7 @@ export class HostCmdq {
     const cons = this.#shadow.hostCons(this.registers.cons)
     // It goes on as soon as the hardware does: the host may wait for that and write nothing.
     if (this.registers.unfinished && this.#shadow.idle) {
-      this.process()
+      this.process(false)
       return this.#shadow.hostCons(this.registers.cons)
     }
     return cons
@@ -243,7 +243,6 @@ export class HostCmdq {
   // Take-over.
 
   restore(registers: HostCmdqRegisters): void {
-    this.reset()
     Object.assign(this.registers, registers)
     this.#locate()
     this.#shadow.origin = registers.cons

@@ -252,8 +252,8 @@ export class Hypervisor implements HypContext {
     if (root === ENOMEM) return 'hypervisor memory is too small for the stage-2 idmap'
     const idmap = new Idmap(this.memory, this.pool, geometry, newIdmapState(root, common.oas, common.bigEndian))
     const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
-    const result = buildIdmap(idmap, this.pool, this.ownership, this.smmus, reserve, this.#blocks)
-    if (result === EFAULT) return 'hypervisor memory cannot be written'
+    const built = buildIdmap(idmap, this.pool, this.ownership, this.smmus, reserve, this.#blocks)
+    if (!built) return 'hypervisor memory cannot be written'
     idmap.state.buildUs = Math.round((this.#clock() - start) * 1000)
     this.#useIdmap(idmap)
     return null

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Building the stage-2 identity map (server/hypervisor/README.md, section 9.2). */
-import { EFAULT, ENOMEM, OK } from '../../policy/result.ts'
+import { EFAULT, ENOMEM } from '../../policy/result.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
 import {
   ARM_LPAE_PTE_TYPE_BLOCK,
@@ -24,8 +24,8 @@ const BATCH_BYTES = 2 ** 18
  * @param frames ranges that are not mapped though they are no RAM: the SMMUs
  * @param reserve pages of the pool that tables for devices must leave for others
  * @param blocks RAM is mapped in blocks where it can be; else in pages
- * @returns OK; ENOMEM when parts are left unmapped, which takes access away and so is no hole in the isolation;
- *   EFAULT when hypervisor memory cannot be written.
+ * @returns false when hypervisor memory cannot be written. Parts may be left unmapped (`state.unmappedBytes`), which takes access
+ *   away and so is no hole in the isolation.
  */
 export function buildIdmap(
   idmap: Idmap,
@@ -33,14 +33,12 @@ export function buildIdmap(
   ownership: PageOwnership,
   frames: readonly { base: number; size: number }[],
   reserve: number,
-  blocks = false,
-): number {
-  const { state } = idmap
+  blocks: boolean,
+): boolean {
   const { startLevel, rootBytes, inputBits } = idmap.geometry
   const space = new AddressSpace(ownership, frames, 2 ** inputBits)
   const builder = new Builder(idmap, pool, space, reserve, blocks)
-  if (!builder.fill(startLevel, 0, rootBytes / PTE_SIZE, state.root)) return EFAULT
-  return state.unmappedBytes > 0 ? ENOMEM : OK
+  return builder.fill(startLevel, 0, rootBytes / PTE_SIZE, idmap.root)
 }
 
 class Builder {
@@ -119,7 +117,7 @@ class Builder {
           if (child > 0 && !this.fill(level + 1, start, 2 ** this.#geometry.tableBits, child)) return false
         }
         table[2 * i] = child > 0 ? (child % TWO_POW_32) + ARM_LPAE_PTE_TYPE_TABLE : 0
-        table[2 * i + 1] = child > 0 ? Math.floor(child / TWO_POW_32) : 0
+        table[2 * i + 1] = Math.floor(child / TWO_POW_32)
         i++
       }
     }

@@ -4,8 +4,19 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { EFAULT, EPERM } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { SYNC } from '../../smmu/fields.ts'
-import { ANNOTATION_EL2, ANNOTATION_VM, descriptor, El2Bench, L2, L3, PAGE, REGION, ROOT } from './el2Support.ts'
-import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, MiB, RAM_BASE, RAM_SIZE, successor } from './support.ts'
+import {
+  ANNOTATION_EL2,
+  ANNOTATION_VM,
+  descriptor,
+  El2Bench,
+  L2,
+  L3,
+  PAGE,
+  REGION,
+  ROOT,
+  registers,
+} from './el2Support.ts'
+import { Bench, CARVEOUT_BASE, CARVEOUT_SIZE, idmapEntry, MiB, RAM_BASE, RAM_SIZE, successor } from './support.ts'
 
 let bench: El2Bench
 
@@ -138,6 +149,40 @@ describe('while EL2 runs', () => {
     bench.memory.poke64(descriptor(PAGE), ANNOTATION_EL2)
     expect(store(other, ANNOTATION_EL2)).toBe(false)
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_UNMAP', values: [other, 0, 1, EFAULT] }])
+  })
+
+  test.each([
+    ['EL2', ANNOTATION_EL2],
+    ['a VM', ANNOTATION_VM],
+  ])('a page that is shared goes to %s all the same, with a warning', (_, annotation) => {
+    expect(bench.hyp.share.share(PAGE, 4096)).toBe(0)
+    expect(store(PAGE, annotation)).toBe(true)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_EL2_TOOK_SHARED', values: [PAGE, 0, 1, 0] }])
+    expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(false)
+  })
+
+  test('blocks are split for what EL2 takes, and what cannot be taken keeps it where it is', () => {
+    bench = new El2Bench({ options: { blocks: true } })
+    expect(idmapEntry(bench, PAGE)?.size).toBe(2 * MiB)
+    expect(store(PAGE, ANNOTATION_EL2)).toBe(true)
+    expect(idmapEntry(bench, PAGE)).toBeNull()
+    expect(idmapEntry(bench, PAGE + 4096)?.size).toBe(4096)
+    expect(bench.hyp.verify()).toEqual([])
+    bench.hw.stuck = true
+    expect(store(PAGE + 8192, ANNOTATION_EL2)).toBe(false)
+    expect(bench.report.take()).toContain('HYP_UNMAP')
+  })
+
+  test('without a second stage, or without an EL2, there is nothing to follow', () => {
+    const until = new Bench({ el2: bench.el2, options: { until: 'queues' } })
+    until.hyp.reset()
+    const alone = new Bench()
+    alone.hyp.reset()
+    const change = { ...registers, cpu: 0, time: 0, all: true, pages: [] }
+    for (const { hyp } of [until, alone]) {
+      expect(hyp.stage2Changed(change)).toBe(true)
+      expect(hyp.followed).toBe(false)
+    }
   })
 
   test('what a trap waited for in vain does not shorten it', () => {

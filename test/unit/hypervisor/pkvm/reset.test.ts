@@ -3,6 +3,7 @@
 import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { command } from '../../smmu/fields.ts'
@@ -120,6 +121,23 @@ test('behind a trap and a reclaim that ended in an exception', () => {
   memory.beforeRead = null
   memory.onWrite = null
   resetHardware(bench)
+  bench.hyp.reset()
+  expect(state(bench)).toEqual(first)
+})
+
+test('behind a take-over that did not finish what had begun', () => {
+  const bench = new Bench()
+  const context = { options: { waitPolls: 50 }, report: bench.report, clock: () => bench.now++ }
+  let kept = new Uint8Array()
+  const persist = () => {
+    kept = bench.hyp.checkpoint().slice()
+  }
+  bench.hyp = new Hypervisor(bench.machine, { ...context, persist })
+  bench.hyp.reset()
+  const first = state(bench)
+  expect(bench.hyp.donate(RAM_BASE + 8 * MiB, 4096, 5)).toBe(0)
+  bench.hyp = new Hypervisor(bench.machine, context)
+  bench.hyp.restore(kept)
   bench.hyp.reset()
   expect(state(bench)).toEqual(first)
 })

@@ -151,6 +151,17 @@ describe('consumption', () => {
     expect(log).toEqual([])
   })
 
+  test('nor when the host then reads CONS, before the queue was enabled at all', () => {
+    bench = new Bench()
+    bench.hyp.reset()
+    bench.write(r.ARM_SMMU_CMDQ_PROD, 5)
+    const reads: number[] = []
+    bench.memory.beforeRead = address => reads.push(address)
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(0)
+    expect(reads).toEqual([])
+    expect(bench.report.take()).toEqual([])
+  })
+
   test('PROD that does not change is no command', () => {
     const log = bench.record()
     bench.write(r.ARM_SMMU_CMDQ_PROD, host.prod)
@@ -257,6 +268,34 @@ describe('a hardware that does not follow', () => {
     expect(bench.report.take()).toEqual([])
     expect(bench.hw.consumed.length).toBe(3)
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe(host.prod)
+  })
+
+  test('what one trap waited for in vain does not shorten the next, nor what is told after it', () => {
+    const late = (next: () => void) => {
+      bench.hw.stuck = true
+      host.commands(SYNC)
+      expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+      bench.hw.stuck = false
+      bench.hw.slow = 5
+      next()
+      expect(bench.report.take()).toEqual([])
+    }
+    late(() => host.commands(SYNC))
+    late(() => bench.hyp.postMismatch(0))
+  })
+
+  test('what was posted to an SMMU that there is not, or that is the host’s, is nobody’s concern', () => {
+    bench = new Bench({ ids: [{ idr0: 0 }] })
+    bench.hyp.reset()
+    bench.hw.logReads = true
+    const log = bench.record()
+    for (const index of [0, 1]) bench.hyp.postMismatch(index)
+    expect(bench.hw.reads).toEqual([])
+    expect(log).toEqual([])
+    bench = new Bench()
+    bench.hyp.reset()
+    bench.hyp.postMismatch(1)
+    expect(bench.report.take()).toEqual([])
   })
 
   test('an error that comes late is seen in CONS', () => {

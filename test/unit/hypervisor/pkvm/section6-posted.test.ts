@@ -69,6 +69,26 @@ describe('posted', () => {
     expect(bench.hw.takeCommands().at(-1)).toBe('SYNC')
   })
 
+  test('only what the host hands in itself: not what goes on when it reads CONS or acknowledges an error', () => {
+    const bench = new PostingBench()
+    const { host, hw } = bench
+    hw.illegal = 0xee
+    host.commands(command(0xee), tlbiNhVa(0), SYNC)
+    const { posts } = bench
+    hw.illegal = -1
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    expect(bench.posts).toBe(posts)
+    hw.post = () => false
+    hw.stuck = true
+    host.l1(8)
+    host.ste(8, STE.s1)
+    host.commands(tlbiNhVa(0), cfgiSte(8), SYNC)
+    hw.stuck = false
+    hw.consume()
+    hw.post = () => expect.fail('posted')
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(host.prod)
+  })
+
   test('a command that the hardware refuses is seen at once, and told as without posting', () => {
     const bench = new PostingBench()
     bench.hw.illegal = 0xee

@@ -445,6 +445,23 @@ describe('a pool that is too small', () => {
     expect(walk(bench, 2 ** 44 - 1)).toBeNull()
     expect(walk(bench, CARVEOUT_BASE)).toBeNull()
     expect(bench.report.take()).toEqual([])
+    // Tables for devices leave a quarter of the limit, to the page.
+    expect(bench.hyp.pool.free).toBe(Math.floor(bench.hyp.pool.limit / 4))
+    expect(bench.hyp.idmapInfo?.buildUs).toBe(1000)
+  })
+
+  test.each([512, 515, 520, 530, 600, 1000])('of %i pages, for 2 GiB of RAM', poolPages => {
+    const bench = start({
+      ram: [{ base: RAM_BASE, size: 2 * GiB }],
+      carveout: { base: RAM_BASE + 2 * GiB - 64 * MiB, size: 64 * MiB },
+      options: { poolPages },
+    })
+    for (let address = 0; address < 4 * GiB; address += 2 * MiB) {
+      const leaf = walk(bench, address)
+      if (leaf !== null) expect(leaf.output).toBe(BigInt(address - (address % Number(leaf.size))))
+      if (address >= RAM_BASE + 2 * GiB - 64 * MiB && address < RAM_BASE + 2 * GiB) expect(leaf).toBeNull()
+    }
+    expect(bench.hyp.verify()).toEqual([])
   })
 
   test.each([1, 2, 3, 5, 8])('of %i pages: nothing is mapped that should not be', poolPages => {
