@@ -2,15 +2,17 @@
 import helmet from '@fastify/helmet'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
-import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController, type RouteHandlerMethod } from 'fastify'
 import { Type } from 'typebox'
+import { asyncApi } from './asyncApi.ts'
 import { serveDashboard } from './dashboard.ts'
 import { Feed } from './feed.ts'
 import { Gate } from './gate.ts'
 import type { MachineManager } from './machineManager.ts'
 import { metrics } from './metrics.ts'
+import { openApi30 } from './openApi30.ts'
 import { registerProblems, sendProblem } from './problems.ts'
-import { problems, register } from './register.ts'
+import { answers, problems, register } from './register.ts'
 import { attackHandlers } from './routes/attack.ts'
 import { breakpointHandlers } from './routes/breakpoints.ts'
 import { faultHandlers } from './routes/faults.ts'
@@ -97,9 +99,10 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
       info: {
         title: 'smmu-cosim',
         version,
-        description: `Watch, stop, inspect and steer a live machine. Streams: WebSocket at ${STREAM_PATH}.`,
-        license: { name: 'Apache-2.0' },
+        description: `Watch, stop, inspect and steer a live machine. Streams: WebSocket at ${STREAM_PATH}, described by ${PREFIX}/asyncapi.json.`,
+        license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
       },
+      servers: [{ url: '/', description: 'this server' }],
       tags: Object.entries(TAGS).map(([name, description]) => ({ name, ...(description && { description }) })),
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
       ...(access.token !== undefined && { security: [{ token: [] }] }),
@@ -135,24 +138,35 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
   })
 
   const tags = ['server']
-  app.get(
-    '/health',
-    { schema: { tags, summary: 'Is the server there?', response: { 200: HealthSchema, ...problems() } } },
-    async () => ({ status: 'ok', version, machine: manager.status().state }),
+  const get = (url: string, operationId: string, summary: string, good: object, handler: RouteHandlerMethod) =>
+    app.get(
+      url,
+      {
+        schema: {
+          operationId,
+          tags,
+          summary,
+          response: { 200: good, ...problems() },
+          ...(isPublic(url) && { security: [] }),
+        },
+      },
+      handler,
+    )
+  get('/health', 'getHealth', 'Is the server there?', answers('its state', HealthSchema), async () => ({
+    status: 'ok',
+    version,
+    machine: manager.status().state,
+  }))
+  const exposition = { description: 'text exposition', content: { 'text/plain': { schema: Type.String() } } }
+  get('/metrics', 'getMetrics', 'Prometheus metrics', exposition, async (_request, reply) =>
+    reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, subscriptions)),
   )
-  const text = { description: 'text exposition', content: { 'text/plain': { schema: Type.String() } } }
-  app.get(
-    '/metrics',
-    { schema: { tags, summary: 'Prometheus metrics', response: { 200: text, ...problems() } } },
-    async (_request, reply) =>
-      reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, subscriptions)),
-  )
-  const openapi = Type.Object({}, { additionalProperties: true, description: 'an OpenAPI document' })
-  app.get(
-    `${PREFIX}/openapi.json`,
-    { schema: { tags, summary: 'This API as OpenAPI 3.1', response: { 200: openapi, ...problems() } } },
-    async () => app.swagger() as object,
-  )
+  const text = (what: string) => answers(what, Type.Object({}, { additionalProperties: true }))
+  const documented = (name: string, id: string, what: string, make: () => object) =>
+    get(`${PREFIX}/${name}`, id, `This API as ${what}`, text(`the ${what} document`), async () => make())
+  documented('openapi.json', 'getOpenApi', 'OpenAPI 3.1', () => app.swagger())
+  documented('openapi-3.0.json', 'getOpenApi30', 'OpenAPI 3.0', () => openApi30(app.swagger()))
+  documented('asyncapi.json', 'getAsyncApi', 'AsyncAPI 3.1', () => asyncApi(version, access.token !== undefined))
   const handlers = {
     ...lifecycleHandlers(manager, version),
     ...traceHandlers(manager),

@@ -2,7 +2,7 @@
 /** Registers the routes of the contract with their handlers. */
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance } from 'fastify'
-import { Type } from 'typebox'
+import { type TSchema, Type } from 'typebox'
 import { Problem } from './problems.ts'
 import { Ref } from './schemas/fields.ts'
 import { ProblemSchema } from './schemas/problem.ts'
@@ -18,20 +18,26 @@ const problem = (status: number) => ({
   content: { 'application/problem+json': { schema: Ref(ProblemSchema) } },
 })
 
+/** An answer as JSON. */
+export const answers = (description: string, schema: TSchema) => ({
+  description,
+  content: { 'application/json': { schema } },
+})
+
 /** Problem responses of every route, and further ones. */
 export const problems = (codes: readonly number[] = []) =>
   Object.fromEntries([...ALWAYS, ...codes].map(code => [code, problem(code)]))
 
 function responses(method: string, route: Route): Record<string, unknown> {
-  const { params, answer, status, file } = route
+  const { summary, params, answer, status, file } = route
   const codes = [...(method === 'GET' ? [] : WITH_BODY), ...(params ? WITH_PARAMS : []), ...(route.problems ?? [])]
   const good = file
     ? {
         200: { description: file.description, content: { [file.type]: { schema: Type.String({ format: 'binary' }) } } },
       }
     : answer === undefined
-      ? { 204: Type.Null() }
-      : { [status ?? 200]: answer }
+      ? { 204: { type: 'null', description: 'done' } }
+      : { [status ?? 200]: answers(summary, answer) }
   return {
     ...good,
     ...problems(codes),
@@ -57,12 +63,13 @@ function expectPlain(value: unknown, path: string, depth = 0): void {
 export function register<R extends Routes>(app: FastifyInstance, routes: R, handlers: Handlers<R>): void {
   for (const [key, route] of Object.entries<Route>(routes)) {
     const [method = '', url = ''] = key.split(' ')
-    const { tag, summary, description, params, query, body, answer, status, file } = route
+    const { id, tag, summary, description, params, query, body, answer, status, file } = route
     const handle = handlers[key] as (request: RequestOf<Route>) => unknown
     app.route({
       method,
       url,
       schema: {
+        operationId: id,
         tags: [tag],
         summary,
         ...(description && { description }),

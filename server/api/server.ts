@@ -6,11 +6,9 @@ import pretty from 'pino-pretty'
 import { projectVersion } from '../trace/version.ts'
 import { createApp } from './app.ts'
 import type { MachineManager } from './machineManager.ts'
+import { DEFAULT_HOST, DEFAULT_PORT } from './schemas/request.ts'
 import { isLoopback, TOKEN_VARIABLE, tokenFor } from './security.ts'
 import { buildDashboard } from './webBuild.ts'
-
-export const DEFAULT_PORT = 8642
-export const DEFAULT_HOST = '127.0.0.1'
 
 export interface ServerOptions {
   readonly manager: MachineManager

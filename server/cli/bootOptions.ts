@@ -2,7 +2,7 @@
 /** The options of `boot` and `dev`. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums } from '../../protocol/messages.ts'
-import { DEFAULT_HOST } from '../api/server.ts'
+import { DEFAULT_HOST } from '../api/schemas/request.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { BBM_LEVELS, type BbmLevel, GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'

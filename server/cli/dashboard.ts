@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
-import { DEFAULT_PORT, type RunningServer, startServer } from '../api/server.ts'
+import { DEFAULT_PORT } from '../api/schemas/request.ts'
+import { type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { blockOptions } from '../policy/policy.ts'

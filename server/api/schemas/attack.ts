@@ -81,14 +81,18 @@ export const AttackRunSchema = named(
 export type AttackRunView = View<typeof AttackRunSchema>
 
 /** The attack each time that there is something new, at most a few times a second. */
-export interface AttackRunItem {
-  readonly id: number
-  readonly attack: AttackRunView
-}
+export const AttackRunItemSchema = Type.Object({ id: Type.Integer(), attack: Ref(AttackRunSchema) })
+export type AttackRunItem = View<typeof AttackRunItemSchema>
 
 export const attack = {
-  'GET /attack': { tag: 'attack', summary: 'The attack that runs, or ran last', answer: Ref(AttackRunSchema) },
+  'GET /attack': {
+    id: 'getAttack',
+    tag: 'attack',
+    summary: 'The attack that runs, or ran last',
+    answer: Ref(AttackRunSchema),
+  },
   'POST /attack': {
+    id: 'startAttack',
     tag: 'attack',
     summary: 'Start an attack on a policy',
     description: 'In a process of its own, at the lowest priority; the machine, if there is one, is not touched.',
@@ -97,12 +101,14 @@ export const attack = {
     problems: [409, 422],
   },
   'POST /attack/stop': {
+    id: 'stopAttack',
     tag: 'attack',
     summary: 'Stop the attack',
     answer: Ref(AttackRunSchema),
     problems: [409],
   },
   'GET /attack/findings/:n': {
+    id: 'getFinding',
     tag: 'attack',
     summary: 'A finding: its steps, each with the line that decided it, and the walk that reached the page',
     params: Type.Object({ n: Type.Integer({ minimum: 1 }) }),

@@ -52,8 +52,14 @@ export type BreakpointView = View<typeof BreakpointSchema>
 const Id = Type.Object({ id: Type.Integer({ minimum: 1 }) })
 
 export const breakpoints = {
-  'GET /breakpoints': { tag: 'breakpoints', summary: 'All breakpoints', answer: Type.Array(Ref(BreakpointSchema)) },
+  'GET /breakpoints': {
+    id: 'listBreakpoints',
+    tag: 'breakpoints',
+    summary: 'All breakpoints',
+    answer: Type.Array(Ref(BreakpointSchema)),
+  },
   'POST /breakpoints': {
+    id: 'createBreakpoint',
     tag: 'breakpoints',
     summary: 'Set a breakpoint',
     description:
@@ -64,21 +70,35 @@ export const breakpoints = {
     problems: [409, 422],
   },
   'PATCH /breakpoints/:id': {
+    id: 'changeBreakpoint',
     tag: 'breakpoints',
     summary: 'Switch a breakpoint on or off',
     params: Id,
     body: Type.Object({ enabled: Type.Boolean() }, { additionalProperties: false }),
     problems: [404],
   },
-  'DELETE /breakpoints/:id': { tag: 'breakpoints', summary: 'Remove a breakpoint', params: Id, problems: [404] },
+  'DELETE /breakpoints/:id': {
+    id: 'deleteBreakpoint',
+    tag: 'breakpoints',
+    summary: 'Remove a breakpoint',
+    params: Id,
+    problems: [404],
+  },
   'POST /break': {
+    id: 'stopAtNextTrap',
     tag: 'breakpoints',
     summary: 'Hold the next trap, whatever it is',
     body: Type.Object({ on: Type.Optional(Type.Boolean({ default: true })) }, { additionalProperties: false }),
     problems: [409],
   },
-  'GET /held': { tag: 'breakpoints', summary: 'The trap that is held', answer: Nullable(Ref(HeldSchema)) },
+  'GET /held': {
+    id: 'getHeldTrap',
+    tag: 'breakpoints',
+    summary: 'The trap that is held',
+    answer: Nullable(Ref(HeldSchema)),
+  },
   'POST /held/release': {
+    id: 'releaseHeldTrap',
     tag: 'breakpoints',
     summary: 'Release the held trap',
     body: Type.Object(

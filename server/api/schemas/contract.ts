@@ -17,7 +17,7 @@ import { pages } from './pages.ts'
 import { ProblemSchema } from './problem.ts'
 import type { AnswerOf, Route } from './route.ts'
 import { QueueSchema, SteSchema, smmus } from './smmus.ts'
-import { RowSchema, trace } from './trace.ts'
+import { EventSchema, RowSchema, trace, WarningSchema } from './trace.ts'
 
 export const contract = { ...lifecycle, ...trace, ...smmus, ...pages, ...breakpoints, ...faults, ...attack }
 export type Contract = typeof contract
@@ -30,6 +30,8 @@ export const NAMED = [
   StatusSchema,
   CountersSchema,
   RowSchema,
+  EventSchema,
+  WarningSchema,
   QueueSchema,
   SteSchema,
   BreakpointBodySchema,

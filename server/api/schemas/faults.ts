@@ -122,22 +122,40 @@ export const ArmBodySchema = named(
 )
 
 export const faults = {
-  'GET /faults/catalogue': { tag: 'faults', summary: 'Named faults', answer: Type.Array(Ref(EntrySchema)) },
-  'GET /faults': { tag: 'faults', summary: 'What is armed, and what fired', answer: Ref(FaultStatusSchema) },
+  'GET /faults/catalogue': {
+    id: 'listFaultCatalogue',
+    tag: 'faults',
+    summary: 'Named faults',
+    answer: Type.Array(Ref(EntrySchema)),
+  },
+  'GET /faults': {
+    id: 'getFaults',
+    tag: 'faults',
+    summary: 'What is armed, and what fired',
+    answer: Ref(FaultStatusSchema),
+  },
   'POST /faults': {
+    id: 'armFaults',
     tag: 'faults',
     summary: 'Arm rules; they replace those that are armed',
     body: Ref(ArmBodySchema),
     answer: Ref(FaultStatusSchema),
     problems: [409, 422],
   },
-  'DELETE /faults': { tag: 'faults', summary: 'Disarm all rules', problems: [409] },
+  'DELETE /faults': {
+    id: 'disarmFaults',
+    tag: 'faults',
+    summary: 'Disarm all rules',
+    problems: [409],
+  },
   'GET /faults/effect': {
+    id: 'getFaultEffect',
     tag: 'faults',
     summary: 'What was counted before rules were armed, and since',
     answer: Nullable(Ref(EffectSchema)),
   },
   'POST /faults/:rule/fire': {
+    id: 'fireFault',
     tag: 'faults',
     summary: 'Fire a rule of the point machine now',
     description: 'Its conditions are ignored. Rules of other points fire only with what happens there.',

@@ -247,17 +247,24 @@ const InfoSchema = Type.Object({
 })
 export type Info = View<typeof InfoSchema>
 
-const action = <const S extends string>(summary: S) =>
-  ({ tag: 'machine', summary, answer: Ref(StatusSchema), problems: [409] }) as const
+const action = <const I extends string, const S extends string>(id: I, summary: S) =>
+  ({ id, tag: 'machine', summary, answer: Ref(StatusSchema), problems: [409] }) as const
 
 export const lifecycle = {
   'GET /info': {
+    id: 'getInfo',
     tag: 'server',
     summary: 'Names that requests can use: policies, registers, commands, events, warnings',
     answer: InfoSchema,
   },
-  'GET /machine': { tag: 'machine', summary: 'What the machine is doing', answer: Ref(StatusSchema) },
+  'GET /machine': {
+    id: 'getMachine',
+    tag: 'machine',
+    summary: 'What the machine is doing',
+    answer: Ref(StatusSchema),
+  },
   'POST /machine/start': {
+    id: 'startMachine',
     tag: 'machine',
     summary: 'Start a machine',
     description: 'Answers when QEMU runs. Set-up is run first if it has not been yet.',
@@ -265,12 +272,13 @@ export const lifecycle = {
     answer: Ref(StatusSchema),
     problems: [409, 422],
   },
-  'POST /machine/pause': action('Stop the vCPUs'),
-  'POST /machine/resume': action('Let the vCPUs run again'),
-  'POST /machine/reset': action('Reset the machine'),
-  'POST /machine/power-off': action('Press the power button; a guest that listens shuts down'),
-  'POST /machine/kill': action('End QEMU now'),
+  'POST /machine/pause': action('pauseMachine', 'Stop the vCPUs'),
+  'POST /machine/resume': action('resumeMachine', 'Let the vCPUs run again'),
+  'POST /machine/reset': action('resetMachine', 'Reset the machine'),
+  'POST /machine/power-off': action('powerOffMachine', 'Press the power button; a guest that listens shuts down'),
+  'POST /machine/kill': action('killMachine', 'End QEMU now'),
   'POST /machine/qmp': {
+    id: 'executeQmp',
     tag: 'machine',
     summary: 'A QMP query',
     body: Type.Object({ command: Type.Enum([...QMP_COMMANDS]) }, { additionalProperties: false }),
@@ -278,15 +286,22 @@ export const lifecycle = {
     problems: [409],
   },
   'GET /machine/console': {
+    id: 'getConsole',
     tag: 'machine',
     summary: "The guest's serial console, as far as it is kept",
     answer: Type.Object({ text: Type.String(), next: Type.Integer() }),
   },
   'POST /machine/console': {
+    id: 'typeIntoConsole',
     tag: 'machine',
     summary: 'Type into the serial console',
     body: Type.Object({ text: Type.String({ minLength: 1, maxLength: 4096 }) }, { additionalProperties: false }),
     problems: [409],
   },
-  'GET /counters': { tag: 'machine', summary: 'Everything that is counted', answer: Ref(CountersSchema) },
+  'GET /counters': {
+    id: 'getCounters',
+    tag: 'machine',
+    summary: 'Everything that is counted',
+    answer: Ref(CountersSchema),
+  },
 } as const satisfies Routes

@@ -69,26 +69,25 @@ const AttacksSchema = Type.Object({
 })
 export type AttacksView = View<typeof AttacksSchema>
 
+export const PageItemSchema = Type.Object({
+  time: Type.Optional(Type.Number({ description: "guest's virtual clock at the trap before, ns" })),
+  id: Type.Integer(),
+  at: Type.String(),
+  operation: Type.Enum(['donate', 'reclaim', 'share', 'unshare']),
+  base: Type.String(),
+  size: Type.Integer(),
+  vm: Type.Integer({ description: '0: no VM' }),
+  result: Type.String(),
+})
 /** Pages that changed hands. */
-export interface PageItem {
-  /** Guest's virtual clock at the trap before, ns. */
-  readonly time?: number
-  readonly id: number
-  readonly at: string
-  readonly operation: 'donate' | 'reclaim' | 'share' | 'unshare'
-  readonly base: string
-  readonly size: number
-  /** 0: no VM. */
-  readonly vm: number
-  readonly result: string
-}
+export type PageItem = View<typeof PageItemSchema>
 
-export interface AttackItem {
-  readonly id: number
-  /** Machines started so far. */
-  readonly run: number
-  readonly attacks: AttacksView
-}
+export const AttackItemSchema = Type.Object({
+  id: Type.Integer(),
+  run: Type.Integer({ description: 'machines started so far' }),
+  attacks: AttacksSchema,
+})
+export type AttackItem = View<typeof AttackItemSchema>
 
 const ReachSchema = Type.Object({
   sid: Type.Integer(),
@@ -99,8 +98,9 @@ const ReachSchema = Type.Object({
 /** The pages that the stage 1 of a stream maps. */
 export type Reach = View<typeof ReachSchema>
 
-const change = <const S extends string>(summary: S) =>
+const change = <const I extends string, const S extends string>(id: I, summary: S) =>
   ({
+    id,
     tag: 'memory',
     summary,
     description: 'A result other than OK is the error of the hypervisor; nothing has changed then.',
@@ -118,6 +118,7 @@ const change = <const S extends string>(summary: S) =>
 
 export const pages = {
   'GET /memory/ownership': {
+    id: 'getOwnership',
     tag: 'memory',
     summary: 'Who owns the pages of a range',
     query: Type.Object(
@@ -132,6 +133,7 @@ export const pages = {
     problems: [409, 422],
   },
   'GET /memory/el2': {
+    id: 'getEl2',
     tag: 'memory',
     summary: 'Whether devices reach what a hypervisor at EL2 lets its host reach, as of now',
     description: 'Null: the machine has no EL2.',
@@ -139,11 +141,13 @@ export const pages = {
     problems: [409],
   },
   'GET /memory/attacks': {
+    id: 'listAttacks',
     tag: 'memory',
     summary: "What a protected VM's host attacked, and what stopped it",
     answer: AttacksSchema,
   },
   'GET /memory/reach': {
+    id: 'getReach',
     tag: 'memory',
     summary: 'What devices reach: the pages that the stage 1 of each stream maps',
     query: Type.Object(
@@ -154,6 +158,7 @@ export const pages = {
     problems: [404, 409],
   },
   'GET /memory/bytes': {
+    id: 'readMemory',
     tag: 'memory',
     summary: 'Guest memory',
     query: Type.Object(
@@ -166,6 +171,9 @@ export const pages = {
     answer: Type.Object({ address: HexText('start'), bytes: Type.String({ description: 'hexadecimal' }) }),
     problems: [409, 422],
   },
-  'POST /memory/donate': change('Give pages of the host to a protected VM: no vCPU and no device reaches them'),
-  'POST /memory/reclaim': change('Take pages back from a protected VM, zeroed'),
+  'POST /memory/donate': change(
+    'donatePages',
+    'Give pages of the host to a protected VM: no vCPU and no device reaches them',
+  ),
+  'POST /memory/reclaim': change('reclaimPages', 'Take pages back from a protected VM, zeroed'),
 } as const satisfies Routes

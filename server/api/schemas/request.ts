@@ -2,6 +2,10 @@
 /** HTTP requests for routes of the contract. Also used in the browser: of the schemas only types are imported. */
 import type { Input, RouteName } from './contract.ts'
 
+/** Where a server listens that was not told. */
+export const DEFAULT_PORT = 8642
+export const DEFAULT_HOST = '127.0.0.1'
+
 /** Where the routes are. */
 export const PREFIX = '/api/v1'
 

@@ -20,6 +20,8 @@ export const TAGS = {
 
 /** Its key is `METHOD /path`, with `:name` for parameters. */
 export interface Route {
+  /** The operationId: what generated clients call it. Never changed. */
+  readonly id: string
   readonly tag: keyof typeof TAGS
   readonly summary: string
   readonly description?: string

@@ -181,6 +181,7 @@ const Params = Type.Object({ smmu: Smmu })
 
 export const smmus = {
   'GET /smmus/:smmu/registers': {
+    id: 'getRegisters',
     tag: 'smmu',
     summary: 'Registers, as the host sees them and as the hardware has them',
     params: Params,
@@ -188,6 +189,7 @@ export const smmus = {
     problems: [404, 409],
   },
   'GET /smmus/:smmu/queues': {
+    id: 'getQueues',
     tag: 'smmu',
     summary: 'Command queue of the host, its shadow, and the event queue',
     params: Params,
@@ -195,6 +197,7 @@ export const smmus = {
     problems: [404, 409],
   },
   'GET /smmus/:smmu/streams': {
+    id: 'listStreams',
     tag: 'smmu',
     summary: 'Streams: devices and entries of the stream tables',
     params: Params,
@@ -202,6 +205,7 @@ export const smmus = {
     problems: [404, 409],
   },
   'GET /smmus/:smmu/streams/:sid': {
+    id: 'getStream',
     tag: 'smmu',
     summary: 'One stream: both entries, context descriptor, roots of its tables',
     params: Type.Object({ smmu: Smmu, sid: StreamId }),
@@ -210,6 +214,7 @@ export const smmus = {
     problems: [404, 409],
   },
   'GET /smmus/:smmu/table': {
+    id: 'getTable',
     tag: 'smmu',
     summary: 'One translation table, entries that are not invalid',
     params: Params,
@@ -228,6 +233,7 @@ export const smmus = {
     problems: [404, 409, 422],
   },
   'GET /smmus/:smmu/walk': {
+    id: 'walk',
     tag: 'smmu',
     summary: 'Translate an address step by step',
     description: 'Reads the tables as they stand in memory now; what the SMMU has cached may differ.',

@@ -1,56 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Messages of the WebSocket: a client subscribes to streams, the server sends their items. */
-import { Type } from 'typebox'
-import type { AttackRunItem } from './attack.ts'
-import type { FiringItem } from './faults.ts'
-import type { View } from './fields.ts'
-import type { CountersView, MachineStatus } from './lifecycle.ts'
-import type { AttackItem, PageItem } from './pages.ts'
-import { type EventItem, FilterSchema, type TrapRow, type WarningItem } from './trace.ts'
+import { type TSchema, Type } from 'typebox'
+import { AttackRunItemSchema } from './attack.ts'
+import { FiringItemSchema } from './faults.ts'
+import { named, Ref, type View } from './fields.ts'
+import { CountersSchema, StatusSchema } from './lifecycle.ts'
+import { AttackItemSchema, PageItemSchema } from './pages.ts'
+import { EventSchema, FilterSchema, RowSchema, WarningSchema } from './trace.ts'
 
-export interface ConsoleItem {
-  readonly id: number
-  readonly text: string
-}
+const ConsoleItemSchema = Type.Object({ id: Type.Integer(), text: Type.String() })
+export type ConsoleItem = View<typeof ConsoleItemSchema>
 
-export interface CounterItem {
-  readonly id: number
-  readonly at: number
-  readonly counters: CountersView
-}
+const CounterItemSchema = Type.Object({
+  id: Type.Integer(),
+  at: Type.Number({ description: 'ms since 1970' }),
+  counters: Ref(CountersSchema),
+})
+export type CounterItem = View<typeof CounterItemSchema>
 
-export interface StatusItem {
-  readonly id: number
-  readonly status: MachineStatus
-}
+const StatusItemSchema = Type.Object({ id: Type.Integer(), status: Ref(StatusSchema) })
+export type StatusItem = View<typeof StatusItemSchema>
 
 /** What the streams carry. */
-export interface StreamItems {
-  readonly traps: TrapRow
-  readonly events: EventItem
-  readonly warnings: WarningItem
-  readonly firings: FiringItem
-  readonly console: ConsoleItem
-  readonly counters: CounterItem
-  readonly machine: StatusItem
-  readonly pages: PageItem
-  readonly attacks: AttackItem
-  readonly attack: AttackRunItem
-}
+const ITEMS = {
+  traps: Ref(RowSchema),
+  events: Ref(EventSchema),
+  warnings: Ref(WarningSchema),
+  firings: named('FiringItem', FiringItemSchema),
+  console: named('ConsoleItem', ConsoleItemSchema),
+  counters: named('CounterItem', CounterItemSchema),
+  machine: named('StatusItem', StatusItemSchema),
+  pages: named('PageItem', PageItemSchema),
+  attacks: named('AttackItem', AttackItemSchema),
+  attack: named('AttackRunItem', AttackRunItemSchema),
+} as const satisfies Readonly<Record<string, TSchema>>
+
+export type StreamItems = { readonly [K in keyof typeof ITEMS]: View<(typeof ITEMS)[K]> }
 export type StreamName = keyof StreamItems
 
-export const STREAMS = [
-  'traps',
-  'events',
-  'warnings',
-  'firings',
-  'console',
-  'counters',
-  'machine',
-  'pages',
-  'attacks',
-  'attack',
-] as const satisfies readonly StreamName[]
+export const STREAMS = Object.keys(ITEMS) as StreamName[]
 
 export const SubscribeSchema = Type.Object(
   {
@@ -72,31 +60,51 @@ export const SubscribeSchema = Type.Object(
 )
 export type Subscribe = View<typeof SubscribeSchema>
 
-export const ClientMessageSchema = Type.Union([
-  Type.Object({ type: Type.Literal('auth'), token: Type.String({ maxLength: 512 }) }, { additionalProperties: false }),
-  SubscribeSchema,
-  Type.Object(
+/** By their `type`. */
+export const CLIENT_MESSAGES = {
+  auth: Type.Object(
+    { type: Type.Literal('auth'), token: Type.String({ maxLength: 512 }) },
+    { additionalProperties: false },
+  ),
+  subscribe: SubscribeSchema,
+  unsubscribe: Type.Object(
     { type: Type.Literal('unsubscribe'), id: Type.String({ maxLength: 64 }) },
     { additionalProperties: false },
   ),
+} as const
+
+export const ClientMessageSchema = Type.Union([
+  CLIENT_MESSAGES.auth,
+  CLIENT_MESSAGES.subscribe,
+  CLIENT_MESSAGES.unsubscribe,
 ])
 export type ClientMessage = View<typeof ClientMessageSchema>
 
-/** What the server sends. `session` changes when it restarts: ids of items start again. */
-export type ServerMessage =
-  | {
-      readonly type: 'hello'
-      readonly session: string
-      readonly streams: Readonly<Record<string, { readonly oldest: number; readonly next: number }>>
-    }
-  | { readonly type: 'subscribed'; readonly id: string; readonly stream: StreamName; readonly next: number }
-  | {
-      readonly type: 'items'
-      readonly id: string
-      /** Oldest first. */
-      readonly items: readonly StreamItems[StreamName][]
-      readonly next: number
-      /** So many were missed before these. */
-      readonly dropped?: number
-    }
-  | { readonly type: 'error'; readonly id?: string; readonly error: string }
+const next = Type.Integer({ description: 'id of the item that comes next' })
+const stream = Type.Enum([...STREAMS])
+const id = Type.String({ description: "the client's name for the subscription" })
+
+/** By their `type`. */
+export const SERVER_MESSAGES = {
+  hello: Type.Object({
+    type: Type.Literal('hello'),
+    session: Type.String({ description: 'changes when the server restarts: ids of items start again' }),
+    streams: Type.Record(Type.String(), Type.Object({ oldest: Type.Integer(), next: Type.Integer() })),
+  }),
+  subscribed: Type.Object({ type: Type.Literal('subscribed'), id, stream, next }),
+  items: Type.Object({
+    type: Type.Literal('items'),
+    id,
+    items: Type.Array(Type.Unsafe<StreamItems[StreamName]>(Type.Union(Object.values<TSchema>(ITEMS))), {
+      description: 'oldest first',
+    }),
+    next,
+    dropped: Type.Optional(Type.Integer({ description: 'so many were missed before these' })),
+  }),
+  error: Type.Object({ type: Type.Literal('error'), id: Type.Optional(id), error: Type.String() }),
+} as const
+
+type Message<K extends keyof typeof SERVER_MESSAGES> = View<(typeof SERVER_MESSAGES)[K]>
+
+/** What the server sends. */
+export type ServerMessage = { [K in keyof typeof SERVER_MESSAGES]: Message<K> }[keyof typeof SERVER_MESSAGES]

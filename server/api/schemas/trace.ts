@@ -106,29 +106,35 @@ const Told = Type.Number({
   description: "guest's virtual clock, ns; where the event has no time of its own, that of the trap before",
 })
 
-export const EventSchema = Type.Object({
-  id: Type.Integer(),
-  at: Type.String(),
-  kind: Type.String(),
-  name: Type.String(),
-  text: Type.String(),
-  time: Type.Optional(Told),
-  smmu: Type.Optional(Type.Integer()),
-  sid: Type.Optional(Type.Integer()),
-})
+export const EventSchema = named(
+  'EventItem',
+  Type.Object({
+    id: Type.Integer(),
+    at: Type.String(),
+    kind: Type.String(),
+    name: Type.String(),
+    text: Type.String(),
+    time: Type.Optional(Told),
+    smmu: Type.Optional(Type.Integer()),
+    sid: Type.Optional(Type.Integer()),
+  }),
+)
 export type EventItem = View<typeof EventSchema>
 
-export const WarningSchema = Type.Object({
-  id: Type.Integer(),
-  at: Type.String(),
-  time: Type.Optional(Told),
-  code: Type.String(),
-  section: Type.String({ description: 'where its rule stands: file of the repository, and anchor of the heading' }),
-  meaning: Type.String(),
-  expected: Type.Boolean(),
-  values: Type.String(),
-  row: Type.Integer({ description: 'id of the trap row' }),
-})
+export const WarningSchema = named(
+  'WarningItem',
+  Type.Object({
+    id: Type.Integer(),
+    at: Type.String(),
+    time: Type.Optional(Told),
+    code: Type.String(),
+    section: Type.String({ description: 'where its rule stands: file of the repository, and anchor of the heading' }),
+    meaning: Type.String(),
+    expected: Type.Boolean(),
+    values: Type.String(),
+    row: Type.Integer({ description: 'id of the trap row' }),
+  }),
+)
 export type WarningItem = View<typeof WarningSchema>
 
 const Limit = Type.Integer({ minimum: 1, maximum: 2_000, default: 200 })
@@ -201,12 +207,14 @@ const Page = Type.Object(
 
 export const trace = {
   'GET /traps': {
+    id: 'listTraps',
     tag: 'trace',
     summary: 'Traps, oldest first',
     query: TrapsQuery,
     answer: Type.Object({ oldest: Type.Integer(), next: Type.Integer(), items: Type.Array(Ref(RowSchema)) }),
   },
   'GET /traps/timeline': {
+    id: 'getTimeline',
     tag: 'trace',
     summary: 'How many traps there were over time, and what else happened',
     description: 'Of this machine, or of the last one; as far as its traps are still in the log.',
@@ -214,6 +222,7 @@ export const trace = {
     answer: TimelineSchema,
   },
   'GET /traps/:id': {
+    id: 'getTrap',
     tag: 'trace',
     summary: 'One trap, with all that was done for it',
     params: Type.Object({ id: Type.Integer({ minimum: 1 }) }),
@@ -221,6 +230,7 @@ export const trace = {
     problems: [404],
   },
   'GET /traps/numbered/:seq': {
+    id: 'getNumberedTrap',
     tag: 'trace',
     summary: 'The row of the trap that has this number in its machine',
     params: Type.Object({ seq: Type.Integer({ minimum: 1 }) }),
@@ -228,18 +238,21 @@ export const trace = {
     problems: [404],
   },
   'GET /events': {
+    id: 'listEvents',
     tag: 'trace',
     summary: 'Event records of the hardware, guard faults, losses',
     query: Page,
-    answer: Type.Object({ next: Type.Integer(), items: Type.Array(EventSchema) }),
+    answer: Type.Object({ next: Type.Integer(), items: Type.Array(Ref(EventSchema)) }),
   },
   'GET /warnings': {
+    id: 'listWarnings',
     tag: 'trace',
     summary: 'Hyp warnings',
     query: Page,
-    answer: Type.Object({ next: Type.Integer(), items: Type.Array(WarningSchema) }),
+    answer: Type.Object({ next: Type.Integer(), items: Type.Array(Ref(WarningSchema)) }),
   },
   'GET /trace': {
+    id: 'downloadTrace',
     tag: 'trace',
     summary: 'Download the recording of this run',
     description:

@@ -8,10 +8,16 @@ import type { Command } from 'commander'
 import { WebSocket } from 'ws'
 import type { Answer, InputArgs, RouteName } from '../../api/schemas/contract.ts'
 import type { ProblemBody } from '../../api/schemas/problem.ts'
-import { type HttpRequest, PREFIX, requestFor, STREAM_PATH } from '../../api/schemas/request.ts'
+import {
+  DEFAULT_HOST,
+  DEFAULT_PORT,
+  type HttpRequest,
+  PREFIX,
+  requestFor,
+  STREAM_PATH,
+} from '../../api/schemas/request.ts'
 import type { ServerMessage, StreamItems, StreamName, Subscribe } from '../../api/schemas/subscriptions.ts'
 import { TOKEN_VARIABLE } from '../../api/security.ts'
-import { DEFAULT_HOST, DEFAULT_PORT } from '../../api/server.ts'
 import { UsageError } from '../exit.ts'
 import { print, say } from '../terminal.ts'
 

@@ -8,6 +8,7 @@ import type { Client } from '../../../server/cli/ctl/client.ts'
 
 const routes = {
   'GET /things/:id': {
+    id: 'getThing',
     tag: 'server',
     summary: 'a thing',
     params: Type.Object({ id: Type.Integer() }),
