@@ -9,6 +9,7 @@ import { BBM_LEVELS, type BbmLevel, GRANULES, SERIES_STEPS, type SeriesStep } fr
 import { EL2_KERNEL, EL2_MODES, type El2Mode } from '../run/el2.ts'
 import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
+import { STALL_SECONDS } from '../run/stall.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
 import { faultNames, folder, inputFile, outputFile } from './paths.ts'
@@ -50,6 +51,7 @@ export interface BootOptions {
   /** A file, or false for none; absent: in the run's folder. */
   readonly record?: string | false
   readonly recordLimit: string
+  readonly requireRecording?: boolean
   readonly quiet?: boolean
   readonly qemuArg: readonly string[]
   /** Seconds that the machine waits for a lost server. */
@@ -81,6 +83,7 @@ export const OF_THE_SERVER: readonly string[] = [
   'faithful',
   'translate',
   'faults',
+  'requireRecording',
 ]
 
 /** Of every command that starts machines. */
@@ -195,7 +198,12 @@ export function bootOptions(command: Command, reconnect: number): Command {
       integer(0, 86_400),
       reconnect,
     )
-    .option('--timeout <s>', 'time limit of the guest; 0: none', integer(0, 1_000_000), 300)
+    .option(
+      '--timeout <s>',
+      `time limit of the guest, which ends after ${STALL_SECONDS} s already when all it does is wait for the SMMU; 0: none`,
+      integer(0, 1_000_000),
+      300,
+    )
     .option('--report <file>', 'write the report as JSON', outputFile)
     .addOption(
       new Option('--translate <mode>', 'who translates for devices: QEMU’s model, the server, or both compared')
@@ -204,6 +212,10 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .option('--record <file>', 'where the run is recorded; by default in the runs folder', outputFile)
     .option('--no-record', 'do not record')
+    .option(
+      '--require-recording',
+      'a run has not passed when records are missing: the disk was full, or not fast enough',
+    )
     .option('--record-limit <size>', 'size limit of the recording; the middle of a longer one is left out', size, '2G')
     .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue', faultNames)
     .option('--seed <n>', 'seed of everything random in faults', integer(0, 0xffff_ffff), 1)

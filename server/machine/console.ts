@@ -10,7 +10,13 @@ const MAX_LINE = 8192
  * The guest's serial console: every byte to the log file, whole lines to listeners (`line`, without the line end), raw
  * chunks to whoever shows them (`data`).
  */
-export class GuestConsole extends EventEmitter<{ line: [string]; data: [Buffer]; end: [] }> {
+export class GuestConsole extends EventEmitter<{
+  line: [string]
+  data: [Buffer]
+  end: []
+  /** The log file takes no more: why. */
+  refused: [string]
+}> {
   readonly logPath: string
   readonly #stream: Readable
   /** Undefined: it can't be written to. */
@@ -24,9 +30,10 @@ export class GuestConsole extends EventEmitter<{ line: [string]; data: [Buffer];
     const log = createWriteStream(logPath)
     this.#log = log
     // A full disk must not end the run: the console goes on, the log is short.
-    log.on('error', () => {
+    log.on('error', error => {
       this.#log = undefined
       stream.resume()
+      this.emit('refused', error.message)
     })
     log.on('drain', () => stream.resume())
     stream.on('data', (chunk: Buffer) => this.#push(chunk))

@@ -4,6 +4,7 @@ import type { SessionEnd } from '../control/session.ts'
 import type { GuestEvent } from '../machine/guestEvents.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { Facility } from '../policy/inspect.ts'
+import type { RecorderSummary } from '../trace/recorder.ts'
 import type { Ending } from './ending.ts'
 import { isolationViolation } from './isolation.ts'
 
@@ -57,4 +58,13 @@ export function workloadFailure(
   if (step) return failed(`guest step "${step.event}": ${step.error ?? 'failed'}`)
   if (events.some(({ event }) => event === 'done')) return undefined
   return failed('the guest ended without saying that it was done')
+}
+
+/** What a run that asks for its whole recording fails for. @param recording absent: there is none */
+export function notRecorded(recording: RecorderSummary | undefined): Ending<'not-recorded'> | undefined {
+  const missing = recording === undefined ? undefined : recording.lost + recording.refused
+  if (missing === 0) return undefined
+  const why = recording?.error === undefined ? '' : `: ${recording.error}`
+  const message = missing === undefined ? 'nothing was recorded' : `${missing} records are missing${why}`
+  return { outcome: 'not-recorded', message }
 }

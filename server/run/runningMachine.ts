@@ -95,9 +95,14 @@ export class RunningMachine {
    * Records what the trap thread does. Without one of its own there is nothing to record: undefined.
    * @param path default: in the run's folder
    * @param limit bytes; the middle of a longer recording is left out
+   * @param say told when the disk refuses what is recorded, and when it takes it again
    * @throws Error when the file cannot be written
    */
-  async record(path = join(this.folder, 'trace'), limit?: number): Promise<Recorder | undefined> {
+  async record(
+    path = join(this.folder, 'trace'),
+    limit?: number,
+    say?: (message: string) => void,
+  ): Promise<Recorder | undefined> {
     const { session } = this
     const { policy } = this.#options
     if (session.pump === undefined || policy === undefined) return undefined
@@ -107,7 +112,12 @@ export class RunningMachine {
       kernel: this.#kernel.version,
       image: resolve(this.#kernel.image),
     })
-    const recorder = await Recorder.open({ path, header, ...(limit !== undefined && { limit }) })
+    const recorder = await Recorder.open({
+      path,
+      header,
+      ...(limit !== undefined && { limit }),
+      ...(say && { say }),
+    })
     const warnings = () => session.thread?.policy?.warnings
     if (session.hello !== undefined) recorder.describe(describeMachine(session.hello), warnings)
     session.on('connected', hello => recorder.describe(describeMachine(hello), warnings))

@@ -54,6 +54,8 @@ export interface RecorderOptions {
   readonly format?: number
   /** Bytes of all segments together; default 2 GiB. A recording below an eighth of it is one file. */
   readonly limit?: number
+  /** Told when the disk begins to refuse what is recorded, and when it takes it again. */
+  readonly say?: (message: string) => void
 }
 
 const DEFAULT_LIMIT = 2 ** 31
@@ -126,6 +128,8 @@ export class Recorder implements Sink {
   #error: string | undefined
   /** The disk refused: until then nothing is written. */
   #retryAt: number | undefined
+  /** The disk refuses, which was said; how many records had been refused before. */
+  #refusing: { readonly before: number } | undefined
   #writing: Promise<void> | undefined
 
   #machine: MachineDescription | undefined
@@ -311,6 +315,7 @@ export class Recorder implements Sink {
     if (this.#blocks > 1 && this.#position >= this.#segmentLimit) await this.#rotate()
     await this.#append(info, packer.buffer.subarray(0, packer.length))
     this.#records += info.records
+    this.#taken()
   }
 
   async #append(block: BlockInfo, payload: Buffer): Promise<void> {
@@ -327,7 +332,12 @@ export class Recorder implements Sink {
     const size = parts.reduce((sum, { length }) => sum + length, 0)
     try {
       const { bytesWritten } = await this.#file.writev(parts, this.#position)
-      if (bytesWritten < size) throw new Error(`the disk took ${bytesWritten} of ${size} bytes`)
+      if (bytesWritten < size) {
+        // Why it took no more, it says when it is given the rest.
+        const rest = Buffer.concat(parts).subarray(bytesWritten)
+        const { bytesWritten: more } = await this.#file.writev([rest], this.#position + bytesWritten)
+        if (more < rest.length) throw new Error(`the disk took ${bytesWritten + more} of ${size} bytes`)
+      }
     } catch (error) {
       this.#torn = true
       throw error
@@ -400,5 +410,16 @@ export class Recorder implements Sink {
   #fail(error: unknown): void {
     this.#error = error instanceof Error ? error.message : String(error)
     this.#retryAt = performance.now() + RETRY
+    if (this.#refusing !== undefined) return
+    this.#refusing = { before: this.#refused }
+    this.#options.say?.(`NOT RECORDED from here on: ${this.#options.path}: ${this.#error}`)
+  }
+
+  /** The disk took a block. */
+  #taken(): void {
+    if (this.#refusing === undefined) return
+    const missing = this.#refused - this.#refusing.before
+    this.#refusing = undefined
+    this.#options.say?.(`recorded again: ${this.#options.path}: ${missing} records are missing`)
   }
 }

@@ -111,6 +111,24 @@ describe('a run that goes wrong says so, once, and leaves nothing behind', () =>
     expect(leftovers(pid)).toEqual([])
   })
 
+  test.each([
+    [[], 0, 'ok'],
+    [['--require-recording'], 1, 'not-recorded'],
+  ])(
+    'a disk that is full is said when it happens, and counts only if that is asked for: %j',
+    async (more, code, end) => {
+      let before = ''
+      const run = await cosim(['boot', '--record', '/dev/full', ...more], {
+        onErrors: text => {
+          if (!text.includes(`smmu-cosim: ${end}`)) before = text
+        },
+      })
+      expect(before).toMatch(/^smmu-cosim: NOT RECORDED from here on: \/dev\/full: ENOSPC: no space left on device/m)
+      expect([run.code, run.report?.outcome], run.said).toEqual([code, end])
+      expect(run.stderr).toMatch(/trace {3}\/dev\/full .* LOST: ENOSPC/)
+    },
+  )
+
   test('a guest that never reaches userspace: guest-hung', async () => {
     const { code, report, pid } = await cosim(['boot', '--policy', 'passthrough', '--timeout', '2'])
     expect(code).toBe(1)

@@ -25,6 +25,23 @@ test('a command error: Linux skips the command and the work goes on; the firing 
   expect(traced).toHaveLength(1)
 })
 
+test('a fault is announced when it fires, and a guest that it leaves waiting is not waited for until --timeout', async () => {
+  let before = ''
+  const { report, stderr } = await cosim(['boot', '--faults', 'sync-hangs'], {
+    onErrors: text => {
+      if (!text.includes('guest-hung')) before = text
+    },
+  })
+  expect(before).toMatch(/^smmu-cosim: fault hang fires at trap \d+: host command SYNC/m)
+  expect([report?.outcome, report?.message], stderr).toEqual([
+    'guest-hung',
+    expect.stringMatching(
+      /waits for the SMMU in vain: its commands are not consumed: CMDQ_CONS has been 0x\w+ for 30 s/,
+    ),
+  ])
+  expect(report?.wallMs).toBeLessThan(150_000)
+})
+
 test('a page that stays mapped when it is donated is seen by the hypervisor’s own check', async () => {
   const { faults } = await boot('--faults', 'donate-unmap-lost')
   // In a fresh boot the rule meets the page's first entry as well.

@@ -39,7 +39,9 @@ afterEach(() => {
 /** A recorder, and a clock that goes on when it is told to. */
 async function start(path: string, limit?: number) {
   const { machine, ...rest } = header
-  const recorder = await Recorder.open({ path, header: rest, ...(limit !== undefined && { limit }) })
+  const said: string[] = []
+  const say = (message: string) => said.push(message)
+  const recorder = await Recorder.open({ path, header: rest, say, ...(limit !== undefined && { limit }) })
   recorder.describe(machine)
   let now = 1
   vi.spyOn(performance, 'now').mockImplementation(() => now)
@@ -47,6 +49,7 @@ async function start(path: string, limit?: number) {
   const outcome = { write: 1, aborted: 0, lastTrapNs: 0, released: 0, duration: 300 }
   return {
     recorder,
+    said,
     /** Traps, each with a command, in a block of their own. */
     async block(traps: number) {
       for (let i = 0; i < traps; i++) {
@@ -88,12 +91,16 @@ function check(path: string, written: number): number {
 
 test('a gap is said where it is, and everything else is there', async () => {
   const path = join(folder(), 'trace')
-  const { recorder, block, pass, count } = await start(path)
+  const { recorder, said, block, pass, count } = await start(path)
   await block(10)
   disk.room = 100
   await block(10)
+  // It is said when it happens, once, with the reason.
+  expect(said).toEqual([`NOT RECORDED from here on: ${path}: ENOSPC: no space left on device`])
   // What comes before the next try is not even tried.
   await block(5)
+  pass(1001)
+  await block(0)
   disk.room = Number.POSITIVE_INFINITY
   pass(1001)
   await block(7)
@@ -103,8 +110,9 @@ test('a gap is said where it is, and everything else is there', async () => {
     refused: 30,
     lost: 0,
     records: 64 - 30 + 1,
-    error: expect.stringMatching(/disk|ENOSPC/),
+    error: expect.stringMatching(/ENOSPC/),
   })
+  expect(said.slice(1)).toEqual([`recorded again: ${path}: 30 records are missing`])
 })
 
 test('a disk that stays full: what is there can be read, and the file says what it can', async () => {

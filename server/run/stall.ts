@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Recognises a guest that waits for the SMMU in vain: before the time limit of the run, and with what it waits for. */
+import { hex } from '../smmu/bits.ts'
+import { ARM_SMMU_CMDQ_CONS, ARM_SMMU_CMDQ_PROD, registerName } from '../smmu/registers.ts'
+import { f64At, type Layout, u32At } from '../trace/layout.ts'
+import type { Sink } from '../trace/pump.ts'
+import type { TraceRecord } from '../trace/records.ts'
+import type { RingReader } from '../trace/ring.ts'
+
+/** So long a guest looks at one value, s. Linux gives up a CMD_SYNC after 1 s, and goes on to the next one. */
+export const STALL_SECONDS = 30
+/** Looks further apart are no wait: the machine was paused, a trap was held, or the guest did something else, ns. */
+const MAX_GAP = 5e9
+
+/** Looks at one value. Times are the server's clock, ns. */
+interface Wait {
+  readonly offset: number
+  readonly value: number
+  readonly since: number
+  last: number
+}
+
+/** What of an access of a vCPU counts. */
+export interface Access {
+  readonly smmu: number
+  readonly write: boolean
+  /** In the register frame. */
+  readonly offset: number
+  /** Low half. */
+  readonly value: number
+  /** Server's clock, ns. */
+  readonly start: number
+}
+
+/**
+ * A guest waits in vain when for 30 s it has looked at CMDQ_CONS again and again, which stands still in front of CMDQ_PROD; or when
+ * it has done nothing else than read one register, which does not change, and its console was silent. A guest that computes, or
+ * sleeps, does neither.
+ */
+export class Stall implements Sink {
+  readonly ready = true
+  readonly #stalled: (message: string) => void
+  /** CMDQ_PROD, and the wait for CMDQ_CONS, of each SMMU. */
+  readonly #prod = new Map<number, number>()
+  readonly #cons = new Map<number, Wait>()
+  /** Since the last access or line that was anything else. */
+  #poll: Wait | undefined
+  #told = false
+
+  /** @param stalled called once at most */
+  constructor(stalled: (message: string) => void) {
+    this.#stalled = stalled
+  }
+
+  fromRing({ words, doubles }: RingReader, { name }: Layout, at: number): void {
+    if (name !== 'trap') return
+    this.access({
+      smmu: words[at + u32At.trap.smmu] ?? 0,
+      write: words[at + u32At.trap.write] === 1,
+      offset: words[at + u32At.trap.offset] ?? 0,
+      value: words[at + u32At.trap.lo] ?? 0,
+      start: doubles[(at >> 1) + f64At.trap.start] ?? 0,
+    })
+  }
+
+  record({ kind }: TraceRecord): void {
+    if (kind === 'console') this.#poll = undefined
+  }
+
+  flush(): void {}
+
+  access({ smmu, write, offset, value, start }: Access): void {
+    if (write) {
+      this.#poll = undefined
+      if (offset === ARM_SMMU_CMDQ_PROD) this.#prod.set(smmu, value)
+      return
+    }
+    this.#poll = goesOn(this.#poll, offset, value, start)
+    if (isLong(this.#poll)) {
+      this.#tell(`it reads nothing but ${registerName(offset)}, which has been ${hex(value)} for ${STALL_SECONDS} s`)
+    }
+    if (offset !== ARM_SMMU_CMDQ_CONS) return
+    const prod = this.#prod.get(smmu)
+    if (prod === undefined || prod === value) {
+      this.#cons.delete(smmu)
+      return
+    }
+    const wait = goesOn(this.#cons.get(smmu), offset, value, start)
+    this.#cons.set(smmu, wait)
+    if (isLong(wait)) {
+      const queue = `CMDQ_CONS has been ${hex(value)} for ${STALL_SECONDS} s, CMDQ_PROD is ${hex(prod)}`
+      this.#tell(`its commands are not consumed: ${queue}`)
+    }
+  }
+
+  #tell(why: string): void {
+    if (this.#told) return
+    this.#told = true
+    this.#stalled(`the guest waits for the SMMU in vain: ${why}`)
+  }
+}
+
+const isLong = ({ since, last }: Wait): boolean => last - since >= STALL_SECONDS * 1e9
+
+/** The same wait, or another one that begins. */
+function goesOn(wait: Wait | undefined, offset: number, value: number, start: number): Wait {
+  const same = wait?.offset === offset && wait.value === value && start - wait.last <= MAX_GAP
+  if (!same) return { offset, value, since: start, last: start }
+  wait.last = start
+  return wait
+}
