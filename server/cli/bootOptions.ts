@@ -78,6 +78,8 @@ export const OF_THE_SERVER: readonly string[] = [
   'quirk',
   'requireIsolation',
   'ats',
+  'blocks',
+  'bbm',
   'panicOnWarn',
   'oracle',
   'faithful',

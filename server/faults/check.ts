@@ -198,6 +198,30 @@ const COMMAND_FIELDS: Readonly<Record<CommandField, { readonly opcodes: Readonly
     leaf: { opcodes: WITH_LEAF, name: 'Leaf bit' },
   }
 
+/** Names are looked at in rules of any shape, so that a wrong field hides no wrong name. */
+function checkName(
+  name: unknown,
+  kind: keyof typeof NAMES,
+  number: (name: string) => unknown,
+  path: Path,
+  flaws: Flaw[],
+): void {
+  if (typeof name !== 'string' || number(name) !== undefined) return
+  const bare = name.toUpperCase().replace(/^(ARM_SMMU_|CMDQ_OP_|EVT_ID_)/, '')
+  flaws.push({ path, message: `no ${kind} "${name.slice(0, 60)}"${near(bare, NAMES[kind])}` })
+}
+
+/** Of registers, commands and events. */
+function checkNames(rule: Fields, path: Path, flaws: Flaw[]): void {
+  const where = isObject(rule.where) ? rule.where : {}
+  const what = isObject(rule.what) ? rule.what : {}
+  checkName(where.register, 'register', register, [...path, 'where', 'register'], flaws)
+  checkName(where.command, 'command', commandNumber, [...path, 'where', 'command'], flaws)
+  checkName(where.event, 'event', eventNumber, [...path, 'where', 'event'], flaws)
+  if (what.do === 'fault' || what.do === 'event')
+    checkName(what.event, 'event', eventNumber, [...path, 'what', 'event'], flaws)
+}
+
 class RuleCheck {
   readonly #flaws: Flaw[]
   readonly #path: Path
@@ -213,33 +237,11 @@ class RuleCheck {
     this.#flaws.push({ path: [...this.#path, ...at], message })
   }
 
-  #name<N extends string | number>(
-    at: readonly string[],
-    name: N | undefined,
-    kind: keyof typeof NAMES,
-    number: (name: N) => unknown,
-  ) {
-    if (typeof name === 'number' || name === undefined) return
-    if (number(name) === undefined) {
-      const bare = name.toUpperCase().replace(/^(ARM_SMMU_|CMDQ_OP_|EVT_ID_)/, '')
-      this.#flaw(at, `no ${kind} "${name}"${near(bare, NAMES[kind])}`)
-    }
-  }
-
   run(context: CheckContext): void {
-    this.#names()
     this.#action()
     this.#when()
     this.#matchable()
     this.#context(context)
-  }
-
-  #names(): void {
-    const { where, what } = this.#rule
-    if ('register' in where) this.#name(['where', 'register'], where.register, 'register', register)
-    if ('command' in where) this.#name(['where', 'command'], where.command, 'command', commandNumber)
-    if ('event' in where) this.#name(['where', 'event'], where.event, 'event', eventNumber)
-    if (what.do === 'fault' || what.do === 'event') this.#name(['what', 'event'], what.event, 'event', eventNumber)
   }
 
   #action(): void {
@@ -415,14 +417,21 @@ class RuleCheck {
   }
 }
 
+/** What of a rule of any shape says in which order it acts. */
+function orderOf(rule: unknown): { readonly name?: string; readonly after?: string } {
+  const { name, when } = isObject(rule) ? rule : {}
+  const after = isObject(when) ? when.after : undefined
+  return { ...(typeof name === 'string' && { name }), ...(typeof after === 'string' && { after }) }
+}
+
 /** `after`: known rules, and no cycles. */
-function checkOrder(rules: readonly FaultRule[], path: Path, flaws: Flaw[]): void {
-  const names = rules.map(({ name }) => name)
-  for (const [i, { name, when }] of rules.entries()) {
-    if (names.indexOf(name) !== i)
+function checkOrder(all: readonly unknown[], path: Path, flaws: Flaw[]): void {
+  const rules = all.map(orderOf)
+  const names = rules.flatMap(({ name }) => name ?? [])
+  for (const [i, { name, after }] of rules.entries()) {
+    if (name !== undefined && rules.findIndex(other => other.name === name) !== i)
       flaws.push({ path: [...path, i, 'name'], message: `there is a rule "${name}" already` })
-    const after = when?.after
-    if (after === undefined) continue
+    if (name === undefined || after === undefined) continue
     const at = [...path, i, 'when', 'after']
     if (!names.includes(after)) flaws.push({ path: at, message: `no rule "${after}"${near(after, names)}` })
     const seen = new Set([name])
@@ -434,7 +443,7 @@ function checkOrder(rules: readonly FaultRule[], path: Path, flaws: Flaw[]): voi
       }
       seen.add(next)
       const current: string = next
-      next = rules.find(rule => rule.name === current)?.when?.after
+      next = rules.find(rule => rule.name === current)?.after
     }
   }
 }
@@ -493,13 +502,14 @@ export function checkRules(value: unknown, context: CheckContext = {}, path: Pat
   if (!Array.isArray(value) || value.length === 0 || value.length > MAX_RULES) {
     return [{ path, message: `expected a list of 1 to ${MAX_RULES} rules` }]
   }
-  let sound = true
-  for (const [i, rule] of value.entries()) if (!checkShape(rule, [...path, i], flaws)) sound = false
-  if (!sound) return flaws
-  const rules = value as FaultRule[]
-  for (const [i, rule] of rules.entries()) new RuleCheck(rule, [...path, i], flaws).run(context)
-  checkOrder(rules, path, flaws)
-  if (flaws.length === 0) checkOverlaps(rules, path, flaws)
+  for (const [i, rule] of value.entries()) {
+    const at = [...path, i]
+    const sound = checkShape(rule, at, flaws)
+    if (isObject(rule)) checkNames(rule, at, flaws)
+    if (sound) new RuleCheck(rule, at, flaws).run(context)
+  }
+  checkOrder(value, path, flaws)
+  if (flaws.length === 0) checkOverlaps(value as FaultRule[], path, flaws)
   return flaws
 }
 
@@ -515,12 +525,12 @@ export function checkEntry(value: unknown, path: Path = []): Flaw[] {
     const session = (EntrySchema as unknown as { properties: { session: TSchema } }).properties.session
     checkFields(session, value.session, [...path, 'session'], flaws)
   }
-  if (flaws.length > 0) return flaws
-  const { session } = value as unknown as CatalogueEntry
+  // Of a session that is wrong nothing is known of what the rules can do.
+  const { session } = flaws.length > 0 ? {} : (value as unknown as CatalogueEntry)
   const context = {
     policy: 'pkvm',
-    until: session?.until ?? 'nested',
-    translate: session?.translate ?? 'hardware',
+    ...(flaws.length === 0 && { until: session?.until ?? 'nested', translate: session?.translate ?? 'hardware' }),
   }
-  return checkRules(value.rules, context, [...path, 'rules'])
+  if (value.rules !== undefined) flaws.push(...checkRules(value.rules, context, [...path, 'rules']))
+  return flaws
 }

@@ -7,6 +7,8 @@ import type { CatalogueEntry, FaultRule } from './rule.ts'
 /** Larger files are refused unread. */
 export const MAX_FILE_BYTES = 1 << 20
 const MAX_FLAWS = 50
+/** So many are looked for in the file, to be told in its order: each costs a look at the keys around it. */
+const MAX_PLACED = 500
 /** Collections in each other, as the parser counts them; an entry's rules are ten deep. */
 const MAX_DEPTH = 64
 /** Words and marks of a file; the whole catalogue has fewer. */
@@ -54,14 +56,27 @@ export function parseFile(text: string, file: string, context: CheckContext = {}
     return complain([{ line, column: col, message }])
   }
   const document = parse(text, lines, at)
+  const placed = ({ offset, message }: { offset: number; message: string }) => {
+    const { line, col } = lines.linePos(offset)
+    return { line, column: col, message }
+  }
+  // What is broken has no values that could be looked at.
+  const broken = document.errors.map(({ pos: [offset], message }) => placed({ offset, message }))
+  if (broken.length > 0) complain(broken)
+  const twice = duplicateKeys(document.contents).map(key =>
+    placed({ offset: key.range?.[0] ?? 0, message: `there is a "${String(key)}" here already` }),
+  )
   let value: unknown
   try {
     value = plain(document.toJS({ maxAliasCount: MAX_ALIASES }))
   } catch (error) {
     complain([{ line: 1, column: 1, message: (error as Error).message }])
   }
-  const flaws = check(value, context).slice(0, MAX_FLAWS)
-  if (flaws.length > 0) complain(flaws.map(flaw => ({ ...place(document, lines, flaw), message: worded(flaw) })))
+  const flaws = check(value, context)
+    .slice(0, MAX_PLACED)
+    .map(flaw => ({ ...place(document, lines, flaw), message: worded(flaw) }))
+  const all = [...twice, ...flaws].sort((a, b) => a.line - b.line || a.column - b.column)
+  if (all.length > 0) complain(all)
   return value as FaultFile
 }
 
@@ -86,37 +101,25 @@ function parse(text: string, lines: LineCounter, at: (offset: number, message: s
     for (const next of composer.compose(parser.parse(text), true, text.length)) {
       if (document !== undefined) at(next.range[0], 'a second document: a file has one')
       document = next
-      const [broken] = document.errors
-      if (broken !== undefined) at(broken.pos[0], broken.message)
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error
     at(parser.offset, error.message)
   }
   if (document === undefined) return at(0, 'there is nothing in it')
-  const twice = document.contents === null ? undefined : duplicateKey(document.contents)
-  if (twice !== undefined) at(twice.range?.[0] ?? 0, `there is a "${String(twice)}" here already`)
   return document
 }
 
-/** The first key that a map has twice. */
-function duplicateKey(node: unknown): Node | undefined {
-  if (isSeq(node)) return first(node.items, duplicateKey)
-  if (!isMap(node)) return undefined
+/** Keys that a map has already. */
+function duplicateKeys(node: unknown): Node[] {
+  if (isSeq(node)) return node.items.flatMap(duplicateKeys)
+  if (!isMap(node)) return []
   const seen = new Set<unknown>()
-  return first(node.items, ({ key, value }) => {
-    if (isScalar(key) && seen.has(key.value)) return key
+  return node.items.flatMap(({ key, value }) => {
+    const twice = isScalar(key) && seen.has(key.value) ? [key] : []
     if (isScalar(key)) seen.add(key.value)
-    return duplicateKey(value)
+    return [...twice, ...duplicateKeys(value)]
   })
-}
-
-function first<T, R>(items: readonly T[], find: (item: T) => R | undefined): R | undefined {
-  for (const item of items) {
-    const found = find(item)
-    if (found !== undefined) return found
-  }
-  return undefined
 }
 
 function check(value: unknown, context: CheckContext): Flaw[] {

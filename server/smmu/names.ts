@@ -40,11 +40,11 @@ export function registerOffset(name: string): number | undefined {
   return REGISTERS.find(register => register.name === bare)?.offset
 }
 
-/** The nearest of some names by edits, if one is near. */
+/** The nearest of some names, if it is near: as many typing mistakes as a third of its letters, and one letter is no name. */
 export function nearest(name: string, names: readonly string[]): string | undefined {
   const wanted = name.toUpperCase().slice(0, 80)
   let best: string | undefined
-  let distance = Math.max(3, Math.ceil(wanted.length / 3))
+  let distance = Math.floor(wanted.length / 3) + 1
   for (const candidate of names) {
     const d = edits(wanted, candidate.toUpperCase(), distance)
     if (d < distance) {
@@ -55,16 +55,21 @@ export function nearest(name: string, names: readonly string[]): string | undefi
   return best
 }
 
-/** Levenshtein distance, or anything from `limit` on. */
+/** Letters left out, put in, replaced, or next to each other and exchanged; or anything from `limit` on. */
 function edits(a: string, b: string, limit: number): number {
   if (Math.abs(a.length - b.length) >= limit) return limit
+  let before: number[] = []
   let row = Array.from({ length: b.length + 1 }, (_, i) => i)
   for (let i = 1; i <= a.length; i++) {
     const next = [i]
     for (let j = 1; j <= b.length; j++) {
       const cost = a[i - 1] === b[j - 1] ? 0 : 1
-      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + cost))
+      let least = Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + cost)
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        least = Math.min(least, (before[j - 2] ?? 0) + 1)
+      next.push(least)
     }
+    before = row
     row = next
   }
   return row[b.length] ?? limit

@@ -86,6 +86,55 @@ describe('what is wrong has its place, and a suggestion', () => {
   test('several complaints at once', () => {
     expect(complaints(one('at: command, comand: X', 'do: dorp'))).toHaveLength(2)
   })
+
+  test('everything that is wrong is told at once, in the order of its lines: no mistake hides another one', () => {
+    const text = [
+      'rules:',
+      '  - name: a',
+      '    where: { at: register, register: CR0AKC, access: raed }',
+      '    what: { do: set }',
+      '    name: b',
+      '  - where: { at: command, command: CFGI_SET, sdi: 8 }',
+      '    name: c',
+      '    what: { do: change, xor: 0 }',
+      '    when: { after: nobody }',
+      '  - name: d',
+      '    where: { at: event, event: F_TRANSLATOIN }',
+      '    what: { do: event, event: F_STE_FETHC }',
+      '    when: { probability: 0, after: d }',
+      'rule: 1',
+    ].join('\n')
+    const found = complaints(text)
+    for (const [line, message] of [
+      [3, 'no register "CR0AKC"; did you mean CR0ACK?'],
+      [3, '"raed" is none of read, write; did you mean read?'],
+      [4, '"value" is missing'],
+      [5, 'there is a "name" here already'],
+      [6, 'no command "CFGI_SET"; did you mean CFGI_STE?'],
+      [6, 'no field "sdi" here; did you mean sid?'],
+      [9, 'no rule "nobody"'],
+      [11, 'no event "F_TRANSLATOIN"; did you mean F_TRANSLATION?'],
+      [12, 'no event "F_STE_FETHC"; did you mean F_STE_FETCH?'],
+      [14, 'no field "rule" here'],
+    ] as const) {
+      expect(
+        found.find(text => text.startsWith(`${line}:`) && text.includes(message)),
+        `${line}: ${message}`,
+      ).toBeDefined()
+    }
+    const at = found.map(text => text.split(':').slice(0, 2).map(Number))
+    expect(at).toEqual([...at].sort(([a = 0, b = 0], [c = 0, d = 0]) => a - c || b - d))
+  })
+
+  test('all that is no YAML, too', () => {
+    const found = complaints('rules:\n  - name: "a\\q"\n    where: { at: command\n    what: { do: drop }\n')
+    expect(found.length).toBeGreaterThan(1)
+  })
+
+  test.each(['x', 'nop', 'foobar'])('nothing is suggested that nobody meant: %s', name => {
+    const [first] = complaints(one(`at: register, access: read, register: ${name}`, 'do: abort'))
+    expect(first).toMatch(/no register "\w+"$/)
+  })
 })
 
 describe('what can never be is refused', () => {
