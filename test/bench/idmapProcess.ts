@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Builds the idmap of 1 GiB so many times, and prints how long each took as JSON, ms. A process of its own: the first is cold. */
+/**
+ * Builds the idmap of 1 GiB so many times, in pages or blocks, and prints how long each took as JSON, ms. A process of its own: the first
+ * is cold.
+ */
 import { closeSync, ftruncateSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileMemory } from '../../server/machine/fileMemory.ts'
@@ -13,7 +16,13 @@ const scratch = new Scratch()
 try {
   const fd = openSync(join(scratch.ram, 'ram'), 'wx+', 0o600)
   ftruncateSync(fd, RAM_BYTES)
-  const machine = new BenchMachine(new FileMemory(fd, [{ base: RAM_BASE, size: RAM_BYTES, offset: 0 }]), CARVEOUT_BYTES)
+  const machine = new BenchMachine(
+    new FileMemory(fd, [{ base: RAM_BASE, size: RAM_BYTES, offset: 0 }]),
+    CARVEOUT_BYTES,
+    {
+      blocks: process.argv[3] === 'blocks',
+    },
+  )
   const { hypervisor } = machine
   const times: number[] = []
   for (let left = Number(process.argv[2]); left > 0; left--) {

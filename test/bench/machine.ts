@@ -5,7 +5,7 @@ import { Injector } from '../../server/faults/injector.ts'
 import type { FaultRule } from '../../server/faults/rule.ts'
 import { Hypervisor } from '../../server/hypervisor/pkvm/hypervisor.ts'
 import { PkvmInspect } from '../../server/hypervisor/pkvm/inspect.ts'
-import { newTrap, type Policy, type Trap } from '../../server/policy/policy.ts'
+import { newTrap, type Policy, type PolicyOptions, type Trap } from '../../server/policy/policy.ts'
 import type { Halves } from '../../server/smmu/bits.ts'
 import { QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
 import type { SmmuHardware } from '../../server/smmu/hardware.ts'
@@ -95,7 +95,8 @@ export class BenchMachine {
   readonly #policy: Policy
   readonly #trap: Trap = { ...newTrap(), write: true, size: 4 }
 
-  constructor(memory: GuestMemory, carveoutBytes: number) {
+  /** @param options of the policy, beyond isolation */
+  constructor(memory: GuestMemory, carveoutBytes: number, options: PolicyOptions = {}) {
     const writer = new RingWriter(this.#ring)
     this.#reporter = new Reporter(writer, new CountersWriter(createCounters()))
     const { base, size } = memory.ram[0]
@@ -106,7 +107,10 @@ export class BenchMachine {
       devices: [],
       guard: { add: () => true, remove: () => true },
     }
-    const hypervisor = new Hypervisor(machine, { options: { requireIsolation: true }, report: this.#reporter })
+    const hypervisor = new Hypervisor(machine, {
+      options: { requireIsolation: true, ...options },
+      report: this.#reporter,
+    })
     this.hypervisor = hypervisor
     this.#policy = {
       name: 'pkvm',

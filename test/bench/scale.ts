@@ -10,8 +10,20 @@ import type { Context, Figure, Part } from './figure.ts'
 
 const PROCESS = fileURLToPath(new URL('./scaleProcess.ts', import.meta.url))
 
+type Kind =
+  | 'ram'
+  | 'blocks'
+  | 'pages'
+  | 'blockPages'
+  | 'streams'
+  | 'donate'
+  | 'donateBlocks'
+  | 'turn'
+  | 'turnBlocks'
+  | 'turnBroken'
+
 /** In a process of its own. */
-async function grow(kind: 'ram' | 'streams' | 'donate', size: number, signal: AbortSignal): Promise<number> {
+async function grow(kind: Kind, size: number, signal: AbortSignal): Promise<number> {
   const { stdout } = await promisify(execFile)(
     process.execPath,
     ['--max-old-space-size=4096', PROCESS, kind, `${size}`],
@@ -46,11 +58,25 @@ async function measureAll(context: Context, figures: Figure[]): Promise<void> {
   for (const gib of [1, 4, 16]) {
     await measure('idmap at page size, a GiB', 'ms', `${gib} GiB of RAM`, () => grow('ram', gib, signal))
   }
+  for (const gib of [1, 4, 16, 64]) {
+    await measure('idmap in blocks', 'ms', `${gib} GiB of RAM`, () => grow('blocks', gib, signal))
+    await measure('memory of the idmap in blocks', 'pages', `${gib} GiB of RAM`, () => grow('blockPages', gib, signal))
+    if (gib > 16) continue
+    await measure('memory of the idmap in pages', 'pages', `${gib} GiB of RAM`, () => grow('pages', gib, signal))
+  }
+  for (const [kind, label] of [
+    ['turn', 'in pages'],
+    ['turnBlocks', 'in blocks, split and merged, BBM level 2'],
+    ['turnBroken', 'in blocks, split and merged, BBM level 0'],
+  ] as const) {
+    await measure('a page donated and reclaimed', 'µs', label, () => grow(kind, 2000, signal))
+  }
   for (const count of [64, 256, 1024]) {
     await measure('CFGI_STE of a new stream, each', 'µs', `${count} StreamIDs`, () => grow('streams', count, signal))
   }
   for (const mib of [16, 64, 256]) {
     await measure('donation page by page, a page', 'µs', `${mib} MiB in all`, () => grow('donate', mib, signal))
+    await measure('the same in blocks', 'µs', `${mib} MiB in all`, () => grow('donateBlocks', mib, signal))
   }
   const qemu = await ensureQemu({ signal })
   for (const machines of [1, 2, 4]) {

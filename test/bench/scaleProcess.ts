@@ -3,6 +3,7 @@
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileMemory } from '../../server/machine/fileMemory.ts'
+import type { PolicyOptions } from '../../server/policy/policy.ts'
 import { CMDQ_OP_CFGI_STE, cmdSync } from '../../server/smmu/commands.ts'
 import * as r from '../../server/smmu/registers.ts'
 import { BenchMachine, MiB, RAM_BASE } from './machine.ts'
@@ -22,14 +23,18 @@ const CS_SEV = 2
 const VM = 1
 
 /** A machine on a sparse file in shared memory. */
-function start(ram: number, carveout: number): { readonly machine: BenchMachine; readonly memory: FileMemory } {
+function start(
+  ram: number,
+  carveout: number,
+  options: PolicyOptions = {},
+): { readonly machine: BenchMachine; readonly memory: FileMemory } {
   const folder = mkdtempSync('/dev/shm/cosim-bench-')
   const fd = openSync(join(folder, 'ram'), 'wx+', 0o600)
   rmSync(folder, { recursive: true })
   process.on('exit', () => closeSync(fd))
   ftruncateSync(fd, ram)
   const memory = new FileMemory(fd, [{ base: RAM_BASE, size: ram, offset: 0 }])
-  return { memory, machine: new BenchMachine(memory, carveout) }
+  return { memory, machine: new BenchMachine(memory, carveout, options) }
 }
 
 /** Linux's queue and a 2-level stream table of bypass entries, switched on. */
@@ -59,6 +64,17 @@ const measures: Readonly<Record<string, (size: number) => number>> = {
     machine.hypervisor.reset()
     return machine.hypervisor.idmap.state.buildUs / 1000 / gib
   },
+  /** ms for the tables of so many GiB in blocks, hypervisor memory apart from them. */
+  blocks(gib) {
+    const { machine } = start(gib * GiB + 256 * MiB, 256 * MiB, { blocks: true })
+    machine.drain()
+    machine.hypervisor.reset()
+    if (machine.hypervisor.idmap === null) throw new Error('there is no idmap')
+    return machine.hypervisor.idmap.state.buildUs / 1000
+  },
+  /** Pages of 4 KiB in all tables of so many GiB, and in blocks. */
+  pages: gib => tablePages(gib, false),
+  blockPages: gib => tablePages(gib, true),
   /** µs for the first CFGI_STE of each of so many streams, a CMD_SYNC with each. */
   streams(count) {
     const parts = start(GiB, 64 * MiB)
@@ -78,22 +94,58 @@ const measures: Readonly<Record<string, (size: number) => number>> = {
     return (time * 1000) / count
   },
   /** µs a page for so many MiB. */
-  donate(mib) {
-    const parts = start(2 * GiB, 64 * MiB)
-    enable(parts)
-    const { hypervisor } = parts.machine
-    const first = RAM_BASE + 512 * MiB
-    const pages = (mib * MiB) / PAGE
+  donate: mib => donations(mib, {}),
+  donateBlocks: mib => donations(mib, { blocks: true }),
+  /** µs for a page that is given and comes back: with blocks a split and a merge each time. */
+  turn: count => turns(count, {}),
+  turnBlocks: count => turns(count, { blocks: true }),
+  turnBroken: count => turns(count, { blocks: true, bbm: 0 }),
+}
+
+/** Pages of 4 KiB in all tables of so many GiB. */
+function tablePages(gib: number, blocks: boolean): number {
+  const { machine } = start(gib * GiB + 256 * MiB, 256 * MiB, { blocks })
+  const { idmapInfo } = machine.hypervisor
+  if (idmapInfo === null || idmapInfo.unmapped > 0) throw new Error('hypervisor memory is too small')
+  return idmapInfo.pages
+}
+
+function donations(mib: number, options: PolicyOptions): number {
+  const parts = start(2 * GiB, 64 * MiB, options)
+  enable(parts)
+  const { hypervisor } = parts.machine
+  const first = RAM_BASE + 512 * MiB
+  const pages = (mib * MiB) / PAGE
+  const begin = performance.now()
+  for (let page = 0; page < pages; page++) {
+    const result = hypervisor.donate(first + page * PAGE, PAGE, VM)
+    if (result !== 0) throw new Error(`page ${page}: ${result}`)
+    // What QEMU would be sent.
+    hypervisor.checkpoint()
+    if (page % 1024 === 0) parts.machine.drain()
+  }
+  return ((performance.now() - begin) * 1000) / pages
+}
+
+/** One page after the other, each in a block of its own. */
+function turns(count: number, options: PolicyOptions): number {
+  const parts = start(2 * GiB, 64 * MiB, options)
+  enable(parts)
+  const { hypervisor } = parts.machine
+  const first = RAM_BASE + 512 * MiB
+  let time = 0
+  for (let turn = 0; turn < count; turn++) {
+    const page = first + (turn % 128) * 2 * MiB + 5 * PAGE
     const begin = performance.now()
-    for (let page = 0; page < pages; page++) {
-      const result = hypervisor.donate(first + page * PAGE, PAGE, VM)
-      if (result !== 0) throw new Error(`page ${page}: ${result}`)
-      // What QEMU would be sent.
-      hypervisor.checkpoint()
-      if (page % 1024 === 0) parts.machine.drain()
-    }
-    return ((performance.now() - begin) * 1000) / pages
-  },
+    const given = hypervisor.donate(page, PAGE, VM)
+    hypervisor.checkpoint()
+    const back = hypervisor.reclaim(page, PAGE, VM)
+    hypervisor.checkpoint()
+    time += performance.now() - begin
+    if (given !== 0 || back !== 0) throw new Error(`turn ${turn}: ${given}, ${back}`)
+    if (turn % 256 === 0) parts.machine.drain()
+  }
+  return (time * 1000) / count
 }
 
 const [kind, size] = process.argv.slice(2)

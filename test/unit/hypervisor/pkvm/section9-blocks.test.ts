@@ -606,6 +606,40 @@ describe('failures', () => {
   })
 })
 
+describe('descriptors that cannot be read', () => {
+  test.each(LEVELS)('level %i: each in turn lets no page be donated, and moves none', bbml => {
+    for (let failing = 1; ; failing++) {
+      const bench = start({}, bbml)
+      new Host(bench).boot()
+      const before = picture(bench)
+      const root = bench.hyp.idmap?.root ?? 0
+      const { read } = bench.memory
+      let reads = 0
+      const broken: typeof read = (at, target, offset, length) =>
+        at >= root && length === 8 && ++reads === failing ? false : read.call(bench.memory, at, target, offset, length)
+      bench.memory.read = broken
+      const result = bench.hyp.donate(TARGET, PAGE, 1)
+      bench.memory.read = read
+      if (reads < failing) {
+        expect(result).toBe(OK)
+        expect(failing).toBeGreaterThan(2)
+        break
+      }
+      expect(result).toBe(EFAULT)
+      expect(bench.report.take()).toEqual(['HYP_UNMAP'])
+      expect(picture(bench)).toEqual(before)
+      expect(bench.hyp.donate(TARGET, PAGE, 1)).toBe(OK)
+      expect(idmapEntry(bench, TARGET)).toBeNull()
+      // A merge that cannot look leaves what is there.
+      reads = failing - 2
+      bench.memory.read = broken
+      expect(bench.hyp.reclaim(TARGET, PAGE, 1)).toBe(OK)
+      bench.memory.read = read
+      for (const page of NEIGHBOURS) expect(idmapEntry(bench, page)?.target).toBeDefined()
+    }
+  })
+})
+
 describe('take-over', () => {
   const acts: [string, (hyp: Hypervisor) => number, boolean][] = [
     ['a donation', hyp => hyp.donate(TARGET, PAGE, 1), false],
