@@ -63,7 +63,6 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
     async page => {
       await page.getByLabel('Address').fill('0x60000000')
       await page.getByLabel('Pages of 4 KiB').fill('2048')
-      await page.getByRole('button', { name: 'Select', exact: true }).click()
       await page.waitForTimeout(2_500)
     },
   ],

@@ -57,7 +57,7 @@ export class History {
   /** Of each machine. */
   readonly #machines: MachineStart[] = []
   /** Guest time of the last group, ns. */
-  #time: number | undefined
+  #time = 0
 
   /** @param grouped called with each finished group of the trap log */
   constructor(grouped: (entry: LogEntry) => void) {
@@ -73,7 +73,7 @@ export class History {
   /** Follows a session that was just started. @param image its kernel, where that is known */
   follow(session: Session, image: string | undefined): void {
     this.functions.machine(image, this.log.next)
-    this.#time = undefined
+    this.#time = 0
     this.#machines.push({
       rows: this.log.next,
       events: this.events.next,
@@ -141,9 +141,8 @@ export class History {
   }
 
   /** @param time of the record, ns; 0: it has none */
-  #told(time: number): { readonly time?: number } {
-    const known = time > 0 ? time : this.#time
-    return known === undefined ? {} : { time: known }
+  #told(time: number): { readonly time: number } {
+    return { time: time > 0 ? time : this.#time }
   }
 
   #record(record: TraceRecord): void {

@@ -102,6 +102,20 @@ test(
     // While it is held, the queue shows the command before it was consumed, and nothing is shadowed yet.
     await page.keyboard.press('3')
     await page.getByText('CFGI_STE', { exact: true }).first().waitFor()
+    const banner = page.getByRole('alert').filter({ hasText: 'CMDQ_PROD' })
+    // The banner names the commands, also in a narrow window.
+    await banner
+      .getByText(/^CFGI_STE sid=0x[0-9a-f]+ leaf$/)
+      .first()
+      .waitFor()
+    expect(await page.title()).toBe('held at a trap · smmu-cosim')
+    expect(await violations(page)).toEqual([])
+    await page.setViewportSize({ width: 480, height: 800 })
+    for (const control of await banner.getByRole('button').all()) {
+      const box = await control.boundingBox()
+      expect(box === null ? Number.POSITIVE_INFINITY : box.x + box.width).toBeLessThanOrEqual(480)
+    }
+    expect(await violations(page)).toEqual([])
     const seq = manager.status().held?.trap.seq ?? 0
     await page.keyboard.press('F10')
     await until(() => (manager.status().held?.trap.seq ?? 0) === seq + 1)
@@ -152,7 +166,7 @@ describe('on a booted machine', () => {
     await open('traps')
     await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
     await page.locator('.virtual .trap').last().click()
-    const command = page.locator('.child.command', { hasText: 'CFGI_STE' }).first()
+    const command = page.locator('.child.command', { hasText: 'CFGI_STE sid=' }).first()
     const field = command.locator('.bit-fields tr', { hasText: 'StreamID' })
     expect((await field.textContent())?.replace(/\s/g, '')).toMatch(/^\[63:32\]StreamID0x/)
     await field.hover()
@@ -244,18 +258,29 @@ describe('on a booted machine', () => {
     await page.getByLabel('Input address (IOVA)').fill('0x1000')
     await button('Walk').click()
     await page.locator('.result', { hasText: 'F_TRANSLATION' }).waitFor()
+    // An error stands in the place of the walk before.
+    await page.route('**/walk?*', route => route.abort())
+    await button('Walk').click()
+    await page.getByRole('alert').filter({ hasText: 'the server cannot be reached' }).waitFor()
+    expect(await page.locator('.step, .result').count()).toBe(0)
+    complaints = complaints.filter(text => !text.includes('ERR_FAILED'))
   })
 
   test('donates a page, the map changes, and reclaims it', async () => {
     await open('memory')
+    // The field is the selection.
     await page.getByLabel('Address').fill('0x70000000')
-    await button('Select').click()
     await page.locator('.memory-view td', { hasText: 'host' }).waitFor()
+    await page.getByLabel('Address').fill('0x7000')
+    await page.getByRole('heading', { name: 'In the selection' }).waitFor()
+    await page.getByLabel('Address').fill('0x70000001')
+    await page.getByRole('heading', { name: 'In sight' }).waitFor()
+    await page.getByLabel('Address').fill('0x70000000')
     await button('Donate').click()
     await page.getByText('Donated 4 KiB at 0x70000000').waitFor()
     await page.locator('.memory-view td', { hasText: 'VM 1' }).waitFor()
     await button('Donate').click()
-    await page.getByText('The hypervisor refused: EPERM').waitFor()
+    await page.getByText('The hypervisor refused: EPERM. The page at 0x70000000 belongs to VM 1.').waitFor()
     await button('Reclaim').click()
     await page.getByText('Reclaimed 4 KiB').waitFor()
     await page.locator('.memory-view td', { hasText: 'host' }).waitFor()
@@ -283,6 +308,13 @@ describe('on a booted machine', () => {
     await rows.filter({ hasText: 'TLBI_NH_VA' }).filter({ hasText: 'the same' }).first().waitFor()
     const heights = await rows.evaluateAll(all => new Set(all.map(row => row.getBoundingClientRect().height)).size)
     expect(heights).toBeLessThanOrEqual(2)
+    const text = page.locator('.pairs td')
+    expect(await text.evaluateAll(all => all.filter(e => e.scrollWidth > e.clientWidth).length)).toBe(0)
+    // One base: places in the queues are hexadecimal as the registers' values are.
+    const places = await page.locator('.gauge dd, .pairs td.num').allTextContents()
+    const numbers = places.filter(place => /\d/.test(place))
+    expect(numbers.length).toBeGreaterThan(20)
+    expect(numbers.filter(place => !place.startsWith('0x'))).toEqual([])
   })
 
   test('the recording so far is a file that can be read', async () => {

@@ -3,9 +3,33 @@ import { useEffect, useState } from 'preact/hooks'
 import type { Body } from '../../api/schemas/contract.ts'
 import { call } from './api.ts'
 import { hex, parseAddress, seconds, wide } from './format.ts'
+import { useLoaded } from './hooks.ts'
+import { isPending } from './queuePairs.ts'
 import { shortcut } from './shortcuts.ts'
 import { held, info } from './store.ts'
-import { attempt, Button, Tag } from './ui.tsx'
+import { attempt, Button, Scroll, Tag } from './ui.tsx'
+
+/** Commands that the banner names. */
+const NAMED = 24
+
+/** The commands that a held write of CMDQ_PROD hands over. */
+function Commands({ of: smmu }: { of: number }) {
+  const loaded = useLoaded(() => call('GET /smmus/:smmu/queues', { params: { smmu } }), 0, [smmu])
+  const host = loaded.data?.host
+  if (host === undefined) return null
+  const pending = host.shown.filter(({ index }) => isPending(host, index))
+  return (
+    <Scroll label="Commands about to be decided" class="held-commands">
+      {pending.length === 0 && <span class="muted">no new command</span>}
+      {pending.slice(0, NAMED).map(({ index, text }) => (
+        <Tag key={index} tone="host">
+          {text}
+        </Tag>
+      ))}
+      {host.pending > NAMED && <span class="muted">and {host.pending - NAMED} more</span>}
+    </Scroll>
+  )
+}
 
 /** The trap that waits, over every view. */
 export function HeldBar() {
@@ -48,6 +72,7 @@ export function HeldBar() {
           {where && `, in ${where}`}, {before ? 'not yet decided' : 'decided, not yet answered'}
         </span>
         {hit.command && <code>{hit.command.map(w => hex(w)).join(' ')}</code>}
+        {before && trap.write && register === 'CMDQ_PROD' && <Commands key={key} of={trap.smmu} />}
       </div>
       <div class="buttons">
         <input

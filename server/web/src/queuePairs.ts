@@ -7,6 +7,11 @@ export interface Pair {
   readonly shadow?: QueueEntry
 }
 
+/** Between CONS and PROD. */
+export function isPending({ pending, prod, entries }: Queue, index: number): boolean {
+  return pending > 0 && (prod - index - 1 + entries) % entries < pending
+}
+
 /** Each command of the host beside the shadow entry made from it; the hypervisor's own commands in the order in which the hardware gets them. */
 export function pairs(host: Queue, shadow: Queue | null): Pair[] {
   const entries = shadow?.shown ?? []

@@ -67,7 +67,7 @@ const TrapTitle = ({ detail }: { detail: TrapDetail | undefined }) => (
 /** One trap and all that was done for it. */
 function Group({ detail, select }: { detail: TrapDetail; select: (id: number) => void }) {
   const { row, children, streams, previous, following } = detail
-  const commands = children.filter(({ kind }) => kind === 'command').length
+  const commands = children.filter(({ kind, bytes }) => kind === 'command' && bytes !== undefined).length
   return (
     <>
       <div class="trap-head">

@@ -4,6 +4,7 @@ import type { OwnedRange, Ownership, Reach } from '../../../api/schemas/pages.ts
 import { call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded, useSize } from '../hooks.ts'
+import { refusal } from '../refusal.ts'
 import { inspectable, route, smmu, status, theme } from '../store.ts'
 import { Button, Empty, Failure, Field, Panel, Scroll, Skeleton, Tag, type Tone, toast } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
@@ -15,6 +16,8 @@ const LARGEST_CELL = 28
 /** Width of the addresses beside the map, and what one of them needs, CSS pixels. */
 const GUTTER = 92
 const LABEL = 18
+/** Ranges that are looked through for the page that was refused. */
+const MOST_RANGES = 20_000
 const STATES: readonly (readonly [state: string, name: string, tone: Tone])[] = [
   ['owned', 'host', 'host'],
   ['shared', 'shared', 'shared'],
@@ -379,9 +382,17 @@ function sums(ranges: readonly OwnedRange[]): [name: string, tone: Tone, size: n
   return [...found].map(([name, [tone, size]]) => [name, tone, size])
 }
 
+/** What the fields say; undefined: nothing that could be selected. */
+function spanOf(base: string, pages: string): Span | undefined {
+  const at = Number(parseAddress(base) ?? Number.NaN)
+  const count = Number(pages)
+  const valid = Number.isSafeInteger(at) && at % PAGE === 0 && Number.isInteger(count) && count > 0
+  return valid ? { from: at, to: at + count * PAGE } : undefined
+}
+
 function Side(props: {
   selection: Span | undefined
-  select(span: Span): void
+  select(span: Span | undefined): void
   ownership: Ownership | undefined
   reach: readonly Reach[]
   changed(): void
@@ -391,25 +402,37 @@ function Side(props: {
   const [pages, setPages] = useState('1')
   const [vm, setVm] = useState('1')
   const [busy, setBusy] = useState(false)
+  const [refused, setRefused] = useState<string | undefined>()
+  const given = spanOf(base, pages)
+  // What is picked on the map stands in the fields, and what is typed into them is selected.
   useEffect(() => {
-    if (!selection) return
+    if (!selection || (given?.from === selection.from && given.to === selection.to)) return
     setBase(hex(selection.from))
     setPages(String((selection.to - selection.from) / PAGE))
   }, [selection])
-  const at = parseAddress(base)
-  const count = Number(pages)
-  const valid = at !== undefined && Number(at) % PAGE === 0 && Number.isInteger(count) && count > 0
+  useEffect(() => setRefused(undefined), [selection, vm])
+  const typed = (address: string, count: string) => {
+    setBase(address)
+    setPages(count)
+    props.select(spanOf(address, count))
+  }
   const change = async (what: 'donate' | 'reclaim') => {
-    if (!valid) return
+    if (given === undefined) return
+    const { from, to } = given
+    const size = to - from
     setBusy(true)
+    setRefused(undefined)
     try {
-      const body = { base: hex(at), size: count * PAGE, vm: Number(vm) }
-      const { ok, result } = await call(`POST /memory/${what}`, { body })
-      if (ok) toast(`${what === 'donate' ? 'Donated' : 'Reclaimed'} ${bytes(count * PAGE)} at ${hex(at)}`)
-      else toast(`The hypervisor refused: ${result}${REASONS[result] ? `, ${REASONS[result]}` : ''}`, true)
+      const { ok, result } = await call(`POST /memory/${what}`, { body: { base: hex(from), size, vm: Number(vm) } })
+      if (ok) toast(`${what === 'donate' ? 'Donated' : 'Reclaimed'} ${bytes(size)} at ${hex(from)}`)
+      else {
+        const query = { from: hex(from), to: hex(to), limit: MOST_RANGES }
+        const now = await call('GET /memory/ownership', { query })
+        setRefused(`The hypervisor refused: ${result}. ${refusal(what, Number(vm), result, now.ranges, reach)}`)
+      }
       props.changed()
     } catch (error) {
-      toast((error as Error).message, true)
+      setRefused((error as Error).message)
     }
     setBusy(false)
   }
@@ -437,36 +460,42 @@ function Side(props: {
           class="form"
           onSubmit={e => {
             e.preventDefault()
-            if (valid) props.select({ from: Number(at), to: Number(at) + count * PAGE })
+            props.select(given)
           }}
         >
           <Field label="Address">
             <input
               value={base}
               placeholder="0x50000000"
-              aria-invalid={base !== '' && !valid}
-              onInput={e => setBase(e.currentTarget.value)}
+              aria-invalid={base !== '' && given === undefined}
+              onInput={e => typed(e.currentTarget.value, pages)}
               spellcheck={false}
             />
           </Field>
           <Field label="Pages of 4 KiB">
-            <input type="number" min="1" value={pages} onInput={e => setPages(e.currentTarget.value)} />
+            <input type="number" min="1" value={pages} onInput={e => typed(base, e.currentTarget.value)} />
           </Field>
           <Field label="Protected VM">
             <input type="number" min="1" value={vm} onInput={e => setVm(e.currentTarget.value)} />
           </Field>
           <div class="buttons">
-            <Button type="submit" disabled={!valid}>
-              Select
-            </Button>
-            <Button tone="primary" disabled={!valid || busy || el2 !== null} onClick={() => void change('donate')}>
+            <Button
+              tone="primary"
+              disabled={given === undefined || busy || el2 !== null}
+              onClick={() => void change('donate')}
+            >
               Donate
             </Button>
-            <Button disabled={!valid || busy || el2 !== null} onClick={() => void change('reclaim')}>
+            <Button disabled={given === undefined || busy || el2 !== null} onClick={() => void change('reclaim')}>
               Reclaim
             </Button>
           </div>
         </form>
+        {refused !== undefined && (
+          <p class="failure" role="alert">
+            {refused}
+          </p>
+        )}
         <p class="hint">
           {el2 === null
             ? 'A donated page is out of reach of vCPUs and devices until it is reclaimed, zeroed. A guest that uses it gets an abort.'
@@ -524,12 +553,4 @@ function Side(props: {
       </Panel>
     </div>
   )
-}
-
-const REASONS: Readonly<Record<string, string>> = {
-  EPERM: 'a page in it is not in the state that this needs',
-  EBUSY: 'a page in it is pinned',
-  EFAULT: 'not all of it is RAM',
-  EINVAL: 'not aligned to the granule',
-  ENODEV: 'this machine is not isolated by a stage 2',
 }

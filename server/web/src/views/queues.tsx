@@ -3,10 +3,11 @@ import type { ComponentChildren } from 'preact'
 import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 import type { Queue, QueueEntry } from '../../../api/schemas/smmus.ts'
 import { call } from '../api.ts'
-import { count } from '../format.ts'
+import { count, hex } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
-import { type Pair, pairs } from '../queuePairs.ts'
+import { isPending, type Pair, pairs } from '../queuePairs.ts'
 import { inspectable, smmu } from '../store.ts'
+import { VERDICT_TONES } from '../trapDetail.tsx'
 import { Choice, Empty, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -41,8 +42,8 @@ function ThreeQueues() {
       {({ host, shadow, events }) => (
         <div class="queues">
           <CommandQueues host={host} shadow={shadow} />
-          <Panel title="Event queue" flush side={<Enabled queue={events} tone="bad" />}>
-            <Gauge queue={events} tone="bad" />
+          <Panel title="Event queue" flush side={<Enabled queue={events} tone="hw" />}>
+            <Gauge queue={events} producer="hw" consumer="host" />
             {events.shown.length === 0 ? (
               <Empty title="Empty">The hardware has recorded no event.</Empty>
             ) : (
@@ -51,7 +52,7 @@ function ThreeQueues() {
                   <tbody>
                     {events.shown.map(entry => (
                       <tr key={entry.index} class={isPending(events, entry.index) ? 'pending' : ''}>
-                        <td class="num muted">{entry.index}</td>
+                        <td class="num muted">{hex(entry.index)}</td>
                         <Command entry={entry} />
                       </tr>
                     ))}
@@ -73,8 +74,6 @@ const Enabled = ({ queue, tone, name }: { queue: Queue; tone: Tone; name?: strin
   </Tag>
 )
 
-const VERDICTS: Readonly<Record<string, Tone>> = { kept: 'ok', rewritten: 'warn', dropped: 'bad', own: 'hyp' }
-
 function CommandQueues({ host, shadow }: { host: Queue; shadow: Queue | null }) {
   const rows = pairs(host, shadow)
   return (
@@ -89,9 +88,9 @@ function CommandQueues({ host, shadow }: { host: Queue; shadow: Queue | null }) 
       }
     >
       <div class="gauges">
-        <Gauge queue={host} tone="host" name="Host" />
+        <Gauge queue={host} producer="host" consumer="hyp" name="Host" />
         {shadow ? (
-          <Gauge queue={shadow} tone="hyp" name="Shadow" />
+          <Gauge queue={shadow} producer="hyp" consumer="hw" name="Shadow" />
         ) : (
           <p class="hint">There is no shadow: the hardware reads the host's queue itself under this policy.</p>
         )}
@@ -133,10 +132,10 @@ function PairRow({ row, shadowed, pending }: { row: Pair; shadowed: boolean; pen
   const same = host !== undefined && shadow !== undefined && host.words.join() === shadow.words.join()
   return (
     <tr class={pending ? 'pending' : host === undefined ? 'own' : ''}>
-      <td class="num muted">{host?.index}</td>
+      <td class="num muted">{host && hex(host.index)}</td>
       {host ? <Command entry={host} /> : <td />}
-      {shadowed && <td>{verdict && <Tag tone={VERDICTS[verdict] ?? 'plain'}>{verdict}</Tag>}</td>}
-      {shadowed && <td class="num muted">{shadow?.index}</td>}
+      {shadowed && <td>{verdict && <Tag tone={VERDICT_TONES[verdict] ?? 'plain'}>{verdict}</Tag>}</td>}
+      {shadowed && <td class="num muted">{shadow && hex(shadow.index)}</td>}
       {shadowed &&
         (shadow === undefined ? (
           <td class="muted">{pending ? 'not yet looked at' : ''}</td>
@@ -149,7 +148,7 @@ function PairRow({ row, shadowed, pending }: { row: Pair; shadowed: boolean; pen
   )
 }
 
-/** On one line as far as it goes; all of it, and its words, when pointed at. */
+/** Its words when pointed at. */
 const Command = ({ entry: { name, text, words } }: { entry: QueueEntry }) => (
   <td title={`${text}\n${words.join(' ')}`}>
     <b>{name}</b> <span class="muted">{text.startsWith(name) ? text.slice(name.length).trim() : text}</span>
@@ -177,44 +176,40 @@ function Following({ label, of, children }: { label: string; of: string; childre
   )
 }
 
-/** Between CONS and PROD. */
-function isPending({ pending, prod, entries }: Queue, index: number): boolean {
-  return pending > 0 && (prod - index - 1 + entries) % entries < pending
-}
-
-/** The ring of a queue, laid out flat: PROD above, CONS below. */
-function Gauge({ queue, tone, name }: { queue: Queue; tone: Tone; name?: string }) {
+/** The ring of a queue, laid out flat: PROD above, CONS below, in the colours of who writes them. */
+function Gauge(props: { queue: Queue; producer: Tone; consumer: Tone; name?: string }) {
+  const { queue, producer, consumer, name } = props
   const at = (index: number) => `${(index / queue.entries) * 100}%`
   return (
     <div class="gauge">
       <dl>
         {name && (
-          <div class={`${tone}-text`}>
+          <div class={`${producer}-text`}>
             <dt>Queue</dt>
             <dd>{name}</dd>
           </div>
         )}
-        <div>
+        <div class={`${producer}-text`}>
           <dt>PROD</dt>
           <dd>
-            {count(queue.prod)}
+            {hex(queue.prod)}
             <sup title="wrap bit">{queue.prodWrap}</sup>
           </dd>
         </div>
-        <div>
+        <div class={`${consumer}-text`}>
           <dt>CONS</dt>
           <dd>
-            {count(queue.cons)}
+            {hex(queue.cons)}
             <sup title="wrap bit">{queue.consWrap}</sup>
           </dd>
         </div>
-        <div>
+        <div title={count(queue.pending)}>
           <dt>Pending</dt>
-          <dd>{count(queue.pending)}</dd>
+          <dd>{hex(queue.pending)}</dd>
         </div>
-        <div>
+        <div title={count(queue.entries)}>
           <dt>Entries</dt>
-          <dd>{count(queue.entries)}</dd>
+          <dd>{hex(queue.entries)}</dd>
         </div>
         <div>
           <dt>Base</dt>
@@ -223,13 +218,13 @@ function Gauge({ queue, tone, name }: { queue: Queue; tone: Tone; name?: string 
         {queue.error > 0 && (
           <div class="bad">
             <dt>ERR</dt>
-            <dd>{queue.error}</dd>
+            <dd>{hex(queue.error)}</dd>
           </div>
         )}
       </dl>
-      <div class={`ring ${tone}`} aria-hidden="true">
-        <i class="prod" style={{ left: at(queue.prod) }} />
-        <i class="cons" style={{ left: at(queue.cons) }} />
+      <div class="ring" aria-hidden="true">
+        <i class={`prod ${producer}`} style={{ left: at(queue.prod) }} />
+        <i class={`cons ${consumer}`} style={{ left: at(queue.cons) }} />
       </div>
     </div>
   )

@@ -17,6 +17,8 @@ export function Translation() {
   const [table, setTable] = useState<'hardware' | 'host'>('hardware')
   const [walk, setWalk] = useState<WalkView | undefined>()
   const [error, setError] = useState<ApiError | undefined>()
+  /** StreamID, address and access of the walk that is shown. */
+  const [walked, setWalked] = useState('')
   const [busy, setBusy] = useState(false)
   const chosen = sid === '' ? devices[0]?.sid : parseAddress(sid) === undefined ? undefined : Number(parseAddress(sid))
   const address = parseAddress(iova)
@@ -32,7 +34,10 @@ export function Translation() {
         }),
       )
       setError(undefined)
+      setWalked(`${hex(chosen)}, ${hex(at)}, ${access}`)
     } catch (e) {
+      // What was walked before says nothing about this address.
+      setWalk(undefined)
       setError(e as ApiError)
     }
     setBusy(false)
@@ -119,7 +124,7 @@ export function Translation() {
           />
         )}
       </div>
-      <Panel title="Walk" flush class="grow">
+      <Panel title="Walk" flush class="grow" side={walk !== undefined && <span class="mono muted">{walked}</span>}>
         {error !== undefined ? (
           <Failure error={error} />
         ) : walk === undefined ? (

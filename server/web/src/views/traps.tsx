@@ -79,6 +79,8 @@ export function Traps() {
 
   useEffect(() => {
     rows.current = []
+    // What another filter wants to see has to be fetched.
+    setPaused(false)
     setMissed(0)
     setVersion(v => v + 1)
   }, [filterKey])
