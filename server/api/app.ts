@@ -129,6 +129,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     gate,
   )
   const timer = setInterval(() => {
+    manager.sample()
     if (subscriptions.watched('counters')) counters.push({ at: Date.now(), counters: manager.counters() })
   }, COUNTERS_MS).unref()
   subscriptions.attach(app.server)

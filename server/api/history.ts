@@ -125,6 +125,17 @@ export class History {
     return timeline(this.log, rows, marks, query)
   }
 
+  /** Something that the guest's kernel said of itself. @param line of its console */
+  guestTrouble(name: string, line: string): void {
+    this.events.push({
+      at: new Date().toISOString(),
+      ...this.#told(0),
+      kind: 'guest',
+      name,
+      text: line.trim().slice(0, 300),
+    })
+  }
+
   #group({ id, at, layout, doubles }: LogEntry): void {
     if (layout.name === 'request') return
     this.#time = doubles[(at >> 1) + f64At[layout.name as 'trap' | 'reset' | 'translate'].time] ?? this.#time

@@ -9,6 +9,7 @@ import { NO_WARNINGS, type WarningTable } from '../policy/warnings.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { machineFailure } from '../run/outcome.ts'
 import type { RunningMachine } from '../run/runningMachine.ts'
+import { readConsoleLine } from '../sessions/console.ts'
 import { hex } from '../smmu/bits.ts'
 import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
 import type { Counters } from '../trace/counters.ts'
@@ -26,6 +27,7 @@ import { Inspection } from './inspection.ts'
 import { type LaunchDefaults, launch } from './launch.ts'
 import { Monitor } from './monitor.ts'
 import { Problem } from './problems.ts'
+import { Rates } from './rates.ts'
 import {
   type CountersView,
   type EndStatus,
@@ -40,6 +42,9 @@ import {
 import type { StatusItem } from './schemas/subscriptions.ts'
 import type { LogEntry } from './trapLog.ts'
 
+/** What the kernel of the guest can say of itself, the worst last. */
+const GUEST_TROUBLE = ['oops', 'hung', 'panic'] as const
+
 const STOP_GRACE_MS = 10_000
 
 type Kernel = { readonly version: string; readonly image?: string }
@@ -50,6 +55,7 @@ export class MachineManager {
   readonly attacks = new AttackControl()
   /** In process, beside the machine. */
   readonly attackRun: AttackRun
+  readonly rates = new Rates()
   readonly statuses = new Feed<StatusItem>(1_000)
   readonly breakpoints = new BreakpointControl(() => this.#changed())
   readonly monitor = new Monitor(
@@ -71,6 +77,7 @@ export class MachineManager {
   #end: EndStatus | null = null
   #run = 0
   #killed = false
+  #guest: MachineStatus['guest'] = null
   #session: Session | undefined
   #inspection: Inspection | undefined
   /** Descriptor of guest RAM. */
@@ -126,6 +133,7 @@ export class MachineManager {
       kernel: this.#kernel,
       machine: hello ? describe(hello) : null,
       held: this.#heldTrap(),
+      guest: this.#guest,
       breaking,
       end: this.#end,
       run: this.#run,
@@ -223,6 +231,7 @@ export class MachineManager {
     this.#options = options
     this.#startedAt = now()
     this.#kernel = null
+    this.#guest = null
     this.#end = null
     this.#killed = false
     this.#changed()
@@ -241,6 +250,7 @@ export class MachineManager {
     session.on('reset', () => {
       // The first reset is that of the start.
       this.#phase = 'qemu'
+      this.#guest = null
       this.#reached('kernel')
     })
     this.attacks.follow(session)
@@ -304,7 +314,22 @@ export class MachineManager {
     if (smmuOn) this.#reached('smmu')
   }
 
+  /** Takes a point of the history, where a machine runs. */
+  sample(): void {
+    const counters = this.#session?.counters
+    if (counters !== undefined) this.rates.sample(this.#run, Date.now(), counters.get('reads') + counters.get('writes'))
+  }
+
   #line(line: string): void {
+    const { verdict } = readConsoleLine(line) ?? {}
+    const trouble = GUEST_TROUBLE.find(kind => verdict === `guest-${kind}`)
+    if (trouble !== undefined) {
+      this.history.guestTrouble(`guest ${trouble}`, line)
+      if (this.#guest === null || GUEST_TROUBLE.indexOf(trouble) > GUEST_TROUBLE.indexOf(this.#guest)) {
+        this.#guest = trouble
+        this.#changed()
+      }
+    }
     const event = parseGuestEvent(line)
     if (event === undefined) return
     this.#step = event.name === undefined ? event.event : `${event.event} ${event.name}`

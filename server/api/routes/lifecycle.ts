@@ -47,6 +47,7 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
       return { text: items.map(({ text }) => text).join(''), next }
     },
     'POST /machine/console': ({ body }) => manager.type(body.text),
+    'GET /machine/rates': () => ({ points: manager.rates.points }),
     'GET /counters': () => manager.counters(),
   }
 }

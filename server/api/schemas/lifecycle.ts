@@ -160,6 +160,9 @@ export const StatusSchema = named(
     kernel: Nullable(Type.String()),
     machine: Nullable(HardwareSchema),
     held: Nullable(Ref(HeldSchema)),
+    guest: Nullable(
+      Type.Enum(['oops', 'hung', 'panic'], { description: 'worst that the kernel of the guest said since its start' }),
+    ),
     breaking: Type.Boolean({ description: 'the next trap will be held' }),
     end: Nullable(EndSchema),
     run: Type.Integer({ description: 'machines started so far' }),
@@ -204,6 +207,14 @@ export const CountersSchema = named(
 )
 /** Everything counted. */
 export type CountersView = View<typeof CountersSchema>
+
+const RateSchema = Type.Object({
+  run: Type.Integer({ description: 'number of the machine' }),
+  at: Type.Number({ description: 'ms since 1970' }),
+  rate: Type.Number({ description: 'traps a second since the point before' }),
+})
+/** Traps a second at one moment. */
+export type RatePoint = View<typeof RateSchema>
 
 /** QMP commands that are passed on. */
 export const QMP_COMMANDS = [
@@ -297,6 +308,12 @@ export const lifecycle = {
     summary: 'Type into the serial console',
     body: Type.Object({ text: Type.String({ minLength: 1, maxLength: 4096 }) }, { additionalProperties: false }),
     problems: [409],
+  },
+  'GET /machine/rates': {
+    id: 'getRates',
+    tag: 'machine',
+    summary: 'Traps a second in the last 20 minutes in which a machine ran, two points a second',
+    answer: Type.Object({ points: Type.Array(RateSchema) }),
   },
   'GET /counters': {
     id: 'getCounters',

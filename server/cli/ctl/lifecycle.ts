@@ -9,7 +9,7 @@ import { KERNELS } from '../../run/files.ts'
 import { bbmOption, blocksOption, quirkOption } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
-import { type Add, integer, plain } from './command.ts'
+import { type Add, integer, list, plain } from './command.ts'
 
 /** Phases that can be waited for, in order. */
 const WAITED = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
@@ -130,6 +130,11 @@ export function lifecycleCommands(add: Add): void {
         'quirks',
         ...quirks.map(({ policy, name, versions, effect }) => `  ${policy} ${name.padEnd(26)} ${versions}: ${effect}`),
       ].join('\n'),
+    )
+  })
+  add('rates', 'traps a second, as far as they are kept', plain, async client => {
+    client.print(await client.call('GET /machine/rates'), ({ points }) =>
+      list(points, ({ at, run, rate }) => `${new Date(at).toISOString()}  run ${run}  ${rate.toFixed(0)}`),
     )
   })
   add('counters', 'everything that is counted', plain, async client => {

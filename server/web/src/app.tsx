@@ -13,7 +13,7 @@ import {
   go,
   held,
   machineState,
-  rates,
+  rate,
   route,
   running,
   smmu,
@@ -172,6 +172,11 @@ function Bar() {
           {end.outcome}
         </Tag>
       )}
+      {machineState.value !== 'off' && now?.guest != null && (
+        <Tag tone="bad" title="The console says more.">
+          guest {now.guest}
+        </Tag>
+      )}
       <span class="bar-facts">
         {now?.options && (
           <span>
@@ -188,7 +193,7 @@ function Bar() {
         {now?.kernel && <span>{now.kernel}</span>}
         {running.value && now?.phase !== 'off' && <span>{now?.phase}</span>}
         {state === 'preparing' && now?.step && <span class="step">{now.step}</span>}
-        {running.value && <span class="mono">{count(Math.round(rates.value.at(-1) ?? 0))} traps/s</span>}
+        {running.value && <span class="mono">{count(rate.value)} traps/s</span>}
       </span>
       {smmus.length > 1 && (
         <select aria-label="SMMU" value={smmu.value} onChange={e => (smmu.value = Number(e.currentTarget.value))}>

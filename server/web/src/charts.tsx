@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import { count, micros } from './format.ts'
+import type { RatePoint } from '../../api/schemas/lifecycle.ts'
+import { count, micros, wallClock } from './format.ts'
 import { useSize } from './hooks.ts'
 
-/** Values over time, the newest at the right edge. */
-export function Trend({ values, capacity, unit }: { values: readonly number[]; capacity: number; unit: string }) {
+/** Values over the last `seconds`, the newest at the right edge; a line ends where a machine did. */
+export function Trend({ points, seconds, unit }: { points: readonly RatePoint[]; seconds: number; unit: string }) {
   const { ref, width, height } = useSize<HTMLDivElement>()
-  const peak = Math.max(10, ...values)
-  const top = niceTop(peak)
-  const x = (i: number) => width - ((values.length - 1 - i) / (capacity - 1)) * width
+  const end = points.at(-1)?.at ?? 0
+  const shown = points.filter(({ at }) => at > end - seconds * 1000)
+  const top = niceTop(Math.max(10, ...shown.map(({ rate }) => rate)))
+  const x = (at: number) => width - ((end - at) / (seconds * 1000)) * width
   const y = (v: number) => height - 18 - (v / top) * (height - 26)
-  const points = values.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).join(' ')
-  const area = values.length > 1 ? `${x(0).toFixed(1)},${height - 18} ${points} ${width},${height - 18}` : ''
+  const runs = [...new Set(shown.map(({ run }) => run))].map(run => shown.filter(point => point.run === run))
   return (
     <div ref={ref} class="chart">
       {width > 0 && (
-        <svg width={width} height={height} role="img" aria-label={`${unit}, now ${Math.round(values.at(-1) ?? 0)}`}>
+        <svg
+          width={width}
+          height={height}
+          role="img"
+          aria-label={`${unit}, now ${Math.round(points.at(-1)?.rate ?? 0)}`}
+        >
           {[0, 0.5, 1].map(f => (
             <g key={f}>
               <line class="grid" x1="0" x2={width} y1={y(top * f)} y2={y(top * f)} />
@@ -26,13 +32,21 @@ export function Trend({ values, capacity, unit }: { values: readonly number[]; c
               )}
             </g>
           ))}
-          <polygon class="area" points={area} />
-          <polyline class="line" points={points} />
+          {runs.map(run => {
+            const line = run.map(({ at, rate }) => `${x(at).toFixed(1)},${y(rate).toFixed(1)}`).join(' ')
+            const [first, last] = [x(run[0]?.at ?? end), x(run.at(-1)?.at ?? end)].map(v => v.toFixed(1))
+            return (
+              <g key={run[0]?.run}>
+                <polygon class="area" points={`${first},${height - 18} ${line} ${last},${height - 18}`} />
+                <polyline class="line" points={line} />
+              </g>
+            )
+          })}
           <text class="axis" x="2" y={height - 4}>
-            −{Math.round(capacity / 2)} s
+            −{seconds > 120 ? `${seconds / 60} min` : `${seconds} s`}
           </text>
           <text class="axis end" x={width - 2} y={height - 4}>
-            now
+            {points.length === 0 ? '' : wallClock(end).slice(0, 8)}
           </text>
         </svg>
       )}

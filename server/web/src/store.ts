@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { computed, effect, type Signal, signal } from '@preact/signals'
-import type { CountersView, Info, MachineState, MachineStatus } from '../../api/schemas/lifecycle.ts'
+import type { CountersView, Info, MachineState, MachineStatus, RatePoint } from '../../api/schemas/lifecycle.ts'
 import type { CounterItem } from '../../api/schemas/subscriptions.ts'
 import type { EventItem, WarningItem } from '../../api/schemas/trace.ts'
 import { call, locked } from './api.ts'
@@ -73,9 +73,14 @@ export const events = signal<readonly EventItem[]>([])
 /** The SMMU that all views show. */
 export const smmu = signal(0)
 
-/** Traps a second, every half second. */
-export const rates = signal<readonly number[]>([])
-const RATE_POINTS = 240
+/** Traps a second, two points a second; the server keeps what was before the page. */
+export const rates = signal<readonly RatePoint[]>([])
+const RATE_POINTS = 2_400
+/** Traps a second now. */
+export const rate = computed(() => {
+  const last = rates.value.at(-1)
+  return running.value && last !== undefined && last.run === status.value?.run ? Math.round(last.rate) : 0
+})
 
 /** The state of the machine; undefined while the server does not say. */
 export const machineState = computed(() => (connection.value === 'open' ? status.value?.state : undefined))
@@ -119,7 +124,8 @@ function take({ at, counters: now }: CounterItem): void {
   counters.value = now
   const elapsed = last === undefined ? 0 : (at - last.at) / 1000
   if (last !== undefined && elapsed > 0 && now.traps >= last.traps) {
-    rates.value = [...rates.value, (now.traps - last.traps) / elapsed].slice(-RATE_POINTS)
+    const point = { run: status.peek()?.run ?? 0, at, rate: (now.traps - last.traps) / elapsed }
+    if (running.peek()) rates.value = [...rates.value, point].slice(-RATE_POINTS)
   }
   last = { at, traps: now.traps }
 }
@@ -133,9 +139,19 @@ export function startLive(): void {
       () => setTimeout(load, 2_000),
     )
   }
+  const loadRates = () =>
+    void call('GET /machine/rates').then(
+      ({ points }) => {
+        const from = rates.peek()[0]?.at ?? Number.POSITIVE_INFINITY
+        rates.value = [...points.filter(({ at }) => at < from), ...rates.peek()].slice(-RATE_POINTS)
+      },
+      // The live ones come anyway.
+      () => {},
+    )
   effect(() => {
     if (locked.value) return
     load()
+    loadRates()
     connect()
   })
   subscribe(
@@ -156,6 +172,7 @@ export function startLive(): void {
       restarted() {
         last = undefined
         rates.value = []
+        loadRates()
       },
     },
     { last: 1, lag: 100 },

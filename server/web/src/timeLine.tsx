@@ -99,7 +99,6 @@ export function TimeLine(props: {
           <svg
             width={width}
             height={HEIGHT}
-            // biome-ignore lint/a11y/noNoninteractiveTabindex: keys zoom and move
             tabindex={0}
             role="img"
             aria-label={`${count(line.traps.reduce((a, b) => a + b, 0))} traps; plus and minus zoom, arrows move, Enter selects the first`}

@@ -119,6 +119,7 @@ test.each<[string[], RegExp]>([
   [['traps', '--limit', '5'], /^ +2 +\S+ W GBPA +0x5 /m],
   [['traps', '--register', 'GBPA', '--access', 'read'], /^ +3 +\S+ R GBPA/],
   [['trap', '2'], /W CR0 .*\n +hardware +W CR0/],
+  [['rates'], /run 1 {2}\d+$|^none$/m],
   [['timeline', '--bins', '1'], /^ +\d+\.\d{6} s +\d+ traps$/m],
   [['events'], /F_TRANSLATION/],
   [['warnings'], /^none$/m],

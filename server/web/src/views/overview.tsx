@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+import { useState } from 'preact/hooks'
 import type { CountersView, StartOptions } from '../../../api/schemas/lifecycle.ts'
 import { currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
-import { counters, events, go, rates, running, status, warnings } from '../store.ts'
-import { attempt, Button, Empty, Panel, Scroll, Skeleton, sectionHref, Tag, When } from '../ui.tsx'
+import { counters, events, go, rate, rates, running, status, warnings } from '../store.ts'
+import { attempt, Button, Choice, Empty, Panel, Scroll, Skeleton, sectionHref, Tag, When } from '../ui.tsx'
+import { NoMachine } from './none.tsx'
 
 const PHASES = [
   ['qemu', 'QEMU'],
@@ -16,17 +18,32 @@ const PHASES = [
 
 export function Overview() {
   const now = status.value
+  const [minutes, setMinutes] = useState<'2' | '20'>('2')
   if (now === undefined) return <Skeleton rows={10} />
   const c = counters.value
+  if (now.run === 0) return <NoMachine what="What is counted" />
   return (
     <div class="view overview">
       <Machine />
       <Panel
         title="Traps per second"
         class="rate"
-        side={<b class="figure">{count(Math.round(rates.value.at(-1) ?? 0))}</b>}
+        side={
+          <>
+            <Choice
+              label="Time shown"
+              value={minutes}
+              options={[
+                ['2', '2 min'],
+                ['20', '20 min'],
+              ]}
+              change={setMinutes}
+            />
+            <b class="figure">{count(rate.value)}</b>
+          </>
+        }
       >
-        <Trend values={rates.value} capacity={240} unit="traps per second" />
+        <Trend points={rates.value} seconds={Number(minutes) * 60} unit="traps per second" />
       </Panel>
       <Panel
         title="Server time per trap"
@@ -68,6 +85,13 @@ function Machine() {
           </li>
         ))}
       </ol>
+      {now.guest !== null && (
+        <p class="ended bad" role="alert">
+          The guest’s kernel said{' '}
+          {now.guest === 'panic' ? 'a panic' : now.guest === 'oops' ? 'an oops' : 'that it hangs'}:{' '}
+          <a href="#/console">see its console</a>
+        </p>
+      )}
       {!running.value && now.end !== null && (
         <p class={`ended ${now.end.outcome === 'ok' || now.end.outcome === 'killed' ? '' : 'bad'}`}>
           Run {now.run} ended at {clock(now.end.at)}: {now.end.message}
@@ -134,7 +158,8 @@ const Tally = ({ name, value, bad }: { name: string; value: number | undefined; 
 )
 
 function Registers({ c }: { c: CountersView | undefined }) {
-  const total = Math.max(1, c?.registers[0] ? c.registers[0].reads + c.registers[0].writes : 1)
+  // The largest fills its cell.
+  const total = Math.max(1, ...(c?.registers ?? []).map(({ reads, writes }) => reads + writes))
   return (
     <Panel title="By register" class="registers" flush>
       {!c || c.registers.length === 0 ? (
@@ -238,7 +263,7 @@ function Reports({ c }: { c: CountersView | undefined }) {
     ...events.value.map(e => ({
       at: e.at,
       time: e.time,
-      tone: e.kind === 'machine' ? ('plain' as const) : ('bad' as const),
+      tone: e.kind === 'machine' || e.kind === 'reset' ? ('plain' as const) : ('bad' as const),
       name: e.name,
       text: e.text.replace(`${e.name} `, '').trim(),
       row: 0,
