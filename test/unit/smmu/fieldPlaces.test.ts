@@ -24,7 +24,7 @@ describe('fields of commands', () => {
       'Address [127:76] 0x7fffed0000',
     ])
   })
-  test('CMD_CFGI_STE (section 4.3.1)', () => {
+  test('CMD_CFGI_STE (IHI 0070 section 4.3.1)', () => {
     expect(shown(commandBits(Uint32Array.of(0x03, 0x18, 1, 0)))).toEqual([
       'Opcode [7:0] 3',
       'SSec [10:10] 0',
@@ -32,7 +32,7 @@ describe('fields of commands', () => {
       'Leaf [64:64] 1',
     ])
   })
-  test('CMD_SYNC (section 4.7.3)', () => {
+  test('CMD_SYNC (IHI 0070 section 4.7.3)', () => {
     // CS 1, MSH 3, MSIAttr 0xf, MSIData 0x55, MSIAddress 0xab_fee0_0044.
     expect(shown(commandBits(Uint32Array.of(0x0fc0_1046, 0x55, 0xfee0_0044, 0xab)))).toEqual([
       'Opcode [7:0] 0x46',
