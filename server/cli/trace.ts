@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { realpathSync } from 'node:fs'
 import { sep } from 'node:path'
+import { styleText } from 'node:util'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { cachePath } from '../../scripts/setup/cache.ts'
 import { type BbmLevel, blockOptions, GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
@@ -35,6 +36,7 @@ import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
+import { openPager } from './pager.ts'
 import { inputFile, ofFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
@@ -223,14 +225,16 @@ function statsCommand(trace: Command): void {
   )
 }
 
-interface DiffCommandOptions {
+interface DiffCommandOptions extends SymbolOptions {
   readonly values: boolean
+  readonly exact?: boolean
+  readonly pager: boolean
   readonly nested?: boolean
   readonly limit: number
 }
 
 function diffCommand(trace: Command): void {
-  trace
+  const command = trace
     .command('diff')
     .argument('<a>', 'a recording', inputFile)
     .argument('<b>', 'the one it is compared with', inputFile)
@@ -238,18 +242,33 @@ function diffCommand(trace: Command): void {
       'what the second run did differently, first divergence first; as diff(1), 1 when there is something, 2 for files that are no recordings',
     )
     .option('--no-values', 'compare which registers were accessed, not the values')
+    .option('--exact', "compare the guest's addresses as they are, and not which of them are the same page")
     .option('--nested', 'compare accesses to hardware and memory, too')
     .option('--limit <n>', 'places to print', value(parseNumber), 10)
-    .action((a: string, b: string, options: DiffCommandOptions) =>
-      reading(a, left => reading(b, right => printDiff(left, right, options), EXIT.usage), EXIT.usage),
-    )
+    .option('--no-pager', 'on a terminal: print, and do not show with PAGER')
+  symbolOptions(command).action((a: string, b: string, options: DiffCommandOptions) =>
+    reading(a, left => reading(b, right => printDiff(left, right, options), EXIT.usage), EXIT.usage),
+  )
 }
+
+const COLOURS = { '-': 'red', '+': 'green', ' ': 'dim' } as const
 
 async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOptions): Promise<void> {
   const nested = options.nested === true
-  const out = new Output()
+  const symbols = [loadSymbols(a, options), loadSymbols(b, options)] as const
   const warnings = [warningsOf(a.header), warningsOf(b.header)] as const
-  const compared = { values: options.values, nested, warnings, rewritten: a.tellsRewritten && b.tellsRewritten }
+  const compared = {
+    values: options.values,
+    nested,
+    warnings,
+    rewritten: a.tellsRewritten && b.tellsRewritten,
+    ...(!options.exact && { machines: [a.header.machine, b.header.machine] as const }),
+  }
+  const pager = options.pager ? openPager() : undefined
+  const out = new Output(pager?.input)
+  // Of the terminal, with or without a pager: NO_COLOR and the like are heard.
+  const paint = (colour: Parameters<typeof styleText>[0]) => (shown: string) =>
+    styleText(colour, shown, { stream: process.stdout })
   let places = 0
   const only = { a: 0, b: 0 }
   for (const hunk of diff(a.records(), b.records(), compared)) {
@@ -257,13 +276,15 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
     only.b += hunk.b.length
     if (++places > options.limit) continue
     if (places === 1) {
-      out.line(`--- ${title(a.header)}`)
-      out.line(`+++ ${title(b.header)}`)
+      out.line(`--- ${title(a.header)}`, paint('bold'))
+      out.line(`+++ ${title(b.header)}`, paint('bold'))
     }
-    out.line(`@@ ${places === 1 ? 'first difference' : `difference ${places}`}`)
-    for (const line of describeHunk(hunk, nested, warnings)) out.line(line)
+    out.line(`@@ ${places === 1 ? 'first difference' : `difference ${places}`}`, paint('cyan'))
+    for (const { sign, text } of describeHunk(hunk, nested, warnings, symbols)) {
+      out.line(`${sign} ${text}`, paint(COLOURS[sign]))
+    }
     if (out.full) await out.flush()
-    if (out.closed) return
+    if (out.closed) break
   }
   if (places === 0) out.line('no difference')
   else {
@@ -273,6 +294,7 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
     process.exitCode = EXIT.failed
   }
   await out.close()
+  await pager?.ended()
 }
 
 interface ExportCommandOptions extends SymbolOptions {

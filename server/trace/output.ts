@@ -13,10 +13,10 @@ export class Output {
   #text = ''
   #error: NodeJS.ErrnoException | undefined
 
-  /** @param path a file to be replaced; absent: standard output. */
-  constructor(path?: string) {
-    this.#file = path !== undefined
-    this.#stream = path === undefined ? process.stdout : createWriteStream(path)
+  /** @param to a file to be replaced, or what leads to a terminal, such as a pager; absent: standard output. */
+  constructor(to?: string | Writable) {
+    this.#file = typeof to === 'string'
+    this.#stream = typeof to === 'string' ? createWriteStream(to) : (to ?? process.stdout)
     this.#stream.on('error', this.#failed)
   }
 
@@ -34,11 +34,13 @@ export class Output {
   }
 
   text(text: string): void {
-    this.#text += text
+    // A file keeps what was recorded; standard output may be a terminal, or lead to one.
+    this.#text += this.#file ? text : escaped(text)
   }
 
-  line(text: string): void {
-    this.#text += `${text}\n`
+  /** @param paint puts colours around what is safe to show */
+  line(text: string, paint: (shown: string) => string = shown => shown): void {
+    this.#text += `${paint(this.#file ? text : escaped(text))}\n`
   }
 
   /** Hands on what was added. @throws Error when it cannot be written, but for a reader that left. */
@@ -46,9 +48,7 @@ export class Output {
     const text = this.#text
     this.#text = ''
     if (text !== '' && this.#error === undefined) {
-      // A file keeps what was recorded; standard output may be a terminal, or lead to one.
-      const shown = this.#file ? text : escaped(text)
-      await new Promise(resolve => this.#stream.write(shown, resolve))
+      await new Promise(resolve => this.#stream.write(text, resolve))
     }
     // The error event of a failed write comes after its callback.
     await new Promise(resolve => setImmediate(resolve))
