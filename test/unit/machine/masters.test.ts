@@ -28,13 +28,18 @@ const BOARD: Objects = {
 
 function masters(more: Objects) {
   const objects: Objects = { ...BOARD, ...more }
+  const kinds: unknown[] = []
   const execute = (command: string, parameters: Record<string, unknown> = {}): Promise<unknown> => {
     if (command === 'qom-list-types') {
       expect(parameters.abstract).toBe(false)
+      // Asked once of each kind: QEMU has hundreds of types.
+      expect(kinds).not.toContain(parameters.implements)
+      kinds.push(parameters.implements)
       return Promise.resolve((KINDS[String(parameters.implements)] ?? []).map(name => ({ name })))
     }
     const path = String(parameters.path)
     if (command === 'qom-get') {
+      if (objects[path] === undefined) return Promise.reject(new Error(`Device '${path}' not found`))
       const [type, properties = {}] = objects[path] ?? ['']
       const property = String(parameters.property)
       return Promise.resolve(property === 'type' ? type : properties[property])

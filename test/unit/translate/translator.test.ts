@@ -165,6 +165,24 @@ describe('caches', () => {
     }
   })
 
+  test.each([
+    ['aborts', R.GBPA_ABORT, enums.translation.silent[0]],
+    ['lets all pass', 0, enums.translation.bypass[0]],
+  ])('an SMMU that is off %s, as GBPA says', (_, gbpa, status) => {
+    machine.write(R.ARM_SMMU_CR0, 0)
+    machine.write(R.ARM_SMMU_GBPA, (gbpa | R.GBPA_UPDATE) >>> 0)
+    expect(machine.ask(VA).status).toBe(status)
+  })
+
+  test('a stream table above 4 GiB is not the one below', () => {
+    expect(pa()).toBe(OLD)
+    machine.write(R.ARM_SMMU_CR0, 0)
+    machine.write64(R.ARM_SMMU_STRTAB_BASE, 2 ** 32 + machine.strtab)
+    machine.write(R.ARM_SMMU_CR0, R.CR0_SMMUEN | R.CR0_CMDQEN)
+    machine.command(C.CMDQ_OP_CFGI_ALL, [C.CMDQ_CFGI_1_RANGE, 31])
+    expect(machine.ask(VA).status).toBe(enums.translation.fault[0])
+  })
+
   test('a reset of the machine', () => {
     pa()
     machine.remap(VA, NEW)
