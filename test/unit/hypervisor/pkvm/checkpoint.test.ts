@@ -273,6 +273,15 @@ describe('refused', () => {
     expect(() => other.hyp.restore(checkpoint)).toThrow(reason)
   })
 
+  test('for blocks, or of blocks', () => {
+    const { checkpoint } = made()
+    const blocks: SetUp = { options: { blocks: true } }
+    expect(() => new Bench(blocks).hyp.restore(checkpoint)).toThrow(/nested with a granule of 4096$/)
+    const bench = new Bench(blocks)
+    bench.hyp.reset()
+    expect(() => new Bench().hyp.restore(bench.hyp.checkpoint())).toThrow(/nested with a granule of 4096 and blocks$/)
+  })
+
   test('one that ends anywhere before its end, and says so itself', () => {
     const { bench, checkpoint } = made()
     for (let length = 8 + 11 + 1; length < checkpoint.length / 4; length++) {

@@ -600,6 +600,8 @@ describe('donation at run time', () => {
     start({ options: { granule } })
     expect(bench.hyp.donate(TARGET, P, 3)).toBe(EINVAL)
     expect(bench.hyp.donate(TARGET + P, granule, 3)).toBe(EINVAL)
+    // Before anything is done.
+    expect(bench.report.take()).toEqual([])
     expect(bench.hyp.donate(TARGET, granule, 3)).toBe(OK)
     expect(mapped(TARGET + granule - 1)).toBe(false)
     expect(mapped(TARGET + granule)).toBe(true)
