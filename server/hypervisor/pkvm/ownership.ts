@@ -204,9 +204,14 @@ export class PageOwnership {
     return result
   }
 
+  /** Slot of a VM that owns pages, or -1. */
+  #slotOf(vm: number): number {
+    return vm > 0 ? this.#vmIds.indexOf(vm) : -1
+  }
+
   /** Protected VM → host: only pages that this VM owns. */
   reclaim(base: number, size: number, vm: number): number {
-    const slot = vm > 0 ? this.#vmIds.indexOf(vm) : -1
+    const slot = this.#slotOf(vm)
     if (slot < 0) {
       const first = this.#locate(base, size)
       return first < 0 ? first : EPERM
@@ -223,7 +228,7 @@ export class PageOwnership {
   checkVm(base: number, size: number, vm: number): number {
     const first = this.#locate(base, size)
     if (first < 0) return first
-    const slot = vm > 0 ? this.#vmIds.indexOf(vm) : -1
+    const slot = this.#slotOf(vm)
     return slot < 0 ? EPERM : this.#check(first, first + size / PAGE_SIZE, VM + slot)
   }
 

@@ -235,6 +235,11 @@ test('states and owners of a page, by any address in it', () => {
   expect([...pages.ranges(A + 2 * P, A + 3 * P)]).toMatchObject([{ base: A + 2 * P, size: P }])
 })
 
+test('a page that is shared and not pinned is the host’s to reach', () => {
+  pages.share(A, P)
+  expect([pages.stateAt(A), pages.pinsAt(A), pages.hostReaches(A)]).toEqual([PAGE_SHARED, 0, true])
+})
+
 test('pins are counted, up to a limit', () => {
   pages.share(A, P)
   for (let i = 0; i < MAX_PINS; i++) expect(pages.pin(A, P)).toBe(OK)

@@ -282,6 +282,7 @@ describe('memory layouts', () => {
       devices: 2 ** 44 - total - carveout.size - frame.size,
       unmapped: 0,
     })
+    expect(bench.hyp.verify()).toEqual([])
   })
 
   test('granules that are only partly RAM, or partly hypervisor memory, are holes', () => {
