@@ -265,6 +265,39 @@ describe('stream table (IHI 0070 sections 5.1, 6.3.24, 6.3.25)', () => {
       expect([...strtab.steTables(outside, memory({}))]).toEqual([])
     })
 
+    it('finds those between two StreamIDs, wherever they lie', () => {
+      const descriptors = { 0: 0x4100_0009n, 1: 0x1_4200_0009n, 2: 0x4300_0009n, 3: 0x4400_0009n }
+      const sids = (from?: number, to?: number) =>
+        [...strtab.steTables(two, memory(descriptors), from, to)].map(({ sid }) => sid >> 8)
+      expect(sids()).toEqual([0, 1, 2, 3])
+      expect(sids(0x100)).toEqual([1, 2, 3])
+      expect(sids(0x1ff, 0x201)).toEqual([1, 2])
+      expect(sids(0, 0x100)).toEqual([0])
+      expect([...strtab.steTables(two, memory(descriptors), 0x100, 0x200)]).toEqual([
+        { address: 0x1_4200_0000, sid: 0x100, stes: 256 },
+      ])
+    })
+
+    it('finds each once, where RAM ends behind the first of a page', () => {
+      const cut = { ...two, base: END - 513 * 8, log2size: 24 }
+      const first = (END - 513 * 8 - L1) / 8
+      const found = [...strtab.steTables(cut, memory({ [first + 1]: 0x4100_0009n }))]
+      expect(found).toEqual([{ address: 0x4100_0000, sid: 0x100, stes: 256 }])
+    })
+
+    it('reads an entry where there is one', () => {
+      const words = memory({ 8: 0x0123_4567_89ab_cdefn, 15: 7n })
+      expect(strtab.readSte(L1 + 64, words)).toEqual(
+        BigUint64Array.of(0x0123_4567_89ab_cdefn, 0n, 0n, 0n, 0n, 0n, 0n, 7n),
+      )
+      expect(strtab.readSte(END, words)).toBeUndefined()
+      const anywhere: GuestMemory = { ram: [], read: () => true, write: () => false }
+      expect(strtab.readSte(0, anywhere)).toEqual(new BigUint64Array(8))
+      for (const none of [strtab.STE_ABSENT, strtab.STE_UNREADABLE]) {
+        expect(strtab.readSte(none, anywhere)).toBeUndefined()
+      }
+    })
+
     it('finds all L2 tables, of a table that is larger than a page and partly not in RAM', () => {
       const large = strtab.decodeStreamTable(L1, 0, CFG(1, 8, 24), 24, true)
       const descriptors = { 0: 0x4100_0005n, 511: 0x4200_0001n, 512: 0x4300_0009n, 8191: 0x4400_0009n, 8192: 1n }

@@ -235,6 +235,22 @@ test('states and owners of a page, by any address in it', () => {
   expect([...pages.ranges(A + 2 * P, A + 3 * P)]).toMatchObject([{ base: A + 2 * P, size: P }])
 })
 
+test.each([0, 5, 15])('the host reaches a range when it owns each page of it: page %i', page => {
+  const at = A + page * P
+  const all = () => [pages.hostReachesAll(at, P), pages.hostReachesAll(A, 16 * P)]
+  expect(all()).toEqual([true, true])
+  pages.share(at, P)
+  expect(all()).toEqual([true, true])
+  pages.unshare(at, P)
+  pages.donateToHyp(at, P)
+  expect(all()).toEqual([false, false])
+  pages.reclaimFromHyp(at, P)
+  pages.donate(at, P, 3)
+  expect(all()).toEqual([false, false])
+  expect(pages.hostReachesAll(A, page * P + (page === 0 ? P : 0))).toBe(page !== 0)
+  expect(pages.hostReachesAll(A, 17 * P)).toBe(false)
+})
+
 test('a page that is shared and not pinned is the host’s to reach', () => {
   pages.share(A, P)
   expect([pages.stateAt(A), pages.pinsAt(A), pages.hostReaches(A)]).toEqual([PAGE_SHARED, 0, true])
@@ -404,6 +420,15 @@ describe('donation at run time', () => {
       { operation: PAGE_RECLAIM, base: TARGET, size: 2 * P, owner: 3, result: OK },
     ])
     expect(bench.report.take()).toEqual([])
+  })
+
+  test('as much as is zeroed at a time, and more, comes back zeroed', () => {
+    const size = 3 * MiB
+    for (const at of [TARGET - 8, TARGET, TARGET + MiB, TARGET + size - 8]) bench.memory.poke64(at, 0x5an)
+    expect(bench.hyp.donate(TARGET, size, 3)).toBe(OK)
+    expect(bench.hyp.reclaim(TARGET, size, 3)).toBe(OK)
+    for (const at of [TARGET, TARGET + MiB, TARGET + size - 8]) expect(bench.memory.peek64(at)).toBe(0n)
+    expect(bench.memory.peek64(TARGET - 8)).toBe(0x5an)
   })
 
   test('the stale translation is gone before the VM owns the page', () => {
