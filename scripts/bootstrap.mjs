@@ -67,11 +67,12 @@ function ownFolder(path) {
  *
  * @param {string} command
  * @param {string[]} args
+ * @param {'inherit' | 2} stdout 2: what it says is progress, and standard output is that of the program started later
  * @returns {Promise<number>}
  */
-function run(command, args, cwd = process.cwd()) {
+function run(command, args, stdout = 'inherit', cwd = process.cwd()) {
   return new Promise(resolve => {
-    const child = spawn(command, args, { cwd, env, stdio: 'inherit' })
+    const child = spawn(command, args, { cwd, env, stdio: ['inherit', stdout, 'inherit'] })
     for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
       process.on(signal, () => {
         if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal)
@@ -104,7 +105,7 @@ async function installPackages() {
   // Not "npm ci": that refuses a lock file without the optional packages of other platforms, which a registry mirror
   // may not have. With --no-save it is the lock file that decides all the same.
   const args = ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error']
-  const code = await run('npm', args, root)
+  const code = await run('npm', args, 2, root)
   if (code === 0) writeFileSync(stampFile, lockHash())
   else console.error(`smmu-cosim: "npm ${args.join(' ')}" failed with exit code ${code}`)
   return code
@@ -150,8 +151,8 @@ async function startable(node) {
   const apt = ['env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q', '-o', 'DPkg::Lock::Timeout=300']
   const [command = '', ...args] = process.getuid?.() === 0 ? apt : ['sudo', ...apt]
   // A broken third-party source fails the update, and need not concern us.
-  await run(command, [...args, 'update'])
-  const code = await run(command, [...args, 'install', '-y', '--no-install-recommends', `${LIBRARY}1`])
+  await run(command, [...args, 'update'], 2)
+  const code = await run(command, [...args, 'install', '-y', '--no-install-recommends', `${LIBRARY}1`], 2)
   if (code !== 0) console.error(`smmu-cosim: as root, run: apt-get install ${LIBRARY}1`)
   return code
 }
