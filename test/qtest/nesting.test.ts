@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Each request of the server, in each place from which QEMU asks it: nothing that serving needs may be held. */
+/** Each request of the server, in each place from which QEMU asks it, over the socket and a ring: nothing that serving needs may be held. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
   encodeCheckpoint,
@@ -54,6 +54,7 @@ import {
 import { EDU_ARGS, EDU_SID, Edu } from './edu.ts'
 import { QtestMachine, RAM, SMMU } from './machine.ts'
 import { type Encode, type MessageOf, Peer } from './peer.ts'
+import { Ring } from './ring.ts'
 
 const [OK] = enums.status.ok
 const MODE = enums.translateMode
@@ -69,7 +70,11 @@ const COMMANDS = 3
 /** Commands that keep QEMU busy, and how often it is to consume them all. */
 const BUSY_LOG2 = 15
 const BUSY_POSTS = 4_000
+const RING = enums.feature.ring[0]
+const RING_BYTES = 4096
 
+/** What the frames travel through. */
+let transport: Transport
 let machine: QtestMachine
 let peer: Peer
 let edu: Edu
@@ -77,6 +82,7 @@ let edu: Edu
 let prod: number
 
 beforeEach(async () => {
+  transport = 'the socket'
   machine = new QtestMachine()
   prod = 0
   peer = await Peer.listen(machine.socket)
@@ -206,8 +212,16 @@ const REQUESTS: readonly (readonly [string, (place: Place) => Promise<void>])[] 
 /** `ringOpen` comes once in a connection: `openRing`. `challenge` belongs to the handshake: token.test.ts. */
 const ONCE = ['ringOpen', 'challenge']
 
-/** Nobody agreed on a ring; with one: ring.test.ts. */
-const openRing = () => unsupported((out, seq) => encodeRingOpen(out, seq, 0x1_0000), 'ringOpen')
+const TRANSPORTS = ['the socket', 'a ring'] as const
+type Transport = (typeof TRANSPORTS)[number]
+
+const features = () => (transport === 'a ring' ? RING : 0)
+
+/** The frames go through a ring from here on, or nobody agreed on one. */
+async function openRing(): Promise<void> {
+  if (transport === 'a ring') expect(await peer.openRing(new Ring(RING_BYTES)), 'ringOpen').toBe(OK)
+  else await unsupported((out, seq) => encodeRingOpen(out, seq, 0x1_0000), 'ringOpen')
+}
 
 test('no request of the protocol is missing here', () => {
   const tried = new Set([...REQUESTS.map(([name]) => name.split(' ')[0]), ...ONCE])
@@ -234,8 +248,9 @@ function start(properties: readonly string[]): Promise<void> {
 /** Started, and the model programmed. */
 async function ready(properties: readonly string[]): Promise<void> {
   const starting = start(properties)
-  await peer.started()
+  await peer.started(features())
   await starting
+  await openRing()
   edu = await Edu.enable(machine.qtest)
   await program()
 }
@@ -256,6 +271,7 @@ const PLACES: Readonly<Record<string, Place>> = {
     async enter(...properties) {
       const starting = start(properties)
       const hello = await peer.next(Id.hello)
+      await openRing()
       await program()
       return async () => {
         peer.welcome(hello)
@@ -269,8 +285,9 @@ const PLACES: Readonly<Record<string, Place>> = {
     starting: true,
     async enter(...properties) {
       const starting = start(properties)
-      peer.welcome(await peer.next(Id.hello))
+      peer.welcome(await peer.next(Id.hello), features())
       const reset = await peer.next(Id.reset)
+      await openRing()
       await program()
       return async () => {
         peer.reply(reset)
@@ -382,10 +399,20 @@ async function serveAll(place: Place): Promise<void> {
   for (const [, request] of REQUESTS) await request(place)
 }
 
-describe.each(Object.entries(PLACES))('in %s', (_, place) => {
+/** Before `welcome` there is no ring. */
+const EVERYWHERE = TRANSPORTS.flatMap(how =>
+  Object.entries(PLACES)
+    .filter(([name]) => how === 'the socket' || name !== 'hello')
+    .map(([name, place]) => [name, how, place] as const),
+)
+
+describe.each(EVERYWHERE)('in %s, over %s', (_, how, place) => {
+  beforeEach(() => {
+    transport = how
+  })
+
   test('each request of the server is served', async () => {
     const leave = await place.enter()
-    await openRing()
     await serveAll(place)
     await leave()
     // QEMU is well afterwards: the guest's accesses reach the server, and the server is served.
@@ -500,6 +527,34 @@ describe('what the guest has placed on the frame is out of the SMMU’s reach', 
     expect(((await peer.next(Id.done)).valueLo >>> 24) & 0x7f).toBe(r.CMDQ_ERR_CERROR_ABT_IDX)
   })
 })
+
+test.each([
+  // Events of one access do not fit into the ring; into the buffers of a socket go those of some.
+  ['a ring', 1],
+  ['the socket', 40],
+] as const)(
+  'over %s, a request that comes while a notice waits for room is served afterwards',
+  async (how, accesses) => {
+    transport = how
+    await ready([])
+    await ask(write(STRTAB + EDU_SID * 64, [0n, 0n]), 'STE')
+    await ask((out, seq) => encodeInvalidate(out, seq, 0, enums.invalidateScope.all[0], 0), 'invalidate')
+    peer.stopReading()
+    let over = false
+    const faults = (async () => {
+      for (let i = 0; i < accesses; i++) await edu.dmaRead(BUFFER, 4096)
+      over = true
+    })()
+    await new Promise(resolve => setTimeout(resolve, 1_000))
+    expect(over).toBe(false)
+    peer.send((out, seq) => encodeHwRead(out, seq, 0, r.ARM_SMMU_IDR0, 4))
+    // QEMU takes it, as it may be what keeps the server from reading.
+    await new Promise(resolve => setTimeout(resolve, 200))
+    peer.readAgain()
+    await faults
+    expect((await peer.next(Id.done)).status).toBe(OK)
+  },
+)
 
 test('with an I/O thread, only the model translates: a device there would wait for who waits for it', async () => {
   const starting = machine.start({ args: ['-object', 'iothread,id=io0'] })

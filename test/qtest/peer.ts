@@ -169,6 +169,13 @@ export class Peer {
     this.#socket?.pause()
   }
 
+  /** Takes them again. */
+  readAgain(): void {
+    this.#stopped = false
+    if (this.ring === undefined) this.#socket?.resume()
+    else this.look()
+  }
+
   close(): void {
     this.cut()
     this.#server.close()

@@ -4,9 +4,8 @@
  */
 
 import { dlopen, getRawPointer } from 'node:ffi'
-import { closeSync } from 'node:fs'
 import type { Socket } from 'node:net'
-import { type SharedFile, sharedFile, unmap, view } from '../../server/machine/sharedMemory.ts'
+import { closeFile, type SharedFile, sharedFile, unmap, view } from '../../server/machine/sharedMemory.ts'
 
 /** Indices of 32-bit words of the area. */
 export const WORD = {
@@ -145,7 +144,7 @@ export class Ring {
   }
 
   dispose(): void {
-    closeSync(this.file.fd)
+    closeFile(this.file.fd)
     unmap(this.file)
   }
 }
