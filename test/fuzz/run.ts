@@ -57,13 +57,15 @@ export async function fuzz(
   const all: FuzzFinding[] = []
   for (const target of names) {
     // So long an input would be a finding.
-    if (target === 'qemu' && process.env.SMMU_COSIM_QEMU === undefined) await ensureSanitizedQemu({ signal })
+    if (target.startsWith('qemu') && process.env.SMMU_COSIM_QEMU === undefined) await ensureSanitizedQemu({ signal })
     const module = new URL(`./targets/${target}.ts`, import.meta.url).href
     const end =
       most === undefined
         ? { ms: (seconds * 1000) / names.length, inputs: Number.POSITIVE_INFINITY }
         : { ms: Number.POSITIVE_INFINITY, inputs: most }
-    const { inputs, outcomes, findings } = await fuzzTarget({ module, seed, corpus: corpus(target), ...end }, signal)
+    // What did something over the socket may do so over a ring.
+    const first = [...corpus(target), ...(target === 'qemuRing' ? corpus('qemu') : [])]
+    const { inputs, outcomes, findings } = await fuzzTarget({ module, seed, corpus: first, ...end }, signal)
     const different = outcomes === undefined ? '' : `, ${outcomes} outcomes`
     say(`${target}: ${inputs} inputs${different}, ${findings.length} findings`)
     for (const { message, input } of findings) {

@@ -17,17 +17,23 @@ afterAll(() => {
   if (given === undefined) delete process.env.SMMU_COSIM_QEMU
 })
 
-test('a hostile server: what was found once, and the first inputs, find nothing and come to many things', async () => {
-  const module = new URL('../fuzz/targets/qemu.ts', import.meta.url).href
-  const found = corpus('qemu')
-  const { inputs, outcomes, findings } = await fuzzTarget(
-    { module, seed: 7, corpus: found, ms: 100_000, inputs: found.length + 100 },
-    new AbortController().signal,
-  )
-  expect(findings).toEqual([])
-  expect(inputs).toBe(found.length + 100)
-  expect(outcomes).toBeGreaterThan(30)
-})
+test.each([
+  ['the socket', 'qemu'],
+  ['a ring', 'qemuRing'],
+] as const)(
+  'a hostile server over %s: what was found once, and the first inputs, find nothing and come to many things',
+  async (_how, target) => {
+    const module = new URL(`../fuzz/targets/${target}.ts`, import.meta.url).href
+    const found = corpus(target)
+    const { inputs, outcomes, findings } = await fuzzTarget(
+      { module, seed: 7, corpus: found, ms: 100_000, inputs: found.length + 100 },
+      new AbortController().signal,
+    )
+    expect(findings).toEqual([])
+    expect(inputs).toBe(found.length + 100)
+    expect(outcomes).toBeGreaterThan(30)
+  },
+)
 
 test('told to end while QEMU runs, it leaves no process within 2 s', async () => {
   const mark = new Mark()

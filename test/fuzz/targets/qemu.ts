@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A hostile server against QEMU, built with sanitizers. Accesses come from qtest, DMA from the `edu` device; vCPUs do not run.
+ * A hostile server against QEMU, built with sanitizers, over a socket and over a ring (qemuRing.ts). Accesses come from qtest, DMA from
+ * the `edu` device; vCPUs do not run.
  */
 import { createServer, type Server, type Socket } from 'node:net'
 import { setTimeout } from 'node:timers/promises'
@@ -12,6 +13,7 @@ import { ensureSanitizedQemu } from '../../../scripts/setup/sanitized.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { EDU_ARGS, EDU_SID, Edu } from '../../qtest/edu.ts'
 import { QtestMachine, RAM, SMMU } from '../../qtest/machine.ts'
+import { areaSize, Ring, sendDescriptors, WORD } from '../../qtest/ring.ts'
 import { Choices } from '../choices.ts'
 import { Finding, type Target, withoutNumbers } from '../target.ts'
 import { messageFrame, messageNamed, messagesOf, type Values } from './messages.ts'
@@ -24,6 +26,8 @@ const TORN_MS = 200
 /** QEMU is waited for no longer, ms; the runner, which tries what was found once more, is patient for 20 s. */
 const PATIENCE_MS = 7_000
 const MEMORY_MIB = 64
+/** Of a ring, bytes: some messages are longer. */
+const CAPACITY = 4096
 /** What happens when it finds something; leaks at its end are none. */
 const SANITIZERS = {
   ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0',
@@ -34,7 +38,9 @@ const FOUND = /Sanitizer|runtime error|assert|BUG/i
 const NAMES = new Map<number, string>(messageList.map(([name, { id }]) => [id, name]))
 /** What a server may send while QEMU waits, and at any other time. */
 const REQUESTS = messagesOf('server').filter(({ kind }) => kind !== 'answer')
-const [WELCOME, REPLY, TRANSLATED, HOLD] = ['welcome', 'reply', 'translated', 'hold'].map(messageNamed)
+const [WELCOME, REPLY, TRANSLATED, HOLD, RING_OPEN] = ['welcome', 'reply', 'translated', 'hold', 'ringOpen'].map(
+  messageNamed,
+)
 /** Sent rarely: the first two end QEMU, the others the connection, at least while QEMU does not wait. */
 const ENDING: readonly Message[] = [messageNamed('quit'), messageNamed('refuse')]
 const RARE: readonly Message[] = [...ENDING, ...['error', 'challenge', 'confirm'].map(messageNamed), HOLD]
@@ -49,6 +55,8 @@ const OFFSETS = [
   ...[R.ARM_SMMU_EVTQ_BASE, R.ARM_SMMU_EVTQ_PROD, R.ARM_SMMU_EVTQ_CONS],
 ]
 const FRAME_BYTES = 0x2_0000
+/** Those that the server may write. */
+const WORDS = [WORD.toQemuTail, WORD.toServerHead, WORD.serverSleeps, WORD.qemuSleeps]
 
 /** Pages that tables, queues and buffers are in; one beyond RAM, and one in the frame. */
 const place = (choices: Choices): number =>
@@ -116,43 +124,135 @@ class HostileServer {
   /** What was sent may be half a frame. */
   torn = false
   readonly #server: Server
+  readonly #rings: boolean
   #socket: Socket | undefined
+  /** QEMU has been asked to take a ring: what it says and what is to be sent waits for its answer to this request. */
+  #opening:
+    | { readonly ring: Ring; readonly seq: number; readonly said: MessageFromQemu[]; unsent: Buffer[] }
+    | undefined
+  #ring: Ring | undefined
+  #looking = false
+  #input = new FrameReader()
+  readonly #decoder = new Decoder('server')
   #seq = 0
   #wasReset = () => {}
   /** Resolved by the answer with this number, or by the end of the connection. */
   #awaited: { readonly seq: number; readonly resolve: () => void } | undefined
 
-  private constructor(server: Server) {
+  private constructor(server: Server, rings: boolean) {
     this.#server = server
+    this.#rings = rings
     server.on('connection', socket => this.#connected(socket))
   }
 
-  static async listen(path: string): Promise<HostileServer> {
+  /** @param rings frames are to travel in shared memory */
+  static async listen(path: string, rings: boolean): Promise<HostileServer> {
     const server = createServer()
     await new Promise<void>(resolve => server.listen(path, resolve))
-    return new HostileServer(server)
+    return new HostileServer(server, rings)
   }
 
   #connected(socket: Socket): void {
+    this.#dropRing()
     this.#socket = socket
-    const input = new FrameReader()
-    const decoder = new Decoder('server')
+    this.#input = new FrameReader()
     socket.on('error', () => {})
-    socket.on('close', () => this.#awaited?.resolve())
-    socket.on('data', (chunk: Buffer) => {
-      input.push(chunk)
-      while (input.next()) this.#take(decoder.decode(input.buffer, input.start, input.end))
+    socket.on('close', () => {
+      if (socket === this.#socket) this.#dropRing()
+      this.#awaited?.resolve()
     })
+    socket.on('data', (chunk: Buffer) => {
+      if (socket !== this.#socket) return
+      if (this.#ring === undefined) this.#said(chunk)
+      else this.#look()
+    })
+  }
+
+  #said(chunk: Uint8Array): void {
+    this.#input.push(chunk)
+    while (this.#input.next()) {
+      const { buffer, start, end } = this.#input
+      this.#take(this.#decoder.decode(buffer, start, end))
+    }
+  }
+
+  /** Takes what is in the ring, and puts in what found no room. */
+  #look(): void {
+    const socket = this.#socket
+    if (this.#looking || socket === undefined) return
+    this.#looking = true
+    try {
+      for (let ring = this.#ring; ring !== undefined && ring === this.#ring; ) {
+        this.#said(ring.take(socket))
+        ring.flush(socket)
+        if (ring.doze()) break
+      }
+    } finally {
+      this.#looking = false
+    }
+  }
+
+  #open(socket: Socket): void {
+    const seq = ++this.#seq
+    const ring = new Ring(CAPACITY)
+    this.#opening = { ring, seq, said: [], unsent: [] }
+    const frame = messageFrame(RING_OPEN, seq, new Choices(new Uint8Array(0)), { size: areaSize(CAPACITY) })
+    sendDescriptors(socket, frame, [ring.file.fd])
+  }
+
+  /** QEMU has taken the ring. */
+  #opened(): void {
+    const opening = this.#opening
+    if (opening === undefined) return
+    this.#opening = undefined
+    this.#ring = opening.ring
+    for (const message of opening.said) this.#take(message)
+    for (const bytes of opening.unsent) this.#write(bytes)
+    this.#look()
+  }
+
+  #dropRing(): void {
+    const ring = this.#ring ?? this.#opening?.ring
+    this.#ring = undefined
+    this.#opening = undefined
+    ring?.dispose()
+  }
+
+  #write(bytes: Buffer): void {
+    const socket = this.#socket
+    if (socket === undefined) return
+    if (this.#opening !== undefined) this.#opening.unsent.push(bytes)
+    else if (this.#ring === undefined) socket.write(bytes)
+    else {
+      this.#ring.send(bytes, socket)
+      this.#look()
+    }
+  }
+
+  /** Writes to the shared memory what the rules of the ring do not allow. */
+  #scribble(ring: Ring): void {
+    const { choices } = this
+    if (choices.once(2)) ring.copyIn(choices.bytes(64), (ring.put - choices.below(128)) >>> 0)
+    else ring.store(choices.pick(WORDS), choices.once(2) ? choices.u32() : ring.put + choices.below(2 * CAPACITY))
+    this.#socket?.write(Buffer.from([choices.once(4) ? choices.byte() : 0]))
   }
 
   #take(message: MessageFromQemu): void {
     const { type, seq } = message
+    const opening = this.#opening
+    if (opening !== undefined && type !== Id.hello) {
+      if (type !== Id.done || seq !== opening.seq) opening.said.push({ ...message })
+      else if (message.status === enums.status.ok[0]) this.#opened()
+      else throw new Error(`QEMU does not take a ring: status ${message.status}`)
+      return
+    }
     const name = NAMES.get(type)
     switch (type) {
       case Id.hello:
         this.#seq = 0
         this.torn = false
         this.#send(WELCOME, seq, { version: 1, features: message.features, session: 'fuzz' })
+        if (this.#rings && this.#socket !== undefined) this.#open(this.#socket)
         return
       case Id.done:
       case Id.data:
@@ -198,14 +298,20 @@ class HostileServer {
     if (choices.left === 0) return
     for (let count = choices.below(most + 1); count > 0; count--) {
       const picked = choices.pick(REQUESTS)
-      const message = RARE.includes(picked) && !choices.once(32) ? MEM_READ : picked
+      const rare = RARE.includes(picked) || (this.#rings && picked === RING_OPEN)
+      const message = rare && !choices.once(32) ? MEM_READ : picked
       if (ENDING.includes(message)) this.ending = true
       this.#send(message, ++this.#seq, likely(message, choices))
     }
     if (choices.once(48)) {
       this.torn = true
       this.ending = true // garbage may spell that
-      this.#socket?.write(choices.mutate(messageFrame(choices.pick(REQUESTS), ++this.#seq, choices)))
+      this.#write(choices.mutate(messageFrame(choices.pick(REQUESTS), ++this.#seq, choices)))
+    }
+    if (this.#ring !== undefined && choices.once(24)) {
+      this.torn = true
+      this.ending = true
+      this.#scribble(this.#ring)
     }
   }
 
@@ -225,7 +331,7 @@ class HostileServer {
   }
 
   #send(message: Message, seq: number, values: Values): void {
-    this.#socket?.write(messageFrame(message, seq, this.choices, values))
+    this.#write(messageFrame(message, seq, this.choices, values))
   }
 
   /** Resolves when a reset has been answered. */
@@ -257,6 +363,7 @@ class HostileServer {
 
   close(): void {
     this.#socket?.destroy()
+    this.#dropRing()
     this.#server.close()
   }
 }
@@ -280,12 +387,17 @@ async function patiently<T>(promise: Promise<T>, what: string): Promise<T> {
 /** QEMU with its hostile server; it lives as long as it can stand it. */
 class Run {
   readonly #machine = new QtestMachine()
+  readonly #rings: boolean
   #server: HostileServer | undefined
   #edu: Edu | undefined
   ended = false
 
+  constructor(rings: boolean) {
+    this.#rings = rings
+  }
+
   async start(): Promise<void> {
-    this.#server = await HostileServer.listen(this.#machine.socket)
+    this.#server = await HostileServer.listen(this.#machine.socket, this.#rings)
     Object.assign(process.env, SANITIZERS)
     await this.#machine.start({
       binary: process.env.SMMU_COSIM_QEMU ?? (await ensureSanitizedQemu()),
@@ -378,32 +490,34 @@ class Run {
   }
 }
 
-let present: Run | undefined
-
-const qemu: Target = {
-  name: 'qemu',
-  summary: "the server's frames against QEMU",
-  async run(choices) {
-    if (present === undefined) {
-      present = new Run()
-      await present.start()
-    }
-    try {
-      return await present.run(choices)
-    } catch (error) {
-      present.ended = true
-      throw error
-    } finally {
-      if (present.ended) {
-        await present.close()
-        present = undefined
+/** @param rings frames are to travel in shared memory */
+export function qemuTarget(name: string, summary: string, rings: boolean): Target {
+  let present: Run | undefined
+  return {
+    name,
+    summary,
+    async run(choices) {
+      if (present === undefined) {
+        present = new Run(rings)
+        await present.start()
       }
-    }
-  },
-  async close() {
-    await present?.close()
-    present = undefined
-  },
+      try {
+        return await present.run(choices)
+      } catch (error) {
+        present.ended = true
+        throw error
+      } finally {
+        if (present.ended) {
+          await present.close()
+          present = undefined
+        }
+      }
+    },
+    async close() {
+      await present?.close()
+      present = undefined
+    },
+  }
 }
 
-export default qemu
+export default qemuTarget('qemu', "the server's frames against QEMU", false)
