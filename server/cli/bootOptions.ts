@@ -111,6 +111,7 @@ export const transportOption = (): Option =>
     'what traps travel through; ring: memory shared with QEMU, or not at all; socket: no shared memory, not of guest RAM either; auto: what both ends have',
   )
     .choices(TRANSPORTS)
+    .env('SMMU_COSIM_TRANSPORT')
     .default(DEFAULTS.transport)
 
 /** Of both ends of a connection between machines. */

@@ -24,6 +24,8 @@ export interface TrapReport {
   readonly total: number
   readonly reads: number
   readonly writes: number
+  /** Of the reads: QEMU answered them by itself, as it had been told to. */
+  readonly predicted: number
   /** Most frequent first; Linux's register names, `0x…` for offsets that are no register. */
   readonly byRegister: readonly { readonly register: string; readonly reads: number; readonly writes: number }[]
   /** Round trip as QEMU measured it. */

@@ -10,6 +10,7 @@ import { ownFolder, Scratch } from '../../server/machine/scratch.ts'
 import { pageAddresses } from '../../server/policy/policy.ts'
 import type { Sink } from '../../server/trace/pump.ts'
 import type { El2Report } from '../../server/trap/el2Oracle.ts'
+import { transport } from '../transport.ts'
 
 export const RAM = 0x4000_0000
 const MEMORY = '128M'
@@ -81,7 +82,7 @@ export class El2Guest {
           network: false,
           extra: ['-machine', 'virtualization=on', '-cpu', 'max,sve=off,sme=off'],
         },
-        policy: { name: 'pkvm', options: {}, panicOnWarn: true, carveout: CARVEOUT },
+        policy: { name: 'pkvm', options: {}, panicOnWarn: true, carveout: CARVEOUT, transport: transport() },
       })
       return new El2Guest(session, scratch, folder)
     } catch (error) {

@@ -12,6 +12,7 @@ import { Counters, createCounters } from '../../server/trace/counters.ts'
 import { createRing, RingReader } from '../../server/trace/ring.ts'
 import type { TranslateMode } from '../../server/translate/translator.ts'
 import type { ThreadOptions } from '../../server/trap/messages.ts'
+import { transport } from '../transport.ts'
 import { Qtest } from './qtest.ts'
 
 /** The virt machine's SMMU frame and RAM. */
@@ -86,6 +87,7 @@ export class QtestMachine {
       panicOnWarn: false,
       translate,
       oracle,
+      transport: transport(),
       ...more,
     })
     return this.thread
