@@ -11,6 +11,9 @@ export const MAX_ON_WIRE = HEADER + MAX_FRAME
 /** Room that both directions start with; hot frames are far below it. */
 const INITIAL = 64 * 1024
 
+/** For any bytes, and without a view of a part of them, which would be a new object. */
+const { copy } = Buffer.prototype
+
 /**
  * Cuts a byte stream into payloads. It holds at most one whole frame and what arrived together with it; a length that is
  * out of range is refused before anything is allocated for it.
@@ -45,7 +48,7 @@ export class FrameReader {
   /** Adds the first `length` bytes of `chunk`. Take all frames before the next push, so that no backlog grows. */
   push(chunk: Uint8Array, length: number = chunk.length): void {
     this.#reserve(length)
-    this.buffer.set(length === chunk.length ? chunk : chunk.subarray(0, length), this.#filled)
+    copy.call(chunk, this.buffer, this.#filled, 0, length)
     this.#filled += length
   }
 

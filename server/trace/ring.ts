@@ -31,6 +31,8 @@ export const CHUNK = 16384
 export const KEPT_WRITE = 512
 
 const ENCODER = new TextEncoder()
+/** For any bytes, and without a view of a part of them, which would be a new object. */
+const { copy } = Buffer.prototype
 const ZEROS = new Uint8Array(1 << 16)
 
 /** CRC-32; 0 for bytes that are all 0, which are many and are found faster. */
@@ -72,8 +74,7 @@ function views(buffer: SharedArrayBuffer) {
 }
 
 /**
- * The trap thread's end; its methods are the kinds of records.ts. None waits or throws, and none allocates but for payloads
- * above 64 bytes.
+ * The trap thread's end; its methods are the kinds of records.ts. None waits, throws, or allocates.
  */
 export class RingWriter extends RecordWriter {
   /** ns since the ring was created. */
@@ -135,7 +136,7 @@ export class RingWriter extends RecordWriter {
 
   protected copy(to: number, source: Uint8Array, from: number, count: number): void {
     const bytes = this.#bytes
-    if (count > 64) bytes.set(source.subarray(from, from + count), to)
+    if (count > 64) copy.call(source, bytes, to, from, from + count)
     else for (let i = 0; i < count; i++) bytes[to + i] = source[from + i] ?? 0
   }
 
