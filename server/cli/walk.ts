@@ -43,8 +43,10 @@ interface WalkCommandOptions extends WalkOptions, ClientOptions {
 
 async function printRecordedWalk(recording: string, options: WalkCommandOptions): Promise<void> {
   const { at, policy, json, iova, write, ...rest } = options
-  const { machine, problems } = await recordedMachine(recording, at, policy)
+  const { machine, moment, problems } = await recordedMachine(recording, at, policy, rest)
   const answer = machine.walk({ ...rest, iova: BigInt(iova), write: write === true })
+  // To be read beside it, and not part of the answer.
+  say(moment)
   print(json ? JSON.stringify(answer, null, 2) : walkText(answer))
   for (const problem of problems) say(problem)
   if (answer.outcome === 'unknown') process.exitCode = EXIT.failed
@@ -58,7 +60,11 @@ export function walkCommand(program: Command): void {
         .argParser(inputFile)
         .conflicts('url'),
     )
-    .option('--at <trap>', 'with --recording: as it stood after that trap; default: at its end', integer)
+    .option(
+      '--at <trap>',
+      'with --recording: as it stood after that trap; default: the last one with the SMMU on',
+      integer,
+    )
     .option(
       '--policy <name|file>',
       'with --recording: the policy that recomputes long writes; default: that of the recording',

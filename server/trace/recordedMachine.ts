@@ -133,16 +133,37 @@ export class RecordedMachine {
 }
 
 /**
- * The machine of a recording after trap `at`, or at the end of the recording.
+ * The last trap after which an SMMU was on: a guest that ends switches it off, and then there is nothing to walk.
+ * @returns undefined: it is on at the end; 0: it never was
+ */
+function lastEnabled(reader: TraceReader, smmu: number, view: View): number | undefined {
+  const shown = new Shown(reader.header.machine)
+  const none: LongWrites = new Map()
+  let [trap, last, on] = [0, 0, false]
+  for (const item of groups(reader.records())) {
+    if (isGroup(item)) {
+      shown.group(item, none)
+      if (item.root.kind === 'trap') trap = item.root.seq
+    } else shown.record(item)
+    on = ((shown.register(view, smmu, R.ARM_SMMU_CR0) ?? 0) & R.CR0_SMMUEN) !== 0
+    if (on) last = trap
+  }
+  return on ? undefined : last
+}
+
+/**
+ * The machine of a recording after trap `at`; default: after the last trap at which the SMMU was on.
  * @param policy name or file, from the command line; absent: the recorded one
- * @returns also what is wrong with the recording, in sentences
+ * @param of SMMU and registers that are asked for
+ * @returns also which moment that is, and what is wrong with the recording, in sentences
  * @throws Error when the file is no trace, or has no such trap
  */
 export async function recordedMachine(
   path: string,
   at?: number,
   policy?: string,
-): Promise<{ readonly machine: RecordedMachine; readonly problems: readonly string[] }> {
+  { smmu, table = 'hardware' }: { readonly smmu: number; readonly table?: View } = { smmu: 0 },
+): Promise<{ readonly machine: RecordedMachine; readonly moment: string; readonly problems: readonly string[] }> {
   const reader = TraceReader.open(path)
   const { header } = reader
   let problem: string | undefined
@@ -150,13 +171,21 @@ export async function recordedMachine(
     problem = error.message
     return undefined
   })
+  const last = at === undefined ? lastEnabled(reader, smmu, table) : undefined
   const machine = new RecordedMachine(header.machine, loaded?.factory, loaded?.options).through(
     groups(reader.records()),
-    at,
+    at ?? (last || undefined),
   )
   if (at !== undefined && machine.trap !== at) throw new Error(`${path}: no trap ${at}; its last is ${machine.trap}`)
   problem ??= machine.problem
   const problems = reader.problems.map(({ path, offset, message }) => `${path}: byte ${offset}: ${message}`)
   if (problem !== undefined) problems.push(`some of what the hypervisor wrote is not known: ${problem}`)
-  return { machine, problems }
+  const moments = {
+    asked: `as it stood after trap ${machine.trap}`,
+    end: `as it stood at the end of the recording, after trap ${machine.trap}`,
+    last: `as it stood after trap ${machine.trap}, the last one with SMMU ${smmu} on`,
+    never: `as it stood at the end of the recording, in which SMMU ${smmu} is never on`,
+  }
+  const moment = at !== undefined ? 'asked' : last === undefined ? 'end' : last > 0 ? 'last' : 'never'
+  return { machine, moment: moments[moment], problems }
 }

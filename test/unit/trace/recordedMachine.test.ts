@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Walks of recorded machines: as the live walk has it, or "not in the recording", never a guess. */
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
@@ -17,6 +18,7 @@ import { createRing, RingReader, RingWriter } from '../../../server/trace/ring.t
 import { TracedMemory } from '../../../server/trace/tracedMemory.ts'
 import { Driver } from '../smmu/driver.ts'
 import { linearRegisters, RAM_BASE, S2_RW, transaction } from '../smmu/support.ts'
+import { folder, recording, trap } from './synthetic.ts'
 
 const fixture = (name: string) => fileURLToPath(new URL(`recordings/${name}.gz`, import.meta.url))
 const request = { smmu: 0, sid: 8, iova: 0xffff_0000n, write: false }
@@ -57,6 +59,31 @@ describe('boots', () => {
     expect(outcome).toBe('unknown')
     expect(steps.map(({ what }) => what)).toEqual(['L1STD'])
     expect(text).toBe(`not in the recording: 8 bytes at ${steps[0]?.address}`)
+  })
+
+  test('which moment it is', async () => {
+    const moment = async (trap?: number) => (await recordedMachine(fixture('6.12-nested'), trap)).moment
+    expect(await moment(7)).toBe('as it stood after trap 7')
+    expect(await moment()).toBe('as it stood at the end of the recording, after trap 500')
+  })
+
+  test.each([
+    [[0, 1, 1, 0, 0], 3, 'as it stood after trap 3, the last one with SMMU 0 on'],
+    [[0, 1, 0, 1, 0], 4, 'as it stood after trap 4, the last one with SMMU 0 on'],
+    [[0, 0, 1], 3, 'as it stood at the end of the recording, after trap 3'],
+    [[0, 0], 2, 'as it stood at the end of the recording, in which SMMU 0 is never on'],
+  ])('a guest that switches its SMMU off before it ends is walked before that: CR0 %j', async (values, last, said) => {
+    const path = join(folder(), 'trace')
+    await recording(path, writer => {
+      writer.reset(0, 0, 1, 1)
+      for (const [i, cr0] of values.entries()) {
+        writer.hardware(0, true, 10 * i + 2, 1, R.ARM_SMMU_CR0, 4, cr0, 0, true)
+        writer.trap({ ...trap, seq: i + 1, offset: R.ARM_SMMU_CR0, lo: cr0 }, 10 * i + 1, 5, 0, 0)
+      }
+    })
+    const { machine, moment } = await recordedMachine(path)
+    expect([machine.trap, moment]).toEqual([last, said])
+    expect((await recordedMachine(path, undefined, undefined, { smmu: 1 })).moment).toMatch(/SMMU 1 is never on$/)
   })
 
   test('there is no such trap', async () => {
