@@ -29,6 +29,7 @@ import { type BootOptions, bootOptions, OF_THE_SERVER, policyOf, tokenFile } fro
 import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
+import { checkPolicy } from './policyCheck.ts'
 import { printSummary } from './summary.ts'
 import { ConsolePrinter, raw, say } from './terminal.ts'
 import { readToken } from './tokenFile.ts'
@@ -60,6 +61,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   try {
     // A confined process cannot look for what it was not allowed to read.
     usage(() => check(options))
+    await checkPolicy(options.policy, options.typeCheck, signal)
     if (options.dashboard !== undefined) {
       await confine(options.sandbox, namedFiles(options), signal)
       dashboard = await openDashboard(options)

@@ -13,6 +13,7 @@ import { STALL_SECONDS } from '../run/stall.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
 import { faultNames, folder, inputFile, outputFile } from './paths.ts'
+import { noTypeCheck } from './policyCheck.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
 export interface BootOptions {
@@ -36,6 +37,8 @@ export interface BootOptions {
   readonly ramDir: string
   readonly transport: Transport
   readonly sandbox: boolean
+  /** Of a policy that is a file. */
+  readonly typeCheck: boolean
   readonly interactive?: boolean
   /** Port, or true for the usual one. */
   readonly dashboard?: true | number
@@ -178,6 +181,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())
+    .addOption(noTypeCheck())
     .addOption(
       new Option('--interactive', 'a shell in the guest instead of the workload (end it with exit)').conflicts([
         'reboots',

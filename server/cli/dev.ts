@@ -12,6 +12,7 @@ import { createRing } from '../trace/ring.ts'
 import { bootAction } from './boot.ts'
 import { type BootOptions, bootOptions, tokenFile } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
+import { checkPolicy } from './policyCheck.ts'
 import { transportLine } from './summary.ts'
 import { say } from './terminal.ts'
 import { readToken } from './tokenFile.ts'
@@ -92,6 +93,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       '--refused reset': options.refused === 'reset',
     }).filter(([, given]) => given)
     for (const [name] of without) throw new UsageError(`${name} needs a machine; --listen runs only the server`)
+    await checkPolicy(options.policy, options.typeCheck, signal)
     const folder = ramFolder(options.ramDir)
     const token = usage(() => (options.tokenFile === undefined ? undefined : readToken(options.tokenFile)))
     const ring = createRing()

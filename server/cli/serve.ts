@@ -10,6 +10,7 @@ import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { inputFile } from './paths.ts'
+import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { print, say } from './terminal.ts'
 
 interface ServeOptions {
@@ -21,6 +22,7 @@ interface ServeOptions {
   readonly ramDir: string
   readonly transport: Transport
   readonly sandbox: boolean
+  readonly typeCheck: boolean
   readonly start?: boolean
 }
 
@@ -48,11 +50,13 @@ export function serveCommand(program: Command): void {
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())
+    .addOption(noTypeCheck())
     .option('--start', 'start a machine at once')
     .action(async (options: ServeOptions) => {
       const { signal, dispose } = abortOnSignal()
       try {
         const { sandbox, policy, qemu, ramDir } = options
+        await checkPolicy(policy, options.typeCheck, signal)
         await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramFolder(ramDir)] }, signal)
         await serve(options, signal)
       } catch (error) {

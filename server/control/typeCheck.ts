@@ -9,7 +9,25 @@ import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { ownFolder } from '../machine/scratch.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
-const COMPILER = join(ROOT, 'node_modules/.bin/tsc')
+export const COMPILER = join(ROOT, 'node_modules/.bin/tsc')
+
+/** What a policy is compiled with, wherever it lies. */
+export const POLICY_PROJECT = {
+  extends: join(ROOT, 'tsconfig.json'),
+  compilerOptions: {
+    // Node takes a policy for a module wherever it lies; the compiler would look for a package.json that says so.
+    module: 'ESNext',
+    moduleResolution: 'bundler',
+    typeRoots: [join(ROOT, 'node_modules/@types')],
+  },
+}
+
+/** What the compiler says, by error: a message may go on in further lines, which are indented. */
+export const typeErrors = (output: string): string[] =>
+  output
+    .trimEnd()
+    .split(/\n(?=\S)/)
+    .filter(text => text !== '')
 
 /** More errors than these are consequences of them. */
 const MAX_REPORTED = 10
@@ -34,12 +52,9 @@ export class TypeCheck {
     this.#say = say
     this.#folder = ownFolder(tmpdir(), 'types-')
     const project = {
-      extends: join(ROOT, 'tsconfig.json'),
+      ...POLICY_PROJECT,
       compilerOptions: {
-        // Node takes a policy for a module wherever it lies; the compiler would look for a package.json that says so.
-        module: 'ESNext',
-        moduleResolution: 'bundler',
-        typeRoots: [join(ROOT, 'node_modules/@types')],
+        ...POLICY_PROJECT.compilerOptions,
         incremental: true,
         tsBuildInfoFile: join(this.#folder.path, 'state'),
       },
@@ -76,11 +91,7 @@ export class TypeCheck {
   }
 
   #tell(output: string): void {
-    // A message may go on in further lines, which are indented.
-    const errors = output
-      .trimEnd()
-      .split(/\n(?=\S)/)
-      .filter(text => text !== '')
+    const errors = typeErrors(output)
     for (const error of errors.slice(0, MAX_REPORTED)) this.#say(`type error: ${error}`)
     if (errors.length > MAX_REPORTED) this.#say(`type error: ${errors.length - MAX_REPORTED} more`)
     if (errors.length === 0 && this.#errors > 0) this.#say('type error: none any more')

@@ -190,15 +190,19 @@ describe('a run that goes wrong says so, once, and leaves nothing behind', () =>
   test.each([
     ['an unknown option', ['--nonsense'], /unknown option '--nonsense'/],
     ['a missing kernel', ['--kernel', '/nowhere/Image'], /--kernel \/nowhere\/Image: no such file/],
-    ['a missing initrd', ['--initrd', '/nowhere/initrd'], /--initrd \/nowhere\/initrd: no such file/],
+    ['a missing initrd', ['--initrd', '/nowhere/initrd'], /'\/nowhere\/initrd' is invalid\. no such file/],
     ['a policy that does not exist', ['--policy', 'nonsense'], /no policy "nonsense"/],
     ['no vCPU', ['--smp', '0'], /whole number from 1/],
     ['a memory that is no size', ['--memory', 'much'], /"much" is not a size/],
     ['a carve-out of odd size', ['--carveout', '3M'], /not a multiple of 2M/],
-    ['a RAM folder that does not exist', ['--ram-dir', '/nowhere'], /\/nowhere: no such folder/],
+    ['a RAM folder that does not exist', ['--ram-dir', '/nowhere'], /'\/nowhere' is invalid\. no such folder/],
     ['more RAM than fits', ['--memory', '1024T'], /of memory available, guest RAM needs/],
     ['more RAM than fits in a folder', ['--memory', '1024T', '--ram-dir', '/dev/shm'], /free, guest RAM needs/],
-    ['a report folder that does not exist', ['--report', '/nowhere/r.json'], /\/nowhere\/r.json: its folder/],
+    [
+      'a report folder that does not exist',
+      ['--report', '/nowhere/r.json'],
+      /'\/nowhere\/r.json' is invalid\. its folder/,
+    ],
   ])('%s', async (_name, args, message) => {
     const { code, stderr, report } = await cosim(['boot', ...args])
     expect(code).toBeGreaterThan(0)

@@ -140,7 +140,8 @@ export function commandRules(
   }
   if (quirks.has('cfgi-all-range-warns-only')) rules[CMDQ_OP_CFGI_ALL] = keepAnyway(rules[CMDQ_OP_CFGI_ALL])
   for (const [opcode, change] of Object.entries(overrides)) {
-    const at = Number(opcode) & 0xff
+    const at = Number(opcode)
+    if (!Number.isInteger(at) || at < 0 || at >= rules.length) throw new RangeError(`there is no opcode ${opcode}`)
     rules[at] = change(rules[at] ?? passThrough)
   }
   return rules

@@ -68,8 +68,10 @@ import {
   IDR0_PRI,
   IDR0_S2P,
   IDR0_VMID16,
+  registerName,
 } from '../../smmu/registers.ts'
 import { disableAcknowledged, writeCr0 } from './cr0.ts'
+import { expectKnown } from './known.ts'
 import type { Quirks } from './quirks.ts'
 import type { Smmu } from './smmu.ts'
 import {
@@ -336,10 +338,12 @@ export function frameRules(
   }
   for (const [key, change] of Object.entries(overrides)) {
     const offset = Number(key)
-    if (offset % 4 !== 0 || offset < 0 || offset >= ARM_SMMU_FRAME_SIZE) {
+    if (!Number.isInteger(offset) || offset % 4 !== 0 || offset < 0 || offset >= ARM_SMMU_FRAME_SIZE) {
       throw new RangeError(`no register can be at offset ${key}`)
     }
-    rules.set(offset, change(rules.get(offset) ?? { bits: 32 }))
+    const rule = change(rules.get(offset) ?? { bits: 32 })
+    expectKnown(`the rule of ${registerName(offset)}`, rule, ['bits', 'read', 'write'])
+    rules.set(offset, rule)
   }
   return rules
 }

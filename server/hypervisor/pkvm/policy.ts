@@ -24,6 +24,7 @@ import type { Inspectable } from '../../policy/inspect.ts'
 import type { Policy, PolicyContext, PolicyDescription, Stage2Change, Trap } from '../../policy/policy.ts'
 import { Hypervisor, type HypervisorOverrides } from './hypervisor.ts'
 import { facilitiesOf, PkvmInspect } from './inspect.ts'
+import { expectKnown } from './known.ts'
 import { QUIRKS } from './quirks.ts'
 import { HYP_WARNINGS } from './warnings.ts'
 
@@ -49,6 +50,7 @@ export class PkvmPolicy implements Policy {
   }
 
   constructor(machine: Machine, context: PolicyContext, overrides: PkvmOverrides = {}) {
+    expectKnown('a policy made of pkvm', overrides, ['name', 'registers', 'commands', 'stream'])
     this.name = overrides.name ?? 'pkvm'
     this.hypervisor = new Hypervisor(machine, context, overrides)
     this.inspect = new PkvmInspect(this.hypervisor)

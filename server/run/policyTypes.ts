@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Whether a policy of one's own has the types that it should: they are stripped when it is loaded, and a name with a typing mistake
+ * would decide nothing, in silence.
+ */
+import { execFile } from 'node:child_process'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { cachePath, contentKey } from '../../scripts/setup/cache.ts'
+import { COMPILER, POLICY_PROJECT, typeErrors } from '../control/typeCheck.ts'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+/** Errors that the cache keeps of a policy, and the characters of each. */
+const MAX_ERRORS = 20
+const IS_TYPED = /\.[cm]?ts$/
+
+/** What a file imports from beside it, as a text that is about to be compiled says. */
+const imports = (text: string): string[] =>
+  [...text.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*['"](\.[^'"]+|\/[^'"]+)['"]/g)].flatMap(([, path]) => path ?? [])
+
+/** Files and contents that a file is made of, of this project's own only what it names. */
+function closure(file: string, found = new Map<string, string>()): Map<string, string> {
+  if (found.has(file) || (file.startsWith(ROOT) && !relative(ROOT, file).startsWith('..') && found.size > 0))
+    return found
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch {
+    return found // the compiler says so
+  }
+  found.set(file, text)
+  for (const path of imports(text)) closure(resolve(dirname(file), path), found)
+  return found
+}
+
+/** The sources that its types come from. */
+const sources = (): string[] =>
+  ['protocol', 'server'].flatMap(folder =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+      .filter(name => name.endsWith('.ts') && !name.startsWith('web/'))
+      .sort()
+      .map(name => readFileSync(join(ROOT, folder, name), 'utf8')),
+  )
+
+/**
+ * Checks a policy file before it is run; of what was checked before, the answer is known by its content.
+ * @returns `file:line:column: message` of each error; none of a file without types
+ * @throws Error when there is no compiler, or `signal` is aborted
+ */
+export async function policyTypeErrors(policy: string, signal: AbortSignal): Promise<readonly string[]> {
+  const file = resolve(policy)
+  if (!IS_TYPED.test(file)) return []
+  if (!existsSync(COMPILER)) throw new Error(`types are not checked: there is no ${COMPILER}`)
+  const parts = [...closure(file)].flat()
+  const kept = cachePath('types', contentKey([file, ...parts, ...sources(), JSON.stringify(POLICY_PROJECT)]))
+  try {
+    const known: unknown = JSON.parse(readFileSync(kept, 'utf8'))
+    if (Array.isArray(known)) return known.map(String)
+  } catch {} // not yet
+  const errors = (await compile(file, signal)).slice(0, MAX_ERRORS)
+  mkdirSync(dirname(kept), { recursive: true })
+  const made = `${kept}.${process.pid}`
+  writeFileSync(made, JSON.stringify(errors))
+  renameSync(made, kept)
+  return errors
+}
+
+async function compile(file: string, signal: AbortSignal): Promise<string[]> {
+  const folder = mkdtempSync(join(tmpdir(), 'smmu-cosim-types-'))
+  try {
+    const wrapper = join(folder, 'export.ts')
+    const types = JSON.stringify(join(ROOT, 'server/policy/policy.ts'))
+    writeFileSync(
+      wrapper,
+      `import type { PolicyFactory } from ${types}\nimport policy from ${JSON.stringify(file)}\npolicy satisfies PolicyFactory\n`,
+    )
+    const project = {
+      ...POLICY_PROJECT,
+      compilerOptions: {
+        ...POLICY_PROJECT.compilerOptions,
+        // What is merely untidy runs.
+        noUnusedLocals: false,
+        noUnusedParameters: false,
+        noImplicitAny: false,
+        allowUnreachableCode: true,
+      },
+      include: [],
+      files: [wrapper],
+    }
+    writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify(project))
+    const output = await run(folder, signal)
+    const here = `${relative(ROOT, wrapper)}(`
+    return typeErrors(output).map(text =>
+      text.startsWith(here) ? `${file}: its default export: ${text.replace(/^.*?: /, '')}` : placed(text),
+    )
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** `a.ts(1,2): error …` as `/path/a.ts:1:2: error …` */
+const placed = (text: string): string =>
+  text.replace(
+    /^(.*?)\((\d+),(\d+)\):/,
+    (_, path: string, line: string, column: string) => `${resolve(ROOT, path)}:${line}:${column}:`,
+  )
+
+/** @returns what the compiler says: nothing when all is well. @throws Error when it does not run */
+function run(folder: string, signal: AbortSignal): Promise<string> {
+  const args = [COMPILER, '--project', folder, '--pretty', 'false']
+  return new Promise((done, failed) => {
+    execFile(process.execPath, args, { cwd: ROOT, signal, maxBuffer: 1 << 24 }, (error, stdout, stderr) => {
+      if (error !== null && stdout === '') failed(new Error(`types are not checked: ${stderr.trim() || error.message}`))
+      else done(stdout)
+    })
+  })
+}
