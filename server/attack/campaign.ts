@@ -132,6 +132,7 @@ export class Campaign {
     const program = this.#program(stage.mode)
     const finding = stage.run(program, this.#random.chance(AUDIT_PERCENT))
     this.#count(stage, program)
+    if (stage.world.stopped) slot.left = 0
     if (finding === undefined) return undefined
     this.#kinds.set(finding.kind, (this.#kinds.get(finding.kind) ?? 0) + 1)
     // A policy that threw is not trusted with another program.

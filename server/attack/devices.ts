@@ -62,7 +62,7 @@ export class Devices {
     if (outcome.kind === 'translated') {
       const { pa } = outcome
       this.reached[this.#oldest++ % REMEMBERED] = { step, page: pa - (pa % PAGE_SIZE) }
-      if (this.#oracle.forbidden(pa)) this.#report(step, smmu, pa, outcome.bypass, meanwhile)
+      if (this.#oracle.forbidden(pa, step.smmu, step.sid)) this.#report(step, smmu, pa, outcome.bypass, meanwhile)
     }
     return outcome
   }
@@ -95,7 +95,7 @@ export class Devices {
     const what = `SMMU ${step.smmu}: stream ${hex(step.sid)} ${step.write ? 'writes' : 'reads'} ${hex(pa)}`
     this.#oracle.report(
       `dma ${ways[step.how]}${meanwhile ? ', meanwhile' : ''}`,
-      `${what}, which belongs to ${this.#oracle.owner(pa)}; the tables in memory say ${tables}`,
+      `${what}, which ${this.#oracle.notOf(step.smmu, step.sid, pa)}; the tables in memory say ${tables}`,
       pa - (pa % PAGE_SIZE),
     )
   }

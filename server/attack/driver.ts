@@ -182,7 +182,7 @@ export const DRIVER_OPERATIONS: readonly OperationKind[] = [
     weight: 12,
     run: host => {
       const kernel = runningKernel(host)
-      const sid = host.random.pick(host.sids)
+      const sid = host.random.pick(host.drivenSids(kernel.smmu))
       kernel.attach(sid, ste(kernel))
       host.commands(kernel.smmu, cfgiSte(sid), SYNC)
       dma(host, kernel.smmu)
@@ -193,7 +193,8 @@ export const DRIVER_OPERATIONS: readonly OperationKind[] = [
     weight: 1,
     run: host => {
       const kernel = runningKernel(host)
-      for (let n = host.random.below(3); n >= 0; n--) kernel.attach(host.random.pick(host.sids), ste(kernel))
+      for (let n = host.random.below(3); n >= 0; n--)
+        kernel.attach(host.random.pick(host.drivenSids(kernel.smmu)), ste(kernel))
       // Enough for hardware; a hypervisor that keeps a table of its own may want to be told of each entry, but has to say so.
       host.wrongly(() => host.commands(kernel.smmu, CFGI_ALL, SYNC))
       dma(host, kernel.smmu)

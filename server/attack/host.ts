@@ -114,6 +114,12 @@ export class Host {
     return this.random.below(this.world.setup.smmus)
   }
 
+  /** Streams that a driver may configure. */
+  drivenSids(smmu: number): readonly number[] {
+    const { oracle } = this.world
+    return this.sids.filter(sid => oracle.isGuests(smmu, sid))
+  }
+
   page(): number {
     return this.random.pick(this.pages)
   }

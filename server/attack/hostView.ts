@@ -102,6 +102,8 @@ export class HostView implements Onlooker {
   /** A device's access, with what it ended in behind the hypervisor. */
   accessed(step: Dma, outcome: Outcome): void {
     if (step.how !== 'untranslated' || this.#over) return
+    // Of other partitions' devices the guest was promised nothing.
+    if (!this.#world.oracle.isGuests(step.smmu, step.sid)) return
     const pair = this.#bare[step.smmu]
     if (pair === undefined) return
     const into = { lo: 0, hi: 0 }
@@ -120,7 +122,7 @@ export class HostView implements Onlooker {
         const kind = without.kind === 'fault' ? describeEvent(without.event).split(' ')[0] : 'abort'
         oracle.report(`host-view grants ${kind}`, `${stream}: ${kind} without the hypervisor, ${hex(here)} with it`)
       }
-    } else if (oracle.map.hostMay(bare) && here !== bare) {
+    } else if (oracle.map.hostMay(bare) && oracle.outside(step.smmu, step.sid, bare, 1) < 0 && here !== bare) {
       const kind = outcome.kind === 'fault' ? describeEvent(outcome.event).split(' ')[0] : outcome.kind
       oracle.report(`host-view refuses ${kind}`, `${stream}: ${hex(bare)} without the hypervisor, ${kind} with it`)
     }

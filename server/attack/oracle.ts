@@ -68,9 +68,14 @@ export class Oracle extends PageOracle {
     return this.#memory.contains(page, SECRET)
   }
 
-  /** Whether an access to `address` is one that the host may not make happen: there is no harm in a page that returns once it is empty. */
-  forbidden(address: number): boolean {
-    if (!this.claims || this.map.hostMay(address)) return false
+  /**
+   * Whether an access to `address` is one that the host may not make happen: there is no harm in a page that returns once it is empty.
+   * @param sid undefined: the SMMU itself
+   */
+  forbidden(address: number, smmu: number, sid?: number): boolean {
+    if (!this.claims) return false
+    if (this.outside(smmu, sid, address, 1) >= 0) return true
+    if (this.map.hostMay(address)) return false
     const page = address - (address % PAGE_SIZE)
     return !this.isReturning(page) || this.#memory.contains(page, SECRET)
   }
@@ -79,16 +84,16 @@ export class Oracle extends PageOracle {
   smmuWrites(smmu: number, what: SmmuWrite, address: number, length: number): void {
     if (!this.claims) return
     const last = address + length - 1
-    const at = this.forbidden(address)
+    const at = this.forbidden(address, smmu)
       ? address
-      : last % PAGE_SIZE < address % PAGE_SIZE && this.forbidden(last)
+      : last % PAGE_SIZE < address % PAGE_SIZE && this.forbidden(last, smmu)
         ? last
         : -1
     if (at >= 0) {
       const page = at - (at % PAGE_SIZE)
       this.report(
         `smmu-write ${what}`,
-        `SMMU ${smmu} writes ${what} at ${hex(address)}, which belongs to ${this.owner(at)}`,
+        `SMMU ${smmu} writes ${what} at ${hex(address)}, which ${this.notOf(smmu, undefined, at)}`,
         page,
       )
     }

@@ -89,6 +89,8 @@ export class Stage {
     world.restart(program.seed)
     this.#host.interleaving = program.interleaving
     this.operations = 0
+    // There is nothing to attack.
+    if (world.stopped) return undefined
     const repertoire = REPERTOIRES[program.mode]
     for (const { name, seed } of program.operations) {
       if (world.oracle.finding !== undefined || world.oracle.spoiled) return world.oracle.finding

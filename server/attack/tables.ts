@@ -14,7 +14,7 @@ export function audit(world: World): void {
 function auditTables({ oracle, memory, smmus }: World): void {
   if (!oracle.claims) return
   const registers = smmus.map(({ walkRegisters, features }) => tableRegisters(walkRegisters, features))
-  for (const { smmu, sid, ste, second } of ways(memory, registers)) {
+  for (const { smmu, sid, ste, second } of ways(memory, registers, (smmu, sid) => oracle.partitionOf(smmu, sid))) {
     if (sid === undefined) {
       oracle.report('tables: off and open', `SMMU ${smmu} is off and lets everything through`)
       continue
@@ -25,12 +25,13 @@ function auditTables({ oracle, memory, smmus }: World): void {
       continue
     }
     const leaf = (base: number, size: number, target: number) => {
-      const page = oracle.map.forbidden(target, size)
+      const other = oracle.outside(smmu, sid, target, size)
+      const page = other >= 0 ? other : oracle.map.forbidden(target, size)
       if (page < 0) return
       const leads = target === base ? '' : `, which leads to ${hex(target)}`
       oracle.report(
         'tables: stage 2',
-        `${who}: stage 2 maps ${hex(base)}${leads}; ${hex(page)} belongs to ${oracle.owner(page)}`,
+        `${who}: stage 2 maps ${hex(base)}${leads}; ${hex(page)} ${oracle.notOf(smmu, sid, page)}`,
         page,
       )
     }

@@ -253,7 +253,8 @@ export class World {
     this.#end()
     this.oracle.map.reset()
     this.oracle.donations.length = 0
-    const facilities = this.policy.inspect?.facilities
+    const { facilities, partitions } = this.policy.inspect ?? {}
+    this.oracle.share(partitions)
     this.oracle.claims = facilities?.has('stage2') === true && this.feedback.refusal === null
     this.oracle.auditGuard()
   }
@@ -268,6 +269,11 @@ export class World {
       this.feedback.refusal = (error as Error).message
       this.#stopped = true
     }
+  }
+
+  /** The policy has stopped the machine: it is not for it. */
+  get stopped(): boolean {
+    return this.#stopped
   }
 
   // Steps.

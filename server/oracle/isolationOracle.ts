@@ -4,6 +4,7 @@
  * devices reach is read from the hardware's registers and the tables that these lead to. It knows neither what the hypervisor
  * believes nor which fault was injected.
  */
+import type { StaticPartition } from '../policy/inspect.ts'
 import { hex } from '../smmu/bits.ts'
 import { describeEvent } from '../smmu/events.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
@@ -119,9 +120,13 @@ export class IsolationOracle extends PageOracle {
     this.judge(false)
   }
 
-  /** @param claims the policy says that it isolates */
-  judge(claims: boolean): void {
+  /**
+   * @param claims the policy says that it isolates
+   * @param partitions and that it has shared memory out so
+   */
+  judge(claims: boolean, partitions?: readonly StaticPartition[]): void {
     this.claims = claims
+    this.share(partitions)
     this.#unjudged = claims ? undefined : DOES_NOT_CLAIM
   }
 
@@ -262,7 +267,7 @@ export class IsolationOracle extends PageOracle {
     this.#registers(smmus)
     const tables = smmus.map(({ tables }) => tables)
     const from = this.#sid
-    const found = [...ways(this.#memory, tables, from, from + SAMPLE.streams)]
+    const found = [...ways(this.#memory, tables, this.#groupOf, from, from + SAMPLE.streams)]
     const last = Math.max(0, ...tables.filter(({ enabled }) => enabled).map(streamIds))
     this.#sid = from + SAMPLE.streams < last ? from + SAMPLE.streams : 0
     const limit = Math.ceil(SAMPLE.descriptors / Math.max(1, found.length))
@@ -289,7 +294,7 @@ export class IsolationOracle extends PageOracle {
     this.#registers(smmus)
     this.auditGuard()
     const tables = smmus.map(({ tables }) => tables)
-    for (const way of ways(this.#memory, tables)) this.#way(way, smmus)
+    for (const way of ways(this.#memory, tables, this.#groupOf)) this.#way(way, smmus)
     for (const page of this.donations) this.#compare(page)
   }
 
@@ -297,13 +302,16 @@ export class IsolationOracle extends PageOracle {
   #registers(smmus: readonly Programmed[]): void {
     for (const [index, { writes }] of smmus.entries()) {
       for (const { name, base, size } of writes) {
-        const page = this.#forbidden(base, size)
+        const other = this.outside(index, undefined, base, size)
+        const page = other >= 0 ? other : this.#forbidden(base, size)
         if (page < 0) continue
         const what = `SMMU ${index} writes its ${name} at ${hex(base)}, ${size} bytes`
-        this.report('smmu-write', `${what}: page ${hex(page)} belongs to ${this.owner(page)}`, page)
+        this.report('smmu-write', `${what}: page ${hex(page)} ${this.notOf(index, undefined, page)}`, page)
       }
     }
   }
+
+  readonly #groupOf = (smmu: number, sid: number): number | undefined => this.partitionOf(smmu, sid)
 
   /** First page of a range that must not be reached; -1: none. */
   #forbidden(base: number, size: number): number {
@@ -336,7 +344,8 @@ export class IsolationOracle extends PageOracle {
       return undefined
     }
     const leaf: Leaf = (base, size, target, writable) => {
-      const page = this.#forbidden(target, size)
+      const other = this.outside(smmu, sid, target, size)
+      const page = other >= 0 ? other : this.#forbidden(target, size)
       if (target === base && page < 0) return
       const pages = size > PAGE_SIZE ? ` (${size} bytes)` : ''
       const what = `${device}: the second stage maps ${hex(base)}${pages}`
@@ -347,7 +356,7 @@ export class IsolationOracle extends PageOracle {
       }
       if (page < 0) return find('tables: elsewhere', ` to ${hex(target)}, not to itself`, target)
       const leads = target === base ? '' : ` to ${hex(target)}`
-      const owner = this.map.isFrame(page) ? 'registers of an SMMU' : `belongs to ${this.owner(page)}`
+      const owner = this.map.isFrame(page) ? 'registers of an SMMU' : this.notOf(smmu, sid, page)
       find('tables: stage 2', `${leads}${writable ? '' : ' read-only'}: page ${hex(page)} ${owner}`, page)
     }
     try {

@@ -4,9 +4,11 @@
  * guard is the map, the hypervisor keeps its hands off the pages of VMs, and pages come back without what their VM had in them.
  * The attacker's machine and a live one have it in common.
  */
+import type { StaticPartition } from '../policy/inspect.ts'
 import { hex } from '../smmu/bits.ts'
 import type { PageGuard } from './pageGuard.ts'
 import { HOST, HYPERVISOR, NOT_RAM, ownerName, PAGE_SIZE, type PageMap } from './pageMap.ts'
+import { Partitions } from './partitions.ts'
 
 export abstract class PageOracle {
   readonly map: PageMap
@@ -15,6 +17,8 @@ export abstract class PageOracle {
   claims = false
   /** Pages that VMs own, in the order in which they got them. */
   readonly donations: number[] = []
+  /** Of a policy that shares memory out for good. */
+  #partitions: Partitions | undefined
   /** Pages on their way back to the host: not yet said to be its own. */
   #returning: { readonly base: number; readonly end: number } | undefined
 
@@ -42,6 +46,39 @@ export abstract class PageOracle {
     this.map.reset()
     this.donations.length = 0
     this.#returning = undefined
+  }
+
+  /** @param partitions what the policy has said at its reset; absent: all streams are the host's */
+  share(partitions: readonly StaticPartition[] | undefined): void {
+    this.#partitions = partitions && new Partitions(partitions)
+  }
+
+  /** The guest may configure the stream. */
+  isGuests(smmu: number, sid: number): boolean {
+    return this.#partitions === undefined || this.#partitions.of(smmu, sid) === 0
+  }
+
+  /** The partition of a stream, for those that take streams of one together. */
+  partitionOf(smmu: number, sid: number): number | undefined {
+    return this.#partitions?.of(smmu, sid)
+  }
+
+  /**
+   * First address of a range that is not of the stream's partition; -1: none. Whose the page is otherwise is not looked at.
+   * @param sid undefined: the SMMU itself, which belongs to the guest
+   */
+  outside(smmu: number, sid: number | undefined, from: number, size: number): number {
+    const partitions = this.#partitions
+    return partitions?.outside(sid === undefined ? 0 : partitions.of(smmu, sid), from, size) ?? -1
+  }
+
+  /** Why a stream must not reach an address that it reaches: whose that is. */
+  notOf(smmu: number, sid: number | undefined, address: number): string {
+    const partitions = this.#partitions
+    if (partitions === undefined || this.outside(smmu, sid, address, 1) < 0 || !this.map.hostMay(address)) {
+      return `belongs to ${this.owner(address)}`
+    }
+    return `is not in partition ${partitions.name(sid === undefined ? 0 : partitions.of(smmu, sid))}`
   }
 
   owner(address: number): string {

@@ -2,7 +2,7 @@
 /** What an SMMU's registers say of where it reads and writes, as they are read from the hardware. */
 import { decodeFeatures, type Features } from '../smmu/features.ts'
 import { readRegister, type SmmuHardware } from '../smmu/hardware.ts'
-import { EVTQ_ENTRY_SIZE, MAX_QUEUE_LOG2SIZE, PRIQ_ENTRY_SIZE, queueBase, queueLog2Size } from '../smmu/queue.ts'
+import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE, queueExtent } from '../smmu/queue.ts'
 import { type TableRegisters, tableRegisters } from '../smmu/reach.ts'
 import * as R from '../smmu/registers.ts'
 import type { WalkRegisters } from '../smmu/walker.ts'
@@ -42,11 +42,8 @@ export function readProgrammed(hardware: Pick<SmmuHardware, 'read'>, features: F
   const writes: WrittenRange[] = []
   const queue = (name: WrittenRange['name'], register: number, entry: number) => {
     const { lo, hi } = readRegister(hardware, register, 8)
-    const log2size = queueLog2Size(lo, MAX_QUEUE_LOG2SIZE)
-    const base = queueBase(lo, hi, log2size, entry)
-    // A base that is not aligned to the size is not aligned down by every implementation: both places count.
-    const written = queueBase(lo, hi, 0, entry)
-    writes.push({ name, base, size: written - base + entry * 2 ** log2size })
+    const { address, bytes } = queueExtent(lo, hi, entry)
+    writes.push({ name, base: address, size: bytes })
   }
   if ((cr0 & R.CR0_EVTQEN) !== 0) queue('event queue', R.ARM_SMMU_EVTQ_BASE, EVTQ_ENTRY_SIZE)
   if ((cr0 & R.CR0_PRIQEN) !== 0) queue('PRI queue', R.ARM_SMMU_PRIQ_BASE, PRIQ_ENTRY_SIZE)

@@ -44,6 +44,13 @@ export interface PageOwners {
   reclaim?(base: number, size: number, vm: number): number
 }
 
+/** Streams and memory that belong together from the reset on. Bytes. */
+export interface StaticPartition {
+  readonly name: string
+  readonly streams: readonly { readonly smmu: number; readonly sid: number }[]
+  readonly ranges: readonly { readonly base: number; readonly size: number }[]
+}
+
 /** Changes of page ownership that can be made to fail: `base` and `size` in bytes. */
 export type PageMethods = Record<
   'share' | 'unshare' | 'pin' | 'unpin' | 'donate' | 'reclaim' | 'donateToHyp',
@@ -78,6 +85,11 @@ export interface Inspectable {
   readonly warnings: WarningTable
   /** Absent: it keeps no ownership of pages. */
   readonly pages?: PageOwners
+  /**
+   * What was shared out for good, the guest's part first: no stream ever reaches a range of another partition than its own, nor does one
+   * that is in none reach anything. An oracle holds the policy to that. Absent: all streams are the host's.
+   */
+  readonly partitions?: readonly StaticPartition[]
   readonly faults: FaultPorts
   /** Its part of a report: JSON. */
   sections(): Readonly<Record<string, unknown>>

@@ -61,3 +61,17 @@ export function queueBase(baseLo: number, baseHi: number, log2size: number, entr
   const address = addressOf((baseLo & Q_BASE_LO_ADDR) >>> 0, (baseHi & Q_BASE_HI_ADDR) >>> 0)
   return address - (address % Math.max(32, entrySize * 2 ** log2size))
 }
+
+/**
+ * Memory that a queue may take up, from its BASE register as it is. A base that is not aligned to the size of the queue is aligned
+ * down by the architecture, but not by every implementation: both places count.
+ */
+export function queueExtent(
+  baseLo: number,
+  baseHi: number,
+  entrySize: number,
+): { readonly address: number; readonly bytes: number } {
+  const log2size = queueLog2Size(baseLo, MAX_QUEUE_LOG2SIZE)
+  const address = queueBase(baseLo, baseHi, log2size, entrySize)
+  return { address, bytes: queueBase(baseLo, baseHi, 0, entrySize) - address + entrySize * 2 ** log2size }
+}

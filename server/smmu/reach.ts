@@ -102,11 +102,13 @@ const NO_STE = new BigUint64Array(S.STRTAB_STE_DWORDS)
 
 /**
  * How streams reach memory, each way once. An SMMU that is off is one if it does not abort.
+ * @param groupOf streams that are not of one group have each way once each
  * @param from, to StreamIDs that are looked at, below `to`
  */
 export function* ways(
   memory: GuestMemory,
   smmus: readonly TableRegisters[],
+  groupOf: (smmu: number, sid: number) => number | undefined = () => undefined,
   from = 0,
   to = Number.POSITIVE_INFINITY,
 ): Generator<Way> {
@@ -121,7 +123,9 @@ export function* ways(
       const config = fieldGet64(S.STRTAB_STE_0_CFG, ste[0])
       if ((config & 4) === 0) continue
       const second = config === S.STRTAB_STE_0_CFG_S2_TRANS || config === S.STRTAB_STE_0_CFG_NESTED
-      const key = second ? `${ste[2] & (S.STRTAB_STE_2_VTCR | S.STRTAB_STE_2_S2ENDI)} ${ste[3]}` : 'all'
+      const tables = second ? `${ste[2] & (S.STRTAB_STE_2_VTCR | S.STRTAB_STE_2_S2ENDI)} ${ste[3]}` : 'all'
+      const group = groupOf(index, sid)
+      const key = group === undefined ? tables : `${tables} ${group}`
       if (seen.has(key)) continue
       seen.add(key)
       yield { smmu: index, sid, ste: ste.slice(), second, key }

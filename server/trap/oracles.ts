@@ -117,7 +117,8 @@ export class Oracles {
     const { isolation } = this
     if (isolation === undefined || isolation.lost) return
     const { inspect } = this.#policy()
-    isolation.judge(inspect?.facilities.has('stage2') === true && inspect.sections().isolated === true)
+    const claims = inspect?.facilities.has('stage2') === true && inspect.sections().isolated === true
+    isolation.judge(claims, inspect?.partitions)
   }
 
   /** Somebody writes a register of the hardware. */

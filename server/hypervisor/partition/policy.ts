@@ -3,12 +3,23 @@
 import type { Machine } from '../../machine/ports.ts'
 import type { Facility, Inspectable, PageRun } from '../../policy/inspect.ts'
 import { HypFatal, type Policy, type PolicyContext, type PolicyDescription } from '../../policy/policy.ts'
-import { fieldGet, hex } from '../../smmu/bits.ts'
+import { fieldGet, hex, hex64 } from '../../smmu/bits.ts'
 import { readRegister } from '../../smmu/hardware.ts'
 import { type GuestMemory, within } from '../../smmu/memory.ts'
 import { type MappedRange, RangeMap } from '../../smmu/rangeMap.ts'
 import * as R from '../../smmu/registers.ts'
-import { type Common, type Owner, type PartitionedSmmu, partitionedSmmu, SPLIT, WARNINGS } from './smmu.ts'
+import { HardwareFrame } from '../pkvm/hardwareFrame.ts'
+import { probe as probeFeatures } from '../pkvm/probe.ts'
+import { HardwareWait } from '../pkvm/wait.ts'
+import {
+  type Common,
+  type GuestRegisters,
+  type Owner,
+  type PartitionedSmmu,
+  partitionedSmmu,
+  SPLIT,
+  WARNINGS,
+} from './smmu.ts'
 
 export interface Partition {
   readonly name: string
@@ -26,32 +37,49 @@ export const description: PolicyDescription = {
 
 /** GITS_TRANSLATER of QEMU's virt machine: devices write their interrupts there. */
 const ITS: MappedRange = { base: 0x0809_0000, size: 0x1_0000, device: true }
-const NEEDED = R.IDR0_S1P | R.IDR0_S2P | R.IDR0_COHACC
+/** How long hardware may take, as in pkvm. */
+const WAIT_MS = 1000
+const WAIT_POLLS = 1_000_000
 /** With these a command does more than invalidate: it writes to memory, or answers for a device. */
 const REFUSED = R.IDR0_MSI | R.IDR0_ATS | R.IDR0_PRI
 
-/** One partition with all that the machine has, but for the carve-out at the end of its RAM. */
+/** One partition with all that the machine has, but for the carve-out. */
 export function guestOnly({ memory, carveout, devices }: Machine): Partition[] {
-  const ram = memory.ram.map(({ base, size }) => ({ base, size: Math.min(size, carveout.base - base) }))
-  return [{ name: 'guest', streams: devices.map(({ smmu, sid }) => ({ smmu, sid })), ranges: [...ram, ITS] }]
+  const hole = carveout.base + carveout.size
+  const ram = memory.ram.flatMap(({ base, size }) => [
+    { base, size: Math.min(base + size, Math.max(base, carveout.base)) - base },
+    { base: Math.max(base, hole), size: base + size - Math.max(base, hole) },
+  ])
+  // Where the carve-out is no part of a range, one of the two is all of it.
+  const parts = ram
+    .filter(({ size }) => size > 0)
+    .filter(({ base }, i, all) => all.findIndex(r => r.base === base) === i)
+  return [{ name: 'guest', streams: devices.map(({ smmu, sid }) => ({ smmu, sid })), ranges: [...parts, ITS] }]
 }
 
 /** What the hardware says of itself: IDR5.OAS and IDR1.SIDSIZE. @throws HypFatal when it cannot be shared out */
-function probe({ hardware }: Machine['smmus'][number], index: number): readonly [oas: number, sidBits: number] {
+function probe(
+  { base, size, hardware }: Machine['smmus'][number],
+  index: number,
+): readonly [oas: number, sidBits: number] {
+  const refuse = (why: string) => new HypFatal(`SMMU ${index} cannot be shared out: ${why}`)
+  const found = probeFeatures(new HardwareFrame(hardware), { base, size }, { shadowCmdq: false, nesting: true })
+  if (typeof found === 'string') throw refuse(found)
   const idr0 = readRegister(hardware, R.ARM_SMMU_IDR0).lo
   const stalls = fieldGet(R.IDR0_STALL_MODEL, idr0) !== R.IDR0_STALL_MODEL_NONE
-  const sidBits = fieldGet(R.IDR1_SIDSIZE, readRegister(hardware, R.ARM_SMMU_IDR1).lo)
-  const linear = fieldGet(R.IDR0_ST_LVL, idr0) !== R.IDR0_ST_LVL_2LVL || sidBits <= SPLIT
-  const refused = (idr0 & (NEEDED | REFUSED)) !== NEEDED || stalls || linear
-  if (refused) throw new HypFatal(`SMMU ${index} cannot be shared out: its IDR0 is ${hex(idr0)}`)
-  const cr0 = readRegister(hardware, R.ARM_SMMU_CR0).lo | readRegister(hardware, R.ARM_SMMU_CR0ACK).lo
-  // It would take no other table (IHI 0070 section 6.2).
-  if (cr0 !== 0) throw new HypFatal(`SMMU ${index} cannot be shared out: it is in use, CR0 is ${hex(cr0)}`)
-  return [fieldGet(R.IDR5_OAS, readRegister(hardware, R.ARM_SMMU_IDR5).lo), sidBits]
+  if ((idr0 & REFUSED) !== 0 || stalls) throw refuse(`with MSIs, ATS, PRI or stalls (IDR0 is ${hex(idr0)})`)
+  if (!found.twoLevel || found.sidBits <= SPLIT) throw refuse('its stream table is linear')
+  if (!found.littleEndian) throw refuse('its tables are big-endian (IDR0.TTENDIAN)')
+  if ((found.granules & 4096) === 0) throw refuse('no 4 KiB granule (IDR5.GRAN4K)')
+  return [fieldGet(R.IDR5_OAS, readRegister(hardware, R.ARM_SMMU_IDR5).lo), found.sidBits]
 }
 
 /** @param partitions the first one is the guest's; its VMID is 0, as the guest writes it */
-export function partition(machine: Machine, { report }: PolicyContext, partitions = guestOnly(machine)): Policy {
+export function partition(
+  machine: Machine,
+  { report, options, clock }: PolicyContext,
+  partitions = guestOnly(machine),
+): Policy {
   const { memory, carveout, guard } = machine
   const ram = partitions[0].ranges.filter(({ device }) => device === undefined)
   const guest: GuestMemory = {
@@ -59,7 +87,12 @@ export function partition(machine: Machine, { report }: PolicyContext, partition
     read: (from, target, at, bytes) => within(ram, from, bytes) && memory.read(from, target, at, bytes),
     write: () => false,
   }
-  const common: Common = { memory, guest, report, trap: 0, changed: () => void state.generation++ }
+  const wait = new HardwareWait(
+    clock ?? (() => performance.now()),
+    options.waitMs ?? WAIT_MS,
+    options.waitPolls ?? WAIT_POLLS,
+  )
+  const common: Common = { memory, guest, report, wait, trap: 0, changed: () => void state.generation++ }
   /** Of each SMMU: what the layout of the carve-out depends on. */
   let sizes: readonly (readonly [oas: number, sidBits: number])[] = []
   let maps: readonly RangeMap[] = []
@@ -94,7 +127,7 @@ export function partition(machine: Machine, { report }: PolicyContext, partition
   const state: Policy['state'] & { generation: number } = {
     generation: 0,
     checkpoint() {
-      const saved = smmus.map(({ table, streams }) => ({ table, streams: [...streams.values()] }))
+      const saved = smmus.map(({ own, streams }) => ({ own, streams: [...streams.values()] }))
       const words = (_: string, value: unknown) => (value instanceof BigUint64Array ? [...value].map(hex) : value)
       return Buffer.from(JSON.stringify({ partitions, sizes, saved }, words))
     },
@@ -102,8 +135,8 @@ export function partition(machine: Machine, { report }: PolicyContext, partition
       const { saved, ...rest } = JSON.parse(Buffer.from(checkpoint).toString())
       if (JSON.stringify(rest.partitions) !== JSON.stringify(partitions)) throw new Error('it is partitioned otherwise')
       layOut(machine.smmus.map((_, i) => [Number(rest.sizes[i][0]), Number(rest.sizes[i][1])]))
-      for (const [i, { table, streams }] of smmus.entries()) {
-        table.splice(0, 3, Number(saved[i].table[0]), Number(saved[i].table[1]), Number(saved[i].table[2]))
+      for (const [i, { own, streams }] of smmus.entries()) {
+        for (const name of Object.keys(own) as (keyof GuestRegisters)[]) own[name] = Number(saved[i].own[name]) >>> 0
         for (const { host, shadow, ...stream } of saved[i].streams) {
           const [theirs, ours] = [host, shadow].map(words => BigUint64Array.from(words.slice(0, 8), BigInt))
           streams.set(Number(stream.sid), { ...stream, host: theirs, shadow: ours })
@@ -134,10 +167,11 @@ export function partition(machine: Machine, { report }: PolicyContext, partition
     facilities: new Set(FACILITIES),
     warnings: WARNINGS,
     pages: { ranges },
+    partitions,
     faults: { stage2: () => maps },
     sections: () => ({ partitions, isolated: smmus.length > 0 }),
     streams: () => smmus.flatMap(({ streams }) => [...streams.values()].sort((a, b) => a.sid - b.sid)),
-    stateLines: () => smmus.map(({ table }, i) => `SMMU ${i}: STRTAB_BASE and CFG of the guest ${table.map(hex)}`),
+    stateLines: () => smmus.map(stateLine),
     verify,
   }
 
@@ -146,19 +180,27 @@ export function partition(machine: Machine, { report }: PolicyContext, partition
     state,
     inspect,
     reset() {
+      wait.begin()
       guard.add(carveout.base, carveout.size)
       layOut(machine.smmus.map(probe))
+      // Before anything is written: a former owner's devices may reach all of memory.
+      for (const smmu of smmus) smmu.stop()
       for (const map of maps) map.write(memory)
       for (const smmu of smmus) smmu.program()
       common.changed()
     },
     access(trap) {
       common.trap = trap.seq
+      wait.begin()
       if (smmus[trap.smmu] === undefined) trap.aborted = true
       else smmus[trap.smmu].access(trap)
       common.trap = 0
     },
   }
+}
+
+function stateLine({ own: { baseLo, baseHi, cfg, cr0 } }: PartitionedSmmu, index: number): string {
+  return `SMMU ${index}: of the guest STRTAB_BASE ${hex64(baseLo, baseHi)}, CFG ${hex(cfg)}, CR0 ${hex(cr0)}`
 }
 
 export default partition

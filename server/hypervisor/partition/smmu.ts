@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** One SMMU under partitions (README.md): the registers that the guest has, and the stream table that the hardware uses. */
 import type { StreamInfo } from '../../policy/inspect.ts'
-import type { Trap } from '../../policy/policy.ts'
+import { HypFatal, type Trap } from '../../policy/policy.ts'
 import { COMMAND_KEPT, type HypReport, STE_INVALID } from '../../policy/report.ts'
 import { defineWarning, type HypWarning } from '../../policy/warnings.ts'
 import { fieldGet64, fieldPrep, fieldPrep64, getField, hex } from '../../smmu/bits.ts'
@@ -14,6 +14,10 @@ import * as Q from '../../smmu/queue.ts'
 import * as R from '../../smmu/registers.ts'
 import * as S from '../../smmu/ste.ts'
 import * as T from '../../smmu/strtab.ts'
+import { abortBypass, stopSmmu } from '../pkvm/formerOwner.ts'
+import { CR1_REQUIRED } from '../pkvm/frame.ts'
+import { HardwareFrame } from '../pkvm/hardwareFrame.ts'
+import type { HardwareWait } from '../pkvm/wait.ts'
 
 export const WARNINGS: HypWarning[] = []
 const warning = (code: string, section: string, meaning: string, values: readonly string[]) =>
@@ -38,9 +42,18 @@ const INCOMING = fieldPrep64(S.STRTAB_STE_1_SHCFG, S.STRTAB_STE_1_SHCFG_INCOMING
 const IDR0_HIDDEN = R.IDR0_S2P | R.IDR0_HYP | R.IDR0_VMID16
 const CR0_GUEST = R.CR0_CMDQEN | R.CR0_EVTQEN | R.CR0_SMMUEN
 /** Registers that the guest has, in the architecture's widths and directions. */
-const NAMES = `IDR0 IDR1 IDR3 IDR5 IIDR CR0 CR0ACK CR1 CR2 GBPA IRQ_CTRL IRQ_CTRLACK GERROR GERRORN GERROR_IRQ_CFG0 STRTAB_BASE
+const NAMES = `IDR0 IDR1 IDR2 IDR3 IDR4 IDR5 IIDR AIDR CR0 CR0ACK CR1 CR2 GBPA IRQ_CTRL IRQ_CTRLACK GERROR GERRORN GERROR_IRQ_CFG0 STRTAB_BASE
    STRTAB_BASE_CFG CMDQ_BASE CMDQ_PROD CMDQ_CONS EVTQ_BASE EVTQ_IRQ_CFG0 EVTQ_PROD EVTQ_CONS`
 const GUEST = new Set(NAMES.split(/\s+/).map(registerOffset))
+/** Queues that the hardware uses where the guest says: CR0's bit, BASE, bytes of an entry. */
+const QUEUES = [
+  [R.CR0_CMDQEN, R.ARM_SMMU_CMDQ_BASE, Q.CMDQ_ENTRY_SIZE],
+  [R.CR0_EVTQEN, R.ARM_SMMU_EVTQ_BASE, Q.EVTQ_ENTRY_SIZE],
+] as const
+/** Commands that are read at a time. */
+const CHUNK = 256
+/** LOG2SIZE of the queue that is used at reset. */
+const OWN_LOG2SIZE = 2
 
 /** What the SMMUs of a machine share. */
 export interface Common {
@@ -48,10 +61,19 @@ export interface Common {
   /** The part of it that is the guest's. */
   readonly guest: GuestMemory
   readonly report: HypReport
+  readonly wait: HardwareWait
   /** The trap at hand, 0: none. */
   trap: number
   /** Something that a checkpoint holds. */
   changed(): void
+}
+
+/** What the guest wrote, for nobody but the hypervisor: STRTAB_BASE in halves, STRTAB_BASE_CFG, CR0. */
+export interface GuestRegisters {
+  baseLo: number
+  baseHi: number
+  cfg: number
+  cr0: number
 }
 
 /** Whose a stream is. */
@@ -70,18 +92,20 @@ export type PartitionedSmmu = ReturnType<typeof partitionedSmmu>
  */
 export function partitionedSmmu(
   index: number,
-  hardware: SmmuHardware,
+  port: SmmuHardware,
   common: Common,
   owners: ReadonlyMap<number, Owner>,
   sidBits: number,
   take: (bytes: number) => number,
 ) {
-  const { memory, guest, report } = common
+  const { memory, guest, report, wait } = common
+  const hardware = new HardwareFrame(port)
   const base = take(2 ** (sidBits - SPLIT) * T.STRTAB_L1_DESC_SIZE)
   const shadow: T.StreamTable = { twoLevel: true, base, log2size: sidBits, split: SPLIT }
   /** Addresses of L2 tables by the number of their L1 descriptor: there are those of streams with an owner. */
   const l2 = new Map([...owners.keys()].map(sid => [sid >>> SPLIT, 0]))
   for (const block of l2.keys()) l2.set(block, take(2 ** SPLIT * S.STRTAB_STE_SIZE))
+  const ownQueue = take(Q.CMDQ_ENTRY_SIZE * 2 ** OWN_LOG2SIZE)
   const format =
     fieldPrep(R.STRTAB_BASE_CFG_FMT, R.STRTAB_BASE_CFG_FMT_2LVL) | fieldPrep(R.STRTAB_BASE_CFG_SPLIT, SPLIT)
   /** What leads the hardware to its table: offset, size, value. */
@@ -89,19 +113,27 @@ export function partitionedSmmu(
     [R.ARM_SMMU_STRTAB_BASE, 8, base % WORD, (Math.floor(base / WORD) | R.STRTAB_BASE_HI_RA) >>> 0],
     [R.ARM_SMMU_STRTAB_BASE_CFG, 4, format | sidBits, 0],
   ] as const
-  /** What the guest configured, and what became of it; its STRTAB_BASE, both halves, and STRTAB_BASE_CFG. */
+  /** What the guest configured, and what became of it. */
   const streams = new Map<number, StreamInfo>()
-  const table: [lo: number, hi: number, cfg: number] = [0, 0, 0]
+  const own: GuestRegisters = { baseLo: 0, baseHi: 0, cfg: 0, cr0: 0 }
+  const words = new Uint32Array(C.CMDQ_ENT_WORDS * CHUNK)
+  const bytes = new Uint8Array(words.buffer)
 
   const put = (address: number, words: Uint32Array | BigUint64Array, from = 0, bytes = words.byteLength) =>
     memory.write(address, new Uint8Array(words.buffer), from, bytes)
   const warn = (warning: HypWarning, a: number, b: number, c = 0, d = 0) =>
     report.warn(warning, common.trap, index, a, b, c, d)
 
-  /** After a reset: what nobody has configured aborts, in the table and without it. */
+  /** At reset, before any table is written: whatever a former owner left running is off. @throws HypFatal */
+  function stop(): void {
+    const refused = abortBypass(hardware, wait)
+      ? stopSmmu(hardware, wait, () => true)
+      : 'GBPA was not updated in time (GBPA.UPDATE)'
+    if (refused !== null) throw new HypFatal(`SMMU ${index} cannot be shared out: ${refused}`)
+  }
+
+  /** After `stop`: what nobody has configured aborts, in the table and without it. @throws HypFatal */
   function program(): void {
-    const gbpa = readRegister(hardware, R.ARM_SMMU_GBPA).lo | R.GBPA_UPDATE | R.GBPA_ABORT
-    hardware.write(R.ARM_SMMU_GBPA, 4, gbpa >>> 0, 0)
     for (const [offset, size, lo, hi] of registers) hardware.write(offset, size, lo, hi)
     put(base, new Uint32Array(T.streamTableBytes(shadow) / 4))
     for (const [block, address] of l2) {
@@ -114,7 +146,36 @@ export function partitionedSmmu(
       put(address, stes)
       put(base + T.STRTAB_L1_DESC_SIZE * block, new Uint32Array([(address % WORD) + SPLIT + 1, address / WORD]))
     }
+    if (!forget()) throw new HypFatal(`SMMU ${index} cannot be shared out: it does not empty its caches in time`)
     report.probe(index, null)
+  }
+
+  /**
+   * Nothing that the hardware keeps of a former owner's tables is used: CFGI_ALL, TLBI_NSNH_ALL and CMD_SYNC by a queue of the
+   * hypervisor's, while the SMMU is off. @returns whether the hardware has done it
+   */
+  function forget(): boolean {
+    const own = new Uint32Array(C.CMDQ_ENT_WORDS * 2 ** OWN_LOG2SIZE)
+    C.cfgiAll(own)
+    C.tlbiNsnhAll(own, C.CMDQ_ENT_WORDS)
+    C.cmdSync(own, C.CMDQ_SYNC_0_CS_NONE, 2 * C.CMDQ_ENT_WORDS)
+    put(ownQueue, own)
+    const place = (queue: number) => {
+      hardware.write64(R.ARM_SMMU_CMDQ_BASE, queue)
+      for (const offset of [R.ARM_SMMU_CMDQ_PROD, R.ARM_SMMU_CMDQ_CONS]) hardware.write32(offset, 0)
+    }
+    const enable = (cr0: number) => {
+      hardware.write32(R.ARM_SMMU_CR0, cr0)
+      return wait.until(() => hardware.read32(R.ARM_SMMU_CR0ACK) === cr0)
+    }
+    place(ownQueue + OWN_LOG2SIZE)
+    const enabled = enable(R.CR0_CMDQEN)
+    hardware.write32(R.ARM_SMMU_CMDQ_PROD, 3)
+    // ERR is part of it: at an error it never has this value.
+    const done = wait.until(() => hardware.read32(R.ARM_SMMU_CMDQ_CONS) === 3)
+    const disabled = enable(0)
+    place(0)
+    return enabled && done && disabled
   }
 
   function access(trap: Trap): void {
@@ -133,19 +194,22 @@ export function partitionedSmmu(
 
   /** What the guest reads, in halves; empty: as the hardware has it. */
   function answer(offset: number): readonly number[] {
-    if (offset === R.ARM_SMMU_IDR0) return [(readRegister(hardware, offset).lo & ~IDR0_HIDDEN) >>> 0]
+    if (offset === R.ARM_SMMU_IDR0) return [(hardware.read32(offset) & ~IDR0_HIDDEN) >>> 0]
     if (offset === R.ARM_SMMU_GBPA) return [R.GBPA_ABORT]
-    if (offset === R.ARM_SMMU_STRTAB_BASE) return table.slice(0, 2)
-    return offset === R.ARM_SMMU_STRTAB_BASE_CFG ? table.slice(2) : []
+    if (offset === R.ARM_SMMU_STRTAB_BASE) return [own.baseLo, own.baseHi]
+    return offset === R.ARM_SMMU_STRTAB_BASE_CFG ? [own.cfg] : []
   }
 
-  /** A write of the guest. @returns whether the hardware gets it */
+  /** A write of the guest, which may be changed. @returns whether the hardware gets it */
   function passes(trap: Trap): boolean {
     const { offset, size, lo, hi } = trap
     switch (offset) {
       case R.ARM_SMMU_STRTAB_BASE:
+        Object.assign(own, { baseLo: lo, baseHi: hi })
+        common.changed()
+        return false
       case R.ARM_SMMU_STRTAB_BASE_CFG:
-        table.splice(offset === R.ARM_SMMU_STRTAB_BASE ? 0 : 2, size / 4, ...[lo, hi].slice(0, size / 4))
+        own.cfg = lo
         common.changed()
         return false
       // Nothing bypasses, and interrupts are wired.
@@ -154,17 +218,22 @@ export function partitionedSmmu(
       case R.ARM_SMMU_EVTQ_IRQ_CFG0:
         return false
       case R.ARM_SMMU_CR0:
-        trap.lo = lo & CR0_GUEST
+        trap.lo = enable(lo & CR0_GUEST)
+        return true
+      case R.ARM_SMMU_CR1:
+        trap.lo = CR1_REQUIRED
         return true
       case R.ARM_SMMU_CMDQ_PROD:
-        takeOver(lo)
+        takeOver(hardware.read32(R.ARM_SMMU_CMDQ_PROD), lo)
+        return true
+      case R.ARM_SMMU_GERRORN:
+        // The hardware reads again from the command on at which it stopped, and the guest may have changed them all.
+        takeOver(hardware.read32(R.ARM_SMMU_CMDQ_CONS), hardware.read32(R.ARM_SMMU_CMDQ_PROD))
         return true
       case R.ARM_SMMU_CMDQ_BASE:
       case R.ARM_SMMU_EVTQ_BASE: {
-        // The hardware reaches queues without any translation. One that is not aligned may start where it says.
         const entry = offset === R.ARM_SMMU_EVTQ_BASE ? Q.EVTQ_ENTRY_SIZE : Q.CMDQ_ENTRY_SIZE
-        const log2size = Q.queueLog2Size(lo, Q.MAX_QUEUE_LOG2SIZE)
-        const inside = within(guest.ram, Q.queueBase(lo, hi, log2size, entry), 2 * entry * 2 ** log2size)
+        const inside = isGuests(lo, hi, entry)
         if (!inside) warn(PART_REGISTER, offset, size, lo, hi)
         return inside
       }
@@ -173,35 +242,83 @@ export function partitionedSmmu(
     }
   }
 
-  /** The guest hands the hardware commands up to `prod`: entries that they are about are taken over first. */
-  function takeOver(prod: number): void {
+  /** Whether a queue lies in memory of the guest: the hardware reaches it without any translation. */
+  function isGuests(lo: number, hi: number, entrySize: number): boolean {
+    const { address, bytes } = Q.queueExtent(lo, hi, entrySize)
+    return within(guest.ram, address, bytes)
+  }
+
+  /** The guest writes CR0. @returns what the hardware gets: without queues that are not in memory of the guest */
+  function enable(cr0: number): number {
+    for (const [bit, offset, entrySize] of QUEUES) {
+      if ((cr0 & bit) === 0) continue
+      // What the hardware has counts: nobody may have written it since the reset.
+      const { lo, hi } = readRegister(hardware, offset, 8)
+      if (isGuests(lo, hi, entrySize)) continue
+      warn(PART_REGISTER, R.ARM_SMMU_CR0, 4, cr0)
+      cr0 &= ~bit
+    }
+    own.cr0 = cr0
+    common.changed()
+    // It may be another table by now, and hardware may have read it anew.
+    if ((cr0 & R.CR0_SMMUEN) !== 0) for (const sid of owners.keys()) configure(sid)
+    return cr0
+  }
+
+  /**
+   * The hardware gets the guest's commands from `cons` up to `prod`: entries that they are about are taken over first. While the SMMU is
+   * off there is nothing to take over: that is done when it is enabled.
+   */
+  function takeOver(cons: number, prod: number): void {
+    const needed = R.CR0_CMDQEN | R.CR0_SMMUEN
+    if ((own.cr0 & needed) !== needed) return
     const { lo, hi } = readRegister(hardware, R.ARM_SMMU_CMDQ_BASE, 8)
     const log2size = Q.queueLog2Size(lo, Q.MAX_QUEUE_LOG2SIZE)
     const queue = Q.queueBase(lo, hi, log2size, Q.CMDQ_ENTRY_SIZE)
-    const before = readRegister(hardware, R.ARM_SMMU_CMDQ_PROD).lo
-    const words = new Uint32Array(C.CMDQ_ENT_WORDS)
-    const count = Math.min(Q.queueEntries(prod, before, log2size), 2 ** log2size)
-    for (let i = 0; i < count; i++) {
-      const at = Q.CMDQ_ENTRY_SIZE * Q.queueIndex(Q.queueAdvance(before, log2size, i), log2size)
-      if (!guest.read(queue + at, new Uint8Array(words.buffer), 0, Q.CMDQ_ENTRY_SIZE)) return
-      const opcode = getField(words, C.CMDQ_0_OP)
-      report.command(index, opcode, COMMAND_KEPT)
-      if (opcode === C.CMDQ_OP_CFGI_STE) configure(getField(words, C.CMDQ_CFGI_0_SID), true)
-      if (opcode !== C.CMDQ_OP_CFGI_ALL) continue
-      const all = getField(words, C.CMDQ_CFGI_1_RANGE) === C.CMDQ_CFGI_RANGE_ALL
-      for (const sid of owners.keys()) if (all || namesStream(words, 0, sid)) configure(sid, false)
+    const count = Math.min(Q.queueEntries(prod, cons, log2size), 2 ** log2size)
+    /** Streams, each once however often it is named: those of the guest, those by ranges, and the first other one. */
+    const named = new Set<number>()
+    const ranged = new Set<number>()
+    let foreign = -1
+    for (let done = 0; done < count; ) {
+      const at = Q.queueIndex(Q.queueAdvance(cons, log2size, done), log2size)
+      const run = Math.min(count - done, 2 ** log2size - at, CHUNK)
+      if (!guest.read(queue + Q.CMDQ_ENTRY_SIZE * at, bytes, 0, Q.CMDQ_ENTRY_SIZE * run)) break
+      for (let i = 0; i < C.CMDQ_ENT_WORDS * run; i += C.CMDQ_ENT_WORDS) {
+        const opcode = getField(words, C.CMDQ_0_OP, i)
+        report.command(index, opcode, COMMAND_KEPT)
+        if (opcode === C.CMDQ_OP_CFGI_STE) {
+          const sid = getField(words, C.CMDQ_CFGI_0_SID, i)
+          if (owners.get(sid)?.guest) named.add(sid)
+          else if (foreign < 0) foreign = sid
+        } else if (opcode === C.CMDQ_OP_CFGI_ALL) {
+          const all = getField(words, C.CMDQ_CFGI_1_RANGE, i) === C.CMDQ_CFGI_RANGE_ALL
+          for (const sid of owners.keys()) if (all || namesStream(words, i, sid)) ranged.add(sid)
+        }
+      }
+      done += run
     }
+    if (foreign >= 0) warn(PART_STREAM, foreign, 0)
+    for (const sid of named) if (!configure(sid)) warn(PART_STREAM, sid, 0)
+    for (const sid of ranged) if (!named.has(sid)) configure(sid)
   }
 
-  /** @param named the guest names this stream: it should be its own, with an entry */
-  function configure(sid: number, named: boolean): void {
+  /**
+   * The entry of a stream of the guest becomes what the guest's table has now; one that is there no more is invalid, and of one that
+   * never was nothing is known. Nothing happens to streams of others.
+   * @returns whether the guest's table has an entry
+   */
+  function configure(sid: number): boolean {
     const owner = owners.get(sid)
-    const theirs = T.decodeStreamTable(...table, sidBits, true)
-    const host = owner?.guest ? T.readSte(T.steAddress(theirs, sid, guest), guest) : undefined
-    if (owner === undefined || host === undefined) {
-      if (named) warn(PART_STREAM, sid, 0)
-      return
-    }
+    if (!owner?.guest) return false
+    const theirs = T.decodeStreamTable(own.baseLo, own.baseHi, own.cfg, sidBits, true)
+    const found = T.readSte(T.steAddress(theirs, sid, guest), guest)
+    const before = streams.get(sid)
+    const address = T.steAddress(shadow, sid, memory)
+    const stands = T.readSte(address, memory)
+    const unknown = before === undefined && stands !== undefined && configOf(stands) === S.STRTAB_STE_0_CFG_ABORT
+    if (found === undefined && unknown) return false
+    const host = found ?? new BigUint64Array(S.STRTAB_STE_DWORDS)
     const config = configOf(host)
     const ste = new BigUint64Array([valid(S.STRTAB_STE_0_CFG_ABORT), INCOMING, ...owner.stage2, 0n, 0n, 0n, 0n])
     if (config === STE_INVALID) ste[0] = 0n
@@ -211,24 +328,33 @@ export function partitionedSmmu(
       ste[1] |= host[1] & STAGE1_1
     } else if (config > S.STRTAB_STE_0_CFG_BYPASS) warn(PART_STREAM, sid, config)
     // Words 2 and 3 stay: whatever of this the hardware sees, it goes through this second stage or nowhere.
-    const address = T.steAddress(shadow, sid, memory)
-    if (T.readSte(address, memory)?.join() !== ste.join()) {
+    if (stands?.join() !== ste.join()) {
       put(address + 8, ste, 8, 8)
       put(address, ste, 0, 8)
     }
-    streams.set(sid, { smmu: index, sid, host, shadow: ste, trap: common.trap })
+    if (found === undefined) streams.delete(sid)
+    else if (before?.host.join() === host.join()) return true
+    else streams.set(sid, { smmu: index, sid, host, shadow: ste, trap: common.trap })
     report.stream(index, sid, config, configOf(ste))
     common.changed()
+    return found !== undefined
   }
 
   /** What is not as it was programmed, or does not lead to its owner's second stage, in words. */
   function verify(): string[] {
     const entry = (sid: number) => T.readSte(T.steAddress(shadow, sid, memory), memory)
     const lost = [...owners].filter(([sid, { stage2 }]) => entry(sid)?.slice(2, 4).join() !== stage2.join())
-    const changed = registers.filter(([offset, , lo]) => readRegister(hardware, offset).lo !== lo)
+    const changed = registers.filter(([offset, size, lo, hi]) => {
+      const found = readRegister(hardware, offset, size)
+      return found.lo !== lo || (size === 8 && (found.hi ^ hi) & R.STRTAB_BASE_HI_ADDR)
+    })
     const names = [...changed.map(([offset]) => R.registerName(offset)), ...lost.map(([sid]) => `stream ${hex(sid)}`)]
-    return names.map(name => `SMMU ${index}: ${name} does not lead where it should`)
+    const open = (hardware.read32(R.ARM_SMMU_GBPA) & R.GBPA_ABORT) === 0
+    return [
+      ...names.map(name => `SMMU ${index}: ${name} does not lead where it should`),
+      ...(open ? [`SMMU ${index}: GBPA lets everything through while it is off`] : []),
+    ]
   }
 
-  return { streams, table, program, access, verify }
+  return { streams, own, stop, program, access, verify }
 }

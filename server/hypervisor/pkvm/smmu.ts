@@ -19,31 +19,20 @@ import type { SmmuHardware } from '../../smmu/hardware.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
-  ARM_SMMU_CR0,
-  ARM_SMMU_CR0ACK,
   ARM_SMMU_EVTQ_BASE,
-  ARM_SMMU_EVTQ_IRQ_CFG0,
   ARM_SMMU_GBPA,
-  ARM_SMMU_GERROR,
-  ARM_SMMU_GERROR_IRQ_CFG0,
-  ARM_SMMU_GERRORN,
-  ARM_SMMU_IDR0,
-  ARM_SMMU_IRQ_CTRL,
-  ARM_SMMU_IRQ_CTRLACK,
   ARM_SMMU_PRIQ_BASE,
-  ARM_SMMU_PRIQ_IRQ_CFG0,
   ARM_SMMU_STRTAB_BASE,
   ARM_SMMU_STRTAB_BASE_CFG,
   CR0_CMDQEN,
   CR0_SMMUEN,
   GBPA_ABORT,
-  GBPA_UPDATE,
-  IDR0_MSI,
   Q_BASE_HI_ADDR,
   STRTAB_BASE_HI_ADDR,
 } from '../../smmu/registers.ts'
 import type { CommandRule } from './commandRules.ts'
 import type { HypContext, SmmuContext } from './context.ts'
+import { abortBypass, stopSmmu } from './formerOwner.ts'
 import { HardwareFrame } from './hardwareFrame.ts'
 import { HostCmdq } from './hostCmdq.ts'
 import { HostStrtab } from './hostStrtab.ts'
@@ -55,8 +44,6 @@ import { SHADOW_CMDQ_BYTES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
 import { ShadowStrtab } from './shadowStrtab.ts'
 import { StateLayout } from './stateLayout.ts'
 import type { StreamRule } from './steRules.ts'
-
-const MSI_ADDRESSES = [ARM_SMMU_GERROR_IRQ_CFG0, ARM_SMMU_EVTQ_IRQ_CFG0, ARM_SMMU_PRIQ_IRQ_CFG0]
 
 /** What of an SMMU a checkpoint holds besides its parts. */
 export interface SmmuState {
@@ -144,43 +131,17 @@ export class Smmu implements SmmuContext {
     return null
   }
 
-  /**
-   * Whatever a former owner left: the SMMU is off, with DMA aborted from before on, so that it takes new base registers;
-   * it sends no interrupts as messages, which would be written past stage 2; and no error that nobody acknowledged keeps the
-   * new command queue from starting.
-   * @returns why that is not possible, or null
-   */
+  /** Whatever a former owner left (formerOwner.ts), with DMA aborted from before on. @returns why that is not possible, or null */
   stop(): string | null {
     const { hardware, hyp } = this
-    const { wait } = hyp
-    if (hardware.read32(ARM_SMMU_CR0) !== 0) {
-      if (includesStep(hyp.upTo, 'queues') && !this.abortBypass()) return 'GBPA was not updated in time'
-      hardware.write32(ARM_SMMU_CR0, 0)
-    }
-    if (!wait.until(() => hardware.read32(ARM_SMMU_CR0ACK) === 0)) return 'it could not be disabled in time (CR0ACK)'
-    if (hardware.read32(ARM_SMMU_IRQ_CTRL) !== 0) hardware.write32(ARM_SMMU_IRQ_CTRL, 0)
-    if (!wait.until(() => hardware.read32(ARM_SMMU_IRQ_CTRLACK) === 0)) {
-      return 'interrupts were not disabled in time (IRQ_CTRLACK)'
-    }
-    if ((hardware.read32(ARM_SMMU_IDR0) & IDR0_MSI) !== 0) {
-      for (const offset of MSI_ADDRESSES) hardware.write64(offset, 0)
-    }
-    const gerror = hardware.read32(ARM_SMMU_GERROR)
-    if (hardware.read32(ARM_SMMU_GERRORN) !== gerror) hardware.write32(ARM_SMMU_GERRORN, gerror)
-    return null
+    return stopSmmu(hardware, hyp.wait, () => !includesStep(hyp.upTo, 'queues') || this.abortBypass())
   }
 
   /** GBPA := abort; false when the hardware does not take the update in time. */
   abortBypass(): boolean {
-    const { hardware } = this
-    const { wait } = this.hyp
-    if (!wait.until(this.#gbpaIdle)) return false
-    const kept = this.hyp.quirks.has('gbpa-attributes-lost') ? 0 : hardware.read32(ARM_SMMU_GBPA)
-    hardware.write32(ARM_SMMU_GBPA, kept | GBPA_ABORT | GBPA_UPDATE)
-    return wait.until(this.#gbpaIdle)
+    const { wait, quirks } = this.hyp
+    return abortBypass(this.hardware, wait, !quirks.has('gbpa-attributes-lost'))
   }
-
-  readonly #gbpaIdle = (): boolean => (this.hardware.read32(ARM_SMMU_GBPA) & GBPA_UPDATE) === 0
 
   /** Nothing that the hardware fetched or translated stays cached. For an SMMU whose command queue is enabled. */
   invalidateAll(): number {

@@ -37,21 +37,21 @@ describe('what may not be reached', () => {
     ['the page before', CARVEOUT - 1, false],
     ['an SMMU', FRAME + 0x1_0000, true],
     ['an address where nothing is', 2 ** 40, false],
-  ])('%s', (_, address, forbidden) => expect(oracle.forbidden(address)).toBe(forbidden))
+  ])('%s', (_, address, forbidden) => expect(oracle.forbidden(address, 0)).toBe(forbidden))
 
   test('a page of a VM, until it is the host’s again', () => {
     donate(RAM)
     expect(memory.contains(RAM, SECRET)).toBe(true)
-    expect(oracle.forbidden(RAM + 4095)).toBe(true)
+    expect(oracle.forbidden(RAM + 4095, 0)).toBe(true)
     expect(oracle.donations).toEqual([RAM])
     oracle.returning(RAM, 4096)
-    expect(oracle.forbidden(RAM)).toBe(true)
+    expect(oracle.forbidden(RAM, 0)).toBe(true)
     memory.fillPage(RAM, 0)
     // Empty, and about to be returned: no harm.
-    expect(oracle.forbidden(RAM)).toBe(false)
+    expect(oracle.forbidden(RAM, 0)).toBe(false)
     guard.remove(RAM, 4096)
     oracle.reclaimed(RAM, 4096, VM, true)
-    expect(oracle.forbidden(RAM)).toBe(false)
+    expect(oracle.forbidden(RAM, 0)).toBe(false)
     expect(oracle.donations).toEqual([])
     expect(oracle.finding).toBeUndefined()
   })
@@ -61,12 +61,12 @@ describe('what may not be reached', () => {
     oracle.returning(RAM, 4096)
     memory.fillPage(RAM, 0)
     oracle.reclaimed(RAM, 4096, VM, false)
-    expect(oracle.forbidden(RAM)).toBe(true)
+    expect(oracle.forbidden(RAM, 0)).toBe(true)
   })
 
   test('nothing, where nothing is claimed', () => {
     oracle.claims = false
-    expect(oracle.forbidden(CARVEOUT)).toBe(false)
+    expect(oracle.forbidden(CARVEOUT, 0)).toBe(false)
     oracle.smmuWrites(0, 'event', CARVEOUT, 32)
     donate(RAM)
     oracle.hypervisorWrites(RAM, 8)
@@ -177,6 +177,28 @@ describe('what is found', () => {
   })
 })
 
+test('a partition reaches its ranges, others nothing of them, and the SMMU writes to the first one', () => {
+  const FOREIGN = 7
+  oracle.share([
+    { name: 'guest', streams: [{ smmu: 0, sid: 1 }], ranges: [{ base: RAM, size: 8192 }] },
+    { name: 'vault', streams: [{ smmu: 0, sid: FOREIGN }], ranges: [{ base: RAM + 8192, size: 4096 }] },
+  ])
+  const reach = (sid: number | undefined, smmu = 0) =>
+    [0, 4096, 8192, 12288].map(at => !oracle.forbidden(RAM + at, smmu, sid))
+  expect(reach(1)).toEqual([true, true, false, false])
+  expect(reach(FOREIGN)).toEqual([false, false, true, false])
+  expect(reach(2)).toEqual([false, false, false, false])
+  expect(reach(1, 1)).toEqual([false, false, false, false])
+  expect(reach(undefined)).toEqual([true, true, false, false])
+  expect(oracle.outside(0, 1, RAM, 8192)).toBe(-1)
+  expect(oracle.outside(0, 1, RAM + 4096, 8192)).toBe(RAM + 8192)
+  expect(oracle.notOf(0, 1, RAM + 8192)).toBe('is not in partition guest')
+  expect(oracle.notOf(0, 2, RAM)).toBe('is not in partition nobody')
+  expect(oracle.notOf(0, 1, CARVEOUT)).toBe('belongs to the hypervisor')
+  oracle.share(undefined)
+  expect(reach(2)).toEqual([true, true, true, true])
+})
+
 test('a case begins with nothing of the one before', () => {
   donate(RAM)
   oracle.returning(RAM, 4096)
@@ -186,8 +208,8 @@ test('a case begins with nothing of the one before', () => {
   oracle.begin()
   expect(oracle).toMatchObject({ claims: false, finding: undefined, spoiled: false, donations: [] })
   oracle.claims = true
-  expect(oracle.forbidden(RAM)).toBe(false)
-  expect(oracle.forbidden(CARVEOUT)).toBe(true)
+  expect(oracle.forbidden(RAM, 0)).toBe(false)
+  expect(oracle.forbidden(CARVEOUT, 0)).toBe(true)
   oracle.report('guard', 'again')
   expect(oracle.finding).toMatchObject({ message: 'again' })
 })

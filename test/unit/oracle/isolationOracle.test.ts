@@ -124,6 +124,21 @@ function reclaim(page = DONATED): void {
 describe('what the tables let devices reach', () => {
   test('as it should be: nothing', () => expect(whole()).toEqual([]))
 
+  test('each partition is held to its own ranges, though two have a second stage in common', () => {
+    const half = (HYP - RAM) / 2
+    oracle.judge(true, [
+      { name: 'guest', streams: [{ smmu: 0, sid: 1 }], ranges: [{ base: RAM, size: HYP - RAM }] },
+      { name: 'vault', streams: [{ smmu: 0, sid: 2 }], ranges: [{ base: RAM, size: half }] },
+    ])
+    expect(whole()).toEqual([])
+    for (let word = 0; word < 8; word++) put(STES + 128 + 8 * word, bytes.readBigUInt64LE(STES - RAM + 64 + 8 * word))
+    const [first, ...others] = whole()
+    expect(first).toBe(
+      `device 2: the second stage maps 0x${(RAM + half).toString(16)}: page 0x${(RAM + half).toString(16)} is not in partition vault`,
+    )
+    expect(others.every(message => message.startsWith('device 2: '))).toBe(true)
+  })
+
   test('without registers it is not all that was looked at', () => {
     whole()
     oracle.whole([])

@@ -8,8 +8,10 @@ import { description, guestOnly } from '../../../../server/hypervisor/partition/
 import { WARNINGS } from '../../../../server/hypervisor/partition/smmu.ts'
 import { HypFatal } from '../../../../server/policy/policy.ts'
 import * as r from '../../../../server/smmu/registers.ts'
+import type { Lag } from '../../../../server/smmu/soft/options.ts'
 import * as S from '../../../../server/smmu/ste.ts'
 import { headings, ROOT } from '../../docs/markdown.ts'
+import { cfgiSte } from '../../smmu/fields.ts'
 import { CARVEOUT_BASE, CARVEOUT_SIZE, HOST_L2, MiB, RAM_BASE, SMMU_BASE, STE } from '../pkvm/support.ts'
 import { FOREIGN, GUEST, GUEST_TOO, NOBODY, NOWHERE, PartitionBench, two, VAULT } from './support.ts'
 
@@ -133,6 +135,20 @@ describe('registers', () => {
     expect(bench.read(r.ARM_SMMU_CR0ACK)).toBe(bench.hw(r.ARM_SMMU_CR0))
   })
 
+  test.each([
+    ['IDR2', r.ARM_SMMU_IDR2],
+    ['IDR4', r.ARM_SMMU_IDR4],
+    ['AIDR', r.ARM_SMMU_AIDR],
+  ])('%s, which Linux reads for iommufd, is answered', (_name, offset) => {
+    expect(bench.read(offset)).toBe(bench.hw(offset))
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('tables and queues are fetched cacheable, whatever the guest writes to CR1', () => {
+    bench.write(r.ARM_SMMU_CR1, 0)
+    expect(bench.hw(r.ARM_SMMU_CR1)).toBe(0xd75)
+  })
+
   test('IDR0 promises one stage, and CR0 takes no more', () => {
     const idr0 = bench.read(r.ARM_SMMU_IDR0)
     expect(idr0 & (r.IDR0_S2P | r.IDR0_HYP | r.IDR0_VMID16)).toBe(0)
@@ -165,13 +181,15 @@ describe('registers', () => {
   ])('%s where the guest has no memory is not taken', (_name, offset) => {
     const before = bench.hw(offset)
     bench.write(r.ARM_SMMU_CR0, 0)
-    for (const base of [VAULT.base, CARVEOUT_BASE, VAULT.base - 4096, 0]) {
+    for (const base of [VAULT.base, CARVEOUT_BASE, VAULT.base - 2048, 0]) {
       bench.write64(offset, base + 8)
       expect(bench.report.take()).toEqual(['PART_REGISTER'])
       expect(bench.hw(offset)).toBe(before)
     }
-    bench.write64(offset, RAM_BASE + 8 * MiB + 8)
-    expect(bench.hw(offset)).toBe(RAM_BASE + 8 * MiB + 8)
+    // The last place there is: 256 entries.
+    const last = VAULT.base - 256 * (offset === r.ARM_SMMU_EVTQ_BASE ? 32 : 16)
+    bench.write64(offset, last + 8)
+    expect(bench.hw(offset)).toBe(last + 8)
     expect(bench.report.take()).toEqual([])
   })
 
@@ -197,28 +215,143 @@ describe('registers', () => {
 })
 
 test.each([
-  ['MSIs', { idr0: r.IDR0_MSI }],
-  ['ATS', { idr0: r.IDR0_ATS }],
-  ['no second stage', { idr0: r.IDR0_S2P }],
-  ['a linear stream table', { idr0: r.IDR0_ST_LVL }],
-  ['stalls', { idr0: r.IDR0_STALL_MODEL }],
-])('hardware with %s is refused at reset', (_name, { idr0: flipped }) => {
+  ['MSIs', r.ARM_SMMU_IDR0, r.IDR0_MSI, 'MSIs, ATS, PRI or stalls'],
+  ['ATS', r.ARM_SMMU_IDR0, r.IDR0_ATS, 'MSIs, ATS, PRI or stalls'],
+  ['stalls', r.ARM_SMMU_IDR0, r.IDR0_STALL_MODEL, 'MSIs, ATS, PRI or stalls'],
+  ['no second stage', r.ARM_SMMU_IDR0, r.IDR0_S2P, 'no stage 2 translation'],
+  ['a linear stream table', r.ARM_SMMU_IDR0, r.IDR0_ST_LVL, 'its stream table is linear'],
+  // Little-endian becomes big-endian.
+  ['big-endian tables', r.ARM_SMMU_IDR0, 1 << 21, 'its tables are big-endian'],
+  ['no 4 KiB granule', r.ARM_SMMU_IDR5, r.IDR5_GRAN4K, 'no 4 KiB granule'],
+])('hardware with %s is refused at reset', (_name, register, flipped, why) => {
   const other = new PartitionBench()
   const port = {
     read(offset: number, size: number, into: { lo: number; hi: number }) {
       const ok = other.smmu.read(offset, size, into)
-      if (offset === r.ARM_SMMU_IDR0) into.lo = (into.lo ^ flipped) >>> 0
+      if (offset === register) into.lo = (into.lo ^ flipped) >>> 0
       return ok
     },
     write: other.smmu.write.bind(other.smmu),
   }
-  expect(() => new PartitionBench(two, {}, port).policy.reset()).toThrow(HypFatal)
+  const reset = () => new PartitionBench(two, {}, port).policy.reset()
+  expect(reset).toThrow(HypFatal)
+  expect(reset).toThrow(`SMMU 0 cannot be shared out: ${why.startsWith('MSI') ? `with ${why}` : why}`)
 })
 
-test('an SMMU that firmware left enabled is refused at reset', () => {
-  const used = new PartitionBench()
-  used.smmu.write(r.ARM_SMMU_CR0, 4, r.CR0_SMMUEN, 0)
-  expect(() => used.policy.reset()).toThrow('SMMU 0 cannot be shared out: it is in use, CR0 is 0x1')
+describe('what a former owner left', () => {
+  /** Firmware that lets a device through, by a table of its own in the guest's memory. */
+  function used(on: boolean, lag?: Lag): PartitionBench {
+    const other = new PartitionBench(two, {}, undefined, { caching: 'maximal', ...(lag && { lag }) })
+    const table = RAM_BASE + 6 * MiB
+    other.memory.poke64(table + 64 * GUEST, ...STE.bypass)
+    other.smmu.write(r.ARM_SMMU_STRTAB_BASE, 8, table, 0)
+    other.smmu.write(r.ARM_SMMU_STRTAB_BASE_CFG, 4, 8, 0)
+    other.smmu.write(r.ARM_SMMU_CR0, 4, r.CR0_SMMUEN, 0)
+    other.smmu.step()
+    expect(other.translate(GUEST, CARVEOUT_BASE).kind).toBe('translated')
+    if (!on) other.smmu.write(r.ARM_SMMU_CR0, 4, 0, 0)
+    other.smmu.step()
+    return other
+  }
+
+  test.each([
+    ['on', true, undefined],
+    ['off, with entries in its caches', false, undefined],
+    ['on, late in what it does', true, { update: () => 7, early: () => false, command: () => 5 }],
+  ])('an SMMU that is %s: taken, and nothing of it is used any more', (_name, on, lag) => {
+    const other = used(on, lag)
+    other.policy.reset()
+    expect(other.translate(GUEST, CARVEOUT_BASE)).toEqual({ kind: 'abort' })
+    other.host.boot()
+    for (const sid of [GUEST, FOREIGN]) {
+      expect(other.translate(sid, CARVEOUT_BASE).kind).not.toBe('translated')
+      expect(other.translate(sid, PAGE_RAM).kind).not.toBe('translated')
+    }
+    expect(other.policy.inspect?.verify()).toEqual([])
+    expect(other.report.take()).toEqual([])
+  })
+
+  test('GBPA has taken effect before the guest runs, or the machine is refused', () => {
+    const late = new PartitionBench(two, {}, undefined, {
+      lag: { update: () => 9, early: () => false, command: () => 0 },
+    })
+    late.policy.reset()
+    expect(late.hw(r.ARM_SMMU_GBPA) & (r.GBPA_ABORT | r.GBPA_UPDATE)).toBe(r.GBPA_ABORT)
+    expect(late.translate(GUEST, PAGE_RAM)).toEqual({ kind: 'abort' })
+    const never = new PartitionBench(two, {}, undefined, {
+      lag: { update: () => 1e9, early: () => false, command: () => 0 },
+    })
+    expect(() => never.policy.reset()).toThrow('SMMU 0 cannot be shared out: GBPA was not updated in time')
+  })
+
+  test('its caches are emptied, or the machine is refused', () => {
+    const deaf = new PartitionBench(two, {}, undefined, {
+      lag: { update: () => 0, early: () => false, command: () => 1e9 },
+    })
+    expect(() => deaf.policy.reset()).toThrow('it does not empty its caches in time')
+  })
+
+  test('EVTQ_BASE and CMDQ_BASE, when the guest does not write its own', () => {
+    const other = new PartitionBench()
+    other.smmu.write(r.ARM_SMMU_EVTQ_BASE, 8, CARVEOUT_BASE + 8, 0)
+    other.smmu.write(r.ARM_SMMU_CMDQ_BASE, 8, VAULT.base + 8, 0)
+    other.policy.reset()
+    other.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_EVTQEN)
+    expect(other.report.take()).toEqual(['PART_REGISTER', 'PART_REGISTER'])
+    expect(other.hw(r.ARM_SMMU_CR0)).toBe(0)
+  })
+})
+
+describe('another kernel', () => {
+  test('finds nothing of the one before', () => {
+    bench.host.attach(GUEST, STE.bypass)
+    expect(reaches(GUEST, PAGE_RAM)).toBe(true)
+    bench.host.boot()
+    expect(bench.translate(GUEST, PAGE_RAM)).toMatchObject({ kind: 'fault', event: { id: 0x04 } })
+    expect(bench.policy.inspect?.streams()).toEqual([])
+    bench.host.attach(GUEST, STE.bypass)
+    expect(reaches(GUEST, PAGE_RAM)).toBe(true)
+    bench.memory.poke64(bench.host.strtab, 0n)
+    bench.host.commands([0x04, 0, 31, 0])
+    expect(bench.translate(GUEST, PAGE_RAM)).toMatchObject({ kind: 'fault', event: { id: 0x04 } })
+    expect(bench.report.take()).toEqual([])
+  })
+
+  test('finds what it configured before SMMUEN, without a command', () => {
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    bench.host.l1(GUEST)
+    bench.host.ste(GUEST, STE.bypass)
+    expect(bench.translate(GUEST, PAGE_RAM)).toEqual({ kind: 'abort' })
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_SMMUEN)
+    expect(reaches(GUEST, PAGE_RAM)).toBe(true)
+  })
+
+  test('is not warned about commands that the one before left in its queue', () => {
+    bench.host.attach(GUEST, STE.bypass)
+    bench.host.commands(...Array.from({ length: 5 }, () => [0x30, 0, 0, 0] as const))
+    bench.host.boot()
+    expect(bench.report.take()).toEqual([])
+  })
+})
+
+test('a command that the guest put in place of one at which the hardware stopped', () => {
+  bench.host.l1(GUEST)
+  bench.host.ste(GUEST, STE.bypass)
+  const place = bench.host.cmdq + 16 * bench.host.prod
+  bench.host.commands([0x0b, 0, 0, 0])
+  expect(bench.hw(r.ARM_SMMU_CMDQ_CONS) & r.CMDQ_CONS_ERR).not.toBe(0)
+  bench.memory.poke(place, new Uint8Array(new Uint32Array(cfgiSte(GUEST)).buffer))
+  bench.write(r.ARM_SMMU_GERRORN, bench.hw(r.ARM_SMMU_GERROR))
+  expect(bench.hw(r.ARM_SMMU_CMDQ_CONS) & r.CMDQ_CONS_ERR).toBe(0)
+  expect(reaches(GUEST, PAGE_RAM)).toBe(true)
+})
+
+test('a stream that is named often is taken over once, and a warning is one', () => {
+  bench.host.l1(GUEST)
+  bench.host.ste(GUEST, STE.bypass)
+  bench.host.commands(cfgiSte(GUEST), cfgiSte(GUEST), cfgiSte(NOBODY), cfgiSte(FOREIGN), [0x04, 0, 31, 0])
+  expect(bench.report.streams).toHaveLength(1)
+  expect(bench.report.warnings).toMatchObject([{ code: 'PART_STREAM', values: [NOBODY, 0] }])
 })
 
 test('a carve-out that is too small is refused', () => {
@@ -322,6 +455,23 @@ describe('what it shows', () => {
     expect(headings(text).map(({ anchor }) => anchor)).toContain(anchor)
     expect(text).toContain(code)
   })
+})
+
+test('RAM on both sides of the carve-out, and beyond, is the guest’s', () => {
+  const [GiB, carveout] = [2 ** 30, { base: 2 ** 30 + MiB, size: 2 * MiB }]
+  const ram = [
+    { base: 0, size: MiB },
+    { base: GiB, size: 8 * MiB },
+    { base: 8 * GiB, size: 4 * MiB },
+  ]
+  const memory = { ...bench.machine.memory, ram }
+  expect(guestOnly({ ...bench.machine, memory, carveout })[0].ranges).toEqual([
+    { base: 0, size: MiB },
+    { base: GiB, size: MiB },
+    { base: GiB + 3 * MiB, size: 5 * MiB },
+    { base: 8 * GiB, size: 4 * MiB },
+    { base: 0x0809_0000, size: 0x1_0000, device: true },
+  ])
 })
 
 test('by default the guest has everything but the carve-out', () => {

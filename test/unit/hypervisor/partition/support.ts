@@ -7,6 +7,7 @@ import type { IdRegisters } from '../../../../server/smmu/features.ts'
 import { QEMU_NESTED_ID_REGISTERS } from '../../../../server/smmu/features.ts'
 import type { SmmuHardware } from '../../../../server/smmu/hardware.ts'
 import { readRegister } from '../../../../server/smmu/hardware.ts'
+import type { SoftSmmuOptions } from '../../../../server/smmu/soft/options.ts'
 import { SoftSmmu } from '../../../../server/smmu/soft/softSmmu.ts'
 import { NO_SSID, type Outcome } from '../../../../server/smmu/transaction.ts'
 import {
@@ -64,8 +65,9 @@ export class PartitionBench {
     partitions: (machine: Machine) => Partition[] = two,
     ids: Partial<IdRegisters> = {},
     port?: SmmuHardware,
+    soft: Partial<SoftSmmuOptions> = {},
   ) {
-    this.smmu = new SoftSmmu(this.memory, { id: { ...QEMU_NESTED_ID_REGISTERS, ...ids } })
+    this.smmu = new SoftSmmu(this.memory, { id: { ...QEMU_NESTED_ID_REGISTERS, ...ids }, ...soft })
     this.machine = {
       memory: this.memory,
       carveout: { base: CARVEOUT_BASE, size: CARVEOUT_SIZE },
