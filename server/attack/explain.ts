@@ -12,17 +12,28 @@ import { Stage } from './program.ts'
 import { describeStep } from './steps.ts'
 import { audit } from './tables.ts'
 
-const HERE = fileURLToPath(new URL('.', import.meta.url))
 const ROOT = fileURLToPath(new URL('../../', import.meta.url))
 
-/** The line of the policy that makes an access: the first one of the stack that is not of this folder. */
+/** What a policy reaches memory and registers by; it decides nothing. */
+const ACCESSORS: ReadonlySet<string> = new Set(
+  ['hardwareFrame.ts', 'tableMemory.ts', 'wait.ts'].map(file => `server/hypervisor/pkvm/${file}`),
+)
+const NOT_RULES = ['server/attack/', 'server/smmu/']
+/** Frames of a stack that are looked at: rules may be far from the access. */
+const DEPTH = 40
+
+/** The line of the policy that makes an access: the first one of the stack that only a rule can be. */
 function decider(): string | undefined {
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = DEPTH
   const { stack = '' } = new Error()
+  Error.stackTraceLimit = stackTraceLimit
   for (const line of stack.split('\n').slice(1)) {
     const place = /\(?((?:file:\/\/)?\/[^()]*):(\d+):\d+\)?$/.exec(line.trim())
     if (place === null) continue
-    const file = place[1].startsWith('file:') ? fileURLToPath(place[1]) : place[1]
-    if (!file.startsWith(HERE)) return `${file.replace(ROOT, '')}:${place[2]}`
+    const path = place[1].startsWith('file:') ? fileURLToPath(place[1]) : place[1]
+    const file = path.startsWith(ROOT) ? path.slice(ROOT.length) : path
+    if (!ACCESSORS.has(file) && !NOT_RULES.some(folder => file.startsWith(folder))) return `${file}:${place[2]}`
   }
   return undefined
 }
