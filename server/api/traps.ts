@@ -217,13 +217,16 @@ export class Traps implements Source<TrapRow> {
   }
 }
 
+/** Requests that are no work of the hypervisor. */
+const NOT_SHOWN: ReadonlySet<number> = new Set([request.other, request.faultsOpened, request.faultsArmed])
+
 /** The part of the filter that needs no decoding. */
 function quickFilter(filter: TrapFilter): (entry: LogEntry) => boolean {
   const kinds = new Set<string>(filter.kinds ?? ['trap', 'reset', 'request'])
   const offsets = filter.registers && new Set(filter.registers.map(name => name.toLowerCase()))
   return ({ layout, words, doubles, at }) => {
     if (!kinds.has(layout.name)) return false
-    if (layout.name === 'request' && words[at + u32At.request.request] === request.other) return false
+    if (layout.name === 'request' && NOT_SHOWN.has(words[at + u32At.request.request] ?? 0)) return false
     if (filter.from !== undefined || filter.to !== undefined) {
       if (layout.name !== 'trap' && layout.name !== 'reset') return false
       const time = doubles[(at >> 1) + f64At[layout.name].time] ?? 0

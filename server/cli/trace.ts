@@ -4,6 +4,8 @@ import { sep } from 'node:path'
 import { styleText } from 'node:util'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { cachePath } from '../../scripts/setup/cache.ts'
+import { expectRules } from '../faults/plan.ts'
+import { ReplayFaults } from '../faults/replayFaults.ts'
 import { type BbmLevel, blockOptions, GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
 import { cut } from '../trace/cut.ts'
 import { describeRoot } from '../trace/describe.ts'
@@ -411,6 +413,15 @@ function replayCommand(program: Command): void {
     .action((path: string, options: ReplayCommandOptions) => reading(path, reader => replay(reader, options)))
 }
 
+/** A recording is data: its rules are checked as those of a stranger. @throws Error */
+function injectedAgain({ faults, machine, policyOptions }: TraceHeader): ReplayFaults | undefined {
+  if (faults === undefined) return undefined
+  const { rules, seed } = faults
+  const until = SERIES_STEPS.find(step => step === policyOptions.until)
+  expectRules(rules, { translate: 'server', ...(until && { until }) })
+  return new ReplayFaults({ rules, seed }, machine.devices)
+}
+
 async function replay(reader: TraceReader, options: ReplayCommandOptions): Promise<void> {
   const { header } = reader
   const warnings = warningsOf(header)
@@ -423,10 +434,9 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   }
   const nested = options.nested === true
   const out = new Output()
-  const run = new Replay(header.machine, recorded.factory, policyOptions, {
-    rewritten: reader.tellsRewritten,
-    warnings,
-  })
+  const told = { rewritten: reader.tellsRewritten, warnings }
+  const injected = injectedAgain(header)
+  const run = new Replay(header.machine, recorded.factory, policyOptions, told, injected)
   const summary = new ReplaySummary()
   const started = performance.now()
   for (const { group, divergence } of run.run(groups(reader.records()))) {
@@ -454,6 +464,12 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   if (run.translations > 0) {
     out.line(
       `NOT replayed: ${run.translations} translations of --translate server or lockstep; they depend on tables that only the guest writes`,
+    )
+  }
+  if (injected !== undefined) {
+    const count = header.faults?.rules.length ?? 0
+    out.line(
+      `${count} rule${count === 1 ? '' : 's'} of fault injection ${injected.lost ? 'injected again, until others were armed' : 'injected again'}`,
     )
   }
   if (run.firstFault !== undefined) {

@@ -26,7 +26,7 @@ export class ArmedMachine {
   time: number
   /** CMDQ_PROD that the guest is writing. */
   prod = 0
-  readonly #ring: RingWriter
+  readonly #ring: Pick<RingWriter, 'fault'>
   readonly #post: (firing: Firing) => void
   readonly #firings: Firing[]
 
@@ -34,7 +34,12 @@ export class ArmedMachine {
    * Before anything is interposed.
    * @param firings where they are kept
    */
-  constructor(context: FaultContext, ring: RingWriter, post: (firing: Firing) => void, firings: Firing[]) {
+  constructor(
+    context: FaultContext,
+    ring: Pick<RingWriter, 'fault'>,
+    post: (firing: Firing) => void,
+    firings: Firing[],
+  ) {
     const { smmus, memory } = context.machine
     this.context = context
     this.smmus = smmus.map(({ hardware }, index) => new SmmuFaults(index, hardware))

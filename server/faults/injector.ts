@@ -72,7 +72,7 @@ interface Arming {
 export class Injector {
   /** Rules are armed: accesses have to be looked at. */
   armed = false
-  readonly #ring: RingWriter
+  readonly #ring: Pick<RingWriter, 'fault'>
   readonly #post: (firing: Firing) => void
   #plan: FaultPlan | undefined
   #rules: readonly ArmedRule[] = []
@@ -85,7 +85,7 @@ export class Injector {
   /** Takes what stands in front of the ports away, last first. */
   #undo: (() => void)[] = []
 
-  constructor(ring: RingWriter, post: (firing: Firing) => void) {
+  constructor(ring: Pick<RingWriter, 'fault'>, post: (firing: Firing) => void) {
     this.#ring = ring
     this.#post = post
   }
@@ -167,6 +167,15 @@ export class Injector {
     // The hardware cannot be reached any more.
     this.#release()
     this.#context = undefined
+  }
+
+  /** Rules by their numbers, as bits: rule n is bit n-1 of the first, rule 33 bit 0 of the second. For the trace. */
+  bitsOf(names: readonly string[]): [low: number, high: number] {
+    const bits: [number, number] = [0, 0]
+    for (const { rule, number } of this.#rules) {
+      if (names.includes(rule.name)) bits[number > 32 ? 1 : 0] += 2 ** ((number - 1) % 32)
+    }
+    return bits
   }
 
   /** A console line or a moment came that these rules wait for. @param time guest's clock, ns */

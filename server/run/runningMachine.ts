@@ -111,6 +111,7 @@ export class RunningMachine {
       policyOptions: policy.options,
       kernel: this.#kernel.version,
       image: resolve(this.#kernel.image),
+      ...(policy.faults && { faults: policy.faults }),
     })
     const recorder = await Recorder.open({
       path,

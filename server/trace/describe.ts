@@ -84,6 +84,10 @@ export function describeRequest({ request: asked, v0, v1, v2, result }: RecordOf
       return `EL2's tables changed: ${result === 0 ? 'followed' : 'NOT FOLLOWED'}`
     case request.postMismatch:
       return `post mismatch: smmu${v0} ${registerName(v1)} is ${hex(v2)}`
+    case request.faultsOpened:
+      return 'what rules wait for has come'
+    case request.faultsArmed:
+      return v0 === 0 ? 'rules disarmed' : `${v0} rules armed`
     case request.other:
       return 'inspection'
     default:

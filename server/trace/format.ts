@@ -173,6 +173,11 @@ export function describeMachine(hello: Hello): MachineDescription {
   }
 }
 
+export interface RecordedFaults {
+  readonly rules: readonly unknown[]
+  readonly seed: number
+}
+
 /** The JSON of a file's first block. */
 export interface TraceHeader {
   /** The same in all segments of a recording. */
@@ -192,6 +197,8 @@ export interface TraceHeader {
   readonly kernel: string
   readonly image: string
   readonly machine: MachineDescription
+  /** Rules of fault injection that were armed from the start; absent: none, or an older recording. To be checked before use. */
+  readonly faults?: RecordedFaults
   /** What the ids of hyp warnings stand for; absent in older recordings (warnings.ts). */
   readonly warnings?: WarningTable
 }
@@ -201,11 +208,18 @@ export function parseHeader(text: string): TraceHeader | undefined {
   try {
     const header: unknown = JSON.parse(text)
     if (!matches(header, SHAPE) || !isCount((header as TraceHeader).machine.vcpus)) return undefined
-    const { warnings } = header as { warnings?: unknown }
+    const { warnings, faults } = header as { warnings?: unknown; faults?: unknown }
+    if (faults !== undefined && !isFaults(faults)) return undefined
     return warnings === undefined || isWarningTable(warnings) ? (header as unknown as TraceHeader) : undefined
   } catch {
     return undefined
   }
+}
+
+function isFaults(value: unknown): value is RecordedFaults {
+  if (typeof value !== 'object' || value === null) return false
+  const { rules, seed } = value as { rules?: unknown; seed?: unknown }
+  return Array.isArray(rules) && Number.isInteger(seed)
 }
 
 /** The wire has 16 bits for it. */

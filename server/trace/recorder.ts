@@ -35,7 +35,7 @@ const RETRY = 1000
 /** The header of a new recording. @param now of the pump, ns: what `start` counts from was that long ago. */
 export function newHeader(
   now: number,
-  run: Pick<TraceHeader, 'policy' | 'policyOptions' | 'kernel' | 'image'>,
+  run: Pick<TraceHeader, 'policy' | 'policyOptions' | 'kernel' | 'image' | 'faults'>,
 ): RecorderOptions['header'] {
   const created = Date.now()
   return {

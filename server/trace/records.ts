@@ -229,9 +229,20 @@ export const FAULT_ACTIONS = [
 /**
  * `donate` and `reclaim`: base, size, VM. `resume`: a new server went on with the running machine. `postMismatch`: SMMU,
  * offset and value of a register that a posted write did not lead to. `stage2Changed`: VTTBR_EL2's halves, pages, and whether all
- * was told. `other`: nothing that changes the hypervisor's state.
+ * was told. `faultsOpened`: rules whose console line or moment came, as bits, rule 1 bit 0 of the first word and rule 33 of the
+ * second, and the moment in ns or 0. `faultsArmed`: so many rules instead of those that were. `other`: nothing that changes the
+ * hypervisor's state.
  */
-export const request = { other: 0, donate: 1, reclaim: 2, resume: 3, postMismatch: 4, stage2Changed: 5 } as const
+export const request = {
+  other: 0,
+  donate: 1,
+  reclaim: 2,
+  resume: 3,
+  postMismatch: 4,
+  stage2Changed: 5,
+  faultsOpened: 6,
+  faultsArmed: 7,
+} as const
 
 /**
  * What a person made of a trap that was held. `answered`: it was dropped, answered or aborted, and the policy was not asked.

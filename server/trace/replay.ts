@@ -2,8 +2,15 @@
 
 import type { Machine } from '../machine/ports.ts'
 import { machineFault } from '../policy/machineFault.ts'
-import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
-import { newTrap, type Policy, pageAddresses } from '../policy/policy.ts'
+import {
+  newTrap,
+  type Policy,
+  type PolicyFactory,
+  type PolicyOptions,
+  pageAddresses,
+  type Stage2Change,
+  type Trap,
+} from '../policy/policy.ts'
 import type { HypReport } from '../policy/report.ts'
 import { resultName } from '../policy/result.ts'
 import {
@@ -15,6 +22,7 @@ import {
 } from '../policy/warnings.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { opcodeName } from '../smmu/commands.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
 import { registerName } from '../smmu/registers.ts'
 import { describeRecord, describeRoot } from './describe.ts'
 import type { MachineDescription } from './format.ts'
@@ -56,6 +64,23 @@ export interface Told {
   readonly warnings: WarningTable
 }
 
+/** The recorded rules of fault injection, in front of the policy and its ports (faults/replayFaults.ts). */
+export interface InjectedAgain {
+  /** What fired since it was emptied: `rule N action N`. */
+  readonly fired: string[]
+  /** Other rules were armed since. */
+  readonly lost: boolean
+  connect(machine: Machine, policy: Policy, memory: GuestMemory, report: HypReport): void
+  access(policy: Policy, trap: Trap): void
+  reset(policy: Policy): void
+  stage2Changed(policy: Policy, change: Stage2Change): boolean
+  open(rules: readonly [low: number, high: number], time: number): void
+  end(): void
+}
+
+/** Requests that do nothing to the hypervisor's state. */
+const IDLE: ReadonlySet<number> = new Set([request.other, request.faultsOpened, request.faultsArmed])
+
 /** Lets a hypervisor decide again what another one decided in a recording. */
 export class Replay {
   /** Decided so far. */
@@ -63,7 +88,7 @@ export class Replay {
   roots = 0
   /** Answers to translate requests, which the walker gave and not the policy: left out. */
   translations = 0
-  /** Faults that were injected into what was recorded, and the first decision that they were part of. */
+  /** Faults of the recording that were not injected again, and the first decision that they were part of. */
   faults = 0
   firstFault: Root | undefined
   policy: Policy | undefined
@@ -72,10 +97,18 @@ export class Replay {
   readonly #factory: PolicyFactory
   readonly #options: PolicyOptions
   readonly #told: Told
+  readonly #injected: InjectedAgain | undefined
   #decisions: Decision[] = []
   readonly #trap = newTrap()
 
-  constructor(machine: MachineDescription, factory: PolicyFactory, options: PolicyOptions, told: Told) {
+  constructor(
+    machine: MachineDescription,
+    factory: PolicyFactory,
+    options: PolicyOptions,
+    told: Told,
+    injected?: InjectedAgain,
+  ) {
+    this.#injected = injected
     this.#described = machine
     this.#recorded = new ReplayMachine(machine)
     this.#told = told
@@ -113,7 +146,7 @@ export class Replay {
 
   #countFaults({ root, children }: Group): void {
     for (const { kind } of children) {
-      if (kind !== 'fault') continue
+      if (kind !== 'fault' || this.#injected?.lost === false) continue
       this.faults++
       this.firstFault ??= root
     }
@@ -125,7 +158,7 @@ export class Replay {
     this.#decisions = []
     if (this.policy === undefined) {
       // Somebody may look at a machine that has not been reset yet; that does nothing to it.
-      if (root.kind === 'request' && root.request === request.other) return []
+      if (root.kind === 'request' && IDLE.has(root.request)) return []
       const fault = machineFault(this.#described)
       if (fault !== undefined) throw new Error(`the machine that the recording describes: ${fault}`)
       if (root.kind !== 'reset') {
@@ -133,11 +166,18 @@ export class Replay {
       }
       const context = { options: this.#options, report: this.#report(), clock: this.#recorded.clock }
       this.policy = this.#factory(this.#recorded.machine, context)
+      this.#injected?.connect(this.#recorded.machine, this.policy, this.#recorded.shown, context.report)
     }
+    this.#injected?.fired.splice(0)
     if (root.kind !== 'translate') this.roots++
     const outcome = this.#outcome(group, this.policy)
     this.#recorded.end()
-    return [...outcome, ...this.#decisionDifferences(group), ...this.#effectDifferences()]
+    return [
+      ...outcome,
+      ...this.#decisionDifferences(group),
+      ...this.#faultDifferences(group),
+      ...this.#effectDifferences(),
+    ]
   }
 
   #outcome({ root, children }: Group, policy: Policy): Difference[] {
@@ -145,7 +185,8 @@ export class Replay {
       case 'trap':
         return this.#access(root, policy)
       case 'reset':
-        policy.reset()
+        if (this.#injected === undefined) policy.reset()
+        else this.#injected.reset(policy)
         return []
       case 'request':
         return root.request === request.stage2Changed
@@ -173,7 +214,9 @@ export class Replay {
     trap.pcLo = root.pcLo
     trap.pcHi = root.pcHi
     trap.aborted = false
-    policy.access(trap)
+    // What QEMU answered by itself met no rule.
+    if (this.#injected === undefined || root.duration === 0) policy.access(trap)
+    else this.#injected.access(policy, trap)
     if (root.released === released.changed) return []
     const answers = !trap.write && !trap.aborted
     const aborted = root.aborted === 1
@@ -188,6 +231,8 @@ export class Replay {
   #request(root: RecordOf<'request'>, policy: Policy): Difference[] {
     if (root.request === request.resume) policy.state?.resume?.()
     if (root.request === request.postMismatch) policy.postMismatch?.(root.v0)
+    if (root.request === request.faultsOpened) this.#injected?.open([root.v0, root.v1], root.v2)
+    if (root.request === request.faultsArmed) this.#injected?.end()
     if (root.request !== request.donate && root.request !== request.reclaim) return []
     const { v0, v1, v2 } = root
     const what = root.request === request.donate ? 'donate' : 'reclaim'
@@ -204,7 +249,7 @@ export class Replay {
     const { cpu, time, all, vttbrLo, vttbrHi, vtcrLo, vtcrHi, bytes } = told
     const pages = pageAddresses(bytes)
     const change = { cpu, time, all: all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages }
-    const followed = policy.stage2Changed?.(change) ?? true
+    const followed = this.#injected?.stage2Changed(policy, change) ?? policy.stage2Changed?.(change) ?? true
     if (followed === (root.result === 0)) return []
     const word = (ok: boolean) => (ok ? 'followed' : 'not followed')
     return [{ subject: "EL2's tables", recorded: word(root.result === 0), replayed: word(followed) }]
@@ -223,6 +268,21 @@ export class Replay {
       if (then?.key === now?.key) continue
       const subject = then?.subject ?? now?.subject ?? ''
       differences.push({ subject, recorded: then?.text ?? NOTHING, replayed: now?.text ?? NOTHING })
+    }
+    return differences
+  }
+
+  /** Only where rules are injected again. */
+  #faultDifferences({ children }: Group): Difference[] {
+    if (this.#injected === undefined || this.#injected.lost) return []
+    const then = children.flatMap(child =>
+      child.kind === 'fault' ? [`rule ${child.rule} action ${child.action}`] : [],
+    )
+    const now = [...this.#injected.fired]
+    const differences: Difference[] = []
+    for (let i = 0; i < Math.max(then.length, now.length); i++) {
+      if (then[i] === now[i]) continue
+      differences.push({ subject: 'fault', recorded: then[i] ?? NOTHING, replayed: now[i] ?? NOTHING })
     }
     return differences
   }

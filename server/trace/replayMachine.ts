@@ -110,6 +110,25 @@ export class ReplayMachine {
     return (again ? this.#time : this.#time + LONG) / 1e6
   }
 
+  /** Memory as the recording shows it and this hypervisor wrote it, for those that are no part of the recording. */
+  get shown(): GuestMemory {
+    const { ram } = this.machine.memory
+    const inside = (address: number, length: number) => this.#memory.contains(address, length)
+    return {
+      ram,
+      read: (address, target, offset, length) => {
+        if (!inside(address, length)) return false
+        this.#memory.read(address, target, offset, length)
+        return true
+      },
+      write: (address, source, offset, length) => {
+        if (!inside(address, length)) return false
+        this.#memory.write(address, source, offset, length)
+        return true
+      },
+    }
+  }
+
   /** From now on the hypervisor decides this. */
   begin(group: Group): void {
     this.#effects = joined(group.children)

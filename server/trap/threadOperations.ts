@@ -113,11 +113,11 @@ export class ThreadOperations implements Operations {
 
   armFaults(rules: readonly FaultRule[], seed: number): void {
     this.#askAgain()
-    this.#request(() => this.#thread.injector.arm({ rules, seed }))
+    this.#request(() => this.#thread.injector.arm({ rules, seed }), request.faultsArmed, rules.length)
   }
 
   disarmFaults(): void {
-    this.#request(() => this.#thread.injector.disarm())
+    this.#request(() => this.#thread.injector.disarm(), request.faultsArmed)
   }
 
   faults(): FaultStatus {
@@ -125,7 +125,8 @@ export class ThreadOperations implements Operations {
   }
 
   openFaults(names: readonly string[], time?: number): void {
-    this.#request(() => this.#thread.injector.open(names, time))
+    const { injector } = this.#thread
+    this.#request(() => injector.open(names, time), request.faultsOpened, ...injector.bitsOf(names), time)
   }
 
   fireFault(name: string): void {
@@ -147,16 +148,19 @@ export class ThreadOperations implements Operations {
     this.#request(() => this.#present()?.askAgain())
   }
 
-  /** What is done for it is no part of the next trap: unless it closed that itself, it is a request on the trace. */
-  #request(work: () => void): void {
+  /**
+   * What is done for it is no part of the next trap: unless it closed that itself, it is a request on the trace.
+   * @param what that replay has to know of, always on the trace
+   */
+  #request(work: () => void, what: number = request.other, v0 = 0, v1 = 0, v2 = 0): void {
     const { ring } = this.#thread
     const start = ring.now()
     const { position } = ring
     try {
       work()
     } finally {
-      if (ring.position !== position && !ring.closed) {
-        ring.request(request.other, 0, start, ring.now() - start, 0, 0, 0, 0)
+      if ((ring.position !== position || what !== request.other) && !ring.closed) {
+        ring.request(what, 0, start, ring.now() - start, v0, v1, v2, 0)
       }
     }
   }

@@ -219,6 +219,19 @@ test('replay: injected faults are told, because nobody injects them again', asyn
   expect(out).toMatch(/^NOT replayed: 2 injected faults, first in #92 cpu0 R 0x1f4/m)
 })
 
+test('replay: the rules in the header are checked, and injected again', async () => {
+  const faulty = join(files, 'rules')
+  const rules = [{ name: 'never', where: { at: 'register', register: 'GBPA', access: 'read' }, what: { do: 'freeze' } }]
+  await bootRecording(faulty, {}, undefined, { faults: { rules, seed: 1 } })
+  const { code, out } = await run('replay', faulty)
+  expect([code, out]).toEqual([
+    0,
+    expect.stringMatching(/^1 rule of fault injection injected again\nno difference\n$/m),
+  ])
+  await bootRecording(faulty, {}, undefined, { faults: { rules: [{ name: 'x', what: 5 }], seed: 1 } })
+  expect(await run('replay', faulty)).toMatchObject({ code: 1, err: expect.stringMatching(/rules\[0\]/) })
+})
+
 test('bad input: one line that says what is wrong, and a code', async () => {
   const cut = join(files, 'cut')
   copyFileSync(boot, cut)
