@@ -304,7 +304,7 @@ export class ShadowStrtab {
   }
 
   /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. @param leaf false: its L1 descriptor is new */
-  #update(sid: number, address: number, leaf = true): number {
+  #update(sid: number, address: number, leaf: boolean): number {
     const { memory, ats, quirks } = this.#smmu.hyp
     if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
     // What the device was told in former times may have been of a page that was donated since.
@@ -439,7 +439,7 @@ export class ShadowStrtab {
     const { memory } = this.#smmu.hyp
     const address = steAddress(this.#table, sid, memory)
     if (address < 0) return false
-    return live ? this.#update(sid, address) === OK : memory.write(address, this.#bytes, 0, STRTAB_STE_SIZE)
+    return live ? this.#update(sid, address, true) === OK : memory.write(address, this.#bytes, 0, STRTAB_STE_SIZE)
   }
 
   /** Hypervisor memory that the table takes, L2 tables included. */

@@ -210,6 +210,55 @@ test.each([
   expect(bench.hw.takeCommands()).toContain('CFGI_STE')
 })
 
+describe('a shadow table that is not what the state says', () => {
+  const running = (setUp: SetUp = {}) => {
+    const bench = new Bench(setUp)
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    host.attach(8, STE.s1)
+    host.attach(0x300, STE.bypass)
+    return { bench, host }
+  }
+
+  test('entries that it does not know are taken back, whole', () => {
+    const { bench } = running()
+    const at = shadowSteAddress(bench, 9)
+    bench.memory.poke64(at, ...shadowSte(bench, 8))
+    takeOver(bench)
+    expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x9 was taken back, unfinished'])
+    expect(shadowSte(bench, 9)).toEqual(new Array(8).fill(0n))
+    expect(bench.hw.takeCommands()).toContain('CFGI_STE')
+  })
+
+  test.each(['strtab', 'nested'] as const)('entries that it knows are made of the host’s again: %s', until => {
+    const { bench } = running({ options: { until } })
+    const before = [shadowSte(bench, 8), shadowSte(bench, 0x300)]
+    for (const sid of [8, 0x300]) bench.memory.poke64(shadowSteAddress(bench, sid), 0n)
+    const kept = bench.hyp.checkpoint().slice()
+    bench.hyp = successor(bench, { options: { until } })
+    bench.hyp.restore(kept)
+    expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x8 was rewritten', 'SMMU 0, stream 0x300 was rewritten'])
+    expect([shadowSte(bench, 8), shadowSte(bench, 0x300)]).toEqual(before)
+  })
+
+  test.each([0x1_0000, 0x1_0001, 0xffff_ffff])(
+    'a stream that there cannot be, 0x%s: nothing is written for it',
+    sid => {
+      const { bench } = running()
+      const [first] = bench.hyp.smmus[0].shadowStrtab.streams.values()
+      if (first === undefined) throw new Error('there is no stream')
+      bench.hyp.smmus[0].shadowStrtab.streams.set(sid, { ...first, sid })
+      bench.hyp.changed()
+      const kept = bench.hyp.checkpoint().slice()
+      bench.hyp = successor(bench)
+      bench.hyp.restore(kept)
+      const log = bench.record()
+      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+      expect(log).toEqual([])
+    },
+  )
+})
+
 test('a shadow table that is taken over has no streams but those that are put back', () => {
   const bench = new Bench()
   bench.hyp.reset()

@@ -164,6 +164,16 @@ describe('let through', () => {
     expect(bench.report.take()).toEqual([])
   })
 
+  test('of one kind, where the SMMU has no substreams', () => {
+    const bench = new Bench({ options: { ats: true }, ids: [{ idr1: ID.idr1 & ~r.IDR1_SSIDSIZE }] })
+    bench.hyp.reset()
+    const host = new Host(bench).boot()
+    host.attach(SID, withAts(STE.s1))
+    bench.hw.takeCommands()
+    expect(bench.hyp.donate(P, 4096, 1)).toBe(OK)
+    expect(bench.hw.takeCommands().slice(-4)).toEqual(['TLBI_NH_ALL', 'SYNC', 'ATC_INV', 'SYNC'])
+  })
+
   test('ATC_INV of both kinds goes behind the invalidation of TLBs', () => {
     const bench = new Bench({ options: { ats: true }, ids: [{ idr1: ID.idr1 }] })
     bench.hyp.reset()

@@ -174,6 +174,19 @@ describe('an L2 table is free with its last stream', () => {
   })
 })
 
+test('a shadow that cannot be read: SMMUEN stays 0', () => {
+  const { bench, host } = softHost()
+  host.attach(SID, STE.bypass)
+  bench.write(r.ARM_SMMU_CR0, 0xc)
+  const { memory } = bench
+  const read = memory.read.bind(memory)
+  memory.read = (address, ...rest) => (address < CARVEOUT_BASE || rest[2] !== 64) && read(address, ...rest)
+  bench.write(r.ARM_SMMU_CR0, 0xd)
+  memory.read = read
+  expect(bench.report.warnings).toMatchObject([{ code: 'HYP_SMMUEN_STALE', values: [0xc, 0xd, EFAULT] }])
+  expect(bench.peek(r.ARM_SMMU_CR0)).toBe(0xc)
+})
+
 test('a shadow that cannot be made anew: SMMUEN stays 0', () => {
   const { bench, host } = softHost()
   host.attach(SID, STE.bypass)
@@ -260,6 +273,19 @@ describe('a CFGI_STE that cannot be followed', () => {
     host.cfgiSte(SID)
     memory.read = read
     expect(bench.report.take()).toEqual(['HYP_CFGI_STE'])
+    expect(bench.hyp.streams().filter(({ host }) => host[0] === STE.abort[0])).toEqual([])
+  })
+
+  test('a shadow L1 descriptor that cannot be written: the stream has no entry', () => {
+    const { bench, host } = softHost()
+    const { memory } = bench
+    const write = memory.write.bind(memory)
+    memory.write = (address, source, from, length) => length !== 8 && write(address, source, from, length)
+    host.attach(SID, STE.bypass)
+    memory.write = write
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_CFGI_STE', values: [SID, 1, EFAULT] }])
+    expect(bench.hyp.streams()).toEqual([])
+    expect(bench.dma(SID, P)).toBe('C_BAD_STREAMID')
   })
 
   test('a neighbour goes on', () => {
@@ -316,7 +342,9 @@ describe('CFGI_ALL while SMMUEN is 1', () => {
   test('nothing has changed: nothing but what the host sent', () => {
     const { bench, host } = running()
     const log = bench.record()
+    bench.report.streams = []
     host.commands(CFGI_ALL, SYNC)
+    expect(bench.report.streams).toEqual([])
     expect(commandsOf(bench)).toEqual(['CFGI_STE_RANGE', 'SYNC'])
     const table = log.filter(entry => entry.what === 'mem' && entry.bytes.length % 16 !== 0)
     expect(table).toEqual([])
@@ -328,7 +356,18 @@ describe('CFGI_ALL while SMMUEN is 1', () => {
     host.commands(CFGI_ALL, SYNC)
     expect(shadowSte(bench, SID)[0]).toBe(STE.abort[0])
     expect(commandsOf(bench)).toEqual(['CFGI_STE', 'SYNC', 'CFGI_STE', 'SYNC', 'CFGI_STE_RANGE', 'SYNC'])
+    // Its L1 descriptor is the same: Leaf.
+    expect(bench.hw.consumed.filter(([word]) => word === 0x03).map(([, , word]) => word)).toEqual([1, 1])
+    expect(bench.hyp.streams().find(({ sid }) => sid === SID)?.trap).toBeGreaterThan(0)
     expect(bench.report.take()).toEqual([])
+  })
+
+  test('what is refused while the hardware has stopped is known as invalid', () => {
+    const { bench, host } = running()
+    host.ste(SID, STE.s2)
+    bench.hw.stuck = true
+    host.commands(CFGI_ALL)
+    expect(bench.hyp.streams().find(({ sid }) => sid === SID)?.host).toEqual(new BigUint64Array(8))
   })
 
   test('an entry that is gone', () => {
