@@ -41,6 +41,7 @@ const SOURCES: readonly Source[] = [
   pkvm('checkpoint', 'checkpoint'),
   pkvm('commandRules', 'section6'),
   pkvm('cr0', 'section5', 'section4'),
+  pkvm('formerOwner', 'hardware', 'section3'),
   pkvm('frame', 'section4', 'section6'),
   pkvm('hostCmdq', 'section6'),
   pkvm('hostStrtab', 'section7', 'section5'),
