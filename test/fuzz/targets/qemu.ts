@@ -185,7 +185,8 @@ class HostileServer {
       for (let ring = this.#ring; ring !== undefined && ring === this.#ring; ) {
         this.#said(ring.take(socket))
         ring.flush(socket)
-        if (ring.doze()) break
+        // What was scribbled over may never come to rest.
+        if (ring.doze() || this.torn) break
       }
     } finally {
       this.#looking = false
