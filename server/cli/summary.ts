@@ -4,8 +4,9 @@ import type { FaultStatus } from '../faults/injector.ts'
 import type { UntranslatedMaster } from '../machine/masters.ts'
 import { describeDisagreement } from '../oracle/agreement.ts'
 import type { AttackReport } from '../run/attackTable.ts'
-import type { Report } from '../run/runReport.ts'
+import type { Percentiles, Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
+import { counted, grouped, micros } from '../trace/words.ts'
 import type { TranslateReport } from '../translate/translator.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
 import type { TransportUse } from '../trap/messages.ts'
@@ -13,14 +14,22 @@ import type { OracleReport } from '../trap/oracleReport.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { report } from './terminal.ts'
 
-const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${bytes} B`)
+const mib = (bytes: number): string =>
+  bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${grouped(bytes)} B`
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`
+const quantiles = ({ p50, p90, p99, max }: Percentiles): string =>
+  `p50 ${micros(p50)} µs, p90 ${micros(p90)}, p99 ${micros(p99)}, max ${micros(max)}`
 
 function translateLines(report: TranslateReport): string[] {
   const { mode, misses, faults, mismatches, findings, explained, medianUs, p99Us } = report
-  const lines = [`  translate ${mode}: ${misses} IOTLB misses, ${faults} faults; p50 ${medianUs} µs, p99 ${p99Us}`]
+  const what = `${counted(misses, 'IOTLB miss', 'IOTLB misses')}, ${counted(faults, 'fault')}`
+  const lines = [`  translate ${mode}: ${what}; p50 ${micros(medianUs)} µs, p99 ${micros(p99Us)}`]
   if (mode !== 'lockstep') return lines
-  lines.push(mismatches === 0 ? '    no unexplained difference' : `    ${mismatches} DIFFERENCES from QEMU’s model`)
+  lines.push(
+    mismatches === 0
+      ? '    no unexplained difference'
+      : `    ${counted(mismatches, 'DIFFERENCE', 'DIFFERENCES')} from QEMU’s model`,
+  )
   const [first] = findings
   if (first !== undefined) {
     const { access, iova, sid, hardware, walker } = first
@@ -35,8 +44,8 @@ function commandLines(commands: readonly CommandCount[] = []): string[] {
   const sum = (what: 'kept' | 'rewritten' | 'dropped' | 'own') => commands.reduce((n, count) => n + count[what], 0)
   const [kept, rewritten, dropped, own] = [sum('kept'), sum('rewritten'), sum('dropped'), sum('own')]
   if (kept + rewritten + dropped + own === 0) return []
-  const host = `${kept} kept, ${rewritten} rewritten, ${dropped} dropped`
-  return [`  ${kept + rewritten + dropped} commands of the host: ${host}; ${own} of the hypervisor`]
+  const host = `${grouped(kept)} kept, ${grouped(rewritten)} rewritten, ${grouped(dropped)} dropped`
+  return [`  ${counted(kept + rewritten + dropped, 'command')} of the host: ${host}; ${grouped(own)} of the hypervisor`]
 }
 
 /** Whether devices are isolated, and what speaks against it; nothing where no policy of this run decided. */
@@ -51,9 +60,13 @@ function isolationLines({ isolated, refusals = [], untranslated = [], guardFault
     lines.push(`    not behind the SMMU: ${name} (${model}): ${why}`)
   }
   const { total = 0 } = (guardFaults ?? {}) as { readonly total?: number }
-  if (total > 0) lines.push(`    ${total} accesses of guarded memory by vCPUs, stopped`)
+  if (total > 0) lines.push(`    ${counted(total, 'access', 'accesses')} of guarded memory by vCPUs, stopped`)
   return lines
 }
+
+/** As the guest told them. */
+const numbersOf = <K extends string>(told: Readonly<Record<K, unknown>>): Record<K, number> =>
+  Object.fromEntries(Object.entries(told).map(([name, value]) => [name, Number(value)])) as Record<K, number>
 
 function attackLines({ attacks, secretChanged, storm }: AttackReport): string[] {
   const lines = ['  attacks on a protected VM, EL2 and the server']
@@ -63,10 +76,14 @@ function attackLines({ attacks, secretChanged, storm }: AttackReport): string[] 
     lines.push(`    ${attack} ${target.padEnd(10)} ${address.padEnd(11)} ${result.padEnd(15)} stopped by ${stopped}`)
   }
   if (secretChanged !== null)
-    lines.push(`    the VM's secret: ${secretChanged === 0 ? 'unchanged' : `${secretChanged} WORDS CHANGED`}`)
+    lines.push(
+      `    the VM's secret: ${secretChanged === 0 ? 'unchanged' : `${counted(secretChanged, 'WORD', 'WORDS')} CHANGED`}`,
+    )
   if (storm !== null) {
-    const { vms, attempts, secretsRead, secretsChanged } = storm
-    lines.push(`    ${vms} VMs more, ${attempts} DMA attempts: ${secretsRead} secrets read, ${secretsChanged} changed`)
+    const { vms, attempts, secretsRead, secretsChanged } = numbersOf(storm)
+    lines.push(
+      `    ${counted(vms, 'VM')} more, ${counted(attempts, 'DMA attempt')}: ${counted(secretsRead, 'secret')} read, ${grouped(secretsChanged)} changed`,
+    )
   }
   return lines
 }
@@ -81,12 +98,12 @@ export function oracleLines({
   more,
 }: OracleReport): string[] {
   if (unjudged !== undefined) return [`  oracle: NOTHING WAS JUDGED: ${unjudged}`]
-  const cost = samples === 0 ? '' : ` (p50 ${sampleUs.p50} µs, p99 ${sampleUs.p99})`
-  const looked = `${samples} samples${cost}, all of it ${wholes} times`
-  const lent = vmPages === 0 ? '' : `, ${vmPages} pages belong to VMs`
+  const cost = samples === 0 ? '' : ` (p50 ${micros(sampleUs.p50)} µs, p99 ${micros(sampleUs.p99)})`
+  const looked = `${counted(samples, 'sample')}${cost}, all of it ${counted(wholes, 'time')}`
+  const lent = vmPages === 0 ? '' : `, ${counted(vmPages, 'page')} of VMs`
   if (violations.length === 0) return [`  oracle: nothing is reached that must not be: ${looked}${lent}`]
   return [
-    `  oracle: ${violations.length + more} VIOLATIONS: ${looked}${lent}`,
+    `  oracle: ${counted(violations.length + more, 'VIOLATION', 'VIOLATIONS')}: ${looked}${lent}`,
     ...violations.slice(0, 5).map(({ message }) => `    ${message}`),
   ]
 }
@@ -95,16 +112,20 @@ export function oracleLines({
 const NOTHING_TO_COMPARE = 'EL2 keeps no tables for its host, or no device has a second stage'
 
 export function el2Lines({ changes, serverUs, checks, agreement, problem }: El2Report): string[] {
-  const lines = [`  EL2 changed its host's tables ${changes} times: p50 ${serverUs.p50} µs each, p99 ${serverUs.p99}`]
+  const lines = [
+    `  EL2 changed its host's tables ${counted(changes, 'time')}: p50 ${micros(serverUs.p50)} µs each, p99 ${micros(serverUs.p99)}`,
+  ]
   if (problem !== undefined) lines.push(`    SMMU and EL2 CANNOT BE COMPARED: ${problem}`)
   else if (agreement === null) lines.push(`    SMMU and EL2 were NOT compared: ${NOTHING_TO_COMPARE}`)
   if (agreement === null) return lines
   const { pages, kept, wrong, disagreements } = agreement
   if (wrong === 0) {
-    const before = checks === 0 ? '' : `, and ${checks} times before the end`
-    lines.push(`    SMMU and EL2 agree (${pages} pages checked, ${kept} of them kept from the host${before})`)
+    const before = checks === 0 ? '' : `, and ${counted(checks, 'time')} before the end`
+    lines.push(
+      `    SMMU and EL2 agree (${counted(pages, 'page')} checked, ${grouped(kept)} of them kept from the host${before})`,
+    )
   } else {
-    lines.push(`    SMMU and EL2 DO NOT AGREE on ${wrong} of ${pages} pages`)
+    lines.push(`    SMMU and EL2 DO NOT AGREE on ${grouped(wrong)} of ${counted(pages, 'page')}`)
     lines.push(...disagreements.slice(0, 5).map(found => `      ${describeDisagreement(found)}`))
   }
   return lines
@@ -140,11 +161,13 @@ export function printSummary(run: Report): void {
   const { traps } = run
   if (traps !== null && traps.total > 0) {
     const { latencyUs: q, serverUs: s } = traps
-    lines.push(`  ${traps.total} traps: ${traps.reads} reads, ${traps.writes} writes`)
-    lines.push(`    as QEMU saw them  p50 ${q.p50} µs, p90 ${q.p90}, p99 ${q.p99}, max ${q.max}`)
-    lines.push(`    in the server     p50 ${s.p50} µs, p90 ${s.p90}, p99 ${s.p99}, max ${s.max}`)
+    const { total, predicted, reads, writes } = traps
+    const byQemu = predicted === 0 ? '' : `, of which ${grouped(predicted)} answered by QEMU`
+    const both = `${counted(reads, 'read')}, ${counted(writes, 'write')}`
+    lines.push(`  ${counted(total, 'access', 'accesses')}${byQemu}: ${both}`)
+    lines.push(`    as QEMU saw them  ${quantiles(q)}`, `    in the server     ${quantiles(s)}`)
     for (const { register, reads, writes } of traps.byRegister.slice(0, 8)) {
-      lines.push(`    ${register.padEnd(18)} ${String(reads).padStart(7)} reads ${String(writes).padStart(7)} writes`)
+      lines.push(`    ${register.padEnd(18)} ${grouped(reads).padStart(9)} reads ${grouped(writes).padStart(9)} writes`)
     }
   }
   if (run.transport !== undefined) lines.push(transportLine(run.transport))
@@ -156,8 +179,9 @@ export function printSummary(run: Report): void {
   const { rules: faults = [], firings = [] } = (run.faults ?? {}) as Partial<FaultStatus>
   for (const { rule, matches, fired } of faults) {
     const first = firings.find(firing => firing.rule === rule)
-    const what = first === undefined ? `${matches} matches` : `first at trap ${first.trap}: ${first.what}`
-    lines.push(`  fault   ${rule} fired ${fired} times (${what})`)
+    const what =
+      first === undefined ? counted(matches, 'match', 'matches') : `first at trap ${first.trap}: ${first.what}`
+    lines.push(`  fault   ${rule} fired ${counted(fired, 'time')} (${what})`)
   }
   const reported = run.workload.some(({ bytes }) => bytes > 0)
   for (const { device, operation, bytes, ok, error, ms, note } of reported ? run.workload : []) {
@@ -166,10 +190,10 @@ export function printSummary(run: Report): void {
     lines.push(`  ${ok ? 'ok    ' : 'FAILED'} ${what} ${how}${note ? ` (${note})` : ''}`)
   }
   for (const { device, reads, ms } of run.bench ?? []) {
-    lines.push(`  bench  ${device.padEnd(18)} ${reads} reads, ${((ms / reads) * 1000).toFixed(1)} µs each`)
+    lines.push(`  bench  ${device.padEnd(18)} ${counted(reads, 'read')}, ${micros((ms / reads) * 1000)} µs each`)
   }
   for (const { name, count, ms } of run.timed ?? []) {
-    lines.push(`  timed  ${name.padEnd(18)} ${count} in ${seconds(ms)}`)
+    lines.push(`  timed  ${name.padEnd(18)} ${grouped(count)} in ${seconds(ms)}`)
   }
   if (run.attacks !== undefined) lines.push(...attackLines(run.attacks))
   if (run.oracle !== undefined) lines.push(...oracleLines(run.oracle))
@@ -178,8 +202,9 @@ export function printSummary(run: Report): void {
   const { recording } = run
   if (recording !== undefined) {
     const { path, records, bytes, lost, refused, error } = recording
-    const missing = lost + refused > 0 ? `, ${lost + refused} LOST${error === undefined ? '' : `: ${error}`}` : ''
-    lines.push(`  trace   ${path} (${records} records, ${mib(bytes)}${missing})`)
+    const missing =
+      lost + refused > 0 ? `, ${grouped(lost + refused)} LOST${error === undefined ? '' : `: ${error}`}` : ''
+    lines.push(`  trace   ${path} (${counted(records, 'record')}, ${mib(bytes)}${missing})`)
   }
   lines.push(`  console ${run.console}`)
   if (Array.isArray(run.oops)) lines.push('', ...run.oops)

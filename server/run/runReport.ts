@@ -21,6 +21,7 @@ export interface Percentiles {
 }
 
 export interface TrapReport {
+  /** Accesses of the guest. */
   readonly total: number
   readonly reads: number
   readonly writes: number

@@ -63,7 +63,7 @@ export function describeRoot(root: Root, symbols?: Symbols): string {
       const text = `${`#${seq}`.padStart(7)} ${who} ${access(root, aborted === 0 || root.write === 1)}${width}${outcome}`
       const pc = pcOf(root)
       const where = symbols !== undefined && pc !== 0n ? `  ${symbols.describe(pc)}` : ''
-      return `${text.padEnd(72)} ${(duration > 0 ? micros(duration) : 'predicted').padStart(9)}${where}`
+      return `${text.padEnd(72)} ${(duration > 0 ? micros(duration) : 'by QEMU').padStart(9)}${where}`
     }
     case 'reset':
       return `reset (${nameOfCode(enums.resetCause, root.cause)})  ${micros(root.duration)}`

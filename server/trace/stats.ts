@@ -8,6 +8,7 @@ import type { Output } from './output.ts'
 import type { TraceReader } from './reader.ts'
 import { type TraceRecord, verdict } from './records.ts'
 import { pcOf, type Symbols } from './symbols.ts'
+import { counted, grouped, micros } from './words.ts'
 
 /** Numbers of a recording; times in ns. */
 export interface Stats {
@@ -139,22 +140,26 @@ export function stats(records: Iterable<TraceRecord>, table: WarningTable, symbo
 
 export function printStats(s: Stats, reader: TraceReader, out: Output): void {
   const us = ({ p50, p90, p99, max }: Percentiles) =>
-    `p50 ${(p50 / 1000).toFixed(1)} µs, p90 ${(p90 / 1000).toFixed(1)}, p99 ${(p99 / 1000).toFixed(1)}, max ${(max / 1000).toFixed(1)}`
+    `p50 ${micros(p50 / 1000)} µs, p90 ${micros(p90 / 1000)}, p99 ${micros(p99 / 1000)}, max ${micros(max / 1000)}`
   out.line(
-    `${s.traps} traps in ${(s.span / 1e9).toFixed(2)} s${s.aborted > 0 ? `, ${s.aborted} aborted` : ''}${s.predicted > 0 ? `, ${s.predicted} of them predicted` : ''}`,
+    `${counted(s.traps, 'access', 'accesses')} in ${(s.span / 1e9).toFixed(2)} s${s.predicted > 0 ? `, of which ${grouped(s.predicted)} answered by QEMU` : ''}${s.aborted > 0 ? `, ${grouped(s.aborted)} aborted` : ''}`,
   )
   out.line(`  as QEMU saw them   ${us(s.latency)}`)
   out.line(`  in the server      ${us(s.server)}`)
-  out.line(`  hardware accesses  ${s.hardware.reads} reads, ${s.hardware.writes} writes: ${us(s.hardware)}`)
-  out.line(`  memory accesses    ${s.memory.reads} reads, ${s.memory.writes} writes, ${s.memory.bytes} bytes`)
-  const perTrap = s.traps > 0 ? `, ${(reader.size / s.traps).toFixed(0)} per trap` : ''
-  out.line(`  file               ${s.records} records, ${reader.size} bytes${perTrap}`)
-  if (s.lost > 0) out.line(`  LOST               ${s.lost} records`)
+  out.line(
+    `  hardware accesses  ${counted(s.hardware.reads, 'read')}, ${counted(s.hardware.writes, 'write')}: ${us(s.hardware)}`,
+  )
+  out.line(
+    `  memory accesses    ${counted(s.memory.reads, 'read')}, ${counted(s.memory.writes, 'write')}, ${counted(s.memory.bytes, 'byte')}`,
+  )
+  const perTrap = s.traps > 0 ? `, ${(reader.size / s.traps).toFixed(0)} per access` : ''
+  out.line(`  file               ${counted(s.records, 'record')}, ${counted(reader.size, 'byte')}${perTrap}`)
+  if (s.lost > 0) out.line(`  LOST               ${counted(s.lost, 'record')}`)
   const sections = { registers: s.registers, commands: s.commands, warnings: s.warnings, events: s.events }
   for (const [name, counts] of Object.entries({ ...sections, functions: s.functions })) {
     const entries = Object.entries(counts)
     if (entries.length === 0) continue
     out.line(name)
-    for (const [what, many] of entries) out.line(`  ${String(many).padStart(9)}  ${what}`)
+    for (const [what, many] of entries) out.line(`  ${grouped(many).padStart(9)}  ${what}`)
   }
 }

@@ -101,7 +101,7 @@ describe('a protected VM whose host attacks it', () => {
     // All of RAM, of which EL2 keeps the 12 MiB that it reserved, at least.
     expect(report?.el2?.agreement).toMatchObject({ pages: 2 ** 18, hypervisor: 2 ** 14, wrong: 0, disagreements: [] })
     expect(report?.el2?.agreement?.kept).toBeGreaterThan(3072)
-    expect(stderr).toContain('SMMU and EL2 agree (262144 pages checked')
+    expect(stderr).toContain('SMMU and EL2 agree (262,144 pages checked')
     const recording = report?.recording?.path ?? ''
     const replayed = await cosim(['replay', recording])
     expect(replayed.code, replayed.stdout + replayed.stderr).toBe(0)
@@ -117,7 +117,7 @@ describe('a protected VM whose host attacks it', () => {
     expect(open).toContain('dma read el2: reached, null')
     expect(report?.attacks?.secretChanged).toBe(1)
     expect(stderr).toContain('stopped by NOTHING')
-    expect(stderr).toContain("the VM's secret: 1 WORDS CHANGED")
+    expect(stderr).toContain("the VM's secret: 1 WORD CHANGED")
   })
 
   test('a kernel that is to drive the SMMU at EL2, and leaves it to its host', async () => {

@@ -2,11 +2,12 @@
 /** Breakpoints, and the trap that is held. */
 import { Option } from 'commander'
 import type { BreakpointBody, BreakpointView } from '../../api/schemas/breakpoints.ts'
+import { counted } from '../../trace/words.ts'
 import { type Add, address, bytes, integer, list, plain } from './command.ts'
 import { heldText } from './lifecycle.ts'
 
 const pointText = ({ id, text, enabled, matches }: BreakpointView): string =>
-  `${String(id).padStart(3)} ${enabled ? ' ' : 'off'} ${text} (${matches} matches)`
+  `${String(id).padStart(3)} ${enabled ? ' ' : 'off'} ${text} (${counted(matches, 'match', 'matches')})`
 
 export function breakpointCommands(add: Add): void {
   add('breakpoints', 'all breakpoints', plain, async client => {

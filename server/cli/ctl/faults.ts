@@ -2,18 +2,21 @@
 /** Fault injection. */
 import type { FaultEffect, FaultStatusView, Span } from '../../api/schemas/faults.ts'
 import { entriesOf, isFile } from '../../faults/catalogue.ts'
+import { counted, grouped } from '../../trace/words.ts'
 import { type Add, integer, list, plain } from './command.ts'
 
 function spanText(name: string, span: Span): string {
   const { seconds, traps, aborted, gerrors, guardFaults, warnings, events, disk } = span
   const counts = [
-    `${traps} traps`,
-    `${aborted} aborted`,
-    `${gerrors} global errors`,
-    `${guardFaults} guard faults`,
+    counted(traps, 'trap'),
+    `${grouped(aborted)} aborted`,
+    counted(gerrors, 'global error'),
+    counted(guardFaults, 'guard fault'),
     ...(disk === null
       ? []
-      : [`${disk.reads} disk reads, ${disk.writes} writes, ${disk.bytes} bytes, ${disk.failed} failed`]),
+      : [
+          `${counted(disk.reads, 'disk read')}, ${counted(disk.writes, 'write')}, ${counted(disk.bytes, 'byte')}, ${grouped(disk.failed)} failed`,
+        ]),
     ...warnings.map(({ code, count }) => `${count} × ${code}`),
     ...events.map(({ name, count }) => `${count} × ${name}`),
   ]
@@ -26,7 +29,10 @@ const effectText = (effect: FaultEffect | null): string =>
 const statusText = ({ rules, firings }: FaultStatusView): string =>
   [
     ...(rules.length === 0 ? ['nothing is armed'] : []),
-    ...rules.map(({ rule, text, matches, fired }) => `${rule}: ${text}; ${matches} matches, fired ${fired} times`),
+    ...rules.map(
+      ({ rule, text, matches, fired }) =>
+        `${rule}: ${text}; ${counted(matches, 'match', 'matches')}, fired ${counted(fired, 'time')}`,
+    ),
     ...firings.map(({ rule, n, trap, what }) => `  ${rule} ${n}, trap ${trap}: ${what}`),
   ].join('\n')
 

@@ -3,6 +3,7 @@
 import type { Command } from 'commander'
 import type { Body } from '../../api/schemas/contract.ts'
 import type { AttackView, El2View, OwnedRange } from '../../api/schemas/pages.ts'
+import { counted, grouped } from '../../trace/words.ts'
 import { EXIT } from '../exit.ts'
 import { type Add, address, bytes, integer, list, type OnSmmu, onSmmu, plain } from './command.ts'
 
@@ -83,14 +84,16 @@ function el2Text(el2: El2View | null): string {
     registers === null
       ? 'EL2 keeps no tables for its host'
       : `VTTBR_EL2 ${registers.vttbr}, VTCR_EL2 ${registers.vtcr}`,
-    `its host's tables changed ${changes} times`,
+    `its host's tables changed ${counted(changes, 'time')}`,
   ]
   if (problem !== null) lines.push(`it cannot be compared with the SMMU: ${problem}`)
   else if (agreement === null && registers !== null) lines.push('it is not compared: no device has a second stage')
   if (agreement !== null) {
     const { pages, kept, wrong, disagreements } = agreement
-    const disagree = wrong === 0 ? 'agree' : `DO NOT AGREE on ${wrong} pages`
-    lines.push(`SMMU and EL2 ${disagree} (${pages} pages checked, ${kept} of them kept from the host)`)
+    const disagree = wrong === 0 ? 'agree' : `DO NOT AGREE on ${counted(wrong, 'page')}`
+    lines.push(
+      `SMMU and EL2 ${disagree} (${counted(pages, 'page')} checked, ${grouped(kept)} of them kept from the host)`,
+    )
     lines.push(...disagreements.map(({ base, size, what }) => `${base.padEnd(14)} ${size / 1024} KiB  ${what}`))
   }
   return lines.join('\n')

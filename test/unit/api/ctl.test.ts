@@ -201,13 +201,13 @@ test('faults: list, arm from the catalogue and from a file, fire, disarm', async
   qemu.registers.set(R.ARM_SMMU_IRQ_CTRLACK, 7)
   expect(await qemu.read(R.ARM_SMMU_IRQ_CTRLACK, 4)).toMatchObject({ valueLo: 0 })
   expect((await ctl('faults')).out).toMatch(
-    /1 matches, fired 1 times\n {2}irq-ctrlack 1, trap \d+: read of IRQ_CTRLACK: 0x7 → 0x0\n$/,
+    /1 match, fired 1 time\n {2}irq-ctrlack 1, trap \d+: read of IRQ_CTRLACK: 0x7 → 0x0\n$/,
   )
   const trap = /trap (\d+):/.exec((await ctl('faults')).out)?.[1] ?? ''
   await expect
     .poll(async () => (await ctl('trap', '--numbered', trap)).out)
     .toMatch(/R IRQ_CTRLACK .*\n(.*\n)* +fault /)
-  expect((await ctl('fault-effect')).out).toMatch(/^before \(.*\): \d+ traps, .*\nsince {2}\(.*\): 1 traps, 0 aborted/)
+  expect((await ctl('fault-effect')).out).toMatch(/^before \(.*\): \d+ traps, .*\nsince {2}\(.*\): 1 trap, 0 aborted/)
   const file = join(files, 'rules.yaml')
   writeFileSync(file, 'rules: [{ name: now, where: { at: machine }, what: { do: delay, ms: 1 } }]')
   expect((await ctl('fault-arm', file, '--seed', '7')).out).toMatch(/^now: at machine do delay/)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the report for people says: that SMMU and EL2 agree only where they were compared, and that a run was not of the policy as it is. */
-import { expect, test } from 'vitest'
-import { el2Lines, oracleLines, quirkLines } from '../../../server/cli/summary.ts'
+import { expect, test, vi } from 'vitest'
+import { el2Lines, oracleLines, printSummary, quirkLines } from '../../../server/cli/summary.ts'
 import type { Agreement } from '../../../server/oracle/agreement.ts'
 import type { El2Report } from '../../../server/trap/el2Oracle.ts'
 
@@ -48,7 +48,7 @@ test.each([
     'nothing',
     {},
     [
-      '  oracle: nothing is reached that must not be: 3 samples (p50 100 µs, p99 300), all of it 2 times, 1 pages belong to VMs',
+      '  oracle: nothing is reached that must not be: 3 samples (p50 100.0 µs, p99 300.0), all of it 2 times, 1 page of VMs',
     ],
   ],
   ['nobody was asked', { unjudged: 'no stage 2' }, ['  oracle: NOTHING WAS JUDGED: no stage 2']],
@@ -60,3 +60,35 @@ test.each([
 ])('what the oracle found: %s', (_, more, expected) =>
   expect(oracleLines({ ...looked, sampleUs, ...more })).toEqual(expected),
 )
+
+test('numbers as people read them, and how many accesses QEMU answered', () => {
+  const error = vi.spyOn(console, 'error').mockReturnValue()
+  const us = { p50: 4.064, p90: 323, p99: 925.6961, max: 14820.256 }
+  printSummary({
+    ...{ schema: 'smmu-cosim/report/1', outcome: 'ok', policy: 'pkvm', kernel: '6.12', wallMs: 61_551, bootMs: 5890 },
+    traps: {
+      ...{ total: 43_788, reads: 43_787, writes: 1, predicted: 21_876, latencyUs: us, serverUs: us },
+      byRegister: [{ register: 'CMDQ_CONS', reads: 43_787, writes: 1 }],
+    },
+    workload: [],
+    bench: [{ device: 'nvme', reads: 1, ms: 2 }],
+    console: '/c',
+    commands: [{ kept: 1, rewritten: 0, dropped: 0, own: 1234 }],
+    guardFaults: { total: 1 },
+    isolated: true,
+    faults: { rules: [{ rule: 'hang', matches: 1, fired: 1 }], firings: [] },
+    recording: { path: '/t', segments: 1, removed: 0, bytes: 639_784, records: 1, lost: 0, refused: 1200 },
+  })
+  const text = String(error.mock.calls[0])
+  error.mockRestore()
+  for (const line of [
+    '  43,788 accesses, of which 21,876 answered by QEMU: 43,787 reads, 1 write',
+    '    as QEMU saw them  p50 4.1 µs, p90 323.0, p99 925.7, max 14820.3',
+    '  1 command of the host: 1 kept, 0 rewritten, 0 dropped; 1,234 of the hypervisor',
+    '    1 access of guarded memory by vCPUs, stopped',
+    '  fault   hang fired 1 time (1 match)',
+    '  bench  nvme               1 read, 2000.0 µs each',
+    '  trace   /t (1 record, 639,784 B, 1,200 LOST)',
+  ])
+    expect(text.split('\n')).toContain(line)
+})

@@ -121,7 +121,7 @@ test('show with symbols: the kernel function of each trap, and a filter for it',
 test('stats, for people and as JSON', async () => {
   const { code, out } = await run('trace', 'stats', boot)
   expect(code).toBe(0)
-  expect(out).toMatch(/^91 traps in /m)
+  expect(out).toMatch(/^91 accesses in /m)
   expect(out).toMatch(/^ +20 {2}TLBI_NH_VA$/m)
   expect(out).toMatch(/^ +1 {2}TLBI_EL2_ALL \(dropped\)$/m)
   const json = JSON.parse((await run('trace', 'stats', boot, '--json')).out) as Record<string, unknown>
