@@ -18,6 +18,7 @@ import { breakpointHandlers } from './routes/breakpoints.ts'
 import { faultHandlers } from './routes/faults.ts'
 import { lifecycleHandlers } from './routes/lifecycle.ts'
 import { pageHandlers } from './routes/pages.ts'
+import { recordingHandlers } from './routes/recordings.ts'
 import { smmuHandlers } from './routes/smmus.ts'
 import { traceHandlers } from './routes/trace.ts'
 import { contract, NAMED } from './schemas/contract.ts'
@@ -176,6 +177,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     ...breakpointHandlers(manager),
     ...faultHandlers(manager),
     ...attackHandlers(manager.attackRun),
+    ...recordingHandlers(manager.recordings),
   }
   await app.register(async api => register(api, contract, handlers), { prefix: PREFIX })
   if (options.dashboard !== undefined) await serveDashboard(app, options.dashboard)

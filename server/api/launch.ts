@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Starts machines from the options of the API. */
+import { FaultController } from '../control/faultController.ts'
 import type { Session } from '../control/session.ts'
+import { needsServer, planOf } from '../faults/plan.ts'
+import type { FaultPlan } from '../faults/rule.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { blockOptions, blocksProblem, checkQuirks } from '../policy/policy.ts'
@@ -9,6 +12,7 @@ import { machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { Transport } from '../trap/messages.ts'
+import { namedFile } from './namedFiles.ts'
 import { Problem } from './problems.ts'
 import { OWN_POLICY, type StartOptions } from './schemas/lifecycle.ts'
 
@@ -23,6 +27,10 @@ export interface LaunchDefaults {
   readonly sandbox?: boolean
   /** A policy file, offered as `own`. */
   readonly policyFile?: string
+  /** Where recordings are looked for; default: where those of this user's runs are. */
+  readonly runsFolder?: string
+  /** A folder of kernels and initramfs that requests may name. */
+  readonly imagesFolder?: string
   readonly progress?: (line: string) => void
 }
 
@@ -64,6 +72,18 @@ function checkChoices(
     throw new Problem(422, `oracle: policy ${policy}, until ${until}, has no second stage: nothing is isolated`)
 }
 
+/** Rules of the catalogue: what the schema lets through is no file's name. @throws Problem when they do not fit the machine */
+async function faultsOf(policy: string, options: StartOptions, signal: AbortSignal): Promise<FaultPlan | undefined> {
+  const { faults = [], seed = 1, until = DEFAULTS.until, translate = 'hardware' } = options
+  if (faults.length === 0) return undefined
+  try {
+    return await planOf(faults, seed, { policy, until, translate }, signal)
+  } catch (error) {
+    signal.throwIfAborted()
+    throw new Problem(422, `faults: ${words(error)}`)
+  }
+}
+
 /**
  * Runs set-up as far as needed, then starts the machine.
  * @param before called with the session before it is recorded
@@ -78,9 +98,13 @@ export async function launch(
   const policy = checkedPolicy(options, defaults)
   const { qemu, ramDir = DEFAULTS.ramDir, transport = DEFAULTS.transport, sandbox = true, progress } = defaults
   const el2 = options.el2 === 'pkvm'
+  const image = options.image && namedFile(defaults.imagesFolder, options.image, 'image')
+  const initrd = options.initrd && namedFile(defaults.imagesFolder, options.initrd, 'initrd')
+  const faults = await faultsOf(policy, options, signal)
   const files = await machineFiles(
     {
-      kernel: options.kernel ?? (el2 ? EL2_KERNEL : DEFAULTS.kernel),
+      ...(initrd && { initrd }),
+      kernel: image || options.kernel || (el2 ? EL2_KERNEL : DEFAULTS.kernel),
       attack: el2,
       ...(qemu !== undefined && { qemu }),
     },
@@ -100,6 +124,7 @@ export async function launch(
       ramDir,
       sandbox,
       commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
+      nvme: options.nvme ?? true,
       ...(el2 && { qemuArgs: EL2_QEMU_ARGS }),
       policy: {
         name: policy,
@@ -113,6 +138,8 @@ export async function launch(
         },
         panicOnWarn: options.panicOnWarn ?? false,
         transport,
+        translate: faults !== undefined && needsServer(faults.rules) ? 'server' : (options.translate ?? 'hardware'),
+        ...(faults && { faults }),
         oracle: options.oracle ?? false,
       },
     },
@@ -120,6 +147,7 @@ export async function launch(
   )
   const { session } = machine
   before(session, files.kernel)
+  if (faults !== undefined) FaultController.of(session).watch(faults.rules)
   // A recording that cannot be written must not stop the machine.
   const recorder = await machine.record().catch(() => undefined)
   void session.ended.catch(() => {}).finally(() => recorder?.close().catch(() => {}))

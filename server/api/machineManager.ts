@@ -26,8 +26,10 @@ import { History } from './history.ts'
 import { Inspection } from './inspection.ts'
 import { type LaunchDefaults, launch } from './launch.ts'
 import { Monitor } from './monitor.ts'
+import { fileNames } from './namedFiles.ts'
 import { Problem } from './problems.ts'
 import { Rates } from './rates.ts'
+import { Recordings } from './recordings.ts'
 import {
   type CountersView,
   type EndStatus,
@@ -55,6 +57,7 @@ export class MachineManager {
   readonly attacks = new AttackControl()
   /** In process, beside the machine. */
   readonly attackRun: AttackRun
+  readonly recordings: Recordings
   readonly rates = new Rates()
   readonly statuses = new Feed<StatusItem>(1_000)
   readonly breakpoints = new BreakpointControl(() => this.#changed())
@@ -93,12 +96,18 @@ export class MachineManager {
 
   constructor(defaults: LaunchDefaults = {}) {
     this.#defaults = defaults
+    this.recordings = new Recordings(defaults.runsFolder)
     this.attackRun = new AttackRun(defaults.policyFile)
     this.#changed()
   }
 
   get hasOwnPolicy(): boolean {
     return this.#defaults.policyFile !== undefined
+  }
+
+  /** Files that a machine may be started with, by name. */
+  get images(): string[] {
+    return fileNames(this.#defaults.imagesFolder)
   }
 
   /** Warnings of the current or the last machine; of the policy that is asked for, or of `pkvm`, before there is one. */

@@ -8,6 +8,7 @@ import { adder } from './ctl/command.ts'
 import { faultCommands } from './ctl/faults.ts'
 import { lifecycleCommands } from './ctl/lifecycle.ts'
 import { pageCommands } from './ctl/pages.ts'
+import { recordingCommands } from './ctl/recordings.ts'
 import { smmuCommands } from './ctl/smmus.ts'
 import { traceCommands } from './ctl/trace.ts'
 
@@ -23,5 +24,6 @@ export function ctlCommand(program: Command): void {
   pageCommands(add)
   faultCommands(add)
   attackCommands(add)
+  recordingCommands(add)
   breakpointCommands(add)
 }

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+import { dirname, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../api/schemas/request.ts'
 import { startServer } from '../api/server.ts'
 import { ramFolder } from '../run/options.ts'
+import { defaultDatabase } from '../sessions/database.ts'
 import type { Transport } from '../trap/messages.ts'
 import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
-import { inputFile } from './paths.ts'
+import { folder, inputFile } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { print, say } from './terminal.ts'
 
@@ -18,6 +20,7 @@ interface ServeOptions {
   readonly port: number
   readonly name: readonly string[]
   readonly policy?: string
+  readonly images?: string
   readonly qemu?: string
   readonly ramDir: string
   readonly transport: Transport
@@ -46,6 +49,7 @@ export function serveCommand(program: Command): void {
       [],
     )
     .option('--policy <file>', 'a policy of your own, offered to start machines with', inputFile)
+    .option('--images <folder>', 'kernels and initramfs of your own, offered by name to start machines with', folder)
     .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere', inputFile)
     .addOption(ramDirOption())
     .addOption(transportOption())
@@ -55,9 +59,11 @@ export function serveCommand(program: Command): void {
     .action(async (options: ServeOptions) => {
       const { signal, dispose } = abortOnSignal()
       try {
-        const { sandbox, policy, qemu, ramDir } = options
+        const { sandbox, policy, images, qemu, ramDir } = options
         await checkPolicy(policy, options.typeCheck, signal)
-        await confine(sandbox, { read: [policyFolder(policy), qemu], write: [ramFolder(ramDir)] }, signal)
+        // The database of campaigns is beside the folder of runs.
+        const write = [ramFolder(ramDir), dirname(defaultDatabase())]
+        await confine(sandbox, { read: [policyFolder(policy), images, qemu], write }, signal)
         await serve(options, signal)
       } catch (error) {
         fail(error, signal)
@@ -68,12 +74,13 @@ export function serveCommand(program: Command): void {
 }
 
 async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> {
-  const { policy, qemu } = options
+  const { policy, images, qemu } = options
   const manager = new MachineManager({
     ramDir: options.ramDir,
     transport: options.transport,
     sandbox: options.sandbox,
     ...(policy !== undefined && { policyFile: policy }),
+    ...(images !== undefined && { imagesFolder: resolve(images) }),
     ...(qemu !== undefined && { qemu }),
   })
   const server = await startServer({ manager, host: options.host, port: options.port, names: options.name, say })

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The dashboard in a real browser, on a machine that boots a real Linux. */
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type Browser, chromium, type Page } from 'playwright-core'
@@ -14,7 +16,7 @@ import { violations } from './axe.ts'
 import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
 
 const BOOT_MS = 180_000
-const VIEWS = 'overview traps queues streams translation memory console breakpoints faults el2 attack'.split(' ')
+const VIEWS = 'overview traps queues streams translation memory console breakpoints faults el2 attack runs'.split(' ')
 const STEP_MS = 30_000
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 const qemu = process.env.SMMU_COSIM_QEMU
@@ -22,6 +24,8 @@ const qemu = process.env.SMMU_COSIM_QEMU
 let manager: MachineManager
 let server: RunningServer
 let browser: Browser
+/** What the start dialog offers besides Debian's kernels. */
+let images: string
 let page: Page
 /** What the page complained about. */
 let complaints: string[]
@@ -30,7 +34,9 @@ const start = (port = 0): Promise<RunningServer> => startServer({ manager, port,
 
 beforeAll(async () => {
   if (!existsSync(CHROMIUM)) throw new Error(`${CHROMIUM} is missing: install Debian's chromium, or set CHROMIUM`)
-  manager = new MachineManager(qemu === undefined ? {} : { qemu })
+  images = mkdtempSync(join(tmpdir(), 'cosim-images-'))
+  for (const name of ['Image-own', 'initrd-own']) writeFileSync(join(images, name), '')
+  manager = new MachineManager({ ...(qemu !== undefined && { qemu }), imagesFolder: images })
   server = await start()
   browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS })
 }, BOOT_MS)
@@ -39,6 +45,7 @@ afterAll(async () => {
   await browser?.close()
   await manager?.close()
   await server?.close()
+  rmSync(images, { recursive: true, force: true })
 })
 
 beforeEach(async () => {
@@ -85,6 +92,34 @@ test('without a machine, every view says so and offers to start one', async () =
   await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
   await page.getByRole('dialog').waitFor()
   expect(await violations(page)).toEqual([])
+})
+
+test('the start dialog: own kernel, translation, devices, faults', async () => {
+  let asked: unknown
+  await page.route('**/machine/start', async route => {
+    asked = route.request().postDataJSON()
+    await route.fulfill({ json: manager.status() })
+  })
+  await open('overview')
+  await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByText('Own files, devices, translation').click()
+  await dialog.getByLabel('Own kernel').selectOption('Image-own')
+  await dialog.getByLabel('Own initramfs').selectOption('initrd-own')
+  await dialog.getByRole('combobox', { name: /^Translation/ }).selectOption('lockstep')
+  await dialog.getByLabel('NVMe controller').uncheck()
+  await dialog.getByText('Faults from the first trap on').click()
+  await dialog.getByLabel('Add a fault').selectOption('cr0ack-stuck')
+  await dialog.getByLabel('Seed').fill('7')
+  await dialog.getByRole('button', { name: 'Without cr0ack-stuck' }).waitFor()
+  expect(await violations(page)).toEqual([])
+  await dialog.getByRole('button', { name: 'Start', exact: true }).click()
+  await expect
+    .poll(() => asked)
+    .toMatchObject({
+      ...{ image: 'Image-own', initrd: 'initrd-own', translate: 'lockstep', nvme: false },
+      ...{ faults: ['cr0ack-stuck'], seed: 7 },
+    })
 })
 
 test(
@@ -521,6 +556,17 @@ describe('on a booted machine', () => {
     await asks.getByRole('button', { name: 'Kill the machine' }).click()
     await page.getByText(/ended at .*ended from here/).waitFor()
     expect(manager.status().state).toBe('off')
+  })
+
+  test('recordings: replayed, and compared', async () => {
+    await open('runs')
+    const rows = page.locator('.runs-view tbody tr')
+    await rows
+      .getByRole('button', { name: /^Replay/ })
+      .first()
+      .click()
+    await page.locator('pre.steps', { hasText: 'traps replayed in' }).waitFor({ timeout: BOOT_MS })
+    expect(await violations(page)).toEqual([])
   })
 
   test('the life of the machine is in its recording', async () => {

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+
+import { enums } from '../../../protocol/messages.ts'
 import { HARDWARE, HARDWARE_MEANING } from '../../attack/setup.ts'
 import { DESCRIPTIONS } from '../../policy/builtin.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
@@ -21,6 +23,8 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
       policies: [...POLICY_NAMES, ...(manager.hasOwnPolicy ? [OWN_POLICY] : [])],
       stages: SERIES_STEPS,
       kernels: KERNELS,
+      images: manager.images,
+      translate: Object.keys(enums.translateMode),
       qmp: QMP_COMMANDS,
       registers: REGISTERS.map(({ name, offset, bits, meaning }) => ({ name, offset, bits, meaning })),
       commands: COMMAND_NAMES,

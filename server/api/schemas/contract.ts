@@ -15,11 +15,21 @@ import {
 import { CountersSchema, HeldSchema, lifecycle, StartSchema, StatusSchema } from './lifecycle.ts'
 import { pages } from './pages.ts'
 import { ProblemSchema } from './problem.ts'
+import { recordings } from './recordings.ts'
 import type { AnswerOf, Route } from './route.ts'
 import { QueueSchema, SteSchema, smmus } from './smmus.ts'
 import { EventSchema, RowSchema, trace, WarningSchema } from './trace.ts'
 
-export const contract = { ...lifecycle, ...trace, ...smmus, ...pages, ...breakpoints, ...faults, ...attack }
+export const contract = {
+  ...lifecycle,
+  ...trace,
+  ...smmus,
+  ...pages,
+  ...breakpoints,
+  ...faults,
+  ...attack,
+  ...recordings,
+}
 export type Contract = typeof contract
 
 /** The schemas that others refer to by name. */

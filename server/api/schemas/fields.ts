@@ -10,6 +10,9 @@ type DeepReadonly<T> = T extends readonly (infer E)[]
     : T
 
 /** The type of an answer that a schema describes. */
+/** Name of a file in a folder: no separator, and no dot at its beginning. */
+export const FILE_NAME = '^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$'
+
 export type View<S extends TSchema> = DeepReadonly<Static<S>>
 
 /** Numbers of 64 bits travel as text: `0x…`, or decimal digits. */

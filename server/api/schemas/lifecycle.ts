@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine: life cycle, console, counters; and the names that requests can use. */
 import { Type } from 'typebox'
+import { enums } from '../../../protocol/messages.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { BBM_LEVELS, GRANULES, SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { DEFAULTS } from '../../run/options.ts'
-import { Nullable, named, Ref, type View } from './fields.ts'
+import { FILE_NAME, Nullable, named, Ref, type View } from './fields.ts'
 import type { Routes } from './route.ts'
 
 /** Name under which a policy file that the server was started with is offered. */
@@ -54,6 +55,32 @@ export const StartSchema = named(
         }),
       ),
       kernel: Type.Optional(Type.Enum([...KERNELS], { default: DEFAULTS.kernel })),
+      image: Type.Optional(
+        Type.String({ pattern: FILE_NAME, description: 'a kernel in the folder of images, instead of `kernel`' }),
+      ),
+      initrd: Type.Optional(
+        Type.String({
+          pattern: FILE_NAME,
+          description: 'an initramfs in the folder of images; default: the usual one',
+        }),
+      ),
+      nvme: Type.Optional(Type.Boolean({ default: true, description: 'with an NVMe controller' })),
+      translate: Type.Optional(
+        Type.Enum(Object.keys(enums.translateMode) as (keyof typeof enums.translateMode)[], {
+          default: 'hardware',
+          description: "who translates for devices: QEMU's model, the server, or both compared",
+        }),
+      ),
+      faults: Type.Optional(
+        Type.Array(Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,59}$' }), {
+          maxItems: 16,
+          uniqueItems: true,
+          description: 'armed from the first trap on: names of GET /faults/catalogue',
+        }),
+      ),
+      seed: Type.Optional(
+        Type.Integer({ minimum: 0, maximum: 0xffff_ffff, default: 1, description: 'of everything random in faults' }),
+      ),
       memory: Type.Optional(
         Type.String({ pattern: SIZE, default: DEFAULTS.memory, description: 'guest RAM, at most 64G' }),
       ),
@@ -236,6 +263,8 @@ const InfoSchema = Type.Object({
   policies: Type.Array(Type.String()),
   stages: Type.Array(Type.String()),
   kernels: Type.Array(Type.String()),
+  images: Type.Array(Type.String(), { description: 'files that may be a kernel or an initramfs' }),
+  translate: Type.Array(Type.String()),
   qmp: Type.Array(Type.String()),
   registers: Type.Array(
     Type.Object({ name: Type.String(), offset: Type.Integer(), bits: Type.Integer(), meaning: Type.String() }),

@@ -14,6 +14,7 @@ export const TAGS = {
   memory: 'who owns a page, who reaches it',
   breakpoints: 'hold a trap, inspect it, change its outcome, release it',
   faults: 'fault injection',
+  recordings: 'what was recorded before: replay, compare; campaigns',
   attack: 'a hostile host against a policy, in process',
   server: undefined,
 } as const

@@ -2,12 +2,14 @@
 /** The machine's life, console and counters. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Option } from 'commander'
+import { enums } from '../../../protocol/messages.ts'
 import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../api/schemas/lifecycle.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { bbmOption, blocksOption, quirkOption } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
+import { faultNames } from '../paths.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
 import { type Add, integer, list, plain } from './command.ts'
 
@@ -45,6 +47,18 @@ export function lifecycleCommands(add: Add): void {
         .option('--policy <name>', `${POLICY_NAMES.join(', ')}, or own: the file given to serve`)
         .addOption(new Option('--until <stage>', 'prefix of the series').choices(SERIES_STEPS))
         .addOption(new Option('--kernel <series>', 'Debian’s').choices(KERNELS))
+        .option('--image <name>', 'a kernel in the folder given to serve --images')
+        .option('--initrd <name>', 'an initramfs in that folder')
+        .option('--no-nvme', 'without the NVMe controller')
+        .addOption(
+          new Option('--translate <mode>', 'who translates for devices').choices(Object.keys(enums.translateMode)),
+        )
+        .option(
+          '--faults <name>',
+          'a fault of the catalogue, armed from the first trap on; repeat for more',
+          faultNames,
+        )
+        .option('--seed <n>', 'seed of everything random in faults', integer)
         .option('--memory <size>', 'guest RAM')
         .option('--carveout <size>', 'hypervisor memory')
         .addOption(

@@ -35,6 +35,7 @@ import { Memory } from './views/memory.tsx'
 import { Overview } from './views/overview.tsx'
 import { Queues } from './views/queues.tsx'
 import { Reference } from './views/reference.tsx'
+import { Runs } from './views/runs.tsx'
 import { Streams } from './views/streams.tsx'
 import { Translation } from './views/translation.tsx'
 import { Traps } from './views/traps.tsx'
@@ -51,11 +52,12 @@ const PAGES: Readonly<Record<View, () => JSX.Element | null>> = {
   faults: Faults,
   el2: El2,
   attack: Attack,
+  runs: Runs,
   reference: Reference,
 }
 
-/** 1 to 9, then 0, then a. */
-const viewKey = (index: number): string => (index < 10 ? String((index + 1) % 10) : 'a')
+/** 1 to 9, then 0, then a and r. */
+const viewKey = (index: number): string => '1234567890ar'.charAt(index)
 
 export function App() {
   const [help, setHelp] = useState(false)

@@ -3,7 +3,8 @@ import { signal } from '@preact/signals'
 import { useEffect, useState } from 'preact/hooks'
 import type { StartOptions } from '../../api/schemas/lifecycle.ts'
 import { call } from './api.ts'
-import { info, machineState } from './store.ts'
+import { useLoaded } from './hooks.ts'
+import { go, info, machineState } from './store.ts'
 import { attempt, Button, Dialog, Field, Tag } from './ui.tsx'
 
 export const startDialog = signal(false)
@@ -89,6 +90,12 @@ export function StartDialog() {
   const [oracle, setOracle] = useState(false)
   const [blocks, setBlocks] = useState(false)
   const [quirks, setQuirks] = useState<readonly string[]>([])
+  const [image, setImage] = useState('')
+  const [initrd, setInitrd] = useState('')
+  const [nvme, setNvme] = useState(true)
+  const [translate, setTranslate] = useState('hardware')
+  const [faults, setFaults] = useState<readonly string[]>([])
+  const [seed, setSeed] = useState('1')
   const start = () => {
     close()
     // The words are those that the server offers.
@@ -97,6 +104,11 @@ export function StartDialog() {
       until,
       // EL2 has a kernel of its own by default.
       ...(el2 ? { el2: 'pkvm' } : { kernel }),
+      ...(image && { image }),
+      ...(initrd && { initrd }),
+      nvme,
+      translate,
+      ...(faults.length > 0 && { faults, seed: Number(seed) }),
       memory,
       smp: Number(smp),
       run,
@@ -187,7 +199,40 @@ export function StartDialog() {
           />
           RAM in blocks of the idmap instead of pages
         </label>
+        <details class="full more">
+          <summary>Own files, devices, translation</summary>
+          <div class="form two">
+            <FileChoice label="Own kernel" none="Debian’s, as above" value={image} change={setImage} />
+            <FileChoice
+              label="Own initramfs"
+              none="the usual one, with its modules"
+              value={initrd}
+              change={setInitrd}
+            />
+            <Field label="Translation" hint="who translates for devices">
+              <select value={translate} onChange={e => setTranslate(e.currentTarget.value)}>
+                {(words?.translate ?? ['hardware']).map(mode => (
+                  <option key={mode}>{mode}</option>
+                ))}
+              </select>
+            </Field>
+            <label class="check">
+              <input type="checkbox" checked={nvme} onChange={e => setNvme(e.currentTarget.checked)} />
+              NVMe controller
+            </label>
+          </div>
+        </details>
+        <FaultChoice chosen={faults} change={setFaults} seed={seed} setSeed={setSeed} />
         <QuirkChoice policy={policy} change={setQuirks} />
+        <Button
+          class="small full"
+          onClick={() => {
+            close()
+            go('runs')
+          }}
+        >
+          Recordings of earlier machines: replay, compare
+        </Button>
         <div class="buttons full">
           <Button onClick={close}>Cancel</Button>
           <Button tone="primary" type="submit">
@@ -196,6 +241,72 @@ export function StartDialog() {
         </div>
       </form>
     </Dialog>
+  )
+}
+
+/** A file of the folder that the server offers. */
+function FileChoice(props: { label: string; none: string; value: string; change: (name: string) => void }) {
+  const images = info.value?.images ?? []
+  return (
+    <Field label={props.label} {...(images.length === 0 && { hint: 'serve --images <folder> offers some' })}>
+      <select value={props.value} disabled={images.length === 0} onChange={e => props.change(e.currentTarget.value)}>
+        <option value="">{props.none}</option>
+        {images.map(name => (
+          <option key={name}>{name}</option>
+        ))}
+      </select>
+    </Field>
+  )
+}
+
+/** Faults of the catalogue that are armed from the first trap on. */
+function FaultChoice(props: {
+  chosen: readonly string[]
+  change: (faults: readonly string[]) => void
+  seed: string
+  setSeed: (seed: string) => void
+}) {
+  const { chosen, change } = props
+  const open = startDialog.value
+  const loaded = useLoaded(async () => (open ? await call('GET /faults/catalogue') : []), 0, [open])
+  const left = (loaded.data ?? []).filter(({ name }) => !chosen.includes(name))
+  return (
+    <details class="full more">
+      <summary>Faults from the first trap on {chosen.length > 0 && <Tag tone="bad">{chosen.length}</Tag>}</summary>
+      <div class="form two">
+        <Field label="Add a fault">
+          <select value="" onChange={e => change([...chosen, e.currentTarget.value])}>
+            <option value="">of the catalogue</option>
+            {left.map(({ name, summary }) => (
+              <option key={name} value={name}>
+                {name}: {summary}
+              </option>
+            ))}
+          </select>
+        </Field>
+        <Field label="Seed">
+          <input
+            type="number"
+            min="0"
+            max="4294967295"
+            value={props.seed}
+            onInput={e => props.setSeed(e.currentTarget.value)}
+          />
+        </Field>
+        <div class="buttons wrap full">
+          {chosen.map(name => (
+            <Button
+              key={name}
+              class="small"
+              aria-label={`Without ${name}`}
+              onClick={() => change(chosen.filter(n => n !== name))}
+            >
+              {name} ✕
+            </Button>
+          ))}
+        </div>
+      </div>
+    </details>
   )
 }
 

@@ -18,6 +18,7 @@ export const VIEWS = [
   ['faults', 'Faults'],
   ['el2', 'EL2'],
   ['attack', 'Attack'],
+  ['runs', 'Recordings'],
 ] as const
 /** What a warning's rule links to has no key. */
 export type View = (typeof VIEWS)[number][0] | 'reference'

@@ -112,7 +112,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     recorder.describe(describeMachine(machine), () => thread.policy?.warnings)
     session.emit('connected', machine)
   })
-  const manager = new MachineManager()
+  const manager = new MachineManager({ runsFolder: join(folder, 'runs') })
   manager.adopt(session as unknown as Session, { policy }, { version: 'none' })
   const { app, subscriptions } = await createApp({ manager, access, version: 'test' })
   await app.listen({ host: '127.0.0.1', port: 0 })

@@ -21,6 +21,9 @@ test.each([
   [{ quirks: ['queue-unshared'] }, /policy pkvm has no quirk "queue-unshared": did you mean queues-unshared\?/],
   [{ policy: 'partition', quirks: ['eats'] }, /policy partition has no quirk "eats": it has none/],
   [{ policy: 'passthrough', oracle: true }, /oracle: policy passthrough, until nested, has no second stage/],
+  [{ image: 'Image' }, /image Image: the server was started without a folder of images/],
+  [{ initrd: 'initrd' }, /initrd initrd: the server was started without a folder of images/],
+  [{ faults: ['cr0ack-stick'] }, /faults: no fault "cr0ack-stick" in the catalogue.*did you mean cr0ack-stuck\?/],
   [{ until: 'queues', oracle: true }, /oracle: policy pkvm, until queues, has no second stage/],
 ] as const)('%j', async (options, reason) => {
   const manager = new MachineManager()
@@ -37,6 +40,11 @@ test('more of them than there are, and what is no name', async () => {
     })
   expect((await post({ quirks: Array.from({ length: 65 }, (_, i) => `quirk-${i}`) })).status).toBe(400)
   expect((await post({ quirks: ['../../etc'] })).status).toBe(400)
+  for (const name of ['../Image', '/etc/passwd', '.hidden', '', 'a/b']) {
+    expect((await post({ image: name })).status, name).toBe(400)
+    expect((await post({ initrd: name })).status, name).toBe(400)
+    expect((await post({ faults: [`${name}.yaml`] })).status, name).toBe(400)
+  }
   // There is a machine already.
   expect((await post({ quirks: ['eats'] })).status).toBe(409)
 })

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Recordings in the folder of runs. Requests name a run's folder, never a path. */
+import { execFile } from 'node:child_process'
+import { existsSync, lstatSync, readdirSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { runsFolder } from '../machine/scratch.ts'
+import { Database, defaultDatabase } from '../sessions/database.ts'
+import { TraceReader } from '../trace/reader.ts'
+import { Problem } from './problems.ts'
+import { FILE_NAME } from './schemas/fields.ts'
+import type { CampaignView, RecordingView, ReportView } from './schemas/recordings.ts'
+
+const MAIN = fileURLToPath(new URL('../cli/main.ts', import.meta.url))
+const NAME = new RegExp(FILE_NAME)
+/** Of the server's own options for Node, those that confine it. */
+const CONFINES = /^--(permission$|allow-|disable-warning=)/
+/** A replay takes no longer, ms. */
+const MOST_MS = 120_000
+const MOST_BYTES = 1 << 20
+const MOST_LINES = 400
+/** As `diff`: 1 is a difference, more is trouble. */
+const DIFFERENT = 1
+
+export class Recordings {
+  readonly #folder: string
+  readonly #database: string
+  #busy = false
+
+  /** @param folder of runs; campaigns are kept beside it */
+  constructor(folder = runsFolder()) {
+    this.#folder = folder
+    this.#database = join(dirname(folder), basename(defaultDatabase()))
+  }
+
+  /** The newest first; what cannot be read is no recording. */
+  list(): RecordingView[] {
+    if (!existsSync(this.#folder)) return []
+    const names = readdirSync(this.#folder).sort().reverse()
+    return names.flatMap((name): RecordingView[] => {
+      const path = this.#pathOf(name)
+      if (path === undefined) return []
+      try {
+        const { created, policy, kernel } = TraceReader.open(path).header
+        return [{ name, created, policy, kernel, bytes: lstatSync(path).size }]
+      } catch {
+        return []
+      }
+    })
+  }
+
+  replay(name: string): Promise<ReportView> {
+    return this.#run(['replay', this.#recording(name)])
+  }
+
+  compare(name: string, other: string): Promise<ReportView> {
+    return this.#run(['trace', 'diff', this.#recording(name), this.#recording(other)])
+  }
+
+  /** The newest first. */
+  campaigns(): CampaignView[] {
+    if (!existsSync(this.#database)) return []
+    const database = new Database(this.#database)
+    try {
+      return database
+        .list()
+        .map(({ id, started, finished, what, planned, done, asExpected }) => ({
+          ...{ id, started, finished, what, planned, done, asExpected },
+        }))
+        .sort((a, b) => b.id - a.id)
+    } finally {
+      database.close()
+    }
+  }
+
+  /** No link, neither to a folder nor to a file: what it leads to was not recorded here. */
+  #pathOf(name: string): string | undefined {
+    if (!NAME.test(name)) return undefined
+    const folder = join(this.#folder, name)
+    if (lstatSync(folder, { throwIfNoEntry: false })?.isDirectory() !== true) return undefined
+    const path = join(folder, 'trace')
+    return lstatSync(path, { throwIfNoEntry: false })?.isFile() === true ? path : undefined
+  }
+
+  /** @throws Problem */
+  #recording(name: string): string {
+    const path = this.#pathOf(name)
+    if (path === undefined) throw new Problem(404, `no recording ${name}`)
+    return path
+  }
+
+  /** Reading a recording is work for a processor: the server's own thread goes on. @throws Problem */
+  async #run(words: readonly string[]): Promise<ReportView> {
+    if (this.#busy) throw new Problem(409, 'a recording is being read already')
+    this.#busy = true
+    try {
+      const execArgv = process.execArgv.filter(word => CONFINES.test(word))
+      const { code, text } = await finished([...execArgv, MAIN, ...words])
+      const lines = text.trimEnd().split('\n')
+      if (code !== 0 && code !== DIFFERENT) throw new Problem(422, lines.slice(-3).join('; ').slice(0, 500))
+      return { same: code === 0, lines: lines.slice(0, MOST_LINES) }
+    } finally {
+      this.#busy = false
+    }
+  }
+}
+
+/** @returns exit code, and what it printed; of a failure, what it complained about */
+function finished(words: readonly string[]): Promise<{ readonly code: number; readonly text: string }> {
+  const options = { timeout: MOST_MS, maxBuffer: MOST_BYTES, encoding: 'utf8' } as const
+  return new Promise(resolve => {
+    execFile(process.execPath, words, options, (error, stdout, stderr) => {
+      if (error === null) return resolve({ code: 0, text: stdout })
+      // What is more than can be kept is a difference that is long.
+      if (String(error.code) === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return resolve({ code: DIFFERENT, text: stdout })
+      if (error.killed) return resolve({ code: 2, text: `not done after ${MOST_MS / 1000} s` })
+      const code = typeof error.code === 'number' ? error.code : 2
+      resolve({ code, text: code === DIFFERENT ? stdout : stderr || stdout })
+    })
+  })
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Recordings of runs that have ended, and of the one that goes on; replayed and compared by name. */
+import { Type } from 'typebox'
+import { FILE_NAME, type View } from './fields.ts'
+import type { Routes } from './route.ts'
+
+const Name = Type.String({ pattern: FILE_NAME, description: 'of GET /recordings' })
+
+const RecordingSchema = Type.Object({
+  name: Type.String(),
+  created: Type.String(),
+  policy: Type.String(),
+  kernel: Type.String(),
+  bytes: Type.Integer({ description: 'of its first file; a long recording has more' }),
+})
+export type RecordingView = View<typeof RecordingSchema>
+
+const ReportSchema = Type.Object({
+  same: Type.Boolean({ description: 'no difference' }),
+  lines: Type.Array(Type.String(), { description: 'what `smmu-cosim` prints, from its beginning' }),
+})
+/** What a replay or a comparison came to. */
+export type ReportView = View<typeof ReportSchema>
+
+const CampaignSchema = Type.Object({
+  id: Type.Integer(),
+  started: Type.String(),
+  finished: Type.Union([Type.String(), Type.Null()]),
+  what: Type.String(),
+  planned: Type.Integer(),
+  done: Type.Integer(),
+  asExpected: Type.Integer(),
+})
+export type CampaignView = View<typeof CampaignSchema>
+
+export const recordings = {
+  'GET /recordings': {
+    id: 'listRecordings',
+    tag: 'recordings',
+    summary: 'Recordings in the folder of runs, the newest first',
+    answer: Type.Object({ items: Type.Array(RecordingSchema) }),
+  },
+  'POST /recordings/:name/replay': {
+    id: 'replayRecording',
+    tag: 'recordings',
+    summary: 'Let the hypervisor decide again what was recorded',
+    description: 'As `smmu-cosim replay`, in a process of its own, one at a time.',
+    params: Type.Object({ name: Name }),
+    answer: ReportSchema,
+    problems: [404, 409, 422],
+  },
+  'POST /recordings/:name/compare/:other': {
+    id: 'compareRecordings',
+    tag: 'recordings',
+    summary: 'What the second run did differently',
+    description: 'As `smmu-cosim trace diff`, in a process of its own, one at a time.',
+    params: Type.Object({ name: Name, other: Name }),
+    answer: ReportSchema,
+    problems: [404, 409, 422],
+  },
+  'GET /campaigns': {
+    id: 'listCampaigns',
+    tag: 'recordings',
+    summary: 'Campaigns of fault sessions, the newest first',
+    answer: Type.Object({ items: Type.Array(CampaignSchema) }),
+  },
+} as const satisfies Routes

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Recordings and files that requests name: what is in the folder, and nothing besides. */
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { beforeEach, describe, expect, test } from 'vitest'
+import { fileNames, namedFile } from '../../../server/api/namedFiles.ts'
+import { Recordings } from '../../../server/api/recordings.ts'
+import { Database } from '../../../server/sessions/database.ts'
+import { bootRecording, folder, scriptedBoot } from '../trace/synthetic.ts'
+
+let base: string
+let runs: string
+beforeEach(() => {
+  base = folder()
+  runs = join(base, 'runs')
+  mkdirSync(runs)
+})
+
+async function run(name: string, rounds = 2): Promise<void> {
+  mkdirSync(join(runs, name))
+  await bootRecording(join(runs, name, 'trace'), {}, bench => scriptedBoot(bench, rounds))
+}
+
+describe('recordings', () => {
+  test('the newest first; what is none is left out', async () => {
+    await run('2026-01-01')
+    await run('2026-01-02')
+    mkdirSync(join(runs, '2026-01-03'))
+    writeFileSync(join(runs, '2026-01-03', 'trace'), 'no recording')
+    mkdirSync(join(runs, '2026-01-04'))
+    const list = new Recordings(runs).list()
+    expect(list.map(({ name }) => name)).toEqual(['2026-01-02', '2026-01-01'])
+    expect(list[0]).toMatchObject({ policy: 'pkvm', kernel: '6.12.0-test-arm64', bytes: expect.any(Number) })
+  })
+
+  test('no folder, no campaigns', () => {
+    const none = new Recordings(join(base, 'nowhere', 'runs'))
+    expect([none.list(), none.campaigns()]).toEqual([[], []])
+  })
+
+  test('a link leads to nothing that could be read', async () => {
+    await run('real')
+    symlinkSync(join(runs, 'real'), join(runs, 'linked-folder'))
+    mkdirSync(join(runs, 'linked-file'))
+    symlinkSync(join(runs, 'real', 'trace'), join(runs, 'linked-file', 'trace'))
+    const recordings = new Recordings(runs)
+    expect(recordings.list().map(({ name }) => name)).toEqual(['real'])
+    for (const name of ['linked-folder', 'linked-file'])
+      expect(() => recordings.replay(name)).toThrow(`no recording ${name}`)
+  })
+
+  test.each(['..', '.', '', '../runs/real', 'real/../real', '/etc', 'real\0', '.hidden'])(
+    '%j is no name',
+    async name => {
+      await run('real')
+      expect(() => new Recordings(runs).replay(name)).toThrow(/^no recording/)
+      expect(() => new Recordings(runs).compare('real', name)).toThrow(/^no recording/)
+    },
+  )
+
+  test('replayed: the same decisions; one at a time', async () => {
+    await run('a')
+    const recordings = new Recordings(runs)
+    const first = recordings.replay('a')
+    await expect(recordings.replay('a')).rejects.toMatchObject({ status: 409 })
+    const { same, lines } = await first
+    expect(lines.join('\n')).toMatch(/traps replayed in/)
+    expect(same).toBe(true)
+  })
+
+  test('compared: none with itself, one with another', async () => {
+    await run('a', 2)
+    await run('b', 3)
+    const recordings = new Recordings(runs)
+    expect(await recordings.compare('a', 'a')).toEqual({ same: true, lines: ['no difference'] })
+    const { same, lines } = await recordings.compare('a', 'b')
+    expect(same).toBe(false)
+    expect(lines[0]).toMatch(/^--- /)
+  })
+
+  test('campaigns of the database beside the folder, the newest first', () => {
+    new Database(join(base, 'campaigns.db')).close()
+    expect(new Recordings(runs).campaigns()).toEqual([])
+  })
+})
+
+describe('files of a folder', () => {
+  beforeEach(() => {
+    writeFileSync(join(base, 'Image-6.18'), 'kernel')
+    writeFileSync(join(base, '.secret'), '')
+    symlinkSync('/etc/passwd', join(base, 'link'))
+  })
+
+  test('plain files by name', () => {
+    expect(fileNames(base)).toEqual(['Image-6.18'])
+    expect(namedFile(base, 'Image-6.18', 'image')).toBe(join(base, 'Image-6.18'))
+    expect(fileNames(undefined)).toEqual([])
+  })
+
+  test.each(['link', '.secret', 'runs', '../Image-6.18', 'runs/../Image-6.18', 'nothing', '', '..'])('not %j', name => {
+    expect(() => namedFile(base, name, 'image')).toThrow(`image ${name}: no such file in the folder of images`)
+  })
+
+  test('without a folder, none', () => {
+    expect(() => namedFile(undefined, 'Image', 'image')).toThrow(/started without a folder of images/)
+  })
+})
