@@ -31,6 +31,7 @@ import { Walker, type WalkRegisters } from '../smmu/walker.ts'
 import type { WalkStep } from '../smmu/walkSteps.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
 import type { OwnershipRange, RegisterValue } from '../trap/operations.ts'
+import type { OracleReport } from '../trap/oracleReport.ts'
 import { atMost } from '../trap/ownershipRanges.ts'
 import { dwords, halves, words } from './hex.ts'
 import { Problem } from './problems.ts'
@@ -429,6 +430,11 @@ export class Inspection {
   /** What EL2 does, and whether devices reach what it lets its host reach. */
   el2(): Promise<El2Report | null> {
     return this.#thread.call('el2')
+  }
+
+  /** What the oracle of isolation has found, all of it looked at once more; null: the machine is not watched. */
+  oracle(): Promise<OracleReport | null> {
+    return this.#thread.call('oracle')
   }
 
   /** @throws OperationError when the policy keeps no ownership, or EL2 does. */

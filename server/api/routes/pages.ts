@@ -46,6 +46,10 @@ export function pageHandlers(manager: MachineManager): Handlers<typeof pages> {
       const disagreements = (agreement?.disagreements ?? []).map(found => ({ ...found, base: hex(found.base) }))
       return { registers, changes, serverUs, checks, agreement: agreement && { ...agreement, disagreements }, problem }
     },
+    'GET /memory/oracle': async () => {
+      const report = await manager.inspection.oracle()
+      return report && { ...report, unjudged: report.unjudged ?? null }
+    },
     'GET /memory/attacks': () => manager.attacks.report(),
     'GET /memory/reach': async ({ query }) => {
       const streams = await manager.inspection.reach(query.smmu ?? 0)

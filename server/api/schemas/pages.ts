@@ -48,6 +48,28 @@ const El2Schema = Type.Object({
 /** What EL2 does, and whether devices reach what it lets its host reach. */
 export type El2View = View<typeof El2Schema>
 
+const OracleSchema = Type.Object({
+  unjudged: Nullable(Type.String({ description: 'why nothing is said about the machine; null: it is judged' })),
+  samples: Type.Integer({ description: 'looks at a part of the tables' }),
+  wholes: Type.Integer({ description: 'looks at all of them, with this one' }),
+  hypervisorPages: Type.Integer(),
+  vmPages: Type.Integer(),
+  violations: Type.Array(
+    Type.Object({
+      kind: Type.String({ description: 'same for the same sort of weakness' }),
+      message: Type.String(),
+      page: Type.Optional(HexText('page that is reached')),
+      stream: Type.Optional(Type.Object({ smmu: Type.Integer(), sid: Type.Integer(), device: Type.String() })),
+      walk: Type.Array(Type.String(), { description: 'registers and table entries on the way' }),
+    }),
+    { description: 'the first ones' },
+  ),
+  more: Type.Integer({ description: 'violations that are not listed' }),
+  sampleUs: Quantiles,
+})
+/** What the oracle of isolation has looked at and found. */
+export type OracleView = View<typeof OracleSchema>
+
 const AttackSchema = Type.Object({
   who: Type.Enum(['cpu', 'dma']),
   what: Type.Enum(['read', 'write']),
@@ -138,6 +160,15 @@ export const pages = {
     summary: 'Whether devices reach what a hypervisor at EL2 lets its host reach, as of now',
     description: 'Null: the machine has no EL2.',
     answer: Nullable(El2Schema),
+    problems: [409],
+  },
+  'GET /memory/oracle': {
+    id: 'getOracle',
+    tag: 'memory',
+    summary: 'What the oracle of isolation has looked at and found, all of it looked at once more',
+    description:
+      'Null: the machine is not watched (start it with `oracle`), or its memory cannot be read as a whole. A violation stops the machine.',
+    answer: Nullable(OracleSchema),
     problems: [409],
   },
   'GET /memory/attacks': {

@@ -2,7 +2,7 @@
 /** Guest memory: who owns a page, who reaches it, what is in it. */
 import type { Command } from 'commander'
 import type { Body } from '../../api/schemas/contract.ts'
-import type { AttackView, El2View, OwnedRange } from '../../api/schemas/pages.ts'
+import type { AttackView, El2View, OracleView, OwnedRange } from '../../api/schemas/pages.ts'
 import { counted, grouped } from '../../trace/words.ts'
 import { EXIT } from '../exit.ts'
 import { type Add, address, bytes, integer, list, type OnSmmu, onSmmu, plain } from './command.ts'
@@ -37,6 +37,16 @@ export function pageCommands(add: Add): void {
   add('el2', 'whether devices reach what a hypervisor at EL2 lets its host reach', plain, async client => {
     client.print(await client.call('GET /memory/el2'), el2Text)
   })
+  add(
+    'oracle',
+    'what the oracle of isolation has found; fails if that is anything, or nothing is judged',
+    plain,
+    async client => {
+      const report = await client.call('GET /memory/oracle')
+      client.print(report, oracleText)
+      if (report === null || report.unjudged !== null || report.violations.length > 0) process.exitCode = EXIT.failed
+    },
+  )
   add('attacks', "what a protected VM's host attacked, and what stopped it", plain, async client => {
     client.print(await client.call('GET /memory/attacks'), ({ attacks, secretChanged }) => {
       const secret = secretChanged === null ? '' : `\nwords of the secret that were changed: ${secretChanged}`
@@ -97,6 +107,18 @@ function el2Text(el2: El2View | null): string {
     lines.push(...disagreements.map(({ base, size, what }) => `${base.padEnd(14)} ${size / 1024} KiB  ${what}`))
   }
   return lines.join('\n')
+}
+
+function oracleText(report: OracleView | null): string {
+  if (report === null) return 'the machine is not watched'
+  const { unjudged, samples, wholes, hypervisorPages, vmPages, violations, more } = report
+  return [
+    unjudged === null ? 'isolation is judged' : `nothing is judged: ${unjudged}`,
+    `${counted(samples, 'sample')}, ${counted(wholes, 'look')} at all of it`,
+    `${counted(hypervisorPages, 'page')} of the hypervisor, ${grouped(vmPages)} of VMs`,
+    violations.length === 0 ? 'nothing was found' : counted(violations.length + more, 'violation'),
+    ...violations.flatMap(({ message, walk }) => [message, ...walk.map(line => `  ${line}`)]),
+  ].join('\n')
 }
 
 /** Sixteen bytes a line, with what is printable of them. */

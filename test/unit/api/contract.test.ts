@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Every answer is what the OpenAPI document says; what no request may do is in test/fuzz/targets/api.ts. */
 import { Ajv2020 } from 'ajv/dist/2020.js'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { Inspection } from '../../../server/api/inspection.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA } from '../../../server/smmu/registers.ts'
 import { type Harness, startApp } from './harness.ts'
 
@@ -103,6 +104,7 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/memory/bytes?address=0x1000', 422],
     ['GET', '/api/v1/memory/ownership', 409],
     ['GET', '/api/v1/memory/el2', 200],
+    ['GET', '/api/v1/memory/oracle', 200],
     ['GET', '/api/v1/memory/attacks', 200],
     ['GET', '/api/v1/breakpoints', 200],
     ['GET', '/api/v1/held', 200],
@@ -140,6 +142,22 @@ describe('answers are as documented', () => {
     ['/api/v1/attack', { policy: 'own' }, 422],
   ])('POST %s %j', async (url, body, status) => {
     expect((await check('POST', url, body)).status).toBe(status)
+  })
+
+  test('what the oracle of isolation has found', async () => {
+    const stream = { smmu: 0, sid: 16, device: 'virtio-blk' }
+    const violation = { kind: 'tables: stage 2', message: 'it maps', page: '0x40000000', stream, walk: ['STRTAB_BASE'] }
+    const found = { samples: 7, wholes: 2, hypervisorPages: 3, vmPages: 1, violations: [violation], more: 4 }
+    const sampleUs = { p50: 1, p90: 2, p99: 3, max: 4 }
+    const spy = vi.spyOn(Inspection.prototype, 'oracle').mockResolvedValue({ ...found, sampleUs })
+    const { json } = await check('GET', '/api/v1/memory/oracle')
+    expect(json).toEqual({ ...found, sampleUs, unjudged: null })
+    spy.mockResolvedValue({ ...found, violations: [], more: 0, sampleUs, unjudged: 'the policy does not isolate' })
+    expect((await check('GET', '/api/v1/memory/oracle')).json).toMatchObject({
+      unjudged: 'the policy does not isolate',
+    })
+    spy.mockRestore()
+    expect((await check('GET', '/api/v1/memory/oracle')).json).toBeNull()
   })
 
   test('every problem is problem+json with the fields that were wrong', async () => {

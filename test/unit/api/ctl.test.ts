@@ -6,11 +6,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { Inspection } from '../../../server/api/inspection.ts'
 import { ctlCommand } from '../../../server/cli/ctl.ts'
 import { walkCommand } from '../../../server/cli/walk.ts'
 import { POLICY_NAMES } from '../../../server/policy/load.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
+import type { OracleReport } from '../../../server/trap/oracleReport.ts'
 import { type Harness, startApp } from './harness.ts'
 
 const RAM = 0x4000_0000
@@ -111,6 +113,29 @@ function ctl(...args: string[]) {
 const state = async (wanted: string) => {
   while (server.manager.status().state !== wanted) await new Promise(resolve => setTimeout(resolve, 5))
 }
+
+test('oracle: nothing found, something found, nothing judged, nobody who looks', async () => {
+  const violation = { kind: 'tables: stage 2', message: 'virtio-blk: it maps 0x58000000', walk: ['STRTAB_BASE 0x0'] }
+  const report = { samples: 7, wholes: 2, hypervisorPages: 3, vmPages: 1, violations: [violation], more: 4 }
+  const sampleUs = { p50: 1, p90: 2, p99: 3, max: 4 }
+  const spy = vi.spyOn(Inspection.prototype, 'oracle')
+  const said = async (answer: OracleReport | null) => {
+    spy.mockResolvedValueOnce(answer)
+    const { code, out } = await ctl('oracle')
+    return [code, ...out.trimEnd().split('\n')]
+  }
+  const counts = ['7 samples, 2 looks at all of it', '3 pages of the hypervisor, 1 of VMs']
+  const clean = { ...report, violations: [], more: 0, sampleUs }
+  expect(await said(clean)).toEqual([0, 'isolation is judged', ...counts, 'nothing was found'])
+  const found = ['5 violations', violation.message, '  STRTAB_BASE 0x0']
+  expect(await said({ ...report, sampleUs })).toEqual([1, 'isolation is judged', ...counts, ...found])
+  expect((await said({ ...clean, unjudged: 'it was saved' })).slice(0, 2)).toEqual([
+    1,
+    'nothing is judged: it was saved',
+  ])
+  expect(await said(null)).toEqual([1, 'the machine is not watched'])
+  spy.mockRestore()
+})
 
 test.each<[string[], RegExp]>([
   [['status'], /^running, smmu \(attack\), passthrough nested, none$/m],
