@@ -43,6 +43,16 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
       await page.locator('.child').first().waitFor()
     },
   ],
+  [
+    'runs',
+    async page => {
+      await page
+        .getByRole('button', { name: /^Replay/ })
+        .first()
+        .click()
+      await page.locator('pre.steps').waitFor()
+    },
+  ],
   ['queues'],
   [
     'streams',

@@ -22,6 +22,15 @@ export function Overview() {
   if (now === undefined) return <Skeleton rows={10} />
   const c = counters.value
   if (now.run === 0) return <NoMachine what="What is counted" />
+  // A machine that never ran has nothing to count.
+  if (!running.value && (c === undefined || c.traps === 0)) {
+    return (
+      <div class="view column">
+        <Machine />
+        <Reports c={c} />
+      </div>
+    )
+  }
   return (
     <div class="view overview">
       <Machine />
