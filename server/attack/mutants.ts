@@ -125,7 +125,7 @@ const CHANGES: readonly (readonly [RegExp, string])[] = [
   // OK
   [/return E[A-Z]+$/, 'return 0'],
   // A statement that is a call is left out.
-  [/^( +)(?:this|hyp|smmu|memory|shadow|guard|share|registers|state)[.#\w]*\(.*\)$/, '$1;'],
+  [/^( +)(?:this|hyp|smmu|memory|shadow|guard|share|registers|state)[.?#\w]*\(.*\)$/, '$1;'],
   [/^( +)[\w.#[\]]+ (?:=|\|=|&=|\^=) .*[^,{(]$/, '$1;'],
 ]
 /** Lines that decide nothing: comments, imports, types, reports. */

@@ -22,6 +22,7 @@ export const HARDWARE = [
   'unguarded',
   'unaligned',
   'small',
+  'noncoherent',
 ] as const
 export type HardwareOption = (typeof HARDWARE)[number]
 
@@ -35,6 +36,7 @@ export const HARDWARE_MEANING: Readonly<Record<HardwareOption, string>> = {
   torn: 'fetches of STEs and CDs mix words of before and after a store',
   unguarded: 'guarded registers take writes while they are enabled, as QEMU’s do',
   unaligned: 'queues start where BASE points, not aligned down to their size',
+  noncoherent: 'fetches do not look into the CPU’s caches: what is stored has to be cleaned',
   small: 'command queues have at most 256 entries; few machines do, which a policy may refuse',
 }
 
@@ -167,7 +169,7 @@ export function idRegistersOf(setup: Setup): IdRegisters {
       (R.IDR0_S1P |
         R.IDR0_S2P |
         fieldPrep(R.IDR0_TTF, R.IDR0_TTF_AARCH64) |
-        R.IDR0_COHACC |
+        (has('noncoherent') ? 0 : R.IDR0_COHACC) |
         R.IDR0_ASID16 |
         R.IDR0_VMID16 |
         R.IDR0_CD2L |

@@ -17,6 +17,7 @@ import type { Lag } from '../smmu/soft/options.ts'
 import { SoftSmmu } from '../smmu/soft/softSmmu.ts'
 import { TornFetches } from '../smmu/soft/tearing.ts'
 import type { Outcome } from '../smmu/transaction.ts'
+import { CpuCache } from './cpuCache.ts'
 import { Devices } from './devices.ts'
 import { Feedback } from './feedback.ts'
 import { leaveBehind } from './firmware.ts'
@@ -60,6 +61,8 @@ export interface Onlooker {
 export class World {
   readonly setup: Setup
   readonly memory: AttackMemory
+  /** Of the CPU that the hypervisor runs on, where SMMUs do not look into it. */
+  readonly #cache: CpuCache | undefined
   readonly oracle: Oracle
   readonly feedback = new Feedback()
   readonly guard: PageGuard
@@ -101,6 +104,7 @@ export class World {
     this.#factory = factory
     const has = (option: HardwareOption) => setup.hardware.includes(option)
     this.memory = new AttackMemory(setup.ram)
+    this.#cache = has('noncoherent') ? new CpuCache(this.memory) : undefined
     this.guard = new PageGuard(setup.ram)
     const frames = framesOf(setup)
     this.oracle = new Oracle(new PageMap(setup.ram, setup.carveout, frames), this.memory, this.guard)
@@ -163,7 +167,9 @@ export class World {
   // What the policy is given.
 
   #policyMemory(): GuestMemory {
-    const { memory, oracle } = this
+    const { oracle } = this
+    const cache = this.#cache
+    const memory = cache ?? this.memory
     return {
       ram: memory.ram,
       read: (address, target, offset, length) => {
@@ -180,6 +186,12 @@ export class World {
         this.#accessed('write', address)
         return ok
       },
+      ...(cache !== undefined && {
+        clean: (address: number, length: number) => {
+          cache.clean(address, length)
+          this.#accessed('clean', address)
+        },
+      }),
     }
   }
 
@@ -242,6 +254,7 @@ export class World {
 
   #reset(): void {
     this.oracle.claims = false
+    this.#cache?.clear()
     for (const smmu of this.smmus) smmu.reset()
     for (const registers of this.host) registers.reset()
     this.#posts.fill(undefined)

@@ -366,5 +366,5 @@ function interposeMemory(memory: GuestMemory, { machine, command, table }: Armin
     }
     return table.writeStage2(address, source, offset, length)
   }
-  return interpose(memory, () => ({ read, write }), { read: true, write: true })
+  return interpose(memory, () => ({ read, write }), { read: true, write: true, clean: true })
 }

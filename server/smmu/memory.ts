@@ -13,6 +13,11 @@ export interface GuestMemory {
    * @returns false, with nothing written, unless the whole range is RAM.
    */
   write(address: number, source: Uint8Array, sourceOffset: number, length: number): boolean
+  /**
+   * Cleans what was written to a range of RAM to the point of coherency, before it returns: only then everybody sees it who does not look
+   * into the CPU's caches. Absent: there are no such.
+   */
+  clean?(address: number, length: number): void
 }
 
 /** Whether all of `length` bytes from `address` on lie in one of the ranges. */

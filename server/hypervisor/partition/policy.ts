@@ -63,7 +63,11 @@ function probe(
   index: number,
 ): readonly [oas: number, sidBits: number] {
   const refuse = (why: string) => new HypFatal(`SMMU ${index} cannot be shared out: ${why}`)
-  const found = probeFeatures(new HardwareFrame(hardware), { base, size }, { shadowCmdq: false, nesting: true })
+  const found = probeFeatures(
+    new HardwareFrame(hardware),
+    { base, size },
+    { shadowCmdq: false, nesting: true, cleans: false },
+  )
   if (typeof found === 'string') throw refuse(found)
   const idr0 = readRegister(hardware, R.ARM_SMMU_IDR0).lo
   const stalls = fieldGet(R.IDR0_STALL_MODEL, idr0) !== R.IDR0_STALL_MODEL_NONE

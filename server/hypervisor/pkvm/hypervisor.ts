@@ -30,7 +30,7 @@ import { IdmapBlocks } from './idmapBlocks.ts'
 import { buildIdmap } from './idmapBuild.ts'
 import { idmapGeometry, stage2Pages } from './idmapGeometry.ts'
 import { verifyIdmap } from './idmapVerify.ts'
-import { PageOwnership, type PageRange } from './ownership.ts'
+import { PAGE_SIZE, PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
 import { type Quirks, quirksOf } from './quirks.ts'
 import { SHADOW_CMDQ_BYTES } from './shadowCmdqSize.ts'
@@ -587,6 +587,8 @@ export class Hypervisor implements HypContext {
         .map(({ base }) => `0x${base.toString(16)} cannot be guarded`),
     )
     if (!this.isolated) return changes
+    // The former hypervisor may have died between a store and its clean.
+    this.memory.clean?.(this.pool.base, this.pool.capacity * PAGE_SIZE)
     for (const smmu of this.smmus) this.#expect(smmu.verify())
     for (const smmu of this.smmus) {
       const { index, hardware, hostCmdq, shadowCmdq, shadowStrtab } = smmu

@@ -13,11 +13,12 @@ import { PAGE_SIZE } from './ownership.ts'
 
 const ZERO = new Uint8Array(1 << 20)
 
-/** Writes zeroes; false when the range is not RAM. */
+/** Writes zeroes, for everybody to see; false when the range is not RAM. */
 export function zero(memory: GuestMemory, address: number, bytes: number): boolean {
   for (let done = 0; done < bytes; done += ZERO.length) {
     if (!memory.write(address + done, ZERO, 0, Math.min(ZERO.length, bytes - done))) return false
   }
+  memory.clean?.(address, bytes)
   return true
 }
 

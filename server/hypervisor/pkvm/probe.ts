@@ -84,6 +84,8 @@ export const NO_FEATURES: SmmuFeatures = {
 export interface ProbeNeeds {
   readonly shadowCmdq: boolean
   readonly nesting: boolean
+  /** Walks that do not look into the CPU's caches can be served. */
+  readonly cleans: boolean
 }
 
 /**
@@ -105,7 +107,7 @@ export function probe(
   const iidr = hardware.read32(ARM_SMMU_IIDR)
   if ((idr0 & IDR0_S1P) === 0) return 'no stage 1 translation (IDR0.S1P)'
   if ((idr0 & IDR0_S2P) === 0) return 'no stage 2 translation (IDR0.S2P)'
-  if ((idr0 & IDR0_COHACC) === 0) return 'table walks are not coherent (IDR0.COHACC)'
+  if ((idr0 & IDR0_COHACC) === 0 && !needs.cleans) return 'table walks are not coherent (IDR0.COHACC)'
   const endian = fieldGet(IDR0_TTENDIAN, idr0)
   const littleEndian = endian === IDR0_TTENDIAN_MIXED || endian === IDR0_TTENDIAN_LE
   const bigEndian = endian === IDR0_TTENDIAN_MIXED || endian === IDR0_TTENDIAN_BE

@@ -118,7 +118,9 @@ export class ShadowCmdq {
       const index = queueIndex(state.prod, SHADOW_CMDQ_LOG2SIZE)
       const part = Math.min(count - done, space, SHADOW_CMDQ_ENTRIES - index)
       const from = (first + done) * CMDQ_ENTRY_SIZE
-      hyp.memory.write(state.base + index * CMDQ_ENTRY_SIZE, bytes, from, part * CMDQ_ENTRY_SIZE)
+      const at = state.base + index * CMDQ_ENTRY_SIZE
+      hyp.memory.write(at, bytes, from, part * CMDQ_ENTRY_SIZE)
+      hyp.memory.clean?.(at, part * CMDQ_ENTRY_SIZE)
       for (let i = 0; i < part; i++) this.#origins[index + i] = origins[first + done + i]
       state.prod = queueAdvance(state.prod, SHADOW_CMDQ_LOG2SIZE, part)
       done += part
@@ -282,6 +284,7 @@ export class ShadowCmdq {
     for (let at = state.cons; at !== state.prod; at = queueAdvance(at, SHADOW_CMDQ_LOG2SIZE)) {
       const index = queueIndex(at, SHADOW_CMDQ_LOG2SIZE)
       memory.write(state.base + index * CMDQ_ENTRY_SIZE, bytes, 0, CMDQ_ENTRY_SIZE)
+      memory.clean?.(state.base + index * CMDQ_ENTRY_SIZE, CMDQ_ENTRY_SIZE)
       this.#origins[index] = origin
     }
     state.origin = origin

@@ -249,7 +249,7 @@ export class ShadowStrtab {
     for (const other of this.streams.keys()) if (other >= first && other < first + STRTAB_L2_STES) return
     const l2 = steAddress(table, first, hyp.memory)
     this.#descriptor.fill(0)
-    if (!hyp.memory.write(l1DescriptorAddress(table, sid), this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE)) return
+    if (!this.#link(sid)) return
     // Unless the hardware may still use it.
     if (!live || this.#invalidate(sid, false)) hyp.pool.release(l2, STRTAB_L2_BYTES)
   }
@@ -293,14 +293,22 @@ export class ShadowStrtab {
 
   /** An L2 table for the StreamID, in which no entry is valid. @returns where its entry is, or an error */
   #growTable(sid: number): number {
-    const { memory, pool } = this.#smmu.hyp
+    const { pool } = this.#smmu.hyp
     const l2 = pool.allocate(STRTAB_L2_BYTES)
     if (l2 === ENOMEM) return ENOMEM
     this.#descriptor[0] = (l2 % TWO_POW_32) + STRTAB_SPLIT + 1
     this.#descriptor[1] = Math.floor(l2 / TWO_POW_32)
-    if (!memory.write(l1DescriptorAddress(this.#table, sid), this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE))
-      return EFAULT
+    if (!this.#link(sid)) return EFAULT
     return l2 + (sid & (STRTAB_L2_STES - 1)) * STRTAB_STE_SIZE
+  }
+
+  /** Writes the L1 descriptor of a StreamID. */
+  #link(sid: number): boolean {
+    const { memory } = this.#smmu.hyp
+    const address = l1DescriptorAddress(this.#table, sid)
+    const written = memory.write(address, this.#descriptorBytes, 0, STRTAB_L1_DESC_SIZE)
+    memory.clean?.(address, STRTAB_L1_DESC_SIZE)
+    return written
   }
 
   /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. @param leaf false: its L1 descriptor is new */
@@ -313,8 +321,11 @@ export class ShadowStrtab {
       if ((this.#smmu.hardware.read32(ARM_SMMU_CR0ACK) & CR0_SMMUEN) === 0) return ENODEV
       if (!this.#emptyAtcs([sid])) return ETIMEDOUT
     }
-    const write = (bytes: Uint8Array, from: number, to: number): number =>
-      memory.write(address + from, bytes, from, to - from) ? OK : EFAULT
+    const write = (bytes: Uint8Array, from: number, to: number): number => {
+      if (!memory.write(address + from, bytes, from, to - from)) return EFAULT
+      memory.clean?.(address + from, to - from)
+      return OK
+    }
     const word0 = (): number => write(this.#bytes, 0, 8)
     const rest = (): number => write(this.#bytes, 8, STRTAB_STE_SIZE)
     const seen = (): number => (this.#invalidate(sid, leaf) ? OK : ETIMEDOUT)
@@ -439,7 +450,10 @@ export class ShadowStrtab {
     const { memory } = this.#smmu.hyp
     const address = steAddress(this.#table, sid, memory)
     if (address < 0) return false
-    return live ? this.#update(sid, address, true) === OK : memory.write(address, this.#bytes, 0, STRTAB_STE_SIZE)
+    if (live) return this.#update(sid, address, true) === OK
+    const written = memory.write(address, this.#bytes, 0, STRTAB_STE_SIZE)
+    memory.clean?.(address, STRTAB_STE_SIZE)
+    return written
   }
 
   /** Hypervisor memory that the table takes, L2 tables included. */

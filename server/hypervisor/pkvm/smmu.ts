@@ -121,10 +121,11 @@ export class Smmu implements SmmuContext {
 
   /** Reads the ID registers. @returns why this SMMU cannot isolate, or null */
   probe(): string | null {
-    const { upTo, quirks } = this.hyp
+    const { memory, upTo, quirks } = this.hyp
     const found = probe(this.hardware, this, {
       shadowCmdq: includesStep(upTo, 'cmdq') && !quirks.has('cmdqs-unchecked'),
       nesting: includesStep(upTo, 'nested'),
+      cleans: memory.clean !== undefined,
     })
     if (typeof found === 'string') return found
     Object.assign(this.features, found)

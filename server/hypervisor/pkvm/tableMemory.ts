@@ -20,6 +20,7 @@ export class TableMemory {
     if (this.#bigEndian) bytes.swap64()
     const written = this.#memory.write(address, bytes, 0, bytes.length)
     if (this.#bigEndian) bytes.swap64()
+    this.#memory.clean?.(address, bytes.length)
     return written
   }
 
