@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { realpathSync } from 'node:fs'
-import { sep } from 'node:path'
+import { resolve, sep } from 'node:path'
 import { styleText } from 'node:util'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { cachePath } from '../../scripts/setup/cache.ts'
@@ -36,8 +36,9 @@ import {
 } from '../trace/vocabulary.ts'
 import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
+import { bisect, parseRange } from './bisect.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
-import { EXIT, fail, UsageError } from './exit.ts'
+import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { openPager } from './pager.ts'
 import { inputFile, ofFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
@@ -393,6 +394,7 @@ interface ReplayCommandOptions {
   readonly blocks?: boolean
   readonly bbm?: BbmLevel
   readonly break?: Break
+  readonly bisect?: readonly [good: string, bad: string]
   readonly all?: boolean
   readonly nested?: boolean
 }
@@ -409,8 +411,39 @@ function replayCommand(program: Command): void {
     .addOption(bbmOption())
     .option('--break <where>', 'stop after a trap number, register, command, warning, or difference', value(parseBreak))
     .option('--all', 'print every decision that goes differently')
+    .addOption(
+      new Option('--bisect <good..bad>', 'find the commit at which the policy began to decide differently')
+        .argParser(value(parseRange))
+        .conflicts(['break', 'all', 'nested']),
+    )
     .option('--nested', 'print with everything that was recorded of it')
-    .action((path: string, options: ReplayCommandOptions) => reading(path, reader => replay(reader, options)))
+    .action((path: string, options: ReplayCommandOptions) =>
+      reading(path, reader =>
+        options.bisect === undefined ? replay(reader, options) : bisected(path, reader, options),
+      ),
+    )
+}
+
+async function bisected(recording: string, { header }: TraceReader, options: ReplayCommandOptions): Promise<void> {
+  const { bisect: range, policy = header.policy, until, granule } = options
+  if (range === undefined) return
+  if (options.policy === undefined) await recordedPolicy(header)
+  const { signal, dispose } = abortOnSignal()
+  try {
+    const more = [...(until ? ['--until', until] : []), ...(granule ? ['--granule', granule] : [])]
+    const found = await bisect({ recording: resolve(recording), policy, range, more, signal, say })
+    const effort = `${found.tried} replays, ${found.skipped} commits that cannot be replayed`
+    if (found.commit === undefined) {
+      print(`only commits that cannot be replayed are left; ${effort}`)
+      process.exitCode = EXIT.failed
+      return
+    }
+    print(`the first commit that decides differently: ${found.commit}`)
+    print(found.outcome.trimEnd())
+    print(effort)
+  } finally {
+    dispose()
+  }
 }
 
 /** A recording is data: its rules are checked as those of a stranger. @throws Error */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { existsSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { inWords } from './denied.ts'
 import { checkQuirks, type PolicyDescription, type PolicyFactory } from './policy.ts'
 
@@ -43,6 +43,10 @@ export function policyFile(policy: string): string {
   if (!existsSync(file)) throw new Error(`policy file ${file} does not exist`)
   return file
 }
+
+/** The file of a policy with a name, or of one's own. @throws Error when there is none */
+export const policyPath = (policy: string): string =>
+  POLICY_NAMES.includes(policy) ? fileURLToPath(fileOf(policy)) : policyFile(policy)
 
 async function loadFile(policy: string): Promise<PolicyModule> {
   const file = policyFile(policy)
