@@ -16,10 +16,11 @@ import { blockOptions, blocksProblem } from '../policy/policy.ts'
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
-import { type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
+import { isSeries, type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
 import { isolationViolation, notJudged } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
 import { machineFailure, notRecorded, streamlessFailure, workloadFailure } from '../run/outcome.ts'
+import { kernelFolders, ownKernel } from '../run/ownKernel.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import { Stall } from '../run/stall.ts'
@@ -61,6 +62,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   try {
     // A confined process cannot look for what it was not allowed to read.
     usage(() => check(options))
+    await checkKernel(options)
     await checkPolicy(options.policy, options.typeCheck, signal)
     if (options.dashboard !== undefined) {
       await confine(options.sandbox, namedFiles(options), signal)
@@ -79,10 +81,17 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
 }
 
 /** What a served machine needs of the files that the command line names. */
-function namedFiles({ policy, kernel, initrd, qemu, faults = [], ramDir, report, record }: BootOptions): Named {
+function namedFiles(options: BootOptions): Named {
+  const { policy, kernel, modules, initrd, qemu, faults = [], ramDir, report, record } = options
   const folder = (file: string | false | undefined) => (file ? dirname(resolve(file)) : undefined)
   return {
-    read: [policyFolder(policy), kernel, initrd, qemu, ...faults],
+    read: [
+      policyFolder(policy),
+      ...(kernel === undefined || isSeries(kernel) ? [] : kernelFolders(kernel, modules)),
+      initrd,
+      qemu,
+      ...faults,
+    ],
     write: [ramFolder(ramDir), folder(report), folder(record)],
   }
 }
@@ -116,6 +125,24 @@ function check(options: BootOptions): void {
   checkSizes(options, '--')
 }
 
+/**
+ * A kernel of one's own is looked at first: one that cannot boot would be waited for. A confined process has been through this.
+ * @throws UsageError naming what was expected
+ */
+async function checkKernel(options: BootOptions): Promise<void> {
+  const { kernel, modules, initrd } = wantedFiles(options)
+  if (isSeries(kernel)) {
+    if (modules !== undefined) throw new UsageError(`--modules: not with Debian's kernel ${kernel}, which has its own`)
+    return
+  }
+  try {
+    const { notes } = await ownKernel(kernel, modules, initrd === undefined && !options.interactive)
+    if (process.permission === undefined) for (const note of notes) say(note)
+  } catch (error) {
+    throw new UsageError(`--kernel: ${(error as Error).message}`.replace(/^--kernel: (?=--)/, ''))
+  }
+}
+
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
   // A file is loaded by the trap thread only.
@@ -123,7 +150,10 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
   const faults = await faultsOf(options, signal)
   const files = await machineFiles(wantedFiles(options), { signal })
   signal.throwIfAborted()
-  const machine = await RunningMachine.start(runOptions(options, faults), files)
+  const run = runOptions(options, faults)
+  // The usual CPU has no pages of 16 KiB. What the user says comes last.
+  const cpu = files.kernel.pageSize === 16_384 && options.el2 === 'none' ? ['-cpu', 'max'] : []
+  const machine = await RunningMachine.start({ ...run, qemuArgs: [...cpu, ...(run.qemuArgs ?? [])] }, files)
   try {
     const report = await watch(options, machine, files.kernel, faults, signal, hook)
     printSummary(report)
@@ -146,9 +176,10 @@ function checkOracle({ oracle, policy, until, el2 }: BootOptions, { description 
 }
 
 /** What is not said depends on what runs at EL2. */
-function wantedFiles({ kernel, initrd, qemu, el2 }: BootOptions): WantedFiles {
+function wantedFiles({ kernel, modules, initrd, qemu, el2 }: BootOptions): WantedFiles {
   return {
     kernel: kernel ?? (el2 === 'none' ? DEFAULTS.kernel : EL2_KERNEL),
+    ...(modules !== undefined && { modules }),
     ...(initrd !== undefined && { initrd }),
     ...(qemu !== undefined && { qemu }),
     attack: el2 !== 'none',

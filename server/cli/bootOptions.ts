@@ -28,6 +28,8 @@ export interface BootOptions {
   readonly quirk: readonly string[]
   /** Absent: the usual one for what runs at EL2. */
   readonly kernel?: string
+  /** Of a kernel of one's own. */
+  readonly modules?: string
   readonly initrd?: string
   readonly qemu?: string
   readonly append?: string
@@ -151,8 +153,13 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .option('--ats', 'let the host use PCIe ATS and PRI: trusts devices that have them; QEMU’s SMMU has neither')
     .option(
-      '--kernel <series|file>',
-      `Debian's ${KERNELS.join(' or ')}, or an arm64 Image (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
+      '--kernel <series|file|dir>',
+      `Debian's ${KERNELS.join(' or ')}, an arm64 Image (or Image.gz), or the folder of a kernel build (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
+    )
+    .option(
+      '--modules <dir>',
+      'modules of that Image: lib/modules/RELEASE, or what they were installed to; those of a build, and beside an Image, are found',
+      folder,
     )
     .addOption(
       new Option(

@@ -15,7 +15,7 @@ const faults = () => catalogue().map(({ name }) => name)
 const NAMES: Readonly<Record<string, () => readonly string[]>> = {
   'name|file': faults,
   'file|name': faults,
-  'series|file': () => KERNELS,
+  'series|file|dir': () => KERNELS,
 }
 
 /** What may stand at a place: these words, and files if it is theirs. */

@@ -8,6 +8,7 @@ import {
   type KernelSeries,
   type SetupOptions,
 } from '../../scripts/setup/index.ts'
+import { ownKernel } from './ownKernel.ts'
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
 export const KERNELS = KERNEL_SERIES
@@ -16,13 +17,15 @@ export const isSeries = (text: string): text is KernelSeries => (KERNELS as read
 
 export interface MachineFiles {
   readonly qemu: string
-  readonly kernel: { readonly version: string; readonly image: string }
+  readonly kernel: { readonly version: string; readonly image: string; readonly pageSize?: number }
   readonly initrd: string
 }
 
 /** Which files to use: a kernel of Debian's or an image; absent ones come from set-up. */
 export interface WantedFiles {
   readonly kernel: string
+  /** Folder with the modules of a kernel of one's own; absent: they are looked for beside it. */
+  readonly modules?: string
   readonly initrd?: string
   readonly qemu?: string
   /** With the program that runs a protected VM and attacks it. */
@@ -33,9 +36,14 @@ export interface WantedFiles {
 export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions, 'kernel'>): Promise<MachineFiles> {
   const { kernel: name } = wanted
   const qemu = wanted.qemu ?? (await ensureQemu(setup))
-  const { version, image, modules } = isSeries(name)
-    ? await ensureKernel({ ...setup, kernel: name })
-    : { version: name, image: name, modules: undefined }
+  const { version, image, modules, pageSize } = isSeries(name)
+    ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: undefined }
+    : await own(wanted)
   const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, el2: wanted.attack ?? false }))
-  return { qemu, kernel: { version, image }, initrd }
+  return { qemu, kernel: { version, image, ...(pageSize !== undefined && { pageSize }) }, initrd }
+}
+
+async function own({ kernel, modules, initrd }: WantedFiles) {
+  const found = await ownKernel(kernel, modules, initrd === undefined)
+  return { version: found.release ?? kernel, image: found.image, modules: found.modules, pageSize: found.pageSize }
 }

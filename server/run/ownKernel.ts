@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A kernel of one's own: an arm64 Image, or the tree that it was built in, with the modules that belong to it. What cannot boot
+ * with the workload is said here, before there is a machine.
+ */
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { gunzipSync } from 'node:zlib'
+import { cachePath } from '../../scripts/setup/cache.ts'
+
+/** An image is unpacked in memory: larger ones are refused. QEMU's limit is the same. */
+const MAX_IMAGE = 256 << 20
+
+/** What an image says of itself. */
+export interface ImageFacts {
+  /** As `uname -r` prints it; undefined: it cannot be read. */
+  readonly release?: string
+  /** Bytes, 0: it does not say. */
+  readonly pageSize: number
+}
+
+/** A kernel that may be booted. */
+export interface OwnKernel extends ImageFacts {
+  readonly image: string
+  /** The folder with modules.dep. */
+  readonly modules?: string
+  /** What may go wrong, for people. */
+  readonly notes: readonly string[]
+}
+
+const MAGIC = 'ARM\x64'
+const expected = `expected an arm64 Image ("${MAGIC}" at byte 56), maybe gzip'ed, or the folder of a kernel build`
+
+/** What files are that are given by mistake, by their first bytes. */
+function mistaken(bytes: Buffer): string {
+  if (bytes.length === 0) return 'it is empty'
+  if (bytes.toString('latin1', 0, 4) === '\x7fELF')
+    return 'this is an ELF file, such as vmlinux; arch/arm64/boot/Image is beside it'
+  if (bytes.toString('latin1', 0x202, 0x206) === 'HdrS') return 'this is an x86 kernel'
+  return 'this is no arm64 kernel'
+}
+
+/** Unpacks gzip. @throws Error when it is no gzip, or larger than an image may be */
+function unpacked(path: string, bytes: Buffer): Buffer {
+  try {
+    return gunzipSync(bytes, { maxOutputLength: MAX_IMAGE })
+  } catch (error) {
+    throw new Error(`${path}: cannot be unpacked: ${(error as Error).message}`)
+  }
+}
+
+/** The Image in an EFI zboot image, which carries it compressed (drivers/firmware/efi/libstub); undefined: not by gzip. */
+function zboot(path: string, bytes: Buffer): Buffer | undefined {
+  const [offset, size] = [bytes.readUInt32LE(8), bytes.readUInt32LE(12)]
+  if (!/^gzip\0/.test(bytes.toString('latin1', 24, 56))) return undefined
+  return unpacked(path, bytes.subarray(offset, offset + size))
+}
+
+/**
+ * Reads what an image says of itself.
+ * @throws Error naming what was expected: it is no arm64 image, or a big-endian one
+ */
+export function imageFacts(path: string): ImageFacts {
+  const { size } = statSync(path)
+  if (size > MAX_IMAGE) throw new Error(`${path}: ${size} bytes; ${expected}`)
+  let bytes: Buffer = readFileSync(path)
+  if (bytes.length > 2 && bytes.readUInt16BE(0) === 0x1f8b) bytes = unpacked(path, bytes)
+  if (bytes.length >= 64 && bytes.toString('latin1', 4, 8) === 'zimg') {
+    const inner = zboot(path, bytes)
+    if (inner === undefined) return { pageSize: 0 }
+    bytes = inner
+  }
+  if (bytes.length < 64 || bytes.toString('latin1', 56, 60) !== MAGIC) {
+    throw new Error(`${path}: ${mistaken(bytes)}; ${expected}`)
+  }
+  // Documentation/arch/arm64/booting.rst: bit 0 the byte order, bits 2:1 the page size.
+  const flags = bytes.readUInt32LE(24)
+  if ((flags & 1) !== 0) throw new Error(`${path}: a big-endian kernel; the workload is little-endian`)
+  const pageSize = [0, 4096, 16_384, 65_536][(flags >> 1) & 3] ?? 0
+  // Linux's banner. Some kernels have a format for it besides.
+  for (let at = bytes.indexOf('Linux version '); at >= 0; at = bytes.indexOf('Linux version ', at + 1)) {
+    const [, release] = /^Linux version (\d[\x21-\x7e]*) /.exec(bytes.toString('latin1', at, at + 200)) ?? []
+    if (release !== undefined) return { release, pageSize }
+  }
+  return { pageSize }
+}
+
+/** The workload loads it not: its devices would be there first. */
+const BUILT_IN = { name: 'arm_smmu_v3', option: 'CONFIG_ARM_SMMU_V3' }
+
+/** Drivers of what the workload needs: as modules.builtin has them, and their options. */
+const DRIVERS: Readonly<Record<string, string>> = {
+  virtio_pci: 'CONFIG_VIRTIO_PCI',
+  virtio_blk: 'CONFIG_VIRTIO_BLK',
+  nvme: 'CONFIG_BLK_DEV_NVME',
+  virtio_net: 'CONFIG_VIRTIO_NET',
+  e1000e: 'CONFIG_E1000E',
+}
+
+const moduleNames = (text: string): Set<string> =>
+  new Set([...text.matchAll(/([^/\s:]+)\.ko(?:\.\w+)?(?=[:\s]|$)/g)].map(([, name = '']) => name.replaceAll('-', '_')))
+
+const textOf = (path: string): string | undefined => (existsSync(path) ? readFileSync(path, 'utf8') : undefined)
+
+/** @throws Error that names the options of the drivers that are neither built in nor modules; what is not known is not told */
+function expectDrivers(what: string, builtin: string | undefined, modules: string): void {
+  if (builtin === undefined) return
+  if (!moduleNames(builtin).has(BUILT_IN.name))
+    throw new Error(`${what}: no SMMUv3 driver built in: ${BUILT_IN.option}=y`)
+  const there = moduleNames(`${builtin}\n${modules}`)
+  const missing = Object.entries(DRIVERS).filter(([name]) => !there.has(name.replaceAll('-', '_')))
+  if (missing.length === 0) return
+  const lines = missing.map(([, option]) => `${option}=y`)
+  throw new Error(
+    `${what}: no driver for ${missing.map(([name]) => name).join(', ')}, built in or as a module: ${lines.join(' ')}`,
+  )
+}
+
+/**
+ * The modules folder of a release.
+ * @param given the folder itself, or what it was installed to (INSTALL_MOD_PATH)
+ * @throws Error when it is none, or of another release
+ */
+function modulesFolder(given: string, release: string | undefined): string {
+  const installed = release === undefined ? undefined : join(given, 'lib/modules', release)
+  const folder = resolve(installed !== undefined && existsSync(installed) ? installed : given)
+  if (!existsSync(join(folder, 'modules.dep')))
+    throw new Error(
+      `--modules ${given}: expected a folder with modules.dep, as lib/modules/${release ?? 'RELEASE'} that "make modules_install" fills`,
+    )
+  const own = basename(folder)
+  if (release !== undefined && /^\d+\.\d+/.test(own) && own !== release) {
+    throw new Error(`--modules ${given}: modules of ${own}, but the kernel is ${release}`)
+  }
+  return folder
+}
+
+/** Where the modules of an image may lie that nobody gave: beside it, or as Debian's packages have them. */
+const besides = (image: string, release: string): string[] =>
+  ['.', '..'].map(up => resolve(dirname(image), up, 'lib/modules', release))
+
+/** Folders that a machine with this kernel is made of, for a process that has to be granted them. */
+export function kernelFolders(kernel: string, modules: string | undefined): string[] {
+  const found = [resolve(kernel), ...(modules === undefined ? [] : [resolve(modules)])]
+  return [...found, ...['.', '..'].map(up => resolve(dirname(kernel), up, 'lib/modules')).filter(existsSync)]
+}
+
+/**
+ * A kernel by an image or the folder of its build.
+ * @param modules from the command line
+ * @param workload false: an initramfs of the user's own, which needs no modules
+ * @throws Error naming what was expected
+ */
+export async function ownKernel(kernel: string, modules: string | undefined, workload: boolean): Promise<OwnKernel> {
+  if (statSync(kernel).isDirectory()) return buildTree(kernel, modules, workload)
+  const facts = imageFacts(kernel)
+  const { release } = facts
+  const found =
+    modules === undefined
+      ? release === undefined
+        ? undefined
+        : besides(kernel, release).find(folder => existsSync(join(folder, 'modules.dep')))
+      : modulesFolder(modules, release)
+  if (found === undefined) {
+    const where = release === undefined ? '' : ` (lib/modules/${release} beside it would be found)`
+    const note = `${kernel}: no modules are given${where}: the workload has the drivers that are built in`
+    return { ...facts, image: kernel, notes: workload ? [note] : [] }
+  }
+  if (workload)
+    expectDrivers(kernel, textOf(join(found, 'modules.builtin')), readFileSync(join(found, 'modules.dep'), 'utf8'))
+  return { ...facts, image: kernel, modules: found, notes: [] }
+}
+
+/** A tree in which a kernel was built: its image, and its modules where they were built. */
+async function buildTree(tree: string, modules: string | undefined, workload: boolean): Promise<OwnKernel> {
+  const image = ['Image', 'Image.gz'].map(name => join(tree, 'arch/arm64/boot', name)).find(existsSync)
+  if (image === undefined)
+    throw new Error(`--kernel ${tree}: no arch/arm64/boot/Image in it: expected the folder of an arm64 kernel build`)
+  const facts = imageFacts(image)
+  const release = textOf(join(tree, 'include/config/kernel.release'))?.trim() ?? facts.release
+  if (facts.release !== undefined && release !== facts.release)
+    throw new Error(`--kernel ${tree}: the image is ${facts.release}, but the tree is ${release}: "make" is not done`)
+  if (modules !== undefined) {
+    const found = modulesFolder(modules, release)
+    if (workload)
+      expectDrivers(image, textOf(join(found, 'modules.builtin')), readFileSync(join(found, 'modules.dep'), 'utf8'))
+    return { ...facts, image, modules: found, notes: [] }
+  }
+  const order = textOf(join(tree, 'modules.order')) ?? ''
+  if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order)
+  const built = order
+    .split('\n')
+    .map(line => line.replace(/\.o$/, '.ko'))
+    .filter(line => line.endsWith('.ko') && existsSync(join(tree, line)))
+  if (built.length === 0 || release === undefined) return { ...facts, image, notes: [] }
+  return { ...facts, image, modules: await staged(tree, release, built), notes: [] }
+}
+
+/** As "make modules_install" would have it, with links to where the modules were built; kept as long as they are the same. */
+async function staged(tree: string, release: string, built: readonly string[]): Promise<string> {
+  const hash = createHash('sha256').update(resolve(tree)).update(release)
+  for (const path of built) {
+    const { size, mtimeMs } = statSync(join(tree, path))
+    hash.update(`${path} ${size} ${mtimeMs}\n`)
+  }
+  const kept = cachePath('trees', hash.digest('hex').slice(0, 20))
+  const folder = join('lib/modules', release)
+  if (existsSync(join(kept, folder, 'modules.dep'))) return join(kept, folder)
+  mkdirSync(cachePath('trees'), { recursive: true })
+  const made = mkdtempSync(`${kept}.`)
+  try {
+    for (const path of built) {
+      const place = join(made, folder, 'kernel', path)
+      mkdirSync(dirname(place), { recursive: true })
+      symlinkSync(resolve(tree, path), place)
+    }
+    await promisify(execFile)('/sbin/depmod', ['-b', made, release])
+    renameSync(made, kept)
+  } catch (error) {
+    rmSync(made, { recursive: true, force: true })
+    if (!existsSync(join(kept, folder, 'modules.dep'))) throw error
+  }
+  return join(kept, folder)
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A kernel of one's own: what is no kernel, or lacks what the workload needs, is told before there is a machine. */
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { gzipSync } from 'node:zlib'
+import { afterAll, describe, expect, test } from 'vitest'
+import { privateFolder } from '../../../server/machine/scratch.ts'
+import { imageFacts, ownKernel } from '../../../server/run/ownKernel.ts'
+import { cosim } from '../../boot/cli.ts'
+
+const folder = privateFolder(tmpdir(), 'kernel-')
+afterAll(() => rmSync(folder, { recursive: true }))
+
+const RELEASE = '6.12.3-mine'
+/** An image as the boot protocol has it. @param flags bit 0: big-endian, bits 2:1: page size */
+function image(flags = 0b010, release = RELEASE): Buffer {
+  const bytes = Buffer.alloc(4096)
+  bytes.writeUInt32LE(flags, 24)
+  bytes.write('ARM\x64', 56, 'latin1')
+  bytes.write(`%s Linux version %s (%s)\0Linux version ${release} (me@here) #1`, 100)
+  return bytes
+}
+
+let count = 0
+function tree(files: Readonly<Record<string, string | Uint8Array>>): string {
+  const root = join(folder, String(++count))
+  for (const [name, content] of Object.entries(files)) {
+    mkdirSync(dirname(join(root, name)), { recursive: true })
+    writeFileSync(join(root, name), content)
+  }
+  return root
+}
+
+const zimg = (inner: Buffer, how = 'gzip'): Buffer => {
+  const packed = gzipSync(inner)
+  const head = Buffer.alloc(64)
+  head.write('MZ\0\0zimg', 0, 'latin1')
+  head.writeUInt32LE(64, 8)
+  head.writeUInt32LE(packed.length, 12)
+  head.write(how, 24, 'latin1')
+  return Buffer.concat([head, packed])
+}
+
+describe('an image', () => {
+  test.each<[string, Uint8Array, object]>([
+    ['plain', image(), { release: RELEASE, pageSize: 4096 }],
+    ['16K pages', image(0b100), { release: RELEASE, pageSize: 16_384 }],
+    ['64K pages', image(0b110), { release: RELEASE, pageSize: 65_536 }],
+    ["gzip'ed", gzipSync(image()), { release: RELEASE, pageSize: 4096 }],
+    ['EFI zboot', zimg(image()), { release: RELEASE, pageSize: 4096 }],
+    ['EFI zboot, compressed otherwise', zimg(image(), 'zstd'), { pageSize: 0 }],
+  ])('%s', (_, bytes, facts) => {
+    expect(imageFacts(join(tree({ Image: bytes }), 'Image'))).toEqual(facts)
+  })
+
+  const x86 = Buffer.alloc(1024)
+  x86.write('HdrS', 0x202)
+  test.each<[string, Uint8Array, string]>([
+    ['nothing', Buffer.alloc(0), 'it is empty'],
+    [
+      'text',
+      Buffer.from('no kernel at all '.repeat(100)),
+      'this is no arm64 kernel; expected an arm64 Image ("ARMd" at byte 56)',
+    ],
+    ['an ELF file', Buffer.concat([Buffer.from('\x7fELF'), Buffer.alloc(200)]), 'this is an ELF file, such as vmlinux'],
+    ['an x86 kernel', x86, 'this is an x86 kernel'],
+    ['a big-endian one', image(0b011), 'a big-endian kernel'],
+    ['broken gzip', gzipSync(image()).subarray(0, 60), 'cannot be unpacked'],
+    ["gzip'ed nonsense", gzipSync('nonsense'), 'this is no arm64 kernel'],
+  ])('%s is none', (_, bytes, message) => {
+    expect(() => imageFacts(join(tree({ Image: bytes }), 'Image'))).toThrow(message)
+  })
+})
+
+const BUILTIN = 'kernel/drivers/iommu/arm/arm-smmu-v3/arm_smmu_v3.ko\nkernel/drivers/virtio/virtio_pci.ko\n'
+const MODULES = ['block/virtio_blk', 'nvme/host/nvme', 'net/virtio_net', 'net/e1000e/e1000e'].map(
+  name => `kernel/drivers/${name}.ko.xz`,
+)
+const DEP = `${MODULES.join(':\n')}:\n`
+const installed = (release = RELEASE, dep = DEP) => ({
+  [`lib/modules/${release}/modules.dep`]: dep,
+  [`lib/modules/${release}/modules.builtin`]: BUILTIN,
+})
+
+describe('modules', () => {
+  test('beside the image, or as packages have them, they are found', async () => {
+    const beside = tree({ Image: image(), ...installed() })
+    const packaged = tree({ 'boot/vmlinuz': image(), ...installed() })
+    const modules = (root: string) => join(root, 'lib/modules', RELEASE)
+    expect(await ownKernel(join(beside, 'Image'), undefined, true)).toMatchObject({
+      modules: modules(beside),
+      notes: [],
+    })
+    expect(await ownKernel(join(packaged, 'boot/vmlinuz'), undefined, true)).toMatchObject({
+      modules: modules(packaged),
+    })
+    // Given, by themselves or by what they were installed to.
+    const alone = join(tree({ Image: image() }), 'Image')
+    expect(await ownKernel(alone, beside, true)).toMatchObject({ modules: modules(beside) })
+    expect(await ownKernel(alone, modules(beside), true)).toMatchObject({ modules: modules(beside) })
+  })
+
+  test('without any, what there is has to be built in, which is said', async () => {
+    const alone = join(tree({ Image: image() }), 'Image')
+    expect((await ownKernel(alone, undefined, true)).notes).toEqual([expect.stringContaining('no modules are given')])
+    expect((await ownKernel(alone, undefined, false)).notes).toEqual([])
+  })
+
+  test.each<[string, () => string, string]>([
+    [
+      'of another release',
+      () => join(tree(installed('6.1.0-other')), 'lib/modules/6.1.0-other'),
+      `modules of 6.1.0-other, but the kernel is ${RELEASE}`,
+    ],
+    ['no folder of modules', () => tree({ x: '' }), 'expected a folder with modules.dep'],
+    [
+      'without a driver',
+      () => tree(installed(RELEASE, DEP.replace(/.*nvme.*\n/, ''))),
+      'no driver for nvme, built in or as a module: CONFIG_BLK_DEV_NVME=y',
+    ],
+  ])('%s: refused', async (_, modules, message) => {
+    const alone = join(tree({ Image: image() }), 'Image')
+    await expect(ownKernel(alone, modules(), true)).rejects.toThrow(message)
+  })
+})
+
+describe('the folder of a build', () => {
+  const IMAGE = 'arch/arm64/boot/Image'
+  const ALL = { [IMAGE]: image(), 'include/config/kernel.release': `${RELEASE}\n` }
+
+  test('all built in', async () => {
+    const root = tree({ ...ALL, 'modules.builtin': `${BUILTIN}${MODULES.join('\n').replaceAll('.xz', '')}\n` })
+    expect(await ownKernel(root, undefined, true)).toEqual({
+      ...{ release: RELEASE, pageSize: 4096, image: join(root, IMAGE), notes: [] },
+    })
+  })
+
+  test.each<[string, Readonly<Record<string, string | Uint8Array>>, string]>([
+    ['no build', { Makefile: '' }, 'no arch/arm64/boot/Image in it'],
+    [
+      'a build that is not done',
+      { ...ALL, 'include/config/kernel.release': '6.13.0' },
+      'the image is 6.12.3-mine, but the tree is 6.13.0',
+    ],
+    ['no SMMU driver', { ...ALL, 'modules.builtin': '\n' }, 'no SMMUv3 driver built in: CONFIG_ARM_SMMU_V3=y'],
+    ['no disks', { ...ALL, 'modules.builtin': BUILTIN }, 'no driver for virtio_blk, nvme, virtio_net, e1000e'],
+  ])('%s: refused', async (_, files, message) => {
+    await expect(ownKernel(tree(files), undefined, true)).rejects.toThrow(message)
+  })
+})
+
+test.each([
+  ['--kernel FILE', 'this is no arm64 kernel; expected an arm64 Image'],
+  ['--kernel FOLDER', 'no arch/arm64/boot/Image in it'],
+  ['--kernel 6.12 --modules FOLDER', "--modules: not with Debian's kernel 6.12"],
+])('boot %s answers at once', async (args, message) => {
+  const root = tree({ file: 'no kernel' })
+  const words = args.replace('FILE', join(root, 'file')).replace('FOLDER', root).split(' ')
+  const { code, stderr } = await cosim(['boot', ...words])
+  expect(stderr).toContain(message)
+  expect(stderr.split('\n')).toHaveLength(2)
+  expect(code).toBe(2)
+  expect(readFileSync(join(root, 'file'), 'utf8')).toBe('no kernel')
+})
