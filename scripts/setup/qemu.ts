@@ -54,6 +54,8 @@ export interface Recipe {
 
 /** Returns the path of the patched QEMU; fetches and builds what is not in the cache. */
 export async function ensureQemu(options: SetupOptions = {}): Promise<string> {
+  const { SMMU_COSIM_QEMU: given } = process.env
+  if (given !== undefined) return given
   const cached = await cachedQemu()
   if (cached !== undefined) return cached
   return exclusively(options, async context => {

@@ -101,6 +101,12 @@ export const noSandbox = (): Option =>
   )
 
 /** Of every command that starts machines. */
+export const qemuOption = (): Option =>
+  new Option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
+    .argParser(inputFile)
+    .env('SMMU_COSIM_QEMU')
+
+/** Of every command that starts machines. */
 export const ramDirOption = (): Option =>
   new Option(
     '--ram-dir <dir>',
@@ -108,6 +114,7 @@ export const ramDirOption = (): Option =>
   )
     .argParser(dir => (dir === DEFAULTS.ramDir ? dir : folder(dir)))
     .default(DEFAULTS.ramDir)
+    .env('SMMU_COSIM_RAM_DIR')
 
 /** Of every command that serves machines. */
 export const transportOption = (): Option =>
@@ -175,7 +182,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
       'as the machine runs, hold what devices reach against who owns the pages, by what was donated and reclaimed, and with --el2 by EL2’s own tables; stop where they must not',
     )
     .option('--initrd <file>', "initramfs of your own instead of the workload's", inputFile)
-    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere', inputFile)
+    .addOption(qemuOption())
     .option('--append <text>', 'added to the kernel command line')
     .option('--memory <size>', 'guest RAM, e.g. 1G', size, DEFAULTS.memory)
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)

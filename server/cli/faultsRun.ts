@@ -16,7 +16,7 @@ import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/c
 import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
 import type { Transport } from '../trap/messages.ts'
-import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
+import { noSandbox, qemuOption, ramDirOption, transportOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { faultNames, inputFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
@@ -90,7 +90,7 @@ const runOptions = (command: Command): Command =>
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())
-    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere', inputFile)
+    .addOption(qemuOption())
 
 /** Adds the commands that run sessions. */
 export function faultsRunCommands(faults: Command): void {

@@ -8,7 +8,7 @@ import { startServer } from '../api/server.ts'
 import { ramFolder } from '../run/options.ts'
 import { defaultDatabase } from '../sessions/database.ts'
 import type { Transport } from '../trap/messages.ts'
-import { noSandbox, ramDirOption, transportOption } from './bootOptions.ts'
+import { noSandbox, qemuOption, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { folder, inputFile } from './paths.ts'
@@ -50,7 +50,7 @@ export function serveCommand(program: Command): void {
     )
     .option('--policy <file>', 'a policy of your own, offered to start machines with', inputFile)
     .option('--images <folder>', 'kernels and initramfs of your own, offered by name to start machines with', folder)
-    .option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere', inputFile)
+    .addOption(qemuOption())
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())

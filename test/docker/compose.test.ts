@@ -5,18 +5,22 @@
  * are brought up to date, if that takes no longer than UPDATE_MS.
  */
 import { type ExecFileException, execFile, execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { appendFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { hostPackages } from '../../scripts/setup/packages.ts'
-import { privateFolder } from '../../server/machine/scratch.ts'
+import { parseSize, privateFolder } from '../../server/machine/scratch.ts'
+import { DEFAULTS } from '../../server/run/options.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
-const FILE = join(ROOT, 'docker/compose.yaml')
-const FILES = ['package.json', 'package-lock.json', 'tsconfig.json', 'LICENSE']
+const FILE = join(ROOT, 'compose.yaml')
+const FILES = ['compose.yaml', '.env', 'package.json', 'package-lock.json', 'tsconfig.json', 'LICENSE']
 const BUILD_MS = 3_600_000
 const UPDATE_MS = 180_000
 
@@ -31,6 +35,8 @@ function answers(...args: string[]): boolean {
 
 interface Service {
   readonly user: string
+  readonly image: string
+  readonly command: string[] | null
   readonly read_only?: boolean
   readonly cap_add?: string[]
   readonly cap_drop?: string[]
@@ -38,7 +44,7 @@ interface Service {
   readonly security_opt?: string[]
   readonly mem_limit?: string
   readonly pids_limit?: number
-  readonly ports?: { readonly host_ip?: string; readonly published: string }[]
+  readonly ports?: { readonly host_ip?: string; readonly published: string; readonly target: number }[]
   readonly volumes?: {
     readonly type: string
     readonly source: string
@@ -47,11 +53,23 @@ interface Service {
   }[]
 }
 
-function config(profile: string, env: NodeJS.ProcessEnv = {}): Record<string, Service> {
-  const args = ['compose', '-f', FILE, '--profile', profile, 'config', '--format', 'json']
-  const text = execFileSync('docker', args, { encoding: 'utf8', env: { ...process.env, ...env } })
-  return (JSON.parse(text) as { services: Record<string, Service> }).services
+interface Named {
+  readonly name: string
 }
+
+interface Project extends Named {
+  readonly services: Record<string, Service>
+  readonly volumes: Record<string, Named>
+  readonly networks: Record<string, Named>
+}
+
+function project(profile: string, env: NodeJS.ProcessEnv = {}, file = FILE): Project {
+  const args = ['compose', '-f', file, '--profile', profile, 'config', '--format', 'json']
+  const text = execFileSync('docker', args, { encoding: 'utf8', env: { ...process.env, ...env } })
+  return JSON.parse(text) as Project
+}
+
+const config = (profile: string, env: NodeJS.ProcessEnv = {}) => project(profile, env).services
 
 const compose = answers('compose', 'version')
 const engine = compose && answers('info')
@@ -93,8 +111,37 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
       COSIM_RUNS: '/tmp/x',
     })
     expect(server?.user).toBe('1234:99')
-    expect(qemu?.ports?.[0]?.published).toBe('9000')
+    expect(qemu?.ports).toMatchObject([{ published: '9000', target: 9000 }])
+    // It prints the port that it listens on.
+    expect(server?.command).toContain('--dashboard=9000')
     expect(server?.volumes?.find(({ target }) => target === '/state')?.source).toBe('/tmp/x')
+  })
+
+  test('who takes the room for guest RAM may have it, and a type checker besides', () => {
+    const { qemu: _, ...services } = { ...config('dev'), ...config('ci'), ...config('faults') }
+    expect(Object.keys(services)).toEqual(['server', 'ci', 'faults'])
+    for (const [name, { mem_limit }] of Object.entries(services)) {
+      expect(Number(mem_limit), name).toBeGreaterThanOrEqual(parseSize(DEFAULTS.memory) + 3 * 2 ** 30)
+    }
+  })
+
+  test('clones have no container, volume, network or image in common', () => {
+    const folder = privateFolder(tmpdir(), 'clones-')
+    const names = ['one', 'two'].map(clone => {
+      mkdirSync(join(folder, clone))
+      const file = join(folder, clone, 'compose.yaml')
+      cpSync(FILE, file)
+      const { name, services, volumes, networks } = project('*', {}, file)
+      expect(name).toBe(clone)
+      return [
+        ...[...Object.values(volumes), ...Object.values(networks)].map(part => part.name),
+        ...Object.values(services).map(({ image }) => image),
+      ]
+    })
+    rmSync(folder, { recursive: true })
+    const [one = [], two = []] = names
+    expect(one.length).toBeGreaterThan(8)
+    expect(one.filter(name => two.includes(name))).toEqual([])
   })
 })
 
@@ -104,13 +151,13 @@ test('the image has the system packages that set-up asks for', () => {
   for (const name of hostPackages(trixie)) expect(dockerfile.split(/\s+/)).toContain(name)
 })
 
-/** Modules that a module imports when it is loaded, and those that they import. */
+/** Modules that a module imports, when it is loaded or later, and those that they import. */
 function loaded(file: string, known = new Set<string>()): Set<string> {
   if (known.has(file)) return known
   known.add(file)
   const text = readFileSync(file, 'utf8')
-  for (const [, from = ''] of text.matchAll(/^(?:import|export) (?!type )(?:[^'"]*? from )?'(\.[^']+)'/gm))
-    loaded(join(dirname(file), from), known)
+  const imports = /^(?:import|export) (?:[^'"]*? from )?'(\.[^']+)'|\bimport\('(\.[^']+)'\)|new URL\('(\.[^']+\.ts)'/gm
+  for (const [, ...from] of text.matchAll(imports)) loaded(join(dirname(file), from.join('')), known)
   return known
 }
 
@@ -121,7 +168,8 @@ test('the image of the server has all that the command line loads', () => {
   for (const part of copied.filter(part => !part.startsWith('docker/'))) expect(ignored).toContain(`!${part}`)
   const files = [...loaded(join(ROOT, 'server/cli/main.ts'))].map(file => relative(ROOT, file))
   expect(files.length).toBeGreaterThan(100)
-  expect(files.filter(file => !copied.some(part => file.startsWith(`${part}/`)))).toEqual([])
+  expect(files).toContain('test/bench/run.ts')
+  expect(files.filter(file => !copied.some(part => file === part || file.startsWith(`${part}/`)))).toEqual([])
 })
 
 test('no stage names a platform or an image but the base', () => {
@@ -133,7 +181,10 @@ test('no stage names a platform or an image but the base', () => {
 })
 
 const wanted = process.env.SMMU_COSIM_DOCKER !== undefined
-const images = engine && answers('image', 'inspect', 'smmu-cosim/qemu', 'smmu-cosim/server')
+/** Of the containers that are tested here; the images are kept. */
+const PROJECT = `cosim-test-${createHash('sha256').update(ROOT).digest('hex').slice(0, 8)}`
+const built = (name: string) => answers('image', 'inspect', `${name}-qemu`, `${name}-server`)
+const images = engine && (built(PROJECT) || built(project('dev').name))
 const why = !engine
   ? ' (skipped: no Docker engine answers)'
   : wanted || images
@@ -141,18 +192,18 @@ const why = !engine
     : ' (skipped: the images were never built; with SMMU_COSIM_DOCKER=1 they are)'
 
 describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
-  const project = `cosim-test-${process.pid}`
   let runs: string
   /** A tree of its own, so that files can be edited. */
   let tree: string
   let env: NodeJS.ProcessEnv
+  let port: number
   let tooSlow = false
 
   const runUntil = async (
     signal: AbortSignal | undefined,
     ...args: string[]
   ): Promise<{ code: number; output: string }> => {
-    const all = ['compose', '-p', project, '-f', join(tree, 'docker/compose.yaml'), ...args]
+    const all = ['compose', '-p', PROJECT, '-f', join(tree, 'compose.yaml'), ...args]
     try {
       const { stdout, stderr } = await promisify(execFile)('docker', all, { env, maxBuffer: 1 << 26, signal })
       return { code: 0, output: stdout + stderr }
@@ -176,14 +227,19 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
       'qemu-patches',
       'test/bench',
       'test/fuzz',
+      'test/unit/smmu',
       ...FILES,
     ]) {
       cpSync(join(ROOT, part), join(tree, part), { recursive: true, preserveTimestamps: true })
     }
+    const free = createServer().listen(0, '127.0.0.1')
+    await once(free, 'listening')
+    port = (free.address() as AddressInfo).port
+    free.close()
     env = {
       ...process.env,
       COSIM_RUNS: runs,
-      COSIM_PORT: '0',
+      COSIM_PORT: String(port),
       COSIM_UID: String(process.getuid?.() || 1000),
       COSIM_GID: String(process.getgid?.() || 1000),
     }
@@ -204,51 +260,79 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
   afterAll(async () => {
     await run('--profile', '*', 'down', '--volumes', '--timeout', '5')
     rmSync(join(runs, '..'), { recursive: true, force: true })
-    const left = execFileSync('docker', ['ps', '-aq', '--filter', `label=com.docker.compose.project=${project}`])
+    const left = execFileSync('docker', ['ps', '-aq', '--filter', `label=com.docker.compose.project=${PROJECT}`])
     expect(left.toString()).toBe('')
     const volumes = execFileSync('docker', [
       'volume',
       'ls',
       '-q',
       '--filter',
-      `label=com.docker.compose.project=${project}`,
+      `label=com.docker.compose.project=${PROJECT}`,
     ])
     expect(volumes.toString()).toBe('')
   }, 120_000)
 
+  // First, while no container has the port.
+  test('a port that is taken: it is said, nothing runs, and nothing is in the way of the next start', async () => {
+    const other = createServer().listen(port, '127.0.0.1')
+    await once(other, 'listening')
+    const failed = await run('--profile', 'dev', 'up', '--detach')
+    other.close()
+    expect(failed.code).not.toBe(0)
+    expect(failed.output).toMatch(/already (?:allocated|in use)/)
+    const ids = async () => (await run('--profile', 'dev', 'ps', '--quiet', '--status=running')).output.trim()
+    expect(await ids()).toBe('')
+  }, 300_000)
+
   test('ci: boots, works, and ends with the outcome', async () => {
     const { code, output } = await run(
-      '--profile',
-      'ci',
       'run',
       '--rm',
       'ci',
       'boot',
       '--quiet',
       '--timeout=600',
-      '--qemu=/usr/local/bin/qemu-remote',
-      '--ram-dir=/dev/shm',
       '--report=/state/ci.json',
     )
     expect(code, output.slice(-4000)).toBe(0)
     expect(JSON.parse(readFileSync(join(runs, 'ci.json'), 'utf8'))).toMatchObject({ outcome: 'ok', policy: 'pkvm' })
   }, 900_000)
 
+  test('every command of the command line is there', async () => {
+    const help = await run('run', '--rm', 'ci', '--help')
+    const names = [...help.output.matchAll(/^ {2}([a-z]+) .*/gm)]
+      .map(([, name = '']) => name)
+      .filter(name => name !== 'help')
+    expect(names).toEqual(expect.arrayContaining(['boot', 'dev', 'serve', 'faults', 'attack', 'bench', 'fuzz']))
+    const script = names.map(name => `echo "${name}: $(smmu-cosim ${name} --help | head -1)"`).join(' && ')
+    const { code, output } = await run('run', '--rm', '--entrypoint', 'sh', 'ci', '-c', script)
+    expect(code, output).toBe(0)
+    for (const name of names) expect(output).toMatch(new RegExp(`^${name}: Usage: smmu-cosim ${name} `, 'm'))
+  }, 300_000)
+
+  test(`bench --quick: what is measured${wanted ? '' : ' first (with SMMU_COSIM_DOCKER=1: all)'}`, async () => {
+    const only = wanted ? [] : ['--only=trap,commands']
+    const { code, output } = await run('run', '--rm', 'ci', 'bench', '--quick', '--json=/state/bench.json', ...only)
+    expect(code, output.slice(-4000)).toBe(0)
+    expect(JSON.parse(readFileSync(join(runs, 'bench.json'), 'utf8'))).toMatchObject({ failures: [] })
+  }, 1_200_000)
+
   test('dev: a source file is saved, and the same guest is answered by the new code', async () => {
     const up = await run('--profile', 'dev', 'up', '--detach', '--wait', '--wait-timeout', '600')
     expect(up.code, up.output.slice(-4000)).toBe(0)
     const logs = async () => (await run('--profile', 'dev', 'logs', '--no-log-prefix', 'server')).output
-    const { output: address } = await run('--profile', 'dev', 'port', 'qemu', '8642')
-    expect(address.trim()).toMatch(/^127\.0\.0\.1:\d+$/)
-    expect((await fetch(`http://${address.trim()}/health`)).ok).toBe(true)
-    expect((await fetch(`http://${address.trim()}/api/v1/machine`)).status).toBe(401)
+    const url = /http:\S+:(\d+)\/#token=\S+/.exec(await logs())
+    expect(url?.[1]).toBe(String(port))
+    const address = `127.0.0.1:${port}`
+    expect((await fetch(`http://${address}/health`)).ok).toBe(true)
+    expect((await fetch(`http://${address}/api/v1/machine`)).status).toBe(401)
     const token = /#token=(\S+)/.exec(await logs())?.[1]
     const headers = { authorization: `Bearer ${token}` }
     const api = async (path: string, body?: object) => {
       const method = body === undefined ? 'GET' : 'POST'
       const type = body === undefined ? {} : { 'content-type': 'application/json' }
       const init = { method, headers: { ...headers, ...type }, ...(body && { body: JSON.stringify(body) }) }
-      const answer = await fetch(`http://${address.trim()}/api/v1/${path}`, init)
+      const answer = await fetch(`http://${address}/api/v1/${path}`, init)
       return answer.status === 204 ? {} : ((await answer.json()) as { phase?: string; text?: string })
     }
     const phase = async () => (await api('machine')).phase
@@ -276,12 +360,22 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     await api('machine/console', { text: 'echo goes-on-$((6 * 7))\n' })
     await expect.poll(seen, { timeout: 60_000, interval: 500 }).toContain('goes-on-42')
 
+    // The type checker has the same sources as on the host: it complains of this, and when it is mended, of nothing.
     appendFileSync(file, "export const wrong: number = 'seven'\n")
-    await expect
-      .poll(logs, { timeout: 120_000, interval: 500 })
-      .toMatch(/type error: server\/hypervisor\/pkvm\/hostCmdq\.ts/)
+    const errors = async () => (await logs()).split('\n').filter(line => line.includes('type error: '))
+    const wrong = expect.stringContaining('type error: server/hypervisor/pkvm/hostCmdq.ts')
+    await expect.poll(errors, { timeout: 120_000, interval: 500 }).toEqual([wrong])
+    writeFileSync(file, source)
+    const none = expect.stringContaining('type error: none any more')
+    await expect.poll(errors, { timeout: 120_000, interval: 500 }).toEqual([wrong, none])
     appendFileSync(file, 'export const = nothing\n')
     await expect.poll(logs, { timeout: 60_000, interval: 500 }).toContain('the old code goes on')
     expect(await phase()).toBe('userspace')
+
+    // Its guest RAM is in memory that both containers see, and has a name there.
+    const shared = async () => (await run('--profile', 'dev', 'exec', 'qemu', 'ls', '/dev/shm')).output.trim()
+    expect(await shared()).toContain('smmu-cosim.')
+    await run('--profile', 'dev', 'kill', '--signal=KILL', 'server')
+    await expect.poll(shared, { timeout: 30_000, interval: 500 }).toBe('')
   }, 1_200_000)
 })

@@ -2,7 +2,17 @@
 /** How a server's container runs QEMU in the one next door; QEMU is a script here, as only its life matters. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -86,4 +96,28 @@ test('when the container of QEMU stops, nobody waits for ever', async () => {
   runner.kill('SIGTERM')
   expect((await exit)[0]).toBe(1)
   expect(await err).toMatch(/the container 'qemu' has stopped/)
+})
+
+test('what a server that was killed has left is removed, and nothing of one that lives', async () => {
+  const dead = join(folder, 'run', 'smmu-cosim.1-dead')
+  const living = join(folder, 'run', 'smmu-cosim.2-living')
+  for (const path of [living, dead]) {
+    mkdirSync(path)
+    writeFileSync(join(path, 'ram'), 'guest')
+  }
+  const holder = spawn('flock', ['--no-fork', join(living, '.lock'), 'cat'], { stdio: ['pipe', 'pipe', 'ignore'] })
+  holder.stdin.write('locked\n')
+  await once(holder.stdout, 'data')
+  writeFileSync(join(dead, '.lock'), '')
+  await expect.poll(() => existsSync(dead)).toBe(false)
+  expect(existsSync(join(living, 'ram'))).toBe(true)
+  holder.stdin.end()
+  await expect.poll(() => existsSync(living)).toBe(false)
+})
+
+test('of one that asked for QEMU and was killed, nothing is left', async () => {
+  const { child } = remote('sleeps')
+  await expect.poll(() => readdirSync(join(folder, 'run')).some(name => name.startsWith('qemu.'))).toBe(true)
+  child.kill('SIGKILL')
+  await expect.poll(() => readdirSync(join(folder, 'run')).filter(name => name.startsWith('qemu.'))).toEqual([])
 })
