@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { availableParallelism } from 'node:os'
 import { INHERITED_RAM } from './fileMemory.ts'
 
 /** A disk image behind the SMMU. */
@@ -106,6 +107,17 @@ export function qemuArguments(options: QemuOptions): string[] {
   return [...args.flat(), ...options.extra]
 }
 
+/**
+ * The program that starts QEMU, and its arguments. It has a process group of its own: Ctrl-C is ours to handle. Should this process die
+ * without a word, the kernel ends QEMU. With more vCPUs than processors no vCPU takes another's when it wakes up (SCHED_BATCH): mostly
+ * that is the one that holds QEMU's big lock, and all wait for it then.
+ */
+export function qemuCommand(options: QemuOptions, processors = availableParallelism()): string[] {
+  const confined = options.sandbox ? ['--no-new-privs'] : []
+  const batch = options.smp > processors ? ['chrt', '--batch', '0'] : []
+  return ['setpriv', '--pdeathsig', 'KILL', ...confined, ...batch, options.binary, ...qemuArguments(options)]
+}
+
 /** How a QEMU process ended. */
 export interface QemuExit {
   readonly code: number | null
@@ -123,11 +135,9 @@ export class QemuProcess {
   #asked = false
 
   constructor(options: QemuOptions) {
-    // Own process group: Ctrl-C is ours to handle. Should this process die without a word, the kernel ends QEMU.
-    const confined = options.sandbox ? ['--no-new-privs'] : []
-    const command = ['--pdeathsig', 'KILL', ...confined, options.binary, ...qemuArguments(options)]
+    const [program, ...command] = qemuCommand(options)
     const inherited = typeof options.ramFile === 'number' ? [options.ramFile] : []
-    this.child = spawn('setpriv', command, { stdio: ['pipe', 'pipe', 'pipe', ...inherited], detached: true })
+    this.child = spawn(program, command, { stdio: ['pipe', 'pipe', 'pipe', ...inherited], detached: true })
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.errors = (this.errors + text).slice(-16_384)
     })

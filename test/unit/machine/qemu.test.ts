@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { QemuProcess } from '../../../server/machine/qemu.ts'
@@ -23,6 +23,25 @@ test.each([true, false])('QEMU is started confined, unless nobody wants that (%s
     expect(args.join(' ')).toContain('-global fw_cfg_mem.dma_enabled=off ')
     const filter = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
     expect(args.slice(args.indexOf('-sandbox')).slice(0, 2)).toEqual(sandbox ? ['-sandbox', filter] : [''])
+  } finally {
+    folder.remove()
+  }
+})
+
+test.each([
+  ['as many vCPUs as processors', 0, ''],
+  ['more vCPUs than processors', 1, 'SCHED_BATCH'],
+])('%s: how the kernel schedules QEMU', async (_name, more, batch) => {
+  const folder = ownFolder(tmpdir(), 'qemu-')
+  try {
+    const binary = join(folder.path, 'qemu')
+    writeFileSync(binary, '#!/bin/sh\nchrt -p $$ >&2\n', { mode: 0o700 })
+    const qemu = new QemuProcess({
+      ...{ binary, sandbox: true, kernel: 'kernel', append: '', memory: '1G', ramFile: 'ram' },
+      ...{ smp: availableParallelism() + more, network: false, qmpSocket: 'qmp', extra: [] },
+    })
+    expect(await qemu.exited).toEqual({ code: 0, signal: null, asked: false })
+    expect(qemu.errors.includes('SCHED_BATCH') ? 'SCHED_BATCH' : '').toBe(batch)
   } finally {
     folder.remove()
   }
