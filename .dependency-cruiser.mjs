@@ -13,8 +13,9 @@ const MAY_IMPORT = [
   ['server/smmu', []],
   ['server/machine', ['server/smmu']],
   ['server/policy', ['server/smmu', PORTS]],
-  // `$1` is the hypervisor's own folder: one does not know another.
-  ['server/hypervisor/([^/]+)', ['server/smmu', 'server/policy', PORTS]],
+  // `$1` is the hypervisor's own folder: one does not know another, but for what they have in common.
+  ['server/hypervisor/common', ['server/smmu', 'server/policy', PORTS]],
+  ['server/hypervisor/([^/]+)', ['server/smmu', 'server/policy', PORTS, 'server/hypervisor/common']],
   // It shares nothing with those that it checks.
   ['server/oracle', ['server/smmu', 'server/policy', PORTS]],
   ['server/trace', ['protocol', 'server/smmu', 'server/policy', PORTS]],

@@ -16,7 +16,7 @@ const ROOT = fileURLToPath(new URL('../../', import.meta.url))
 
 /** What a policy reaches memory and registers by; it decides nothing. */
 const ACCESSORS: ReadonlySet<string> = new Set(
-  ['hardwareFrame.ts', 'tableMemory.ts', 'wait.ts'].map(file => `server/hypervisor/pkvm/${file}`),
+  ['common/hardwareFrame.ts', 'common/wait.ts', 'pkvm/tableMemory.ts'].map(file => `server/hypervisor/${file}`),
 )
 const NOT_RULES = ['server/attack/', 'server/smmu/']
 /** Frames of a stack that are looked at: rules may be far from the access. */

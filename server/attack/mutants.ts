@@ -17,6 +17,7 @@ import { HARDWARE } from './setup.ts'
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url))
 const PKVM = 'server/hypervisor/pkvm'
+const COMMON = 'server/hypervisor/common'
 
 /** The unit tests of a source: those that say most about it are run first, all others of its folder behind the attack. */
 interface Source {
@@ -34,6 +35,7 @@ const pkvm = (name: string, ...tests: string[]): Source => ({
   tests: tests.map(test => `test/unit/hypervisor/pkvm/${test}`),
   all: 'test/unit/hypervisor',
 })
+const common = (name: string, ...tests: string[]): Source => ({ ...pkvm(name, ...tests), file: `${COMMON}/${name}.ts` })
 const apart = (file: string, test: string): Source => ({ file, tests: [test], all: test, apart: true })
 
 /** What decides about isolation; the rest of the folders shows, stores or measures. */
@@ -41,7 +43,7 @@ const SOURCES: readonly Source[] = [
   pkvm('checkpoint', 'checkpoint'),
   pkvm('commandRules', 'section6'),
   pkvm('cr0', 'section5', 'section4'),
-  pkvm('formerOwner', 'hardware', 'section3'),
+  common('formerOwner', 'hardware', 'section3'),
   pkvm('frame', 'section4', 'section6'),
   pkvm('hostCmdq', 'section6'),
   pkvm('hostStrtab', 'section7', 'section5'),
@@ -53,7 +55,7 @@ const SOURCES: readonly Source[] = [
   pkvm('idmapLayout', 'section9-idmap'),
   pkvm('ownership', 'section8'),
   pkvm('pool', 'pool'),
-  pkvm('probe', 'section2'),
+  common('probe', 'section2'),
   pkvm('queues', 'section5'),
   pkvm('shadowCmdq', 'section6', 'checkpoint'),
   pkvm('shadowStrtab', 'section7', 'checkpoint'),

@@ -8,9 +8,9 @@ import { readRegister } from '../../smmu/hardware.ts'
 import { type GuestMemory, within } from '../../smmu/memory.ts'
 import { type MappedRange, RangeMap } from '../../smmu/rangeMap.ts'
 import * as R from '../../smmu/registers.ts'
-import { HardwareFrame } from '../pkvm/hardwareFrame.ts'
-import { probe as probeFeatures } from '../pkvm/probe.ts'
-import { HardwareWait } from '../pkvm/wait.ts'
+import { HardwareFrame } from '../common/hardwareFrame.ts'
+import { probe as probeFeatures } from '../common/probe.ts'
+import { HardwareWait } from '../common/wait.ts'
 import {
   type Common,
   type GuestRegisters,
@@ -63,11 +63,7 @@ function probe(
   index: number,
 ): readonly [oas: number, sidBits: number] {
   const refuse = (why: string) => new HypFatal(`SMMU ${index} cannot be shared out: ${why}`)
-  const found = probeFeatures(
-    new HardwareFrame(hardware),
-    { base, size },
-    { shadowCmdq: false, nesting: true, cleans: false },
-  )
+  const found = probeFeatures(new HardwareFrame(hardware), { base, size }, { nesting: true, cleans: false })
   if (typeof found === 'string') throw refuse(found)
   const idr0 = readRegister(hardware, R.ARM_SMMU_IDR0).lo
   const stalls = fieldGet(R.IDR0_STALL_MODEL, idr0) !== R.IDR0_STALL_MODEL_NONE

@@ -14,10 +14,10 @@ import * as Q from '../../smmu/queue.ts'
 import * as R from '../../smmu/registers.ts'
 import * as S from '../../smmu/ste.ts'
 import * as T from '../../smmu/strtab.ts'
-import { abortBypass, stopSmmu } from '../pkvm/formerOwner.ts'
-import { CR1_REQUIRED } from '../pkvm/frame.ts'
-import { HardwareFrame } from '../pkvm/hardwareFrame.ts'
-import type { HardwareWait } from '../pkvm/wait.ts'
+import { CR1_REQUIRED } from '../common/cr1.ts'
+import { abortBypass, stopSmmu } from '../common/formerOwner.ts'
+import { HardwareFrame } from '../common/hardwareFrame.ts'
+import type { HardwareWait } from '../common/wait.ts'
 
 export const WARNINGS: HypWarning[] = []
 const warning = (code: string, section: string, meaning: string, values: readonly string[]) =>

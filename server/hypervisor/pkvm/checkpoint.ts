@@ -16,11 +16,10 @@ import { HOST_STRTAB_STATE } from './hostStrtab.ts'
 import { IDMAP_STATE, type IdmapState } from './idmap.ts'
 import { OUTPUT_BITS } from './idmapGeometry.ts'
 import type { PageRange, PageStateName } from './ownership.ts'
-import { SMMU_FEATURES } from './probe.ts'
 import { HOST_QUEUE_STATE } from './queues.ts'
 import { SHADOW_CMDQ_STATE } from './shadowCmdq.ts'
 import { SHADOW_STRTAB_STATE } from './shadowStrtab.ts'
-import { SMMU_STATE, type Smmu } from './smmu.ts'
+import { SMMU_FEATURES, SMMU_STATE, type Smmu } from './smmu.ts'
 import { StateLayout } from './stateLayout.ts'
 
 export const CHECKPOINT_VERSION = 4

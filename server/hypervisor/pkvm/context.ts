@@ -4,13 +4,13 @@ import type { SeriesStep } from '../../policy/policy.ts'
 import type { HypReport } from '../../policy/report.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
-import type { HardwareFrame } from './hardwareFrame.ts'
+import type { HardwareFrame } from '../common/hardwareFrame.ts'
+import type { SmmuFeatures } from '../common/probe.ts'
+import type { HardwareWait } from '../common/wait.ts'
 import type { Idmap } from './idmap.ts'
 import type { PagePool } from './pool.ts'
-import type { SmmuFeatures } from './probe.ts'
 import type { Quirks } from './quirks.ts'
 import type { HostShare } from './share.ts'
-import type { HardwareWait } from './wait.ts'
 
 /** One hypervisor, as its SMMUs use it. */
 export interface HypContext {

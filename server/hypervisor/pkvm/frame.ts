@@ -6,7 +6,6 @@
 import type { Trap } from '../../policy/policy.ts'
 import { includesStep, type SeriesStep } from '../../policy/policy.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
-import { fieldPrep } from '../../smmu/bits.ts'
 import {
   ARM_SMMU_AIDR,
   ARM_SMMU_CMDQ_BASE,
@@ -44,7 +43,6 @@ import {
   ARM_SMMU_PRIQ_IRQ_CFG1,
   ARM_SMMU_PRIQ_IRQ_CFG2,
   ARM_SMMU_PRIQ_PROD,
-  ARM_SMMU_SH_ISH,
   ARM_SMMU_STRTAB_BASE,
   ARM_SMMU_STRTAB_BASE_CFG,
   CR0_ATSCHK,
@@ -52,13 +50,6 @@ import {
   CR0_EVTQEN,
   CR0_PRIQEN,
   CR0_SMMUEN,
-  CR1_CACHE_WB,
-  CR1_QUEUE_IC,
-  CR1_QUEUE_OC,
-  CR1_QUEUE_SH,
-  CR1_TABLE_IC,
-  CR1_TABLE_OC,
-  CR1_TABLE_SH,
   GBPA_ABORT,
   GERROR_CMDQ_ERR,
   IDR0_ATS,
@@ -70,6 +61,7 @@ import {
   IDR0_VMID16,
   registerName,
 } from '../../smmu/registers.ts'
+import { CR1_REQUIRED } from '../common/cr1.ts'
 import { disableAcknowledged, writeCr0 } from './cr0.ts'
 import { expectKnown } from './known.ts'
 import type { Quirks } from './quirks.ts'
@@ -101,15 +93,6 @@ export interface RegisterRule {
 
 /** A change of the rule at an offset, given the rule that stood there (32 bits, neither read nor write, if none). */
 export type RegisterOverrides = Readonly<Record<number, (rule: RegisterRule) => RegisterRule>>
-
-/** What CR1 must be: tables and queues inner shareable, write-back. */
-export const CR1_REQUIRED =
-  fieldPrep(CR1_TABLE_SH, ARM_SMMU_SH_ISH) |
-  fieldPrep(CR1_TABLE_OC, CR1_CACHE_WB) |
-  fieldPrep(CR1_TABLE_IC, CR1_CACHE_WB) |
-  fieldPrep(CR1_QUEUE_SH, ARM_SMMU_SH_ISH) |
-  fieldPrep(CR1_QUEUE_OC, CR1_CACHE_WB) |
-  fieldPrep(CR1_QUEUE_IC, CR1_CACHE_WB)
 
 /** Features of the hardware that the host does not see. */
 export const IDR0_HIDDEN = IDR0_S2P | IDR0_HYP | IDR0_MSI | IDR0_VMID16

@@ -20,6 +20,7 @@ import {
   CR0_SMMUEN,
   IDR3_BBML,
 } from '../../smmu/registers.ts'
+import { HardwareWait } from '../common/wait.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
 import { type CommandOverrides, commandRules } from './commandRules.ts'
 import type { HypContext } from './context.ts'
@@ -37,7 +38,6 @@ import { SHADOW_CMDQ_BYTES } from './shadowCmdqSize.ts'
 import { HostShare } from './share.ts'
 import { Smmu } from './smmu.ts'
 import { copyStream, nestStream, type StreamRule } from './steRules.ts'
-import { HardwareWait } from './wait.ts'
 import { HYP_EL2_TABLES, HYP_EL2_TOOK_SHARED, HYP_UNMAP } from './warnings.ts'
 
 /** Pages, of the size of the granule, that the pool has beyond what the host's stage 2 can need. */

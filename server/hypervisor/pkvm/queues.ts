@@ -7,8 +7,8 @@ import { EIO, OK } from '../../policy/result.ts'
 import { addressOf, type Halves } from '../../smmu/bits.ts'
 import { MAX_QUEUE_LOG2SIZE, queueBase, queueLog2Size } from '../../smmu/queue.ts'
 import { Q_BASE_HI_ADDR, Q_BASE_LO_ADDR } from '../../smmu/registers.ts'
+import type { HardwareFrame } from '../common/hardwareFrame.ts'
 import type { HypContext } from './context.ts'
-import type { HardwareFrame } from './hardwareFrame.ts'
 import { StateLayout } from './stateLayout.ts'
 
 /** The base register as the hardware had it when the queue was enabled; what a checkpoint holds. */

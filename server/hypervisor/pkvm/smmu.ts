@@ -30,14 +30,14 @@ import {
   Q_BASE_HI_ADDR,
   STRTAB_BASE_HI_ADDR,
 } from '../../smmu/registers.ts'
+import { abortBypass, stopSmmu } from '../common/formerOwner.ts'
+import { HardwareFrame } from '../common/hardwareFrame.ts'
+import { NO_FEATURES, probe, type SmmuFeatures } from '../common/probe.ts'
 import type { CommandRule } from './commandRules.ts'
 import type { HypContext, SmmuContext } from './context.ts'
-import { abortBypass, stopSmmu } from './formerOwner.ts'
-import { HardwareFrame } from './hardwareFrame.ts'
 import { HostCmdq } from './hostCmdq.ts'
 import { HostStrtab } from './hostStrtab.ts'
 import { HOST_VMID } from './idmap.ts'
-import { NO_FEATURES, probe, type SmmuFeatures } from './probe.ts'
 import { HostQueue } from './queues.ts'
 import { ShadowCmdq } from './shadowCmdq.ts'
 import { SHADOW_CMDQ_BYTES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
@@ -50,6 +50,17 @@ export interface SmmuState {
   /** CR0: what the host wrote, less what was refused. What is disabled is 1 until CR0ACK says so. */
   cr0: number
 }
+
+/** What the probe found, in a checkpoint. */
+export const SMMU_FEATURES = new StateLayout<SmmuFeatures>({
+  twoLevel: 'flag',
+  sidBits: 'u32',
+  rangeInvalidation: 'flag',
+  oas: 'u32',
+  granules: 'u32',
+  littleEndian: 'flag',
+  bigEndian: 'flag',
+})
 
 export const SMMU_STATE = new StateLayout<SmmuState>({ cr0: 'u32' })
 
@@ -123,7 +134,7 @@ export class Smmu implements SmmuContext {
   probe(): string | null {
     const { memory, upTo, quirks } = this.hyp
     const found = probe(this.hardware, this, {
-      shadowCmdq: includesStep(upTo, 'cmdq') && !quirks.has('cmdqs-unchecked'),
+      ...(includesStep(upTo, 'cmdq') && !quirks.has('cmdqs-unchecked') && { cmdqLog2size: SHADOW_CMDQ_LOG2SIZE }),
       nesting: includesStep(upTo, 'nested'),
       cleans: memory.clean !== undefined,
     })
@@ -132,7 +143,7 @@ export class Smmu implements SmmuContext {
     return null
   }
 
-  /** Whatever a former owner left (formerOwner.ts), with DMA aborted from before on. @returns why that is not possible, or null */
+  /** Whatever a former owner left (common/formerOwner.ts), with DMA aborted from before on. @returns why that is not possible, or null */
   stop(): string | null {
     const { hardware, hyp } = this
     return stopSmmu(hardware, hyp.wait, () => !includesStep(hyp.upTo, 'queues') || this.abortBypass())

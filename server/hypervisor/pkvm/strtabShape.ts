@@ -2,7 +2,7 @@
 /** Shape of the shadow stream table (server/hypervisor/README.md, section 3.2): the largest that the SMMU can use. */
 import { STRTAB_STE_SIZE } from '../../smmu/ste.ts'
 import { STRTAB_L1_DESC_SIZE } from '../../smmu/strtab.ts'
-import type { SmmuFeatures } from './probe.ts'
+import type { SmmuFeatures } from '../common/probe.ts'
 
 /** StreamID bits inside an L2 table. */
 export const STRTAB_SPLIT = 8

@@ -50,7 +50,7 @@ test('so it is in every case that is kept', () => {
   expect(found.size).toBeGreaterThan(3)
   for (const file of found) {
     expect(existsSync(ROOT + file)).toBe(true)
-    expect(file).toMatch(/^server\/hypervisor\/pkvm\//)
+    expect(file).toMatch(/^server\/hypervisor\/(pkvm|common)\//)
     expect(file).not.toMatch(/hardwareFrame|tableMemory|wait/)
   }
 })

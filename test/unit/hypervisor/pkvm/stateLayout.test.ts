@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a checkpoint holds: nothing is forgotten (server/hypervisor/README.md, section 16). */
 import { readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { StateLayout } from '../../../../server/hypervisor/pkvm/stateLayout.ts'
@@ -73,10 +73,13 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
 }
 
 test('every field that changes is in a state that a checkpoint holds, or known not to be needed', () => {
-  const folder = fileURLToPath(new URL('../../../../server/hypervisor/pkvm/', import.meta.url))
+  const folders = ['pkvm', 'common'].map(name =>
+    fileURLToPath(new URL(`../../../../server/hypervisor/${name}/`, import.meta.url)),
+  )
   const found: Record<string, string[]> = {}
-  for (const file of readdirSync(folder)) {
-    const classes = [...readFileSync(join(folder, file), 'utf8').matchAll(/^(?:export )?class .*?^}$/gms)].join('\n')
+  for (const path of folders.flatMap(folder => readdirSync(folder).map(file => join(folder, file)))) {
+    const file = basename(path)
+    const classes = [...readFileSync(path, 'utf8').matchAll(/^(?:export )?class .*?^}$/gms)].join('\n')
     const members = classes.matchAll(
       /^ {2}(?!readonly |get |set |static |private )(#?\w+)(?:: [^(\n]+)?(?: = [^\n]+)?$/gm,
     )

@@ -35,14 +35,12 @@ import {
   oasBits,
 } from '../../smmu/registers.ts'
 import type { HardwareFrame } from './hardwareFrame.ts'
-import { SHADOW_CMDQ_ENTRIES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
-import { StateLayout } from './stateLayout.ts'
 
 const IMPLEMENTER_ARM = 0x43b
 const PRODUCT_MMU_600 = 0x483
 const PRODUCT_MMU_700 = 0x487
 
-/** What the probe found; a checkpoint holds it. */
+/** What the probe found. */
 export interface SmmuFeatures {
   /** IDR0.ST_LEVEL: 2-level stream tables. */
   twoLevel: boolean
@@ -59,16 +57,6 @@ export interface SmmuFeatures {
   bigEndian: boolean
 }
 
-export const SMMU_FEATURES = new StateLayout<SmmuFeatures>({
-  twoLevel: 'flag',
-  sidBits: 'u32',
-  rangeInvalidation: 'flag',
-  oas: 'u32',
-  granules: 'u32',
-  littleEndian: 'flag',
-  bigEndian: 'flag',
-})
-
 /** Before a probe. */
 export const NO_FEATURES: SmmuFeatures = {
   twoLevel: false,
@@ -82,7 +70,8 @@ export const NO_FEATURES: SmmuFeatures = {
 
 /** Which parts of the hypervisor need something of the SMMU. */
 export interface ProbeNeeds {
-  readonly shadowCmdq: boolean
+  /** LOG2SIZE of a command queue of its own. Default: it has none. */
+  readonly cmdqLog2size?: number
   readonly nesting: boolean
   /** Walks that do not look into the CPU's caches can be served. */
   readonly cleans: boolean
@@ -115,8 +104,9 @@ export function probe(
   if ((idr1 & IDR1_TABLES_PRESET) !== 0) return 'the stream table is preset (IDR1.TABLES_PRESET)'
   if ((idr1 & IDR1_QUEUES_PRESET) !== 0) return 'the queues are preset (IDR1.QUEUES_PRESET)'
   if ((idr1 & IDR1_REL) !== 0) return 'base addresses are relative (IDR1.REL)'
-  if (needs.shadowCmdq && fieldGet(IDR1_CMDQS, idr1) < SHADOW_CMDQ_LOG2SIZE) {
-    return `the command queue has less than ${SHADOW_CMDQ_ENTRIES} entries (IDR1.CMDQS)`
+  const { cmdqLog2size = 0 } = needs
+  if (fieldGet(IDR1_CMDQS, idr1) < cmdqLog2size) {
+    return `the command queue has less than ${2 ** cmdqLog2size} entries (IDR1.CMDQS)`
   }
   const sidBits = fieldGet(IDR1_SIDSIZE, idr1)
   if (sidBits > 32) return 'reserved StreamID size (IDR1.SIDSIZE)'
