@@ -19,6 +19,8 @@ export const POLICY_PROJECT = {
     module: 'ESNext',
     moduleResolution: 'bundler',
     typeRoots: [join(ROOT, 'node_modules/@types')],
+    // Node takes a URL for a module as well.
+    paths: { 'file://*': ['/*'] },
   },
 }
 

@@ -27,7 +27,9 @@ const IS_TYPED = /\.[cm]?ts$/
 
 /** What a file imports from beside it, as a text that is about to be compiled says. */
 const imports = (text: string): string[] =>
-  [...text.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*['"](\.[^'"]+|\/[^'"]+)['"]/g)].flatMap(([, path]) => path ?? [])
+  [...text.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*['"](\.[^'"]+|\/[^'"]+|file:[^'"]+)['"]/g)].flatMap(([, path = '']) =>
+    path.startsWith('file:') ? (URL.canParse(path) ? fileURLToPath(path) : []) : path,
+  )
 
 /** Files and contents that a file is made of, of this project's own only what it names. */
 function closure(file: string, found = new Map<string, string>()): Map<string, string> {

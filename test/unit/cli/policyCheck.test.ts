@@ -48,6 +48,12 @@ describe('types', () => {
       'export default () => ({ name: "mine", reset() {} })',
       [/: its default export: [\s\S]*'access' is missing/],
     ],
+    [
+      'a module by its URL, and what is wrong with it',
+      EXAMPLE.replaceAll(`'${ROOT}`, `'file://${ROOT}`).replace('name:', 'nam:'),
+      [/:7:5: error TS\d+: .*'nam' does not exist/],
+    ],
+    ['a module by its URL', EXAMPLE.replaceAll(`'${ROOT}`, `'file://${ROOT}`), []],
     ['unused, which is no mistake', `${EXAMPLE}\nconst spare = 1\n`, []],
   ])('%s', async (_, text, expected) => {
     expect(text).not.toBe('')
