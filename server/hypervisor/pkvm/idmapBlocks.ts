@@ -153,16 +153,12 @@ export class IdmapBlocks {
   }
 
   /**
-   * Lets devices reach what is the host's. Nothing that is mapped changes; `merge` makes blocks of it.
-   * @returns ENOMEM or EIO: parts stay holes
+   * Lets devices reach what is the host's, all of it. Nothing that is mapped changes; `merge` makes blocks of it. A part that cannot be
+   * mapped stays a hole.
    */
-  give(base: number, size: number): number {
-    const settled = this.#settle()
-    if (settled !== OK) {
-      this.#idmap.state.unmappedBytes += size
-      return settled
-    }
-    return this.#map(base, size)
+  give(base: number, size: number): void {
+    if (this.#settle() === OK) this.#map(base, size)
+    else this.#idmap.state.unmappedBytes += size
   }
 
   #map(base: number, size: number): number {
@@ -190,21 +186,12 @@ export class IdmapBlocks {
     return failed === OK ? result : failed
   }
 
-  /** Leaves for `from` to `end`, as far as that is the host's. */
+  /** Leaves for `from` to `end`. */
   #pages(entry: number, from: number, end: number): boolean {
     const { granule } = this.#idmap.geometry
-    const table = this.#table
-    const type = LEAF_RAM | ARM_LPAE_PTE_TYPE_PAGE
-    if (this.#ownership.hostReachesAll(from, end - from)) {
-      const count = (end - from) / granule
-      fillLeaves(table, 0, count, from, granule, type)
-      return this.#idmap.tableMemory.write(entry, table, count)
-    }
-    for (let at = from; at < end; at += granule) {
-      const leaf = entry + ((at - from) / granule) * PTE_SIZE
-      if (this.#ownership.hostReachesAll(at, granule) && !this.#write(leaf, descriptor(at, type))) return false
-    }
-    return true
+    const count = (end - from) / granule
+    fillLeaves(this.#table, 0, count, from, granule, LEAF_RAM | ARM_LPAE_PTE_TYPE_PAGE)
+    return this.#idmap.tableMemory.write(entry, this.#table, count)
   }
 
   /** Tables in which all is the host's become blocks again. What cannot be invalidated stays a table. */

@@ -10,6 +10,7 @@ import { idmapGeometry, leafAllowed, levelSpan } from '../../../../server/hyperv
 import { EFAULT, EIO, ENOMEM, OK } from '../../../../server/policy/result.ts'
 import { fieldPrep, fieldPrep64 } from '../../../../server/smmu/bits.ts'
 import * as c from '../../../../server/smmu/cd.ts'
+import { CMDQ_OP_TLBI_S12_VMALL } from '../../../../server/smmu/commands.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../../server/smmu/features.ts'
 import * as P from '../../../../server/smmu/pagetable.ts'
 import * as r from '../../../../server/smmu/registers.ts'
@@ -246,6 +247,23 @@ describe('order', () => {
     const base = RAM_BASE + 6 * MiB
     expect(order(bench, () => bench.hyp.donate(base, 2 * MiB, 1))).toEqual(['invalid', ...INVALIDATION])
     expect(order(bench, () => bench.hyp.reclaim(base, 2 * MiB, 1))).toEqual(['block'])
+  })
+
+  test.each(LEVELS)('level %i: a block of 1 GiB becomes two tables, and they are counted', bbml => {
+    const bench = start(ONE_GIB, bbml)
+    new Host(bench).boot()
+    const { used } = bench.hyp.pool
+    const tables = () => bench.hyp.idmap?.state.tables ?? -1
+    const before = tables()
+    const page = RAM_BASE + 512 * MiB
+    expect(bench.hyp.donate(page, PAGE, 1)).toBe(OK)
+    expect([tables(), bench.hyp.pool.used]).toEqual([before + 2, used + 2])
+    expect(bench.hyp.donate(page + 4 * MiB, PAGE, 1)).toBe(OK)
+    expect([tables(), bench.hyp.pool.used]).toEqual([before + 3, used + 3])
+    expect(bench.hyp.reclaim(page, PAGE, 1)).toBe(OK)
+    expect([tables(), bench.hyp.pool.used]).toEqual([before + 2, used + 2])
+    expect(bench.hyp.reclaim(page + 4 * MiB, PAGE, 1)).toBe(OK)
+    expect([tables(), bench.hyp.pool.used]).toEqual([before, used])
   })
 
   test('--bbm is not more than all SMMUs have, and the Reserved 3 is nothing', () => {
@@ -674,6 +692,7 @@ describe('take-over', () => {
         const host = new Host(bench).boot()
         host.attach(BYPASS, STE.bypass)
         const { used } = bench.hyp.pool
+        const { tables } = bench.hyp.idmap?.state ?? { tables: -1 }
         if (given) expect(bench.hyp.donate(TARGET, PAGE, 1)).toBe(OK)
         kept = bench.hyp.checkpoint().slice()
         const pages = [...NEIGHBOURS, TARGET]
@@ -721,12 +740,16 @@ describe('take-over', () => {
         expect(touch()).toEqual(pages.map(page => (page === TARGET && foreign ? 'F_TRANSLATION' : 'done')))
         expect(conflicts).toEqual([])
         expect(next.verify()).toEqual([])
+        bench.report.own = []
         if (foreign) expect(next.reclaim(TARGET, PAGE, 1)).toBe(OK)
         else {
           expect(next.donate(TARGET, PAGE, 1)).toBe(OK)
           expect(next.reclaim(TARGET, PAGE, 1)).toBe(OK)
         }
+        // The merge's; all was forgotten once, at the take-over.
+        expect(bench.report.own.filter(opcode => opcode === CMDQ_OP_TLBI_S12_VMALL)).toHaveLength(1)
         expect(next.pool.used).toBe(used)
+        expect(next.idmap?.state.tables).toBe(tables)
         expect(idmapEntry(bench, TARGET)?.size).toBe(2 * MiB)
         expect(touch()).toEqual(pages.map(() => 'done'))
         expect(conflicts).toEqual([])
