@@ -7,6 +7,7 @@ import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../ap
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
+import { describeRegister, registerName } from '../../smmu/registers.ts'
 import { bbmOption, blocksOption, quirkOption } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
 import { faultNames } from '../paths.ts'
@@ -29,8 +30,12 @@ function statusText({ state, phase, step, options, kernel, held, end }: MachineS
 }
 
 export function heldText({ hit, trap, where }: HeldView): string {
-  const value = ((BigInt(trap.hi) << 32n) | BigInt(trap.lo)).toString(16)
-  const what = `${trap.write ? 'write' : 'read'} at 0x${trap.offset.toString(16)} value 0x${value}`
+  // What a read answers is known once it is decided.
+  const known = trap.write || hit.phase === 'after'
+  const value = `0x${((BigInt(trap.hi) << 32n) | BigInt(trap.lo)).toString(16)}`
+  const fields = describeRegister(trap.offset, trap.lo, trap.hi)
+  const decoded = !known ? '' : `: ${value}${fields === '' || fields === value ? '' : ` ${fields}`}`
+  const what = `${trap.write ? 'write' : 'read'} of ${registerName(trap.offset)} (0x${trap.offset.toString(16)})${decoded}`
   const place = where === undefined ? '' : `, in ${where}`
   return `held: trap ${trap.seq}, ${what}${place}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
 }

@@ -193,7 +193,7 @@ test('breakpoints: set, switch, hold, look, change, go on, remove', async () => 
   const write = qemu.write(R.ARM_SMMU_GBPA, 4, 1)
   await state('held')
   expect((await ctl('held')).out).toMatch(
-    /^held: trap 4, write at 0x44 value 0x1, before the decision, breakpoint 1\n$/,
+    /^held: trap 4, write of GBPA \(0x44\): 0x1 MemAttr=1, before the decision, breakpoint 1\n$/,
   )
   expect((await ctl('status')).out).toMatch(/^held, /)
   await ctl('step', '--value', '0x9')
