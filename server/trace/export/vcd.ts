@@ -103,8 +103,9 @@ function inTrap(cpu: number, time: number, value: bigint): Change {
 class Registers {
   readonly #values = new Map<string, bigint>()
 
-  /** What an access of 4 or 8 bytes read or wrote, as a value of the whole register. */
-  change(scope: string, time: number, { offset, size, lo, hi }: Access): Change {
+  /** What an access read or wrote, as a value of the whole register. One of 4 or 8 bytes: a file may say anything else. */
+  change(scope: string, time: number, { offset, size: said, lo, hi }: Access): Change {
+    const size = said === 8 ? 8 : 4
     const known = registerAt(offset) ?? registerAt(offset - 4)
     const whole = known !== undefined && offset - known.offset < known.bits / 8 ? known : { offset, bits: size * 8 }
     const name = registerName(whole.offset).replace(/[^A-Za-z0-9_]/g, '_')
