@@ -4,6 +4,7 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import { warningById } from '../../server/policy/warnings.ts'
@@ -94,21 +95,23 @@ test('faults reach it: an entry that is lost', async () => {
 
 test('a stream of another partition is stopped, and the rest works', async () => {
   const file = join(folder, 'foreign.ts')
-  const source = new URL('../../server/hypervisor/partition/policy.ts', import.meta.url).href
+  const server = fileURLToPath(new URL('../../server/', import.meta.url))
   writeFileSync(
     file,
-    `import { guestOnly, partition } from ${JSON.stringify(source)}
-     export default (machine, context) => {
+    `import { guestOnly, partition } from ${JSON.stringify(`${server}hypervisor/partition/policy.ts`)}
+     import type { PolicyFactory } from ${JSON.stringify(`${server}policy/policy.ts`)}
+     const foreign: PolicyFactory = (machine, context) => {
        const [guest] = guestOnly(machine)
-       const e1000e = machine.devices.find(({ model }) => model === 'e1000e')
-       const streams = guest.streams.filter(({ sid }) => sid !== e1000e.sid)
+       const e1000e = machine.devices.find(({ model }) => model === 'e1000e')?.sid ?? -1
+       const streams = guest.streams.filter(({ sid }) => sid !== e1000e)
        const [ram, ...rest] = guest.ranges
        const vault = { base: ram.base + ram.size - 0x20_0000, size: 0x20_0000 }
        return partition(machine, context, [
          { ...guest, streams, ranges: [{ ...ram, size: ram.size - vault.size }, ...rest] },
-         { name: 'vault', streams: [{ smmu: 0, sid: e1000e.sid }], ranges: [vault] },
+         { name: 'vault', streams: [{ smmu: 0, sid: e1000e }], ranges: [vault] },
        ])
-     }`,
+     }
+     export default foreign`,
   )
   const { report, stderr } = await cosim(['boot', '--policy', file])
   const failed = report?.workload.filter(({ ok }) => !ok).map(({ device }) => device)
