@@ -114,8 +114,9 @@ function finished(words: readonly string[]): Promise<{ readonly code: number; re
       // What is more than can be kept is a difference that is long.
       if (String(error.code) === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return resolve({ code: DIFFERENT, text: stdout })
       if (error.killed) return resolve({ code: 2, text: `not done after ${MOST_MS / 1000} s` })
-      const code = typeof error.code === 'number' ? error.code : 2
-      resolve({ code, text: code === DIFFERENT ? stdout : stderr || stdout })
+      // A replay that could not be made says why, and reports nothing.
+      const different = error.code === DIFFERENT && stdout.trim() !== ''
+      resolve(different ? { code: DIFFERENT, text: stdout } : { code: 2, text: stderr || stdout })
     })
   })
 }

@@ -68,6 +68,15 @@ describe('recordings', () => {
     expect(same).toBe(true)
   })
 
+  test('what cannot be replayed is no difference: it says why', async () => {
+    mkdirSync(join(runs, 'own'))
+    await bootRecording(join(runs, 'own', 'trace'), {}, bench => scriptedBoot(bench, 1), { policy: '/x/own.ts' })
+    await expect(new Recordings(runs).replay('own')).rejects.toMatchObject({
+      status: 422,
+      message: expect.stringMatching(/a policy of its own/),
+    })
+  })
+
   test('compared: none with itself, one with another', async () => {
     await run('a', 2)
     await run('b', 3)
