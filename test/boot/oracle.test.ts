@@ -36,6 +36,24 @@ test('the workload, with a page that is donated and taken back: nothing is found
   expect(report?.isolated).toBe(true)
 })
 
+test('RAM in blocks: a block is split and merged ten times while Linux works', async () => {
+  const at = (what: string, nth: number) =>
+    `{ name: ${what}-${nth}, where: { at: command, command: CMDQ_OP_TLBI_NH_VA }, when: { nth: ${nth} }, what: { do: ${what}, address: ${PAGE} } }`
+  const turns = Array.from({ length: 10 }, (_, i) => [at('donate', 30 + 40 * i), at('reclaim', 50 + 40 * i)]).flat()
+  const { code, report, said } = await cosim(['boot', '--oracle', '--quiet', '--blocks', '--faults', rules(...turns)])
+  expect([code, report?.message], said).toEqual([0, undefined])
+  expect(report).toMatchObject({ blocks: true, isolated: true, oracle: { violations: [], more: 0, vmPages: 0 } })
+  const { commands = [], idmap } = report as unknown as {
+    commands?: readonly { command: string; own: number }[]
+    idmap: { tables: number; unmapped: number }
+  }
+  const own = (name: string) => commands.find(({ command }) => command === name)?.own
+  // One for each split, one for each merge.
+  expect([own('TLBI_S2_IPA'), own('TLBI_S12_VMALL')]).toEqual([10, 10])
+  expect(idmap).toMatchObject({ unmapped: 0 })
+  expect(idmap.tables).toBeLessThan(50)
+})
+
 test('a known defect: a donated page stays reachable', async () => {
   const args = ['boot', '--oracle', '--quiet', '--quirk', 'idmap-never-initialised', '--faults', rules(DONATE)]
   const { code, report, stderr } = await cosim(args)
