@@ -27,7 +27,10 @@ export class Differential {
   readonly #machine: LockstepMachine
   readonly #memory = new FlatMemory(MEMORY_MIB << 20)
   readonly #examiner = new Examiner(decodeFeatures(QEMU_NESTED_ID_REGISTERS), this.#memory)
-  readonly #soft = new SoftSmmu(this.#memory)
+  /** Without nT (IDR3.BBML), of whose blocks SoftSmmu keeps single granules: the walker keeps nothing and tells the whole block. */
+  readonly #soft = new SoftSmmu(this.#memory, {
+    id: { ...QEMU_NESTED_ID_REGISTERS, idr3: (QEMU_NESTED_ID_REGISTERS.idr3 & ~R.IDR3_BBML) >>> 0 },
+  })
   #softProd = 0
   cases = 0
   same = 0
