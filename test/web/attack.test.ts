@@ -89,6 +89,6 @@ test('the start dialog offers known defects of the policy that has them, and the
   await dialog.getByText('Known defects of the posted series').click()
   await dialog.getByRole('checkbox', { name: /^idmap-never-initialised v4/ }).check()
   await dialog.getByRole('checkbox', { name: /^oracle/ }).check()
-  await dialog.getByLabel('Policy').selectOption('partition')
+  await dialog.getByRole('combobox', { name: 'Policy', exact: true }).selectOption('partition')
   expect(await dialog.getByText('Known defects of the posted series').count()).toBe(0)
 })
