@@ -71,7 +71,7 @@ test.each<[string, string | undefined, () => Promise<unknown>]>([
   ],
   [
     'a machine does not answer before it is welcome',
-    `export default machine => { machine.smmus[0].hardware.read(0, 4, { lo: 0, hi: 0 }) }`,
+    `export default machine => { machine.smmus[0].hardware.read(0, 4, { lo: 0, hi: 0 }); return { name: 'mine', reset() {}, access() {} } }`,
     async () => {
       qemu = await FakeQemu.connect(socket())
       qemu.serves = false

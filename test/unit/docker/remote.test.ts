@@ -16,6 +16,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { privateFolder } from '../../../server/machine/scratch.ts'
@@ -113,6 +114,14 @@ test('what a server that was killed has left is removed, and nothing of one that
   expect(existsSync(join(living, 'ram'))).toBe(true)
   holder.stdin.end()
   await expect.poll(() => existsSync(living)).toBe(false)
+})
+
+test('of one that was killed before it asked for QEMU, nothing is left', async () => {
+  const left = join(folder, 'run', 'qemu.killed')
+  mkdirSync(left)
+  await sleep(1_000)
+  expect(existsSync(left)).toBe(true)
+  await expect.poll(() => existsSync(left)).toBe(false)
 })
 
 test('of one that asked for QEMU and was killed, nothing is left', async () => {
