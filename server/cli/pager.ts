@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import type { Writable } from 'node:stream'
+import { isTerminal } from './terminal.ts'
 
 export interface Pager {
   readonly input: Writable
@@ -28,7 +29,7 @@ function pagerCommand({ PAGER, PATH = '' }: NodeJS.ProcessEnv): string | undefin
 
 /** @returns undefined where nobody looks at a terminal, or wants no pager */
 export function openPager(): Pager | undefined {
-  const command = process.stdout.isTTY ? pagerCommand(process.env) : undefined
+  const command = isTerminal() ? pagerCommand(process.env) : undefined
   if (command === undefined) return undefined
   // F: ends by itself when all fits; R: shows colours; X: leaves the text standing.
   const child = spawn('sh', ['-c', command], {

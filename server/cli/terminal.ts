@@ -3,6 +3,11 @@
 import { StringDecoder } from 'node:string_decoder'
 import { escaped } from '../trace/terminal.ts'
 
+/** Somebody looks at standard output. */
+export function isTerminal(): boolean {
+  return process.stdout.isTTY
+}
+
 /** Prints to standard output. */
 export function print(text: string): void {
   console.log(escaped(text))

@@ -270,8 +270,7 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
   const pager = options.pager ? openPager() : undefined
   const out = new Output(pager?.input)
   // Of the terminal, with or without a pager: NO_COLOR and the like are heard.
-  const paint = (colour: Parameters<typeof styleText>[0]) => (shown: string) =>
-    styleText(colour, shown, { stream: process.stdout })
+  const paint = (colour: Parameters<typeof styleText>[0]) => (shown: string) => styleText(colour, shown)
   let places = 0
   const only = { a: 0, b: 0 }
   for (const hunk of diff(a.records(), b.records(), compared)) {
