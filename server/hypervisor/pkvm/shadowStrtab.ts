@@ -314,7 +314,11 @@ export class ShadowStrtab {
   /** Writes `#ste`, in the order of server/hypervisor/README.md, section 7.3. @param leaf false: its L1 descriptor is new */
   #update(sid: number, address: number, leaf: boolean): number {
     const { memory, ats, quirks } = this.#smmu.hyp
-    if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) return EFAULT
+    if (!memory.read(address, this.#oldBytes, 0, STRTAB_STE_SIZE)) {
+      // It may be valid.
+      this.#old[0] = STRTAB_STE_0_V
+      return EFAULT
+    }
     // What the device was told in former times may have been of a page that was donated since.
     if (ats && hasAts(this.#ste) && !hasAts(this.#old)) {
       // An SMMU that is not on yet sends no CMD_ATC_INV (IHI 0070 section 4.5.1).
