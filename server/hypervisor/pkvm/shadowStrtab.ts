@@ -421,13 +421,17 @@ export class ShadowStrtab {
       // Of an entry that aborts, nothing but word 0 matters.
       if (stands[0] === shadow[0] && (!translates(steConfig(shadow)) || stands.every((word, i) => word === shadow[i])))
         continue
-      if (!this.#writeEntry(sid, live)) return null
+      if (!this.#writeEntry(sid, live) && !this.#isWritten(sid)) return null
       changes.push(`${this.#name(sid)} was rewritten`)
     }
     this.#ste.fill(0n)
     for (const sid of this.#validEntries()) {
       if (known.has(sid)) continue
-      if (!this.#writeEntry(sid, live)) return null
+      if (!this.#writeEntry(sid, live)) {
+        if (!this.#isWritten(sid)) return null
+        this.#hostSte.fill(0n)
+        this.#remember(sid)
+      }
       changes.push(`${this.#name(sid)} was taken back, unfinished`)
     }
     return changes
@@ -447,6 +451,15 @@ export class ShadowStrtab {
       for (let i = 0; i < stes; i++) if ((words[i * STRTAB_STE_DWORDS] & STRTAB_STE_0_V) !== 0n) found.push(sid + i)
     }
     return found
+  }
+
+  /**
+   * `#ste` stands in the table. Hardware that stopped at a command forgets what it has of the entry when the host has acknowledged that,
+   * and has its own command followed: it may not be refused for it.
+   */
+  #isWritten(sid: number): boolean {
+    const address = steAddress(this.#table, sid, this.#smmu.hyp.memory)
+    return address >= 0 && this.#stands(address) && this.#cmdq.stands()
   }
 
   /** Writes `#ste`; when the SMMU is off, at once: it uses no entry, and invalidates all before it does. */
