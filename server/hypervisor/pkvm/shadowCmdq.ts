@@ -128,6 +128,11 @@ export class ShadowCmdq {
     return done
   }
 
+  /** There was no room for a command: it is not in the queue. */
+  get full(): boolean {
+    return this.#full
+  }
+
   /** Entries that there is room for, by what is known of the hardware. */
   get space(): number {
     return queueSpace(this.state.prod, this.state.cons, SHADOW_CMDQ_LOG2SIZE)

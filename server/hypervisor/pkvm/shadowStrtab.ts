@@ -409,8 +409,7 @@ export class ShadowStrtab {
       // The former hypervisor may have taken the L2 table away, and not lived to say so.
       const inside = this.#table.twoLevel && sid < 2 ** this.#table.log2size
       if (inside && steAddress(this.#table, sid, memory) === STE_ABSENT && this.#growTable(sid) < 0) return null
-      const stands = this.read(sid)
-      if (stands === null) return null
+      if (this.read(sid) === null) return null
       this.#hostSte.set(host)
       this.#ste.set(host)
       if (this.#rule(this.#hostSte, this.#ste, hyp) !== OK) {
@@ -418,17 +417,15 @@ export class ShadowStrtab {
         continue
       }
       shadow.set(this.#ste)
-      // Of an entry that aborts, nothing but word 0 matters.
-      if (stands[0] === shadow[0] && (!translates(steConfig(shadow)) || stands.every((word, i) => word === shadow[i])))
-        continue
-      if (!this.#writeEntry(sid, live) && !this.#isWritten(sid)) return null
+      if (this.#isInTable(sid)) continue
+      if (!this.#writeEntry(sid, live) && !this.#isPending(sid)) return null
       changes.push(`${this.#name(sid)} was rewritten`)
     }
     this.#ste.fill(0n)
     for (const sid of this.#validEntries()) {
       if (known.has(sid)) continue
       if (!this.#writeEntry(sid, live)) {
-        if (!this.#isWritten(sid)) return null
+        if (!this.#isPending(sid)) return null
         this.#hostSte.fill(0n)
         this.#remember(sid)
       }
@@ -453,13 +450,19 @@ export class ShadowStrtab {
     return found
   }
 
+  /** Whether the entry is `#ste`; of one that aborts, nothing but word 0 matters. */
+  #isInTable(sid: number): boolean {
+    const stands = this.read(sid)
+    if (stands === null || stands[0] !== this.#ste[0]) return false
+    return !translates(steConfig(this.#ste)) || stands.every((word, i) => word === this.#ste[i])
+  }
+
   /**
-   * `#ste` stands in the table. Hardware that stopped at a command forgets what it has of the entry when the host has acknowledged that,
-   * and has its own command followed: it may not be refused for it.
+   * After an update that failed: the entry is as it should be, and its invalidation is in the queue of hardware that stopped at a
+   * command. It comes to it when the host acknowledges the error.
    */
-  #isWritten(sid: number): boolean {
-    const address = steAddress(this.#table, sid, this.#smmu.hyp.memory)
-    return address >= 0 && this.#stands(address) && this.#cmdq.stands()
+  #isPending(sid: number): boolean {
+    return this.#isInTable(sid) && !this.#cmdq.full && this.#cmdq.stands()
   }
 
   /** Writes `#ste`; when the SMMU is off, at once: it uses no entry, and invalidates all before it does. */

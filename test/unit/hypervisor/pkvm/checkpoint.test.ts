@@ -241,6 +241,73 @@ describe('a shadow table that is not what the state says', () => {
     expect([shadowSte(bench, 8), shadowSte(bench, 0x300)]).toEqual(before)
   })
 
+  describe('while the hardware stands at a command', () => {
+    const stopped = () => {
+      const { bench } = running()
+      bench.hw.stuck = true
+      bench.hw.set(r.ARM_SMMU_GERROR, r.GERROR_CMDQ_ERR)
+      bench.hw.consumed = []
+      return bench
+    }
+    const goOn = (bench: Bench) => {
+      bench.hw.set(r.ARM_SMMU_GERROR, 0)
+      bench.hw.stuck = false
+      bench.hw.write(r.ARM_SMMU_CMDQ_PROD, 4, bench.hyp.smmus[0].shadowCmdq.state.prod, 0)
+      return bench.hw.takeCommands()
+    }
+
+    test('entries that it does not know are taken back, and forgotten by the hardware when it goes on', () => {
+      const bench = stopped()
+      bench.memory.poke64(shadowSteAddress(bench, 9), ...shadowSte(bench, 8))
+      takeOver(bench)
+      expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x9 was taken back, unfinished'])
+      expect(shadowSte(bench, 9)[0]).toBe(0n)
+      // Known from here on: what the hardware has of it is not gone yet.
+      expect(bench.hyp.streams().map(({ sid }) => sid)).toEqual([8, 9, 0x300])
+      expect(bench.hw.takeCommands()).toEqual([])
+      expect(goOn(bench)).toContain('CFGI_STE')
+    })
+
+    test('an entry that could be changed in part only: it does not go on', () => {
+      const bench = stopped()
+      const at = shadowSteAddress(bench, 8)
+      for (const word of [at + 16, at + 24]) bench.memory.poke64(word, bench.memory.peek64(word) ^ (1n << 63n))
+      takeOver(bench)
+      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+    })
+
+    test('an entry that cannot be written, and has the same word 0: it does not go on', () => {
+      const bench = stopped()
+      const at = shadowSteAddress(bench, 8)
+      bench.memory.poke64(at + 16, bench.memory.peek64(at + 16) ^ (1n << 63n))
+      takeOver(bench)
+      const { memory } = bench
+      const write = memory.write.bind(memory)
+      memory.write = (address, ...rest) => Math.floor(address / 64) !== at / 64 && write(address, ...rest)
+      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+    })
+
+    test('hardware that takes no command and tells no error: it does not go on', () => {
+      const bench = stopped()
+      bench.hw.set(r.ARM_SMMU_GERROR, 0)
+      bench.memory.poke64(shadowSteAddress(bench, 9), ...shadowSte(bench, 8))
+      takeOver(bench)
+      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+    })
+
+    test('a queue without room for the invalidation: it does not go on', () => {
+      const bench = stopped()
+      const { state } = bench.hyp.smmus[0].shadowCmdq
+      state.prod = (state.cons ^ 0x1000) >>> 0
+      state.submitted = state.prod
+      bench.hw.set(r.ARM_SMMU_CMDQ_PROD, state.prod)
+      bench.hyp.changed()
+      bench.memory.poke64(shadowSteAddress(bench, 9), ...shadowSte(bench, 8))
+      takeOver(bench)
+      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+    })
+  })
+
   test.each([0x1_0000, 0x1_0001, 0xffff_ffff])(
     'a stream that there cannot be, 0x%s: nothing is written for it',
     sid => {
