@@ -31,6 +31,10 @@ export interface OwnKernel extends ImageFacts {
   readonly notes: readonly string[]
 }
 
+/** A release is the name of a folder: one with a slash would lead out of lib/modules. */
+const RELEASE = /^\d[\x21-\x7e]*$/
+const isRelease = (text: string): boolean => RELEASE.test(text) && !text.includes('/')
+
 const MAGIC = 'ARM\x64'
 const expected = `expected an arm64 Image ("${MAGIC}" at byte 56), maybe gzip'ed, or the folder of a kernel build`
 
@@ -82,8 +86,8 @@ export function imageFacts(path: string): ImageFacts {
   const pageSize = [0, 4096, 16_384, 65_536][(flags >> 1) & 3] ?? 0
   // Linux's banner. Some kernels have a format for it besides.
   for (let at = bytes.indexOf('Linux version '); at >= 0; at = bytes.indexOf('Linux version ', at + 1)) {
-    const [, release] = /^Linux version (\d[\x21-\x7e]*) /.exec(bytes.toString('latin1', at, at + 200)) ?? []
-    if (release !== undefined) return { release, pageSize }
+    const [, release] = /^Linux version (\S+) /.exec(bytes.toString('latin1', at, at + 200)) ?? []
+    if (release !== undefined && isRelease(release)) return { release, pageSize }
   }
   return { pageSize }
 }
@@ -181,6 +185,8 @@ async function buildTree(tree: string, modules: string | undefined, workload: bo
     throw new Error(`--kernel ${tree}: no arch/arm64/boot/Image in it: expected the folder of an arm64 kernel build`)
   const facts = imageFacts(image)
   const release = textOf(join(tree, 'include/config/kernel.release'))?.trim() ?? facts.release
+  if (release !== undefined && !isRelease(release))
+    throw new Error(`--kernel ${tree}: include/config/kernel.release is no release: ${release.slice(0, 100)}`)
   if (facts.release !== undefined && release !== facts.release)
     throw new Error(`--kernel ${tree}: the image is ${facts.release}, but the tree is ${release}: "make" is not done`)
   if (modules !== undefined) {
@@ -191,6 +197,9 @@ async function buildTree(tree: string, modules: string | undefined, workload: bo
   }
   const order = textOf(join(tree, 'modules.order')) ?? ''
   if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order)
+  const outside = order.split('\n').find(line => line.split('/').includes('..'))
+  if (outside !== undefined)
+    throw new Error(`--kernel ${tree}: modules.order leads out of it: ${outside.slice(0, 100)}`)
   const built = order
     .split('\n')
     .map(line => line.replace(/\.o$/, '.ko'))

@@ -125,6 +125,20 @@ describe('modules', () => {
   })
 })
 
+test('a release that is a path leads to no modules', async () => {
+  const release = '6.12/../../elsewhere'
+  const root = tree({ 'images/Image': image(0b010, release), 'images/lib/modules/6.12/x': '' })
+  mkdirSync(join(root, 'images/lib/elsewhere'))
+  for (const [name, content] of [
+    ['modules.dep', DEP],
+    ['modules.builtin', BUILTIN],
+  ] as const)
+    writeFileSync(join(root, 'images/lib/elsewhere', name), content)
+  expect(await ownKernel(join(root, 'images/Image'), undefined, true)).toEqual({
+    ...{ pageSize: 4096, image: join(root, 'images/Image'), notes: [expect.stringContaining('no modules are given')] },
+  })
+})
+
 describe('the folder of a build', () => {
   const IMAGE = 'arch/arm64/boot/Image'
   const ALL = { [IMAGE]: image(), 'include/config/kernel.release': `${RELEASE}\n` }
@@ -142,6 +156,25 @@ describe('the folder of a build', () => {
       'a build that is not done',
       { ...ALL, 'include/config/kernel.release': '6.13.0' },
       'the image is 6.12.3-mine, but the tree is 6.13.0',
+    ],
+    [
+      'a release that is a path',
+      { [IMAGE]: image(0b010, '%s'), 'include/config/kernel.release': '6.12/../../elsewhere' },
+      'include/config/kernel.release is no release: 6.12/../../elsewhere',
+    ],
+    [
+      'a release that is an option',
+      { [IMAGE]: image(0b010, '%s'), 'include/config/kernel.release': '--config=x' },
+      'include/config/kernel.release is no release: --config=x',
+    ],
+    [
+      'modules that lie elsewhere',
+      {
+        ...ALL,
+        'modules.builtin': `${BUILTIN}${MODULES.join('\n')}\n`,
+        'modules.order': 'a/../../../elsewhere/x.ko\n',
+      },
+      'modules.order leads out of it: a/../../../elsewhere/x.ko',
     ],
     ['no SMMU driver', { ...ALL, 'modules.builtin': '\n' }, 'no SMMUv3 driver built in: CONFIG_ARM_SMMU_V3=y'],
     ['no disks', { ...ALL, 'modules.builtin': BUILTIN }, 'no driver for virtio_blk, nvme, virtio_net, e1000e'],
