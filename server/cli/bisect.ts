@@ -5,9 +5,9 @@
  * relative paths are those of the commit; replay is this one.
  */
 import { execFile } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { policyPath } from '../policy/load.ts'
 import { UsageError } from './exit.ts'
@@ -67,7 +67,9 @@ export interface BisectOptions {
 
 /** @throws UsageError when there are no such commits, or their outcomes are the same */
 export async function bisect({ recording, policy, range, more, signal, say }: BisectOptions): Promise<Bisection> {
-  const file = policyPath(policy)
+  const named = policyPath(policy)
+  // git's paths have no links to folders in them.
+  const file = join(realpathSync(dirname(named)), basename(named))
   const git = async (cwd: string, ...args: string[]) => {
     const ended = await run('git', ['-c', 'core.hooksPath=/dev/null', ...args], cwd, signal)
     return { ...ended, out: ended.out.trim() }

@@ -424,12 +424,17 @@ function replayCommand(program: Command): void {
 }
 
 async function bisected(recording: string, { header }: TraceReader, options: ReplayCommandOptions): Promise<void> {
-  const { bisect: range, policy = header.policy, until, granule } = options
+  const { bisect: range, policy = header.policy, until, granule, blocks, bbm } = options
   if (range === undefined) return
   if (options.policy === undefined) await recordedPolicy(header)
   const { signal, dispose } = abortOnSignal()
   try {
-    const more = [...(until ? ['--until', until] : []), ...(granule ? ['--granule', granule] : [])]
+    const more = [
+      ...(until ? ['--until', until] : []),
+      ...(granule ? ['--granule', granule] : []),
+      ...(blocks ? ['--blocks'] : []),
+      ...(bbm === undefined ? [] : ['--bbm', String(bbm)]),
+    ]
     const found = await bisect({ recording: resolve(recording), policy, range, more, signal, say })
     const effort = `${found.tried} replays, ${found.skipped} commits that cannot be replayed`
     if (found.commit === undefined) {
@@ -440,6 +445,8 @@ async function bisected(recording: string, { header }: TraceReader, options: Rep
     print(`the first commit that decides differently: ${found.commit}`)
     print(found.outcome.trimEnd())
     print(effort)
+  } catch (error) {
+    fail(error, signal)
   } finally {
     dispose()
   }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `replay --bisect`: which commit of a policy changed what a recording comes to. Real git, real replays. */
-import { execFileSync, spawnSync } from 'node:child_process'
-import { readdirSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
@@ -37,15 +38,16 @@ async function history(...files: readonly (string | undefined)[]) {
   const recording = join(repository, 'recording')
   const temporary = folder()
   await bootRecording(recording)
-  const run = (range: string) => {
-    const { status, stdout, stderr } = spawnSync(
-      process.execPath,
-      [main, 'replay', recording, '--policy', path, '--bisect', range],
-      { encoding: 'utf8', cwd: repository, env: { ...process.env, TMPDIR: temporary } },
-    )
+  const command = (range: string, policy = path, ...more: string[]) => ({
+    args: [main, 'replay', recording, '--policy', policy, '--bisect', range, ...more],
+    options: { encoding: 'utf8', cwd: repository, env: { ...process.env, TMPDIR: temporary } } as const,
+  })
+  const run = (...given: Parameters<typeof command>) => {
+    const { args, options } = command(...given)
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, options)
     return { status, out: stdout, err: stderr }
   }
-  return { git, commits, run, temporary }
+  return { repository, git, commits, command, run, temporary }
 }
 
 test('the commit that changed an outcome, past one that changed nothing and one that does not load', async () => {
@@ -90,6 +92,40 @@ test('a policy that throws has an outcome', async () => {
   )
   const { status, out } = run(`${commits[0]}..${commits[1]}`)
   expect([status, out]).toEqual([0, expect.stringMatching(/change 1\n.*own mistake/)])
+})
+
+test('with blocks, where they are asked for', async () => {
+  const changed = policy(0, 0x4000_0000).replace('export default', 'const changed =')
+  const { commits, run } = await history(
+    policy(0, 0),
+    `${changed}export default (machine, context) => (context.options.blocks && context.options.bbm === 1 ? changed : pkvm)(machine, context)`,
+  )
+  const { status, out } = run(`${commits[0]}..${commits[1]}`, undefined, '--blocks', '--bbm', '1')
+  expect([status, out]).toEqual([0, expect.stringMatching(/^the first commit that decides differently: .* change 1\n/)])
+  expect(out).toContain('outcome of R IDR0')
+})
+
+test('by a link to the folder that it is in', async () => {
+  const { repository, commits, run, temporary } = await history(policy(0, 0), policy(0, 0x4000_0000))
+  const link = join(temporary, 'link')
+  symlinkSync(repository, link)
+  const { status, out } = run(`${commits[0]}..${commits[1]}`, join(link, 'policy.ts'))
+  expect([status, out]).toEqual([0, expect.stringMatching(/ change 1\n/)])
+})
+
+test('interrupted, it leaves nothing behind', async () => {
+  const { git, commits, command, temporary } = await history(policy(0, 0), policy(0, 0, 'for (;;);'))
+  const { args, options } = command(`${commits[0]}..${commits[1]}`)
+  const child = spawn(process.execPath, args, { ...options, stdio: ['ignore', 'ignore', 'pipe'] })
+  let said = ''
+  child.stderr.setEncoding('utf8').on('data', text => {
+    said += text
+    if (said.includes('change 0: no difference')) setTimeout(() => child.kill('SIGINT'), 500)
+  })
+  expect(await once(child, 'close')).toEqual([130, null])
+  expect(said).toMatch(/^smmu-cosim: interrupted$/m)
+  expect(git('worktree', 'list').trim().split('\n')).toHaveLength(1)
+  expect(readdirSync(temporary)).toEqual([])
 })
 
 test.each([
