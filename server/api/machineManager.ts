@@ -96,7 +96,7 @@ export class MachineManager {
 
   constructor(defaults: LaunchDefaults = {}) {
     this.#defaults = defaults
-    this.recordings = new Recordings(defaults.runsFolder)
+    this.recordings = new Recordings(defaults.runsFolder, this.closing)
     this.attackRun = new AttackRun(defaults.policyFile)
     this.#changed()
   }

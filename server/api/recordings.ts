@@ -25,11 +25,13 @@ const DIFFERENT = 1
 export class Recordings {
   readonly #folder: string
   readonly #database: string
+  readonly #closing: AbortSignal
   #busy = false
 
-  /** @param folder of runs; campaigns are kept beside it */
-  constructor(folder = runsFolder()) {
+  /** @param folder of runs; campaigns are kept beside it @param closing aborted when the server ends */
+  constructor(folder = runsFolder(), closing: AbortSignal = new AbortController().signal) {
     this.#folder = folder
+    this.#closing = closing
     this.#database = join(dirname(folder), basename(defaultDatabase()))
   }
 
@@ -95,7 +97,8 @@ export class Recordings {
     this.#busy = true
     try {
       const execArgv = process.execArgv.filter(word => CONFINES.test(word))
-      const { code, text } = await finished([...execArgv, MAIN, ...words])
+      const { code, text } = await finished([...execArgv, MAIN, ...words], this.#closing)
+      this.#closing.throwIfAborted()
       const lines = text.trimEnd().split('\n')
       if (code !== 0 && code !== DIFFERENT) throw new Problem(422, lines.slice(-3).join('; ').slice(0, 500))
       return { same: code === 0, lines: lines.slice(0, MOST_LINES) }
@@ -106,8 +109,11 @@ export class Recordings {
 }
 
 /** @returns exit code, and what it printed; of a failure, what it complained about */
-function finished(words: readonly string[]): Promise<{ readonly code: number; readonly text: string }> {
-  const options = { timeout: MOST_MS, maxBuffer: MOST_BYTES, encoding: 'utf8' } as const
+function finished(
+  words: readonly string[],
+  signal: AbortSignal,
+): Promise<{ readonly code: number; readonly text: string }> {
+  const options = { signal, timeout: MOST_MS, maxBuffer: MOST_BYTES, encoding: 'utf8' } as const
   return new Promise(resolve => {
     execFile(process.execPath, words, options, (error, stdout, stderr) => {
       if (error === null) return resolve({ code: 0, text: stdout })

@@ -4,6 +4,7 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { fileNames, namedFile } from '../../../server/api/namedFiles.ts'
+import { MachineManager } from '../../../server/api/machineManager.ts'
 import { Recordings } from '../../../server/api/recordings.ts'
 import { Database } from '../../../server/sessions/database.ts'
 import { bootRecording, folder, scriptedBoot } from '../trace/synthetic.ts'
@@ -66,6 +67,15 @@ describe('recordings', () => {
     const { same, lines } = await first
     expect(lines.join('\n')).toMatch(/traps replayed in/)
     expect(same).toBe(true)
+  })
+
+  test('the server ends: a replay does not keep it', async () => {
+    await run('a')
+    const manager = new MachineManager({ runsFolder: runs })
+    const replay = manager.recordings.replay('a')
+    const refused = expect(replay).rejects.toMatchObject({ status: 503, message: 'the server ends' })
+    await manager.close()
+    await refused
   })
 
   test('what cannot be replayed is no difference: it says why', async () => {
