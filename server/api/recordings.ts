@@ -116,13 +116,18 @@ function finished(
   const options = { signal, timeout: MOST_MS, maxBuffer: MOST_BYTES, encoding: 'utf8' } as const
   return new Promise(resolve => {
     execFile(process.execPath, words, options, (error, stdout, stderr) => {
-      if (error === null) return resolve({ code: 0, text: stdout })
+      // What of the recording cannot be read is part of what came of it.
+      const said = stderr.split('\n').filter(line => line.startsWith('smmu-cosim: '))
+      if (error === null) return resolve({ code: 0, text: [...said, stdout].join('\n') })
       // What is more than can be kept is a difference that is long.
       if (String(error.code) === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return resolve({ code: DIFFERENT, text: stdout })
       if (error.killed) return resolve({ code: 2, text: `not done after ${MOST_MS / 1000} s` })
       // A replay that could not be made says why, and reports nothing.
-      const different = error.code === DIFFERENT && stdout.trim() !== ''
-      resolve(different ? { code: DIFFERENT, text: stdout } : { code: 2, text: stderr || stdout })
+      if (error.code !== DIFFERENT || stdout.trim() === '') return resolve({ code: 2, text: stderr || stdout })
+      // The same code says that the recording is damaged, or not finished yet: that is no difference.
+      const same = /^no difference$/m.test(stdout)
+      if (same) return resolve({ code: 2, text: [...said, 'no difference in what can be read'].join('\n') })
+      resolve({ code: DIFFERENT, text: [...said, stdout].join('\n') })
     })
   })
 }

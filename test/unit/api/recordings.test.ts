@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Recordings and files that requests name: what is in the folder, and nothing besides. */
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { fileNames, namedFile } from '../../../server/api/namedFiles.ts'
 import { MachineManager } from '../../../server/api/machineManager.ts'
+import { fileNames, namedFile } from '../../../server/api/namedFiles.ts'
 import { Recordings } from '../../../server/api/recordings.ts'
 import { Database } from '../../../server/sessions/database.ts'
 import { bootRecording, folder, scriptedBoot } from '../trace/synthetic.ts'
@@ -85,6 +85,26 @@ describe('recordings', () => {
       status: 422,
       message: expect.stringMatching(/a policy of its own/),
     })
+  })
+
+  test('what is damaged, or goes on, is no difference either, and is told', async () => {
+    await run('a', 2)
+    await run('b', 3)
+    for (const name of ['a', 'b']) {
+      const path = join(runs, name, 'trace')
+      truncateSync(path, statSync(path).size - 1)
+    }
+    const recordings = new Recordings(runs)
+    const refused = {
+      status: 422,
+      message: expect.stringMatching(/damaged or cut off; no difference in what can be read$/),
+    }
+    await expect(recordings.replay('a')).rejects.toMatchObject(refused)
+    await expect(recordings.compare('a', 'a')).rejects.toMatchObject(refused)
+    const { same, lines } = await recordings.compare('a', 'b')
+    expect(same).toBe(false)
+    expect(lines[0]).toMatch(/^smmu-cosim: .*b\/trace: byte [0-9]+: the end of the file is damaged or cut off$/)
+    expect(lines).toContainEqual(expect.stringMatching(/^--- /))
   })
 
   test('compared: none with itself, one with another', async () => {
