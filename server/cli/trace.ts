@@ -6,7 +6,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { cachePath } from '../../scripts/setup/cache.ts'
 import { expectRules } from '../faults/plan.ts'
 import { ReplayFaults } from '../faults/replayFaults.ts'
-import { type BbmLevel, blockOptions, GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
+import { POLICY_NAMES } from '../policy/load.ts'
+import { type BbmLevel, blocksProblem, GRANULES, type PolicyOptions, SERIES_STEPS } from '../policy/policy.ts'
 import { cut } from '../trace/cut.ts'
 import { describeRoot } from '../trace/describe.ts'
 import { describeHunk, diff } from '../trace/diff.ts'
@@ -426,6 +427,10 @@ function replayCommand(program: Command): void {
 async function bisected(recording: string, { header }: TraceReader, options: ReplayCommandOptions): Promise<void> {
   const { bisect: range, policy = header.policy, until, granule, blocks, bbm } = options
   if (range === undefined) return
+  checkBlocks(policy, {
+    blocks: blocks === true || header.policyOptions.blocks === true,
+    ...(bbm !== undefined && { bbm }),
+  })
   if (options.policy === undefined) await recordedPolicy(header)
   const { signal, dispose } = abortOnSignal()
   try {
@@ -452,6 +457,12 @@ async function bisected(recording: string, { header }: TraceReader, options: Rep
   }
 }
 
+/** @throws UsageError when `--blocks` and `--bbm` say nothing */
+function checkBlocks(policy: string, options: PolicyOptions): void {
+  const problem = blocksProblem(policy, POLICY_NAMES.includes(policy), options)
+  if (problem !== undefined) throw new UsageError(`--${problem.replace('with ', 'with --')}`)
+}
+
 /** A recording is data: its rules are checked as those of a stranger. @throws Error */
 function injectedAgain({ faults, machine, policyOptions }: TraceHeader): ReplayFaults | undefined {
   if (faults === undefined) return undefined
@@ -469,8 +480,10 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
     ...recorded.options,
     ...(options.until && { until: options.until }),
     ...(options.granule && { granule: Number(options.granule) as (typeof GRANULES)[number] }),
-    ...blockOptions(options),
+    ...(options.blocks && { blocks: true }),
+    ...(options.bbm !== undefined && { bbm: options.bbm }),
   }
+  checkBlocks(recorded.name, policyOptions)
   const nested = options.nested === true
   const out = new Output()
   const told = { rewritten: reader.tellsRewritten, warnings }

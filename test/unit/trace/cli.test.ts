@@ -207,6 +207,22 @@ test('replay: nothing, or what the prefix explains', async () => {
   expect(stop.out).toMatch(/"sid": 8,/)
 })
 
+test('replay: --blocks and --bbm, where they say something', async () => {
+  const { out } = await run('replay', boot, '--blocks', '--bbm', '0')
+  expect(out).toMatch(/, policy pkvm blocks=true bbm=0\n/)
+  expect(await run('replay', boot, '--bbm', '0')).toMatchObject({
+    code: 2,
+    err: 'smmu-cosim: --bbm: only with --blocks\n',
+  })
+  expect(await run('replay', boot, '--bbm', '0', '--bisect', 'a..b')).toMatchObject({
+    code: 2,
+    err: 'smmu-cosim: --bbm: only with --blocks\n',
+  })
+  const blocks = join(files, 'blocks')
+  await bootRecording(blocks, { blocks: true })
+  expect((await run('replay', blocks, '--bbm', '0')).out).toMatch(/, policy pkvm blocks=true bbm=0\n/)
+})
+
 test('replay: injected faults are told, because nobody injects them again', async () => {
   const faulty = join(files, 'faulty')
   await bootRecording(faulty, {}, (bench, ring) => {
