@@ -7,7 +7,14 @@
  * Nothing is allocated in here while commands flow.
  */
 import { fieldGet } from '../../smmu/bits.ts'
-import { CMDQ_ENT_WORDS, CMDQ_OP_PRI_RESP, CMDQ_OP_RESUME, CMDQ_OP_STALL_TERM, cmdSync } from '../../smmu/commands.ts'
+import {
+  CMDQ_ENT_WORDS,
+  CMDQ_OP_PRI_RESP,
+  CMDQ_OP_RESUME,
+  CMDQ_OP_STALL_TERM,
+  cfgiAll,
+  cmdSync,
+} from '../../smmu/commands.ts'
 import { CMDQ_ENTRY_SIZE, queueAdvance, queueEntries, queueIndex, queuePointer, queueSpace } from '../../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
@@ -279,18 +286,21 @@ export class ShadowCmdq {
   /**
    * What the hardware has not consumed is not to run: it becomes CMD_SYNCs, and counts as the host's command at `origin`. The
    * hardware must not be reading commands: its queue is off, or it has stopped (IHI 0070 section 7.1).
+   *
+   * The first becomes CFGI_ALL: a CFGI_STE of the hypervisor's own may be among them, for an entry that counts as invalid already.
    */
   discard(origin: number): void {
     const { state } = this
     const { memory } = this.#smmu.hyp
     const words = new Uint32Array(CMDQ_ENT_WORDS)
-    cmdSync(words)
+    cfgiAll(words)
     const bytes = new Uint8Array(words.buffer)
     for (let at = state.cons; at !== state.prod; at = queueAdvance(at, SHADOW_CMDQ_LOG2SIZE)) {
       const index = queueIndex(at, SHADOW_CMDQ_LOG2SIZE)
       memory.write(state.base + index * CMDQ_ENTRY_SIZE, bytes, 0, CMDQ_ENTRY_SIZE)
       memory.clean?.(state.base + index * CMDQ_ENTRY_SIZE, CMDQ_ENTRY_SIZE)
       this.#origins[index] = origin
+      cmdSync(words)
     }
     state.origin = origin
   }

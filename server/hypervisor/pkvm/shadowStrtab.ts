@@ -458,8 +458,8 @@ export class ShadowStrtab {
   }
 
   /**
-   * After an update that failed: the entry is as it should be, and its invalidation is in the queue of hardware that stopped at a
-   * command. It comes to it when the host acknowledges the error.
+   * After an update that failed: the entry is as it should be, and hardware that stopped at a command forgets what it has of the former one
+   * when the host acknowledges the error (`ShadowCmdq.discard`). No page is taken from devices before.
    */
   #isPending(sid: number): boolean {
     return this.#isInTable(sid) && !this.#cmdq.full && this.#cmdq.stands()

@@ -98,8 +98,8 @@ describe('posted', () => {
     expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED'])
     bench.hw.illegal = -1
     bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
-    // A CMD_SYNC in its place and one in that of the SYNC behind it, then both again from the host's queue.
-    expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_VA', 'SYNC', 'SYNC', 'opcode 0xee', 'SYNC'])
+    // CFGI_ALL in its place and a CMD_SYNC in that of the SYNC behind it, then both again from the host's queue.
+    expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_VA', 'CFGI_STE_RANGE', 'SYNC', 'opcode 0xee', 'SYNC'])
     bench.submit(SYNC)
     expect(bench.report.take()).toEqual([])
   })

@@ -9,9 +9,9 @@ import * as r from '../../../../server/smmu/registers.ts'
 import { Atc } from '../../../../server/smmu/soft/atc.ts'
 import * as S from '../../../../server/smmu/ste.ts'
 import { NO_SSID, type Outcome } from '../../../../server/smmu/transaction.ts'
-import { ste } from '../../smmu/fields.ts'
+import { CFGI_ALL, SYNC, ste } from '../../smmu/fields.ts'
 import { idRegisters, SoftBench, type SoftSetUp } from './soft.ts'
-import { Bench, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
+import { Bench, HOST_CMDQ, Host, MiB, RAM_BASE, STE, shadowSte } from './support.ts'
 
 const SID = 0x20
 const OWNED = RAM_BASE + 9 * MiB
@@ -207,6 +207,27 @@ describe('let through', () => {
     host.attach(SID, withAts(S1_BYPASS))
     expect(bench.report.take()).toEqual(['HYP_CMDQ_STOPPED', 'HYP_CFGI_STE', 'HYP_CMDQ_STOPPED'])
     expect(translated(P)).toBe('F_TRANSL_FORBIDDEN')
+  })
+
+  test('a stream that loses its ATS behind a device that does not answer: what its ATC kept is not used', () => {
+    let answers = true
+    const onAtcInvalidate = (words: Uint32Array) => (words[1] === SID ? atc.invalidate(words) : answers)
+    const { bench, host, atc, read } = world(true, { soft: { onAtcInvalidate } })
+    host.attach(SID - 1, S1_BYPASS)
+    host.attach(SID, withAts(S1_BYPASS))
+    expect(read(P)).toBe('translated')
+    host.ste(SID - 1, withAts(S1_BYPASS))
+    host.ste(SID, STE.invalid)
+    const { prod } = host
+    answers = false
+    host.commands(CFGI_ALL, SYNC)
+    answers = true
+    expect(bench.report.take()).toContain('HYP_CMDQ_STOPPED')
+    // The host takes its CFGI_ALL back.
+    bench.memory.poke(HOST_CMDQ + 16 * prod, new Uint8Array(Uint32Array.from(SYNC).buffer))
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    expect(bench.hyp.donate(P, 4096, 1)).toBe(OK)
+    expect(read(P)).not.toBe('translated')
   })
 
   /** Ways in which the stream has no ATS for a while; a page is donated meanwhile. */

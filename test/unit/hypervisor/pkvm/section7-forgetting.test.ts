@@ -590,3 +590,28 @@ describe('a driver that fills its table and sends only CFGI_ALL', () => {
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_STE_UNSHADOWED', values: [0xffff, 1] }])
   })
 })
+
+test('killed behind a CFGI_STE, at a command that the hardware refuses: what is taken back is not cached, whatever the host does then', () => {
+  const { bench, host } = softHost()
+  const checkpoint = bench.hyp.checkpoint().slice()
+  host.l1(SID)
+  host.ste(SID, STE.bypass)
+  const cfgiSte = host.prod
+  host.commands(command('CFGI_STE', { sid: SID, leaf: 1 }), SYNC, command(0xee), SYNC)
+  expect(bench.dma(SID, P)).toBe('done')
+  bench.hyp = new Hypervisor(bench.machine, {
+    options: { waitPolls: 50 },
+    report: bench.report,
+    clock: () => bench.now++,
+  })
+  bench.hyp.restore(checkpoint)
+  expect(bench.hyp.resume()).toEqual([`SMMU 0, stream 0x${SID.toString(16)} was taken back, unfinished`])
+  bench.write(r.ARM_SMMU_CMDQ_PROD, cfgiSte + 4)
+  // The host thinks better of it.
+  host.ste(SID, STE.invalid)
+  for (const at of [cfgiSte, cfgiSte + 2])
+    bench.memory.poke(HOST_CMDQ + 16 * at, new Uint8Array(Uint32Array.from(SYNC).buffer))
+  bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+  expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(host.prod)
+  expect(bench.dma(SID, P)).toBe('C_BAD_STE')
+})
