@@ -40,6 +40,7 @@ const ITS: MappedRange = { base: 0x0809_0000, size: 0x1_0000, device: true }
 /** How long hardware may take, as in pkvm. */
 const WAIT_MS = 1000
 const WAIT_POLLS = 1_000_000
+const UNGUARDED = 'the carve-out cannot be kept from the vCPUs'
 /** With these a command does more than invalidate: it writes to memory, or answers for a device. */
 const REFUSED = R.IDR0_MSI | R.IDR0_ATS | R.IDR0_PRI
 
@@ -144,7 +145,7 @@ export function partition(
       }
     },
     resume() {
-      guard.add(carveout.base, carveout.size)
+      if (!guard.add(carveout.base, carveout.size)) throw new Error(UNGUARDED)
       if (verify().length > 0) throw new Error(verify().join('; '))
       return []
     },
@@ -181,8 +182,9 @@ export function partition(
     inspect,
     reset() {
       wait.begin()
-      guard.add(carveout.base, carveout.size)
+      const guarded = guard.add(carveout.base, carveout.size)
       layOut(machine.smmus.map(probe))
+      if (!guarded) throw new HypFatal(UNGUARDED)
       // Before anything is written: a former owner's devices may reach all of memory.
       for (const smmu of smmus) smmu.stop()
       for (const map of maps) map.write(memory)

@@ -360,6 +360,12 @@ test('a carve-out that is too small is refused', () => {
   expect(() => small.policy.reset()).toThrow('the carve-out is too small')
 })
 
+test('a carve-out that vCPUs cannot be kept from is refused', () => {
+  const open = new PartitionBench()
+  open.guard.limit = 0
+  expect(() => open.policy.reset()).toThrow('the carve-out cannot be kept from the vCPUs')
+})
+
 describe('another server goes on', () => {
   const kept = () => bench.policy.state?.checkpoint().slice() ?? new Uint8Array()
   const read = (state: Uint8Array) => JSON.parse(Buffer.from(state).toString())
@@ -404,6 +410,15 @@ describe('another server goes on', () => {
     const next = bench.make()
     next.state?.restore(state)
     expect(() => next.state?.resume?.()).toThrow(`the table at 0x${root.toString(16)} is damaged`)
+  })
+
+  test('not where vCPUs cannot be kept from the carve-out', () => {
+    const state = kept()
+    bench.guard.ranges = []
+    bench.guard.limit = 0
+    const next = bench.make()
+    next.state?.restore(state)
+    expect(() => next.state?.resume?.()).toThrow('the carve-out cannot be kept from the vCPUs')
   })
 
   test('a state that has not changed has the same generation', () => {
