@@ -76,6 +76,22 @@ test.each<[string, boolean, (bytes: Buffer) => void]>([
   expect(isSameMemory(copy(ram, change), ram, hello(1))).toBe(false)
 })
 
+test.each([
+  ['goes there and back while it is looked at, is looked at again', 3, true],
+  ['is another each time, is another one', 4, false],
+])('a byte that %s', (_, times, same) => {
+  const ram = machine(true)
+  const wire = copy(ram)
+  const read = wire.read.bind(wire)
+  let left = times
+  wire.read = (address, target, at, length) => {
+    const done = read(address, target, at, length)
+    if (address === BASE && left-- > 0) target[at + 100] ^= 1
+    return done
+  }
+  expect(isSameMemory(ram, wire, hello(1))).toBe(same)
+})
+
 test('where both have nothing but zeros, nobody can say that they are the same', () => {
   expect(isSameMemory(new Ram(), new Ram(), hello(1))).toBe(false)
 })
