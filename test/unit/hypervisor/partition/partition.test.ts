@@ -74,6 +74,9 @@ describe('streams', () => {
     const [stream] = bench.policy.inspect?.streams() ?? []
     expect(stream?.shadow[0]).toBe(word0)
     if (word1 !== undefined) expect(stream?.shadow[1]).toBe(word1)
+    // What is said of it stands where the hardware finds it.
+    const l1 = bench.memory.peek64(bench.hw(r.ARM_SMMU_STRTAB_BASE) + 8 * (GUEST >>> 8))
+    expect(bench.memory.peekWords(Number(l1 & ~0x3fn) + 64 * (GUEST & 0xff), 8)).toEqual([...(stream?.shadow ?? [])])
     expect(stream?.host[0]).toBe(host[0])
     expect(bench.policy.inspect?.verify()).toEqual([])
     expect(bench.report.take()).toEqual([])
