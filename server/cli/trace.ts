@@ -40,7 +40,7 @@ import { policySections } from '../trap/sections.ts'
 import { bisect, parseRange } from './bisect.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
-import { openPager } from './pager.ts'
+import { openPager, type Pager } from './pager.ts'
 import { inputFile, ofFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
@@ -268,8 +268,12 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
     rewritten: a.tellsRewritten && b.tellsRewritten,
     ...(!options.exact && { machines: [a.header.machine, b.header.machine] as const }),
   }
-  const pager = options.pager ? openPager() : undefined
-  const out = new Output(pager?.input)
+  // A pager keeps Ctrl-C to itself: while there is nothing to look at, it ends the comparison.
+  let pager: Pager | undefined
+  const out = new Output(() => {
+    pager = options.pager ? openPager() : undefined
+    return pager?.input ?? process.stdout
+  })
   // Of the terminal, with or without a pager: NO_COLOR and the like are heard.
   const paint = (colour: Parameters<typeof styleText>[0]) => (shown: string) => styleText(colour, shown)
   let places = 0

@@ -8,16 +8,25 @@ const FULL = 1 << 16
 
 /** Text for a file or the terminal, in large pieces, with memory that does not grow. */
 export class Output {
-  readonly #stream: Writable
+  readonly #open: () => Writable
   readonly #file: boolean
+  #stream: Writable | undefined
   #text = ''
   #error: NodeJS.ErrnoException | undefined
 
-  /** @param to a file to be replaced, or what leads to a terminal, such as a pager; absent: standard output. */
-  constructor(to?: string | Writable) {
+  /**
+   * @param to a file to be replaced; or what opens something that leads to a terminal, such as a pager, when there is text for
+   *   it; absent: standard output
+   */
+  constructor(to: string | (() => Writable) = () => process.stdout) {
     this.#file = typeof to === 'string'
-    this.#stream = typeof to === 'string' ? createWriteStream(to) : (to ?? process.stdout)
-    this.#stream.on('error', this.#failed)
+    this.#open = typeof to === 'string' ? () => createWriteStream(to) : to
+    if (this.#file) this.#opened()
+  }
+
+  #opened(): Writable {
+    this.#stream ??= this.#open().on('error', this.#failed)
+    return this.#stream
   }
 
   readonly #failed = (error: Error): void => {
@@ -48,7 +57,7 @@ export class Output {
     const text = this.#text
     this.#text = ''
     if (text !== '' && this.#error === undefined) {
-      await new Promise(resolve => this.#stream.write(text, resolve))
+      await new Promise(resolve => this.#opened().write(text, resolve))
     }
     // The error event of a failed write comes after its callback.
     await new Promise(resolve => setImmediate(resolve))
@@ -58,10 +67,10 @@ export class Output {
   async close(): Promise<void> {
     await this.flush()
     if (!this.#file) {
-      this.#stream.off('error', this.#failed)
+      this.#stream?.off('error', this.#failed)
       return
     }
-    this.#stream.end()
-    if (this.#error === undefined) await once(this.#stream, 'close')
+    const stream = this.#opened().end()
+    if (this.#error === undefined) await once(stream, 'close')
   }
 }

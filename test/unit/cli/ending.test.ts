@@ -153,6 +153,24 @@ test.each<[string, () => readonly string[]]>([
   }
 })
 
+test('trace diff of large recordings, by Ctrl-C on a terminal with a pager', async () => {
+  const command = [process.execPath, MAIN, 'trace', 'diff', big(), big()].map(part => `'${part}'`).join(' ')
+  run = spawn('script', ['-qec', command, '/dev/null'], {
+    cwd: folder,
+    env: { ...process.env, TERM: 'xterm', PAGER: 'less', ...mark.env },
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  heard()
+  await expect.poll(() => [...mark.processes.values()]).toContainEqual(expect.stringMatching(/node.*trace.diff/))
+  await sleep(1_500)
+  expect(run.exitCode, said).toBe(null)
+  const begin = performance.now()
+  run.stdin?.write('\x03')
+  await once(run, 'exit')
+  expect(performance.now() - begin).toBeLessThan(END_MS)
+  expect(said).not.toContain('no difference')
+})
+
 test('trace show, whose output nobody reads', async () => {
   start(['trace', 'show', big()])
   if (run.stdout !== null) await once(run.stdout, 'readable')
