@@ -59,10 +59,15 @@ export class Recordings {
     return this.#run(['trace', 'diff', this.#recording(name), this.#recording(other)])
   }
 
-  /** The newest first. */
+  /** The newest first. @throws Problem when the database cannot be read */
   campaigns(): CampaignView[] {
     if (!existsSync(this.#database)) return []
-    const database = new Database(this.#database)
+    let database: Database
+    try {
+      database = new Database(this.#database)
+    } catch (error) {
+      throw new Problem(422, (error as Error).message)
+    }
     try {
       return database
         .list()

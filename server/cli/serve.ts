@@ -61,9 +61,9 @@ export function serveCommand(program: Command): void {
       try {
         const { sandbox, policy, images, qemu, ramDir } = options
         await checkPolicy(policy, options.typeCheck, signal)
-        // The database of campaigns is beside the folder of runs.
-        const write = [ramFolder(ramDir), dirname(defaultDatabase())]
-        await confine(sandbox, { read: [policyFolder(policy), images, qemu], write }, signal)
+        // The database of campaigns is beside the folder of runs; Node's permissions do not hold what SQLite does.
+        const read = [policyFolder(policy), images, qemu, dirname(defaultDatabase())]
+        await confine(sandbox, { read, write: [ramFolder(ramDir)] }, signal)
         await serve(options, signal)
       } catch (error) {
         fail(error, signal)

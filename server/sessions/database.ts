@@ -147,7 +147,8 @@ export class Database {
    */
   constructor(path: string) {
     this.path = path
-    mkdirSync(dirname(path), { recursive: true })
+    // A server that is confined may look into the folder, and make none.
+    if (!existsSync(dirname(path))) mkdirSync(dirname(path), { recursive: true })
     try {
       this.#db = new DatabaseSync(path, { timeout: 10_000 })
     } catch (error) {

@@ -63,5 +63,6 @@ export const recordings = {
     tag: 'recordings',
     summary: 'Campaigns of fault sessions, the newest first',
     answer: Type.Object({ items: Type.Array(CampaignSchema) }),
+    problems: [422],
   },
 } as const satisfies Routes

@@ -121,6 +121,12 @@ describe('recordings', () => {
     new Database(join(base, 'campaigns.db')).close()
     expect(new Recordings(runs).campaigns()).toEqual([])
   })
+
+  test('a database that is none is told', () => {
+    writeFileSync(join(base, 'campaigns.db'), 'no database at all. '.repeat(100))
+    const refused = { status: 422, message: expect.stringMatching(/campaigns.db is damaged .*not a database/) }
+    expect(() => new Recordings(runs).campaigns()).toThrow(expect.objectContaining(refused))
+  })
 })
 
 describe('files of a folder', () => {

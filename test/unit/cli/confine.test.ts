@@ -5,9 +5,10 @@ import { mkdirSync, readFileSync, rmSync, symlinkSync, unlinkSync, writeFileSync
 import { homedir, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { permissions, policyFolder } from '../../../server/cli/confine.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
+import { Database } from '../../../server/sessions/database.ts'
 
 const MAIN = fileURLToPath(new URL('../../../server/cli/main.ts', import.meta.url))
 
@@ -107,6 +108,27 @@ test.each([true, false])(
     expect(await once(server, 'exit')).toEqual([0, null])
   },
 )
+
+test('campaigns are told by a server that may not write beside the folder of runs', async () => {
+  const state = join(folder, 'state')
+  mkdirSync(join(state, 'smmu-cosim'), { recursive: true })
+  mkdirSync(join(folder, 'temporary'))
+  const database = new Database(join(state, 'smmu-cosim', 'campaigns.db'))
+  database.begin('faults campaign', [])
+  database.close()
+  vi.stubEnv('XDG_STATE_HOME', state)
+  vi.stubEnv('TMPDIR', join(folder, 'temporary'))
+  const { server, url, command } = await serving(MAIN).finally(() => vi.unstubAllEnvs())
+  try {
+    expect(command).toContain(`--allow-fs-write=${join(state, 'smmu-cosim', 'runs')}`)
+    expect(command).not.toContain(`--allow-fs-write=${join(state, 'smmu-cosim')}`)
+    const answer = await fetch(new URL('api/v1/campaigns', url))
+    expect(await answer.json()).toMatchObject({ items: [{ id: 1, what: 'faults campaign' }] })
+  } finally {
+    server.kill('SIGTERM')
+  }
+  expect(await once(server, 'exit')).toEqual([0, null])
+})
 
 test('also where a link leads to the tree', async () => {
   const link = join(homedir(), `.smmu-cosim-test-${process.pid}`)
