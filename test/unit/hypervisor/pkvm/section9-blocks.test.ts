@@ -757,6 +757,46 @@ describe('take-over', () => {
     },
   )
 
+  test('hardware that consumes nothing: no descriptor becomes valid before all is forgotten', () => {
+    const bench = start({}, 0)
+    new Host(bench).boot()
+    let kept = new Uint8Array()
+    const born = (): Hypervisor => {
+      const hyp: Hypervisor = new Hypervisor(bench.machine, {
+        options: { blocks: true, waitPolls: 50 },
+        report: bench.report,
+        clock: () => bench.now++,
+        persist: () => {
+          kept = hyp.checkpoint().slice()
+        },
+      })
+      return hyp
+    }
+    const first = born()
+    first.restore(bench.hyp.checkpoint().slice())
+    first.resume()
+    const { write } = bench.hw
+    bench.hw.write = () => {
+      throw new Error('killed')
+    }
+    expect(() => first.donate(TARGET, PAGE, 1)).toThrow('killed')
+    bench.hw.write = write
+    // Broken, and not made: the block may be cached.
+    const broken = picture(bench)
+    expect(broken).toContain(null)
+    bench.hw.stuck = true
+    bench.hyp = born()
+    bench.hyp.restore(kept)
+    bench.hyp.resume()
+    expect(bench.report.operations.at(-1)).toMatchObject({ base: TARGET, result: EIO })
+    expect(picture(bench)).toEqual(broken)
+    bench.hw.stuck = false
+    bench.hw.consume()
+    expect(bench.hyp.donate(TARGET, PAGE, 1)).toBe(OK)
+    for (const page of NEIGHBOURS) expect(idmapEntry(bench, page)?.target).toBe(page)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
   test('a checkpoint of a machine without blocks is not one with them', () => {
     const bench = new Bench()
     bench.hyp.reset()
