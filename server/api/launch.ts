@@ -8,7 +8,7 @@ import { parseSize } from '../machine/scratch.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { blockOptions, blocksProblem, checkQuirks } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
-import { machineFiles } from '../run/files.ts'
+import { kernelArgs, machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { Transport } from '../trap/messages.ts'
@@ -125,7 +125,7 @@ export async function launch(
       sandbox,
       commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
       nvme: options.nvme ?? true,
-      ...(el2 && { qemuArgs: EL2_QEMU_ARGS }),
+      qemuArgs: [...kernelArgs(files.kernel), ...(el2 ? EL2_QEMU_ARGS : [])],
       policy: {
         name: policy,
         options: {

@@ -16,7 +16,7 @@ import { blockOptions, blocksProblem } from '../policy/policy.ts'
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
-import { isSeries, type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
+import { isSeries, kernelArgs, type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
 import { isolationViolation, notJudged } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
 import { machineFailure, notRecorded, streamlessFailure, workloadFailure } from '../run/outcome.ts'
@@ -151,9 +151,8 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
   const files = await machineFiles(wantedFiles(options), { signal })
   signal.throwIfAborted()
   const run = runOptions(options, faults)
-  // The usual CPU has no pages of 16 KiB. What the user says comes last.
-  const cpu = files.kernel.pageSize === 16_384 && options.el2 === 'none' ? ['-cpu', 'max'] : []
-  const machine = await RunningMachine.start({ ...run, qemuArgs: [...cpu, ...(run.qemuArgs ?? [])] }, files)
+  const qemuArgs = [...kernelArgs(files.kernel), ...(run.qemuArgs ?? [])]
+  const machine = await RunningMachine.start({ ...run, qemuArgs }, files)
   try {
     const report = await watch(options, machine, files.kernel, faults, signal, hook)
     printSummary(report)

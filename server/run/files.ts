@@ -21,6 +21,10 @@ export interface MachineFiles {
   readonly initrd: string
 }
 
+/** What a kernel needs of QEMU: the usual CPU has no pages of 16 KiB. What is given later counts. */
+export const kernelArgs = ({ pageSize }: MachineFiles['kernel']): readonly string[] =>
+  pageSize === 16_384 ? ['-cpu', 'max'] : []
+
 /** Which files to use: a kernel of Debian's or an image; absent ones come from set-up. */
 export interface WantedFiles {
   readonly kernel: string

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a machine is started with: choices that a policy has, refused in words before anything is fetched or built. */
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { MachineManager } from '../../../server/api/machineManager.ts'
 import { QUIRKS } from '../../../server/hypervisor/pkvm/quirks.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 import { type Harness, startApp } from './harness.ts'
 
 let server: Harness
@@ -29,6 +33,33 @@ test.each([
   const manager = new MachineManager()
   await expect(manager.start(options)).rejects.toMatchObject({ status: 422, message: expect.stringMatching(reason) })
   expect(manager.status()).toMatchObject({ state: 'off', end: { outcome: 'failed-to-start' } })
+})
+
+test.each([
+  [0b010, []],
+  [0b100, ['-cpu max']],
+])('an image with flags %i has a CPU that has its pages', async (flags, expected) => {
+  const folder = privateFolder(tmpdir(), 'start-')
+  vi.stubEnv('XDG_STATE_HOME', folder)
+  onTestFinished(() => {
+    vi.unstubAllEnvs()
+    rmSync(folder, { recursive: true })
+  })
+  const image = Buffer.alloc(4096)
+  image.writeUInt32LE(flags, 24)
+  image.write('ARM\x64', 56, 'latin1')
+  writeFileSync(join(folder, 'Image'), image)
+  writeFileSync(join(folder, 'initrd'), 'initrd')
+  const qemu = join(folder, 'qemu')
+  writeFileSync(qemu, `#!/bin/sh\necho "$@" > '${folder}/said'\nmv '${folder}/said' '${folder}/arguments'\nexit 1\n`, {
+    mode: 0o700,
+  })
+  const manager = new MachineManager({ qemu, imagesFolder: folder })
+  await manager.start({ image: 'Image', initrd: 'initrd' }).catch(() => {})
+  await expect.poll(() => existsSync(join(folder, 'arguments'))).toBe(true)
+  await manager.close()
+  const words = readFileSync(join(folder, 'arguments'), 'utf8')
+  expect([...words.matchAll(/-cpu \S+/g)].map(([text]) => text)).toEqual(['-cpu cortex-a57', ...expected])
 })
 
 test('more of them than there are, and what is no name', async () => {
