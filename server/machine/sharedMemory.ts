@@ -2,8 +2,8 @@
 /**
  * Memory that two processes share and neither can take away from the other: files in memory that are sealed (memfd_create(2)),
  * their mappings, and their way through a Unix socket; and how a thread looks at such memory without keeping a processor from others. Node
- * has no functions for these; they are the C library's, through `node:ffi`, and there is nothing else of it here. None of it is for the
- * way of a trap.
+ * has no functions for these; they are the C library's, through `node:ffi`, and there is nothing else of it here. None of it is called
+ * while a trap is decided.
  */
 import { ftruncateSync } from 'node:fs'
 import { arch, endianness, getPriority, platform } from 'node:os'
