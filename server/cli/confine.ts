@@ -2,7 +2,8 @@
 /**
  * The process that serves the API runs under Node's permission model: it and its workers read and write the files that they need,
  * whatever name a request leads to. Programs may be started, as QEMU has to be, and this does not hold them; the network is
- * not held, nor is code that means to break out (https://nodejs.org/api/permissions.html). Of native code the trap thread alone may
+ * not held, nor are files that SQLite opens (no request names one), nor is code that means to break out
+ * (https://nodejs.org/api/permissions.html). Of native code the trap thread alone may
  * call some, for shared memory (machine/sharedMemory.ts): the other threads give that up before they see a request.
  */
 import { mkdirSync, realpathSync } from 'node:fs'

@@ -14,6 +14,7 @@ const MAX_GAP = 5e9
 
 /** Looks at one value. Times are the server's clock, ns. */
 interface Wait {
+  readonly smmu: number
   readonly offset: number
   readonly value: number
   readonly since: number
@@ -75,7 +76,7 @@ export class Stall implements Sink {
       if (offset === ARM_SMMU_CMDQ_PROD) this.#prod.set(smmu, value)
       return
     }
-    this.#poll = goesOn(this.#poll, offset, value, start)
+    this.#poll = goesOn(this.#poll, smmu, offset, value, start)
     if (isLong(this.#poll)) {
       this.#tell(`it reads nothing but ${registerName(offset)}, which has been ${hex(value)} for ${STALL_SECONDS} s`)
     }
@@ -85,7 +86,7 @@ export class Stall implements Sink {
       this.#cons.delete(smmu)
       return
     }
-    const wait = goesOn(this.#cons.get(smmu), offset, value, start)
+    const wait = goesOn(this.#cons.get(smmu), smmu, offset, value, start)
     this.#cons.set(smmu, wait)
     if (isLong(wait)) {
       const queue = `CMDQ_CONS has been ${hex(value)} for ${STALL_SECONDS} s, CMDQ_PROD is ${hex(prod)}`
@@ -103,9 +104,9 @@ export class Stall implements Sink {
 const isLong = ({ since, last }: Wait): boolean => last - since >= STALL_SECONDS * 1e9
 
 /** The same wait, or another one that begins. */
-function goesOn(wait: Wait | undefined, offset: number, value: number, start: number): Wait {
-  const same = wait?.offset === offset && wait.value === value && start - wait.last <= MAX_GAP
-  if (!same) return { offset, value, since: start, last: start }
+function goesOn(wait: Wait | undefined, smmu: number, offset: number, value: number, start: number): Wait {
+  const same = wait?.smmu === smmu && wait.offset === offset && wait.value === value && start - wait.last <= MAX_GAP
+  if (!same) return { smmu, offset, value, since: start, last: start }
   wait.last = start
   return wait
 }

@@ -40,6 +40,11 @@ test.each<[string, readonly Step[], RegExp | undefined]>([
     /CR0ACK, which has been 0x0 for 30 s/,
   ],
   [
+    'the same register of two SMMUs in turn',
+    seconds(60).map(step => ({ ...step, smmu: step.at % 2, offset: ARM_SMMU_CR0ACK, value: 0 })),
+    undefined,
+  ],
+  [
     'the same, while the console goes on',
     seconds(60).flatMap(({ at }) => [
       { at, offset: ARM_SMMU_CR0ACK, value: 0 },
