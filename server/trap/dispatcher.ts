@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ProtocolError } from '../../protocol/errors.ts'
-import { type Event, type Hello, Id, type MessageFromQemu as Message } from '../../protocol/generated/messages.ts'
+import {
+  type Event,
+  type Hello,
+  Id,
+  type MessageFromQemu as Message,
+  type Shutdown,
+} from '../../protocol/generated/messages.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
 import { type ByteStream, LinkClosed } from './byteStream.ts'
 import { CannotResume } from './checkpoint.ts'
@@ -14,6 +20,8 @@ import { type Call, invoke } from './rpc.ts'
 import { Thread } from './thread.ts'
 import { ThreadOperations } from './threadOperations.ts'
 
+type Leaving = Pick<Shutdown, 'cause' | 'lastTrapNs'>
+
 /** The heart of the trap thread: takes QEMU's messages and the control thread's calls, one at a time. */
 export class Dispatcher {
   readonly #thread: Thread
@@ -26,6 +34,8 @@ export class Dispatcher {
   #connection: Connection | undefined
   /** The link's end is no surprise: QEMU ends, or another thread takes over. */
   #expected = false
+  /** QEMU has said that it ends while something was asked of it. */
+  #leaving: Leaving | undefined
 
   constructor(options: ThreadOptions, factory: PolicyFactory, post: Post) {
     this.#thread = new Thread(options, factory, post)
@@ -48,6 +58,7 @@ export class Dispatcher {
     if (this.#link?.open) throw new LinkClosed('another machine is connected')
     this.#link = link
     this.#expected = false
+    this.#leaving = undefined
     // A thread that was to take over, and could not, may have written meanwhile.
     this.#thread.ring.goOn()
     const refused = (reason: Error) => {
@@ -142,16 +153,22 @@ export class Dispatcher {
         connection.postMismatch(message)
         break
       case Id.shutdown:
-        this.#expected = true
-        this.#thread.counters.latency(message.lastTrapNs)
-        connection.oracles.whole(false)
-        this.#thread.post('shutdown', message.cause, connection.sections())
+        this.#shutdown(connection, message)
         break
       default:
         if (!this.#notice(message)) throw outOfPlace(message)
     }
     connection.path.settle()
     connection.sample()
+  }
+
+  /** QEMU ends, and answers nothing any more. */
+  #shutdown(connection: Connection, { cause, lastTrapNs }: Leaving): void {
+    this.#leaving = undefined
+    this.#expected = true
+    this.#thread.counters.latency(lastTrapNs)
+    connection.oracles.whole(false)
+    this.#thread.post('shutdown', cause, connection.sections())
   }
 
   /** What needs no answer, also while something else is under way. @returns false for everything else */
@@ -176,6 +193,10 @@ export class Dispatcher {
         counters.add('guardFaults')
         return true
       }
+      case Id.shutdown:
+        // It comes in its turn, unless QEMU closes the link before, without an answer.
+        this.#leaving = { cause: message.cause, lastTrapNs: message.lastTrapNs }
+        return false
       case Id.error:
         throw new LinkClosed(`QEMU reported a protocol error of ours: ${message.text}`)
       default:
@@ -209,6 +230,9 @@ export class Dispatcher {
   }
 
   #closed(reason: Error): void {
+    if (reason instanceof LinkClosed && this.#connection !== undefined && this.#leaving !== undefined) {
+      this.#shutdown(this.#connection, this.#leaving)
+    }
     this.#disconnect()
     const fault = !(reason instanceof ProtocolError || reason instanceof LinkClosed || reason instanceof CannotResume)
     const message = fault ? String(reason.stack) : reason.message

@@ -196,6 +196,22 @@ test('a machine that is cut off is no surprise only when that very machine said 
   expect((await cut)[1]).toBe(false)
 })
 
+test.each<[string, (qemu: FakeQemu) => Promise<unknown>]>([
+  ['the control thread', () => thread.call('registers', 0, 'hardware', [0x20])],
+  ['a trap', qemu => qemu.read(0x20, 4)],
+])('a machine that ends while it is asked because of %s says so all the same', async (_, ask) => {
+  const qemu = await machine()
+  qemu.serves = false
+  const ended = once(thread, 'disconnected')
+  const told = once(thread, 'shutdown')
+  const asked = qemu.received.length
+  ask(qemu).catch(() => {})
+  await expect.poll(() => qemu.received.slice(asked).map(({ type }) => type)).toEqual([Id.hwRead])
+  qemu.shutdown()
+  await told
+  expect((await ended)[1]).toBe(true)
+})
+
 test('guest memory is let go of when its machine is gone', async () => {
   const path = join(folder, 'ram')
   const open = () =>

@@ -281,7 +281,10 @@ export class FakeQemu {
   }
 
   #take(message: MessageFromServer): void {
-    if (!this.serves && !ANSWERS.has(message.type)) return
+    if (!this.serves && !ANSWERS.has(message.type)) {
+      this.received.push({ ...message })
+      return
+    }
     switch (message.type) {
       case Id.hwRead: {
         this.meanwhile?.()
