@@ -272,7 +272,7 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
   let pager: Pager | undefined
   const out = new Output(() => {
     pager = options.pager ? openPager() : undefined
-    return pager?.input ?? process.stdout
+    return pager?.input
   })
   // Of the terminal, with or without a pager: NO_COLOR and the like are heard.
   const paint = (colour: Parameters<typeof styleText>[0]) => (shown: string) => styleText(colour, shown)

@@ -8,7 +8,7 @@ const FULL = 1 << 16
 
 /** Text for a file or the terminal, in large pieces, with memory that does not grow. */
 export class Output {
-  readonly #open: () => Writable
+  readonly #open: () => Writable | undefined
   readonly #file: boolean
   #stream: Writable | undefined
   #text = ''
@@ -16,16 +16,16 @@ export class Output {
 
   /**
    * @param to a file to be replaced; or what opens something that leads to a terminal, such as a pager, when there is text for
-   *   it; absent: standard output
+   *   it; absent, or nothing opened: standard output
    */
-  constructor(to: string | (() => Writable) = () => process.stdout) {
+  constructor(to: string | (() => Writable | undefined) = () => undefined) {
     this.#file = typeof to === 'string'
     this.#open = typeof to === 'string' ? () => createWriteStream(to) : to
     if (this.#file) this.#opened()
   }
 
   #opened(): Writable {
-    this.#stream ??= this.#open().on('error', this.#failed)
+    this.#stream ??= (this.#open() ?? process.stdout).on('error', this.#failed)
     return this.#stream
   }
 
