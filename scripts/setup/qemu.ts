@@ -28,6 +28,7 @@ export const CONFIGURE_FLAGS = [
   '--without-default-features',
   '--enable-tcg',
   '--enable-slirp',
+  '--enable-virtfs',
   '--enable-seccomp',
   '--enable-msgpack',
   '--enable-fdt=system',
