@@ -123,6 +123,7 @@ export async function launch(
       smp: options.smp ?? DEFAULTS.smp,
       ramDir,
       sandbox,
+      ...(progress && { say: progress }),
       commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
       nvme: options.nvme ?? true,
       qemuArgs: [...kernelArgs(files.kernel), ...(el2 ? EL2_QEMU_ARGS : [])],

@@ -9,6 +9,7 @@ import type { FaultStatus } from '../faults/injector.ts'
 import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
+import { runsLimit } from '../machine/runs.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { loadPolicy, POLICY_NAMES, type PolicyModule, policyFile } from '../policy/load.ts'
@@ -20,7 +21,7 @@ import { isSeries, kernelArgs, type MachineFiles, machineFiles, type WantedFiles
 import { isolationViolation, notJudged } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
 import { machineFailure, notRecorded, streamlessFailure, workloadFailure } from '../run/outcome.ts'
-import { kernelFolders, ownKernel } from '../run/ownKernel.ts'
+import { kernelFolders } from '../run/ownKernel.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import { Stall } from '../run/stall.ts'
@@ -30,6 +31,7 @@ import { type BootOptions, bootOptions, OF_THE_SERVER, policyOf, tokenFile } fro
 import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
+import { checkKernel } from './kernels.ts'
 import { checkPolicy } from './policyCheck.ts'
 import { printSummary } from './summary.ts'
 import { ConsolePrinter, raw, say } from './terminal.ts'
@@ -62,7 +64,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   try {
     // A confined process cannot look for what it was not allowed to read.
     usage(() => check(options))
-    await checkKernel(options)
+    await checkKernel(wantedFiles(options), !options.interactive, say)
     await checkPolicy(options.policy, options.typeCheck, signal)
     if (options.dashboard !== undefined) {
       await confine(options.sandbox, namedFiles(options), signal)
@@ -123,24 +125,7 @@ function check(options: BootOptions): void {
   }
   if (options.el2 !== 'none' && options.reboots > 0) throw new Error(`--reboots: not with --el2 ${options.el2}`)
   checkSizes(options, '--')
-}
-
-/**
- * A kernel of one's own is looked at first: one that cannot boot would be waited for. A confined process has been through this.
- * @throws UsageError naming what was expected
- */
-async function checkKernel(options: BootOptions): Promise<void> {
-  const { kernel, modules, initrd } = wantedFiles(options)
-  if (isSeries(kernel)) {
-    if (modules !== undefined) throw new UsageError(`--modules: not with Debian's kernel ${kernel}, which has its own`)
-    return
-  }
-  try {
-    const { notes } = await ownKernel(kernel, modules, initrd === undefined && !options.interactive)
-    if (process.permission === undefined) for (const note of notes) say(note)
-  } catch (error) {
-    throw new UsageError(`--kernel: ${(error as Error).message}`.replace(/^--kernel: (?=--)/, ''))
-  }
+  runsLimit()
 }
 
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
@@ -198,6 +183,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     smp,
     ramDir,
     sandbox,
+    say,
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
     qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'none' ? [] : EL2_QEMU_ARGS), ...qemuArg],
     ...(!options.baseline && {

@@ -126,6 +126,24 @@ export const transportOption = (): Option =>
     .env('SMMU_COSIM_TRANSPORT')
     .default(DEFAULTS.transport)
 
+/** Of every command that boots kernels of one's own. */
+export const modulesOption = (): Option =>
+  new Option(
+    '--modules <dir>',
+    'modules of that Image: lib/modules/RELEASE, or what they were installed to; those of a build, and beside an Image, are found',
+  ).argParser(folder)
+
+/** Of every command that starts machines. */
+export const initrdOption = (about = "initramfs of your own instead of the workload's"): Option =>
+  new Option('--initrd <file>', about).argParser(inputFile)
+
+/** Of every command that starts machines. */
+export const appendOption = (): Option => new Option('--append <text>', 'added to the kernel command line')
+
+/** Of every command that starts machines. */
+export const qemuArgOption = (): Option =>
+  new Option('--qemu-arg <arg>', 'added to QEMU’s command line; may be repeated').argParser(collect).default([], '')
+
 /** Of both ends of a connection between machines. */
 export const tokenFile = (): Option =>
   new Option(
@@ -163,11 +181,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
       '--kernel <series|file|dir>',
       `Debian's ${KERNELS.join(' or ')}, an arm64 Image (or Image.gz), or the folder of a kernel build (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
     )
-    .option(
-      '--modules <dir>',
-      'modules of that Image: lib/modules/RELEASE, or what they were installed to; those of a build, and beside an Image, are found',
-      folder,
-    )
+    .addOption(modulesOption())
     .addOption(
       new Option(
         '--el2 <what>',
@@ -181,9 +195,9 @@ export function bootOptions(command: Command, reconnect: number): Command {
       '--oracle',
       'as the machine runs, hold what devices reach against who owns the pages, by what was donated and reclaimed, and with --el2 by EL2’s own tables; stop where they must not',
     )
-    .option('--initrd <file>', "initramfs of your own instead of the workload's", inputFile)
+    .addOption(initrdOption())
     .addOption(qemuOption())
-    .option('--append <text>', 'added to the kernel command line')
+    .addOption(appendOption())
     .option('--memory <size>', 'guest RAM, e.g. 1G', size, DEFAULTS.memory)
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)
     .option(
@@ -243,11 +257,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option('--faithful', 'every register access of the guest traps, and every hardware access is waited for')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--quiet', 'no guest console on the terminal')
-    .addOption(
-      new Option('--qemu-arg <arg>', 'added to QEMU’s command line; may be repeated')
-        .argParser(collect)
-        .default([], ''),
-    )
+    .addOption(qemuArgOption())
 }
 
 /** Of every command that chooses how RAM is mapped for devices. */

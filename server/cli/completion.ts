@@ -2,6 +2,7 @@
 /** `smmu-cosim completion`: scripts that complete commands, options and their values, made of what commander knows. */
 import { Argument, type Command, type Option } from 'commander'
 import { catalogue } from '../faults/catalogue.ts'
+import { LATEST } from '../machine/runs.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { KERNELS } from '../run/files.ts'
 import { print } from './terminal.ts'
@@ -16,6 +17,10 @@ const NAMES: Readonly<Record<string, () => readonly string[]>> = {
   'name|file': faults,
   'file|name': faults,
   'series|file|dir': () => KERNELS,
+  recording: () => [LATEST],
+  a: () => [LATEST],
+  b: () => [LATEST],
+  run: () => [LATEST],
 }
 
 /** What may stand at a place: these words, and files if it is theirs. */
@@ -37,7 +42,7 @@ interface Place {
 function valuesOf(brackets: string, choices: readonly string[] | undefined): Values {
   const what = brackets.replace(/[^\w|]/g, '')
   const words = choices ?? NAMES[what]?.() ?? []
-  return { words, files: choices === undefined && /file|dir|socket|case|^[ab]$|damaged|new/.test(what) }
+  return { words, files: choices === undefined && /file|recording|dir|socket|case|^[ab]$|damaged|new/.test(what) }
 }
 
 function optionOf({ long, short, flags, description, argChoices }: Option): Place['options'][number] {

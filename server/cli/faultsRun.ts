@@ -1,23 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim faults run`, `campaign`, `campaigns`, `report`, `compare`. */
 import { availableParallelism } from 'node:os'
+import { resolve } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { catalogue, entriesOf, isFile } from '../faults/catalogue.ts'
 import { checkRules } from '../faults/check.ts'
 import { pathText } from '../faults/load.ts'
 import { needsServer } from '../faults/plan.ts'
 import type { CatalogueEntry } from '../faults/rule.ts'
-import { newRunFolder } from '../machine/scratch.ts'
+import { newRunFolder } from '../machine/runs.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
-import { isSeries } from '../run/files.ts'
+import { isSeries, KERNELS } from '../run/files.ts'
+import type { JobMachine } from '../sessions/agentMachine.ts'
 import { runCampaign } from '../sessions/campaign.ts'
-import { AGAIN, compareText, htmlPage, junitXml, tableText } from '../sessions/campaignReport.ts'
+import { AGAIN, compareText, htmlPage, junitXml, machineWords, quoted, tableText } from '../sessions/campaignReport.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
 import type { Transport } from '../trap/messages.ts'
-import { noSandbox, qemuOption, ramDirOption, transportOption } from './bootOptions.ts'
+import {
+  appendOption,
+  initrdOption,
+  modulesOption,
+  noSandbox,
+  qemuArgOption,
+  qemuOption,
+  ramDirOption,
+  transportOption,
+} from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { checkKernel } from './kernels.ts'
 import { faultNames, inputFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
@@ -29,6 +42,10 @@ interface OutputOptions {
 }
 
 interface RunOptions extends OutputOptions {
+  readonly modules?: string
+  readonly initrd?: string
+  readonly append?: string
+  readonly qemuArg: readonly string[]
   readonly kernel: readonly string[]
   readonly until: readonly SeriesStep[]
   readonly seed: readonly number[]
@@ -83,7 +100,18 @@ const outputOptions = (command: Command): Command =>
 
 const runOptions = (command: Command): Command =>
   outputOptions(command)
-    .addOption(new Option('--kernel <list>', '6.12, 6.1, or arm64 Images').argParser(list).default(['6.12'], '6.12'))
+    .addOption(
+      new Option(
+        '--kernel <list>',
+        `Debian's ${KERNELS.join(', ')}, arm64 Images (or Image.gz), folders of kernel builds`,
+      )
+        .argParser(list)
+        .default(['6.12'], '6.12'),
+    )
+    .addOption(modulesOption())
+    .addOption(initrdOption("initramfs of your own, with the workload's agent in it"))
+    .addOption(appendOption())
+    .addOption(qemuArgOption())
     .addOption(new Option('--until <list>', 'prefixes of the series').argParser(stages).default(['nested'], 'nested'))
     .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(seeds).default([1], '1'))
     .option('--jobs <n>', 'machines at a time', positive, availableParallelism())
@@ -193,12 +221,15 @@ async function start(
   options: RunOptions,
   signal: AbortSignal,
 ): Promise<void> {
+  const machine = {
+    ...(options.modules && { modules: options.modules }),
+    ...(options.initrd && { initrd: options.initrd }),
+  }
+  for (const kernel of options.kernel) await checkKernel({ kernel, ...machine }, true, say)
   const database = new Database(options.database)
   const campaign =
-    options.resume === undefined
-      ? begin(database, how, all, what, options)
-      : resumed(database, options.resume, options.kernel)
-  const { path: folder } = newRunFolder()
+    options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume, options)
+  const { path: folder } = newRunFolder(say)
   say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${options.jobs} at a time`)
   const begun = performance.now()
   let ran = 0
@@ -240,7 +271,7 @@ function begin(
   options: RunOptions,
 ): Campaign {
   const again = options.twice ? all.map(entry => ({ ...entry, name: `${entry.name}${AGAIN}` })) : []
-  const wanted = planOf([...all, ...again], options.kernel, options.until, options.seed)
+  const wanted = planOf([...all, ...again], options.kernel, options.until, options.seed, machineOf(options))
   const [first, ...others] = wanted.filter(job => flawsOf(job) !== '')
   const plan = first === undefined ? wanted : wanted.filter(job => flawsOf(job) === '')
   if (first !== undefined && (plan.length === 0 || how === 'run')) {
@@ -252,22 +283,44 @@ function begin(
       `${others.length + 1} sessions are left out because their rules cannot act in their prefix of the series, e.g. ${jobName(first)}`,
     )
   }
-  expectKernels(plan, options.kernel)
+  expectNamed(plan, options)
   return database.begin([how, ...what].join(' '), plan)
 }
 
-/** A kernel image named by a file or a database is booted only if the command line names it, too. @throws Error */
-function expectKernels(plan: readonly Job[], given: readonly string[]): void {
-  const job = plan.find(({ kernel }) => !isSeries(kernel) && !given.includes(kernel))
-  if (job === undefined) return
-  throw new UsageError(`${jobName(job)}: it asks for a kernel of its own: --kernel '${job.kernel}' allows that image`)
+/** What is asked of all machines. */
+function machineOf({ modules, initrd, append, qemuArg }: RunOptions): JobMachine {
+  return {
+    ...(modules !== undefined && { modules: resolve(modules) }),
+    ...(initrd !== undefined && { initrd: resolve(initrd) }),
+    ...(append !== undefined && { append }),
+    ...(qemuArg.length > 0 && { qemuArgs: qemuArg }),
+  }
 }
 
-function resumed(database: Database, which: true | number, kernels: readonly string[]): Campaign {
+/**
+ * What a file or a database asks for – a kernel image, an initramfs, words for QEMU – is done only if the command line asks for it, too.
+ * @throws Error
+ */
+function expectNamed(plan: readonly Job[], options: RunOptions): void {
+  const job = plan.find(({ kernel }) => !isSeries(kernel) && !options.kernel.includes(kernel))
+  if (job !== undefined) {
+    throw new UsageError(`${jobName(job)}: it asks for a kernel of its own: --kernel '${job.kernel}' allows that image`)
+  }
+  const machine = machineOf(options)
+  const other = plan.find(job => !isDeepStrictEqual(job.machine ?? {}, machine))
+  if (other === undefined) return
+  const words =
+    machineWords(other.machine ?? {})
+      .map(quoted)
+      .join(' ') || 'none of --modules, --initrd, --append and --qemu-arg'
+  throw new UsageError(`${jobName(other)}: it asks for another machine: ${words} allows that`)
+}
+
+function resumed(database: Database, which: true | number, options: RunOptions): Campaign {
   const id = which === true ? database.unfinished() : which
   if (id === undefined) throw new Error(`${database.path}: every campaign is finished`)
   const campaign = database.campaign(id)
-  expectKernels(campaign.plan, kernels)
+  expectNamed(campaign.plan, options)
   return campaign
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Paths that the command line names are looked at while it is read: one that is not there costs no work, and no boot. */
-import { accessSync, constants, statSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { entryNamed, isFile } from '../faults/catalogue.ts'
+import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
 
 /** A file to be read. @throws InvalidArgumentError */
 export function inputFile(path: string): string {
@@ -15,6 +16,23 @@ export function inputFile(path: string): string {
   }
   if (statSync(path).isDirectory()) throw new InvalidArgumentError('this is a folder, expected a file')
   return path
+}
+
+/**
+ * A recording: `latest`, the name of a run or the beginning of one, a run's folder, or a file.
+ * @returns the path of its file @throws InvalidArgumentError
+ */
+export function inputRecording(text: string): string {
+  // A file of the user's may have any name, `latest` for one: `./latest` is that file.
+  if (text !== LATEST && (!/^\d{4}-/.test(text) || existsSync(text))) {
+    const inside = join(text, RECORDING)
+    return inputFile(existsSync(inside) ? inside : text)
+  }
+  try {
+    return runNamed(text).recording
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
 }
 
 /** A file to be written, maybe over another one. @throws InvalidArgumentError */
@@ -53,5 +71,15 @@ export function faultName(text: string): string {
 
 export const faultNames = (text: string, before: readonly string[] = []): string[] => [...before, faultName(text)]
 
-/** The one file that a command is about. */
-export const ofFile = (command: Command, about = 'a recording'): Command => command.argument('<file>', about, inputFile)
+/** Runs by name. */
+export function runsByName(text: string, before: readonly Run[] = []): Run[] {
+  try {
+    return [...before, runNamed(text)]
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
+/** The recording that a command is about. */
+export const ofRecording = (command: Command): Command =>
+  command.argument('<recording>', `a file, the name of a run, or ${LATEST}`, inputRecording)

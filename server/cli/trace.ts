@@ -41,7 +41,8 @@ import { bisect, parseRange } from './bisect.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { openPager, type Pager } from './pager.ts'
-import { inputFile, ofFile, outputFile } from './paths.ts'
+import { inputFile, inputRecording, ofRecording, outputFile } from './paths.ts'
+import { recordingsCommands } from './recordings.ts'
 import { print, say } from './terminal.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
@@ -53,6 +54,7 @@ export function traceCommand(program: Command): void {
   exportCommand(trace)
   flameCommand(trace)
   cutCommand(trace)
+  recordingsCommands(trace)
   replayCommand(program)
 }
 
@@ -181,7 +183,7 @@ function filterOf(options: ShowCommandOptions): Filter {
 }
 
 function showCommand(trace: Command): void {
-  const command = ofFile(trace.command('show'))
+  const command = ofRecording(trace.command('show'))
     .description('print what happened, decoded; all filters given must hold')
     .option('--register <names>', 'traps of these registers, e.g. CR0,CMDQ_BASE or 0x20', list(parseRegister))
     .option('--command <names>', 'traps with these commands of the host, e.g. CFGI_STE', list(parseCommand))
@@ -212,7 +214,7 @@ function showCommand(trace: Command): void {
 }
 
 function statsCommand(trace: Command): void {
-  const command = ofFile(trace.command('stats'))
+  const command = ofRecording(trace.command('stats'))
     .description('numbers of a run')
     .option('--json', 'as JSON, times in ns')
   symbolOptions(command).action((path: string, options: SymbolOptions & { readonly json?: boolean }) =>
@@ -240,8 +242,8 @@ interface DiffCommandOptions extends SymbolOptions {
 function diffCommand(trace: Command): void {
   const command = trace
     .command('diff')
-    .argument('<a>', 'a recording', inputFile)
-    .argument('<b>', 'the one it is compared with', inputFile)
+    .argument('<a>', 'a recording', inputRecording)
+    .argument('<b>', 'the one it is compared with', inputRecording)
     .description(
       'what the second run did differently, first divergence first; as diff(1), 1 when there is something, 2 for files that are no recordings',
     )
@@ -316,7 +318,7 @@ function exportCommand(trace: Command): void {
   const formats = ['perfetto', 'vcd', 'json', 'csv']
   const format = (name: string, text: string) =>
     new Option(`--${name}`, text).conflicts(formats.filter(other => other !== name))
-  const command = ofFile(trace.command('export'))
+  const command = ofRecording(trace.command('export'))
     .description('convert a recording')
     .addOption(format('perfetto', 'for ui.perfetto.dev and chrome://tracing'))
     .addOption(format('vcd', 'registers for waveform viewers'))
@@ -341,7 +343,7 @@ function exportCommand(trace: Command): void {
 }
 
 function flameCommand(trace: Command): void {
-  const command = ofFile(trace.command('flame'))
+  const command = ofRecording(trace.command('flame'))
     .description('folded stacks of traps by kernel function, for flamegraph.pl, speedscope, inferno')
     .addOption(new Option('--weight <what>', 'what a stack weighs').choices(['traps', 'time']).default('traps'))
     .option('-o, --output <file>', 'instead of standard output', outputFile)
@@ -357,7 +359,7 @@ function flameCommand(trace: Command): void {
 }
 
 function cutCommand(trace: Command): void {
-  ofFile(trace.command('cut'))
+  ofRecording(trace.command('cut'))
     .description('keep the beginning of a recording')
     .requiredOption('--to <seq>', 'number of the last trap that is kept', value(parseNumber))
     .requiredOption('-o, --output <file>', 'the new recording; compressed when its name ends in .gz', outputFile)
@@ -404,7 +406,7 @@ interface ReplayCommandOptions {
 }
 
 function replayCommand(program: Command): void {
-  ofFile(program.command('replay'))
+  ofRecording(program.command('replay'))
     .description('let a hypervisor decide again what was recorded, without QEMU, and say what it does differently')
     .option('--policy <name|file>', 'default: that of the recording')
     .addOption(

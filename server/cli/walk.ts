@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim walk`: translates an address step by step, in a running machine or a recorded one. */
 import { type Command, Option } from 'commander'
+import { LATEST } from '../machine/runs.ts'
 import { walkText } from '../smmu/walkAnswer.ts'
 import { recordedMachine } from '../trace/recordedMachine.ts'
 import { Client, type ClientOptions, urlOptions } from './ctl/client.ts'
 import { address, integer, onSmmu } from './ctl/command.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
-import { inputFile } from './paths.ts'
+import { inputRecording } from './paths.ts'
 import { print, say } from './terminal.ts'
 
 export interface WalkOptions {
@@ -56,8 +57,11 @@ async function printRecordedWalk(recording: string, options: WalkCommandOptions)
 export function walkCommand(program: Command): void {
   const command = walkOptions(urlOptions(program.command('walk')))
     .addOption(
-      new Option('--recording <file>', 'of a recorded machine instead of a running one')
-        .argParser(inputFile)
+      new Option(
+        '--recording <recording>',
+        `of a recorded machine instead of a running one: a file, the name of a run, or ${LATEST}`,
+      )
+        .argParser(inputRecording)
         .conflicts('url'),
     )
     .option(

@@ -121,6 +121,20 @@ export function removeUnlocked(path: string, bare = false): void {
   } catch {} // it is gone, or not empty: the next one looks again
 }
 
+/** Whether somebody holds a folder. One that cannot be looked at counts as held. */
+export function isLocked(path: string): boolean {
+  try {
+    const fd = openSync(join(path, LOCK), constants.O_RDWR | constants.O_NOFOLLOW)
+    try {
+      return !lock(fd)
+    } finally {
+      closeSync(fd)
+    }
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ENOENT'
+  }
+}
+
 /** Removes what processes that were killed without a chance to clean up left in `parent`. */
 export function sweep(parent: string, prefix: string): void {
   for (const name of readdirSync(parent)) if (name.startsWith(prefix)) removeUnlocked(join(parent, name))

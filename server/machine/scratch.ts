@@ -1,35 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFile } from 'node:child_process'
-import { accessSync, constants, fstatSync, mkdirSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
-import { homedir, tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { accessSync, constants, fstatSync, readFileSync, statfsSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname } from 'node:path'
 import { promisify } from 'node:util'
-import { LockedFolder, removeUnlocked, sweep } from './lockedFolder.ts'
+import { LockedFolder, sweep } from './lockedFolder.ts'
 
 /** Of folders that are swept: whatever has a name that begins so was made here. The process is for people to see. */
 const PREFIX = 'smmu-cosim.'
 const OWN = `${PREFIX}${process.pid}-`
-const KEPT_RUNS = 50
-
-/** Where the files of finished runs are kept: console logs, recordings, reports. */
-export function runsFolder(): string {
-  const state = process.env.XDG_STATE_HOME || join(homedir(), '.local', 'state')
-  return join(state, 'smmu-cosim', 'runs')
-}
-
-/**
- * A new folder for what one run leaves behind, to be released when the run ends; the oldest folders beyond the newest 50 are
- * removed, but for those of runs that have not ended.
- */
-export function newRunFolder(): LockedFolder {
-  const runs = runsFolder()
-  mkdirSync(runs, { recursive: true })
-  const stamp = new Date().toISOString().replace(/[:.]/g, '-')
-  const folder = LockedFolder.make(runs, `${stamp}-`)
-  const all = readdirSync(runs).sort()
-  for (const old of all.slice(0, Math.max(0, all.length - KEPT_RUNS))) removeUnlocked(join(runs, old), true)
-  return folder
-}
 
 /** A new folder in `parent` that nobody else can read; if this process ends without removing it, others do. */
 export function ownFolder(parent: string, label = ''): LockedFolder {

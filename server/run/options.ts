@@ -52,6 +52,8 @@ export interface RunOptions {
   readonly pool?: RamPool
   /** Folder for the files of the run; default: a new one in the runs folder. */
   readonly folder?: string
+  /** Told when older runs were removed to make room for it. */
+  readonly say?: (line: string) => void
 }
 
 /** What the guest does (scripts/guest/README.md). */

@@ -3,7 +3,8 @@
 import { join, resolve } from 'node:path'
 import { Session } from '../control/session.ts'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
-import { newRunFolder, Scratch } from '../machine/scratch.ts'
+import { newRunFolder } from '../machine/runs.ts'
+import { Scratch } from '../machine/scratch.ts'
 import { sharedMemoryFault } from '../machine/sharedMemory.ts'
 import { Workload } from '../machine/workload.ts'
 import { describeMachine } from '../trace/format.ts'
@@ -55,7 +56,7 @@ export class RunningMachine {
     const mapped = options.ramDir === DEFAULTS.ramDir && transport !== 'socket' && server === undefined && !fault
     const scratch = new Scratch(ramFolder(options.ramDir))
     // What a run is given it need not keep.
-    const own = options.folder === undefined ? newRunFolder() : undefined
+    const own = options.folder === undefined ? newRunFolder(options.say) : undefined
     const folder = options.folder ?? own?.path ?? ''
     let workload: Workload | undefined
     try {

@@ -10,7 +10,7 @@ import { ownFolder } from '../machine/scratch.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { SeriesStep } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_QEMU_ARGS, type El2Mode } from '../run/el2.ts'
-import { type MachineFiles, machineFiles } from '../run/files.ts'
+import { kernelArgs, type MachineFiles, machineFiles } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../translate/translator.ts'
@@ -40,6 +40,8 @@ export interface Description {
   readonly carveout: string
   readonly devices: readonly string[]
   readonly append: string
+  /** Words for QEMU that the user added; absent: none. */
+  readonly qemuArgs?: readonly string[]
 }
 
 /** A machine whose files are there. */
@@ -53,6 +55,18 @@ export interface Prepared {
   readonly sandbox?: boolean
   /** RAM of machines that have ended; default: it is made anew for each. */
   readonly pool?: RamPool
+}
+
+/** What was asked of a machine besides, as of `boot`. */
+export interface JobMachine {
+  /** Of a kernel of one's own. */
+  readonly modules?: string
+  /** With the workload's agent in it. */
+  readonly initrd?: string
+  /** Added to the kernel's command line. */
+  readonly append?: string
+  /** Added to QEMU's. */
+  readonly qemuArgs?: readonly string[]
 }
 
 export interface MachineOptions {
@@ -69,6 +83,8 @@ export interface MachineOptions {
   readonly ramDir: string
   readonly transport?: Transport
   readonly sandbox: boolean
+  /** What else was asked for. */
+  readonly machine?: JobMachine
 }
 
 /** What a session adds to the machine. */
@@ -83,10 +99,17 @@ export interface StartOptions {
 
 /** Fetches and builds what is missing. */
 export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
-  const { kernel, until, smp, fresh, el2, ramDir, transport, sandbox } = options
+  const { kernel, until, smp, fresh, el2, ramDir, transport, sandbox, machine = {} } = options
+  const { modules, initrd, qemuArgs = [] } = machine
   const attack = el2 === 'pkvm'
   const files = await machineFiles(
-    { kernel, attack, ...(options.qemu !== undefined && { qemu: options.qemu }) },
+    {
+      kernel,
+      attack,
+      ...(modules !== undefined && { modules }),
+      ...(initrd !== undefined && { initrd }),
+      ...(options.qemu !== undefined && { qemu: options.qemu }),
+    },
     { signal },
   )
   const devices = fresh ? ALL_DEVICES : SAVED_DEVICES
@@ -95,9 +118,13 @@ export async function prepare(options: MachineOptions, signal: AbortSignal): Pro
     `cosim.devices=${devices.join(',')} cosim.patience=${PATIENCE_S}`,
     ...(attack ? [EL2_COMMAND_LINE] : []),
     ...(fresh ? [`nvme_core.io_timeout=${NVME_S} nvme_core.admin_timeout=${NVME_S}`] : []),
+    ...(machine.append === undefined ? [] : [machine.append]),
   ].join(' ')
   return {
-    description: { kernel: files.kernel.version, until, smp, memory, carveout, devices, append },
+    description: {
+      ...{ kernel: files.kernel.version, until, smp, memory, carveout, devices, append },
+      ...(qemuArgs.length > 0 && { qemuArgs }),
+    },
     files,
     ramDir,
     ...(transport && { transport }),
@@ -141,7 +168,7 @@ export class AgentMachine {
     restore?: SavedMachine,
   ): Promise<AgentMachine> {
     const { description, files, ramDir, transport, sandbox = true, el2 } = prepared
-    const { memory, carveout, smp, until, devices, append } = description
+    const { memory, carveout, smp, until, devices, append, qemuArgs = [] } = description
     const machine = await RunningMachine.start(
       {
         memory,
@@ -164,7 +191,7 @@ export class AgentMachine {
         },
         ...(restore && { restore }),
         ...(prepared.pool && { pool: prepared.pool }),
-        ...(el2 === 'pkvm' && { qemuArgs: EL2_QEMU_ARGS }),
+        qemuArgs: [...kernelArgs(files.kernel), ...(el2 === 'pkvm' ? EL2_QEMU_ARGS : []), ...qemuArgs],
         folder,
       },
       files,

@@ -10,6 +10,7 @@ import { inLanes } from './lanes.ts'
 import { checkMemory, fittingMachines } from './memoryLimit.ts'
 import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
 import { ensureSnapshot, type Snapshot } from './snapshot.ts'
+import type { CampaignOf, Store, Stored } from './store.ts'
 
 export interface CampaignOptions {
   readonly jobs: number
@@ -41,7 +42,7 @@ export class Machines {
   }
 
   /** @throws Error when set-up fails, or the guest does not become ready. */
-  async of({ entry, kernel, until }: Job): Promise<{ prepared: Prepared; snapshot: Snapshot | undefined }> {
+  async of({ entry, kernel, until, machine }: Job): Promise<{ prepared: Prepared; snapshot: Snapshot | undefined }> {
     const fresh = bootsFresh(entry)
     const { ramDir, transport = DEFAULTS.transport, sandbox = true, qemu } = this.#options
     const options: MachineOptions = {
@@ -53,6 +54,7 @@ export class Machines {
       ramDir,
       transport,
       sandbox,
+      ...(machine && { machine }),
       ...(qemu && { qemu }),
     }
     const key = JSON.stringify(options)
@@ -72,6 +74,42 @@ export class Machines {
   }
 }
 
+/**
+ * Runs the remaining jobs of a campaign, so many at a time; each is stored when it is done.
+ * @param run aborted when another job fails; calls `over` when the next one of its lane may begin
+ * @throws what a job threw, or Error when the machines do not fit into memory
+ */
+export async function runJobs<J, R extends Stored>(
+  database: Store<J, R>,
+  campaign: CampaignOf<J>,
+  lanes: number,
+  signal: AbortSignal,
+  run: (job: J, signal: AbortSignal, over: () => void) => Promise<R>,
+  done: (job: J, result: R, count: number, total: number) => void = () => {},
+): Promise<void> {
+  const waiting = database.remaining(campaign)
+  const total = campaign.plan.length
+  let count = total - waiting.length
+  checkMemory(lanes)
+  const failed = new AbortController()
+  const either = AbortSignal.any([signal, failed.signal])
+  // The verdict of one is found while the next one starts: two machines for each job.
+  const overlap = fittingMachines() >= 2 * lanes
+  await inLanes(waiting, lanes, overlap, async (job, over) => {
+    try {
+      either.throwIfAborted()
+      const result = await run(job, either, over)
+      database.add(campaign, job, result)
+      done(job, result, ++count, total)
+    } catch (error) {
+      // The other machines end.
+      failed.abort(error)
+      throw error
+    }
+  })
+  database.finish(campaign)
+}
+
 /** Runs the remaining sessions of a campaign. @throws Error when `signal` aborts, or a machine cannot be prepared. */
 export async function runCampaign(
   database: Database,
@@ -79,36 +117,17 @@ export async function runCampaign(
   options: CampaignOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  const waiting = database.remaining(campaign)
-  const total = campaign.plan.length
-  let count = total - waiting.length
-  checkMemory(options.jobs)
-  const failed = new AbortController()
-  const either = AbortSignal.any([signal, failed.signal])
-  const machines = new Machines(options, either)
-  const run = async (job: Job, over: () => void) => {
-    either.throwIfAborted()
-    const { prepared, snapshot } = await machines.of(job)
+  const held: { machines?: Machines } = {}
+  const run = async (job: Job, either: AbortSignal, over: () => void) => {
+    held.machines ??= new Machines(options, either)
+    const { prepared, snapshot } = await held.machines.of(job)
     options.started?.(job)
     const folder = join(options.folder, jobName(job).replace(/[^\w.-]+/g, '_'))
-    const result = await runSession(job, prepared, snapshot, folder, either, over)
-    database.add(campaign, job, result)
-    options.done?.(job, result, ++count, total)
+    return runSession(job, prepared, snapshot, folder, either, over)
   }
-  // The verdict of one is found while the next one starts: two machines for each job.
-  const overlap = fittingMachines() >= 2 * options.jobs
   try {
-    await inLanes(waiting, options.jobs, overlap, async (job, over) => {
-      try {
-        await run(job, over)
-      } catch (error) {
-        // The other machines end.
-        failed.abort(error)
-        throw error
-      }
-    })
+    await runJobs(database, campaign, options.jobs, signal, run, options.done)
   } finally {
-    machines.close()
+    held.machines?.close()
   }
-  database.finish(campaign)
 }

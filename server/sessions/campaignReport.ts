@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Campaigns as text, JUnit XML and HTML. Differences from what is expected come first everywhere. */
+import type { JobMachine } from './agentMachine.ts'
 import type { Campaign, Row } from './database.ts'
 import { jobName } from './database.ts'
 import type { Job } from './session.ts'
@@ -10,12 +11,22 @@ const expectedText = (job: Job): string => expectedOf(job).join(' or ') || 'noth
 /** Ends the name of an entry that runs a second time. */
 export const AGAIN = '-again'
 
-const quoted = (word: string): string => (/^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
+export const quoted = (word: string): string =>
+  /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
+
+/** The options that ask for a machine, as words of a command line. */
+export const machineWords = ({ modules, initrd, append, qemuArgs = [] }: JobMachine): string[] => [
+  ...(modules === undefined ? [] : ['--modules', modules]),
+  ...(initrd === undefined ? [] : ['--initrd', initrd]),
+  ...(append === undefined ? [] : [`--append=${append}`]),
+  ...qemuArgs.map(word => `--qemu-arg=${word}`),
+]
 
 /** The command that runs a session again; of a file, all that is in it. */
-export function repeatCommand({ entry: { name, source }, kernel, until, seed }: Job): string {
+export function repeatCommand({ entry: { name, source }, kernel, until, seed, machine = {} }: Job): string {
   const what = source ?? (name.endsWith(AGAIN) ? name.slice(0, -AGAIN.length) : name)
-  const words = ['faults', 'run', what, '--seed', String(seed), '--kernel', kernel, '--until', until]
+  const of = ['--seed', String(seed), '--kernel', kernel, '--until', until, ...machineWords(machine)]
+  const words = ['faults', 'run', what, ...of]
   return `npm run smmu-cosim -- ${words.map(quoted).join(' ')}`
 }
 
@@ -84,7 +95,7 @@ export function junitXml(campaign: Campaign, rows: readonly Row[]): string {
   return `<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n  <testsuite ${suite}>\n${cases.join('\n')}\n  </testsuite>\n</testsuites>\n`
 }
 
-const STYLE = `body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#1b1f24;background:#fff}
+export const STYLE = `body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#1b1f24;background:#fff}
 pre{background:#f4f5f7;padding:.7rem;overflow:auto;font-size:12.5px;line-height:1.4}summary{cursor:pointer;padding:.35rem 0}
 code{font-size:13px}.bad{color:#b3261e;font-weight:600}.ok{color:#1a6b34}dt{font-weight:600;margin-top:.8rem}dd{margin:0}
 table{border-collapse:collapse}td{padding:.1rem .8rem .1rem 0;vertical-align:top}td:first-child{text-align:right;font-variant-numeric:tabular-nums}

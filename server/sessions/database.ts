@@ -1,82 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/**
- * Campaigns and what came of their sessions, in one file. A session is there as a whole or not at all: each is one
- * transaction, on disk before the next one counts as done, so that a campaign that was killed goes on where it was.
- *
- * SQLite finds damage to its own structures, and none to what is in them: every row has a sum, and every campaign the number
- * of its sessions. A file is looked through when it is opened, and is used whole or not at all. There is no write-ahead log:
- * damage to one looks as if what was in it had never been written.
- */
-import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync } from 'node:fs'
+/** Fault campaigns: sessions in one file (store.ts). */
 import { dirname, join } from 'node:path'
-import { DatabaseSync } from 'node:sqlite'
 import { isDeepStrictEqual } from 'node:util'
 import { Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { type CatalogueEntry, RuleSchema, SessionSchema, VERDICTS } from '../faults/rule.ts'
-import { runsFolder } from '../machine/scratch.ts'
+import { runsFolder } from '../machine/runs.ts'
 import { SERIES_STEPS } from '../policy/policy.ts'
 import { EL2_KERNEL } from '../run/el2.ts'
+import type { JobMachine } from './agentMachine.ts'
 import type { Job, SessionResult } from './session.ts'
+import { type CampaignOf, type Kind, type RowOf, Store, salvage as salvageStore } from './store.ts'
 
-const SCHEMA_VERSION = 2
-/** Of a file of version 1 that is brought up to date: no sum, and no session that was counted. */
-const NEW_COLUMNS = `
-  ALTER TABLE campaigns ADD COLUMN sessions INTEGER NOT NULL DEFAULT 0;
-  ALTER TABLE campaigns ADD COLUMN sum TEXT NOT NULL DEFAULT '';
-  ALTER TABLE sessions ADD COLUMN sum TEXT NOT NULL DEFAULT '';`
-const SCHEMA = `
-  CREATE TABLE campaigns (
-    id INTEGER PRIMARY KEY,
-    started TEXT NOT NULL,
-    finished TEXT,
-    what TEXT NOT NULL,
-    plan TEXT NOT NULL,
-    sessions INTEGER NOT NULL,
-    sum TEXT NOT NULL
-  ) STRICT;
-  CREATE TABLE sessions (
-    campaign INTEGER NOT NULL REFERENCES campaigns(id),
-    job TEXT NOT NULL,
-    verdict TEXT NOT NULL,
-    expected INTEGER NOT NULL,
-    ms INTEGER NOT NULL,
-    finished TEXT NOT NULL,
-    result TEXT NOT NULL,
-    sum TEXT NOT NULL,
-    PRIMARY KEY (campaign, job)
-  ) STRICT, WITHOUT ROWID;`
-
-/** A row of `campaigns`, and one of `sessions`, as they are in the file. */
-interface CampaignRow {
-  readonly id: number
-  readonly started: string
-  readonly finished: string | null
-  readonly what: string
-  readonly plan: string
-  readonly sessions: number
-}
-interface SessionRow {
-  readonly campaign: number
-  readonly job: string
-  readonly verdict: string
-  readonly expected: number
-  readonly ms: number
-  readonly finished: string
-  readonly result: string
-}
-
-const sum = (...values: readonly unknown[]): string =>
-  createHash('sha256').update(JSON.stringify(values)).digest('hex').slice(0, 32)
-
-// Every field is named, so that one that comes new does not stay out of the sums.
-export function campaignSum({ id, started, finished, what, plan, sessions, ...rest }: CampaignRow): string {
-  return sum(id, started, finished, what, plan, sessions, rest satisfies Record<string, never>)
-}
-function sessionSum({ campaign, job, verdict, expected, ms, finished, result, ...rest }: SessionRow): string {
-  return sum(campaign, job, verdict, expected, ms, finished, result, rest satisfies Record<string, never>)
-}
+const Words = Type.Array(Type.String())
 
 /** Schema of a plan; it is checked before any of it is run. */
 const Plan = Compile(
@@ -94,37 +30,22 @@ const Plan = Compile(
       kernel: Type.String(),
       until: Type.Enum([...SERIES_STEPS]),
       seed: Type.Integer({ minimum: 0 }),
+      machine: Type.Optional(
+        Type.Object({
+          modules: Type.Optional(Type.String()),
+          initrd: Type.Optional(Type.String()),
+          append: Type.Optional(Type.String()),
+          qemuArgs: Type.Optional(Words),
+        }),
+      ),
     }),
   ),
 )
 
 /** A campaign: the plan is kept whole, so that resuming it does not depend on later changes of the catalogue. */
-export interface Campaign {
-  readonly id: number
-  readonly started: string
-  /** null: interrupted, or still running. */
-  readonly finished: string | null
-  /** The command that started it. */
-  readonly what: string
-  readonly plan: readonly Job[]
-}
-
+export type Campaign = CampaignOf<Job>
 /** A finished session. */
-export interface Row {
-  readonly job: Job
-  readonly result: SessionResult
-}
-
-/** A campaign without its plan. */
-export interface CampaignSummary {
-  readonly id: number
-  readonly started: string
-  readonly finished: string | null
-  readonly what: string
-  readonly planned: number
-  readonly done: number
-  readonly asExpected: number
-}
+export type Row = RowOf<Job, SessionResult>
 
 /** A job's name: unique in its campaign, the same in each. */
 export const jobName = ({ entry, kernel, until, seed }: Job): string => `${entry.name} ${kernel} ${until} ${seed}`
@@ -132,320 +53,25 @@ export const jobName = ({ entry, kernel, until, seed }: Job): string => `${entry
 /** Default file of campaigns. */
 export const defaultDatabase = (): string => join(dirname(runsFolder()), 'campaigns.db')
 
-/** Something in the file is not as it was written. */
-export class DamagedDatabase extends Error {
-  override readonly name = 'DamagedDatabase'
+const SESSIONS: Kind<Job> = {
+  nameOf: jobName,
+  isPlan: (plan): plan is readonly Job[] => Plan.Check(plan),
+  list: 'faults campaigns',
+  salvage: 'faults salvage',
 }
 
-export class Database {
-  readonly path: string
-  readonly #db: DatabaseSync
-
-  /**
-   * Opens a file, or makes one.
-   * @throws Error when the file is not a database, or of a newer version; DamagedDatabase with what can be saved of it
-   */
+export class Database extends Store<Job, SessionResult> {
+  /** @throws as `Store` */
   constructor(path: string) {
-    this.path = path
-    // A server that is confined may look into the folder, and make none.
-    if (!existsSync(dirname(path))) mkdirSync(dirname(path), { recursive: true })
-    try {
-      this.#db = new DatabaseSync(path, { timeout: 10_000 })
-    } catch (error) {
-      throw new Error(`${path}: ${(error as Error).message}`)
-    }
-    try {
-      this.#begin()
-    } catch (error) {
-      this.#db.close()
-      throw refusal(path, error as Error & { errcode?: number })
-    }
-  }
-
-  #begin(): void {
-    this.#db.exec('PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL')
-    // One process at a time makes or changes the tables.
-    this.#transaction(() => {
-      const version = Number(this.#db.prepare('PRAGMA user_version').get()?.user_version)
-      if (version > SCHEMA_VERSION) {
-        throw new Error(`made by a newer version (${version}, this one reads ${SCHEMA_VERSION})`)
-      }
-      const tables = Number(this.#db.prepare('SELECT count(*) AS n FROM sqlite_schema').get()?.n)
-      if (version === 0 && tables === 0) this.#db.exec(`${SCHEMA}; PRAGMA user_version = ${SCHEMA_VERSION}`)
-      this.#checkStructure()
-      if (version === 1) this.#addSums()
-      this.#checkRows()
-    })
-  }
-
-  /** All of it or nothing; within another one, it is a part of that. */
-  #transaction(work: () => void): void {
-    if (this.#db.isTransaction) return work()
-    this.#db.exec('BEGIN IMMEDIATE')
-    try {
-      work()
-      this.#db.exec('COMMIT')
-    } catch (error) {
-      try {
-        this.#db.exec('ROLLBACK')
-      } catch {} // SQLite did so by itself
-      throw error
-    }
-  }
-
-  #checkStructure(): void {
-    const [found] = this.#db.prepare('PRAGMA integrity_check(1)').all()
-    if (found?.integrity_check !== 'ok') throw new DamagedDatabase(String(found?.integrity_check))
-  }
-
-  #checkRows(): void {
-    const counted = this.#db.prepare('SELECT count(*) AS n FROM sessions WHERE campaign = ?')
-    let sessions = 0
-    for (const { sum: found, ...row } of this.#db.prepare('SELECT * FROM campaigns').iterate()) {
-      const campaign = row as unknown as CampaignRow
-      if (campaignSum(campaign) !== found) throw new DamagedDatabase(`campaign ${campaign.id} has another sum`)
-      const n = Number(counted.get(campaign.id)?.n)
-      if (n !== campaign.sessions) {
-        throw new DamagedDatabase(`campaign ${campaign.id} has ${n} sessions, not ${campaign.sessions}`)
-      }
-      sessions += n
-    }
-    let found = 0
-    for (const { sum: expected, ...row } of this.#db.prepare('SELECT * FROM sessions').iterate()) {
-      const session = row as unknown as SessionRow
-      if (sessionSum(session) !== expected) {
-        throw new DamagedDatabase(`session ${session.job} of campaign ${session.campaign} has another sum`)
-      }
-      found++
-    }
-    if (found !== sessions) throw new DamagedDatabase(`there are ${found} sessions, ${sessions} in campaigns`)
-  }
-
-  /** Of version 1: what is there is taken for what was written. */
-  #addSums(): void {
-    this.#db.exec(`${NEW_COLUMNS} PRAGMA user_version = ${SCHEMA_VERSION}`)
-    this.#db.exec('UPDATE campaigns SET sessions = (SELECT count(*) FROM sessions WHERE campaign = id)')
-    for (const { sum: _, ...row } of this.#db.prepare('SELECT * FROM sessions').all()) {
-      const session = row as unknown as SessionRow
-      this.#db
-        .prepare('UPDATE sessions SET sum = ? WHERE campaign = ? AND job = ?')
-        .run(sessionSum(session), session.campaign, session.job)
-    }
-    for (const { id } of this.#db.prepare('SELECT id FROM campaigns').all()) this.#sign(Number(id))
-  }
-
-  /** A campaign was changed. */
-  #sign(id: number): void {
-    const { sum: _, ...row } = this.#db.prepare('SELECT * FROM campaigns WHERE id = ?').get(id) ?? {}
-    this.#db.prepare('UPDATE campaigns SET sum = ? WHERE id = ?').run(campaignSum(row as unknown as CampaignRow), id)
-  }
-
-  close(): void {
-    this.#db.close()
-  }
-
-  begin(what: string, plan: readonly Job[]): Campaign {
-    return this.#insert({ started: new Date().toISOString(), finished: null, what, plan })
-  }
-
-  #insert(campaign: Omit<Campaign, 'id'>): Campaign {
-    const { started, finished, what, plan } = campaign
-    let id = 0
-    this.#transaction(() => {
-      const { lastInsertRowid } = this.#db
-        .prepare(`INSERT INTO campaigns (started, finished, what, plan, sessions, sum) VALUES (?, ?, ?, ?, 0, '')`)
-        .run(started, finished, what, JSON.stringify(plan))
-      id = Number(lastInsertRowid)
-      this.#sign(id)
-    })
-    return { id, ...campaign }
-  }
-
-  /** @throws Error when there is no such campaign, or its plan is malformed. */
-  campaign(id: number): Campaign {
-    const row = this.#db.prepare('SELECT id, started, finished, what, plan FROM campaigns WHERE id = ?').get(id)
-    if (row === undefined) throw new Error(`${this.path}: no campaign ${id}; "smmu-cosim faults campaigns" lists them`)
-    const plan: unknown = JSON.parse(String(row.plan))
-    if (!Plan.Check(plan)) throw new Error(`${this.path}: the plan of campaign ${id} is damaged`)
-    return { ...(row as unknown as Omit<Campaign, 'plan'>), plan: plan as readonly Job[] }
-  }
-
-  /** The newest campaign that was not finished; undefined: there is none. */
-  unfinished(): number | undefined {
-    const row = this.#db.prepare('SELECT max(id) AS id FROM campaigns WHERE finished IS NULL').get()
-    return row?.id === null || row === undefined ? undefined : Number(row.id)
-  }
-
-  list(): CampaignSummary[] {
-    const rows = this.#db
-      .prepare(
-        `SELECT id, started, c.finished AS finished, what, json_array_length(plan) AS planned, count(job) AS done,
-         coalesce(sum(expected), 0) AS asExpected
-         FROM campaigns c LEFT JOIN sessions ON campaign = id GROUP BY id ORDER BY id`,
-      )
-      .all()
-    return rows.map(row => ({ ...row }) as unknown as CampaignSummary)
-  }
-
-  /** Jobs of the plan that are not done yet. */
-  remaining(campaign: Campaign): Job[] {
-    const rows = this.#db.prepare('SELECT job FROM sessions WHERE campaign = ?').all(campaign.id)
-    const done = new Set(rows.map(({ job }) => job))
-    return campaign.plan.filter(job => !done.has(jobName(job)))
-  }
-
-  /** Stores a session, unless it is stored already. @returns whether it was new */
-  add(campaign: Campaign, job: Job, result: SessionResult): boolean {
-    return this.#add({
-      campaign: campaign.id,
-      job: jobName(job),
-      verdict: result.verdict,
-      expected: result.asExpected ? 1 : 0,
-      ms: Math.round(result.ms),
-      finished: new Date().toISOString(),
-      result: JSON.stringify(result),
-    })
-  }
-
-  #add(row: SessionRow): boolean {
-    const { campaign, job, verdict, expected, ms, finished, result } = row
-    let isNew = false
-    this.#transaction(() => {
-      const { changes } = this.#db
-        .prepare(
-          'INSERT OR IGNORE INTO sessions (campaign, job, verdict, expected, ms, finished, result, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
-        )
-        .run(campaign, job, verdict, expected, ms, finished, result, sessionSum(row))
-      isNew = changes === 1
-      if (!isNew) return
-      this.#db.prepare('UPDATE campaigns SET sessions = sessions + 1 WHERE id = ?').run(campaign)
-      this.#sign(campaign)
-    })
-    return isNew
-  }
-
-  finish(campaign: Campaign): void {
-    this.#transaction(() => {
-      this.#db.prepare('UPDATE campaigns SET finished = ? WHERE id = ?').run(new Date().toISOString(), campaign.id)
-      this.#sign(campaign.id)
-    })
-  }
-
-  /** Takes over campaigns of another file. */
-  restore(saved: readonly Saved[]): void {
-    this.#transaction(() => {
-      for (const { campaign, rows } of saved) {
-        const { started, what, plan, sessions } = campaign
-        const finished = rows.length === sessions ? campaign.finished : null
-        const { id } = this.#insert({ started, finished, what, plan: JSON.parse(plan) as Job[] })
-        for (const row of rows) this.#add({ ...row, campaign: id })
-      }
-    })
-  }
-
-  /** Finished sessions, in the order of the plan. */
-  rows(campaign: Campaign): Row[] {
-    const statement = this.#db.prepare('SELECT result FROM sessions WHERE campaign = ? AND job = ?')
-    return campaign.plan.flatMap(job => {
-      const row = statement.get(campaign.id, jobName(job))
-      return row === undefined ? [] : [{ job, result: JSON.parse(String(row.result)) as SessionResult }]
-    })
+    super(path, SESSIONS)
   }
 }
 
-/** What is said instead of opening a file. */
-function refusal(path: string, error: Error & { readonly errcode?: number }): Error {
-  if (!(error instanceof DamagedDatabase) && !DAMAGE.has((error.errcode ?? 0) & 0xff)) {
-    return new Error(`${path}: ${error.message}`)
-  }
-  const sessions = readable(path).reduce((n, { rows }) => n + rows.length, 0)
-  const rest =
-    sessions === 0
-      ? 'nothing of it can be saved'
-      : `${sessions} sessions of it can be saved: "smmu-cosim faults salvage ${path} NEW-FILE" does`
-  return new DamagedDatabase(`${path} is damaged (${error.message}); ${rest}`)
-}
-
-/** A campaign of a damaged file, and its sessions that are as they were written. */
-interface Saved {
-  readonly campaign: CampaignRow
-  readonly rows: readonly SessionRow[]
-}
-
-/** SQLite's SQLITE_ERROR (a table that is not there), SQLITE_CORRUPT and SQLITE_NOTADB. */
-const DAMAGE: ReadonlySet<number> = new Set([1, 11, 26])
-
-/** What is as it was written: campaigns, each with its sessions. */
-function readable(path: string): Saved[] {
-  const attempt = <T>(work: () => T): T | undefined => {
-    try {
-      return work()
-    } catch {
-      return undefined // that page is damaged
-    }
-  }
-  const db = attempt(() => new DatabaseSync(path, { readOnly: true, timeout: 10_000 }))
-  if (db === undefined) return []
-  try {
-    const ids = new Set<number>()
-    // From both ends: in the middle there may be a page that cannot be read.
-    for (const order of ['', 'DESC']) {
-      attempt(() => {
-        for (const { id } of db.prepare(`SELECT id FROM campaigns ORDER BY id ${order}`).iterate()) ids.add(Number(id))
-      })
-    }
-    return [...ids]
-      .sort((a, b) => a - b)
-      .flatMap(id => {
-        const { sum: expected, ...row } =
-          attempt(() => db.prepare('SELECT * FROM campaigns WHERE id = ?').get(id)) ?? {}
-        const campaign = row as unknown as CampaignRow
-        if (expected === undefined || attempt(() => campaignSum(campaign)) !== expected) return []
-        // Each by its name: a page that is damaged costs only what is in it.
-        const rows = planned(campaign).flatMap(job => {
-          const { sum: found, ...session } =
-            attempt(() => db.prepare('SELECT * FROM sessions WHERE campaign = ? AND job = ?').get(id, job)) ?? {}
-          const row = session as unknown as SessionRow
-          // A damaged tree may lead to another row, which is as it was written.
-          const is = found !== undefined && row.campaign === id && row.job === job && sessionSum(row) === found
-          return is ? [row] : []
-        })
-        return [{ campaign, rows }]
-      })
-  } finally {
-    db.close()
-  }
-}
-
-/** Names of the jobs of a plan; none when it is no plan. */
-function planned({ plan }: CampaignRow): string[] {
-  try {
-    return (JSON.parse(plan) as Job[]).map(jobName)
-  } catch {
-    return []
-  }
-}
-
-/**
- * Puts what can be read of a damaged file into a new one. A campaign that lost sessions counts as unfinished, so that they can
- * be run again.
- * @returns campaigns and sessions that were saved @throws Error when the new file is there already
- */
-export function salvage(from: string, to: string): { readonly campaigns: number; readonly sessions: number } {
-  if (!existsSync(from)) throw new Error(`${from} does not exist`)
-  if (existsSync(to)) throw new Error(`${to} exists already`)
-  const found = readable(from)
-  const database = new Database(to)
-  try {
-    database.restore(found)
-  } finally {
-    database.close()
-  }
-  return { campaigns: found.length, sessions: found.reduce((n, { rows }) => n + rows.length, 0) }
-}
+export const salvage = (from: string, to: string) => salvageStore(from, to, SESSIONS)
 
 /**
  * All combinations, kernel by kernel; one that comes twice, because its entry says the kernel or the prefix, is one job.
+ * @param machine of all jobs
  * @throws Error when two entries have one name: a job is known by it
  */
 export function planOf(
@@ -453,15 +79,17 @@ export function planOf(
   kernels: readonly string[],
   stages: readonly Job['until'][],
   seeds: readonly number[],
+  machine: JobMachine = {},
 ): Job[] {
   const jobs: Job[] = []
   const names = new Map<string, CatalogueEntry>()
+  const asked = Object.keys(machine).length > 0 && { machine }
   for (const kernel of kernels) {
     for (const until of stages) {
       for (const entry of entries) {
         for (const seed of seeds) {
           const { kernel: own = entry.session?.el2 === 'pkvm' ? EL2_KERNEL : kernel } = entry.session ?? {}
-          const job = { entry, kernel: own, until: entry.session?.until ?? until, seed }
+          const job = { entry, kernel: own, until: entry.session?.until ?? until, seed, ...asked }
           const same = names.get(jobName(job))
           if (same !== undefined && !isDeepStrictEqual(same, entry)) {
             throw new Error(`two entries are called "${entry.name}": their sessions could not be told apart`)

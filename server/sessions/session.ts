@@ -17,7 +17,7 @@ import { eventName } from '../smmu/events.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
 import type { OracleReport } from '../trap/oracleReport.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
-import { AgentMachine, type Prepared } from './agentMachine.ts'
+import { AgentMachine, type JobMachine, type Prepared } from './agentMachine.ts'
 import { addFinding, type ConsoleFinding } from './console.ts'
 import { limitMemory } from './memoryLimit.ts'
 import type { Snapshot } from './snapshot.ts'
@@ -42,6 +42,7 @@ export interface Job {
   readonly seed: number
   readonly kernel: string
   readonly until: SeriesStep
+  readonly machine?: JobMachine
 }
 
 /** Result of a job. */

@@ -6,11 +6,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
-import { afterAll, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import type { FaultRule } from '../../../server/faults/rule.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
-import { campaignSum, Database } from '../../../server/sessions/database.ts'
+import { repeatCommand } from '../../../server/sessions/campaignReport.ts'
+import { Database, planOf } from '../../../server/sessions/database.ts'
 import type { Job } from '../../../server/sessions/session.ts'
+import { campaignSum } from '../../../server/sessions/store.ts'
 
 const MAIN = fileURLToPath(new URL('../../../server/cli/main.ts', import.meta.url))
 const folder = privateFolder(tmpdir(), 'faults-')
@@ -74,4 +76,47 @@ test.each([
   const args = [MAIN, 'faults', 'campaign', '--resume', '--database', path]
   const { status, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
   expect([status, stderr]).toEqual([1, expect.stringContaining('the plan of campaign 1 is damaged')])
+})
+
+describe('what is asked of the machine', () => {
+  const initrd = join(folder, 'initrd')
+  writeFileSync(initrd, '')
+
+  test.each([
+    ['--qemu-arg=-d', { qemuArgs: ['-d'] }],
+    ['--append=debug', { append: 'debug' }],
+    [`--initrd=${initrd}`, { initrd }],
+  ])('%s of a database is done only if the command line says so, too', (option, machine) => {
+    const path = join(folder, `machine-${Object.keys(machine)[0]}.db`)
+    const database = new Database(path)
+    database.begin('somebody else', [{ ...JOB, machine }])
+    database.close()
+    const run = (...more: string[]) =>
+      spawnSync(process.execPath, [MAIN, 'faults', 'campaign', '--resume', '--database', path, ...more], {
+        encoding: 'utf8',
+      })
+    const { status, stderr } = run()
+    expect([status, stderr]).toEqual([
+      2,
+      expect.stringContaining(`it asks for another machine: ${option.replace(`--initrd=`, '--initrd ')} allows that`),
+    ])
+    expect(run('--qemu-arg=-S').stderr).toContain('it asks for another machine')
+  })
+
+  test('of a run is in its plan, and in the command that repeats a session', () => {
+    const { machine } = planOf([JOB.entry], ['6.12'], ['nested'], [1], { append: 'a b', qemuArgs: ['-d'] })[0]
+    expect(machine).toEqual({ append: 'a b', qemuArgs: ['-d'] })
+    expect(repeatCommand({ ...JOB, ...(machine && { machine }) })).toMatch(
+      /--until nested '--append=a b' --qemu-arg=-d$/,
+    )
+    expect(planOf([JOB.entry], ['6.12'], ['nested'], [1])[0]).not.toHaveProperty('machine')
+  })
+
+  test('a kernel that cannot boot is refused at once', () => {
+    const kernel = join(folder, 'Image.txt')
+    writeFileSync(kernel, 'no kernel')
+    const all = [MAIN, 'faults', 'run', 'sync-hangs', '--kernel', kernel, '--database', join(folder, 'kernel.db')]
+    const { status, stderr } = spawnSync(process.execPath, all, { encoding: 'utf8' })
+    expect([status, stderr]).toEqual([2, expect.stringContaining('expected an arm64 Image')])
+  })
 })

@@ -3,13 +3,24 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
-import { afterAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { runsFolder } from '../../../server/machine/runs.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { commands, parsed } from '../cli/parsed.ts'
 import { files, ROOT } from './markdown.ts'
 
 const folder = privateFolder(tmpdir(), 'commands-')
-afterAll(() => rmSync(folder, { recursive: true }))
+beforeAll(() => {
+  vi.stubEnv('XDG_STATE_HOME', join(folder, 'state'))
+  // What `latest` stands for.
+  const run = join(runsFolder(), '2026-01-01T00-00-00-000Z-aaaaaa')
+  mkdirSync(run, { recursive: true })
+  writeFileSync(join(run, 'trace'), '')
+})
+afterAll(() => {
+  vi.unstubAllEnvs()
+  rmSync(folder, { recursive: true })
+})
 
 /** npm's scripts, and what they stand for. */
 const SCRIPTS: Readonly<Record<string, readonly string[]>> = {

@@ -16,10 +16,10 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { LockedFolder } from '../../../server/machine/lockedFolder.ts'
-import { newRunFolder, ownFolder, privateFolder, reserve, runsFolder } from '../../../server/machine/scratch.ts'
+import { ownFolder, privateFolder, reserve } from '../../../server/machine/scratch.ts'
 import { writeWhole } from '../../../server/machine/wholeFile.ts'
 
 const MODULE = new URL('../../../server/machine/scratch.ts', import.meta.url).href
@@ -101,38 +101,6 @@ describe('scratch folders', () => {
     expect(codes).toEqual([0, 0, 0, 0])
     ownFolder(parent).remove()
     expect(readdirSync(parent)).toEqual([])
-  })
-})
-
-describe('run folders', () => {
-  beforeEach(() => {
-    vi.stubEnv('XDG_STATE_HOME', parent)
-  })
-  afterEach(() => vi.unstubAllEnvs())
-
-  test('the oldest go, but not those of runs that go on, whatever their names say of the time', () => {
-    const first = newRunFolder()
-    const runs = runsFolder()
-    // Made when the clock stood wrong: for the order of names it is the oldest.
-    const live = LockedFolder.make(runs, '1999-01-01T00-00-00-000Z-')
-    for (let i = 0; i < 60; i++) {
-      const ended = LockedFolder.make(runs, `2020-01-01T00-00-${String(i).padStart(2, '0')}-000Z-`)
-      writeFileSync(join(ended.path, 'console.log'), '')
-      ended.release()
-    }
-    const before = join(runs, '2001-01-01T00-00-00-000Z-before')
-    mkdirSync(before)
-    writeFileSync(join(before, 'console.log'), 'from before there were locks')
-    newRunFolder().release()
-    const left = readdirSync(runs)
-    expect(left).toHaveLength(51)
-    expect(left).toContain(basename(live.path))
-    expect(left).toContain(basename(first.path))
-    expect(left).not.toContain(basename(before))
-    live.release()
-    first.release()
-    newRunFolder().release()
-    expect(readdirSync(runs)).not.toContain(basename(live.path))
   })
 })
 

@@ -16,15 +16,9 @@ import {
   repeatCommand,
   tableText,
 } from '../../../server/sessions/campaignReport.ts'
-import {
-  type Campaign,
-  DamagedDatabase,
-  Database,
-  jobName,
-  planOf,
-  salvage,
-} from '../../../server/sessions/database.ts'
+import { type Campaign, Database, jobName, planOf, salvage } from '../../../server/sessions/database.ts'
 import type { SessionResult } from '../../../server/sessions/session.ts'
+import { DamagedDatabase } from '../../../server/sessions/store.ts'
 
 let folder: string
 beforeEach(() => {
