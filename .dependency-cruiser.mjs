@@ -15,7 +15,9 @@ const MAY_IMPORT = [
   ['server/policy', ['server/smmu', PORTS]],
   // `$1` is the hypervisor's own folder: one does not know another, but for what they have in common.
   ['server/hypervisor/common', ['server/smmu', 'server/policy', PORTS]],
-  ['server/hypervisor/([^/]+)', ['server/smmu', 'server/policy', PORTS, 'server/hypervisor/common']],
+  ['server/hypervisor/(?!full/)([^/]+)', ['server/smmu', 'server/policy', PORTS, 'server/hypervisor/common']],
+  // A set of choices of `pkvm`.
+  ['server/hypervisor/full', ['server/smmu', 'server/policy', PORTS, 'server/hypervisor/(common|pkvm)']],
   // It shares nothing with those that it checks.
   ['server/oracle', ['server/smmu', 'server/policy', PORTS]],
   ['server/trace', ['protocol', 'server/smmu', 'server/policy', PORTS]],

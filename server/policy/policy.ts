@@ -52,6 +52,9 @@ export interface PolicyOptions {
   readonly waitPolls?: number
 }
 
+/** Policies of ours whose second stage is the idmap of `pkvm`. */
+const IDMAP_POLICIES: ReadonlySet<string> = new Set(['pkvm', 'full'])
+
 /** What a command line or a request says of blocks, as options that are absent where nothing was said. */
 export const blockOptions = ({ blocks, bbm }: Pick<PolicyOptions, 'blocks' | 'bbm'>): PolicyOptions =>
   blocks === true ? { blocks, ...(bbm !== undefined && { bbm }) } : {}
@@ -62,7 +65,7 @@ export const blockOptions = ({ blocks, bbm }: Pick<PolicyOptions, 'blocks' | 'bb
  */
 export function blocksProblem(policy: string, builtIn: boolean, { blocks, bbm }: PolicyOptions): string | undefined {
   if (blocks !== true) return bbm === undefined ? undefined : 'bbm: only with blocks'
-  return builtIn && policy !== 'pkvm' ? `blocks: policy ${policy} has no stage-2 idmap` : undefined
+  return builtIn && !IDMAP_POLICIES.has(policy) ? `blocks: policy ${policy} has no stage-2 idmap` : undefined
 }
 
 export interface PolicyContext {

@@ -11,6 +11,7 @@ import { crc32 } from 'node:zlib'
 import type { Machine } from '../../machine/ports.ts'
 import { SERIES_STEPS, type SeriesStep } from '../../policy/policy.ts'
 import { STRTAB_STE_SIZE } from '../../smmu/ste.ts'
+import { type Choices, choiceBits } from './choices.ts'
 import { HOST_CMDQ_STATE } from './hostCmdq.ts'
 import { HOST_STRTAB_STATE } from './hostStrtab.ts'
 import { IDMAP_STATE, type IdmapState } from './idmap.ts'
@@ -22,7 +23,7 @@ import { SHADOW_STRTAB_STATE } from './shadowStrtab.ts'
 import { SMMU_FEATURES, SMMU_STATE, type Smmu } from './smmu.ts'
 import { StateLayout } from './stateLayout.ts'
 
-export const CHECKPOINT_VERSION = 4
+export const CHECKPOINT_VERSION = 5
 const MAGIC = 0x5048_4843
 const HEADER_WORDS = 8
 /** Word of the checksum. */
@@ -179,28 +180,35 @@ function fingerprint(machine: Machine, upTo: SeriesStep, granule: number): numbe
   return crc32(parts.join())
 }
 
-/** In the word of the step: RAM is mapped in blocks. */
+/** In the word of the step: RAM is mapped in blocks, and from a bit on what the host may do besides what Linux does. */
 const BLOCKS = 1 << 8
-const stepWord = (upTo: SeriesStep, blocks: boolean): number => SERIES_STEPS.indexOf(upTo) | (blocks ? BLOCKS : 0)
+const CHOICES_SHIFT = 16
+const stepWord = (upTo: SeriesStep, blocks: boolean, choices: Choices): number =>
+  SERIES_STEPS.indexOf(upTo) | (blocks ? BLOCKS : 0) | (choiceBits(choices) << CHOICES_SHIFT)
 
 export class Checkpoint {
   readonly #smmus: readonly Smmu[]
   readonly #fingerprint: number
   readonly #granule: number
-  readonly #upTo: SeriesStep
-  readonly #blocks: boolean
+  readonly #step: number
   #buffer = new Uint32Array(0)
   #bytes = new Uint8Array(0)
   /** Checksum of the part that changes seldom, and where it begins. */
   #restChecksum = 0
   readonly #rest: number
 
-  constructor(machine: Machine, smmus: readonly Smmu[], upTo: SeriesStep, granule: number, blocks: boolean) {
+  constructor(
+    machine: Machine,
+    smmus: readonly Smmu[],
+    upTo: SeriesStep,
+    granule: number,
+    blocks: boolean,
+    choices: Choices,
+  ) {
     this.#smmus = smmus
     this.#fingerprint = fingerprint(machine, upTo, granule)
-    this.#upTo = upTo
     this.#granule = granule
-    this.#blocks = blocks
+    this.#step = stepWord(upTo, blocks, choices)
     this.#rest = HEADER_WORDS + smmus.length * CMDQ_WORDS
   }
 
@@ -239,7 +247,7 @@ export class Checkpoint {
     words[1] = CHECKPOINT_VERSION
     words[2] = length
     words[4] = this.#fingerprint
-    words[5] = stepWord(this.#upTo, this.#blocks)
+    words[5] = this.#step
     words[6] = this.#granule
     words[7] = this.#smmus.length
     this.#restChecksum = checksum(words, this.#rest, length, checksum(words, CHECKSUM + 1, HEADER_WORDS, 0))
@@ -274,10 +282,11 @@ export class Checkpoint {
     }
     if (length !== words.length) throw new CheckpointError('the checkpoint is shorter than it says')
     if (sum !== checkpointChecksum(words)) throw new CheckpointError('the checkpoint is damaged')
-    if (step !== stepWord(this.#upTo, this.#blocks) || granule !== this.#granule) {
-      const upTo = SERIES_STEPS[step & ~BLOCKS] ?? 'an unknown step'
+    if (step !== this.#step || granule !== this.#granule) {
+      const upTo = SERIES_STEPS[step & (BLOCKS - 1)] ?? 'an unknown step'
       const blocks = (step & BLOCKS) !== 0 ? ' and blocks' : ''
-      throw new CheckpointError(`the checkpoint was made until ${upTo} with a granule of ${granule}${blocks}`)
+      const host = (step ^ this.#step) >>> CHOICES_SHIFT === 0 ? '' : ', for a host that may do other things'
+      throw new CheckpointError(`the checkpoint was made until ${upTo} with a granule of ${granule}${blocks}${host}`)
     }
     if (smmus !== this.#smmus.length || print !== this.#fingerprint) {
       throw new CheckpointError('the checkpoint is of a machine with other memory or SMMUs')

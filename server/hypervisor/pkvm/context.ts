@@ -7,6 +7,7 @@ import type { GuestMemory } from '../../smmu/memory.ts'
 import type { HardwareFrame } from '../common/hardwareFrame.ts'
 import type { SmmuFeatures } from '../common/probe.ts'
 import type { HardwareWait } from '../common/wait.ts'
+import type { Choices } from './choices.ts'
 import type { Idmap } from './idmap.ts'
 import type { PagePool } from './pool.ts'
 import type { Quirks } from './quirks.ts'
@@ -23,6 +24,7 @@ export interface HypContext {
   /** The host may use ATS and PRI (server/hypervisor/README.md, section 7.5). */
   readonly ats: boolean
   readonly quirks: Quirks
+  readonly choices: Choices
   /** null unless the whole series is emulated and the machine is isolated. */
   readonly idmap: Idmap | null
   /** Trap that is being decided, 0 outside of traps. */

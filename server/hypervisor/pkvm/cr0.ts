@@ -21,6 +21,7 @@ import {
   IDR0_PRI,
 } from '../../smmu/registers.ts'
 import { streamTableBytes } from '../../smmu/strtab.ts'
+import type { HypContext } from './context.ts'
 import type { Smmu } from './smmu.ts'
 import {
   HYP_CMDQ_DISABLED,
@@ -43,6 +44,10 @@ import {
 
 const ENABLES = CR0_CMDQEN | CR0_EVTQEN | CR0_PRIQEN | CR0_SMMUEN
 
+/** CMDQEN is the host's alone: the hardware's queue is the hypervisor's, and on as long as it is needed. */
+const isIndependent = ({ choices, upTo }: HypContext): boolean =>
+  choices.independentEnables && includesStep(upTo, 'cmdq')
+
 export function writeCr0(smmu: Smmu, trap: Trap): void {
   const { hardware, state } = smmu
   // A field whose update has not completed must not be written (IHI 0070 section 6.3.9).
@@ -60,13 +65,18 @@ export function writeCr0(smmu: Smmu, trap: Trap): void {
   // Until the hardware says otherwise, what was enabled is.
   state.cr0 = ((before & ENABLES) | after) >>> 0
   smmu.hyp.changed()
+  // What the hardware's queue was on for besides the host goes on (server/hypervisor/README.md, section 18).
+  const forIt = forHardware(smmu, after)
+  if ((before & ~after & forIt & CR0_CMDQEN) !== 0) unshareCmdq(smmu)
   const attaches = smmu.hyp.ats && (after & ~before & CR0_SMMUEN) !== 0
   // An SMMU that is not on yet sends no CMD_ATC_INV (IHI 0070 section 4.5.1).
-  const awaited = (before & ~after & ENABLES) | (attaches ? CR0_SMMUEN : 0)
-  if (!hardware.write32(ARM_SMMU_CR0, forHardware(smmu, after))) trap.aborted = true
+  const awaited = (before & ~forIt & ENABLES) | (attaches ? CR0_SMMUEN : 0)
+  if (!hardware.write32(ARM_SMMU_CR0, forIt)) trap.aborted = true
   else if (!acknowledges(smmu, awaited, after)) warnAck(smmu, after)
   else if (attaches) smmu.shadowStrtab.attachAtcs()
   disableAcknowledged(smmu, hardware.read32(ARM_SMMU_CR0ACK))
+  // Commands that were in the queue before it was enabled.
+  if (isIndependent(smmu.hyp) && (after & ~before & CR0_CMDQEN) !== 0) smmu.hostCmdq.process(false)
 }
 
 /** Without the bits that are RES0 on the SMMU that the host sees (IHI 0070 section 6.3.9). */
@@ -75,11 +85,20 @@ function implemented({ hardware, hyp }: Smmu, written: number): number {
   return written & ~((idr0 & IDR0_PRI) === 0 ? CR0_PRIQEN : 0) & ~((idr0 & IDR0_ATS) === 0 ? CR0_ATSCHK : 0)
 }
 
-/** What devices mark as Translated is checked, whatever the host wrote. */
+/**
+ * What devices mark as Translated is checked, whatever the host wrote. An SMMU that is on has a command queue, whether or not the
+ * host has one.
+ */
 function forHardware({ hardware, hyp }: Smmu, cr0: number): number {
-  if (hyp.quirks.has('eats')) return cr0
+  const queue = isIndependent(hyp) && (cr0 & CR0_SMMUEN) !== 0 ? CR0_CMDQEN : 0
+  if (hyp.quirks.has('eats')) return (cr0 | queue) >>> 0
   const ats = (hardware.read32(ARM_SMMU_IDR0) & IDR0_ATS) !== 0
-  return ats ? (cr0 | CR0_ATSCHK) >>> 0 : cr0
+  return (cr0 | queue | (ats ? CR0_ATSCHK : 0)) >>> 0
+}
+
+/** CR0 or CR0ACK of the hardware as the host is to see it: its queue may be off while the hardware's is on. */
+export function hostsCr0({ state, hyp }: Smmu, cr0: number): number {
+  return isIndependent(hyp) ? (cr0 & ~CR0_CMDQEN) | (cr0 & state.cr0 & CR0_CMDQEN) : cr0
 }
 
 /** Waits until CR0ACK has these bits as in `value`. */
@@ -111,7 +130,7 @@ function enable(smmu: Smmu, before: number, written: number): number {
     share(CR0_PRIQEN, priq, HYP_PRIQ_SHARE)
   }
   if (!includesStep(hyp.upTo, 'strtab') || (after & CR0_SMMUEN) === 0) return after >>> 0
-  if ((after & CR0_CMDQEN) === 0) {
+  if ((after & CR0_CMDQEN) === 0 && !isIndependent(hyp)) {
     // Without commands nothing could be taken from the SMMU any more.
     if ((rising & CR0_SMMUEN) === 0) {
       smmu.warn(HYP_CMDQ_DISABLED, before, written, 0, 0)
@@ -153,7 +172,11 @@ function enableSmmu(smmu: Smmu, after: number): boolean {
  */
 function forgetAll(smmu: Smmu, off: number): number {
   const { hyp, hardware, shadowStrtab } = smmu
-  const cr0 = forHardware(smmu, off)
+  const queue = isIndependent(hyp) ? CR0_CMDQEN : 0
+  const cr0 = forHardware(smmu, off | queue)
+  // What a queue of before left is not to run.
+  if (queue !== 0 && (hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) === 0)
+    smmu.shadowCmdq.discard(smmu.hostCmdq.registers.cons)
   // A hypervisor that took over in the middle finds SMMUEN set already.
   const bits = CR0_CMDQEN | CR0_SMMUEN | CR0_ATSCHK
   if (((hardware.read32(ARM_SMMU_CR0) ^ cr0) & bits) !== 0) hardware.write32(ARM_SMMU_CR0, cr0)
@@ -166,7 +189,7 @@ function forgetAll(smmu: Smmu, off: number): number {
 
 /** Linux's driver disables these queues at shutdown, and when a crash kernel enables the SMMU (server/hypervisor/README.md, section 5.1). */
 function warnDisabled(smmu: Smmu, before: number, after: number, written: number): void {
-  if (!includesStep(smmu.hyp.upTo, 'queues')) return
+  if (!includesStep(smmu.hyp.upTo, 'queues') || isIndependent(smmu.hyp)) return
   const falling = before & ~after
   const shutdown = (written & ENABLES) === 0
   const crashKernel = (written & ~before & CR0_SMMUEN) !== 0
@@ -195,6 +218,13 @@ export function disableAcknowledged(smmu: Smmu, ack: number): void {
     unshare(CR0_PRIQEN, priq, HYP_QUEUE_UNSHARE)
   }
   if ((off & CR0_SMMUEN) !== 0) disableStrtab(smmu)
+}
+
+function unshareCmdq(smmu: Smmu): void {
+  if (!smmu.shadowCmdq.stands()) smmu.shadowCmdq.catchUp()
+  smmu.state.cr0 = (smmu.state.cr0 & ~CR0_CMDQEN) >>> 0
+  const result = smmu.hostCmdq.disable()
+  if (result !== OK) warnPages(smmu, HYP_CMDQ_UNSHARE, smmu.hostCmdq, result)
 }
 
 function disableStrtab(smmu: Smmu): void {

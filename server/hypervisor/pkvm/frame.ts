@@ -3,8 +3,7 @@
  * The register frame as the host sees it (server/hypervisor/README.md, section 4): one rule for each register. What has no
  * rule, or not for this direction or width, is a hyp warning.
  */
-import type { Trap } from '../../policy/policy.ts'
-import { includesStep, type SeriesStep } from '../../policy/policy.ts'
+import { includesStep, newTrap, type SeriesStep, type Trap } from '../../policy/policy.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import {
   ARM_SMMU_AIDR,
@@ -62,7 +61,7 @@ import {
   registerName,
 } from '../../smmu/registers.ts'
 import { CR1_REQUIRED } from '../common/cr1.ts'
-import { disableAcknowledged, writeCr0 } from './cr0.ts'
+import { disableAcknowledged, hostsCr0, writeCr0 } from './cr0.ts'
 import { expectKnown } from './known.ts'
 import type { Quirks } from './quirks.ts'
 import type { Smmu } from './smmu.ts'
@@ -133,10 +132,10 @@ const IDR0: RegisterRule = {
   },
 }
 
-/** As the hardware has it, but for CR0.ATSCHK, which is the hypervisor's: as the host wrote it. */
+/** As the hardware has it, but for what is the hypervisor's: CR0.ATSCHK is as the host wrote it. */
 const readCr0: RegisterAccess = (smmu, trap) => {
   hwRead(smmu, trap)
-  trap.lo = ((trap.lo & ~CR0_ATSCHK) | (smmu.state.cr0 & CR0_ATSCHK)) >>> 0
+  trap.lo = ((hostsCr0(smmu, trap.lo) & ~CR0_ATSCHK) | (smmu.state.cr0 & CR0_ATSCHK)) >>> 0
 }
 
 const CR0: RegisterRule = { bits: 32, read: readCr0, write: writeCr0 }
@@ -335,19 +334,60 @@ export function frameRules(
 export class RegisterFrame {
   readonly #smmu: Smmu
   readonly #rules: ReadonlyMap<number, RegisterRule>
+  readonly #whole: boolean
+  /** A half of a 64-bit register, as an access to all of it. */
+  readonly #wide = newTrap()
 
-  /** @param rules by offset */
-  constructor(smmu: Smmu, rules: ReadonlyMap<number, RegisterRule>) {
+  /**
+   * @param rules by offset
+   * @param whole what the architecture allows besides is no mistake (`Choices.wholeFrame`)
+   */
+  constructor(smmu: Smmu, rules: ReadonlyMap<number, RegisterRule>, whole = false) {
     this.#smmu = smmu
     this.#rules = rules
+    this.#whole = whole
   }
 
   /** Decides a trap in the frame. */
   access(trap: Trap): void {
     const rule = this.#rules.get(trap.offset)
     const act = rule === undefined || trap.size * 8 !== rule.bits ? undefined : trap.write ? rule.write : rule.read
-    if (act === undefined) this.#unhandledAccess(trap)
-    else act(this.#smmu, trap)
+    if (act !== undefined) act(this.#smmu, trap)
+    else if (!this.#whole || !this.#accessBesides(trap)) this.#unhandledAccess(trap)
+  }
+
+  /**
+   * What IHI 0070 section 6.2 defines and no rule is for.
+   * @returns false: it does not say what such an access does
+   */
+  #accessBesides(trap: Trap): boolean {
+    const { offset, size, write } = trap
+    if ((size !== 4 && size !== 8) || offset % size !== 0 || offset + size > ARM_SMMU_FRAME_SIZE) return false
+    const around = this.#rules.get(offset - (offset % 8))
+    if (size === 4 && around?.bits === 64) {
+      this.#accessHalf(trap, around)
+      return true
+    }
+    // A 64-bit access to two 32-bit registers.
+    if (size === 8 && (around !== undefined || this.#rules.has(offset + 4))) return false
+    // Reserved, or the other direction of a register that has one.
+    if (!write) answer(trap, 0)
+    return true
+  }
+
+  #accessHalf(trap: Trap, rule: RegisterRule): void {
+    const wide = this.#wide
+    const high = trap.offset % 8 !== 0
+    Object.assign(wide, trap, { write: false, offset: trap.offset - (high ? 4 : 0), size: 8, lo: 0, hi: 0 })
+    rule.read?.(this.#smmu, wide)
+    if (!trap.write) answer(trap, high ? wide.hi : wide.lo)
+    else if (!wide.aborted) {
+      wide.write = true
+      if (high) wide.hi = trap.lo
+      else wide.lo = trap.lo
+      rule.write?.(this.#smmu, wide)
+    }
+    trap.aborted = wide.aborted
   }
 
   /** Not in the table: a write is dropped, a read answers 0. */

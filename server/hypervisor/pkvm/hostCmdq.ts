@@ -6,6 +6,7 @@
  * Nothing is allocated in here while commands flow.
  */
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../policy/report.ts'
+import { EIO } from '../../policy/result.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
 import { CMDQ_ENT_WORDS } from '../../smmu/commands.ts'
 import {
@@ -18,6 +19,7 @@ import {
   queueLog2Size,
   queuePointer,
 } from '../../smmu/queue.ts'
+import { ARM_SMMU_CR0, CR0_CMDQEN } from '../../smmu/registers.ts'
 import { type CommandContext, type CommandRule, ISSUING_OPCODES } from './commandRules.ts'
 import type { SmmuContext } from './context.ts'
 import type { ShadowCmdq } from './shadowCmdq.ts'
@@ -105,10 +107,15 @@ export class HostCmdq {
 
   /** CMDQEN 0 → 1. */
   enable(): number {
+    const { hyp, hardware } = this.#smmu
+    // The hardware's queue may be on already: what is in it has to run, or to have stopped, before it is put aside.
+    if (hyp.choices.independentEnables && (hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0) {
+      if (!this.#shadow.stands() && !this.#shadow.catchUp()) return EIO
+    }
     this.#locate()
     this.#shadow.discard(this.registers.cons)
     this.#shadow.origin = queuePointer(this.registers.cons, this.#log2size)
-    return this.#smmu.hyp.share.sharePinned(this.#address, this.bytes)
+    return hyp.share.sharePinned(this.#address, this.bytes)
   }
 
   /** CMDQEN 1 → 0. What is not copied yet is not any more: its memory is the host's to give away. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The host's stream table (server/hypervisor/README.md, sections 5.2 and 7.1): its registers, and one copy of an entry. */
+import { STE_INVALID } from '../../policy/report.ts'
 import { EFAULT, EINVAL, ENODEV, ENOENT, ERANGE, OK } from '../../policy/result.ts'
 import { fieldGet } from '../../smmu/bits.ts'
 import {
@@ -27,7 +28,7 @@ import {
 } from '../../smmu/strtab.ts'
 import type { SmmuContext } from './context.ts'
 import { StateLayout } from './stateLayout.ts'
-import { steConfig } from './steRules.ts'
+import { steConfig, translates } from './steRules.ts'
 import { STRTAB_MAX_L1_ENTRIES, STRTAB_SPLIT, strtabShape } from './strtabShape.ts'
 
 /** What a checkpoint holds. */
@@ -49,6 +50,8 @@ export const HOST_STRTAB_STATE = new StateLayout<HostStrtabState>({
 
 /** Entries that are looked at for those that no CFGI_STE has told of: 4 MiB. */
 const MAX_SCANNED = 2 ** 16
+/** A table of so many StreamIDs at most is small. */
+const SMALL_LOG2SIZE = 10
 
 export class HostStrtab {
   readonly #smmu: SmmuContext
@@ -75,8 +78,9 @@ export class HostStrtab {
   /** The table by the registers; null when the shadow cannot follow its format or size. */
   check(): StreamTable | null {
     const { baseLo, baseHi, cfg } = this.state
-    const { features } = this.#smmu
+    const { features, hyp } = this.#smmu
     const { sidBits } = features
+    if (hyp.choices.anyStreamTable) return decodeStreamTable(baseLo, baseHi, cfg, sidBits, features.twoLevel)
     const { twoLevel } = strtabShape(features)
     const format = fieldGet(STRTAB_BASE_CFG_FMT, cfg)
     const split = fieldGet(STRTAB_BASE_CFG_SPLIT, cfg)
@@ -116,7 +120,7 @@ export class HostStrtab {
   fetch(sid: number, leaf: boolean, into: Uint8Array): number {
     const table = this.#table
     if (table === null) return ENODEV
-    if (!leaf) return EINVAL
+    if (!leaf && !this.#smmu.hyp.choices.anyInvalidation) return EINVAL
     if (sid >= 2 ** table.log2size) return ERANGE
     return table.twoLevel ? this.#fetchTwoLevel(table, sid, into) : this.#fetchLinear(table, sid, into)
   }
@@ -147,16 +151,25 @@ export class HostStrtab {
     return read ? unshared : EFAULT
   }
 
-  /** StreamIDs of entries with bypass or stage 1, which the host may have, among the first MAX_SCANNED of the table while SMMUEN is set. */
-  *passing(): Generator<number> {
+  /**
+   * Entries of the host's that the shadow may have to have, while SMMUEN is set: bypass and stage 1, and of a small table those that
+   * abort, which differ from no entry by an event. The first MAX_SCANNED of the table are looked at.
+   * @param limit StreamIDs from there on are of no interest
+   * @param visit called with each StreamID; false ends it
+   * @returns the first StreamID that was not looked at because there are too many; null: there is none
+   */
+  forEachEntry(limit: number, visit: (sid: number) => boolean): number | null {
     const table = this.#table
-    if (table === null) return
-    const { memory, share } = this.#smmu.hyp
+    if (table === null) return null
+    const { memory, share, choices } = this.#smmu.hyp
+    const aborts = choices.anyInvalidation && table.log2size <= SMALL_LOG2SIZE
     let left = MAX_SCANNED
-    for (const { address, sid, stes } of steTables(table, memory)) {
-      const ste = new BigUint64Array(STRTAB_STE_DWORDS * Math.min(stes, left))
-      left -= ste.length / STRTAB_STE_DWORDS
-      if (ste.length === 0) return
+    for (const { address, sid, stes } of steTables(table, memory, 0, limit)) {
+      const all = Math.min(stes, limit - sid)
+      const count = Math.min(all, left)
+      if (count === 0) return sid
+      left -= count
+      const ste = new BigUint64Array(STRTAB_STE_DWORDS * count)
       // A linear table is shared all the time.
       if (table.twoLevel && share.share(address, stes * STRTAB_STE_SIZE) !== OK) continue
       const read = memory.read(address, new Uint8Array(ste.buffer), 0, ste.byteLength)
@@ -164,10 +177,13 @@ export class HostStrtab {
       if (!read) continue
       for (let at = 0; at < ste.length; at += STRTAB_STE_DWORDS) {
         const config = steConfig(ste, at)
-        if (config === STRTAB_STE_0_CFG_BYPASS || config === STRTAB_STE_0_CFG_S1_TRANS)
-          yield sid + at / STRTAB_STE_DWORDS
+        const passes = config === STRTAB_STE_0_CFG_BYPASS || config === STRTAB_STE_0_CFG_S1_TRANS
+        if (!passes && !(aborts && config !== STE_INVALID && !translates(config))) continue
+        if (!visit(sid + at / STRTAB_STE_DWORDS)) return null
       }
+      if (count < all) return sid + count
     }
+    return null
   }
 
   /** After the SMMU's features are known again. */

@@ -16,12 +16,15 @@ import {
   ARM_SMMU_CMDQ_CONS,
   ARM_SMMU_CR0,
   ARM_SMMU_CR0ACK,
+  ARM_SMMU_CR1,
   ARM_SMMU_IDR3,
   CR0_SMMUEN,
   IDR3_BBML,
 } from '../../smmu/registers.ts'
+import { CR1_REQUIRED } from '../common/cr1.ts'
 import { HardwareWait } from '../common/wait.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
+import { CHOICE_NAMES, type Choices, LINUX_ONLY } from './choices.ts'
 import { type CommandOverrides, commandRules } from './commandRules.ts'
 import type { HypContext } from './context.ts'
 import { frameRules, RegisterFrame, type RegisterOverrides } from './frame.ts'
@@ -31,6 +34,7 @@ import { IdmapBlocks } from './idmapBlocks.ts'
 import { buildIdmap } from './idmapBuild.ts'
 import { idmapGeometry, stage2Pages } from './idmapGeometry.ts'
 import { verifyIdmap } from './idmapVerify.ts'
+import { expectKnown } from './known.ts'
 import { PAGE_SIZE, PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
 import { type Quirks, quirksOf } from './quirks.ts'
@@ -54,6 +58,8 @@ export interface HypervisorOverrides {
   readonly commands?: CommandOverrides
   /** How an entry of the stream table is shadowed. */
   readonly stream?: (rule: StreamRule) => StreamRule
+  /** What the host may do besides what Linux does; default: nothing. */
+  readonly choices?: Partial<Choices>
 }
 
 /** A range of bytes. */
@@ -69,6 +75,7 @@ export class Hypervisor implements HypContext {
   readonly upTo: SeriesStep
   readonly ats: boolean
   readonly quirks: Quirks
+  readonly choices: Choices
   readonly wait: HardwareWait
   readonly ownership: PageOwnership
   readonly share: HostShare
@@ -112,6 +119,8 @@ export class Hypervisor implements HypContext {
     this.report = context.report
     this.upTo = options.until ?? 'nested'
     this.quirks = quirksOf(options.quirks)
+    expectKnown('the choices of a policy', overrides.choices ?? {}, CHOICE_NAMES)
+    this.choices = { ...LINUX_ONLY, ...overrides.choices }
     this.ats = options.ats ?? false
     this.#granule = options.granule ?? 4096
     this.#blocks = options.blocks ?? false
@@ -122,7 +131,7 @@ export class Hypervisor implements HypContext {
     this.#persist = context.persist ?? (() => {})
     this.wait = new HardwareWait(this.#clock, options.waitMs ?? 1000, options.waitPolls ?? 1_000_000)
     this.ownership = new PageOwnership(machine.memory.ram)
-    this.share = new HostShare(this.ownership, this.report)
+    this.share = new HostShare(this.ownership, this.report, this.choices.commonPages)
     this.pool = new PagePool(machine.memory, machine.carveout)
     const stream = includesStep(this.upTo, 'nested') ? nestStream : copyStream
     const rules = {
@@ -132,8 +141,9 @@ export class Hypervisor implements HypContext {
     }
     this.smmus = machine.smmus.map((smmu, index) => new Smmu(this, index, smmu, rules))
     const registers = frameRules(this.upTo, this.quirks, overrides.registers)
-    this.#frames = this.smmus.map(smmu => new RegisterFrame(smmu, registers))
-    this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule, this.#blocks)
+    const { wholeFrame } = this.choices
+    this.#frames = this.smmus.map(smmu => new RegisterFrame(smmu, registers, wholeFrame))
+    this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule, this.#blocks, this.choices)
   }
 
   /** Whether devices reach the host's pages only. */
@@ -199,6 +209,7 @@ export class Hypervisor implements HypContext {
     for (const smmu of this.smmus) {
       const refusal = smmu.stop()
       if (refusal !== null) return `SMMU ${smmu.index}: ${refusal}`
+      if (this.choices.wholeFrame) smmu.hardware.write32(ARM_SMMU_CR1, CR1_REQUIRED)
     }
     for (const smmu of this.smmus) {
       const queue = pool.allocate(SHADOW_CMDQ_BYTES)

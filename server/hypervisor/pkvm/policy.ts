@@ -50,7 +50,7 @@ export class PkvmPolicy implements Policy {
   }
 
   constructor(machine: Machine, context: PolicyContext, overrides: PkvmOverrides = {}) {
-    expectKnown('a policy made of pkvm', overrides, ['name', 'registers', 'commands', 'stream'])
+    expectKnown('a policy made of pkvm', overrides, ['name', 'registers', 'commands', 'stream', 'choices'])
     this.name = overrides.name ?? 'pkvm'
     this.hypervisor = new Hypervisor(machine, context, overrides)
     this.inspect = new PkvmInspect(this.hypervisor)

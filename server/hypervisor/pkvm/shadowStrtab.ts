@@ -4,8 +4,8 @@
  * the host's entry is converted and written here, in an order in which no half-written entry is ever live.
  */
 import { STE_INVALID } from '../../policy/report.ts'
-import { EFAULT, ENODEV, ENOENT, ENOMEM, ERANGE, ETIMEDOUT, OK } from '../../policy/result.ts'
-import { fieldGet, fieldGet64, fieldPrep, TWO_POW_32 } from '../../smmu/bits.ts'
+import { EFAULT, ENODEV, ENOENT, ENOMEM, EPERM, ERANGE, ETIMEDOUT, OK } from '../../policy/result.ts'
+import { exceeds, fieldGet, fieldGet64, fieldPrep, TWO_POW_32 } from '../../smmu/bits.ts'
 import { atcInvAll, cfgiSte } from '../../smmu/commands.ts'
 import {
   ARM_SMMU_CR0ACK,
@@ -68,6 +68,9 @@ export interface ShadowStrtabState {
   /** Address of the table: its L1 descriptors, or its entries when it is linear. 0: there is none. */
   base: number
 }
+
+/** What is the matter with a StreamID that has no entry. */
+const ABSENT: ReadonlySet<number> = new Set([ENOENT, ERANGE])
 
 export const SHADOW_STRTAB_STATE = new StateLayout<ShadowStrtabState>({ base: 'u53' })
 
@@ -132,21 +135,39 @@ export class ShadowStrtab {
     return { twoLevel, base: this.state.base, log2size, split: twoLevel ? STRTAB_SPLIT : 0 }
   }
 
-  /** CFGI_STE of the host: makes the shadow of the entry anew. */
+  /**
+   * CFGI_STE of the host: makes the shadow of the entry anew. Where the host may do all that the architecture allows, an entry that is
+   * not there is no error, nor is it to say so while there is no table; with Leaf = 0 all entries are made anew, for those of the L1
+   * descriptor may be others by now.
+   */
   configure(sid: number, leaf: boolean): number {
+    const { choices } = this.#smmu.hyp
+    if (!choices.anyInvalidation) return this.#configure(sid, leaf)
+    if (this.#host.table === null) return OK
+    if (!leaf) {
+      this.configureAll()
+      return OK
+    }
+    const result = this.#configure(sid, leaf)
+    return ABSENT.has(result) ? OK : result
+  }
+
+  #configure(sid: number, leaf: boolean): number {
     const { hyp } = this.#smmu
     if (hyp.quirks.has('pool-leak') && sid < 2 ** this.#table.log2size) this.#entry(sid)
     // The host's entry comes first: a StreamID without one must not cost a table.
-    const converted = this.#convert(sid, leaf)
+    const found = this.#convert(sid, leaf)
+    // The host's table may be larger than the shadow can be.
+    const converted = found === OK && exceeds(sid, this.#table.log2size) ? ERANGE : found
     if (converted !== OK) {
       this.#lose(sid)
       return converted
     }
     if (!this.streams.has(sid) && hyp.streamCount() >= MAX_STREAMS) return ENOMEM
-    const found = this.#entry(sid)
-    if (found.address < 0) return found.address
-    const updated = this.#update(sid, found.address, found.leaf)
-    if (updated === OK || this.#stands(found.address)) this.#remember(sid)
+    const entry = this.#entry(sid)
+    if (entry.address < 0) return entry.address
+    const updated = this.#update(sid, entry.address, entry.leaf)
+    if (updated === OK || this.#stands(entry.address)) this.#remember(sid)
     else this.#forget(sid)
     return updated
   }
@@ -189,7 +210,8 @@ export class ShadowStrtab {
     if (this.#host.table === null || trap === this.#renewed) return
     this.#renewed = trap
     for (const sid of [...this.streams.keys()]) this.#renew(sid, true)
-    this.#warnUnshadowed()
+    if (this.#smmu.hyp.choices.anyInvalidation) this.#adopt(true)
+    else this.#warnUnshadowed()
   }
 
   /**
@@ -198,6 +220,7 @@ export class ShadowStrtab {
    */
   rebuild(): number {
     for (const sid of [...this.streams.keys()]) if (!this.#renew(sid, false)) return EFAULT
+    if (this.#smmu.hyp.choices.anyInvalidation) this.#adopt(false)
     return OK
   }
 
@@ -205,12 +228,37 @@ export class ShadowStrtab {
   #warnUnshadowed(): void {
     let first = 0
     let count = 0
-    for (const sid of this.#host.passing()) {
-      if (this.streams.has(sid)) continue
+    this.#host.forEachEntry(Number.POSITIVE_INFINITY, sid => {
+      if (this.streams.has(sid)) return true
       if (count === 0) first = sid
       count++
-    }
+      return true
+    })
     if (count > 0) this.#smmu.warn(HYP_STE_UNSHADOWED, first, count, 0, 0)
+  }
+
+  /**
+   * Entries of the host's that no CFGI_STE has told of get a shadow as well (server/hypervisor/README.md, section 18).
+   * @param live the hardware may use entries
+   */
+  #adopt(live: boolean): void {
+    const rest = this.#host.forEachEntry(2 ** this.#table.log2size, sid => {
+      if (this.streams.has(sid)) return true
+      const result = live ? this.#configure(sid, true) : this.#place(sid)
+      if (result === OK || ABSENT.has(result)) return true
+      this.#smmu.warn(HYP_CFGI_STE, sid, 1, result, 0)
+      // What there is no room for, or no hardware that follows, will not be there for others either.
+      return result === EPERM || result === EFAULT
+    })
+    if (rest !== null) this.#smmu.warn(HYP_STE_UNSHADOWED, rest, 0, 0, 0)
+  }
+
+  /** A new stream, while the hardware uses no entry. */
+  #place(sid: number): number {
+    if (this.#smmu.hyp.streamCount() >= MAX_STREAMS) return ENOMEM
+    const { address } = this.#entry(sid)
+    if (address < 0) return address
+    return this.#renew(sid, false) ? OK : EFAULT
   }
 
   /** @param live the hardware may use the entry @returns false when the table could not be changed */

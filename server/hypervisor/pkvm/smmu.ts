@@ -19,6 +19,7 @@ import type { SmmuHardware } from '../../smmu/hardware.ts'
 import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
+  ARM_SMMU_CR0,
   ARM_SMMU_EVTQ_BASE,
   ARM_SMMU_GBPA,
   ARM_SMMU_PRIQ_BASE,
@@ -49,6 +50,8 @@ import type { StreamRule } from './steRules.ts'
 export interface SmmuState {
   /** CR0: what the host wrote, less what was refused. What is disabled is 1 until CR0ACK says so. */
   cr0: number
+  /** CR1 as the host wrote it, where that is what it reads (`Choices.wholeFrame`). */
+  cr1: number
 }
 
 /** What the probe found, in a checkpoint. */
@@ -62,7 +65,7 @@ export const SMMU_FEATURES = new StateLayout<SmmuFeatures>({
   bigEndian: 'flag',
 })
 
-export const SMMU_STATE = new StateLayout<SmmuState>({ cr0: 'u32' })
+export const SMMU_STATE = new StateLayout<SmmuState>({ cr0: 'u32', cr1: 'u32' })
 
 /** The rules that a policy may change. */
 export interface SmmuRules {
@@ -84,7 +87,7 @@ export class Smmu implements SmmuContext {
   readonly shadowStrtab: ShadowStrtab
   readonly evtq: HostQueue
   readonly priq: HostQueue
-  readonly state: SmmuState = { cr0: 0 }
+  readonly state: SmmuState = { cr0: 0, cr1: 0 }
   readonly features: SmmuFeatures = { ...NO_FEATURES }
 
   constructor(
@@ -112,7 +115,7 @@ export class Smmu implements SmmuContext {
   }
 
   reset(): void {
-    this.state.cr0 = 0
+    Object.assign(this.state, { cr0: 0, cr1: 0 } satisfies SmmuState)
     this.hostCmdq.reset()
     this.shadowCmdq.reset()
     this.hostStrtab.reset()
@@ -128,6 +131,12 @@ export class Smmu implements SmmuContext {
   /** Whether all bits of `enables` are set in CR0, or were and the hardware has not acknowledged that they are not. */
   enabled(enables: number): boolean {
     return (this.state.cr0 & enables) === enables
+  }
+
+  /** Whether the hardware takes commands, of the hypervisor at least. */
+  #sends(): boolean {
+    if (!this.hyp.choices.independentEnables) return this.enabled(CR0_CMDQEN)
+    return (this.hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0
   }
 
   /** Reads the ID registers. @returns why this SMMU cannot isolate, or null */
@@ -172,7 +181,7 @@ export class Smmu implements SmmuContext {
    */
   invalidateStage2(base: number, size: number, granuleShift: number): number {
     if (!this.enabled(CR0_SMMUEN)) return OK
-    if (!this.enabled(CR0_CMDQEN)) return ENODEV
+    if (!this.#sends()) return ENODEV
     const { shadowCmdq } = this
     const granule = 2 ** granuleShift
     shadowCmdq.begin()
@@ -200,7 +209,7 @@ export class Smmu implements SmmuContext {
   /** Nothing that was translated by the idmap stays cached, tables on the way included (server/hypervisor/README.md, section 9.4). */
   forgetStage2(): number {
     if (!this.enabled(CR0_SMMUEN)) return OK
-    if (!this.enabled(CR0_CMDQEN)) return ENODEV
+    if (!this.#sends()) return ENODEV
     const { shadowCmdq } = this
     shadowCmdq.begin()
     tlbiS12Vmall(shadowCmdq.command, HOST_VMID)

@@ -71,6 +71,9 @@ export function MachineControls() {
   )
 }
 
+/** Policies that the series' prefixes and the idmap are of. */
+const OF_PKVM: ReadonlySet<string> = new Set(['pkvm', 'full'])
+
 export function StartDialog() {
   const close = () => {
     startDialog.value = false
@@ -116,7 +119,7 @@ export function StartDialog() {
       breakFirst,
       panicOnWarn,
       oracle,
-      ...(blocks && policy === 'pkvm' && { blocks }),
+      ...(blocks && OF_PKVM.has(policy) && { blocks }),
       ...(quirks.length > 0 && { quirks }),
       ...(append && { append }),
     } as StartOptions
@@ -139,7 +142,7 @@ export function StartDialog() {
           </select>
         </Field>
         <Field label="Until" hint="prefix of the series">
-          <select value={until} disabled={policy !== 'pkvm'} onChange={e => setUntil(e.currentTarget.value)}>
+          <select value={until} disabled={!OF_PKVM.has(policy)} onChange={e => setUntil(e.currentTarget.value)}>
             {(words?.stages ?? ['nested']).map(s => (
               <option key={s}>{s}</option>
             ))}
@@ -194,7 +197,7 @@ export function StartDialog() {
           <input
             type="checkbox"
             checked={blocks}
-            disabled={policy !== 'pkvm'}
+            disabled={!OF_PKVM.has(policy)}
             onChange={e => setBlocks(e.currentTarget.checked)}
           />
           RAM in blocks of the idmap instead of pages

@@ -363,8 +363,8 @@ describe('refused', () => {
     ['nothing', () => new Uint8Array(0), /no checkpoint/],
     ['an odd number of bytes', bytes => bytes.subarray(0, 33), /no checkpoint/],
     ['something else', bytes => bytes.fill(0x41, 0, 4), /no checkpoint/],
-    ['a newer version', bytes => bytes.fill(5, 4, 5), /version 5, this hypervisor reads 4/],
-    ['the version before', bytes => bytes.fill(3, 4, 5), /version 3, this hypervisor reads 4/],
+    ['a newer version', bytes => bytes.fill(6, 4, 5), /version 6, this hypervisor reads 5/],
+    ['the version before', bytes => bytes.fill(4, 4, 5), /version 4, this hypervisor reads 5/],
     ['cut short', bytes => bytes.subarray(0, bytes.length - 4), /shorter/],
     ['one bit flipped', bytes => bytes.fill(bytes[100] ^ 1, 100, 101), /damaged/],
   ]
