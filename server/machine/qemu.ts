@@ -109,12 +109,12 @@ export function qemuArguments(options: QemuOptions): string[] {
 
 /**
  * The program that starts QEMU, and its arguments. It has a process group of its own: Ctrl-C is ours to handle. Should this process die
- * without a word, the kernel ends QEMU. With more vCPUs than processors no vCPU takes another's when it wakes up (SCHED_BATCH): mostly
+ * without a word, the kernel ends QEMU. With as many vCPUs as processors no vCPU takes another's when it wakes up (SCHED_BATCH): mostly
  * that is the one that holds QEMU's big lock, and all wait for it then.
  */
 export function qemuCommand(options: QemuOptions, processors = availableParallelism()): string[] {
   const confined = options.sandbox ? ['--no-new-privs'] : []
-  const batch = options.smp > processors ? ['chrt', '--batch', '0'] : []
+  const batch = options.smp >= processors ? ['chrt', '--batch', '0'] : []
   return ['setpriv', '--pdeathsig', 'KILL', ...confined, ...batch, options.binary, ...qemuArguments(options)]
 }
 

@@ -29,7 +29,8 @@ test.each([true, false])('QEMU is started confined, unless nobody wants that (%s
 })
 
 test.each([
-  ['as many vCPUs as processors', 0, ''],
+  ['fewer vCPUs than processors', -1, ''],
+  ['as many vCPUs as processors', 0, 'SCHED_BATCH'],
   ['more vCPUs than processors', 1, 'SCHED_BATCH'],
 ])('%s: how the kernel schedules QEMU', async (_name, more, batch) => {
   const folder = ownFolder(tmpdir(), 'qemu-')
