@@ -29,6 +29,7 @@ export const CONFIGURE_FLAGS = [
   '--enable-tcg',
   '--enable-slirp',
   '--enable-virtfs',
+  '--enable-attr',
   '--enable-seccomp',
   '--enable-msgpack',
   '--enable-fdt=system',
