@@ -44,6 +44,8 @@ export interface SmmuContext {
   readonly hardware: HardwareFrame
   /** What the probe found. */
   readonly features: Readonly<SmmuFeatures>
+  /** Whether all bits of `enables` are set in CR0, or were and the hardware has not acknowledged that they are not. */
+  enabled(enables: number): boolean
   /** Reports a hyp warning of this SMMU, with the warning's values. */
   warn(warning: HypWarning, a: number, b: number, c: number, d: number): void
 }

@@ -20,9 +20,10 @@ import {
   queuePointer,
 } from '../../smmu/queue.ts'
 import { ARM_SMMU_CR0, CR0_CMDQEN } from '../../smmu/registers.ts'
+import { commandPlaces } from './commandPlaces.ts'
 import { type CommandContext, type CommandRule, ISSUING_OPCODES } from './commandRules.ts'
 import type { SmmuContext } from './context.ts'
-import type { ShadowCmdq } from './shadowCmdq.ts'
+import type { SentCommands, ShadowCmdq } from './shadowCmdq.ts'
 import { SHADOW_CMDQ_ENTRIES } from './shadowCmdqSize.ts'
 import { StateLayout } from './stateLayout.ts'
 import { HYP_CMDQ_FETCH, HYP_CMDQ_PROD } from './warnings.ts'
@@ -67,6 +68,8 @@ export class HostCmdq {
   #log2size = 0
   /** After a take-over: commands of the trap that is repeated which the hardware has already and must not get twice. */
   #alreadyIssued: Uint32Array[] = []
+  /** After a take-over: what the hardware has, until it is known which of the host's commands that is. */
+  #sent: SentCommands | null = null
 
   /**
    * @param rules by opcode
@@ -90,6 +93,7 @@ export class HostCmdq {
   reset(): void {
     Object.assign(this.registers, NO_REGISTERS)
     this.#alreadyIssued = []
+    this.#sent = null
   }
 
   get log2size(): number {
@@ -113,6 +117,7 @@ export class HostCmdq {
       if (!this.#shadow.stands() && !this.#shadow.catchUp()) return EIO
     }
     this.#locate()
+    this.#sent = null
     this.#shadow.discard(this.registers.cons)
     this.#shadow.origin = queuePointer(this.registers.cons, this.#log2size)
     return hyp.share.sharePinned(this.#address, this.bytes)
@@ -138,6 +143,7 @@ export class HostCmdq {
     const { registers } = this
     const log2size = this.#log2size
     const shadow = this.#shadow
+    this.#place()
     // Hardware that stopped at a command reads no other before the host has acknowledged that.
     if (shadow.stands()) return
     let left = queueEntries(registers.prod, registers.cons, log2size)
@@ -225,7 +231,10 @@ export class HostCmdq {
 
   /** CMDQ_CONS as the host reads it. */
   readCons(): number {
+    this.#place()
+    const moves = !this.#shadow.idle
     const cons = this.#shadow.hostCons(this.registers.cons)
+    if (moves) this.#smmu.hyp.queueMoved()
     // It goes on as soon as the hardware does: the host may wait for that and write nothing.
     if (this.registers.unfinished && this.#shadow.idle) {
       this.process(false)
@@ -240,11 +249,13 @@ export class HostCmdq {
    */
   acknowledge(): void {
     const { registers } = this
+    this.#place()
     const cons = queuePointer(this.#shadow.hostCons(registers.cons), this.#log2size)
-    if (this.#shadow.stands()) {
-      registers.cons = cons
-      this.#shadow.discard(cons)
-    }
+    if (!this.#shadow.stands()) return
+    // Those before it that a trap without an answer had sent, before a take-over, are copied again: their CFGI_STEs have been undone.
+    if (queueEntries(registers.cons, cons, this.#log2size) <= 1 << this.#log2size) registers.cons = cons
+    this.#shadow.origin = cons
+    this.#shadow.discard(cons)
   }
 
   // Take-over.
@@ -255,9 +266,45 @@ export class HostCmdq {
     this.#shadow.origin = registers.cons
   }
 
-  /** @param alreadyIssued from `ShadowCmdq.resume` */
-  resume(alreadyIssued: Uint32Array[]): void {
-    this.#alreadyIssued = alreadyIssued
+  /** After `restore`, with the hardware's queue where it stands. @returns false when it cannot be read */
+  resume(): boolean {
+    const { registers } = this
+    const found = this.#shadow.resume(registers.cons)
+    if (found === null) return false
+    this.#alreadyIssued = found.issued
+    if (!this.#smmu.enabled(CR0_CMDQEN)) return true
+    this.#sent = found.sent
+    if (found.again === null) return true
+    registers.cons = found.again
+    registers.unfinished = true
+    this.#shadow.origin = found.again
+    return true
+  }
+
+  /**
+   * The host changes no command before CMDQ_CONS is behind it, so what they say tells which of them the hardware has. Not before the
+   * trap is repeated: it may be the one that writes CMDQ_PROD.
+   */
+  #place(): void {
+    const sent = this.#sent
+    if (sent === null) return
+    this.#sent = null
+    const log2size = this.#log2size
+    const first = queuePointer(sent.origin, log2size)
+    const count = Math.min(queueEntries(this.registers.prod, first, log2size), 1 << log2size)
+    const host = new Uint32Array(CMDQ_ENT_WORDS * count)
+    const bytes = new Uint8Array(host.buffer)
+    const { memory } = this.#smmu.hyp
+    for (let done = 0; done < count; ) {
+      const index = queueIndex(first + done, log2size)
+      const run = Math.min(count - done, (1 << log2size) - index)
+      const from = this.#address + index * CMDQ_ENTRY_SIZE
+      if (!memory.read(from, bytes, done * CMDQ_ENTRY_SIZE, run * CMDQ_ENTRY_SIZE)) return
+      done += run
+    }
+    const places = commandPlaces(sent.words, host, this.#rules).map(i => queueAdvance(first, log2size, i))
+    if (sent.pinned && places.length > 0) places[0] = sent.origin
+    this.#shadow.place(sent.at, places)
   }
 
   #wasIssued(words: Uint32Array, at: number): boolean {

@@ -602,17 +602,15 @@ export class Hypervisor implements HypContext {
     this.memory.clean?.(this.pool.base, this.pool.capacity * PAGE_SIZE)
     for (const smmu of this.smmus) this.#expect(smmu.verify())
     for (const smmu of this.smmus) {
-      const { index, hardware, hostCmdq, shadowCmdq, shadowStrtab } = smmu
+      const { index, hardware, hostCmdq, shadowStrtab } = smmu
       if (includesStep(this.upTo, 'cmdq')) {
-        const issued = shadowCmdq.resume(hostCmdq.registers.cons)
-        if (issued === null) this.#expect([`SMMU ${index}: its queue cannot be read`])
-        else hostCmdq.resume(issued)
+        this.#expect(hostCmdq.resume() ? [] : [`SMMU ${index}: its queue cannot be read`])
       }
       if (!includesStep(this.upTo, 'strtab')) continue
       const enabled = hardware.read32(ARM_SMMU_CR0) | hardware.read32(ARM_SMMU_CR0ACK)
-      const done = shadowStrtab.resume((enabled & CR0_SMMUEN) !== 0)
-      if (done === null) this.#expect([`SMMU ${index}: its shadow stream table is damaged`])
-      else changes.push(...done)
+      const { changes: done, problem } = shadowStrtab.resume((enabled & CR0_SMMUEN) !== 0)
+      this.#expect(problem === null ? [] : [`SMMU ${index}: ${problem}`])
+      changes.push(...done)
     }
     const { idmap } = this
     if (idmap !== null && this.#operation !== null) {

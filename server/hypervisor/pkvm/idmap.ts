@@ -41,6 +41,12 @@ export interface IdmapState {
   unmappedBytes: number
   /** Duration of the build. */
   buildUs: number
+  /**
+   * With blocks: addresses in which a former hypervisor may have died between a store and its invalidation, which nobody has put right
+   * yet; a size of 0: none.
+   */
+  unsettledBase: number
+  unsettledSize: number
 }
 
 export const IDMAP_STATE = new StateLayout<IdmapState>({
@@ -52,11 +58,14 @@ export const IDMAP_STATE = new StateLayout<IdmapState>({
   deviceBytes: 'u53',
   unmappedBytes: 'u53',
   buildUs: 'u53',
+  unsettledBase: 'u53',
+  unsettledSize: 'u53',
 })
 
 /** Of an idmap that is to be built. @param root memory for the start level table */
 export function newIdmapState(root: number, outputBits: number, bigEndian: boolean): IdmapState {
-  return { root, outputBits, bigEndian, tables: 1, ramBytes: 0, deviceBytes: 0, unmappedBytes: 0, buildUs: 0 }
+  const bytes = { ramBytes: 0, deviceBytes: 0, unmappedBytes: 0, unsettledBase: 0, unsettledSize: 0 }
+  return { root, outputBits, bigEndian, tables: 1, ...bytes, buildUs: 0 }
 }
 
 export interface IdmapInfo {

@@ -69,8 +69,6 @@ export class IdmapBlocks {
   readonly #forget: () => number
   /** One table that is made. */
   readonly #table: Uint32Array
-  /** Addresses in which a former hypervisor may have died between a store and its invalidation. */
-  #unsettled: { readonly base: number; readonly size: number } | null = null
 
   /**
    * @param level BBM level that all SMMUs have: 0, 1 or 2
@@ -153,12 +151,12 @@ export class IdmapBlocks {
   }
 
   /**
-   * Lets devices reach what is the host's, all of it. Nothing that is mapped changes; `merge` makes blocks of it. A part that cannot be
-   * mapped stays a hole.
+   * Lets devices reach what is the host's, all of it. Nothing that is mapped changes; `merge` makes blocks of it. A part for which no
+   * table can be had stays a hole; where nothing may become valid yet, so does all of it until that is settled.
    */
   give(base: number, size: number): void {
     if (this.#settle() === OK) this.#map(base, size)
-    else this.#idmap.state.unmappedBytes += size
+    else this.#unsettle(base, size)
   }
 
   #map(base: number, size: number): number {
@@ -239,7 +237,16 @@ export class IdmapBlocks {
     const tables = this.tables()
     for (const table of tables) this.#pool.claim(table, geometry.granule)
     state.tables = tables.length + 1
-    this.#unsettled = { base, size }
+    this.#unsettle(base, size)
+  }
+
+  /** What is mapped there is looked at before anything else is: these addresses, and those that are known already. */
+  #unsettle(base: number, size: number): void {
+    const { state } = this.#idmap
+    const [before, bytes] = [state.unsettledBase, state.unsettledSize]
+    const end = Math.max(base + size, bytes === 0 ? 0 : before + bytes)
+    state.unsettledBase = bytes === 0 ? base : Math.min(base, before)
+    state.unsettledSize = end - state.unsettledBase
   }
 
   /** Addresses of all tables but the root. */
@@ -250,25 +257,28 @@ export class IdmapBlocks {
 
   /** Makes good what a former hypervisor left broken: the blocks around its operation are mapped as they should be. */
   #settle(): number {
-    const left = this.#unsettled
-    if (left === null) return OK
+    const { geometry, state: idmap } = this.#idmap
+    const { unsettledBase: left, unsettledSize: bytes } = idmap
+    if (bytes === 0) return OK
     if (this.#forget() !== OK) return EIO
-    this.#unsettled = null
-    const { geometry } = this.#idmap
+    idmap.unsettledSize = 0
     const { startLevel, granule } = geometry
     let largest = granule
     for (let level = LAST_LEVEL; level >= startLevel; level--) {
       if (leafAllowed(geometry, level)) largest = levelSpan(geometry, level)
     }
-    const from = Math.floor(left.base / largest) * largest
-    const to = Math.ceil((left.base + left.size) / largest) * largest
+    const from = Math.floor(left / largest) * largest
+    const to = Math.ceil((left + bytes) / largest) * largest
     for (const { base, size, state } of [...this.#ownership.ranges(from, to)]) {
       if (state !== 'owned' && state !== 'shared') continue
       const first = Math.ceil(base / granule) * granule
       const end = Math.floor((base + size) / granule) * granule
       if (end <= first) continue
       const result = this.#plain(first, end - first)
-      if (result !== OK) return result
+      // A hole for want of a table is one that stays.
+      if (result === OK || result === ENOMEM) continue
+      idmap.unsettledSize = bytes
+      return result
     }
     return OK
   }

@@ -2,6 +2,7 @@
 /** Comparing the stage-2 identity map in memory with what it should be. */
 import { addressOf, TWO_POW_32 } from '../../smmu/bits.ts'
 import {
+  ARM_LPAE_PTE_NT,
   ARM_LPAE_PTE_TYPE_BLOCK,
   ARM_LPAE_PTE_TYPE_PAGE,
   ARM_LPAE_PTE_TYPE_TABLE,
@@ -27,7 +28,8 @@ export interface IdmapDifference {
 
 /**
  * Compares the tables with what a build would make of the state now. A hole where something could be mapped is no
- * difference while tables could not be had for everything, nor a table where a block could be (server/hypervisor/README.md, section 9.4).
+ * difference while tables could not be had for everything, nor a table where a block could be, nor what a former hypervisor left broken and
+ * nobody has put right yet (server/hypervisor/README.md, section 9.4).
  * @param blocks RAM is mapped in blocks where it can be
  * @param limit stops after so many differences
  */
@@ -53,6 +55,9 @@ class Verifier {
   readonly #space: AddressSpace
   readonly #limit: number
   readonly #blocks: boolean
+  /** Descriptors with nT are no difference, nor are holes. */
+  readonly #unsettled: boolean
+  readonly #holes: boolean
 
   constructor(idmap: Idmap, pool: PagePool, space: AddressSpace, limit: number, blocks: boolean) {
     this.#idmap = idmap
@@ -60,6 +65,8 @@ class Verifier {
     this.#space = space
     this.#limit = limit
     this.#blocks = blocks
+    this.#unsettled = idmap.state.unsettledSize > 0
+    this.#holes = this.#unsettled || idmap.state.unmappedBytes > 0
   }
 
   /** The table of `entries` at `address`, which maps from `base` on. */
@@ -98,14 +105,14 @@ class Verifier {
           continue
         }
         if (this.#space.has(start, start + span, RAM | DEVICE)) {
-          if (lo !== 0 || hi !== 0 || this.#idmap.state.unmappedBytes === 0 || !readable) {
+          if (lo !== 0 || hi !== 0 || !this.#holes || !readable) {
             found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected: null })
           }
           continue
         }
       }
-      if (readable && lo === expectedLo && hi === expectedHi) continue
-      if (readable && lo === 0 && hi === 0 && this.#idmap.state.unmappedBytes > 0) continue
+      if (readable && hi === expectedHi && (this.#unsettled ? lo & ~ARM_LPAE_PTE_NT : lo) >>> 0 === expectedLo) continue
+      if (readable && lo === 0 && hi === 0 && this.#holes) continue
       const expected = descriptor(expectedLo, expectedHi)
       found.push({ base: start, size: span, level, found: descriptor(lo, hi), expected })
     }

@@ -47,8 +47,26 @@ export interface ShadowCmdqState {
   /** The hardware's CMDQ_CONS as last read: index and ERR. */
   cons: number
   error: number
-  /** While the hardware has not consumed everything: where it is in the host's queue, as the host's CMDQ_CONS. */
+  /**
+   * No command before it runs any more: the hardware's CMDQ_CONS, or where the commands of the last trap begin when all has been consumed
+   * by what is known.
+   */
+  since: number
+  /** Of the command at `since`: where it is in the host's queue, as the host's CMDQ_CONS. */
   origin: number
+  /** The hardware was found to have stopped at the command at `cons`, and the host has not acknowledged it. */
+  stopped: boolean
+}
+
+const NO_STATE: ShadowCmdqState = {
+  base: 0,
+  prod: 0,
+  submitted: 0,
+  cons: 0,
+  error: 0,
+  since: 0,
+  origin: 0,
+  stopped: false,
 }
 
 export const SHADOW_CMDQ_STATE = new StateLayout<ShadowCmdqState>({
@@ -57,12 +75,37 @@ export const SHADOW_CMDQ_STATE = new StateLayout<ShadowCmdqState>({
   submitted: 'u32',
   cons: 'u32',
   error: 'u32',
+  since: 'u32',
   origin: 'u32',
+  stopped: 'flag',
 })
+
+/** What a hypervisor that takes over has to know of the commands of its predecessor. */
+export interface TakenOver {
+  /** Commands that the hardware was given and must not get twice, as far as the queue still holds them. */
+  readonly issued: Uint32Array[]
+  /**
+   * The host acknowledged the error that the hardware stood at, in a trap that was not answered: where its queue is to be copied from
+   * again, as its CMDQ_CONS. Or null.
+   */
+  readonly again: number | null
+  readonly sent: SentCommands
+}
+
+/** The last commands of the queue, all that may run yet among them. */
+export interface SentCommands {
+  /** Pointer of the first. */
+  readonly at: number
+  readonly words: Uint32Array
+  /** The place of the host's command that none of them is before, as the host's CMDQ_CONS. */
+  readonly origin: number
+  /** That is the place of the first. */
+  readonly pinned: boolean
+}
 
 export class ShadowCmdq {
   readonly #smmu: SmmuContext
-  readonly state: ShadowCmdqState = { base: 0, prod: 0, submitted: 0, cons: 0, error: 0, origin: 0 }
+  readonly state: ShadowCmdqState = { ...NO_STATE }
   /** Of each entry: the host's CMDQ_CONS as long as the hardware has not consumed it. */
   readonly #origins = new Uint32Array(SHADOW_CMDQ_ENTRIES)
   /** Origin of the commands that are issued: the host's command that they are for, or its next one. */
@@ -76,16 +119,13 @@ export class ShadowCmdq {
   #own = 0
   /** Room ran out in this trap: nothing more is appended. */
   #full = false
-  /** The hardware was found to have stopped at a command. */
-  #stopped = false
 
   constructor(smmu: SmmuContext) {
     this.#smmu = smmu
   }
 
   reset(): void {
-    const state = { base: 0, prod: 0, submitted: 0, cons: 0, error: 0, origin: 0 } satisfies ShadowCmdqState
-    Object.assign(this.state, state)
+    Object.assign(this.state, NO_STATE)
     this.#own = 0
     this.origin = 0
   }
@@ -104,6 +144,9 @@ export class ShadowCmdq {
   /** A trap, or an operation outside of traps, begins. */
   begin(): void {
     this.#full = false
+    if (!this.idle) return
+    this.state.since = this.state.prod
+    this.state.origin = this.origin
   }
 
   /**
@@ -221,7 +264,7 @@ export class ShadowCmdq {
     if (this.idle) return true
     hyp.wait.until(this.#consumed)
     if (this.idle) return true
-    const warning = this.#stopped ? HYP_CMDQ_STOPPED : HYP_CMDQ_TIMEOUT
+    const warning = state.stopped ? HYP_CMDQ_STOPPED : HYP_CMDQ_TIMEOUT
     this.#smmu.warn(warning, state.prod, state.cons, hardware.read32(ARM_SMMU_GERROR), 0)
     return false
   }
@@ -235,15 +278,17 @@ export class ShadowCmdq {
     const { state } = this
     state.cons = queuePointer(cons, SHADOW_CMDQ_LOG2SIZE)
     state.error = fieldGet(CMDQ_CONS_ERR, cons)
-    if (!this.idle) state.origin = this.#origins[queueIndex(state.cons, SHADOW_CMDQ_LOG2SIZE)]
+    if (this.idle) return
+    state.since = state.cons
+    state.origin = this.#origins[queueIndex(state.cons, SHADOW_CMDQ_LOG2SIZE)]
   }
 
   /** Hardware that stopped at a command does not go on before the host acknowledges it: waiting would not help. */
   #hasStopped(): boolean {
     const { hardware } = this.#smmu
     const gerror = hardware.read32(ARM_SMMU_GERROR) ^ hardware.read32(ARM_SMMU_GERRORN)
-    this.#stopped = (gerror & GERROR_CMDQ_ERR) !== 0
-    return this.#stopped
+    this.state.stopped = (gerror & GERROR_CMDQ_ERR) !== 0
+    return this.state.stopped
   }
 
   readonly #consumed = (): boolean => {
@@ -302,20 +347,23 @@ export class ShadowCmdq {
       this.#origins[index] = origin
       cmdSync(words)
     }
+    state.since = state.cons
     state.origin = origin
   }
 
   // Take-over.
 
   restore(state: ShadowCmdqState): void {
-    const { base, prod, submitted, cons, error, origin } = state
+    const { base, prod, submitted, cons, error, since, origin, stopped } = state
     Object.assign(this.state, {
       base,
       prod: queuePointer(prod, SHADOW_CMDQ_LOG2SIZE),
       submitted: queuePointer(submitted, SHADOW_CMDQ_LOG2SIZE),
       cons: queuePointer(cons, SHADOW_CMDQ_LOG2SIZE),
       error: error & 0x7f,
+      since: queuePointer(since, SHADOW_CMDQ_LOG2SIZE),
       origin,
+      stopped,
     } satisfies ShadowCmdqState)
     this.#origins.fill(origin)
   }
@@ -325,31 +373,59 @@ export class ShadowCmdq {
    * was given comes again when the host's write is repeated, and then goes behind it: moving PROD back would make the
    * hardware run through the whole queue.
    * @param fetched where the host's queue was copied up to: the commands that come again begin there
-   * @returns commands that the hardware was given already and must not get twice, as far as the queue still holds them;
-   *   null when it cannot be read
+   * @returns null when the queue cannot be read
    */
-  resume(fetched: number): Uint32Array[] | null {
+  resume(fetched: number): TakenOver | null {
     const { state } = this
-    const { hardware, hyp } = this.#smmu
-    const known = state.prod
-    state.prod = queuePointer(hardware.read32(ARM_SMMU_CMDQ_PROD), SHADOW_CMDQ_LOG2SIZE)
+    const { prod: known, since, origin, cons: before } = state
+    const [pending, stopped] = [!this.idle, state.stopped]
+    state.prod = queuePointer(this.#smmu.hardware.read32(ARM_SMMU_CMDQ_PROD), SHADOW_CMDQ_LOG2SIZE)
     state.submitted = state.prod
-    const given = queueEntries(state.prod, known, SHADOW_CMDQ_LOG2SIZE)
-    // One trap may send more than the queue holds: what is not in it any more has run.
-    const first = Math.max(0, given - SHADOW_CMDQ_ENTRIES)
-    const indexOf = (i: number) => queueIndex(queueAdvance(known, SHADOW_CMDQ_LOG2SIZE, i), SHADOW_CMDQ_LOG2SIZE)
-    for (let i = first; i < given; i++) this.#origins[indexOf(i)] = fetched
     this.#readCons()
+    const { cons, prod } = state
+    const stands = this.stands()
+    const again = pending && stopped && !(stands && cons === before) ? origin : null
+    const entries = (to: number, from: number) => queueEntries(to, from, SHADOW_CMDQ_LOG2SIZE)
+    const inKnown = entries(cons, since) < entries(known, since)
+    const from = inKnown ? since : known
+    const sent = this.#read(from)
+    const given = this.#read(known)
+    if (sent === null || given === null) return null
+    state.since = from
+    state.origin = inKnown ? origin : (again ?? fetched)
+    this.#origins.fill(state.origin)
     // Where the hardware has stopped, the rest will not run.
-    const rest = this.stands() ? queueEntries(state.prod, state.cons, SHADOW_CMDQ_LOG2SIZE) : 0
+    const rest = stands ? entries(prod, cons) : 0
     const issued: Uint32Array[] = []
-    for (let i = first; i < given - rest; i++) {
-      const command = new Uint32Array(CMDQ_ENT_WORDS)
-      const index = indexOf(i)
-      const address = state.base + index * CMDQ_ENTRY_SIZE
-      if (!hyp.memory.read(address, new Uint8Array(command.buffer), 0, CMDQ_ENTRY_SIZE)) return null
+    for (let i = 0; i < given.length / CMDQ_ENT_WORDS - rest; i++) {
+      const command = given.slice(CMDQ_ENT_WORDS * i, CMDQ_ENT_WORDS * (i + 1))
       if (NON_IDEMPOTENT.has(command[0] & 0xff)) issued.push(command)
     }
-    return issued
+    const first = queueAdvance(prod, SHADOW_CMDQ_LOG2SIZE, -sent.length / CMDQ_ENT_WORDS)
+    return { issued, again, sent: { at: first, words: sent, origin: state.origin, pinned: inKnown && pending } }
+  }
+
+  /** Commands from `from` up to PROD, as far as the queue still holds them; null when it cannot be read. */
+  #read(from: number): Uint32Array | null {
+    const { base, prod } = this.state
+    const count = Math.min(SHADOW_CMDQ_ENTRIES, queueEntries(prod, from, SHADOW_CMDQ_LOG2SIZE))
+    const words = new Uint32Array(CMDQ_ENT_WORDS * count)
+    const bytes = new Uint8Array(words.buffer)
+    for (let i = 0; i < count; i++) {
+      const index = queueIndex(prod - count + i, SHADOW_CMDQ_LOG2SIZE)
+      const address = base + index * CMDQ_ENTRY_SIZE
+      if (!this.#smmu.hyp.memory.read(address, bytes, i * CMDQ_ENTRY_SIZE, CMDQ_ENTRY_SIZE)) return null
+    }
+    return words
+  }
+
+  /**
+   * After a take-over.
+   * @param at pointer of the first of some commands
+   * @param places of each of them: where it is in the host's queue, as the host's CMDQ_CONS
+   */
+  place(at: number, places: Uint32Array): void {
+    for (let i = 0; i < places.length; i++) this.#origins[queueIndex(at + i, SHADOW_CMDQ_LOG2SIZE)] = places[i]
+    if (!this.idle) this.#readCons()
   }
 }

@@ -74,6 +74,14 @@ const ABSENT: ReadonlySet<number> = new Set([ENOENT, ERANGE])
 
 export const SHADOW_STRTAB_STATE = new StateLayout<ShadowStrtabState>({ base: 'u53' })
 
+/** How a take-over found the table. */
+export interface TableTakenOver {
+  /** What was put right, in words. */
+  readonly changes: readonly string[]
+  /** Why it cannot be used, or null. */
+  readonly problem: string | null
+}
+
 export class ShadowStrtab {
   readonly #smmu: SmmuContext
   readonly #host: HostStrtab
@@ -94,6 +102,8 @@ export class ShadowStrtab {
   readonly #descriptorBytes = new Uint8Array(this.#descriptor.buffer)
   /** Trap in which all entries were made anew last. */
   #renewed = 0
+  /** Entries abort until they can be put right (`makeUp`). */
+  #aborts = false
 
   constructor(smmu: SmmuContext, host: HostStrtab, cmdq: ShadowCmdq, rule: StreamRule) {
     this.#smmu = smmu
@@ -106,6 +116,7 @@ export class ShadowStrtab {
     this.state.base = 0
     this.streams.clear()
     this.#renewed = 0
+    this.#aborts = false
   }
 
   /** Bytes of the table that exist from the start. */
@@ -440,24 +451,33 @@ export class ShadowStrtab {
    * After `restore`: makes the table what the state says, whatever the former hypervisor was doing to it. Entries are
    * those that the present rule gives.
    * @param live the hardware may use entries
-   * @returns what was changed, in words; null when the table cannot be used.
    */
-  resume(live: boolean): string[] | null {
+  resume(live: boolean): TableTakenOver {
+    const changes: string[] = []
+    return { changes, problem: this.#resume(live, changes) }
+  }
+
+  /** @returns why the table cannot be used, or null */
+  #resume(live: boolean, changes: string[]): string | null {
     const { hyp } = this.#smmu
     const { pool, memory } = hyp
-    const changes: string[] = []
-    const known = new Set<number>()
     if (this.#table.twoLevel) {
       for (const { address } of steTables(this.#table, memory)) {
-        if (pool.claim(address, STRTAB_L2_BYTES) !== OK) return null
+        if (pool.claim(address, STRTAB_L2_BYTES) === OK) continue
+        return `its shadow stream table is damaged: it leads to 0x${address.toString(16)}`
       }
     }
+    const known = new Set<number>()
     for (const { sid, host, shadow } of this.streams.values()) {
       known.add(sid)
       // The former hypervisor may have taken the L2 table away, and not lived to say so.
       const inside = this.#table.twoLevel && sid < 2 ** this.#table.log2size
-      if (inside && steAddress(this.#table, sid, memory) === STE_ABSENT && this.#growTable(sid) < 0) return null
-      if (this.read(sid) === null) return null
+      if (inside && steAddress(this.#table, sid, memory) === STE_ABSENT && this.#growTable(sid) < 0) {
+        return `no L2 table can be had for stream 0x${sid.toString(16)}`
+      }
+      if (this.read(sid) === null) {
+        return this.#hasNoEntry(sid)
+      }
       this.#hostSte.set(host)
       this.#ste.set(host)
       if (this.#rule(this.#hostSte, this.#ste, hyp) !== OK) {
@@ -466,20 +486,54 @@ export class ShadowStrtab {
       }
       shadow.set(this.#ste)
       if (this.#isInTable(sid)) continue
-      if (!this.#writeEntry(sid, live) && !this.#isPending(sid)) return null
-      changes.push(`${this.#name(sid)} was rewritten`)
+      if (this.#writeEntry(sid, live) || this.#isPending(sid)) {
+        changes.push(`${this.#name(sid)} was rewritten`)
+      } else if (this.#abortsMeanwhile(sid)) {
+        changes.push(`${this.#name(sid)} aborts until the host acknowledges CMDQ_ERR`)
+      } else {
+        return this.#cannotWrite(sid)
+      }
     }
     this.#ste.fill(0n)
     for (const sid of this.#validEntries()) {
       if (known.has(sid)) continue
       if (!this.#writeEntry(sid, live)) {
-        if (!this.#isPending(sid)) return null
+        if (!this.#isPending(sid)) return this.#cannotWrite(sid)
         this.#hostSte.fill(0n)
         this.#remember(sid)
       }
       changes.push(`${this.#name(sid)} was taken back, unfinished`)
     }
-    return changes
+    return null
+  }
+
+  #hasNoEntry(sid: number): string {
+    return `its shadow stream table is damaged: it has no entry for stream 0x${sid.toString(16)}`
+  }
+
+  #cannotWrite(sid: number): string {
+    if (steAddress(this.#table, sid, this.#smmu.hyp.memory) < 0) return this.#hasNoEntry(sid)
+    const hangs = !this.#cmdq.idle && !this.#cmdq.stands()
+    const why = hangs ? 'the hardware takes no commands, and tells no error' : 'it cannot be written'
+    return `the shadow entry of stream 0x${sid.toString(16)} cannot be put right: ${why}`
+  }
+
+  /**
+   * The host has acknowledged CMDQ_ERR: entries that could not be put right while the hardware stood at the command.
+   * @param live the hardware may use entries
+   */
+  makeUp(live: boolean): void {
+    if (!this.#aborts) return
+    this.#aborts = false
+    this.#cmdq.begin()
+    for (const { sid, host } of [...this.streams.values()]) {
+      this.#hostSte.set(host)
+      this.#ste.set(host)
+      if (this.#rule(this.#hostSte, this.#ste, this.#smmu.hyp) !== OK || this.#isInTable(sid)) continue
+      if (this.#writeEntry(sid, live)) continue
+      this.#aborts = true
+      this.#smmu.warn(HYP_CFGI_STE, sid, 1, ETIMEDOUT, 0)
+    }
   }
 
   #name(sid: number): string {
@@ -510,7 +564,17 @@ export class ShadowStrtab {
    * when the host acknowledges the error (`ShadowCmdq.discard`). No page is taken from devices before.
    */
   #isPending(sid: number): boolean {
-    return this.#isInTable(sid) && !this.#cmdq.full && this.#cmdq.stands()
+    return this.#isInTable(sid) && this.#cmdq.stands()
+  }
+
+  /** After an update that failed, and that needs more than one CFGI: of hardware that stopped at a command the entry aborts for now. */
+  #abortsMeanwhile(sid: number): boolean {
+    const { memory } = this.#smmu.hyp
+    const address = steAddress(this.#table, sid, memory)
+    if (address < 0 || !this.#cmdq.stands() || !memory.write(address, ABORT_BYTES, 0, 8)) return false
+    memory.clean?.(address, 8)
+    this.#aborts = true
+    return true
   }
 
   /** Writes `#ste`; when the SMMU is off, at once: it uses no entry, and invalidates all before it does. */

@@ -267,12 +267,43 @@ describe('a shadow table that is not what the state says', () => {
       expect(goOn(bench)).toContain('CFGI_STE_RANGE')
     })
 
-    test('an entry that could be changed in part only: it does not go on', () => {
+    test('an entry that could be changed in part only aborts until the host has acknowledged the error, whoever takes over meanwhile', () => {
       const bench = stopped()
+      const before = shadowSte(bench, 8)
       const at = shadowSteAddress(bench, 8)
       for (const word of [at + 16, at + 24]) bench.memory.poke64(word, bench.memory.peek64(word) ^ (1n << 63n))
+      for (let i = 0; i < 2; i++) {
+        takeOver(bench)
+        expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x8 aborts until the host acknowledges CMDQ_ERR'])
+        // V, and Config = abort.
+        expect(shadowSte(bench, 8)[0]).toBe(1n)
+      }
+      expect(bench.report.take()).toContain('HYP_CMDQ_STOPPED')
+      expect(goOn(bench)).toContain('CFGI_STE')
+      expect(shadowSte(bench, 8)).toEqual(before)
+      expect(bench.report.take()).toEqual([])
+    })
+
+    test('an entry that was invalid and is to be valid: so', () => {
+      const bench = stopped()
+      const before = shadowSte(bench, 8)
+      bench.memory.poke64(shadowSteAddress(bench, 8), ...Array<bigint>(8).fill(0n))
       takeOver(bench)
-      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+      expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x8 aborts until the host acknowledges CMDQ_ERR'])
+      goOn(bench)
+      expect(shadowSte(bench, 8)).toEqual(before)
+    })
+
+    test('an entry that cannot be put right even then is warned of', () => {
+      const bench = stopped()
+      bench.memory.poke64(shadowSteAddress(bench, 8), ...Array<bigint>(8).fill(0n))
+      takeOver(bench)
+      bench.hyp.resume()
+      bench.report.take()
+      // The hardware stays stuck, without an error.
+      bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+      expect(bench.report.take()).toContain('HYP_CFGI_STE')
+      expect(shadowSte(bench, 8)[0]).toBe(1n)
     })
 
     test('an entry that cannot be written, and has the same word 0: it does not go on', () => {
@@ -283,7 +314,9 @@ describe('a shadow table that is not what the state says', () => {
       const { memory } = bench
       const write = memory.write.bind(memory)
       memory.write = (address, ...rest) => Math.floor(address / 64) !== at / 64 && write(address, ...rest)
-      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+      expect(() => bench.hyp.resume()).toThrow(
+        'the shadow entry of stream 0x8 cannot be put right: it cannot be written',
+      )
     })
 
     test('hardware that takes no command and tells no error: it does not go on', () => {
@@ -291,10 +324,12 @@ describe('a shadow table that is not what the state says', () => {
       bench.hw.set(r.ARM_SMMU_GERROR, 0)
       bench.memory.poke64(shadowSteAddress(bench, 9), ...shadowSte(bench, 8))
       takeOver(bench)
-      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+      expect(() => bench.hyp.resume()).toThrow(
+        'the shadow entry of stream 0x9 cannot be put right: the hardware takes no commands, and tells no error',
+      )
     })
 
-    test('a queue without room for the invalidation: it does not go on', () => {
+    test('a queue without room for the invalidation: all is forgotten when the host has acknowledged', () => {
       const bench = stopped()
       const { state } = bench.hyp.smmus[0].shadowCmdq
       state.prod = (state.cons ^ 0x1000) >>> 0
@@ -303,7 +338,9 @@ describe('a shadow table that is not what the state says', () => {
       bench.hyp.changed()
       bench.memory.poke64(shadowSteAddress(bench, 9), ...shadowSte(bench, 8))
       takeOver(bench)
-      expect(() => bench.hyp.resume()).toThrow('its shadow stream table is damaged')
+      expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x9 was taken back, unfinished'])
+      expect(bench.report.take()).toContain('HYP_CMDQ_ROOM')
+      expect(goOn(bench)[0]).toBe('CFGI_STE_RANGE')
     })
   })
 
@@ -363,8 +400,8 @@ describe('refused', () => {
     ['nothing', () => new Uint8Array(0), /no checkpoint/],
     ['an odd number of bytes', bytes => bytes.subarray(0, 33), /no checkpoint/],
     ['something else', bytes => bytes.fill(0x41, 0, 4), /no checkpoint/],
-    ['a newer version', bytes => bytes.fill(6, 4, 5), /version 6, this hypervisor reads 5/],
-    ['the version before', bytes => bytes.fill(4, 4, 5), /version 4, this hypervisor reads 5/],
+    ['a newer version', bytes => bytes.fill(7, 4, 5), /version 7, this hypervisor reads 6/],
+    ['the version before', bytes => bytes.fill(5, 4, 5), /version 5, this hypervisor reads 6/],
     ['cut short', bytes => bytes.subarray(0, bytes.length - 4), /shorter/],
     ['one bit flipped', bytes => bytes.fill(bytes[100] ^ 1, 100, 101), /damaged/],
   ]
@@ -399,7 +436,7 @@ describe('refused', () => {
 
   test('one that ends anywhere before its end, and says so itself', () => {
     const { bench, checkpoint } = made()
-    for (let length = 8 + 11 + 1; length < checkpoint.length / 4; length++) {
+    for (let length = 8 + 13 + 1; length < checkpoint.length / 4; length++) {
       const words = new Uint32Array(checkpoint.slice(0, 4 * length).buffer)
       words[2] = length
       words[3] = checkpointChecksum(words)

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The command queue, command × field values (server/hypervisor/README.md, section 6). */
+import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
+import { commandPlaces } from '../../../../server/hypervisor/pkvm/commandPlaces.ts'
+import { commandRules } from '../../../../server/hypervisor/pkvm/commandRules.ts'
 import { COMMAND_DROPPED, COMMAND_KEPT, COMMAND_REWRITTEN } from '../../../../server/policy/report.ts'
 import { EIO, OK } from '../../../../server/policy/result.ts'
 import * as r from '../../../../server/smmu/registers.ts'
@@ -728,6 +731,155 @@ describe('an illegal command among others', () => {
     host.commands(tlbiNhVa(0x4000))
     expect(bench.hw.consumed.filter(([word]) => word !== 0x46)).toEqual([CFGI_ALL, tlbiNhVa(0x4000)])
     expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(1)
+  })
+})
+
+describe('killed in a trap whose commands the hardware refuses one of', () => {
+  const ILLEGAL = command(0x0b)
+  const DROPPED = command('TLBI_NH_ALL')
+  const AT = (index: number) => ((index | (r.CMDQ_ERR_CERROR_ILL_IDX << 24)) >>> 0).toString(16)
+  const consOf = () => bench.read(r.ARM_SMMU_CMDQ_CONS).toString(16)
+
+  /** Calls `act`, killed behind its access `dies`, and lets another one take over. @returns false: it came to its end */
+  function killed(dies: number, act: () => void): boolean {
+    const { hw, memory } = bench
+    const checkpoint = bench.hyp.checkpoint().slice()
+    let accesses = 0
+    const count = () => {
+      if (++accesses === dies) throw new Error('killed')
+    }
+    const write = hw.write.bind(hw)
+    hw.write = (...access) => {
+      const ok = write(...access)
+      count()
+      return ok
+    }
+    memory.onWrite = count
+    let ended = true
+    try {
+      act()
+    } catch {
+      ended = false
+    }
+    hw.write = write
+    memory.onWrite = null
+    if (ended) return false
+    bench.hyp = successor(bench)
+    bench.hyp.restore(checkpoint)
+    bench.hyp.resume()
+    return true
+  }
+
+  function start(): void {
+    bench = new Bench()
+    bench.hyp.reset()
+    host = new Host(bench).boot()
+    host.attach(8, STE.s1)
+    host.ste(8, STE.abort)
+    host.ste(9, STE.bypass)
+    bench.hw.illegal = 0x0b
+    bench.hw.consumed = []
+  }
+
+  /** What Linux does at CMDQ_ERR. */
+  function acknowledge(): void {
+    const at = bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xff
+    bench.memory.poke(HOST_CMDQ + 16 * at, new Uint8Array(Uint32Array.from(SYNC).buffer))
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+  }
+
+  const BATCH = [
+    ...[tlbiNhVa(0x1000), DROPPED, cfgiSte(8), SYNC, cfgiSte(9), tlbiNhVa(0x1000)],
+    ...[ILLEGAL, tlbiNhVa(0x2000), SYNC],
+  ]
+
+  test('at each access: CMDQ_CONS is where the hardware stopped, and all of it runs once the host has acknowledged that', () => {
+    for (let dies = 1; ; dies++) {
+      start()
+      const first = host.prod
+      const prod = host.place(...BATCH)
+      const where = `killed at ${dies}`
+      const alive = !killed(dies, () => bench.write(r.ARM_SMMU_CMDQ_PROD, prod))
+      if (!alive) bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+      expect(consOf(), where).toBe(AT(first + 6))
+      acknowledge()
+      expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff, where).toBe(prod)
+      expect(bench.read(r.ARM_SMMU_GERROR)).toBe(bench.read(r.ARM_SMMU_GERRORN))
+      expect(bench.hyp.streams().map(({ sid, shadow }) => [sid, shadow[0] & 0xfn])).toEqual([
+        [8, 1n],
+        [9, 13n],
+      ])
+      expect(bench.hw.consumed.filter(([word]) => word === 0x12).at(-1)).toEqual(tlbiNhVa(0x2000))
+      if (alive) break
+      expect(dies).toBeLessThan(1000)
+    }
+  })
+
+  test.each([
+    ['', [ILLEGAL, cfgiSte(8), SYNC, tlbiNhVa(0x2000), SYNC], null],
+    [', where it is refused again', [ILLEGAL, cfgiSte(8), DROPPED, ILLEGAL, tlbiNhVa(0x2000), SYNC], 3],
+  ])('at each access while the host acknowledges: what it has not run runs%s', (_, batch, again) => {
+    for (let dies = 1; ; dies++) {
+      start()
+      const first = host.prod
+      host.commands(...batch)
+      const { prod } = host
+      expect(consOf()).toBe(AT(first))
+      bench.memory.poke(HOST_CMDQ + 16 * first, new Uint8Array(Uint32Array.from(SYNC).buffer))
+      const gerror = bench.read(r.ARM_SMMU_GERROR)
+      const where = `killed at ${dies}`
+      const alive = !killed(dies, () => bench.write(r.ARM_SMMU_GERRORN, gerror))
+      if (!alive) bench.write(r.ARM_SMMU_GERRORN, gerror)
+      if (again !== null) {
+        expect(consOf(), where).toBe(AT(first + again))
+        acknowledge()
+      }
+      expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff, where).toBe(prod)
+      expect(bench.hyp.streams().map(({ sid, shadow }) => [sid, shadow[0]])).toEqual([[8, 1n]])
+      expect(bench.hw.consumed.filter(([word]) => word === 0x12)).not.toEqual([])
+      if (alive) break
+      expect(dies).toBeLessThan(1000)
+    }
+  })
+
+  test('the hypervisor’s own commands are those of the command that they are for, or of the next one', () => {
+    const own = command('SYNC')
+    const donation = [command('TLBI_S2_IPA'), own, DROPPED, own]
+    const ats = [command('ATC_INV', { sid: 8 }), command('ATC_INV', { sid: 8, ssv: 1 }), own]
+    const sent = [...donation, tlbiNhVa(0), ...ats, cfgiSte(8), own, cfgiSte(8), own, cfgiSte(8), SYNC, ...donation]
+    const host = [tlbiNhVa(0), DROPPED, cfgiSte(9), cfgiSte(8), SYNC]
+    const words = (commands: number[][]) => Uint32Array.from(commands.flat())
+    const places = commandPlaces(words(sent), words(host), commandRules(true, new Set()))
+    // The CFGI_STE of stream 9 was dropped, without any.
+    expect([...places]).toEqual([0, 0, 0, 0, 0, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5])
+  })
+
+  test('any commands, killed anywhere', () => {
+    const rewritten = command('SYNC', { cs: 1, msiData: 7, msiAddress: 0x4000_0000 })
+    const any = fc.constantFrom(
+      ...[tlbiNhVa(0x1000), tlbiNhVa(0x2000), DROPPED, cfgiSte(8), cfgiSte(9), CFGI_ALL, SYNC, rewritten],
+    )
+    fc.assert(
+      fc.property(
+        fc.array(any, { maxLength: 8 }),
+        fc.array(any, { maxLength: 4 }),
+        fc.nat(60),
+        (before, behind, dies) => {
+          start()
+          const first = host.prod
+          const prod = host.place(...before, ILLEGAL, ...behind)
+          if (killed(dies + 1, () => bench.write(r.ARM_SMMU_CMDQ_PROD, prod))) bench.write(r.ARM_SMMU_CMDQ_PROD, prod)
+          expect(consOf()).toBe(AT(first + before.length))
+          acknowledge()
+          expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(prod)
+          const told = [...before, ...behind].flatMap(words => (words[0] === 3 ? [words[1]] : []))
+          const shadows = new Map(bench.hyp.streams().map(({ sid, shadow }) => [sid, shadow[0] & 0xfn]))
+          if (told.includes(8)) expect(shadows.get(8)).toBe(1n)
+          expect(shadows.get(9)).toBe(told.includes(9) ? 13n : undefined)
+        },
+      ),
+      { numRuns: 300 },
+    )
   })
 })
 

@@ -7,7 +7,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import * as r from '../../../../server/smmu/registers.ts'
 import { CFGI_ALL, cfgiSte, command, SYNC, tlbiNhVa } from '../../smmu/fields.ts'
-import { Bench, Host, type SetUp, STE } from './support.ts'
+import { Bench, Host, type SetUp, STE, successor } from './support.ts'
 
 /** A host whose SMMU takes posted writes as QEMU does. */
 class PostingBench extends Bench {
@@ -102,6 +102,25 @@ describe('posted', () => {
     expect(bench.hw.takeCommands()).toEqual(['TLBI_NH_VA', 'CFGI_STE_RANGE', 'SYNC', 'opcode 0xee', 'SYNC'])
     bench.submit(SYNC)
     expect(bench.report.take()).toEqual([])
+  })
+
+  test('whoever takes over before it is seen tells it as it would have been told', () => {
+    const bench = new PostingBench()
+    const { host, hw } = bench
+    bench.submit(tlbiNhVa(0), SYNC)
+    hw.illegal = 0xee
+    host.commands(command('TLBI_NH_ALL'), tlbiNhVa(0x1000), command(0xee), SYNC)
+    expect(bench.predicted).toBeUndefined()
+    const next = successor(bench)
+    next.restore(bench.hyp.checkpoint().slice())
+    next.resume()
+    bench.hyp = next
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS)).toBe((host.prod - 2) | (r.CMDQ_ERR_CERROR_ILL_IDX << 24))
+    hw.illegal = -1
+    hw.takeCommands()
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    expect(hw.takeCommands()).toEqual(['CFGI_STE_RANGE', 'SYNC', 'opcode 0xee', 'SYNC'])
+    expect(bench.read(r.ARM_SMMU_CMDQ_CONS) & 0xfffff).toBe(host.prod)
   })
 
   test('hardware that stands still is waited for, and warned of', () => {

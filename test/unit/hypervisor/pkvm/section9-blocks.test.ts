@@ -513,6 +513,7 @@ describe('failures', () => {
     ['one block', {}, TARGET, PAGE, 1],
     ['two blocks', {}, BLOCK - PAGE, 2 * PAGE, 2],
     ['1 GiB', ONE_GIB, GIB_BLOCK + 512 * MiB, PAGE, 2],
+    ['1 GiB, parts of two blocks below', ONE_GIB, GIB_BLOCK + 512 * MiB - PAGE, 4 * MiB + 2 * PAGE, 3],
     ['from the middle of one block to that of another', BIG, RAM_BASE + GiB - 3 * MiB, 6 * MiB + PAGE, 4],
   ]
   test.each(
@@ -547,6 +548,22 @@ describe('failures', () => {
       expect(bench.hyp.donate(base, size, 1)).toBe(OK)
       expect(bench.hyp.verify()).toEqual([])
     }
+  })
+
+  test.each([1, 2, 3])('a table that cannot be filled, number %i: all are given back', failing => {
+    const bench = start(ONE_GIB)
+    new Host(bench).boot()
+    const before = picture(bench)
+    const { used } = bench.hyp.pool
+    const { write } = bench.memory
+    let tables = 0
+    bench.memory.write = (at, source, offset, length) =>
+      length === PAGE && ++tables === failing ? false : write.call(bench.memory, at, source, offset, length)
+    expect(bench.hyp.donate(GIB_BLOCK + 512 * MiB - PAGE, 4 * MiB + 2 * PAGE, 1)).toBe(EFAULT)
+    bench.memory.write = write
+    expect(bench.hyp.pool.used).toBe(used)
+    expect(picture(bench)).toEqual(before)
+    expect(bench.hyp.verify()).toEqual([])
   })
 
   test('no memory for the table of a part that comes back: it stays a hole', () => {
@@ -794,6 +811,89 @@ describe('take-over', () => {
     bench.hw.consume()
     expect(bench.hyp.donate(TARGET, PAGE, 1)).toBe(OK)
     for (const page of NEIGHBOURS) expect(idmapEntry(bench, page)?.target).toBe(page)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test.each([0, 1] as const)('level %i: hardware that consumes nothing, and two hypervisors after another', bbml => {
+    const bench = start({}, bbml)
+    new Host(bench).boot()
+    let kept = bench.hyp.checkpoint().slice()
+    const born = () => {
+      const hyp: Hypervisor = new Hypervisor(bench.machine, {
+        options: { blocks: true, waitPolls: 50 },
+        report: bench.report,
+        clock: () => bench.now++,
+        persist: () => {
+          kept = hyp.checkpoint().slice()
+        },
+      })
+      hyp.restore(kept)
+      hyp.resume()
+      kept = hyp.checkpoint().slice()
+      return hyp
+    }
+    bench.hyp = born()
+    const whole = picture(bench)
+    const { write } = bench.hw
+    bench.hw.write = () => {
+      throw new Error('killed')
+    }
+    expect(() => bench.hyp.donate(TARGET, PAGE, 1)).toThrow('killed')
+    bench.hw.write = write
+    const broken = picture(bench)
+    expect(broken).not.toEqual(whole)
+    bench.hw.stuck = true
+    for (let i = 0; i < 3; i++) {
+      bench.hyp = born()
+      expect(picture(bench)).toEqual(broken)
+    }
+    // Nothing is a hole for want of a table.
+    expect(bench.hyp.idmapInfo?.unmapped).toBe(0)
+    bench.hw.stuck = false
+    bench.hw.consume()
+    // Far away from there.
+    expect(bench.hyp.donate(BLOCK + 4 * MiB, PAGE, 1)).toBe(OK)
+    expect(picture(bench)).toEqual(whole)
+    expect(bench.hyp.verify()).toEqual([])
+    expect(bench.hyp.idmapInfo?.unmapped).toBe(0)
+  })
+
+  test('what comes back while nothing may become valid is mapped later', () => {
+    const bench = start({}, 0)
+    new Host(bench).boot()
+    expect(bench.hyp.donate(BLOCK + 4 * MiB, PAGE, 1)).toBe(OK)
+    let kept = new Uint8Array()
+    const born = () => {
+      const hyp: Hypervisor = new Hypervisor(bench.machine, {
+        options: { blocks: true, waitPolls: 50 },
+        report: bench.report,
+        clock: () => bench.now++,
+        persist: () => {
+          kept = hyp.checkpoint().slice()
+        },
+      })
+      return hyp
+    }
+    const first = born()
+    first.restore(bench.hyp.checkpoint().slice())
+    first.resume()
+    const { write } = bench.hw
+    bench.hw.write = () => {
+      throw new Error('killed')
+    }
+    expect(() => first.donate(TARGET, PAGE, 1)).toThrow('killed')
+    bench.hw.write = write
+    bench.hw.stuck = true
+    bench.hyp = born()
+    bench.hyp.restore(kept)
+    bench.hyp.resume()
+    expect(bench.hyp.reclaim(BLOCK + 4 * MiB, PAGE, 1)).toBe(OK)
+    expect(idmapEntry(bench, BLOCK + 4 * MiB)).toBeNull()
+    expect(bench.hyp.idmapInfo?.unmapped).toBe(0)
+    bench.hw.stuck = false
+    bench.hw.consume()
+    expect(bench.hyp.donate(TARGET, PAGE, 1)).toBe(OK)
+    for (const page of [...NEIGHBOURS, BLOCK + 4 * MiB]) expect(idmapEntry(bench, page)?.target).toBe(page)
     expect(bench.hyp.verify()).toEqual([])
   })
 

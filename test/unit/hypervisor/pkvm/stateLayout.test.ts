@@ -39,7 +39,7 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   // Encoded bytes; words of a Writer and a Reader.
   'checkpoint.ts': ['#buffer', '#bytes', '#restChecksum', 'words', 'length', 'at'],
   // Follow from the registers; filled by resume.
-  'hostCmdq.ts': ['#address', '#log2size', '#alreadyIssued'],
+  'hostCmdq.ts': ['#address', '#log2size', '#alreadyIssued', '#sent'],
   // Follows from the registers.
   'hostStrtab.ts': ['#table'],
   // All of it is read again from EL2's tables.
@@ -56,8 +56,6 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
     '#hostStage2',
     '#idmapBlocks',
   ],
-  // Set by resume, until the first operation.
-  'idmapBlocks.ts': ['#unsettled'],
   // Of one build.
   'idmapBuild.ts': ['#batch'],
   'idmapLayout.ts': ['#cursor'],
@@ -66,9 +64,9 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   // In HypervisorState, by runs; what follows from them.
   'pool.ts': ['#lowest', '#clean', '#limit', 'used', 'peak', 'failures', 'generation'],
   // Of the operation at hand.
-  'shadowCmdq.ts': ['#own', '#full', '#stopped', 'origin'],
-  // Of the trap at hand.
-  'shadowStrtab.ts': ['#renewed'],
+  'shadowCmdq.ts': ['#own', '#full', 'origin'],
+  // Of the trap at hand; found again by resume.
+  'shadowStrtab.ts': ['#renewed', '#aborts'],
   'wait.ts': ['#spent'],
 }
 
