@@ -11,15 +11,8 @@ import * as R from '../../smmu/registers.ts'
 import { HardwareFrame } from '../common/hardwareFrame.ts'
 import { probe as probeFeatures } from '../common/probe.ts'
 import { HardwareWait } from '../common/wait.ts'
-import {
-  type Common,
-  type GuestRegisters,
-  type Owner,
-  type PartitionedSmmu,
-  partitionedSmmu,
-  SPLIT,
-  WARNINGS,
-} from './smmu.ts'
+import { type Common, type Owner, type PartitionedSmmu, partitionedSmmu, SPLIT, WARNINGS } from './smmu.ts'
+import { load, type Sizes, save } from './state.ts'
 
 export interface Partition {
   readonly name: string
@@ -95,12 +88,12 @@ export function partition(
   )
   const common: Common = { memory, guest, report, wait, trap: 0, changed: () => void state.generation++ }
   /** Of each SMMU: what the layout of the carve-out depends on. */
-  let sizes: readonly (readonly [oas: number, sidBits: number])[] = []
+  let sizes: Sizes = []
   let maps: readonly RangeMap[] = []
   let smmus: readonly PartitionedSmmu[] = []
 
   /** Finds places in the carve-out, the same for the same sizes. Touches nothing. */
-  function layOut(found: typeof sizes): void {
+  function layOut(found: Sizes): void {
     let end = carveout.base
     const take = (bytes: number) => {
       end = Math.ceil(end / bytes) * bytes + bytes
@@ -127,21 +120,19 @@ export function partition(
 
   const state: Policy['state'] & { generation: number } = {
     generation: 0,
-    checkpoint() {
-      const saved = smmus.map(({ own, streams }) => ({ own, streams: [...streams.values()] }))
-      const words = (_: string, value: unknown) => (value instanceof BigUint64Array ? [...value].map(hex) : value)
-      return Buffer.from(JSON.stringify({ partitions, sizes, saved }, words))
-    },
+    checkpoint: () =>
+      save({ partitions, sizes, saved: smmus.map(({ own, streams }) => ({ own, streams: [...streams.values()] })) }),
     restore(checkpoint) {
-      const { saved, ...rest } = JSON.parse(Buffer.from(checkpoint).toString())
+      const { saved, ...rest } = load(checkpoint, machine.smmus.length)
       if (JSON.stringify(rest.partitions) !== JSON.stringify(partitions)) throw new Error('it is partitioned otherwise')
-      layOut(machine.smmus.map((_, i) => [Number(rest.sizes[i][0]), Number(rest.sizes[i][1])]))
+      const guests = (smmu: number, sid: number) =>
+        partitions[0].streams.some(own => own.smmu === smmu && own.sid === sid)
+      const foreign = saved.flatMap(({ streams }) => streams).find(({ smmu, sid }) => !guests(smmu, sid))
+      if (foreign !== undefined) throw new Error(`stream ${hex(foreign.sid)} is not the guest's`)
+      layOut(rest.sizes)
       for (const [i, { own, streams }] of smmus.entries()) {
-        for (const name of Object.keys(own) as (keyof GuestRegisters)[]) own[name] = Number(saved[i].own[name]) >>> 0
-        for (const { host, shadow, ...stream } of saved[i].streams) {
-          const [theirs, ours] = [host, shadow].map(words => BigUint64Array.from(words.slice(0, 8), BigInt))
-          streams.set(Number(stream.sid), { ...stream, host: theirs, shadow: ours })
-        }
+        Object.assign(own, saved[i].own)
+        for (const stream of saved[i].streams) streams.set(stream.sid, stream)
       }
     },
     resume() {

@@ -369,6 +369,12 @@ test('a carve-out that vCPUs cannot be kept from is refused', () => {
   expect(() => open.policy.reset()).toThrow('the carve-out cannot be kept from the vCPUs')
 })
 
+/** What a checkpoint holds, before it is checked. */
+interface Saved {
+  sizes?: unknown[]
+  saved?: ({ own?: Record<string, unknown>; streams?: unknown[] } | null | undefined)[]
+}
+
 describe('another server goes on', () => {
   const kept = () => bench.policy.state?.checkpoint().slice() ?? new Uint8Array()
   const read = (state: Uint8Array) => JSON.parse(Buffer.from(state).toString())
@@ -399,13 +405,7 @@ describe('another server goes on', () => {
     const state = kept()
     const other = bench.make(guestOnly(bench.machine))
     expect(() => other.state?.restore(state)).toThrow('partitioned otherwise')
-    for (const junk of [
-      '',
-      '{}',
-      'null',
-      '[1',
-      JSON.stringify({ partitions: bench.partitions, sizes: [[5, 60]], saved: [] }),
-    ]) {
+    for (const junk of ['', '{}', 'null', '[1']) {
       expect(() => bench.make().state?.restore(Buffer.from(junk)), junk).toThrow()
     }
     const { root = 0 } = bench.policy.inspect?.faults.stage2()[1] ?? {}
@@ -413,6 +413,48 @@ describe('another server goes on', () => {
     const next = bench.make()
     next.state?.restore(state)
     expect(() => next.state?.resume?.()).toThrow(`the table at 0x${root.toString(16)} is damaged`)
+  })
+
+  test.each<[string, (state: Saved) => void]>([
+    ['saved', state => delete state.saved],
+    ['sizes', state => state.sizes?.pop()],
+    ['sizes', state => state.sizes?.push([5, 16])],
+    ['sizes', state => state.sizes?.splice(0, 1, [5])],
+    ['OAS', state => state.sizes?.splice(0, 1, [8, 16])],
+    ['OAS', state => state.sizes?.splice(0, 1, ['5', 16])],
+    ['SIDSIZE', state => state.sizes?.splice(0, 1, [5, 60])],
+    ['SIDSIZE', state => state.sizes?.splice(0, 1, [5, null])],
+    ['saved', state => state.saved?.push({})],
+    ['an SMMU', state => state.saved?.splice(0, 1, null)],
+    ["the guest's registers", state => Object.assign(state.saved?.[0] ?? {}, { own: [1, 2, 3, 4] })],
+    ['STRTAB_BASE', state => Object.assign(state.saved?.[0]?.own ?? {}, { baseLo: 2 ** 32 })],
+    ['STRTAB_BASE_CFG', state => Object.assign(state.saved?.[0]?.own ?? {}, { cfg: -1 })],
+    ['CR0', state => delete state.saved?.[0]?.own?.cr0],
+    ['streams', state => Object.assign(state.saved?.[0] ?? {}, { streams: { length: 1 } })],
+    ['a stream', state => state.saved?.[0]?.streams?.push(7)],
+    ['the SMMU of a stream', state => Object.assign(state.saved?.[0]?.streams?.[0] ?? {}, { smmu: 1 })],
+    ['a StreamID', state => Object.assign(state.saved?.[0]?.streams?.[0] ?? {}, { sid: 1.5 })],
+    ['the trap of a stream', state => Object.assign(state.saved?.[0]?.streams?.[0] ?? {}, { trap: 2 ** 53 })],
+    ['an STE', state => Object.assign(state.saved?.[0]?.streams?.[0] ?? {}, { host: ['0x1'] })],
+    ['a word of an STE', state => Object.assign(state.saved?.[0]?.streams?.[0] ?? {}, { shadow: Array(8).fill(1) })],
+    [
+      'a word of an STE',
+      state => Object.assign(state.saved?.[0]?.streams?.[0] ?? {}, { shadow: Array(8).fill('0x10000000000000000') }),
+    ],
+  ])('not with another shape of %s', (what, change) => {
+    bench.host.attach(GUEST, STE.s1)
+    const state: Saved = read(kept())
+    change(state)
+    const next = bench.make()
+    expect(() => next.state?.restore(Buffer.from(JSON.stringify(state)))).toThrow(`the checkpoint is damaged: ${what}`)
+    expect(next.inspect?.streams()).toEqual([])
+  })
+
+  test('not with a stream of another partition', () => {
+    bench.host.attach(GUEST, STE.s1)
+    const state: Saved = read(kept())
+    Object.assign(state.saved?.[0]?.streams?.[0] ?? {}, { sid: FOREIGN })
+    expect(() => bench.make().state?.restore(Buffer.from(JSON.stringify(state)))).toThrow("is not the guest's")
   })
 
   test('not where vCPUs cannot be kept from the carve-out', () => {
