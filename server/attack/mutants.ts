@@ -225,17 +225,19 @@ export async function mutants(
       for (const path of COPIED) cpSync(join(ROOT, path), join(copy, path), { recursive: true })
       symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
     }
-    await Promise.all([
-      expectNothing('the attack finds something', attacked(copies[0], options, signal)),
-      expectNothing('the attack finds something with blocks', attacked(copies[0], options, signal, true)),
-      expectNothing('the unit tests fail', tested(copies[0], [...new Set(SOURCES.map(({ all }) => all))], signal)),
+    const all = [...new Set(SOURCES.map(({ all }) => all))]
+    const [attack, blocks, tests] = await Promise.all([
+      expectNothing('the attack finds something', attacked(copies[0], options, UNKNOWN_MS, signal)),
+      expectNothing('the attack finds something with blocks', attacked(copies[0], options, UNKNOWN_MS, signal, true)),
+      expectNothing('the unit tests fail', tested(copies[0], all, UNKNOWN_MS, signal)),
     ])
     signal.throwIfAborted()
+    const durations = { attack, blocks, tests: testTimes(join(copies[0], REPORT), tests) }
     const verdicts: Verdict[] = []
     const work = async (copy: string) => {
       for (let part = parts.shift(); part !== undefined; part = parts.shift()) {
         for (const mutant of part) {
-          const verdict = await judge(mutant, copy, options, signal)
+          const verdict = await judge(mutant, copy, options, durations, signal)
           if (signal.aborted) return
           if (verdict === undefined) continue
           verdicts.push(verdict)
@@ -251,9 +253,12 @@ export async function mutants(
   }
 }
 
-async function expectNothing(what: string, ending: Promise<Ending>): Promise<void> {
+/** @returns how long that took, ms */
+async function expectNothing(what: string, ending: Promise<Ending>): Promise<number> {
+  const start = performance.now()
   const wrong = await ending
   if (wrong !== undefined) throw new Error(`${what} without a mutant: ${'found' in wrong ? wrong.found : wrong.broken}`)
+  return performance.now() - start
 }
 
 /** Undefined: it is no program. */
@@ -261,6 +266,7 @@ async function judge(
   mutant: Mutant,
   copy: string,
   options: MutantOptions,
+  durations: Durations,
   signal: AbortSignal,
 ): Promise<Verdict | undefined> {
   const path = join(copy, mutant.file)
@@ -274,10 +280,13 @@ async function judge(
   }
   const source = SOURCES.find(({ file }) => file === mutant.file)
   if (source === undefined) return undefined
+  const tests = (paths: readonly string[]) => tested(copy, paths, hangsAfter(timeOf(durations.tests, paths)), signal)
+  const attack = () =>
+    attacked(copy, options, hangsAfter(source.blocks ? durations.blocks : durations.attack), signal, source.blocks)
   const stages: readonly (readonly [Exclude<Verdict['by'], 'nobody'>, () => Promise<Ending>])[] = [
-    ['unit tests', () => tested(copy, source.tests, signal)],
-    ...(source.apart ? [] : [['attack', () => attacked(copy, options, signal, source.blocks)] as const]),
-    ...(source.apart ? [] : [['unit tests', () => tested(copy, [source.all], signal)] as const]),
+    ['unit tests', () => tests(source.tests)],
+    ...(source.apart ? [] : [['attack', attack] as const]),
+    ...(source.apart ? [] : [['unit tests', () => tests([source.all])] as const]),
   ]
   try {
     for (const [by, look] of stages) {
@@ -291,14 +300,51 @@ async function judge(
   }
 }
 
-/** Time for an attack or tests, ms: many times what either needs. */
-const HANGS_MS = 600_000
+/** What an attack or tests may take: so many times what they took without a mutant, and some seconds for a machine that has more to do. */
+const HANGS_TIMES = 6
+const HANGS_MORE_MS = 15_000
 const HANGS: Ending = { found: 'it does not come to an end' }
+
+/** Until something is known of its duration, ms. */
+const UNKNOWN_MS = 1_800_000
+
+/** @param ms without a mutant */
+const hangsAfter = (ms: number): number => HANGS_TIMES * ms + HANGS_MORE_MS
+
+/**
+ * How long each file of tests took, its share of what all of them need to start included.
+ * @param report vitest's JSON @param ms what the run took @returns ms by path
+ */
+export function testTimes(report: string, ms: number): Map<string, number> {
+  const { testResults } = JSON.parse(readFileSync(report, 'utf8')) as {
+    testResults: { name: string; startTime: number; endTime: number }[]
+  }
+  const own = testResults.map(({ startTime, endTime }) => Math.max(0, endTime - startTime))
+  const rest = Math.max(0, ms - own.reduce((sum, time) => sum + time, 0)) / Math.max(1, own.length)
+  return new Map(testResults.map(({ name }, i) => [name, own[i] + rest]))
+}
+
+/** @param paths parts of paths, as vitest takes them */
+export function timeOf(times: ReadonlyMap<string, number>, paths: readonly string[]): number {
+  return [...times].reduce((sum, [name, ms]) => sum + (paths.some(path => name.includes(path)) ? ms : 0), 0)
+}
+
+/** Of vitest, in a copy of the source. */
+const REPORT = 'report.json'
+
+/** Durations without a mutant, ms. */
+interface Durations {
+  readonly attack: number
+  readonly blocks: number
+  /** By file. */
+  readonly tests: ReadonlyMap<string, number>
+}
 
 /** What an attack finds first. */
 function attacked(
   copy: string,
   { operations, seed, known }: MutantOptions,
+  limitMs: number,
   signal: AbortSignal,
   blocks = false,
 ): Promise<Ending> {
@@ -320,7 +366,7 @@ function attacked(
       resolve(what)
     }
     const interrupted = () => end(undefined)
-    const timer = setTimeout(() => end(HANGS), HANGS_MS)
+    const timer = setTimeout(() => end(HANGS), limitMs)
     signal.addEventListener('abort', interrupted)
     if (signal.aborted) interrupted()
     worker.on('message', (message: WorkerMessage) => {
@@ -336,8 +382,8 @@ function attacked(
 }
 
 /** The first unit test below these paths that fails. */
-function tested(copy: string, paths: readonly string[], signal: AbortSignal): Promise<Ending> {
-  const report = join(copy, 'report.json')
+function tested(copy: string, paths: readonly string[], limitMs: number, signal: AbortSignal): Promise<Ending> {
+  const report = join(copy, REPORT)
   const vitest = join(ROOT, 'node_modules/vitest/vitest.mjs')
   const tests = ['run', '--project', 'unit', ...paths, '--maxWorkers=1', '--bail=1']
   rmSync(report, { force: true })
@@ -346,7 +392,7 @@ function tested(copy: string, paths: readonly string[], signal: AbortSignal): Pr
     const child = spawn(process.execPath, args, {
       cwd: copy,
       stdio: 'ignore',
-      timeout: HANGS_MS,
+      timeout: limitMs,
       killSignal: 'SIGKILL',
     })
     const interrupted = () => child.kill()

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { choose, firstFailure, mutantsOf } from '../../../server/attack/mutants.ts'
+import { choose, firstFailure, mutantsOf, testTimes, timeOf } from '../../../server/attack/mutants.ts'
 
 /** Those of a line in a method. */
 const of = (line: string) =>
@@ -88,6 +88,25 @@ describe('why the unit tests ended', () => {
     expect(ending()).toEqual({ broken: 'the unit tests do not run' })
     expect(firstFailure(join(folder, 'none.json'))).toEqual({ broken: 'the unit tests do not run' })
   })
+})
+
+test('what tests take is known by file, with its share of the start, and asked for by parts of paths', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'cosim-mutants-'))
+  const report = join(folder, 'report.json')
+  const file = (name: string, startTime: number, endTime: number) => ({ name, startTime, endTime })
+  const testResults = [
+    file('/copy/test/unit/hypervisor/pkvm/section6-cmdq.test.ts', 1000, 4000),
+    file('/copy/test/unit/hypervisor/pkvm/section6-posted.test.ts', 4000, 5000),
+    // One that has no test in it.
+    file('/copy/test/unit/smmu/queue.test.ts', 9000, 0),
+  ]
+  writeFileSync(report, JSON.stringify({ testResults }))
+  const times = testTimes(report, 7000)
+  rmSync(folder, { recursive: true })
+  expect([...times.values()]).toEqual([4000, 2000, 1000])
+  expect(timeOf(times, ['test/unit/hypervisor/pkvm/section6'])).toBe(6000)
+  expect(timeOf(times, ['test/unit/hypervisor', 'test/unit/smmu/queue'])).toBe(7000)
+  expect(timeOf(times, ['test/unit/api'])).toBe(0)
 })
 
 test('some are chosen, spread over all, the same for the same seed', () => {
