@@ -63,6 +63,29 @@ agent() {
 	done
 }
 
+# remote: what the host asks for on the second serial port (agent/README.md), once the devices are there.
+remote() {
+	[ -x /bin/agent ] || { emit error false '"error":"this initramfs has no agent"'; return; }
+	! used virtio-blk || find_disk $VIRTIO_BLK_SERIAL || fail agent virtio-blk 'no disk'
+	! used nvme || find_disk $NVME_SERIAL || fail agent nvme 'no disk'
+	emit ready true ''
+	/bin/agent /dev/ttyAMA1 2>$STDERR || fail agent remote "$(cat $STDERR)"
+}
+
+# mount_share HOW: the host's folder at /share, `ro` or `rw`.
+mount_share() {
+	grep -qw 9p /proc/filesystems || {
+		fail share 9p 'this kernel has no 9p: NET_9P_VIRTIO and 9P_FS, built in or as modules'
+		return 1
+	}
+	mkdir -p /share
+	mount -t 9p -o "trans=virtio,version=9p2000.L,msize=262144,$1" share /share 2>$STDERR || {
+		fail share 9p "$(cat $STDERR)"
+		return 1
+	}
+	emit share true "\"how\":\"$1\""
+}
+
 # attack_vm STORM: the protected VM and the attacks on it, and as many VMs more under attack; reported line by line.
 attack_vm() {
 	el2_attack table

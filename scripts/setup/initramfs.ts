@@ -3,9 +3,9 @@ import { readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { PrivateApt } from './apt.ts'
-import { attackPath, makeAttack } from './attack.ts'
 import { cachePath, contentKey, entries, exists, intact, logPath, publish } from './cache.ts'
 import { type CpioEntry, writeCpio } from './cpio.ts'
+import { type GuestProgram, makeProgram, programPath } from './guestPrograms.ts'
 import { type Context, exclusively } from './lock.ts'
 import { guestModules } from './modules.ts'
 import type { SetupOptions } from './options.ts'
@@ -25,28 +25,31 @@ const GUEST_FILES = {
 export interface InitramfsOptions extends SetupOptions {
   /** The kernel's modules folder, with modules.dep in it; left out for a kernel that has all drivers built in. */
   modules?: string | undefined
-  /** With the program that runs a protected VM and attacks it. */
-  el2?: boolean
+  /** Modules to load besides the usual ones, by name; those that the kernel lacks are left out. */
+  extraModules?: readonly string[]
+  /** Programs to come along. */
+  programs?: readonly GuestProgram[]
 }
 
 interface Ingredients {
   busybox: string
   modulesDir: string
   modules: string[]
-  /** Path of the attack program. */
-  attack: string | undefined
+  /** The guest's own programs, and where they are. */
+  programs: readonly { name: GuestProgram; path: string }[]
 }
 
 /** Returns the path of the guest's initramfs; makes it if it is not in the cache. */
 export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<string> {
+  const { programs: names = [], extraModules = [] } = options
   const modulesDir = options.modules ?? ''
-  const modules = options.modules === undefined ? [] : await guestModules(options.modules)
+  const modules = options.modules === undefined ? [] : await guestModules(options.modules, extraModules)
   const cached = async () => {
     const busybox = await cachedBusybox()
     if (busybox === undefined) return undefined
-    const attack = options.el2 ? await attackPath() : undefined
-    if (attack !== undefined && !(await intact(attack))) return undefined
-    const path = await initramfsPath({ busybox, modulesDir, modules, attack })
+    const programs = await Promise.all(names.map(async name => ({ name, path: await programPath(name) })))
+    for (const program of programs) if (!(await intact(program.path))) return undefined
+    const path = await initramfsPath({ busybox, modulesDir, modules, programs })
     return (await intact(path)) ? path : undefined
   }
   const ready = await cached()
@@ -56,8 +59,9 @@ export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<s
     await installHostPackages(context)
     const make = async () => {
       const busybox = (await cachedBusybox()) ?? (await fetchBusybox(context))
-      const attack = options.el2 ? await makeAttack(context) : undefined
-      return makeInitramfs({ busybox, modulesDir, modules, attack }, context)
+      const programs: { name: GuestProgram; path: string }[] = []
+      for (const name of names) programs.push({ name, path: await makeProgram(name, context) })
+      return makeInitramfs({ busybox, modulesDir, modules, programs }, context)
     }
     return (await cached()) ?? context.progress.step('initramfs', 'initramfs', make)
   })
@@ -74,8 +78,8 @@ async function makeInitramfs(ingredients: Ingredients, context: Context): Promis
   for (const [source, path] of Object.entries(GUEST_FILES)) {
     files.push({ path, type: 'file', mode: 0o755, content: await readFile(join(GUEST_DIR, source)) })
   }
-  if (ingredients.attack !== undefined) {
-    files.push({ path: 'bin/attack', type: 'file', mode: 0o755, content: await readFile(ingredients.attack) })
+  for (const { name, path } of ingredients.programs) {
+    files.push({ path: `bin/${name}`, type: 'file', mode: 0o755, content: await readFile(path) })
   }
   const order: string[] = []
   for (const module of modules) {
@@ -107,7 +111,7 @@ async function moduleContent(path: string, { scratch, signal }: Context): Promis
 }
 
 /** Where the initramfs for these ingredients is or will be: the key has in it whatever could change a byte of it. */
-async function initramfsPath({ busybox, modulesDir, modules, attack }: Ingredients): Promise<string> {
+async function initramfsPath({ busybox, modulesDir, modules, programs }: Ingredients): Promise<string> {
   const ours = ['cpio.ts', 'initramfs.ts', 'modules.ts'].map(name => fileURLToPath(new URL(name, import.meta.url)))
   const guest = Object.keys(GUEST_FILES).map(name => join(GUEST_DIR, name))
   const contents = await Promise.all([...ours, ...guest].map(path => readFile(path)))
@@ -117,7 +121,8 @@ async function initramfsPath({ busybox, modulesDir, modules, attack }: Ingredien
       return `${join(modulesDir, module)} ${size} ${mtimeMs}`
     }),
   )
-  return cachePath('initramfs', `${contentKey([busybox, attack ?? '', ...contents, ...moduleStates])}.cpio`)
+  const parts = [busybox, ...programs.map(({ path }) => path), ...contents, ...moduleStates]
+  return cachePath('initramfs', `${contentKey(parts)}.cpio`)
 }
 
 async function cachedBusybox(): Promise<string | undefined> {

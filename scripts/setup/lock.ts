@@ -41,7 +41,7 @@ export async function exclusively<T>(options: SetupOptions, work: (context: Cont
  * Takes a lock that the kernel holds for as long as the `flock` child lives, and that ends with us however we end:
  * there is no such thing as a stale lock.
  */
-async function lock(file: string, signal: AbortSignal | undefined, onWait: () => void): Promise<() => void> {
+export async function lock(file: string, signal: AbortSignal | undefined, onWait: () => void): Promise<() => void> {
   const holder = spawn('flock', ['--no-fork', file, 'sh', '-c', 'echo locked; exec cat'], {
     stdio: ['pipe', 'pipe', 'inherit'],
     // Ctrl-C must not release the lock before what it protects has come to an end.

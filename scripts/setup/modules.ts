@@ -6,12 +6,16 @@ import { SetupError } from './run.ts'
 /** Drivers of the devices that the guest exercises; what they need comes along. */
 const MODULES = ['virtio_pci', 'virtio_blk', 'nvme', 'virtio_net', 'e1000e', 'virtio_rng', 'af_packet']
 
-/** Paths in a modules folder of what the guest loads, in that order. @throws SetupError when it is none */
-export async function guestModules(dir: string): Promise<string[]> {
+/**
+ * Paths in a modules folder of what the guest loads, in that order.
+ * @param extra names, besides the usual ones
+ * @throws SetupError when it is none
+ */
+export async function guestModules(dir: string, extra: readonly string[] = []): Promise<string[]> {
   const dep = await readFile(join(dir, 'modules.dep'), 'utf8').catch(() => {
     throw new SetupError(`${dir} is not a modules folder: it has no modules.dep`)
   })
-  return loadOrder(parseModulesDep(dep), MODULES)
+  return loadOrder(parseModulesDep(dep), [...MODULES, ...extra])
 }
 
 /** The text of modules.dep as a map from each module's path to the paths of all that it needs. */

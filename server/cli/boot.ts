@@ -20,7 +20,15 @@ import { type Ending, OUTCOMES } from '../run/ending.ts'
 import { isSeries, kernelArgs, type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
 import { isolationViolation, notJudged } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
-import { machineFailure, notRecorded, streamlessFailure, workloadFailure } from '../run/outcome.ts'
+import {
+  execFailure,
+  machineFailure,
+  notRecorded,
+  panicOf,
+  streamlessFailure,
+  withPanic,
+  workloadFailure,
+} from '../run/outcome.ts'
 import { kernelFolders } from '../run/ownKernel.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
@@ -30,6 +38,7 @@ import { parseAddress } from '../trap/listener.ts'
 import { type BootOptions, bootOptions, OF_THE_SERVER, policyOf, tokenFile } from './bootOptions.ts'
 import { confine, type Named, policyFolder } from './confine.ts'
 import { type Dashboard, openDashboard } from './dashboard.ts'
+import { execute } from './exec.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { checkPolicy } from './policyCheck.ts'
@@ -92,6 +101,7 @@ function namedFiles(options: BootOptions): Named {
       ...(kernel === undefined || isSeries(kernel) ? [] : kernelFolders(kernel, modules)),
       initrd,
       qemu,
+      options.share?.path,
       ...faults,
     ],
     write: [ramFolder(ramDir), folder(report), folder(record)],
@@ -145,10 +155,17 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
     // Nobody asked for this one: a full disk is no outcome of the run.
     await writeWhole(join(machine.folder, 'report.json'), text).catch(error => say(error.message))
     if (options.report !== undefined) await writeWhole(options.report, text)
-    return report.outcome === 'ok' ? EXIT.ok : report.outcome === 'interrupted' ? EXIT.interrupted : EXIT.failed
+    return exitCode(report)
   } finally {
     await machine.close()
   }
+}
+
+/** A command that ended by itself has the last word, in a machine that nothing else is wrong with. */
+function exitCode({ outcome, exec }: Report): number {
+  if (outcome === 'ok') return EXIT.ok
+  if (outcome === 'interrupted') return EXIT.interrupted
+  return outcome === 'guest-failed' && exec?.code ? exec.code : EXIT.failed
 }
 
 /** @throws Error when there would be nothing to hold the machine against */
@@ -160,21 +177,29 @@ function checkOracle({ oracle, policy, until, el2 }: BootOptions, { description 
 }
 
 /** What is not said depends on what runs at EL2. */
-function wantedFiles({ kernel, modules, initrd, qemu, el2 }: BootOptions): WantedFiles {
+function wantedFiles({ kernel, modules, initrd, qemu, el2, exec, share }: BootOptions): WantedFiles {
   return {
     kernel: kernel ?? (el2 === 'none' ? DEFAULTS.kernel : EL2_KERNEL),
     ...(modules !== undefined && { modules }),
     ...(initrd !== undefined && { initrd }),
     ...(qemu !== undefined && { qemu }),
     attack: el2 !== 'none',
+    agent: exec !== undefined,
+    share: share !== undefined,
   }
 }
 
 function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOptions {
-  const { memory, carveout, smp, ramDir, sandbox, interactive, reboots, bench, qemuArg, el2, storm } = options
+  const { memory, carveout, smp, ramDir, sandbox, interactive, reboots, bench, qemuArg, el2, storm, exec, share } =
+    options
   const work = el2 === 'none' ? 'workload' : 'el2'
-  const run = interactive ? 'shell' : reboots > 0 ? `reboot:${reboots + 1}` : work
-  const append = [...(el2 === 'none' ? [] : [EL2_COMMAND_LINE, `cosim.storm=${storm}`]), options.append ?? '']
+  const task = exec !== undefined ? 'remote' : reboots > 0 ? `reboot:${reboots + 1}` : work
+  const run = interactive ? 'shell' : task
+  const append = [
+    ...(el2 === 'none' ? [] : [EL2_COMMAND_LINE, `cosim.storm=${storm}`]),
+    ...(share === undefined ? [] : [`cosim.share=${share.writable ? 'rw' : 'ro'}`]),
+    options.append ?? '',
+  ]
     .join(' ')
     .trim()
   return {
@@ -184,6 +209,8 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     ramDir,
     sandbox,
     say,
+    agent: exec !== undefined,
+    ...(share && { share }),
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
     qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'none' ? [] : EL2_QEMU_ARGS), ...qemuArg],
     ...(!options.baseline && {
@@ -231,7 +258,9 @@ async function watch(
   hook?.(session, kernel)
   const events: GuestEvent[] = []
   let bootMs: number | null = null
+  let panic: string | undefined
   session.console.on('line', line => {
+    panic ??= panicOf(line)
     const event = parseGuestEvent(line)
     if (event === undefined || events.length >= MAX_GUEST_EVENTS) return
     events.push(event)
@@ -243,7 +272,12 @@ async function watch(
     say(`the console's log is cut short: ${session.console.logPath}: ${message}`),
   )
   announceFaults(session)
-  if (!options.quiet) showConsole(session, options.interactive === true)
+  // With a command, standard output is that of the command.
+  const command =
+    options.exec === undefined || machine.agent === undefined
+      ? undefined
+      : execute(machine.agent, options.exec, options.share !== undefined)
+  if (!options.quiet && command === undefined) showConsole(session, options.interactive === true)
   const terminal = options.interactive ? attachTerminal(session) : undefined
 
   let stopped: (() => Ending<'interrupted' | 'guest-hung'>) | undefined
@@ -262,16 +296,19 @@ async function watch(
   clearTimeout(timer)
   signal.removeEventListener('abort', interrupt)
   terminal?.dispose()
+  const code = await command
 
-  const entries = options.interactive ? [] : workload.check(events)
+  const ownTask = options.interactive || options.exec !== undefined || options.initrd !== undefined
+  const entries = ownTask ? [] : workload.check(events)
   const attacks = attackTable.report(events, session.pump !== undefined)
   const violation = isolationViolation(end.sections)
   // Whatever policy and machine promise, what was seen counts.
   const broken = end.sections.isolated === true && (violation !== undefined || (attacks && deviceReached(attacks)))
   const failure =
-    machineFailure(end, stopped?.()) ??
-    (options.interactive ? undefined : workloadFailure(events, entries)) ??
-    (options.interactive ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??
+    withPanic(machineFailure(end, stopped?.()), panic) ??
+    (command === undefined ? undefined : execFailure(events, code)) ??
+    (ownTask ? undefined : workloadFailure(events, entries)) ??
+    (ownTask ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??
     attackOutcome(attacks, end.sections.isolated) ??
     el2Failure(end.sections) ??
     (options.oracle ? notJudged(end.sections, options.el2 !== 'none') : undefined) ??
@@ -291,6 +328,8 @@ async function watch(
     traps: session.counters?.traps() ?? null,
     ...(session.transport && { transport: session.transport }),
     workload: entries,
+    ...(options.exec !== undefined && { exec: { command: options.exec, code: code ?? null } }),
+    ...(options.initrd !== undefined && { initrd: options.initrd }),
     ...(bench.length > 0 && { bench }),
     ...(timed.length > 0 && { timed }),
     ...(attacks && { attacks }),

@@ -3,6 +3,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums } from '../../protocol/messages.ts'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
+import type { SharedFolder } from '../machine/qemu.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { BBM_LEVELS, type BbmLevel, GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
@@ -12,7 +13,7 @@ import { DEFAULTS } from '../run/options.ts'
 import { STALL_SECONDS } from '../run/stall.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
-import { faultNames, folder, inputFile, outputFile } from './paths.ts'
+import { faultNames, folder, inputFile, outputFile, sharedFolder } from './paths.ts'
 import { noTypeCheck } from './policyCheck.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
@@ -42,6 +43,9 @@ export interface BootOptions {
   /** Of a policy that is a file. */
   readonly typeCheck: boolean
   readonly interactive?: boolean
+  /** A command for the guest, instead of the workload. */
+  readonly exec?: string
+  readonly share?: SharedFolder
   /** Port, or true for the usual one. */
   readonly dashboard?: true | number
   readonly dashboardHost: string
@@ -214,6 +218,18 @@ export function bootOptions(command: Command, reconnect: number): Command {
       new Option('--interactive', 'a shell in the guest instead of the workload (end it with exit)').conflicts([
         'reboots',
       ]),
+    )
+    .addOption(
+      new Option(
+        '--exec <command>',
+        'run this in the guest, by /bin/sh, instead of the workload: its output is the output, its exit code the exit code',
+      ).conflicts(['interactive', 'reboots', 'bench', 'storm', 'initrd']),
+    )
+    .addOption(
+      new Option(
+        '--share <folder>',
+        'a folder of the host at /share in the guest, by 9p behind the SMMU, to be read; FOLDER:rw: to be written as well',
+      ).argParser(sharedFolder),
     )
     .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))
     .option('--dashboard-host <address>', 'address of the dashboard; any but loopback needs the token', DEFAULT_HOST)

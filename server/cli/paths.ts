@@ -5,6 +5,7 @@ import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { entryNamed, isFile } from '../faults/catalogue.ts'
 import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
+import type { SharedFolder } from '../machine/qemu.ts'
 
 /** A file to be read. @throws InvalidArgumentError */
 export function inputFile(path: string): string {
@@ -53,6 +54,19 @@ export function folder(path: string): string {
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true)
     throw new InvalidArgumentError('no such folder')
   return path
+}
+
+/** A folder for the guest, with `:rw` behind it for one that it may write to. @throws InvalidArgumentError */
+export function sharedFolder(text: string): SharedFolder {
+  const [, path = '', how] = /^(.*?)(?::(ro|rw))?$/s.exec(text) ?? []
+  const writable = how === 'rw'
+  folder(path)
+  try {
+    accessSync(path, constants.R_OK | constants.X_OK | (writable ? constants.W_OK : 0))
+  } catch {
+    throw new InvalidArgumentError(`you may not ${writable ? 'write to' : 'read'} it`)
+  }
+  return { path: resolve(path), writable }
 }
 
 /** Several files. */

@@ -148,10 +148,14 @@ export function transportLine({ frames, ram, reason }: TransportUse): string {
   return `  transport ${frames}${why}, guest RAM ${RAM[ram]}`
 }
 
+const execLine = ({ command, code }: NonNullable<Report['exec']>): string =>
+  `  ${code === 0 ? 'ok    ' : 'FAILED'} ${command.slice(0, 100)}: ${code === null ? 'the machine ended first' : `exit code ${code}`}`
+
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
 export function printSummary(run: Report): void {
   const lines = ['', `smmu-cosim: ${run.outcome}${run.message === undefined ? '' : `: ${run.message}`}`]
-  const boot = run.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(run.bootMs)}`
+  const userspace = run.bootMs === null ? 'userspace never reached' : `userspace after ${seconds(run.bootMs)}`
+  const boot = run.initrd === undefined ? userspace : `initramfs ${run.initrd}`
   if (run.quirks !== undefined) lines.push(...quirkLines(run.policy, run.quirks))
   if (run.blocks === true) {
     const level = run.bbm === undefined ? '' : `, BBM level ${run.bbm} at most`
@@ -183,6 +187,7 @@ export function printSummary(run: Report): void {
       first === undefined ? counted(matches, 'match', 'matches') : `first at trap ${first.trap}: ${first.what}`
     lines.push(`  fault   ${rule} fired ${counted(fired, 'time')} (${what})`)
   }
+  if (run.exec !== undefined) lines.push(execLine(run.exec))
   const reported = run.workload.some(({ bytes }) => bytes > 0)
   for (const { device, operation, bytes, ok, error, ms, note } of reported ? run.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)

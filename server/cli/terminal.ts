@@ -36,6 +36,19 @@ export class ConsolePrinter {
   }
 }
 
+/** Columns and lines of the terminal that standard output leads to; undefined: to none, or to one that does not say. */
+export function terminalSize(): { readonly columns: number; readonly lines: number } | undefined {
+  const { isTTY, columns, rows } = process.stdout
+  return isTTY && columns > 0 && rows > 0 ? { columns, lines: rows } : undefined
+}
+
+/** Passes on, unchanged, what a command says. Resolves when more may come. @throws Error when nobody reads it any more */
+export function pass(stream: 'stdout' | 'stderr', chunk: Buffer): Promise<void> {
+  const to = process[stream]
+  if (to.listenerCount('error') === 0) to.on('error', () => {}) // the write tells
+  return new Promise((resolve, reject) => to.write(chunk, error => (error ? reject(error) : resolve())))
+}
+
 /** Prints an interactive console unchanged: the user's terminal is the guest's. */
 export function raw(chunk: Buffer): void {
   process.stdout.write(chunk)

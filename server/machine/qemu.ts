@@ -10,6 +10,12 @@ export interface Disk {
   readonly serial: string
 }
 
+/** A folder of the host for the guest. QEMU's 9p server follows no link, and so none out of it: links are the guest's to follow. */
+export interface SharedFolder {
+  readonly path: string
+  readonly writable: boolean
+}
+
 /** What the machine is made of; every field ends up in QEMU's command line. */
 export interface QemuOptions {
   readonly binary: string
@@ -34,6 +40,10 @@ export interface QemuOptions {
   readonly virtioDisk?: Disk
   readonly nvmeDisk?: Disk
   readonly network: boolean
+  /** Unix socket on which somebody listens for what the guest says on its second serial port; absent: it has only one. */
+  readonly agentSocket?: string
+  /** A folder of the host that the guest can mount by 9p, as `share`. */
+  readonly share?: SharedFolder
   readonly qmpSocket: string
   /** QEMU gives up what it does not need before the guest runs: see `SANDBOX`. */
   readonly sandbox: boolean
@@ -52,6 +62,12 @@ const quote = (value: string): string => value.replaceAll(',', ',,')
 const tcpAddress = ({ host, port }: { readonly host: string; readonly port: number }): string =>
   `${host.includes(':') ? `[${host}]` : host}:${port}`
 
+/** The second serial port of the guest. */
+const agentPort = (socket: string): string[] => [
+  ...['-chardev', `socket,id=agent,path=${quote(socket)}`],
+  ...['-serial', 'chardev:agent'],
+]
+
 /** QEMU's command line, without the binary. */
 export function qemuArguments(options: QemuOptions): string[] {
   const ram = typeof options.ramFile === 'number' ? INHERITED_RAM : quote(options.ramFile)
@@ -65,6 +81,7 @@ export function qemuArguments(options: QemuOptions): string[] {
     ['-m', options.memory],
     ['-object', `memory-backend-file,id=ram,mem-path=${ram},size=${options.memory},share=on`],
     ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
+    ...(options.agentSocket === undefined ? [] : [agentPort(options.agentSocket)]),
     ['-qmp', `unix:${quote(options.qmpSocket)},server=on,wait=off`],
     ['-kernel', options.kernel],
     ['-append', options.append],
@@ -102,6 +119,16 @@ export function qemuArguments(options: QemuOptions): string[] {
       ['-device', 'virtio-net-pci,id=virtio-net,netdev=net0,iommu_platform=on,disable-legacy=on,romfile='],
       ['-netdev', 'user,id=net1,net=10.0.3.0/24'],
       ['-device', 'e1000e,id=e1000e,netdev=net1,romfile='],
+    )
+  }
+  if (options.share !== undefined) {
+    const { path, writable } = options.share
+    // What the guest makes is a plain file of the user that QEMU runs as: owners, special files and setuid bits stay extended
+    // attributes.
+    const how = writable ? 'security_model=mapped-xattr,fmode=0644,dmode=0755' : 'security_model=none,readonly=on'
+    args.push(
+      ['-fsdev', `local,id=share,path=${quote(path)},${how}`],
+      ['-device', 'virtio-9p-pci,id=share-9p,fsdev=share,mount_tag=share,iommu_platform=on,disable-legacy=on'],
     )
   }
   return [...args.flat(), ...options.extra]

@@ -13,6 +13,9 @@ import { ownKernel } from './ownKernel.ts'
 /** Debian's kernels that set-up can fetch; anything else is a file. */
 export const KERNELS = KERNEL_SERIES
 
+/** What mounts a folder of the host's. */
+const SHARE_MODULES = ['9p', '9pnet_virtio']
+
 export const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly string[]).includes(text)
 
 export interface MachineFiles {
@@ -34,6 +37,10 @@ export interface WantedFiles {
   readonly qemu?: string
   /** With the program that runs a protected VM and attacks it. */
   readonly attack?: boolean
+  /** With the agent that carries out what the host asks for. */
+  readonly agent?: boolean
+  /** With the drivers of a folder that is shared. */
+  readonly share?: boolean
 }
 
 /** Fetches and builds what is missing. */
@@ -43,7 +50,14 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   const { version, image, modules, pageSize } = isSeries(name)
     ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: undefined }
     : await own(wanted)
-  const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, el2: wanted.attack ?? false }))
+  const initrd =
+    wanted.initrd ??
+    (await ensureInitramfs({
+      ...setup,
+      modules,
+      programs: [...(wanted.attack ? ['attack' as const] : []), ...(wanted.agent ? ['agent' as const] : [])],
+      extraModules: wanted.share ? SHARE_MODULES : [],
+    }))
   return { qemu, kernel: { version, image, ...(pageSize !== undefined && { pageSize }) }, initrd }
 }
 

@@ -3,6 +3,7 @@
 import { accessSync, constants } from 'node:fs'
 import type { SavedMachine, SessionOptions } from '../control/session.ts'
 import type { RamPool } from '../machine/guestRam.ts'
+import type { SharedFolder } from '../machine/qemu.ts'
 import { parseSize } from '../machine/scratch.ts'
 import type { Workload, WorkloadSize } from '../machine/workload.ts'
 import { isSeries, KERNELS } from './files.ts'
@@ -42,6 +43,10 @@ export interface RunOptions {
   readonly nvme?: boolean
   /** Whether QEMU is confined; default: it is. */
   readonly sandbox?: boolean
+  /** Whether the guest has an agent, on a second serial port; default: it has none. */
+  readonly agent?: boolean
+  /** A folder of the host for the guest. */
+  readonly share?: SharedFolder
   /** Words for QEMU's command line. */
   readonly qemuArgs?: readonly string[]
   /** Absent: the same machine without the server. */
@@ -58,7 +63,7 @@ export interface RunOptions {
 
 /** What the guest does (scripts/guest/README.md). */
 export interface GuestTask {
-  /** `shell`, `workload`, or `reboot:N`. */
+  /** `shell`, `workload`, `remote`, or `reboot:N`. */
   readonly run: string
   /** Timed reads of each disk; 0: none. */
   readonly bench: number

@@ -46,6 +46,35 @@ export function streamlessFailure(
   return { outcome: 'guest-failed', message: 'no device of the workload went through the SMMU' }
 }
 
+/** What the kernel panicked about, in a line of its console; undefined: any other line. */
+export const panicOf = (line: string): string | undefined =>
+  /\bKernel panic - not syncing: (.*)/.exec(line)?.[1]?.slice(0, 300)
+
+/**
+ * A guest that panicked, whatever came of it: only what ended the machine from outside explains more.
+ * @param reason the kernel's words; undefined: it did not panic
+ */
+export function withPanic<O extends string>(
+  failure: Ending<O> | undefined,
+  reason: string | undefined,
+): Ending<O | 'guest-failed'> | undefined {
+  const explained = failure !== undefined && failure.outcome !== 'guest-hung'
+  return reason === undefined || explained ? failure : { outcome: 'guest-failed', message: `kernel panic: ${reason}` }
+}
+
+/** What came of a command in the guest. @param code undefined: the machine ended first */
+export function execFailure(
+  events: readonly GuestEvent[],
+  code: number | undefined,
+): Ending<'guest-failed'> | undefined {
+  const failed = (message: string) => ({ outcome: 'guest-failed', message }) as const
+  if (code === 0) return undefined
+  if (code !== undefined) return failed(`the command ended with exit code ${code}`)
+  const step = events.find(({ ok }) => !ok)
+  if (step) return failed(`guest step "${step.event}": ${step.error ?? 'failed'}`)
+  return failed('the guest ended before the command did')
+}
+
 /** The first failure of the workload; undefined: none. */
 export function workloadFailure(
   events: readonly GuestEvent[],

@@ -59,6 +59,10 @@ export interface Report {
   /** What traps travelled through at the end, and how guest RAM was reached. */
   readonly transport?: TransportUse
   readonly workload: readonly WorkloadEntry[]
+  /** With `--exec`: the command, and its exit code; null: the machine ended first. */
+  readonly exec?: { readonly command: string; readonly code: number | null }
+  /** An initramfs of the user's own: what its guest does is not checked. */
+  readonly initrd?: string
   /** Timed reads, with `--bench`. */
   readonly bench?: readonly BenchEntry[]
   /** With `cosim.parallel` or `cosim.compute` on the kernel command line. */

@@ -2,6 +2,7 @@
 /** Starts a machine. */
 import { join, resolve } from 'node:path'
 import { Session } from '../control/session.ts'
+import { GuestAgent } from '../machine/guestAgent.ts'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { newRunFolder } from '../machine/runs.ts'
 import { Scratch } from '../machine/scratch.ts'
@@ -16,6 +17,8 @@ import { DEFAULTS, type RunOptions, ramFolder } from './options.ts'
 export class RunningMachine {
   readonly session: Session
   readonly workload: Workload
+  /** The agent in the guest, if it was asked for. */
+  readonly agent: GuestAgent | undefined
   /** Where console and recording are. */
   readonly folder: string
   /** When QEMU was started, ms of `performance.now()`. */
@@ -33,6 +36,7 @@ export class RunningMachine {
     own: LockedFolder | undefined,
     scratch: Scratch,
     workload: Workload,
+    agent: GuestAgent | undefined,
     session: Session,
     started: number,
   ) {
@@ -42,6 +46,7 @@ export class RunningMachine {
     this.#scratch = scratch
     this.folder = folder
     this.workload = workload
+    this.agent = agent
     this.session = session
     this.started = started
   }
@@ -58,8 +63,11 @@ export class RunningMachine {
     // What a run is given it need not keep.
     const own = options.folder === undefined ? newRunFolder(options.say) : undefined
     const folder = options.folder ?? own?.path ?? ''
+    const agentSocket = join(scratch.sockets, 'agent')
     let workload: Workload | undefined
+    let agent: GuestAgent | undefined
     try {
+      if (options.agent) agent = await GuestAgent.listen(agentSocket)
       workload = await Workload.create(scratch.sockets, options.workload?.seed, options.workload?.size)
       const started = performance.now()
       const session = await Session.start({
@@ -78,13 +86,16 @@ export class RunningMachine {
           virtioDisk: workload.virtioDisk,
           ...(nvme && { nvmeDisk: workload.nvmeDisk }),
           network: true,
+          ...(agent && { agentSocket }),
+          ...(options.share && { share: options.share }),
           sandbox,
           extra: qemuArgs,
         },
         ...(policy && { policy: { ...policy, carveout } }),
       })
-      return new RunningMachine(options, kernel, folder, own, scratch, workload, session, started)
+      return new RunningMachine(options, kernel, folder, own, scratch, workload, agent, session, started)
     } catch (error) {
+      agent?.close()
       workload?.close()
       scratch.remove()
       own?.release()
@@ -139,6 +150,7 @@ export class RunningMachine {
 
   /** Removes what it needed, once it has ended. */
   dispose(): void {
+    this.agent?.close()
     this.workload.close()
     this.#scratch.remove()
     this.#own?.release()

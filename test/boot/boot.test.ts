@@ -141,6 +141,7 @@ describe('a run that goes wrong says so, once, and leaves nothing behind', () =>
     const { code, report } = await cosim(['boot', '--policy', 'passthrough', '--append', 'rdinit=/nowhere root=none'])
     expect(code).toBe(1)
     expect(report?.outcome).toBe('guest-failed')
+    expect(report?.message).toMatch(/^kernel panic: VFS: Unable to mount root fs/)
   })
 
   test('QEMU refuses its arguments: qemu-died with its own words', async () => {

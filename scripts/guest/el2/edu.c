@@ -22,6 +22,8 @@
 /* The device's own address of its buffer. */
 #define BUFFER 0x40000
 #define PCI_COMMAND 4
+#define PCI_BASE_ADDRESS_0 0x10
+#define PCI_BASE_ADDRESS_MASK (~0xfu)
 #define PCI_COMMAND_MEMORY_MASTER 0x6
 #define PATIENCE_MS 10000
 
@@ -48,6 +50,31 @@ static bool write_word(const char *device, const char *name, const char *text)
     snprintf(path, sizeof(path), SYSFS "/%s/%s", device, name);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return done;
+}
+
+/*
+ * The device answers at the address that the kernel gave it. QEMU does not save the device: in a machine that was restored, its
+ * address register is as after a reset.
+ */
+static bool place_registers(const char *device)
+{
+    char path[256], ranges[128];
+    unsigned long long start;
+    uint32_t address;
+    snprintf(path, sizeof(path), SYSFS "/%s/config", device);
+    if (!read_word(device, "resource", ranges, sizeof(ranges)) || sscanf(ranges, "%llx", &start) != 1) {
+        return false;
+    }
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    bool done = fd >= 0 && pread(fd, &address, sizeof(address), PCI_BASE_ADDRESS_0) == sizeof(address);
+    if (done && (address & PCI_BASE_ADDRESS_MASK) != start) {
+        address = start;
+        done = pwrite(fd, &address, sizeof(address), PCI_BASE_ADDRESS_0) == sizeof(address);
+    }
     if (fd >= 0) {
         close(fd);
     }
@@ -102,7 +129,7 @@ const char *edu_open(struct edu *edu)
         (strcmp(type, "identity") != 0 && !write_word(edu->device, "iommu_group/type", "identity"))) {
         return "an identity domain for the edu device";
     }
-    if (!write_word(edu->device, "enable", "1") || !master_the_bus(edu->device)) {
+    if (!place_registers(edu->device) || !write_word(edu->device, "enable", "1") || !master_the_bus(edu->device)) {
         return "enabling the edu device";
     }
     snprintf(path, sizeof(path), SYSFS "/%s/resource0", edu->device);

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { QemuProcess } from '../../../server/machine/qemu.ts'
+import { QemuProcess, qemuArguments } from '../../../server/machine/qemu.ts'
 import { ownFolder } from '../../../server/machine/scratch.ts'
 
 test.each([true, false])('QEMU is started confined, unless nobody wants that (%s)', async sandbox => {
@@ -26,6 +26,26 @@ test.each([true, false])('QEMU is started confined, unless nobody wants that (%s
   } finally {
     folder.remove()
   }
+})
+
+const plain = { binary: 'qemu', sandbox: true, kernel: 'kernel', append: '', memory: '1G', smp: 1, ramFile: 'ram' }
+const machine = { ...plain, network: false, qmpSocket: 'qmp', extra: [] }
+
+test.each([
+  ['to be read', false, 'local,id=share,path=/a,,b,security_model=none,readonly=on'],
+  ['to be written', true, 'local,id=share,path=/a,,b,security_model=mapped-xattr,fmode=0644,dmode=0755'],
+])('a folder of the host %s, behind the SMMU', (_name, writable, fsdev) => {
+  const args = qemuArguments({ ...machine, share: { path: '/a,b', writable } })
+  expect(args[args.indexOf('-fsdev') + 1]).toBe(fsdev)
+  expect(args.find(arg => arg.startsWith('virtio-9p-pci,'))).toContain(',iommu_platform=on,')
+  expect(qemuArguments(machine).join(' ')).not.toMatch(/fsdev|9p/)
+})
+
+test('the agent has the second serial port, the console the first', () => {
+  const args = qemuArguments({ ...machine, agentSocket: '/a,b' })
+  expect(args.filter((_, i) => args[i - 1] === '-serial')).toEqual(['chardev:console', 'chardev:agent'])
+  expect(args).toContain('socket,id=agent,path=/a,,b')
+  expect(qemuArguments(machine).filter(arg => arg === '-serial')).toHaveLength(1)
 })
 
 test.each([

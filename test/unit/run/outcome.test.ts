@@ -3,7 +3,14 @@ import { describe, expect, test } from 'vitest'
 import type { SessionEnd } from '../../../server/control/session.ts'
 import type { GuestEvent } from '../../../server/machine/guestEvents.ts'
 import type { WorkloadEntry } from '../../../server/machine/workload.ts'
-import { machineFailure, streamlessFailure, workloadFailure } from '../../../server/run/outcome.ts'
+import {
+  execFailure,
+  machineFailure,
+  panicOf,
+  streamlessFailure,
+  withPanic,
+  workloadFailure,
+} from '../../../server/run/outcome.ts'
 
 const OK: SessionEnd = { qemu: { code: 0, signal: null, asked: false }, qemuErrors: '', sections: {} }
 const DIED: SessionEnd = { ...OK, qemu: { code: 1, signal: null, asked: false }, qemuErrors: 'no such device' }
@@ -55,6 +62,37 @@ describe('what went wrong with the workload', () => {
     expect(workloadFailure(events, entries)).toEqual(message && { outcome: 'guest-failed', message })
   })
 })
+
+describe('a kernel panic', () => {
+  test.each([
+    [
+      '[    5.123456] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100',
+      'Attempted to kill init! exitcode=0x00000100',
+    ],
+    ['Kernel panic - not syncing: VFS: Unable to mount root fs', 'VFS: Unable to mount root fs'],
+    ['[    5.1] arm-smmu-v3: event', undefined],
+    ['', undefined],
+  ])('in a line of the console: %s', (line, reason) => expect(panicOf(line)).toBe(reason))
+
+  const hung = { outcome: 'guest-hung', message: 'too long' } as const
+  const died = { outcome: 'server-died', message: 'gone' } as const
+  const panicked = { outcome: 'guest-failed', message: 'kernel panic: oh' }
+  test.each([
+    ['is what a run that ended by itself ends with', undefined, 'oh', panicked],
+    ['explains a guest that hangs', hung, 'oh', panicked],
+    ['follows from a server that died', died, 'oh', died],
+    ['did not happen', hung, undefined, hung],
+  ])('%s', (_what, failure, reason, expected) => expect(withPanic(failure, reason)).toEqual(expected))
+})
+
+test.each([
+  ['did well', 0, [], undefined],
+  ['failed', 3, [], 'the command ended with exit code 3'],
+  ['never began', undefined, [{ seq: 1, event: 'share', ok: false, error: 'no 9p' }], 'guest step "share": no 9p'],
+  ['was cut short', undefined, [], 'the guest ended before the command did'],
+])('a command that %s', (_what, code, events, message) =>
+  expect(execFailure(events, code)).toEqual(message && { outcome: 'guest-failed', message }),
+)
 
 test('a workload that the policy did not see', () => {
   const message = 'no device of the workload went through the SMMU'
