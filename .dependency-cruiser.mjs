@@ -64,7 +64,9 @@ const MAY_IMPORT = [
     ],
   ],
   ['server/attack', ['server/smmu', 'server/policy', 'server/oracle', PORTS]],
-  ['server/web', ['server/api', 'server/faults', 'server/smmu/bits[.]ts']],
+  // For a browser: it has all policies, as there is nothing to load them from.
+  ['server/recorded', ['protocol', 'server/(smmu|machine|policy|hypervisor|oracle|trace|trap|run|api)']],
+  ['server/web', ['server/api', 'server/faults', 'server/recorded', 'server/smmu/bits[.]ts']],
   [
     'server/cli',
     [

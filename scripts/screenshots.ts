@@ -44,6 +44,23 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
     },
   ],
   [
+    'recording',
+    async page => {
+      const url = new URL(page.url())
+      await page.goto(new URL('/#/runs', url).href)
+      await page
+        .getByRole('button', { name: /^Open / })
+        .first()
+        .click()
+      await page.getByRole('region', { name: 'Recording' }).waitFor({ timeout: BOOT_MS })
+      await page.goto(new URL('/#/traps', url).href)
+      await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
+      await page.locator('.virtual .trap').last().click()
+      await page.locator('.child').first().waitFor()
+      await page.waitForTimeout(500)
+    },
+  ],
+  [
     'runs',
     async page => {
       await page
@@ -179,6 +196,7 @@ async function take(views: typeof VIEWS, options: StartOptions, work: (url: stri
         await step?.(page)
         await page.screenshot({ path: join(values.out, `${view}${theme === 'light' ? '-light' : ''}.png`) })
         if (view === 'held') await page.keyboard.press('F8')
+        if (view === 'recording') await page.getByRole('button', { name: 'Close', exact: true }).click()
         console.log(`${view} ${theme}`)
       }
       await page.close()

@@ -9,7 +9,7 @@ import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { blocksProblem, checkQuirks } from '../policy/policy.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { Feed } from './feed.ts'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import type { AttackBody, AttackRunItem, AttackRunView } from './schemas/attack.ts'
 import { OWN_POLICY } from './schemas/lifecycle.ts'
 

@@ -4,7 +4,7 @@ import type { TrapThread } from '../control/trapThread.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { Breakpoint, BreakpointSpec } from '../trap/breakpoints.ts'
 import type { HeldTrap, Release } from '../trap/operations.ts'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 
 export class BreakpointControl {
   /** The trap that is held; null: none. */

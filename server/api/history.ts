@@ -2,16 +2,11 @@
 /** History of the machines of a server: traps, events, warnings, faults and console, as far back as it is kept. */
 import { StringDecoder } from 'node:string_decoder'
 import type { Session } from '../control/session.ts'
-import { PAGE_OPERATION_NAMES } from '../policy/report.ts'
-import { resultName } from '../policy/result.ts'
-import { formatWarningValues, NO_WARNINGS, type WarningTable, warningById } from '../policy/warnings.ts'
-import { hex } from '../smmu/bits.ts'
-import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
-import { describeRecord } from '../trace/describe.ts'
+import { NO_WARNINGS, type WarningTable } from '../policy/warnings.ts'
 import { f64At } from '../trace/layout.ts'
 import type { TraceRecord } from '../trace/records.ts'
 import { Feed } from './feed.ts'
-import { words } from './hex.ts'
+import { historyItem, marks } from './historyItems.ts'
 import { KernelFunctions } from './kernelFunctions.ts'
 import type { FiringItem } from './schemas/faults.ts'
 import type { PageItem } from './schemas/pages.ts'
@@ -106,30 +101,20 @@ export class History {
   timeline(query: TimelineQuery): Timeline {
     const { rows = 1, events = 1, warnings = 1, firings = 1 } = this.#machines.at(-1) ?? {}
     const all = Number.POSITIVE_INFINITY
-    const marks = [
-      ...this.events.read(events, all, undefined).items.flatMap(({ time, kind, text }) => {
-        const mark =
-          kind === 'reset' ? 'reset' : kind === 'machine' || kind === 'lost' || kind === 'fault' ? undefined : 'event'
-        return time === undefined || mark === undefined ? [] : [{ time, kind: mark, text } as const]
-      }),
-      ...this.warnings.read(warnings, all, undefined).items.map(({ code, values, row, time = 0 }) => {
-        const entry = this.log.entry(row)
-        const root = entry && this.log.root(entry)
-        const own = root !== undefined && 'time' in root ? root.time : time
-        return { time: own, kind: 'warning', text: `${code} ${values}`, row } as const
-      }),
-      ...this.firings.read(firings, all, undefined).items.map(({ time, rule, what }) => {
-        return { time, kind: 'fault', text: `${rule}: ${what}` } as const
-      }),
-    ]
-    return timeline(this.log, rows, marks, query)
+    const marked = marks(
+      this.log,
+      this.events.read(events, all, undefined).items,
+      this.warnings.read(warnings, all, undefined).items,
+      this.firings.read(firings, all, undefined).items,
+    )
+    return timeline(this.log, rows, marked, query)
   }
 
   /** Something that the guest's kernel said of itself. @param line of its console */
   guestTrouble(name: string, line: string): void {
     this.events.push({
       at: new Date().toISOString(),
-      ...this.#told(0),
+      time: this.#time,
       kind: 'guest',
       name,
       text: line.trim().slice(0, 300),
@@ -144,73 +129,23 @@ export class History {
     if (layout.name === 'reset' && !first)
       this.events.push({
         at: new Date().toISOString(),
-        ...this.#told(0),
+        time: this.#time,
         kind: 'reset',
         name: 'reset',
         text: 'machine reset',
       })
   }
 
-  /** @param time of the record, ns; 0: it has none */
-  #told(time: number): { readonly time: number } {
-    return { time: time > 0 ? time : this.#time }
-  }
-
   #record(record: TraceRecord): void {
-    const at = new Date().toISOString()
-    switch (record.kind) {
-      case 'warning': {
-        const warning = warningById(this.warningsAt(), record.id)
-        if (warning === undefined) return
-        const { code, section, meaning, expected } = warning
-        const values = formatWarningValues(warning, [record.v0, record.v1, record.v2, record.v3])
-        this.warnings.push({ at, ...this.#told(0), code, section, meaning, expected, values, row: this.log.next })
-        return
-      }
-      case 'event': {
-        const event = decodeEvent(words(record.bytes))
-        const text = describeEvent(event)
-        this.events.push({
-          at,
-          ...this.#told(record.time),
-          kind: 'event',
-          name: eventName(event.id),
-          text,
-          smmu: record.smmu,
-          sid: event.streamId,
-        })
-        return
-      }
-      case 'pages': {
-        const { base, size, owner: vm } = record
-        const operation = PAGE_OPERATION_NAMES[record.operation]
-        if (operation !== undefined)
-          this.pages.push({
-            at,
-            ...this.#told(0),
-            operation,
-            base: hex(base),
-            size,
-            vm,
-            result: resultName(record.result),
-          })
-        return
-      }
-      case 'gerror':
-      case 'guardFault':
-      case 'lost':
-      case 'fault':
-      case 'machine':
-        this.events.push({
-          at,
-          ...this.#told('time' in record ? record.time : 0),
-          kind: record.kind,
-          name: record.kind,
-          text: describeRecord(record, this.warningsAt()),
-        })
-        return
-      default:
-        return
+    const told = {
+      at: new Date().toISOString(),
+      time: this.#time,
+      row: this.log.next,
+      warnings: this.warningsAt(),
     }
+    const found = historyItem(record, told)
+    if (found?.feed === 'warnings') this.warnings.push(found.item)
+    else if (found?.feed === 'events') this.events.push(found.item)
+    else if (found?.feed === 'pages') this.pages.push(found.item)
   }
 }

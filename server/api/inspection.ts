@@ -5,7 +5,6 @@
  */
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { TrapThread } from '../control/trapThread.ts'
-import type { FileMemory } from '../machine/fileMemory.ts'
 import { annotated, annotatedVm } from '../oracle/hostStage2.ts'
 import { OperationError } from '../policy/operationError.ts'
 import { addressOf, fieldGet, hex, hex64 } from '../smmu/bits.ts'
@@ -13,6 +12,7 @@ import { CTXDESC_CD_SIZE } from '../smmu/cd.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { decodeFeatures, type Features } from '../smmu/features.ts'
+import type { GuestMemory } from '../smmu/memory.ts'
 import {
   CMDQ_ENTRY_SIZE,
   EVTQ_ENTRY_SIZE,
@@ -34,7 +34,7 @@ import type { OwnershipRange, RegisterValue } from '../trap/operations.ts'
 import type { OracleReport } from '../trap/oracleReport.ts'
 import { atMost } from '../trap/ownershipRanges.ts'
 import { dwords, halves, words } from './hex.ts'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import { cdView, steConfig, steView } from './steFields.ts'
 import { type Leaf, type Table, tableEntries, tableLeaves } from './tables.ts'
 import type { Verdicts } from './verdicts.ts'
@@ -55,16 +55,57 @@ const MAX_ENTRIES = 256
 /** Limit of leaves in one listing of stage 1 mappings. */
 const MAX_LEAVES = 100_000
 
+/** Memory that may be a recorded one: the last read that failed because the recording does not show it. */
+type Memory = GuestMemory & { readonly missing?: { readonly address: number; readonly length: number } | undefined }
+
+/** The machine as QEMU described it. */
+interface Described extends Pick<Hello, 'devices'> {
+  readonly ram: readonly Range[]
+  readonly smmus: readonly Range[]
+}
+
+interface Range {
+  readonly base: number
+  readonly size: number
+}
+
+/** Of an entry that the recording does not show. */
+const UNKNOWN = 'unknown'
+const NOT_RECORDED = 'not in the recording'
+
+interface Entry {
+  readonly address: number
+  readonly words: BigUint64Array
+}
+
+const configOf = (entry: Entry | typeof UNKNOWN | undefined): string =>
+  entry === undefined ? 'none' : entry === UNKNOWN ? UNKNOWN : steConfig(entry.words)
+
+/** @throws Problem when the recording does not show the register */
+function shown(value: RegisterValue | undefined, smmu: number): { readonly lo: number; readonly hi: number } {
+  if (value?.absent) throw new Problem(404, `${R.registerName(value.offset)} of SMMU ${smmu} is ${NOT_RECORDED}`)
+  return value ?? { lo: 0, hi: 0 }
+}
+
 export class Inspection {
-  readonly #thread: TrapThread
-  readonly #hello: Hello
-  readonly #memory: FileMemory
-  readonly #verdicts: Verdicts
+  readonly #thread: Pick<TrapThread, 'call'>
+  readonly #hello: Described
+  readonly #memory: Memory
+  readonly #verdicts: Pick<Verdicts, 'host' | 'shadow'>
   readonly #catchUp: () => void
   readonly #features = new Map<number, Features>()
 
-  /** @param catchUp drains the trace ring, so that `verdicts` is up to date */
-  constructor(thread: TrapThread, hello: Hello, memory: FileMemory, verdicts: Verdicts, catchUp: () => void) {
+  /**
+   * @param thread who decides traps, or what a recording shows
+   * @param catchUp drains the trace ring, so that `verdicts` is up to date
+   */
+  constructor(
+    thread: Pick<TrapThread, 'call'>,
+    hello: Described,
+    memory: Memory,
+    verdicts: Pick<Verdicts, 'host' | 'shadow'>,
+    catchUp: () => void,
+  ) {
     this.#thread = thread
     this.#hello = hello
     this.#memory = memory
@@ -72,7 +113,7 @@ export class Inspection {
     this.#catchUp = catchUp
   }
 
-  get hello(): Hello {
+  get hello(): Described {
     return this.#hello
   }
 
@@ -93,7 +134,7 @@ export class Inspection {
     const show = (value: RegisterValue | undefined) =>
       value?.ok
         ? { value: hex64(value.lo, value.hi), text: R.describeRegister(value.offset, value.lo, value.hi) }
-        : { value: null, text: 'the access is aborted' }
+        : { value: null, text: value?.absent ? NOT_RECORDED : 'the access is aborted' }
     return SHOWN.map(offset => {
       const register = R.registerAt(offset)
       return {
@@ -210,14 +251,18 @@ export class Inspection {
       R.ARM_SMMU_STRTAB_BASE_CFG,
     ]
     const values = await this.#read(smmu, view, offsets)
-    const lo = (offset: number) => values.get(offset)?.lo ?? 0
+    const cr0 = shown(values.get(R.ARM_SMMU_CR0), smmu).lo
+    const on = (cr0 & R.CR0_SMMUEN) !== 0
+    const get = (offset: number, needed: boolean) =>
+      needed ? shown(values.get(offset), smmu) : (values.get(offset) ?? { lo: 0, hi: 0 })
+    const strtab = get(R.ARM_SMMU_STRTAB_BASE, on)
     return {
-      cr0: lo(R.ARM_SMMU_CR0),
-      cr2: lo(R.ARM_SMMU_CR2),
-      gbpa: lo(R.ARM_SMMU_GBPA),
-      strtabBaseLo: lo(R.ARM_SMMU_STRTAB_BASE),
-      strtabBaseHi: values.get(R.ARM_SMMU_STRTAB_BASE)?.hi ?? 0,
-      strtabBaseCfg: lo(R.ARM_SMMU_STRTAB_BASE_CFG),
+      cr0,
+      cr2: get(R.ARM_SMMU_CR2, on).lo,
+      gbpa: get(R.ARM_SMMU_GBPA, !on).lo,
+      strtabBaseLo: strtab.lo,
+      strtabBaseHi: strtab.hi,
+      strtabBaseCfg: get(R.ARM_SMMU_STRTAB_BASE_CFG, on).lo,
     }
   }
 
@@ -227,7 +272,7 @@ export class Inspection {
     if (known !== undefined) return known
     const offsets = [R.ARM_SMMU_IDR0, R.ARM_SMMU_IDR1, R.ARM_SMMU_IDR3, R.ARM_SMMU_IDR5]
     const values = await this.#read(smmu, 'hardware', offsets)
-    const [idr0 = 0, idr1 = 0, idr3 = 0, idr5 = 0] = offsets.map(offset => values.get(offset)?.lo ?? 0)
+    const [idr0 = 0, idr1 = 0, idr3 = 0, idr5 = 0] = offsets.map(offset => shown(values.get(offset), smmu).lo)
     try {
       const features = decodeFeatures({ idr0, idr1, idr3, idr5 })
       this.#features.set(smmu, features)
@@ -245,24 +290,39 @@ export class Inspection {
     return decodeStreamTable(r.strtabBaseLo, r.strtabBaseHi, r.strtabBaseCfg, sidSize, twoLevelStreamTable)
   }
 
-  #ste(table: StreamTable | undefined, sid: number): { address: number; words: BigUint64Array } | undefined {
+  /** @returns undefined: there is none; UNKNOWN: the recording does not show it */
+  #ste(table: StreamTable | undefined, sid: number): Entry | typeof UNKNOWN | undefined {
+    const before = this.#memory.missing
     const address = table === undefined ? STE_ABSENT : steAddress(table, sid, this.#memory)
     const bytes = address < 0 ? undefined : this.tryBytes(address, STRTAB_STE_SIZE)
-    return bytes && { address, words: dwords(bytes) }
+    if (bytes !== undefined) return { address, words: dwords(bytes) }
+    return this.#memory.missing === before ? undefined : UNKNOWN
   }
 
   /** StreamIDs with a valid entry. */
   #used(table: StreamTable | undefined): number[] {
     const found: number[] = []
     for (const { address, sid, stes } of table === undefined ? [] : steTables(table, this.#memory)) {
-      const bytes = this.tryBytes(address, Math.min(stes, MAX_STREAMS) * STRTAB_STE_SIZE)
-      const w = bytes === undefined ? new BigUint64Array() : dwords(bytes)
+      const w = this.#stes(address, Math.min(stes, MAX_STREAMS))
       for (let i = 0; i < w.length / STRTAB_STE_DWORDS && found.length < MAX_STREAMS; i++) {
         if (((w[i * STRTAB_STE_DWORDS] ?? 0n) & STRTAB_STE_0_V) !== 0n) found.push(sid + i)
       }
       if (found.length >= MAX_STREAMS) break
     }
     return found
+  }
+
+  /** Words of entries side by side; of a recording, 0 for those that it does not show. */
+  #stes(address: number, count: number): BigUint64Array {
+    const all = this.tryBytes(address, count * STRTAB_STE_SIZE)
+    if (all !== undefined) return dwords(all)
+    if (this.#memory.missing === undefined) return new BigUint64Array()
+    const words = new BigUint64Array(count * STRTAB_STE_DWORDS)
+    for (let i = 0; i < count; i++) {
+      const bytes = this.tryBytes(address + i * STRTAB_STE_SIZE, STRTAB_STE_SIZE)
+      if (bytes !== undefined) words.set(dwords(bytes), i * STRTAB_STE_DWORDS)
+    }
+    return words
   }
 
   device(smmu: number, sid: number): { name: string; model: string } | undefined {
@@ -296,8 +356,8 @@ export class Inspection {
           return {
             sid,
             device: this.device(smmu, sid) ?? null,
-            host: own ? steConfig(own.words) : 'none',
-            shadow: shadowed ? (shadow ? steConfig(shadow.words) : 'none') : null,
+            host: configOf(own),
+            shadow: shadowed ? configOf(shadow) : null,
           }
         }),
     }
@@ -306,8 +366,12 @@ export class Inspection {
   /** One stream: both STEs, the fields that differ, the context descriptor and the roots of its tables. */
   async stream(smmu: number, sid: number, ssid = 0) {
     const { host, hardware, shadowed } = await this.#tables(smmu)
-    const own = this.#ste(host, sid)
-    const shadow = shadowed ? this.#ste(hardware, sid) : undefined
+    const mine = this.#ste(host, sid)
+    const theirs = shadowed ? this.#ste(hardware, sid) : undefined
+    const own = mine === UNKNOWN ? undefined : mine
+    const shadow = theirs === UNKNOWN ? undefined : theirs
+    if (own === undefined && shadow === undefined && (mine === UNKNOWN || theirs === UNKNOWN))
+      throw new Problem(404, `the entry of StreamID ${hex(sid)} is ${NOT_RECORDED}`)
     const hostView = own && { address: hex(own.address), ...steView(own.words) }
     const shadowView = shadow && { address: hex(shadow.address), ...steView(shadow.words) }
     const live = shadow ?? own
@@ -368,7 +432,11 @@ export class Inspection {
   /** One page of a translation table. */
   async tableAt(smmu: number, table: Table) {
     const features = await this.features(smmu)
-    return tableEntries((address, length) => this.tryBytes(address, length), table, features.oas)
+    const { missing: before } = this.#memory
+    const entries = tableEntries((address, length) => this.tryBytes(address, length), table, features.oas)
+    const { missing } = this.#memory
+    if (missing === before || missing === undefined) return entries
+    throw new Problem(404, `${NOT_RECORDED}: ${missing.length} bytes at ${hex(missing.address)}`)
   }
 
   /** Physical pages that the stage 1 of each stream maps, and those that the stage 2 allows. */
@@ -376,16 +444,22 @@ export class Inspection {
     const { host, hardware, shadowed } = await this.#tables(smmu)
     const { oas } = await this.features(smmu)
     const table = shadowed ? hardware : host
-    const read = (address: number, length: number) => this.tryBytes(address, length)
+    let unread = 0
+    const read = (address: number, length: number) => {
+      const bytes = this.tryBytes(address, length)
+      if (bytes === undefined) unread++
+      return bytes
+    }
     const streams = []
     for (const sid of this.#used(table)) {
-      const { roots, shadow, host: own } = await this.stream(smmu, sid)
+      const { roots, shadow, host: own, cd } = await this.stream(smmu, sid)
       const config = (shadow ?? own)?.config ?? 'none'
+      unread = cd === null && /^(s1|nested)$/.test(config) ? 1 : 0
       const leaves: Leaf[] = []
       for (const root of roots) {
         if (root.stage === 1) for (const leaf of tableLeaves(read, root, oas, MAX_LEAVES)) leaves.push(leaf)
       }
-      streams.push({ sid, device: this.device(smmu, sid) ?? null, config, leaves })
+      streams.push({ sid, device: this.device(smmu, sid) ?? null, config, leaves, unread })
     }
     return streams
   }
@@ -395,7 +469,8 @@ export class Inspection {
   async walk(
     smmu: number,
     request: { sid: number; ssid?: number; iova: bigint; write: boolean; table: View },
-  ): Promise<{ outcome: ReturnType<Walker['translate']>; steps: WalkStep[] }> {
+  ): Promise<{ outcome: ReturnType<Walker['translate']>; steps: WalkStep[]; missing: Memory['missing'] }> {
+    const { missing: before } = this.#memory
     const features = await this.features(smmu)
     const walker = new Walker(features, this.#memory)
     walker.setRegisters(await this.#walkRegisters(smmu, request.table))
@@ -405,7 +480,8 @@ export class Inspection {
     const outcome = walker.translate({ sid, ssid, lo, hi, write, privileged: false, instruction: false }, step =>
       steps.push(step),
     )
-    return { outcome, steps }
+    const { missing } = this.#memory
+    return { outcome, steps, missing: missing === before ? undefined : missing }
   }
 
   ownership(from: number, to: number, limit: number) {
@@ -445,7 +521,12 @@ export class Inspection {
 }
 
 /** RAM from `from` to `to` as runs of the same owner, ascending. */
-function el2Runs(ram: Hello['ram'], kept: ReturnType<typeof annotated>, from: number, to: number): OwnershipRange[] {
+function el2Runs(
+  ram: Described['ram'],
+  kept: ReturnType<typeof annotated>,
+  from: number,
+  to: number,
+): OwnershipRange[] {
   const runs: OwnershipRange[] = []
   const add = (base: number, end: number, state: 'owned' | 'hyp' | 'vm', vm: number) => {
     if (end <= base) return

@@ -13,7 +13,7 @@ import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { Transport } from '../trap/messages.ts'
 import { namedFile } from './namedFiles.ts'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import { OWN_POLICY, type StartOptions } from './schemas/lifecycle.ts'
 
 const MAX_MEMORY = 64 * 2 ** 30

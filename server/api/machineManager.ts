@@ -27,7 +27,7 @@ import { Inspection } from './inspection.ts'
 import { type LaunchDefaults, launch } from './launch.ts'
 import { Monitor } from './monitor.ts'
 import { fileNames } from './namedFiles.ts'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import { Rates } from './rates.ts'
 import { Recordings } from './recordings.ts'
 import {

@@ -2,7 +2,7 @@
 /** The machine's life cycle, over QMP. */
 import type { Session } from '../control/session.ts'
 import type { Qmp } from '../machine/qmp.ts'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import type { QmpCommand } from './schemas/lifecycle.ts'
 
 const CONNECT_MS = 60_000

@@ -2,7 +2,7 @@
 /** Files that requests may name: those in one folder, by their names alone. */
 import { lstatSync, readdirSync, realpathSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import { FILE_NAME } from './schemas/fields.ts'
 
 const NAME = new RegExp(FILE_NAME)

@@ -4,20 +4,8 @@ import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import { QmpError } from '../machine/qmp.ts'
 import { OperationError } from '../policy/operationError.ts'
+import { Problem } from './problem.ts'
 import type { FieldError, ProblemBody } from './schemas/problem.ts'
-
-/** An error with its HTTP status. */
-export class Problem extends Error {
-  override readonly name = 'Problem'
-  readonly status: number
-  readonly errors: readonly FieldError[] | undefined
-
-  constructor(status: number, detail: string, errors?: readonly FieldError[]) {
-    super(detail)
-    this.status = status
-    this.errors = errors
-  }
-}
 
 function statusOf(error: unknown): number {
   if (error instanceof Problem) return error.status

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Recordings in the folder of runs. Requests name a run's folder, never a path. */
 import { execFile } from 'node:child_process'
-import { existsSync, lstatSync, readdirSync } from 'node:fs'
+import { createReadStream, existsSync, lstatSync, readdirSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { runsFolder } from '../machine/runs.ts'
 import { Database, defaultDatabase } from '../sessions/database.ts'
 import { TraceReader } from '../trace/reader.ts'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import { FILE_NAME } from './schemas/fields.ts'
 import type { CampaignView, RecordingView, ReportView } from './schemas/recordings.ts'
 
@@ -19,6 +20,8 @@ const CONFINES = /^--(permission$|allow-|disable-warning=)/
 const MOST_MS = 120_000
 const MOST_BYTES = 1 << 20
 const MOST_LINES = 400
+/** Bytes of a file that is sent; what a page reads. */
+const MOST_FILE = 256 << 20
 /** As `diff`: 1 is a difference, more is trouble. */
 const DIFFERENT = 1
 
@@ -49,6 +52,11 @@ export class Recordings {
         return []
       }
     })
+  }
+
+  /** Its first file, which a recording that was cut into several has the beginning in. */
+  async file(name: string): Promise<Readable> {
+    return createReadStream(this.#recording(name), { end: MOST_FILE - 1 })
   }
 
   replay(name: string): Promise<ReportView> {

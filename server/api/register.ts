@@ -3,7 +3,7 @@
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { type TSchema, Type } from 'typebox'
-import { Problem } from './problems.ts'
+import { Problem } from './problem.ts'
 import { Ref } from './schemas/fields.ts'
 import { ProblemSchema } from './schemas/problem.ts'
 import type { Handlers, RequestOf, Route, Routes } from './schemas/route.ts'

@@ -6,7 +6,7 @@ import { roots, type TraceRecord } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
 
 /** Words of a segment; a group lies in one segment. */
-const SEGMENT_WORDS = 1 << 20
+export const SEGMENT_WORDS = 1 << 20
 /** Groups of a segment. */
 const SEGMENT_GROUPS = 1 << 15
 /** Segments kept: 48 MiB, a hundred thousand traps and more. */
@@ -41,6 +41,8 @@ export interface LogEntry {
  */
 export class TrapLog implements Sink {
   readonly ready = true
+  readonly #most: number
+  readonly #groupWords: number
   /** Called with every record that is no part of a group, with warnings and with pages that change hands. */
   onRecord: ((record: TraceRecord) => void) | undefined
   /** Called for each finished group. */
@@ -53,6 +55,17 @@ export class TrapLog implements Sink {
   /** What was done for a trap before a breakpoint stopped it: until its root comes, requests may. */
   #held: { readonly seq: number; readonly words: Uint32Array } | undefined
 
+  /** @param most segments that are kept @param groupWords kept of one group, fewer than a segment has */
+  constructor(most = SEGMENTS, groupWords = GROUP_WORDS) {
+    this.#most = most
+    this.#groupWords = groupWords
+  }
+
+  /** Segments that are in use. */
+  get segments(): number {
+    return this.#segments.length
+  }
+
   /** Id that the next group gets. */
   get next(): number {
     return this.#next
@@ -63,7 +76,7 @@ export class TrapLog implements Sink {
     return this.#segments[0]?.first ?? this.#next
   }
 
-  fromRing(reader: RingReader, layout: Layout, at: number): void {
+  fromRing(reader: Pick<RingReader, 'words' | 'decode'>, layout: Layout, at: number): void {
     const root = roots.has(layout.name)
     if (layout.name === 'lost') this.#forget()
     if (!root && !CHILDREN.has(layout.name)) return this.onRecord?.(reader.decode(layout, at))
@@ -72,7 +85,7 @@ export class TrapLog implements Sink {
     const segment = this.#room(size)
     const to = segment.used
     // The most telling part of a long group is its beginning and its root.
-    if (root || to - this.#start + size <= GROUP_WORDS) {
+    if (root || to - this.#start + size <= this.#groupWords) {
       segment.words.set(reader.words.subarray(at, at + size), to)
       segment.used += size
     }
@@ -191,7 +204,7 @@ export class TrapLog implements Sink {
   #room(size: number): Segment {
     const last = this.#segments.at(-1)
     if (last !== undefined && last.used + size <= SEGMENT_WORDS && last.groups < SEGMENT_GROUPS) return last
-    const recycled = this.#segments.length >= SEGMENTS ? this.#segments.shift() : undefined
+    const recycled = this.#segments.length >= this.#most ? this.#segments.shift() : undefined
     const words = recycled?.words ?? new Uint32Array(SEGMENT_WORDS)
     const segment: Segment = {
       first: this.#next,

@@ -23,11 +23,14 @@ const VERDICTS = Object.keys(verdict)
 /** Limit of rows that one read scans. */
 const SCAN = 20_000
 
+/** Kernel functions by row and PC. */
+type Functions = Pick<KernelFunctions, 'want' | 'name'>
+
 export class Traps implements Source<TrapRow> {
   /** 200 ms: sending rows competes with the trap thread for the processors. */
   readonly pace = 4
   readonly #log: TrapLog
-  readonly #functions: KernelFunctions
+  readonly #functions: Functions
   /** What the ids of warnings stand for in a row. */
   readonly #table: (row: number) => WarningTable
   /** When a row's machine was started, ms since 1970. */
@@ -35,7 +38,7 @@ export class Traps implements Source<TrapRow> {
 
   constructor(
     log: TrapLog,
-    functions: KernelFunctions,
+    functions: Functions,
     warnings: (row: number) => WarningTable,
     epoch: (row: number) => number | undefined,
   ) {

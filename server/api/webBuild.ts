@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { BuildEnvironmentOptions, Plugin } from 'vite'
 import { intact, publish } from '../../scripts/setup/cache.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const source = join(root, 'server/web')
-/** Inputs of the build: the dashboard, and the files outside it that it imports values from. */
+/** Folders and files that the build reads: the dashboard, and what it imports values from. */
 export const SOURCES = [
   source,
-  join(root, 'server/api/schemas/request.ts'),
-  join(root, 'server/hypervisor/README.md'),
-  join(root, 'server/smmu/bits.ts'),
+  ...['api', 'hypervisor', 'machine', 'oracle', 'policy', 'recorded', 'run', 'smmu', 'trace', 'trap'].map(folder =>
+    join(root, 'server', folder),
+  ),
+  join(root, 'protocol'),
 ]
 const cache = join(root, 'node_modules/.cache/smmu-cosim')
 const KEPT = 3
@@ -34,11 +36,20 @@ function key(): string {
 }
 
 /**
- * Builds the dashboard unless this content was built before; needs no network.
- * @returns the folder with index.html and assets.
+ * The reader of recordings is code of the server. In a browser it has its own Buffer and checksums (server/web/src/recorded); the rest
+ * of Node is not there, and what would need it is never called.
  */
-export async function buildDashboard(say: (line: string) => void = () => {}): Promise<string> {
-  const target = join(cache, `web-${key()}`)
+const withoutNode: Plugin = {
+  name: 'without-node',
+  enforce: 'pre',
+  resolveId: id =>
+    id === 'node:zlib' ? join(source, 'src/recorded/zlib.ts') : id.startsWith('node:') ? `\0${id}` : undefined,
+  load: id => (id.startsWith('\0node:') ? { code: 'module.exports = {}', moduleType: 'js' } : undefined),
+}
+
+/** Builds something of the dashboard unless this content was built before; needs no network. @returns its folder */
+async function built(name: string, say: (line: string) => void, options: BuildEnvironmentOptions): Promise<string> {
+  const target = join(cache, `${name}-${key()}`)
   if (await intact(target)) return target
   say('building the dashboard')
   mkdirSync(cache, { recursive: true })
@@ -51,14 +62,43 @@ export async function buildDashboard(say: (line: string) => void = () => {}): Pr
       logLevel: 'warn',
       publicDir: false,
       cacheDir: join(cache, 'vite'),
-      build: { outDir: folder, emptyOutDir: true, assetsInlineLimit: 0, modulePreload: { polyfill: false } },
+      // The reader of recordings is large, and loaded by who opens one.
+      build: { outDir: folder, emptyOutDir: true, assetsInlineLimit: 0, chunkSizeWarningLimit: 2_000, ...options },
       oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
+      plugins: [withoutNode],
     })
     await publish(folder, target)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
-  const old = readdirSync(dirname(target)).filter(name => name.startsWith('web-') && join(cache, name) !== target)
-  for (const name of old.slice(0, -KEPT)) rmSync(join(cache, name), { recursive: true, force: true })
+  const old = readdirSync(cache).filter(other => other.startsWith(`${name}-`) && join(cache, other) !== target)
+  for (const other of old.slice(0, -KEPT)) rmSync(join(cache, other), { recursive: true, force: true })
   return target
+}
+
+/** @returns the folder with index.html and assets of the dashboard */
+export const buildDashboard = (say: (line: string) => void = () => {}): Promise<string> =>
+  built('web', say, { modulePreload: { polyfill: false } })
+
+/** The dashboard in one piece, for pages that carry their recordings. @returns script and style sheet */
+export async function buildPage(
+  say: (line: string) => void = () => {},
+): Promise<{ readonly script: string; readonly style: string }> {
+  const folder = await built('page', say, {
+    cssCodeSplit: false,
+    modulePreload: false,
+    rolldownOptions: {
+      input: join(source, 'src/main.tsx'),
+      // A helper of Vite asks for it where modules are loaded one by one.
+      transform: { define: { 'import.meta': '{}' } },
+      output: {
+        format: 'iife',
+        codeSplitting: false,
+        entryFileNames: 'page.js',
+        assetFileNames: 'page[extname]',
+      },
+    },
+  })
+  const read = (name: string) => readFileSync(join(folder, name), 'utf8')
+  return { script: read('page.js'), style: read('page.css') }
 }

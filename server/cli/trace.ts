@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+import { once } from 'node:events'
 import { realpathSync } from 'node:fs'
-import { resolve, sep } from 'node:path'
+import { basename, dirname, resolve, sep } from 'node:path'
 import { styleText } from 'node:util'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { cachePath } from '../../scripts/setup/cache.ts'
+import { recordingPage } from '../api/recordingPage.ts'
+import { servePage } from '../api/recordingServer.ts'
 import { expectRules } from '../faults/plan.ts'
 import { ReplayFaults } from '../faults/replayFaults.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
@@ -43,6 +46,7 @@ import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { openPager, type Pager } from './pager.ts'
 import { inputFile, inputRecording, ofRecording, outputFile } from './paths.ts'
 import { recordingsCommands } from './recordings.ts'
+import { port } from './serve.ts'
 import { print, say } from './terminal.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
@@ -55,6 +59,7 @@ export function traceCommand(program: Command): void {
   flameCommand(trace)
   cutCommand(trace)
   recordingsCommands(trace)
+  openCommand(trace)
   replayCommand(program)
 }
 
@@ -307,6 +312,8 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
 }
 
 interface ExportCommandOptions extends SymbolOptions {
+  readonly html?: boolean
+  readonly with?: string
   readonly perfetto?: boolean
   readonly vcd?: boolean
   readonly json?: boolean
@@ -315,7 +322,7 @@ interface ExportCommandOptions extends SymbolOptions {
 }
 
 function exportCommand(trace: Command): void {
-  const formats = ['perfetto', 'vcd', 'json', 'csv']
+  const formats = ['perfetto', 'vcd', 'json', 'csv', 'html']
   const format = (name: string, text: string) =>
     new Option(`--${name}`, text).conflicts(formats.filter(other => other !== name))
   const command = ofRecording(trace.command('export'))
@@ -324,10 +331,18 @@ function exportCommand(trace: Command): void {
     .addOption(format('vcd', 'registers for waveform viewers'))
     .addOption(format('json', 'one object a line'))
     .addOption(format('csv', 'one line a record'))
+    .addOption(format('html', "the dashboard's views of it in one file, which opens from the disk"))
+    .addOption(
+      new Option('--with <recording>', 'with --html: a second recording, to be compared side by side')
+        .argParser(inputRecording)
+        .conflicts(formats.filter(name => name !== 'html')),
+    )
     .option('-o, --output <file>', 'instead of standard output', outputFile)
   symbolOptions(command).action((path: string, options: ExportCommandOptions) =>
     reading(path, async reader => {
       const { header } = reader
+      if (options.html) return exportPage(path, options)
+      if (options.with !== undefined) throw new UsageError('--with goes with --html')
       const pieces = () => {
         const symbols = loadSymbols(reader, options)
         if (options.perfetto) return perfetto(header, reader.records(), symbols)
@@ -339,6 +354,74 @@ function exportCommand(trace: Command): void {
       const text = pieces()
       await write(new Output(options.output), text)
     }),
+  )
+}
+
+/** Bytes of a recording in a page, before they are packed: some 500,000 traps. */
+const PAGE_BYTES = 64 << 20
+
+/** Symbols that were asked for, or those of the recorded image if it is here. */
+function symbolsIfAny(reader: TraceReader, options: SymbolOptions): Symbols | undefined {
+  if (options.symbols !== undefined) return loadSymbols(reader, options)
+  try {
+    return loadSymbols(reader, { ...options, symbols: true })
+  } catch {
+    return undefined
+  }
+}
+
+/** Recordings of runs are all called alike: their folders tell them apart. */
+function nameOf(path: string): string {
+  const name = basename(path)
+  return name === 'trace' ? `${basename(dirname(resolve(path)))}/${name}` : name
+}
+
+/** A page that carries these recordings. What of them is left out is said. */
+async function pageOf(paths: readonly string[], options: SymbolOptions): Promise<string> {
+  const recordings = paths.map(path => {
+    const reader = TraceReader.open(path)
+    return { name: nameOf(path), reader, symbols: symbolsIfAny(reader, options) }
+  })
+  const { html, cut } = await recordingPage(recordings, PAGE_BYTES, say)
+  for (const [i, last] of cut.entries()) {
+    if (last !== undefined) say(`${paths[i]}: only its beginning is in the page, up to trap ${last}`)
+  }
+  for (const { reader } of recordings) {
+    for (const problem of reader.problems) {
+      say(`${problem.path}: byte ${problem.offset}: ${problem.message}`)
+      if (problem.damage) process.exitCode = EXIT.failed
+    }
+  }
+  return html
+}
+
+async function exportPage(path: string, options: ExportCommandOptions): Promise<void> {
+  const html = await pageOf([path, ...(options.with === undefined ? [] : [options.with])], options)
+  await write(new Output(options.output), [html])
+}
+
+function openCommand(trace: Command): void {
+  const command = trace
+    .command('open')
+    .argument('<recording>', 'a file, the name of a run, or latest', inputRecording)
+    .argument('[other]', 'a second one, to be compared side by side', inputRecording)
+    .description('look at a recording in the views of the dashboard, at any of its moments; prints a URL')
+    .option('--port <n>', 'port on the loopback address; 0: any that is free', port, 0)
+  symbolOptions(command).action(
+    async (file: string, other: string | undefined, options: SymbolOptions & { readonly port: number }) => {
+      const { signal, dispose } = abortOnSignal()
+      try {
+        const html = await pageOf([file, ...(other === undefined ? [] : [other])], options)
+        const server = await servePage(html, options.port)
+        print(server.url)
+        if (!signal.aborted) await once(signal, 'abort')
+        await server.close()
+      } catch (error) {
+        fail(error, signal)
+      } finally {
+        dispose()
+      }
+    },
   )
 }
 

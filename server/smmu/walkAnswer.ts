@@ -64,6 +64,22 @@ function describeOutcome(outcome: Outcome): Omit<WalkAnswer, 'steps'> {
 /** The walk up to what a recording does not hold. */
 export type UnknownAnswer = Omit<WalkAnswer, 'outcome'> & { readonly outcome: 'unknown' }
 
+/**
+ * Of a walk in a recording. @param missing what the recording does not show, and the last step wanted to read
+ */
+export function shownAnswer(
+  outcome: Outcome,
+  steps: readonly WalkStep[],
+  missing: { readonly address: number; readonly length: number } | undefined,
+): WalkAnswer | UnknownAnswer {
+  const answer = walkAnswer(outcome, steps)
+  if (missing === undefined) return answer
+  const shown = answer.steps.map((step, i) =>
+    i === steps.length - 1 ? { ...step, text: 'not in the recording' } : step,
+  )
+  return unknownAnswer(`${missing.length} bytes at ${hex(missing.address)}`, shown)
+}
+
 export function unknownAnswer(what: string, steps: WalkAnswer['steps']): UnknownAnswer {
   return { ...NOTHING, outcome: 'unknown', text: `not in the recording: ${what}`, steps }
 }

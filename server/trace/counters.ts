@@ -49,11 +49,14 @@ export function createCounters(): SharedArrayBuffer {
   return new SharedArrayBuffer(WORDS * 4)
 }
 
+/** For one thread alone. */
+export const ownCounters = (): ArrayBuffer => new ArrayBuffer(WORDS * 4)
+
 /** The trap thread's end. Nothing allocates. */
 export class CountersWriter {
   readonly #words: Uint32Array
 
-  constructor(buffer: SharedArrayBuffer) {
+  constructor(buffer: ArrayBufferLike) {
     this.#words = new Uint32Array(buffer)
   }
 
@@ -118,7 +121,7 @@ export interface CommandCount {
 export class Counters {
   readonly #words: Uint32Array
 
-  constructor(buffer: SharedArrayBuffer) {
+  constructor(buffer: ArrayBufferLike) {
     this.#words = new Uint32Array(buffer)
   }
 

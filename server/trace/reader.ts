@@ -103,24 +103,45 @@ export class TraceReader {
   readonly problems: Problem[] = []
   readonly #path: string
   readonly #segments: readonly number[]
+  /** A segment, by its path. */
+  readonly #open: (path: string) => Source
 
-  private constructor(path: string, header: TraceHeader, format: number, segments: readonly number[]) {
+  private constructor(
+    path: string,
+    { header, format }: ReturnType<typeof readHeader>,
+    segments: readonly number[],
+    size: number,
+    open: (path: string) => Source,
+  ) {
     this.#path = path
     this.header = header
     this.format = format
     this.#segments = segments
-    this.size = segments.reduce((sum, segment) => sum + statSync(segmentPath(path, segment)).size, 0)
+    this.#open = open
+    this.size = size
   }
 
   /** @throws TraceError when it is no trace, Error when it can't be read. */
   static open(path: string): TraceReader {
     const source = open(path)
     try {
-      const { header, format } = readHeader(path, source)
-      return new TraceReader(path, header, format, [0, ...(header.segment === 0 ? laterSegments(path) : [])])
+      const first = readHeader(path, source)
+      const segments = [0, ...(first.header.segment === 0 ? laterSegments(path) : [])]
+      const size = segments.reduce((sum, segment) => sum + statSync(segmentPath(path, segment)).size, 0)
+      return new TraceReader(path, first, segments, size, open)
     } finally {
       source.close()
     }
+  }
+
+  /**
+   * A recording of one file that is in memory, and not compressed.
+   * @param name for messages
+   * @throws TraceError when it is no trace
+   */
+  static of(name: string, bytes: Uint8Array): TraceReader {
+    const source = memorySource(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length))
+    return new TraceReader(name, readHeader(name, source), [0], bytes.length, () => source)
   }
 
   /** A verdict `kept` means that the command was not rewritten either. */
@@ -133,7 +154,7 @@ export class TraceReader {
     let expected = 0
     for (const segment of this.#segments) {
       const path = segmentPath(this.#path, segment)
-      const source = open(path)
+      const source = this.#open(path)
       try {
         if (segment !== 0 && !this.#belongs(path, source)) continue
         if (segment !== expected) {

@@ -5,7 +5,7 @@ import { NO_WARNINGS } from '../policy/warnings.ts'
 import { decodeFeatures } from '../smmu/features.ts'
 import * as R from '../smmu/registers.ts'
 import { NO_SSID } from '../smmu/transaction.ts'
-import { type UnknownAnswer, unknownAnswer, type WalkAnswer, walkAnswer } from '../smmu/walkAnswer.ts'
+import { shownAnswer, type UnknownAnswer, unknownAnswer, type WalkAnswer } from '../smmu/walkAnswer.ts'
 import { Walker, type WalkRegisters } from '../smmu/walker.ts'
 import type { WalkStep } from '../smmu/walkSteps.ts'
 import type { MachineDescription } from './format.ts'
@@ -95,13 +95,7 @@ export class RecordedMachine {
       const outcome = walker.translate({ sid, ssid, lo, hi, write, privileged: false, instruction: false }, step =>
         steps.push(step),
       )
-      const answer = walkAnswer(outcome, steps)
-      const { missing } = memory as { missing: Shown['memory']['missing'] }
-      if (missing === undefined) return answer
-      const shown = answer.steps.map((step, i) =>
-        i === steps.length - 1 ? { ...step, text: 'not in the recording' } : step,
-      )
-      return unknownAnswer(`${missing.length} bytes at 0x${missing.address.toString(16)}`, shown)
+      return shownAnswer(outcome, steps, (memory as { missing: Shown['memory']['missing'] }).missing)
     } catch (error) {
       if (error instanceof NotShown) return unknownAnswer(error.message, [])
       throw error

@@ -4,15 +4,9 @@
  * runs says the command line.
  */
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
-import {
-  BBM_LEVELS,
-  blockOptions,
-  GRANULES,
-  type PolicyFactory,
-  type PolicyOptions,
-  SERIES_STEPS,
-} from '../policy/policy.ts'
+import type { PolicyFactory, PolicyOptions } from '../policy/policy.ts'
 import type { TraceHeader } from './format.ts'
+import { recordedOptions } from './recordedOptions.ts'
 
 export interface RecordedPolicy {
   readonly name: string
@@ -33,21 +27,5 @@ export async function recordedPolicy(header: TraceHeader, given?: string): Promi
   const { factory } = await loadPolicy(name)
   // Whoever gives the file of a policy of his own goes on with its options.
   const recorded = name === header.policy || !POLICY_NAMES.includes(header.policy)
-  return { name, factory, options: recorded ? optionsOf(header) : {} }
-}
-
-/** The options that the command line knows; others of a header, or other values, mean nothing. */
-function optionsOf({ policyOptions }: TraceHeader): PolicyOptions {
-  const { until, granule, requireIsolation, ats, blocks, bbm, quirks } = policyOptions
-  const step = SERIES_STEPS.find(known => known === until)
-  const size = GRANULES.find(known => known === granule)
-  const level = BBM_LEVELS.find(known => known === bbm)
-  return {
-    ...(step !== undefined && { until: step }),
-    ...(size !== undefined && { granule: size }),
-    ...(typeof requireIsolation === 'boolean' && { requireIsolation }),
-    ...(typeof ats === 'boolean' && { ats }),
-    ...blockOptions({ blocks: blocks === true, ...(level !== undefined && { bbm: level }) }),
-    ...(Array.isArray(quirks) && { quirks: quirks.filter(quirk => typeof quirk === 'string') }),
-  }
+  return { name, factory, options: recorded ? recordedOptions(header) : {} }
 }

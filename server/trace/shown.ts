@@ -14,7 +14,14 @@ interface Page {
   readonly bytes: Uint8Array
   /** 1: the byte is known. */
   readonly known: Uint8Array
+  /** Who may change it: it may be a page of several memories. */
+  readonly owner: object
 }
+
+const NOBODY = {}
+/** Whole pages of zeros, and of what is not known, take no room, however many a recording claims. */
+const ZEROS: Page = { bytes: new Uint8Array(PAGE), known: new Uint8Array(PAGE).fill(1), owner: NOBODY }
+const UNKNOWN: Page = { bytes: new Uint8Array(PAGE), known: new Uint8Array(PAGE), owner: NOBODY }
 
 /** Content of long writes, which the recording has only a digest of; by address. */
 export type LongWrites = ReadonlyMap<number, Uint8Array>
@@ -28,8 +35,9 @@ export class ShownMemory implements GuestMemory {
   /** Hypervisor memory, all 0 where nobody wrote since the reset. */
   readonly #zeroed: { readonly base: number; readonly size: number }
   #isZeroed = false
+  #owner: object = {}
 
-  constructor({ ram, carveout }: MachineDescription) {
+  constructor({ ram, carveout }: Pick<MachineDescription, 'ram' | 'carveout'>) {
     this.ram = ram
     this.#zeroed = carveout
   }
@@ -40,7 +48,7 @@ export class ShownMemory implements GuestMemory {
       const page = this.#pages.get(Math.floor((address + i) / PAGE))
       const at = (address + i) % PAGE
       if (page?.known[at] === 1) target[offset + i] = page.bytes[at] ?? 0
-      else if (this.#isZeroed && this.#owned(address + i)) target[offset + i] = 0
+      else if (page === undefined && this.#isZeroed && this.#owned(address + i)) target[offset + i] = 0
       else {
         this.missing = { address, length }
         return false
@@ -53,15 +61,21 @@ export class ShownMemory implements GuestMemory {
     throw new Error('a recording cannot be written to')
   }
 
-  /** @param bytes undefined: something that is not known */
-  set(address: number, length: number, bytes: Uint8Array | undefined): void {
+  /** @param content undefined: something that is not known */
+  set(address: number, length: number, content: Uint8Array | 'zeros' | undefined): void {
     if (!this.#contains(address, length)) return
     for (let done = 0; done < length; ) {
       const at = (address + done) % PAGE
       const count = Math.min(PAGE - at, length - done)
-      const page = this.#own((address + done - at) / PAGE)
-      if (bytes) page.bytes.set(bytes.subarray(done, done + count), at)
-      page.known.fill(bytes ? 1 : 0, at, at + count)
+      const number = (address + done - at) / PAGE
+      const told = content instanceof Uint8Array && content.length >= length
+      if (count === PAGE && !told) this.#pages.set(number, content === 'zeros' ? ZEROS : UNKNOWN)
+      else {
+        const page = this.#own(number)
+        if (told) page.bytes.set(content.subarray(done, done + count), at)
+        else page.bytes.fill(0, at, at + count)
+        page.known.fill(told || content === 'zeros' ? 1 : 0, at, at + count)
+      }
       done += count
     }
   }
@@ -72,13 +86,25 @@ export class ShownMemory implements GuestMemory {
     this.#isZeroed = reset
   }
 
+  /** As it is now, on its own. */
+  copy(): ShownMemory {
+    const copy = new ShownMemory({ ram: this.ram, carveout: this.#zeroed })
+    copy.#isZeroed = this.#isZeroed
+    for (const [number, page] of this.#pages) copy.#pages.set(number, page)
+    // From now on both change pages of their own.
+    this.#owner = {}
+    return copy
+  }
+
   #own(number: number): Page {
-    let page = this.#pages.get(number)
-    if (page === undefined) {
-      page = { bytes: new Uint8Array(PAGE), known: new Uint8Array(PAGE) }
-      if (this.#isZeroed) for (let i = 0; i < PAGE; i++) page.known[i] = this.#owned(number * PAGE + i) ? 1 : 0
-      this.#pages.set(number, page)
+    const former = this.#pages.get(number)
+    if (former?.owner === this.#owner) return former
+    const { bytes, known } = former ?? UNKNOWN
+    const page = { bytes: bytes.slice(), known: known.slice(), owner: this.#owner }
+    if (former === undefined && this.#isZeroed) {
+      for (let i = 0; i < PAGE; i++) page.known[i] = this.#owned(number * PAGE + i) ? 1 : 0
     }
+    this.#pages.set(number, page)
     return page
   }
 
@@ -98,6 +124,7 @@ export type View = 'hardware' | 'host'
 /** The machine as the recording shows it after what was learned. */
 export class Shown {
   readonly memory: ShownMemory
+  readonly #machine: Pick<MachineDescription, 'ram' | 'carveout'>
   /** By SMMU and offset of 32 bits. */
   readonly #registers: Readonly<Record<View, Map<string, number>>> = { hardware: new Map(), host: new Map() }
   /** Registers that never change, by the same key. */
@@ -106,8 +133,22 @@ export class Shown {
   /** Shown without a gap since the machine was reset. */
   #sinceReset = false
 
-  constructor(machine: MachineDescription) {
-    this.memory = new ShownMemory(machine)
+  /** @param memory of the machine; nothing is known of it yet, or it is a copy */
+  constructor(machine: Pick<MachineDescription, 'ram' | 'carveout'>, memory = new ShownMemory(machine)) {
+    this.#machine = machine
+    this.memory = memory
+  }
+
+  /** As it is now, on its own. */
+  copy(): Shown {
+    const copy = new Shown(this.#machine, this.memory.copy())
+    for (const view of ['hardware', 'host'] as const) {
+      for (const [name, value] of this.#registers[view]) copy.#registers[view].set(name, value)
+    }
+    for (const [name, value] of this.#identity) copy.#identity.set(name, value)
+    copy.#lastSeq = this.#lastSeq
+    copy.#sinceReset = this.#sinceReset
+    return copy
   }
 
   /** Records are missing: whatever was known may have been changed by them. */
@@ -145,7 +186,7 @@ export class Shown {
     } else if (record.kind === 'memory' && record.ok === 1) {
       const { write, address, length, done, digest, bytes } = record
       if (bytes.length === length || write === 0) this.memory.set(address + done, bytes.length, bytes)
-      else this.memory.set(address, length, digest === 0 ? new Uint8Array(length) : long.get(address))
+      else this.memory.set(address, length, digest === 0 ? 'zeros' : long.get(address))
     }
   }
 

@@ -29,6 +29,8 @@ export interface Release {
 export interface RegisterValue extends Halves {
   readonly offset: number
   readonly ok: boolean
+  /** A recording does not show it. */
+  readonly absent?: true
 }
 
 /** Pages of one state, for maps: `base` and `size` in bytes. */

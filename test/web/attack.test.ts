@@ -5,6 +5,7 @@ import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { MachineManager } from '../../server/api/machineManager.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
+import { violations } from './axe.ts'
 import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
 
 const STEP_MS = 60_000
@@ -81,6 +82,29 @@ test('a known defect is attacked, found, and each step says where it was decided
   await page.reload()
   await page.locator('.findings button').first().waitFor()
   expect(manager.attackRun.view()).toMatchObject({ state: 'done', options: { quirks: ['queues-unshared'], seed: 1 } })
+})
+
+test('the switches of the command line: series, blocks, BBM level, hardware that is not coherent', async () => {
+  let asked: unknown
+  await page.route('**/api/v1/attack', async route => {
+    asked = route.request().postDataJSON()
+    await route.fulfill({ json: manager.attackRun.view() })
+  })
+  const form = page.locator('form', { hasText: 'Start the attack' })
+  await form.getByLabel('RAM in blocks').check()
+  await form.getByLabel('BBM level').selectOption('2')
+  await form.getByRole('checkbox', { name: 'noncoherent' }).check()
+  await form.getByRole('combobox', { name: /^Until/ }).selectOption('nested')
+  expect(await violations(page)).toEqual([])
+  await form.getByRole('button', { name: 'Start the attack' }).click()
+  await expect
+    .poll(() => asked)
+    .toMatchObject({ policy: 'pkvm', until: 'nested', blocks: true, bbm: 2, hardware: ['noncoherent'] })
+  // What another policy does not have is not sent.
+  await form.getByRole('combobox', { name: 'Policy', exact: true }).selectOption('partition')
+  await form.getByRole('button', { name: 'Start the attack' }).click()
+  await expect.poll(() => asked).toMatchObject({ policy: 'partition' })
+  expect(asked).not.toHaveProperty('blocks')
 })
 
 test('the start dialog offers known defects of the policy that has them, and the oracle', async () => {

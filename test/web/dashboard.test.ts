@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The dashboard in a real browser, on a machine that boots a real Linux. */
 import { execFile } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { ensureKernel } from '../../scripts/setup/index.ts'
 import { MachineManager } from '../../server/api/machineManager.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
@@ -36,6 +37,11 @@ beforeAll(async () => {
   if (!existsSync(CHROMIUM)) throw new Error(`${CHROMIUM} is missing: install Debian's chromium, or set CHROMIUM`)
   images = mkdtempSync(join(tmpdir(), 'cosim-images-'))
   for (const name of ['Image-own', 'initrd-own']) writeFileSync(join(images, name), '')
+  // A real kernel, as somebody brings it: an image, and its modules in lib/modules beside it.
+  const kernel = await ensureKernel({ kernel: '6.12' })
+  copyFileSync(kernel.image, join(images, 'Image-real'))
+  mkdirSync(join(images, 'lib/modules'), { recursive: true })
+  symlinkSync(kernel.modules, join(images, 'lib/modules', kernel.version))
   manager = new MachineManager({ ...(qemu !== undefined && { qemu }), imagesFolder: images })
   server = await start()
   browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS })
@@ -109,6 +115,10 @@ test('the start dialog: own kernel, translation, devices, faults', async () => {
   await dialog.getByLabel('Own initramfs').selectOption('initrd-own')
   await dialog.getByRole('combobox', { name: /^Translation/ }).selectOption('lockstep')
   await dialog.getByLabel('NVMe controller').uncheck()
+  const level = dialog.getByLabel('BBM level')
+  expect(await level.isDisabled()).toBe(true)
+  await dialog.getByLabel('RAM in blocks').check()
+  await level.selectOption('1')
   await dialog.getByText('Faults from the first trap on').click()
   await dialog.getByLabel('Add a fault').selectOption('cr0ack-stuck')
   await dialog.getByLabel('Seed').fill('7')
@@ -118,13 +128,13 @@ test('the start dialog: own kernel, translation, devices, faults', async () => {
   await expect
     .poll(() => asked)
     .toMatchObject({
-      ...{ image: 'Image-own', initrd: 'initrd-own', translate: 'lockstep', nvme: false },
+      ...{ image: 'Image-own', initrd: 'initrd-own', translate: 'lockstep', nvme: false, blocks: true, bbm: 1 },
       ...{ faults: ['cr0ack-stuck'], seed: 7 },
     })
 })
 
 test(
-  'breakpoint on CFGI_STE, start from the dialog, stop, look, continue',
+  'breakpoint on CFGI_STE, a kernel of one’s own started from the dialog, stop, look, continue',
   async () => {
     await open('breakpoints')
     await button('CFGI_STE').click()
@@ -132,6 +142,8 @@ test(
     await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
     const dialog = page.getByRole('dialog')
     await dialog.getByRole('combobox', { name: /^Run/ }).selectOption('shell')
+    await dialog.getByText('Own files, devices, translation').click()
+    await dialog.getByLabel('Own kernel').selectOption('Image-real')
     await dialog.getByRole('button', { name: 'Start' }).click()
     await page.getByRole('alert').filter({ hasText: 'CMDQ_PROD' }).waitFor({ timeout: BOOT_MS })
     expect(manager.status()).toMatchObject({ state: 'held', held: { trap: { write: true } } })
@@ -160,6 +172,8 @@ test(
     await page.getByText('No breakpoint is set').waitFor()
     await page.keyboard.press('F8')
     await until(() => manager.status().phase === 'userspace', BOOT_MS)
+    expect(manager.status().options).toMatchObject({ image: 'Image-real' })
+    expect(manager.status().kernel).toMatch(/^6\.12\./)
   },
   BOOT_MS * 2,
 )
@@ -500,7 +514,7 @@ describe('on a booted machine', () => {
       const wrong: string[] = []
       for (const theme of ['dark', 'light'] as const) {
         await page.emulateMedia({ colorScheme: theme })
-        for (const width of [480, 1280]) {
+        for (const width of [480, 1280, 1920]) {
           await page.setViewportSize({ width, height: 800 })
           for (const view of [...VIEWS, 'reference']) {
             await open(view)

@@ -9,7 +9,7 @@ import { registerName } from '../../smmu/registers.ts'
 import { type Breakpoint, type BreakpointMatch, MAX_BREAKPOINTS } from '../../trap/breakpoints.ts'
 import { halves, parseBig } from '../hex.ts'
 import type { MachineManager } from '../machineManager.ts'
-import { Problem } from '../problems.ts'
+import { Problem } from '../problem.ts'
 import type { BreakpointBody, breakpoints } from '../schemas/breakpoints.ts'
 import type { Handlers } from '../schemas/route.ts'
 

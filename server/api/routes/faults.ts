@@ -8,7 +8,7 @@ import { parseAside } from '../../faults/loadAside.ts'
 import { expectRules } from '../../faults/plan.ts'
 import type { FaultRule } from '../../faults/rule.ts'
 import type { MachineManager } from '../machineManager.ts'
-import { Problem } from '../problems.ts'
+import { Problem } from '../problem.ts'
 import type { FaultStatusView, faults } from '../schemas/faults.ts'
 import type { Handlers } from '../schemas/route.ts'
 

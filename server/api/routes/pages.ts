@@ -4,7 +4,7 @@ import { hex } from '../../smmu/bits.ts'
 import type { OwnershipRange } from '../../trap/operations.ts'
 import { parseBig } from '../hex.ts'
 import type { MachineManager } from '../machineManager.ts'
-import { Problem } from '../problems.ts'
+import { Problem } from '../problem.ts'
 import type { pages } from '../schemas/pages.ts'
 import type { Handlers, RequestOf } from '../schemas/route.ts'
 
@@ -17,7 +17,11 @@ function address(text: string, what: string): number {
   return Number(value)
 }
 
-export function pageHandlers(manager: MachineManager): Handlers<typeof pages> {
+interface Inspected extends Pick<MachineManager, 'inspection'> {
+  readonly attacks: Pick<MachineManager['attacks'], 'report'>
+}
+
+export function pageHandlers(manager: Inspected): Handlers<typeof pages> {
   const change =
     (what: 'donate' | 'reclaim') =>
     async ({ body: { base, size, vm } }: RequestOf<(typeof pages)['POST /memory/donate']>) => {

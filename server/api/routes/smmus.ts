@@ -2,17 +2,17 @@
 import { hex } from '../../smmu/bits.ts'
 import { levelShift, tableBits } from '../../smmu/pagetable.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../../smmu/registers.ts'
-import { walkAnswer } from '../../smmu/walkAnswer.ts'
+import { shownAnswer } from '../../smmu/walkAnswer.ts'
 import { parseBig } from '../hex.ts'
 import type { MachineManager } from '../machineManager.ts'
-import { Problem } from '../problems.ts'
+import { Problem } from '../problem.ts'
 import type { Handlers } from '../schemas/route.ts'
 import type { smmus } from '../schemas/smmus.ts'
 
 /** Tables that stand side by side at a start level, log2 (VMSAv8-64). */
 const CONCATENATED_BITS = 4
 
-export function smmuHandlers(manager: MachineManager): Handlers<typeof smmus> {
+export function smmuHandlers(manager: Pick<MachineManager, 'inspection' | 'status'>): Handlers<typeof smmus> {
   return {
     'GET /smmus/:smmu/registers': ({ params }) => manager.inspection.registers(params.smmu),
     'GET /smmus/:smmu/queues': ({ params: { smmu } }) => {
@@ -52,14 +52,14 @@ export function smmuHandlers(manager: MachineManager): Handlers<typeof smmus> {
     },
     'GET /smmus/:smmu/walk': async ({ params, query }) => {
       const { sid, iova, access = 'read', ssid, table = 'hardware' } = query
-      const { outcome, steps } = await manager.inspection.walk(params.smmu, {
+      const { outcome, steps, missing } = await manager.inspection.walk(params.smmu, {
         sid,
         ...(ssid !== undefined && { ssid }),
         iova: parseBig(iova),
         write: access === 'write',
         table,
       })
-      return walkAnswer(outcome, steps)
+      return shownAnswer(outcome, steps, missing)
     },
   }
 }

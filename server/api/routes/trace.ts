@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Readable } from 'node:stream'
 import { join } from '../../trace/join.ts'
+import type { Source } from '../feed.ts'
 import type { MachineManager } from '../machineManager.ts'
-import { Problem } from '../problems.ts'
+import { Problem } from '../problem.ts'
 import type { Handlers } from '../schemas/route.ts'
-import type { TrapFilter, TrapsQuery, trace } from '../schemas/trace.ts'
+import type { EventItem, TrapFilter, TrapsQuery, trace, WarningItem } from '../schemas/trace.ts'
 
 function filterOf(query: TrapsQuery): TrapFilter {
   const { after: _a, before: _b, limit: _l, registers, commands, kinds, ...rest } = query
@@ -17,7 +18,14 @@ function filterOf(query: TrapsQuery): TrapFilter {
   }
 }
 
-export function traceHandlers(manager: MachineManager): Handlers<typeof trace> {
+interface Traced extends Pick<MachineManager, 'recordedSegments'> {
+  readonly history: Pick<MachineManager['history'], 'traps' | 'timeline'> & {
+    readonly events: Source<EventItem>
+    readonly warnings: Source<WarningItem>
+  }
+}
+
+export function traceHandlers(manager: Traced): Handlers<typeof trace> {
   return {
     'GET /traps': ({ query }) => {
       const { after, before, limit = 200 } = query

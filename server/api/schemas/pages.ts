@@ -116,6 +116,7 @@ const ReachSchema = Type.Object({
   device: Nullable(Device),
   config: Type.String({ description: 'of the entry that the hardware uses' }),
   mapped: Type.Array(Type.Object({ iova: HexText('input'), base: HexText('output'), size: Type.Integer() })),
+  unread: Type.Integer({ description: 'tables that could not be read: not in RAM, or not in the recording' }),
 })
 /** The pages that the stage 1 of a stream maps. */
 export type Reach = View<typeof ReachSchema>

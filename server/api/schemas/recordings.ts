@@ -40,6 +40,15 @@ export const recordings = {
     summary: 'Recordings in the folder of runs, the newest first',
     answer: Type.Object({ items: Type.Array(RecordingSchema) }),
   },
+  'GET /recordings/:name/file': {
+    id: 'downloadRecording',
+    tag: 'recordings',
+    summary: 'A recording as one file',
+    description: 'Of a long one the beginning, at most 256 MiB.',
+    params: Type.Object({ name: Name }),
+    file: { type: 'application/octet-stream', name: 'trace.smtr', description: 'the trace file' },
+    problems: [404, 409],
+  },
   'POST /recordings/:name/replay': {
     id: 'replayRecording',
     tag: 'recordings',

@@ -99,7 +99,7 @@ const StreamListSchema = Type.Object({
     Type.Object({
       sid: Type.Integer(),
       device: Nullable(Device),
-      host: Type.String({ description: 'Config of the host’s entry' }),
+      host: Type.String({ description: 'Config of the host’s entry; unknown: not in the recording' }),
       shadow: Nullable(Type.String()),
     }),
   ),
@@ -155,7 +155,9 @@ export type TableView = View<typeof TableSchema>
 export type TableEntry = TableView['entries'][number]
 
 const WalkSchema = Type.Object({
-  outcome: Type.Enum(['translated', 'fault', 'abort']),
+  outcome: Type.Enum(['translated', 'fault', 'abort', 'unknown'], {
+    description: 'unknown: of a recording that does not show what the walk needs',
+  }),
   text: Type.String(),
   pa: Nullable(Type.String()),
   size: Nullable(Type.Number({ description: 'bytes that are mapped linearly around it' })),

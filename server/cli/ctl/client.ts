@@ -77,9 +77,9 @@ export class Client {
     return (response.status === 204 ? undefined : await response.json()) as Answer<K>
   }
 
-  /** Writes the recording of the run to a file. */
-  async download(file: string): Promise<void> {
-    const { body } = await this.#fetch({ method: 'GET', path: `${PREFIX}/trace` })
+  /** Writes a recording to a file. @param path of its route */
+  async download(file: string, path: string): Promise<void> {
+    const { body } = await this.#fetch({ method: 'GET', path: `${PREFIX}${path}` })
     if (body !== null) await pipeline(Readable.fromWeb(body as ReadableStream), createWriteStream(file))
   }
 

@@ -4,7 +4,7 @@
 import { Option } from 'commander'
 import type { EventItem, TrapRow, WarningItem } from '../../api/schemas/trace.ts'
 import { print } from '../terminal.ts'
-import { type Add, integer, list, plain } from './command.ts'
+import { type Add, integer, list } from './command.ts'
 
 function rowText({ seq, time, write, register, value, text, us, warnings, commands, aborted, kind, where }: TrapRow) {
   if (kind !== 'trap') return `${kind} ${text}`
@@ -139,5 +139,11 @@ export function traceCommands(add: Add): void {
       client.print(await client.call('GET /warnings', { query }), ({ items }) => list(items, warningText))
     },
   )
-  add('download <file>', 'the recording of this run', plain, (client, _options, [file = '']) => client.download(file))
+  add<{ readonly of?: string }>(
+    'download <file>',
+    'the recording of this run',
+    command => command.option('--of <name>', 'an earlier one, by its name among the recordings'),
+    (client, { of }, [file = '']) =>
+      client.download(file, of === undefined ? '/trace' : `/recordings/${encodeURIComponent(of)}/file`),
+  )
 }

@@ -3,6 +3,7 @@ import { signal } from '@preact/signals'
 import type { Answer, InputArgs, RouteName } from '../../api/schemas/contract.ts'
 import type { FieldError, ProblemBody } from '../../api/schemas/problem.ts'
 import { type HttpRequest, PREFIX, requestFor } from '../../api/schemas/request.ts'
+import { recording } from './recorded/open.ts'
 
 /** The server needs a token, and has not got the right one from this page. */
 export const locked = signal(false)
@@ -64,15 +65,30 @@ async function send({ method, path, body }: HttpRequest): Promise<Response> {
 
 /** Asks for a route of the API. @throws ApiError */
 export async function call<K extends RouteName>(route: K, ...[input]: InputArgs<K>): Promise<Answer<K>> {
+  const recorded = recording.peek()
+  if (recorded !== undefined) {
+    return recorded.call(route, input).catch((error: Error & { readonly status?: number }) => {
+      throw new ApiError(error.status ?? 409, error.message)
+    })
+  }
   const response = await send(requestFor(route, input))
   return (response.status === 204 ? undefined : await response.json()) as Answer<K>
 }
 
-/** Saves the recording of the run as a file. */
+/** A file of the server. @param path with its prefix @throws ApiError */
+export async function fetchFile(path: string): Promise<Blob> {
+  return (await send({ method: 'GET', path })).blob()
+}
+
+/** Saves the recording that is shown, or that of the run, as a file. */
 export async function downloadTrace(name: string): Promise<void> {
-  const response = await send({ method: 'GET', path: `${PREFIX}/trace` })
+  const recorded = recording.peek()
+  const blob =
+    recorded === undefined
+      ? await fetchFile(`${PREFIX}/trace`)
+      : new Blob([new Uint8Array(recorded.file.bytes)], { type: 'application/octet-stream' })
   const link = document.createElement('a')
-  link.href = URL.createObjectURL(await response.blob())
+  link.href = URL.createObjectURL(blob)
   link.download = name
   link.click()
   URL.revokeObjectURL(link.href)

@@ -6,6 +6,8 @@ import { count } from './format.ts'
 import { HeldBar } from './held.tsx'
 import { connection } from './live.ts'
 import { MachineControls, StartDialog } from './machine.tsx'
+import { Opening, RecordedBar } from './recorded/bar.tsx'
+import { alone, recording } from './recorded/open.ts'
 import { shortcut, shortcuts } from './shortcuts.ts'
 import {
   badEnd,
@@ -13,6 +15,7 @@ import {
   go,
   held,
   machineState,
+  offered,
   rate,
   route,
   running,
@@ -77,15 +80,17 @@ export function App() {
     }
   }, [])
   if (locked.value) return <Locked />
-  const { view } = route.value
+  const view = offered(route.value.view) ? route.value.view : 'overview'
   const Page = PAGES[view]
   return (
     <div class="app">
       <Rail view={view} help={() => setHelp(true)} />
       <div class="main">
         <Bar />
+        <RecordedBar />
+        <Opening />
         <HeldBar />
-        {connection.value === 'lost' && (
+        {connection.value === 'lost' && recording.value === undefined && (
           <div class="lost" role="alert">
             The connection to the server is lost. Trying again; what is shown may be old.
           </div>
@@ -95,7 +100,7 @@ export function App() {
           <Page />
         </main>
       </div>
-      <StartDialog />
+      {!alone && <StartDialog />}
       <Dialog title="Keyboard" open={help} close={() => setHelp(false)}>
         <dl class="keys">
           {shortcuts.value.map(({ keys, text }) => (
@@ -123,22 +128,27 @@ function Rail({ view, help }: { view: View; help: () => void }) {
         smmu<b>cosim</b>
       </a>
       <ul>
-        {VIEWS.map(([id, name], i) => (
-          <li key={id}>
-            <a href={`#/${id}`} aria-current={id === view ? 'page' : undefined}>
-              <span>{name}</span>
-              <kbd>{viewKey(i)}</kbd>
-            </a>
-          </li>
-        ))}
+        {VIEWS.map(
+          ([id, name], i) =>
+            offered(id) && (
+              <li key={id}>
+                <a href={`#/${id}`} aria-current={id === view ? 'page' : undefined}>
+                  <span>{name}</span>
+                  <kbd>{viewKey(i)}</kbd>
+                </a>
+              </li>
+            ),
+        )}
       </ul>
       <div class="rail-foot">
         <a href="#/reference" aria-current={view === 'reference' ? 'page' : undefined} title="Behaviour reference">
           Rules
         </a>
-        <a href="/docs" target="_blank" rel="noreferrer">
-          API
-        </a>
+        {!alone && (
+          <a href="/docs" target="_blank" rel="noreferrer">
+            API
+          </a>
+        )}
         <button type="button" onClick={toggleTheme} title="Dark or light theme">
           {theme.value === 'dark' ? 'Light' : 'Dark'}
         </button>
@@ -206,9 +216,7 @@ function Bar() {
           ))}
         </select>
       )}
-      <span class="buttons">
-        <MachineControls />
-      </span>
+      <span class="buttons">{recording.value === undefined && !alone && <MachineControls />}</span>
     </header>
   )
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
 import type { ApiError } from './api.ts'
+import { recording, shown } from './recorded/open.ts'
 
 export interface Loaded<T> {
   readonly data: T | undefined
@@ -10,7 +11,7 @@ export interface Loaded<T> {
 }
 
 /**
- * Loads now, again every `ms` while the page is visible (0: once), and when `deps` change. Old data is kept until the new data is
+ * Loads now, again every `ms` while the page is visible (0: once), and when `deps` change or another moment is shown. Old data is kept until the new data is
  * there, so nothing flickers.
  */
 export function useLoaded<T>(load: () => Promise<T>, ms: number, deps: readonly unknown[]): Loaded<T> {
@@ -30,7 +31,7 @@ export function useLoaded<T>(load: () => Promise<T>, ms: number, deps: readonly 
         if (live)
           setState(({ data }) => ({ ...(data !== undefined && { data }), error: error as ApiError, loading: false }))
       }
-      if (live && ms > 0) timer = setTimeout(again, ms)
+      if (live && ms > 0 && recording.peek() === undefined) timer = setTimeout(again, ms)
     }
     const again = () => {
       if (document.hidden) timer = setTimeout(again, ms)
@@ -41,7 +42,7 @@ export function useLoaded<T>(load: () => Promise<T>, ms: number, deps: readonly 
       live = false
       clearTimeout(timer)
     }
-  }, [...deps, turn, ms])
+  }, [...deps, turn, ms, shown.value])
   const reload = useCallback(() => setTurn(t => t + 1), [])
   return { data: state.data, error: state.error, loading: state.loading, reload }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The one WebSocket: subscriptions that survive a lost connection and a restarted server. */
-import { signal } from '@preact/signals'
+import { effect, signal, untracked } from '@preact/signals'
 import { STREAM_PATH } from '../../api/schemas/request.ts'
 import type { ServerMessage, StreamItems, StreamName, Subscribe } from '../../api/schemas/subscriptions.ts'
 import { currentToken, locked } from './api.ts'
+import { moment, recording } from './recorded/open.ts'
 
 export type Connection = 'connecting' | 'open' | 'lost'
 export const connection = signal<Connection>('connecting')
@@ -48,7 +49,8 @@ export function subscribe<K extends StreamName>(
   const { after, ...rest } = options
   const subscription: Subscription = { stream, options: rest, handler: handler as Subscribed<never>, after }
   subscriptions.set(id, subscription)
-  announce(id, subscription)
+  if (recording.peek() === undefined) announce(id, subscription)
+  else serve(id, subscription)
   return () => {
     subscriptions.delete(id)
     send({ type: 'unsubscribe', id })
@@ -62,7 +64,7 @@ function receive(message: ServerMessage): void {
     ready = true
     delay = 250
     connection.value = 'open'
-    for (const [id, subscription] of subscriptions) {
+    for (const [id, subscription] of recording.peek() === undefined ? subscriptions : []) {
       if (restarted) {
         subscription.after = undefined
         subscription.handler.restarted?.()
@@ -71,7 +73,7 @@ function receive(message: ServerMessage): void {
     }
   } else if (message.type === 'items') {
     const subscription = subscriptions.get(message.id)
-    if (subscription === undefined) return
+    if (subscription === undefined || recording.peek() !== undefined) return
     subscription.after = message.next - 1
     // The items are of the stream that was subscribed to under this id.
     subscription.handler.items(message.items as readonly never[], message.dropped ?? 0)
@@ -97,4 +99,57 @@ export function connect(): void {
     else setTimeout(connect, delay)
     delay = Math.min(delay * 2, 4_000)
   }
+}
+
+/** Traps of a recording that a list has at most, and those of one step. */
+const LISTED = 50_000
+const STEP = 1_000
+const ALL = 1_000_000
+
+/** Gives a subscription what the recording has for it at the moment that is shown. */
+function serve(id: string, subscription: Subscription): void {
+  const from = recording.peek()
+  if (from === undefined) return
+  const { stream, options, handler, after } = subscription
+  if (stream !== 'traps') {
+    handler.restarted?.()
+    const { items } = from.stream(stream, 1, ALL)
+    handler.items(items as readonly never[], 0)
+    return
+  }
+  const filtered = options.filter !== undefined && JSON.stringify(options.filter) !== '{}'
+  // Of a very long recording a list has what lies around the moment.
+  const window = filtered || from.rows <= LISTED ? 1 : Math.max(1, moment.peek() - LISTED / 2)
+  const step = (next: number, left: number): void => {
+    if (subscriptions.get(id) !== subscription || recording.peek() !== from) return
+    const read = from.stream('traps', next, STEP, options.filter)
+    subscription.after = read.next - 1
+    handler.items(read.items as readonly never[], 0)
+    if (read.next <= from.rows && left > 0) setTimeout(step, 0, read.next, left - read.items.length)
+  }
+  step(after === undefined ? window : after + 1, LISTED)
+}
+
+/** Follows what is shown: the machine, or a recording at one of its moments. */
+export function followShown(): void {
+  let before = recording.peek()
+  effect(() => {
+    const now = recording.value
+    const moved = moment.value
+    if (now === undefined && before === undefined) return
+    const other = now !== before
+    before = now
+    // What the handlers look at is not what this follows.
+    untracked(() => {
+      for (const [id, subscription] of subscriptions) {
+        if (other) {
+          subscription.after = undefined
+          subscription.handler.restarted?.()
+          if (now === undefined) announce(id, subscription)
+          else send({ type: 'unsubscribe', id })
+        }
+        if (now !== undefined && moved >= 0 && (other || subscription.stream !== 'traps')) serve(id, subscription)
+      }
+    })
+  })
 }

@@ -72,7 +72,7 @@ export function MachineControls() {
 }
 
 /** Policies that the series' prefixes and the idmap are of. */
-const OF_PKVM: ReadonlySet<string> = new Set(['pkvm', 'full'])
+export const OF_PKVM: ReadonlySet<string> = new Set(['pkvm', 'full'])
 
 export function StartDialog() {
   const close = () => {
@@ -92,6 +92,7 @@ export function StartDialog() {
   const [panicOnWarn, setPanicOnWarn] = useState(false)
   const [oracle, setOracle] = useState(false)
   const [blocks, setBlocks] = useState(false)
+  const [bbm, setBbm] = useState('')
   const [quirks, setQuirks] = useState<readonly string[]>([])
   const [image, setImage] = useState('')
   const [initrd, setInitrd] = useState('')
@@ -119,7 +120,7 @@ export function StartDialog() {
       breakFirst,
       panicOnWarn,
       oracle,
-      ...(blocks && OF_PKVM.has(policy) && { blocks }),
+      ...(blocks && OF_PKVM.has(policy) && { blocks, ...(bbm !== '' && { bbm: Number(bbm) }) }),
       ...(quirks.length > 0 && { quirks }),
       ...(append && { append }),
     } as StartOptions
@@ -193,21 +194,20 @@ export function StartDialog() {
           <input type="checkbox" checked={oracle} onChange={e => setOracle(e.currentTarget.checked)} />
           oracle: end where a device reaches what it must not
         </label>
-        <label class="check full">
-          <input
-            type="checkbox"
-            checked={blocks}
-            disabled={!OF_PKVM.has(policy)}
-            onChange={e => setBlocks(e.currentTarget.checked)}
-          />
-          RAM in blocks of the idmap instead of pages
-        </label>
+        <Blocks possible={OF_PKVM.has(policy)} blocks={blocks} setBlocks={setBlocks} bbm={bbm} setBbm={setBbm} />
         <details class="full more">
           <summary>Own files, devices, translation</summary>
           <div class="form two">
-            <FileChoice label="Own kernel" none="Debian’s, as above" value={image} change={setImage} />
+            <FileChoice
+              label="Own kernel"
+              hint="modules: lib/modules/RELEASE beside it"
+              none="Debian’s, as above"
+              value={image}
+              change={setImage}
+            />
             <FileChoice
               label="Own initramfs"
+              hint="with the modules it needs"
               none="the usual one, with its modules"
               value={initrd}
               change={setInitrd}
@@ -248,10 +248,16 @@ export function StartDialog() {
 }
 
 /** A file of the folder that the server offers. */
-function FileChoice(props: { label: string; none: string; value: string; change: (name: string) => void }) {
+function FileChoice(props: {
+  label: string
+  hint: string
+  none: string
+  value: string
+  change: (name: string) => void
+}) {
   const images = info.value?.images ?? []
   return (
-    <Field label={props.label} {...(images.length === 0 && { hint: 'serve --images <folder> offers some' })}>
+    <Field label={props.label} hint={images.length === 0 ? 'serve --images <folder> offers some' : props.hint}>
       <select value={props.value} disabled={images.length === 0} onChange={e => props.change(e.currentTarget.value)}>
         <option value="">{props.none}</option>
         {images.map(name => (
@@ -310,6 +316,39 @@ function FaultChoice(props: {
         </div>
       </div>
     </details>
+  )
+}
+
+/** RAM in blocks of the second stage, and how far hardware lets them be split and merged. */
+export function Blocks(props: {
+  possible: boolean
+  blocks: boolean
+  setBlocks: (on: boolean) => void
+  bbm: string
+  setBbm: (level: string) => void
+}) {
+  const { possible, blocks } = props
+  return (
+    <div class="full blocks-choice">
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={blocks}
+          disabled={!possible}
+          onChange={e => props.setBlocks(e.currentTarget.checked)}
+        />
+        RAM in blocks of the idmap instead of pages
+      </label>
+      <label class="check">
+        BBM level
+        <select value={props.bbm} disabled={!possible || !blocks} onChange={e => props.setBbm(e.currentTarget.value)}>
+          <option value="">any</option>
+          {['0', '1', '2'].map(level => (
+            <option key={level}>{level}</option>
+          ))}
+        </select>
+      </label>
+    </div>
   )
 }
 

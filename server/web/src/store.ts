@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-import { computed, effect, type Signal, signal } from '@preact/signals'
+import { computed, effect, type Signal, signal, untracked } from '@preact/signals'
 import type { CountersView, Info, MachineState, MachineStatus, RatePoint } from '../../api/schemas/lifecycle.ts'
 import type { CounterItem } from '../../api/schemas/subscriptions.ts'
 import type { EventItem, WarningItem } from '../../api/schemas/trace.ts'
 import { call, locked } from './api.ts'
-import { connect, connection, subscribe } from './live.ts'
+import { connect, connection, followShown, subscribe } from './live.ts'
+import { alone, recording, shown } from './recorded/open.ts'
 
 export const VIEWS = [
   ['overview', 'Overview'],
@@ -22,6 +23,10 @@ export const VIEWS = [
 ] as const
 /** What a warning's rule links to has no key. */
 export type View = (typeof VIEWS)[number][0] | 'reference'
+
+/** Views of which a recording has nothing. */
+const OF_MACHINES: ReadonlySet<View> = new Set(['breakpoints', 'faults', 'attack'])
+export const offered = (view: View): boolean => recording.value === undefined || !OF_MACHINES.has(view)
 
 const isView = (text: string): text is View => text === 'reference' || VIEWS.some(([id]) => id === text)
 
@@ -80,11 +85,14 @@ const RATE_POINTS = 2_400
 /** Traps a second now. */
 export const rate = computed(() => {
   const last = rates.value.at(-1)
-  return running.value && last !== undefined && last.run === status.value?.run ? Math.round(last.rate) : 0
+  const now = running.value && last?.run === status.value?.run
+  return last !== undefined && (now || recording.value !== undefined) ? Math.round(last.rate) : 0
 })
 
 /** The state of the machine; undefined while the server does not say. */
-export const machineState = computed(() => (connection.value === 'open' ? status.value?.state : undefined))
+export const machineState = computed(() =>
+  recording.value !== undefined ? 'off' : connection.value === 'open' ? status.value?.state : undefined,
+)
 export const STATE_WORDS: Readonly<Record<MachineState, string>> = {
   off: 'off',
   preparing: 'preparing',
@@ -96,6 +104,7 @@ export const STATE_WORDS: Readonly<Record<MachineState, string>> = {
 }
 /** In one or two words. */
 export const stateWord = computed(() => {
+  if (recording.value !== undefined) return 'recording'
   const state = machineState.value
   return state === undefined ? (connection.value === 'lost' ? 'no connection' : 'connecting') : STATE_WORDS[state]
 })
@@ -106,7 +115,8 @@ export const badEnd = computed(() => {
 })
 effect(() => {
   const end = badEnd.value
-  document.title = `${end === undefined ? stateWord.value : end.outcome} · smmu-cosim`
+  const name = recording.value?.file.name
+  document.title = `${name ?? (end === undefined ? stateWord.value : end.outcome)} · smmu-cosim`
 })
 
 export const running = computed(() => {
@@ -132,12 +142,15 @@ function take({ at, counters: now }: CounterItem): void {
 }
 
 export function startLive(): void {
+  followShown()
   const load = () => {
     void call('GET /info').then(
       value => {
         info.value = value
       },
-      () => setTimeout(load, 2_000),
+      () => {
+        if (!alone) setTimeout(load, 2_000)
+      },
     )
   }
   const loadRates = () =>
@@ -150,10 +163,28 @@ export function startLive(): void {
       () => {},
     )
   effect(() => {
-    if (locked.value) return
+    if (locked.value || alone) return
     load()
     loadRates()
     connect()
+  })
+  let before = recording.peek()
+  effect(() => {
+    const now = recording.value
+    const moved = shown.value !== 'live'
+    if (now === undefined && before === undefined) return
+    if (now !== before) load()
+    before = now
+    untracked(() => {
+      if (moved)
+        void call('GET /machine/rates').then(({ points }) => {
+          rates.value = points
+        })
+      else {
+        rates.value = []
+        loadRates()
+      }
+    })
   })
   subscribe(
     'machine',

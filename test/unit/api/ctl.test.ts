@@ -303,6 +303,7 @@ test.each<[string[], RegExp]>([
   [['attack-start', '--hardware', 'steam'], /hardware/],
   [['attack-stop'], /no attack runs/],
   [['attack-finding', '999'], /no finding 999 is kept/],
+  [['download', join(files, 'none'), '--of', 'nothing'], /no recording nothing/],
   [['download', '/nowhere/at/all'], /its folder does not exist/],
 ])('ctl %j: refused, in one line', async (args, expected) => {
   const { code, out, err } = await ctl(...args)

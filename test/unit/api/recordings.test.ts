@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Recordings and files that requests name: what is in the folder, and nothing besides. */
-import { mkdirSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { MachineManager } from '../../../server/api/machineManager.ts'
@@ -46,8 +46,17 @@ describe('recordings', () => {
     symlinkSync(join(runs, 'real', 'trace'), join(runs, 'linked-file', 'trace'))
     const recordings = new Recordings(runs)
     expect(recordings.list().map(({ name }) => name)).toEqual(['real'])
-    for (const name of ['linked-folder', 'linked-file'])
+    for (const name of ['linked-folder', 'linked-file']) {
       expect(() => recordings.replay(name)).toThrow(`no recording ${name}`)
+      await expect(recordings.file(name)).rejects.toThrow(`no recording ${name}`)
+    }
+  })
+
+  test('as a file: what is on the disk', async () => {
+    await run('real')
+    const parts: Buffer[] = []
+    for await (const part of await new Recordings(runs).file('real')) parts.push(part)
+    expect(Buffer.concat(parts)).toEqual(readFileSync(join(runs, 'real', 'trace')))
   })
 
   test.each(['..', '.', '', '../runs/real', 'real/../real', '/etc', 'real\0', '.hidden'])(
@@ -56,6 +65,7 @@ describe('recordings', () => {
       await run('real')
       expect(() => new Recordings(runs).replay(name)).toThrow(/^no recording/)
       expect(() => new Recordings(runs).compare('real', name)).toThrow(/^no recording/)
+      await expect(new Recordings(runs).file(name)).rejects.toThrow(/^no recording/)
     },
   )
 

@@ -11,10 +11,12 @@ import { walkAnswer, walkText } from '../../../server/smmu/walkAnswer.ts'
 import { Walker } from '../../../server/smmu/walker.ts'
 import type { WalkStep } from '../../../server/smmu/walkSteps.ts'
 import { NO_MACHINE } from '../../../server/trace/format.ts'
-import { groups } from '../../../server/trace/groups.ts'
+import { groups, isGroup } from '../../../server/trace/groups.ts'
+import { TraceReader } from '../../../server/trace/reader.ts'
 import { RecordedMachine, recordedMachine } from '../../../server/trace/recordedMachine.ts'
 import type { RecordOf, TraceRecord } from '../../../server/trace/records.ts'
 import { createRing, RingReader, RingWriter } from '../../../server/trace/ring.ts'
+import { Shown } from '../../../server/trace/shown.ts'
 import { TracedMemory } from '../../../server/trace/tracedMemory.ts'
 import { Driver } from '../smmu/driver.ts'
 import { linearRegisters, RAM_BASE, S2_RW, transaction } from '../smmu/support.ts'
@@ -204,3 +206,26 @@ function memory(fields: Partial<RecordOf<'memory'>>): RecordOf<'memory'> {
     ...fields,
   }
 }
+
+test('a long write into hypervisor memory whose content nobody has is not taken for 0', async () => {
+  const path = join(folder(), 'trace')
+  const base = 0x7c10_0000
+  await recording(path, writer => {
+    writer.reset(0, 0, 1, 1)
+    writer.memory(true, base, 1024, 0, 0x1234_5678, true, new Uint8Array(), 0, 0)
+    writer.trap({ ...trap, seq: 1 }, 10, 3, 5, 0)
+  })
+  const shown = new Shown(TraceReader.open(path).header.machine)
+  for (const item of groups(TraceReader.open(path).records())) if (isGroup(item)) shown.group(item, new Map())
+  const target = new Uint8Array(8)
+  expect(shown.memory.read(base, target, 0, 8)).toBe(false)
+  expect(shown.memory.missing).toEqual({ address: base, length: 8 })
+  expect(shown.memory.read(base + 1024, target, 0, 8)).toBe(true)
+  // A copy goes its own way.
+  const copy = shown.memory.copy()
+  copy.set(base, 8, new Uint8Array(8).fill(7))
+  expect(copy.read(base, target, 0, 8)).toBe(true)
+  expect(shown.memory.read(base, target, 0, 8)).toBe(false)
+  shown.memory.set(base + 8, 8, new Uint8Array(8).fill(9))
+  expect(copy.read(base + 8, target, 0, 8)).toBe(false)
+})

@@ -6,7 +6,7 @@ import { call } from '../api.ts'
 import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
-import { QuirkChoice } from '../machine.tsx'
+import { Blocks, OF_PKVM, QuirkChoice } from '../machine.tsx'
 import { info } from '../store.ts'
 import { attempt, Button, Empty, Field, Load, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
 
@@ -71,7 +71,9 @@ function Run({ of: run }: { of: AttackRunView }) {
       ) : (
         <>
           <p>
-            {options.policy ?? 'pkvm'} {quirks.length > 0 && <Tag tone="bad">with {quirks.join(', ')}</Tag>}{' '}
+            {options.policy ?? 'pkvm'}{' '}
+            {options.blocks && <Tag>in blocks{options.bbm !== undefined && `, BBM level ${options.bbm}`}</Tag>}{' '}
+            {quirks.length > 0 && <Tag tone="bad">with {quirks.join(', ')}</Tag>}{' '}
             <span class="muted">
               hardware {(options.hardware ?? []).join(', ') || 'as QEMU’s'}, seed {options.seed}
             </span>
@@ -201,9 +203,15 @@ function Start() {
   const [seed, setSeed] = useState('')
   const [hardware, setHardware] = useState<ReadonlySet<string>>(new Set())
   const [quirks, setQuirks] = useState<readonly string[]>([])
+  const [until, setUntil] = useState('nested')
+  const [blocks, setBlocks] = useState(false)
+  const [bbm, setBbm] = useState('')
+  const own = OF_PKVM.has(policy)
   const start = () => {
     const body = {
       policy,
+      ...(own && { until }),
+      ...(own && blocks && { blocks, ...(bbm !== '' && { bbm: Number(bbm) }) }),
       seconds: Number(seconds),
       hardware: [...hardware],
       ...(quirks.length > 0 && { quirks }),
@@ -227,12 +235,20 @@ function Start() {
             ))}
           </select>
         </Field>
+        <Field label="Until" hint="prefix of the series">
+          <select value={until} disabled={!own} onChange={e => setUntil(e.currentTarget.value)}>
+            {(words?.stages ?? ['nested']).map(s => (
+              <option key={s}>{s}</option>
+            ))}
+          </select>
+        </Field>
         <Field label="Seconds">
           <input type="number" min="1" max="86400" value={seconds} onInput={e => setSeconds(e.currentTarget.value)} />
         </Field>
         <Field label="Seed" hint="the same attack again; empty: by chance">
           <input type="number" min="0" max="4294967295" value={seed} onInput={e => setSeed(e.currentTarget.value)} />
         </Field>
+        <Blocks possible={own} blocks={blocks} setBlocks={setBlocks} bbm={bbm} setBbm={setBbm} />
         <fieldset class="full checks">
           <legend>Hardware besides QEMU’s model</legend>
           {(words?.hardware ?? []).map(({ name, meaning }) => (

@@ -5,6 +5,7 @@ import { Terminal } from '@xterm/xterm'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { call } from '../api.ts'
 import { subscribe } from '../live.ts'
+import { recording } from '../recorded/open.ts'
 import { running, theme } from '../store.ts'
 import { Button, Panel, toast } from '../ui.tsx'
 
@@ -83,6 +84,7 @@ export function Console() {
       void send()
     }
     mine.onData(text => {
+      if (recording.peek() !== undefined) return
       pending += text
       void send()
     })
@@ -122,7 +124,13 @@ export function Console() {
         class="grow"
         side={
           <>
-            <span class="muted">{running.value ? 'keys go to the guest' : 'no machine listens'}</span>
+            <span class="muted">
+              {recording.value !== undefined
+                ? 'up to the moment that is shown'
+                : running.value
+                  ? 'keys go to the guest'
+                  : 'no machine listens'}
+            </span>
             <Button class="small" onClick={() => terminal?.clear()}>
               Clear
             </Button>

@@ -4,6 +4,7 @@ import type { OwnedRange, Ownership, Reach } from '../../../api/schemas/pages.ts
 import { call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded, useSize } from '../hooks.ts'
+import { recording } from '../recorded/open.ts'
 import { refusal } from '../refusal.ts'
 import { inspectable, route, smmu, status, theme } from '../store.ts'
 import { Button, Empty, Failure, Field, Panel, Scroll, Skeleton, Tag, type Tone, toast } from '../ui.tsx'
@@ -449,6 +450,7 @@ function Side(props: {
       )
     : []
   const el2 = ownership?.el2 ?? null
+  const fixed = el2 !== null || recording.value !== undefined
   const totals = [
     ...sums(ownership?.ranges ?? []).map(row => ['', ...row] as const),
     ...sums(el2 ?? []).map(row => ['EL2', ...row] as const),
@@ -481,12 +483,12 @@ function Side(props: {
           <div class="buttons">
             <Button
               tone="primary"
-              disabled={given === undefined || busy || el2 !== null}
+              disabled={given === undefined || busy || fixed}
               onClick={() => void change('donate')}
             >
               Donate
             </Button>
-            <Button disabled={given === undefined || busy || el2 !== null} onClick={() => void change('reclaim')}>
+            <Button disabled={given === undefined || busy || fixed} onClick={() => void change('reclaim')}>
               Reclaim
             </Button>
           </div>
@@ -497,9 +499,11 @@ function Side(props: {
           </p>
         )}
         <p class="hint">
-          {el2 === null
-            ? 'A donated page is out of reach of vCPUs and devices until it is reclaimed, zeroed. A guest that uses it gets an abort.'
-            : 'EL2 owns the pages and alone gives and takes them.'}
+          {recording.value !== undefined
+            ? 'A recording cannot be changed.'
+            : el2 === null
+              ? 'A donated page is out of reach of vCPUs and devices until it is reclaimed, zeroed. A guest that uses it gets an abort.'
+              : 'EL2 owns the pages and alone gives and takes them.'}
         </p>
       </Panel>
       <Panel title={selection ? 'In the selection' : 'In sight'} flush class="grow">

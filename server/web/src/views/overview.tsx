@@ -4,6 +4,7 @@ import type { CountersView, StartOptions } from '../../../api/schemas/lifecycle.
 import { currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
+import { recording } from '../recorded/open.ts'
 import { counters, events, go, rate, rates, running, status, warnings } from '../store.ts'
 import { attempt, Button, Choice, Empty, Panel, Scroll, Skeleton, sectionHref, Tag, When } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
@@ -142,7 +143,7 @@ const policyText = ({ policy = 'pkvm', until = 'nested', blocks = false, bbm, qu
 
 /** The browser sends no token with a link, so with a token the file is fetched by script. */
 const Recording = () =>
-  currentToken() === null ? (
+  currentToken() === null && recording.value === undefined ? (
     <a class="button small" href="/api/v1/trace" download>
       Download recording
     </a>

@@ -6,6 +6,7 @@ import { call } from '../api.ts'
 import { count, hex } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { isPending, type Pair, pairs } from '../queuePairs.ts'
+import { recording } from '../recorded/open.ts'
 import { inspectable, smmu } from '../store.ts'
 import { VERDICT_TONES } from '../trapDetail.tsx'
 import { Choice, Empty, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
@@ -27,7 +28,11 @@ export function Queues() {
           change={setTab}
         />
         <span class="muted">
-          {tab === 'queues' ? 'Read from memory once a second' : 'The host’s view and the hardware’s, side by side'}
+          {tab === 'queues'
+            ? recording.value === undefined
+              ? 'Read from memory once a second'
+              : 'As the recording shows them at this moment'
+            : 'The host’s view and the hardware’s, side by side'}
         </span>
       </div>
       {tab === 'queues' ? <ThreeQueues /> : <Registers />}
@@ -43,7 +48,11 @@ function ThreeQueues() {
         <div class="queues">
           <CommandQueues host={host} shadow={shadow} />
           <Panel title="Event queue" flush side={<Enabled queue={events} tone="hw" />}>
-            <Gauge queue={events} producer="hw" consumer="host" />
+            {recording.value === undefined ? (
+              <Gauge queue={events} producer="hw" consumer="host" />
+            ) : (
+              <p class="note muted">As the hardware reported them; where they lie in its queue is not recorded.</p>
+            )}
             {events.shown.length === 0 ? (
               <Empty title="Empty">The hardware has recorded no event.</Empty>
             ) : (

@@ -2,15 +2,22 @@
 /** What was recorded before: decided again, compared; campaigns of fault sessions. */
 import { useState } from 'preact/hooks'
 import type { RecordingView, ReportView } from '../../../api/schemas/recordings.ts'
-import { type ApiError, call } from '../api.ts'
+import { PREFIX } from '../../../api/schemas/request.ts'
+import { type ApiError, call, fetchFile } from '../api.ts'
 import { bytes, count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
+import { Opened, OpenFile } from '../recorded/compare.tsx'
+import { alone, open, recording } from '../recorded/open.ts'
 import { status } from '../store.ts'
-import { Button, Empty, Failure, Load, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
+import { attempt, Button, Empty, Failure, Load, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
 
 type Report = ReportView & { readonly title: string }
 
 export function Runs() {
+  return recording.value === undefined && !alone ? <Kept /> : <Opened />
+}
+
+function Kept() {
   const recordings = useLoaded(() => call('GET /recordings'), 0, [status.value?.state])
   const campaigns = useLoaded(() => call('GET /campaigns'), 0, [])
   const [base, setBase] = useState<string | undefined>()
@@ -35,7 +42,7 @@ export function Runs() {
   return (
     <div class="view split runs-view">
       <div class="stack">
-        <Panel title="Recordings" flush class="grow">
+        <Panel title="Recordings" flush class="grow" side={<OpenFile />}>
           <Load from={recordings}>
             {({ items }) =>
               items.length === 0 ? (
@@ -132,6 +139,11 @@ export function Runs() {
   )
 }
 
+/** Read in this page. */
+async function opened(name: string): Promise<void> {
+  await open(name, await fetchFile(`${PREFIX}/recordings/${encodeURIComponent(name)}/file`))
+}
+
 const when = (iso: string): string => iso.slice(0, 19).replace('T', ' ')
 
 function Recording(props: {
@@ -153,6 +165,9 @@ function Recording(props: {
       <td class="num">{bytes(of.bytes)}</td>
       <td>
         <div class="buttons">
+          <Button class="small" aria-label={`Open ${name}`} onClick={() => void attempt(() => opened(name))}>
+            Open
+          </Button>
           <Button class="small" disabled={busy} aria-label={`Replay ${name}`} onClick={() => props.replay(name)}>
             Replay
           </Button>

@@ -4,6 +4,7 @@ import type { WalkView } from '../../../api/schemas/smmus.ts'
 import { type ApiError, call } from '../api.ts'
 import { bytes, hex, parseAddress } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
+import { recording, shown } from '../recorded/open.ts'
 import { inspectable, route, smmu, status } from '../store.ts'
 import { Button, Choice, Empty, Failure, Field, Load, Panel, Scroll, Skeleton, Tag, type Tone } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
@@ -44,7 +45,7 @@ export function Translation() {
   }
   useEffect(() => {
     if (inspectable.value && address !== undefined) void run()
-  }, [access, table, chosen, inspectable.value])
+  }, [access, table, chosen, inspectable.value, shown.value])
   const linked = query.toString()
   useEffect(() => {
     const given = new URLSearchParams(linked)
@@ -112,7 +113,11 @@ export function Translation() {
               Walk
             </Button>
           </form>
-          <p class="hint">Reads the tables as they stand in memory now. What the SMMU has cached may differ.</p>
+          <p class="hint">
+            {recording.value === undefined
+              ? 'Reads the tables as they stand in memory now. What the SMMU has cached may differ.'
+              : 'Reads what the recording shows of the tables at this moment; nothing is taken for 0.'}
+          </p>
         </Panel>
         {chosen !== undefined && (
           <Mapped
@@ -149,7 +154,7 @@ export function Translation() {
 }
 
 function Result({ walk }: { walk: WalkView }) {
-  const tone: Tone = walk.outcome === 'translated' ? 'ok' : 'bad'
+  const tone: Tone = walk.outcome === 'translated' ? 'ok' : walk.outcome === 'unknown' ? 'warn' : 'bad'
   return (
     <div class={`result ${tone}`} role="status">
       <Tag tone={tone}>{walk.outcome}</Tag>
@@ -203,9 +208,17 @@ function Mapped({ sid, pick }: { sid: number; pick: (iova: string) => void }) {
     <Panel title={`Mapped by stage 1 of ${hex(sid)}`} flush class="grow">
       <Load from={loaded}>
         {streams => {
-          const mapped = streams.find(s => s.sid === sid)?.mapped ?? []
+          const { mapped = [], unread = 0 } = streams.find(s => s.sid === sid) ?? {}
           return mapped.length === 0 ? (
-            <Empty title="Nothing is mapped now">Drivers map buffers for the time of a transfer.</Empty>
+            unread > 0 ? (
+              <Empty title="Not known">
+                {recording.value === undefined
+                  ? 'Its tables cannot be read: they are not in RAM.'
+                  : 'The host’s own tables are not in the recording: only the SMMU reads them, unless the server translates.'}
+              </Empty>
+            ) : (
+              <Empty title="Nothing is mapped now">Drivers map buffers for the time of a transfer.</Empty>
+            )
           ) : (
             <Scroll label="Mapped addresses">
               <table class="data">

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
 import type { TrapFilter, TrapRow } from '../../../api/schemas/trace.ts'
+import type { Recording } from '../../../recorded/recording.ts'
 import { call } from '../api.ts'
 import { count, delta, seconds, wallClock } from '../format.ts'
 import { subscribe } from '../live.ts'
+import { moment, recording, seek } from '../recorded/open.ts'
 import { shortcut } from '../shortcuts.ts'
 import { clockMode, info, machineState, route } from '../store.ts'
 import { type Span, TimeLine } from '../timeLine.tsx'
@@ -41,8 +43,17 @@ function initial(): TrapFilter {
 export function Traps() {
   const [filter, setFilter] = useState<TrapFilter>(initial)
   const [paused, setPaused] = useState(false)
-  const [follow, setFollow] = useState(true)
-  const [selected, setSelected] = useState<number | undefined>(() => Number(route.value.query.get('row')) || undefined)
+  const [follow, setFollow] = useState(recording.peek() === undefined)
+  const [own, setOwn] = useState<number | undefined>(() => Number(route.value.query.get('row')) || undefined)
+  // Of a recording the trap that is looked at is the moment of all views.
+  const recorded = recording.value
+  const selected = recorded === undefined ? own : moment.value || undefined
+  const chosen = useRef(selected)
+  chosen.current = selected
+  const setSelected = useCallback((id: number | undefined) => {
+    if (recording.peek() === undefined) setOwn(id)
+    else if (id !== undefined) seek(id)
+  }, [])
   const [missed, setMissed] = useState(0)
   const [together, setTogether] = useState(true)
   /** Runs that were opened, by the id of their first row. */
@@ -66,6 +77,18 @@ export function Traps() {
     const row = Number(query.get('row'))
     if (row) setSelected(row)
   }, [wanted, query])
+  const before = useRef<{ readonly recorded: Recording | undefined; readonly linked: number | undefined }>({
+    recorded: undefined,
+    linked: own,
+  })
+  useEffect(() => {
+    const { recorded: former, linked } = before.current
+    before.current = { recorded, linked: undefined }
+    if (former === recorded) return
+    setFollow(recorded === undefined)
+    if (recorded !== undefined && linked !== undefined) seek(linked)
+    setOwn(undefined)
+  }, [recorded])
   // Links that have only the number of a trap.
   const numbered = query.get('trap')
   useEffect(() => {
@@ -165,11 +188,10 @@ export function Traps() {
   const move = useCallback((by: number) => {
     const list = shown.current
     setFollow(false)
-    setSelected(current => {
-      const at = current === undefined ? list.length : list.findLastIndex(line => idOf(line) === current)
-      const next = list[Math.min(list.length - 1, Math.max(0, (at < 0 ? list.length : at) + by))]
-      return next && idOf(next)
-    })
+    const current = chosen.current
+    const at = current === undefined ? list.length : list.findLastIndex(line => idOf(line) === current)
+    const next = list[Math.min(list.length - 1, Math.max(0, (at < 0 ? list.length : at) + by))]
+    setSelected(next && idOf(next))
   }, [])
   const open = (run: readonly TrapRow[]) => {
     const first = run[0]?.id ?? 0
@@ -207,7 +229,16 @@ export function Traps() {
         side={
           <>
             <span class="muted" role="status">
-              {paused ? 'paused' : off ? 'no machine' : connected ? 'live' : 'waiting'}, {count(list.length)} rows
+              {paused
+                ? 'paused'
+                : recorded !== undefined
+                  ? 'recorded'
+                  : off
+                    ? 'no machine'
+                    : connected
+                      ? 'live'
+                      : 'waiting'}
+              , {count(list.length)} rows
               {missed > 0 && `, ${count(missed)} not shown`}
             </span>
             <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
@@ -220,7 +251,7 @@ export function Traps() {
         }
       >
         <TimeLine
-          at={list.find(({ id }) => id === selected)?.time}
+          at={list.find(({ id }) => id === selected)?.time ?? recorded?.moment.time}
           select={row => {
             setFollow(false)
             setSelected(row)
