@@ -263,7 +263,7 @@ test('bad input: one line that says what is wrong, and a code', async () => {
   writeFileSync(foreign, 'ffff800080000000 T start_kernel\nffff800080001000 T panic\n')
   for (const [args, message] of [
     [['trace', 'show', cut], /this is no trace/],
-    [['trace', 'show', join(files, 'none')], /none' is invalid for argument 'file'. no such file/],
+    [['trace', 'show', join(files, 'none')], /none' is invalid for argument 'recording'. no such file/],
     [['trace', 'show', boot, '--register', 'CMDQ_BASS'], /no register "CMDQ_BASS": did you mean CMDQ_BASE\?/],
     [['trace', 'show', boot, '--command', 'CFGI_STF'], /no command "CFGI_STF": did you mean CFGI_STE\?/],
     [['trace', 'show', boot, '--time', '5..2'], /not a time/],
