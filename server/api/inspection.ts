@@ -12,6 +12,7 @@ import { CTXDESC_CD_SIZE } from '../smmu/cd.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
 import { decodeFeatures, type Features } from '../smmu/features.ts'
+import type { PowerState } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import {
   CMDQ_ENTRY_SIZE,
@@ -511,6 +512,13 @@ export class Inspection {
   /** What the oracle of isolation has found, all of it looked at once more; null: the machine is not watched. */
   oracle(): Promise<OracleReport | null> {
     return this.#thread.call('oracle')
+  }
+
+  /** @throws OperationError when SMMUs are not to be switched */
+  async power(smmu: number, state: PowerState): Promise<{ readonly result: number; readonly now: PowerState }> {
+    this.#check(smmu)
+    const result = await this.#thread.call('power', smmu, state)
+    return { result, now: (await this.#thread.call('powerState', smmu)) ?? 'on' }
   }
 
   /** @throws OperationError when the policy keeps no ownership, or EL2 does. */

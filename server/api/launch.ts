@@ -6,7 +6,7 @@ import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
-import { blockOptions, blocksProblem, checkQuirks } from '../policy/policy.ts'
+import { blockOptions, blocksProblem, checkQuirks, powerOptions, powerProblem } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
 import { kernelArgs, machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
@@ -47,8 +47,9 @@ function checkedPolicy(options: StartOptions, { policyFile }: LaunchDefaults): s
   } catch (error) {
     throw new Problem(422, words(error))
   }
-  const blocks = blocksProblem(policy, policy !== OWN_POLICY, options)
-  if (blocks !== undefined) throw new Problem(422, blocks)
+  const builtIn = policy !== OWN_POLICY
+  const problem = blocksProblem(policy, builtIn, options) ?? powerProblem(policy, builtIn, options)
+  if (problem !== undefined) throw new Problem(422, problem)
   if (policy !== OWN_POLICY) {
     checkChoices(policy, options)
     return policy
@@ -135,6 +136,7 @@ export async function launch(
           requireIsolation: options.requireIsolation ?? false,
           ats: options.ats ?? false,
           ...blockOptions(options),
+          ...powerOptions(options),
           quirks: options.quirks ?? [],
         },
         panicOnWarn: options.panicOnWarn ?? false,

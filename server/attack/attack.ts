@@ -14,8 +14,8 @@ import { type Case, encodeCase } from './cases.ts'
 import { PROGRAMS, readJson } from './files.ts'
 import type { Weakness } from './known.ts'
 import type { Found, Recheck, RecheckOptions, WorkerMessage, WorkerOptions } from './messages.ts'
-import { MODES, type Program, REPERTOIRES } from './program.ts'
-import type { Blocks, HardwareOption } from './setup.ts'
+import { MODES, type Program, repertoire } from './program.ts'
+import type { Blocks, HardwareOption, Power } from './setup.ts'
 
 export interface AttackOptions {
   readonly policy: string
@@ -23,6 +23,8 @@ export interface AttackOptions {
   readonly until: SeriesStep
   /** Absent: RAM is mapped in pages. */
   readonly blocks?: Blocks | undefined
+  /** Absent: SMMUs are on. */
+  readonly power?: Power | undefined
   readonly hardware: readonly HardwareOption[]
   readonly seconds: number | undefined
   /** Of all threads together. */
@@ -47,6 +49,9 @@ export interface AttackResult {
   /** Findings that did not come again on a machine of their own, so that there is no case of them. */
   readonly lost: number
   readonly features: number
+  /** Cleans of the policy to the point of coherency, and cache lines that they were about: of SMMUs that are not coherent. */
+  readonly cleans: number
+  readonly cleanedLines: number
   readonly seconds: number
   readonly kinds: ReadonlyMap<string, number>
 }
@@ -92,7 +97,7 @@ function readPrograms(corpus: string | undefined): Programs {
   const value = readJson(file)
   if (!Value.Check(ProgramsSchema, value)) throw new Error(`${file}: no programs of an attack`)
   for (const { mode, operations } of value) {
-    const unknown = operations.find(({ name }) => REPERTOIRES[mode].get(name) === undefined)
+    const unknown = operations.find(({ name }) => repertoire(mode, true).get(name) === undefined)
     if (unknown !== undefined) throw new Error(`${file}: there is no operation "${unknown.name}"`)
   }
   return value
@@ -152,6 +157,7 @@ export async function attack(
           policy: options.policy,
           quirks: options.quirks,
           blocks: options.blocks,
+          power: options.power,
           until: options.until,
           hardware: options.hardware,
           seed: (options.seed + job) >>> 0,
@@ -203,6 +209,8 @@ export async function attack(
     programs: total(stats => stats.cases),
     judged: total(stats => stats.judged),
     lost: total(stats => stats.lost),
+    cleans: total(stats => stats.cleans),
+    cleanedLines: total(stats => stats.cleanedLines),
     features: Math.max(0, ...latest.map(stats => stats?.features ?? 0)),
     seconds: seconds(),
     kinds,

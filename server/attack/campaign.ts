@@ -10,9 +10,9 @@ import { explain } from './explain.ts'
 import { FEATURES, kindOf } from './feedback.ts'
 import { kindsOf, type Weakness } from './known.ts'
 import type { Finding, Kinds } from './oracle.ts'
-import { type Mode, type Operation, type Program, REPERTOIRES, Stage } from './program.ts'
+import { type Mode, type Operation, type Program, repertoire, Stage } from './program.ts'
 import { Random } from './random.ts'
-import { type Blocks, type HardwareOption, randomSetup, type Setup } from './setup.ts'
+import { type Blocks, type HardwareOption, type Power, randomSetup, type Setup } from './setup.ts'
 import { type Reproduction, shrink } from './shrink.ts'
 
 export interface CampaignOptions {
@@ -22,6 +22,8 @@ export interface CampaignOptions {
   readonly quirks?: readonly string[]
   /** Absent: RAM is mapped in pages. */
   readonly blocks?: Blocks | undefined
+  /** Absent: SMMUs are on. */
+  readonly power?: Power | undefined
   readonly until: SeriesStep
   readonly hardware: readonly HardwareOption[]
   readonly seed: number
@@ -42,6 +44,9 @@ export interface CampaignStats {
   /** The features by kind: as many as FEATURES has names. */
   readonly coverage: readonly number[]
   readonly corpus: number
+  /** Cleans of the policy to the point of coherency, and cache lines that they were about. */
+  readonly cleans: number
+  readonly cleanedLines: number
   /** Findings that did not come again on a machine of their own. */
   readonly lost: number
   /** Findings by kind, known ones among them. */
@@ -83,7 +88,7 @@ export class Campaign {
   readonly #slots: Slot[] = []
   readonly #features = new Set<number>()
   readonly #coverage = new Array<number>(FEATURES.length).fill(0)
-  readonly #corpus = new Corpus()
+  readonly #corpus: Corpus
   /** Kinds of which there are enough cases. */
   readonly #enough = new Set<string>()
   readonly #kinds = new Map<string, number>()
@@ -94,11 +99,14 @@ export class Campaign {
   #cases = 0
   #judged = 0
   #lost = 0
+  #cleans = 0
+  #cleanedLines = 0
 
   constructor(factory: PolicyFactory, options: CampaignOptions) {
     this.#options = options
     this.#factory = withQuirks(factory, options.quirks)
     this.#random = new Random(options.seed)
+    this.#corpus = new Corpus(options.power !== undefined)
   }
 
   get stats(): CampaignStats {
@@ -110,6 +118,8 @@ export class Campaign {
       features: this.#features.size,
       coverage: [...this.#coverage],
       corpus: this.#corpus.size,
+      cleans: this.#cleans,
+      cleanedLines: this.#cleanedLines,
       lost: this.#lost,
       kinds: this.#kinds,
     }
@@ -146,6 +156,9 @@ export class Campaign {
     // The reset before them is one as well: a policy that fails there makes no others.
     this.#operations += 1 + operations
     this.#steps += 1 + world.steps.length
+    const { operations: cleans, lines } = world.takeCleaned()
+    this.#cleans += cleans
+    this.#cleanedLines += lines
     for (const [kind, times] of world.oracle.seen) this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + times)
     world.oracle.seen.clear()
     let isNew = false
@@ -171,10 +184,10 @@ export class Campaign {
   }
 
   #newStage(): Stage {
-    const { until, hardware, blocks } = this.#options
+    const { until, hardware, blocks, power } = this.#options
     const mode: Mode = this.#random.chance(DRIVER_PERCENT) ? 'driver' : 'hostile'
     const offered = mode === 'driver' ? hardware.filter(option => !NOT_FOR_DRIVERS.includes(option)) : hardware
-    const setup = randomSetup(this.#random, until, offered, blocks)
+    const setup = randomSetup(this.#random, until, offered, blocks, power)
     // Drivers are compared with an SMMU that nobody used before.
     const machine: Setup = mode === 'driver' ? { ...setup, firmware: 'none' } : setup
     return new Stage(machine, mode, this.#factory, this.#passed(machine))
@@ -186,10 +199,10 @@ export class Campaign {
     const interleaving = mode === 'hostile' && r.chance(50) ? 1 + r.below(20) : 0
     const parent = r.chance(MUTATED_PERCENT) ? this.#corpus.pick(r, mode) : undefined
     if (parent !== undefined) return { ...this.#corpus.mutate(r, parent), seed }
-    const repertoire = REPERTOIRES[mode]
+    const known = repertoire(mode, this.#options.power !== undefined)
     const length = SHORTEST + r.below(LONGEST - SHORTEST)
-    const operations: Operation[] = [repertoire.first(r)]
-    while (operations.length < length) operations.push(repertoire.random(r))
+    const operations: Operation[] = [known.first(r)]
+    while (operations.length < length) operations.push(known.random(r))
     return { mode, seed, interleaving, operations }
   }
 

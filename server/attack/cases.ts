@@ -3,7 +3,8 @@
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { PAGE_SIZE } from '../oracle/pageMap.ts'
-import { BBM_LEVELS, GRANULES, type PolicyFactory, SERIES_STEPS, withQuirks } from '../policy/policy.ts'
+import { BBM_LEVELS, GRANULES, POWER_MODES, type PolicyFactory, SERIES_STEPS, withQuirks } from '../policy/policy.ts'
+import { POWER_STATES } from '../smmu/hardware.ts'
 import type { RamRange } from './memory.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { MODES, Stage } from './program.ts'
@@ -43,6 +44,8 @@ const SetupSchema = Type.Object(
     posts: Type.Boolean(),
     blocks: Type.Optional(Type.Boolean()),
     bbml: Type.Optional(Type.Enum([...BBM_LEVELS])),
+    power: Type.Optional(Type.Enum([...POWER_MODES])),
+    resetsToAbort: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },
 )
@@ -110,6 +113,10 @@ const StepSchema = Type.Union([
       vm: Integer(0xfffe),
       ...interleaved,
     },
+    { additionalProperties: false },
+  ),
+  Type.Object(
+    { do: Type.Literal('power'), smmu: Smmu, state: Type.Enum([...POWER_STATES]), ...interleaved },
     { additionalProperties: false },
   ),
   Type.Object({ do: Type.Enum(['reset', 'take-over', 'settle']), ...interleaved }, { additionalProperties: false }),

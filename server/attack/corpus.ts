@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Programs that made something new happen, and what can be made of them. */
-import { type Mode, type Operation, type Program, REPERTOIRES } from './program.ts'
+import { type Mode, type Operation, type Program, repertoire } from './program.ts'
 import type { Random } from './random.ts'
 
 /** Programs that are kept; a further one takes the place of an old one. */
@@ -9,9 +9,15 @@ const CAPACITY = 4096
 const MAX_OPERATIONS = 200
 
 export class Corpus {
+  readonly #switches: boolean
   readonly #programs: Program[] = []
   readonly #byMode: Record<Mode, Program[]> = { hostile: [], driver: [] }
   #oldest = 0
+
+  /** @param switches SMMUs can be switched off: there are more operations to make programs of */
+  constructor(switches = false) {
+    this.#switches = switches
+  }
 
   get size(): number {
     return this.#programs.length
@@ -46,13 +52,13 @@ export class Corpus {
 
   /** A program like another one. */
   mutate(random: Random, parent: Program): Program {
-    const repertoire = REPERTOIRES[parent.mode]
+    const known = repertoire(parent.mode, this.#switches)
     let operations: Operation[] = [...parent.operations]
     for (let n = random.below(4); n >= 0; n--) {
       const at = random.below(operations.length + 1)
       switch (random.below(7)) {
         case 0:
-          operations.splice(at, 0, repertoire.random(random))
+          operations.splice(at, 0, known.random(random))
           break
         case 1:
           operations.splice(at, 1 + random.below(4))
@@ -72,10 +78,10 @@ export class Corpus {
           break
         }
         default:
-          for (let more = random.below(16); more >= 0; more--) operations.push(repertoire.random(random))
+          for (let more = random.below(16); more >= 0; more--) operations.push(known.random(random))
       }
     }
-    if (operations.length === 0) operations.push(repertoire.first(random))
+    if (operations.length === 0) operations.push(known.first(random))
     const interleaving = random.chance(80) ? parent.interleaving : random.below(20)
     return {
       ...parent,

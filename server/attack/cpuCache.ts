@@ -15,6 +15,9 @@ export class CpuCache implements GuestMemory {
   /** Of each range of RAM: what is in the cache, and which lines are dirty. */
   readonly #bytes: readonly Uint8Array[]
   readonly #dirty: readonly Uint8Array[]
+  /** Operations, and lines that they were about, dirty or not, since somebody set this to 0. */
+  cleans = 0
+  cleanedLines = 0
 
   constructor(memory: GuestMemory) {
     this.#memory = memory
@@ -69,6 +72,8 @@ export class CpuCache implements GuestMemory {
     const { base } = this.ram[range]
     const end = Math.floor((address - base + length - 1) / LINE) + 1
     let line = Math.floor((address - base) / LINE)
+    this.cleans++
+    this.cleanedLines += end - line
     while (line < end) {
       const from = dirty.indexOf(1, line)
       if (from < 0 || from >= end) return

@@ -102,8 +102,8 @@ class Kernel {
     host.boot(smmu, this.places, crash)
   }
 
-  /** The STE that the host has for a stream: its words 0 and 1 in halves. */
-  attach(sid: number, words: readonly bigint[]): void {
+  /** The STE that the host has for a stream: its words 0 and 1 in halves. `asleep`: the SMMU takes no commands. */
+  attach(sid: number, words: readonly bigint[], asleep = false): void {
     const { host, smmu } = this
     const { twoLevel } = host.world.setup
     let address = this.base + 64 * sid
@@ -113,7 +113,7 @@ class Kernel {
     }
     const ste = Array.from({ length: 8 }, (_, i) => words[i] ?? 0n)
     // As Linux writes entries that cannot be changed in one piece.
-    if (host.random.chance(50)) {
+    if (!asleep && host.random.chance(50)) {
       host.store64(address, 0n)
       host.commands(smmu, cfgiSte(sid), SYNC)
       host.store64(address + 8, ...ste.slice(1))
@@ -174,6 +174,48 @@ function dma(host: Host, smmu: number): void {
     host.world.perform({ do: 'dma', smmu, sid: r.pick(host.sids), address, write: r.chance(50), how: 'untranslated' })
   }
 }
+
+/** With SMMUs that can be switched off. */
+export const DRIVER_POWER_OPERATIONS: readonly OperationKind[] = [
+  {
+    // As Linux's driver has it in the series for runtime power management: no command is sent from the one to the other.
+    name: 'suspend and resume',
+    weight: 8,
+    switches: true,
+    run: host => {
+      const r = host.random
+      const kernel = runningKernel(host)
+      const { smmu, places } = kernel
+      dma(host, smmu)
+      host.write(smmu, R.ARM_SMMU_GBPA, R.GBPA_UPDATE | R.GBPA_ABORT)
+      host.cr0(smmu, R.CR0_CMDQEN)
+      host.power(smmu, r.pick(['retained', 'off', 'off']))
+      if (r.chance(40)) kernel.attach(r.pick(host.drivenSids(smmu)), ste(kernel), true)
+      if (r.chance(50)) host.transfer('donate', freePage(host), host.world.setup.granule, 1 + r.below(VMS))
+      dma(host, smmu)
+      host.power(smmu, 'on')
+      dma(host, smmu)
+      host.boot(smmu, places)
+      dma(host, smmu)
+    },
+  },
+  {
+    // By somebody below the driver, who promises that it keeps its state.
+    name: 'off and on, unnoticed',
+    weight: 6,
+    switches: true,
+    run: host => {
+      const r = host.random
+      const { smmu } = runningKernel(host)
+      dma(host, smmu)
+      host.power(smmu, host.world.setup.power === 'keep' ? r.pick(['retained', 'off']) : 'retained')
+      if (r.chance(50)) host.transfer('donate', freePage(host), host.world.setup.granule, 1 + r.below(VMS))
+      dma(host, smmu)
+      host.power(smmu, 'on')
+      dma(host, smmu)
+    },
+  },
+]
 
 export const DRIVER_OPERATIONS: readonly OperationKind[] = [
   { name: 'start', weight: 1, run: host => void runningKernel(host) },

@@ -8,6 +8,7 @@ import { PAGE_SIZE } from '../oracle/pageMap.ts'
 import { fieldPrep, fieldPrep64 } from '../smmu/bits.ts'
 import * as CD from '../smmu/cd.ts'
 import * as C from '../smmu/commands.ts'
+import type { PowerState } from '../smmu/hardware.ts'
 import * as P from '../smmu/pagetable.ts'
 import { queueAdvance, queueIndex } from '../smmu/queue.ts'
 import * as R from '../smmu/registers.ts'
@@ -254,6 +255,13 @@ export class Host {
   transfer(kind: 'donate' | 'reclaim', base: number, size: number, vm: number): void {
     const meanwhile = this.#meanwhile()
     this.world.perform({ do: kind, base, size, vm, ...meanwhile })
+  }
+
+  /** Asks for an SMMU to be switched off or on. @returns whether it is in that state */
+  power(smmu: number, state: PowerState): boolean {
+    const meanwhile = this.#meanwhile()
+    this.world.perform({ do: 'power', smmu, state, ...meanwhile })
+    return this.world.powerOf(smmu) === state
   }
 
   // Commands.

@@ -10,6 +10,7 @@
 import { newTrap } from '../policy/policy.ts'
 import { hex } from '../smmu/bits.ts'
 import { describeEvent } from '../smmu/events.ts'
+import type { PowerState } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import * as R from '../smmu/registers.ts'
 import { SoftSmmu } from '../smmu/soft/softSmmu.ts'
@@ -33,6 +34,8 @@ export class HostView implements Onlooker {
   #wrong = false
   /** Warnings that were looked at. */
   #looked = 0
+  /** SMMUs that are switched off. */
+  readonly #off = new Set<number>()
 
   constructor(world: World) {
     this.#world = world
@@ -66,6 +69,7 @@ export class HostView implements Onlooker {
 
   /** The host wrote a register, and the policy has decided. */
   wrote({ smmu, offset, size, lo, hi }: Access): void {
+    if (this.#off.has(smmu)) return
     for (const bare of this.#bare[smmu] ?? []) bare.write(offset, size, lo, hi)
   }
 
@@ -74,7 +78,15 @@ export class HostView implements Onlooker {
     this.#over = !this.#world.oracle.claims
     this.#wrong = false
     this.#looked = this.#world.feedback.warnings.length
+    this.#off.clear()
     for (const pair of this.#bare) for (const smmu of pair) smmu.reset()
+  }
+
+  /** An SMMU was switched to another state. What it keeps it has when it is on again, and what it cached as well. */
+  switched(smmu: number, state: PowerState, lost: boolean): void {
+    if (state === 'on') this.#off.delete(smmu)
+    else this.#off.add(smmu)
+    if (lost) for (const bare of this.#bare[smmu] ?? []) bare.reset()
   }
 
   /**
@@ -101,7 +113,7 @@ export class HostView implements Onlooker {
 
   /** A device's access, with what it ended in behind the hypervisor. */
   accessed(step: Dma, outcome: Outcome): void {
-    if (step.how !== 'untranslated' || this.#over) return
+    if (step.how !== 'untranslated' || this.#over || this.#off.has(step.smmu)) return
     // Of other partitions' devices the guest was promised nothing.
     if (!this.#world.oracle.isGuests(step.smmu, step.sid)) return
     const pair = this.#bare[step.smmu]
@@ -130,7 +142,7 @@ export class HostView implements Onlooker {
 
   /** The host read CMDQ_CONS. */
   readCons(smmu: number, value: number): void {
-    if (this.#over) return
+    if (this.#over || this.#off.has(smmu)) return
     const into = { lo: 0, hi: 0 }
     this.#bare[smmu]?.[0].read(R.ARM_SMMU_CMDQ_CONS, 4, into)
     if (into.lo === value) return

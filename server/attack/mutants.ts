@@ -24,8 +24,8 @@ interface Source {
   readonly file: string
   readonly tests: readonly string[]
   readonly all: string
-  /** An attack meets it with blocks only. */
-  readonly blocks?: true
+  /** An attack meets it with blocks only, or where SMMUs are switched off and on. */
+  readonly only?: 'blocks' | 'power'
   /** It is no part of what an attack meets. */
   readonly apart?: true
 }
@@ -49,13 +49,14 @@ const SOURCES: readonly Source[] = [
   pkvm('hostStrtab', 'section7', 'section5'),
   pkvm('hypervisor', 'section8', 'section3', 'checkpoint', 'reset', 'severalSmmus'),
   pkvm('idmap', 'section9-idmap', 'section8'),
-  { ...pkvm('idmapBlocks', 'section9-blocks'), blocks: true },
+  { ...pkvm('idmapBlocks', 'section9-blocks'), only: 'blocks' },
   pkvm('idmapBuild', 'section9-idmap'),
   pkvm('idmapGeometry', 'section9-idmap'),
   pkvm('idmapLayout', 'section9-idmap'),
   pkvm('ownership', 'section8'),
   pkvm('pool', 'pool'),
   common('probe', 'section2'),
+  { ...pkvm('power', 'section19'), only: 'power' },
   pkvm('queues', 'section5'),
   pkvm('shadowCmdq', 'section6', 'checkpoint'),
   pkvm('shadowStrtab', 'section7', 'checkpoint'),
@@ -226,13 +227,17 @@ export async function mutants(
       symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
     }
     const all = [...new Set(SOURCES.map(({ all }) => all))]
-    const [attack, blocks, tests] = await Promise.all([
+    const [attack, blocks, power, tests] = await Promise.all([
       expectNothing('the attack finds something', attacked(copies[0], options, UNKNOWN_MS, signal)),
-      expectNothing('the attack finds something with blocks', attacked(copies[0], options, UNKNOWN_MS, signal, true)),
+      expectNothing(
+        'the attack finds something with blocks',
+        attacked(copies[0], options, UNKNOWN_MS, signal, 'blocks'),
+      ),
+      expectNothing('the attack finds something with power', attacked(copies[0], options, UNKNOWN_MS, signal, 'power')),
       expectNothing('the unit tests fail', tested(copies[0], all, UNKNOWN_MS, signal)),
     ])
     signal.throwIfAborted()
-    const durations = { attack, blocks, tests: testTimes(join(copies[0], REPORT), tests) }
+    const durations = { attack, blocks, power, tests: testTimes(join(copies[0], REPORT), tests) }
     const verdicts: Verdict[] = []
     const work = async (copy: string) => {
       for (let part = parts.shift(); part !== undefined; part = parts.shift()) {
@@ -281,8 +286,7 @@ async function judge(
   const source = SOURCES.find(({ file }) => file === mutant.file)
   if (source === undefined) return undefined
   const tests = (paths: readonly string[]) => tested(copy, paths, hangsAfter(timeOf(durations.tests, paths)), signal)
-  const attack = () =>
-    attacked(copy, options, hangsAfter(source.blocks ? durations.blocks : durations.attack), signal, source.blocks)
+  const attack = () => attacked(copy, options, hangsAfter(durations[source.only ?? 'attack']), signal, source.only)
   const stages: readonly (readonly [Exclude<Verdict['by'], 'nobody'>, () => Promise<Ending>])[] = [
     ['unit tests', () => tests(source.tests)],
     ...(source.apart ? [] : [['attack', attack] as const]),
@@ -336,6 +340,7 @@ const REPORT = 'report.json'
 interface Durations {
   readonly attack: number
   readonly blocks: number
+  readonly power: number
   /** By file. */
   readonly tests: ReadonlyMap<string, number>
 }
@@ -346,12 +351,13 @@ function attacked(
   { operations, seed, known }: MutantOptions,
   limitMs: number,
   signal: AbortSignal,
-  blocks = false,
+  only?: Source['only'],
 ): Promise<Ending> {
   const options: WorkerOptions = {
     ...{ policy: join(copy, PKVM, 'policy.ts'), until: 'nested', hardware: HARDWARE, seed, known, operations },
     ...{ seconds: undefined, programs: [] },
-    ...(blocks && { blocks: { bbm: undefined } }),
+    ...(only === 'blocks' && { blocks: { bbm: undefined } }),
+    ...(only === 'power' && { power: { mode: undefined } }),
   }
   return new Promise(resolve => {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {

@@ -38,6 +38,8 @@ export interface OperationKind {
   readonly weight: number
   /** Only where the hardware has one of these. */
   readonly needs?: readonly HardwareOption[]
+  /** Only where SMMUs can be switched off. */
+  readonly switches?: true
   readonly run: (host: Host) => void
 }
 
@@ -459,6 +461,39 @@ export const OPERATIONS: readonly OperationKind[] = [
       const size = r.pick([1, 2, 4, 8])
       if (r.chance(50)) host.read(host.smmu, offset, size)
       else host.write(host.smmu, offset, r.next(), size === 8 ? r.next() : 0, size)
+    },
+  },
+]
+
+/** Of a host that may have SMMUs switched off and on. */
+export const POWER_OPERATIONS: readonly OperationKind[] = [
+  {
+    name: 'power',
+    weight: 8,
+    switches: true,
+    run: host => void host.power(host.smmu, host.random.pick(['on', 'on', 'retained', 'off'])),
+  },
+  {
+    name: 'power off and on',
+    weight: 12,
+    switches: true,
+    run: host => {
+      const r = host.random
+      const smmu = host.smmu
+      const before = host.world.host[smmu].cr0
+      if (r.chance(20)) host.cr0(smmu, r.pick([0, R.CR0_CMDQEN, before ^ R.CR0_SMMUEN]))
+      const dma = host.dmaStep(smmu)
+      host.world.perform(dma)
+      host.power(smmu, r.pick(['retained', 'off']))
+      if (r.chance(60)) host.transfer('donate', ...aligned(host), 1 + r.below(VMS))
+      if (r.chance(30)) host.ste(smmu, host.sid(), anySte(host))
+      if (r.chance(10)) host.write(smmu, R.ARM_SMMU_CMDQ_PROD, r.below(8))
+      host.world.perform(dma)
+      if (r.chance(80)) host.alongside([dma], () => host.power(smmu, 'on'))
+      else host.power(smmu, 'on')
+      if (r.chance(50)) host.boot(smmu, places(host))
+      else if (r.chance(30)) host.cr0(smmu, before)
+      host.world.perform(dma)
     },
   },
 ]

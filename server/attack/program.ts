@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A case before it is known what it does: operations, each with its seed, of a host that means harm or of drivers. */
 import type { PolicyFactory } from '../policy/policy.ts'
-import { DRIVER_OPERATIONS } from './driver.ts'
+import { DRIVER_OPERATIONS, DRIVER_POWER_OPERATIONS } from './driver.ts'
 import { Host } from './host.ts'
 import { HostView } from './hostView.ts'
-import { OPERATIONS, type OperationKind } from './operations.ts'
+import { OPERATIONS, type OperationKind, POWER_OPERATIONS } from './operations.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { Random } from './random.ts'
 import type { Setup } from './setup.ts'
@@ -35,8 +35,11 @@ export class Repertoire {
   readonly #byName: ReadonlyMap<string, OperationKind>
   readonly #total: number
 
-  constructor(mode: Mode) {
-    this.#kinds = mode === 'driver' ? DRIVER_OPERATIONS : OPERATIONS
+  /** @param switches SMMUs can be switched off */
+  constructor(mode: Mode, switches: boolean) {
+    const [always, more] =
+      mode === 'driver' ? [DRIVER_OPERATIONS, DRIVER_POWER_OPERATIONS] : [OPERATIONS, POWER_OPERATIONS]
+    this.#kinds = switches ? [...always, ...more] : always
     this.#byName = new Map(this.#kinds.map(kind => [kind.name, kind]))
     this.#total = this.#kinds.reduce((sum, { weight }) => sum + weight, 0)
   }
@@ -60,10 +63,13 @@ export class Repertoire {
   }
 }
 
-export const REPERTOIRES: Readonly<Record<Mode, Repertoire>> = {
-  hostile: new Repertoire('hostile'),
-  driver: new Repertoire('driver'),
+const REPERTOIRES: Readonly<Record<Mode, readonly [always: Repertoire, switching: Repertoire]>> = {
+  hostile: [new Repertoire('hostile', false), new Repertoire('hostile', true)],
+  driver: [new Repertoire('driver', false), new Repertoire('driver', true)],
 }
+
+/** @param switches SMMUs can be switched off: there are more operations */
+export const repertoire = (mode: Mode, switches: boolean): Repertoire => REPERTOIRES[mode][switches ? 1 : 0]
 
 /** A world and the host in it, used for one program after the other. */
 export class Stage {
@@ -91,12 +97,13 @@ export class Stage {
     this.operations = 0
     // There is nothing to attack.
     if (world.stopped) return undefined
-    const repertoire = REPERTOIRES[program.mode]
+    const known = repertoire(program.mode, true)
+    const { hardware, power } = world.setup
     for (const { name, seed } of program.operations) {
       if (world.oracle.finding !== undefined || world.oracle.spoiled) return world.oracle.finding
-      const kind = repertoire.get(name)
-      if (kind === undefined || (kind.needs && !kind.needs.some(option => world.setup.hardware.includes(option))))
-        continue
+      const kind = known.get(name)
+      if (kind === undefined || (kind.switches && power === undefined)) continue
+      if (kind.needs && !kind.needs.some(option => hardware.includes(option))) continue
       this.#random.seed(seed)
       kind.run(this.#host)
       this.operations++

@@ -2,7 +2,14 @@
 /** The machine that is attacked: what hardware there is, and where memory lies. Plain data, part of every case. */
 
 import { PAGE_SIZE } from '../oracle/pageMap.ts'
-import { BBM_LEVELS, type BbmLevel, type Granule, type SeriesStep } from '../policy/policy.ts'
+import {
+  BBM_LEVELS,
+  type BbmLevel,
+  type Granule,
+  POWER_MODES,
+  type PowerMode,
+  type SeriesStep,
+} from '../policy/policy.ts'
 import { fieldPrep } from '../smmu/bits.ts'
 import type { IdRegisters } from '../smmu/features.ts'
 import * as R from '../smmu/registers.ts'
@@ -67,6 +74,15 @@ export interface Setup {
   readonly blocks?: boolean
   /** IDR3.BBML; absent: 0. */
   readonly bbml?: BbmLevel
+  /** The host switches SMMUs off and on, by asking the policy; absent: they are on. */
+  readonly power?: PowerMode
+  /** With `power`: GBPA aborts after a power-on; absent: it lets through. */
+  readonly resetsToAbort?: boolean
+}
+
+/** The host switches SMMUs off and on: what the policy does with their state, or any of it. */
+export interface Power {
+  readonly mode: PowerMode | undefined
 }
 
 /** The policy maps RAM in blocks, on hardware of this BBM level, or of any. */
@@ -98,6 +114,9 @@ const LARGE_PERCENT = 4
 /** A policy may refuse such machines, and nothing is judged of one that does. */
 const SMALL_PERCENT = 8
 
+/** Others must not lose their state with the power. */
+const ABORTING_PERCENT = 80
+
 /** Bytes of the other range of RAM where it is to have whole blocks, by granule; hardly any memory has some of 64 KiB. */
 const BLOCKS_RAM_SIZE: Readonly<Record<Granule, number>> = { 4096: 6 * MiB, 16384: 36 * MiB, 65536: OTHER_RAM_SIZE }
 
@@ -107,6 +126,7 @@ export function randomSetup(
   until: SeriesStep,
   hardware: readonly HardwareOption[],
   blocks?: Blocks,
+  power?: Power,
 ): Setup {
   const some = hardware.filter(option => random.chance(option === 'small' ? SMALL_PERCENT : 70))
   const early = blocks && random.pick([4096, 4096, 4096, 4096, 16384] as const)
@@ -141,6 +161,7 @@ export function randomSetup(
     firmware: random.pick(['none', 'none', 'none', 'none', 'cached', 'on']),
     posts: random.chance(50),
     ...(blocks && { blocks: true, bbml: blocks.bbm ?? random.pick(BBM_LEVELS) }),
+    ...(power && { power: power.mode ?? random.pick(POWER_MODES), resetsToAbort: random.chance(ABORTING_PERCENT) }),
   }
 }
 

@@ -4,6 +4,7 @@
  * list of steps is the same whenever it is performed.
  */
 import { hex, hex64 } from '../smmu/bits.ts'
+import type { PowerState } from '../smmu/hardware.ts'
 import { registerName } from '../smmu/registers.ts'
 
 /** What happens while a trap or an operation is being decided, counted by the hypervisor's accesses to memory and registers. */
@@ -82,7 +83,19 @@ export interface Event extends Interleaved {
   readonly do: 'reset' | 'take-over' | 'settle'
 }
 
-export type Step = Meanwhile | Access | Transfer | Event
+/** The host asks for an SMMU to be switched off or on. */
+export interface Switch extends Interleaved {
+  readonly do: 'power'
+  readonly smmu: number
+  readonly state: PowerState
+}
+
+export type Step = Meanwhile | Access | Transfer | Switch | Event
+
+const POWER_WORDS: Readonly<Record<PowerState, string>> = {
+  ...{ on: 'is switched on', off: 'is switched off, and loses its state' },
+  retained: 'is switched off, and keeps its registers',
+}
 
 /** A step in one line. */
 export function describeStep(step: Step): string {
@@ -123,6 +136,8 @@ function describe(step: Step): string {
     case 'donate':
     case 'reclaim':
       return `${step.do} ${hex(step.base)}, ${step.size} bytes, VM ${step.vm}`
+    case 'power':
+      return `SMMU ${step.smmu}: ${POWER_WORDS[step.state]}`
     case 'reset':
       return 'the machine is reset'
     case 'take-over':

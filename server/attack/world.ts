@@ -10,7 +10,7 @@ import { newTrap, type Policy, type PolicyContext, type PolicyFactory } from '..
 import { PAGE_DONATE, PAGE_RECLAIM } from '../policy/report.ts'
 import { EIO, ETIMEDOUT, OK, resultName } from '../policy/result.ts'
 import { type Halves, hex } from '../smmu/bits.ts'
-import type { SmmuHardware } from '../smmu/hardware.ts'
+import { POWER_STATES, type PowerState, type SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import * as R from '../smmu/registers.ts'
 import type { Lag } from '../smmu/soft/options.ts'
@@ -25,13 +25,15 @@ import { HostRegisters } from './hostRegisters.ts'
 import { AttackMemory } from './memory.ts'
 import { Oracle } from './oracle.ts'
 import { Random } from './random.ts'
-import { framesOf, type HardwareOption, idRegistersOf, type Setup, sidsOf } from './setup.ts'
-import type { Access, Dma, Interleaved, Meanwhile, Step, Transfer } from './steps.ts'
+import { framesOf, type HardwareOption, hotPages, idRegistersOf, type Setup, sidsOf } from './setup.ts'
+import type { Access, Dma, Interleaved, Meanwhile, Step, Switch, Transfer } from './steps.ts'
 
 /** Accesses of the hypervisor in one step; more is a loop without end. */
 const MAX_ACCESSES = 100_000
 /** Polls of one wait: more than late hardware needs. */
 const WAIT_POLLS = 256
+/** GBPA.SHCFG: attributes as they come in. */
+const GBPA_INCOMING = 1 << 12
 /** The hypervisor's process is killed. */
 class Killed extends Error {
   override readonly name = 'Killed'
@@ -54,6 +56,8 @@ export interface Onlooker {
   readCons(smmu: number, value: number): void
   /** A device's access, with what it ended in. */
   accessed(step: Dma, outcome: Outcome): void
+  /** An SMMU was switched to another state. `lost`: the host finds it reset. */
+  switched(smmu: number, state: PowerState, lost: boolean): void
   /** After each step. */
   performed(step: Step): void
 }
@@ -117,6 +121,7 @@ export class World {
       command: () => (has('slow') && draws.chance(40) ? draws.below(6) : 0),
     }
     const id = idRegistersOf(setup)
+    const places = setup.power === undefined ? [] : hotPages(setup)
     this.smmus = frames.map(
       (_, smmu) =>
         new SoftSmmu(this.memory, {
@@ -126,6 +131,10 @@ export class World {
           unalignedQueues: has('unaligned'),
           ...(this.#late && { lag }),
           ...(this.#torn && { torn: this.#torn }),
+          ...(setup.power && {
+            gbpa: GBPA_INCOMING | (setup.resetsToAbort ? R.GBPA_ABORT : 0),
+            unknown: () => draws.pick(places),
+          }),
           onWrite: (what, address, length) => {
             this.oracle.smmuWrites(smmu, what, address, length)
             this.feedback.write(what.length, this.oracle.map.owner(address))
@@ -149,11 +158,22 @@ export class World {
       smmus: frames.map((frame, i) => ({ ...frame, hardware: this.#hardware(i) })),
       devices: frames.flatMap((_, smmu) => sidsOf(setup).map(sid => ({ smmu, sid, name: `${sid}`, model: '' }))),
       guard: this.guard,
+      ...(setup.power && {
+        power: {
+          resetsToAbort: setup.resetsToAbort === true,
+          set: (smmu: number, state: PowerState) => {
+            this.smmus[smmu]?.power(state)
+            this.#accessed('power', smmu)
+            return true
+          },
+        },
+      }),
     }
     this.#context = {
       options: {
         ...{ until: setup.until, granule: setup.granule, waitPolls: WAIT_POLLS },
         ...(setup.blocks && { blocks: true }),
+        ...(setup.power && { power: setup.power }),
       },
       report: this.feedback,
       persist: () => {
@@ -284,6 +304,15 @@ export class World {
     }
   }
 
+  /** Cleans of the hypervisor since the last call, and cache lines that they were about; of a coherent machine none. */
+  takeCleaned(): { readonly operations: number; readonly lines: number } {
+    const cache = this.#cache
+    if (cache === undefined) return { operations: 0, lines: 0 }
+    const taken = { operations: cache.cleans, lines: cache.cleanedLines }
+    cache.cleans = cache.cleanedLines = 0
+    return taken
+  }
+
   /** The policy has stopped the machine: it is not for it. */
   get stopped(): boolean {
     return this.#stopped
@@ -304,6 +333,9 @@ export class World {
       case 'donate':
       case 'reclaim':
         this.#transfer(step)
+        break
+      case 'power':
+        this.#switch(step)
         break
       case 'reset':
         this.feedback.what = -1
@@ -446,6 +478,34 @@ export class World {
     if (method === 'reclaim') this.oracle.reclaimed(base, size, vm, result === OK)
     else if (result === OK) this.oracle.donated(base, size, vm)
     else if (alive && (result === EIO || result === ETIMEDOUT)) this.#donationFailed(base, result)
+  }
+
+  #switch(step: Switch): void {
+    const { smmu, state } = step
+    const before = this.powerOf(smmu)
+    if (before === null) return
+    this.feedback.what = -4
+    if (step.dies !== undefined) this.#keep()
+    this.#begin(step)
+    const alive = this.#attempt(() => {
+      const result = this.policy.inspect?.power?.power(smmu, state)
+      if (result !== undefined) this.feedback.cr0(result, 0x100 + POWER_STATES.indexOf(state))
+    })
+    if (!alive) {
+      this.#begin(undefined)
+      this.#succeed()
+    }
+    this.#end()
+    const now = this.powerOf(smmu)
+    if (now === before || now === null) return
+    const lost = now === 'off' && this.setup.power === 'reshadow'
+    if (lost) this.host[smmu]?.reset()
+    this.view?.switched(smmu, now, lost)
+  }
+
+  /** As the policy has told the host; null: there is no such SMMU, or it cannot be switched. */
+  powerOf(smmu: number): PowerState | null {
+    return this.policy.inspect?.power?.powerState(smmu) ?? null
   }
 
   /** A donation that the hardware's state does not excuse: it is prompt, and stopped at no command. */

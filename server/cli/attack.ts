@@ -11,8 +11,15 @@ import type { Found } from '../attack/messages.ts'
 import { mutants, type Verdict } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
-import { type BbmLevel, blocksProblem, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
-import { bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
+import {
+  type BbmLevel,
+  blocksProblem,
+  type PowerMode,
+  powerProblem,
+  SERIES_STEPS,
+  type SeriesStep,
+} from '../policy/policy.ts'
+import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { inputFile } from './paths.ts'
 import { print, report } from './terminal.ts'
@@ -23,6 +30,7 @@ interface AttackCommandOptions {
   readonly until: SeriesStep
   readonly blocks?: true
   readonly bbm?: BbmLevel
+  readonly power?: PowerMode | 'any'
   readonly hardware: readonly HardwareOption[]
   readonly seconds?: number
   readonly ops?: number
@@ -81,6 +89,7 @@ export function attackCommand(program: Command): void {
     )
     .addOption(blocksOption())
     .option('--bbm <level>', 'with --blocks: IDR3.BBML of all hardware (default: any)', bbmLevel)
+    .addOption(attackPowerOption())
     .addOption(quirkOption())
     .option(
       '--hardware <list>',
@@ -113,12 +122,13 @@ export function attackCommand(program: Command): void {
           'quirk',
           'blocks',
           'bbm',
+          'power',
         ]),
     )
     .addOption(
       new Option('--mutants <n>', 'run the unit tests on so many hypervisors with one wrong line each, and attack them')
         .argParser(count(10_000))
-        .conflicts(['policy', 'until', 'replay', 'corpus', 'seconds', 'hardware', 'quirk', 'blocks', 'bbm']),
+        .conflicts(['policy', 'until', 'replay', 'corpus', 'seconds', 'hardware', 'quirk', 'blocks', 'bbm', 'power']),
     )
     .option('--json', 'the result as JSON')
     .addHelpText(
@@ -146,14 +156,20 @@ export function attackCommand(program: Command): void {
 }
 
 async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<number> {
-  const problem = blocksProblem(options.policy, POLICY_NAMES.includes(options.policy), options)
+  const { policy, blocks, bbm } = options
+  const builtIn = POLICY_NAMES.includes(policy)
+  const mode = options.power === 'any' ? undefined : options.power
+  const problem =
+    blocksProblem(policy, builtIn, { ...(blocks && { blocks }), ...(bbm !== undefined && { bbm }) }) ??
+    powerProblem(policy, builtIn, options.power === undefined ? {} : { power: mode ?? 'keep' })
   if (problem !== undefined) throw new UsageError(`--${problem.replace('with ', 'with --')}`)
   const attackOptions: AttackOptions = {
     policy: options.policy,
     quirks: options.quirk,
     until: options.until,
     hardware: options.hardware,
-    ...(options.blocks && { blocks: { bbm: options.bbm } }),
+    ...(blocks && { blocks: { bbm } }),
+    ...(options.power !== undefined && { power: { mode } }),
     seconds: options.seconds ?? (options.ops === undefined ? DEFAULT_SECONDS : undefined),
     operations: options.ops,
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
@@ -166,9 +182,10 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     const hardwareNames = options.hardware.length > 0 ? options.hardware.join(',') : 'none'
     const quirks = options.quirk.length > 0 ? ` with ${options.quirk.join(', ')}` : ''
     const level = options.bbm === undefined ? '' : ` (BBM level ${options.bbm})`
-    const blocks = options.blocks ? `, RAM in blocks${level}` : ''
+    const inBlocks = options.blocks ? `, RAM in blocks${level}` : ''
+    const power = options.power === undefined ? '' : `, SMMUs switched off and on (${options.power})`
     print(
-      `attack on ${options.policy}${quirks}${blocks}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
+      `attack on ${options.policy}${quirks}${inBlocks}${power}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
     )
   }
   let told = 0
@@ -201,6 +218,7 @@ function tell({ found, file, seconds }: Found): void {
 
 function summarise(result: AttackResult, interrupted: boolean): void {
   const { steps, operations, programs, judged, lost, seconds, features, cases, known, kinds } = result
+  const { cleans, cleanedLines } = result
   const rate = (number: number) => Math.round(number / Math.max(seconds, 0.001))
   print(
     `${operations} operations in ${programs} programs, ${seconds.toFixed(1)} s, ${rate(operations)} operations/s, ${features} features`,
@@ -208,6 +226,12 @@ function summarise(result: AttackResult, interrupted: boolean): void {
   print(
     `(what a host does in one go: boots, attaches a device, donates pages, …), ${steps} steps (traps, stores, accesses of devices, …)`,
   )
+  if (cleans > 0) {
+    const lines = (cleanedLines / cleans).toFixed(1)
+    print(
+      `${cleans} cleans to the point of coherency, ${lines} cache lines each, ${(cleans / operations).toFixed(1)} an operation`,
+    )
+  }
   for (const { kind } of known) print(`known: ${kind}: seen ${kinds.get(kind) ?? 0} times`)
   for (const { kind } of result.mended) {
     print(`mended: ${kind}: its case does not show it any more; take it off the list`)
@@ -220,11 +244,12 @@ function summarise(result: AttackResult, interrupted: boolean): void {
   else if (programs === 0) print(`${early}no program was run`)
 }
 
-function asJson(result: AttackResult, { seed, jobs, policy, quirks, blocks, hardware }: AttackOptions): unknown {
+function asJson(result: AttackResult, { seed, jobs, policy, quirks, blocks, power, hardware }: AttackOptions): unknown {
   const { cases, kinds, ...rest } = result
   return {
     ...{ policy, quirks, hardware, seed, jobs },
     ...(blocks && { blocks: true, bbm: blocks.bbm ?? null }),
+    ...(power && { power: power.mode ?? 'any' }),
     ...rest,
     kinds: Object.fromEntries(kinds),
     cases: cases.map(({ found, file, seconds }) => ({

@@ -13,7 +13,7 @@ import { runsLimit } from '../machine/runs.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { loadPolicy, POLICY_NAMES, type PolicyModule, policyFile } from '../policy/load.ts'
-import { blockOptions, blocksProblem } from '../policy/policy.ts'
+import { blockOptions, blocksProblem, powerOptions, powerProblem } from '../policy/policy.ts'
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
@@ -108,10 +108,11 @@ function namedFiles(options: BootOptions): Named {
   }
 }
 
-/** @throws Error when `--blocks` and `--bbm` say nothing */
-export function checkBlocks(options: Pick<BootOptions, 'policy' | 'el2' | 'blocks' | 'bbm'>): void {
+/** @throws Error when `--blocks`, `--bbm` and `--power` say nothing */
+export function checkStage2(options: Pick<BootOptions, 'policy' | 'el2' | 'blocks' | 'bbm' | 'power'>): void {
   const policy = policyOf(options)
-  const problem = blocksProblem(policy, POLICY_NAMES.includes(policy), options)
+  const builtIn = POLICY_NAMES.includes(policy)
+  const problem = blocksProblem(policy, builtIn, options) ?? powerProblem(policy, builtIn, options)
   if (problem !== undefined) throw new Error(`--${problem.replace('with ', 'with --')}`)
 }
 
@@ -120,7 +121,7 @@ function check(options: BootOptions): void {
   const { record } = options
   if (!POLICY_NAMES.includes(options.policy)) policyFile(options.policy)
   checkFiles(wantedFiles(options))
-  checkBlocks(options)
+  checkStage2(options)
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
   if (typeof record === 'string' && (options.baseline || options.server !== undefined))
     throw new Error('--record: needs the server of this run: not with --baseline or --server')
@@ -222,6 +223,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
           requireIsolation: options.requireIsolation === true,
           ats: options.ats === true,
           ...blockOptions(options),
+          ...powerOptions(options),
           quirks: options.quirk,
         },
         panicOnWarn: options.panicOnWarn === true,
@@ -321,7 +323,7 @@ async function watch(
     ...failure,
     policy: options.baseline ? 'baseline' : policyOf(options),
     ...(options.quirk.length > 0 && !options.baseline && { quirks: options.quirk }),
-    ...(!options.baseline && blockOptions(options)),
+    ...(!options.baseline && { ...blockOptions(options), ...powerOptions(options) }),
     kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
     wallMs: Math.round(performance.now() - started),
     bootMs,

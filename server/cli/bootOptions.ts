@@ -6,7 +6,15 @@ import { DEFAULT_HOST } from '../api/schemas/request.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
-import { BBM_LEVELS, type BbmLevel, GRANULES, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import {
+  BBM_LEVELS,
+  type BbmLevel,
+  GRANULES,
+  POWER_MODES,
+  type PowerMode,
+  SERIES_STEPS,
+  type SeriesStep,
+} from '../policy/policy.ts'
 import { EL2_KERNEL, EL2_MODES, type El2Mode } from '../run/el2.ts'
 import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
@@ -23,6 +31,7 @@ export interface BootOptions {
   readonly granule: string
   readonly blocks?: boolean
   readonly bbm?: BbmLevel
+  readonly power?: PowerMode
   readonly requireIsolation?: boolean
   readonly ats?: boolean
   /** Of the policy. */
@@ -89,6 +98,7 @@ export const OF_THE_SERVER: readonly string[] = [
   'ats',
   'blocks',
   'bbm',
+  'power',
   'panicOnWarn',
   'oracle',
   'faithful',
@@ -175,6 +185,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .addOption(blocksOption())
     .addOption(bbmOption())
+    .addOption(powerOption())
     .addOption(quirkOption())
     .option(
       '--require-isolation',
@@ -292,6 +303,16 @@ export function bbmLevel(text: string): BbmLevel {
   if (level === undefined) throw new InvalidArgumentError(`expected ${BBM_LEVELS.join(', ')}`)
   return level
 }
+
+export const powerOption = (): Option =>
+  new Option(
+    '--power <mode>',
+    'SMMUs can be switched off and on (ctl power); reshadow: the host finds one that was reset; keep: it notices nothing',
+  ).choices(POWER_MODES)
+
+/** Of an attack: `any` of them, machine by machine. */
+export const attackPowerOption = (): Option =>
+  new Option('--power <mode>', 'the host has SMMUs switched off and on').choices([...POWER_MODES, 'any'])
 
 export const quirkOption = (): Option =>
   new Option('--quirk <name>', 'show a known defect (server/hypervisor/README.md, section 13); may be repeated')

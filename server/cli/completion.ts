@@ -42,7 +42,10 @@ interface Place {
 function valuesOf(brackets: string, choices: readonly string[] | undefined): Values {
   const what = brackets.replace(/[^\w|]/g, '')
   const words = choices ?? NAMES[what]?.() ?? []
-  return { words, files: choices === undefined && /file|recording|dir|folder|socket|case|^[ab]$|damaged|new/.test(what) }
+  return {
+    words,
+    files: choices === undefined && /file|recording|dir|folder|socket|case|^[ab]$|damaged|new/.test(what),
+  }
 }
 
 function optionOf({ long, short, flags, description, argChoices }: Option): Place['options'][number] {

@@ -4,8 +4,8 @@ import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { entryNamed, isFile } from '../faults/catalogue.ts'
-import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
+import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
 
 /** A file to be read. @throws InvalidArgumentError */
 export function inputFile(path: string): string {

@@ -111,9 +111,10 @@ export function oracleLines({
 /** Why there is no agreement, and no problem either. */
 const NOTHING_TO_COMPARE = 'EL2 keeps no tables for its host, or no device has a second stage'
 
-export function el2Lines({ changes, serverUs, checks, agreement, problem }: El2Report): string[] {
+export function el2Lines({ changes, serverUs, checks, agreement, problem, shared }: El2Report): string[] {
   const lines = [
     `  EL2 changed its host's tables ${counted(changes, 'time')}: p50 ${micros(serverUs.p50)} µs each, p99 ${micros(serverUs.p99)}`,
+    ...sharedLines(shared),
   ]
   if (problem !== undefined) lines.push(`    SMMU and EL2 CANNOT BE COMPARED: ${problem}`)
   else if (agreement === null) lines.push(`    SMMU and EL2 were NOT compared: ${NOTHING_TO_COMPARE}`)
@@ -129,6 +130,16 @@ export function el2Lines({ changes, serverUs, checks, agreement, problem }: El2R
     lines.push(...disagreements.slice(0, 5).map(found => `      ${describeDisagreement(found)}`))
   }
   return lines
+}
+
+/** Only a server that translates knows what devices asked for. */
+function sharedLines(shared: El2Report['shared']): string[] {
+  if (shared === undefined || shared.translations === 0) return []
+  const { problems, translations, untouched } = shared
+  return [
+    `    walked by the SMMU itself, EL2's tables would have failed ${grouped(untouched)} of ${counted(translations, 'translation')}: pages that EL2 had not mapped yet`,
+    ...problems.map(problem => `      and they cannot be walked: ${problem}`),
+  ]
 }
 
 /** A run with known defects says nothing about the policy as it is. */
@@ -161,6 +172,7 @@ export function printSummary(run: Report): void {
     const level = run.bbm === undefined ? '' : `, BBM level ${run.bbm} at most`
     lines.push(`  RAM in blocks (--blocks${level})`)
   }
+  if (run.power !== undefined) lines.push(`  SMMUs that can be switched off (--power ${run.power})`)
   lines.push(`  policy ${run.policy}, kernel ${run.kernel}, ${boot}, ${seconds(run.wallMs)} in all`)
   const { traps } = run
   if (traps !== null && traps.total > 0) {

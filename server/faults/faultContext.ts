@@ -20,6 +20,8 @@ export interface FaultContext {
   irq(smmu: number, line: number): void
   /** Drops what the hardware has cached. */
   invalidate(smmu: number): void
+  /** The hardware is as after a power-on that nobody knows of. */
+  loseState(smmu: number): void
   warn(warning: HypWarning, trap: number, smmu: number): void
   donate(base: number, size: number, vm: number): number
   reclaim(base: number, size: number, vm: number): number

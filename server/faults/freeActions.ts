@@ -119,6 +119,9 @@ export class FreeActions {
       case 'donate':
       case 'reclaim':
         return this.#givePages(smmu, what)
+      case 'lose-state':
+        context.loseState(index)
+        return 'registers and caches lost'
       case 'malformed':
         context.garble()
         return 'a frame that is none'

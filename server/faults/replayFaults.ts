@@ -52,6 +52,7 @@ export class ReplayFaults {
         clock: () => this.#time,
         irq: () => {},
         invalidate: () => {},
+        loseState: () => {},
         warn: (warning, trap, smmu) => report.warn(warning, trap, smmu, 0, 0, 0, 0),
         // These are requests of the recording.
         donate: () => OK,

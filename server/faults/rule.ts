@@ -261,6 +261,7 @@ export const WHAT = {
   kill: action('kill', "the server's trap thread ends at once", {}),
   reset: action('reset', 'the machine is reset', {}),
   pause: action('pause', 'all vCPUs stand still', { ms: ms('milliseconds') }),
+  'lose-state': action('lose-state', 'the SMMU loses its registers and caches, as with its power; GBPA aborts', {}),
 } as const satisfies Record<string, TSchema>
 
 export type Action = keyof typeof WHAT
@@ -283,6 +284,7 @@ export const FREE_ACTIONS: ReadonlySet<Action> = new Set<Action>([
   'kill',
   'reset',
   'pause',
+  'lose-state',
 ])
 
 type Member<T extends Record<string, TSchema>> = { [K in keyof T]: Static<T[K]> }

@@ -4,7 +4,7 @@
  * All calls are synchronous: a trap is decided in one go, with the vCPU waiting.
  */
 
-import type { SmmuHardware } from '../smmu/hardware.ts'
+import type { PowerState, SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 
 /** Who may see a page through the CPU: loads and stores by a vCPU to a guarded range are external aborts. */
@@ -35,6 +35,17 @@ export interface El2 {
   hostStage2(): HostStage2Registers | null
 }
 
+/** Switches SMMUs off and on: firmware, which is trusted, and asked by the hypervisor alone. */
+export interface PowerControl {
+  /**
+   * Devices meet an abort from power-on until software has written GBPA. Its value after a reset is IMPLEMENTATION DEFINED (IHI 0070
+   * section 6.3.14), no register tells, and what firmware left in GBPA does not either: the platform has to promise it.
+   */
+  readonly resetsToAbort: boolean
+  /** The SMMU is in that state when this returns; one that is in it already stays as it is. @returns false when the controller refuses */
+  set(smmu: number, state: PowerState): boolean
+}
+
 /** What a policy is given at the start. */
 export interface Machine {
   readonly memory: GuestMemory
@@ -50,4 +61,6 @@ export interface Machine {
   readonly guard: CpuGuard
   /** Absent: the vCPUs have no EL2. */
   readonly el2?: El2
+  /** Absent: SMMUs are on all the time. */
+  readonly power?: PowerControl
 }

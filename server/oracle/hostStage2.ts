@@ -89,6 +89,27 @@ export function annotated(memory: GuestMemory, registers: HostStage2Registers): 
 }
 
 /**
+ * The descriptor that decides about an address, whatever it says; 0n: EL2 has not mapped it yet.
+ * @throws Error when registers or tables make no sense
+ */
+export function hostDescriptor(memory: GuestMemory, registers: HostStage2Registers, address: number): bigint {
+  const { granule, inputBits, startLevel, root, next } = formatOf(registers)
+  if (address >= 2 ** inputBits) return 0n
+  const word = new BigUint64Array(1)
+  let table = root
+  for (let level = startLevel; ; level++) {
+    const index = Math.floor(address / 2 ** shiftOf(granule, level))
+    const entries = 2 ** (Number(granule) - 3)
+    const at = Number(table) + 8 * (level === startLevel ? index : index % entries)
+    if (!memory.read(at, new Uint8Array(word.buffer), 0, 8))
+      throw new Error(`the table at 0x${at.toString(16)} is not in RAM`)
+    const descriptor = word[0]
+    if ((descriptor & 3n) !== 3n || level === LAST_LEVEL) return descriptor
+    table = next(descriptor)
+  }
+}
+
+/**
  * Whose an annotated range is, as Linux 7.3 writes it: type 2 in bits 63:60, owner in bits 3:1 (2: a VM), the VM's handle from
  * 0x1000 on in bits 19:4. Other layouts are EL2's as far as can be said.
  * @returns number of the VM, from 1; 0: EL2

@@ -3,6 +3,7 @@
  * What a policy shows of itself, so that reports, the dashboard, faults and replay work with any: nobody else knows which
  * hypervisor it is. Called between traps, or while one is held; never while a trap is being decided.
  */
+import type { PowerState } from '../smmu/hardware.ts'
 import type { WarningTable } from './warnings.ts'
 
 /**
@@ -42,6 +43,14 @@ export interface PageOwners {
   /** Gives pages of the host to a VM. Bytes; absent with `reclaim`: pages never change hands. */
   donate?(base: number, size: number, vm: number): number
   reclaim?(base: number, size: number, vm: number): number
+}
+
+/** SMMUs that the host asks to be switched off and on. */
+export interface PowerRequests {
+  /** @returns 0, or a negative error number (result.ts) */
+  power(smmu: number, state: PowerState): number
+  /** null: there is no such SMMU */
+  powerState(smmu: number): PowerState | null
 }
 
 /** Streams and memory that belong together from the reset on. Bytes. */
@@ -85,6 +94,8 @@ export interface Inspectable {
   readonly warnings: WarningTable
   /** Absent: it keeps no ownership of pages. */
   readonly pages?: PageOwners
+  /** Absent: SMMUs are on, as far as it knows. */
+  readonly power?: PowerRequests
   /**
    * What was shared out for good, the guest's part first: no stream ever reaches a range of another partition than its own, nor does one
    * that is in none reach anything. An oracle holds the policy to that. Absent: all streams are the host's.

@@ -26,6 +26,13 @@ export type Granule = (typeof GRANULES)[number]
 export const BBM_LEVELS = [0, 1, 2] as const
 export type BbmLevel = (typeof BBM_LEVELS)[number]
 
+/**
+ * What becomes of an SMMU's streams and registers where it loses its state with the power: the host finds it reset, and its streams are
+ * shadowed again when it sets SMMUEN, or it finds it as it was.
+ */
+export const POWER_MODES = ['reshadow', 'keep'] as const
+export type PowerMode = (typeof POWER_MODES)[number]
+
 export interface PolicyOptions {
   /** How much of the series `pkvm` emulates; named as the option `--until`, and in recordings. Default 'nested'. */
   readonly until?: SeriesStep
@@ -35,6 +42,8 @@ export interface PolicyOptions {
   readonly blocks?: boolean
   /** Highest BBM level that is made use of, with `blocks`. Default: what the SMMUs have. */
   readonly bbm?: BbmLevel
+  /** SMMUs may be switched off and on, and the hypervisor decides that. Default: they are on, and it is told nothing. */
+  readonly power?: PowerMode
   /** A machine that cannot be isolated is stopped (`reset` throws HypFatal) instead of being reported. */
   readonly requireIsolation?: boolean
   /**
@@ -66,6 +75,18 @@ export const blockOptions = ({ blocks, bbm }: Pick<PolicyOptions, 'blocks' | 'bb
 export function blocksProblem(policy: string, builtIn: boolean, { blocks, bbm }: PolicyOptions): string | undefined {
   if (blocks !== true) return bbm === undefined ? undefined : 'bbm: only with blocks'
   return builtIn && !IDMAP_POLICIES.has(policy) ? `blocks: policy ${policy} has no stage-2 idmap` : undefined
+}
+
+/** The same of power. */
+export const powerOptions = ({ power }: Pick<PolicyOptions, 'power'>): PolicyOptions =>
+  power === undefined ? {} : { power }
+
+/**
+ * @param policy its name, or a file
+ * @returns why this option says nothing; undefined: it does
+ */
+export function powerProblem(policy: string, builtIn: boolean, { power }: PolicyOptions): string | undefined {
+  return power !== undefined && builtIn && policy !== 'pkvm' ? `power: policy ${policy} switches no SMMU` : undefined
 }
 
 export interface PolicyContext {

@@ -449,7 +449,7 @@ export class Recording {
       inspection,
       attacks: { report: () => this.attacks() },
     })
-    const smmus = smmuHandlers({ inspection, status: () => this.status() })
+    const { 'POST /smmus/:smmu/power': _p, ...smmus } = smmuHandlers({ inspection, status: () => this.status() })
     return {
       ...smmus,
       ...pages,

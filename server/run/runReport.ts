@@ -47,6 +47,8 @@ export interface Report {
   /** RAM was mapped in blocks, and the BBM level that was made use of at most; absent: pages, and what the SMMUs have. */
   readonly blocks?: boolean
   readonly bbm?: number
+  /** SMMUs could be switched off and on, and how; absent: they could not. */
+  readonly power?: string
   /** Prefix of the series, for the policy `pkvm`. */
   readonly until?: string
   readonly kernel: string

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Halves } from './bits.ts'
 
+/**
+ * `retained`: off, and the registers are there when it is on again; what the caches hold by then nobody says. `off`: everything is lost,
+ * and it comes back as from a reset. The SCMI power domain protocol (DEN 0056) has the same two: context preserved, context lost.
+ */
+export const POWER_STATES = ['on', 'retained', 'off'] as const
+export type PowerState = (typeof POWER_STATES)[number]
+
 /** The register frame of one hardware SMMU (IHI 0070 chapter 6), little-endian. */
 export interface SmmuHardware {
   /**

@@ -9,6 +9,7 @@ import { addressOf, hex, hex64 } from '../smmu/bits.ts'
 import { namedStream, namesStream } from '../smmu/commandFields.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent } from '../smmu/events.ts'
+import { POWER_STATES } from '../smmu/hardware.ts'
 import { describeRegister, registerAt, registerName } from '../smmu/registers.ts'
 import { describeSte, steConfigName } from '../smmu/ste.ts'
 import { commandWords, INVALID, streamEntries } from './groupMemory.ts'
@@ -80,6 +81,8 @@ export function describeRequest({ request: asked, v0, v1, v2, result }: RecordOf
     case request.donate:
     case request.reclaim:
       return `${nameOf(request, asked)} ${range(v0, v1)} vm ${v2}: ${resultName(result)}`
+    case request.power:
+      return `smmu${v0} power ${POWER_STATES[v1] ?? v1}: ${resultName(result)}`
     case request.stage2Changed:
       return `EL2's tables changed: ${result === 0 ? 'followed' : 'NOT FOLLOWED'}`
     case request.postMismatch:

@@ -224,6 +224,7 @@ export const FAULT_ACTIONS = [
   'kill',
   'reset',
   'pause',
+  'lose-state',
 ] as const
 
 /**
@@ -242,6 +243,7 @@ export const request = {
   stage2Changed: 5,
   faultsOpened: 6,
   faultsArmed: 7,
+  power: 8,
 } as const
 
 /**

@@ -22,6 +22,7 @@ import {
 } from '../policy/warnings.ts'
 import { hex64 } from '../smmu/bits.ts'
 import { opcodeName } from '../smmu/commands.ts'
+import { POWER_STATES } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { registerName } from '../smmu/registers.ts'
 import { describeRecord, describeRoot } from './describe.ts'
@@ -233,8 +234,15 @@ export class Replay {
     if (root.request === request.postMismatch) policy.postMismatch?.(root.v0)
     if (root.request === request.faultsOpened) this.#injected?.open([root.v0, root.v1], root.v2)
     if (root.request === request.faultsArmed) this.#injected?.end()
-    if (root.request !== request.donate && root.request !== request.reclaim) return []
     const { v0, v1, v2 } = root
+    if (root.request === request.power) {
+      const state = POWER_STATES[v1]
+      const result = state && policy.inspect?.power?.power(v0, state)
+      if (result !== undefined && result >>> 0 === root.result) return []
+      const replayed = result === undefined ? NOTHING : resultName(result)
+      return [{ subject: 'result of power', recorded: resultName(root.result), replayed }]
+    }
+    if (root.request !== request.donate && root.request !== request.reclaim) return []
     const what = root.request === request.donate ? 'donate' : 'reclaim'
     const result = policy.inspect?.pages?.[what]?.(v0, v1, v2)
     if (result !== undefined && result >>> 0 === root.result) return []

@@ -4,8 +4,10 @@
  * what it did not ask is answered from what the recording shows of memory and registers. What it changed, and what this
  * one changes, is compared.
  */
+
 import type { CpuGuard, HostStage2Registers, Machine } from '../machine/ports.ts'
 import type { Halves } from '../smmu/bits.ts'
+import { gatedHardware } from '../smmu/gatedHardware.ts'
 import type { SmmuHardware } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import {
@@ -72,6 +74,8 @@ export class ReplayMachine {
   #polled: string[] = []
   /** It looked at the clock since it changed something. */
   #waiting = false
+  /** SMMUs that are switched off. */
+  readonly #off = new Set<number>()
   readonly #memory: SparseMemory
   readonly #carveout: { readonly base: number; readonly size: number }
   /** Last value written to, and last one read from, a register of the recording or of this run. */
@@ -89,10 +93,21 @@ export class ReplayMachine {
         write: (address, source, offset, length) => this.#writeMemory(address, source, offset, length),
       } satisfies GuestMemory,
       carveout: description.carveout,
-      smmus: description.smmus.map(({ base, size }, smmu) => ({ base, size, hardware: this.#hardware(smmu) })),
+      smmus: description.smmus.map(({ base, size }, smmu) => ({
+        ...{ base, size },
+        hardware: gatedHardware(this.#hardware(smmu), () => !this.#off.has(smmu)),
+      })),
       devices: description.devices,
       guard: this.#guard(),
       el2: { watch: () => true, hostStage2: () => this.#hostStage2 },
+      power: {
+        resetsToAbort: true,
+        set: (smmu, state) => {
+          if (state === 'on') this.#off.delete(smmu)
+          else this.#off.add(smmu)
+          return true
+        },
+      },
     }
   }
 
@@ -131,6 +146,7 @@ export class ReplayMachine {
 
   /** From now on the hypervisor decides this. */
   begin(group: Group): void {
+    if (group.root.kind === 'reset') this.#off.clear()
     this.#effects = joined(group.children)
     this.#hostStage2 = group.children.find(child => child.kind === 'stage2') ?? null
     this.#next = 0

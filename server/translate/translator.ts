@@ -13,7 +13,7 @@ import { SmmuTranslator } from './smmuTranslator.ts'
 import type { TrackedHardware } from './trackedHardware.ts'
 
 const { write: WRITE, exec: EXEC, privileged: PRIVILEGED, ssidValid: SSID_VALID } = enums.access
-const { fault: FAULT } = enums.translation
+const { fault: FAULT, mapped: MAPPED } = enums.translation
 
 export type TranslateMode = keyof typeof enums.translateMode
 
@@ -130,8 +130,8 @@ export class Translator {
     }
   }
 
-  /** Walks, compares in lockstep, and encodes the answer. */
-  request(out: FrameWriter, request: Translate): void {
+  /** Walks, compares in lockstep, and encodes the answer. @returns where the transaction goes; -1: nowhere */
+  request(out: FrameWriter, request: Translate): number {
     const start = this.#trace.now()
     const transaction = this.#transaction
     const { access } = request
@@ -170,6 +170,7 @@ export class Translator {
     this.#times[this.#misses % TIMES] = duration
     this.#misses++
     this.#trace.translate(request, start, duration, answer, answer.record, 0, answer.record.length)
+    return answer.status === MAPPED[0] ? answer.pa : -1
   }
 
   report(): TranslateReport {

@@ -21,6 +21,7 @@ import type { Machine } from '../machine/ports.ts'
 import { sharedMemoryFault } from '../machine/sharedMemory.ts'
 import { machineFault } from '../policy/machineFault.ts'
 import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
+import { gatedHardware } from '../smmu/gatedHardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
@@ -31,6 +32,7 @@ import { LinkClosed } from './byteStream.ts'
 import { Inspector } from './inspect.ts'
 import type { Link } from './link.ts'
 import type { Sections, TransportUse } from './messages.ts'
+import { ModelPower } from './modelPower.ts'
 import { oops } from './oops.ts'
 import { Operator } from './operator.ts'
 import { Oracles } from './oracles.ts'
@@ -69,6 +71,7 @@ export class Connection {
   readonly #session: string
   readonly #ram: Ram
   readonly #machine: Machine
+  readonly #power: ModelPower
   readonly #policy: Policy
   readonly #translator: Translator | undefined
   /** The machine is welcome; before, the policy's state is kept for it afterwards. */
@@ -95,11 +98,17 @@ export class Connection {
     const memory = { plain: ram.memory, traced: new TracedMemory(ram.memory, thread.ring) }
     this.#translator = tracked && new Translator(translate, memory, thread.ring, tracked)
     const carveout = { base: hello.carveoutBase, size: hello.carveoutSize }
+    const power = new ModelPower(link, hello.smmus.length, written)
+    this.#power = power
+    const switches = thread.options.policyOptions.power !== undefined
+    const ports = (tracked ?? hardware).map((port, index) =>
+      switches ? gatedHardware(port, () => power.isOn(index)) : port,
+    )
     const follows = (hello.features & enums.feature.stage2[0]) !== 0
     this.#machine = {
       memory: new TracedMemory(oracles.watched(ram.memory), thread.ring),
       carveout,
-      smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: (tracked ?? hardware)[index] })),
+      smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: ports[index] })),
       devices: hello.devices,
       guard: oracles.watchedGuard(new WireGuard(link, thread.ring)),
       ...(follows && {
@@ -107,6 +116,7 @@ export class Connection {
           if (oracles.el2 !== undefined) oracles.el2.registers = registers
         }),
       }),
+      ...(switches && { power }),
     }
     this.#policy = thread.factory(this.#machine, {
       options: thread.options.policyOptions,
@@ -209,6 +219,7 @@ export class Connection {
     if (this.path.lost !== undefined) this.#thread.onRefusal = undefined
     this.path.startOver()
     this.#translator?.reset()
+    this.#power.reset()
     this.oracles.begin()
     if (injector.armed) injector.reset(this.#policy)
     else this.#policy.reset()
@@ -225,8 +236,9 @@ export class Connection {
   /** @returns false when the machine translates by itself */
   translate(message: Translate): boolean {
     if (this.#translator === undefined) return false
-    this.#translator.request(this.#link.out, message)
+    const pa = this.#translator.request(this.#link.out, message)
     this.#link.flush()
+    if (pa >= 0) this.oracles.el2?.translated(pa)
     this.#thread.counters.add('translations')
     return true
   }
@@ -363,6 +375,7 @@ export class Connection {
         encodeInvalidate(link.out, seq, smmu, enums.invalidateScope.all[0], 0)
         link.call(seq)
       },
+      loseState: smmu => this.#power.lose(smmu),
       warn: (warning, trap, smmu) => thread.reporter.warn(warning, trap, smmu, 0, 0, 0, 0),
       donate: (base, size, vm) => operator.donate(base, size, vm),
       reclaim: (base, size, vm) => operator.reclaim(base, size, vm),

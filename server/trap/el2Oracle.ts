@@ -2,7 +2,10 @@
 /** What a server says of the EL2 that it follows, checked against EL2's own tables in RAM (server/oracle). */
 import type { HostStage2Registers } from '../machine/ports.ts'
 import { type Agreement, compare, type Disagreement, describeDisagreement, type Reach } from '../oracle/agreement.ts'
+import { hostDescriptor } from '../oracle/hostStage2.ts'
+import { hearsBroadcast, sharingProblems } from '../oracle/sharedStage2.ts'
 import { hex64 } from '../smmu/bits.ts'
+import type { IdRegisters } from '../smmu/features.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { count, HISTOGRAM_WORDS, type Percentiles, percentiles } from '../trace/histogram.ts'
 
@@ -23,6 +26,17 @@ export interface El2Report {
   readonly problem?: string
   /** What stopped the machine. */
   readonly violation?: string
+  /** What it would be to have the SMMU walk EL2's tables itself; absent: EL2 keeps none, or no SMMU was asked. */
+  readonly shared?: {
+    /** Why the SMMU cannot walk them; none: it can. */
+    readonly problems: readonly string[]
+    /** It hears what CPUs invalidate; if not, EL2 has to send commands. */
+    readonly broadcast: boolean
+    /** Translations that this server answered, those of them that led to pages that EL2 had not mapped yet, and had taken. */
+    readonly translations: number
+    readonly untouched: number
+    readonly kept: number
+  }
 }
 
 /** What devices must not reach, and do. */
@@ -47,6 +61,11 @@ export class El2Oracle {
   /** The tables made no sense at the check before. */
   #puzzled = false
   #violation: string | undefined
+  /** Of the first SMMU, once it was asked. */
+  id: IdRegisters | undefined
+  #translations = 0
+  #untouched = 0
+  #kept = 0
 
   /**
    * @param reaches what devices reach memory through now; none: nothing is isolated. `ask`: the hardware can be asked
@@ -71,6 +90,19 @@ export class El2Oracle {
     this.registers = null
     this.#pending = []
     this.#puzzled = false
+  }
+
+  /** A device was let through to an address: whether EL2's own tables would have. */
+  translated(address: number): void {
+    if (this.registers === null) return
+    this.#translations++
+    try {
+      const descriptor = hostDescriptor(this.#memory, this.registers, address)
+      if (descriptor === 0n) this.#untouched++
+      else if ((descriptor & 1n) === 0n) this.#kept++
+    } catch {
+      // Tables that make no sense are told of where they are compared.
+    }
   }
 
   /** EL2 waited for the server, `duration` ns. */
@@ -137,6 +169,16 @@ export class El2Oracle {
       agreement: typeof result === 'object' ? result : null,
       ...(typeof result === 'string' && { problem: result }),
       ...(this.#violation !== undefined && { violation: this.#violation }),
+      ...(registers !== null &&
+        this.id !== undefined && {
+          shared: {
+            problems: sharingProblems(registers, this.id),
+            broadcast: hearsBroadcast(this.id),
+            translations: this.#translations,
+            untouched: this.#untouched,
+            kept: this.#kept,
+          },
+        }),
     }
   }
 }

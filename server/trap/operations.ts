@@ -4,6 +4,7 @@ import type { FaultRule } from '../faults/rule.ts'
 import type { HostStage2Registers } from '../machine/ports.ts'
 import type { Trap } from '../policy/policy.ts'
 import type { Halves } from '../smmu/bits.ts'
+import type { PowerState } from '../smmu/hardware.ts'
 import type { Breakpoint, BreakpointSpec, Hit } from './breakpoints.ts'
 import type { El2Report } from './el2Oracle.ts'
 import type { OracleReport } from './oracleReport.ts'
@@ -71,6 +72,10 @@ export interface Operations {
   /** Gives pages of the host to a VM; not while EL2 says whose they are. @returns 0, or a negative error number (hypervisor/result.ts). */
   donate(base: number, size: number, vm: number): number
   reclaim(base: number, size: number, vm: number): number
+  /** The host asks for an SMMU to be switched off or on. @returns 0, or a negative error number (policy/result.ts) */
+  power(smmu: number, state: PowerState): number
+  /** null: there is no such SMMU */
+  powerState(smmu: number): PowerState | null
   /** Arms rules instead of those that are. */
   armFaults(rules: readonly FaultRule[], seed: number): void
   disarmFaults(): void

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { IsolationOracle } from '../oracle/isolationOracle.ts'
-import type { PageOwners } from '../policy/inspect.ts'
+import type { PageOwners, PowerRequests } from '../policy/inspect.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { Policy } from '../policy/policy.ts'
 import { OK } from '../policy/result.ts'
+import { POWER_STATES, type PowerState } from '../smmu/hardware.ts'
 import { request } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Inspector } from './inspect.ts'
@@ -14,8 +15,11 @@ import { atMost } from './ownershipRanges.ts'
 const MAX_MEMORY = 1 << 20
 
 /** Operations for people on the machine. What touches the hardware or the hypervisor is a `request` on the trace. */
-export class Operator implements Pick<Operations, 'registers' | 'memory' | 'ownership' | 'donate' | 'reclaim'> {
+export class Operator
+  implements Pick<Operations, 'registers' | 'memory' | 'ownership' | 'donate' | 'reclaim' | 'power' | 'powerState'>
+{
   readonly #pages: PageOwners | undefined
+  readonly #power: PowerRequests | undefined
   readonly #inspector: Inspector
   readonly #ring: RingWriter
 
@@ -30,6 +34,7 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
   ) {
     this.#oracle = oracle
     this.#pages = policy.inspect?.pages
+    this.#power = policy.inspect?.power
     this.#inspector = inspector
     this.#ring = ring
   }
@@ -73,6 +78,25 @@ export class Operator implements Pick<Operations, 'registers' | 'memory' | 'owne
 
   reclaim(base: number, size: number, vm: number): number {
     return this.#move('reclaim', base, size, vm)
+  }
+
+  get #switches(): PowerRequests {
+    if (this.#power === undefined)
+      throw new OperationError('state', 'its SMMUs are not to be switched off: see --power')
+    return this.#power
+  }
+
+  power(smmu: number, state: PowerState): number {
+    const switches = this.#switches
+    const start = this.#ring.now()
+    const result = switches.power(smmu, state)
+    const index = POWER_STATES.indexOf(state)
+    this.#ring.request(request.power, result >>> 0, start, this.#ring.now() - start, smmu, index, 0, 0)
+    return result
+  }
+
+  powerState(smmu: number): PowerState | null {
+    return this.#switches.powerState(smmu)
   }
 
   #move(what: 'donate' | 'reclaim', base: number, size: number, vm: number): number {

@@ -11,6 +11,7 @@ import { IsolationOracle, type OracleState, type Violation } from '../oracle/iso
 import { type Programmed, readFeatures, readProgrammed } from '../oracle/programmed.ts'
 import type { Policy } from '../policy/policy.ts'
 import type { Features } from '../smmu/features.ts'
+import { readRegister } from '../smmu/hardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import * as R from '../smmu/registers.ts'
 import { count, HISTOGRAM_WORDS, percentiles } from '../trace/histogram.ts'
@@ -182,6 +183,7 @@ export class Oracles {
     }
     const violation = isolation?.violation
     if (violation !== undefined) return this.#stop(violation.message, details(violation))
+    if (el2 !== undefined && el2.registers !== null && el2.id === undefined) this.#identify(el2)
     const difference = el2?.sample(now, waiting)
     return difference === undefined ? undefined : this.#stop(`EL2 and the SMMU do not agree: ${difference}`, [])
   }
@@ -221,6 +223,22 @@ export class Oracles {
     this.#reread = start + REREAD
     ring.request(request.other, 0, start, ring.now() - start, 0, 0, 0, 0)
     return this.#programmed
+  }
+
+  /** Reads ID registers of the first SMMU, once. */
+  #identify(el2: El2Oracle): void {
+    const [hardware] = this.#hardware
+    if (hardware === undefined) return
+    const { ring } = this.#thread
+    const start = ring.now()
+    const read = (offset: number) => readRegister(hardware, offset, 4).lo
+    el2.id = {
+      idr0: read(R.ARM_SMMU_IDR0),
+      idr1: read(R.ARM_SMMU_IDR1),
+      idr3: read(R.ARM_SMMU_IDR3),
+      idr5: read(R.ARM_SMMU_IDR5),
+    }
+    ring.request(request.other, 0, start, ring.now() - start, 0, 0, 0, 0)
   }
 
   /** What devices reach memory through. @param ask the hardware's registers can be read; else as they were last */

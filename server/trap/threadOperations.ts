@@ -3,6 +3,7 @@ import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
 import type { HostStage2Registers } from '../machine/ports.ts'
 import { OperationError } from '../policy/operationError.ts'
+import type { PowerState } from '../smmu/hardware.ts'
 import { request } from '../trace/records.ts'
 import type { Breakpoint, BreakpointSpec } from './breakpoints.ts'
 import type { Connection } from './connection.ts'
@@ -103,6 +104,14 @@ export class ThreadOperations implements Operations {
   reclaim(base: number, size: number, vm: number): number {
     this.#expectOwn('reclaim')
     return this.#operator.reclaim(base, size, vm)
+  }
+
+  power(smmu: number, state: PowerState): number {
+    return this.#operator.power(smmu, state)
+  }
+
+  powerState(smmu: number): PowerState | null {
+    return this.#operator.powerState(smmu)
   }
 
   /** @throws OperationError when the policy follows another owner of the pages */

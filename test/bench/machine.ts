@@ -8,7 +8,7 @@ import { PkvmInspect } from '../../server/hypervisor/pkvm/inspect.ts'
 import { newTrap, type Policy, type PolicyOptions, type Trap } from '../../server/policy/policy.ts'
 import type { Halves } from '../../server/smmu/bits.ts'
 import { QEMU_NESTED_ID_REGISTERS } from '../../server/smmu/features.ts'
-import type { SmmuHardware } from '../../server/smmu/hardware.ts'
+import type { PowerState, SmmuHardware } from '../../server/smmu/hardware.ts'
 import type { GuestMemory } from '../../server/smmu/memory.ts'
 import * as r from '../../server/smmu/registers.ts'
 import { CountersWriter, createCounters } from '../../server/trace/counters.ts'
@@ -62,6 +62,11 @@ class InstantHardware implements SmmuHardware {
     this.#words[r.ARM_SMMU_IDR5 >>> 2] = idr5
   }
 
+  /** All but its ID registers is 0. */
+  lose(): void {
+    this.#words.fill(0, r.ARM_SMMU_CR0 >>> 2)
+  }
+
   read(offset: number, size: number, into: Halves): boolean {
     into.lo = this.#words[offset >>> 2]
     into.hi = size === 8 ? this.#words[(offset >>> 2) + 1] : 0
@@ -106,6 +111,13 @@ export class BenchMachine {
       smmus: [{ base: SMMU_BASE, size: SMMU_SIZE, hardware: this.hardware }],
       devices: [],
       guard: { add: () => true, remove: () => true },
+      power: {
+        resetsToAbort: true,
+        set: (_smmu: number, state: PowerState) => {
+          if (state === 'off') this.hardware.lose()
+          return true
+        },
+      },
     }
     const hypervisor = new Hypervisor(machine, {
       options: { requireIsolation: true, ...options },
@@ -132,6 +144,7 @@ export class BenchMachine {
         clock: () => 0,
         irq: never,
         invalidate: never,
+        loseState: never,
         warn: never,
         donate: never,
         reclaim: never,

@@ -21,6 +21,8 @@ type Kind =
   | 'turn'
   | 'turnBlocks'
   | 'turnBroken'
+  | 'cycleKeep'
+  | 'cycleReshadow'
 
 /** In a process of its own. */
 async function grow(kind: Kind, size: number, signal: AbortSignal): Promise<number> {
@@ -73,6 +75,16 @@ async function measureAll(context: Context, figures: Figure[]): Promise<void> {
   }
   for (const count of [64, 256, 1024]) {
     await measure('CFGI_STE of a new stream, each', 'µs', `${count} StreamIDs`, () => grow('streams', count, signal))
+  }
+  for (const count of [1, 64, 1024]) {
+    for (const [kind, label] of [
+      ['cycleKeep', 'kept'],
+      ['cycleReshadow', 'shadowed again'],
+    ] as const) {
+      await measure('an SMMU off and on, its state lost', 'µs', `${count} streams ${label}`, () =>
+        grow(kind, count, signal),
+      )
+    }
   }
   for (const mib of [16, 64, 256]) {
     await measure('donation page by page, a page', 'µs', `${mib} MiB in all`, () => grow('donate', mib, signal))

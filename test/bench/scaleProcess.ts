@@ -3,7 +3,7 @@
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileMemory } from '../../server/machine/fileMemory.ts'
-import type { PolicyOptions } from '../../server/policy/policy.ts'
+import type { PolicyOptions, PowerMode } from '../../server/policy/policy.ts'
 import { CMDQ_OP_CFGI_STE, cmdSync } from '../../server/smmu/commands.ts'
 import * as r from '../../server/smmu/registers.ts'
 import { BenchMachine, MiB, RAM_BASE } from './machine.ts'
@@ -37,21 +37,26 @@ function start(
   return { memory, machine: new BenchMachine(memory, carveout, options) }
 }
 
-/** Linux's queue and a 2-level stream table of bypass entries, switched on. */
-function enable({ machine, memory }: ReturnType<typeof start>): void {
+/** Linux's queue and a 2-level stream table of so many bypass entries, switched on. */
+function enable({ machine, memory }: ReturnType<typeof start>, streams = 2 ** SID_BITS): void {
   const ste = new BigUint64Array([0x9n, 0n, 0n, 0n, 0n, 0n, 0n, 0n])
   const table = new Uint8Array(STE_BYTES * 2 ** SID_BITS)
-  for (let sid = 0; sid < 2 ** SID_BITS; sid++) table.set(new Uint8Array(ste.buffer), sid * STE_BYTES)
+  for (let sid = 0; sid < streams; sid++) table.set(new Uint8Array(ste.buffer), sid * STE_BYTES)
   memory.write(STES, table, 0, table.length)
   const l1 = new BigUint64Array(2 ** (SID_BITS - SPLIT))
   for (let i = 0; i < l1.length; i++) l1[i] = BigInt(STES + i * STE_BYTES * 2 ** SPLIT + SPLIT + 1)
   memory.write(STRTAB, new Uint8Array(l1.buffer), 0, l1.byteLength)
+  bringUp(machine)
+  machine.drain()
+}
+
+/** The registers that Linux's driver writes for it. */
+function bringUp(machine: BenchMachine): void {
   machine.write(r.ARM_SMMU_STRTAB_BASE, STRTAB, 8)
   machine.write(r.ARM_SMMU_STRTAB_BASE_CFG, TWO_LEVEL | (SPLIT << 6) | SID_BITS)
   machine.write(r.ARM_SMMU_CMDQ_BASE, CMDQ + LOG2SIZE, 8)
   machine.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
   machine.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN | r.CR0_SMMUEN)
-  machine.drain()
 }
 
 const measures: Readonly<Record<string, (size: number) => number>> = {
@@ -100,6 +105,32 @@ const measures: Readonly<Record<string, (size: number) => number>> = {
   turn: count => turns(count, {}),
   turnBlocks: count => turns(count, { blocks: true }),
   turnBroken: count => turns(count, { blocks: true, bbm: 0 }),
+  /** µs for an SMMU to be switched off and on, its state lost, with so many streams. */
+  cycleKeep: streams => cycles(streams, 'keep'),
+  cycleReshadow: streams => cycles(streams, 'reshadow'),
+}
+
+const CYCLES = 300
+
+function cycles(streams: number, power: PowerMode): number {
+  const parts = start(GiB, 64 * MiB, { power })
+  enable(parts, streams)
+  const { machine } = parts
+  const { hypervisor } = machine
+  if (hypervisor.streamCount() !== streams) throw new Error(`${hypervisor.streamCount()} streams`)
+  let time = 0
+  for (let cycle = 0; cycle < CYCLES; cycle++) {
+    const begin = performance.now()
+    const off = hypervisor.power(0, 'off')
+    hypervisor.checkpoint()
+    const on = hypervisor.power(0, 'on')
+    if (power === 'reshadow') bringUp(machine)
+    hypervisor.checkpoint()
+    time += performance.now() - begin
+    if (off !== 0 || on !== 0) throw new Error(`cycle ${cycle}: ${off}, ${on}`)
+    machine.drain()
+  }
+  return (time * 1000) / CYCLES
 }
 
 /** Pages of 4 KiB in all tables of so many GiB. */

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { OK, resultName } from '../../policy/result.ts'
 import { hex } from '../../smmu/bits.ts'
 import { levelShift, tableBits } from '../../smmu/pagetable.ts'
 import { ARM_SMMU_CMDQ_PROD } from '../../smmu/registers.ts'
@@ -60,6 +61,10 @@ export function smmuHandlers(manager: Pick<MachineManager, 'inspection' | 'statu
         table,
       })
       return shownAnswer(outcome, steps, missing)
+    },
+    'POST /smmus/:smmu/power': async ({ params, body }) => {
+      const { result, now } = await manager.inspection.power(params.smmu, body.state)
+      return { ok: result === OK, result: resultName(result), now }
     },
   }
 }

@@ -3,7 +3,7 @@
 import { Type } from 'typebox'
 import { HARDWARE } from '../../attack/setup.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
-import { BBM_LEVELS, SERIES_STEPS } from '../../policy/policy.ts'
+import { BBM_LEVELS, POWER_MODES, SERIES_STEPS } from '../../policy/policy.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { Nullable, named, Ref, type View } from './fields.ts'
 import { OWN_POLICY } from './lifecycle.ts'
@@ -21,6 +21,11 @@ export const AttackBodySchema = named(
       blocks: Type.Optional(Type.Boolean({ default: false, description: 'the policy maps RAM in blocks' })),
       bbm: Type.Optional(
         Type.Enum([...BBM_LEVELS], { description: 'with blocks: IDR3.BBML of all hardware; default: any' }),
+      ),
+      power: Type.Optional(
+        Type.Enum([...POWER_MODES, 'any'], {
+          description: 'the host has SMMUs switched off and on; default: it has not',
+        }),
       ),
       quirks: Type.Optional(
         Type.Array(Type.String({ pattern: '^[a-z0-9-]{1,60}$' }), {

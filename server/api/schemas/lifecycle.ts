@@ -3,7 +3,7 @@
 import { Type } from 'typebox'
 import { enums } from '../../../protocol/messages.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
-import { BBM_LEVELS, GRANULES, SERIES_STEPS } from '../../policy/policy.ts'
+import { BBM_LEVELS, GRANULES, POWER_MODES, SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { FILE_NAME, Nullable, named, Ref, type View } from './fields.ts'
@@ -36,6 +36,12 @@ export const StartSchema = named(
       bbm: Type.Optional(
         Type.Enum([...BBM_LEVELS], {
           description: 'with blocks: BBM level that is made use of, at most SMMU_IDR3.BBML, which is the default',
+        }),
+      ),
+      power: Type.Optional(
+        Type.Enum([...POWER_MODES], {
+          description:
+            'SMMUs can be switched off and on; with their state lost the host finds one that was reset (reshadow), or notices nothing (keep)',
         }),
       ),
       requireIsolation: Type.Optional(Type.Boolean({ default: false })),

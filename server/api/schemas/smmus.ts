@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Registers, queues, streams, tables and walks of one SMMU. */
 import { Type } from 'typebox'
+import { POWER_STATES } from '../../smmu/hardware.ts'
 import { Device, HexText, Nullable, NumberText, named, Ref, Smmu, StreamId, SubstreamId, type View } from './fields.ts'
 import type { Routes } from './route.ts'
 
@@ -179,6 +180,12 @@ const WalkSchema = Type.Object({
 /** A translation, step by step. */
 export type WalkView = View<typeof WalkSchema>
 
+const PowerSchema = Type.Object({
+  ok: Type.Boolean(),
+  result: Type.String({ description: 'OK, or an error number of Linux' }),
+  now: Type.Enum([...POWER_STATES]),
+})
+
 const Params = Type.Object({ smmu: Smmu })
 
 export const smmus = {
@@ -251,6 +258,15 @@ export const smmus = {
       { additionalProperties: false },
     ),
     answer: WalkSchema,
+    problems: [404, 409, 422],
+  },
+  'POST /smmus/:smmu/power': {
+    id: 'switchPower',
+    tag: 'smmu',
+    summary: 'Switch an SMMU off, with its registers retained or lost, or on, as its host would ask for',
+    params: Params,
+    body: Type.Object({ state: Type.Enum([...POWER_STATES]) }, { additionalProperties: false }),
+    answer: PowerSchema,
     problems: [404, 409, 422],
   },
 } as const satisfies Routes

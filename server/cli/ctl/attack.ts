@@ -3,16 +3,17 @@
 import { Option } from 'commander'
 import type { AttackBody, AttackRunView } from '../../api/schemas/attack.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
-import { bbmLevel, blocksOption, quirkOption } from '../bootOptions.ts'
+import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from '../bootOptions.ts'
 import { type Add, integer, plain } from './command.ts'
 
 function runText(run: AttackRunView): string {
   const { state, seconds, operations, steps, programs, judged, coverage, corpus, lost, findings, found, message } = run
   if (state === 'none') return 'no attack was started'
-  const { policy = 'pkvm', blocks = false, quirks = [], hardware = [], seed } = run.options ?? {}
+  const { policy = 'pkvm', blocks = false, power, quirks = [], hardware = [], seed } = run.options ?? {}
+  const more = `${blocks ? ' in blocks' : ''}${power === undefined ? '' : `, SMMUs switched off and on (${power})`}`
   const rate = Math.round(operations / Math.max(seconds, 0.001))
   return [
-    `${state}: ${[policy, ...quirks].join(' with ')}${blocks ? ' in blocks' : ''}, hardware ${hardware.join(',') || 'none'}, seed ${seed}`,
+    `${state}: ${[policy, ...quirks].join(' with ')}${more}, hardware ${hardware.join(',') || 'none'}, seed ${seed}`,
     ...(message === null ? [] : [message]),
     `${seconds.toFixed(1)} s, ${operations} operations (${rate}/s), ${steps} steps, ${programs} programs, ${judged} judged`,
     `${coverage.reduce((sum, { count }) => sum + count, 0)} features, ${corpus} programs kept`,
@@ -36,6 +37,7 @@ export function attackCommands(add: Add): void {
         .addOption(new Option('--until <stage>', 'prefix of the series').choices(SERIES_STEPS))
         .addOption(blocksOption())
         .option('--bbm <level>', 'with --blocks: IDR3.BBML of all hardware (default: any)', bbmLevel)
+        .addOption(attackPowerOption())
         .addOption(quirkOption())
         .option('--hardware <list>', 'what hardware may be besides QEMU’s model, with commas')
         .option('--seconds <n>', 'end after so many', integer)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Registers, queues, streams, tables and walks. */
 import { Option } from 'commander'
+import { EXIT, UsageError } from '../exit.ts'
 import { printWalk, type WalkOptions, walkOptions } from '../walk.ts'
 import { type Add, address, integer, list, type OnSmmu, onSmmu } from './command.ts'
 
@@ -16,6 +17,18 @@ interface TableOptions extends OnSmmu {
 }
 
 export function smmuCommands(add: Add): void {
+  add<OnSmmu & { readonly retained?: true }>(
+    'power <on|off>',
+    'switch an SMMU off or on, as its host would ask for (boot --power)',
+    command => onSmmu(command).option('--retained', 'off: it keeps its registers'),
+    async (client, { smmu, retained = false }, [to]) => {
+      if (to !== 'on' && to !== 'off') throw new UsageError('power: expected on or off')
+      const state = to === 'off' && retained ? 'retained' : to
+      const answer = await client.call('POST /smmus/:smmu/power', { params: { smmu }, body: { state } })
+      client.print(answer, ({ result, now }) => `${result}: SMMU ${smmu} is ${now}`)
+      if (!answer.ok) process.exitCode = EXIT.failed
+    },
+  )
   add<OnSmmu>(
     'registers',
     'registers as the host sees them and as the hardware has them',

@@ -10,6 +10,7 @@
 import { crc32 } from 'node:zlib'
 import type { Machine } from '../../machine/ports.ts'
 import { SERIES_STEPS, type SeriesStep } from '../../policy/policy.ts'
+import { POWER_STATES } from '../../smmu/hardware.ts'
 import { STRTAB_STE_SIZE } from '../../smmu/ste.ts'
 import { type Choices, choiceBits } from './choices.ts'
 import { HOST_CMDQ_STATE } from './hostCmdq.ts'
@@ -17,6 +18,7 @@ import { HOST_STRTAB_STATE } from './hostStrtab.ts'
 import { IDMAP_STATE, type IdmapState } from './idmap.ts'
 import { OUTPUT_BITS } from './idmapGeometry.ts'
 import type { PageRange, PageStateName } from './ownership.ts'
+import { SMMU_POWER } from './powerState.ts'
 import { HOST_QUEUE_STATE } from './queues.ts'
 import { SHADOW_CMDQ_STATE } from './shadowCmdq.ts'
 import { SHADOW_STRTAB_STATE } from './shadowStrtab.ts'
@@ -180,35 +182,43 @@ function fingerprint(machine: Machine, upTo: SeriesStep, granule: number): numbe
   return crc32(parts.join())
 }
 
-/** In the word of the step: RAM is mapped in blocks, and from a bit on what the host may do besides what Linux does. */
+/** What a hypervisor was told to be, as far as its state depends on it. */
+export interface Shape {
+  readonly upTo: SeriesStep
+  readonly granule: number
+  /** RAM is mapped in blocks. */
+  readonly blocks: boolean
+  /** SMMUs may be off: their power is part of the state. */
+  readonly power: boolean
+  readonly choices: Choices
+}
+
+// In the word of the step; from a bit on what the host may do besides what Linux does.
 const BLOCKS = 1 << 8
+const POWER = 1 << 9
 const CHOICES_SHIFT = 16
-const stepWord = (upTo: SeriesStep, blocks: boolean, choices: Choices): number =>
-  SERIES_STEPS.indexOf(upTo) | (blocks ? BLOCKS : 0) | (choiceBits(choices) << CHOICES_SHIFT)
+
+const stepWord = ({ upTo, blocks, power, choices }: Shape): number =>
+  SERIES_STEPS.indexOf(upTo) | (blocks ? BLOCKS : 0) | (power ? POWER : 0) | (choiceBits(choices) << CHOICES_SHIFT)
 
 export class Checkpoint {
   readonly #smmus: readonly Smmu[]
   readonly #fingerprint: number
   readonly #granule: number
   readonly #step: number
+  readonly #power: boolean
   #buffer = new Uint32Array(0)
   #bytes = new Uint8Array(0)
   /** Checksum of the part that changes seldom, and where it begins. */
   #restChecksum = 0
   readonly #rest: number
 
-  constructor(
-    machine: Machine,
-    smmus: readonly Smmu[],
-    upTo: SeriesStep,
-    granule: number,
-    blocks: boolean,
-    choices: Choices,
-  ) {
+  constructor(machine: Machine, smmus: readonly Smmu[], shape: Shape) {
     this.#smmus = smmus
-    this.#fingerprint = fingerprint(machine, upTo, granule)
-    this.#granule = granule
-    this.#step = stepWord(upTo, blocks, choices)
+    this.#fingerprint = fingerprint(machine, shape.upTo, shape.granule)
+    this.#granule = shape.granule
+    this.#step = stepWord(shape)
+    this.#power = shape.power
     this.#rest = HEADER_WORDS + smmus.length * CMDQ_WORDS
   }
 
@@ -227,6 +237,7 @@ export class Checkpoint {
     for (const smmu of this.#smmus) {
       writer.putState(SMMU_STATE, smmu.state)
       writer.putState(SMMU_FEATURES, smmu.features)
+      if (this.#power) writer.putState(SMMU_POWER, smmu.power)
       writer.putState(HOST_QUEUE_STATE, smmu.evtq.registers)
       writer.putState(HOST_QUEUE_STATE, smmu.priq.registers)
       writer.putState(HOST_STRTAB_STATE, smmu.hostStrtab.state)
@@ -285,8 +296,10 @@ export class Checkpoint {
     if (step !== this.#step || granule !== this.#granule) {
       const upTo = SERIES_STEPS[step & (BLOCKS - 1)] ?? 'an unknown step'
       const blocks = (step & BLOCKS) !== 0 ? ' and blocks' : ''
+      const power = (step & POWER) !== 0 ? ' and SMMUs that are switched off and on' : ''
       const host = (step ^ this.#step) >>> CHOICES_SHIFT === 0 ? '' : ', for a host that may do other things'
-      throw new CheckpointError(`the checkpoint was made until ${upTo} with a granule of ${granule}${blocks}${host}`)
+      const made = `until ${upTo} with a granule of ${granule}${blocks}${power}${host}`
+      throw new CheckpointError(`the checkpoint was made ${made}`)
     }
     if (smmus !== this.#smmus.length || print !== this.#fingerprint) {
       throw new CheckpointError('the checkpoint is of a machine with other memory or SMMUs')
@@ -309,6 +322,7 @@ export class Checkpoint {
     for (const smmu of this.#smmus) {
       Object.assign(smmu.state, reader.takeState(SMMU_STATE))
       Object.assign(smmu.features, reader.takeState(SMMU_FEATURES))
+      if (this.#power) Object.assign(smmu.power, reader.takeState(SMMU_POWER))
       Object.assign(smmu.evtq.registers, reader.takeState(HOST_QUEUE_STATE))
       Object.assign(smmu.priq.registers, reader.takeState(HOST_QUEUE_STATE))
       smmu.features.sidBits = Math.min(32, smmu.features.sidBits)
@@ -328,6 +342,9 @@ export class Checkpoint {
     if (reader.at !== words.length) throw new CheckpointError('the checkpoint is longer than it should be')
     if (idmap !== null && !OUTPUT_BITS.includes(idmap.outputBits)) {
       throw new CheckpointError(`the checkpoint has an idmap of ${idmap.outputBits} output bits`)
+    }
+    if (this.#smmus.some(({ power }) => power.now >= POWER_STATES.length || power.wanted > POWER_STATES.length)) {
+      throw new CheckpointError('the checkpoint has an SMMU that is neither on nor off')
     }
     const { isolated, guarded } = present
     return { isolated, guarded, operation, idmap, pool: { ...pool, runs }, ranges }

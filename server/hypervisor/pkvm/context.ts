@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the parts of the hypervisor have in common, so that none of them needs to know the whole. */
-import type { SeriesStep } from '../../policy/policy.ts'
+import type { PowerMode, SeriesStep } from '../../policy/policy.ts'
 import type { HypReport } from '../../policy/report.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
@@ -25,12 +25,16 @@ export interface HypContext {
   readonly ats: boolean
   readonly quirks: Quirks
   readonly choices: Choices
+  /** SMMUs may be switched off and on (server/hypervisor/README.md, section 19); null: they are on. */
+  readonly powerMode: PowerMode | null
   /** null unless the whole series is emulated and the machine is isolated. */
   readonly idmap: Idmap | null
   /** Trap that is being decided, 0 outside of traps. */
   readonly trap: number
   /** How many streams were shadowed, of all SMMUs. */
   streamCount(): number
+  /** The state is kept now: what has begun is to be finished. */
+  keepState(): void
   /** State that a checkpoint holds has changed. */
   changed(): void
   /** Nothing but pointers of a command queue has changed. */

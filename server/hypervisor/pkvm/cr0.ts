@@ -5,7 +5,7 @@
  */
 import type { Trap } from '../../policy/policy.ts'
 import { includesStep } from '../../policy/policy.ts'
-import { EIO, OK } from '../../policy/result.ts'
+import { EIO, ETIMEDOUT, OK } from '../../policy/result.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
 import {
@@ -33,6 +33,7 @@ import {
   HYP_PRIQ_DISABLED,
   HYP_PRIQ_SHARE,
   HYP_QUEUE_DISABLED_AT_SHUTDOWN,
+  HYP_QUEUE_DISABLED_AT_SUSPEND,
   HYP_QUEUE_DISABLED_BY_CRASH_KERNEL,
   HYP_QUEUE_UNSHARE,
   HYP_SMMUEN_STALE,
@@ -158,7 +159,7 @@ function enableSmmu(smmu: Smmu, after: number): boolean {
     warnPages(smmu, HYP_STRTAB_SHARE, pages, result)
     return false
   }
-  const ready = forgetAll(smmu, after & ~CR0_SMMUEN)
+  const ready = forgetAll(smmu, after & ~CR0_SMMUEN, true)
   if (ready === OK) return true
   smmu.warn(HYP_SMMUEN_STALE, smmu.state.cr0, after, ready, 0)
   disableStrtab(smmu)
@@ -169,8 +170,9 @@ function enableSmmu(smmu: Smmu, after: number): boolean {
  * Nothing that the SMMU knew before is used once it is enabled: neither entries of the shadow table, nor what the hardware
  * keeps in its caches.
  * @param off CR0 as it is to become, without SMMUEN
+ * @param reshadows the host's table is read again: it may be another one, or have other entries
  */
-function forgetAll(smmu: Smmu, off: number): number {
+function forgetAll(smmu: Smmu, off: number, reshadows: boolean): number {
   const { hyp, hardware, shadowStrtab } = smmu
   const queue = isIndependent(hyp) ? CR0_CMDQEN : 0
   const cr0 = forHardware(smmu, off | queue)
@@ -181,20 +183,45 @@ function forgetAll(smmu: Smmu, off: number): number {
   const bits = CR0_CMDQEN | CR0_SMMUEN | CR0_ATSCHK
   if (((hardware.read32(ARM_SMMU_CR0) ^ cr0) & bits) !== 0) hardware.write32(ARM_SMMU_CR0, cr0)
   if (!acknowledges(smmu, bits, cr0)) return EIO
-  const rebuilt = shadowStrtab.rebuild()
+  const rebuilt = reshadows ? shadowStrtab.rebuild() : OK
   return rebuilt === OK && !hyp.quirks.has('no-tlbi-while-off') ? smmu.invalidateAll() : rebuilt
+}
+
+/**
+ * After a power-on of an SMMU whose host is to notice nothing: the hardware gets CR0 as the host has it, in the order in which a driver enables.
+ * What was donated meanwhile got no invalidation, so nothing that may be cached is used.
+ */
+export function enableAgain(smmu: Smmu): number {
+  const { state, hyp, hardware, shadowStrtab } = smmu
+  const { cr0 } = state
+  const enabled = cr0 & ENABLES
+  if ((forHardware(smmu, cr0) & CR0_CMDQEN) !== 0) {
+    const ready = forgetAll(smmu, cr0 & ~CR0_SMMUEN, hyp.ats)
+    if (ready !== OK) return ready
+  }
+  if (!hardware.write32(ARM_SMMU_CR0, forHardware(smmu, cr0))) return EIO
+  if (!acknowledges(smmu, enabled, cr0)) return ETIMEDOUT
+  if (hyp.ats && (enabled & CR0_SMMUEN) !== 0) shadowStrtab.attachAtcs()
+  return OK
 }
 
 // 1 → 0.
 
-/** Linux's driver disables these queues at shutdown, and when a crash kernel enables the SMMU (server/hypervisor/README.md, section 5.1). */
+/** Linux's driver disables these queues at shutdown, when it suspends, and when a crash kernel enables the SMMU (server/hypervisor/README.md, section 5.1). */
 function warnDisabled(smmu: Smmu, before: number, after: number, written: number): void {
   if (!includesStep(smmu.hyp.upTo, 'queues') || isIndependent(smmu.hyp)) return
   const falling = before & ~after
   const shutdown = (written & ENABLES) === 0
   const crashKernel = (written & ~before & CR0_SMMUEN) !== 0
+  const suspend = (falling & CR0_SMMUEN) !== 0 && (written & ENABLES) === CR0_CMDQEN
   const panics = smmu.hyp.quirks.has('shutdown-panics')
-  const normal = shutdown ? HYP_QUEUE_DISABLED_AT_SHUTDOWN : crashKernel ? HYP_QUEUE_DISABLED_BY_CRASH_KERNEL : null
+  const normal = shutdown
+    ? HYP_QUEUE_DISABLED_AT_SHUTDOWN
+    : crashKernel
+      ? HYP_QUEUE_DISABLED_BY_CRASH_KERNEL
+      : suspend
+        ? HYP_QUEUE_DISABLED_AT_SUSPEND
+        : null
   const expected = panics ? null : normal
   if ((falling & CR0_EVTQEN) !== 0) smmu.warn(expected ?? HYP_EVTQ_DISABLED, before, written, 0, 0)
   if ((falling & CR0_PRIQEN) !== 0) smmu.warn(expected ?? HYP_PRIQ_DISABLED, before, written, 0, 0)

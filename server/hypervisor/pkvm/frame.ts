@@ -223,16 +223,24 @@ const PRIQ_BASE: RegisterRule = {
   write: whileOff(CR0_PRIQEN, HYP_PRIQ_BASE_LIVE, hwWrite),
 }
 
+/** What was lost with the power reads as it was (server/hypervisor/README.md, section 19). */
+const readGerror: RegisterAccess = (smmu, trap) => {
+  hwRead(smmu, trap)
+  trap.lo = (trap.lo ^ smmu.power.gerrorFlip) >>> 0
+}
+
+const GERROR: RegisterRule = { bits: 32, read: readGerror }
+
 /** Only what is active can be acknowledged: anything else has unpredictable effects (IHI 0070 section 7.5). */
 const GERRORN: RegisterRule = {
   bits: 32,
-  read: hwRead,
+  read: readGerror,
   write(smmu, trap) {
     const { hardware } = smmu
     const before = hardware.read32(ARM_SMMU_GERRORN)
     const gerror = hardware.read32(ARM_SMMU_GERROR)
     const active = gerror ^ before
-    const toggled = trap.lo ^ before
+    const toggled = trap.lo ^ smmu.power.gerrorFlip ^ before
     if ((toggled & ~active) !== 0) smmu.warn(HYP_GERRORN_INACTIVE, trap.lo, gerror, before, 0)
     const goesOn = (toggled & active & GERROR_CMDQ_ERR) !== 0
     if (goesOn) smmu.hostCmdq.acknowledge()
@@ -275,7 +283,7 @@ const FRAME: readonly (readonly [offset: number, rule: RegisterRule])[] = [
   [ARM_SMMU_GBPA, GBPA],
   [ARM_SMMU_IRQ_CTRL, RW],
   [ARM_SMMU_IRQ_CTRLACK, RW],
-  [ARM_SMMU_GERROR, RO],
+  [ARM_SMMU_GERROR, GERROR],
   [ARM_SMMU_GERRORN, GERRORN],
   [ARM_SMMU_GERROR_IRQ_CFG0, MSI64],
   [ARM_SMMU_GERROR_IRQ_CFG1, MSI],

@@ -6,11 +6,13 @@
 
 import type { El2, Machine } from '../../machine/ports.ts'
 import type { StreamInfo } from '../../policy/inspect.ts'
-import type { Stage2Change, Trap } from '../../policy/policy.ts'
+import type { PowerMode, Stage2Change, Trap } from '../../policy/policy.ts'
 import { HypFatal, includesStep, type PolicyContext, type SeriesStep } from '../../policy/policy.ts'
 import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.ts'
-import { EFAULT, EINVAL, ENODEV, ENOMEM, EPERM, OK } from '../../policy/result.ts'
+import { EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, EPERM, OK, resultName } from '../../policy/result.ts'
 import { fieldGet, TWO_POW_32 } from '../../smmu/bits.ts'
+import type { PowerState } from '../../smmu/hardware.ts'
+import { POWER_STATES } from '../../smmu/hardware.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
 import {
   ARM_SMMU_CMDQ_CONS,
@@ -37,12 +39,13 @@ import { verifyIdmap } from './idmapVerify.ts'
 import { expectKnown } from './known.ts'
 import { PAGE_SIZE, PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
+import { makeUpForLoss, stepBack, switchPower } from './power.ts'
 import { type Quirks, quirksOf } from './quirks.ts'
 import { SHADOW_CMDQ_BYTES } from './shadowCmdqSize.ts'
 import { HostShare } from './share.ts'
 import { Smmu } from './smmu.ts'
 import { copyStream, nestStream, type StreamRule } from './steRules.ts'
-import { HYP_EL2_TABLES, HYP_EL2_TOOK_SHARED, HYP_UNMAP } from './warnings.ts'
+import { HYP_EL2_TABLES, HYP_EL2_TOOK_SHARED, HYP_POWERED_OFF, HYP_UNMAP } from './warnings.ts'
 
 /** Pages, of the size of the granule, that the pool has beyond what the host's stage 2 can need. */
 const SPARE_PAGES = 500
@@ -101,6 +104,8 @@ export class Hypervisor implements HypContext {
   readonly #bbm: number
   /** Of the idmap, with `#blocks`. */
   #idmapBlocks: IdmapBlocks | null = null
+  /** SMMUs may be switched off and on, by asking. */
+  readonly powerMode: PowerMode | null
   readonly #requireIsolation: boolean
   readonly #poolPages: number | null
   readonly #clock: () => number
@@ -125,6 +130,7 @@ export class Hypervisor implements HypContext {
     this.#granule = options.granule ?? 4096
     this.#blocks = options.blocks ?? false
     this.#bbm = options.bbm ?? MAX_BBM_LEVEL
+    this.powerMode = options.power ?? null
     this.#requireIsolation = options.requireIsolation ?? false
     this.#poolPages = options.poolPages ?? null
     this.#clock = context.clock ?? (() => performance.now())
@@ -143,7 +149,10 @@ export class Hypervisor implements HypContext {
     const registers = frameRules(this.upTo, this.quirks, overrides.registers)
     const { wholeFrame } = this.choices
     this.#frames = this.smmus.map(smmu => new RegisterFrame(smmu, registers, wholeFrame))
-    this.#checkpoint = new Checkpoint(machine, this.smmus, this.upTo, this.#granule, this.#blocks, this.choices)
+    this.#checkpoint = new Checkpoint(machine, this.smmus, {
+      ...{ upTo: this.upTo, granule: this.#granule, blocks: this.#blocks },
+      ...{ power: this.powerMode !== null, choices: this.choices },
+    })
   }
 
   /** Whether devices reach the host's pages only. */
@@ -287,7 +296,9 @@ export class Hypervisor implements HypContext {
   /** BBM level that all SMMUs have, as far as it is to be made use of. */
   #bbmLevel(): number {
     let level = this.#bbm
-    for (const { hardware } of this.smmus) {
+    for (const { hardware, isOn } of this.smmus) {
+      // One that is off has nothing cached, and does not tell.
+      if (!isOn) continue
       const own = fieldGet(IDR3_BBML, hardware.read32(ARM_SMMU_IDR3))
       level = Math.min(level, own <= MAX_BBM_LEVEL ? own : 0)
     }
@@ -302,7 +313,8 @@ export class Hypervisor implements HypContext {
     } else if (this.isolated) {
       this.trap = trap.seq
       this.wait.begin()
-      this.#frames[trap.smmu].access(trap)
+      if (this.powerMode === null) this.#frames[trap.smmu].access(trap)
+      else this.#accessPowered(smmu, trap)
       this.trap = 0
     } else if (trap.write) {
       trap.aborted = !smmu.hardware.write(trap.offset, trap.size, trap.lo, trap.hi)
@@ -314,10 +326,73 @@ export class Hypervisor implements HypContext {
   /** The hardware has not consumed the commands that were posted to it. */
   postMismatch(index: number): void {
     const smmu = this.smmus[index]
-    if (smmu === undefined || !this.isolated) return
+    if (smmu === undefined || !this.isolated || !smmu.isOn) return
     this.wait.begin()
     smmu.shadowCmdq.settle()
+    this.#lookForLoss(smmu)
     this.changed()
+  }
+
+  // Power (server/hypervisor/README.md, section 19).
+
+  /** As any access to a frame, of an SMMU that may be off, or have lost its state. */
+  #accessPowered(smmu: Smmu, trap: Trap): void {
+    if (!smmu.isOn) {
+      smmu.warn(HYP_POWERED_OFF, trap.offset, trap.size, trap.write ? trap.lo : 0, trap.write ? trap.hi : 0)
+      trap.aborted = true
+    } else if (trap.write && trap.offset === ARM_SMMU_CR0 && !makeUpForLoss(smmu)) {
+      trap.aborted = true
+    } else {
+      this.#frames[trap.smmu].access(trap)
+      this.#lookForLoss(smmu)
+    }
+  }
+
+  /** Hardware that consumes no commands may have lost its queue. */
+  #lookForLoss(smmu: Smmu): void {
+    if (this.powerMode === null || !smmu.shadowCmdq.timedOut) return
+    smmu.shadowCmdq.timedOut = false
+    makeUpForLoss(smmu)
+    this.changed()
+  }
+
+  /**
+   * The host asks for an SMMU to be switched off or on, and finds that done when this is OK.
+   * @returns ENODEV: SMMUs are not switched here. EPERM: with its state lost it would let devices through. EBUSY: it is not idle, or off
+   *   in another way. EIO: the controller refused, or the hardware did not come back as it should
+   */
+  power(index: number, state: PowerState): number {
+    const control = this.machine.power
+    const smmu = this.smmus[index]
+    const mode = this.powerMode
+    if (control === undefined || mode === null || smmu === undefined || !this.isolated) return ENODEV
+    if (this.quirks.has('power-unowned')) return control.set(index, state) ? OK : EIO
+    // Until then GBPA is the host's.
+    if (!includesStep(this.upTo, 'queues')) return ENODEV
+    this.wait.begin()
+    smmu.power.wanted = POWER_STATES.indexOf(state) + 1
+    this.keepState()
+    try {
+      return switchPower(smmu, control, state, mode === 'keep')
+    } finally {
+      smmu.power.wanted = 0
+      this.changed()
+    }
+  }
+
+  /** Whether SMMUs can be switched at all. */
+  get switches(): boolean {
+    return this.powerMode !== null && this.machine.power !== undefined
+  }
+
+  powerState(index: number): PowerState | null {
+    const smmu = this.smmus[index]
+    return smmu === undefined ? null : (POWER_STATES[smmu.power.now] ?? null)
+  }
+
+  keepState(): void {
+    this.changed()
+    this.#persist()
   }
 
   /**
@@ -408,6 +483,7 @@ export class Hypervisor implements HypContext {
   /** Gives pages of the host to a protected VM: neither vCPUs nor devices reach them afterwards. */
   donate(base: number, size: number, vm: number): number {
     const result = this.#donate(base, size, vm)
+    for (const smmu of this.smmus) this.#lookForLoss(smmu)
     this.report.pages(PAGE_DONATE, base, size, vm, result)
     if (result === OK) this.changed()
     return result
@@ -600,10 +676,11 @@ export class Hypervisor implements HypContext {
     if (!this.isolated) return changes
     // The former hypervisor may have died between a store and its clean.
     this.memory.clean?.(this.pool.base, this.pool.capacity * PAGE_SIZE)
+    changes.push(...this.#resumePower(false))
     for (const smmu of this.smmus) this.#expect(smmu.verify())
     for (const smmu of this.smmus) {
       const { index, hardware, hostCmdq, shadowStrtab } = smmu
-      if (includesStep(this.upTo, 'cmdq')) {
+      if (includesStep(this.upTo, 'cmdq') && smmu.isOn) {
         this.#expect(hostCmdq.resume() ? [] : [`SMMU ${index}: its queue cannot be read`])
       }
       if (!includesStep(this.upTo, 'strtab')) continue
@@ -627,7 +704,33 @@ export class Hypervisor implements HypContext {
       this.#persist()
     }
     changes.push(...this.#resumeHostStage2())
+    changes.push(...this.#resumePower(true))
     this.#expect(this.verify())
+    return changes
+  }
+
+  /**
+   * What was being switched when a former hypervisor died: off at once, since the hardware may be off already; on when the tables are what
+   * the state says, from the state before.
+   * @param on what was to be on; else what was to be off
+   */
+  #resumePower(on: boolean): string[] {
+    const changes: string[] = []
+    const control = this.machine.power
+    for (const smmu of this.smmus) {
+      const { index, power } = smmu
+      const state = POWER_STATES[power.wanted - 1]
+      if (state === undefined || control === undefined || this.powerMode === null) continue
+      const keeps = this.powerMode === 'keep'
+      if (on || smmu.isOn) {
+        // Until the host's registers are kept, nothing has begun.
+        const begun = on || power.saved || !(keeps || state === 'retained')
+        const result = begun ? switchPower(smmu, control, state, keeps) : EBUSY
+        changes.push(`SMMU ${index}: to be switched ${state === 'on' ? 'on' : 'off'}: ${resultName(result)}`)
+        power.wanted = 0
+        this.keepState()
+      } else stepBack(smmu, control)
+    }
     return changes
   }
 

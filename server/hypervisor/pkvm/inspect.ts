@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the hypervisor shows of itself. */
-import type { Facility, FaultPorts, Inspectable, PageOwners, Stage2Table, StreamInfo } from '../../policy/inspect.ts'
+import type {
+  Facility,
+  FaultPorts,
+  Inspectable,
+  PageOwners,
+  PowerRequests,
+  Stage2Table,
+  StreamInfo,
+} from '../../policy/inspect.ts'
 import { includesStep, type SeriesStep } from '../../policy/policy.ts'
 import { hex, hex64 } from '../../smmu/bits.ts'
+import { POWER_STATES } from '../../smmu/hardware.ts'
 import { ARM_SMMU_CR0, describeRegister } from '../../smmu/registers.ts'
 import type { Hypervisor } from './hypervisor.ts'
 import type { Smmu } from './smmu.ts'
@@ -21,6 +30,7 @@ export class PkvmInspect implements Inspectable {
   readonly facilities: ReadonlySet<Facility>
   readonly warnings = HYP_WARNINGS
   readonly pages: PageOwners
+  readonly power?: PowerRequests
   readonly faults: FaultPorts
   readonly #hypervisor: Hypervisor
 
@@ -29,6 +39,7 @@ export class PkvmInspect implements Inspectable {
     this.#hypervisor = hypervisor
     this.facilities = new Set(facilitiesOf(hypervisor.upTo))
     this.pages = hypervisor
+    if (hypervisor.switches) this.power = hypervisor
     this.faults = { ownership, pool, stage2: () => this.#stage2() }
   }
 
@@ -67,13 +78,13 @@ export class PkvmInspect implements Inspectable {
 }
 
 /** Registers as the host last wrote them, and the queues on both sides. */
-function smmuState({ index, state, hostCmdq, shadowCmdq, hostStrtab, evtq }: Smmu): string[] {
+function smmuState({ index, state, power, hostCmdq, shadowCmdq, hostStrtab, evtq }: Smmu): string[] {
   const { cr0 } = state
   const { prod, cons } = hostCmdq.registers
   const shadow = shadowCmdq.state
   const strtab = hostStrtab.state
   return [
-    `SMMU ${index}:`,
+    `SMMU ${index}:${power.now === 0 ? '' : ` ${POWER_STATES[power.now]}`}`,
     `  CR0          ${hex(cr0)} ${describeRegister(ARM_SMMU_CR0, cr0)}`,
     `  STRTAB_BASE  ${hex64(strtab.baseLo, strtab.baseHi)}, CFG ${hex(strtab.cfg)}`,
     `  CMDQ host    ${hex(hostCmdq.address)}, 2^${hostCmdq.log2size} entries, PROD ${hex(prod)}, CONS ${hex(cons)}`,

@@ -51,6 +51,10 @@ export const QUIRKS = {
     versions: 'all',
     effect: 'SMMUEN = 0 gets no invalidation: what its TLB kept is used when it is enabled again',
   },
+  'power-unowned': {
+    versions: 'all',
+    effect: 'the host switches SMMUs off and on by itself: they come back with base registers that nobody wrote',
+  },
   'shutdown-panics': {
     versions: 'all',
     effect: 'CR0 = 0 with EVTQEN set is fatal',

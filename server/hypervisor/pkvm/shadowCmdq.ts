@@ -119,6 +119,8 @@ export class ShadowCmdq {
   #own = 0
   /** Room ran out in this trap: nothing more is appended. */
   #full = false
+  /** The hardware did not consume what it was given, and did not say why. Whoever looks into that clears it. */
+  timedOut = false
 
   constructor(smmu: SmmuContext) {
     this.#smmu = smmu
@@ -137,6 +139,14 @@ export class ShadowCmdq {
     hardware.write64(ARM_SMMU_CMDQ_BASE, base + SHADOW_CMDQ_LOG2SIZE)
     hardware.write32(ARM_SMMU_CMDQ_PROD, 0)
     hardware.write32(ARM_SMMU_CMDQ_CONS, 0)
+  }
+
+  /** After a power-on, while it is off: the queue is empty, and installed in the hardware again. */
+  restart(): void {
+    Object.assign(this.state, { ...NO_STATE, base: this.state.base })
+    this.#own = 0
+    this.timedOut = false
+    this.program(this.state.base)
   }
 
   // Produce.
@@ -264,6 +274,7 @@ export class ShadowCmdq {
     if (this.idle) return true
     hyp.wait.until(this.#consumed)
     if (this.idle) return true
+    this.timedOut = !state.stopped
     const warning = state.stopped ? HYP_CMDQ_STOPPED : HYP_CMDQ_TIMEOUT
     this.#smmu.warn(warning, state.prod, state.cons, hardware.read32(ARM_SMMU_GERROR), 0)
     return false

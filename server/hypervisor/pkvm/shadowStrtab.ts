@@ -231,7 +231,9 @@ export class ShadowStrtab {
    */
   rebuild(): number {
     for (const sid of [...this.streams.keys()]) if (!this.#renew(sid, false)) return EFAULT
-    if (this.#smmu.hyp.choices.anyInvalidation) this.#adopt(false)
+    const { choices, powerMode } = this.#smmu.hyp
+    // A driver that has suspended the SMMU sends no CFGI_STE (server/hypervisor/README.md, section 19).
+    if (choices.anyInvalidation || powerMode !== null) this.#adopt(false)
     return OK
   }
 

@@ -2,7 +2,7 @@
 /** One SMMU: its parts put together (server/hypervisor/README.md, sections 2 and 3), and what concerns all of them. */
 
 import { includesStep } from '../../policy/policy.ts'
-import { EIO, ENODEV, OK } from '../../policy/result.ts'
+import { EIO, ENODEV, ETIMEDOUT, OK } from '../../policy/result.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import { TWO_POW_32 } from '../../smmu/bits.ts'
 import {
@@ -20,6 +20,7 @@ import { EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../../smmu/queue.ts'
 import {
   ARM_SMMU_CMDQ_BASE,
   ARM_SMMU_CR0,
+  ARM_SMMU_CR1,
   ARM_SMMU_EVTQ_BASE,
   ARM_SMMU_GBPA,
   ARM_SMMU_PRIQ_BASE,
@@ -31,6 +32,7 @@ import {
   Q_BASE_HI_ADDR,
   STRTAB_BASE_HI_ADDR,
 } from '../../smmu/registers.ts'
+import { CR1_REQUIRED } from '../common/cr1.ts'
 import { abortBypass, stopSmmu } from '../common/formerOwner.ts'
 import { HardwareFrame } from '../common/hardwareFrame.ts'
 import { NO_FEATURES, probe, type SmmuFeatures } from '../common/probe.ts'
@@ -39,6 +41,7 @@ import type { HypContext, SmmuContext } from './context.ts'
 import { HostCmdq } from './hostCmdq.ts'
 import { HostStrtab } from './hostStrtab.ts'
 import { HOST_VMID } from './idmap.ts'
+import { POWERED_ON, type SmmuPower } from './powerState.ts'
 import { HostQueue } from './queues.ts'
 import { ShadowCmdq } from './shadowCmdq.ts'
 import { SHADOW_CMDQ_BYTES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
@@ -88,6 +91,7 @@ export class Smmu implements SmmuContext {
   readonly evtq: HostQueue
   readonly priq: HostQueue
   readonly state: SmmuState = { cr0: 0, cr1: 0 }
+  readonly power: SmmuPower = { ...POWERED_ON }
   readonly features: SmmuFeatures = { ...NO_FEATURES }
 
   constructor(
@@ -115,13 +119,23 @@ export class Smmu implements SmmuContext {
   }
 
   reset(): void {
+    Object.assign(this.power, POWERED_ON)
+    this.forgetHost()
+    this.shadowCmdq.reset()
+    this.shadowStrtab.reset()
+  }
+
+  /** To the host, the SMMU is as after a reset; what it had shared is not any more. */
+  forgetHost(): void {
     Object.assign(this.state, { cr0: 0, cr1: 0 } satisfies SmmuState)
     this.hostCmdq.reset()
-    this.shadowCmdq.reset()
     this.hostStrtab.reset()
-    this.shadowStrtab.reset()
     this.evtq.reset()
     this.priq.reset()
+  }
+
+  get isOn(): boolean {
+    return this.power.now === 0
   }
 
   warn(warning: HypWarning, a: number, b: number, c: number, d: number): void {
@@ -164,6 +178,19 @@ export class Smmu implements SmmuContext {
     return abortBypass(this.hardware, wait, !quirks.has('gbpa-attributes-lost'))
   }
 
+  /**
+   * After a power-on. First of all, what comes aborts; then the hardware is stopped, whatever it came back as, and gets again what is the
+   * hypervisor's.
+   */
+  program(): number {
+    if (!this.abortBypass()) return ETIMEDOUT
+    if (this.stop() !== null) return EIO
+    this.shadowCmdq.restart()
+    this.shadowStrtab.program(this.shadowStrtab.state.base)
+    if (this.hyp.choices.wholeFrame) this.hardware.write32(ARM_SMMU_CR1, CR1_REQUIRED)
+    return this.verifyRegisters().length === 0 ? OK : EIO
+  }
+
   /** Nothing that the hardware fetched or translated stays cached. For an SMMU whose command queue is enabled. */
   invalidateAll(): number {
     const { shadowCmdq } = this
@@ -180,7 +207,7 @@ export class Smmu implements SmmuContext {
    * @param base @param size of the pages, bytes, multiples of the granule
    */
   invalidateStage2(base: number, size: number, granuleShift: number): number {
-    if (!this.enabled(CR0_SMMUEN)) return OK
+    if (!this.isOn || !this.enabled(CR0_SMMUEN)) return OK
     if (!this.#sends()) return ENODEV
     const { shadowCmdq } = this
     const granule = 2 ** granuleShift
@@ -208,7 +235,7 @@ export class Smmu implements SmmuContext {
 
   /** Nothing that was translated by the idmap stays cached, tables on the way included (server/hypervisor/README.md, section 9.4). */
   forgetStage2(): number {
-    if (!this.enabled(CR0_SMMUEN)) return OK
+    if (!this.isOn || !this.enabled(CR0_SMMUEN)) return OK
     if (!this.#sends()) return ENODEV
     const { shadowCmdq } = this
     shadowCmdq.begin()
@@ -228,7 +255,14 @@ export class Smmu implements SmmuContext {
 
   /** What is wrong with the hardware's registers that are the hypervisor's, and with live STEs, in words. */
   verify(): string[] {
-    const { upTo, idmap } = this.hyp
+    const { idmap } = this.hyp
+    const problems = this.isOn ? this.verifyRegisters() : []
+    return idmap === null ? problems : [...problems, ...this.shadowStrtab.verify(idmap)]
+  }
+
+  /** What is wrong with the hardware's registers that are the hypervisor's, in words. For an SMMU that is on. */
+  verifyRegisters(): string[] {
+    const { upTo } = this.hyp
     const problems: string[] = []
     const expect = (name: string, offset: number, mask: number, value: number) => {
       const found = (this.hardware.read32(offset) & mask) >>> 0
@@ -249,7 +283,6 @@ export class Smmu implements SmmuContext {
       expect('STRTAB_BASE_CFG', ARM_SMMU_STRTAB_BASE_CFG, 0xffff_ffff, this.shadowStrtab.cfg)
     }
     if (includesStep(upTo, 'queues')) expect('GBPA', ARM_SMMU_GBPA, GBPA_ABORT, GBPA_ABORT)
-    if (idmap !== null) problems.push(...this.shadowStrtab.verify(idmap))
     return problems
   }
 }

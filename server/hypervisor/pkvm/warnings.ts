@@ -13,6 +13,7 @@ const COMMAND_QUEUE = 'server/hypervisor/README.md#6-command-queue'
 const STREAM_TABLE_ENTRIES = 'server/hypervisor/README.md#7-stream-table-entries'
 const EL2 = 'server/hypervisor/README.md#17-following-a-hypervisor-at-el2'
 const STAGE_2_IDMAP = 'server/hypervisor/README.md#9-stage-2-idmap'
+const POWER = 'server/hypervisor/README.md#19-power'
 
 const list: HypWarning[] = []
 
@@ -271,6 +272,25 @@ export const HYP_STE_UNSHADOWED = warning(
   STREAM_TABLE_ENTRIES,
   "Entries of the host's stream table let transactions pass, and no CFGI_STE has told of them: their streams end in C_BAD_STE or C_BAD_STREAMID.",
   ['sid', 'streams'],
+)
+export const HYP_QUEUE_DISABLED_AT_SUSPEND = warning(
+  'HYP_QUEUE_DISABLED_AT_SUSPEND',
+  CR0_TRANSITIONS,
+  'The host left nothing but its command queue enabled, as a driver with runtime power management does when it suspends.',
+  ['before', 'after'],
+  true,
+)
+export const HYP_POWERED_OFF = warning(
+  'HYP_POWERED_OFF',
+  POWER,
+  'The host accessed an SMMU that is switched off: the access ends in an external abort.',
+  ['offset', 'size', 'valueLo', 'valueHi'],
+)
+export const HYP_STATE_LOST = warning(
+  'HYP_STATE_LOST',
+  POWER,
+  'The hardware lost what the hypervisor had programmed though nobody had switched it off by asking: devices may have reached anything meanwhile.',
+  ['cr0', 'hardwareCr0', 'hardwareGbpa'],
 )
 
 /** All of them, by id - 1. */

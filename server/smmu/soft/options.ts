@@ -48,6 +48,11 @@ export interface SoftSmmuOptions {
   readonly aidr?: number
   /** GBPA after reset; incoming attributes and no abort unless given. */
   readonly gbpa?: number
+  /**
+   * Addresses in registers whose value after power-on is UNKNOWN (IHI 0070 chapter 6), of tables, queues and MSIs: below 2^52. 0 unless
+   * given.
+   */
+  readonly unknown?: () => number
   /** `architectural` unless given. */
   readonly caching?: Caching
   /** Guarded registers take writes while the bit that guards them is set, as QEMU's do. They ignore them unless given. */

@@ -8,12 +8,12 @@
 import { getField, type Halves } from '../bits.ts'
 import * as C from '../commands.ts'
 import { decodeFeatures, type Features, type IdRegisters, QEMU_NESTED_ID_REGISTERS } from '../features.ts'
-import type { SmmuHardware } from '../hardware.ts'
+import type { PowerState, SmmuHardware } from '../hardware.ts'
 import type { GuestMemory } from '../memory.ts'
 import type { PageRequest } from '../pageRequest.ts'
 import { CMDQ_ENTRY_SIZE, EVTQ_ENTRY_SIZE, PRIQ_ENTRY_SIZE } from '../queue.ts'
 import * as R from '../registers.ts'
-import type { Outcome, Transaction, Translated } from '../transaction.ts'
+import { ABORTED, type Outcome, type Transaction, type Translated } from '../transaction.ts'
 import { Walker, type WalkRegisters } from '../walker.ts'
 import type { Recorder } from '../walkSteps.ts'
 import { Ats, type Completion, type TranslatedTransaction, type TranslationRequest } from './ats.ts'
@@ -75,6 +75,7 @@ export class SoftSmmu implements SmmuHardware {
   readonly #pri: PriQueue
   readonly #ats: Ats
   readonly #stalls: Stalls
+  #power: PowerState = 'on'
   /** A CMD_ATC_INV since the last CMD_SYNC timed out. */
   #atcTimeout = false
   /** Structures that were invalidated since the last CMD_SYNC; undefined: all. Only where fetches are torn. */
@@ -124,8 +125,9 @@ export class SoftSmmu implements SmmuHardware {
     this.reset()
   }
 
-  /** To the state after power-on; caches are empty. */
+  /** To the state after a reset, on; caches are empty. */
   reset(): void {
+    this.#power = 'on'
     this.#cr0.reset()
     this.#cr1 = this.#cr2.value = 0
     this.#gbpa = this.#gbpaWritten = this.#options.gbpa ?? 1 << 12
@@ -141,6 +143,43 @@ export class SoftSmmu implements SmmuHardware {
     this.#invalidated = []
     this.#updateDue = this.#commandDue = 0
     this.#updateWalker()
+  }
+
+  // Power.
+
+  /**
+   * Switches it off or on. Off, it takes no access to its frame and lets no transaction pass; those that it held are gone. On again, it
+   * is as it was, caches included, or as after a reset, with values in its base registers that nobody wrote.
+   */
+  power(state: PowerState): void {
+    if (state === this.#power) return
+    if (state === 'off') this.#lose()
+    this.#power = state
+    this.#stalls.reset()
+    this.#updateWalker()
+  }
+
+  #lose(): void {
+    this.reset()
+    const { unknown } = this.#options
+    if (unknown === undefined) return
+    const strtab = unknown()
+    this.#strtabLo = (strtab & R.STRTAB_BASE_LO_ADDR) >>> 0
+    this.#strtabHi = Math.floor(strtab / 2 ** 32) & R.STRTAB_BASE_HI_ADDR
+    this.#strtabCfg = unknown() & STRTAB_CFG_MASK
+    for (const queue of [this.#cmdq, this.#evtq, this.#priq]) {
+      const base = unknown()
+      queue.baseLo = base >>> 0
+      queue.baseHi = Math.floor(base / 2 ** 32) & R.Q_BASE_HI_ADDR
+      queue.prod = unknown() & Q_POINTER
+      queue.cons = unknown() & Q_POINTER
+    }
+    const { gerror, evtq, priq } = this.#interrupts
+    for (const source of [gerror, evtq, priq]) {
+      const address = unknown()
+      source.write(source.offset, address >>> 0)
+      source.write(source.offset + 4, Math.floor(address / 2 ** 32))
+    }
   }
 
   // Transactions.
@@ -167,17 +206,17 @@ export class SoftSmmu implements SmmuHardware {
 
   /** A PCIe ATS Translation Request (IHI 0070 section 3.9.1.2). */
   translationRequest(request: TranslationRequest): Completion {
-    return this.#ats.request(request)
+    return this.#power === 'on' ? this.#ats.request(request) : { status: 'unsupported-request' }
   }
 
   /** A transaction that a device marks as Translated (IHI 0070 section 3.9.1.3). */
   translatedTransaction(t: TranslatedTransaction): Outcome {
-    return this.#ats.translated(t)
+    return this.#power === 'on' ? this.#ats.translated(t) : ABORTED
   }
 
-  /** A PRI page request (chapter 8); ignored without IDR0.PRI. */
+  /** A PRI page request (chapter 8); ignored without IDR0.PRI, and while it is off. */
   pageRequest(request: PageRequest): void {
-    if (this.features.pri) this.#pri.request(request)
+    if (this.features.pri && this.#power === 'on') this.#pri.request(request)
   }
 
   /**
@@ -205,6 +244,7 @@ export class SoftSmmu implements SmmuHardware {
 
   /** Lets everything happen that is late: acknowledgements, and the consumption of commands. */
   step(): void {
+    if (this.#power !== 'on') return
     if (this.#updateDue > 0) this.#completeUpdates()
     this.#commandDue = 0
     this.#commands.finish()
@@ -326,12 +366,13 @@ export class SoftSmmu implements SmmuHardware {
 
   // Registers.
 
-  /** The registers that translation depends on, as they are in use. */
+  /** The registers that translation depends on, as they are in use. Off, it is as one that aborts. */
   get walkRegisters(): WalkRegisters {
+    const off = this.#power !== 'on'
     return {
-      cr0: this.#cr0.value,
+      cr0: off ? 0 : this.#cr0.value,
       cr2: this.#cr2.value,
-      gbpa: this.#gbpa,
+      gbpa: off ? R.GBPA_ABORT : this.#gbpa,
       strtabBaseLo: this.#strtabLo,
       strtabBaseHi: this.#strtabHi,
       strtabBaseCfg: this.#strtabCfg,
@@ -342,8 +383,9 @@ export class SoftSmmu implements SmmuHardware {
     this.#walker.setRegisters(this.walkRegisters)
   }
 
-  /** The frame is 128 KiB; only aligned accesses of 4 and 8 bytes are supported (IHI 0070 section 6.2). */
+  /** The frame is 128 KiB; only aligned accesses of 4 and 8 bytes are supported (IHI 0070 section 6.2), and only while it is on. */
   #supported(offset: number, size: number): boolean {
+    if (this.#power !== 'on') return false
     return (size === 4 || size === 8) && offset % size === 0 && offset >= 0 && offset + size <= R.ARM_SMMU_FRAME_SIZE
   }
 

@@ -289,6 +289,7 @@ test.each<[string[], RegExp]>([
   [['donate', '--base', '0x40000000', '--size', '4K', '--vm', '1'], /no pages|owner|passthrough/],
   [['reclaim', '--base', '0x40000000', '--size', '4K', '--vm', '1'], /no pages|owner|passthrough/],
   [['ownership', '--from', '0x40000000'], /owner|passthrough/],
+  [['power', 'off'], /--power/],
   [['qmp', 'quit'], /command/],
   [['trap', '99999'], /no trap row/],
   [['stream', 'x'], /sid/],

@@ -6,12 +6,12 @@ import { Campaign, type CampaignOptions } from '../../../server/attack/campaign.
 import { replay } from '../../../server/attack/cases.ts'
 import { Corpus } from '../../../server/attack/corpus.ts'
 import { OPERATIONS } from '../../../server/attack/operations.ts'
-import { MODES, type Program, REPERTOIRES, Stage } from '../../../server/attack/program.ts'
+import { MODES, type Program, repertoire, Stage } from '../../../server/attack/program.ts'
 import { Random } from '../../../server/attack/random.ts'
 import { HARDWARE, hotPages, idRegistersOf, randomSetup } from '../../../server/attack/setup.ts'
-import type { PolicyFactory } from '../../../server/policy/policy.ts'
+import { POWER_MODES, type PolicyFactory } from '../../../server/policy/policy.ts'
 import { IDR3_BBML } from '../../../server/smmu/registers.ts'
-import { attackUntil, OPEN, withHole } from './support.ts'
+import { attackUntil, KNOWN, OPEN, withHole } from './support.ts'
 
 const OPTIONS: CampaignOptions = { policy: 'pkvm', until: 'nested', hardware: HARDWARE, seed: 3, known: [] }
 
@@ -91,7 +91,7 @@ test('programs are judged where the policy claims to isolate', () => {
 
 test('operations are counted when they are run', () => {
   const stage = new Stage(randomSetup(new Random(1), 'nested', []), 'hostile', withHole({}))
-  const first = REPERTOIRES.hostile.first(new Random(1))
+  const first = repertoire('hostile', false).first(new Random(1))
   const needy = OPERATIONS.find(({ needs }) => needs !== undefined)
   if (needy === undefined) throw new Error('no operation needs hardware')
   const program: Program = {
@@ -128,13 +128,13 @@ test('programs that come of others are programs', () => {
   fc.assert(
     fc.property(seed, fc.constantFrom(...MODES), fc.integer({ min: 1, max: 30 }), (seed, mode, count) => {
       const random = new Random(seed)
-      const repertoire = REPERTOIRES[mode]
+      const known = repertoire(mode, false)
       const corpus = new Corpus()
       let program: Program = {
         mode,
         seed,
         interleaving: mode === 'driver' ? 0 : 5,
-        operations: [repertoire.first(random)],
+        operations: [known.first(random)],
       }
       for (let i = 0; i < count; i++) {
         corpus.add(program)
@@ -142,7 +142,7 @@ test('programs that come of others are programs', () => {
         expect(program.mode).toBe(mode)
         expect(program.operations.length).toBeGreaterThan(0)
         expect(program.operations.length).toBeLessThanOrEqual(200)
-        expect(program.operations.every(({ name }) => repertoire.get(name) !== undefined)).toBe(true)
+        expect(program.operations.every(({ name }) => known.get(name) !== undefined)).toBe(true)
         if (mode === 'driver') expect(program.interleaving).toBe(0)
       }
       expect(corpus.pick(random, mode === 'driver' ? 'hostile' : 'driver')).toBeUndefined()
@@ -154,6 +154,28 @@ test.each([0, 1, 2] as const)('RAM in blocks, BBM level %i: nothing is found', b
   const { cases, stats } = run({ blocks: { bbm }, hardware: HARDWARE }, 60_000, withHole({}))
   expect(cases).toEqual([])
   expect(stats.judged).toBeGreaterThan(20)
+})
+
+test.each(POWER_MODES)('SMMUs that are switched off and on, %s: nothing is found', mode => {
+  const { cases, stats } = run({ power: { mode }, hardware: HARDWARE }, 60_000, withHole({}))
+  expect(cases).toEqual([])
+  expect(stats.judged).toBeGreaterThan(20)
+})
+
+test('drivers whose SMMU is switched off and on see what they would without a hypervisor', () => {
+  const drivers = repertoire('driver', true)
+  for (const mode of POWER_MODES) {
+    const tried = new Set<string>()
+    for (let seed = 0; seed < 40; seed++) {
+      const random = new Random(seed)
+      const setup = { ...randomSetup(random, 'nested', [], undefined, { mode }), firmware: 'none' as const }
+      const operations = Array.from({ length: 30 }, () => drivers.random(random))
+      const stage = new Stage(setup, 'driver', withHole({}), new Set(KNOWN.map(({ kind }) => kind)))
+      expect(stage.run({ mode: 'driver', seed, interleaving: 0, operations }, true)).toBeUndefined()
+      for (const step of stage.world.steps) if (step.do === 'power') tried.add(step.state)
+    }
+    expect([...tried].sort()).toEqual(['off', 'on', 'retained'])
+  }
 })
 
 test('a machine for blocks has some, whichever they are', () => {

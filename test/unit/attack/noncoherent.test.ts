@@ -100,6 +100,37 @@ test('killed between a store and its clean', () => {
   expect(lost).toBeGreaterThan(0)
 })
 
+test('cleans are counted: of a stream, a command, a donation, a reclaim', () => {
+  const world = new World({ ...PLAIN, twoLevel: true, sidBits: 16, hardware: ['noncoherent'] }, withHole({}))
+  world.restart(1)
+  const host = new Host(world, new Random(1))
+  const [strtab, cmdq, evtq] = [0x1_0000, 0x2_0000, 0x2_1000].map(offset => HIGH_RAM + offset)
+  host.boot(0, { strtab, cmdq, cmdqLog2size: 6, evtq, evtqLog2size: 6, priq: evtq, priqLog2size: 6 })
+  const cleaned = (act: () => void) => {
+    world.takeCleaned()
+    act()
+    return world.takeCleaned()
+  }
+  const page = HIGH_RAM + 0x3_0000
+  // An L2 table of 16 KiB is zeroed; an L1 descriptor; words 1 to 7, CFGI, word 0, CFGI; the host's commands. Commands of which four are a
+  // line lie in two, as the queue stands.
+  expect(cleaned(() => host.attach(0, 1, STE_BYPASS, HIGH_RAM + 0x4_0000))).toEqual({ operations: 7, lines: 264 })
+  expect(cleaned(() => host.attach(0, 2, STE_BYPASS, HIGH_RAM + 0x4_0000))).toEqual({ operations: 5, lines: 6 })
+  expect(cleaned(() => host.commands(0, SYNC))).toEqual({ operations: 1, lines: 1 })
+  // A descriptor; TLBI_S2_IPA and CMD_SYNC, TLBI_NH_ALL and CMD_SYNC.
+  expect(cleaned(() => host.transfer('donate', page, 4096, 1))).toEqual({ operations: 3, lines: 3 })
+  // The page, its descriptor.
+  expect(cleaned(() => host.transfer('reclaim', page, 4096, 1))).toEqual({ operations: 2, lines: 65 })
+  const { stats } = (() => {
+    const options = { policy: 'pkvm', until: 'nested', hardware: ['noncoherent'], seed: 1, known: KNOWN } as const
+    const campaign = new Campaign(withHole({}), options)
+    while (campaign.stats.steps < 5_000) campaign.next()
+    return campaign
+  })()
+  expect(stats.cleans).toBeGreaterThan(100)
+  expect(stats.cleanedLines).toBeGreaterThan(stats.cleans)
+})
+
 test('a store reaches others with its line', () => {
   const memory = new AttackMemory([{ base: RAM, size: 0x2000 }])
   const cache = new CpuCache(memory)

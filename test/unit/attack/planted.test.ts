@@ -8,7 +8,14 @@ import type { PolicyFactory } from '../../../server/policy/policy.ts'
 import { COMMAND_KEPT } from '../../../server/policy/report.ts'
 import { EPERM, OK } from '../../../server/policy/result.ts'
 import { fieldPrep } from '../../../server/smmu/bits.ts'
-import { CMDQ_OP_CMD_SYNC, CMDQ_OP_PREFETCH_CFG, CMDQ_OP_TLBI_S12_VMALL } from '../../../server/smmu/commands.ts'
+import {
+  CMDQ_OP_CFGI_ALL,
+  CMDQ_OP_CMD_SYNC,
+  CMDQ_OP_PREFETCH_CFG,
+  CMDQ_OP_TLBI_NSNH_ALL,
+  CMDQ_OP_TLBI_S12_VMALL,
+} from '../../../server/smmu/commands.ts'
+import type { PowerState } from '../../../server/smmu/hardware.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { attackUntil, filtered, KNOWN, withHole } from './support.ts'
 
@@ -201,8 +208,43 @@ const BLOCK_HOLES: typeof HOLES = [
   ],
 ]
 
-test.each([...HOLES, ...BLOCK_HOLES])('%s', (_, factory, kind, options) => {
-  const found = attackUntil(factory, new RegExp(`^${kind}( HYP_|$)`), options)
+/** What the hardware kept while it was off is used again. */
+const cachesAreKept: PolicyFactory = (machine, context) => {
+  let off = false
+  return withHole({
+    machine: ({ memory, power }) => ({
+      memory: filtered(memory, (_, bytes) => {
+        if (!off || bytes.length % 16 !== 0 || bytes.length > 64) return true
+        for (let at = 0; at < bytes.length; at += 16) {
+          if (bytes[at] === CMDQ_OP_CFGI_ALL || bytes[at] === CMDQ_OP_TLBI_NSNH_ALL) bytes[at] = CMDQ_OP_PREFETCH_CFG
+        }
+        return true
+      }),
+      ...(power && {
+        power: {
+          resetsToAbort: power.resetsToAbort,
+          set: (smmu: number, state: PowerState) => {
+            off ||= state !== 'on'
+            return power.set(smmu, state)
+          },
+        },
+      }),
+    }),
+  })(machine, context)
+}
+
+const POWER_HOLES: typeof HOLES = [
+  [
+    'an SMMU that lets devices through is switched on',
+    withHole({ machine: ({ power }) => ({ ...(power && { power: { ...power, resetsToAbort: true } }) }) }),
+    'dma untranslated',
+    { power: { mode: undefined } },
+  ],
+  ['what was cached is used once it is on', cachesAreKept, 'dma by stage 2, from a cache', { power: { mode: 'keep' } }],
+]
+
+test.each([...HOLES, ...BLOCK_HOLES, ...POWER_HOLES])('%s', (_, factory, kind, options) => {
+  const found = attackUntil(factory, new RegExp(`^${kind}( HYP_|, meanwhile$|$)`), options)
   expect(found?.kind.startsWith(kind)).toBe(true)
   if (found === undefined) return
   // As a file, on a machine of its own.

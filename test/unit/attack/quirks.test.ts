@@ -16,14 +16,19 @@ const FOUND: readonly (readonly [quirk: string, kind: RegExp, hardware: readonly
   ['eats', /^dma (as Translated|by what an ATC kept)/, ['ats']],
   ['no-tlbi-while-off', /^dma (untranslated|by stage 2), from a cache/, []],
   ['idmap-never-initialised', /^dma by stage 2/, []],
+  ['power-unowned', /^dma (untranslated|by stage 2)/, []],
   ['queues-unshared', /^smmu-write event/, []],
   ['l1-double-fetch', /^hypervisor-reads-vm/, []],
   ['l2-share-unchecked', /^hypervisor-reads-vm/, []],
   ['shutdown-panics', /^warns HYP_EVTQ_DISABLED/, []],
 ]
 
+/** Those that show with SMMUs that are switched off and on. */
+const SWITCHED = new Set(['power-unowned'])
+
 test.each(FOUND)('%s', (quirk, kind, hardware) => {
-  const found = attackUntil(whole, kind, { hardware, quirks: [quirk] })
+  const power = SWITCHED.has(quirk) ? { power: { mode: undefined } } : {}
+  const found = attackUntil(whole, kind, { hardware, quirks: [quirk], ...power })
   expect(found?.kind).toMatch(kind)
   if (found === undefined) return
   // The case says which quirk it needs, and shows nothing without it.

@@ -84,6 +84,7 @@ export function withHole({ machine: change, context: other, access, pages, claim
         warnings: inspect.warnings,
         faults: inspect.faults,
         pages: { ...shown, ...pages?.(shown) },
+        ...(inspect.power && { power: inspect.power }),
         sections: () => ({}),
         streams: () => [],
         stateLines: () => [],

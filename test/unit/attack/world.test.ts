@@ -76,6 +76,7 @@ describe('what happens meanwhile', () => {
     let accesses = 0
     it.view = {
       ...{ begin: () => {}, reset: () => {}, wrote: () => {}, readCons: () => {}, performed: () => {} },
+      switched: () => {},
       accessed: () => accesses++,
     }
     it.perform({ ...write(0, 0), each: [dma(0, RAM)] })

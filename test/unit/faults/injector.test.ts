@@ -475,6 +475,7 @@ describe('errors, interrupts, the rest', () => {
   test('warn, malformed, reset, pause, disconnect, delay', () => {
     expect(now({ do: 'warn', warning: 'HYP_UNMAP' }).bench.forced).toEqual(['HYP_UNMAP'])
     expect(now({ do: 'malformed' }).bench.garbled).toBe(1)
+    expect(now({ do: 'lose-state' }).bench.lost).toEqual([0])
     expect(now({ do: 'reset' }).bench.firings[0]?.action).toEqual({ do: 'reset' })
     expect(now({ do: 'pause', ms: 5 }).bench.firings[0]?.action).toEqual({ do: 'pause', ms: 5 })
     const { bench } = running([rule({ at: 'machine' }, { do: 'disconnect' })])

@@ -26,6 +26,7 @@ export interface FaultyMachine extends Pick<FaultContext, 'machine' | 'policy' |
   readonly time: number
   invalidated: number
   garbled: number
+  readonly lost: number[]
 }
 
 export function faultContext(bench: FaultyMachine): FaultContext {
@@ -46,6 +47,7 @@ export function faultContext(bench: FaultyMachine): FaultContext {
       throw new Cut('cut')
     },
     garble: () => void bench.garbled++,
+    loseState: smmu => void bench.lost.push(smmu),
     die: () => {
       throw new Cut('died')
     },
@@ -58,6 +60,7 @@ export class FaultyBench extends Bench {
   readonly irqs: number[] = []
   readonly forced: string[] = []
   garbled = 0
+  readonly lost: number[] = []
   invalidated = 0
   readonly policy: Policy
   /** Guest's clock, ns. */

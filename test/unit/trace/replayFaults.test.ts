@@ -33,6 +33,7 @@ function withFaults(plan: FaultPlan, ring: RingWriter): { factory: PolicyFactory
         clock: () => 0,
         irq() {},
         invalidate() {},
+        loseState() {},
         warn: (warning, trap, smmu) => context.report.warn(warning, trap, smmu, 0, 0, 0, 0),
         donate: () => OK,
         reclaim: () => OK,

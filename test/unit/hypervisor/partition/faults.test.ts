@@ -16,6 +16,7 @@ class FaultyPartition extends PartitionBench {
   readonly forced: string[] = []
   readonly time = 0
   garbled = 0
+  readonly lost: number[] = []
   #invalidated = 0
 
   /** As the hardware does it when QEMU is asked to. */

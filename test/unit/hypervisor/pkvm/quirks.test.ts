@@ -141,6 +141,11 @@ const EFFECTS: Readonly<Record<QuirkName, readonly [look: (up: Up) => unknown, v
     },
     [],
   ],
+  'power-unowned': [
+    ({ bench }) => [bench.hyp.power(0, 'off'), bench.hyp.powerState(0)],
+    [OK, 'on'],
+    { options: { power: 'keep' }, power: () => ({ resetsToAbort: true, set: () => true }) },
+  ],
   'shutdown-panics': [
     ({ bench }) => {
       bench.write(r.ARM_SMMU_CR0, 0)

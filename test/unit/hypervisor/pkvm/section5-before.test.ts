@@ -217,7 +217,7 @@ describe('CR0ACK', () => {
     new Host(bench).boot()
     bench.hw.unacknowledged = SMMUEN
     bench.write(r.ARM_SMMU_CR0, CMDQEN)
-    expect(bench.report.take()).toEqual(['HYP_EVTQ_DISABLED', 'HYP_CR0ACK'])
+    expect(bench.report.take()).toEqual(['HYP_QUEUE_DISABLED_AT_SUSPEND', 'HYP_CR0ACK'])
     bench.hw.consumed = []
     return bench
   }

@@ -64,7 +64,7 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   // In HypervisorState, by runs; what follows from them.
   'pool.ts': ['#lowest', '#clean', '#limit', 'used', 'peak', 'failures', 'generation'],
   // Of the operation at hand.
-  'shadowCmdq.ts': ['#own', '#full', 'origin'],
+  'shadowCmdq.ts': ['#own', '#full', 'timedOut', 'origin'],
   // Of the trap at hand; found again by resume.
   'shadowStrtab.ts': ['#renewed', '#aborts'],
   'wait.ts': ['#spent'],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A machine for the hypervisor's tests: memory, hardware that logs what it saw, and a host that behaves like Linux. */
 import { Hypervisor, type HypervisorOverrides } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
-import type { CpuGuard, El2, Machine } from '../../../../server/machine/ports.ts'
+import type { CpuGuard, El2, Machine, PowerControl } from '../../../../server/machine/ports.ts'
 import type { PolicyOptions } from '../../../../server/policy/policy.ts'
 import { newTrap, type Trap } from '../../../../server/policy/policy.ts'
 import type { CommandVerdict, HypReport } from '../../../../server/policy/report.ts'
@@ -335,6 +335,8 @@ export class TestGuard implements CpuGuard {
 }
 
 export interface SetUp {
+  /** SMMUs can be switched off. */
+  readonly power?: (hardware: readonly SmmuHardware[]) => PowerControl
   readonly el2?: El2
   readonly options?: PolicyOptions
   readonly overrides?: HypervisorOverrides
@@ -374,6 +376,7 @@ export class BenchOf<H extends SmmuHardware> {
       devices: [],
       guard: this.guard,
       ...(setUp.el2 && { el2: setUp.el2 }),
+      ...(setUp.power && { power: setUp.power(this.hardware) }),
     }
     this.hyp = new Hypervisor(
       this.machine,

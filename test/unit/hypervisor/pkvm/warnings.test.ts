@@ -25,6 +25,7 @@ test('some are expected of an unmodified driver', () => {
   expect(HYP_WARNINGS.filter(({ expected }) => expected).map(({ code }) => code)).toEqual([
     'HYP_QUEUE_DISABLED_AT_SHUTDOWN',
     'HYP_QUEUE_DISABLED_BY_CRASH_KERNEL',
+    'HYP_QUEUE_DISABLED_AT_SUSPEND',
   ])
 })
 

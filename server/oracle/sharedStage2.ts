@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Whether an SMMU could walk the tables that EL2 keeps for its host, instead of tables of its own (server/hypervisor/README.md, section 20):
+ * what the formats say, and nothing of whether devices would find there what they need.
+ */
+import type { HostStage2Registers } from '../machine/ports.ts'
+import { fieldGet } from '../smmu/bits.ts'
+import type { IdRegisters } from '../smmu/features.ts'
+import * as r from '../smmu/registers.ts'
+
+/** VTCR_EL2.TG0, and the bit of SMMU_IDR5 that says the SMMU has that granule. */
+const GRANULES = [
+  [4, r.IDR5_GRAN4K],
+  [64, r.IDR5_GRAN64K],
+  [16, r.IDR5_GRAN16K],
+] as const
+
+const bits = (word: number, high: number, low: number): number => (word >>> low) & (2 ** (high - low + 1) - 1)
+
+/** VTCR_EL2.DS (DDI 0487 D24.2): descriptors of 52-bit addresses, with 4 and 16 KiB granules. */
+const hasLpa2 = ({ vtcrHi }: HostStage2Registers): boolean => (vtcrHi & 1) !== 0
+
+/** What stands against it, in words; none: the SMMU can walk them. */
+export function sharingProblems(registers: HostStage2Registers, { idr0, idr5 }: IdRegisters): string[] {
+  const { vtcrLo, vttbrHi } = registers
+  const problems: string[] = []
+  if ((idr0 & r.IDR0_S2P) === 0) problems.push('the SMMU has no stage 2 (IDR0.S2P)')
+  if ((idr0 & r.IDR0_COHACC) === 0)
+    problems.push('the SMMU does not look into caches, and EL2 cleans no table for it (IDR0.COHACC)')
+  const granule = GRANULES[bits(vtcrLo, 15, 14)]
+  if (granule === undefined) problems.push('VTCR_EL2.TG0 is reserved')
+  else if ((idr5 & granule[1]) === 0) problems.push(`the SMMU has no granule of ${granule[0]} KiB (VTCR_EL2.TG0)`)
+  if (hasLpa2(registers) && (idr5 & r.IDR5_DS) === 0)
+    problems.push('the descriptors are those of 52-bit addresses, which the SMMU does not read (VTCR_EL2.DS, IDR5.DS)')
+  const input = 64 - bits(vtcrLo, 5, 0)
+  const oas = r.oasBits(fieldGet(r.IDR5_OAS, idr5))
+  if (input > oas)
+    problems.push(`the tables translate ${input} bits, a stage 2 of the SMMU at most ${oas} (VTCR_EL2.T0SZ, IDR5.OAS)`)
+  const vmid = vttbrHi >>> 16
+  if (vmid > 0xff && (idr0 & r.IDR0_VMID16) === 0)
+    problems.push(`VMID ${vmid} has more bits than the SMMU's (IDR0.VMID16)`)
+  return problems
+}
+
+/** Whether the SMMU hears what CPUs invalidate by broadcast (DVM); if not, EL2 has to send each TLBI as a command as well. */
+export const hearsBroadcast = ({ idr0 }: IdRegisters): boolean => (idr0 & r.IDR0_BTM) !== 0
