@@ -105,6 +105,10 @@ test('the switches of the command line: series, blocks, BBM level, hardware that
   await form.getByRole('button', { name: 'Start the attack' }).click()
   await expect.poll(() => asked).toMatchObject({ policy: 'partition' })
   expect(asked).not.toHaveProperty('blocks')
+  // A switch takes no letters: they still lead to the views.
+  await form.getByRole('checkbox', { name: 'noncoherent' }).focus()
+  await page.keyboard.press('r')
+  await expect.poll(() => page.url()).toMatch(/#\/runs$/)
 })
 
 test('the start dialog offers known defects of the policy that has them, and the oracle', async () => {

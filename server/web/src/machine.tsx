@@ -234,7 +234,7 @@ export function StartDialog() {
             go('runs')
           }}
         >
-          Recordings of earlier machines: replay, compare
+          Recordings of earlier machines: open, replay, compare
         </Button>
         <div class="buttons full">
           <Button onClick={close}>Cancel</Button>

@@ -19,16 +19,22 @@ export function shortcut(keys: string, text: string, run: () => void): () => voi
   }
 }
 
+/** Inputs that take no text. */
+const NO_TEXT: ReadonlySet<string> = new Set(['checkbox', 'radio', 'range', 'file'])
+
 const typing = (target: EventTarget | null): boolean =>
-  target instanceof HTMLElement && (/^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || target.isContentEditable)
+  target instanceof HTMLInputElement
+    ? !NO_TEXT.has(target.type)
+    : target instanceof HTMLElement && (/^(TEXTAREA|SELECT)$/.test(target.tagName) || target.isContentEditable)
 
 export function listenForKeys(): void {
   addEventListener('keydown', event => {
     if (event.ctrlKey || event.metaKey || event.altKey) return
     const always = /^F\d+$/.test(event.key)
     if (!always && (typing(event.target) || document.querySelector('dialog[open]'))) return
-    // A focused button takes the space bar itself.
-    if (event.key === ' ' && event.target instanceof HTMLButtonElement) return
+    // A focused button or switch takes the space bar itself.
+    if (event.key === ' ' && (event.target instanceof HTMLButtonElement || event.target instanceof HTMLInputElement))
+      return
     const found = shortcuts.value.findLast(({ keys }) => keys === event.key)
     if (found === undefined) return
     event.preventDefault()

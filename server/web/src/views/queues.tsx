@@ -99,7 +99,7 @@ function CommandQueues({ host, shadow }: { host: Queue; shadow: Queue | null }) 
       <div class="gauges">
         <Gauge queue={host} producer="host" consumer="hyp" name="Host" />
         {shadow ? (
-          <Gauge queue={shadow} producer="hyp" consumer="hw" name="Shadow" />
+          <Gauge queue={shadow} producer="hyp" consumer="hw" name="Shadow" lastRead={recording.value !== undefined} />
         ) : (
           <p class="hint">There is no shadow: the hardware reads the host's queue itself under this policy.</p>
         )}
@@ -186,8 +186,15 @@ function Following({ label, of, children }: { label: string; of: string; childre
 }
 
 /** The ring of a queue, laid out flat: PROD above, CONS below, in the colours of who writes them. */
-function Gauge(props: { queue: Queue; producer: Tone; consumer: Tone; name?: string }) {
-  const { queue, producer, consumer, name } = props
+function Gauge(props: {
+  queue: Queue
+  producer: Tone
+  consumer: Tone
+  name?: string
+  /** CONS is as the hypervisor read it last, which may be long ago. */
+  lastRead?: boolean
+}) {
+  const { queue, producer, consumer, name, lastRead = false } = props
   const at = (index: number) => `${(index / queue.entries) * 100}%`
   return (
     <div class="gauge">
@@ -206,16 +213,20 @@ function Gauge(props: { queue: Queue; producer: Tone; consumer: Tone; name?: str
           </dd>
         </div>
         <div class={`${consumer}-text`}>
-          <dt>CONS</dt>
+          <dt title={lastRead ? 'as the hypervisor read it last, which may be long ago' : undefined}>
+            CONS{lastRead && ', last read'}
+          </dt>
           <dd>
             {hex(queue.cons)}
             <sup title="wrap bit">{queue.consWrap}</sup>
           </dd>
         </div>
-        <div title={count(queue.pending)}>
-          <dt>Pending</dt>
-          <dd>{hex(queue.pending)}</dd>
-        </div>
+        {!lastRead && (
+          <div title={count(queue.pending)}>
+            <dt>Pending</dt>
+            <dd>{hex(queue.pending)}</dd>
+          </div>
+        )}
         <div title={count(queue.entries)}>
           <dt>Entries</dt>
           <dd>{hex(queue.entries)}</dd>

@@ -241,12 +241,16 @@ export function Traps() {
               , {count(list.length)} rows
               {missed > 0 && `, ${count(missed)} not shown`}
             </span>
-            <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
-              {paused ? 'Go on' : 'Pause'}
-            </Button>
-            <Button class="small" keys="f" onClick={() => setFollow(f => !f)} aria-pressed={follow}>
-              Follow
-            </Button>
+            {recorded === undefined && (
+              <>
+                <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
+                  {paused ? 'Go on' : 'Pause'}
+                </Button>
+                <Button class="small" keys="f" onClick={() => setFollow(f => !f)} aria-pressed={follow}>
+                  Follow
+                </Button>
+              </>
+            )}
           </>
         }
       >
