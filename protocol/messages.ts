@@ -26,6 +26,9 @@ export const MAX_STRING = 4096
 /** Bytes of a nonce, and of an HMAC-SHA256. */
 export const TOKEN_BYTES = 32
 
+/** In place of the StreamID of a device on a bus that has no number yet. */
+export const NO_STREAM = 0xffff_ffff
+
 /** Most records of a list. */
 export const MAX_LIST = 65536
 
@@ -168,7 +171,7 @@ export const records: Record<RecordName, readonly Field[]> = {
   ],
   device: [
     f('smmu', 'u8', 'index of the SMMU in front of it'),
-    f('sid', 'u32', 'StreamID'),
+    f('sid', 'u32', 'StreamID; 0xffffffff: none yet, its bus has no number'),
     f('name', 'str', 'id given on the command line, or the PCI address'),
     f('model', 'str', 'QEMU’s type name, e.g. virtio-blk-pci'),
   ],

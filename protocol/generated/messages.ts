@@ -112,7 +112,7 @@ function encodeSmmu(out: FrameWriter, record: Smmu): void {
 export interface Device {
   /** index of the SMMU in front of it */
   readonly smmu: number
-  /** StreamID */
+  /** StreamID; 0xffffffff: none yet, its bus has no number */
   readonly sid: number
   /** id given on the command line, or the PCI address */
   readonly name: string

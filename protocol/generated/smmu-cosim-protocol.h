@@ -408,7 +408,7 @@ typedef struct CosimSmmu {
 typedef struct CosimDevice {
     /* index of the SMMU in front of it */
     uint8_t smmu;
-    /* StreamID */
+    /* StreamID; 0xffffffff: none yet, its bus has no number */
     uint32_t sid;
     /* id given on the command line, or the PCI address */
     const char *name;

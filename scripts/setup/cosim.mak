@@ -5,6 +5,10 @@ CONFIG_PCI_BRIDGE=y
 CONFIG_PCIE_PORT=y
 CONFIG_PCIE_PCI_BRIDGE=y
 CONFIG_XIO3130=y
+# The expander bridges of several SMMUs; QEMU has them in one file with those of CXL.
+CONFIG_PXB=y
+CONFIG_CXL=y
+CONFIG_CXL_MEM_DEVICE=y
 CONFIG_GENERIC_LOADER=y
 
 # DMA masters that a test drives without a kernel
