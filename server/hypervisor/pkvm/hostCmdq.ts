@@ -125,6 +125,7 @@ export class HostCmdq {
 
   /** CMDQEN 1 → 0. What is not copied yet is not any more: its memory is the host's to give away. */
   disable(): number {
+    this.#place()
     this.registers.unfinished = false
     return this.#smmu.hyp.share.unsharePinned(this.#address, this.bytes)
   }

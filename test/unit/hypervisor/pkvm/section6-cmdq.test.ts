@@ -883,6 +883,24 @@ describe('killed in a trap whose commands the hardware refuses one of', () => {
   })
 })
 
+test('after a take-over a queue that was disabled is not read: its memory may be a VM’s', () => {
+  const checkpoint = bench.hyp.checkpoint().slice()
+  bench.hyp = successor(bench)
+  bench.hyp.restore(checkpoint)
+  bench.hyp.resume()
+  bench.write(r.ARM_SMMU_CR0, 0)
+  expect(bench.hyp.donate(HOST_CMDQ, 0x1000, 2)).toBe(OK)
+  bench.write(r.ARM_SMMU_CMDQ_PROD, 8)
+  const reads: number[] = []
+  const read = bench.memory.read.bind(bench.memory)
+  bench.memory.read = (address, into, at, length) => {
+    reads.push(address)
+    return read(address, into, at, length)
+  }
+  bench.read(r.ARM_SMMU_CMDQ_CONS)
+  expect(reads.filter(address => address - (address % 0x1000) === HOST_CMDQ)).toEqual([])
+})
+
 test("the hypervisor's own commands go into the same queue, followed by SYNC", () => {
   host.l1(8)
   host.ste(8, STE.s1)
