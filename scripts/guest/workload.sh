@@ -3,13 +3,16 @@
 
 set -o pipefail
 BLOCK=4096
+MIB=1048576
 VIRTIO_BLK_SERIAL=cosim-vblk
 NVME_SERIAL=cosim-nvme
+MORE_DISKS='usb-storage virtio-scsi ahci virtio-blk-mq' # the serial of each is cosim-NAME
 STDERR=/tmp/stderr
 PATIENCE_S=30
 
 workload() {
 	report_iommu
+	report_table IORT
 	exercise
 }
 
@@ -17,8 +20,15 @@ exercise() {
 	! used virtio-blk || read_disk virtio-blk $VIRTIO_BLK_SERIAL
 	! used nvme || read_disk nvme $NVME_SERIAL
 	! used virtio-blk || write_disk virtio-blk $VIRTIO_BLK_SERIAL
+	for disk in $MORE_DISKS; do
+		! used "$disk" || read_disk "$disk" "cosim-$disk"
+		! used "$disk" || write_disk "$disk" "cosim-$disk"
+	done
 	! used virtio-net || use_network virtio-net virtio_net
 	! used e1000e || use_network e1000e e1000e
+	! used e1000 || use_network e1000 e1000
+	! used igb || use_network igb igb
+	! used igb || use_functions igb igbvf 2
 	reads=$(parameter cosim.bench 0)
 	if [ "$reads" -gt 0 ]; then
 		bench_disk virtio-blk $VIRTIO_BLK_SERIAL "$reads"
@@ -128,6 +138,19 @@ report_iommu() {
 	done
 }
 
+# report_table NAME: an ACPI table, if the machine has it, in parts that fit into a kernel message.
+report_table() {
+	table=/sys/firmware/acpi/tables/$1
+	[ -e "$table" ] || return 0
+	size=$(stat -c %s "$table")
+	offset=0
+	while [ $offset -lt "$size" ]; do
+		part=$(dd if="$table" bs=256 skip=$((offset / 256)) count=1 2>/dev/null | hexdump -v -e '1/1 "%02x"')
+		emit acpi true "\"name\":\"$1\",\"bytes\":$size,\"offset\":$offset,\"hex\":\"$part\""
+		offset=$((offset + 256))
+	done
+}
+
 # find_disk SERIAL: sets DISK to the device name and BLOCKS to its size; waits for a driver that is still probing.
 find_disk() {
 	now
@@ -141,10 +164,29 @@ find_disk() {
 			BLOCKS=$(($(cat "/sys/block/$DISK/size") * 512 / BLOCK))
 			return 0
 		done
+		for file in /sys/block/sd*; do
+			[ "$(scsi_serial "$file")" = "$1" ] || continue
+			DISK=${file##*/}
+			BLOCKS=$(($(cat "$file/size") * 512 / BLOCK))
+			return 0
+		done
 		sleep 0.1
 		now
 	done
 	return 1
+}
+
+# scsi_serial FOLDER: of the disk in this folder of /sys/block, as it says, or the USB device that it is in.
+scsi_serial() {
+	above=$(readlink -f "$1/device") || return
+	if [ -e "$above/vpd_pg80" ]; then
+		tail -c +5 "$above/vpd_pg80" | tr -d '\0 '
+		return
+	fi
+	while [ -n "$above" ]; do
+		above=${above%/*}
+		[ ! -e "$above/serial" ] || { cat "$above/serial"; return; }
+	done
 }
 
 # limit BLOCKS: the number of blocks that cosim.bytes allows of so many.
@@ -179,6 +221,7 @@ pattern() {
 write_disk() {
 	find_disk "$2" || { fail write "$1" "no disk with serial $2"; return; }
 	seed=$(parameter cosim.seed cosim)
+	[ "$1" = virtio-blk ] || seed=$seed-$1 # what one disk holds is right on no other
 	first=$((BLOCKS / 2))
 	count=$(limit $((BLOCKS - first)))
 	pattern "$seed" "$count" >/tmp/pattern
@@ -267,9 +310,9 @@ bench_compute() {
 	timed compute $(($1 * processors))
 }
 
-# find_interface DRIVER: sets INTERFACE.
+# find_interface DRIVER [FOLDER]: sets INTERFACE, to the first one in this folder of /sys.
 find_interface() {
-	for device in /sys/class/net/*; do
+	for device in "${2:-/sys/class/net}"/*; do
 		[ "$(basename "$(readlink "$device/device/driver")")" = "$1" ] || continue
 		INTERFACE=${device##*/}
 		return 0
@@ -280,11 +323,45 @@ find_interface() {
 # use_network NAME DRIVER: an address by DHCP, and a file. Only this card is up then, so the traffic is its own.
 use_network() {
 	find_interface "$2" || { fail net "$1" "no network card with driver $2"; return; }
+	use_card "$1" "$(parameter "cosim.url.$1" '')"
+}
+
+# use_card NAME URL: of INTERFACE.
+use_card() {
 	ip link set "$INTERFACE" up
 	await_carrier
-	fetch "$1" "$(parameter "cosim.url.$1" '')"
+	fetch "$1" "$2"
 	ip addr flush dev "$INTERFACE"
 	ip link set "$INTERFACE" down
+}
+
+# use_functions NAME DRIVER COUNT: a file over each of so many virtual functions of the card NAME, which has the driver of that name.
+# The card is up without an address meanwhile: it answers what the functions ask of it.
+use_functions() {
+	find_interface "$1" || { fail net "$1.vf0" "no network card with driver $1"; return; }
+	parent=$INTERFACE
+	pf=$(readlink -f "/sys/class/net/$parent/device")
+	ip link set "$parent" up
+	await_carrier
+	echo "$3" >"$pf/sriov_numvfs" 2>$STDERR || { fail net "$1.vf0" "no virtual functions: $(cat $STDERR)"; return; }
+	url=$(parameter "cosim.url.$1" '')
+	for vf in $(seq 0 $(($3 - 1))); do
+		use_function "$1.vf$vf" "$2" "$pf/virtfn$vf" "$url"
+	done
+	echo 0 >"$pf/sriov_numvfs"
+	ip link set "$parent" down
+}
+
+# use_function NAME DRIVER DEVICE URL: waits for a driver that is still probing.
+use_function() {
+	now
+	deadline=$((NOW + $(parameter cosim.patience $PATIENCE_S) * 1000000))
+	until find_interface "$2" "$3/net"; do
+		[ "$NOW" -lt $deadline ] || { fail net "$1" "no network card with driver $2 at $(readlink "$3")"; return; }
+		sleep 0.1
+		now
+	done
+	use_card "$1" "$4"
 }
 
 # await_carrier: a card takes a while until it has a link, and udhcpc sends its next request after 2 s. Without one it is tried all
@@ -333,6 +410,26 @@ fetch() {
 	sum=$(sha256sum </tmp/fetched | cut -d ' ' -f 1)
 	emit net true "\"name\":\"$1\",\"address\":\"$address\",\"bytes\":$(stat -c %s /tmp/fetched),\"sha256\":\"$sum\",\"fetchMs\":$(((NOW - started) / 1000))${note:+,\"note\":$(quote "$note")}"
 	rm /tmp/fetched
+}
+
+# successor HOW: starts the kernel and the initramfs of the disk `cosim-kexec` by kexec, or by a panic (kdump). It is told to do
+# the workload, with `-1` behind the seed.
+successor() {
+	find_disk cosim-kexec || { fail successor "$1" 'no disk with serial cosim-kexec'; return; }
+	sizes=$(parameter cosim.kexec 0:0)
+	kernel=${sizes%:*}
+	part 0 "$kernel" >/tmp/kernel && part $(((kernel + MIB - 1) / MIB)) "${sizes#*:}" >/tmp/initramfs ||
+		{ fail successor "$1" "$(cat $STDERR)"; return; }
+	sum=$(cat /tmp/kernel /tmp/initramfs | sha256sum)
+	emit successor true "\"name\":\"$1\",\"bytes\":$((kernel + ${sizes#*:})),\"sha256\":\"${sum%% *}\""
+	line=$(sed 's/ cosim.run=[^ ]*/ cosim.run=workload/; s/ cosim.seed=[^ ]*/&-1/; s/ crashkernel=[^ ]*//' /proc/cmdline)
+	/bin/kexec "$1" /tmp/kernel /tmp/initramfs "$line" 2>$STDERR || { fail successor "$1" "$(cat $STDERR)"; return; }
+	echo c >/proc/sysrq-trigger
+}
+
+# part FIRST BYTES: of DISK, from so many MiB on.
+part() {
+	dd if="/dev/$DISK" bs=$MIB skip="$1" count=$((($2 + MIB - 1) / MIB)) iflag=direct 2>$STDERR | head -c "$2"
 }
 
 # reboot_until BOOTS: reboots until this is the BOOTS-th boot. The count is kept in the last block of the virtio disk,

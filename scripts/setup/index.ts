@@ -5,6 +5,8 @@
  * All of it lives in the user's cache folder under keys of its content, so a second call costs a few `stat`s.
  */
 
+import { ensureFirmware } from './firmware.ts'
+import type { GuestProgram } from './guestPrograms.ts'
 import { ensureInitramfs } from './initramfs.ts'
 import { ensureKernel } from './kernel.ts'
 import type { KernelFiles, SetupOptions } from './options.ts'
@@ -13,7 +15,8 @@ import { ensureQemu } from './qemu.ts'
 export { KERNEL_SERIES, type KernelFiles, type KernelSeries, type SetupOptions } from './options.ts'
 export { ensureBrowser, ensureHostPackages } from './packages.ts'
 export { SetupError } from './run.ts'
-export { ensureInitramfs, ensureKernel, ensureQemu }
+export type { GuestProgram }
+export { ensureFirmware, ensureInitramfs, ensureKernel, ensureQemu }
 
 export interface SetupResult {
   /** The patched qemu-system-aarch64. */

@@ -2,6 +2,7 @@
 import { readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { gunzipSync, zstdDecompressSync } from 'node:zlib'
 import { PrivateApt } from './apt.ts'
 import { cachePath, contentKey, entries, exists, intact, logPath, publish } from './cache.ts'
 import { type CpioEntry, writeCpio } from './cpio.ts'
@@ -83,7 +84,7 @@ async function makeInitramfs(ingredients: Ingredients, context: Context): Promis
   }
   const order: string[] = []
   for (const module of modules) {
-    const name = basename(module).replace(/\.xz$/, '')
+    const name = basename(module).replace(/\.(xz|gz|zst)$/, '')
     const content = await moduleContent(join(modulesDir, module), context)
     files.push({ path: `lib/modules/${name}`, type: 'file', mode: 0o644, content })
     order.push(`${name}\n`)
@@ -97,9 +98,25 @@ async function makeInitramfs(ingredients: Ingredients, context: Context): Promis
   return path
 }
 
-async function moduleContent(path: string, { scratch, signal }: Context): Promise<Uint8Array> {
+/** A module is a few MiB at most. */
+const MAX_MODULE = 256 << 20
+
+/** A module unpacked: CONFIG_MODULE_COMPRESS_GZIP, _XZ and _ZSTD name it so. @throws SetupError when it cannot be */
+export async function moduleContent(
+  path: string,
+  { scratch, signal }: Pick<Context, 'scratch' | 'signal'>,
+): Promise<Uint8Array> {
+  const how = /\.ko(\.\w+)?$/.exec(path)?.[1] ?? ''
   if (path.endsWith('.ko')) return readFile(path)
-  if (!path.endsWith('.ko.xz')) throw new SetupError(`${path}: only plain and .xz modules are understood`)
+  if (how === '.gz' || how === '.zst') {
+    const unpack = how === '.gz' ? gunzipSync : zstdDecompressSync
+    try {
+      return unpack(await readFile(path), { maxOutputLength: MAX_MODULE })
+    } catch (error) {
+      throw new SetupError(`${path}: cannot be unpacked: ${(error as Error).message}`)
+    }
+  }
+  if (how !== '.xz') throw new SetupError(`${path}: modules are .ko, .ko.gz, .ko.xz or .ko.zst`)
   const plain = join(scratch, 'module.ko')
   const command = 'xz -dc "$1" > "$2"'
   await run('sh', ['-c', command, 'sh', path, plain], {

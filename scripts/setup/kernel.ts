@@ -13,6 +13,13 @@ import { run, SetupError } from './run.ts'
 const SUITES = {
   '6.12': 'trixie',
   '6.1': 'bookworm',
+  '6.16': 'trixie-backports',
+  '6.17': 'trixie-backports',
+  '6.18': 'trixie-backports',
+  '6.19': 'trixie-backports',
+  '7.0': 'trixie-backports',
+  '7.1': 'trixie-backports',
+  '7.2': 'trixie-backports',
   '7.3': 'trixie-backports',
   latest: 'trixie-backports',
 } as const satisfies Record<KernelSeries, Suite>

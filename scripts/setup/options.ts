@@ -2,7 +2,10 @@
 /** What set-up is asked for, and what it gives. */
 
 /** The kernels that can be booted. */
-export const KERNEL_SERIES = ['6.12', '6.1', '7.3', 'latest'] as const
+export const KERNEL_SERIES = [
+  ...(['6.12', '6.1', '6.16', '6.17', '6.18', '6.19'] as const),
+  ...(['7.0', '7.1', '7.2', '7.3', 'latest'] as const),
+] as const
 export type KernelSeries = (typeof KERNEL_SERIES)[number]
 
 export interface SetupOptions {

@@ -4,7 +4,7 @@
 const STEPS = ['packages', 'qemu-source', 'qemu-build', 'kernel', 'initramfs'] as const
 export type Step = (typeof STEPS)[number]
 /** What a boot does not need. */
-const EXTRAS = ['qemu-series', 'qemu-sanitized'] as const
+const EXTRAS = ['qemu-series', 'qemu-sanitized', 'firmware'] as const
 export type Extra = (typeof EXTRAS)[number]
 
 /** Tells the user what set-up is doing, or the caller, if it asked for the lines. */

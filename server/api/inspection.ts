@@ -90,7 +90,7 @@ function shown(value: RegisterValue | undefined, smmu: number): { readonly lo: n
 
 export class Inspection {
   readonly #thread: Pick<TrapThread, 'call'>
-  readonly #hello: Described
+  #hello: Described
   readonly #memory: Memory
   readonly #verdicts: Pick<Verdicts, 'host' | 'shadow'>
   readonly #catchUp: () => void
@@ -116,6 +116,11 @@ export class Inspection {
 
   get hello(): Described {
     return this.#hello
+  }
+
+  /** The machine's devices have other StreamIDs, or there are others. */
+  named(devices: Hello['devices']): void {
+    this.#hello = { ...this.#hello, devices }
   }
 
   #check(smmu: number): void {

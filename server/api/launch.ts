@@ -4,6 +4,7 @@ import { FaultController } from '../control/faultController.ts'
 import type { Session } from '../control/session.ts'
 import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
+import { inOrder } from '../machine/devices.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { blockOptions, blocksProblem, checkQuirks, powerOptions, powerProblem } from '../policy/policy.ts'
@@ -107,6 +108,7 @@ export async function launch(
       ...(initrd && { initrd }),
       kernel: image || options.kernel || (el2 ? EL2_KERNEL : DEFAULTS.kernel),
       attack: el2,
+      devices: inOrder(options.devices ?? []),
       ...(qemu !== undefined && { qemu }),
     },
     { signal, ...(progress && { progress }) },
@@ -122,6 +124,9 @@ export async function launch(
       memory: options.memory ?? DEFAULTS.memory,
       carveout: options.carveout ?? DEFAULTS.carveout,
       smp: options.smp ?? DEFAULTS.smp,
+      ...(options.smmus !== undefined && { smmus: options.smmus }),
+      devices: inOrder(options.devices ?? []),
+      ...(options.slots !== undefined && { slots: options.slots }),
       ramDir,
       sandbox,
       ...(progress && { say: progress }),

@@ -4,6 +4,7 @@ import type { Hello } from '../../protocol/generated/messages.ts'
 import type { Session, SessionEnd } from '../control/session.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import { parseGuestEvent } from '../machine/guestEvents.ts'
+import type { Hotplug, PluggableName, Plugged } from '../machine/hotplug.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { NO_WARNINGS, type WarningTable } from '../policy/warnings.ts'
 import { DEFAULTS } from '../run/options.ts'
@@ -220,6 +221,34 @@ export class MachineManager {
     await Promise.race([this.kill().catch(() => {}), timer])
   }
 
+  get hotplug(): Hotplug | undefined {
+    return this.#session?.hotplug
+  }
+
+  /** @throws Problem when there is no machine or no slot, or QEMU refuses */
+  async plug(device: PluggableName): Promise<Plugged> {
+    const plugged = await this.#hotplugged(hotplug => hotplug.add(device))
+    this.#session?.lookAtDevices()
+    return plugged
+  }
+
+  /** @throws Problem when there is no such device, or the guest keeps it */
+  unplug(name: string): Promise<void> {
+    return this.#hotplugged(hotplug => hotplug.remove(name))
+  }
+
+  async #hotplugged<T>(work: (hotplug: Hotplug) => Promise<T>): Promise<T> {
+    const { hotplug } = this
+    if (hotplug === undefined) throw new Problem(409, 'there is no machine')
+    if (this.breakpoints.held !== null)
+      throw new Problem(409, 'a trap is held, and with it all of QEMU: release it first')
+    try {
+      return await work(hotplug)
+    } catch (error) {
+      throw new Problem(409, (error as Error).message)
+    }
+  }
+
   /** Types into the serial console. @throws Problem when the guest takes no input. */
   type(text: string): void {
     const stdin = this.#session?.qemu.child.stdin
@@ -256,6 +285,10 @@ export class MachineManager {
     session.console.once('data', () => this.#reached('kernel'))
     session.console.on('line', line => this.#line(line))
     session.on('connected', hello => this.#connected(session, hello))
+    session.on('devices', devices => {
+      this.#inspection?.named(devices)
+      this.#changed()
+    })
     session.on('reset', () => {
       // The first reset is that of the start.
       this.#phase = 'qemu'

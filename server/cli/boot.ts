@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim boot`: one machine, its workload, its report. */
+import { statSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, Option } from 'commander'
@@ -18,9 +19,11 @@ import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
 import { isSeries, kernelArgs, type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
+import { acpiReport } from '../run/iort.ts'
 import { isolationViolation, notJudged } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
 import {
+  acpiFailure,
   execFailure,
   machineFailure,
   notRecorded,
@@ -33,6 +36,7 @@ import { kernelFolders } from '../run/ownKernel.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import { Stall } from '../run/stall.ts'
+import { BothWorkloads, KDUMP_COMMAND_LINE } from '../run/successor.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { parseAddress } from '../trap/listener.ts'
 import { type BootOptions, bootOptions, OF_THE_SERVER, policyOf, tokenFile } from './bootOptions.ts'
@@ -48,6 +52,9 @@ import { readToken } from './tokenFile.ts'
 
 /** Called with the session of each machine that is started, before it is waited for. */
 export type SessionHook = (session: Session, kernel: MachineFiles['kernel']) => void
+
+/** The first half of the flash of QEMU's virt machine. */
+const MAX_FIRMWARE = 64 << 20
 
 /** A guest may tell of events without end. */
 const MAX_GUEST_EVENTS = 10_000
@@ -93,13 +100,14 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
 
 /** What a served machine needs of the files that the command line names. */
 function namedFiles(options: BootOptions): Named {
-  const { policy, kernel, modules, initrd, qemu, faults = [], ramDir, report, record } = options
+  const { policy, kernel, modules, initrd, firmware, qemu, faults = [], ramDir, report, record } = options
   const folder = (file: string | false | undefined) => (file ? dirname(resolve(file)) : undefined)
   return {
     read: [
       policyFolder(policy),
       ...(kernel === undefined || isSeries(kernel) ? [] : kernelFolders(kernel, modules)),
       initrd,
+      ...(typeof firmware === 'string' ? [firmware] : []),
       qemu,
       options.share?.path,
       ...faults,
@@ -135,8 +143,24 @@ function check(options: BootOptions): void {
     throw new Error(`--granule ${options.granule}: EL2 gives and takes pages of 4096 bytes, the idmap has to follow`)
   }
   if (options.el2 !== 'none' && options.reboots > 0) throw new Error(`--reboots: not with --el2 ${options.el2}`)
+  if (options.kexec !== undefined && options.el2 !== 'none')
+    throw new Error(`--kexec: not with --el2 ${options.el2}, which lets no kernel follow`)
+  if (options.firmware !== undefined) checkFirmware(options)
   checkSizes(options, '--')
   runsLimit()
+}
+
+/** @throws Error for what firmware cannot start, or cannot describe */
+function checkFirmware({ firmware, el2, smmus, qemuArg }: BootOptions): void {
+  if (el2 !== 'none') throw new Error(`--firmware: not with --el2 ${el2}, whose kernel QEMU has to start itself`)
+  if (smmus > 1 && !qemuArg.some(arg => arg.includes('acpi=off')))
+    throw new Error(
+      `--firmware: not with --smmus ${smmus}, which are in no ACPI table (--qemu-arg=-machine --qemu-arg=acpi=off)`,
+    )
+  if (typeof firmware !== 'string') return
+  const { size } = statSync(firmware)
+  if (size === 0 || size > MAX_FIRMWARE)
+    throw new Error(`--firmware ${firmware}: ${size} bytes; the flash of the machine has 1 to ${MAX_FIRMWARE}`)
 }
 
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
@@ -178,15 +202,29 @@ function checkOracle({ oracle, policy, until, el2 }: BootOptions, { description 
 }
 
 /** What is not said depends on what runs at EL2. */
-function wantedFiles({ kernel, modules, initrd, qemu, el2, exec, share }: BootOptions): WantedFiles {
+function wantedFiles({
+  kernel,
+  modules,
+  initrd,
+  firmware,
+  qemu,
+  el2,
+  exec,
+  share,
+  device,
+  kexec,
+}: BootOptions): WantedFiles {
   return {
     kernel: kernel ?? (el2 === 'none' ? DEFAULTS.kernel : EL2_KERNEL),
     ...(modules !== undefined && { modules }),
     ...(initrd !== undefined && { initrd }),
+    ...(firmware !== undefined && { firmware }),
     ...(qemu !== undefined && { qemu }),
     attack: el2 !== 'none',
     agent: exec !== undefined,
     share: share !== undefined,
+    devices: device,
+    kexec: kexec !== undefined,
   }
 }
 
@@ -194,11 +232,12 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
   const { memory, carveout, smp, ramDir, sandbox, interactive, reboots, bench, qemuArg, el2, storm, exec, share } =
     options
   const work = el2 === 'none' ? 'workload' : 'el2'
-  const task = exec !== undefined ? 'remote' : reboots > 0 ? `reboot:${reboots + 1}` : work
+  const task = exec !== undefined ? 'remote' : reboots > 0 ? `reboot:${reboots + 1}` : (options.kexec ?? work)
   const run = interactive ? 'shell' : task
   const append = [
     ...(el2 === 'none' ? [] : [EL2_COMMAND_LINE, `cosim.storm=${storm}`]),
     ...(share === undefined ? [] : [`cosim.share=${share.writable ? 'rw' : 'ro'}`]),
+    ...(options.kexec === 'kdump' ? [KDUMP_COMMAND_LINE] : []),
     options.append ?? '',
   ]
     .join(' ')
@@ -212,6 +251,10 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     say,
     agent: exec !== undefined,
     ...(share && { share }),
+    ...(options.smmus > 1 && { smmus: options.smmus }),
+    devices: options.device,
+    slots: options.slots,
+    ...(options.kexec !== undefined && { successor: options.kexec }),
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
     qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'none' ? [] : EL2_QEMU_ARGS), ...qemuArg],
     ...(!options.baseline && {
@@ -259,6 +302,7 @@ async function watch(
   session.pump?.add(attackTable)
   hook?.(session, kernel)
   const events: GuestEvent[] = []
+  const both = options.kexec && new BothWorkloads(workload)
   let bootMs: number | null = null
   let panic: string | undefined
   session.console.on('line', line => {
@@ -266,6 +310,7 @@ async function watch(
     const event = parseGuestEvent(line)
     if (event === undefined || events.length >= MAX_GUEST_EVENTS) return
     events.push(event)
+    both?.added(events)
     if (event.event === 'userspace') bootMs ??= Math.round(performance.now() - started)
     // The guest switches its SMMU off before it powers off: this is the end of what there is to see.
     if (event.event === 'done' && options.oracle) session.thread?.call('oracle').catch(() => {})
@@ -301,15 +346,17 @@ async function watch(
   const code = await command
 
   const ownTask = options.interactive || options.exec !== undefined || options.initrd !== undefined
-  const entries = ownTask ? [] : workload.check(events)
+  const entries = ownTask ? [] : (both?.entries(events) ?? workload.check(events))
   const attacks = attackTable.report(events, session.pump !== undefined)
+  const acpi = acpiReport(events, session.hello)
   const violation = isolationViolation(end.sections)
   // Whatever policy and machine promise, what was seen counts.
   const broken = end.sections.isolated === true && (violation !== undefined || (attacks && deviceReached(attacks)))
   const failure =
-    withPanic(machineFailure(end, stopped?.()), panic) ??
+    withPanic(machineFailure(end, stopped?.()), options.kexec === 'kdump' ? undefined : panic) ??
     (command === undefined ? undefined : execFailure(events, code)) ??
     (ownTask ? undefined : workloadFailure(events, entries)) ??
+    acpiFailure(acpi) ??
     (ownTask ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??
     attackOutcome(attacks, end.sections.isolated) ??
     el2Failure(end.sections) ??
@@ -334,6 +381,7 @@ async function watch(
     ...(options.initrd !== undefined && { initrd: options.initrd }),
     ...(bench.length > 0 && { bench }),
     ...(timed.length > 0 && { timed }),
+    ...(acpi && { acpi }),
     ...(attacks && { attacks }),
     console: session.console.logPath,
     ...(recording && { recording }),

@@ -3,7 +3,9 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums } from '../../protocol/messages.ts'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
-import type { SharedFolder } from '../machine/qemu.ts'
+import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
+import { MAX_SLOTS } from '../machine/hotplug.ts'
+import { MAX_SMMUS, type SharedFolder } from '../machine/qemu.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import {
@@ -19,9 +21,10 @@ import { EL2_KERNEL, EL2_MODES, type El2Mode } from '../run/el2.ts'
 import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { STALL_SECONDS } from '../run/stall.ts'
+import { SUCCESSORS, type SuccessorStart } from '../run/successor.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
-import { faultNames, folder, inputFile, outputFile, sharedFolder } from './paths.ts'
+import { faultNames, folder, inputFile, outputFile, regularFile, sharedFolder } from './paths.ts'
 import { noTypeCheck } from './policyCheck.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
@@ -41,10 +44,13 @@ export interface BootOptions {
   /** Of a kernel of one's own. */
   readonly modules?: string
   readonly initrd?: string
+  /** Debian's, or a file. */
+  readonly firmware?: true | string
   readonly qemu?: string
   readonly append?: string
   readonly memory: string
   readonly smp: number
+  readonly smmus: number
   readonly carveout: string
   readonly ramDir: string
   readonly transport: Transport
@@ -60,6 +66,8 @@ export interface BootOptions {
   readonly dashboardHost: string
   readonly baseline?: boolean
   readonly reboots: number
+  /** The guest's kernel starts a successor. */
+  readonly kexec?: SuccessorStart
   readonly bench: number
   readonly timeout: number
   readonly report?: string
@@ -71,6 +79,10 @@ export interface BootOptions {
   readonly recordLimit: string
   readonly requireRecording?: boolean
   readonly quiet?: boolean
+  /** Beside the usual ones. */
+  readonly device: readonly DeviceName[]
+  /** For devices that come later. */
+  readonly slots: number
   readonly qemuArg: readonly string[]
   /** Seconds that the machine waits for a lost server. */
   readonly reconnect: number
@@ -149,7 +161,7 @@ export const modulesOption = (): Option =>
 
 /** Of every command that starts machines. */
 export const initrdOption = (about = "initramfs of your own instead of the workload's"): Option =>
-  new Option('--initrd <file>', about).argParser(inputFile)
+  new Option('--initrd <file>', about).argParser(regularFile)
 
 /** Of every command that starts machines. */
 export const appendOption = (): Option => new Option('--append <text>', 'added to the kernel command line')
@@ -194,7 +206,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option('--ats', 'let the host use PCIe ATS and PRI: trusts devices that have them; QEMU’s SMMU has neither')
     .option(
       '--kernel <series|file|dir>',
-      `Debian's ${KERNELS.join(' or ')}, an arm64 Image (or Image.gz), or the folder of a kernel build (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
+      `Debian's ${KERNELS.join(', ')}; an arm64 Image (or Image.gz), or the folder of a kernel build (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
     )
     .addOption(modulesOption())
     .addOption(
@@ -211,10 +223,21 @@ export function bootOptions(command: Command, reconnect: number): Command {
       'as the machine runs, hold what devices reach against who owns the pages, by what was donated and reclaimed, and with --el2 by EL2’s own tables; stop where they must not',
     )
     .addOption(initrdOption())
+    .option(
+      '--firmware [file]',
+      'UEFI, Debian’s or this image, starts the kernel, and describes the machine by ACPI',
+      regularFile,
+    )
     .addOption(qemuOption())
     .addOption(appendOption())
     .option('--memory <size>', 'guest RAM, e.g. 1G', size, DEFAULTS.memory)
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)
+    .option(
+      '--smmus <n>',
+      `SMMUs, 1 to ${MAX_SMMUS}, each in front of a root complex of its own; the four devices are dealt out to them`,
+      integer(1, MAX_SMMUS),
+      1,
+    )
     .option(
       '--carveout <size>',
       'hypervisor memory at the top of guest RAM, a multiple of 2M; 0: none',
@@ -253,6 +276,15 @@ export function bootOptions(command: Command, reconnect: number): Command {
       ]),
     )
     .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
+    .addOption(
+      new Option(
+        '--kexec [how]',
+        'after the workload the guest starts the same kernel by kexec, and that does the workload again; kdump: by a panic',
+      )
+        .choices(SUCCESSORS)
+        .preset('kexec')
+        .conflicts(['interactive', 'reboots', 'exec', 'initrd']),
+    )
     .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)
     .option(
       '--reconnect <s>',
@@ -284,6 +316,13 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option('--faithful', 'every register access of the guest traps, and every hardware access is waited for')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--quiet', 'no guest console on the terminal')
+    .addOption(deviceOption())
+    .option(
+      '--slots <n>',
+      'free root ports, for devices that are plugged in while the machine runs (ctl device add)',
+      integer(0, MAX_SLOTS),
+      0,
+    )
     .addOption(qemuArgOption())
 }
 
@@ -318,6 +357,21 @@ export const quirkOption = (): Option =>
   new Option('--quirk <name>', 'show a known defect (server/hypervisor/README.md, section 13); may be repeated')
     .argParser(collect)
     .default([], '')
+
+/** Of every command that starts machines with a workload. */
+export const deviceOption = (): Option =>
+  new Option(
+    '--device <name>',
+    `one more device that the workload exercises, beside virtio-blk, nvme, virtio-net and e1000e: ${DEVICE_NAMES.join(', ')}; may be repeated`,
+  )
+    .argParser(devices)
+    .default([], '')
+
+/** @throws InvalidArgumentError */
+function devices(name: string, before: readonly DeviceName[]): DeviceName[] {
+  if (!isDevice(name)) throw new InvalidArgumentError(`The workload knows ${DEVICE_NAMES.join(', ')}`)
+  return inOrder([...before, name])
+}
 
 const collect = (value: string, before: readonly string[]): string[] => [...before, value]
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Kernels that the command line names, looked at before there is a machine. */
+import type { DeviceName } from '../machine/devices.ts'
 import { isSeries } from '../run/files.ts'
 import { checkFiles } from '../run/options.ts'
 import { ownKernel } from '../run/ownKernel.ts'
@@ -9,6 +10,8 @@ export interface NamedKernel {
   readonly kernel: string
   readonly modules?: string
   readonly initrd?: string
+  /** Of the workload, beside the usual ones. */
+  readonly devices?: readonly DeviceName[]
 }
 
 /**
@@ -18,7 +21,7 @@ export interface NamedKernel {
  * @throws UsageError naming what was expected
  */
 export async function checkKernel(
-  { kernel, modules, initrd }: NamedKernel,
+  { kernel, modules, initrd, devices }: NamedKernel,
   workload: boolean,
   say: (line: string) => void,
 ): Promise<void> {
@@ -28,7 +31,7 @@ export async function checkKernel(
     return
   }
   try {
-    const { notes } = await ownKernel(kernel, modules, workload && initrd === undefined)
+    const { notes } = await ownKernel(kernel, modules, workload && initrd === undefined, devices)
     if (process.permission === undefined) for (const note of notes) say(note)
   } catch (error) {
     throw new UsageError(`--kernel: ${(error as Error).message}`.replace(/^--kernel: (?=--)/, ''))

@@ -36,6 +36,13 @@ export function inputRecording(text: string): string {
   }
 }
 
+/** The same, of which QEMU reads as much as there is: no device, whose end it might never see. @throws InvalidArgumentError */
+export function regularFile(path: string): string {
+  inputFile(path)
+  if (!statSync(path).isFile()) throw new InvalidArgumentError('not a regular file')
+  return path
+}
+
 /** A file to be written, maybe over another one. @throws InvalidArgumentError */
 export function outputFile(path: string): string {
   const file = statSync(path, { throwIfNoEntry: false })

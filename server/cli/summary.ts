@@ -4,6 +4,7 @@ import type { FaultStatus } from '../faults/injector.ts'
 import type { UntranslatedMaster } from '../machine/masters.ts'
 import { describeDisagreement } from '../oracle/agreement.ts'
 import type { AttackReport } from '../run/attackTable.ts'
+import type { AcpiReport } from '../run/iort.ts'
 import type { Percentiles, Report } from '../run/runReport.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import { counted, grouped, micros } from '../trace/words.ts'
@@ -142,6 +143,13 @@ function sharedLines(shared: El2Report['shared']): string[] {
   ]
 }
 
+function acpiLines({ smmus, mappings, problems }: AcpiReport): string[] {
+  if (problems.length > 0) return problems.map(problem => `  ACPI    ${problem}`)
+  return [
+    `  ACPI    the IORT has the machine's ${counted(smmus.length, 'SMMU')}, in ${counted(mappings.length, 'mapping')} of StreamIDs`,
+  ]
+}
+
 /** A run with known defects says nothing about the policy as it is. */
 export const quirkLines = (policy: string, quirks: readonly string[]): string[] => [
   `  WITH ${quirks.length === 1 ? 'A KNOWN DEFECT' : 'KNOWN DEFECTS'} (--quirk): this is not ${policy} as it is`,
@@ -201,10 +209,12 @@ export function printSummary(run: Report): void {
   }
   if (run.exec !== undefined) lines.push(execLine(run.exec))
   const reported = run.workload.some(({ bytes }) => bytes > 0)
-  for (const { device, operation, bytes, ok, error, ms, note } of reported ? run.workload : []) {
+  for (const { device, operation, bytes, ok, error, ms, note, successor } of reported ? run.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
     const how = ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}` : (error ?? '')
-    lines.push(`  ${ok ? 'ok    ' : 'FAILED'} ${what} ${how}${note ? ` (${note})` : ''}`)
+    lines.push(
+      `  ${ok ? 'ok    ' : 'FAILED'} ${what} ${how}${successor ? ', by the successor' : ''}${note ? ` (${note})` : ''}`,
+    )
   }
   for (const { device, reads, ms } of run.bench ?? []) {
     lines.push(`  bench  ${device.padEnd(18)} ${counted(reads, 'read')}, ${micros((ms / reads) * 1000)} µs each`)
@@ -212,6 +222,7 @@ export function printSummary(run: Report): void {
   for (const { name, count, ms } of run.timed ?? []) {
     lines.push(`  timed  ${name.padEnd(18)} ${grouped(count)} in ${seconds(ms)}`)
   }
+  if (run.acpi !== undefined) lines.push(...acpiLines(run.acpi))
   if (run.attacks !== undefined) lines.push(...attackLines(run.attacks))
   if (run.oracle !== undefined) lines.push(...oracleLines(run.oracle))
   if (run.el2 !== undefined) lines.push(...el2Lines(run.el2))

@@ -7,10 +7,12 @@ import type { Hello } from '../../protocol/generated/messages.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { GuestConsole } from '../machine/console.ts'
 import { copySparse, GuestRam, type RamPool } from '../machine/guestRam.ts'
+import { Hotplug } from '../machine/hotplug.ts'
 import { masterNames, type UntranslatedMaster, untranslatedMasters } from '../machine/masters.ts'
 import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
 import { Qmp } from '../machine/qmp.ts'
 import { ofThisProcess, parseSize, type Scratch } from '../machine/scratch.ts'
+import type { NamedDevice } from '../machine/streams.ts'
 import { Counters, createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
 import type { Recorder } from '../trace/recorder.ts'
@@ -19,6 +21,7 @@ import { createRing } from '../trace/ring.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { parseAddress } from '../trap/listener.ts'
 import type { Transport, TransportUse } from '../trap/messages.ts'
+import { DeviceNames } from './deviceNames.ts'
 import { TrapThread } from './trapThread.ts'
 
 /** What a session runs. */
@@ -118,6 +121,8 @@ export class Session extends EventEmitter<{
   panic: [string]
   reset: [cause: number]
   interrupted: [message: string, fault: boolean]
+  /** The machine's devices have other StreamIDs, or there are others. */
+  devices: [readonly NamedDevice[]]
 }> {
   readonly console: GuestConsole
   readonly qemu: QemuProcess
@@ -131,8 +136,10 @@ export class Session extends EventEmitter<{
   readonly ram: number
   readonly #ram: GuestRam
   readonly #pool: RamPool | undefined
-  /** What QEMU said at the handshake. */
+  /** What QEMU said at the handshake; its devices as they are by now. */
   hello: Hello | undefined
+  /** Devices that come and go. */
+  readonly hotplug: Hotplug
   /** What the frames of the connection travel through. */
   transport: TransportUse | undefined
   readonly ended: Promise<SessionEnd>
@@ -147,6 +154,8 @@ export class Session extends EventEmitter<{
   /** An oracle looks at it while it runs, and at its end. */
   readonly #watched: boolean
   readonly #gone = new AbortController()
+  /** With a server of this session's own. */
+  readonly #names: DeviceNames | undefined
   /** Devices that go past the SMMU, with a server of this session's own; undefined: QEMU was gone before it said so. */
   readonly #untranslated: Promise<readonly UntranslatedMaster[] | undefined> | undefined
   #qmp: Promise<Qmp> | undefined
@@ -166,16 +175,22 @@ export class Session extends EventEmitter<{
     this.#ram = ram
     this.#pool = options.pool
     this.#qmpSocket = join(options.scratch.sockets, 'qmp')
+    const qmp = () => this.qmp(this.#gone.signal)
+    this.hotplug = new Hotplug(qmp, options.scratch.sockets, options.machine.slots ?? 0)
     this.#endsAtReboot = options.machine.extra.includes('-no-reboot')
     thread?.on('connected', (machine, resumed) => {
       this.hello = machine
+      this.#names?.connected(machine, resumed)
       this.pump?.machine(resumed ? machineState.resumed : machineState.running)
       this.emit('connected', machine)
     })
     thread?.on('transport', use => {
       this.transport = use
     })
-    thread?.on('reset', cause => this.emit('reset', cause))
+    thread?.on('reset', cause => {
+      this.#names?.reset()
+      this.emit('reset', cause)
+    })
     thread?.on('shutdown', (_cause, sections) => {
       // What stood at the panic is what counts.
       if (this.#panic === undefined) this.#sections = sections
@@ -222,6 +237,10 @@ export class Session extends EventEmitter<{
     this.console = new GuestConsole(stdout, join(options.runFolder, 'console.log'))
     this.console.on('line', line => this.pump?.console(line))
     this.#untranslated = thread && this.#askMasters()
+    if (this.pump !== undefined) {
+      this.#names = new DeviceNames(qmp, devices => this.#named(devices))
+      this.pump.add(this.#names)
+    }
     this.ended = this.#end()
     if (this.pump !== undefined) void this.#watchLife(this.pump)
   }
@@ -232,6 +251,19 @@ export class Session extends EventEmitter<{
     } catch {
       return undefined
     }
+  }
+
+  /** Devices may have come: their names are asked for. */
+  lookAtDevices(): void {
+    this.#names?.look()
+  }
+
+  #named(devices: readonly NamedDevice[]): void {
+    if (this.hello === undefined) return
+    this.hello = { ...this.hello, devices }
+    this.pump?.control('devices', { devices })
+    this.thread?.call('nameDevices', devices).catch(() => {})
+    this.emit('devices', devices)
   }
 
   /** A machine that must be isolated has not run yet, and does not if no policy can isolate it. */
@@ -263,6 +295,7 @@ export class Session extends EventEmitter<{
     try {
       const qmp = await this.qmp(this.#gone.signal)
       qmp.on('event', ({ event }) => {
+        if (PLUGGED.has(event)) this.#names?.look()
         const state = LIFE[event]
         if (state !== undefined) pump.machine(state)
       })
@@ -424,6 +457,7 @@ export class Session extends EventEmitter<{
     try {
       const qemu = await this.qemu.exited
       this.#gone.abort(new Error('QEMU has ended'))
+      this.#names?.close()
       await this.thread?.drained(this.#stopping ? STOP_DRAIN_MS : DRAIN_MS)
       const untranslated = await this.#untranslated
       const serverError = this.#serverError ?? (this.hello === undefined ? this.#refused : undefined)
@@ -469,6 +503,9 @@ const LIFE: Readonly<Record<string, number>> = {
   POWERDOWN: machineState.powerButton,
   SHUTDOWN: machineState.poweredOff,
 }
+
+/** QMP's events after which there may be other devices. */
+const PLUGGED: ReadonlySet<string> = new Set(['DEVICE_DELETED', 'DEVICE_UNPLUG_GUEST_ERROR'])
 
 function serverAddress(listen: string): NonNullable<QemuOptions['cosim']>['server'] {
   const address = parseAddress(listen)

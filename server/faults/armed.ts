@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A rule with its names as numbers, ready to be compared with what takes place. */
+import { NO_STREAM } from '../../protocol/messages.ts'
 import type { Halves } from '../smmu/bits.ts'
 import { commandNumber, eventNumber } from '../smmu/names.ts'
 import { halvesOf, rangeOf, register } from './names.ts'
@@ -13,14 +14,19 @@ export interface Device {
   readonly model: string
 }
 
-/** The StreamID of a number, or of a device by its id or model. @throws Error when the machine has no such device. */
+/**
+ * The StreamID of a number, or of a device by its id or model; NO_STREAM, which no access has: the guest has not numbered its bus yet.
+ * @throws Error when the machine has no such device
+ */
 export function resolveSid(sid: number | string, devices: readonly Device[]): number {
   if (typeof sid === 'number') return sid
   // JSON has no other way to write it.
   if (/^0x[0-9a-f]{1,8}$/i.test(sid)) return Number(sid)
   const found = devices.find(({ name, model }) => name === sid || model === sid)
   if (found === undefined) {
-    const known = devices.map(({ model, sid: id }) => `${model} (0x${id.toString(16)})`).join(', ')
+    const known = devices
+      .map(({ model, sid: id }) => `${model} (${id === NO_STREAM ? 'not numbered yet' : `0x${id.toString(16)}`})`)
+      .join(', ')
     throw new Error(`no device ${sid} behind an SMMU; there are ${known || 'none'}`)
   }
   return found.sid
@@ -34,7 +40,8 @@ export class ArmedRule<P extends Point = Point> {
   readonly action: number
   readonly trigger: Trigger
   readonly smmu: number | undefined
-  readonly sid: number | undefined
+  /** Follows the device that the rule names. */
+  sid: number | undefined
   readonly offset: number | undefined
   readonly opcode: number | undefined
   readonly event: number | undefined
@@ -60,7 +67,7 @@ export class ArmedRule<P extends Point = Point> {
     this.action = ACTIONS.indexOf(rule.what.do)
     this.trigger = new Trigger(rule, seed, fired)
     this.smmu = 'smmu' in where ? where.smmu : undefined
-    this.sid = 'sid' in where && where.sid !== undefined ? resolveSid(where.sid, devices) : undefined
+    this.locate(devices)
     this.offset = 'register' in where && where.register !== undefined ? register(where.register) : undefined
     this.opcode = 'command' in where && where.command !== undefined ? commandNumber(where.command) : undefined
     this.event = 'event' in where && where.event !== undefined ? eventNumber(where.event) : undefined
@@ -68,6 +75,12 @@ export class ArmedRule<P extends Point = Point> {
     const { mask, value } = where as { mask?: Value; value?: Value }
     this.#mask = mask === undefined ? { lo: 0xffff_ffff, hi: 0xffff_ffff } : halvesOf(mask)
     this.#want = value === undefined ? undefined : halvesOf(value)
+  }
+
+  /** Looks up the StreamID of the device that it names. @throws Error when the machine has no such device */
+  locate(devices: readonly Device[]): void {
+    const { where } = this.rule
+    this.sid = 'sid' in where && where.sid !== undefined ? resolveSid(where.sid, devices) : undefined
   }
 
   concerns(smmu: number): boolean {

@@ -103,7 +103,10 @@ async function reason(tree: Tree, { path, type }: Device, smmu: boolean, added: 
     const transport = String(await tree.get(above(String(await tree.get(path, 'parent_bus'))), 'type'))
     return transport === 'virtio-mmio' ? 'virtio-mmio has no StreamID' : undefined
   }
-  return added && (await tree.is(type, 'sys-bus-device')) ? 'it sits on the system bus' : undefined
+  // An SMMU that was added reads its own tables.
+  return added && type !== 'arm-smmuv3' && (await tree.is(type, 'sys-bus-device'))
+    ? 'it sits on the system bus'
+    : undefined
 }
 
 /** The devices in one line. */

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { availableParallelism } from 'node:os'
 import { INHERITED_RAM } from './fileMemory.ts'
+import { slotArguments } from './hotplug.ts'
 
 /** A disk image behind the SMMU. */
 export interface Disk {
@@ -21,10 +22,14 @@ export interface QemuOptions {
   readonly binary: string
   readonly kernel: string
   readonly initrd?: string
+  /** Image of firmware, which starts the kernel; absent: QEMU does. */
+  readonly firmware?: string
   readonly append: string
   /** QEMU's notation, e.g. `1G`. */
   readonly memory: string
   readonly smp: number
+  /** Each in front of a root complex of its own, at most MAX_SMMUS; absent: one. */
+  readonly smmus?: number
   /** The file of guest RAM, mapped shared: a descriptor, which QEMU inherits, or a path. */
   readonly ramFile: number | string
   /** Where the server listens; absent: the unpatched behaviour, which is the baseline. */
@@ -44,6 +49,10 @@ export interface QemuOptions {
   readonly agentSocket?: string
   /** A folder of the host that the guest can mount by 9p, as `share`. */
   readonly share?: SharedFolder
+  /** Root ports without a device, for those that come later; absent: none. */
+  readonly slots?: number
+  /** Words of further devices of the workload. */
+  readonly devices?: readonly string[]
   readonly qmpSocket: string
   /** QEMU gives up what it does not need before the guest runs: see `SANDBOX`. */
   readonly sandbox: boolean
@@ -55,6 +64,36 @@ export interface QemuOptions {
  * and those that no program should make any more. Its devices, user network and migration to a file work without.
  */
 export const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
+
+/** Root complexes share bus numbers and memory windows evenly enough for so many. */
+export const MAX_SMMUS = 4
+/** Numbers of the root buses are so far apart. */
+const BUSES = 64
+
+/** Name of the root bus of a complex. */
+const rootBus = (complex: number): string => (complex === 0 ? 'pcie.0' : `pcie.${complex}`)
+
+/** Expander bridges with an SMMU in front of each, beside the machine's own (qemu-patches: 0024). */
+const moreSmmus = (smmus: number): string[][] =>
+  Array.from({ length: smmus - 1 }, (_, i) => [
+    ...['-device', `pxb-pcie,id=${rootBus(i + 1)},bus_nr=${(i + 1) * BUSES}`],
+    ...['-device', `arm-smmuv3,id=smmu${i + 1},primary-bus=${rootBus(i + 1)},stage=nested`],
+  ])
+
+/** The four devices are dealt out to the root complexes; an expander bridge takes root ports only. */
+const FOUR = ['virtio-blk', 'nvme', 'virtio-net', 'e1000e'] as const
+/** Chassis numbers of their root ports; those of the workload's other devices are lower. */
+const FIRST_CHASSIS = 8
+
+/** What a device has in front of it, and the end of its own words. */
+function place(name: (typeof FOUR)[number], smmus: number): { readonly ports: string[]; readonly bus: string } {
+  if (smmus === 1) return { ports: [], bus: '' }
+  const index = FOUR.indexOf(name)
+  const root = rootBus(index % smmus)
+  if (index % smmus === 0) return { ports: [], bus: `,bus=${root}` }
+  const port = `pcie-root-port,id=${name}-port,bus=${root},chassis=${FIRST_CHASSIS + index}`
+  return { ports: ['-device', port], bus: `,bus=${name}-port` }
+}
 
 /** A comma in a QEMU option value is written twice. */
 const quote = (value: string): string => value.replaceAll(',', ',,')
@@ -70,6 +109,7 @@ const agentPort = (socket: string): string[] => [
 
 /** QEMU's command line, without the binary. */
 export function qemuArguments(options: QemuOptions): string[] {
+  const { smmus = 1 } = options
   const ram = typeof options.ramFile === 'number' ? INHERITED_RAM : quote(options.ramFile)
   const args = [
     ['-nodefaults', '-display', 'none'],
@@ -88,6 +128,7 @@ export function qemuArguments(options: QemuOptions): string[] {
     ...(options.sandbox ? [['-sandbox', SANDBOX]] : []),
   ]
   if (options.initrd !== undefined) args.push(['-initrd', options.initrd])
+  if (options.firmware !== undefined) args.push(['-bios', options.firmware])
   if (options.cosim !== undefined) {
     const { server, carveout, tokenFile, properties = [] } = options.cosim
     const memory = carveout === '0' ? [] : [`carveout=${carveout}`]
@@ -97,28 +138,41 @@ export function qemuArguments(options: QemuOptions): string[] {
       args.push(['-object', `secret,id=cosim-token,file=${quote(tokenFile)}`])
       object.push('token-secret=cosim-token')
     }
-    args.push(['-object', object.join(',')], ['-global', 'arm-smmuv3.cosim=cosim'])
+    // By its place: the name of an object that an SMMU has is not the only one any more.
+    args.push(['-object', object.join(',')], ['-global', 'arm-smmuv3.cosim=/objects/cosim'])
   }
+  const at = (name: (typeof FOUR)[number]) => place(name, smmus)
+  args.push(...moreSmmus(smmus))
   if (options.virtioDisk !== undefined) {
     const { path, serial } = options.virtioDisk
     args.push(
+      at('virtio-blk').ports,
       ['-drive', `if=none,id=vblk,format=raw,file=${quote(path)}`],
-      ['-device', `virtio-blk-pci,id=virtio-blk,drive=vblk,serial=${serial},iommu_platform=on,disable-legacy=on`],
+      [
+        '-device',
+        `virtio-blk-pci,id=virtio-blk,drive=vblk,serial=${serial},iommu_platform=on,disable-legacy=on${at('virtio-blk').bus}`,
+      ],
     )
   }
   if (options.nvmeDisk !== undefined) {
     const { path, serial } = options.nvmeDisk
     args.push(
+      at('nvme').ports,
       ['-drive', `if=none,id=nvme-drive,format=raw,file=${quote(path)}`],
-      ['-device', `nvme,id=nvme,drive=nvme-drive,serial=${serial}`],
+      ['-device', `nvme,id=nvme,drive=nvme-drive,serial=${serial}${at('nvme').bus}`],
     )
   }
   if (options.network) {
     args.push(
+      at('virtio-net').ports,
+      at('e1000e').ports,
       ['-netdev', 'user,id=net0,net=10.0.2.0/24'],
-      ['-device', 'virtio-net-pci,id=virtio-net,netdev=net0,iommu_platform=on,disable-legacy=on,romfile='],
+      [
+        '-device',
+        `virtio-net-pci,id=virtio-net,netdev=net0,iommu_platform=on,disable-legacy=on,romfile=${at('virtio-net').bus}`,
+      ],
       ['-netdev', 'user,id=net1,net=10.0.3.0/24'],
-      ['-device', 'e1000e,id=e1000e,netdev=net1,romfile='],
+      ['-device', `e1000e,id=e1000e,netdev=net1,romfile=${at('e1000e').bus}`],
     )
   }
   if (options.share !== undefined) {
@@ -131,17 +185,17 @@ export function qemuArguments(options: QemuOptions): string[] {
       ['-device', 'virtio-9p-pci,id=share-9p,fsdev=share,mount_tag=share,iommu_platform=on,disable-legacy=on'],
     )
   }
-  return [...args.flat(), ...options.extra]
+  return [...args.flat(), ...slotArguments(options.slots ?? 0), ...(options.devices ?? []), ...options.extra]
 }
 
 /**
  * The program that starts QEMU, and its arguments. It has a process group of its own: Ctrl-C is ours to handle. Should this process die
- * without a word, the kernel ends QEMU. With as many vCPUs as processors no vCPU takes another's when it wakes up (SCHED_BATCH): mostly
+ * without a word, the kernel ends QEMU. With more vCPUs than processors no vCPU takes another's when it wakes up (SCHED_BATCH): mostly
  * that is the one that holds QEMU's big lock, and all wait for it then.
  */
 export function qemuCommand(options: QemuOptions, processors = availableParallelism()): string[] {
   const confined = options.sandbox ? ['--no-new-privs'] : []
-  const batch = options.smp >= processors ? ['chrt', '--batch', '0'] : []
+  const batch = options.smp > processors ? ['chrt', '--batch', '0'] : []
   return ['setpriv', '--pdeathsig', 'KILL', ...confined, ...batch, options.binary, ...qemuArguments(options)]
 }
 

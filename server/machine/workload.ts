@@ -5,12 +5,13 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { type DeviceName, deviceArguments, extraDevice, netOf } from './devices.ts'
 import type { GuestEvent } from './guestEvents.ts'
 import type { Disk } from './qemu.ts'
 
 /** One check: bytes moved through one device, and what was expected of them. */
 export interface WorkloadEntry {
-  /** `virtio-blk`, `nvme`, `virtio-net`, `e1000e`. */
+  /** `virtio-blk`, `nvme`, `virtio-net`, `e1000e`, or one of those that were asked for (devices.ts). */
   readonly device: string
   /** `read`: the whole disk; `write`: a pattern, verified in the image file; `fetch`: a file over HTTP. */
   readonly operation: 'read' | 'write' | 'fetch'
@@ -24,6 +25,8 @@ export interface WorkloadEntry {
   readonly error?: string
   /** What went wrong before it went well. */
   readonly note?: string
+  /** It was done by the kernel that the first one started by kexec. */
+  readonly successor?: true
 }
 
 /** Timed reads of one disk: 4-KiB O_DIRECT, one after the other. */
@@ -43,6 +46,17 @@ export interface TimedEntry {
   readonly ms: number
 }
 
+/** A kernel and an initramfs for kexec, on a disk of their own. */
+interface Successor {
+  /** Bytes of each. */
+  readonly kernel: number
+  readonly initramfs: number
+  readonly sha256: string
+}
+
+const MIB = 1 << 20
+const SUCCESSOR = 'kexec'
+
 /** How much there is to move. */
 export interface WorkloadSize {
   /** Of each disk, bytes. */
@@ -53,6 +67,13 @@ export interface WorkloadSize {
 
 /** Of the file: more packets than one ring has entries before it crosses a page, which QEMU got wrong (patch 0008). */
 const SIZE: WorkloadSize = { disk: 8 << 20, file: 2 << 20 }
+
+/** The usual ones. */
+const DISKS = ['virtio-blk', 'nvme']
+const CARDS = ['virtio-net', 'e1000e']
+
+/** Of a disk beside the usual ones, bytes: there may be several, and reading is what takes time. */
+const EXTRA_DISK = 512 << 10
 
 /** Deterministic bytes: the keystream of AES-128-CTR with a key made from `seed`. */
 function pseudoRandom(seed: string, bytes: number): Buffer {
@@ -84,12 +105,24 @@ export class Workload {
   /** What the virtio disk held before the guest wrote to it. */
   readonly #virtio: Buffer
   readonly #expected: Record<string, string>
-
   readonly #size: WorkloadSize
+  /** Beside the usual ones. */
+  readonly #devices: readonly DeviceName[]
+  readonly #folder: string
+  #successor: Successor | undefined
 
-  private constructor(folder: string, server: Server, file: Buffer, seed: string, size: WorkloadSize) {
+  private constructor(
+    folder: string,
+    server: Server,
+    file: Buffer,
+    seed: string,
+    size: WorkloadSize,
+    devices: readonly DeviceName[],
+  ) {
     this.#seed = seed
     this.#size = size
+    this.#devices = devices
+    this.#folder = folder
     this.#server = server
     this.#file = file
     this.virtioDisk = { path: join(folder, 'virtio-blk.img'), serial: 'cosim-vblk' }
@@ -102,13 +135,56 @@ export class Workload {
     writeFileSync(this.virtioDisk.path, virtio)
     writeFileSync(this.nvmeDisk.path, nvme)
     this.#expected = { 'virtio-blk': sha256(virtio), nvme: sha256(nvme) }
+    for (const name of this.#extraDisks) {
+      const bytes = pseudoRandom(`${name} ${this.#seed}`, EXTRA_DISK)
+      writeFileSync(this.#image(name), bytes)
+      this.#expected[name] = sha256(bytes)
+    }
+  }
+
+  /** QEMU's words for the devices beside the usual ones. */
+  get deviceArguments(): string[] {
+    const devices = deviceArguments(this.#devices, name => this.#image(name))
+    if (this.#successor === undefined) return devices
+    const path = this.#image(SUCCESSOR).replaceAll(',', ',,')
+    const disk = `virtio-blk-pci,id=${SUCCESSOR},drive=${SUCCESSOR}-drive,serial=cosim-${SUCCESSOR}`
+    return [
+      ...devices,
+      ...['-drive', `if=none,id=${SUCCESSOR}-drive,format=raw,readonly=on,file=${path}`],
+      ...['-device', `${disk},iommu_platform=on,disable-legacy=on`],
+    ]
+  }
+
+  /** Gives the guest a kernel, an Image, and an initramfs to start after the workload (scripts/guest/README.md). */
+  addSuccessor(kernel: Uint8Array, initramfs: Uint8Array): void {
+    const start = Math.ceil(kernel.length / MIB) * MIB
+    const disk = Buffer.alloc(start + Math.ceil(initramfs.length / MIB) * MIB)
+    disk.set(kernel)
+    disk.set(initramfs, start)
+    writeFileSync(this.#image(SUCCESSOR), disk)
+    const both = createHash('sha256').update(kernel).update(initramfs).digest('hex')
+    this.#successor = { kernel: kernel.length, initramfs: initramfs.length, sha256: both }
+  }
+
+  get #extraDisks(): DeviceName[] {
+    return this.#devices.filter(name => extraDevice(name).kind === 'disk')
+  }
+
+  #image(name: string): string {
+    return join(this.#folder, `${name}.img`)
   }
 
   /**
    * Makes the images in `folder` and serves the file on the host's loopback.
    * @param seed of all bytes, letters and digits; default: another one each time.
+   * @param devices beside the usual ones
    */
-  static async create(folder: string, seed = randomBytes(8).toString('hex'), size = SIZE): Promise<Workload> {
+  static async create(
+    folder: string,
+    seed = randomBytes(8).toString('hex'),
+    size = SIZE,
+    devices: readonly DeviceName[] = [],
+  ): Promise<Workload> {
     const file = pseudoRandom(`file ${seed}`, size.file)
     const server = createServer((request, response) => {
       request.resume()
@@ -116,7 +192,7 @@ export class Workload {
     })
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
-    return new Workload(folder, server, file, seed, size)
+    return new Workload(folder, server, file, seed, size, devices)
   }
 
   /** Another round on the same disks: what is to be read is what this one wrote, and what is to be written differs from it. */
@@ -124,6 +200,10 @@ export class Workload {
     const half = this.#size.disk / 2
     const disk = Buffer.concat([this.#virtio.subarray(0, half), pattern(this.#seed, half)])
     this.#expected['virtio-blk'] = sha256(disk)
+    for (const name of this.#extraDisks) {
+      const first = readFileSync(this.#image(name)).subarray(0, EXTRA_DISK / 2)
+      this.#expected[name] = sha256(Buffer.concat([first, pattern(`${this.#seed}-${name}`, EXTRA_DISK / 2)]))
+    }
     this.#round++
     this.#seed = `${this.#seed.split('-')[0]}-${this.#round}`
   }
@@ -136,6 +216,12 @@ export class Workload {
       `cosim.url.virtio-net=http://10.0.2.2:${port}/file`,
       `cosim.url.e1000e=http://10.0.3.2:${port}/file`,
     ]
+    if (this.#devices.length > 0) words.push(`cosim.devices=${[...DISKS, ...CARDS, ...this.#devices].join(',')}`)
+    for (const name of this.#devices) {
+      if (extraDevice(name).kind === 'net') words.push(`cosim.url.${name}=http://${netOf(name)}.2:${port}/file`)
+    }
+    const { kernel, initramfs } = this.#successor ?? {}
+    if (kernel !== undefined) words.push(`cosim.kexec=${kernel}:${initramfs}`)
     if (bench > 0) words.push(`cosim.bench=${bench}`)
     return words.join(' ')
   }
@@ -143,13 +229,26 @@ export class Workload {
   /** The checks, after the machine has ended. Devices that reported nothing have failed. */
   check(events: readonly GuestEvent[]): WorkloadEntry[] {
     const file = sha256(this.#file)
-    return [
-      this.#entry('virtio-blk', 'read', 'device', this.#expected['virtio-blk'] ?? '', events),
-      this.#entry('nvme', 'read', 'device', this.#expected.nvme ?? '', events),
-      this.#written(events),
-      this.#entry('virtio-net', 'fetch', 'net', file, events),
-      this.#entry('e1000e', 'fetch', 'net', file, events),
+    const cards = [
+      ...CARDS,
+      ...this.#devices.flatMap(name => {
+        const { kind, functions = [] } = extraDevice(name)
+        return kind === 'net' ? [name, ...functions] : []
+      }),
     ]
+    return [
+      ...[...DISKS, ...this.#extraDisks].map(name =>
+        this.#entry(name, 'read', 'device', this.#expected[name] ?? '', events),
+      ),
+      this.#written('virtio-blk', this.#size.disk, this.#seed, events),
+      ...this.#extraDisks.map(name => this.#written(name, EXTRA_DISK, `${this.#seed}-${name}`, events)),
+      ...cards.map(name => this.#entry(name, 'fetch', 'net', file, events)),
+    ]
+  }
+
+  /** Whether the guest has read its successor as it is. */
+  checkSuccessor(events: readonly GuestEvent[]): WorkloadEntry {
+    return this.#entry(SUCCESSOR, 'read', 'successor', this.#successor?.sha256 ?? '', events)
   }
 
   /** Timed reads, when there were any. */
@@ -178,7 +277,8 @@ export class Workload {
     expected: string,
     events: readonly GuestEvent[],
   ): WorkloadEntry {
-    const event = events.find(e => e.event === name && e.name === device)
+    // The successor is named by how it is started.
+    const event = events.find(e => e.event === name && (e.name === device || device === SUCCESSOR))
     if (event === undefined) {
       return { device, operation, bytes: 0, sha256: '', expected, ok: false, error: 'the guest reported nothing' }
     }
@@ -190,14 +290,13 @@ export class Workload {
   }
 
   /** What counts is what stands in the image file, not what the guest believes. */
-  #written(events: readonly GuestEvent[]): WorkloadEntry {
-    const event = events.find(e => e.event === 'write')
-    const { disk } = this.#size
-    const offset = disk / 2
-    const expected = sha256(pattern(this.#seed, disk - offset))
-    const base = { device: 'virtio-blk', operation: 'write', expected } as const
+  #written(device: string, size: number, seed: string, events: readonly GuestEvent[]): WorkloadEntry {
+    const event = events.find(e => e.event === 'write' && e.name === device)
+    const offset = size / 2
+    const expected = sha256(pattern(seed, size - offset))
+    const base = { device, operation: 'write', expected } as const
     if (event === undefined) return { ...base, bytes: 0, sha256: '', ok: false, error: 'the guest reported nothing' }
-    const written = sha256(readFileSync(this.virtioDisk.path).subarray(offset))
+    const written = sha256(readFileSync(this.#image(device)).subarray(offset))
     const wrong = event.error ?? (written === expected ? undefined : 'the image file does not hold what was written')
     const ms = Number(event.writeMs ?? 0)
     return {

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The files that a machine is made of: QEMU, kernel, initramfs. */
 import {
+  ensureFirmware,
   ensureInitramfs,
   ensureKernel,
   ensureQemu,
+  type GuestProgram,
   KERNEL_SERIES,
   type KernelSeries,
   type SetupOptions,
 } from '../../scripts/setup/index.ts'
+import { type DeviceName, driversOf } from '../machine/devices.ts'
 import { ownKernel } from './ownKernel.ts'
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
@@ -22,6 +25,7 @@ export interface MachineFiles {
   readonly qemu: string
   readonly kernel: { readonly version: string; readonly image: string; readonly pageSize?: number }
   readonly initrd: string
+  readonly firmware?: string
 }
 
 /** What a kernel needs of QEMU: the usual CPU has no pages of 16 KiB. What is given later counts. */
@@ -35,12 +39,18 @@ export interface WantedFiles {
   readonly modules?: string
   readonly initrd?: string
   readonly qemu?: string
+  /** UEFI that starts the kernel: Debian's, or a file. */
+  readonly firmware?: true | string
   /** With the program that runs a protected VM and attacks it. */
   readonly attack?: boolean
   /** With the agent that carries out what the host asks for. */
   readonly agent?: boolean
   /** With the drivers of a folder that is shared. */
   readonly share?: boolean
+  /** With the program that starts a successor. */
+  readonly kexec?: boolean
+  /** Beside the usual ones: the guest has to have their drivers. */
+  readonly devices?: readonly DeviceName[]
 }
 
 /** Fetches and builds what is missing. */
@@ -50,18 +60,22 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   const { version, image, modules, pageSize } = isSeries(name)
     ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: undefined }
     : await own(wanted)
-  const initrd =
-    wanted.initrd ??
-    (await ensureInitramfs({
-      ...setup,
-      modules,
-      programs: [...(wanted.attack ? ['attack' as const] : []), ...(wanted.agent ? ['agent' as const] : [])],
-      extraModules: wanted.share ? SHARE_MODULES : [],
-    }))
-  return { qemu, kernel: { version, image, ...(pageSize !== undefined && { pageSize }) }, initrd }
+  const programs: GuestProgram[] = []
+  if (wanted.attack) programs.push('attack')
+  if (wanted.agent) programs.push('agent')
+  if (wanted.kexec) programs.push('kexec')
+  const extraModules = [...(wanted.share ? SHARE_MODULES : []), ...Object.keys(driversOf(wanted.devices ?? []))]
+  const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, programs, extraModules }))
+  const firmware = wanted.firmware === true ? await ensureFirmware(setup) : wanted.firmware
+  return {
+    qemu,
+    kernel: { version, image, ...(pageSize !== undefined && { pageSize }) },
+    initrd,
+    ...(firmware !== undefined && { firmware }),
+  }
 }
 
-async function own({ kernel, modules, initrd }: WantedFiles) {
-  const found = await ownKernel(kernel, modules, initrd === undefined)
+async function own({ kernel, modules, initrd, devices }: WantedFiles) {
+  const found = await ownKernel(kernel, modules, initrd === undefined, devices)
   return { version: found.release ?? kernel, image: found.image, modules: found.modules, pageSize: found.pageSize }
 }

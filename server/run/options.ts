@@ -2,11 +2,13 @@
 /** Options of a machine, the same for `boot`, the API and fault sessions. */
 import { accessSync, constants } from 'node:fs'
 import type { SavedMachine, SessionOptions } from '../control/session.ts'
+import type { DeviceName } from '../machine/devices.ts'
 import type { RamPool } from '../machine/guestRam.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
 import { parseSize } from '../machine/scratch.ts'
 import type { Workload, WorkloadSize } from '../machine/workload.ts'
 import { isSeries, KERNELS } from './files.ts'
+import type { SuccessorStart } from './successor.ts'
 
 /** Defaults. Sizes in QEMU's notation. */
 export const DEFAULTS = {
@@ -33,6 +35,8 @@ export interface RunOptions {
   /** Hypervisor memory at the top of it; 0: none. */
   readonly carveout: string
   readonly smp: number
+  /** Each in front of a root complex of its own; default: one. */
+  readonly smmus?: number
   /** Memory-backed folder for the file of guest RAM; `memory`: it is in none, where the server can map it. */
   readonly ramDir: string
   /** The kernel's command line. */
@@ -41,6 +45,12 @@ export interface RunOptions {
   readonly workload?: { readonly seed: string; readonly size: WorkloadSize }
   /** Whether there is an NVMe controller, which QEMU cannot save; default: there is. */
   readonly nvme?: boolean
+  /** The guest starts the same kernel once more; default: it does not. */
+  readonly successor?: SuccessorStart
+  /** Root ports without a device, for those that come later; default: none. */
+  readonly slots?: number
+  /** Of the workload, beside the usual ones. */
+  readonly devices?: readonly DeviceName[]
   /** Whether QEMU is confined; default: it is. */
   readonly sandbox?: boolean
   /** Whether the guest has an agent, on a second serial port; default: it has none. */

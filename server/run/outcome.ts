@@ -6,6 +6,7 @@ import type { WorkloadEntry } from '../machine/workload.ts'
 import type { Facility } from '../policy/inspect.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
 import type { Ending } from './ending.ts'
+import type { AcpiReport } from './iort.ts'
 import { isolationViolation } from './isolation.ts'
 
 /** Message when QEMU ended with an error. */
@@ -74,6 +75,10 @@ export function execFailure(
   if (step) return failed(`guest step "${step.event}": ${step.error ?? 'failed'}`)
   return failed('the guest ended before the command did')
 }
+
+/** A guest that goes by another machine than QEMU described; undefined: none. */
+export const acpiFailure = (acpi: AcpiReport | undefined): Ending<'guest-failed'> | undefined =>
+  acpi?.problems[0] === undefined ? undefined : { outcome: 'guest-failed', message: `ACPI: ${acpi.problems[0]}` }
 
 /** The first failure of the workload; undefined: none. */
 export function workloadFailure(

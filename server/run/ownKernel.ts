@@ -10,6 +10,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { gunzipSync } from 'node:zlib'
 import { cachePath } from '../../scripts/setup/cache.ts'
+import { type DeviceName, driversOf } from '../machine/devices.ts'
 
 /** An image is unpacked in memory: larger ones are refused. QEMU's limit is the same. */
 const MAX_IMAGE = 256 << 20
@@ -64,22 +65,35 @@ function zboot(path: string, bytes: Buffer): Buffer | undefined {
 }
 
 /**
- * Reads what an image says of itself.
- * @throws Error naming what was expected: it is no arm64 image, or a big-endian one
+ * The Image in a file, unpacked; undefined: in an EFI zboot image that is compressed otherwise than by gzip.
+ * @throws Error naming what was expected: it is no arm64 image
  */
-export function imageFacts(path: string): ImageFacts {
-  const { size } = statSync(path)
+export function imageBytes(path: string): Buffer | undefined {
+  const file = statSync(path)
+  // Reading a device might never end.
+  if (!file.isFile()) throw new Error(`${path}: not a regular file; ${expected}`)
+  const { size } = file
   if (size > MAX_IMAGE) throw new Error(`${path}: ${size} bytes; ${expected}`)
   let bytes: Buffer = readFileSync(path)
   if (bytes.length > 2 && bytes.readUInt16BE(0) === 0x1f8b) bytes = unpacked(path, bytes)
   if (bytes.length >= 64 && bytes.toString('latin1', 4, 8) === 'zimg') {
     const inner = zboot(path, bytes)
-    if (inner === undefined) return { pageSize: 0 }
+    if (inner === undefined) return undefined
     bytes = inner
   }
   if (bytes.length < 64 || bytes.toString('latin1', 56, 60) !== MAGIC) {
     throw new Error(`${path}: ${mistaken(bytes)}; ${expected}`)
   }
+  return bytes
+}
+
+/**
+ * Reads what an image says of itself.
+ * @throws Error naming what was expected: it is no arm64 image, or a big-endian one
+ */
+export function imageFacts(path: string): ImageFacts {
+  const bytes = imageBytes(path)
+  if (bytes === undefined) return { pageSize: 0 }
   // Documentation/arch/arm64/booting.rst: bit 0 the byte order, bits 2:1 the page size.
   const flags = bytes.readUInt32LE(24)
   if ((flags & 1) !== 0) throw new Error(`${path}: a big-endian kernel; the workload is little-endian`)
@@ -95,7 +109,7 @@ export function imageFacts(path: string): ImageFacts {
 /** The workload loads it not: its devices would be there first. */
 const BUILT_IN = { name: 'arm_smmu_v3', option: 'CONFIG_ARM_SMMU_V3' }
 
-/** Drivers of what the workload needs: as modules.builtin has them, and their options. */
+/** Drivers of what the workload needs in any case: as modules.builtin has them, and their options. */
 const DRIVERS: Readonly<Record<string, string>> = {
   virtio_pci: 'CONFIG_VIRTIO_PCI',
   virtio_blk: 'CONFIG_VIRTIO_BLK',
@@ -107,20 +121,47 @@ const DRIVERS: Readonly<Record<string, string>> = {
 const moduleNames = (text: string): Set<string> =>
   new Set([...text.matchAll(/([^/\s:]+)\.ko(?:\.\w+)?(?=[:\s]|$)/g)].map(([, name = '']) => name.replaceAll('-', '_')))
 
+/** The text of modules.dep. */
+const moduleList = (folder: string): string => readFileSync(join(folder, 'modules.dep'), 'utf8')
+
 const textOf = (path: string): string | undefined => (existsSync(path) ? readFileSync(path, 'utf8') : undefined)
 
 /** @throws Error that names the options of the drivers that are neither built in nor modules; what is not known is not told */
-function expectDrivers(what: string, builtin: string | undefined, modules: string): void {
+function expectDrivers(
+  what: string,
+  builtin: string | undefined,
+  modules: string,
+  devices: readonly DeviceName[],
+): void {
   if (builtin === undefined) return
   if (!moduleNames(builtin).has(BUILT_IN.name))
     throw new Error(`${what}: no SMMUv3 driver built in: ${BUILT_IN.option}=y`)
   const there = moduleNames(`${builtin}\n${modules}`)
-  const missing = Object.entries(DRIVERS).filter(([name]) => !there.has(name.replaceAll('-', '_')))
+  const missing = Object.entries({ ...DRIVERS, ...driversOf(devices) }).filter(
+    ([name]) => !there.has(name.replaceAll('-', '_')),
+  )
   if (missing.length === 0) return
   const lines = missing.map(([, option]) => `${option}=y`)
   throw new Error(
     `${what}: no driver for ${missing.map(([name]) => name).join(', ')}, built in or as a module: ${lines.join(' ')}`,
   )
+}
+
+/** Words that an image has in it when these drivers are built in, and Debian's, which has them as modules, has not. */
+const BUILT_IN_WORDS: Readonly<Record<string, string>> = {
+  'arm,smmu-v3': BUILT_IN.option,
+  virtio_blk: 'CONFIG_VIRTIO_BLK',
+  e1000e: 'CONFIG_E1000E',
+}
+
+/** @throws Error that names the options of drivers that an image without modules lacks, as far as that can be told */
+function expectBuiltIn(path: string, where: string): void {
+  const bytes = imageBytes(path)
+  if (bytes === undefined) return
+  const missing = Object.entries(BUILT_IN_WORDS).filter(([word]) => !bytes.includes(word))
+  if (missing.length === 0) return
+  const lines = missing.map(([, option]) => `${option}=y`).join(' ')
+  throw new Error(`${path}: no modules are given${where}, and these drivers are not built in: ${lines}`)
 }
 
 /**
@@ -156,10 +197,16 @@ export function kernelFolders(kernel: string, modules: string | undefined): stri
  * A kernel by an image or the folder of its build.
  * @param modules from the command line
  * @param workload false: an initramfs of the user's own, which needs no modules
+ * @param devices of the workload, beside the usual ones
  * @throws Error naming what was expected
  */
-export async function ownKernel(kernel: string, modules: string | undefined, workload: boolean): Promise<OwnKernel> {
-  if (statSync(kernel).isDirectory()) return buildTree(kernel, modules, workload)
+export async function ownKernel(
+  kernel: string,
+  modules: string | undefined,
+  workload: boolean,
+  devices: readonly DeviceName[] = [],
+): Promise<OwnKernel> {
+  if (statSync(kernel).isDirectory()) return buildTree(kernel, modules, workload, devices)
   const facts = imageFacts(kernel)
   const { release } = facts
   const found =
@@ -170,16 +217,21 @@ export async function ownKernel(kernel: string, modules: string | undefined, wor
       : modulesFolder(modules, release)
   if (found === undefined) {
     const where = release === undefined ? '' : ` (lib/modules/${release} beside it would be found)`
+    if (workload) expectBuiltIn(kernel, where)
     const note = `${kernel}: no modules are given${where}: the workload has the drivers that are built in`
     return { ...facts, image: kernel, notes: workload ? [note] : [] }
   }
-  if (workload)
-    expectDrivers(kernel, textOf(join(found, 'modules.builtin')), readFileSync(join(found, 'modules.dep'), 'utf8'))
+  if (workload) expectDrivers(kernel, textOf(join(found, 'modules.builtin')), moduleList(found), devices)
   return { ...facts, image: kernel, modules: found, notes: [] }
 }
 
 /** A tree in which a kernel was built: its image, and its modules where they were built. */
-async function buildTree(tree: string, modules: string | undefined, workload: boolean): Promise<OwnKernel> {
+async function buildTree(
+  tree: string,
+  modules: string | undefined,
+  workload: boolean,
+  devices: readonly DeviceName[],
+): Promise<OwnKernel> {
   const image = ['Image', 'Image.gz'].map(name => join(tree, 'arch/arm64/boot', name)).find(existsSync)
   if (image === undefined)
     throw new Error(`--kernel ${tree}: no arch/arm64/boot/Image in it: expected the folder of an arm64 kernel build`)
@@ -191,12 +243,11 @@ async function buildTree(tree: string, modules: string | undefined, workload: bo
     throw new Error(`--kernel ${tree}: the image is ${facts.release}, but the tree is ${release}: "make" is not done`)
   if (modules !== undefined) {
     const found = modulesFolder(modules, release)
-    if (workload)
-      expectDrivers(image, textOf(join(found, 'modules.builtin')), readFileSync(join(found, 'modules.dep'), 'utf8'))
+    if (workload) expectDrivers(image, textOf(join(found, 'modules.builtin')), moduleList(found), devices)
     return { ...facts, image, modules: found, notes: [] }
   }
   const order = textOf(join(tree, 'modules.order')) ?? ''
-  if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order)
+  if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order, devices)
   const outside = order.split('\n').find(line => line.split('/').includes('..'))
   if (outside !== undefined)
     throw new Error(`--kernel ${tree}: modules.order leads out of it: ${outside.slice(0, 100)}`)

@@ -8,6 +8,7 @@ import type { TransportUse } from '../trap/messages.ts'
 import type { OracleReport } from '../trap/oracleReport.ts'
 import type { AttackReport } from './attackTable.ts'
 import type { Outcome } from './ending.ts'
+import type { AcpiReport } from './iort.ts'
 
 /** The report of one run, as `--report FILE` writes it. Fields are only ever added within a schema version. */
 export const REPORT_SCHEMA = 'smmu-cosim/report/1'
@@ -69,6 +70,8 @@ export interface Report {
   readonly bench?: readonly BenchEntry[]
   /** With `cosim.parallel` or `cosim.compute` on the kernel command line. */
   readonly timed?: readonly TimedEntry[]
+  /** With firmware: the SMMUs and StreamIDs of the guest's IORT, and where they are not the machine's. */
+  readonly acpi?: AcpiReport
   /** With `--el2 pkvm`. */
   readonly attacks?: AttackReport
   /** What was looked at with `--oracle`, and what was found. */

@@ -12,6 +12,7 @@ import { describeMachine } from '../trace/format.ts'
 import { newHeader, Recorder } from '../trace/recorder.ts'
 import type { MachineFiles } from './files.ts'
 import { DEFAULTS, type RunOptions, ramFolder } from './options.ts'
+import { addSuccessor } from './successor.ts'
 
 /** A started machine with its own sockets, disks, RAM and network. */
 export class RunningMachine {
@@ -54,7 +55,7 @@ export class RunningMachine {
   /** @throws Error when there is no room, the machine cannot be started, or the saved one does not fit */
   static async start(options: RunOptions, files: MachineFiles): Promise<RunningMachine> {
     const { memory, smp, carveout, policy, restore, nvme = true, sandbox = true, qemuArgs = [] } = options
-    const { qemu, kernel, initrd } = files
+    const { qemu, kernel, initrd, firmware } = files
     const { transport = DEFAULTS.transport, server } = policy ?? {}
     const fault = transport === 'socket' ? undefined : sharedMemoryFault()
     if (transport === 'ring' && fault !== undefined) throw new Error(`transport ring: ${fault}`)
@@ -68,7 +69,9 @@ export class RunningMachine {
     let agent: GuestAgent | undefined
     try {
       if (options.agent) agent = await GuestAgent.listen(agentSocket)
-      workload = await Workload.create(scratch.sockets, options.workload?.seed, options.workload?.size)
+      const { seed, size } = options.workload ?? {}
+      workload = await Workload.create(scratch.sockets, seed, size, options.devices)
+      if (options.successor !== undefined) addSuccessor(workload, files)
       const started = performance.now()
       const session = await Session.start({
         scratch,
@@ -80,14 +83,18 @@ export class RunningMachine {
           binary: qemu,
           kernel: kernel.image,
           initrd,
+          ...(firmware !== undefined && { firmware }),
           append: options.commandLine(workload),
           memory,
           smp,
+          ...(options.smmus !== undefined && { smmus: options.smmus }),
           virtioDisk: workload.virtioDisk,
           ...(nvme && { nvmeDisk: workload.nvmeDisk }),
           network: true,
           ...(agent && { agentSocket }),
           ...(options.share && { share: options.share }),
+          ...(options.slots !== undefined && { slots: options.slots }),
+          devices: workload.deviceArguments,
           sandbox,
           extra: qemuArgs,
         },

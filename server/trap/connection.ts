@@ -13,12 +13,13 @@ import {
   type Stage2Changed,
   type Translate,
 } from '../../protocol/generated/messages.ts'
-import { enums, VERSION } from '../../protocol/messages.ts'
+import { enums, NO_STREAM, VERSION } from '../../protocol/messages.ts'
 import type { FaultContext } from '../faults/faultContext.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
 import { MappedMemory } from '../machine/mappedMemory.ts'
 import type { Machine } from '../machine/ports.ts'
 import { sharedMemoryFault } from '../machine/sharedMemory.ts'
+import type { NamedDevice } from '../machine/streams.ts'
 import { machineFault } from '../policy/machineFault.ts'
 import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
 import { gatedHardware } from '../smmu/gatedHardware.ts'
@@ -67,6 +68,10 @@ export class Connection {
   readonly #thread: Thread
   readonly #link: Link
   readonly #hello: Hello
+  /** Devices with StreamIDs, as everybody here sees them: what is in it changes with `nameDevices`. */
+  readonly #devices: NamedDevice[]
+  /** With those that have none yet, which rules may name. */
+  readonly #known: NamedDevice[]
   readonly #version: number
   readonly #session: string
   readonly #ram: Ram
@@ -78,9 +83,12 @@ export class Connection {
   #served = false
   #unkept = false
 
-  private constructor(thread: Thread, link: Link, hello: Hello, version: number, ram: Ram) {
+  private constructor(thread: Thread, link: Link, described: Hello, version: number, ram: Ram) {
     this.#thread = thread
     this.#link = link
+    this.#known = [...described.devices]
+    this.#devices = described.devices.filter(({ sid }) => sid !== NO_STREAM)
+    const hello = { ...described, devices: this.#devices }
     this.#hello = hello
     this.#version = version
     this.#session = hello.session === '' ? randomUUID() : hello.session
@@ -109,7 +117,7 @@ export class Connection {
       memory: new TracedMemory(oracles.watched(ram.memory), thread.ring),
       carveout,
       smmus: hello.smmus.map(({ base, size }, index) => ({ base, size, hardware: ports[index] })),
-      devices: hello.devices,
+      devices: this.#devices,
       guard: oracles.watchedGuard(new WireGuard(link, thread.ring)),
       ...(follows && {
         el2: new WireEl2(link, thread.ring, registers => {
@@ -301,6 +309,13 @@ export class Connection {
     for (const { hardware } of this.#machine.smmus) hardware.read(ARM_SMMU_IDR0, 4, { lo: 0, hi: 0 })
   }
 
+  /** The guest has numbered buses, or devices came or went. */
+  nameDevices(devices: readonly NamedDevice[]): void {
+    this.#known.splice(0, Number.POSITIVE_INFINITY, ...devices)
+    this.#devices.splice(0, Number.POSITIVE_INFINITY, ...devices)
+    this.#thread.injector.renamed()
+  }
+
   /** Of a report. */
   sections(): Sections {
     const oracle = this.oracles.report()
@@ -361,7 +376,7 @@ export class Connection {
     return {
       machine: this.#machine,
       policy: this.#policy,
-      devices: this.#hello.devices,
+      devices: this.#known,
       memory: this.#ram.memory,
       translates: this.#translator?.mode === 'server',
       clock: () => path.trap.time,

@@ -2,6 +2,7 @@
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
 import type { HostStage2Registers } from '../machine/ports.ts'
+import type { NamedDevice } from '../machine/streams.ts'
 import type { Trap } from '../policy/policy.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { PowerState } from '../smmu/hardware.ts'
@@ -47,6 +48,8 @@ export interface OwnershipRange {
 /** What the control thread can ask of the trap thread, between traps or while one is held. */
 export interface Operations {
   sections(): Readonly<Record<string, unknown>>
+  /** The machine's devices that have a StreamID by now. */
+  nameDevices(devices: readonly NamedDevice[]): void
   /** What another trap thread would go on from. */
   checkpoint(): Uint8Array
   breakpoints(): Breakpoint[]

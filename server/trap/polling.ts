@@ -34,8 +34,7 @@ export class Polling {
 
   /** A message came. */
   arrived(): void {
-    if (this.#scheduled) this.#looking.seen()
-    else this.#looking.begin()
+    this.#looking.begin()
   }
 
   /** It is dealt with: the next one may come. */

@@ -2,6 +2,7 @@
 import type { FaultStatus } from '../faults/injector.ts'
 import type { FaultRule } from '../faults/rule.ts'
 import type { HostStage2Registers } from '../machine/ports.ts'
+import type { NamedDevice } from '../machine/streams.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { PowerState } from '../smmu/hardware.ts'
 import { request } from '../trace/records.ts'
@@ -27,6 +28,10 @@ export class ThreadOperations implements Operations {
 
   sections(): Sections {
     return (this.#present() ?? this.#thread).sections()
+  }
+
+  nameDevices(devices: readonly NamedDevice[]): void {
+    this.#connection.nameDevices(devices)
   }
 
   checkpoint(): Uint8Array {

@@ -46,6 +46,9 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
     'POST /machine/power-off': does(() => manager.monitor.powerOff()),
     'POST /machine/kill': does(() => manager.kill()),
     'POST /machine/qmp': async ({ body }) => ({ return: await manager.monitor.query(body.command) }),
+    'GET /machine/devices': () => ({ devices: manager.hotplug?.plugged ?? [] }),
+    'POST /machine/devices': ({ body }) => manager.plug(body.device),
+    'DELETE /machine/devices/:name': ({ params }) => manager.unplug(params.name),
     'GET /machine/console': () => {
       const { items, next } = manager.history.console.read(0, Number.POSITIVE_INFINITY, undefined)
       return { text: items.map(({ text }) => text).join(''), next }

@@ -2,6 +2,9 @@
 /** The machine: life cycle, console, counters; and the names that requests can use. */
 import { Type } from 'typebox'
 import { enums } from '../../../protocol/messages.ts'
+import { DEVICE_NAMES } from '../../machine/devices.ts'
+import { MAX_SLOTS, PLUGGABLE_NAMES } from '../../machine/hotplug.ts'
+import { MAX_SMMUS } from '../../machine/qemu.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { BBM_LEVELS, GRANULES, POWER_MODES, SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
@@ -100,6 +103,28 @@ export const StartSchema = named(
         }),
       ),
       smp: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, default: DEFAULTS.smp })),
+      smmus: Type.Optional(
+        Type.Integer({
+          minimum: 1,
+          maximum: MAX_SMMUS,
+          default: 1,
+          description: 'each in front of a root complex of its own',
+        }),
+      ),
+      slots: Type.Optional(
+        Type.Integer({
+          minimum: 0,
+          maximum: MAX_SLOTS,
+          default: 0,
+          description: 'free root ports, for devices that are plugged in later',
+        }),
+      ),
+      devices: Type.Optional(
+        Type.Array(Type.Enum([...DEVICE_NAMES]), {
+          uniqueItems: true,
+          description: 'of the workload, beside virtio-blk, nvme, virtio-net and e1000e',
+        }),
+      ),
       run: Type.Optional(Type.Enum(['shell', 'workload'], { default: 'shell' })),
       bench: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000, default: 0, description: 'timed reads' })),
       append: Type.Optional(
@@ -293,6 +318,14 @@ const InfoSchema = Type.Object({
 })
 export type Info = View<typeof InfoSchema>
 
+const PluggedSchema = Type.Object({
+  name: Type.String({ description: 'its id, and its name wherever its stream is shown' }),
+  device: Type.Enum([...PLUGGABLE_NAMES]),
+  slot: Type.Integer(),
+})
+/** A device in a slot. */
+export type PluggedView = View<typeof PluggedSchema>
+
 const action = <const I extends string, const S extends string>(id: I, summary: S) =>
   ({ id, tag: 'machine', summary, answer: Ref(StatusSchema), problems: [409] }) as const
 
@@ -329,6 +362,29 @@ export const lifecycle = {
     summary: 'A QMP query',
     body: Type.Object({ command: Type.Enum([...QMP_COMMANDS]) }, { additionalProperties: false }),
     answer: Type.Object({ return: Type.Unknown() }),
+    problems: [409],
+  },
+  'GET /machine/devices': {
+    id: 'listPluggedDevices',
+    tag: 'machine',
+    summary: 'Devices that were plugged in while the machine ran',
+    answer: Type.Object({ devices: Type.Array(PluggedSchema) }),
+  },
+  'POST /machine/devices': {
+    id: 'plugDevice',
+    tag: 'machine',
+    summary: 'Plug a device into a free slot',
+    description: 'A disk is empty and has 8 MiB; a card has a network of its own.',
+    body: Type.Object({ device: Type.Enum([...PLUGGABLE_NAMES]) }, { additionalProperties: false }),
+    answer: PluggedSchema,
+    problems: [409],
+  },
+  'DELETE /machine/devices/:name': {
+    id: 'unplugDevice',
+    tag: 'machine',
+    summary: 'Unplug a device',
+    description: 'The guest is asked to let go of it, which takes Linux 5 s.',
+    params: Type.Object({ name: Type.String({ pattern: '^[a-z0-9.-]{1,40}$' }) }, { additionalProperties: false }),
     problems: [409],
   },
   'GET /machine/console': {

@@ -18,6 +18,8 @@ const ARGUMENTS: Readonly<Record<string, (text: string, before?: Argument) => Ar
   'name|file': (text, before) => faultNames(text, Array.isArray(before) ? before : []),
 }
 
+const isGiven = (argument: unknown): boolean => argument !== undefined
+
 /** Adds a subcommand. `O`: what its options are parsed to. */
 export type Add = <O = object>(
   usage: string,
@@ -36,7 +38,11 @@ export const adder =
     }
     command.action(async () => {
       try {
-        await run(new Client(ctl.opts<ClientOptions>()), command.opts() as O, command.processedArgs.flat().map(String))
+        await run(
+          new Client(ctl.opts<ClientOptions>()),
+          command.opts() as O,
+          command.processedArgs.flat().filter(isGiven).map(String),
+        )
       } catch (error) {
         fail(error)
       }

@@ -4,11 +4,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Option } from 'commander'
 import { enums } from '../../../protocol/messages.ts'
 import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../api/schemas/lifecycle.ts'
+import type { DeviceName } from '../../machine/devices.ts'
+import { PLUGGABLE_NAMES } from '../../machine/hotplug.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
-import { bbmOption, blocksOption, quirkOption } from '../bootOptions.ts'
+import { bbmOption, blocksOption, deviceOption, quirkOption } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
 import { faultNames } from '../paths.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
@@ -44,7 +46,7 @@ export function lifecycleCommands(add: Add): void {
   add('status', 'what the machine is doing', plain, async client =>
     client.print(await client.call('GET /machine'), statusText),
   )
-  add<StartOptions & { readonly quirk?: readonly string[] }>(
+  add<StartOptions & { readonly quirk?: readonly string[]; readonly device: readonly DeviceName[] }>(
     'start',
     'start a machine',
     command =>
@@ -73,6 +75,9 @@ export function lifecycleCommands(add: Add): void {
           ).choices(['none', 'pkvm']),
         )
         .option('--smp <n>', 'vCPUs', integer)
+        .option('--smmus <n>', 'SMMUs, each in front of a root complex of its own', integer)
+        .addOption(deviceOption())
+        .option('--slots <n>', 'free root ports, for device add', integer)
         .addOption(new Option('--run <what>', 'a shell, or the workload').choices(['shell', 'workload']))
         .option('--bench <n>', 'timed reads of each disk', integer)
         .option('--append <text>', 'added to the kernel command line')
@@ -82,8 +87,12 @@ export function lifecycleCommands(add: Add): void {
         .option('--panic-on-warn', 'end at the first unexpected hyp warning')
         .option('--oracle', 'hold what devices reach against who owns the pages; end where they must not')
         .option('--break-first', 'hold the first trap'),
-    async (client, { quirk = [], ...rest }) => {
-      const body = { ...rest, ...(quirk.length > 0 && { quirks: quirk }) }
+    async (client, { quirk = [], device, ...rest }) => {
+      const body = {
+        ...rest,
+        ...(quirk.length > 0 && { quirks: quirk }),
+        ...(device.length > 0 && { devices: device }),
+      }
       client.print(await client.call('POST /machine/start', { body }), statusText)
     },
   )
@@ -98,6 +107,26 @@ export function lifecycleCommands(add: Add): void {
       client.print(await client.call(`POST /machine/${action}`), statusText),
     )
   }
+  add(
+    'device <what> [name]',
+    `devices that come and go: list, add ${PLUGGABLE_NAMES.join('|')}, remove NAME`,
+    plain,
+    async (client, _options, [what, name]) => {
+      if (what === 'list') {
+        return client.print(await client.call('GET /machine/devices'), ({ devices }) =>
+          list(devices, device => device.name),
+        )
+      }
+      if (what === 'add') {
+        const device = PLUGGABLE_NAMES.find(each => each === name)
+        if (device === undefined) throw new UsageError(`device add: one of ${PLUGGABLE_NAMES.join(', ')}`)
+        return client.print(await client.call('POST /machine/devices', { body: { device } }), plugged => plugged.name)
+      }
+      if (what !== 'remove' || name === undefined)
+        throw new UsageError('device list, device add NAME or device remove NAME')
+      await client.call('DELETE /machine/devices/:name', { params: { name } })
+    },
+  )
   add('qmp <command>', 'a QMP query', plain, async (client, _options, [command]) => {
     const answer = await client.call('POST /machine/qmp', { body: { command: command as QmpCommand } })
     client.print(answer, value => JSON.stringify(value.return, null, 2))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { enums } from '../../../protocol/messages.ts'
+import { enums, NO_STREAM } from '../../../protocol/messages.ts'
 import { ACTIONS, type FaultRule } from '../../../server/faults/rule.ts'
 import { Trigger } from '../../../server/faults/trigger.ts'
 import { decodeEvent } from '../../../server/smmu/events.ts'
@@ -581,6 +581,24 @@ test('rules for a machine that is not there yet; a device that it has not', () =
     'rule fault: no device floppy behind an SMMU; there are nvme (0x10), virtio-blk-pci (0x105)',
   )
   expect(bench.injector.status().plan).toHaveLength(1)
+})
+
+test('a rule follows the device that it names: to a bus that is numbered later, and away with it', () => {
+  const { bench, host } = running()
+  const drops = () => {
+    const before = bench.firings.length
+    host.commands(cfgiSte(0x300), SYNC)
+    return bench.firings.length - before
+  }
+  bench.devices.push({ sid: NO_STREAM, name: 'igb', model: 'igb' })
+  bench.arm([rule({ at: 'command', command: 'CFGI_STE', sid: 'igb' }, { do: 'drop' }, ALWAYS)])
+  expect(drops()).toBe(0)
+  bench.devices.splice(-1, 1, { sid: 0x300, name: 'igb', model: 'igb' })
+  bench.injector.renamed()
+  expect(drops()).toBe(1)
+  bench.devices.pop()
+  bench.injector.renamed()
+  expect(drops()).toBe(0)
 })
 
 test('what was disarmed stays disarmed in the thread that takes over', () => {

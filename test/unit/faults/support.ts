@@ -63,6 +63,8 @@ export class FaultyBench extends Bench {
   readonly lost: number[] = []
   invalidated = 0
   readonly policy: Policy
+  /** What there is behind an SMMU, as the dispatcher keeps it: what is in it changes. */
+  readonly devices = DEVICES.map(device => ({ ...device }))
   /** Guest's clock, ns. */
   time = 0
   #seq = 0
@@ -84,7 +86,7 @@ export class FaultyBench extends Bench {
 
   /** Connects the machine, as at the handshake. */
   connect(running = false, translates = true): void {
-    const context = { ...faultContext(this), translates, devices: DEVICES }
+    const context = { ...faultContext(this), translates, devices: this.devices }
     this.injector.connect(context, running)
   }
 

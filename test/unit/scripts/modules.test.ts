@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import { expect, test } from 'vitest'
+import { execFileSync } from 'node:child_process'
+import { rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { gzipSync, zstdCompressSync } from 'node:zlib'
+import { afterAll, expect, test } from 'vitest'
+import { moduleContent } from '../../../scripts/setup/initramfs.ts'
 import { loadOrder, parseModulesDep } from '../../../scripts/setup/modules.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 
 const dependencies = parseModulesDep(`\
 kernel/net/core/failover.ko.xz:
@@ -26,4 +33,29 @@ test('a module is found by its name with dashes or underscores', () => {
 
 test('what is built in needs no file', () => {
   expect(loadOrder(dependencies, ['virtio_pci'])).toEqual([])
+})
+
+const scratch = privateFolder(tmpdir(), 'modules-')
+afterAll(() => rmSync(scratch, { recursive: true }))
+
+const MODULE = Buffer.from('a module '.repeat(1000))
+test.each<[string, Uint8Array]>([
+  ['nvme.ko', MODULE],
+  ['nvme.ko.gz', gzipSync(MODULE)],
+  ['nvme.ko.zst', zstdCompressSync(MODULE)],
+  ['nvme.ko.xz', execFileSync('xz', ['-c'], { input: MODULE })],
+])('%s is unpacked for the guest, which cannot', async (name, bytes) => {
+  const path = join(scratch, name)
+  writeFileSync(path, bytes)
+  expect(Buffer.compare(await moduleContent(path, { scratch, signal: undefined }), MODULE)).toBe(0)
+})
+
+test.each([
+  ['nvme.ko.lz4', 'modules are .ko, .ko.gz, .ko.xz or .ko.zst'],
+  ['nvme.ko.gz', 'cannot be unpacked'],
+  ['nvme.ko.zst', 'cannot be unpacked'],
+])('%s that is none is told', async (name, message) => {
+  const path = join(scratch, `bad-${name}`)
+  writeFileSync(path, 'no module')
+  await expect(moduleContent(path, { scratch, signal: undefined })).rejects.toThrow(message)
 })

@@ -21,9 +21,10 @@ class Loop {
     this.polling = new Polling(new Looking(processors, clock, () => {}), again, clock)
   }
 
-  /** Time goes by; whoever polls looks all the time. @param late ms that nobody looks, after that */
+  /** Time goes by; whoever polls looks all the time. @param late ms that the first look is held up */
   pass(ms: number, late = 0): void {
     const end = this.now + ms
+    this.now += late
     while (this.#look !== undefined && this.now < end) {
       const look = this.#look
       this.#look = undefined
@@ -31,7 +32,7 @@ class Loop {
       this.looks++
       look()
     }
-    this.now = Math.max(this.now, end) + late
+    this.now = Math.max(this.now, end)
   }
 
   get awake(): boolean {
@@ -77,11 +78,10 @@ test('turns of the event loop follow one another for 20 µs, and are 3 µs apart
   expect(loop.looks).toBeLessThan(52)
 })
 
-test('where messages wait for a look it sleeps', () => {
+test('where a look is held up it sleeps', () => {
   const loop = new Loop()
   loop.messages(2, 0.4)
-  // The event loop, or others, let a message wait for so long.
-  loop.messages(4, 0.4, 1)
+  loop.messages(1, 0.4, 0.2)
   expect(loop.awake).toBe(false)
   loop.looks = 0
   loop.messages(20, 0.4)

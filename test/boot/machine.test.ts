@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Machines that are not the usual one: more devices, several SMMUs, firmware, a kernel that follows, devices that come and go. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { MachineManager } from '../../server/api/machineManager.ts'
+import { DEVICE_NAMES } from '../../server/machine/devices.ts'
+import type { Report } from '../../server/run/runReport.ts'
+import type { StreamReport } from '../../server/trap/sections.ts'
+import { cosim } from './cli.ts'
+
+function expectOk(report: Report | undefined, said: string): asserts report is Report {
+  expect([report?.outcome, report?.message], said).toEqual(['ok', undefined])
+  expect(report?.workload.filter(({ ok }) => !ok)).toEqual([])
+  expect(report?.isolated).toBe(true)
+}
+
+const streams = ({ streams }: Report) => streams as readonly StreamReport[]
+
+test('every device that the workload knows, wherever it sits', async () => {
+  const devices = DEVICE_NAMES.flatMap(name => ['--device', name])
+  const { report, said } = await cosim(['boot', '--quiet', '--smp', '2', ...devices])
+  expectOk(report, said)
+  const done = report.workload.map(({ device, operation }) => `${device} ${operation}`)
+  for (const disk of ['usb-storage', 'virtio-scsi', 'ahci', 'virtio-blk-mq'])
+    expect(done).toEqual(expect.arrayContaining([`${disk} read`, `${disk} write`]))
+  for (const card of ['igb', 'igb.vf0', 'igb.vf1', 'e1000']) expect(done).toContain(`${card} fetch`)
+
+  const named = (name: string) => streams(report).filter(({ device }) => device === name)
+  for (const name of ['xhci', 'virtio-scsi', 'ahci', 'virtio-blk-mq', 'igb', 'igb.vf0', 'igb.vf1'])
+    expect(named(name).length, `${name}: ${JSON.stringify(streams(report))}`).toBe(1)
+  // Behind ports and bridges the guest numbered the buses.
+  for (const name of ['virtio-blk-mq', 'igb', 'igb.vf0']) expect(named(name)[0]?.sid, name).toBeGreaterThan(0xff)
+  // The card's accesses have the bridge's StreamID.
+  expect(named('e1000').map(({ sid }) => sid & 0xff)).toContain(0)
+})
+
+test('two SMMUs, four devices, all at a time', async () => {
+  const append = 'cosim.parallel=500'
+  const { report, said } = await cosim([
+    'boot',
+    '--quiet',
+    '--smmus',
+    '2',
+    '--smp',
+    '2',
+    '--oracle',
+    '--append',
+    append,
+  ])
+  expectOk(report, said)
+  const behind = (smmu: number) => streams(report).flatMap(s => (s.smmu === smmu ? [s.device] : []))
+  expect(behind(0)).toEqual(expect.arrayContaining(['virtio-blk', 'virtio-net']))
+  expect(behind(1)).toEqual(expect.arrayContaining(['nvme', 'e1000e']))
+  expect(report.timed).toEqual([expect.objectContaining({ name: 'parallel', count: 4000 })])
+  expect(report.oracle?.violations).toEqual([])
+})
+
+test('UEFI with ACPI: the carve-out is left alone, and the IORT is the machine’s', async () => {
+  const { report, said } = await cosim(['boot', '--quiet', '--firmware'])
+  expectOk(report, said)
+  expect(report.acpi).toMatchObject({ smmus: [{ base: 0x0905_0000 }], problems: [] })
+  expect(report.guardFaults).toMatchObject({ total: 0 })
+})
+
+test.each(['kexec', 'kdump'])('a kernel that follows by %s does the workload as well', async how => {
+  const { report, said } = await cosim(['boot', '--quiet', '--kexec', how])
+  expectOk(report, said)
+  expect(report.workload.filter(({ successor }) => successor)).toHaveLength(5)
+  expect(report.workload.map(({ device }) => device)).toContain('kexec')
+})
+
+test('a device comes, is used, and goes', async () => {
+  const manager = new MachineManager({})
+  const until = async (what: string, done: () => boolean | Promise<boolean>) => {
+    const end = Date.now() + 60_000
+    while (!(await done())) {
+      if (Date.now() > end) throw new Error(`in vain: ${what}; ${JSON.stringify(manager.status())}`)
+      await sleep(200)
+    }
+  }
+  const console = () =>
+    manager.history.console
+      .read(0, Number.POSITIVE_INFINITY, undefined)
+      .items.map(({ text }) => text)
+      .join('')
+  const stream = async (name: string) =>
+    (await manager.inspection.streams(0)).streams.find(({ device }) => device?.name === name)
+  try {
+    await manager.start({ run: 'shell', slots: 1 })
+    await until('userspace', () => manager.status().phase === 'userspace')
+    const { name } = await manager.plug('nvme')
+    expect(name).toBe('slot0.nvme')
+    await expect(manager.plug('e1000e')).rejects.toThrow('no slot is free')
+    await until('a stream', async () => (await stream(name))?.host.startsWith('stage 1') ?? false)
+    // The disk with 8 MiB that has this serial number.
+    manager.type(
+      'until grep -q cosim-slot0 /sys/block/nvme*/device/serial; do sleep 0.1; done; d=/dev/$(basename $(dirname $(dirname $(grep -l cosim-slot0 /sys/block/nvme*/device/serial))))\n',
+    )
+    manager.type('seq 1 4096 | head -c 4096 >/tmp/a; dd if=/tmp/a of=$d bs=4096 oflag=direct 2>/dev/null\n')
+    manager.type('dd if=$d bs=4096 count=1 iflag=direct 2>/dev/null | cmp - /tmp/a && echo same-$((40 + 2))\n')
+    await until('what was written', () => console().includes('same-42'))
+    await manager.unplug(name)
+    expect(manager.hotplug?.plugged).toEqual([])
+    await until('no stream', async () => (await stream(name)) === undefined)
+    await expect(manager.unplug(name)).rejects.toThrow('there is none')
+  } finally {
+    await manager.close()
+  }
+})
