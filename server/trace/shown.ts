@@ -2,11 +2,12 @@
 /** What a recording shows of guest memory and registers at a moment, byte by byte: what it does not show is not there. */
 
 import type { Halves } from '../smmu/bits.ts'
+import { POWER_STATES } from '../smmu/hardware.ts'
 import { type GuestMemory, within } from '../smmu/memory.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA, GBPA_UPDATE } from '../smmu/registers.ts'
 import type { MachineDescription } from './format.ts'
 import type { Group } from './groups.ts'
-import { released, type TraceRecord } from './records.ts'
+import { released, request, type TraceRecord } from './records.ts'
 
 const PAGE = 4096
 
@@ -171,10 +172,20 @@ export class Shown {
       this.#lastSeq = root.seq
     }
     for (const child of children) this.record(child, long)
+    if (root.kind === 'request' && root.request === request.power && root.result === 0) {
+      if (POWER_STATES[root.v1] === 'off') this.#off(root.v0)
+    }
     const written = root.kind === 'trap' && root.write === 1 && root.aborted === 0
     if (written && root.released !== released.answered) {
       this.#set('host', root.smmu, root.offset, root.size, root)
     }
+  }
+
+  /** An SMMU lost its power, and what was in its registers: it comes back as from a reset. */
+  #off(smmu: number): void {
+    const { hardware } = this.#registers
+    for (const name of [...hardware.keys()]) if (name.startsWith(`${smmu}:`)) hardware.delete(name)
+    hardware.set(key(smmu, ARM_SMMU_CR0), 0)
   }
 
   /** Takes in what stands outside of any decision. */

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { decodeFeatures, QEMU_NESTED_ID_REGISTERS } from '../../../server/smmu/features.ts'
-import type { SmmuHardware } from '../../../server/smmu/hardware.ts'
+import { POWER_STATES, type SmmuHardware } from '../../../server/smmu/hardware.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { STRTAB_STE_0_CFG_NESTED } from '../../../server/smmu/ste.ts'
 import { walkAnswer, walkText } from '../../../server/smmu/walkAnswer.ts'
@@ -14,7 +14,7 @@ import { NO_MACHINE } from '../../../server/trace/format.ts'
 import { groups, isGroup } from '../../../server/trace/groups.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
 import { RecordedMachine, recordedMachine } from '../../../server/trace/recordedMachine.ts'
-import type { RecordOf, TraceRecord } from '../../../server/trace/records.ts'
+import { type RecordOf, request, type TraceRecord } from '../../../server/trace/records.ts'
 import { createRing, RingReader, RingWriter } from '../../../server/trace/ring.ts'
 import { Shown } from '../../../server/trace/shown.ts'
 import { TracedMemory } from '../../../server/trace/tracedMemory.ts'
@@ -23,14 +23,14 @@ import { linearRegisters, RAM_BASE, S2_RW, transaction } from '../smmu/support.t
 import { folder, recording, trap } from './synthetic.ts'
 
 const fixture = (name: string) => fileURLToPath(new URL(`recordings/${name}.gz`, import.meta.url))
-const request = { smmu: 0, sid: 8, iova: 0xffff_0000n, write: false }
+const asked = { smmu: 0, sid: 8, iova: 0xffff_0000n, write: false }
 
 describe('boots', () => {
   test.each(['6.1-nested', '6.12-nested'])(
     '%s: tables of the hypervisor are there, written long or short',
     async name => {
       const { machine } = await recordedMachine(fixture(name))
-      const { outcome, steps, text } = machine.walk(request)
+      const { outcome, steps, text } = machine.walk(asked)
       expect(steps.map(({ what, level }) => `${what}${level ?? ''}`)).toEqual([
         'L1STD',
         'STE',
@@ -50,14 +50,14 @@ describe('boots', () => {
 
   test('before the SMMU is on; a StreamID that has no entry', async () => {
     const at = async (trap: number, sid = 8) =>
-      (await recordedMachine(fixture('6.12-nested'), trap)).machine.walk({ ...request, sid })
+      (await recordedMachine(fixture('6.12-nested'), trap)).machine.walk({ ...asked, sid })
     expect((await at(1)).text).toBe('aborted without an event')
     expect((await at(500, 0xff00)).outcome).toBe('fault')
   })
 
   test("until mmio the host's stream table is the hardware's, and nobody read it", async () => {
     const { machine } = await recordedMachine(fixture('6.12-mmio'))
-    const { outcome, steps, text } = machine.walk(request)
+    const { outcome, steps, text } = machine.walk(asked)
     expect(outcome).toBe('unknown')
     expect(steps.map(({ what }) => what)).toEqual(['L1STD'])
     expect(text).toBe(`not in the recording: 8 bytes at ${steps[0]?.address}`)
@@ -228,4 +228,30 @@ test('a long write into hypervisor memory whose content nobody has is not taken 
   expect(shown.memory.read(base, target, 0, 8)).toBe(false)
   shown.memory.set(base + 8, 8, new Uint8Array(8).fill(9))
   expect(copy.read(base + 8, target, 0, 8)).toBe(false)
+})
+
+test('an SMMU that lost its power has lost its registers; one that kept them has not', async () => {
+  const registers = async (state: (typeof POWER_STATES)[number]) => {
+    const path = join(folder(), 'trace')
+    await recording(path, writer => {
+      writer.reset(0, 0, 1, 1)
+      for (const smmu of [0, 1]) {
+        writer.hardware(smmu, true, 2, 1, R.ARM_SMMU_CR2, 4, 7, 0, true)
+        writer.hardware(smmu, true, 2, 1, R.ARM_SMMU_CR0, 4, R.CR0_SMMUEN, 0, true)
+      }
+      writer.trap({ ...trap, seq: 1 }, 10, 3, 5, 0)
+      writer.request(request.power, 0, 20, 1, 0, POWER_STATES.indexOf(state), 0, 0)
+    })
+    const shown = new Shown(TraceReader.open(path).header.machine)
+    for (const item of groups(TraceReader.open(path).records())) if (isGroup(item)) shown.group(item, new Map())
+    return [0, 1].map(smmu => [R.ARM_SMMU_CR0, R.ARM_SMMU_CR2].map(at => shown.register('hardware', smmu, at)))
+  }
+  expect(await registers('off')).toEqual([
+    [0, undefined],
+    [R.CR0_SMMUEN, 7],
+  ])
+  expect(await registers('retained')).toEqual([
+    [R.CR0_SMMUEN, 7],
+    [R.CR0_SMMUEN, 7],
+  ])
 })
