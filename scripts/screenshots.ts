@@ -49,7 +49,7 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
       const url = new URL(page.url())
       await page.goto(new URL('/#/runs', url).href)
       await page
-        .getByRole('button', { name: /^Open / })
+        .getByRole('button', { name: /^Open [0-9]/ })
         .first()
         .click()
       await page.getByRole('region', { name: 'Recording' }).waitFor({ timeout: BOOT_MS })
