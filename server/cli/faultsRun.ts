@@ -9,6 +9,7 @@ import { checkRules } from '../faults/check.ts'
 import { pathText } from '../faults/load.ts'
 import { needsServer } from '../faults/plan.ts'
 import type { CatalogueEntry } from '../faults/rule.ts'
+import type { DeviceName } from '../machine/devices.ts'
 import { newRunFolder } from '../machine/runs.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
@@ -21,6 +22,7 @@ import type { Job, SessionResult } from '../sessions/session.ts'
 import type { Transport } from '../trap/messages.ts'
 import {
   appendOption,
+  deviceOption,
   initrdOption,
   modulesOption,
   noSandbox,
@@ -46,6 +48,7 @@ interface RunOptions extends OutputOptions {
   readonly initrd?: string
   readonly append?: string
   readonly qemuArg: readonly string[]
+  readonly device: readonly DeviceName[]
   readonly kernel: readonly string[]
   readonly until: readonly SeriesStep[]
   readonly seed: readonly number[]
@@ -111,6 +114,7 @@ const runOptions = (command: Command): Command =>
     .addOption(modulesOption())
     .addOption(initrdOption("initramfs of your own, with the workload's agent in it"))
     .addOption(appendOption())
+    .addOption(deviceOption())
     .addOption(qemuArgOption())
     .addOption(new Option('--until <list>', 'prefixes of the series').argParser(stages).default(['nested'], 'nested'))
     .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(seeds).default([1], '1'))
@@ -225,7 +229,7 @@ async function start(
     ...(options.modules && { modules: options.modules }),
     ...(options.initrd && { initrd: options.initrd }),
   }
-  for (const kernel of options.kernel) await checkKernel({ kernel, ...machine }, true, say)
+  for (const kernel of options.kernel) await checkKernel({ kernel, devices: options.device, ...machine }, true, say)
   const database = new Database(options.database)
   const campaign =
     options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume, options)
@@ -288,11 +292,12 @@ function begin(
 }
 
 /** What is asked of all machines. */
-function machineOf({ modules, initrd, append, qemuArg }: RunOptions): JobMachine {
+function machineOf({ modules, initrd, append, qemuArg, device }: RunOptions): JobMachine {
   return {
     ...(modules !== undefined && { modules: resolve(modules) }),
     ...(initrd !== undefined && { initrd: resolve(initrd) }),
     ...(append !== undefined && { append }),
+    ...(device.length > 0 && { devices: device }),
     ...(qemuArg.length > 0 && { qemuArgs: qemuArg }),
   }
 }
@@ -312,7 +317,7 @@ function expectNamed(plan: readonly Job[], options: RunOptions): void {
   const words =
     machineWords(other.machine ?? {})
       .map(quoted)
-      .join(' ') || 'none of --modules, --initrd, --append and --qemu-arg'
+      .join(' ') || 'none of --modules, --initrd, --append, --device and --qemu-arg'
   throw new UsageError(`${jobName(other)}: it asks for another machine: ${words} allows that`)
 }
 

@@ -11,6 +11,7 @@ import { ctlCommand } from './ctl.ts'
 import { devCommand } from './dev.ts'
 import { faultsCommand } from './faults.ts'
 import { fuzzCommand } from './fuzz.ts'
+import { matrixCommand } from './matrix.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
 import { traceCommand } from './trace.ts'
@@ -33,6 +34,7 @@ export function commandLine(exit: (code: number) => never): Command {
   ctlCommand(program)
   walkCommand(program)
   faultsCommand(program)
+  matrixCommand(program)
   attackCommand(program)
   traceCommand(program)
   setupCommand(program)

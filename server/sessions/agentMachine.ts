@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { SavedMachine, Session } from '../control/session.ts'
 import type { FaultPlan } from '../faults/rule.ts'
+import { type DeviceName, isDevice } from '../machine/devices.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import type { RamPool } from '../machine/guestRam.ts'
 import { ownFolder } from '../machine/scratch.ts'
@@ -65,6 +66,8 @@ export interface JobMachine {
   readonly initrd?: string
   /** Added to the kernel's command line. */
   readonly append?: string
+  /** Beside the usual ones. */
+  readonly devices?: readonly DeviceName[]
   /** Added to QEMU's. */
   readonly qemuArgs?: readonly string[]
 }
@@ -100,19 +103,20 @@ export interface StartOptions {
 /** Fetches and builds what is missing. */
 export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
   const { kernel, until, smp, fresh, el2, ramDir, transport, sandbox, machine = {} } = options
-  const { modules, initrd, qemuArgs = [] } = machine
+  const { modules, initrd, qemuArgs = [], devices: extra = [] } = machine
   const attack = el2 === 'pkvm'
   const files = await machineFiles(
     {
       kernel,
       attack,
+      devices: extra,
       ...(modules !== undefined && { modules }),
       ...(initrd !== undefined && { initrd }),
       ...(options.qemu !== undefined && { qemu: options.qemu }),
     },
     { signal },
   )
-  const devices = fresh ? ALL_DEVICES : SAVED_DEVICES
+  const devices = [...(fresh ? ALL_DEVICES : SAVED_DEVICES), ...extra]
   const append = [
     'console=ttyAMA0 panic=0 cosim.run=agent',
     `cosim.devices=${devices.join(',')} cosim.patience=${PATIENCE_S}`,
@@ -179,6 +183,7 @@ export class AgentMachine {
         commandLine: () => append,
         workload: { seed, size: SIZE },
         nvme: devices.includes('nvme'),
+        devices: devices.filter(isDevice),
         policy: {
           name: DEFAULTS.policy,
           options: { until, granule, requireIsolation: false },
@@ -219,7 +224,9 @@ export class AgentMachine {
 
   /** Data that arrived, compared with the expected data, for the devices of this machine. */
   checks(): WorkloadEntry[] {
-    return this.#machine.workload.check(this.#events).filter(({ device }) => this.#devices.includes(device))
+    return this.#machine.workload
+      .check(this.#events)
+      .filter(({ device }) => this.#devices.includes(device.split('.')[0] ?? ''))
   }
 
   async close(): Promise<void> {

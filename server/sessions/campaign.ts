@@ -43,7 +43,8 @@ export class Machines {
 
   /** @throws Error when set-up fails, or the guest does not become ready. */
   async of({ entry, kernel, until, machine }: Job): Promise<{ prepared: Prepared; snapshot: Snapshot | undefined }> {
-    const fresh = bootsFresh(entry)
+    // Not every device can be saved.
+    const fresh = bootsFresh(entry) || (machine?.devices ?? []).length > 0
     const { ramDir, transport = DEFAULTS.transport, sandbox = true, qemu } = this.#options
     const options: MachineOptions = {
       kernel,

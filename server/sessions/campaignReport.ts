@@ -15,7 +15,8 @@ export const quoted = (word: string): string =>
   /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
 
 /** The options that ask for a machine, as words of a command line. */
-export const machineWords = ({ modules, initrd, append, qemuArgs = [] }: JobMachine): string[] => [
+export const machineWords = ({ modules, initrd, append, qemuArgs = [], devices = [] }: JobMachine): string[] => [
+  ...devices.flatMap(name => ['--device', name]),
   ...(modules === undefined ? [] : ['--modules', modules]),
   ...(initrd === undefined ? [] : ['--initrd', initrd]),
   ...(append === undefined ? [] : [`--append=${append}`]),

@@ -5,6 +5,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { type CatalogueEntry, RuleSchema, SessionSchema, VERDICTS } from '../faults/rule.ts'
+import { DEVICE_NAMES } from '../machine/devices.ts'
 import { runsFolder } from '../machine/runs.ts'
 import { SERIES_STEPS } from '../policy/policy.ts'
 import { EL2_KERNEL } from '../run/el2.ts'
@@ -35,6 +36,7 @@ const Plan = Compile(
           modules: Type.Optional(Type.String()),
           initrd: Type.Optional(Type.String()),
           append: Type.Optional(Type.String()),
+          devices: Type.Optional(Type.Array(Type.Enum([...DEVICE_NAMES]))),
           qemuArgs: Type.Optional(Words),
         }),
       ),

@@ -69,7 +69,8 @@ test('a driver that does all that the architecture allows runs on full, isolated
   // The one is of the command that is illegal on purpose.
   expect(warnings.map(({ code }) => code)).toEqual(['HYP_CMDQ_STOPPED'])
   const oracle = sections.oracle as OracleReport | undefined
-  expect(oracle?.violations ?? []).toEqual([])
+  expect(oracle?.samples).toBeGreaterThan(5)
+  expect(oracle?.violations).toEqual([])
 }, 120_000)
 
 test('pkvm refuses it, and says what it was', async () => {

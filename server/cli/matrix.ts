@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim matrix`: kernels, devices, prefixes of the series, translation modes and granules, all with all. */
+import { availableParallelism } from 'node:os'
+import { resolve } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
+import { writeWhole } from '../machine/wholeFile.ts'
+import { POLICY_NAMES, policyFile } from '../policy/load.ts'
+import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
+import { isSeries, KERNELS, machineFiles } from '../run/files.ts'
+import { DEFAULTS } from '../run/options.ts'
+import { runJobs } from '../sessions/campaign.ts'
+import {
+  against,
+  cellName,
+  cellsOf,
+  defaultMatrices,
+  type Matrix,
+  MatrixDatabase,
+  type MatrixMachine,
+  runCell,
+  salvageMatrices,
+  TRANSLATE_MODES,
+} from '../sessions/matrix.ts'
+import {
+  againstText,
+  compareMatrices,
+  matrixJunit,
+  matrixPage,
+  matrixText,
+  repeatCell,
+} from '../sessions/matrixReport.ts'
+import type { TranslateMode } from '../translate/translator.ts'
+import type { Transport } from '../trap/messages.ts'
+import {
+  appendOption,
+  initrdOption,
+  modulesOption,
+  noSandbox,
+  qemuArgOption,
+  qemuOption,
+  ramDirOption,
+  transportOption,
+} from './bootOptions.ts'
+import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { checkKernel } from './kernels.ts'
+import { inputFile, outputFile } from './paths.ts'
+import { print, say } from './terminal.ts'
+
+interface OutputOptions {
+  readonly database: string
+  readonly against?: string
+  readonly json?: true
+  readonly junit?: string
+  readonly html?: string
+}
+
+interface MatrixOptions extends OutputOptions {
+  readonly kernel: readonly string[]
+  readonly device: readonly (readonly DeviceName[])[]
+  readonly until: readonly SeriesStep[]
+  readonly translate: readonly TranslateMode[]
+  readonly granule: readonly Granule[]
+  readonly policy: string
+  readonly memory: string
+  readonly smp: number
+  readonly timeout: number
+  readonly modules?: string
+  readonly initrd?: string
+  readonly append?: string
+  readonly qemuArg: readonly string[]
+  readonly jobs: number
+  readonly ramDir: string
+  readonly transport: Transport
+  readonly sandbox: boolean
+  readonly qemu?: string
+  readonly resume?: true | number
+}
+
+const list = (text: string): string[] => text.split(',').filter(word => word !== '')
+
+/** A list of words that are known. @throws InvalidArgumentError */
+const words =
+  <T extends string | number>(known: readonly T[]) =>
+  (text: string): T[] =>
+    list(text).map(word => {
+      const found = known.find(value => String(value) === word)
+      if (found === undefined) throw new InvalidArgumentError(`"${word}" is none of ${known.join(', ')}`)
+      return found
+    })
+
+/** `usual,igb,ahci+e1000`: what each machine has beside the usual four. @throws InvalidArgumentError */
+function devices(text: string): DeviceName[][] {
+  return list(text).map(names =>
+    names === 'usual'
+      ? []
+      : inOrder(
+          names.split('+').map(name => {
+            if (!isDevice(name))
+              throw new InvalidArgumentError(`"${name}" is none of usual, ${DEVICE_NAMES.join(', ')}`)
+            return name
+          }),
+        ),
+  )
+}
+
+const whole =
+  (least: number, most: number) =>
+  (text: string): number => {
+    const value = Number(text)
+    if (!/^\d+$/.test(text) || value < least || value > most) {
+      throw new InvalidArgumentError(`expected a whole number from ${least} to ${most}`)
+    }
+    return value
+  }
+const id = whole(1, Number.MAX_SAFE_INTEGER)
+
+const outputOptions = (command: Command): Command =>
+  command
+    .option('--database <file>', 'where matrices are kept', defaultMatrices())
+    .option('--against <kernel>', 'a kernel of the matrix that the others are held against')
+    .option('--json', 'the result as JSON')
+    .option('--junit <file>', 'write JUnit XML', outputFile)
+    .option('--html <file>', 'write a page with a table and what there is of each cell', outputFile)
+
+export function matrixCommand(program: Command): void {
+  const matrix = program
+    .command('matrix')
+    .description('boot kernels with devices, steps, modes and granules, all with all')
+  const run = matrix.command('run', { isDefault: true }).description('boot all cells; goes on where it was interrupted')
+  outputOptions(run)
+    .addOption(
+      new Option(
+        '--kernel <list>',
+        `Debian's ${KERNELS.join(', ')}, arm64 Images (or Image.gz), folders of kernel builds`,
+      )
+        .argParser(list)
+        .default([DEFAULTS.kernel], DEFAULTS.kernel),
+    )
+    .addOption(modulesOption())
+    .addOption(
+      new Option(
+        '--device <list>',
+        `what machines have beside virtio-blk, nvme, virtio-net and e1000e: usual (nothing), ${DEVICE_NAMES.join(', ')}; a+b: both at once`,
+      )
+        .argParser(devices)
+        .default([[]], 'usual'),
+    )
+    .addOption(
+      new Option('--until <list>', 'prefixes of the series')
+        .argParser(words(SERIES_STEPS))
+        .default(['nested'], 'nested'),
+    )
+    .addOption(
+      new Option('--translate <list>', 'who translates for devices')
+        .argParser(words(TRANSLATE_MODES))
+        .default(['hardware'], 'hardware'),
+    )
+    .addOption(
+      new Option('--granule <list>', 'page sizes of the stage-2 idmap')
+        .argParser(words(GRANULES))
+        .default([DEFAULTS.granule], String(DEFAULTS.granule)),
+    )
+    .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file with a policy of your own`, DEFAULTS.policy)
+    .option('--memory <size>', 'guest RAM, e.g. 1G', DEFAULTS.memory)
+    .option('--smp <n>', 'vCPUs, 1 to 64', whole(1, 64), DEFAULTS.smp)
+    .option('--timeout <s>', 'time limit of each guest', whole(1, 86_400), 300)
+    .addOption(initrdOption())
+    .addOption(appendOption())
+    .addOption(qemuArgOption())
+    .option('--jobs <n>', 'machines at a time', whole(1, 256), availableParallelism())
+    .addOption(ramDirOption())
+    .addOption(transportOption())
+    .addOption(noSandbox())
+    .addOption(qemuOption())
+    .option('--resume [id]', 'go on with an interrupted matrix, by default the newest', id)
+    .action((options: MatrixOptions) => act(signal => start(options, signal)))
+  matrix
+    .command('list')
+    .description('matrices so far')
+    .option('--database <file>', 'where matrices are kept', defaultMatrices())
+    .action(({ database }: OutputOptions) =>
+      act(async () => {
+        for (const { id, started, finished, what, planned, done, asExpected } of new MatrixDatabase(database).list()) {
+          const state = finished === null ? 'not finished' : 'finished'
+          print(`${id}  ${started}  ${what}: ${done} of ${planned} cells, ${asExpected} ok, ${state}`)
+        }
+      }),
+    )
+  outputOptions(matrix.command('report').argument('<matrix>', 'its number', id))
+    .description('what came of a matrix')
+    .action((number: number, options: OutputOptions) =>
+      act(async () => {
+        const database = new MatrixDatabase(options.database)
+        await output(database, database.campaign(number), options)
+      }),
+    )
+  matrix
+    .command('salvage')
+    .argument('<damaged>', 'a database', inputFile)
+    .argument('<new>', 'another one', outputFile)
+    .description('what can be read of a damaged database, in a new one')
+    .action((damaged: string, made: string) =>
+      act(async () => {
+        const { campaigns, sessions } = salvageMatrices(damaged, made)
+        say(`${made}: ${campaigns} matrices with ${sessions} cells`)
+      }),
+    )
+  matrix
+    .command('compare')
+    .argument('<before>', 'number of a matrix', id)
+    .argument('<after>', 'of another one', id)
+    .description('cells of two matrices that differ, what became worse first')
+    .option('--database <file>', 'where matrices are kept', defaultMatrices())
+    .action((before: number, after: number, options: OutputOptions) =>
+      act(async () => {
+        const database = new MatrixDatabase(options.database)
+        const rows = (number: number) => database.rows(database.campaign(number))
+        print(compareMatrices(rows(before), rows(after)))
+      }),
+    )
+}
+
+async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const { signal, dispose } = abortOnSignal()
+  try {
+    await work(signal)
+  } catch (error) {
+    fail(error, signal)
+  } finally {
+    dispose()
+  }
+}
+
+const machineOf = (options: MatrixOptions): MatrixMachine => {
+  const { policy, memory, smp, timeout, modules, initrd, append, qemuArg } = options
+  return {
+    ...{ policy: POLICY_NAMES.includes(policy) ? policy : policyFile(policy), memory, smp, timeout },
+    ...(modules !== undefined && { modules: resolve(modules) }),
+    ...(initrd !== undefined && { initrd: resolve(initrd) }),
+    ...(append !== undefined && { append }),
+    ...(qemuArg.length > 0 && { qemuArgs: qemuArg }),
+  }
+}
+
+/** The kernels of a matrix: a path holds wherever it is gone on from. */
+const kernelsOf = ({ kernel, against }: MatrixOptions): string[] => [
+  ...new Set([...(against === undefined ? [] : [against]), ...kernel].map(nameOf)),
+]
+const nameOf = (kernel: string): string => (isSeries(kernel) ? kernel : resolve(kernel))
+
+async function start(options: MatrixOptions, signal: AbortSignal): Promise<void> {
+  const kernels = kernelsOf(options)
+  const { modules, initrd } = options
+  for (const kernel of kernels) {
+    const own = isSeries(kernel) ? {} : { ...(modules && { modules }), ...(initrd && { initrd }) }
+    await checkKernel({ kernel, devices: options.device.flat(), ...own }, true, say)
+  }
+  const database = new MatrixDatabase(options.database)
+  const matrix = options.resume === undefined ? begin(database, kernels, options) : resumed(database, kernels, options)
+  await setUp(matrix, options, signal)
+  const left = database.remaining(matrix).length
+  say(`matrix ${matrix.id}: ${left} of ${matrix.plan.length} cells, ${options.jobs} at a time`)
+  const begun = performance.now()
+  const own = [
+    ...(options.qemu === undefined ? [] : ['--qemu', options.qemu]),
+    ...['--ram-dir', options.ramDir, '--transport', options.transport],
+    ...(options.sandbox ? [] : ['--no-sandbox']),
+  ]
+  try {
+    await runJobs(
+      database,
+      matrix,
+      options.jobs,
+      signal,
+      (cell, either) => runCell(cell, own, either),
+      (cell, { verdict, message, ms }, count, total) => {
+        const why = verdict === 'ok' ? '' : `: ${message}`
+        const place = `${String(count).padStart(String(total).length)}/${total}`
+        say(`${place}  ${cellName(cell)}: ${verdict}${why}  ${(ms / 1000).toFixed(1)} s`)
+      },
+    )
+  } catch (error) {
+    if (signal.aborted) say(`interrupted: "matrix --resume ${matrix.id}" goes on`)
+    throw error
+  }
+  const minutes = (performance.now() - begun) / 60_000
+  if (left > 0) say(`${left} cells in ${minutes.toFixed(1)} min, ${(left / minutes).toFixed(1)} a minute`)
+  await output(database, database.campaign(matrix.id), options)
+}
+
+function begin(database: MatrixDatabase, kernels: readonly string[], options: MatrixOptions): Matrix {
+  const { device, until, translate, granule } = options
+  const axes = { kernels, devices: device, steps: until, modes: translate, granules: granule }
+  const plan = cellsOf(axes, machineOf(options))
+  if (plan.length === 0) throw new UsageError('there is nothing to boot')
+  const counted = ([n, name]: readonly [number, string]) => `${n} ${name}${n === 1 ? '' : 's'}`
+  const what = [
+    [kernels.length, 'kernel'],
+    [device.length, 'device'],
+    [until.length, 'step'],
+    [translate.length, 'mode'],
+    [granule.length, 'granule'],
+  ] as const
+  return database.begin(`matrix of ${what.map(counted).join(' × ')}`, plan)
+}
+
+/** What a database asks for is booted only if the command line asks for it, too. */
+function resumed(database: MatrixDatabase, kernels: readonly string[], options: MatrixOptions): Matrix {
+  const { resume } = options
+  const number = resume === true ? database.unfinished() : resume
+  if (number === undefined) throw new Error(`${database.path}: every matrix is finished`)
+  const matrix = database.campaign(number)
+  const foreign = matrix.plan.find(({ kernel }) => !isSeries(kernel) && !kernels.includes(kernel))
+  if (foreign !== undefined)
+    throw new UsageError(`${cellName(foreign)}: --kernel '${foreign.kernel}' allows that kernel`)
+  const machine = machineOf(options)
+  const other = matrix.plan.find(cell => !isDeepStrictEqual(cell.machine, machine))
+  if (other !== undefined) {
+    throw new UsageError(
+      `${cellName(other)}: it was begun with other options of the machine, as in: ${repeatCell(other)}`,
+    )
+  }
+  return matrix
+}
+
+/** Fetches and builds what is missing, once, and not in each cell. */
+async function setUp(matrix: Matrix, { qemu }: MatrixOptions, signal: AbortSignal): Promise<void> {
+  const wanted = new Map(
+    matrix.plan.map(({ kernel, devices, machine }) => [
+      JSON.stringify([kernel, devices]),
+      { kernel, devices, machine },
+    ]),
+  )
+  for (const { kernel, devices, machine } of wanted.values()) {
+    const { modules, initrd } = machine
+    await machineFiles(
+      {
+        kernel,
+        devices: devices.filter(isDevice),
+        ...(modules !== undefined && { modules }),
+        ...(initrd !== undefined && { initrd }),
+        ...(qemu !== undefined && { qemu }),
+      },
+      { signal },
+    )
+  }
+}
+
+async function output(database: MatrixDatabase, matrix: Matrix, options: OutputOptions): Promise<void> {
+  const rows = database.rows(matrix)
+  const { plan, ...about } = matrix
+  const reference = options.against === undefined ? undefined : nameOf(options.against)
+  if (reference !== undefined && !plan.some(({ kernel }) => kernel === reference)) {
+    throw new UsageError(
+      `--against ${options.against}: this matrix has ${[...new Set(plan.map(({ kernel }) => kernel))].join(', ')}`,
+    )
+  }
+  const found = reference === undefined ? [] : against(plan, rows, reference)
+  if (options.junit !== undefined) await writeWhole(options.junit, matrixJunit(matrix, rows))
+  if (options.html !== undefined) await writeWhole(options.html, matrixPage(matrix, rows, found))
+  if (options.json) {
+    const cells = { schema: 'smmu-cosim/matrix/1', ...about, planned: plan.length, cells: rows }
+    print(
+      JSON.stringify({ ...cells, ...(reference !== undefined && { against: reference, compared: found }) }, null, 2),
+    )
+  } else {
+    print(matrixText(plan, rows))
+    if (reference !== undefined) print(againstText(found, reference))
+  }
+  const bad =
+    reference === undefined
+      ? rows.some(({ result }) => !result.asExpected)
+      : found.some(({ compared }) => compared === 'worse')
+  if (bad || rows.length < plan.length) process.exitCode = EXIT.failed
+}
