@@ -183,6 +183,23 @@ test('what is asked of QEMU and typed arrives there', async () => {
   expect(server.typed()).toBe('ls\n')
 })
 
+test('a device comes, into the one slot that there is, and goes', async () => {
+  const device = async (...args: string[]) => {
+    const { code, out, err } = await ctl('device', ...args)
+    return [code, code === 0 ? out.trim() : err]
+  }
+  expect(await device('list')).toEqual([0, 'none'])
+  expect(await device('add', 'nvme')).toEqual([0, 'slot0.nvme'])
+  expect(await device('list')).toEqual([0, 'slot0.nvme'])
+  expect(await device('add', 'e1000e')).toEqual([1, expect.stringContaining('no slot is free')])
+  expect(await device('remove', 'slot0.nvm')).toEqual([1, expect.stringContaining('there are slot0.nvme')])
+  expect(await device('remove', 'slot0.nvme')).toEqual([0, ''])
+  expect(await device('list')).toEqual([0, 'none'])
+  expect(server.qmp.slice(-4)).toEqual(['blockdev-add', 'device_add', 'device_del', 'blockdev-del'])
+  expect(await device('add', 'abacus')).toEqual([2, expect.stringContaining('one of virtio-blk, nvme')])
+  expect(await device('remove')).toEqual([2, expect.stringContaining('device remove NAME')])
+})
+
 test('breakpoints: set, switch, hold, look, change, go on, remove', async () => {
   const { qemu } = server
   const set = await ctl('break', 'register', '--register', 'GBPA', '--access', 'write', '--value', '0x1')

@@ -14,6 +14,8 @@ import type { Subscriptions } from '../../../server/api/subscriptions.ts'
 import type { Session, SessionEnd } from '../../../server/control/session.ts'
 import { TrapThread } from '../../../server/control/trapThread.ts'
 import { GuestConsole } from '../../../server/machine/console.ts'
+import { Hotplug } from '../../../server/machine/hotplug.ts'
+import type { Qmp } from '../../../server/machine/qmp.ts'
 import { Counters, createCounters } from '../../../server/trace/counters.ts'
 import { describeMachine } from '../../../server/trace/format.ts'
 import { Pump } from '../../../server/trace/pump.ts'
@@ -81,9 +83,12 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     end = resolve
   })
   const executed: string[] = []
-  const qmp = Object.assign(new EventEmitter(), {
-    async execute(command: string) {
+  const qmp: EventEmitter & Pick<Qmp, 'execute'> = Object.assign(new EventEmitter(), {
+    async execute(command: string, { id }: { readonly id?: string } = {}) {
       executed.push(command)
+      // The guest lets go of everything.
+      if (command === 'device_del')
+        setImmediate(() => qmp.emit('event', { event: 'DEVICE_DELETED', data: { device: id } }))
       return command
     },
   })
@@ -104,6 +109,8 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     ram,
     hello: undefined,
     ended,
+    hotplug: new Hotplug(async () => qmp as Qmp, folder, 1),
+    lookAtDevices: () => {},
     reset: async () => void (await qmp.execute('system_reset')),
     qmp: () => (options.qmp ? Promise.resolve(qmp) : new Promise<never>(() => {})),
   })
