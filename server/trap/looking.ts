@@ -10,14 +10,16 @@ const MISSES = 4
 /** So long after a message looks follow one another at once, ms; later, others may run so often in between. */
 const TIGHT_MS = 0.02
 const GIVE_MS = 0.005
-/** Between two looks lie some µs, or what somebody else had to do: who takes so long, ms, computes. */
-const HELD_UP_MS = 0.1
-/** So many messages are slept for then; twice as many the next time, up to a limit, and half as many when so many were not held up. */
+/** A sleeping thread is woken up in so long, ms: a message that is found by looking wins it, one that waited for the look loses the more. */
+const WAKE_UP_MS = 0.02
+/** So much may be lost by messages that waited, or have been won before, ms. */
+const STAKE_MS = 1.5
+/** So many messages are slept for then; twice as many the next time, up to a limit, and half as many when so many were looked for. */
 const SKIPPED = 32
-const MAX_SKIPPED = 2_048
+const MAX_SKIPPED = 512
 
 /** Indices of times, which have an array: a number of an object would be a new object each time. */
-const [LAST, LOOKED, GAVE] = [0, 1, 2] as const
+const [LAST, LOOKED, GAVE, WON] = [0, 1, 2, 3] as const
 
 /**
  * How long to look for a message before sleeping. To be woken up takes tens of µs, with cold caches; to look takes a processor, which
@@ -25,14 +27,14 @@ const [LAST, LOOKED, GAVE] = [0, 1, 2] as const
  *
  * While it looks, it gives the processor to others that wait for it. Those who do I/O are done within µs. Those who compute keep it for
  * ms, and a message that comes meanwhile waits: the thread is not asleep, so nobody wakes it, and a thread that is woken goes before one
- * that computes. So it sleeps when a look was held up, and for a number of messages after that.
+ * that computes. So there is an account: when messages that waited have lost more than the others won, it sleeps for a number of messages.
  */
 export class Looking {
   readonly #never: boolean
   readonly #now: () => number
   readonly #give: () => void
-  /** When the last message was dealt with, when it was last looked, and when others were last let run, ms. */
-  readonly #times = Float64Array.of(Number.NEGATIVE_INFINITY, 0, 0)
+  /** When the last message was dealt with, when it was last looked, and when others were last let run, and what looking has won, ms. */
+  readonly #times = Float64Array.of(Number.NEGATIVE_INFINITY, 0, 0, 0)
   #misses = MISSES
   /** Messages that are slept for; how many it will be the next time; how many were looked for since. */
   #skip = 0
@@ -61,6 +63,21 @@ export class Looking {
     return this.#times[LOOKED]
   }
 
+  /** A message is there that was looked for. It came after the look before this one. */
+  seen(): void {
+    const now = this.#now()
+    const won = this.#times[WON] + WAKE_UP_MS - (now - this.#times[LOOKED])
+    this.#times[LOOKED] = now
+    if (won >= -STAKE_MS) {
+      this.#times[WON] = Math.min(won, STAKE_MS)
+      return
+    }
+    this.#times[WON] = 0
+    this.#skip = this.#skipNext
+    this.#skipNext = Math.min(2 * this.#skipNext, MAX_SKIPPED)
+    this.#kept = 0
+  }
+
   /** A message was there, and is dealt with. @returns now */
   found(): number {
     if (this.waited < LATE_MS) this.#misses = 0
@@ -80,14 +97,7 @@ export class Looking {
   pays(): boolean {
     if (this.#never || this.#misses >= MISSES || this.#skip > 0) return false
     const now = this.#now()
-    const gap = now - this.#times[LOOKED]
     this.#times[LOOKED] = now
-    if (gap > HELD_UP_MS) {
-      this.#skip = this.#skipNext
-      this.#skipNext = Math.min(2 * this.#skipNext, MAX_SKIPPED)
-      this.#kept = 0
-      return false
-    }
     const { waited } = this
     if (waited >= LOOK_MS) return false
     if (waited > TIGHT_MS && now - this.#times[GAVE] > GIVE_MS) {

@@ -34,7 +34,8 @@ export class Polling {
 
   /** A message came. */
   arrived(): void {
-    this.#looking.begin()
+    if (this.#scheduled) this.#looking.seen()
+    else this.#looking.begin()
   }
 
   /** It is dealt with: the next one may come. */

@@ -188,14 +188,15 @@ export class RingStream implements ByteStream {
   #look(): boolean {
     const looking = this.#looking
     const until = looking.begin() + TURN_MS
-    for (;;) {
+    for (let looked = false; ; ) {
       if (this.#end.available > 0) {
+        if (looked) looking.seen()
+        looked = false
         this.#receiver?.readable()
         if (this.#closed) return true
         if (looking.found() >= until) return false
-      } else if (!looking.pays()) {
-        if (this.#end.sleep(BYTES)) return true
-      }
+      } else if (looking.pays()) looked = true
+      else if (this.#end.sleep(BYTES)) return true
     }
   }
 

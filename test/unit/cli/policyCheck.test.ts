@@ -54,6 +54,12 @@ describe('types', () => {
       [/:7:5: error TS\d+: .*'nam' does not exist/],
     ],
     ['a module by its URL', EXAMPLE.replaceAll(`'${ROOT}`, `'file://${ROOT}`), []],
+    ['a parameter without a type, which is no mistake', `${EXAMPLE}\nexport const same = x => x\n`, []],
+    [
+      'parts of the project that a policy may use',
+      `import '${ROOT}server/trace/counters.ts'\n${EXAMPLE}`, // what is an any[] at first is of another type without noImplicitAny
+      [],
+    ],
     ['unused, which is no mistake', `${EXAMPLE}\nconst spare = 1\n`, []],
   ])('%s', async (_, text, expected) => {
     expect(text).not.toBe('')

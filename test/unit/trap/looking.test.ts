@@ -25,21 +25,25 @@ class Clock {
     this.looking.found()
   }
 
-  /** Looks until that no longer pays, or `ms` have passed. @param late ms that the first look is held up. @returns ms */
-  look(ms: number, late = 0): number {
+  /** Looks until that no longer pays, or `ms` have passed. @returns ms */
+  look(ms: number): number {
     const start = this.now
-    this.now += late
     while (this.now < start + ms && this.looking.pays()) this.now += 0.001
     return this.now - start
   }
 
-  /** Messages, one every 0.1 ms. @returns how many of them were looked for */
+  /** Messages, one every 0.1 ms. @param late ms that each waits when it is looked for. @returns how many of them were looked for */
   messages(count: number, late = 0): number {
     let looked = 0
     for (let i = 0; i < count; i++) {
-      if (this.looking.pays()) looked++
-      this.woken(0.1)
-      if (late > 0) this.look(0.2, late)
+      if (!this.looking.pays()) this.woken(0.1)
+      else {
+        looked++
+        this.look(0.1)
+        this.now += late
+        this.looking.seen()
+        this.looking.found()
+      }
     }
     return looked
   }
@@ -86,45 +90,61 @@ describe('others', () => {
     expect(clock.given[1] - clock.given[0]).toBeLessThan(0.01)
   })
 
-  test('who are done within µs do not keep it from looking', () => {
-    const clock = new Clock()
-    clock.messages(2)
-    clock.others = 0.05
-    expect(clock.look(100)).toBeGreaterThan(0.5)
-    clock.woken(0)
-    expect(clock.messages(100)).toBe(100)
-  })
-
-  test('who keep the processor do: it sleeps at once, and for a number of messages', () => {
+  test('who keep the processor do not keep it from looking while no message waits', () => {
     const clock = new Clock()
     clock.messages(2)
     clock.others = 3
-    expect(clock.look(100)).toBeLessThan(3.1)
-    expect(clock.given.length).toBe(1)
+    expect(clock.look(100)).toBeGreaterThan(3)
+    clock.woken(0)
     clock.others = 0
-    expect(clock.messages(32)).toBe(0)
     expect(clock.messages(100)).toBe(100)
   })
 
-  test('also where they took it by themselves', () => {
+  test('nor while a message waits for no longer than a wake-up takes', () => {
     const clock = new Clock()
     clock.messages(2)
-    expect(clock.look(100, 0.2)).toBeCloseTo(0.2, 3)
-    expect(clock.messages(32)).toBe(0)
+    expect(clock.messages(10_000, 0.018)).toBe(10_000)
+  })
+
+  test('do when messages wait for ms: it sleeps for a number of messages', () => {
+    const clock = new Clock()
+    clock.messages(2)
+    expect(clock.messages(1, 2)).toBe(1)
+    // The message at hand was the first of them.
+    expect(clock.messages(31)).toBe(0)
+    expect(clock.messages(100)).toBe(100)
+  })
+
+  test('what was won before is lost first, up to 1.5 ms', () => {
+    const clock = new Clock()
+    clock.messages(1_000)
+    expect(clock.messages(1, 2.9)).toBe(1)
+    expect(clock.messages(5)).toBe(5)
+    clock.messages(1_000)
+    clock.messages(1, 3.1)
+    expect(clock.messages(31)).toBe(0)
+  })
+
+  test('waits that are short, but not won back, add up', () => {
+    const clock = new Clock()
+    clock.messages(2)
+    // Each loses 0.1 ms.
+    expect(clock.messages(46, 0.12)).toBeLessThan(17)
+    expect(clock.messages(5)).toBe(5)
   })
 
   test('are disturbed ever more rarely while they stay, and looks come back when they have gone', () => {
     const clock = new Clock()
     clock.messages(100)
-    clock.messages(10_000, 0.2)
-    expect(clock.messages(20_000, 0.2)).toBeLessThan(20)
+    clock.messages(10_000, 5)
+    expect(clock.messages(20_480, 5)).toBeLessThanOrEqual(41)
     // At most so many messages are slept for.
-    clock.messages(2_048)
-    expect(clock.messages(1_000)).toBe(1_000)
-    // And as many kept ones make it forget.
-    clock.messages(4_096)
-    clock.look(100, 0.2)
-    expect(clock.messages(32)).toBe(0)
+    clock.messages(512)
+    expect(clock.messages(1_000)).toBeGreaterThan(900)
+    // And as many that were looked for make it forget.
+    clock.messages(1_024)
+    clock.messages(1, 5)
+    expect(clock.messages(31)).toBe(0)
     expect(clock.messages(10)).toBe(10)
   })
 })

@@ -21,10 +21,9 @@ class Loop {
     this.polling = new Polling(new Looking(processors, clock, () => {}), again, clock)
   }
 
-  /** Time goes by; whoever polls looks all the time. @param late ms that the first look is held up */
+  /** Time goes by; whoever polls looks all the time. @param late ms that nobody looks, after that */
   pass(ms: number, late = 0): void {
     const end = this.now + ms
-    this.now += late
     while (this.#look !== undefined && this.now < end) {
       const look = this.#look
       this.#look = undefined
@@ -32,7 +31,7 @@ class Loop {
       this.looks++
       look()
     }
-    this.now = Math.max(this.now, end)
+    this.now = Math.max(this.now, end) + late
   }
 
   get awake(): boolean {
@@ -78,10 +77,11 @@ test('turns of the event loop follow one another for 20 µs, and are 3 µs apart
   expect(loop.looks).toBeLessThan(52)
 })
 
-test('where a look is held up it sleeps', () => {
+test('where messages wait for a look it sleeps', () => {
   const loop = new Loop()
   loop.messages(2, 0.4)
-  loop.messages(1, 0.4, 0.2)
+  // The event loop, or others, let a message wait for so long.
+  loop.messages(4, 0.4, 1)
   expect(loop.awake).toBe(false)
   loop.looks = 0
   loop.messages(20, 0.4)

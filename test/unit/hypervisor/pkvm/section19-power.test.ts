@@ -8,7 +8,7 @@ import type { PowerState } from '../../../../server/smmu/hardware.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import type { SoftSmmu } from '../../../../server/smmu/soft/softSmmu.ts'
 import { CFGI_ALL, command, SYNC, TLBI_NSNH_ALL } from '../../smmu/fields.ts'
-import { type SoftBench, type SoftSetUp, softHost } from './soft.ts'
+import { idRegisters, type SoftBench, type SoftSetUp, softHost } from './soft.ts'
 import { CARVEOUT_BASE, HOST_EVTQ, Host, MiB, RAM_BASE, STE } from './support.ts'
 
 const SID = 5
@@ -247,6 +247,69 @@ test('one that would let devices through when it is on again does not lose its s
   expect(bench.hyp.power(0, 'retained')).toBe(OK)
   expect(bench.hyp.power(0, 'on')).toBe(OK)
   expect(bench.dma(SID, MINE)).toBe('done')
+})
+
+test('GBPA aborts before the power goes and when it comes, whatever it was and was promised to be', () => {
+  // The platform has promised what its hardware does not keep.
+  const { bench } = running('reshadow', { soft: { gbpa: 0x1000 } })
+  bench.poke(r.ARM_SMMU_GBPA, r.GBPA_UPDATE | 0x1000)
+  const { hw } = bench
+  const really = hw.write.bind(hw)
+  const outcomes: string[] = []
+  vi.spyOn(hw, 'write').mockImplementation((offset, size, lo, hi) => {
+    const ok = really(offset, size, lo, hi)
+    if (offset === r.ARM_SMMU_CR0) outcomes.push(bench.dma(SID, MINE))
+    return ok
+  })
+  expect(bench.hyp.power(0, 'off')).toBe(OK)
+  expect(bench.hyp.power(0, 'on')).toBe(OK)
+  expect([...outcomes, bench.dma(SID, MINE)]).toEqual(['abort', 'abort'])
+})
+
+test('with reshadow the host finds its registers as after a reset, and its pages are its own', () => {
+  const { bench, host } = running('reshadow')
+  const { hw } = bench
+  const really = hw.read.bind(hw)
+  // CR0ACK does not follow while it is on.
+  const late = vi.spyOn(hw, 'read').mockImplementation((offset, size, into) => {
+    const ok = really(offset, size, into)
+    if (offset === r.ARM_SMMU_CR0ACK && ok) into.lo = 0xd
+    return ok
+  })
+  expect(bench.hyp.power(0, 'off')).toBe(OK)
+  late.mockRestore()
+  expect(bench.report.take()).toContain('HYP_CR0ACK')
+  for (const page of [host.cmdq, host.evtq, host.strtab]) expect(bench.hyp.donate(page, 4096, 1)).toBe(OK)
+  bench.hyp.power(0, 'on')
+  const zero = [r.ARM_SMMU_CR0, r.ARM_SMMU_CMDQ_PROD, r.ARM_SMMU_CMDQ_CONS, r.ARM_SMMU_STRTAB_BASE_CFG]
+  expect(zero.map(offset => bench.read(offset))).toEqual([0, 0, 0, 0])
+  expect([r.ARM_SMMU_CMDQ_BASE, r.ARM_SMMU_STRTAB_BASE].map(offset => bench.read64(offset))).toEqual([0n, 0n])
+})
+
+test('no interrupt is written to where a register happens to point', () => {
+  const msi = idRegisters({ idr0: r.IDR0_MSI })
+  const { bench } = running('reshadow', { soft: { id: msi } })
+  bench.hyp.power(0, 'off')
+  bench.hw.power('on')
+  expect(bench.peek(r.ARM_SMMU_EVTQ_IRQ_CFG0)).toBe(NOWHERE)
+  expect(bench.hyp.power(0, 'on')).toBe(OK)
+  for (const offset of [r.ARM_SMMU_GERROR_IRQ_CFG0, r.ARM_SMMU_EVTQ_IRQ_CFG0]) expect(bench.peek(offset)).toBe(0)
+})
+
+test('what may be cached cannot be invalidated: it stays off', () => {
+  const { bench } = running('keep')
+  bench.hyp.power(0, 'retained')
+  bench.hyp.donate(PAGE, 4096, 1)
+  const { hw } = bench
+  const really = hw.write.bind(hw)
+  const deaf = vi.spyOn(hw, 'write').mockImplementation((offset, size, lo, hi) => {
+    return offset === r.ARM_SMMU_CMDQ_PROD ? true : really(offset, size, lo, hi)
+  })
+  expect(bench.hyp.power(0, 'on')).toBe(EIO)
+  expect([bench.hyp.powerState(0), bench.dma(SID, PAGE)]).toEqual(['retained', 'abort'])
+  deaf.mockRestore()
+  expect(bench.hyp.power(0, 'on')).toBe(OK)
+  expect([bench.dma(SID, MINE), bench.dma(SID, PAGE)]).toEqual(['done', 'F_TRANSLATION'])
 })
 
 test('from one kind of off to the other there is no way', () => {
