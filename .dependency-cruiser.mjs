@@ -74,7 +74,16 @@ const MAY_IMPORT = [
       'scripts/setup',
       'test/bench',
       'test/fuzz',
-      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|api|attack)',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|api|attack|testing)',
+    ],
+  ],
+  [
+    'server/testing',
+    [
+      'protocol',
+      'scripts/setup',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions)',
+      'server/cli/terminal[.]ts',
     ],
   ],
 ]

@@ -14,6 +14,7 @@ import { fuzzCommand } from './fuzz.ts'
 import { matrixCommand } from './matrix.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
+import { testCommand } from './test.ts'
 import { traceCommand } from './trace.ts'
 import { walkCommand } from './walk.ts'
 
@@ -36,6 +37,7 @@ export function commandLine(exit: (code: number) => never): Command {
   faultsCommand(program)
   matrixCommand(program)
   attackCommand(program)
+  testCommand(program)
   traceCommand(program)
   setupCommand(program)
   benchCommand(program)

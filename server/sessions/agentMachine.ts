@@ -16,6 +16,7 @@ import { DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import type { Transport } from '../trap/messages.ts'
+import type { Savable } from './snapshot.ts'
 
 /** The same as for `boot`, so that addresses are comparable. Of RAM only touched pages are copied for a session. */
 const { memory, carveout, granule } = DEFAULTS
@@ -136,6 +137,15 @@ export async function prepare(options: MachineOptions, signal: AbortSignal): Pro
     sandbox,
   }
 }
+
+/** The machine as it can be saved. */
+export const savable = (prepared: Prepared): Savable => ({
+  files: prepared.files,
+  description: prepared.description,
+  label: `Linux ${prepared.files.kernel.version} until ${prepared.description.until}`,
+  save: (to, signal) => AgentMachine.save(prepared, to, signal),
+  measure: (from, signal) => AgentMachine.measure(prepared, from, signal),
+})
 
 /** A started machine with its own sockets, disks, RAM and network, and the agent in it. */
 export class AgentMachine {

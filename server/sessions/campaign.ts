@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { RamPool } from '../machine/guestRam.ts'
 import { DEFAULTS } from '../run/options.ts'
 import type { Transport } from '../trap/messages.ts'
-import { type MachineOptions, type Prepared, prepare } from './agentMachine.ts'
+import { type MachineOptions, type Prepared, prepare, savable } from './agentMachine.ts'
 import { type Campaign, type Database, jobName } from './database.ts'
 import { inLanes } from './lanes.ts'
 import { checkMemory, fittingMachines } from './memoryLimit.ts'
@@ -65,7 +65,7 @@ export class Machines {
       this.#prepared.set(key, found)
     }
     const prepared = { ...(await found), pool: this.#ram }
-    const snapshot = fresh ? undefined : await ensureSnapshot(prepared, this.#signal, this.#options.say)
+    const snapshot = fresh ? undefined : await ensureSnapshot(savable(prepared), this.#signal, this.#options.say)
     return { prepared, snapshot }
   }
 

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Snapshots: guests that were booted once to the agent's prompt and saved with the hypervisor's state, cached by the content of
- * everything that went into them. When any of it changes, a new snapshot is made.
+ * Snapshots: guests that were booted once until they wait for what to do, and saved with the hypervisor's state, cached by the
+ * content of everything that went into them. When any of it changes, a new snapshot is made.
  */
 import { mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { cachePath, contentKey, digest, entries, intact, publish } from '../../scripts/setup/cache.ts'
+import { lock } from '../../scripts/setup/lock.ts'
 import type { SavedMachine } from '../control/session.ts'
 import { LockedFolder, sweep } from '../machine/lockedFolder.ts'
-import { AgentMachine, type Prepared } from './agentMachine.ts'
+import type { MachineFiles } from '../run/files.ts'
 
 /** Sources on which the saved state depends: hypervisor state, checkpoint, machine. */
 const SOURCES = [
@@ -21,15 +22,28 @@ const SOURCES = [
   'protocol',
 ]
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
-const KEPT = 8
+const KEPT = 12
 /** Folders of snapshots in the making begin so. */
 const MAKING = '.making-'
 const FORMAT = 1
 
+/** A machine to be saved. */
+export interface Savable {
+  readonly files: MachineFiles
+  /** All that decides what is saved besides the files: JSON. */
+  readonly description: unknown
+  /** For people. */
+  readonly label: string
+  /** Boots it until it is ready, and saves it. @param to files in a folder of the snapshot's own: others may be put beside them */
+  save(to: SavedMachine, signal: AbortSignal): Promise<void>
+  /** What its workload takes without faults, ms; absent: it has none. */
+  measure?(from: SavedMachine, signal: AbortSignal): Promise<number>
+}
+
 /** A snapshot in the cache. */
 export interface Snapshot extends SavedMachine {
   readonly key: string
-  /** What the workload takes on it without faults, ms. */
+  /** What the workload takes on it without faults, ms; 0: it has none. */
   readonly usualMs: number
 }
 
@@ -41,25 +55,34 @@ interface Meta {
 const making = new Map<string, Promise<Snapshot>>()
 
 /** Names a machine by content: QEMU, kernel, initramfs, the machine's description, and our own source. */
-export async function snapshotKey(prepared: Prepared): Promise<string> {
-  const { files } = prepared
+export async function snapshotKey({ files, description }: Pick<Savable, 'files' | 'description'>): Promise<string> {
   const contents = await Promise.all([files.qemu, files.kernel.image, files.initrd].map(digest))
-  return contentKey([String(FORMAT), ...contents, JSON.stringify(prepared.description), await sourceDigest()])
+  return contentKey([String(FORMAT), ...contents, JSON.stringify(description), await sourceDigest()])
 }
 
 /** The snapshot for a machine; made when there is none. @throws Error when the guest does not become ready. */
 export async function ensureSnapshot(
-  prepared: Prepared,
+  savable: Savable,
   signal: AbortSignal,
   say: (line: string) => void,
 ): Promise<Snapshot> {
-  const key = await snapshotKey(prepared)
+  const key = await snapshotKey(savable)
   const running = making.get(key)
   if (running !== undefined) return running
   const made = readSnapshot(key).then(async cached => {
     if (cached !== undefined) return cached
-    say(`booting Linux ${prepared.files.kernel.version} until ${prepared.description.until} once, for a snapshot`)
-    return makeSnapshot(key, prepared, signal)
+    // Another process may be making it: then it is there when the lock is ours.
+    await mkdir(cachePath('snapshot'), { recursive: true })
+    const file = cachePath('snapshot', `.lock-${key.slice(0, 1)}`)
+    const unlock = await lock(file, signal, () => say('waiting for another process that makes a snapshot'))
+    try {
+      const again = await readSnapshot(key)
+      if (again !== undefined) return again
+      say(`booting ${savable.label} once, for a snapshot`)
+      return await makeSnapshot(key, savable, signal)
+    } finally {
+      unlock()
+    }
   })
   making.set(key, made)
   made.catch(() => making.delete(key))
@@ -80,7 +103,7 @@ export async function readSnapshot(key: string, folder = cachePath('snapshot')):
   }
 }
 
-async function makeSnapshot(key: string, prepared: Prepared, signal: AbortSignal): Promise<Snapshot> {
+async function makeSnapshot(key: string, savable: Savable, signal: AbortSignal): Promise<Snapshot> {
   const folder = cachePath('snapshot')
   await mkdir(folder, { recursive: true })
   // What processes left that were killed while they made one.
@@ -90,8 +113,8 @@ async function makeSnapshot(key: string, prepared: Prepared, signal: AbortSignal
   await mkdir(staging)
   try {
     const saved = { ram: join(staging, 'ram'), devices: join(staging, 'devices') }
-    await AgentMachine.save(prepared, saved, signal)
-    const usualMs = await AgentMachine.measure(prepared, saved, signal)
+    await savable.save(saved, signal)
+    const usualMs = (await savable.measure?.(saved, signal)) ?? 0
     await writeFile(join(staging, 'meta.json'), JSON.stringify({ key, usualMs } satisfies Meta))
     const place = join(folder, key)
     // Another process may have made the same one meanwhile, or left a damaged one.

@@ -25,6 +25,8 @@ export interface RunOptions {
   readonly onOutput?: (text: string, child: ChildProcess) => void
   /** The same for standard error. */
   readonly onErrors?: (text: string, child: ChildProcess) => void
+  /** Where it is started; default: here. */
+  readonly cwd?: string
   /** The run is killed after so long; the test then fails on the exit code. */
   readonly deadlineMs?: number
 }
@@ -34,7 +36,10 @@ export async function cosim(args: readonly string[], options: RunOptions = {}): 
   const folder = privateFolder(tmpdir(), 'cli-')
   const reportFile = join(folder, 'report.json')
   const all = args[0] === 'boot' ? ['boot', '--report', reportFile, ...args.slice(1)] : args
-  const child = spawn(process.execPath, [MAIN, ...all], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [MAIN, ...all], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    ...(options.cwd !== undefined && { cwd: options.cwd }),
+  })
   let stdout = ''
   let stderr = ''
   child.stdout.setEncoding('latin1').on('data', text => {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define SYSFS "/sys/bus/pci/devices"
+#define DRIVERS_PROBE "/sys/bus/pci/drivers_probe"
 #define EDU_ID "0x1234 0x11e8"
 #define REGISTERS_SIZE (1u << 20)
 #define REG_DMA_SOURCE 0x80
@@ -119,13 +120,31 @@ static bool master_the_bus(const char *device)
     return done;
 }
 
+/*
+ * Before Linux 6.15 a device has no IOMMU group until a driver was tried on it. The one of virtio, which every guest here has, does
+ * not take this device.
+ */
+static bool give_group(const char *device)
+{
+    char type[32];
+    if (read_word(device, "iommu_group/type", type, sizeof(type))) {
+        return true;
+    }
+    int fd = open(DRIVERS_PROBE, O_WRONLY | O_CLOEXEC);
+    bool tried = write_word(device, "driver_override", "virtio-pci") && fd >= 0 && write(fd, device, strlen(device)) > 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return write_word(device, "driver_override", "\n") && tried;
+}
+
 const char *edu_open(struct edu *edu)
 {
     char path[256], type[32];
     if (!find(edu)) {
         return "looking for the edu device";
     }
-    if (!read_word(edu->device, "iommu_group/type", type, sizeof(type)) ||
+    if (!give_group(edu->device) || !read_word(edu->device, "iommu_group/type", type, sizeof(type)) ||
         (strcmp(type, "identity") != 0 && !write_word(edu->device, "iommu_group/type", "identity"))) {
         return "an identity domain for the edu device";
     }

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim test`: scenarios on real machines. */
+import { availableParallelism } from 'node:os'
+import { dirname, isAbsolute, relative, resolve } from 'node:path'
+import { type Command, InvalidArgumentError } from 'commander'
+import type { CliOptions } from 'vitest/node'
+import { cachePath } from '../../scripts/setup/cache.ts'
+import { machineTests, REPORTER } from '../testing/config.ts'
+import { SEED_VARIABLE } from '../testing/options.ts'
+import { EXIT, fail, UsageError } from './exit.ts'
+import { inputFile } from './paths.ts'
+
+interface TestOptions {
+  readonly testNamePattern?: string
+  readonly seed?: number
+  readonly jobs: number
+  readonly junit?: string
+}
+
+const number = (least: number) => (text: string) => {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || value < least || value > 0xffff_ffff)
+    throw new InvalidArgumentError(`expected a whole number of at least ${least}`)
+  return value
+}
+
+/** Names as they are, for a glob. */
+const literally = (path: string): string => path.replace(/[*?[\]{}()!@+\\]/g, '\\$&')
+
+/**
+ * Where the command was typed: npm runs a script in the folder of its package.json, and says where it was.
+ * @param place of this process
+ */
+const here = (place = process.cwd(), { INIT_CWD, npm_lifecycle_event: script } = process.env): string =>
+  script === 'smmu-cosim' && INIT_CWD !== undefined ? INIT_CWD : place
+
+/** `smmu-cosim test`. */
+export function testCommand(program: Command): void {
+  program
+    .command('test')
+    .description('run scenarios on real machines: tests that import smmu-cosim/test (server/testing/README.md)')
+    .argument(
+      '[file...]',
+      'files with tests; by default all *.test.ts of this folder and those in it',
+      (text, before: readonly string[] = []) => [...before, inputFile(resolve(here(), text))],
+    )
+    .option('-t, --test-name-pattern <pattern>', 'only tests whose full name matches this regular expression')
+    .option('--seed <n>', 'of all that is random: bytes of the disks, draws of faults (default: 1)', number(0))
+    .option(
+      '--jobs <n>',
+      'files at a time, each with machines of its own',
+      number(1),
+      Math.max(1, availableParallelism() >> 1),
+    )
+    .option('--junit <file>', 'write the results as JUnit XML, too')
+    .action((files: readonly string[], options: TestOptions) => runTests(files, options))
+}
+
+async function runTests(files: readonly string[], { testNamePattern, seed, jobs, junit }: TestOptions): Promise<void> {
+  try {
+    const folder = here()
+    const [first] = files
+    const outside = files.some(file => leadsOut(relative(folder, file)))
+    const root = outside && first !== undefined ? dirname(first) : folder
+    const paths = files.map(file => relative(root, file))
+    if (paths.some(leadsOut)) throw new UsageError(`files of one folder, and of those in it: ${files.join(', ')}`)
+    if (seed !== undefined) process.env[SEED_VARIABLE] = String(seed)
+    // What has no use for it need not load it.
+    const { startVitest } = await import('vitest/node')
+    const { resolve: names, test } = machineTests()
+    const how: CliOptions = {
+      ...test,
+      root,
+      config: false,
+      watch: false,
+      // Nothing but results is left in the folder of the tests.
+      fsModuleCachePath: cachePath('vitest', 'modules'),
+      maxWorkers: jobs,
+      reporters: ['default', REPORTER, ...(junit === undefined ? [] : ['junit'])],
+      ...(junit !== undefined && { outputFile: { junit: resolve(folder, junit) } }),
+      ...(paths.length > 0 && { include: paths.map(literally) }),
+      ...(testNamePattern !== undefined && { testNamePattern }),
+    }
+    const vitest = await startVitest([], how, { ...(names && { resolve: names }), cacheDir: cachePath('vitest') })
+    // It says what went wrong, by itself.
+    if (vitest.state.getCountOfFailedTests() > 0 && !process.exitCode) process.exitCode = EXIT.failed
+  } catch (error) {
+    fail(error)
+  }
+}
+
+const leadsOut = (path: string): boolean => path.startsWith('..') || isAbsolute(path)

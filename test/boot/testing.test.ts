@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim test` as a user has it: in a folder with nothing but a test, and what a test that fails leaves behind. */
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { stripVTControlCharacters as plain } from 'node:util'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { privateFolder } from '../../server/machine/scratch.ts'
+import { cosim, leftovers } from './cli.ts'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+
+let folder: string
+beforeAll(() => {
+  folder = privateFolder(tmpdir(), 'testing-test-')
+})
+afterAll(() => rmSync(folder, { recursive: true }))
+
+/** A new folder with a test in it. */
+function project(name: string, text: string): string {
+  const path = join(folder, name)
+  mkdirSync(path)
+  writeFileSync(join(path, 'my.test.ts'), text)
+  return path
+}
+
+/** The first example of the documentation. */
+function example(): string {
+  const [, text = ''] = /^```ts\n(.*?)^```/ms.exec(readFileSync(join(ROOT, 'server/testing/README.md'), 'utf8')) ?? []
+  return text
+}
+
+test('the example runs as it is written, in an empty folder', async () => {
+  const cwd = project('example', example())
+  const first = await cosim(['test', 'my.test.ts'], { cwd })
+  expect(first.code, first.said).toBe(0)
+  // Now its snapshot is there.
+  const started = performance.now()
+  const { code, stdout, said, pid } = await cosim(['test', 'my.test.ts'], { cwd })
+  const ms = performance.now() - started
+  expect(code, said).toBe(0)
+  expect(plain(stdout)).toMatch(/Tests {2}1 passed/)
+  // Nothing else on two idle cores takes it under 10 s; here others run.
+  expect(ms).toBeLessThan(40_000)
+  expect(readdirSync(cwd)).toEqual(['my.test.ts'])
+  expect(leftovers(pid)).toEqual([])
+})
+
+test('an editor finds the types where the package is linked', () => {
+  const cwd = project('linked', example())
+  mkdirSync(join(cwd, 'node_modules'))
+  symlinkSync(ROOT, join(cwd, 'node_modules/smmu-cosim'))
+  const compilerOptions = {
+    module: 'nodenext',
+    target: 'esnext',
+    strict: true,
+    noEmit: true,
+    allowImportingTsExtensions: true,
+  }
+  writeFileSync(
+    join(cwd, 'tsconfig.json'),
+    JSON.stringify({ compilerOptions: { ...compilerOptions, skipLibCheck: true } }),
+  )
+  const { stdout, status } = spawnSync(join(ROOT, 'node_modules/.bin/tsc'), ['-p', '.'], { cwd, encoding: 'utf8' })
+  expect(stdout).toBe('')
+  expect(status).toBe(0)
+})
+
+test('a scenario that fails leaves what can be opened, and says how to repeat it', async () => {
+  const cwd = project(
+    'failing',
+    `import { expect, test } from 'smmu-cosim/test'
+
+test('passes', async ({ machine }) => {
+  const m = await machine()
+  expect((await m.guest.run('echo out; echo err >&2; exit 3'))).toEqual({ code: 3, stdout: 'out\\n', stderr: 'err\\n' })
+})
+
+test("what (1) isn't so", async ({ machine }) => {
+  const m = await machine()
+  const page = await m.guest.allocate(4096)
+  await m.hyp.donate(page, { vm: 7 })
+  await expect(m.events).toContainEvent({ type: 'F_PERMISSION' }, { timeout: 100 })
+})
+`,
+  )
+  const failed = await cosim(['test', 'my.test.ts', '--seed', '5', '--junit', 'out.xml'], { cwd })
+  const { code, said, pid } = failed
+  expect(code, said).toBe(1)
+  const [stdout, stderr] = [plain(failed.stdout), plain(failed.stderr)]
+  expect(stdout).toMatch(/1 failed \| 1 passed/)
+  expect(stderr).toContain('expected an event { type: "F_PERMISSION" }; there was no event')
+  expect(stdout).toMatch(/machine, seed 5$/m)
+  // The step of the test stands in front of what it led to.
+  expect(stdout).toMatch(
+    /hyp\.donate 0x[0-9a-f]+ 4096 vm 7.*\n(.*\n)*? +request: donate 0x[0-9a-f]+ \+1 pages vm 7: OK/,
+  )
+  expect(readFileSync(join(cwd, 'out.xml'), 'utf8')).toContain('F_PERMISSION')
+
+  const [, recording = ''] = /^ +recording (\S+)/m.exec(stdout) ?? []
+  const shown = await cosim(['trace', 'show', recording])
+  expect(shown.code, shown.said).toBe(0)
+  expect(shown.stdout).toMatch(/control .*hyp\.donate/)
+  expect(shown.stdout).toMatch(/request: donate .* vm 7: OK/)
+  const [, console = ''] = /^ +console +(\S+)/m.exec(stdout) ?? []
+  expect(existsSync(console)).toBe(true)
+  // One folder for the test that failed, none for the other.
+  expect(readdirSync(join(cwd, 'smmu-cosim-results'))).toHaveLength(1)
+
+  const [, again = ''] = /^ +again: smmu-cosim (.*)$/m.exec(stdout) ?? []
+  const words = spawnSync('sh', ['-c', `printf '%s\\n' ${again}`], { encoding: 'utf8' })
+    .stdout.trimEnd()
+    .split('\n')
+  const repeated = await cosim(words, { cwd })
+  expect(repeated.code, repeated.said).toBe(1)
+  expect(plain(repeated.stdout)).toMatch(/1 failed \| 1 skipped/)
+  expect(leftovers(pid)).toEqual([])
+})
