@@ -21,7 +21,7 @@ import { median } from './stats.ts'
 /** Between two cycles the machine runs so long, ms. */
 const RUNS_MS = 5
 /** Timed reads of each disk in that time: the guest is to be busy until the end. */
-const READS_A_CYCLE = 60
+const READS_A_CYCLE = 10
 
 const { values } = parseArgs({
   options: { cycles: { type: 'string', default: '1000' }, retained: { type: 'boolean', default: false } },

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The guest's IORT against QEMU's description, with a table as QEMU's virt machine has it. */
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { GuestEvent } from '../../../server/machine/guestEvents.ts'
-import { acpiReport, type Described, iortProblems, parseIort, tableBytes } from '../../../server/run/iort.ts'
+import { acpiReport, type Described, type Iort, iortProblems, parseIort, tableBytes } from '../../../server/run/iort.ts'
 
 const BASE = 0x0905_0000
 const SPI = 74
@@ -119,6 +120,40 @@ describe('what is no table is refused, whatever lengths it has', () => {
     ['too many nodes', checked(many), 'it has 1000 nodes'],
     ['too many mappings', checked(mappings), 'node 2 is too short for its 268435456 mappings'],
   ])('%s', (_, bytes, message) => expect(() => parseIort(bytes)).toThrow(message))
+})
+
+test('whatever bytes it has, it is read or refused, and says nothing of what it does not hold', () => {
+  const changes = fc.array(fc.tuple(fc.nat(table().length - 1), fc.oneof(fc.nat(0xff), fc.constantFrom(0x80, 0xff))), {
+    maxLength: 8,
+  })
+  let read = 0
+  fc.assert(
+    fc.property(changes, fc.uint8Array({ maxLength: 80 }), (bytes, rest) => {
+      const hostile = Buffer.concat([table(), rest])
+      // The signature and the length stay: without them nothing is looked at.
+      for (const [at, value] of bytes) hostile[at < 8 ? at + 8 : at] = value
+      hostile.writeUInt32LE(hostile.length, 4)
+      checked(hostile)
+      let iort: Iort
+      try {
+        iort = parseIort(hostile)
+      } catch (error) {
+        // Not of Buffer, which was asked for what is outside of the table.
+        expect(error).not.toBeInstanceOf(RangeError)
+        return
+      }
+      read++
+      expect(iort.smmus.length).toBeLessThanOrEqual(hostile.length / 68)
+      expect(iort.mappings.length).toBeLessThanOrEqual(hostile.length / 20)
+      for (const { smmu, first, last } of iort.mappings) {
+        expect(iort.smmus[smmu]).toBeDefined()
+        expect(last).toBeGreaterThanOrEqual(first)
+      }
+      expect(iortProblems(iort, MACHINE).length).toBeLessThanOrEqual(1 + 4 + MACHINE.devices.length)
+    }),
+    { numRuns: 2000 },
+  )
+  expect(read).toBeGreaterThan(100)
 })
 
 describe('the guest reports it in parts', () => {
