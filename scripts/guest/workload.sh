@@ -429,7 +429,8 @@ successor() {
 
 # part FIRST BYTES: of DISK, from so many MiB on.
 part() {
-	dd if="/dev/$DISK" bs=$MIB skip="$1" count=$((($2 + MIB - 1) / MIB)) iflag=direct 2>$STDERR | head -c "$2"
+	dd if="/dev/$DISK" bs=$MIB skip="$1" count=$((($2 + MIB - 1) / MIB)) iflag=direct 2>$STDERR |
+		{ head -c "$2" && cat >/dev/null; } # what is left over is read as well: dd writes to nobody else
 }
 
 # reboot_until BOOTS: reboots until this is the BOOTS-th boot. The count is kept in the last block of the virtio disk,
