@@ -556,6 +556,7 @@ export class Recording {
       commands: COMMAND_NAMES,
       events: EVENT_NAMES,
       hardware: [],
+      devices: [],
       quirks: [],
       warnings: this.#warnings.map(({ code, section, meaning }) => ({ code, section, meaning })),
     }

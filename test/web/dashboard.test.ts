@@ -115,6 +115,9 @@ test('the start dialog: own kernel, translation, devices, faults', async () => {
   await dialog.getByLabel('Own initramfs').selectOption('initrd-own')
   await dialog.getByRole('combobox', { name: /^Translation/ }).selectOption('lockstep')
   await dialog.getByLabel('NVMe controller').uncheck()
+  await dialog.getByRole('checkbox', { name: 'usb-storage' }).check()
+  await dialog.getByLabel(/^SMMUs/).fill('2')
+  await dialog.getByLabel(/^Free slots/).fill('1')
   const level = dialog.getByLabel('BBM level')
   expect(await level.isDisabled()).toBe(true)
   await dialog.getByLabel('RAM in blocks').check()
@@ -129,6 +132,7 @@ test('the start dialog: own kernel, translation, devices, faults', async () => {
     .poll(() => asked)
     .toMatchObject({
       ...{ image: 'Image-own', initrd: 'initrd-own', translate: 'lockstep', nvme: false, blocks: true, bbm: 1 },
+      ...{ devices: ['usb-storage'], smmus: 2, slots: 1 },
       ...{ faults: ['cr0ack-stuck'], seed: 7 },
     })
 })

@@ -2,6 +2,7 @@
 
 import { enums } from '../../../protocol/messages.ts'
 import { HARDWARE, HARDWARE_MEANING } from '../../attack/setup.ts'
+import { DEVICE_NAMES, extraDevice } from '../../machine/devices.ts'
 import { DESCRIPTIONS } from '../../policy/builtin.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
@@ -30,6 +31,7 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
       commands: COMMAND_NAMES,
       events: EVENT_NAMES,
       hardware: HARDWARE.map(name => ({ name, meaning: HARDWARE_MEANING[name] })),
+      devices: DEVICE_NAMES.map(name => ({ name, what: extraDevice(name).what })),
       quirks: [...DESCRIPTIONS].flatMap(([policy, { quirks = {} }]) =>
         Object.entries(quirks).map(([name, quirk]) => ({ policy, name, ...quirk })),
       ),

@@ -305,6 +305,9 @@ const InfoSchema = Type.Object({
   hardware: Type.Array(Type.Object({ name: Type.String(), meaning: Type.String() }), {
     description: 'what hardware of an attack may be besides QEMU’s model',
   }),
+  devices: Type.Array(Type.Object({ name: Type.String(), what: Type.String() }), {
+    description: 'devices that a machine may have beside the usual four',
+  }),
   quirks: Type.Array(
     Type.Object({
       policy: Type.String(),

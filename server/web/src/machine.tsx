@@ -97,6 +97,9 @@ export function StartDialog() {
   const [image, setImage] = useState('')
   const [initrd, setInitrd] = useState('')
   const [nvme, setNvme] = useState(true)
+  const [devices, setDevices] = useState<readonly string[]>([])
+  const [smmus, setSmmus] = useState('1')
+  const [slots, setSlots] = useState('0')
   const [translate, setTranslate] = useState('hardware')
   const [faults, setFaults] = useState<readonly string[]>([])
   const [seed, setSeed] = useState('1')
@@ -112,6 +115,9 @@ export function StartDialog() {
       ...(initrd && { initrd }),
       nvme,
       translate,
+      ...(devices.length > 0 && { devices }),
+      smmus: Number(smmus),
+      slots: Number(slots),
       ...(faults.length > 0 && { faults, seed: Number(seed) }),
       memory,
       smp: Number(smp),
@@ -219,6 +225,27 @@ export function StartDialog() {
                 ))}
               </select>
             </Field>
+            <Field label="SMMUs" hint="each in front of a root complex of its own">
+              <input type="number" min="1" max="4" value={smmus} onInput={e => setSmmus(e.currentTarget.value)} />
+            </Field>
+            <Field label="Free slots" hint="for devices that are plugged in later">
+              <input type="number" min="0" max="4" value={slots} onInput={e => setSlots(e.currentTarget.value)} />
+            </Field>
+            <fieldset class="full checks">
+              <legend>More devices</legend>
+              {(words?.devices ?? []).map(({ name, what }) => (
+                <label class="check" key={name} title={what}>
+                  <input
+                    type="checkbox"
+                    checked={devices.includes(name)}
+                    onChange={e =>
+                      setDevices(e.currentTarget.checked ? [...devices, name] : devices.filter(n => n !== name))
+                    }
+                  />
+                  {name}
+                </label>
+              ))}
+            </fieldset>
             <label class="check">
               <input type="checkbox" checked={nvme} onChange={e => setNvme(e.currentTarget.checked)} />
               NVMe controller
