@@ -29,6 +29,9 @@ export const TOKEN_BYTES = 32
 /** In place of the StreamID of a device on a bus that has no number yet. */
 export const NO_STREAM = 0xffff_ffff
 
+/** Most return addresses of a call stack. */
+export const MAX_FRAMES = 64
+
 /** Most records of a list. */
 export const MAX_LIST = 65536
 
@@ -119,6 +122,7 @@ export const enums = {
     stage2: [16, 'bit 4: stage2Changed, watch and sysReg work: the vCPUs have an EL2 whose tables can be followed'],
     ring: [32, 'bit 5: ringOpen works: the socket can pass a descriptor, and frames can travel in shared memory'],
     token: [64, 'bit 6: QEMU was given a token: it takes no server that does not prove that it knows it'],
+    debug: [128, 'bit 7: park and callStack work'],
   },
   sysReg: {
     hostVttbr: [0, 'VTTBR_EL2 as EL2 last had it for its host; 0: EL2 keeps no stage 2 for a host'],
@@ -336,7 +340,7 @@ export const messages = {
     id: 11,
     from: 'qemu',
     kind: 'answer',
-    doc: 'Answers memRead.',
+    doc: 'Answers memRead and callStack.',
     fields: [
       f('status', 'u8', 'a value of `status`', oneOf('status')),
       f('bytes', 'bin', 'the bytes; empty unless status is ok'),
@@ -626,6 +630,22 @@ export const messages = {
     kind: 'notice',
     doc: 'The proof was right, and the server knows the token as well. Before it, QEMU serves nothing.',
     fields: [f('mac', 'bin', 'TOKEN_BYTES: that the server knows the token', TOKEN_BYTES)],
+  },
+  park: {
+    id: 56,
+    from: 'server',
+    kind: 'request',
+    answer: 'done',
+    doc: 'The answer to the outstanding trap will take as long as with `hold`, and somebody wants to look at the vCPU meanwhile: it leaves the access and stops in front of the instruction, which is executed again with the answer. Status `unsupported`: no load or store of a vCPU under TCG, or others wait for the answer already.',
+    fields: [],
+  },
+  callStack: {
+    id: 57,
+    from: 'server',
+    kind: 'request',
+    answer: 'data',
+    doc: 'Return addresses of the vCPU that waits for the answer to its trap, 8 bytes each, little-endian, the innermost first: of the frame records that X29 leads to, as far as they are in RAM. Status `range`: this vCPU does not wait.',
+    fields: [f('cpu', 'u16', 'index of the vCPU'), f('depth', 'u8', 'at most so many', MAX_FRAMES)],
   },
 } as const satisfies Record<string, Message>
 

@@ -45,6 +45,8 @@ export const Id = {
   ringOpen: 53,
   challenge: 54,
   confirm: 55,
+  park: 56,
+  callStack: 57,
 } as const
 
 export interface RamRange {
@@ -359,7 +361,7 @@ export interface Done {
   readonly valueLo: number
 }
 
-/** Answers memRead. */
+/** Answers memRead and callStack. */
 export interface Data {
   readonly type: typeof Id.data
   readonly seq: number
@@ -732,6 +734,29 @@ export interface Confirm {
   readonly mac: Uint8Array
 }
 
+/**
+ * The answer to the outstanding trap will take as long as with `hold`, and somebody wants to look at the vCPU
+ * meanwhile: it leaves the access and stops in front of the instruction, which is executed again with the answer.
+ * Status `unsupported`: no load or store of a vCPU under TCG, or others wait for the answer already.
+ */
+export interface Park {
+  readonly type: typeof Id.park
+  readonly seq: number
+}
+
+/**
+ * Return addresses of the vCPU that waits for the answer to its trap, 8 bytes each, little-endian, the innermost first:
+ * of the frame records that X29 leads to, as far as they are in RAM. Status `range`: this vCPU does not wait.
+ */
+export interface CallStack {
+  readonly type: typeof Id.callStack
+  readonly seq: number
+  /** index of the vCPU */
+  readonly cpu: number
+  /** at most so many */
+  readonly depth: number
+}
+
 export type MessageFromQemu =
   | Hello
   | TrapRead
@@ -776,6 +801,8 @@ export type MessageFromServer =
   | RingOpen
   | Challenge
   | Confirm
+  | Park
+  | CallStack
 
 export type Message = MessageFromQemu | MessageFromServer
 
@@ -831,6 +858,8 @@ FROM_SERVER[Id.sysReg] = { name: 'sysReg', arity: 4 }
 FROM_SERVER[Id.ringOpen] = { name: 'ringOpen', arity: 3 }
 FROM_SERVER[Id.challenge] = { name: 'challenge', arity: 3 }
 FROM_SERVER[Id.confirm] = { name: 'confirm', arity: 3 }
+FROM_SERVER[Id.park] = { name: 'park', arity: 2 }
+FROM_SERVER[Id.callStack] = { name: 'callStack', arity: 4 }
 
 function decodeHello(c: Cursor): Hello {
   return {
@@ -1233,6 +1262,17 @@ function decodeConfirm(c: Cursor): Confirm {
   }
 }
 
+const decodePark = (c: Cursor): Park => ({ type: Id.park, seq: c.seq })
+
+function decodeCallStack(c: Cursor): CallStack {
+  return {
+    type: Id.callStack,
+    seq: c.seq,
+    cpu: c.uint(0xffff, 'cpu'),
+    depth: c.uint(64, 'depth'),
+  }
+}
+
 /**
  * Decodes what one end receives. A hot message (trapRead, trapWrite, translate, event, gerror, guardFault, done,
  * predictedRead, postMismatch, reply, translated, hwRead, hwWrite, hwPost) is decoded into an object that the next
@@ -1466,6 +1506,10 @@ export class Decoder<End extends keyof Received> {
         return decodeChallenge(c)
       case Id.confirm:
         return decodeConfirm(c)
+      case Id.park:
+        return decodePark(c)
+      case Id.callStack:
+        return decodeCallStack(c)
       default:
         throw new RangeError(`message ${id} has no decoder`)
     }
@@ -1971,6 +2015,18 @@ export function encodeConfirm(out: FrameWriter, seq: number, mac: Uint8Array): v
   out.end()
 }
 
+export function encodePark(out: FrameWriter, seq: number): void {
+  out.begin('park', Id.park, 2, seq)
+  out.end()
+}
+
+export function encodeCallStack(out: FrameWriter, seq: number, cpu: number, depth: number): void {
+  out.begin('callStack', Id.callStack, 4, seq)
+  out.uint(cpu, 0xffff, 'cpu')
+  out.uint(depth, 64, 'depth')
+  out.end()
+}
+
 /** Encodes a message given as an object, for those who do not know its type beforehand. */
 export function encode(out: FrameWriter, m: Message): void {
   switch (m.type) {
@@ -2156,6 +2212,12 @@ export function encode(out: FrameWriter, m: Message): void {
       break
     case Id.confirm:
       encodeConfirm(out, m.seq, m.mac)
+      break
+    case Id.park:
+      encodePark(out, m.seq)
+      break
+    case Id.callStack:
+      encodeCallStack(out, m.seq, m.cpu, m.depth)
       break
   }
 }

@@ -23,12 +23,13 @@
 #define COSIM_VERSION_MIN 1
 #define COSIM_VERSION_MAX 1
 
-/* Limits, in bytes but for the last two */
+/* Limits, in bytes but for those of a list, of a call stack and of a u53 */
 #define COSIM_MAX_FRAME 1048576
 #define COSIM_MAX_BYTES 1048512
 #define COSIM_MAX_CHECKPOINT 524288
 #define COSIM_MAX_STRING 4096
 #define COSIM_MAX_LIST 65536
+#define COSIM_MAX_FRAMES 64
 #define COSIM_TOKEN_BYTES 32
 #define COSIM_MAX_U53 ((UINT64_C(1) << 53) - 1)
 
@@ -160,6 +161,8 @@ enum {
      * that it knows it
      */
     COSIM_FEATURE_TOKEN = 64,
+    /* bit 7: park and callStack work */
+    COSIM_FEATURE_DEBUG = 128,
 };
 
 /* sysReg */
@@ -249,6 +252,8 @@ enum {
     COSIM_MSG_RING_OPEN = 53,
     COSIM_MSG_CHALLENGE = 54,
     COSIM_MSG_CONFIRM = 55,
+    COSIM_MSG_PARK = 56,
+    COSIM_MSG_CALL_STACK = 57,
 };
 
 /* Name of a message for people, "?" for an unknown id */
@@ -335,6 +340,10 @@ static inline const char *cosim_message_name(uint32_t id)
         return "challenge";
     case COSIM_MSG_CONFIRM:
         return "confirm";
+    case COSIM_MSG_PARK:
+        return "park";
+    case COSIM_MSG_CALL_STACK:
+        return "callStack";
     default:
         return "?";
     }
@@ -369,6 +378,8 @@ static inline bool cosim_message_taken(uint32_t id)
     case COSIM_MSG_RING_OPEN:
     case COSIM_MSG_CHALLENGE:
     case COSIM_MSG_CONFIRM:
+    case COSIM_MSG_PARK:
+    case COSIM_MSG_CALL_STACK:
         return true;
     default:
         return false;
@@ -627,7 +638,7 @@ typedef struct CosimDone {
     uint64_t value;
 } CosimDone;
 
-/* data (answer of QEMU): Answers memRead. */
+/* data (answer of QEMU): Answers memRead and callStack. */
 typedef struct CosimData {
     /* a value of status */
     uint8_t status;
@@ -987,6 +998,19 @@ typedef struct CosimConfirm {
     const uint8_t *mac;
     uint32_t mac_len;
 } CosimConfirm;
+
+/*
+ * callStack (request of the server, answered by data): Return addresses of the
+ * vCPU that waits for the answer to its trap, 8 bytes each, little-endian, the
+ * innermost first: of the frame records that X29 leads to, as far as they are
+ * in RAM. Status range: this vCPU does not wait.
+ */
+typedef struct CosimCallStack {
+    /* index of the vCPU */
+    uint16_t cpu;
+    /* at most so many */
+    uint8_t depth;
+} CosimCallStack;
 
 /* Sequence number after seq: 1 to UINT32_MAX, then 1 again */
 static inline uint32_t cosim_next_seq(uint32_t seq)
@@ -1874,6 +1898,24 @@ static inline bool cosim_unpack_confirm(const msgpack_object *o,
     return f &&
            cosim_get_bin(&f[0], 32, &m->mac, &m->mac_len, err,
                          "confirm.mac: expected bin up to 32 bytes");
+}
+
+static inline bool cosim_unpack_park(const msgpack_object *o, CosimError *err)
+{
+    return cosim_fields(o, 2, err, "park: expected 2 elements") != NULL;
+}
+
+static inline bool cosim_unpack_call_stack(const msgpack_object *o,
+                                           CosimCallStack *m, CosimError *err)
+{
+    const msgpack_object *f;
+
+    f = cosim_fields(o, 4, err, "callStack: expected 4 elements");
+    return f &&
+           cosim_get_u16(&f[0], UINT16_MAX, &m->cpu, err,
+                         "callStack.cpu: expected a u16") &&
+           cosim_get_u8(&f[1], 64, &m->depth, err,
+                        "callStack.depth: expected 0 to 64");
 }
 
 #endif /* HW_ARM_SMMU_COSIM_PROTOCOL_H */

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The C header that the QEMU patch includes: QEMU's coding style, msgpack-c's C API and nothing else. */
 import type { Field, Message } from '../messages.ts'
-import { MAX_BYTES, MAX_CHECKPOINT, MAX_FRAME, MAX_LIST, MAX_STRING, TOKEN_BYTES, VERSION } from '../messages.ts'
+import {
+  MAX_BYTES,
+  MAX_CHECKPOINT,
+  MAX_FRAME,
+  MAX_FRAMES,
+  MAX_LIST,
+  MAX_STRING,
+  TOKEN_BYTES,
+  VERSION,
+} from '../messages.ts'
 import {
   arity,
   enumList,
@@ -159,12 +168,13 @@ const constants = (): string =>
     `#define COSIM_VERSION_MIN ${VERSION.min}`,
     `#define COSIM_VERSION_MAX ${VERSION.max}`,
     '',
-    comment('Limits, in bytes but for the last two'),
+    comment('Limits, in bytes but for those of a list, of a call stack and of a u53'),
     `#define COSIM_MAX_FRAME ${MAX_FRAME}`,
     `#define COSIM_MAX_BYTES ${MAX_BYTES}`,
     `#define COSIM_MAX_CHECKPOINT ${MAX_CHECKPOINT}`,
     `#define COSIM_MAX_STRING ${MAX_STRING}`,
     `#define COSIM_MAX_LIST ${MAX_LIST}`,
+    `#define COSIM_MAX_FRAMES ${MAX_FRAMES}`,
     `#define COSIM_TOKEN_BYTES ${TOKEN_BYTES}`,
     '#define COSIM_MAX_U53 ((UINT64_C(1) << 53) - 1)',
   ].join('\n')

@@ -58,6 +58,14 @@ export class FakeQemu {
   confirmed = false
   #hello: Uint8Array = new Uint8Array(0)
   #wanted: Uint8Array | undefined
+  /** What it answers to callStack; undefined: it can neither do that nor park. */
+  frames: readonly bigint[] | undefined
+  /** Times that it parked a vCPU. */
+  parks = 0
+  /** Times that it was asked for a call stack. */
+  stacks = 0
+  /** Where its traps come from. */
+  pc = 0n
   /** Offers the ring. */
   offersRing = false
   /** Status of its answer to ringOpen. */
@@ -176,7 +184,10 @@ export class FakeQemu {
     encodeHello(this.out, seq, {
       minVersion: versions[0],
       maxVersion: versions[1],
-      features: (this.token === undefined ? 0 : enums.feature.token[0]) | (this.offersRing ? RING : 0),
+      features:
+        (this.token === undefined ? 0 : enums.feature.token[0]) |
+        (this.frames === undefined ? 0 : enums.feature.debug[0]) |
+        (this.offersRing ? RING : 0),
       session: this.#session,
       resumed: this.#session === '' ? 0 : 1,
       lastSeq: this.#lastSeq,
@@ -214,14 +225,18 @@ export class FakeQemu {
   /** @param repeated number of a request whose answer was lost */
   read(offset: number, size: number, repeated?: number): Promise<MessageFromServer> {
     const seq = repeated ?? ++this.#seq
-    encodeTrapRead(this.out, seq, 0, 0, offset, size, 1_000, 0, 0, 5_000)
+    encodeTrapRead(this.out, seq, 0, 0, offset, size, 1_000, ...this.#pc, 5_000)
     return this.send(seq)
   }
 
   write(offset: number, size: number, lo: number, hi = 0): Promise<MessageFromServer> {
     const seq = ++this.#seq
-    encodeTrapWrite(this.out, seq, 0, 0, offset, size, 1_000, 0, 0, 5_000, hi, lo)
+    encodeTrapWrite(this.out, seq, 0, 0, offset, size, 1_000, ...this.#pc, 5_000, hi, lo)
     return this.send(seq)
+  }
+
+  get #pc(): readonly [hi: number, lo: number] {
+    return [Number(this.pc >> 32n), Number(this.pc & 0xffff_ffffn)]
   }
 
   /** Tells of a read that was answered here, with what is sent next. */
@@ -313,6 +328,16 @@ export class FakeQemu {
       }
       case Id.memWrite:
         this.memory.set(message.bytes, message.address - 0x4000_0000)
+        encodeDone(this.out, message.seq, 0, 0, 0)
+        return this.flush()
+      case Id.callStack: {
+        this.stacks++
+        const frames = BigUint64Array.from(this.frames?.slice(0, message.depth) ?? [])
+        encodeData(this.out, message.seq, 0, new Uint8Array(frames.buffer))
+        return this.flush()
+      }
+      case Id.park:
+        this.parks++
         encodeDone(this.out, message.seq, 0, 0, 0)
         return this.flush()
       case Id.challenge:
