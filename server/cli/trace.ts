@@ -29,7 +29,7 @@ import { Replay } from '../trace/replay.ts'
 import { printDivergence, printSummary, ReplaySummary } from '../trace/replayReport.ts'
 import { show, title } from '../trace/show.ts'
 import { printStats, stats } from '../trace/stats.ts'
-import { locate, Symbols } from '../trace/symbols.ts'
+import { locate, SYMBOL_FILES, Symbols } from '../trace/symbols.ts'
 import {
   parseAddresses,
   parseCommand,
@@ -89,11 +89,7 @@ interface SymbolOptions {
 
 function symbolOptions(command: Command): Command {
   return command
-    .option(
-      '--symbols [file]',
-      "kernel image (default: the recorded one), System.map, or the guest's /proc/kallsyms",
-      inputFile,
-    )
+    .option('--symbols [file]', `${SYMBOL_FILES}; by default the image that was booted`, inputFile)
     .option(
       '--kaslr <offset>',
       'how far the kernel was moved; worked out from the traps by default',

@@ -8,12 +8,9 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { gunzipSync } from 'node:zlib'
 import { cachePath } from '../../scripts/setup/cache.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
-
-/** An image is unpacked in memory: larger ones are refused. QEMU's limit is the same. */
-const MAX_IMAGE = 256 << 20
+import { IMAGE_MAGIC, isImage, MAX_IMAGE, plainImage } from '../trace/kernelImage.ts'
 
 /** What an image says of itself. */
 export interface ImageFacts {
@@ -28,6 +25,8 @@ export interface OwnKernel extends ImageFacts {
   readonly image: string
   /** The folder with modules.dep. */
   readonly modules?: string
+  /** In the folder of its build. */
+  readonly vmlinux?: string
   /** What may go wrong, for people. */
   readonly notes: readonly string[]
 }
@@ -36,8 +35,7 @@ export interface OwnKernel extends ImageFacts {
 const RELEASE = /^\d[\x21-\x7e]*$/
 const isRelease = (text: string): boolean => RELEASE.test(text) && !text.includes('/')
 
-const MAGIC = 'ARM\x64'
-const expected = `expected an arm64 Image ("${MAGIC}" at byte 56), maybe gzip'ed, or the folder of a kernel build`
+const expected = `expected an arm64 Image ("${IMAGE_MAGIC}" at byte 56), maybe gzip'ed, or the folder of a kernel build`
 
 /** What files are that are given by mistake, by their first bytes. */
 function mistaken(bytes: Buffer): string {
@@ -46,22 +44,6 @@ function mistaken(bytes: Buffer): string {
     return 'this is an ELF file, such as vmlinux; arch/arm64/boot/Image is beside it'
   if (bytes.toString('latin1', 0x202, 0x206) === 'HdrS') return 'this is an x86 kernel'
   return 'this is no arm64 kernel'
-}
-
-/** Unpacks gzip. @throws Error when it is no gzip, or larger than an image may be */
-function unpacked(path: string, bytes: Buffer): Buffer {
-  try {
-    return gunzipSync(bytes, { maxOutputLength: MAX_IMAGE })
-  } catch (error) {
-    throw new Error(`${path}: cannot be unpacked: ${(error as Error).message}`)
-  }
-}
-
-/** The Image in an EFI zboot image, which carries it compressed (drivers/firmware/efi/libstub); undefined: not by gzip. */
-function zboot(path: string, bytes: Buffer): Buffer | undefined {
-  const [offset, size] = [bytes.readUInt32LE(8), bytes.readUInt32LE(12)]
-  if (!/^gzip\0/.test(bytes.toString('latin1', 24, 56))) return undefined
-  return unpacked(path, bytes.subarray(offset, offset + size))
 }
 
 /**
@@ -74,14 +56,9 @@ export function imageBytes(path: string): Buffer | undefined {
   if (!file.isFile()) throw new Error(`${path}: not a regular file; ${expected}`)
   const { size } = file
   if (size > MAX_IMAGE) throw new Error(`${path}: ${size} bytes; ${expected}`)
-  let bytes: Buffer = readFileSync(path)
-  if (bytes.length > 2 && bytes.readUInt16BE(0) === 0x1f8b) bytes = unpacked(path, bytes)
-  if (bytes.length >= 64 && bytes.toString('latin1', 4, 8) === 'zimg') {
-    const inner = zboot(path, bytes)
-    if (inner === undefined) return undefined
-    bytes = inner
-  }
-  if (bytes.length < 64 || bytes.toString('latin1', 56, 60) !== MAGIC) {
+  const bytes = plainImage(path, readFileSync(path))
+  if (bytes === undefined) return undefined
+  if (!isImage(bytes)) {
     throw new Error(`${path}: ${mistaken(bytes)}; ${expected}`)
   }
   return bytes
@@ -241,22 +218,24 @@ async function buildTree(
     throw new Error(`--kernel ${tree}: include/config/kernel.release is no release: ${release.slice(0, 100)}`)
   if (facts.release !== undefined && release !== facts.release)
     throw new Error(`--kernel ${tree}: the image is ${facts.release}, but the tree is ${release}: "make" is not done`)
+  const elf = join(tree, 'vmlinux')
+  const built = { ...facts, image, ...(existsSync(elf) && { vmlinux: elf }), notes: [] }
   if (modules !== undefined) {
     const found = modulesFolder(modules, release)
     if (workload) expectDrivers(image, textOf(join(found, 'modules.builtin')), moduleList(found), devices)
-    return { ...facts, image, modules: found, notes: [] }
+    return { ...built, modules: found }
   }
   const order = textOf(join(tree, 'modules.order')) ?? ''
   if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order, devices)
   const outside = order.split('\n').find(line => line.split('/').includes('..'))
   if (outside !== undefined)
     throw new Error(`--kernel ${tree}: modules.order leads out of it: ${outside.slice(0, 100)}`)
-  const built = order
+  const objects = order
     .split('\n')
     .map(line => line.replace(/\.o$/, '.ko'))
     .filter(line => line.endsWith('.ko') && existsSync(join(tree, line)))
-  if (built.length === 0 || release === undefined) return { ...facts, image, notes: [] }
-  return { ...facts, image, modules: await staged(tree, release, built), notes: [] }
+  if (objects.length === 0 || release === undefined) return built
+  return { ...built, modules: await staged(tree, release, objects) }
 }
 
 /** As "make modules_install" would have it, with links to where the modules were built; kept as long as they are the same. */

@@ -3,7 +3,8 @@
  * The symbol table that every kernel image with CONFIG_KALLSYMS carries (Linux's scripts/kallsyms.c), found without any
  * help from outside. Names are strings of one-byte tokens; the table of tokens is recognised by its content, the rest lies
  * around it, in the order of 6.1 (offsets, count, names, markers, tokens) or of later ones (count, names, markers, tokens,
- * offsets). Every part starts at a multiple of 8 bytes.
+ * offsets). Every part starts at a multiple of 8 bytes, in 7.x of 4. An offset is the distance from the start of the kernel,
+ * in 7.x from the offset itself.
  */
 
 const TOKENS = 256
@@ -22,15 +23,20 @@ export interface ImageSymbol {
   readonly name: string
 }
 
-const align = (at: number): number => Math.ceil(at / 8) * 8
+/** What parts are aligned to: they start at multiples of so many bytes. */
+const ALIGNMENTS = [8, 4]
+
+const alignTo = (at: number, alignment: number): number => Math.ceil(at / alignment) * alignment
 
 /** @returns undefined when there is no table in the image. */
 export function imageSymbols(image: Buffer): ImageSymbol[] | undefined {
   for (let at = image.indexOf(DIGITS); at >= 0; at = image.indexOf(DIGITS, at + 1)) {
-    const tokens = findTokens(image, at)
-    const names = tokens && findNames(image, tokens.start)
-    const offsets = names && findOffsets(image, names, tokens.end)
-    if (offsets) return [...decode(image, names, tokens.texts, offsets)]
+    for (const alignment of ALIGNMENTS) {
+      const tokens = findTokens(image, at, alignment)
+      const names = tokens && findNames(image, tokens.start, alignment)
+      const offsets = names && findOffsets(image, names, tokens.end, alignment)
+      if (offsets) return [...decode(image, names, tokens.texts, offsets)]
+    }
   }
   return undefined
 }
@@ -42,16 +48,16 @@ interface Tokens {
 }
 
 /** The table of tokens around the one for '0', confirmed by the index that follows it: where each token starts. */
-function findTokens(image: Buffer, zero: number): Tokens | undefined {
+function findTokens(image: Buffer, zero: number, alignment: number): Tokens | undefined {
   let second = zero
   for (let token = 0x30; token > 1; token--) second = image.lastIndexOf(0, second - 2) + 1
   let tableEnd = second
   for (let token = 1; token < TOKENS; token++) tableEnd = image.indexOf(0, tableEnd) + 1
-  const indexAt = align(tableEnd)
+  const indexAt = alignTo(tableEnd, alignment)
   const end = indexAt + 2 * TOKENS
   if (tableEnd <= second || end > image.length) return undefined
   const start = second - image.readUInt16LE(indexAt + 2)
-  if (start < 0 || start % 8 !== 0) return undefined
+  if (start < 0 || start % alignment !== 0) return undefined
   const texts: string[] = []
   let at = start
   for (let token = 0; token < TOKENS; token++) {
@@ -71,20 +77,28 @@ interface Names {
 }
 
 /** The names lie before the markers, and those before the tokens, with three bytes a name between in some versions. */
-function findNames(image: Buffer, tokens: number): Names | undefined {
-  for (let between = 0; between <= MOST_SYMBOLS * 3; between += 8) {
+function findNames(image: Buffer, tokens: number, alignment: number): Names | undefined {
+  for (let between = 0; between <= MOST_SYMBOLS * 3; between += alignment) {
     const markers = findMarkers(image, tokens - between)
     if (markers === undefined) continue
     const most = markers.count * MARKER_STEP
-    if (between > 0 && (between > align(3 * most) || between < 3 * (most - MARKER_STEP))) continue
-    const names = namesBefore(image, markers.start, markers.last, most)
+    if (between > 0 && (between > alignTo(3 * most, alignment) || between < 3 * (most - MARKER_STEP))) continue
+    const names = namesBefore(image, markers, most, alignment)
     if (names !== undefined) return names
   }
   return undefined
 }
 
 /** Markers are where every 256th name starts, from 0 up. */
-function findMarkers(image: Buffer, end: number): { start: number; last: number; count: number } | undefined {
+interface Markers {
+  /** Of themselves. */
+  readonly start: number
+  /** Where the names of the last one start. */
+  readonly last: number
+  readonly count: number
+}
+
+function findMarkers(image: Buffer, end: number): Markers | undefined {
   let at = end - 4
   if (at < 8) return undefined
   if (image.readUInt32LE(at) === 0) at -= 4
@@ -94,13 +108,15 @@ function findMarkers(image: Buffer, end: number): { start: number; last: number;
   return count > 1 && image.readUInt32LE(at) === 0 ? { start: at, last, count } : undefined
 }
 
-/** @param last where the names of the last marker start; they end at `end`, but for padding. */
-function namesBefore(image: Buffer, end: number, last: number, most: number): Names | undefined {
+/** They end where the markers start, but for padding. */
+function namesBefore(image: Buffer, markers: Markers, most: number, alignment: number): Names | undefined {
+  const { start: end, last } = markers
   const farthest = end - last - MARKER_STEP * 256
-  for (let start = end - last - ((end - last) % 8); start >= Math.max(8, farthest); start -= 8) {
-    const count = image.readUInt32LE(start - 8)
-    if (count > most - MARKER_STEP && count <= most && endsAt(image, start, count, end)) {
-      return { countAt: start - 8, start, count }
+  const nearest = end - last - ((end - last) % alignment)
+  for (let start = nearest; start >= Math.max(alignment, farthest); start -= alignment) {
+    const count = image.readUInt32LE(start - alignment)
+    if (count > most - MARKER_STEP && count <= most && endsAt(image, start, count, end, alignment)) {
+      return { countAt: start - alignment, start, count }
     }
   }
   return undefined
@@ -114,36 +130,58 @@ function nameLength(image: Buffer, at: number): { readonly length: number; reado
     : { length: (low & 0x7f) | ((image[at + 1] ?? 0) << 7), body: at + 2 }
 }
 
-function endsAt(image: Buffer, start: number, count: number, end: number): boolean {
+function endsAt(image: Buffer, start: number, count: number, end: number, alignment: number): boolean {
   let at = start
   for (let i = 0; i < count && at <= end; i++) {
     const { length, body } = nameLength(image, at)
     if (length === 0) return false
     at = body + length
   }
-  return align(at) === end
+  return alignTo(at, alignment) === end
 }
 
-/** Where the addresses are, by their being in ascending order. */
-function findOffsets(image: Buffer, { countAt, count }: Names, tokensEnd: number): number | undefined {
-  const candidates = [align(tokensEnd), countAt - 8 - align(4 * count)]
-  return candidates.find(at => {
-    if (at < 0 || at + 4 * count > image.length) return false
+interface Offsets {
+  readonly start: number
+  /** Each one counts from where it is itself. */
+  readonly ofItself: boolean
+}
+
+/** Distance of a symbol from the start of the kernel, modulo 2^32. */
+const distance = (image: Buffer, { start, ofItself }: Offsets, i: number): number => {
+  const at = start + 4 * i
+  return (image.readUInt32LE(at) + (ofItself ? at : 0)) >>> 0
+}
+
+/** Where the addresses are, by their being in ascending order from the start of the kernel. */
+function findOffsets(
+  image: Buffer,
+  { countAt, count }: Names,
+  tokensEnd: number,
+  alignment: number,
+): Offsets | undefined {
+  const starts = [alignTo(tokensEnd, alignment), countAt - 8 - alignTo(4 * count, alignment)]
+  const candidates = starts.flatMap(start => [false, true].map(ofItself => ({ start, ofItself })))
+  return candidates.find(offsets => {
+    if (offsets.start < 0 || offsets.start + 4 * count > image.length) return false
+    let before = distance(image, offsets, 0)
+    if (before !== 0) return false
     for (let i = 1; i < count; i++) {
-      if (image.readUInt32LE(at + 4 * i) < image.readUInt32LE(at + 4 * i - 4)) return false
+      const next = distance(image, offsets, i)
+      if (next < before) return false
+      before = next
     }
-    return image.readUInt32LE(at) < image.readUInt32LE(at + 4 * count - 4)
+    return before > 0
   })
 }
 
-function* decode(image: Buffer, names: Names, tokens: readonly string[], offsets: number): Generator<ImageSymbol> {
+function* decode(image: Buffer, names: Names, tokens: readonly string[], offsets: Offsets): Generator<ImageSymbol> {
   let at = names.start
   for (let i = 0; i < names.count; i++) {
     const { length, body } = nameLength(image, at)
     at = body + length
     let text = ''
     for (let token = body; token < at; token++) text += tokens[image[token] ?? 0]
-    const address = LINK_BASE + BigInt(image.readUInt32LE(offsets + 4 * i))
+    const address = LINK_BASE + BigInt(distance(image, offsets, i))
     yield { address, type: text.slice(0, 1), name: text.slice(1) }
   }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from 'node:fs'
-import { imageSymbols } from './kallsyms.ts'
+import { elfSymbols, isElfFile } from './elf.ts'
+import { type ImageSymbol, imageSymbols } from './kallsyms.ts'
+import { isImage, plainImage } from './kernelImage.ts'
 import type { TraceReader } from './reader.ts'
 
 /** The kernel's image moves by a multiple of this (EFI_KIMG_ALIGN, 64 KiB). */
@@ -8,16 +10,6 @@ const KASLR_STEP = 0x1_0000n
 
 /** Functions that access the SMMU's registers have this in their name. */
 const DRIVER = 'arm_smmu'
-
-interface Symbol {
-  readonly address: bigint
-  /** As nm prints it. */
-  readonly type: string
-  readonly name: string
-}
-
-/** At byte 56 of every arm64 kernel image. */
-const IMAGE_MAGIC = 'ARM\x64'
 
 /** Functions by ascending address. In a form that another thread can be sent at no cost, although they are 100,000. */
 export interface FunctionTable {
@@ -40,19 +32,33 @@ export function functionTable(
   }
 }
 
-/** Reads the functions of a kernel image, a System.map or /proc/kallsyms; half a second. @throws Error naming the file. */
-export function loadFunctions(path: string): FunctionTable {
+/** Files that symbols are read from, as the help of options has it. */
+export const SYMBOL_FILES = 'a kernel image, its vmlinux, System.map, or the guest’s /proc/kallsyms'
+
+/** Reads what a file of `SYMBOL_FILES` has; half a second. @throws Error naming the file. */
+export function loadSymbols(path: string): ImageSymbol[] {
   try {
-    const file = readFileSync(path)
-    const isImage = file.toString('latin1', 56, 60) === IMAGE_MAGIC
-    const functions = (isImage ? ofImage(file) : parse(file.toString('latin1')))
-      .filter(({ type, name }) => /[tTwW]/.test(type) && !name.startsWith('$'))
-      .sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
-    return functionTable(functions)
+    // A vmlinux may be longer than a Buffer.
+    if (isElfFile(path)) return elfSymbols(path)
+    const file = plainImage(path, readFileSync(path))
+    if (file === undefined)
+      throw new Error('this zboot image is not packed by gzip: its vmlinux or System.map is needed')
+    return isImage(file) ? ofImage(file) : parse(file.toString('latin1'))
   } catch (error) {
     throw new Error(`symbols ${path}: ${(error as Error).message}`)
   }
 }
+
+/** Those of them that are functions. */
+export function functionsOf(symbols: readonly ImageSymbol[]): FunctionTable {
+  const functions = symbols
+    .filter(({ type, name }) => /[tTwW]/.test(type) && !name.startsWith('$'))
+    .sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
+  return functionTable(functions)
+}
+
+/** Reads the functions of a file. @throws Error naming it. */
+export const loadFunctions = (path: string): FunctionTable => functionsOf(loadSymbols(path))
 
 /** Kernel functions by address. */
 export class Symbols {
@@ -79,6 +85,22 @@ export class Symbols {
     // Nobody knows where the last one ends.
     if (start === undefined || i + 1 === addresses.length) return undefined
     return { name: this.#name(i), distance: Number(pc - this.offset - start) }
+  }
+
+  /**
+   * Where the functions of a name are: from, and the first address behind. Several where a name is not unique, or the compiler
+   * has cut one in parts (`name.cold`).
+   */
+  named(name: string): (readonly [start: bigint, end: bigint])[] {
+    const { addresses } = this.#table
+    const found: (readonly [bigint, bigint])[] = []
+    addresses.forEach((start, i) => {
+      if (this.#name(i).split('.')[0] !== name) return
+      // What has two names ends where both do.
+      const end = addresses.subarray(i + 1).find(next => next > start)
+      if (end !== undefined) found.push([start + this.offset, end + this.offset])
+    })
+    return found
   }
 
   /** `function+0x…`, or the address. */
@@ -144,21 +166,21 @@ export class Symbols {
   }
 }
 
-function ofImage(image: Buffer): readonly Symbol[] {
+function ofImage(image: Buffer): ImageSymbol[] {
   const symbols = imageSymbols(image)
   if (symbols === undefined) throw new Error('this kernel image has no symbol table (CONFIG_KALLSYMS)')
   return symbols
 }
 
 /** Lines of nm: address, type, name. */
-function parse(text: string): readonly Symbol[] {
-  const symbols: Symbol[] = []
+function parse(text: string): ImageSymbol[] {
+  const symbols: ImageSymbol[] = []
   for (const line of text.split('\n')) {
     const match = /^([0-9a-f]{16}) ([a-zA-Z]) (\S+)/.exec(line)
     if (match) symbols.push({ address: BigInt(`0x${match[1]}`), type: match[2] ?? '', name: match[3] ?? '' })
   }
   if (!symbols.some(({ type }) => /[tT]/.test(type))) {
-    throw new Error('no function in it: a kernel image, its System.map or /proc/kallsyms is needed')
+    throw new Error(`no function in it: ${SYMBOL_FILES} is needed`)
   }
   if (symbols.every(({ address }) => address === 0n)) {
     throw new Error('all addresses are 0: read /proc/kallsyms as root, with kernel.kptr_restrict=0')
@@ -173,6 +195,21 @@ function modulo(value: bigint, step: bigint): bigint {
 export function pcOf(record: { readonly pcLo: number; readonly pcHi: number }): bigint {
   return (BigInt(record.pcHi) << 32n) | BigInt(record.pcLo)
 }
+
+/** Addresses of `frames`, copied. A record at the end of a chain has none. */
+export function returnAddresses(frames: Uint8Array): bigint[] {
+  const view = new DataView(frames.buffer, frames.byteOffset, frames.byteLength)
+  const addresses: bigint[] = []
+  for (let at = 0; at + 8 <= frames.length; at += 8) {
+    const address = view.getBigUint64(at, true)
+    if (address !== 0n) addresses.push(withoutPac(address))
+  }
+  return addresses
+}
+
+/** Bit 55 says which half of the address space it is; a kernel's text has all bits above 47 set, but for a signature (FEAT_PAuth). */
+const withoutPac = (address: bigint): bigint =>
+  (address & (1n << 55n)) === 0n ? address & 0xffff_ffff_ffffn : address | 0xffff_0000_0000_0000n
 
 /** So many different PCs are enough to tell where the kernel is; they come early. */
 const ENOUGH_PCS = 64

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { imageSymbols } from '../../../server/trace/kallsyms.ts'
 import { Symbols } from '../../../server/trace/symbols.ts'
@@ -8,18 +9,20 @@ import { folder } from './synthetic.ts'
 
 const BASE = 0xffff_8000_8000_0000n
 
-/** Functions of 256 bytes, some of them the driver's. */
+/** Functions of 256 bytes, some of them the driver's, behind the start of the kernel. */
 const FUNCTIONS = Array.from({ length: 1000 }, (_, i) => ({
-  offset: 0x1_0000 + i * 256,
+  offset: i === 0 ? 0 : 0x1_0000 + i * 256,
   name: i >= 500 && i < 520 ? `arm_smmu_function_${i}` : `function_${'x'.repeat(i === 7 ? 130 : 3)}_${i}`,
 }))
 
-type Order = '6.1' | '6.1 with seqs' | '6.12'
+type Order = '6.1' | '6.1 with seqs' | '6.12' | '7.3'
 
 /** What scripts/kallsyms.c would put into an image: a token for every character, and one for "arm_smmu". */
 function image(order: Order): Buffer {
   const tokens = Array.from({ length: 256 }, (_, i) => (i === 0x80 ? 'arm_smmu' : String.fromCharCode(i || 1)))
-  const align = (bytes: Buffer) => Buffer.concat([bytes, Buffer.alloc((8 - (bytes.length % 8)) % 8)])
+  const alignment = order === '7.3' ? 4 : 8
+  const align = (bytes: Buffer) =>
+    Buffer.concat([bytes, Buffer.alloc((alignment - (bytes.length % alignment)) % alignment)])
   const words = (values: number[]) => align(Buffer.from(Uint32Array.from(values).buffer))
   const markers: number[] = []
   const names: Buffer[] = []
@@ -43,33 +46,50 @@ function image(order: Order): Buffer {
   const nameParts = [words([FUNCTIONS.length]), align(Buffer.concat(names)), words(markers)]
   const seqs = align(Buffer.alloc(3 * FUNCTIONS.length, 0x5a))
   const relative = Buffer.alloc(8)
+  const start = Buffer.alloc(4096, 0x11)
+  start.write('ARM\x64', 56, 'latin1')
+  if (order === '7.3') {
+    // An odd number of words in front, so that what follows is at no multiple of 8; offsets count from where they are.
+    const front = Buffer.concat([start, Buffer.alloc(4, 0x11), ...nameParts, tokenTable, tokenIndex])
+    const places = FUNCTIONS.map(({ offset }, i) => (offset - (front.length + 4 * i)) >>> 0)
+    return Buffer.concat([
+      front,
+      words(places),
+      align(Buffer.alloc(3 * FUNCTIONS.length, 0x5a)),
+      Buffer.alloc(4096, 0x22),
+    ])
+  }
   const parts =
     order === '6.12'
       ? [...nameParts, tokenTable, tokenIndex, offsets, relative]
       : [offsets, relative, ...nameParts, ...(order === '6.1' ? [] : [seqs]), tokenTable, tokenIndex]
-  const start = Buffer.alloc(4096, 0x11)
-  start.write('ARM\x64', 56, 'latin1')
   return Buffer.concat([start, ...parts, Buffer.alloc(4096, 0x22)])
 }
 
-test.each(['6.1', '6.1 with seqs', '6.12'] as const)('the symbol table of an image, in the order of %s', order => {
-  const symbols = imageSymbols(image(order))
-  expect(symbols?.length).toBe(FUNCTIONS.length)
-  expect(symbols?.map(({ name }) => name)).toEqual(FUNCTIONS.map(({ name }) => name))
-  expect(symbols?.map(({ address }) => Number(address - BASE))).toEqual(FUNCTIONS.map(({ offset }) => offset))
-  expect(symbols?.[3]?.type).toBe('t')
-})
+test.each(['6.1', '6.1 with seqs', '6.12', '7.3'] as const)(
+  'the symbol table of an image, in the order of %s',
+  order => {
+    const symbols = imageSymbols(image(order))
+    expect(symbols?.length).toBe(FUNCTIONS.length)
+    expect(symbols?.map(({ name }) => name)).toEqual(FUNCTIONS.map(({ name }) => name))
+    expect(symbols?.map(({ address }) => Number(address - BASE))).toEqual(FUNCTIONS.map(({ offset }) => offset))
+    expect(symbols?.[3]?.type).toBe('t')
+  },
+)
 
 test('no table, half a table, or nonsense: none is found', () => {
-  const whole = image('6.12')
   expect(imageSymbols(Buffer.alloc(10_000))).toBeUndefined()
+  for (const order of ['6.12', '7.3'] as const) damage(image(order))
+})
+
+function damage(whole: Buffer): void {
   for (let size = 4096; size < whole.length - 4096; size += 777) imageSymbols(whole.subarray(0, size))
   for (let at = 4096; at < whole.length - 4096; at += 97) {
     const damaged = Buffer.from(whole)
     damaged[at] = (damaged[at] ?? 0) ^ 0xff
     imageSymbols(damaged)
   }
-})
+}
 
 const map = FUNCTIONS.map(({ offset, name }) => `${(BASE + BigInt(offset)).toString(16)} t ${name}`).join('\n')
 
@@ -79,10 +99,12 @@ test('an image and a System.map say the same', () => {
   const fromImage = Symbols.load(path)
   writeFileSync(path, `${map}\n`)
   const fromMap = Symbols.load(path)
+  writeFileSync(path, gzipSync(image('7.3')))
+  expect(Symbols.load(path).describe(BASE + 0x1_0000n + 500n * 256n)).toBe('arm_smmu_function_500+0x0')
   const pc = BASE + 0x1_0000n + 500n * 256n + 0x10n
   expect(fromImage.describe(pc)).toBe('arm_smmu_function_500+0x10')
   expect(fromMap.describe(pc)).toBe('arm_smmu_function_500+0x10')
-  expect(fromMap.describe(BASE)).toBe('0xffff800080000000')
+  expect(fromMap.describe(BASE - 4n)).toBe('0xffff80007ffffffc')
 })
 
 test('the place of the kernel is worked out from where traps come from', () => {
