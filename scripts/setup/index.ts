@@ -13,7 +13,7 @@ import type { KernelFiles, SetupOptions } from './options.ts'
 import { ensureQemu } from './qemu.ts'
 
 export { KERNEL_SERIES, type KernelFiles, type KernelSeries, type SetupOptions } from './options.ts'
-export { ensureBrowser, ensureHostPackages } from './packages.ts'
+export { ensureBrowser, ensureDebugger, ensureHostPackages } from './packages.ts'
 export { SetupError } from './run.ts'
 export type { GuestProgram }
 export { ensureFirmware, ensureInitramfs, ensureKernel, ensureQemu }

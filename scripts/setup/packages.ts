@@ -68,6 +68,11 @@ export async function ensureBrowser(options: SetupOptions = {}): Promise<void> {
   if (process.env.CHROMIUM === undefined) await exclusively(options, context => install(context, ['chromium']))
 }
 
+/** Installs the debugger that the tests attach to guests. */
+export async function ensureDebugger(options: SetupOptions = {}): Promise<void> {
+  await exclusively(options, context => install(context, ['gdb-multiarch']))
+}
+
 async function install({ progress, signal }: Context, wanted: string[]): Promise<void> {
   const options = { step: 'installing system packages', log: logPath('packages'), signal, mayFinish: true }
   const missing = missingPackages(wanted, await dpkgStates(wanted))

@@ -2,6 +2,7 @@
 /** Breakpoints, and the trap that is held. Breakpoints outlive machines: one that is set before a start is in force from the first trap. */
 import type { TrapThread } from '../control/trapThread.ts'
 import { OperationError } from '../policy/operationError.ts'
+import { type FunctionTable, Symbols } from '../trace/symbols.ts'
 import type { Breakpoint, BreakpointSpec } from '../trap/breakpoints.ts'
 import type { HeldTrap, Release } from '../trap/operations.ts'
 import { Problem } from './problem.ts'
@@ -12,13 +13,18 @@ export class BreakpointControl {
   /** Hold the next trap. */
   breaking = false
   readonly #changed: () => void
+  readonly #functions: () => Promise<FunctionTable | undefined>
   readonly #specs = new Map<number, BreakpointSpec>()
   #next = 1
   #thread: TrapThread | undefined
 
-  /** @param changed called when a trap is held or released */
-  constructor(changed: () => void) {
+  /**
+   * @param changed called when a trap is held or released
+   * @param functions of the kernel that runs; undefined: not known what kernel it is
+   */
+  constructor(changed: () => void, functions: () => Promise<FunctionTable | undefined>) {
     this.#changed = changed
+    this.#functions = functions
   }
 
   /** Called when a machine starts. */
@@ -59,6 +65,8 @@ export class BreakpointControl {
   }
 
   async add(spec: BreakpointSpec): Promise<Breakpoint> {
+    if (spec.match.on === 'function' && this.#thread !== undefined)
+      await this.#tellFunctions(this.#thread, spec.match.name)
     const id = this.#next++
     const added = await this.#thread?.call('addBreakpoint', spec, id)
     this.#specs.set(id, spec)
@@ -90,7 +98,28 @@ export class BreakpointControl {
   }
 
   #setAll(): void {
-    for (const [id, spec] of this.#specs) void this.#thread?.call('addBreakpoint', spec, id).catch(() => {})
+    const thread = this.#thread
+    if (thread === undefined) return
+    for (const [id, spec] of this.#specs) void thread.call('addBreakpoint', spec, id).catch(() => {})
+    // A kernel without symbols has no functions to stop in, and the others are there all the same.
+    if ([...this.#specs.values()].some(({ match }) => match.on === 'function'))
+      void this.#tellFunctions(thread).catch(() => {})
+  }
+
+  /**
+   * The trap thread needs to know where functions are.
+   * @param name one that there has to be
+   * @throws Problem when the kernel's functions are not known, or that is none
+   */
+  async #tellFunctions(thread: TrapThread, name?: string): Promise<void> {
+    const table = await this.#functions().catch((error: Error) => {
+      throw new Problem(409, `no functions: ${error.message}`)
+    })
+    if (table === undefined) throw new Problem(409, 'it is not known what kernel runs, nor where its functions are')
+    if (name !== undefined && new Symbols(table).named(name).length === 0) {
+      throw new Problem(422, `no function ${name} in the kernel`)
+    }
+    await thread.call('kernel', table)
   }
 }
 

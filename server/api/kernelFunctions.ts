@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Worker } from 'node:worker_threads'
 import { u32At } from '../trace/layout.ts'
 import { type FunctionTable, Symbols } from '../trace/symbols.ts'
+import { loadAside } from '../trace/symbolsAside.ts'
 import type { LogEntry } from './trapLog.ts'
 
 /** Fewer PCs do not determine the KASLR offset. */
@@ -24,20 +24,12 @@ interface Kernel {
 interface Loaded {
   readonly image: string
   table: FunctionTable | undefined
+  /** Resolves when it is there. @throws Error when there are no symbols */
+  readonly loading: Promise<FunctionTable>
 }
 
 /** Kernels that are remembered. */
 const MOST_KERNELS = 64
-
-/** As loadFunctions, on another thread. */
-function loadAside(path: string): Promise<FunctionTable> {
-  return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL('../trace/symbolsWorker.ts', import.meta.url), { workerData: { path } })
-    worker.once('message', resolve)
-    worker.once('error', reject)
-    worker.unref()
-  })
-}
 
 /**
  * The kernel function that made a trap. Nothing is loaded before somebody asks; then the image's symbol table is read on
@@ -55,7 +47,7 @@ export class KernelFunctions {
     this.#load = load
   }
 
-  /** A machine starts. @param image its kernel; undefined: not known. @param row id that its first row gets. */
+  /** A machine starts. @param image what its functions are read from; undefined: not known. @param row id that its first row gets. */
   machine(image: string | undefined, row: number): void {
     this.#image = image
     this.#begin(row)
@@ -67,14 +59,32 @@ export class KernelFunctions {
     this.#wanted = true
     const image = this.#image
     if (image === undefined || this.#loaded?.image === image) return
-    const loaded: Loaded = { image, table: undefined }
+    const loaded: Loaded = { image, table: undefined, loading: this.#load(image) }
     this.#loaded = loaded
-    this.#load(image).then(
+    loaded.loading.then(
       table => {
         loaded.table = table
       },
       () => {}, // an image without symbols: there are no names
     )
+  }
+
+  /** What the functions of the present machine are read from; undefined: not known. */
+  get source(): string | undefined {
+    return this.#image
+  }
+
+  /** Functions of the present machine. @throws Error when they cannot be read; undefined: it is not known from what */
+  async table(): Promise<FunctionTable | undefined> {
+    this.want()
+    return this.#image === undefined ? undefined : this.#loaded?.loading
+  }
+
+  /** How far the present kernel was moved, bytes; undefined: not known, or not yet. @throws Error when there are no symbols */
+  async offset(): Promise<bigint | undefined> {
+    await this.table()
+    const kernel = this.#kernels.at(-1)
+    return kernel !== undefined && this.#located(kernel) ? kernel.symbols?.offset : undefined
   }
 
   /** A finished row. */
@@ -97,6 +107,14 @@ export class KernelFunctions {
     const name = kernel.symbols?.find(pc)?.name
     if (kernel.names.size < 4096) kernel.names.set(pc, name)
     return name
+  }
+
+  /** An address in the kernel of a row: function and distance, or the number. */
+  describe(row: number, address: bigint): string {
+    this.want()
+    const kernel = this.#kernels.findLast(({ from }) => from <= row)
+    const symbols = kernel !== undefined && this.#located(kernel) ? kernel.symbols : undefined
+    return symbols?.describe(address) ?? `0x${address.toString(16)}`
   }
 
   #begin(row: number): void {

@@ -9,7 +9,7 @@ import { parseSize } from '../machine/scratch.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { blockOptions, blocksProblem, checkQuirks, powerOptions, powerProblem } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
-import { kernelArgs, machineFiles } from '../run/files.ts'
+import { type KernelFile, kernelArgs, machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { Transport } from '../trap/messages.ts'
@@ -95,7 +95,7 @@ export async function launch(
   options: StartOptions,
   defaults: LaunchDefaults,
   signal: AbortSignal,
-  before: (session: Session, kernel: { readonly version: string; readonly image: string }) => void,
+  before: (session: Session, kernel: KernelFile) => void,
 ): Promise<RunningMachine> {
   const policy = checkedPolicy(options, defaults)
   const { qemu, ramDir = DEFAULTS.ramDir, transport = DEFAULTS.transport, sandbox = true, progress } = defaults

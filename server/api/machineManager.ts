@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import { closeSync, openSync } from 'node:fs'
+import { dirname } from 'node:path'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { Session, SessionEnd } from '../control/session.ts'
 import { FileMemory } from '../machine/fileMemory.ts'
+import { type GdbSymbols, gdbCommand } from '../machine/gdb.ts'
 import { parseGuestEvent } from '../machine/guestEvents.ts'
 import type { Hotplug, PluggableName, Plugged } from '../machine/hotplug.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
 import { NO_WARNINGS, type WarningTable } from '../policy/warnings.ts'
+import { gdbSymbols } from '../run/gdbSymbols.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { machineFailure } from '../run/outcome.ts'
 import type { RunningMachine } from '../run/runningMachine.ts'
@@ -34,6 +37,7 @@ import { Recordings } from './recordings.ts'
 import {
   type CountersView,
   type EndStatus,
+  type GdbView,
   type HardwareView,
   type HeldView,
   type MachineState,
@@ -49,8 +53,11 @@ import type { LogEntry } from './trapLog.ts'
 const GUEST_TROUBLE = ['oops', 'hung', 'panic'] as const
 
 const STOP_GRACE_MS = 10_000
+/** How long QEMU may take to listen for gdb. */
+const GDB_MS = 5_000
 
-type Kernel = { readonly version: string; readonly image?: string }
+/** Its symbols are read from `symbols`, or the image. */
+type Kernel = { readonly version: string; readonly image?: string; readonly symbols?: string }
 
 /** The one machine of a server, from its start to its end. */
 export class MachineManager {
@@ -61,9 +68,13 @@ export class MachineManager {
   readonly recordings: Recordings
   readonly rates = new Rates()
   readonly statuses = new Feed<StatusItem>(1_000)
-  readonly breakpoints = new BreakpointControl(() => this.#changed())
+  readonly breakpoints = new BreakpointControl(
+    () => this.#changed(),
+    () => this.history.functions.table(),
+  )
   readonly monitor = new Monitor(
     () => this.breakpoints.held !== null,
+    () => this.#session?.gdb !== undefined,
     paused => this.#paused(paused),
   )
   readonly faults = new FaultControl(
@@ -156,7 +167,30 @@ export class MachineManager {
     if (held === null) return null
     const { functions, log } = this.history
     const where = functions.name(log.next, pcOf(held.trap))
-    return { ...held, ...(where !== undefined && { where }) }
+    // A call is the instruction before the address that it returns to.
+    const callers = held.callers.map(address => functions.describe(log.next, address - 4n))
+    return { ...held, ...(where !== undefined && { where }), callers }
+  }
+
+  /** Lets gdb attach to the guest. @param port see gdbServer. @throws Problem when there is no machine, or QEMU does not answer */
+  async gdb(port?: number): Promise<GdbView> {
+    const session = this.#session
+    if (session === undefined) throw new Problem(409, 'there is no machine')
+    try {
+      const target = await session.openGdb(port, AbortSignal.timeout(GDB_MS))
+      const symbols = await this.#gdbSymbols(dirname(session.console.logPath)).catch(() => undefined)
+      return { target, symbols: symbols?.file ?? null, command: gdbCommand(target, symbols) }
+    } catch (error) {
+      throw new Problem(409, (error as Error).message)
+    }
+  }
+
+  /** @returns undefined: it is not known what kernel it is, or not yet where. @throws Error when there are none */
+  async #gdbSymbols(folder: string): Promise<GdbSymbols | undefined> {
+    const { functions } = this.history
+    const offset = await functions.offset()
+    const { source } = functions
+    return offset === undefined || source === undefined ? undefined : gdbSymbols(source, offset, folder)
   }
 
   /** Starts a machine; resolves when QEMU runs. @throws Problem */
@@ -276,12 +310,12 @@ export class MachineManager {
   }
 
   /** A session that was just started. */
-  #take(session: Session, { version, image }: Kernel): void {
+  #take(session: Session, { version, image, symbols = image }: Kernel): void {
     this.#kernel = version
     this.#session = session
     this.#state = 'starting'
     this.#counters = session.counters
-    this.history.follow(session, image)
+    this.history.follow(session, symbols)
     session.console.once('data', () => this.#reached('kernel'))
     session.console.on('line', line => this.#line(line))
     session.on('connected', hello => this.#connected(session, hello))

@@ -10,16 +10,19 @@ const ANSWER_MS = 3_000
 
 export class Monitor {
   readonly #held: () => boolean
+  readonly #parked: () => boolean
   readonly #paused: (paused: boolean) => void
   #session: Session | undefined
   #qmp: Qmp | undefined
 
   /**
    * @param held whether a trap is held: QEMU cannot answer then
+   * @param parked whether such a trap is parked for gdb: then it can, but not everything
    * @param paused called when the vCPUs stop or run again
    */
-  constructor(held: () => boolean, paused: (paused: boolean) => void) {
+  constructor(held: () => boolean, parked: () => boolean, paused: (paused: boolean) => void) {
     this.#held = held
+    this.#parked = parked
     this.#paused = paused
   }
 
@@ -54,6 +57,7 @@ export class Monitor {
   }
 
   async reset(): Promise<void> {
+    if (this.#held()) throw new Problem(409, 'a trap is held, and a reset waits for it: release it first')
     await this.#inTime(() => this.#session?.reset(AbortSignal.timeout(ANSWER_MS)))
   }
 
@@ -71,7 +75,8 @@ export class Monitor {
 
   /** @throws Problem when there is no QEMU, or it does not answer in time */
   async #inTime<T>(ask: (qmp: Qmp) => T | Promise<T>): Promise<T> {
-    if (this.#held()) throw new Problem(409, 'a trap is held, and with it all of QEMU: release it first')
+    if (this.#held() && !this.#parked())
+      throw new Problem(409, 'a trap is held, and with it all of QEMU: release it first')
     const qmp = this.#qmp
     if (qmp === undefined) throw new Problem(409, 'there is no machine, or QEMU does not answer yet')
     let timer: NodeJS.Timeout | undefined

@@ -4,11 +4,13 @@ import { statSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, Option } from 'commander'
+import { MAX_FRAMES } from '../../protocol/messages.ts'
 import { FaultController } from '../control/faultController.ts'
 import type { Session } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
+import { gdbCommand } from '../machine/gdb.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { runsLimit } from '../machine/runs.ts'
 import { parseSize } from '../machine/scratch.ts'
@@ -19,6 +21,7 @@ import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
 import { isSeries, kernelArgs, type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
+import { gdbSymbols, KernelPlace } from '../run/gdbSymbols.ts'
 import { acpiReport } from '../run/iort.ts'
 import { isolationViolation, notJudged } from '../run/isolation.ts'
 import { checkFiles, checkSizes, commandLine, DEFAULTS, type RunOptions, ramFolder } from '../run/options.ts'
@@ -100,12 +103,13 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
 
 /** What a served machine needs of the files that the command line names. */
 function namedFiles(options: BootOptions): Named {
-  const { policy, kernel, modules, initrd, firmware, qemu, faults = [], ramDir, report, record } = options
+  const { policy, kernel, modules, symbols, initrd, firmware, qemu, faults = [], ramDir, report, record } = options
   const folder = (file: string | false | undefined) => (file ? dirname(resolve(file)) : undefined)
   return {
     read: [
       policyFolder(policy),
       ...(kernel === undefined || isSeries(kernel) ? [] : kernelFolders(kernel, modules)),
+      symbols,
       initrd,
       ...(typeof firmware === 'string' ? [firmware] : []),
       qemu,
@@ -205,6 +209,7 @@ function checkOracle({ oracle, policy, until, el2 }: BootOptions, { description 
 function wantedFiles({
   kernel,
   modules,
+  symbols,
   initrd,
   firmware,
   qemu,
@@ -217,6 +222,7 @@ function wantedFiles({
   return {
     kernel: kernel ?? (el2 === 'none' ? DEFAULTS.kernel : EL2_KERNEL),
     ...(modules !== undefined && { modules }),
+    ...(symbols !== undefined && { symbols: resolve(symbols) }),
     ...(initrd !== undefined && { initrd }),
     ...(firmware !== undefined && { firmware }),
     ...(qemu !== undefined && { qemu }),
@@ -256,6 +262,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     slots: options.slots,
     ...(options.kexec !== undefined && { successor: options.kexec }),
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
+    ...(options.gdb !== undefined && { gdb: options.gdb === true ? {} : { port: options.gdb } }),
     qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'none' ? [] : EL2_QEMU_ARGS), ...qemuArg],
     ...(!options.baseline && {
       policy: {
@@ -275,6 +282,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
         transport: options.transport,
         translate: faults !== undefined && needsServer(faults.rules) ? 'server' : options.translate,
         ...(faults && { faults }),
+        ...(options.callStacks && { callStacks: options.callStacks === true ? MAX_FRAMES : options.callStacks }),
         reconnectMs: options.reconnect * 1000,
         ...(options.server !== undefined && { server: whereabouts(options.server) }),
         ...(options.tokenFile !== undefined && { tokenFile: resolve(options.tokenFile) }),
@@ -319,6 +327,7 @@ async function watch(
     say(`the console's log is cut short: ${session.console.logPath}: ${message}`),
   )
   announceFaults(session)
+  if (options.gdb !== undefined) announceGdb(session, kernel, machine.folder)
   // With a command, standard output is that of the command.
   const command =
     options.exec === undefined || machine.agent === undefined
@@ -335,7 +344,9 @@ async function watch(
   const interrupt = () => stop(() => ({ outcome: 'interrupted', message: OUTCOMES.interrupted }))
   if (signal.aborted) interrupt()
   signal.addEventListener('abort', interrupt)
-  const limit = options.timeout > 0 && !options.interactive ? options.timeout * 1000 : undefined
+  // Somebody may look with gdb for as long as they like.
+  const patient = options.interactive === true || options.gdb !== undefined
+  const limit = options.timeout > 0 && !patient ? options.timeout * 1000 : undefined
   const timer = limit && setTimeout(() => stop(() => hung(options.timeout, events)), limit)
   if (limit) session.pump?.add(new Stall(message => stop(() => ({ outcome: 'guest-hung', message }))))
   const end = await session.ended
@@ -401,6 +412,22 @@ function announceFaults({ thread }: Session): void {
     told.add(rule)
     say(`fault ${rule} fires${trap === 0 ? '' : ` at trap ${trap}`}: ${what}`)
   })
+}
+
+/** What to type, and again when it is known where the kernel is. */
+function announceGdb(session: Session, { image, symbols = image }: MachineFiles['kernel'], folder: string): void {
+  const target = session.gdb
+  if (target === undefined) return
+  say(`gdb: ${gdbCommand(target)}`)
+  const failed = ({ message }: Error) => say(`gdb: no symbols: ${message}`)
+  const place = new KernelPlace(
+    symbols,
+    offset => {
+      gdbSymbols(symbols, offset, folder).then(found => say(`gdb with symbols: ${gdbCommand(target, found)}`), failed)
+    },
+    failed,
+  )
+  session.pump?.add(place)
 }
 
 /** Evaluated after the guest has ended, so that its last report is known. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The options of `boot` and `dev`. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { enums } from '../../protocol/messages.ts'
+import { enums, MAX_FRAMES } from '../../protocol/messages.ts'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
 import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
 import { MAX_SLOTS } from '../machine/hotplug.ts'
@@ -22,6 +22,7 @@ import { KERNELS } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { STALL_SECONDS } from '../run/stall.ts'
 import { SUCCESSORS, type SuccessorStart } from '../run/successor.ts'
+import { SYMBOL_FILES } from '../trace/symbols.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
 import { faultNames, folder, inputFile, outputFile, regularFile, sharedFolder } from './paths.ts'
@@ -43,6 +44,12 @@ export interface BootOptions {
   readonly kernel?: string
   /** Of a kernel of one's own. */
   readonly modules?: string
+  /** Of the kernel. */
+  readonly symbols?: string
+  /** Port, or true for a Unix socket. */
+  readonly gdb?: true | number
+  /** Return addresses that are recorded with each trap, or true for as many as there may be. */
+  readonly callStacks?: true | number
   readonly initrd?: string
   /** Debian's, or a file. */
   readonly firmware?: true | string
@@ -117,6 +124,7 @@ export const OF_THE_SERVER: readonly string[] = [
   'translate',
   'faults',
   'requireRecording',
+  'callStacks',
 ]
 
 /** Of every command that starts machines. */
@@ -209,6 +217,21 @@ export function bootOptions(command: Command, reconnect: number): Command {
       `Debian's ${KERNELS.join(', ')}; an arm64 Image (or Image.gz), or the folder of a kernel build (default: ${DEFAULTS.kernel}, with --el2 pkvm ${EL2_KERNEL})`,
     )
     .addOption(modulesOption())
+    .option(
+      '--symbols <file>',
+      `symbols of the kernel: ${SYMBOL_FILES} (default: the vmlinux in the folder of its build, or the image)`,
+      inputFile,
+    )
+    .option(
+      '--gdb [port]',
+      'let gdb attach to the guest, also while a trap is held: at a Unix socket, or a port of the loopback interface; no time limit then',
+      integer(1, 65_535),
+    )
+    .option(
+      '--call-stacks [depth]',
+      `record with each trap who called the function that makes it (trace flame): so many return addresses, at most ${MAX_FRAMES}; every access traps then`,
+      integer(1, MAX_FRAMES),
+    )
     .addOption(
       new Option(
         '--el2 <what>',

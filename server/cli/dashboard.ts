@@ -6,12 +6,13 @@ import { type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { blockOptions, powerOptions } from '../policy/policy.ts'
+import type { KernelFile } from '../run/files.ts'
 import { type BootOptions, policyOf } from './bootOptions.ts'
 import { say } from './terminal.ts'
 
 /** The dashboard of a machine that the command line starts. */
 export interface Dashboard {
-  show(session: Session, kernel: { readonly version: string; readonly image: string }): void
+  show(session: Session, kernel: KernelFile): void
   close(): Promise<void>
 }
 

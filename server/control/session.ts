@@ -6,6 +6,7 @@ import { setTimeout } from 'node:timers/promises'
 import type { Hello } from '../../protocol/generated/messages.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { GuestConsole } from '../machine/console.ts'
+import { type GdbServer, gdbServer } from '../machine/gdb.ts'
 import { copySparse, GuestRam, type RamPool } from '../machine/guestRam.ts'
 import { Hotplug } from '../machine/hotplug.ts'
 import { masterNames, type UntranslatedMaster, untranslatedMasters } from '../machine/masters.ts'
@@ -27,7 +28,7 @@ import { TrapThread } from './trapThread.ts'
 /** What a session runs. */
 export interface SessionOptions {
   /** Everything about the machine but the files that the session makes itself. */
-  readonly machine: Omit<QemuOptions, 'ramFile' | 'qmpSocket' | 'cosim'>
+  readonly machine: Omit<QemuOptions, 'ramFile' | 'qmpSocket' | 'cosim' | 'gdb'>
   /** Absent: QEMU without the server. */
   readonly policy?: {
     readonly name: string
@@ -53,7 +54,11 @@ export interface SessionOptions {
     readonly properties?: readonly string[]
     /** Rules that are armed from the start. */
     readonly faults?: FaultPlan
+    /** Return addresses that are recorded with each trap; default 0. */
+    readonly callStacks?: number
   }
+  /** gdb can attach from the start; `port`: see gdbServer. */
+  readonly gdb?: { readonly port?: number }
   /** Goes on where a machine of the same description was saved, instead of booting. */
   readonly restore?: SavedMachine
   /** Guest RAM is a file in memory that has no name and cannot shrink, and the server maps it; default: a file in `scratch`. */
@@ -149,6 +154,8 @@ export class Session extends EventEmitter<{
   #panic: string | undefined
   #sections: Readonly<Record<string, unknown>> = {}
   readonly #qmpSocket: string
+  readonly #sockets: string
+  #gdb: GdbServer | undefined
   /** QEMU ends when its guest reboots. */
   readonly #endsAtReboot: boolean
   /** An oracle looks at it while it runs, and at its end. */
@@ -174,9 +181,11 @@ export class Session extends EventEmitter<{
     this.ram = ram.fd
     this.#ram = ram
     this.#pool = options.pool
-    this.#qmpSocket = join(options.scratch.sockets, 'qmp')
+    this.#sockets = options.scratch.sockets
+    this.#qmpSocket = join(this.#sockets, 'qmp')
+    this.#gdb = options.gdb && gdbServer(this.#sockets, options.gdb.port)
     const qmp = () => this.qmp(this.#gone.signal)
-    this.hotplug = new Hotplug(qmp, options.scratch.sockets, options.machine.slots ?? 0)
+    this.hotplug = new Hotplug(qmp, this.#sockets, options.machine.slots ?? 0)
     this.#endsAtReboot = options.machine.extra.includes('-no-reboot')
     thread?.on('connected', (machine, resumed) => {
       this.hello = machine
@@ -223,6 +232,7 @@ export class Session extends EventEmitter<{
       // A QEMU whose server runs elsewhere is served by one that opens the file.
       ramFile: policy?.server === undefined ? ram.fd : (ram.path ?? ram.fd),
       qmpSocket: this.#qmpSocket,
+      ...(this.#gdb && { gdb: this.#gdb.device }),
       ...(policy && {
         cosim: {
           server: serverAddress(policy.server ?? trapSocket(options.scratch)),
@@ -346,6 +356,8 @@ export class Session extends EventEmitter<{
           ...(restore && { restored: true }),
           ...(policy.faithful && { faithful: true }),
           ...(policy.faults && { faults: policy.faults }),
+          ...(policy.callStacks && { callStacks: policy.callStacks }),
+          ...(options.gdb && { debugged: true }),
           ...(policy.reconnectMs && { revive: true }),
           ...(policy.transport && { transport: policy.transport }),
           ramFile: ram.fd,
@@ -373,15 +385,7 @@ export class Session extends EventEmitter<{
   /** The machine's QMP connection: the same for all, as QEMU serves one. It is closed when the machine ends. */
   async qmp(signal: AbortSignal): Promise<Qmp> {
     this.#qmp ??= Qmp.connect(this.#qmpSocket, this.#gone.signal)
-    signal.throwIfAborted()
-    const aborted = Promise.withResolvers<never>()
-    const abort = () => aborted.reject(signal.reason)
-    signal.addEventListener('abort', abort, { once: true })
-    try {
-      return await Promise.race([this.#qmp, aborted.promise])
-    } finally {
-      signal.removeEventListener('abort', abort)
-    }
+    return await inTime(this.#qmp, signal)
   }
 
   /** Resets the machine, also one that ends when its guest reboots. @throws Error when QEMU does not answer until `signal` aborts */
@@ -390,6 +394,32 @@ export class Session extends EventEmitter<{
     if (this.#endsAtReboot) await qmp.execute('set-action', { reboot: 'reset' })
     await qmp.execute('system_reset')
     if (this.#endsAtReboot) await qmp.execute('set-action', { reboot: 'shutdown' })
+  }
+
+  /** Where gdb can attach (`target remote`); undefined: nowhere. */
+  get gdb(): string | undefined {
+    return this.#gdb?.target
+  }
+
+  /**
+   * Lets gdb attach from now on, also while a trap is held.
+   * @param port see gdbServer; where it can already stays
+   * @returns what `target remote` takes
+   * @throws Error when QEMU cannot, or does not answer until `signal` aborts
+   */
+  async openGdb(port: number | undefined, signal: AbortSignal): Promise<string> {
+    if (this.#gdb !== undefined) return this.#gdb.target
+    // QEMU answers nobody while a trap is held, unless it is parked.
+    await this.thread?.call('debug')
+    const server = gdbServer(this.#sockets, port)
+    const qmp = await this.qmp(signal)
+    const said = await inTime(
+      qmp.execute('human-monitor-command', { 'command-line': `gdbserver ${server.device}` }),
+      signal,
+    )
+    if (!String(said).startsWith('Waiting for gdb connection')) throw new Error(`QEMU: ${String(said).trim()}`)
+    this.#gdb = server
+    return server.target
   }
 
   /**
@@ -483,6 +513,19 @@ export class Session extends EventEmitter<{
       else this.#ram.close()
       void this.#qmp?.then(qmp => qmp.close()).catch(() => {})
     }
+  }
+}
+
+/** @throws what `signal` is aborted with */
+async function inTime<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  const aborted = Promise.withResolvers<never>()
+  const abort = () => aborted.reject(signal.reason)
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    signal.throwIfAborted()
+    return await Promise.race([promise, aborted.promise])
+  } finally {
+    signal.removeEventListener('abort', abort)
   }
 }
 

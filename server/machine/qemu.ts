@@ -54,6 +54,8 @@ export interface QemuOptions {
   /** Words of further devices of the workload. */
   readonly devices?: readonly string[]
   readonly qmpSocket: string
+  /** Where gdb can attach from the start, as QEMU's character devices are written; absent: nowhere. */
+  readonly gdb?: string
   /** QEMU gives up what it does not need before the guest runs: see `SANDBOX`. */
   readonly sandbox: boolean
   readonly extra: readonly string[]
@@ -126,6 +128,7 @@ export function qemuArguments(options: QemuOptions): string[] {
     ['-kernel', options.kernel],
     ['-append', options.append],
     ...(options.sandbox ? [['-sandbox', SANDBOX]] : []),
+    ...(options.gdb === undefined ? [] : [['-gdb', options.gdb]]),
   ]
   if (options.initrd !== undefined) args.push(['-initrd', options.initrd])
   if (options.firmware !== undefined) args.push(['-bios', options.firmware])

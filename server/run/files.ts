@@ -21,9 +21,19 @@ const SHARE_MODULES = ['9p', '9pnet_virtio']
 
 export const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly string[]).includes(text)
 
+/** A kernel that is booted. */
+export interface KernelFile {
+  readonly version: string
+  readonly image: string
+  /** Bytes; absent: not known. */
+  readonly pageSize?: number
+  /** What its symbols are read from; absent: the image. */
+  readonly symbols?: string
+}
+
 export interface MachineFiles {
   readonly qemu: string
-  readonly kernel: { readonly version: string; readonly image: string; readonly pageSize?: number }
+  readonly kernel: KernelFile
   readonly initrd: string
   readonly firmware?: string
 }
@@ -41,6 +51,8 @@ export interface WantedFiles {
   readonly qemu?: string
   /** UEFI that starts the kernel: Debian's, or a file. */
   readonly firmware?: true | string
+  /** File with the kernel's symbols; absent: the vmlinux in the folder of its build, or the image. */
+  readonly symbols?: string
   /** With the program that runs a protected VM and attacks it. */
   readonly attack?: boolean
   /** With the agent that carries out what the host asks for. */
@@ -57,8 +69,8 @@ export interface WantedFiles {
 export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions, 'kernel'>): Promise<MachineFiles> {
   const { kernel: name } = wanted
   const qemu = wanted.qemu ?? (await ensureQemu(setup))
-  const { version, image, modules, pageSize } = isSeries(name)
-    ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: undefined }
+  const { version, image, modules, pageSize, vmlinux } = isSeries(name)
+    ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: undefined, vmlinux: undefined }
     : await own(wanted)
   const programs: GuestProgram[] = []
   if (wanted.attack) programs.push('attack')
@@ -67,9 +79,10 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   const extraModules = [...(wanted.share ? SHARE_MODULES : []), ...Object.keys(driversOf(wanted.devices ?? []))]
   const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, programs, extraModules }))
   const firmware = wanted.firmware === true ? await ensureFirmware(setup) : wanted.firmware
+  const symbols = wanted.symbols ?? vmlinux
   return {
     qemu,
-    kernel: { version, image, ...(pageSize !== undefined && { pageSize }) },
+    kernel: { version, image, ...(symbols && { symbols }), ...(pageSize !== undefined && { pageSize }) },
     initrd,
     ...(firmware !== undefined && { firmware }),
   }
@@ -77,5 +90,6 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
 
 async function own({ kernel, modules, initrd, devices }: WantedFiles) {
   const found = await ownKernel(kernel, modules, initrd === undefined, devices)
-  return { version: found.release ?? kernel, image: found.image, modules: found.modules, pageSize: found.pageSize }
+  const { release = kernel, image, modules: folder, pageSize, vmlinux } = found
+  return { version: release, image, modules: folder, pageSize, vmlinux }
 }

@@ -61,6 +61,8 @@ export interface RunOptions {
   readonly qemuArgs?: readonly string[]
   /** Absent: the same machine without the server. */
   readonly policy?: Omit<NonNullable<SessionOptions['policy']>, 'carveout'>
+  /** gdb can attach from the start; `port` of the loopback interface, or a Unix socket. */
+  readonly gdb?: { readonly port?: number }
   /** Goes on where a machine of the same description was saved, instead of booting. */
   readonly restore?: SavedMachine
   /** Where RAM that is mapped comes from if it can; default: it is made anew. */

@@ -78,6 +78,7 @@ export class RunningMachine {
         runFolder: folder,
         ...(restore && { restore }),
         ...(options.pool && { pool: options.pool }),
+        ...(options.gdb && { gdb: options.gdb }),
         mapped,
         machine: {
           binary: qemu,

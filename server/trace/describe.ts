@@ -15,7 +15,7 @@ import { describeSte, steConfigName } from '../smmu/ste.ts'
 import { commandWords, INVALID, streamEntries } from './groupMemory.ts'
 import type { Group, Root } from './groups.ts'
 import { FAULT_ACTIONS, machineState, type RecordOf, request, type TraceRecord, verdict } from './records.ts'
-import { pcOf, type Symbols } from './symbols.ts'
+import { pcOf, returnAddresses, type Symbols } from './symbols.ts'
 
 export const NO_CPU = 0xffff
 const SHOWN_BYTES = 32
@@ -107,7 +107,7 @@ export function describeTranslation(root: RecordOf<'translate'>): string {
 }
 
 /** The children of a group, one line each; `all`: with hardware, memory and guard accesses. */
-export function describeChildren(group: Group, all: boolean, warnings: WarningTable): string[] {
+export function describeChildren(group: Group, all: boolean, warnings: WarningTable, symbols?: Symbols): string[] {
   const lines: string[] = []
   const words = commandWords(group.children)
   let commands = 0
@@ -115,6 +115,7 @@ export function describeChildren(group: Group, all: boolean, warnings: WarningTa
     if (child.kind === 'command')
       lines.push(command(child, child.verdict === verdict.own ? undefined : words[commands++]))
     else if (child.kind === 'stream') lines.push(...stream(child, group, index))
+    else if (child.kind === 'stack') lines.push(stack(child, symbols))
     else if (all || !DETAILS.has(child.kind)) lines.push(describeRecord(child, warnings))
   })
   return lines
@@ -140,6 +141,14 @@ function stream(record: RecordOf<'stream'>, group: Group, index: number): string
   if (shadow) lines.push(`          shadow ${describeSte(shadow)}`)
   return lines
 }
+
+/** The innermost first. */
+function stack({ bytes }: RecordOf<'stack'>, symbols?: Symbols): string {
+  const callers = returnAddresses(bytes).map(address => symbols?.describe(address - 4n) ?? hex64Of(address))
+  return `called by ${callers.join(' < ')}`
+}
+
+const hex64Of = (value: bigint): string => `0x${value.toString(16)}`
 
 /** A record that is no root, in one line. @param warnings that the recording's ids stand for */
 export function describeRecord(record: TraceRecord, warnings: WarningTable): string {
@@ -185,6 +194,8 @@ export function describeRecord(record: TraceRecord, warnings: WarningTable): str
       const told = record.all ? 'all of its tables' : `${record.bytes.length / 8} pages of its tables`
       return `EL2       cpu${record.cpu} ${told}, VTTBR ${hex64(record.vttbrLo, record.vttbrHi)} VTCR ${hex64(record.vtcrLo, record.vtcrHi)}`
     }
+    case 'stack':
+      return stack(record)
     case 'fault':
       return `FAULT     rule ${record.rule} ${FAULT_ACTIONS[record.action] ?? 'unknown'} ${hex(record.v0)} ${hex(record.v1)}`
     case 'machine':

@@ -246,7 +246,7 @@ export function* describeHunk(
   ] as const) {
     for (const group of side) {
       yield { sign, text: describeRoot(group.root, functions) }
-      for (const line of describeChildren(group, nested, table)) yield { sign, text: `         ${line}` }
+      for (const line of describeChildren(group, nested, table, functions)) yield { sign, text: `         ${line}` }
     }
   }
 }

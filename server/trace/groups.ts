@@ -31,6 +31,7 @@ export const CHILDREN: ReadonlySet<KindName> = new Set([
   'fault',
   'breakpoint',
   'stage2',
+  'stack',
 ])
 
 const NOTICES: ReadonlySet<KindName> = new Set(['event', 'gerror', 'guardFault'])

@@ -4,7 +4,7 @@
  * ring's readers, the file format, the filters and the exporters go by.
  *
  * A record is one line of the time line. The records `hardware`, `memory`, `guard`, `command`, `stream`, `warning`,
- * `pages`, `probe`, `fault` and `breakpoint` belong to the *root* that closes their group: the next `trap`, `reset`,
+ * `pages`, `probe`, `fault`, `stack` and `breakpoint` belong to the *root* that closes their group: the next `trap`, `reset`,
  * `translate` or `request` after them.
  *
  * Times: `time` is QEMU's virtual clock in ns; `start` is the server's monotonic clock in ns since the ring was created;
@@ -174,6 +174,8 @@ export const kinds = {
       bytes: 'bytes',
     },
   },
+  /** Who called the function that makes the trap of this group: return addresses, the innermost first, 8 bytes each. */
+  stack: { id: 23, fields: { cpu: 'u32', bytes: 'bytes' } },
 } as const satisfies Record<string, Kind>
 
 export type KindName = keyof typeof kinds

@@ -72,7 +72,7 @@ function print(item: Item, { nested, symbols }: ShowOptions, warnings: WarningTa
     return
   }
   out.line(`${seconds(item.root.start)} ${describeRoot(item.root, symbols)}${item.whole ? '' : '  (incomplete)'}`)
-  for (const line of describeChildren(item, nested, warnings)) out.line(`${' '.repeat(21)}${line}`)
+  for (const line of describeChildren(item, nested, warnings, symbols)) out.line(`${' '.repeat(21)}${line}`)
 }
 
 /** ns as seconds since the start of the recording. */

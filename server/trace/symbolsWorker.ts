@@ -1,12 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Thread that reads one file's kernel functions, because that takes as long as thousands of traps. */
+/** Thread that reads one file's kernel symbols, because that takes as long as thousands of traps. */
+import { writeFileSync } from 'node:fs'
 import { constants, setPriority } from 'node:os'
 import { parentPort, workerData } from 'node:worker_threads'
-import { loadFunctions } from './symbols.ts'
+import { symbolFile } from './elf.ts'
+import { loadFunctions, loadSymbols } from './symbols.ts'
+
+/** What it is to do. */
+export interface SymbolsJob {
+  /** Of a file with symbols. */
+  readonly path: string
+  /** They go into a file for gdb; absent: the functions go to who asked. */
+  readonly write?: { readonly to: string; readonly offset: bigint }
+}
 
 process.permission?.drop('ffi')
 // Of this thread alone: names can wait, traps cannot.
 setPriority(constants.priority.PRIORITY_LOW)
 
-const table = loadFunctions((workerData as { readonly path: string }).path)
-parentPort?.postMessage(table, [table.addresses.buffer, table.ends.buffer] as ArrayBuffer[])
+const { path, write } = workerData as SymbolsJob
+if (write === undefined) {
+  const table = loadFunctions(path)
+  parentPort?.postMessage(table, [table.addresses.buffer, table.ends.buffer] as ArrayBuffer[])
+} else {
+  writeFileSync(write.to, symbolFile(loadSymbols(path), write.offset))
+  parentPort?.postMessage(null)
+}

@@ -2,8 +2,8 @@
 /**
  * Breakpoints of the trap thread. With none set, a trap costs one look at `armed`; all work is behind it.
  *
- * A hit is found *before* the policy decides a trap (accesses, and the commands that a CMDQ_PROD write announces), or
- * *after* it (values that were read, hyp warnings, events), in both cases before QEMU gets its reply.
+ * A hit is found *before* the policy decides a trap (accesses, what makes them, and the commands that a CMDQ_PROD write
+ * announces), or *after* it (values that were read, hyp warnings, events), in both cases before QEMU gets its reply.
  */
 import type { Trap } from '../policy/policy.ts'
 import type { HypWarning } from '../policy/warnings.ts'
@@ -34,6 +34,8 @@ export type BreakpointMatch =
   | { readonly on: 'warning'; readonly warning?: string }
   /** Id of an event record; absent: any. */
   | { readonly on: 'event'; readonly event?: number }
+  /** A trap that a kernel function makes, or one that it calls; no trap before it is known where the kernel is. */
+  | { readonly on: 'function'; readonly name: string }
 
 export interface Breakpoint {
   readonly id: number
@@ -71,6 +73,9 @@ export interface Hit {
 /** Most breakpoints at a time. */
 export const MAX_BREAKPOINTS = 64
 
+/** Whether the trap's PC, or what is on the stack of its vCPU, is in the kernel function. */
+export type MadeWithin = (name: string, trap: Readonly<Trap>) => boolean
+
 /** Copies the commands that a write of CMDQ_PROD announces into an array of its own; undefined: there are none. */
 export type CommandsAhead = (trap: Readonly<Trap>) => Uint32Array | undefined
 
@@ -78,12 +83,14 @@ export class Breakpoints {
   /** Something is set: traps have to be looked at. */
   armed = false
   #commands: CommandsAhead = () => undefined
+  #within: MadeWithin = () => false
   readonly #list = new Map<number, Breakpoint>()
   #nextId = 1
   #step = false
   /** A hit found while the policy decided, or between traps. */
   #pending: Hit | undefined
   #registers = false
+  #functions = false
   #aboutCommands = false
   #aboutReports = false
 
@@ -132,13 +139,15 @@ export class Breakpoints {
   }
 
   /** A machine is there. */
-  connect(commands: CommandsAhead): void {
+  connect(commands: CommandsAhead, within: MadeWithin): void {
     this.#commands = commands
+    this.#within = within
   }
 
   /** It is gone: what was found in it does not count for the next. */
   disconnect(): void {
     this.#commands = () => undefined
+    this.#within = () => false
     this.#pending = undefined
     this.step(false)
   }
@@ -158,6 +167,13 @@ export class Breakpoints {
         if (this.#accessMatches(breakpoint, trap) && this.#counts(breakpoint)) {
           return { breakpoint: breakpoint.id, phase: 'before' }
         }
+      }
+    }
+    if (this.#functions) {
+      for (const breakpoint of this.#list.values()) {
+        const { match } = breakpoint
+        if (match.on !== 'function' || !concerns(breakpoint, trap.smmu) || !this.#within(match.name, trap)) continue
+        if (this.#counts(breakpoint)) return { breakpoint: breakpoint.id, phase: 'before' }
       }
     }
     if (this.#aboutCommands && trap.write && trap.offset === ARM_SMMU_CMDQ_PROD) return this.#ahead(trap)
@@ -263,6 +279,7 @@ export class Breakpoints {
     const kinds = new Set([...this.#list.values()].filter(b => b.enabled).map(b => b.match.on))
     const both = kinds.has('stream') || kinds.has('address')
     this.#registers = kinds.has('register')
+    this.#functions = kinds.has('function')
     this.#aboutCommands = both || kinds.has('command')
     this.#aboutReports = both || kinds.has('warning') || kinds.has('event')
     this.armed = this.#step || kinds.size > 0 || this.#pending !== undefined

@@ -26,6 +26,7 @@ import { gatedHardware } from '../smmu/gatedHardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
+import { pcOf, returnAddresses } from '../trace/symbols.ts'
 import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
 import { Translator } from '../translate/translator.ts'
@@ -45,6 +46,7 @@ import { policySections } from './sections.ts'
 import { TakeOver } from './takeOver.ts'
 import type { Thread } from './thread.ts'
 import { TrapPath } from './trapPath.ts'
+import { WaitingVcpu } from './waitingVcpu.ts'
 import { WireEl2, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
@@ -93,8 +95,9 @@ export class Connection {
     this.#version = version
     this.#session = hello.session === '' ? randomUUID() : hello.session
     this.#ram = ram
-    // With breakpoints, every access is to come by.
-    const capable = !thread.options.faithful && (hello.features & enums.feature.postedWrites[0]) !== 0
+    // With breakpoints and with call stacks, every access is to come by.
+    const { faithful, callStacks = 0 } = thread.options
+    const capable = !faithful && callStacks === 0 && (hello.features & enums.feature.postedWrites[0]) !== 0
     const mayPost = () => capable && !thread.breakpoints.armed
     const oracles = new Oracles(thread, link, hello, ram, () => this.#policy)
     this.oracles = oracles
@@ -131,10 +134,14 @@ export class Connection {
       report: thread.reporter,
       persist: () => this.#persist(),
     })
-    this.path = new TrapPath(thread, link, this.#session, this.#policy, text => this.#panic(text))
+    const vcpu = new WaitingVcpu(link, hello.features)
+    this.path = new TrapPath(thread, link, vcpu, this.#session, this.#policy, text => this.#panic(text))
     const inspector = new Inspector(this.#machine, this.#policy, ram.memory)
     this.operator = new Operator(this.#policy, inspector, thread.ring, oracles.isolation)
-    thread.breakpoints.connect(trap => inspector.commandsAhead(trap))
+    thread.breakpoints.connect(
+      trap => inspector.commandsAhead(trap),
+      (name, trap) => thread.kernel.within(name, pcOf(trap), () => returnAddresses(vcpu.frames(trap.cpu))),
+    )
   }
 
   /**
@@ -226,6 +233,7 @@ export class Connection {
     const start = ring.now()
     if (this.path.lost !== undefined) this.#thread.onRefusal = undefined
     this.path.startOver()
+    this.#thread.kernel.reset()
     this.#translator?.reset()
     this.#power.reset()
     this.oracles.begin()

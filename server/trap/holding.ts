@@ -3,10 +3,12 @@ import { encodeHold } from '../../protocol/generated/messages.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { Trap } from '../policy/policy.ts'
 import { released } from '../trace/records.ts'
+import { returnAddresses } from '../trace/symbols.ts'
 import type { Hit } from './breakpoints.ts'
 import type { Link } from './link.ts'
 import type { HeldTrap, Release } from './operations.ts'
 import type { Thread } from './thread.ts'
+import type { WaitingVcpu } from './waitingVcpu.ts'
 
 /** A trap on its way to its answer. */
 export interface TrapInProgress {
@@ -30,15 +32,17 @@ export interface Onward {
 export class Holding {
   readonly #thread: Thread
   readonly #link: Link
+  readonly #vcpu: WaitingVcpu
   readonly #trap: Trap
   readonly #onward: Onward
-  #held: (TrapInProgress & { readonly hit: Hit }) | undefined
+  #held: (TrapInProgress & { readonly hit: Hit; readonly callers: readonly bigint[]; parked: boolean }) | undefined
   /** The trap before was held, so QEMU's time for it says nothing. */
   #heldBefore = false
 
-  constructor(thread: Thread, link: Link, trap: Trap, onward: Onward) {
+  constructor(thread: Thread, link: Link, vcpu: WaitingVcpu, trap: Trap, onward: Onward) {
     this.#thread = thread
     this.#link = link
+    this.#vcpu = vcpu
     this.#trap = trap
     this.#onward = onward
   }
@@ -48,15 +52,27 @@ export class Holding {
     const { ring, counters, post } = this.#thread
     encodeHold(this.#link.out, this.#link.nextSeq())
     this.#link.flush()
+    const callers = returnAddresses(this.#vcpu.frames(this.#trap.cpu))
+    const parked = this.#thread.debugged && this.#vcpu.park()
     const now = ring.now()
-    this.#held = { hit, seq, lastTrapNs, start, spent: spent + now - start }
+    this.#held = { hit, callers, parked, seq, lastTrapNs, start, spent: spent + now - start }
     ring.breakpoint(hit.breakpoint, this.#trap.seq, now, hit.phase === 'after')
     counters.add('breakpoints')
-    post('held', { hit, trap: { ...this.#trap } })
+    post('held', { hit, trap: { ...this.#trap }, callers })
   }
 
   get held(): HeldTrap | null {
-    return this.#held === undefined ? null : { hit: this.#held.hit, trap: { ...this.#trap } }
+    if (this.#held === undefined) return null
+    const { hit, callers } = this.#held
+    return { hit, trap: { ...this.#trap }, callers }
+  }
+
+  /** Somebody looks with gdb from now on. @throws OperationError when QEMU cannot let them, LinkClosed */
+  park(): void {
+    const held = this.#held
+    if (held === undefined || held.parked) return
+    held.parked = this.#vcpu.park()
+    if (!held.parked) throw new OperationError('state', 'this QEMU cannot let gdb look at a vCPU whose trap is held')
   }
 
   /** Request of a held trap that has been decided, 0: there is none. */

@@ -67,6 +67,10 @@ export interface ThreadOptions {
    * `reset`: its traps are aborted until somebody resets it. `leave`: it is left to another server.
    */
   readonly onRefusal?: 'refuse' | 'reset' | 'leave'
+  /** Return addresses that are recorded with each trap, at most MAX_FRAMES; default 0. Then every access is asked for. */
+  readonly callStacks?: number
+  /** gdb may be attached to the machine: a trap that is held is parked for it. */
+  readonly debugged?: boolean
   /** Rules that are armed from the start. */
   readonly faults?: FaultPlan
   /** The machine waits for a lost server: a thread that a fault ends is replaced. */
@@ -168,4 +172,6 @@ export interface Handover {
   readonly oracle: OracleState | null
   /** Number of the trap that was held, 0: none. It comes again. */
   readonly held: number
+  /** Traps that are held are parked. */
+  readonly debugged: boolean
 }

@@ -6,6 +6,7 @@ import type { NamedDevice } from '../machine/streams.ts'
 import type { Trap } from '../policy/policy.ts'
 import type { Halves } from '../smmu/bits.ts'
 import type { PowerState } from '../smmu/hardware.ts'
+import type { FunctionTable } from '../trace/symbols.ts'
 import type { Breakpoint, BreakpointSpec, Hit } from './breakpoints.ts'
 import type { El2Report } from './el2Oracle.ts'
 import type { OracleReport } from './oracleReport.ts'
@@ -14,6 +15,8 @@ import type { OracleReport } from './oracleReport.ts'
 export interface HeldTrap {
   readonly hit: Hit
   readonly trap: Readonly<Trap>
+  /** Return addresses on the stack of its vCPU, the innermost first; none where QEMU cannot tell. */
+  readonly callers: readonly bigint[]
 }
 
 /** How a held trap goes on. */
@@ -61,6 +64,10 @@ export interface Operations {
   breakNext(on: boolean): void
   held(): HeldTrap | null
   release(how: Release): void
+  /** gdb may look from now on: traps that are held are parked, the present one too. */
+  debug(): void
+  /** The functions of the kernel that the machine runs, for breakpoints in them. */
+  kernel(table: FunctionTable): void
   /** Registers as the host or the hardware has them. */
   registers(smmu: number, view: 'host' | 'hardware', offsets: readonly number[]): RegisterValue[]
   memory(address: number, length: number): Uint8Array

@@ -5,6 +5,7 @@ import type { OracleState } from '../oracle/isolationOracle.ts'
 import type { PolicyFactory } from '../policy/policy.ts'
 import { CountersWriter } from '../trace/counters.ts'
 import { RingWriter } from '../trace/ring.ts'
+import { RunningKernel } from '../trace/runningKernel.ts'
 import { Breakpoints } from './breakpoints.ts'
 import type { Handover, Post, Sections, ThreadOptions } from './messages.ts'
 import { Reporter } from './reporter.ts'
@@ -21,6 +22,10 @@ export class Thread {
   readonly injector: Injector
   /** The file of guest RAM as memory of this thread; undefined: it is not mapped. */
   readonly ram: ArrayBuffer | undefined
+  /** The kernel of the machine, for breakpoints in its functions. */
+  readonly kernel = new RunningKernel()
+  /** Traps that are held are parked: somebody may look with gdb. */
+  debugged: boolean
   /** What the oracle of isolation knows of the machine, also of one whose connection was lost; null: nothing. */
   oracleState: () => OracleState | null = () => null
   /** For the machine that this thread was made for: what comes later is as with any server. */
@@ -31,6 +36,7 @@ export class Thread {
     this.factory = factory
     this.post = post
     this.onRefusal = options.onRefusal
+    this.debugged = options.debugged === true
     this.ram = options.ramMapping && view(options.ramMapping)
     this.ring = new RingWriter(options.ring)
     this.counters = new CountersWriter(options.counters)
@@ -55,11 +61,13 @@ export class Thread {
       report: this.reporter.state,
       faults: this.injector.state,
       oracle: this.oracleState(),
+      debugged: this.debugged,
     }
   }
 
   /** Takes what another thread left. */
-  adopt({ breakpoints, report, faults, oracle }: Handover): void {
+  adopt({ breakpoints, report, faults, oracle, debugged }: Handover): void {
+    this.debugged = debugged
     this.oracleState = () => oracle
     this.breakpoints.adopt(breakpoints)
     this.reporter.adopt(report)

@@ -6,6 +6,7 @@ import type { NamedDevice } from '../machine/streams.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { PowerState } from '../smmu/hardware.ts'
 import { request } from '../trace/records.ts'
+import type { FunctionTable } from '../trace/symbols.ts'
 import type { Breakpoint, BreakpointSpec } from './breakpoints.ts'
 import type { Connection } from './connection.ts'
 import type { El2Report } from './el2Oracle.ts'
@@ -73,6 +74,15 @@ export class ThreadOperations implements Operations {
     const connection = this.#present()
     if (connection === undefined) throw new OperationError('state', 'no trap is held')
     connection.path.holding.release(how)
+  }
+
+  debug(): void {
+    this.#thread.debugged = true
+    this.#present()?.path.holding.park()
+  }
+
+  kernel(table: FunctionTable): void {
+    this.#thread.kernel.table = table
   }
 
   registers(smmu: number, view: 'host' | 'hardware', offsets: readonly number[]): RegisterValue[] {

@@ -20,6 +20,7 @@ import type { Link } from './link.ts'
 import type { Reporter } from './reporter.ts'
 import type { TakeOver } from './takeOver.ts'
 import type { Thread } from './thread.ts'
+import type { WaitingVcpu } from './waitingVcpu.ts'
 
 const OK = enums.status.ok[0]
 const ABORTED = enums.status.aborted[0]
@@ -41,6 +42,9 @@ export class TrapPath implements Onward {
   readonly #breakpoints: Breakpoints
   readonly #injector: Injector
   readonly #panicOnWarn: boolean
+  /** Return addresses that are recorded with each trap; 0: none. */
+  readonly #callStacks: number
+  readonly #vcpu: WaitingVcpu
   readonly #link: Link
   readonly #policy: Policy
   /** The one that is decided, or was decided last. */
@@ -56,7 +60,14 @@ export class TrapPath implements Onward {
   #first = true
 
   /** @param panic a warning stops the machine here: its text */
-  constructor(thread: Thread, link: Link, session: string, policy: Policy, panic: (text: string) => void) {
+  constructor(
+    thread: Thread,
+    link: Link,
+    vcpu: WaitingVcpu,
+    session: string,
+    policy: Policy,
+    panic: (text: string) => void,
+  ) {
     this.#thread = thread
     this.#ring = thread.ring
     this.#counters = thread.counters
@@ -67,7 +78,9 @@ export class TrapPath implements Onward {
     this.#link = link
     this.#policy = policy
     this.#panic = panic
-    this.holding = new Holding(thread, link, this.#trap, this)
+    this.#callStacks = thread.options.callStacks ?? 0
+    this.#vcpu = vcpu
+    this.holding = new Holding(thread, link, vcpu, this.#trap, this)
     this.checkpoints = new Checkpoints(link, session, policy, this.#trap)
   }
 
@@ -117,11 +130,19 @@ export class TrapPath implements Onward {
     const seq = message.seq
     const lastTrapNs = this.holding.measured(message.lastTrapNs)
 
+    if (this.#callStacks !== 0) this.#recordStack()
+
     if (this.#breakpoints.armed) {
       const hit = this.#breakpoints.before(trap)
       if (hit !== undefined) return this.holding.hold(hit, seq, lastTrapNs, start, 0)
     }
     this.decide(seq, lastTrapNs, start, 0)
+  }
+
+  #recordStack(): void {
+    const { cpu } = this.#trap
+    const frames = this.#vcpu.frames(cpu, this.#callStacks)
+    if (frames.length > 0) this.#ring.stack(cpu, frames, 0, frames.length)
   }
 
   /** @param spent ns of an earlier part of the trap that `start` does not cover */

@@ -39,7 +39,7 @@ export interface Told {
 }
 
 export class El2Guest {
-  readonly #session: Session
+  readonly session: Session
   readonly #scratch: Scratch
   readonly #folder: ReturnType<typeof ownFolder>
   readonly #ram: number
@@ -47,7 +47,7 @@ export class El2Guest {
   #told: Told[] = []
 
   private constructor(session: Session, scratch: Scratch, folder: ReturnType<typeof ownFolder>) {
-    this.#session = session
+    this.session = session
     this.#scratch = scratch
     this.#folder = folder
     this.#ram = session.ram
@@ -65,7 +65,8 @@ export class El2Guest {
     session.pump?.add(sink)
   }
 
-  static async start(smp = 1): Promise<El2Guest> {
+  /** @param reconnectMs how long it waits for a lost server, 0: it ends */
+  static async start(smp = 1, reconnectMs = 0): Promise<El2Guest> {
     const scratch = new Scratch()
     const folder = ownFolder(tmpdir(), 'el2-')
     try {
@@ -82,7 +83,14 @@ export class El2Guest {
           network: false,
           extra: ['-machine', 'virtualization=on', '-cpu', 'max,sve=off,sme=off'],
         },
-        policy: { name: 'pkvm', options: {}, panicOnWarn: true, carveout: CARVEOUT, transport: transport() },
+        policy: {
+          name: 'pkvm',
+          options: {},
+          panicOnWarn: true,
+          carveout: CARVEOUT,
+          transport: transport(),
+          reconnectMs,
+        },
       })
       return new El2Guest(session, scratch, folder)
     } catch (error) {
@@ -92,8 +100,13 @@ export class El2Guest {
     }
   }
 
+  /** For files of the test. */
+  get folder(): string {
+    return this.#folder.path
+  }
+
   async dispose(): Promise<void> {
-    await this.#session.stop()
+    await this.session.stop()
     this.#scratch.remove()
     this.#folder.remove()
   }
@@ -119,8 +132,8 @@ export class El2Guest {
     this.poke(mailbox, number)
     const end = performance.now() + ANSWER_MS
     while (this.peek(mailbox + 32) !== number) {
-      if (performance.now() > end || !this.#session.qemu.running) {
-        throw new Error(`vCPU ${cpu} does not answer command ${command}: ${this.#session.qemu.errors}`)
+      if (performance.now() > end || !this.session.qemu.running) {
+        throw new Error(`vCPU ${cpu} does not answer command ${command}: ${this.session.qemu.errors}`)
       }
       await sleep(1)
     }
@@ -160,20 +173,20 @@ export class El2Guest {
 
   /** What QEMU told since the last time. */
   told(): readonly Told[] {
-    this.#session.pump?.drain()
+    this.session.pump?.drain()
     return this.#told.splice(0)
   }
 
   /** Whose pages are, as the server has it: `host` for what is plainly the host's. */
   async owner(page: number): Promise<string> {
-    const [run] = (await this.#session.thread?.call('ownership', page, page + 4096, 10)) ?? []
+    const [run] = (await this.session.thread?.call('ownership', page, page + 4096, 10)) ?? []
     if (run === undefined) return 'not RAM'
     return run.state === 'owned' ? 'host' : run.vm > 0 ? `${run.state} ${run.vm}` : run.state
   }
 
   /** EL2's tables held against the SMMU's. */
   async el2(): Promise<El2Report> {
-    const report = await this.#session.thread?.call('el2')
+    const report = await this.session.thread?.call('el2')
     if (!report) throw new Error('the machine has no EL2')
     return report
   }

@@ -64,6 +64,9 @@ function matchOf(body: BreakpointBody, warnings: WarningTable): BreakpointMatch 
       const { event } = body
       return event === undefined ? { on: 'event' } : { on: 'event', event: known('event', event, eventNumber(event)) }
     }
+    case 'function':
+      if (body.function === undefined) throw new Problem(422, 'on function: function is needed')
+      return { on: 'function', name: body.function }
   }
 }
 
@@ -85,6 +88,8 @@ export function describeMatch(match: BreakpointMatch): string {
       return match.warning === undefined ? 'any unexpected hyp warning' : `hyp warning ${match.warning}`
     case 'event':
       return match.event === undefined ? 'any event' : `event ${eventName(match.event)}`
+    case 'function':
+      return `trap in kernel function ${match.name}, or in one that it calls`
   }
 }
 

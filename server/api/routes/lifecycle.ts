@@ -47,6 +47,7 @@ export function lifecycleHandlers(manager: MachineManager, version: string): Han
     'POST /machine/reset': does(() => manager.monitor.reset()),
     'POST /machine/power-off': does(() => manager.monitor.powerOff()),
     'POST /machine/kill': does(() => manager.kill()),
+    'POST /machine/gdb': ({ body }) => manager.gdb(body.port),
     'POST /machine/qmp': async ({ body }) => ({ return: await manager.monitor.query(body.command) }),
     'GET /machine/devices': () => ({ devices: manager.hotplug?.plugged ?? [] }),
     'POST /machine/devices': ({ body }) => manager.plug(body.device),

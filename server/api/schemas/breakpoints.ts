@@ -11,7 +11,7 @@ export const BreakpointBodySchema = named(
   'BreakpointBody',
   Type.Object(
     {
-      on: Type.Enum(['register', 'command', 'stream', 'address', 'warning', 'event']),
+      on: Type.Enum(['register', 'command', 'stream', 'address', 'warning', 'event', 'function']),
       register: Type.Optional(Name('on register: name or 0x offset; absent: any')),
       access: Type.Optional(Type.Enum(['read', 'write', 'any'], { description: 'on register; default any' })),
       value: Type.Optional(NumberText('on register: only this value')),
@@ -24,6 +24,9 @@ export const BreakpointBodySchema = named(
       ),
       warning: Type.Optional(Name('on warning: code; absent: any unexpected one')),
       event: Type.Optional(Name('on event: name, e.g. F_TRANSLATION; absent: any')),
+      function: Type.Optional(
+        Name('on function: a kernel function that makes the trap, or that calls who does, e.g. arm_smmu_attach_dev'),
+      ),
       smmu: Type.Optional(Type.Integer({ minimum: 0, maximum: 255 })),
       skip: Type.Optional(Type.Integer({ minimum: 0, maximum: 1_000_000_000, description: 'matches to pass over' })),
       once: Type.Optional(Type.Boolean({ description: 'removed by its first hit' })),

@@ -164,9 +164,23 @@ export const HeldSchema = named(
       aborted: Type.Boolean(),
     }),
     where: Type.Optional(Type.String({ description: 'kernel function, once it is known' })),
+    callers: Type.Array(Type.String(), {
+      description:
+        'who called it, the innermost first: function and offset, or the return address before functions are known',
+    }),
   }),
 )
 export type HeldView = View<typeof HeldSchema>
+
+const GdbSchema = Type.Object({
+  target: Type.String({ description: 'for "target remote": a Unix socket, or 127.0.0.1 and a port' }),
+  symbols: Nullable(
+    Type.String({ description: 'file with the symbols; null: there are none, or it is not known where the kernel is' }),
+  ),
+  command: Type.String({ description: 'to type on the machine of this server' }),
+})
+/** How gdb can be attached to the guest. */
+export type GdbView = View<typeof GdbSchema>
 
 export const STATES = ['off', 'preparing', 'starting', 'running', 'paused', 'held', 'ending'] as const
 export type MachineState = (typeof STATES)[number]
@@ -359,6 +373,27 @@ export const lifecycle = {
   'POST /machine/reset': action('resetMachine', 'Reset the machine'),
   'POST /machine/power-off': action('powerOffMachine', 'Press the power button; a guest that listens shuts down'),
   'POST /machine/kill': action('killMachine', 'End QEMU now'),
+  'POST /machine/gdb': {
+    id: 'openGdb',
+    tag: 'machine',
+    summary: 'Let gdb attach to the guest',
+    description:
+      'Also while a trap is held, now or later: its vCPU stops in front of the instruction then. gdb goes on when the trap is released.',
+    body: Type.Object(
+      {
+        port: Type.Optional(
+          Type.Integer({
+            minimum: 1,
+            maximum: 65_535,
+            description: 'of the loopback interface, for any user of the machine; absent: a Unix socket',
+          }),
+        ),
+      },
+      { additionalProperties: false },
+    ),
+    answer: GdbSchema,
+    problems: [409],
+  },
   'POST /machine/qmp': {
     id: 'executeQmp',
     tag: 'machine',

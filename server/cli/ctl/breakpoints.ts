@@ -3,19 +3,41 @@
 import { Option } from 'commander'
 import type { BreakpointBody, BreakpointView } from '../../api/schemas/breakpoints.ts'
 import { counted } from '../../trace/words.ts'
+import { UsageError } from '../exit.ts'
 import { type Add, address, bytes, integer, list, plain } from './command.ts'
 import { heldText } from './lifecycle.ts'
 
 const pointText = ({ id, text, enabled, matches }: BreakpointView): string =>
   `${String(id).padStart(3)} ${enabled ? ' ' : 'off'} ${text} (${counted(matches, 'match', 'matches')})`
 
+/** Options that say what a breakpoint is on, and on what. */
+const WHAT: Readonly<Record<string, BreakpointBody['on']>> = {
+  register: 'register',
+  command: 'command',
+  sid: 'stream',
+  base: 'address',
+  warning: 'warning',
+  event: 'event',
+  function: 'function',
+}
+
+/** @throws UsageError when it is not clear */
+function whatOf(options: object): BreakpointBody['on'] {
+  const given = Object.entries(WHAT).filter(([option]) => option in options)
+  const [what] = given
+  if (what === undefined || given.length > 1) {
+    throw new UsageError(`break: expected one of ${Object.values(WHAT).join(', ')}, or one of their options`)
+  }
+  return what[1]
+}
+
 export function breakpointCommands(add: Add): void {
   add('breakpoints', 'all breakpoints', plain, async client => {
     client.print(await client.call('GET /breakpoints'), points => list(points, pointText))
   })
   add<Omit<BreakpointBody, 'on'>>(
-    'break <on>',
-    'set a breakpoint: on register, command, stream, address, warning or event',
+    'break [on]',
+    'set a breakpoint: on register, command, stream, address, warning, event or function; without, on the one option given',
     command =>
       command
         .option('--register <name>', 'name or 0x offset')
@@ -28,10 +50,11 @@ export function breakpointCommands(add: Add): void {
         .option('--size <bytes>', 'of the range', bytes)
         .option('--warning <code>', 'e.g. HYP_CMDQ_TIMEOUT')
         .option('--event <name>', 'e.g. F_TRANSLATION')
+        .option('--function <name>', 'kernel function that makes the trap, or calls who does')
         .option('--smmu <n>', 'only this SMMU', integer)
         .option('--skip <n>', 'matches to pass over', integer)
         .option('--once', 'removed by its first hit'),
-    async (client, options, [on]) => {
+    async (client, options, [on = whatOf(options)]) => {
       const body = { on: on as BreakpointBody['on'], ...options }
       client.print(await client.call('POST /breakpoints', { body }), pointText)
     },

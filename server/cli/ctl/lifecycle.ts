@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Option } from 'commander'
 import { enums } from '../../../protocol/messages.ts'
-import type { HeldView, MachineStatus, QmpCommand, StartOptions } from '../../api/schemas/lifecycle.ts'
+import type { GdbView, HeldView, MachineStatus, QmpCommand, StartOptions } from '../../api/schemas/lifecycle.ts'
 import type { DeviceName } from '../../machine/devices.ts'
 import { PLUGGABLE_NAMES } from '../../machine/hotplug.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
@@ -31,7 +31,7 @@ function statusText({ state, phase, step, options, kernel, held, end }: MachineS
   return lines.join('\n')
 }
 
-export function heldText({ hit, trap, where }: HeldView): string {
+export function heldText({ hit, trap, where, callers }: HeldView): string {
   // What a read answers is known once it is decided.
   const known = trap.write || hit.phase === 'after'
   const value = `0x${((BigInt(trap.hi) << 32n) | BigInt(trap.lo)).toString(16)}`
@@ -39,8 +39,12 @@ export function heldText({ hit, trap, where }: HeldView): string {
   const decoded = !known ? '' : `: ${value}${fields === '' || fields === value ? '' : ` ${fields}`}`
   const what = `${trap.write ? 'write' : 'read'} of ${registerName(trap.offset)} (0x${trap.offset.toString(16)})${decoded}`
   const place = where === undefined ? '' : `, in ${where}`
-  return `held: trap ${trap.seq}, ${what}${place}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
+  const head = `held: trap ${trap.seq}, ${what}${place}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
+  return [head, ...callers.map(caller => `  called by ${caller}`)].join('\n')
 }
+
+const gdbText = ({ command, symbols }: GdbView): string =>
+  symbols === null ? `${command}\nno symbols: it is not known yet where the kernel is; later, ask again` : command
 
 export function lifecycleCommands(add: Add): void {
   add('status', 'what the machine is doing', plain, async client =>
@@ -94,6 +98,15 @@ export function lifecycleCommands(add: Add): void {
         ...(device.length > 0 && { devices: device }),
       }
       client.print(await client.call('POST /machine/start', { body }), statusText)
+    },
+  )
+  add<{ readonly port?: number }>(
+    'gdb',
+    'let gdb attach to the guest, also while a trap is held; prints what to type',
+    command => command.option('--port <n>', 'of the loopback interface, instead of a Unix socket', integer),
+    async (client, { port }) => {
+      const body = port === undefined ? {} : { port }
+      client.print(await client.call('POST /machine/gdb', { body }), gdbText)
     },
   )
   for (const [action, description] of [

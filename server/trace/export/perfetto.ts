@@ -151,7 +151,9 @@ class Timeline {
   *#decision({ group: { root, children }, begin, end }: Waiting): Generator<TraceEvent> {
     const track = trackOf(root)
     this.#written.set(track.tid, end)
-    const spans = spansOf(children, begin, end)
+    // Who called is no moment of the decision.
+    const done = children.filter(({ kind }) => kind !== 'stack')
+    const spans = spansOf(done, begin, end)
     const links = new Links(spans, () => ++this.#flows)
     const args = { ...argsOf(root, this.#symbols), n: ++this.#slices }
     const slice = { ...track, name: nameOf(root), cat: root.kind, args }

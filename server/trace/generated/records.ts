@@ -368,6 +368,17 @@ export abstract class RecordWriter {
     this.copy((at + 10) << 2, bytes, from, count)
     this.publish(used)
   }
+
+  stack(cpu: number, bytes: Uint8Array, from: number, count: number): void {
+    const used = (4 + ((count + 3) >> 2)) & ~1
+    const at = this.reserve(23, used)
+    if (at < 0) return
+    const { words } = this
+    words[at + 1] = cpu
+    words[at + 2] = count
+    this.copy((at + 3) << 2, bytes, from, count)
+    this.publish(used)
+  }
 }
 
 /** A record with these values for its fields, in order. */
@@ -524,4 +535,5 @@ export const makers: { readonly [K in KindName]: (v: readonly unknown[]) => Reco
     vtcrHi: v[6] as number,
     bytes: v[7] as Uint8Array,
   }),
+  stack: v => ({ kind: 'stack', cpu: v[0] as number, bytes: v[1] as Uint8Array }),
 }

@@ -200,17 +200,32 @@ test('a device comes, into the one slot that there is, and goes', async () => {
   expect(await device('remove')).toEqual([2, expect.stringContaining('device remove NAME')])
 })
 
+test('gdb: what to type, with a socket and with a port', async () => {
+  const { out } = await ctl('gdb')
+  expect(out).toMatch(/^gdb-multiarch -ex 'target remote \/run\/gdb'\nno symbols: /)
+  expect((await ctl('gdb', '--port', '1234')).out).toContain('target remote 127.0.0.1:1234')
+})
+
+test('a breakpoint is on what its one option says; on a function only of a kernel that is known', async () => {
+  expect((await ctl('break', '--sid', '8')).out).toContain('StreamID 0x8')
+  await ctl('unbreak', '1')
+  const [none, two] = [await ctl('break'), await ctl('break', '--sid', '8', '--event', 'F_STE_FETCH')]
+  for (const { code, err } of [none, two]) expect([code, err]).toEqual([2, expect.stringContaining('expected one of')])
+  const { code, err } = await ctl('break', '--function', 'arm_smmu_attach_dev')
+  expect([code, err]).toEqual([1, expect.stringContaining('not known what kernel runs')])
+})
+
 test('breakpoints: set, switch, hold, look, change, go on, remove', async () => {
   const { qemu } = server
   const set = await ctl('break', 'register', '--register', 'GBPA', '--access', 'write', '--value', '0x1')
-  expect(set.out).toBe('  1   write of GBPA with value = 0x1 (0 matches)\n')
-  await ctl('disable', '1')
-  expect((await ctl('breakpoints')).out).toMatch(/^ {2}1 off write of GBPA/)
-  await ctl('enable', '1')
+  expect(set.out).toBe('  2   write of GBPA with value = 0x1 (0 matches)\n')
+  await ctl('disable', '2')
+  expect((await ctl('breakpoints')).out).toMatch(/^ {2}2 off write of GBPA/)
+  await ctl('enable', '2')
   const write = qemu.write(R.ARM_SMMU_GBPA, 4, 1)
   await state('held')
   expect((await ctl('held')).out).toMatch(
-    /^held: trap 4, write of GBPA \(0x44\): 0x1 MemAttr=1, before the decision, breakpoint 1\n$/,
+    /^held: trap 4, write of GBPA \(0x44\): 0x1 MemAttr=1, before the decision, breakpoint 2\n$/,
   )
   expect((await ctl('status')).out).toMatch(/^held, /)
   await ctl('step', '--value', '0x9')
@@ -230,7 +245,7 @@ test('breakpoints: set, switch, hold, look, change, go on, remove', async () => 
   await ctl('hold')
   await ctl('hold', '--off')
   await qemu.read(R.ARM_SMMU_GBPA, 4)
-  expect((await ctl('unbreak', '1')).code).toBe(0)
+  expect((await ctl('unbreak', '2')).code).toBe(0)
   expect((await ctl('breakpoints')).out).toBe('none\n')
 })
 

@@ -112,6 +112,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     hotplug: new Hotplug(async () => qmp as Qmp, folder, 1),
     lookAtDevices: () => {},
     reset: async () => void (await qmp.execute('system_reset')),
+    openGdb: async (port?: number) => (port === undefined ? '/run/gdb' : `127.0.0.1:${port}`),
     qmp: () => (options.qmp ? Promise.resolve(qmp) : new Promise<never>(() => {})),
   })
   thread.on('connected', machine => {

@@ -17,7 +17,15 @@ const KINDS: readonly (readonly [On, string, Tone])[] = [
   ['address', 'Address', 'hyp'],
   ['warning', 'Hyp warning', 'warn'],
   ['event', 'Event', 'bad'],
+  ['function', 'Kernel function', 'host'],
 ]
+
+/** What is typed in, and an example. */
+const TYPED: Readonly<Partial<Record<On, readonly [label: string, example: string]>>> = {
+  stream: ['StreamID', '0x8'],
+  address: ['Start of the range', '0xffff0000'],
+  function: ['Makes the trap, or calls who does', 'arm_smmu_attach_dev'],
+}
 
 /** What people set most. */
 const QUICK: readonly (readonly [string, BreakpointBody])[] = [
@@ -190,11 +198,11 @@ function Add({ add }: { add: (body: BreakpointBody) => Promise<void> }) {
             </select>
           </Field>
         ) : (
-          <Field label={on === 'stream' ? 'StreamID' : 'Start of the range'}>
+          <Field label={TYPED[on]?.[0] ?? 'Which'}>
             <input
               required
               value={name}
-              placeholder={on === 'stream' ? '0x8' : '0xffff0000'}
+              placeholder={TYPED[on]?.[1] ?? ''}
               onInput={e => setName(e.currentTarget.value)}
               spellcheck={false}
             />
