@@ -274,7 +274,7 @@ export class HostCmdq {
     if (found === null) return false
     this.#alreadyIssued = found.issued
     if (!this.#smmu.enabled(CR0_CMDQEN)) return true
-    this.#sent = found.sent
+    this.#sent = this.#shadow.idle ? null : found.sent
     if (found.again === null) return true
     registers.cons = found.again
     registers.unfinished = true
