@@ -22,6 +22,7 @@ import {
 import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { inputFile } from './paths.ts'
+import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { print, report } from './terminal.ts'
 
 interface AttackCommandOptions {
@@ -41,6 +42,7 @@ interface AttackCommandOptions {
   readonly replay?: string
   readonly mutants?: number
   readonly json?: true
+  readonly typeCheck: boolean
 }
 
 /** Without an end in sight. */
@@ -130,6 +132,7 @@ export function attackCommand(program: Command): void {
         .argParser(count(10_000))
         .conflicts(['policy', 'until', 'replay', 'corpus', 'seconds', 'hardware', 'quirk', 'blocks', 'bbm', 'power']),
     )
+    .addOption(noTypeCheck())
     .option('--json', 'the result as JSON')
     .addHelpText(
       'after',
@@ -163,6 +166,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     blocksProblem(policy, builtIn, { ...(blocks && { blocks }), ...(bbm !== undefined && { bbm }) }) ??
     powerProblem(policy, builtIn, options.power === undefined ? {} : { power: mode ?? 'keep' })
   if (problem !== undefined) throw new UsageError(`--${problem.replace('with ', 'with --')}`)
+  await checkPolicy(options.policy, options.typeCheck, signal)
   const attackOptions: AttackOptions = {
     policy: options.policy,
     quirks: options.quirk,
@@ -296,6 +300,7 @@ async function mutate(
 
 async function again(file: string, options: AttackCommandOptions): Promise<number> {
   const case_ = decodeCase(readText(file), file)
+  await checkPolicy(options.policy, options.typeCheck, new AbortController().signal)
   const { factory } = await loadPolicy(options.policy, case_.quirks)
   const { finding, judged } = performCase(case_, factory)
   const explanation = explain(case_, factory)

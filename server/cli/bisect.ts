@@ -100,7 +100,7 @@ export async function bisect({ recording, policy, range, more, signal, say }: Bi
     tried++
     const { out, err } = await run(
       process.execPath,
-      [MAIN, 'replay', recording, '--policy', path, '--all', ...more],
+      [MAIN, 'replay', recording, '--policy', path, '--all', '--no-type-check', ...more],
       tree,
       signal,
     )

@@ -45,6 +45,7 @@ import { bbmOption, blocksOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { openPager, type Pager } from './pager.ts'
 import { inputFile, inputRecording, ofRecording, outputFile } from './paths.ts'
+import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { recordingsCommands } from './recordings.ts'
 import { port } from './serve.ts'
 import { print, say } from './terminal.ts'
@@ -482,6 +483,7 @@ interface ReplayCommandOptions {
   readonly bisect?: readonly [good: string, bad: string]
   readonly all?: boolean
   readonly nested?: boolean
+  readonly typeCheck: boolean
 }
 
 function replayCommand(program: Command): void {
@@ -502,6 +504,7 @@ function replayCommand(program: Command): void {
         .conflicts(['break', 'all', 'nested']),
     )
     .option('--nested', 'print with everything that was recorded of it')
+    .addOption(noTypeCheck())
     .action((path: string, options: ReplayCommandOptions) =>
       reading(path, reader =>
         options.bisect === undefined ? replay(reader, options) : bisected(path, reader, options),
@@ -560,6 +563,7 @@ function injectedAgain({ faults, machine, policyOptions }: TraceHeader): ReplayF
 async function replay(reader: TraceReader, options: ReplayCommandOptions): Promise<void> {
   const { header } = reader
   const warnings = warningsOf(header)
+  await checkPolicy(options.policy, options.typeCheck, new AbortController().signal)
   const recorded = await recordedPolicy(header, options.policy)
   const policyOptions: PolicyOptions = {
     ...recorded.options,

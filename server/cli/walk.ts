@@ -8,6 +8,7 @@ import { Client, type ClientOptions, urlOptions } from './ctl/client.ts'
 import { address, integer, onSmmu } from './ctl/command.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
 import { inputRecording } from './paths.ts'
+import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { print, say } from './terminal.ts'
 
 export interface WalkOptions {
@@ -40,10 +41,12 @@ interface WalkCommandOptions extends WalkOptions, ClientOptions {
   readonly recording?: string
   readonly at?: number
   readonly policy?: string
+  readonly typeCheck: boolean
 }
 
 async function printRecordedWalk(recording: string, options: WalkCommandOptions): Promise<void> {
-  const { at, policy, json, iova, write, ...rest } = options
+  const { at, policy, typeCheck, json, iova, write, ...rest } = options
+  await checkPolicy(policy, typeCheck, new AbortController().signal)
   const { machine, moment, problems } = await recordedMachine(recording, at, policy, rest)
   const answer = machine.walk({ ...rest, iova: BigInt(iova), write: write === true })
   // To be read beside it, and not part of the answer.
@@ -73,6 +76,7 @@ export function walkCommand(program: Command): void {
       '--policy <name|file>',
       'with --recording: the policy that recomputes long writes; default: that of the recording',
     )
+    .addOption(noTypeCheck())
   command.description('translate an address step by step').action(async (options: WalkCommandOptions) => {
     const { recording, at, policy } = options
     try {

@@ -1,35 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Tells of type errors in code that runs already: types are stripped when it is loaded, and nobody looked at them. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { ownFolder } from '../machine/scratch.ts'
-
-const ROOT = fileURLToPath(new URL('../..', import.meta.url))
-export const COMPILER = join(ROOT, 'node_modules/.bin/tsc')
-
-/** What a policy is compiled with, wherever it lies. */
-export const POLICY_PROJECT = {
-  extends: join(ROOT, 'tsconfig.json'),
-  compilerOptions: {
-    // Node takes a policy for a module wherever it lies; the compiler would look for a package.json that says so.
-    module: 'ESNext',
-    moduleResolution: 'bundler',
-    typeRoots: [join(ROOT, 'node_modules/@types')],
-    // Node takes a URL for a module as well.
-    paths: { 'file://*': ['/*'] },
-  },
-}
-
-/** What the compiler says, by error: a message may go on in further lines, which are indented. */
-export const typeErrors = (output: string): string[] =>
-  output
-    .trimEnd()
-    .split(/\n(?=\S)/)
-    .filter(text => text !== '')
+import { compilerArguments, noCompiler, ROOT, typeErrors, writeProject } from './compiler.ts'
 
 /** More errors than these are consequences of them. */
 const MAX_REPORTED = 10
@@ -53,18 +29,12 @@ export class TypeCheck {
   constructor({ policy, say }: TypeCheckOptions) {
     this.#say = say
     this.#folder = ownFolder(tmpdir(), 'types-')
-    const project = {
-      ...POLICY_PROJECT,
-      compilerOptions: {
-        ...POLICY_PROJECT.compilerOptions,
-        incremental: true,
-        tsBuildInfoFile: join(this.#folder.path, 'state'),
-      },
+    writeProject(this.#folder.path, {
+      compilerOptions: { incremental: true, tsBuildInfoFile: join(this.#folder.path, 'state') },
       include: [join(ROOT, 'server'), join(ROOT, 'protocol')],
       exclude: [join(ROOT, 'server/web')],
       files: policy.endsWith('.ts') ? [resolve(policy)] : [],
-    }
-    writeFileSync(join(this.#folder.path, 'tsconfig.json'), JSON.stringify(project))
+    })
     process.on('exit', this.#onExit)
   }
 
@@ -73,8 +43,9 @@ export class TypeCheck {
     if (this.#closed) return
     this.#again = this.#compiler !== undefined
     if (this.#again) return
-    if (!existsSync(COMPILER)) return this.#say(`types are not checked: there is no ${COMPILER}`)
-    const args = ['-n', '19', process.execPath, COMPILER, '--project', this.#folder.path, '--pretty', 'false']
+    const missing = noCompiler()
+    if (missing !== null) return this.#say(missing)
+    const args = ['-n', '19', process.execPath, ...compilerArguments(this.#folder.path)]
     // In a group of its own, because the compiler is a child of the program that starts it.
     const compiler = spawn('nice', args, { cwd: ROOT, detached: true, stdio: ['ignore', 'pipe', 'inherit'] })
     this.#compiler = compiler

@@ -4,25 +4,17 @@
  * would decide nothing, in silence.
  */
 import { execFile } from 'node:child_process'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { cachePath, contentKey } from '../../scripts/setup/cache.ts'
-import { COMPILER, POLICY_PROJECT, typeErrors } from '../control/typeCheck.ts'
+import { compilerArguments, compilerKey, noCompiler, ROOT, typeErrors, writeProject } from '../control/compiler.ts'
 
-const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 /** Errors that the cache keeps of a policy, and the characters of each. */
 const MAX_ERRORS = 20
+/** What is merely untidy runs. */
+const LOOSE = { noUnusedLocals: false, noUnusedParameters: false, allowUnreachableCode: true }
 /** What is untidy as well, and no option: without noImplicitAny the project's own sources have other types. */
 const IS_IMPLICIT_ANY = /: error TS70\d\d:/
 const IS_TYPED = /\.[cm]?ts$/
@@ -65,9 +57,10 @@ const sources = (): string[] =>
 export async function policyTypeErrors(policy: string, signal: AbortSignal): Promise<readonly string[]> {
   const file = resolve(policy)
   if (!IS_TYPED.test(file)) return []
-  if (!existsSync(COMPILER)) throw new Error(`types are not checked: there is no ${COMPILER}`)
+  const missing = noCompiler()
+  if (missing !== null) throw new Error(missing)
   const parts = [...closure(file)].flat()
-  const kept = cachePath('types', contentKey([file, ...parts, ...sources(), JSON.stringify(POLICY_PROJECT)]))
+  const kept = cachePath('types', contentKey([file, ...parts, ...sources(), JSON.stringify(LOOSE), ...compilerKey()]))
   try {
     const known: unknown = JSON.parse(readFileSync(kept, 'utf8'))
     if (Array.isArray(known)) return known.map(String)
@@ -89,19 +82,7 @@ async function compile(file: string, signal: AbortSignal): Promise<string[]> {
       wrapper,
       `import type { PolicyFactory } from ${types}\nimport policy from ${JSON.stringify(file)}\npolicy satisfies PolicyFactory\n`,
     )
-    const project = {
-      ...POLICY_PROJECT,
-      compilerOptions: {
-        ...POLICY_PROJECT.compilerOptions,
-        // What is merely untidy runs.
-        noUnusedLocals: false,
-        noUnusedParameters: false,
-        allowUnreachableCode: true,
-      },
-      include: [],
-      files: [wrapper],
-    }
-    writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify(project))
+    writeProject(folder, { compilerOptions: LOOSE, include: [], files: [wrapper] })
     const output = await run(folder, signal)
     const here = `${relative(ROOT, wrapper)}(`
     return typeErrors(output)
@@ -123,11 +104,16 @@ const placed = (text: string): string =>
 
 /** @returns what the compiler says: nothing when all is well. @throws Error when it does not run */
 function run(folder: string, signal: AbortSignal): Promise<string> {
-  const args = [COMPILER, '--project', folder, '--pretty', 'false']
   return new Promise((done, failed) => {
-    execFile(process.execPath, args, { cwd: ROOT, signal, maxBuffer: 1 << 24 }, (error, stdout, stderr) => {
-      if (error !== null && stdout === '') failed(new Error(`types are not checked: ${stderr.trim() || error.message}`))
-      else done(stdout)
-    })
+    execFile(
+      process.execPath,
+      compilerArguments(folder),
+      { cwd: ROOT, signal, maxBuffer: 1 << 24 },
+      (error, stdout, stderr) => {
+        if (error !== null && stdout === '')
+          failed(new Error(`types are not checked: ${stderr.trim() || error.message}`))
+        else done(stdout)
+      },
+    )
   })
 }

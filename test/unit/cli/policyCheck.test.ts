@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A policy of one's own with a mistake in it is not booted, and its place is said. */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { compilerKey } from '../../../server/control/compiler.ts'
 import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { policyFile } from '../../../server/policy/load.ts'
@@ -91,6 +92,39 @@ test('boot refuses it before there is a machine', async () => {
     /^smmu-cosim: --policy .*: types do not fit \(--no-type-check runs it all the same\)\n.*\.ts:7:5: error TS/,
   )
   expect(code).toBe(2)
+})
+
+describe('whatever takes a policy file', () => {
+  const recording = join(ROOT, 'test/unit/trace/recordings/6.12-nested.gz')
+  const [kept = ''] = readdirSync(join(ROOT, 'test/attack/cases'))
+  test.each([
+    ['attack', ['--ops', '100']],
+    ['attack', ['--replay', join(ROOT, 'test/attack/cases', kept)]],
+    ['replay', [recording]],
+    ['walk', ['--sid', '8', '--iova', '0', '--recording', recording]],
+  ])('%s %j refuses one with a typing mistake', async (command, more) => {
+    const file = policy(EXAMPLE.replace('name:', 'nam:'))
+    const refused = await cosim([command, ...more, '--policy', file])
+    expect(refused.stderr).toMatch(/: types do not fit \(--no-type-check runs it all the same\)\n.*\.ts:7:5: error TS/)
+    expect(refused.code).toBe(2)
+    const run = await cosim([command, ...more, '--policy', file, '--no-type-check'])
+    expect(run.stderr + run.stdout).toContain('no "nam"; did you mean name?')
+  })
+})
+
+test('what is known of a file is asked for by the compiler and its options too', () => {
+  const root = privateFolder(folder, 'root-')
+  const files = ['tsconfig.json', 'node_modules/typescript/package.json', 'node_modules/@types/node/package.json']
+  for (const file of files) {
+    mkdirSync(dirname(join(root, file)), { recursive: true })
+    writeFileSync(join(root, file), '{}')
+  }
+  const keys = new Set([compilerKey(root).join()])
+  for (const file of files) {
+    writeFileSync(join(root, file), '{"version":"2"}')
+    keys.add(compilerKey(root).join())
+  }
+  expect(keys.size).toBe(4)
 })
 
 test('what TypeScript does not look for is refused when the policy is made', () => {
