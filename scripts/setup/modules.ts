@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { isAbsolute, join } from 'node:path'
 import { SetupError } from './run.ts'
 
 /** Drivers of the devices that the guest exercises; what they need comes along. */
@@ -9,13 +9,16 @@ const MODULES = ['virtio_pci', 'virtio_blk', 'nvme', 'virtio_net', 'e1000e', 'vi
 /**
  * Paths in a modules folder of what the guest loads, in that order.
  * @param extra names, besides the usual ones
- * @throws SetupError when it is none
+ * @throws SetupError when it is none, or leads out of it
  */
 export async function guestModules(dir: string, extra: readonly string[] = []): Promise<string[]> {
   const dep = await readFile(join(dir, 'modules.dep'), 'utf8').catch(() => {
     throw new SetupError(`${dir} is not a modules folder: it has no modules.dep`)
   })
-  return loadOrder(parseModulesDep(dep), [...MODULES, ...extra])
+  const order = loadOrder(parseModulesDep(dep), [...MODULES, ...extra])
+  const outside = order.find(path => isAbsolute(path) || path.split('/').includes('..'))
+  if (outside !== undefined) throw new SetupError(`${dir}: modules.dep leads out of it: ${outside.slice(0, 100)}`)
+  return order
 }
 
 /** The text of modules.dep as a map from each module's path to the paths of all that it needs. */

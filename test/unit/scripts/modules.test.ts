@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFileSync } from 'node:child_process'
-import { rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import { afterAll, expect, test } from 'vitest'
 import { moduleContent } from '../../../scripts/setup/initramfs.ts'
-import { loadOrder, parseModulesDep } from '../../../scripts/setup/modules.ts'
+import { guestModules, loadOrder, parseModulesDep } from '../../../scripts/setup/modules.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 
 const dependencies = parseModulesDep(`\
@@ -16,6 +16,16 @@ kernel/drivers/net/virtio_net.ko.xz: kernel/drivers/net/net_failover.ko.xz kerne
 kernel/drivers/nvme/host/nvme-core.ko.xz:
 kernel/drivers/nvme/host/nvme.ko.xz: kernel/drivers/nvme/host/nvme-core.ko.xz
 `)
+
+test.each(['../../../etc/shadow', '/etc/shadow', 'kernel/../../x.ko'])(
+  'a modules.dep that leads to %s is refused',
+  async outside => {
+    const folder = mkdtempSync(join(tmpdir(), 'cosim-modules-'))
+    writeFileSync(join(folder, 'modules.dep'), `kernel/virtio_blk.ko:\nkernel/virtio_net.ko: ${outside}\n`)
+    await expect(guestModules(folder)).rejects.toThrow(`${folder}: modules.dep leads out of it: ${outside}`)
+    rmSync(folder, { recursive: true })
+  },
+)
 
 test('every module comes after what it needs, once', () => {
   expect(loadOrder(dependencies, ['virtio_net', 'nvme', 'nvme-core'])).toEqual([
