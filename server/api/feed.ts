@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/** An item of a feed; ids are consecutive. */
+/** An item of a feed; ids ascend. */
 export interface Numbered {
   readonly id: number
 }
@@ -21,16 +21,20 @@ export interface Source<T extends Numbered> {
   read(from: number, max: number, filter: unknown): { readonly items: readonly T[]; readonly next: number }
 }
 
-/** The last `capacity` items of one kind. */
+/** The last `capacity` items of each kind. */
 export class Feed<T extends Numbered> implements Source<T> {
   readonly #capacity: number
-  readonly #matches: ((item: T, filter: unknown) => boolean) | undefined
+  readonly #kind: (item: T) => string
+  /** How many items there are of each kind. */
+  readonly #counts = new Map<string, number>()
+  /** Ids ascend; where a kind lost items there are gaps. */
   #items: T[] = []
   #next = 1
 
-  constructor(capacity: number, matches?: (item: T, filter: unknown) => boolean) {
+  /** @param kind of each kind as many items are kept as of a feed of that kind alone; default: there is one kind */
+  constructor(capacity: number, kind: (item: T) => string = () => '') {
     this.#capacity = capacity
-    this.#matches = matches
+    this.#kind = kind
   }
 
   get next(): number {
@@ -38,29 +42,46 @@ export class Feed<T extends Numbered> implements Source<T> {
   }
 
   get oldest(): number {
-    return this.#next - this.#items.length
+    return this.#items[0]?.id ?? this.#next
   }
 
   push(item: Omit<T, 'id'>): T {
     const numbered = { id: this.#next++, ...item } as T
     this.#items.push(numbered)
+    const kind = this.#kind(numbered)
+    const count = (this.#counts.get(kind) ?? 0) + 1
+    this.#counts.set(kind, count)
     // In bulk: removing from the front moves all other items.
-    if (this.#items.length > this.#capacity * 1.25) this.#items = this.#items.slice(-this.#capacity)
+    if (count > this.#capacity * 1.25) this.#forget(kind, count - this.#capacity)
     return numbered
+  }
+
+  /** The oldest `count` items of a kind. */
+  #forget(kind: string, count: number): void {
+    let left = count
+    this.#items = this.#items.filter(item => left === 0 || this.#kind(item) !== kind || left-- === 0)
+    this.#counts.set(kind, this.#capacity)
   }
 
   get last(): T | undefined {
     return this.#items.at(-1)
   }
 
-  read(from: number, max: number, filter: unknown): { items: T[]; next: number } {
-    const start = Math.max(from, this.oldest)
-    const items: T[] = []
-    let id = start
-    for (; id < this.#next && items.length < max; id++) {
-      const item = this.#items[id - this.oldest]
-      if (item !== undefined && (this.#matches === undefined || this.#matches(item, filter))) items.push(item)
+  /** Nothing is filtered. */
+  read(from: number, max: number, _filter?: unknown): { items: T[]; next: number } {
+    const at = this.#at(from)
+    const items = this.#items.slice(at, at + max)
+    return { items, next: this.#items[at + max]?.id ?? this.#next }
+  }
+
+  /** Index of the first item with this id or a larger one. */
+  #at(id: number): number {
+    let low = 0
+    for (let high = this.#items.length; low < high; ) {
+      const middle = (low + high) >>> 1
+      if ((this.#items[middle]?.id ?? 0) < id) low = middle + 1
+      else high = middle
     }
-    return { items, next: id }
+    return low
   }
 }

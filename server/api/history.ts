@@ -3,11 +3,12 @@
 import { StringDecoder } from 'node:string_decoder'
 import type { Session } from '../control/session.ts'
 import { NO_WARNINGS, type WarningTable } from '../policy/warnings.ts'
-import { f64At } from '../trace/layout.ts'
+import { f64At, u32At } from '../trace/layout.ts'
 import type { TraceRecord } from '../trace/records.ts'
 import { Feed } from './feed.ts'
 import { historyItem, marks } from './historyItems.ts'
 import { KernelFunctions } from './kernelFunctions.ts'
+import { PastTraps, type Recorded } from './pastTraps.ts'
 import type { FiringItem } from './schemas/faults.ts'
 import type { PageItem } from './schemas/pages.ts'
 import type { ConsoleItem } from './schemas/subscriptions.ts'
@@ -43,8 +44,11 @@ export class History {
     row => this.warningsAt(row),
     row => this.#machineOf(row)?.epoch,
   )
+  /** Of traps that are no longer in the log. */
+  readonly past = new PastTraps((row, pc) => this.functions.name(row, pc))
   readonly verdicts = new Verdicts(this.log)
-  readonly events = new Feed<EventItem>(EVENTS)
+  /** A guest whose kernel says much, or whose devices fault often, leaves room for what else happens. */
+  readonly events = new Feed<EventItem>(EVENTS, ({ kind }) => kind)
   readonly warnings = new Feed<WarningItem>(EVENTS)
   readonly firings = new Feed<FiringItem>(EVENTS)
   readonly pages = new Feed<PageItem>(EVENTS)
@@ -69,12 +73,14 @@ export class History {
   follow(session: Session, image: string | undefined): void {
     this.functions.machine(image, this.log.next)
     this.#time = 0
+    const epoch = session.pump && Date.now() - session.pump.now() / 1e6
+    this.past.machine(this.log.next, epoch, recordedBy(session))
     this.#machines.push({
       rows: this.log.next,
       events: this.events.next,
       warnings: this.warnings.next,
       firings: this.firings.next,
-      epoch: session.pump && Date.now() - session.pump.now() / 1e6,
+      epoch,
       table: () => session.thread?.policy?.warnings,
     })
     session.pump?.add(this.log)
@@ -121,8 +127,9 @@ export class History {
     })
   }
 
-  #group({ id, at, layout, doubles }: LogEntry): void {
+  #group({ id, at, layout, words, doubles }: LogEntry): void {
     if (layout.name === 'request') return
+    if (layout.name === 'trap') this.past.trap(id, words[at + u32At.trap.seq] ?? 0)
     this.#time = doubles[(at >> 1) + f64At[layout.name as 'trap' | 'reset' | 'translate'].time] ?? this.#time
     const first = this.#machineOf(id)?.rows === id
     // The first reset is that of the start.
@@ -147,5 +154,18 @@ export class History {
     if (found?.feed === 'warnings') this.warnings.push(found.item)
     else if (found?.feed === 'events') this.events.push(found.item)
     else if (found?.feed === 'pages') this.pages.push(found.item)
+  }
+}
+
+/** The recording of a session, once it has one. */
+function recordedBy(session: Session): () => Recorded | undefined {
+  let open = true
+  const ended = () => {
+    open = false
+  }
+  session.ended.then(ended, ended)
+  return () => {
+    const { recording } = session
+    return recording && { path: recording.path, sync: async () => (open ? await recording.sync() : undefined) }
   }
 }

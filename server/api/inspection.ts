@@ -88,6 +88,9 @@ function shown(value: RegisterValue | undefined, smmu: number): { readonly lo: n
   return value ?? { lo: 0, hi: 0 }
 }
 
+/** Between two looks at everything by the oracle, ms. */
+const ORACLE_REST_MS = 1_000
+
 export class Inspection {
   readonly #thread: Pick<TrapThread, 'call'>
   #hello: Described
@@ -95,6 +98,8 @@ export class Inspection {
   readonly #verdicts: Pick<Verdicts, 'host' | 'shadow'>
   readonly #catchUp: () => void
   readonly #features = new Map<number, Features>()
+  /** The oracle's last look at everything, and until when it is the answer, of performance.now(). */
+  #looked: { readonly report: Promise<OracleReport | null>; readonly until: number } | undefined
 
   /**
    * @param thread who decides traps, or what a recording shows
@@ -514,9 +519,19 @@ export class Inspection {
     return this.#thread.call('el2')
   }
 
-  /** What the oracle of isolation has found, all of it looked at once more; null: the machine is not watched. */
+  /**
+   * What the oracle of isolation has found, all of it looked at once more; null: the machine is not watched. The trap thread does nothing
+   * else meanwhile: who asks soon after another one gets the same answer.
+   */
   oracle(): Promise<OracleReport | null> {
-    return this.#thread.call('oracle')
+    if (this.#looked !== undefined && performance.now() < this.#looked.until) return this.#looked.report
+    const looked = { report: this.#thread.call('oracle'), until: Number.POSITIVE_INFINITY }
+    const done = () => {
+      looked.until = performance.now() + ORACLE_REST_MS
+    }
+    looked.report.then(done, done)
+    this.#looked = looked
+    return looked.report
   }
 
   /** @throws OperationError when SMMUs are not to be switched */

@@ -246,6 +246,7 @@ export class MachineManager {
   /** Ends what runs. */
   async close(): Promise<void> {
     this.#closing.abort(new Problem(503, 'the server ends'))
+    this.history.past.close()
     await Promise.all([this.attackRun.close(), this.#closeMachine()])
   }
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Recordings in the folder of runs. Requests name a run's folder, never a path. */
 import { execFile } from 'node:child_process'
-import { createReadStream, existsSync, lstatSync, readdirSync } from 'node:fs'
+import { createReadStream, existsSync, lstatSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { runsFolder } from '../machine/runs.ts'
-import { Database, defaultDatabase } from '../sessions/database.ts'
-import { TraceReader } from '../trace/reader.ts'
+import { defaultDatabase } from '../sessions/database.ts'
+import { listCampaigns } from '../sessions/store.ts'
+import { headerOf } from '../trace/headerOf.ts'
 import { Problem } from './problem.ts'
 import { FILE_NAME } from './schemas/fields.ts'
 import type { CampaignView, RecordingView, ReportView } from './schemas/recordings.ts'
@@ -22,6 +24,9 @@ const MOST_BYTES = 1 << 20
 const MOST_LINES = 400
 /** Bytes of a file that is sent; what a page reads. */
 const MOST_FILE = 256 << 20
+/** What is listed: the newest. */
+const MOST_RECORDINGS = 200
+const MOST_CAMPAIGNS = 200
 /** As `diff`: 1 is a difference, more is trouble. */
 const DIFFERENT = 1
 
@@ -38,20 +43,20 @@ export class Recordings {
     this.#database = join(dirname(folder), basename(defaultDatabase()))
   }
 
-  /** The newest first; what cannot be read is no recording. */
-  list(): RecordingView[] {
-    if (!existsSync(this.#folder)) return []
-    const names = readdirSync(this.#folder).sort().reverse()
-    return names.flatMap((name): RecordingView[] => {
+  /** The newest first, so many at most; what cannot be read is no recording. */
+  async list(): Promise<RecordingView[]> {
+    const names = await readdir(this.#folder).catch(() => [])
+    const found: RecordingView[] = []
+    // In folders without a recording nothing is read, so all of them may be looked at.
+    for (const name of names.sort().reverse()) {
+      if (found.length === MOST_RECORDINGS) break
       const path = this.#pathOf(name)
-      if (path === undefined) return []
-      try {
-        const { created, policy, kernel } = TraceReader.open(path).header
-        return [{ name, created, policy, kernel, bytes: lstatSync(path).size }]
-      } catch {
-        return []
-      }
-    })
+      const recording = path === undefined ? undefined : await headerOf(path)
+      if (recording === undefined) continue
+      const { created, policy, kernel } = recording.header
+      found.push({ name, created, policy, kernel, bytes: recording.bytes })
+    }
+    return found
   }
 
   /** Its first file, which a recording that was cut into several has the beginning in. */
@@ -70,21 +75,14 @@ export class Recordings {
   /** The newest first. @throws Problem when the database cannot be read */
   campaigns(): CampaignView[] {
     if (!existsSync(this.#database)) return []
-    let database: Database
     try {
-      database = new Database(this.#database)
-    } catch (error) {
-      throw new Problem(422, (error as Error).message)
-    }
-    try {
-      return database
-        .list()
+      return listCampaigns(this.#database, MOST_CAMPAIGNS)
         .map(({ id, started, finished, what, planned, done, asExpected }) => ({
           ...{ id, started, finished, what, planned, done, asExpected },
         }))
-        .sort((a, b) => b.id - a.id)
-    } finally {
-      database.close()
+        .reverse()
+    } catch (error) {
+      throw new Problem(422, (error as Error).message)
     }
   }
 

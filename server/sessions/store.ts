@@ -264,14 +264,7 @@ export class Store<Job, Result extends Stored> {
   }
 
   list(): CampaignSummary[] {
-    const rows = this.#db
-      .prepare(
-        `SELECT id, started, c.finished AS finished, what, json_array_length(plan) AS planned, count(job) AS done,
-         coalesce(sum(expected), 0) AS asExpected
-         FROM campaigns c LEFT JOIN sessions ON campaign = id GROUP BY id ORDER BY id`,
-      )
-      .all()
-    return rows.map(row => ({ ...row }) as unknown as CampaignSummary)
+    return summaries(this.#db, -1)
   }
 
   /** Jobs of the plan that are not done yet. */
@@ -337,6 +330,52 @@ export class Store<Job, Result extends Stored> {
       const row = statement.get(campaign.id, this.#kind.nameOf(job))
       return row === undefined ? [] : [{ job, result: JSON.parse(String(row.result)) as Result }]
     })
+  }
+}
+
+/** The newest `limit` of them, the oldest first; −1: all. */
+function summaries(db: DatabaseSync, limit: number): CampaignSummary[] {
+  const rows = db
+    .prepare(
+      `SELECT id, started, c.finished AS finished, what, json_array_length(plan) AS planned, count(job) AS done,
+       coalesce(sum(expected), 0) AS asExpected
+       FROM campaigns c LEFT JOIN sessions ON campaign = id GROUP BY id ORDER BY id DESC LIMIT ?`,
+    )
+    .all(limit)
+  return rows.map(row => ({ ...row }) as unknown as CampaignSummary).reverse()
+}
+
+/**
+ * The newest campaigns of a file, the oldest first, for who only looks: nothing is written, made or brought up to date, and nothing is looked
+ * through but these campaigns. A file that is being written is waited for shortly.
+ * @throws Error when the file cannot be read, or is of a newer version; DamagedDatabase
+ */
+export function listCampaigns(path: string, limit: number): CampaignSummary[] {
+  let db: DatabaseSync
+  try {
+    db = new DatabaseSync(path, { readOnly: true, timeout: 200 })
+  } catch (error) {
+    throw new Error(`${path}: ${(error as Error).message}`)
+  }
+  try {
+    const version = Number(db.prepare('PRAGMA user_version').get()?.user_version)
+    if (version > SCHEMA_VERSION) {
+      throw new Error(`made by a newer version (${version}, this one reads ${SCHEMA_VERSION})`)
+    }
+    if (version === SCHEMA_VERSION) {
+      const newest = db.prepare('SELECT * FROM campaigns ORDER BY id DESC LIMIT ?')
+      for (const { sum: found, ...row } of newest.iterate(limit)) {
+        const campaign = row as unknown as CampaignRow
+        if (campaignSum(campaign) !== found) throw new DamagedDatabase(`campaign ${campaign.id} has another sum`)
+      }
+    }
+    return summaries(db, limit)
+  } catch (error) {
+    const { errcode = 0, message } = error as Error & { readonly errcode?: number }
+    const damaged = error instanceof DamagedDatabase || DAMAGE.has(errcode & 0xff)
+    throw damaged ? new DamagedDatabase(`${path} is damaged (${message})`) : new Error(`${path}: ${message}`)
+  } finally {
+    db.close()
   }
 }
 

@@ -159,6 +159,11 @@ export class Recorder implements Sink {
     this.#warnings = warnings
   }
 
+  /** Of the first file. */
+  get path(): string {
+    return this.#options.path
+  }
+
   /** All files of the recording so far, in order; empty before the machine is known. */
   segments(): Segment[] {
     const { path } = this.#options

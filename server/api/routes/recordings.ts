@@ -5,7 +5,7 @@ import type { Handlers } from '../schemas/route.ts'
 
 export function recordingHandlers(of: Recordings): Handlers<typeof recordings> {
   return {
-    'GET /recordings': () => ({ items: of.list() }),
+    'GET /recordings': async () => ({ items: await of.list() }),
     'GET /recordings/:name/file': ({ params }) => of.file(params.name),
     'POST /recordings/:name/replay': ({ params }) => of.replay(params.name),
     'POST /recordings/:name/compare/:other': ({ params }) => of.compare(params.name, params.other),

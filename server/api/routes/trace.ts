@@ -3,6 +3,7 @@ import { Readable } from 'node:stream'
 import { join } from '../../trace/join.ts'
 import type { Source } from '../feed.ts'
 import type { MachineManager } from '../machineManager.ts'
+import type { PastTraps } from '../pastTraps.ts'
 import { Problem } from '../problem.ts'
 import type { Handlers } from '../schemas/route.ts'
 import type { EventItem, TrapFilter, TrapsQuery, trace, WarningItem } from '../schemas/trace.ts'
@@ -22,28 +23,51 @@ interface Traced extends Pick<MachineManager, 'recordedSegments'> {
   readonly history: Pick<MachineManager['history'], 'traps' | 'timeline'> & {
     readonly events: Source<EventItem>
     readonly warnings: Source<WarningItem>
+    /** Where all that there is is not in the log. */
+    readonly past?: Pick<PastTraps, 'last' | 'read' | 'detail' | 'numbered'>
   }
 }
 
 export function traceHandlers(manager: Traced): Handlers<typeof trace> {
   return {
-    'GET /traps': ({ query }) => {
+    'GET /traps': async ({ query }) => {
       const { after, before, limit = 200 } = query
       const filter = filterOf(query)
-      const { oldest, next } = manager.history.traps
-      if (after !== undefined) return { oldest, ...manager.history.traps.read(after + 1, limit, filter) }
-      return { oldest, next, items: manager.history.traps.last(limit, filter, before) }
+      const { traps, past } = manager.history
+      const { oldest, next } = traps
+      if (after !== undefined) {
+        const from = after + 1
+        const earlier = (from < oldest && (await past?.read(from, oldest, limit, filter))) || {
+          items: [],
+          next: Math.max(from, oldest),
+        }
+        const { items } = earlier
+        if (items.length === limit || earlier.next < oldest) return { oldest, from, ...earlier }
+        const rest = traps.read(from, limit - items.length, filter)
+        return { oldest, from, next: rest.next, items: [...items, ...rest.items] }
+      }
+      const kept = traps.last(limit, filter, before)
+      if (kept.items.length === limit || kept.from > oldest) return { oldest, next, ...kept }
+      if (past === undefined) return { oldest, next, ...kept }
+      const earlier = await past.last(limit - kept.items.length, filter, Math.min(kept.from, before ?? next))
+      return { oldest, next, from: earlier.from, items: [...earlier.items, ...kept.items] }
     },
     'GET /traps/timeline': ({ query }) => manager.history.timeline(query),
-    'GET /traps/:id': ({ params }) => {
-      const detail = manager.history.traps.detail(params.id)
-      if (detail === undefined) throw new Problem(404, `no trap row ${params.id}, or it is no longer kept`)
+    'GET /traps/:id': async ({ params }) => {
+      const { traps, past } = manager.history
+      const detail = traps.detail(params.id) ?? (await past?.detail(params.id))
+      if (detail === undefined)
+        throw new Problem(404, `no trap row ${params.id}, or it is neither in memory nor in a recording`)
       return detail
     },
-    'GET /traps/numbered/:seq': ({ params }) => {
-      const row = manager.history.traps.numbered(params.seq)
+    'GET /traps/numbered/:seq': async ({ params }) => {
+      const { traps, past } = manager.history
+      const row = traps.numbered(params.seq) ?? (await past?.numbered(params.seq))
       if (row === undefined)
-        throw new Problem(404, `no trap ${params.seq} in the log: it has not happened yet, or is no longer kept`)
+        throw new Problem(
+          404,
+          `no trap ${params.seq}: it has not happened yet, or is neither in memory nor in a recording`,
+        )
       return row
     },
     'GET /events': ({ query }) => manager.history.events.read((query.after ?? 0) + 1, query.limit ?? 200, undefined),

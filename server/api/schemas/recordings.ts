@@ -37,7 +37,7 @@ export const recordings = {
   'GET /recordings': {
     id: 'listRecordings',
     tag: 'recordings',
-    summary: 'Recordings in the folder of runs, the newest first',
+    summary: 'Recordings in the folder of runs, the newest first: 200 at most',
     answer: Type.Object({ items: Type.Array(RecordingSchema) }),
   },
   'GET /recordings/:name/file': {
@@ -70,7 +70,7 @@ export const recordings = {
   'GET /campaigns': {
     id: 'listCampaigns',
     tag: 'recordings',
-    summary: 'Campaigns of fault sessions, the newest first',
+    summary: 'Campaigns of fault sessions, the newest first: 200 at most',
     answer: Type.Object({ items: Type.Array(CampaignSchema) }),
     problems: [422],
   },

@@ -210,8 +210,18 @@ export const trace = {
     id: 'listTraps',
     tag: 'trace',
     summary: 'Traps, oldest first',
+    description:
+      'What is no longer in memory is read from the recording, as long as that has it. One request looks at 20,000 rows at most of each: `from`, or `next`, is where to go on.',
     query: TrapsQuery,
-    answer: Type.Object({ oldest: Type.Integer(), next: Type.Integer(), items: Type.Array(Ref(RowSchema)) }),
+    answer: Type.Object({
+      oldest: Type.Integer({ description: 'row in memory' }),
+      from: Type.Integer({
+        description: 'oldest row that was looked at: without `after`, what to go on with as `before`',
+      }),
+      next: Type.Integer({ description: 'first row that was not looked at, or that is to come' }),
+      items: Type.Array(Ref(RowSchema)),
+    }),
+    problems: [409],
   },
   'GET /traps/timeline': {
     id: 'getTimeline',
@@ -227,7 +237,7 @@ export const trace = {
     summary: 'One trap, with all that was done for it',
     params: Type.Object({ id: Type.Integer({ minimum: 1 }) }),
     answer: DetailSchema,
-    problems: [404],
+    problems: [404, 409],
   },
   'GET /traps/numbered/:seq': {
     id: 'getNumberedTrap',
@@ -235,7 +245,7 @@ export const trace = {
     summary: 'The row of the trap that has this number in its machine',
     params: Type.Object({ seq: Type.Integer({ minimum: 1 }) }),
     answer: Ref(RowSchema),
-    problems: [404],
+    problems: [404, 409],
   },
   'GET /events': {
     id: 'listEvents',

@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Recordings and files that requests name: what is in the folder, and nothing besides. */
-import { mkdirSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { MachineManager } from '../../../server/api/machineManager.ts'
 import { fileNames, namedFile } from '../../../server/api/namedFiles.ts'
@@ -29,14 +39,14 @@ describe('recordings', () => {
     mkdirSync(join(runs, '2026-01-03'))
     writeFileSync(join(runs, '2026-01-03', 'trace'), 'no recording')
     mkdirSync(join(runs, '2026-01-04'))
-    const list = new Recordings(runs).list()
+    const list = await new Recordings(runs).list()
     expect(list.map(({ name }) => name)).toEqual(['2026-01-02', '2026-01-01'])
     expect(list[0]).toMatchObject({ policy: 'pkvm', kernel: '6.12.0-test-arm64', bytes: expect.any(Number) })
   })
 
-  test('no folder, no campaigns', () => {
+  test('no folder, no campaigns', async () => {
     const none = new Recordings(join(base, 'nowhere', 'runs'))
-    expect([none.list(), none.campaigns()]).toEqual([[], []])
+    expect([await none.list(), none.campaigns()]).toEqual([[], []])
   })
 
   test('a link leads to nothing that could be read', async () => {
@@ -45,7 +55,7 @@ describe('recordings', () => {
     mkdirSync(join(runs, 'linked-file'))
     symlinkSync(join(runs, 'real', 'trace'), join(runs, 'linked-file', 'trace'))
     const recordings = new Recordings(runs)
-    expect(recordings.list().map(({ name }) => name)).toEqual(['real'])
+    expect((await recordings.list()).map(({ name }) => name)).toEqual(['real'])
     for (const name of ['linked-folder', 'linked-file']) {
       expect(() => recordings.replay(name)).toThrow(`no recording ${name}`)
       await expect(recordings.file(name)).rejects.toThrow(`no recording ${name}`)
@@ -128,8 +138,58 @@ describe('recordings', () => {
   })
 
   test('campaigns of the database beside the folder, the newest first', () => {
-    new Database(join(base, 'campaigns.db')).close()
-    expect(new Recordings(runs).campaigns()).toEqual([])
+    const path = join(base, 'campaigns.db')
+    const database = new Database(path)
+    const first = database.begin('faults campaign a', [])
+    database.finish(first)
+    database.begin('faults campaign b', [])
+    database.close()
+    chmodSync(path, 0o444)
+    const before = readFileSync(path)
+    expect(new Recordings(runs).campaigns()).toMatchObject([
+      { id: 2, what: 'faults campaign b', finished: null, planned: 0, done: 0 },
+      { id: 1, what: 'faults campaign a', finished: expect.any(String) },
+    ])
+    // Nothing is written, and nothing is made beside it.
+    expect(readFileSync(path)).toEqual(before)
+    expect(readdirSync(base).sort()).toEqual(['campaigns.db', 'runs'])
+    const { DatabaseSync } = process.getBuiltinModule('node:sqlite')
+    chmodSync(path, 0o644)
+    const raw = new DatabaseSync(path)
+    raw.exec("UPDATE campaigns SET what = 'other' WHERE id = 1")
+    raw.close()
+    const refused = {
+      status: 422,
+      message: expect.stringMatching(/campaigns.db is damaged .*campaign 1 has another sum/),
+    }
+    expect(() => new Recordings(runs).campaigns()).toThrow(expect.objectContaining(refused))
+  })
+
+  test('a database that is being written is not waited for long', () => {
+    const path = join(base, 'campaigns.db')
+    new Database(path).close()
+    const { DatabaseSync } = process.getBuiltinModule('node:sqlite')
+    const writer = new DatabaseSync(path)
+    writer.exec('BEGIN EXCLUSIVE')
+    const start = performance.now()
+    expect(() => new Recordings(runs).campaigns()).toThrow(/database is locked/)
+    expect(performance.now() - start).toBeLessThan(5_000)
+    writer.close()
+  })
+
+  test('the newest 200, packed ones too, and no more is read of any than its beginning', async () => {
+    await run('2026-01-01')
+    const recorded = readFileSync(join(runs, '2026-01-01', 'trace'))
+    for (let i = 0; i < 210; i++) {
+      const name = `2026-02-${String(i).padStart(3, '0')}`
+      mkdirSync(join(runs, name))
+      writeFileSync(join(runs, name, 'trace'), i === 209 ? gzipSync(recorded) : recorded)
+    }
+    // A hole of 64 GiB behind it.
+    truncateSync(join(runs, '2026-02-208', 'trace'), 2 ** 36)
+    const names = (await new Recordings(runs).list()).map(({ name }) => name)
+    expect(names).toHaveLength(200)
+    expect([names[0], names[1], names.at(-1)]).toEqual(['2026-02-209', '2026-02-208', '2026-02-010'])
   })
 
   test('a database that is none is told', () => {

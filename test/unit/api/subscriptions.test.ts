@@ -186,6 +186,27 @@ describe('what is no request', () => {
   })
 })
 
+test('a feed by kind: one kind leaves room for the others', () => {
+  const feed = new Feed<Numbered & { kind: string; n: number }>(10, ({ kind }) => kind)
+  feed.push({ kind: 'reset', n: 0 })
+  for (let n = 1; n <= 1_000; n++) feed.push({ kind: 'guest', n })
+  feed.push({ kind: 'reset', n: 1_001 })
+  const { items, next } = feed.read(1, 1_000)
+  expect(items.filter(({ kind }) => kind === 'reset').map(({ n }) => n)).toEqual([0, 1_001])
+  const guest = items.filter(({ kind }) => kind === 'guest')
+  expect(guest.length).toBeLessThanOrEqual(12)
+  expect(guest.at(-1)?.n).toBe(1_000)
+  expect(next).toBe(1_003)
+  // Page by page it is the same, and nothing comes twice.
+  const pages: number[] = []
+  for (let from = 1; from < feed.next; ) {
+    const page = feed.read(from, 3)
+    pages.push(...page.items.map(({ n }) => n))
+    from = page.next
+  }
+  expect(pages).toEqual(items.map(({ n }) => n))
+})
+
 test('a feed keeps the last items, and says what it has', () => {
   const feed = new Feed<Numbered & { n: number }>(100)
   for (let n = 1; n <= 1_000; n++) feed.push({ n })
@@ -238,5 +259,5 @@ test('the trap log stays within its segments and keeps groups whole', () => {
     expect(group?.root).toMatchObject({ kind: 'trap', seq: id, lo: id })
     expect(group?.children).toMatchObject([{ kind: 'memory', address: 0x4000_0000 + id * 4096 }])
   }
-  expect(rows.last(2, {}).map(({ seq }) => seq)).toEqual([149_999, 150_000])
+  expect(rows.last(2, {}).items.map(({ seq }) => seq)).toEqual([149_999, 150_000])
 })

@@ -31,6 +31,8 @@ const NAMING_MS = 1_500
 const NAMING_TRIES = 20
 /** With a filter, all that is still in the log is looked through. */
 const EVERYTHING = 100_000
+/** Rows that are asked for at a time of those before. */
+const EARLIER = 2_000
 
 function initial(): TrapFilter {
   const { query } = route.value
@@ -38,6 +40,16 @@ function initial(): TrapFilter {
   const registers = list('registers')
   const commands = list('commands')
   return { ...(registers && { registers }), ...(commands && { commands }) }
+}
+
+/** As the query of GET /traps has it. */
+function queryOf({ registers, commands, kinds, ...rest }: TrapFilter) {
+  return {
+    ...rest,
+    ...(registers && { registers: registers.join() }),
+    ...(commands && { commands: commands.join() }),
+    ...(kinds && { kinds: kinds.join() }),
+  }
 }
 
 export function Traps() {
@@ -62,6 +74,8 @@ export function Traps() {
   const rows = useRef<TrapRow[]>([])
   /** The last row that was asked for again. */
   const asked = useRef(0)
+  /** Rows from here on were looked at; undefined: those that the page was sent. */
+  const looked = useRef<number | undefined>(undefined)
   const [, setVersion] = useState(0)
   const search = useRef<HTMLInputElement>(null)
   const filterKey = JSON.stringify(filter)
@@ -102,6 +116,7 @@ export function Traps() {
 
   useEffect(() => {
     rows.current = []
+    looked.current = undefined
     // What another filter wants to see has to be fetched.
     setPaused(false)
     setMissed(0)
@@ -113,15 +128,7 @@ export function Traps() {
     const unnamed = rows.current.find(row => row.id > asked.current && row.pc !== undefined && row.where === undefined)
     if (unnamed === undefined || tries === 0) return
     const last = rows.current.at(-1)?.id ?? 0
-    const { registers, commands, kinds, ...rest } = filter
-    const query = {
-      ...rest,
-      ...(registers && { registers: registers.join() }),
-      ...(commands && { commands: commands.join() }),
-      ...(kinds && { kinds: kinds.join() }),
-      after: unnamed.id - 1,
-      limit: NAMED,
-    }
+    const query = { ...queryOf(filter), after: unnamed.id - 1, limit: NAMED }
     const { items } = await call('GET /traps', { query })
     if (items[0]?.where === undefined) {
       setTimeout(() => void nameFunctions(tries - 1), NAMING_MS)
@@ -148,7 +155,10 @@ export function Traps() {
         items(items, dropped) {
           setConnected(true)
           rows.current.push(...items)
-          if (rows.current.length > KEPT * 1.2) rows.current = rows.current.slice(-KEPT)
+          if (rows.current.length > KEPT * 1.2) {
+            rows.current = rows.current.slice(-KEPT)
+            looked.current = undefined
+          }
           if (dropped > 0) setMissed(n => n + dropped)
           if (scheduled) return
           scheduled = true
@@ -159,6 +169,7 @@ export function Traps() {
         },
         restarted() {
           rows.current = []
+          looked.current = undefined
           asked.current = 0
           setVersion(v => v + 1)
         },
@@ -171,6 +182,19 @@ export function Traps() {
       },
     )
   }, [paused, filterKey])
+
+  const first = looked.current ?? rows.current[0]?.id
+  /** Of what is no longer in the server's memory there is a recording. */
+  const loadEarlier = () =>
+    attempt(async () => {
+      const query = { ...queryOf(filter), ...(first !== undefined && { before: first }), limit: EARLIER }
+      const { items, from } = await call('GET /traps', { query })
+      const oldest = rows.current[0]?.id ?? Number.POSITIVE_INFINITY
+      rows.current = [...items.filter(({ id }) => id < oldest), ...rows.current]
+      looked.current = first === undefined || from < first ? from : 1
+      setFollow(false)
+      setVersion(v => v + 1)
+    })
 
   const narrowed = filterKey !== '{}'
   // Who asks for a register, a command or a text wants to see each.
@@ -243,6 +267,14 @@ export function Traps() {
             </span>
             {recorded === undefined && (
               <>
+                <Button
+                  class="small"
+                  disabled={first === 1 || rows.current.length >= KEPT}
+                  title="Traps before these: from memory, then from the recording"
+                  onClick={loadEarlier}
+                >
+                  Earlier
+                </Button>
                 <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
                   {paused ? 'Go on' : 'Pause'}
                 </Button>
