@@ -318,7 +318,11 @@ export class Session extends EventEmitter<{
    */
   static async start(options: SessionOptions): Promise<Session> {
     const session = await Session.#start(options)
-    if (requiresIsolation(options)) await session.#admit()
+    if (requiresIsolation(options)) {
+      // Whoever records the machine comes after that, and wants its first reset.
+      session.pump?.hold()
+      await session.#admit()
+    }
     if (options.restore !== undefined) await session.#load(options.restore)
     return session
   }

@@ -133,16 +133,22 @@ export class RunningMachine {
       image: resolve(this.#kernel.image),
       ...(policy.faults && { faults: policy.faults }),
     })
+    const { pump } = session
+    // While the file is made the machine goes on: its first reset is what a replay begins with.
+    pump.hold()
     const recorder = await Recorder.open({
       path,
       header,
       ...(limit !== undefined && { limit }),
       ...(say && { say }),
+    }).catch((error: unknown) => {
+      pump.release()
+      throw error
     })
     const warnings = () => session.thread?.policy?.warnings
     if (session.hello !== undefined) recorder.describe(describeMachine(session.hello), warnings)
     session.on('connected', hello => recorder.describe(describeMachine(hello), warnings))
-    session.pump.add(recorder)
+    pump.add(recorder)
     session.recording = recorder
     return recorder
   }

@@ -27,6 +27,8 @@ export class Pump {
   readonly #timer: NodeJS.Timeout
   /** Records that `lost` records accounted for. */
   #accounted = 0
+  /** Somebody is about to come who wants all from the start. */
+  #held = false
 
   constructor(ring: SharedArrayBuffer) {
     this.#reader = new RingReader(ring)
@@ -40,7 +42,17 @@ export class Pump {
     return this.#reader.lost
   }
 
+  /** Nothing is taken out of the ring before the next sink is there: it has room for what a machine does until then. */
+  hold(): void {
+    this.#held = true
+  }
+
+  release(): void {
+    this.#held = false
+  }
+
   add(sink: Sink): void {
+    this.#held = false
     this.#sinks.add(sink)
   }
 
@@ -50,6 +62,7 @@ export class Pump {
 
   /** Hands out what is in the ring. */
   drain(): void {
+    if (this.#held) return
     for (const sink of this.#sinks) if (!sink.ready) return this.#flush()
     this.#reader.drain((layout, at) => {
       if (layout.name === 'lost') {
@@ -78,6 +91,7 @@ export class Pump {
   /** After the trap thread's end: hands out the rest, and says what was lost at the end. */
   close(): void {
     clearInterval(this.#timer)
+    this.#held = false
     this.drain()
     const count = this.#reader.lost - this.#accounted
     if (count > 0) this.#give({ kind: 'lost', count })
