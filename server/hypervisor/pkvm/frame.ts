@@ -245,11 +245,10 @@ const GERRORN: RegisterRule = {
     const goesOn = (toggled & active & GERROR_CMDQ_ERR) !== 0
     if (goesOn) smmu.hostCmdq.acknowledge()
     if (!hardware.write32(ARM_SMMU_GERRORN, before ^ (toggled & active))) trap.aborted = true
-    if (goesOn && smmu.enabled(CR0_CMDQEN)) {
-      smmu.shadowStrtab.makeUp(smmu.enabled(CR0_SMMUEN))
-      smmu.hostCmdq.process(false)
-    }
-    if (goesOn) smmu.hyp.queueMoved()
+    if (!goesOn) return
+    if (smmu.sends) smmu.shadowStrtab.makeUp(smmu.enabled(CR0_SMMUEN))
+    if (smmu.enabled(CR0_CMDQEN)) smmu.hostCmdq.process(false)
+    smmu.hyp.queueMoved()
   },
 }
 

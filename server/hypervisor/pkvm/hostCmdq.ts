@@ -123,10 +123,18 @@ export class HostCmdq {
     return hyp.share.sharePinned(this.#address, this.bytes)
   }
 
-  /** CMDQEN 1 → 0. What is not copied yet is not any more: its memory is the host's to give away. */
+  /**
+   * CMDQEN 1 → 0. What is not copied yet is not any more: its memory is the host's to give away. CMDQ_CONS stays where the hardware is,
+   * as without a hypervisor: from there on commands are copied when the queue is enabled again.
+   */
   disable(): number {
     this.#place()
+    const { hardware } = this.#smmu
+    const shadow = this.#shadow
+    const reads = () => (hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0 && !shadow.stands()
+    if (!shadow.idle && !reads()) this.#takeBack()
     this.registers.unfinished = false
+    this.#alreadyIssued = []
     return this.#smmu.hyp.share.unsharePinned(this.#address, this.bytes)
   }
 
@@ -232,6 +240,7 @@ export class HostCmdq {
 
   /** CMDQ_CONS as the host reads it. */
   readCons(): number {
+    if (!this.#smmu.enabled(CR0_CMDQEN)) return this.#shadow.withError(this.registers.cons)
     this.#place()
     const moves = !this.#shadow.idle
     const cons = this.#shadow.hostCons(this.registers.cons)
@@ -249,10 +258,17 @@ export class HostCmdq {
    * everything is copied again, by `process`, and what the hardware has of it does not run (IHI 0070 section 7.1).
    */
   acknowledge(): void {
-    const { registers } = this
     this.#place()
-    const cons = queuePointer(this.#shadow.hostCons(registers.cons), this.#log2size)
     if (!this.#shadow.stands()) return
+    // CMDQ_CONS of a queue that is disabled is what the host wrote.
+    if (this.#smmu.enabled(CR0_CMDQEN)) this.#takeBack()
+    else this.#shadow.discard(this.registers.cons)
+  }
+
+  /** What the hardware has not consumed does not run, and is copied again. The hardware reads no commands. */
+  #takeBack(): void {
+    const { registers } = this
+    const cons = queuePointer(this.#shadow.hostCons(registers.cons), this.#log2size)
     // Those before it that a trap without an answer had sent, before a take-over, are copied again: their CFGI_STEs have been undone.
     if (queueEntries(registers.cons, cons, this.#log2size) <= 1 << this.#log2size) registers.cons = cons
     this.#shadow.origin = cons

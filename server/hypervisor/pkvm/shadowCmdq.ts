@@ -141,11 +141,16 @@ export class ShadowCmdq {
     hardware.write32(ARM_SMMU_CMDQ_CONS, 0)
   }
 
-  /** After a power-on, while it is off: the queue is empty, and installed in the hardware again. */
-  restart(): void {
+  /** Its hardware was switched off: there is nothing in it any more. */
+  empty(): void {
     Object.assign(this.state, { ...NO_STATE, base: this.state.base })
     this.#own = 0
     this.timedOut = false
+  }
+
+  /** After a power-on, while it is off: the queue is empty, and installed in the hardware again. */
+  restart(): void {
+    this.empty()
     this.program(this.state.base)
   }
 
@@ -335,8 +340,12 @@ export class ShadowCmdq {
   hostCons(fetched: number): number {
     const { state } = this
     if (!this.idle) this.#readCons()
-    const at = this.idle ? fetched : state.origin
-    return ((at & ~CMDQ_CONS_ERR) | (state.error << 24)) >>> 0
+    return this.withError(this.idle ? fetched : state.origin)
+  }
+
+  /** A CMDQ_CONS of the host's with ERR as last read. */
+  withError(cons: number): number {
+    return ((cons & ~CMDQ_CONS_ERR) | (this.state.error << 24)) >>> 0
   }
 
   /**

@@ -148,7 +148,7 @@ export class Smmu implements SmmuContext {
   }
 
   /** Whether the hardware takes commands, of the hypervisor at least. */
-  #sends(): boolean {
+  get sends(): boolean {
     if (!this.hyp.choices.independentEnables) return this.enabled(CR0_CMDQEN)
     return (this.hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0
   }
@@ -208,7 +208,7 @@ export class Smmu implements SmmuContext {
    */
   invalidateStage2(base: number, size: number, granuleShift: number): number {
     if (!this.isOn || !this.enabled(CR0_SMMUEN)) return OK
-    if (!this.#sends()) return ENODEV
+    if (!this.sends) return ENODEV
     const { shadowCmdq } = this
     const granule = 2 ** granuleShift
     shadowCmdq.begin()
@@ -236,7 +236,7 @@ export class Smmu implements SmmuContext {
   /** Nothing that was translated by the idmap stays cached, tables on the way included (server/hypervisor/README.md, section 9.4). */
   forgetStage2(): number {
     if (!this.isOn || !this.enabled(CR0_SMMUEN)) return OK
-    if (!this.#sends()) return ENODEV
+    if (!this.sends) return ENODEV
     const { shadowCmdq } = this
     shadowCmdq.begin()
     tlbiS12Vmall(shadowCmdq.command, HOST_VMID)

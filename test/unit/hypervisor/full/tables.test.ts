@@ -4,11 +4,12 @@
  * (server/hypervisor/README.md, section 18).
  */
 import { describe, expect, test } from 'vitest'
+import { fullOverrides } from '../../../../server/hypervisor/full/policy.ts'
 import { OK } from '../../../../server/policy/result.ts'
 import * as r from '../../../../server/smmu/registers.ts'
 import { CFGI_ALL, CONFIG, CS_IRQ, command, linearCfg, SYNC, ste, tlbiNhVa, twoLevelCfg } from '../../smmu/fields.ts'
 import { idRegisters } from '../pkvm/soft.ts'
-import { CARVEOUT_BASE, STE } from '../pkvm/support.ts'
+import { CARVEOUT_BASE, Host, STE, shadowSte, shadowSteAddress, successor } from '../pkvm/support.ts'
 import { Beside, CMDQ_LOG2, EVTQ_LOG2, fullBench, PLACE, putStage1, told, transaction } from './support.ts'
 
 const SMMUEN = r.CR0_SMMUEN
@@ -442,6 +443,88 @@ describe('enables (IHI 0070 section 6.3.9)', () => {
     expect(driver.read(r.ARM_SMMU_CMDQ_CONS)).toEqual([0, 0])
     driver.write(r.ARM_SMMU_CR0, CMDQEN)
     expect(driver.read(r.ARM_SMMU_CMDQ_CONS)).toEqual([3, 3])
+  })
+
+  describe('a queue that stands at a command (IHI 0070 section 7.1)', () => {
+    const ILL = command(0xee)
+    const CONS = r.ARM_SMMU_CMDQ_CONS
+    const at = (driver: Driver): readonly number[] => driver.read(CONS).map(cons => cons & 0xf_ffff)
+    const replace = ({ bench }: Driver, index: number): void =>
+      bench.memory.poke(PLACE.cmdq + 16 * index, new Uint8Array(Uint32Array.from(SYNC).buffer))
+
+    function standing(enables: number): Driver {
+      const driver = new Driver().prepare(PLACE.linear, linearCfg(3))
+      driver.linear(1, STE.bypass)
+      driver.write(r.ARM_SMMU_CR0, enables | CMDQEN)
+      driver.commands(SYNC, SYNC, ILL, SYNC, SYNC)
+      expect(at(driver)).toEqual([2, 2])
+      return driver
+    }
+
+    test.each([
+      ['CMDQEN', RUNS],
+      ['all', 0],
+    ])('is disabled, with %s, and enabled again: it stands there still, and goes on from there', (_name, others) => {
+      const driver = standing(RUNS)
+      driver.write(r.ARM_SMMU_CR0, others)
+      expect(at(driver)).toEqual([2, 2])
+      driver.write(r.ARM_SMMU_CR0, others | CMDQEN)
+      expect(at(driver)).toEqual([2, 2])
+      replace(driver, 2)
+      driver.linear(1, STE.abort)
+      const sent = driver.place(command('CFGI_STE', { sid: 1, leaf: 1 }), SYNC)
+      driver.write(r.ARM_SMMU_CMDQ_PROD, sent)
+      expect(at(driver)).toEqual([2, 2])
+      driver.write(r.ARM_SMMU_GERRORN, r.GERROR_CMDQ_ERR)
+      expect(at(driver)).toEqual([7, 7])
+    })
+
+    test('is disabled and acknowledged: it goes on from there when it is enabled', () => {
+      const driver = standing(RUNS)
+      driver.write(r.ARM_SMMU_CR0, RUNS)
+      driver.write(r.ARM_SMMU_GERRORN, r.GERROR_CMDQ_ERR)
+      expect(at(driver)).toEqual([2, 2])
+      replace(driver, 2)
+      driver.write(r.ARM_SMMU_CR0, RUNS | CMDQEN)
+      expect(at(driver)).toEqual([5, 5])
+    })
+
+    test.each([
+      ['before', true],
+      ['after', false],
+    ])('is disabled, and put elsewhere %s it is acknowledged: it begins where the host says', (_name, early) => {
+      const driver = standing(RUNS)
+      driver.write(r.ARM_SMMU_CR0, RUNS)
+      if (!early) driver.write(r.ARM_SMMU_GERRORN, r.GERROR_CMDQ_ERR)
+      driver.write(r.ARM_SMMU_CMDQ_PROD, 1)
+      driver.write(CONS, 1)
+      expect(at(driver)).toEqual([1, 1])
+      if (early) driver.write(r.ARM_SMMU_GERRORN, r.GERROR_CMDQ_ERR)
+      expect(at(driver)).toEqual([1, 1])
+      driver.write(r.ARM_SMMU_CR0, RUNS | CMDQEN)
+      expect(at(driver)).toEqual([1, 1])
+      driver.write(r.ARM_SMMU_CMDQ_PROD, 2)
+      expect(at(driver)).toEqual([2, 2])
+      expect(driver.warned().filter(code => code !== 'HYP_CMDQ_STOPPED')).toEqual([])
+    })
+  })
+
+  test('an entry that waits for an acknowledgement since a take-over is put right also when the host has no queue', () => {
+    const bench = fullBench()
+    const host = new Host(bench).boot()
+    host.attach(8, STE.bypass)
+    const before = shadowSte(bench, 8)
+    bench.hw.stuck = true
+    bench.hw.set(r.ARM_SMMU_GERROR, r.GERROR_CMDQ_ERR)
+    bench.memory.poke64(shadowSteAddress(bench, 8), ...Array<bigint>(8).fill(0n))
+    const kept = bench.hyp.checkpoint().slice()
+    bench.hyp = successor(bench, { overrides: fullOverrides({}) })
+    bench.hyp.restore(kept)
+    expect(bench.hyp.resume()).toEqual(['SMMU 0, stream 0x8 aborts until the host acknowledges CMDQ_ERR'])
+    bench.write(r.ARM_SMMU_CR0, RUNS)
+    bench.hw.stuck = false
+    bench.write(r.ARM_SMMU_GERRORN, bench.read(r.ARM_SMMU_GERROR))
+    expect(shadowSte(bench, 8)).toEqual(before)
   })
 
   test('an event queue that is turned off is no warning', () => {

@@ -487,6 +487,16 @@ describe('a hardware that does not follow', () => {
     expect(bench.hw.consumed).toEqual([tlbiNhVa(0x1000), RESUME])
   })
 
+  test('nor of those of a queue that was disabled meanwhile', () => {
+    diesBehindResume()
+    bench.write(r.ARM_SMMU_CR0, 0)
+    const next = new Host(bench)
+    next.prepare()
+    bench.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+    next.commands(RESUME)
+    expect(bench.hw.consumed).toEqual([RESUME])
+  })
+
   test('nor of those after a reset', () => {
     diesBehindResume()
     bench.hw.words.fill(0, r.ARM_SMMU_CR0 / 4)
