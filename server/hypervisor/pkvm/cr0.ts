@@ -229,10 +229,20 @@ function warnDisabled(smmu: Smmu, before: number, after: number, written: number
 
 /** What is neither enabled nor, by CR0ACK, still in use is unshared. @param ack CR0ACK */
 export function disableAcknowledged(smmu: Smmu, ack: number): void {
-  const { hardware, hyp, state, hostCmdq, evtq, priq } = smmu
-  const late = state.cr0 & ~ack & ENABLES
-  const off = late === 0 ? 0 : late & ~hardware.read32(ARM_SMMU_CR0)
-  if (off === 0) return
+  const late = smmu.state.cr0 & ~ack & ENABLES
+  const off = late === 0 ? 0 : late & ~smmu.hardware.read32(ARM_SMMU_CR0)
+  if (off !== 0) disable(smmu, off)
+}
+
+/** The power is off: nothing is in use any more, whatever CR0ACK was. The hardware is not asked. */
+export function disableAll(smmu: Smmu): void {
+  smmu.shadowCmdq.empty()
+  disable(smmu, smmu.state.cr0 & ENABLES)
+}
+
+/** @param off enable bits of CR0 that are 0 from now on */
+function disable(smmu: Smmu, off: number): void {
+  const { hyp, state, hostCmdq, evtq, priq } = smmu
   state.cr0 = (state.cr0 & ~off) >>> 0
   hyp.changed()
   const unshare = (bit: number, queue: Shared, warning: HypWarning) => {

@@ -350,7 +350,8 @@ export class Hypervisor implements HypContext {
 
   /** Hardware that consumes no commands may have lost its queue. */
   #lookForLoss(smmu: Smmu): void {
-    if (this.powerMode === null || !smmu.shadowCmdq.timedOut) return
+    // One that is off must not be touched.
+    if (this.powerMode === null || !smmu.isOn || !smmu.shadowCmdq.timedOut) return
     smmu.shadowCmdq.timedOut = false
     makeUpForLoss(smmu)
     this.changed()

@@ -8,7 +8,7 @@ import { newTrap } from '../../policy/policy.ts'
 import { EBUSY, EIO, EPERM, ETIMEDOUT, OK } from '../../policy/result.ts'
 import { POWER_STATES, type PowerState } from '../../smmu/hardware.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_CR0ACK, ARM_SMMU_GBPA, ARM_SMMU_GERRORN } from '../../smmu/registers.ts'
-import { disableAcknowledged, enableAgain, writeCr0 } from './cr0.ts'
+import { disableAcknowledged, disableAll, enableAgain, writeCr0 } from './cr0.ts'
 import { HOST_REGISTERS } from './powerState.ts'
 import type { Smmu } from './smmu.ts'
 import { HYP_CR0ACK, HYP_STATE_LOST } from './warnings.ts'
@@ -53,12 +53,14 @@ function switchOff(smmu: Smmu, control: PowerControl, state: PowerState, saves: 
   }
   if (!control.set(smmu.index, state)) {
     if (saves) restore(smmu)
+    // Where that failed as well, the host finds it disabled: what is kept must not come back with a later power-on.
+    power.saved = false
     return EIO
   }
   power.now = POWER_STATES.indexOf(state)
   if (!saves) {
-    // Off, it uses nothing, whatever CR0ACK was. The host finds an SMMU that was reset.
-    disableAcknowledged(smmu, 0)
+    // The host finds an SMMU that was reset.
+    disableAll(smmu)
     smmu.forgetHost()
     power.gerrorFlip = 0
   }

@@ -497,3 +497,87 @@ test('commands of a cycle do not depend on the streams where they are kept', () 
   // CFGI_ALL, TLBI_NSNH_ALL, CMD_SYNC.
   for (const mode of POWER_MODES) expect([1, 64, 200].map(streams => commandsOf(mode, streams))).toEqual([3, 3, 3])
 })
+
+/** Accesses of the hypervisor to a frame that is off: at EL2 each is an SError. */
+function touches({ hw, machine }: SoftBench, cr0Ack: (value: number) => number = value => value): number[] {
+  const offsets: number[] = []
+  const { power } = machine
+  if (power === undefined) throw new Error('its SMMU is not switched')
+  let off = false
+  const set = power.set.bind(power)
+  vi.spyOn(power, 'set').mockImplementation((smmu, state) => {
+    const done = set(smmu, state)
+    off = state !== 'on'
+    return done
+  })
+  const [read, write] = [hw.read.bind(hw), hw.write.bind(hw)]
+  vi.spyOn(hw, 'read').mockImplementation((offset, size, into) => {
+    if (off) offsets.push(offset)
+    const ok = read(offset, size, into)
+    if (offset === r.ARM_SMMU_CR0ACK) into.lo = cr0Ack(into.lo)
+    return ok
+  })
+  vi.spyOn(hw, 'write').mockImplementation((offset, size, lo, hi) => {
+    if (off) offsets.push(offset)
+    return write(offset, size, lo, hi)
+  })
+  return offsets
+}
+
+test('one that is off is not looked at for a loss, whatever it was found to be before', () => {
+  const { bench } = running('keep')
+  const offsets = touches(bench)
+  expect(bench.hyp.power(0, 'off')).toBe(OK)
+  const { hw } = bench
+  const write = hw.write.bind(hw)
+  // It takes no commands when it comes back, and is switched off again.
+  hw.write = (offset, size, lo, hi) => offset === r.ARM_SMMU_CMDQ_PROD || write(offset, size, lo, hi)
+  expect(bench.hyp.power(0, 'on')).toBe(EIO)
+  expect(bench.hyp.powerState(0)).toBe('off')
+  hw.write = write
+  bench.report.take()
+  expect(bench.hyp.donate(PAGE, 4096, 1)).toBe(OK)
+  expect([offsets, bench.report.take()]).toEqual([[], []])
+  expect(bench.hyp.power(0, 'on')).toBe(OK)
+  expect([bench.dma(SID, MINE), bench.dma(SID, PAGE)]).toEqual(['done', 'F_TRANSLATION'])
+})
+
+test('one that has not acknowledged that it is disabled is not asked once it is off', () => {
+  const { bench, host } = running('reshadow')
+  host.commands([0xff, 0, 0, 0], SYNC)
+  let late = 0xd
+  const offsets = touches(bench, value => value | late)
+  const { ownership } = bench.hyp
+  expect(ownership.pinsAt(HOST_EVTQ)).toBe(1)
+  expect(bench.hyp.power(0, 'off')).toBe(OK)
+  expect([offsets, ownership.pinsAt(HOST_EVTQ), ownership.pinsAt(host.cmdq)]).toEqual([[], 0, 0])
+  late = 0
+  expect(bench.hyp.power(0, 'on')).toBe(OK)
+  resume(bench, host)
+  expect(bench.dma(SID, MINE)).toBe('done')
+})
+
+test('registers that were kept for a power-off that was refused are not those of a later one', () => {
+  let refuses = true
+  const { bench, host } = running('keep', { refuses: state => refuses && state !== 'on' })
+  const { hw } = bench
+  const really = hw.write.bind(hw)
+  const deaf = vi
+    .spyOn(hw, 'write')
+    .mockImplementation(
+      (offset, size, lo, hi) => (offset === r.ARM_SMMU_CR0 && lo !== 0) || really(offset, size, lo, hi),
+    )
+  expect(bench.hyp.power(0, 'off')).toBe(EIO)
+  deaf.mockRestore()
+  refuses = false
+  // The host finds it disabled, takes another event queue, and gives the pages of the first away.
+  resume(bench, host)
+  host.write(r.ARM_SMMU_CR0, 0)
+  bench.write64(r.ARM_SMMU_EVTQ_BASE, PAGE + 8)
+  host.write(r.ARM_SMMU_CR0, r.CR0_CMDQEN)
+  host.write(r.ARM_SMMU_CR0, 0xd)
+  expect(bench.hyp.donate(HOST_EVTQ, 0x2000, 1)).toBe(OK)
+  expect(bench.hyp.power(0, 'off')).toBe(OK)
+  expect(bench.hyp.power(0, 'on')).toBe(OK)
+  expect(bench.read64(r.ARM_SMMU_EVTQ_BASE)).toBe(BigInt(PAGE + 8))
+})
