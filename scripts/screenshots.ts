@@ -67,7 +67,7 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
         .getByRole('button', { name: /^Replay/ })
         .first()
         .click()
-      await page.locator('pre.steps').waitFor()
+      await page.locator('pre.steps').waitFor({ timeout: BOOT_MS })
     },
   ],
   ['queues'],
