@@ -22,8 +22,14 @@ import {
   ARM_SMMU_CR0,
   ARM_SMMU_CR1,
   ARM_SMMU_EVTQ_BASE,
+  ARM_SMMU_EVTQ_IRQ_CFG1,
+  ARM_SMMU_EVTQ_IRQ_CFG2,
   ARM_SMMU_GBPA,
+  ARM_SMMU_GERROR_IRQ_CFG1,
+  ARM_SMMU_GERROR_IRQ_CFG2,
   ARM_SMMU_PRIQ_BASE,
+  ARM_SMMU_PRIQ_IRQ_CFG1,
+  ARM_SMMU_PRIQ_IRQ_CFG2,
   ARM_SMMU_STRTAB_BASE,
   ARM_SMMU_STRTAB_BASE_CFG,
   CR0_CMDQEN,
@@ -48,6 +54,16 @@ import { SHADOW_CMDQ_BYTES, SHADOW_CMDQ_LOG2SIZE } from './shadowCmdqSize.ts'
 import { ShadowStrtab } from './shadowStrtab.ts'
 import { StateLayout } from './stateLayout.ts'
 import type { StreamRule } from './steRules.ts'
+
+/** What nobody writes after a power-on: a host that notices nothing had 0 there, and PRIQ_IRQ_CFG2 says when the PRI queue interrupts. */
+const MSI_WORDS = [
+  ARM_SMMU_GERROR_IRQ_CFG1,
+  ARM_SMMU_GERROR_IRQ_CFG2,
+  ARM_SMMU_EVTQ_IRQ_CFG1,
+  ARM_SMMU_EVTQ_IRQ_CFG2,
+  ARM_SMMU_PRIQ_IRQ_CFG1,
+  ARM_SMMU_PRIQ_IRQ_CFG2,
+]
 
 /** What of an SMMU a checkpoint holds besides its parts. */
 export interface SmmuState {
@@ -185,6 +201,7 @@ export class Smmu implements SmmuContext {
   program(): number {
     if (!this.abortBypass()) return ETIMEDOUT
     if (this.stop() !== null) return EIO
+    for (const offset of MSI_WORDS) this.hardware.write32(offset, 0)
     this.shadowCmdq.restart()
     this.shadowStrtab.program(this.shadowStrtab.state.base)
     if (this.hyp.choices.wholeFrame) this.hardware.write32(ARM_SMMU_CR1, CR1_REQUIRED)

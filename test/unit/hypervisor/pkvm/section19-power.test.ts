@@ -581,3 +581,25 @@ test('registers that were kept for a power-off that was refused are not those of
   expect(bench.hyp.power(0, 'on')).toBe(OK)
   expect(bench.read64(r.ARM_SMMU_EVTQ_BASE)).toBe(BigInt(PAGE + 8))
 })
+
+test('what is UNKNOWN of the interrupt registers after a power-on is 0 again', () => {
+  const IRQ_CFG = [
+    r.ARM_SMMU_GERROR_IRQ_CFG1,
+    r.ARM_SMMU_EVTQ_IRQ_CFG2,
+    r.ARM_SMMU_PRIQ_IRQ_CFG1,
+    r.ARM_SMMU_PRIQ_IRQ_CFG2,
+  ]
+  const id = idRegisters({ idr0: r.IDR0_ATS | r.IDR0_PRI | r.IDR0_MSI, idr1: 5 << 11 })
+  const { bench } = running('keep', { options: { ats: true }, soft: { id } })
+  const { power } = bench.machine
+  if (power === undefined) throw new Error('its SMMU is not switched')
+  const set = power.set.bind(power)
+  vi.spyOn(power, 'set').mockImplementation((smmu, state) => {
+    const done = set(smmu, state)
+    if (state === 'on') for (const offset of IRQ_CFG) bench.poke(offset, 0xffff_ffff)
+    return done
+  })
+  expect(bench.hyp.power(0, 'off')).toBe(OK)
+  expect(bench.hyp.power(0, 'on')).toBe(OK)
+  for (const offset of IRQ_CFG) expect(bench.read(offset)).toBe(0)
+})
