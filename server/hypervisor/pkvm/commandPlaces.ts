@@ -22,6 +22,9 @@ const ONLY_OWN: ReadonlySet<number> = new Set([CMDQ_OP_TLBI_NH_ALL, CMDQ_OP_TLBI
 /** Opcodes that both issue. */
 const BOTH: ReadonlySet<number> = new Set([CMDQ_OP_CFGI_STE, CMDQ_OP_CFGI_ALL, CMDQ_OP_TLBI_NSNH_ALL, CMDQ_OP_ATC_INV])
 
+/** CMD_ATC_INVs of the hypervisor in front of one CMD_SYNC: of the StreamID, and of its SubstreamIDs. */
+const OWN_ATC_INVS = 2
+
 /** What a rule says of a command was reported when it was sent. */
 const SILENT: CommandContext = { warn() {}, configureStream: () => 0, configureAll() {} }
 
@@ -105,7 +108,7 @@ function ownGroup(sent: Uint32Array, i: number, host: Uint32Array, at: number): 
   // A CFGI_ALL is for every stream. The StreamID is word 1 of all of these.
   const isFor = (index: number) => opcodeAt(host, at) === CMDQ_OP_CFGI_ALL || sent[CMDQ_ENT_WORDS * index + 1] === sid
   let end = i
-  while (end < count && opcodeAt(sent, end) === CMDQ_OP_ATC_INV && isFor(end)) end++
+  while (end < count && end < i + OWN_ATC_INVS && opcodeAt(sent, end) === CMDQ_OP_ATC_INV && isFor(end)) end++
   if (end === i && opcodeAt(sent, end) === CMDQ_OP_CFGI_STE && isFor(end)) end++
   return end > i && end < count && endsOwn(sent, end) ? end + 1 - i : 0
 }
