@@ -45,6 +45,8 @@ test('the host itself does not reach it either', async ({ machine }) => {
   await m.hyp.donate(page, { vm: 1 })
   await expect(m.guest.read(page)).rejects.toThrow(/SIGBUS/)
   await expect(m.guest.write(page, SECRET)).rejects.toThrow(/SIGBUS/)
+  // It lives on.
+  expect((await m.guest.run('echo here')).stdout).toBe('here\n')
 })
 
 test('a page comes back zeroed, and in reach', async ({ machine }) => {
@@ -81,5 +83,6 @@ test('blocks are split around a donated page: what is beside it stays in reach',
   await expect(m).toTranslate({ device: 'edu', iova: beside, write: true }, { pa: beside })
   await m.device('edu').dmaWrite(beside, SECRET)
   expect(await m.guest.read(beside)).toEqual(SECRET)
+  expect((await m.guest.run('true')).code).toBe(0)
   await expect(m).toBeIsolated()
 })

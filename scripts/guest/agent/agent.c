@@ -331,7 +331,8 @@ static struct memory *allocate(size_t bytes, const char **failed)
     *memory = (struct memory){ .bytes = large ? huge : page };
     memory->at = mmap(NULL, mapped, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | (large ? MAP_HUGETLB : 0), -1, 0);
-    if (memory->at == MAP_FAILED) {
+    /* A command that is started must not have it: the kernel would copy what is pinned, also a page that is not the host's. */
+    if (memory->at == MAP_FAILED || madvise(memory->at, mapped, MADV_DONTFORK) < 0) {
         *failed = large ? "a huge page" : "a page";
     } else {
         memset(memory->at, 0, mapped);
