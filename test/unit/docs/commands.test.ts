@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Every command line that a document shows is one that the real command line takes, and every command has its line. */
+/**
+ * Every command line that a document shows is one that the real command line takes, and every command has its line. Those of the README
+ * are run as well: readme.test.ts.
+ */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
@@ -7,6 +10,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { runsFolder } from '../../../server/machine/runs.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { commands, parsed } from '../cli/parsed.ts'
+import { lines, wordsOf } from './commandLines.ts'
 import { files, ROOT } from './markdown.ts'
 
 const folder = privateFolder(tmpdir(), 'commands-')
@@ -21,38 +25,6 @@ afterAll(() => {
   vi.unstubAllEnvs()
   rmSync(folder, { recursive: true })
 })
-
-/** npm's scripts, and what they stand for. */
-const SCRIPTS: Readonly<Record<string, readonly string[]>> = {
-  boot: ['boot'],
-  'smmu-cosim': [],
-  bench: ['bench'],
-  fuzz: ['fuzz'],
-}
-
-/** A line of a shell in words: quotes are taken off, comments left out. */
-const shell = (line: string): string[] =>
-  [...line.replace(/\s#.*$/, '').matchAll(/(?:[^\s'"]|'[^']*'|"[^"]*")+/g)].map(([word]) => word.replace(/['"]/g, ''))
-
-/** The words behind `smmu-cosim` of a line that runs it; undefined: it runs something else. */
-function wordsOf(line: string): string[] | undefined {
-  const [first, ...rest] = shell(line)
-  if (first === 'smmu-cosim') return rest
-  const main = [first, ...rest].indexOf('server/cli/main.ts')
-  if (main >= 0) return rest.slice(main)
-  const [run, script = '', dashes, ...words] = rest
-  if (first !== 'npm' || run !== 'run' || !Object.hasOwn(SCRIPTS, script)) return undefined
-  if (dashes !== undefined && dashes !== '--') return ['npm takes', dashes, 'for itself']
-  return [...(SCRIPTS[script] ?? []), ...words]
-}
-
-/** Code of a document: fenced, indented, and in a line of prose where that is a whole command. */
-function lines(text: string): string[] {
-  const fenced = [...text.matchAll(/^```\S*\n(.*?)^```/gms)].flatMap(([, body = '']) => body.split('\n'))
-  const indented = [...text.matchAll(/^ {4}(\S.*)$/gm)].map(([, line = '']) => line)
-  const inline = [...text.matchAll(/`(npm run [^`]+)`/g)].map(([, line = '']) => line)
-  return [...fenced, ...indented, ...inline].filter(line => !line.includes('…'))
-}
 
 /** Files that stand for the reader's own are there. */
 function present(word: string): string {
