@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Thread that reads one file's kernel symbols, because that takes as long as thousands of traps. */
-import { writeFileSync } from 'node:fs'
+import { renameSync, writeFileSync } from 'node:fs'
 import { constants, setPriority } from 'node:os'
-import { parentPort, workerData } from 'node:worker_threads'
+import { parentPort, threadId, workerData } from 'node:worker_threads'
 import { symbolFile } from './elf.ts'
 import { loadFunctions, loadSymbols } from './symbols.ts'
 
@@ -23,6 +23,9 @@ if (write === undefined) {
   const table = loadFunctions(path)
   parentPort?.postMessage(table, [table.addresses.buffer, table.ends.buffer] as ArrayBuffer[])
 } else {
-  writeFileSync(write.to, symbolFile(loadSymbols(path), write.offset))
+  // Somebody may read an earlier one at this moment.
+  const made = `${write.to}.${process.pid}-${threadId}`
+  writeFileSync(made, symbolFile(loadSymbols(path), write.offset))
+  renameSync(made, write.to)
   parentPort?.postMessage(null)
 }

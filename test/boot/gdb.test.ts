@@ -65,6 +65,8 @@ test('break in a kernel function, look with gdb at what is held, let it go on; t
       'x/s &linux_banner',
       'info symbol *(unsigned long *)($x29 + 8)',
     )
+    // By now it is known where the kernel is.
+    done.held = await held()
     await api('POST', 'held/release', { action: 'continue' })
   }
 
