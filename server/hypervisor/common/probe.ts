@@ -46,6 +46,8 @@ export interface SmmuFeatures {
   twoLevel: boolean
   /** IDR1.SIDSIZE. */
   sidBits: number
+  /** IDR1.CMDQS: a larger LOG2SIZE counts as this. */
+  cmdqBits: number
   /** IDR3.RIL. */
   rangeInvalidation: boolean
   /** Output address bits, by IDR5.OAS. */
@@ -61,6 +63,7 @@ export interface SmmuFeatures {
 export const NO_FEATURES: SmmuFeatures = {
   twoLevel: false,
   sidBits: 0,
+  cmdqBits: 0,
   rangeInvalidation: false,
   oas: 48,
   granules: 0,
@@ -105,7 +108,8 @@ export function probe(
   if ((idr1 & IDR1_QUEUES_PRESET) !== 0) return 'the queues are preset (IDR1.QUEUES_PRESET)'
   if ((idr1 & IDR1_REL) !== 0) return 'base addresses are relative (IDR1.REL)'
   const { cmdqLog2size = 0 } = needs
-  if (fieldGet(IDR1_CMDQS, idr1) < cmdqLog2size) {
+  const cmdqBits = fieldGet(IDR1_CMDQS, idr1)
+  if (cmdqBits < cmdqLog2size) {
     return `the command queue has less than ${2 ** cmdqLog2size} entries (IDR1.CMDQS)`
   }
   const sidBits = fieldGet(IDR1_SIDSIZE, idr1)
@@ -116,6 +120,7 @@ export function probe(
   return {
     twoLevel: fieldGet(IDR0_ST_LVL, idr0) === IDR0_ST_LVL_2LVL,
     sidBits,
+    cmdqBits,
     rangeInvalidation: (idr3 & IDR3_RIL) !== 0,
     oas: oas <= IDR5_OAS_52_BIT ? oasBits(oas) : 48,
     granules:

@@ -25,7 +25,7 @@ import { SHADOW_STRTAB_STATE } from './shadowStrtab.ts'
 import { SMMU_FEATURES, SMMU_STATE, type Smmu } from './smmu.ts'
 import { StateLayout } from './stateLayout.ts'
 
-export const CHECKPOINT_VERSION = 6
+export const CHECKPOINT_VERSION = 7
 const MAGIC = 0x5048_4843
 const HEADER_WORDS = 8
 /** Word of the checksum. */

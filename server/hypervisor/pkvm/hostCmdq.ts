@@ -97,7 +97,7 @@ export class HostCmdq {
   }
 
   get log2size(): number {
-    return queueLog2Size(this.registers.baseLo, MAX_QUEUE_LOG2SIZE)
+    return queueLog2Size(this.registers.baseLo, Math.min(this.#smmu.features.cmdqBits, MAX_QUEUE_LOG2SIZE))
   }
 
   /** By CMDQ_BASE. */

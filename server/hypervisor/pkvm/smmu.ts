@@ -77,6 +77,7 @@ export interface SmmuState {
 export const SMMU_FEATURES = new StateLayout<SmmuFeatures>({
   twoLevel: 'flag',
   sidBits: 'u32',
+  cmdqBits: 'u32',
   rangeInvalidation: 'flag',
   oas: 'u32',
   granules: 'u32',

@@ -527,6 +527,20 @@ describe('enables (IHI 0070 section 6.3.9)', () => {
     expect(shadowSte(bench, 8)).toEqual(before)
   })
 
+  test('a queue is no larger than IDR1.CMDQS says, whatever LOG2SIZE is', () => {
+    const driver = new Driver({}, { id: idRegisters({ idr1: 12 << 21 }, { idr1: r.IDR1_CMDQS }) })
+    driver.write64(r.ARM_SMMU_CMDQ_BASE, PLACE.strtab, 13, false)
+    for (let i = 0; i < 2 ** 12; i++) {
+      driver.bench.memory.poke(PLACE.strtab + 16 * i, new Uint8Array(Uint32Array.from(SYNC).buffer))
+    }
+    driver.write(r.ARM_SMMU_CR0, CMDQEN)
+    for (const prod of [2 ** 12, 0, 5]) {
+      driver.write(r.ARM_SMMU_CMDQ_PROD, prod)
+      expect(driver.read(r.ARM_SMMU_CMDQ_CONS)).toEqual([prod, prod])
+    }
+    expect(driver.warned()).toEqual([])
+  })
+
   test('an event queue that is turned off is no warning', () => {
     const driver = new Driver().prepare(PLACE.linear, linearCfg(3))
     driver.write(r.ARM_SMMU_CR0, RUNS | CMDQEN)

@@ -400,8 +400,8 @@ describe('refused', () => {
     ['nothing', () => new Uint8Array(0), /no checkpoint/],
     ['an odd number of bytes', bytes => bytes.subarray(0, 33), /no checkpoint/],
     ['something else', bytes => bytes.fill(0x41, 0, 4), /no checkpoint/],
-    ['a newer version', bytes => bytes.fill(7, 4, 5), /version 7, this hypervisor reads 6/],
-    ['the version before', bytes => bytes.fill(5, 4, 5), /version 5, this hypervisor reads 6/],
+    ['a newer version', bytes => bytes.fill(8, 4, 5), /version 8, this hypervisor reads 7/],
+    ['the version before', bytes => bytes.fill(6, 4, 5), /version 6, this hypervisor reads 7/],
     ['cut short', bytes => bytes.subarray(0, bytes.length - 4), /shorter/],
     ['one bit flipped', bytes => bytes.fill(bytes[100] ^ 1, 100, 101), /damaged/],
   ]
