@@ -466,6 +466,14 @@ describe('a loss that nobody told of', () => {
     expect(bench.dma(SID, MINE)).toBe('done')
   })
 
+  test('is a queue that hangs without --power, and devices abort', () => {
+    const { bench, host } = running(undefined, { soft: { unknown: () => 0xffff_ffff } })
+    lose(bench)
+    host.commands(command('TLBI_NH_ASID', { asid: 1 }), SYNC)
+    expect(bench.report.take()).toEqual(['HYP_CMDQ_TIMEOUT'])
+    expect(bench.dma(SID, MINE)).toBe('abort')
+  })
+
   test('is noticed by a donation, which fails', () => {
     const { bench } = running('reshadow')
     lose(bench)
