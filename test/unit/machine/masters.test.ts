@@ -7,7 +7,7 @@ const KINDS: Readonly<Record<string, readonly string[]>> = {
   'pci-device': ['nvme', 'virtio-blk-pci', 'pcie-root-port'],
   'virtio-pci': ['virtio-blk-pci'],
   'virtio-device': ['virtio-blk-device'],
-  'sys-bus-device': ['sysbus-ahci', 'pl011'],
+  'sys-bus-device': ['sysbus-ahci', 'pl011', 'arm-smmuv3'],
   'pci-host-bridge': ['gpex-pcihost', 'pxb-host'],
 }
 
@@ -62,6 +62,7 @@ test('a board whose devices all go through the SMMU has none', async () => {
       '/machine/peripheral/below': ['nvme', at('/machine/peripheral/port/bus')],
       '/machine/peripheral-anon/device[0]': ['virtio-blk-pci', at(BEHIND, { iommu_platform: true })],
       '/machine/unattached/uart': ['pl011', at('')],
+      '/machine/peripheral/smmu1': ['arm-smmuv3', at('')],
       '/machine/fw_cfg': ['fw_cfg_mem', { dma_enabled: false }],
     }),
   ).toEqual([])
