@@ -149,6 +149,8 @@ function check(options: BootOptions): void {
   if (options.el2 !== 'none' && options.reboots > 0) throw new Error(`--reboots: not with --el2 ${options.el2}`)
   if (options.kexec !== undefined && options.el2 !== 'none')
     throw new Error(`--kexec: not with --el2 ${options.el2}, which lets no kernel follow`)
+  if (options.kexec !== undefined && isSeries(wantedFiles(options).kernel))
+    throw new Error('--kexec: Debian’s arm64 kernels lack CONFIG_KEXEC_FILE: give one that has it (--kernel)')
   if (options.firmware !== undefined) checkFirmware(options)
   checkSizes(options, '--')
   runsLimit()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Machines that are not the usual one: more devices, several SMMUs, firmware, a kernel that follows, devices that come and go. */
+/** Machines that are not the usual one: more devices, several SMMUs, firmware, devices that come and go. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { MachineManager } from '../../server/api/machineManager.ts'
@@ -60,13 +60,6 @@ test('UEFI with ACPI: the carve-out is left alone, and the IORT is the machineâ€
   expectOk(report, said)
   expect(report.acpi).toMatchObject({ smmus: [{ base: 0x0905_0000 }], problems: [] })
   expect(report.guardFaults).toMatchObject({ total: 0 })
-})
-
-test.each(['kexec', 'kdump'])('a kernel that follows by %s does the workload as well', async how => {
-  const { report, said } = await cosim(['boot', '--quiet', '--kexec', how])
-  expectOk(report, said)
-  expect(report.workload.filter(({ successor }) => successor)).toHaveLength(5)
-  expect(report.workload.map(({ device }) => device)).toContain('kexec')
 })
 
 test('a device comes, is used, and goes', async () => {

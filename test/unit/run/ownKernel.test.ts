@@ -210,6 +210,7 @@ test.each([
   ['--kernel /dev/zero', 'not a regular file; expected an arm64 Image'],
   ['--initrd /dev/zero', 'not a regular file'],
   ['--device abacus', "argument 'abacus' is invalid. The workload knows igb, usb-storage, virtio-scsi"],
+  ['--kexec', 'CONFIG_KEXEC_FILE'],
   ['--kernel FOLDER', 'no arch/arm64/boot/Image in it'],
   ['--kernel 6.12 --modules FOLDER', "--modules: not with Debian's kernel 6.12"],
 ])('boot %s answers at once', async (args, message) => {
