@@ -2,6 +2,7 @@
 /** Each request of the server, in each place from which QEMU asks it, over the socket and a ring: nothing that serving needs may be held. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
+  encodeCallStack,
   encodeCheckpoint,
   encodeGuardAdd,
   encodeGuardRemove,
@@ -13,6 +14,7 @@ import {
   encodeIrq,
   encodeMemRead,
   encodeMemWrite,
+  encodePark,
   encodePause,
   encodeQuit,
   encodeResume,
@@ -200,6 +202,19 @@ const REQUESTS: readonly (readonly [string, (place: Place) => Promise<void>])[] 
   // Without TCG there is no EL2 to follow.
   ['watch', () => unsupported((out, seq) => encodeWatch(out, seq, BUFFER, 1), 'watch')],
   ['sysReg', () => unsupported((out, seq) => encodeSysReg(out, seq, 0, enums.sysReg.hcr[0]), 'sysReg')],
+  // Nor a vCPU that could leave its access, or has a call stack: gdb.test.ts.
+  [
+    'park',
+    async place => {
+      if (place.asked) await unsupported((out, seq) => encodePark(out, seq), 'park')
+    },
+  ],
+  [
+    'callStack',
+    async () => {
+      expect(await peer.ask((out, seq) => encodeCallStack(out, seq, 0, 8)), 'callStack').toBe(enums.status.range[0])
+    },
+  ],
   ['checkpoint', async () => peer.send((out, seq) => encodeCheckpoint(out, seq, new Uint8Array(64)))],
   [
     'hold',
