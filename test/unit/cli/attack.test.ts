@@ -115,7 +115,8 @@ describe('what it does not take', () => {
 
 /** A policy whose factory does `reset`. */
 function broken(reset: string): string {
-  const file = join(folder, 'broken.ts')
+  // Too little of a policy for TypeScript.
+  const file = join(folder, 'broken.mjs')
   const import_ = `import { pkvm } from '${URL_OF('../../../server/hypervisor/pkvm/policy.ts')}'`
   const facilities = '{ facilities: new Set(), warnings: [], faults: [] }'
   writeFileSync(
