@@ -183,7 +183,8 @@ export class Oracles {
     }
     const violation = isolation?.violation
     if (violation !== undefined) return this.#stop(violation.message, details(violation))
-    if (el2 !== undefined && el2.registers !== null && el2.id === undefined) this.#identify(el2)
+    // Between two messages: it is a request of its own on the trace.
+    if (!waiting && el2 !== undefined && el2.registers !== null && el2.id === undefined) this.#identify(el2)
     const difference = el2?.sample(now, waiting)
     return difference === undefined ? undefined : this.#stop(`EL2 and the SMMU do not agree: ${difference}`, [])
   }

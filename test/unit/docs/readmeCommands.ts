@@ -29,7 +29,6 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
   'boot --device igb --device ahci': { by: 'test/boot/machine.test.ts', words: ['boot', '--device', 'igb'] },
   'boot --firmware': { by: 'test/boot/machine.test.ts', words: ['boot', '--firmware'] },
   'boot --smmus 2': { by: 'test/boot/machine.test.ts', words: ['boot', '--smmus'] },
-  'boot --kexec': { by: 'test/boot/machine.test.ts', words: ['boot', '--kexec'] },
   'boot --call-stacks': { by: 'test/boot/gdb.test.ts', words: ['--call-stacks'] },
   'boot --gdb --dashboard': { by: 'test/boot/gdb.test.ts', words: ['--gdb'] },
   'boot --kernel 6.1 --smp 2 --memory 2G --reboots 2': {
