@@ -10,6 +10,9 @@ import { areaSize, BYTES, CAPACITY, RingEnd } from './ringEnd.ts'
 /** After so long without a turn of the event loop it gets one, ms: calls of the main thread and timers wait there. */
 const TURN_MS = 1
 
+/** What carries the doorbells. */
+type Bells = Pick<SocketStream, 'ring' | 'sleeps' | 'handOver' | 'wait' | 'read' | 'pause' | 'close'>
+
 /** The memory of one ring. */
 export interface RingArea {
   readonly size: number
@@ -53,7 +56,7 @@ export function newRingArea(mapped: (mapping: Mapping, is: boolean) => void): Ri
  * found nothing afterwards. So a doorbell comes when there is something.
  */
 export class RingStream implements ByteStream {
-  readonly #socket: SocketStream
+  readonly #socket: Bells
   readonly #area: Pick<RingArea, 'free'>
   readonly #end: RingEnd
   readonly #looking: Looking
@@ -69,7 +72,7 @@ export class RingStream implements ByteStream {
 
   /** @param rest what came through the socket behind QEMU's answer: doorbells, if anything */
   constructor(
-    socket: SocketStream,
+    socket: Bells,
     area: Pick<RingArea, 'memory' | 'free'>,
     rest: Uint8Array,
     looking = new Looking(availableParallelism()),
