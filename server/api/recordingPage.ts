@@ -10,6 +10,7 @@ import { gzip } from 'node:zlib'
 import { beginning } from '../trace/cut.ts'
 import type { TraceReader } from '../trace/reader.ts'
 import { pcOf, type Symbols } from '../trace/symbols.ts'
+import { escaped } from '../trace/terminal.ts'
 import { buildPage } from './webBuild.ts'
 
 export interface EmbeddedRecording {
@@ -42,17 +43,22 @@ function functions(reader: TraceReader, symbols: Symbols): Record<string, string
 
 const base64 = (data: string | Uint8Array): string => Buffer.from(data as string).toString('base64')
 
-/** In a script element nothing may look like its end, nor like a comment of HTML. */
-const inScript = (code: string): string => code.replaceAll(/<(?=\/script|!--)/gi, '\\x3c')
+/**
+ * In a script element nothing may look like its end, nor like a comment of HTML. Control characters stand in strings alone, and there as
+ * escapes: neither HTML nor standard output leaves all of them as they are, and then the page's policy refuses the script.
+ */
+const inScript = (code: string): string => escaped(code.replaceAll(/<(?=\/script|!--)/gi, '\\x3c'))
 
 /**
  * @param most bytes of each recording, before they are packed
+ * @param signal ends the work; nothing is left behind
  * @returns the page, and for each recording the number of its last trap if it is not all there
  */
 export async function recordingPage(
   recordings: readonly EmbeddedRecording[],
   most: number,
   say: (line: string) => void,
+  signal?: AbortSignal,
 ): Promise<{ readonly html: string; readonly cut: readonly (number | undefined)[] }> {
   const { script, style } = await buildPage(say)
   const nonce = randomBytes(16).toString('base64')
@@ -68,7 +74,7 @@ export async function recordingPage(
   const data: string[] = []
   const cut: (number | undefined)[] = []
   for (const { name, reader, symbols } of recordings) {
-    const { bytes, last, whole } = await beginning(reader, most)
+    const { bytes, last, whole } = await beginning(reader, most, signal)
     cut.push(whole ? undefined : last)
     const about = {
       name,

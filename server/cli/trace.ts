@@ -374,12 +374,12 @@ function nameOf(path: string): string {
 }
 
 /** A page that carries these recordings. What of them is left out is said. */
-async function pageOf(paths: readonly string[], options: SymbolOptions): Promise<string> {
+async function pageOf(paths: readonly string[], options: SymbolOptions, signal: AbortSignal): Promise<string> {
   const recordings = paths.map(path => {
     const reader = TraceReader.open(path)
     return { name: nameOf(path), reader, symbols: symbolsIfAny(reader, options) }
   })
-  const { html, cut } = await recordingPage(recordings, PAGE_BYTES, say)
+  const { html, cut } = await recordingPage(recordings, PAGE_BYTES, say, signal)
   for (const [i, last] of cut.entries()) {
     if (last !== undefined) say(`${paths[i]}: only its beginning is in the page, up to trap ${last}`)
   }
@@ -393,8 +393,15 @@ async function pageOf(paths: readonly string[], options: SymbolOptions): Promise
 }
 
 async function exportPage(path: string, options: ExportCommandOptions): Promise<void> {
-  const html = await pageOf([path, ...(options.with === undefined ? [] : [options.with])], options)
-  await write(new Output(options.output), [html])
+  const { signal, dispose } = abortOnSignal()
+  try {
+    const html = await pageOf([path, ...(options.with === undefined ? [] : [options.with])], options, signal)
+    await write(new Output(options.output), [html])
+  } catch (error) {
+    fail(error, signal)
+  } finally {
+    dispose()
+  }
 }
 
 function openCommand(trace: Command): void {
@@ -408,7 +415,7 @@ function openCommand(trace: Command): void {
     async (file: string, other: string | undefined, options: SymbolOptions & { readonly port: number }) => {
       const { signal, dispose } = abortOnSignal()
       try {
-        const html = await pageOf([file, ...(other === undefined ? [] : [other])], options)
+        const html = await pageOf([file, ...(other === undefined ? [] : [other])], options, signal)
         const server = await servePage(html, options.port)
         print(server.url)
         if (!signal.aborted) await once(signal, 'abort')

@@ -127,9 +127,9 @@ export function runNamed(name: string, folder = runsFolder()): Run & { readonly 
   const recorded = runs(folder).filter(
     (run): run is Run & { readonly recording: string } => run.recording !== undefined,
   )
-  const found =
-    name === LATEST ? recorded.slice(-1) : recorded.filter(run => run.name === name || run.name.startsWith(name))
-  const [run, other] = found
+  const exact = recorded.filter(run => run.name === name)
+  const [run, other] =
+    name === LATEST ? recorded.slice(-1) : exact.length > 0 ? exact : recorded.filter(run => run.name.startsWith(name))
   if (run === undefined) {
     throw new Error(recorded.length === 0 ? `there is no recording in ${folder}` : `no such recording in ${folder}`)
   }

@@ -36,8 +36,8 @@ export interface Beginning {
   readonly whole: boolean
 }
 
-/** As much of a recording as fits into about `most` bytes; what is damaged in it, or lost, is left out and said by `reader.problems`. */
-export async function beginning(reader: TraceReader, most: number): Promise<Beginning> {
+/** As much of a recording as fits into about `most` bytes; what is damaged in it, or lost, is left out and said by `reader.problems`. @throws what `signal` says */
+export async function beginning(reader: TraceReader, most: number, signal?: AbortSignal): Promise<Beginning> {
   const { machine, warnings, segment: _, ...header } = reader.header
   const folder = mkdtempSync(join(tmpdir(), 'cosim-cut-'))
   const path = join(folder, 'trace')
@@ -47,6 +47,7 @@ export async function beginning(reader: TraceReader, most: number): Promise<Begi
     let last = 0
     let whole = true
     for (const block of reader.blocks()) {
+      if (signal?.aborted) break
       if (recorder.segments().reduce((sum, { bytes }) => sum + bytes, 0) > most) {
         whole = false
         break
@@ -58,6 +59,7 @@ export async function beginning(reader: TraceReader, most: number): Promise<Begi
       await recorder.drained()
     }
     const { error } = await recorder.close()
+    signal?.throwIfAborted()
     if (error !== undefined) throw new Error(`${path}: ${error}`)
     return { bytes: readFileSync(path), last, whole }
   } finally {

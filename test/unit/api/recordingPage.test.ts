@@ -9,6 +9,7 @@ import { expect, test } from 'vitest'
 import { recordingPage } from '../../../server/api/recordingPage.ts'
 import { servePage } from '../../../server/api/recordingServer.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
+import { escaped } from '../../../server/trace/terminal.ts'
 import { folder, header, recording, trap } from '../trace/synthetic.ts'
 
 const fixture = fileURLToPath(new URL('../trace/recordings/6.12-nested.gz', import.meta.url))
@@ -62,6 +63,8 @@ test('names and texts of a recording are no markup and no code', async () => {
   expect(policy).toContain("default-src 'none'")
   expect(policy).not.toMatch(/unsafe|connect-src|https?:/)
   expect(html.replaceAll(scripts[0] ?? '', '')).not.toContain('alert(1)')
+  // Standard output, which may be a terminal, shows it as it is: else it would not be the script of the policy.
+  expect(escaped(html)).toBe(html)
 })
 
 test('what does not fit is left out, and said', async () => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Recordings by name, wherever the command line takes one. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
@@ -84,6 +84,26 @@ test('pin and unpin', async () => {
   expect([OLD, NEW].map(name => runNamed(name).pinned)).toEqual([true, false])
   expect(readdirSync(runsFolder()).sort()).toEqual([OLD, NEW])
 })
+
+test.each([['export', '--html', '-o'], ['open']])(
+  'trace %s that is interrupted leaves nothing behind',
+  async (...words) => {
+    const temporary = mkdtempSync(join(parent, 'tmp-'))
+    const out = join(temporary, 'run.html')
+    vi.stubEnv('TMPDIR', temporary)
+    const before = process.listenerCount('SIGHUP')
+    const ended = cosimHere('trace', ...words, ...(words.includes('-o') ? [out] : []), OLD)
+    await vi.waitFor(() => expect(process.listenerCount('SIGHUP')).toBe(before + 1))
+    process.emit('SIGHUP')
+    const { code, out: printed, err } = await ended
+    vi.stubEnv('TMPDIR', undefined)
+    expect([code, printed]).toEqual([130, ''])
+    expect(err).toMatch(/^smmu-cosim: interrupted$/m)
+    expect(existsSync(out)).toBe(false)
+    expect(readdirSync(temporary)).toEqual([])
+    expect(process.listenerCount('SIGHUP')).toBe(before)
+  },
+)
 
 test('a limit that is none is refused before a machine is started', async () => {
   vi.stubEnv('SMMU_COSIM_RUNS_LIMIT', 'much')

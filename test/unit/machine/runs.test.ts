@@ -121,6 +121,14 @@ describe('names', () => {
     expect(() => runNamed('2019-')).toThrow(/^no such recording in /)
   })
 
+  test('a whole name is that run, although another begins with it', () => {
+    const first = ended(1, 0)
+    mkdirSync(join(runsFolder(), `${first}-copy`))
+    writeFileSync(join(runsFolder(), `${first}-copy`, 'trace'), '')
+    expect(runNamed(first).name).toBe(first)
+    expect(() => runNamed(first.slice(0, -1))).toThrow('begin so')
+  })
+
   test('nothing is there', () => {
     expect(() => runNamed('latest')).toThrow(`there is no recording in ${runsFolder()}`)
     expect(runs(join(parent, 'none'))).toEqual([])
