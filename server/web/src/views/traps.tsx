@@ -29,7 +29,7 @@ const LAG = 100
 const NAMED = 2_000
 const NAMING_MS = 1_500
 const NAMING_TRIES = 20
-/** With a filter, all that is still in the log is looked through. */
+/** With a filter, so many of the newest are looked through; those before when they are asked for. */
 const EVERYTHING = 100_000
 /** Rows that are asked for at a time of those before. */
 const EARLIER = 2_000
@@ -378,7 +378,9 @@ export function Traps() {
         {list.length === 0 ? (
           <Empty title={narrowed ? 'No trap matches' : 'No traps yet'}>
             {narrowed
-              ? 'Of those that are still in the log. New ones appear as they come.'
+              ? recorded === undefined
+                ? `Of the newest ${count(EVERYTHING)}: "Earlier" looks at those before. New ones appear as they come.`
+                : 'In this recording.'
               : 'They appear here as soon as the guest touches a register of the SMMU.'}
           </Empty>
         ) : (
