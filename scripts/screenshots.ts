@@ -32,17 +32,26 @@ const { values } = parseArgs({
 
 type Step = (page: Page) => Promise<void>
 
+/** Selects a trap with a CFGI_STE. Of a machine that has worked for a while they are not among the newest: earlier ones are asked for. */
+async function selectTrap(page: Page): Promise<void> {
+  const stream = page.locator('.stream')
+  await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
+  await stream.getByRole('button', { name: 'Clear' }).waitFor()
+  const rows = stream.locator('.virtual .trap', { hasText: 'CFGI_STE' })
+  const earlier = stream.getByRole('button', { name: 'Earlier' })
+  const shown = () => rows.last().waitFor({ timeout: 500 }).then(yes, no)
+  for (let tries = 0; tries < 100 && !(await shown()); tries++) if ((await earlier.count()) > 0) await earlier.click()
+  await rows.last().click()
+  await page.locator('.child').first().waitFor()
+}
+
+const yes = () => true
+const no = () => false
+
 /** What to do in a view before its picture is taken. */
 const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
   ['overview'],
-  [
-    'traps',
-    async page => {
-      await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
-      await page.locator('.virtual .trap').last().click()
-      await page.locator('.child').first().waitFor()
-    },
-  ],
+  ['traps', selectTrap],
   [
     'recording',
     async page => {
@@ -54,9 +63,7 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
         .click()
       await page.getByRole('region', { name: 'Recording' }).waitFor({ timeout: BOOT_MS })
       await page.goto(new URL('/#/traps', url).href)
-      await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
-      await page.locator('.virtual .trap').last().click()
-      await page.locator('.child').first().waitFor()
+      await selectTrap(page)
       await page.waitForTimeout(500)
     },
   ],
