@@ -10,7 +10,7 @@ import type { Session } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
-import { gdbCommand } from '../machine/gdb.ts'
+import { expectFree, gdbCommand } from '../machine/gdb.ts'
 import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
 import { runsLimit } from '../machine/runs.ts'
 import { parseSize } from '../machine/scratch.ts'
@@ -171,6 +171,7 @@ function checkFirmware({ firmware, el2, smmus, qemuArg }: BootOptions): void {
 
 /** Runs one machine. @returns the exit code. @throws Error for what was wrong before a machine ran. */
 async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHook): Promise<number> {
+  if (typeof options.gdb === 'number') await expectFree(options.gdb, '--gdb')
   // A file is loaded by the trap thread only.
   if (POLICY_NAMES.includes(options.policy)) checkOracle(options, await loadPolicy(options.policy, options.quirk))
   const faults = await faultsOf(options, signal)

@@ -156,6 +156,8 @@ export class Session extends EventEmitter<{
   readonly #qmpSocket: string
   readonly #sockets: string
   #gdb: GdbServer | undefined
+  /** Somebody has asked for it: who asks meanwhile gets the same answer. */
+  #openingGdb: Promise<string> | undefined
   /** QEMU ends when its guest reboots. */
   readonly #endsAtReboot: boolean
   /** An oracle looks at it while it runs, and at its end. */
@@ -413,12 +415,19 @@ export class Session extends EventEmitter<{
    */
   async openGdb(port: number | undefined, signal: AbortSignal): Promise<string> {
     if (this.#gdb !== undefined) return this.#gdb.target
+    this.#openingGdb ??= this.#openGdb(port, signal).finally(() => {
+      this.#openingGdb = undefined
+    })
+    return this.#openingGdb
+  }
+
+  async #openGdb(port: number | undefined, signal: AbortSignal): Promise<string> {
     // QEMU answers nobody while a trap is held, unless it is parked.
     await this.thread?.call('debug')
     const server = gdbServer(this.#sockets, port)
     const qmp = await this.qmp(signal)
     const said = await inTime(
-      qmp.execute('human-monitor-command', { 'command-line': `gdbserver ${server.device}` }),
+      qmp.execute('human-monitor-command', { 'command-line': `gdbserver ${wordOfMonitor(server.device)}` }),
       signal,
     )
     if (!String(said).startsWith('Waiting for gdb connection')) throw new Error(`QEMU: ${String(said).trim()}`)
@@ -560,3 +569,6 @@ function serverAddress(listen: string): NonNullable<QemuOptions['cosim']>['serve
 }
 
 const trapSocket = (scratch: Scratch): string => join(scratch.sockets, 'trap')
+
+/** As one word of a command of QEMU's monitor for people. */
+const wordOfMonitor = (text: string): string => `"${text.replaceAll(/["\\]/g, '\\$&')}"`

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The real QEMU's gdbstub while a trap is held: the vCPU stands in front of its instruction, and nothing is done twice. */
 import { once } from 'node:events'
+import { type AddressInfo, createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
 import type { Session } from '../../server/control/session.ts'
@@ -185,4 +186,35 @@ test('a machine with a parked trap is not saved', async () => {
   await release()
   gdb.go()
   await stored
+})
+
+test('a port where somebody listens is refused, and leaves nothing: another place is still to be had, one for all who ask', async () => {
+  await start()
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const soon = () => AbortSignal.timeout(20_000)
+  await expect(session.openGdb(port, soon())).rejects.toThrow('Address already in use')
+  server.close()
+  await once(server, 'close')
+  expect(session.gdb).toBeUndefined()
+  const [first, second] = await Promise.all([session.openGdb(undefined, soon()), session.openGdb(port, soon())])
+  expect(second).toBe(first)
+  await (await Remote.attach(first)).detach()
+})
+
+test('a gdb that is gone without a word leaves the guest as it stands: it goes on when it is told to', async () => {
+  await start()
+  const { stored } = await store()
+  const gdb = await attach()
+  gdb.vanish()
+  await release()
+  const qmp = await session.qmp(AbortSignal.timeout(20_000))
+  expect(await qmp.execute('query-status')).toMatchObject({ running: false })
+  await qmp.execute('cont')
+  await stored
+  expect(await written()).toBe(VALUE)
+  // Another one may come.
+  const another = await attach()
+  await another.detach()
 })

@@ -100,6 +100,11 @@ export class Remote {
     return this.#packets.length === 0
   }
 
+  /** It is killed. */
+  vanish(): void {
+    this.#socket.destroy()
+  }
+
   /** They run, and nobody looks any more. */
   async detach(): Promise<void> {
     await this.ask('D')

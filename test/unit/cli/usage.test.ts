@@ -175,14 +175,15 @@ test.each([['--help'], ['boot --help']])('asking for help is no mistake: %s', co
 )
 
 test.each([
-  ['serve', '--port'],
-  ['boot', '--dashboard'],
-])('%s, where somebody else listens: %s says where, and the message says so', async (command, option) => {
+  ['serve', '--port', ' (0: any)'],
+  ['boot', '--dashboard', ' (0: any)'],
+  ['boot', '--gdb', ''],
+])('%s, where somebody else listens: %s says where, and the message says so', async (command, option, hint) => {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
   const { code, stderr } = await cosim([command, option, String(port)])
   server.close()
-  expect(stderr).toContain(`127.0.0.1:${port} is in use: choose another ${option} (0: any)`)
+  expect(stderr).toContain(`127.0.0.1:${port} is in use: choose another ${option}${hint}`)
   expect(code).toBe(1)
 })
