@@ -27,6 +27,9 @@ const SYM = 24
 /** More than any kernel has, bytes of its symbol and of its string table. */
 const MAX_TABLE = 256 << 20
 
+/** Longer names are left out: no kernel has them. */
+const MOST_NAME = 2048
+
 /** @throws Error when it cannot be read */
 export function isElfFile(path: string): boolean {
   const fd = openSync(path, 'r')
@@ -98,10 +101,10 @@ export function elfSymbols(path: string): ImageSymbol[] {
       const info = symbols.readUInt8(at + 4)
       const section = all[symbols.readUInt16LE(at + 6)]
       const start = symbols.readUInt32LE(at)
-      const end = names.indexOf(0, start)
+      const length = names.subarray(start, start + MOST_NAME).indexOf(0)
       if (section === undefined || (section.flags & SHF_ALLOC) === 0 || (info & 0xf) === STT_FILE) continue
-      if (start === 0 || end <= start) continue
-      const name = names.toString('latin1', start, end)
+      if (start === 0 || length <= 0) continue
+      const name = names.toString('latin1', start, start + length)
       if (name.startsWith('$')) continue // where code and data begin, by the ABI
       found.push({ address: symbols.readBigUInt64LE(at + 8), type: typeOf(section, info >> 4), name })
     }

@@ -11,6 +11,8 @@ const TOKENS = 256
 const DIGITS = Buffer.from('0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00', 'latin1')
 /** More than any kernel has. */
 const MOST_SYMBOLS = 1 << 20
+/** Longer names are cut, and longer tokens are none (KSYM_NAME_LEN). */
+const MOST_NAME = 512
 /** Names between two markers. */
 const MARKER_STEP = 256
 /** Where arm64's kernels are linked to start; only distances matter, as every boot moves the kernel. */
@@ -63,6 +65,7 @@ function findTokens(image: Buffer, zero: number, alignment: number): Tokens | un
   for (let token = 0; token < TOKENS; token++) {
     if (image.readUInt16LE(indexAt + 2 * token) !== at - start) return undefined
     const next = image.indexOf(0, at) + 1
+    if (next - at > MOST_NAME) return undefined
     texts.push(image.toString('latin1', at, next - 1))
     at = next
   }
@@ -180,7 +183,7 @@ function* decode(image: Buffer, names: Names, tokens: readonly string[], offsets
     const { length, body } = nameLength(image, at)
     at = body + length
     let text = ''
-    for (let token = body; token < at; token++) text += tokens[image[token] ?? 0]
+    for (let token = body; token < at && text.length < MOST_NAME; token++) text += tokens[image[token] ?? 0]
     const address = LINK_BASE + BigInt(distance(image, offsets, i))
     yield { address, type: text.slice(0, 1), name: text.slice(1) }
   }

@@ -11,6 +11,9 @@ const KASLR_STEP = 0x1_0000n
 /** Functions that access the SMMU's registers have this in their name. */
 const DRIVER = 'arm_smmu'
 
+/** Longer ones are none, bytes: nothing is known behind them, as behind the last one of a module. */
+const MOST_BYTES = 1n << 20n
+
 /** Functions by ascending address. In a form that another thread can be sent at no cost, although they are 100,000. */
 export interface FunctionTable {
   readonly addresses: BigUint64Array
@@ -142,7 +145,8 @@ export class Symbols {
     const found: (readonly [bigint, bigint])[] = []
     addresses.forEach((start, i) => {
       const end = addresses[i + 1]
-      if (end !== undefined && this.#name(i).includes(driver)) found.push([start, end])
+      if (end === undefined || end - start > MOST_BYTES) return
+      if (this.#name(i).includes(driver)) found.push([start, end])
     })
     return found
   }

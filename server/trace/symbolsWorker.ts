@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Thread that reads one file's kernel symbols, because that takes as long as thousands of traps. */
-import { renameSync, writeFileSync } from 'node:fs'
+import { renameSync, rmSync, writeFileSync } from 'node:fs'
 import { constants, setPriority } from 'node:os'
 import { parentPort, threadId, workerData } from 'node:worker_threads'
 import { symbolFile } from './elf.ts'
@@ -25,7 +25,12 @@ if (write === undefined) {
 } else {
   // Somebody may read an earlier one at this moment.
   const made = `${write.to}.${process.pid}-${threadId}`
-  writeFileSync(made, symbolFile(loadSymbols(path), write.offset))
-  renameSync(made, write.to)
+  try {
+    writeFileSync(made, symbolFile(loadSymbols(path), write.offset))
+    renameSync(made, write.to)
+  } catch (error) {
+    rmSync(made, { force: true })
+    throw error
+  }
   parentPort?.postMessage(null)
 }

@@ -30,7 +30,8 @@ export class WaitingVcpu {
     const seq = link.nextSeq()
     encodeCallStack(link.out, seq, cpu, depth)
     const answer = link.call(seq)
-    return answer.type === Id.data && answer.status === OK ? answer.bytes : NO_FRAMES
+    const good = answer.type === Id.data && answer.status === OK && answer.bytes.length <= 8 * depth
+    return good ? answer.bytes : NO_FRAMES
   }
 
   /** It stops at its instruction, where gdb finds it, until the trap is answered. @returns false: QEMU cannot do that */

@@ -91,6 +91,13 @@ test('a file that is cut short or damaged is refused, or has other symbols: noth
   expect(attempt(stripped)).toMatch(/stripped/)
 })
 
+test('a name without an end is none, and is not looked for over and over', () => {
+  const path = join(folder(), 'vmlinux')
+  const long = { address: BASE, type: 'T', name: 'x'.repeat(5000) }
+  writeFileSync(path, symbolFile([long, ...SYMBOLS], 0n))
+  expect(byName(elfSymbols(path))).toEqual(byName(SYMBOLS))
+})
+
 test('a System.map may be packed, as an image may', () => {
   const path = join(folder(), 'map.gz')
   writeFileSync(path, gzipSync(`${BASE.toString(16)} T _text\n${(BASE + 16n).toString(16)} T _end\n`))

@@ -18,8 +18,8 @@ const FUNCTIONS = Array.from({ length: 1000 }, (_, i) => ({
 type Order = '6.1' | '6.1 with seqs' | '6.12' | '7.3'
 
 /** What scripts/kallsyms.c would put into an image: a token for every character, and one for "arm_smmu". */
-function image(order: Order): Buffer {
-  const tokens = Array.from({ length: 256 }, (_, i) => (i === 0x80 ? 'arm_smmu' : String.fromCharCode(i || 1)))
+function image(order: Order, driver = 'arm_smmu'): Buffer {
+  const tokens = Array.from({ length: 256 }, (_, i) => (i === 0x80 ? driver : String.fromCharCode(i || 1)))
   const alignment = order === '7.3' ? 4 : 8
   const align = (bytes: Buffer) =>
     Buffer.concat([bytes, Buffer.alloc((alignment - (bytes.length % alignment)) % alignment)])
@@ -82,6 +82,11 @@ test('no table, half a table, or nonsense: none is found', () => {
   for (const order of ['6.12', '7.3'] as const) damage(image(order))
 })
 
+test('tokens that are longer than a name may be are none: names would take all memory', () => {
+  expect(imageSymbols(image('6.12', 'x'.repeat(400)))?.length).toBe(FUNCTIONS.length)
+  expect(imageSymbols(image('6.12', 'x'.repeat(600)))).toBeUndefined()
+})
+
 function damage(whole: Buffer): void {
   for (let size = 4096; size < whole.length - 4096; size += 777) imageSymbols(whole.subarray(0, size))
   for (let at = 4096; at < whole.length - 4096; at += 97) {
@@ -123,6 +128,16 @@ test('the place of the kernel is worked out from where traps come from', () => {
   expect(symbols.locate(new Set([BASE + 0x10n, BASE + 0x1_0010n, BASE + 0x1_0110n]))).toBe(false)
   expect(symbols.locate(new Set())).toBe(false)
   expect(symbols.offset).toBe(moved)
+})
+
+test('a gap behind a function of the driver, as behind a module, is no function to look in', () => {
+  const path = join(folder(), 'symbols')
+  const last = BASE - 0x4000_0000_0000n
+  writeFileSync(path, `${last.toString(16)} t arm_smmu_last_of_a_module\n${map}\n`)
+  const symbols = Symbols.load(path)
+  const pcs = [500, 503, 504, 507].map(i => BASE + 0x9_0000n + BigInt(0x1_0000 + i * 256 + 16))
+  expect(symbols.locate(new Set(pcs))).toBe(true)
+  expect(symbols.offset).toBe(0x9_0000n)
 })
 
 test('files that are no symbols are refused with a reason', () => {

@@ -104,6 +104,14 @@ test('only so many return addresses; signed ones are those that were signed', as
   expect(stack?.kind === 'stack' && returnAddresses(stack.bytes)).toEqual([0xffff_8000_8000_1234n])
 })
 
+test('more of them than were asked for are none', async () => {
+  await start([within('arm_smmu_attach_dev'), within('caller')], { callStacks: 1 })
+  qemu.generous = true
+  await qemu.write(ARM_SMMU_GBPA, 4, 1)
+  expect(qemu.stacks).toBe(1)
+  expect((await records()).some(({ kind }) => kind === 'stack')).toBe(false)
+})
+
 test('without call stacks nobody asks for them', async () => {
   await start([within('caller')])
   await probe()

@@ -60,6 +60,8 @@ export class FakeQemu {
   #wanted: Uint8Array | undefined
   /** What it answers to callStack; undefined: it can neither do that nor park. */
   frames: readonly bigint[] | undefined
+  /** It sends all of them, however many were asked for. */
+  generous = false
   /** Times that it parked a vCPU. */
   parks = 0
   /** Times that it was asked for a call stack. */
@@ -332,7 +334,7 @@ export class FakeQemu {
         return this.flush()
       case Id.callStack: {
         this.stacks++
-        const frames = BigUint64Array.from(this.frames?.slice(0, message.depth) ?? [])
+        const frames = BigUint64Array.from(this.frames?.slice(0, this.generous ? undefined : message.depth) ?? [])
         encodeData(this.out, message.seq, 0, new Uint8Array(frames.buffer))
         return this.flush()
       }
