@@ -339,11 +339,14 @@ async function watch(
   if (!options.quiet && command === undefined) showConsole(session, options.interactive === true)
   const terminal = options.interactive ? attachTerminal(session) : undefined
 
-  let stopped: (() => Ending<'interrupted' | 'guest-hung'>) | undefined
+  let stopped: (() => Ending<'interrupted' | 'guest-hung' | 'guest-failed'>) | undefined
   const stop = (why: typeof stopped) => {
     stopped ??= why
+    // What nobody reads now is not waited for.
+    machine.agent?.close()
     void session.stop()
   }
+  command?.catch(({ message }: Error) => stop(() => ({ outcome: 'guest-failed', message })))
   const interrupt = () => stop(() => ({ outcome: 'interrupted', message: OUTCOMES.interrupted }))
   if (signal.aborted) interrupt()
   signal.addEventListener('abort', interrupt)
@@ -357,7 +360,7 @@ async function watch(
   clearTimeout(timer)
   signal.removeEventListener('abort', interrupt)
   terminal?.dispose()
-  const code = await command
+  const code = await command?.catch(() => undefined)
 
   const ownTask = options.interactive || options.exec !== undefined || options.initrd !== undefined
   const entries = ownTask ? [] : (both?.entries(events) ?? workload.check(events))

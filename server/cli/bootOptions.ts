@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums, MAX_FRAMES } from '../../protocol/messages.ts'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
 import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
+import { MAX_COMMAND } from '../machine/guestAgent.ts'
 import { MAX_SLOTS } from '../machine/hotplug.ts'
 import { MAX_SMMUS, type SharedFolder } from '../machine/qemu.ts'
 import { parseSize } from '../machine/scratch.ts'
@@ -280,7 +281,9 @@ export function bootOptions(command: Command, reconnect: number): Command {
       new Option(
         '--exec <command>',
         'run this in the guest, by /bin/sh, instead of the workload: its output is the output, its exit code the exit code',
-      ).conflicts(['interactive', 'reboots', 'bench', 'storm', 'initrd']),
+      )
+        .argParser(guestCommand)
+        .conflicts(['interactive', 'reboots', 'bench', 'storm', 'initrd']),
     )
     .addOption(
       new Option(
@@ -394,6 +397,12 @@ export const deviceOption = (): Option =>
 function devices(name: string, before: readonly DeviceName[]): DeviceName[] {
   if (!isDevice(name)) throw new InvalidArgumentError(`The workload knows ${DEVICE_NAMES.join(', ')}`)
   return inOrder([...before, name])
+}
+
+/** @throws InvalidArgumentError for one that the agent does not take */
+function guestCommand(text: string): string {
+  if (Buffer.byteLength(text) > MAX_COMMAND) throw new InvalidArgumentError(`more than ${MAX_COMMAND} bytes`)
+  return text
 }
 
 const collect = (value: string, before: readonly string[]): string[] => [...before, value]

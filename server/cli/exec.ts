@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `boot --exec`: a command in the guest, as if it ran here. */
-import type { GuestAgent } from '../machine/guestAgent.ts'
+import { type GuestAgent, MachineEnded } from '../machine/guestAgent.ts'
 import { pass, terminalSize } from './terminal.ts'
 
 /**
  * Runs the command when the guest is ready, then has the guest power off.
  * @param shared it starts in the folder that is shared
  * @returns its exit code; undefined: the machine ended first
+ * @throws Error when the agent cannot run it, or breaks its protocol: the machine still runs, and nobody would end it
  */
 export async function execute(agent: GuestAgent, command: string, shared: boolean): Promise<number | undefined> {
   const size = terminalSize()
@@ -20,8 +21,9 @@ export async function execute(agent: GuestAgent, command: string, shared: boolea
   try {
     await agent.ready
     return await agent.run(script, (stream, chunk) => pass(stream, chunk).catch(() => unread.abort()), unread.signal)
-  } catch {
-    return undefined // why the machine ended, the report says
+  } catch (error) {
+    if (!(error instanceof MachineEnded)) throw error
+    return undefined // why, the report says
   } finally {
     agent.end()
   }

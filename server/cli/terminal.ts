@@ -42,10 +42,13 @@ export function terminalSize(): { readonly columns: number; readonly lines: numb
   return isTTY && columns > 0 && rows > 0 ? { columns, lines: rows } : undefined
 }
 
+const told = (): void => {}
+
 /** Passes on, unchanged, what a command says. Resolves when more may come. @throws Error when nobody reads it any more */
 export function pass(stream: 'stdout' | 'stderr', chunk: Buffer): Promise<void> {
   const to = process[stream]
-  if (to.listenerCount('error') === 0) to.on('error', () => {}) // the write tells
+  // The write tells. Node has listeners of its own there, for the output of threads, which pass the error on when they are alone.
+  if (!to.listeners('error').includes(told)) to.on('error', told)
   return new Promise((resolve, reject) => to.write(chunk, error => (error ? reject(error) : resolve())))
 }
 

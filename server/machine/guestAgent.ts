@@ -6,6 +6,10 @@ import { createServer, type Server, type Socket } from 'node:net'
 /** Bytes behind the line of a message, and of the line. */
 const MAX_DATA = 65_536
 const MAX_LINE = 127
+/** Bytes of a command of the user's; a few words go in front of it. */
+export const MAX_COMMAND = MAX_DATA - 256
+/** Of a process. */
+const MAX_EXIT_CODE = 255
 
 /** Output of a command. Resolves when more may come. */
 export type TakeOutput = (stream: 'stdout' | 'stderr', chunk: Buffer) => void | Promise<void>
@@ -22,6 +26,13 @@ interface Message {
 interface Waiting {
   take(message: Message): void | Promise<void>
   fail(error: Error): void
+}
+
+/** There is no agent any more, because there is no machine any more. */
+export class MachineEnded extends Error {
+  constructor() {
+    super('the machine has ended')
+  }
 }
 
 /** The guest's agent. What it says is the guest's word: bounds are checked, and nothing in it is trusted. */
@@ -52,7 +63,7 @@ export class GuestAgent {
         void this.#take()
       })
       socket.on('error', () => {})
-      socket.on('close', () => this.fail(new Error('the machine has ended')))
+      socket.on('close', () => this.fail(new MachineEnded()))
       this.#connected.resolve(socket)
     })
   }
@@ -81,6 +92,8 @@ export class GuestAgent {
     this.#expect(id, {
       take: ({ word, value, data }) => {
         if (word === 'out' || word === 'err') return take(word === 'out' ? 'stdout' : 'stderr', data)
+        // A larger one would be cut when it becomes that of this process: 256 would be 0.
+        if (word === 'exit' && value > MAX_EXIT_CODE) throw broken(`exit code ${value}`)
         this.#waiting.delete(id)
         if (word === 'exit') exit.resolve(value)
         else exit.reject(new Error(`the guest: ${data.toString('utf8')}`))
@@ -147,7 +160,7 @@ export class GuestAgent {
   }
 
   close(): void {
-    this.fail(new Error('the machine has ended'))
+    this.fail(new MachineEnded())
     this.#socket?.destroy()
     this.#server.close()
   }
@@ -210,15 +223,14 @@ export class GuestAgent {
   #next(): Message | undefined {
     const end = this.#received.subarray(0, MAX_LINE + 1).indexOf(0x0a)
     if (end < 0) {
-      if (this.#received.length > MAX_LINE)
-        throw new Error("the guest's agent broke the protocol: a line without an end")
+      if (this.#received.length > MAX_LINE) throw broken('a line without an end')
       return undefined
     }
     const line = this.#received.toString('latin1', 0, end)
     const [, id, word = '', value, length] =
       /^(\d{1,10}) ([a-z-]{1,15}) (\d{1,16}) \d{1,16} (\d{1,5})$/.exec(line) ?? []
-    if (length === undefined || Number(length) > MAX_DATA)
-      throw new Error(`the guest's agent broke the protocol: ${JSON.stringify(line)}`)
+    if (length === undefined || Number(length) > MAX_DATA || !Number.isSafeInteger(Number(value)))
+      throw broken(JSON.stringify(line))
     const whole = end + 1 + Number(length)
     if (this.#received.length < whole) return undefined
     const data = Buffer.from(this.#received.subarray(end + 1, whole))
@@ -226,3 +238,5 @@ export class GuestAgent {
     return { id: Number(id), word, value: Number(value), data }
   }
 }
+
+const broken = (how: string): Error => new Error(`the guest's agent broke the protocol: ${how}`)

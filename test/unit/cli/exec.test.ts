@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `boot --exec` without a guest: what it is told depends on the terminal, and what becomes of it on who reads. A terminal that a test can
  * resize, and a reader that goes away in the middle, a boot does not have: so the agent is played. */
+import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test, vi } from 'vitest'
 import { execute } from '../../../server/cli/exec.ts'
-import type { GuestAgent, TakeOutput } from '../../../server/machine/guestAgent.ts'
+import { type GuestAgent, MachineEnded, type TakeOutput } from '../../../server/machine/guestAgent.ts'
 
 const { stdout } = process
 const before = { isTTY: stdout.isTTY, columns: stdout.columns, rows: stdout.rows }
@@ -62,8 +64,32 @@ test('a machine that ends first', async () => {
   const { agent } = player('')
   const gone = {
     ...agent,
-    ready: Promise.reject(new Error('the machine has ended')),
+    ready: Promise.reject(new MachineEnded()),
     end: vi.fn(),
   } as unknown as GuestAgent
   expect(await execute(gone, 'ls', false)).toBeUndefined()
+})
+
+test('an agent that fails in a machine that runs is an error: nobody else would end that machine', async () => {
+  const run = () => Promise.reject(new Error("the guest's agent broke the protocol"))
+  const broken = { ...player('').agent, run } as unknown as GuestAgent
+  await expect(execute(broken, 'ls', false)).rejects.toThrow('broke the protocol')
+})
+
+test('a reader that goes away is no error of the process, also where threads write to standard output', () => {
+  const terminal = fileURLToPath(new URL('../../../server/cli/terminal.ts', import.meta.url))
+  const script = `
+    import { Worker } from 'node:worker_threads'
+    import { pass } from ${JSON.stringify(terminal)}
+    new Worker('', { eval: true })
+    try {
+      for (;;) await pass('stdout', Buffer.alloc(65536, 'y'))
+    } catch { process.exitCode = 7 }`
+  const { stderr, status } = spawnSync(
+    'bash',
+    ['-c', 'set -o pipefail; "$0" --input-type=module -e "$1" | head -c 1 >/dev/null', process.execPath, script],
+    { encoding: 'utf8' },
+  )
+  expect(stderr).toBe('')
+  expect(status).toBe(7)
 })

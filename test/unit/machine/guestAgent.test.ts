@@ -120,6 +120,8 @@ describe('a guest that is not what it should be', () => {
     ['more than may come', '1 out 0 0 65537\n'],
     ['a negative length', '1 out 0 0 -1\n'],
     ['a line without an end', 'x'.repeat(500)],
+    ['an exit code that would be cut to 0', '1 exit 256 0 0\n'],
+    ['a number that has no exact value here', '1 done 9007199254740993 0 0\n'],
   ])('%s', async (_name, bytes) => {
     const done = agent.run('ls', () => {})
     await asked('ls')
