@@ -3,11 +3,11 @@
 import { availableParallelism } from 'node:os'
 import { dirname, isAbsolute, relative, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
-import type { CliOptions } from 'vitest/node'
+import type { CliOptions, Reporter } from 'vitest/node'
 import { cachePath } from '../../scripts/setup/cache.ts'
 import { machineTests, REPORTER } from '../testing/config.ts'
 import { SEED_VARIABLE } from '../testing/options.ts'
-import { EXIT, fail, UsageError } from './exit.ts'
+import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { inputFile } from './paths.ts'
 
 interface TestOptions {
@@ -57,6 +57,7 @@ export function testCommand(program: Command): void {
 }
 
 async function runTests(files: readonly string[], { testNamePattern, seed, jobs, junit }: TestOptions): Promise<void> {
+  const { signal, dispose } = abortOnSignal()
   try {
     const folder = here()
     const [first] = files
@@ -76,16 +77,44 @@ async function runTests(files: readonly string[], { testNamePattern, seed, jobs,
       // Nothing but results is left in the folder of the tests.
       fsModuleCachePath: cachePath('vitest', 'modules'),
       maxWorkers: jobs,
-      reporters: ['default', REPORTER, ...(junit === undefined ? [] : ['junit'])],
+      reporters: ['default', REPORTER, cancelOn(signal), ...(junit === undefined ? [] : ['junit'])],
       ...(junit !== undefined && { outputFile: { junit: resolve(folder, junit) } }),
       ...(paths.length > 0 && { include: paths.map(literally) }),
       ...(testNamePattern !== undefined && { testNamePattern }),
     }
     const vitest = await startVitest([], how, { ...(names && { resolve: names }), cacheDir: cachePath('vitest') })
+    signal.throwIfAborted()
     // It says what went wrong, by itself.
     if (vitest.state.getCountOfFailedTests() > 0 && !process.exitCode) process.exitCode = EXIT.failed
+    const ran = vitest.state
+      .getTestModules()
+      .some(({ children }) => [...children.allTests()].some(test => test.result().state !== 'skipped'))
+    if (!process.exitCode && !ran) throw new Error('no test ran')
   } catch (error) {
-    fail(error)
+    fail(error, signal)
+  } finally {
+    dispose()
+  }
+}
+
+/**
+ * Ends the run when the signal aborts: tests are told, and end their machines. By itself vitest leaves at once at SIGINT and SIGTERM, and
+ * its processes are killed whatever they have open; that is what a second signal does.
+ */
+function cancelOn(signal: AbortSignal): Reporter {
+  const names = ['SIGINT', 'SIGTERM'] as const
+  const before = names.map(name => process.listeners(name))
+  return {
+    onInit(vitest) {
+      const own = names.map((name, i) => process.listeners(name).filter(listener => !before[i]?.includes(listener)))
+      for (const [i, name] of names.entries()) for (const listener of own[i] ?? []) process.off(name, listener)
+      const cancel = () => {
+        for (const [i, name] of names.entries()) for (const listener of own[i] ?? []) process.once(name, listener)
+        void vitest.cancelCurrentRun('keyboard-input')
+      }
+      if (signal.aborted) cancel()
+      else signal.addEventListener('abort', cancel, { once: true })
+    },
   }
 }
 

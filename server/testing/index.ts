@@ -39,13 +39,16 @@ export interface Fixtures {
 
 /** vitest's `test`, whose functions are given `machine`. */
 export const test = base.extend<Fixtures>({
-  machine: async ({ task }, use) => {
-    const machines: Machine[] = []
-    await use(async options => {
-      const machine = await Machine.start(options)
-      machines.push(machine)
+  machine: async ({ task, signal }, use) => {
+    const giveBack = holdSignals()
+    const starting: Promise<Machine>[] = []
+    await use(options => {
+      const machine = Machine.start(options, signal)
+      starting.push(machine)
       return machine
     })
+    // Also one that the test did not wait for, because its time was up or somebody ended it.
+    const machines = (await Promise.allSettled(starting)).flatMap(it => (it.status === 'fulfilled' ? it.value : []))
     const known = task.result?.state === 'fail'
     const unnoticed = machines.flatMap(machine => machine.unnoticed ?? [])
     const failed = known || unnoticed.length > 0
@@ -56,12 +59,26 @@ export const test = base.extend<Fixtures>({
       const artefacts = await machine.close(failed ? folderOf(root, which, i) : undefined)
       if (artefacts !== undefined) left.push(artefacts)
     }
+    giveBack()
     const [first] = left
     if (first !== undefined) task.meta.cosim = { repeat: repeatCommand(root, which, first.seed), machines: left }
     if (unnoticed.length > 0 && !known)
       throw new Error(`the machine went wrong, and the test did not notice: ${unnoticed.join('; ')}`)
   },
 })
+
+/**
+ * Ctrl-C in a terminal, and timeout(1), reach this process as well: it ends its machines when vitest says that the run is over.
+ * @returns gives the signals back
+ */
+function holdSignals(): () => void {
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+  const hold = () => {}
+  for (const name of names) process.on(name, hold)
+  return () => {
+    for (const name of names) process.off(name, hold)
+  }
+}
 
 /** As vitest shows it, and its option -t matches it. */
 function fullName(task: { readonly name: string; readonly suite?: { readonly name: string } | undefined }): string {

@@ -121,10 +121,11 @@ export class Machine {
 
   /**
    * Starts a machine, from a snapshot where it can: the first of its kind boots once, and is saved.
+   * @param stop nobody wants it any more
    * @throws Error when it cannot be made ready, or does not start
    */
-  static async start(options: MachineOptions = {}): Promise<Machine> {
-    const signal = AbortSignal.timeout(2 * BOOT_MS)
+  static async start(options: MachineOptions = {}, stop?: AbortSignal): Promise<Machine> {
+    const signal = AbortSignal.any([AbortSignal.timeout(2 * BOOT_MS), ...(stop ? [stop] : [])])
     const planned = await plan(options, signal)
     const snapshot = planned.saved ? await ensureSnapshot(savable(planned), signal, say) : undefined
     const folder = ownFolder(tmpdir(), 'test-')
@@ -146,6 +147,7 @@ export class Machine {
       if (snapshot === undefined) await ready(session, signal)
       const hello = session.hello ?? (await connected(session, signal))
       const made = new Machine({ plan: planned, machine, agent, thread, hello, log, recorder, folder, before })
+      signal.throwIfAborted()
       if (planned.devices.includes('nvme')) await made.#plugNvme()
       return made
     } catch (error) {
@@ -292,6 +294,7 @@ async function connected(session: Session, signal: AbortSignal): Promise<Hello> 
 
 /** Resolves when the guest waits for what to do. @throws Error when it ends first, or time is up */
 async function ready(session: Session, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
   const reached = Promise.withResolvers<void>()
   const take = (line: string) => {
     const event = parseGuestEvent(line)

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim test` as a user has it: in a folder with nothing but a test, and what a test that fails leaves behind. */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { stripVTControlCharacters as plain } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -46,6 +48,35 @@ test('the example runs as it is written, in an empty folder', async () => {
   expect(ms).toBeLessThan(40_000)
   expect(readdirSync(cwd)).toEqual(['my.test.ts'])
   expect(leftovers(pid)).toEqual([])
+})
+
+test.each(['SIGINT', 'SIGTERM'] as const)('%s to all of its processes leaves nothing behind', async signal => {
+  const cwd = project(
+    signal,
+    `import { writeFileSync } from 'node:fs'
+import { test } from 'smmu-cosim/test'
+test('slow', async ({ machine }) => {
+  const m = await machine()
+  writeFileSync('worker', String(process.pid))
+  await m.guest.run('sleep 100', { timeout: 120_000 })
+})
+`,
+  )
+  const main = join(ROOT, 'server/cli/main.ts')
+  const child = spawn(process.execPath, [main, 'test'], { cwd, detached: true, stdio: ['ignore', 'ignore', 'pipe'] })
+  const ended = once(child, 'close')
+  let stderr = ''
+  child.stderr.setEncoding('utf8').on('data', text => {
+    stderr += text
+  })
+  const file = join(cwd, 'worker')
+  while (child.exitCode === null && (!existsSync(file) || readFileSync(file, 'utf8') === '')) await sleep(50)
+  const worker = Number(readFileSync(file, 'utf8'))
+  // As Ctrl-C and timeout(1) do.
+  process.kill(-(child.pid ?? 0), signal)
+  expect(await ended).toEqual([130, null])
+  expect(stderr).toMatch(/^smmu-cosim: interrupted$/m)
+  expect(leftovers(worker)).toEqual([])
 })
 
 test('an editor finds the types where the package is linked', () => {
