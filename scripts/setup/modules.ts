@@ -37,21 +37,24 @@ export function parseModulesDep(text: string): Map<string, string[]> {
  */
 export function loadOrder(dependencies: Map<string, string[]>, names: readonly string[]): string[] {
   const order = new Set<string>()
-  const visit = (path: string): void => {
-    if (order.has(path)) return
-    for (const needed of dependencies.get(path) ?? []) visit(needed)
-    order.add(path)
-  }
   const byName = new Map([...dependencies.keys()].map(path => [moduleName(path), path]))
-  for (const name of names) {
-    const path = byName.get(moduleName(name))
-    if (path !== undefined) visit(path)
+  // depmod lists all that a module needs, but who wrote this file is not known: it may lead in circles, and far.
+  const seen = new Set<string>()
+  const left = names.flatMap(name => byName.get(moduleName(name)) ?? []).reverse()
+  for (let path = left.at(-1); path !== undefined; path = left.at(-1)) {
+    if (seen.has(path)) {
+      order.add(path)
+      left.pop()
+      continue
+    }
+    seen.add(path)
+    for (const needed of (dependencies.get(path) ?? []).toReversed()) if (!seen.has(needed)) left.push(needed)
   }
   return [...order]
 }
 
 /** `kernel/drivers/nvme/host/nvme-core.ko.xz` is the module `nvme_core`. */
-function moduleName(path: string): string {
+export function moduleName(path: string): string {
   return path
     .replace(/^.*\//, '')
     .replace(/\.ko(\.\w+)?$/, '')

@@ -9,6 +9,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, s
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { cachePath } from '../../scripts/setup/cache.ts'
+import { moduleName } from '../../scripts/setup/modules.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
 import { IMAGE_MAGIC, isImage, MAX_IMAGE, plainImage } from '../trace/kernelImage.ts'
 
@@ -95,8 +96,14 @@ const DRIVERS: Readonly<Record<string, string>> = {
   e1000e: 'CONFIG_E1000E',
 }
 
+/** Of a text that has paths in it: modules.dep, modules.builtin or modules.order. */
 const moduleNames = (text: string): Set<string> =>
-  new Set([...text.matchAll(/([^/\s:]+)\.ko(?:\.\w+)?(?=[:\s]|$)/g)].map(([, name = '']) => name.replaceAll('-', '_')))
+  new Set(
+    text
+      .split(/[\s:]/)
+      .filter(word => /\.ko(?:\.\w+)?$/.test(word))
+      .map(moduleName),
+  )
 
 /** The text of modules.dep. */
 const moduleList = (folder: string): string => readFileSync(join(folder, 'modules.dep'), 'utf8')
@@ -225,15 +232,13 @@ async function buildTree(
     if (workload) expectDrivers(image, textOf(join(found, 'modules.builtin')), moduleList(found), devices)
     return { ...built, modules: found }
   }
-  const order = textOf(join(tree, 'modules.order')) ?? ''
-  if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order, devices)
-  const outside = order.split('\n').find(line => line.split('/').includes('..'))
+  // Linux lists the objects of modules from 6.2 on, the modules themselves before.
+  const order = (textOf(join(tree, 'modules.order')) ?? '').split('\n').map(line => line.replace(/\.o$/, '.ko'))
+  if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order.join('\n'), devices)
+  const outside = order.find(line => line.split('/').includes('..'))
   if (outside !== undefined)
     throw new Error(`--kernel ${tree}: modules.order leads out of it: ${outside.slice(0, 100)}`)
-  const objects = order
-    .split('\n')
-    .map(line => line.replace(/\.o$/, '.ko'))
-    .filter(line => line.endsWith('.ko') && existsSync(join(tree, line)))
+  const objects = order.filter(line => line.endsWith('.ko') && existsSync(join(tree, line)))
   if (objects.length === 0 || release === undefined) return built
   return { ...built, modules: await staged(tree, release, objects) }
 }

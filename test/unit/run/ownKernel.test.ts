@@ -172,6 +172,19 @@ describe('the folder of a build', () => {
     })
   })
 
+  test.each(['ko', 'o'])('drivers as modules, which modules.order lists as .%s', async ending => {
+    const order = MODULES.map(path => path.replace(/ko\.xz$/, ending)).join('\n')
+    const root = tree({ ...ALL, 'modules.builtin': BUILTIN, 'modules.order': `${order}\n` })
+    expect(await ownKernel(root, undefined, true)).toMatchObject({ release: RELEASE })
+  })
+
+  test('a list of modules that is one word is read in no time', async () => {
+    const root = tree({ ...ALL, 'modules.builtin': `${BUILTIN}${'x'.repeat(1 << 20)}` })
+    const started = performance.now()
+    await expect(ownKernel(root, undefined, true)).rejects.toThrow('no driver for virtio_blk')
+    expect(performance.now() - started).toBeLessThan(2000)
+  })
+
   test.each<[string, Readonly<Record<string, string | Uint8Array>>, string]>([
     ['no build', { Makefile: '' }, 'no arch/arm64/boot/Image in it'],
     [

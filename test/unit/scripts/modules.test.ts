@@ -37,6 +37,13 @@ test('every module comes after what it needs, once', () => {
   ])
 })
 
+test('a modules.dep that leads in circles, or far, has an end', () => {
+  const circle = parseModulesDep('a.ko: a.ko b.ko\nb.ko: c.ko\nc.ko: a.ko d.ko\nd.ko:\n')
+  expect(loadOrder(circle, ['a'])).toEqual(['d.ko', 'c.ko', 'b.ko', 'a.ko'])
+  const far = Array.from({ length: 100_000 }, (_, i) => `m${i}.ko: m${i + 1}.ko`)
+  expect(loadOrder(parseModulesDep(`${far.join('\n')}\nm100000.ko:`), ['m0'])).toHaveLength(100_001)
+})
+
 test('a module is found by its name with dashes or underscores', () => {
   expect(loadOrder(dependencies, ['nvme_core'])).toEqual(['kernel/drivers/nvme/host/nvme-core.ko.xz'])
 })
