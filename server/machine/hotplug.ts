@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Devices that come and go while the machine runs, in slots that were left free for them. */
-import { once } from 'node:events'
 import { closeSync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { netOf } from './devices.ts'
@@ -45,12 +44,20 @@ export interface Plugged {
 /** There is no slot, or no such device: who asked is to be told. */
 export class HotplugError extends Error {}
 
+/** A device, and when QEMU has let go of it. */
+interface InSlot {
+  readonly plugged: Plugged
+  readonly gone: PromiseWithResolvers<void>
+}
+
 /** The slots of one machine. */
 export class Hotplug {
   readonly #qmp: () => Promise<Qmp>
   readonly #folder: string
   readonly #slots: number
-  readonly #plugged = new Map<number, Plugged>()
+  readonly #taken = new Map<number, InSlot>()
+  /** Whose events are listened to. */
+  #heard: Qmp | undefined
 
   /** @param folder for images of disks */
   constructor(qmp: () => Promise<Qmp>, folder: string, slots: number) {
@@ -60,7 +67,7 @@ export class Hotplug {
   }
 
   get plugged(): Plugged[] {
-    return [...this.#plugged.values()]
+    return [...this.#taken.values()].map(({ plugged }) => plugged)
   }
 
   /**
@@ -68,16 +75,20 @@ export class Hotplug {
    * @throws HotplugError when there is none, QmpError with QEMU's reason
    */
   async add(device: PluggableName): Promise<Plugged> {
-    const slot = Array.from({ length: this.#slots }, (_, i) => i).find(i => !this.#plugged.has(i))
+    const slot = Array.from({ length: this.#slots }, (_, i) => i).find(i => !this.#taken.has(i))
     if (slot === undefined) {
       throw new HotplugError(this.#slots === 0 ? 'the machine was started without slots' : 'no slot is free')
     }
     const name = `${slotId(slot)}.${device}`
     const plugged = { name, device, slot }
+    const gone = Promise.withResolvers<void>()
+    // Nobody may wait for it.
+    gone.promise.catch(() => {})
     // Who asks at the same time gets another one.
-    this.#plugged.set(slot, plugged)
+    this.#taken.set(slot, { plugged, gone })
     try {
       const qmp = await this.#qmp()
+      this.#listen(qmp)
       const { disk, ...properties } = PLUGGABLE[device]
       await this.#addBackend(qmp, plugged)
       const backend = disk ? { drive: name, serial: `cosim-${slotId(slot)}` } : { netdev: name }
@@ -89,7 +100,7 @@ export class Hotplug {
       }
       return plugged
     } catch (error) {
-      this.#plugged.delete(slot)
+      this.#taken.delete(slot)
       throw error
     }
   }
@@ -99,19 +110,42 @@ export class Hotplug {
    * @throws HotplugError when there is no such device, or the guest keeps it; QmpError
    */
   async remove(name: string): Promise<void> {
-    const plugged = this.plugged.find(each => each.name === name)
-    if (plugged === undefined) {
+    const inSlot = [...this.#taken.values()].find(({ plugged }) => plugged.name === name)
+    if (inSlot === undefined) {
       const known = this.plugged.map(each => each.name).join(', ')
       throw new HotplugError(`no device ${name} in a slot; there ${known === '' ? 'is none' : `are ${known}`}`)
     }
     const qmp = await this.#qmp()
-    const signal = AbortSignal.timeout(UNPLUG_MS)
-    const gone = deleted(qmp, name, signal)
-    gone.catch(() => {})
-    await qmp.execute('device_del', { id: name })
-    await gone
-    await this.#removeBackend(qmp, plugged)
-    this.#plugged.delete(plugged.slot)
+    const kept = Promise.withResolvers<never>()
+    kept.promise.catch(() => {})
+    const keeps = (why: string) => kept.reject(new HotplugError(why))
+    const ended = () => keeps('QEMU has ended')
+    const heard = ({ event, data }: QmpEvent) => {
+      if (event === 'DEVICE_UNPLUG_GUEST_ERROR' && data?.device === name) keeps(`the guest did not let go of ${name}`)
+    }
+    const timer = setTimeout(keeps, UNPLUG_MS, `the guest did not let go of ${name} in ${UNPLUG_MS / 1000} s`)
+    qmp.on('close', ended).on('event', heard)
+    try {
+      await qmp.execute('device_del', { id: name })
+      await Promise.race([inSlot.gone.promise, kept.promise])
+    } finally {
+      clearTimeout(timer)
+      qmp.off('close', ended).off('event', heard)
+    }
+  }
+
+  /** The guest may let go of a device late, or unasked: the slot is free as soon as QEMU says that the device is gone. */
+  #listen(qmp: Qmp): void {
+    if (this.#heard === qmp) return
+    this.#heard = qmp
+    qmp.on('event', ({ event, data }) => {
+      if (event !== 'DEVICE_DELETED') return
+      const inSlot = [...this.#taken.values()].find(({ plugged }) => plugged.name === data?.device)
+      if (inSlot === undefined) return
+      const { plugged, gone } = inSlot
+      const removed = this.#removeBackend(qmp, plugged).then(() => void this.#taken.delete(plugged.slot))
+      gone.resolve(removed)
+    })
   }
 
   #image({ name }: Plugged): string {
@@ -140,18 +174,4 @@ export class Hotplug {
     await qmp.execute('blockdev-del', { 'node-name': name })
     rmSync(this.#image(plugged), { force: true })
   }
-}
-
-/** Resolves when QEMU says that the device is gone. @throws HotplugError when the guest does not let go of it until `signal` aborts */
-async function deleted(qmp: Qmp, name: string, signal: AbortSignal): Promise<void> {
-  try {
-    for (;;) {
-      const [{ event, data }] = (await once(qmp, 'event', { signal })) as [QmpEvent]
-      if (event === 'DEVICE_DELETED' && data?.device === name) return
-      if (event === 'DEVICE_UNPLUG_GUEST_ERROR' && data?.device === name) break
-    }
-  } catch (error) {
-    if (!signal.aborted) throw error
-  }
-  throw new HotplugError(`the guest did not let go of ${name}`)
 }
