@@ -54,9 +54,19 @@ export interface Described {
   readonly devices: readonly { readonly smmu: number; readonly sid: number; readonly name: string }[]
 }
 
-/** The bytes of a table that the guest reported in parts; undefined: it reported none, or not all of it. */
-export function tableBytes(events: readonly GuestEvent[], name: string): Buffer | undefined {
-  const parts = events.filter(({ event, name: table }) => event === 'acpi' && table === name)
+/**
+ * The tables of a name that the guest reported in parts: one for each kernel that did, a successor's last. Undefined: not all of it.
+ */
+export function reportedTables(events: readonly GuestEvent[], name: string): (Buffer | undefined)[] {
+  const reports: GuestEvent[][] = []
+  for (const part of events.filter(({ event, name: table }) => event === 'acpi' && table === name)) {
+    if (part.offset === 0 || reports.length === 0) reports.push([])
+    reports.at(-1)?.push(part)
+  }
+  return reports.map(tableBytes)
+}
+
+function tableBytes(parts: readonly GuestEvent[]): Buffer | undefined {
   const total = Number(parts[0]?.bytes)
   if (!(total > 0 && total <= MAX_TABLE)) return undefined
   const table = Buffer.alloc(total)
@@ -171,7 +181,12 @@ export interface AcpiReport extends Iort {
 /** What the guest reported of its IORT; undefined: nothing, or there is no server that knows the machine. */
 export function acpiReport(events: readonly GuestEvent[], machine: Described | undefined): AcpiReport | undefined {
   if (machine === undefined || !events.some(({ event }) => event === 'acpi')) return undefined
-  const table = tableBytes(events, 'IORT')
+  const found = reportedTables(events, 'IORT').map(table => iortReport(table, machine))
+  // Of kernels that follow each other the first that goes by another machine counts.
+  return found.find(({ problems }) => problems.length > 0) ?? found.at(-1) ?? iortReport(undefined, machine)
+}
+
+function iortReport(table: Buffer | undefined, machine: Described): AcpiReport {
   if (table === undefined) return { smmus: [], mappings: [], problems: ['the guest did not report all of the IORT'] }
   try {
     const iort = parseIort(table)

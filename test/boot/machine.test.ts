@@ -81,6 +81,10 @@ test('a device that comes while the machine runs has a stream with its name', as
     await expect(manager.plug('e1000e')).rejects.toThrow('no slot is free')
     await until('a stream', async () => (await stream(name))?.host === 's1')
     await expect(manager.unplug('slot0.nvm')).rejects.toThrow('there are slot0.nvme')
+    await manager.unplug(name)
+    // QEMU tells of what it consists of, too.
+    await manager.unplug((await manager.plug('virtio-blk')).name)
+    expect(manager.hotplug?.plugged).toEqual([])
   } finally {
     await manager.close()
   }

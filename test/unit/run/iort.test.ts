@@ -3,7 +3,14 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { GuestEvent } from '../../../server/machine/guestEvents.ts'
-import { acpiReport, type Described, type Iort, iortProblems, parseIort, tableBytes } from '../../../server/run/iort.ts'
+import {
+  acpiReport,
+  type Described,
+  type Iort,
+  iortProblems,
+  parseIort,
+  reportedTables,
+} from '../../../server/run/iort.ts'
 
 const BASE = 0x0905_0000
 const SPI = 74
@@ -164,10 +171,23 @@ describe('the guest reports it in parts', () => {
     }))
 
   test('all of them, and compared with the machine', () => {
-    expect(tableBytes(parts(table()), 'IORT')).toEqual(table())
+    expect(reportedTables(parts(table()), 'IORT')).toEqual([table()])
     expect(acpiReport(parts(table()), MACHINE)).toMatchObject({ smmus: [{ base: BASE }], problems: [] })
     expect(acpiReport(parts(table()), undefined)).toBeUndefined()
     expect(acpiReport([], MACHINE)).toBeUndefined()
+  })
+
+  test('once by each kernel: what any of them goes by is compared', () => {
+    const [same, other] = [parts(table()), parts(table({ base: BASE + 0x2_0000 }))]
+    expect(acpiReport([...same, ...same], MACHINE)).toMatchObject({ smmus: [{ base: BASE }], problems: [] })
+    for (const events of [
+      [...same, ...other],
+      [...other, ...same],
+    ])
+      expect(acpiReport(events, MACHINE)?.problems).toContain('SMMU 0 at 0x9050000 is not in the IORT')
+    const problems = ['the guest did not report all of the IORT']
+    expect(acpiReport([...same.slice(0, -1), ...same], MACHINE)).toMatchObject({ problems })
+    expect(acpiReport([...same, ...same.slice(0, -1)], MACHINE)).toMatchObject({ problems })
   })
 
   test('one that is missing, too much of it, and a length that is none are failures', () => {
