@@ -5,11 +5,11 @@ import { join } from 'node:path'
 import { netOf } from './devices.ts'
 import type { Qmp, QmpEvent } from './qmp.ts'
 
-/** Devices whose drivers the guest has in any case: QEMU's type and properties. */
+/** Devices whose drivers the guest has in any case: QEMU's type and properties, as QMP has them: a flag is no word. */
 const PLUGGABLE = {
-  'virtio-blk': { disk: true, driver: 'virtio-blk-pci', iommu_platform: 'on', 'disable-legacy': 'on' },
+  'virtio-blk': { disk: true, driver: 'virtio-blk-pci', iommu_platform: true, 'disable-legacy': 'on' },
   nvme: { disk: true, driver: 'nvme' },
-  'virtio-net': { disk: false, driver: 'virtio-net-pci', iommu_platform: 'on', 'disable-legacy': 'on', romfile: '' },
+  'virtio-net': { disk: false, driver: 'virtio-net-pci', iommu_platform: true, 'disable-legacy': 'on', romfile: '' },
   e1000e: { disk: false, driver: 'e1000e', romfile: '' },
 } as const satisfies Record<string, Readonly<Record<string, string | boolean>>>
 
