@@ -179,6 +179,10 @@ export const appendOption = (): Option => new Option('--append <text>', 'added t
 export const qemuArgOption = (): Option =>
   new Option('--qemu-arg <arg>', 'added to QEMU’s command line; may be repeated').argParser(collect).default([], '')
 
+/** Of every command that boots machines one by one. */
+export const memoryOption = (): Option =>
+  new Option('--memory <size>', 'guest RAM, e.g. 1G').argParser(size).default(DEFAULTS.memory)
+
 /** Of both ends of a connection between machines. */
 export const tokenFile = (): Option =>
   new Option(
@@ -254,7 +258,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .addOption(qemuOption())
     .addOption(appendOption())
-    .option('--memory <size>', 'guest RAM, e.g. 1G', size, DEFAULTS.memory)
+    .addOption(memoryOption())
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)
     .option(
       '--smmus <n>',

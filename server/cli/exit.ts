@@ -39,3 +39,15 @@ export function fail(error: unknown, signal?: AbortSignal): void {
   say(interrupted ? 'interrupted' : message)
   process.exitCode = interrupted ? EXIT.interrupted : error instanceof UsageError ? EXIT.usage : EXIT.failed
 }
+
+/** Runs what a command does; a signal aborts it, and an error is told. */
+export async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const { signal, dispose } = abortOnSignal()
+  try {
+    await work(signal)
+  } catch (error) {
+    fail(error, signal)
+  } finally {
+    dispose()
+  }
+}

@@ -31,7 +31,7 @@ import {
   ramDirOption,
   transportOption,
 } from './bootOptions.ts'
-import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { act, EXIT, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { faultNames, inputFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
@@ -181,17 +181,6 @@ export function faultsRunCommands(faults: Command): void {
         print(compareText(rows(before), rows(after)))
       }),
     )
-}
-
-async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
-  const { signal, dispose } = abortOnSignal()
-  try {
-    await work(signal)
-  } catch (error) {
-    fail(error, signal)
-  } finally {
-    dispose()
-  }
 }
 
 /** Entries of an argument. A file of rules has no expected verdict: every verdict but harness-error is right. */

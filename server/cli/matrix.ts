@@ -9,7 +9,7 @@ import { writeWhole } from '../machine/wholeFile.ts'
 import { POLICY_NAMES, policyFile } from '../policy/load.ts'
 import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { isSeries, KERNELS, machineFiles } from '../run/files.ts'
-import { DEFAULTS } from '../run/options.ts'
+import { checkSizes, DEFAULTS } from '../run/options.ts'
 import { runJobs } from '../sessions/campaign.ts'
 import {
   against,
@@ -36,6 +36,7 @@ import type { Transport } from '../trap/messages.ts'
 import {
   appendOption,
   initrdOption,
+  memoryOption,
   modulesOption,
   noSandbox,
   qemuArgOption,
@@ -43,7 +44,7 @@ import {
   ramDirOption,
   transportOption,
 } from './bootOptions.ts'
-import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { inputFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
@@ -163,7 +164,7 @@ export function matrixCommand(program: Command): void {
         .default([DEFAULTS.granule], String(DEFAULTS.granule)),
     )
     .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file with a policy of your own`, DEFAULTS.policy)
-    .option('--memory <size>', 'guest RAM, e.g. 1G', DEFAULTS.memory)
+    .addOption(memoryOption())
     .option('--smp <n>', 'vCPUs, 1 to 64', whole(1, 64), DEFAULTS.smp)
     .option('--timeout <s>', 'time limit of each guest', whole(1, 86_400), 300)
     .addOption(initrdOption())
@@ -222,17 +223,6 @@ export function matrixCommand(program: Command): void {
     )
 }
 
-async function act(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
-  const { signal, dispose } = abortOnSignal()
-  try {
-    await work(signal)
-  } catch (error) {
-    fail(error, signal)
-  } finally {
-    dispose()
-  }
-}
-
 const machineOf = (options: MatrixOptions): MatrixMachine => {
   const { policy, memory, smp, timeout, modules, initrd, append, qemuArg } = options
   return {
@@ -252,7 +242,11 @@ const nameOf = (kernel: string): string => (isSeries(kernel) ? kernel : resolve(
 
 async function start(options: MatrixOptions, signal: AbortSignal): Promise<void> {
   const kernels = kernelsOf(options)
-  const { modules, initrd } = options
+  const { memory, modules, initrd } = options
+  usage(() => checkSizes({ memory, carveout: DEFAULTS.carveout }, '--'))
+  usage(() => machineOf(options))
+  if (modules !== undefined && kernels.every(isSeries))
+    throw new UsageError("--modules: not with Debian's kernels, which have their own")
   for (const kernel of kernels) {
     const own = isSeries(kernel) ? {} : { ...(modules && { modules }), ...(initrd && { initrd }) }
     await checkKernel({ kernel, devices: options.device.flat(), ...own }, true, say)

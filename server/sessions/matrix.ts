@@ -15,6 +15,7 @@ import { runsFolder } from '../machine/runs.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { OUTCOMES, type Outcome } from '../run/ending.ts'
+import { isSeries } from '../run/files.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { type CampaignOf, type Kind, type RowOf, Store, salvage } from './store.ts'
 
@@ -163,7 +164,8 @@ export function bootWords({ kernel, devices, until, translate, granule, machine 
     ...devices.flatMap(name => ['--device', name]),
     ...['--policy', policy, '--until', until, '--translate', translate, '--granule', String(granule)],
     ...['--memory', memory, '--smp', String(smp), '--timeout', String(timeout)],
-    ...(modules === undefined ? [] : ['--modules', modules]),
+    // Debian's kernels, which others are held against, have their own.
+    ...(modules === undefined || isSeries(kernel) ? [] : ['--modules', modules]),
     ...(initrd === undefined ? [] : ['--initrd', initrd]),
     ...(append === undefined ? [] : [`--append=${append}`]),
     ...qemuArgs.map(word => `--qemu-arg=${word}`),

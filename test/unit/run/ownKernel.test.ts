@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A kernel of one's own: what is no kernel, or lacks what the workload needs, is told before there is a machine. */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { gzipSync } from 'node:zlib'
@@ -235,4 +235,19 @@ test.each([
   expect(stderr.split('\n').length).toBeLessThanOrEqual(3)
   expect(code).toBe(2)
   expect(readFileSync(join(root, 'file'), 'utf8')).toBe('no kernel')
+})
+
+test.each([
+  ['--memory abacus', "'abacus' is invalid"],
+  ['--memory 64M', '--carveout 64M: more than half of --memory 64M'],
+  ['--policy abacus', 'no policy "abacus"'],
+  ['--kernel 6.12,6.1 --modules FOLDER', "--modules: not with Debian's kernels"],
+])('matrix %s answers at once, and plans nothing', async (args, message) => {
+  const root = tree({ file: '' })
+  const words = args.replace('FOLDER', root).split(' ')
+  const database = join(root, 'matrices')
+  const { code, stderr } = await cosim(['matrix', ...words, '--database', database])
+  expect(stderr).toContain(message)
+  expect(code).toBe(2)
+  expect(existsSync(database)).toBe(false)
 })

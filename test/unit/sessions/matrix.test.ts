@@ -90,6 +90,12 @@ describe('the plan', () => {
   })
 })
 
+test('modules are those of kernels of one’s own; Debian’s, beside them, have theirs', () => {
+  const machine = { ...MACHINE, modules: '/modules' }
+  expect(bootWords({ ...PLAN[3], machine })).toEqual(expect.arrayContaining(['--modules', '/modules']))
+  expect(bootWords({ ...PLAN[0], machine })).not.toContain('--modules')
+})
+
 describe('what is kept', () => {
   let folder: string
   beforeEach(() => {
