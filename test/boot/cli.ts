@@ -27,6 +27,8 @@ export interface RunOptions {
   readonly onErrors?: (text: string, child: ChildProcess) => void
   /** Where it is started; default: here. */
   readonly cwd?: string
+  /** Default: ours. */
+  readonly env?: NodeJS.ProcessEnv
   /** The run is killed after so long; the test then fails on the exit code. */
   readonly deadlineMs?: number
 }
@@ -39,6 +41,7 @@ export async function cosim(args: readonly string[], options: RunOptions = {}): 
   const child = spawn(process.execPath, [MAIN, ...all], {
     stdio: ['ignore', 'pipe', 'pipe'],
     ...(options.cwd !== undefined && { cwd: options.cwd }),
+    ...(options.env !== undefined && { env: options.env }),
   })
   let stdout = ''
   let stderr = ''

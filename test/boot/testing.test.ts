@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { stripVTControlCharacters as plain } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { privateFolder } from '../../server/machine/scratch.ts'
@@ -28,6 +28,25 @@ function project(name: string, text: string): string {
   return path
 }
 
+/** Has each process of a run told of: machines belong to those that vitest starts. */
+function told(cwd: string): { readonly env: NodeJS.ProcessEnv; left(): string[] } {
+  const list = `${cwd}.pids`
+  const module = `${cwd}.mjs`
+  writeFileSync(
+    module,
+    `import { appendFileSync } from 'node:fs'\nappendFileSync(${JSON.stringify(list)}, process.pid + '\\n')\n`,
+  )
+  return {
+    env: { ...process.env, NODE_OPTIONS: `--import=${pathToFileURL(module)}` },
+    left() {
+      const pids = new Set(readFileSync(list, 'utf8').trim().split('\n').map(Number))
+      // This one's child, what that starts, and vitest's.
+      expect(pids.size).toBeGreaterThan(1)
+      return [...pids].flatMap(leftovers)
+    },
+  }
+}
+
 /** The first example of the documentation. */
 function example(): string {
   const [, text = ''] = /^```ts\n(.*?)^```/ms.exec(readFileSync(join(ROOT, 'server/testing/README.md'), 'utf8')) ?? []
@@ -40,14 +59,15 @@ test('the example runs as it is written, in an empty folder', async () => {
   expect(first.code, first.said).toBe(0)
   // Now its snapshot is there.
   const started = performance.now()
-  const { code, stdout, said, pid } = await cosim(['test', 'my.test.ts'], { cwd })
+  const processes = told(cwd)
+  const { code, stdout, said } = await cosim(['test', 'my.test.ts'], { cwd, env: processes.env })
   const ms = performance.now() - started
   expect(code, said).toBe(0)
   expect(plain(stdout)).toMatch(/Tests {2}1 passed/)
   // Nothing else on two idle cores takes it under 10 s; here others run.
   expect(ms).toBeLessThan(40_000)
   expect(readdirSync(cwd)).toEqual(['my.test.ts'])
-  expect(leftovers(pid)).toEqual([])
+  expect(processes.left()).toEqual([])
 })
 
 test.each(['SIGINT', 'SIGTERM'] as const)('%s to all of its processes leaves nothing behind', async signal => {
@@ -117,8 +137,9 @@ test("what (1) isn't so", async ({ machine }) => {
 })
 `,
   )
-  const failed = await cosim(['test', 'my.test.ts', '--seed', '5', '--junit', 'out.xml'], { cwd })
-  const { code, said, pid } = failed
+  const processes = told(cwd)
+  const failed = await cosim(['test', 'my.test.ts', '--seed', '5', '--junit', 'out.xml'], { cwd, env: processes.env })
+  const { code, said } = failed
   expect(code, said).toBe(1)
   const [stdout, stderr] = [plain(failed.stdout), plain(failed.stderr)]
   expect(stdout).toMatch(/1 failed \| 1 passed/)
@@ -147,5 +168,5 @@ test("what (1) isn't so", async ({ machine }) => {
   const repeated = await cosim(words, { cwd })
   expect(repeated.code, repeated.said).toBe(1)
   expect(plain(repeated.stdout)).toMatch(/1 failed \| 1 skipped/)
-  expect(leftovers(pid)).toEqual([])
+  expect(processes.left()).toEqual([])
 })
