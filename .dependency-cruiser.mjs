@@ -60,10 +60,18 @@ const MAY_IMPORT = [
     [
       'protocol',
       'scripts/setup',
-      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|attack)',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|attack|fleet)',
     ],
   ],
   ['server/attack', ['server/smmu', 'server/policy', 'server/oracle', PORTS]],
+  [
+    'server/fleet',
+    [
+      'protocol',
+      'scripts/setup',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|attack)',
+    ],
+  ],
   // For a browser: it has all policies, as there is nothing to load them from.
   ['server/recorded', ['protocol', 'server/(smmu|machine|policy|hypervisor|oracle|trace|trap|run|api)']],
   ['server/web', ['server/api', 'server/faults', 'server/recorded', 'server/smmu/bits[.]ts']],
@@ -74,7 +82,7 @@ const MAY_IMPORT = [
       'scripts/setup',
       'test/bench',
       'test/fuzz',
-      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|api|attack|testing)',
+      'server/(smmu|machine|policy|oracle|trace|translate|faults|trap|control|run|sessions|api|attack|fleet|testing)',
     ],
   ],
   [

@@ -5,12 +5,12 @@ import { checkToken } from '../api/security.ts'
 const MAX_BYTES = 1024
 
 /**
- * The token that QEMU and a server on the network have to know, from a file: what stands in the environment or on a command line is
- * seen by more than who may know it. QEMU reads the same file.
- * @throws Error when it cannot be read, others can read it, or it is too short to be a secret
+ * A secret from a file: what stands in the environment or on a command line is seen by more than who may know it.
+ * @param option names the file
+ * @throws Error when it cannot be read, others can read it, or it is not one line
  */
-export function readToken(file: string): Buffer {
-  const name = `--token-file ${file}`
+export function readSecret(option: string, file: string): string {
+  const name = `${option} ${file}`
   const buffer = Buffer.alloc(MAX_BYTES + 1)
   let length: number
   try {
@@ -27,8 +27,17 @@ export function readToken(file: string): Buffer {
     throw new Error(`${name}: ${(error as Error).message}`)
   }
   // QEMU leaves out the end of the line, too.
-  const token = buffer.toString('latin1', 0, length).replace(/[\r\n]+$/, '')
-  if (length > MAX_BYTES || !/^[\x21-\x7e]*$/.test(token)) throw new Error(`${name}: expected one line without spaces`)
-  checkToken(name, token)
+  const secret = buffer.toString('latin1', 0, length).replace(/[\r\n]+$/, '')
+  if (length > MAX_BYTES || !/^[\x21-\x7e]*$/.test(secret)) throw new Error(`${name}: expected one line without spaces`)
+  return secret
+}
+
+/**
+ * The token that QEMU and a server on the network have to know. QEMU reads the same file.
+ * @throws as `readSecret`, and Error when it is too short to be a secret
+ */
+export function readToken(file: string): Buffer {
+  const token = readSecret('--token-file', file)
+  checkToken(`--token-file ${file}`, token)
   return Buffer.from(token, 'latin1')
 }

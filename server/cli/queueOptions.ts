@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The options of all commands that have to do with a fleet's queue: where it is, and what lets one in. */
+import { readFileSync } from 'node:fs'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { parseQueue, type QueueConnection } from '../fleet/queue.ts'
+import { UsageError } from './exit.ts'
+import { inputFile, regularFile } from './paths.ts'
+import { readSecret } from './tokenFile.ts'
+
+/** Environment variable with the password, where a file is not at hand. */
+export const QUEUE_PASSWORD = 'SMMU_COSIM_QUEUE_PASSWORD'
+
+export interface QueueOptions {
+  readonly queue?: QueueConnection
+  readonly queuePasswordFile?: string
+  readonly queueCa?: string
+  readonly queueCert?: string
+  readonly queueKey?: string
+}
+
+function address(text: string): QueueConnection {
+  try {
+    return parseQueue(text)
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
+/** @param about what the command does with the queue */
+export const queueOptions = (command: Command, about: string): Command =>
+  command
+    .addOption(
+      new Option(
+        '--queue <url>',
+        `${about}: a Redis or Valkey, redis://[USER@]HOST[:PORT][/DB], or rediss://… with TLS`,
+      ).argParser(address),
+    )
+    .option(
+      '--queue-password-file <file>',
+      `with the password of the queue (or environment ${QUEUE_PASSWORD})`,
+      regularFile,
+    )
+    .option('--queue-ca <file>', 'PEM: who may have signed the certificate of the queue', inputFile)
+    .option('--queue-cert <file>', 'PEM: the certificate that the queue asks for', inputFile)
+    .option('--queue-key <file>', 'PEM: the key of that certificate', inputFile)
+
+/**
+ * How the queue is reached; undefined: nothing was said of one.
+ * @throws UsageError for options that do not fit; Error when a file cannot be read, or others can read the password
+ */
+export function connectionOf(
+  options: QueueOptions,
+  password = process.env[QUEUE_PASSWORD],
+): QueueConnection | undefined {
+  const { queue, queuePasswordFile: file, queueCa, queueCert, queueKey } = options
+  const of = {
+    '--queue-password-file': file,
+    '--queue-ca': queueCa,
+    '--queue-cert': queueCert,
+    '--queue-key': queueKey,
+  }
+  if (queue === undefined) {
+    const [alone] = Object.entries(of).find(([, value]) => value !== undefined) ?? []
+    if (alone !== undefined) throw new UsageError(`${alone}: without --queue there is no queue`)
+    return undefined
+  }
+  if ((queueCert === undefined) !== (queueKey === undefined)) {
+    throw new UsageError('--queue-cert and --queue-key: the one is of no use without the other')
+  }
+  if (queue.tls === undefined && (queueCa ?? queueCert) !== undefined) {
+    throw new UsageError('--queue-ca, --queue-cert: of a queue with TLS, rediss://')
+  }
+  const secret = file === undefined ? password : readSecret('--queue-password-file', file)
+  const pem = (path: string) => readFileSync(path)
+  return {
+    ...queue,
+    ...(secret !== undefined && secret !== '' && { password: secret }),
+    ...(queue.tls && {
+      tls: {
+        ...queue.tls,
+        ...(queueCa !== undefined && { ca: pem(queueCa) }),
+        ...(queueCert !== undefined && { cert: pem(queueCert) }),
+        ...(queueKey !== undefined && { key: pem(queueKey) }),
+      },
+    }),
+  }
+}
