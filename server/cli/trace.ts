@@ -46,6 +46,7 @@ import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { openPager, type Pager } from './pager.ts'
 import { inputFile, inputRecording, ofRecording, outputFile } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
+import { sayProblems } from './problems.ts'
 import { recordingsCommands } from './recordings.ts'
 import { port } from './serve.ts'
 import { print, say } from './terminal.ts'
@@ -150,10 +151,7 @@ async function reading(
   }
   try {
     await action(reader)
-    for (const problem of reader.problems) {
-      say(`${problem.path}: byte ${problem.offset}: ${problem.message}`)
-      if (problem.damage) process.exitCode = EXIT.failed
-    }
+    sayProblems(reader.problems)
   } catch (error) {
     fail(error)
   }
@@ -383,12 +381,7 @@ async function pageOf(paths: readonly string[], options: SymbolOptions, signal: 
   for (const [i, last] of cut.entries()) {
     if (last !== undefined) say(`${paths[i]}: only its beginning is in the page, up to trap ${last}`)
   }
-  for (const { reader } of recordings) {
-    for (const problem of reader.problems) {
-      say(`${problem.path}: byte ${problem.offset}: ${problem.message}`)
-      if (problem.damage) process.exitCode = EXIT.failed
-    }
-  }
+  for (const { reader } of recordings) sayProblems(reader.problems)
   return html
 }
 

@@ -9,6 +9,7 @@ import { address, integer, onSmmu } from './ctl/command.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
 import { inputRecording } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
+import { sayProblems } from './problems.ts'
 import { print, say } from './terminal.ts'
 
 export interface WalkOptions {
@@ -47,12 +48,13 @@ interface WalkCommandOptions extends WalkOptions, ClientOptions {
 async function printRecordedWalk(recording: string, options: WalkCommandOptions): Promise<void> {
   const { at, policy, typeCheck, json, iova, write, ...rest } = options
   await checkPolicy(policy, typeCheck, new AbortController().signal)
-  const { machine, moment, problems } = await recordedMachine(recording, at, policy, rest)
+  const { machine, moment, problems, unknown } = await recordedMachine(recording, at, policy, rest)
   const answer = machine.walk({ ...rest, iova: BigInt(iova), write: write === true })
   // To be read beside it, and not part of the answer.
   say(moment)
   print(json ? JSON.stringify(answer, null, 2) : walkText(answer))
-  for (const problem of problems) say(problem)
+  sayProblems(problems)
+  if (unknown !== undefined) say(unknown)
   if (answer.outcome === 'unknown') process.exitCode = EXIT.failed
 }
 

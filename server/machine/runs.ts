@@ -60,7 +60,7 @@ export function runs(folder = runsFolder()): Run[] {
 }
 
 /** Whether a run has not ended. */
-export const isLive = ({ path }: Run): boolean => isLocked(path)
+export const isLive = ({ path }: Pick<Run, 'path'>): boolean => isLocked(path)
 
 /** Bytes of the file system that a run takes. */
 export const runBytes = ({ path }: Run): number => bytesOf(path)

@@ -35,6 +35,8 @@ export interface Problem {
   readonly message: string
   /** False: by intention, as by rotation. */
   readonly damage: boolean
+  /** The file ends too early: so does one that is still being written. */
+  readonly early?: true
 }
 
 /** The file is no trace, or one that this version cannot read; nothing of it can be shown. */
@@ -201,9 +203,9 @@ export class TraceReader {
       const info = decodeBlockHeader(source.read(position, BLOCK_HEADER))
       if (info === undefined || info.length > MAX_PAYLOAD) {
         const next = findBlock(source, position + 1)
-        const what =
-          source.size - position < BLOCK_HEADER ? 'the file is cut off in the header of a block' : 'no block here'
-        this.#problem(path, position, `${what}; ${plural(next - position, 'byte')} skipped`)
+        const early = source.size - position < BLOCK_HEADER
+        const what = early ? 'the file is cut off in the header of a block' : 'no block here'
+        this.#problem(path, position, `${what}; ${plural(next - position, 'byte')} skipped`, early)
         position = next
         number = -1
         continue
@@ -217,7 +219,8 @@ export class TraceReader {
       if (info.type === blockType.index) return this.#checkEnd(path, source, position, next)
       position = next
     }
-    this.#problem(path, source.size, 'the recording was not ended: killed, or the file is cut off')
+    const what = 'the recording was not ended: it goes on, was killed, or the file is cut off'
+    this.#problem(path, source.size, what, true)
   }
 
   #block(path: string, position: number, info: BlockInfo, payload: Buffer): TraceRecord[] {
@@ -256,6 +259,7 @@ export class TraceReader {
         path,
         end,
         `the file is cut off in block ${info.number}, ${count} of its ${info.records} records are whole`,
+        true,
       )
     }
     if (unknown > 0) {
@@ -266,16 +270,18 @@ export class TraceReader {
 
   #checkEnd(path: string, source: Source, index: number, position: number): void {
     const end = decodeEnd(source.read(position, END_BYTES))
-    if (end !== index) this.#problem(path, Math.min(position, source.size), 'the end of the file is damaged or cut off')
-    else if (position + END_BYTES !== source.size) {
+    if (end !== index) {
+      const early = source.size < position + END_BYTES
+      this.#problem(path, Math.min(position, source.size), 'the end of the file is damaged or cut off', early)
+    } else if (position + END_BYTES !== source.size) {
       this.#problem(path, position + END_BYTES, `${plural(source.size - position - END_BYTES, 'byte')} after the end`)
     }
   }
 
   /** Once, however often the file is read. */
-  #problem(path: string, offset: number, message: string): void {
+  #problem(path: string, offset: number, message: string, early = false): void {
     const known = this.problems.some(p => p.path === path && p.offset === offset && p.message === message)
-    if (!known) this.problems.push({ path, offset, message, damage: true })
+    if (!known) this.problems.push({ path, offset, message, damage: true, ...(early && { early }) })
   }
 }
 

@@ -10,7 +10,7 @@ import { Walker, type WalkRegisters } from '../smmu/walker.ts'
 import type { WalkStep } from '../smmu/walkSteps.ts'
 import type { MachineDescription } from './format.ts'
 import { type Group, groups, type Item, isGroup } from './groups.ts'
-import { TraceReader } from './reader.ts'
+import { type Problem, TraceReader } from './reader.ts'
 import { recordedPolicy } from './recordedPolicy.ts'
 import { Replay } from './replay.ts'
 import { type LongWrites, Shown, type View } from './shown.ts'
@@ -149,7 +149,7 @@ function lastEnabled(reader: TraceReader, smmu: number, view: View): number | un
  * The machine of a recording after trap `at`; default: after the last trap at which the SMMU was on.
  * @param policy name or file, from the command line; absent: the recorded one
  * @param of SMMU and registers that are asked for
- * @returns also which moment that is, and what is wrong with the recording, in sentences
+ * @returns also which moment that is, what is wrong with the recording, and in a sentence what is not known
  * @throws Error when the file is no trace, or has no such trap
  */
 export async function recordedMachine(
@@ -157,7 +157,12 @@ export async function recordedMachine(
   at?: number,
   policy?: string,
   { smmu, table = 'hardware' }: { readonly smmu: number; readonly table?: View } = { smmu: 0 },
-): Promise<{ readonly machine: RecordedMachine; readonly moment: string; readonly problems: readonly string[] }> {
+): Promise<{
+  readonly machine: RecordedMachine
+  readonly moment: string
+  readonly problems: readonly Problem[]
+  readonly unknown?: string
+}> {
   const reader = TraceReader.open(path)
   const { header } = reader
   let problem: string | undefined
@@ -172,8 +177,7 @@ export async function recordedMachine(
   )
   if (at !== undefined && machine.trap !== at) throw new Error(`${path}: no trap ${at}; its last is ${machine.trap}`)
   problem ??= machine.problem
-  const problems = reader.problems.map(({ path, offset, message }) => `${path}: byte ${offset}: ${message}`)
-  if (problem !== undefined) problems.push(`some of what the hypervisor wrote is not known: ${problem}`)
+  const unknown = problem && `some of what the hypervisor wrote is not known: ${problem}`
   const moments = {
     asked: `as it stood after trap ${machine.trap}`,
     end: `as it stood at the end of the recording, after trap ${machine.trap}`,
@@ -181,5 +185,5 @@ export async function recordedMachine(
     never: `as it stood at the end of the recording, in which SMMU ${smmu} is never on`,
   }
   const moment = at !== undefined ? 'asked' : last === undefined ? 'end' : last > 0 ? 'last' : 'never'
-  return { machine, moment: moments[moment], problems }
+  return { machine, moment: moments[moment], problems: reader.problems, ...(unknown !== undefined && { unknown }) }
 }

@@ -10,12 +10,13 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { MachineManager } from '../../../server/api/machineManager.ts'
 import { fileNames, namedFile } from '../../../server/api/namedFiles.ts'
 import { Recordings } from '../../../server/api/recordings.ts'
+import { LockedFolder } from '../../../server/machine/lockedFolder.ts'
 import { Database } from '../../../server/sessions/database.ts'
 import { bootRecording, folder, scriptedBoot } from '../trace/synthetic.ts'
 
@@ -107,7 +108,24 @@ describe('recordings', () => {
     })
   })
 
-  test('what is damaged, or goes on, is no difference either, and is told', async () => {
+  test.each([1, 300, 5_000])('of a machine that runs it is said that it runs, wherever it ends: %i bytes fewer', async less => {
+    const folder = LockedFolder.make(runs, '2026-01-01')
+    const name = basename(folder.path)
+    const path = join(folder.path, 'trace')
+    await bootRecording(path, {}, bench => scriptedBoot(bench, 2))
+    truncateSync(path, statSync(path).size - less)
+    const recordings = new Recordings(runs)
+    const itRuns = `smmu-cosim: ${path}: its machine runs: this is what was recorded so far`
+    const replayed = await recordings.replay(name)
+    expect(replayed).toMatchObject({ same: true, lines: expect.arrayContaining([itRuns, 'no difference']) })
+    expect(replayed.lines.join('\n')).not.toMatch(/cut off|not ended/)
+    expect(await recordings.compare(name, name)).toEqual({ same: true, lines: [itRuns, itRuns, 'no difference'] })
+    // Of one that was killed there is nothing more to come.
+    folder.release()
+    await expect(recordings.replay(name)).rejects.toMatchObject({ status: 422, message: expect.stringMatching(/cut off/) })
+  })
+
+  test('what is damaged, or was killed, is no difference either, and is told', async () => {
     await run('a', 2)
     await run('b', 3)
     for (const name of ['a', 'b']) {

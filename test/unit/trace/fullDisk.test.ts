@@ -126,7 +126,7 @@ test('a disk that stays full: what is there can be read, and the file says what 
   const reader = TraceReader.open(path)
   expect([...reader.records()]).toHaveLength(20)
   expect(reader.problems.map(({ message }) => message)).toEqual([
-    'the recording was not ended: killed, or the file is cut off',
+    'the recording was not ended: it goes on, was killed, or the file is cut off',
   ])
 })
 
