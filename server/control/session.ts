@@ -10,7 +10,7 @@ import { type GdbServer, gdbServer } from '../machine/gdb.ts'
 import { copySparse, GuestRam, type RamPool } from '../machine/guestRam.ts'
 import { Hotplug } from '../machine/hotplug.ts'
 import { masterNames, type UntranslatedMaster, untranslatedMasters } from '../machine/masters.ts'
-import { type QemuExit, type QemuOptions, QemuProcess } from '../machine/qemu.ts'
+import { type QemuExit, type QemuOptions, QemuProcess, signalOf } from '../machine/qemu.ts'
 import { Qmp } from '../machine/qmp.ts'
 import { ofThisProcess, parseSize, type Scratch } from '../machine/scratch.ts'
 import type { NamedDevice } from '../machine/streams.ts'
@@ -149,6 +149,8 @@ export class Session extends EventEmitter<{
   transport: TransportUse | undefined
   readonly ended: Promise<SessionEnd>
   #serverError: string | undefined
+  /** Why the connection was broken off, by whoever it was. */
+  #broken: string | undefined
   /** Why the machine was not served at all. */
   #refused: string | undefined
   #panic: string | undefined
@@ -488,7 +490,11 @@ export class Session extends EventEmitter<{
     // What a policy throws it would throw again, unless somebody mends it.
     const mendable = !fault || this.listenerCount('interrupted') > 0
     if (reconnectMs > 0 && mendable) this.emit('interrupted', message, fault)
-    else this.#serverFailed(message)
+    else if (fault) this.#serverFailed(message)
+    else {
+      this.#broken ??= message
+      void this.qemu.stop()
+    }
   }
 
   #serverFailed(message: string): void {
@@ -503,7 +509,10 @@ export class Session extends EventEmitter<{
       this.#names?.close()
       await this.thread?.drained(this.#stopping ? STOP_DRAIN_MS : DRAIN_MS)
       const untranslated = await this.#untranslated
-      const serverError = this.#serverError ?? (this.hello === undefined ? this.#refused : undefined)
+      // A QEMU that crashes breaks off the connection as well.
+      const crashed = !qemu.asked && signalOf(qemu) !== undefined
+      const broken = crashed ? undefined : this.#broken
+      const serverError = this.#serverError ?? broken ?? (this.hello === undefined ? this.#refused : undefined)
       return {
         qemu,
         qemuErrors: this.qemu.errors.trim(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { availableParallelism } from 'node:os'
+import { availableParallelism, constants } from 'node:os'
 import { INHERITED_RAM } from './fileMemory.ts'
 import { slotArguments } from './hotplug.ts'
 
@@ -206,9 +206,14 @@ export function qemuCommand(options: QemuOptions, processors = availableParallel
 export interface QemuExit {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
-  /** It was told to: that it may have had to be killed, because a trap was held, is no fault. */
+  /** It was told to, and not ended by another signal: that it may have had to be killed, because a trap was held, is no fault. */
   readonly asked: boolean
 }
+
+/** The signal that ended a program; also where a shell waited for it and tells by an exit code. */
+export const signalOf = ({ code, signal }: Pick<QemuExit, 'code' | 'signal'>): NodeJS.Signals | undefined =>
+  signal ?? SIGNALS.find(name => code === 128 + constants.signals[name])
+const SIGNALS = Object.keys(constants.signals) as NodeJS.Signals[]
 
 /** A running QEMU. Its standard input and output are the guest's console. */
 export class QemuProcess {
@@ -216,7 +221,8 @@ export class QemuProcess {
   /** What QEMU itself said on standard error, bounded. */
   errors = ''
   readonly exited: Promise<QemuExit>
-  #asked = false
+  /** What it was told to end with. */
+  readonly #sent = new Set<NodeJS.Signals>()
 
   constructor(options: QemuOptions) {
     const [program, ...command] = qemuCommand(options)
@@ -228,7 +234,10 @@ export class QemuProcess {
     this.child.stdin?.on('error', () => {})
     this.exited = new Promise((resolve, reject) => {
       this.child.once('error', reject)
-      this.child.once('close', (code, signal) => resolve({ code, signal, asked: this.#asked }))
+      this.child.once('close', (code, signal) => {
+        const by = signalOf({ code, signal })
+        resolve({ code, signal, asked: this.#sent.size > 0 && (by === undefined || this.#sent.has(by)) })
+      })
     })
     this.exited.catch(() => {})
   }
@@ -240,11 +249,15 @@ export class QemuProcess {
   /** Ends QEMU: asks first, insists after `graceMs`. */
   async stop(graceMs = 750): Promise<void> {
     if (!this.running) return
-    this.#asked = true
     const closed = once(this.child, 'close')
-    this.child.kill('SIGTERM')
-    const timer = setTimeout(() => this.child.kill('SIGKILL'), graceMs)
+    this.#send('SIGTERM')
+    const timer = setTimeout(() => this.#send('SIGKILL'), graceMs)
     await closed
     clearTimeout(timer)
+  }
+
+  #send(signal: NodeJS.Signals): void {
+    this.#sent.add(signal)
+    this.child.kill(signal)
   }
 }
