@@ -39,7 +39,7 @@ import { verifyIdmap } from './idmapVerify.ts'
 import { expectKnown } from './known.ts'
 import { PAGE_SIZE, PageOwnership, type PageRange } from './ownership.ts'
 import { PagePool, zero } from './pool.ts'
-import { makeUpForLoss, stepBack, switchPower } from './power.ts'
+import { makeUpForLoss, PUTS_TO_USE, stepBack, switchPower } from './power.ts'
 import { type Quirks, quirksOf } from './quirks.ts'
 import { SHADOW_CMDQ_BYTES } from './shadowCmdqSize.ts'
 import { HostShare } from './share.ts'
@@ -340,7 +340,7 @@ export class Hypervisor implements HypContext {
     if (!smmu.isOn) {
       smmu.warn(HYP_POWERED_OFF, trap.offset, trap.size, trap.write ? trap.lo : 0, trap.write ? trap.hi : 0)
       trap.aborted = true
-    } else if (trap.write && trap.offset === ARM_SMMU_CR0 && !makeUpForLoss(smmu)) {
+    } else if (trap.write && PUTS_TO_USE.has(trap.offset) && !makeUpForLoss(smmu)) {
       trap.aborted = true
     } else {
       this.#frames[trap.smmu].access(trap)

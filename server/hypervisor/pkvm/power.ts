@@ -7,7 +7,13 @@ import type { PowerControl } from '../../machine/ports.ts'
 import { newTrap } from '../../policy/policy.ts'
 import { EBUSY, EIO, EPERM, ETIMEDOUT, OK } from '../../policy/result.ts'
 import { POWER_STATES, type PowerState } from '../../smmu/hardware.ts'
-import { ARM_SMMU_CR0, ARM_SMMU_CR0ACK, ARM_SMMU_GBPA, ARM_SMMU_GERRORN } from '../../smmu/registers.ts'
+import {
+  ARM_SMMU_CR0,
+  ARM_SMMU_CR0ACK,
+  ARM_SMMU_GBPA,
+  ARM_SMMU_GERRORN,
+  ARM_SMMU_IRQ_CTRL,
+} from '../../smmu/registers.ts'
 import { disableAcknowledged, disableAll, enableAgain, writeCr0 } from './cr0.ts'
 import { HOST_REGISTERS } from './powerState.ts'
 import type { Smmu } from './smmu.ts'
@@ -98,6 +104,9 @@ function restore(smmu: Smmu): number {
 export function stepBack(smmu: Smmu, control: PowerControl): void {
   control.set(smmu.index, POWER_STATES[smmu.power.now])
 }
+
+/** Writes before which a loss has to be noticed: they put to use what is UNKNOWN after it, tables, queues, and where interrupts are written. */
+export const PUTS_TO_USE: ReadonlySet<number> = new Set([ARM_SMMU_CR0, ARM_SMMU_IRQ_CTRL])
 
 /**
  * Hardware that lost its state though nobody had said so is made safe. That comes late: so far, what devices met was what GBPA is after a reset.

@@ -455,6 +455,19 @@ describe('a loss that nobody told of', () => {
     expect(bench.hyp.verify()).toEqual([])
   })
 
+  test('is noticed before interrupts are enabled, which would be written to where a register happens to point', () => {
+    const { bench, host } = running('reshadow', { soft: { id: idRegisters({ idr0: r.IDR0_MSI }) } })
+    lose(bench)
+    const msi = [r.ARM_SMMU_GERROR_IRQ_CFG0, r.ARM_SMMU_EVTQ_IRQ_CFG0]
+    expect(msi.map(offset => bench.peek(offset))).toEqual([NOWHERE, NOWHERE])
+    host.write(r.ARM_SMMU_IRQ_CTRL, r.IRQ_CTRL_EVTQ_IRQEN | r.IRQ_CTRL_GERROR_IRQEN)
+    expect(bench.report.take()).toContain('HYP_STATE_LOST')
+    expect(msi.map(offset => bench.peek(offset))).toEqual([0, 0])
+    expect(bench.peek(r.ARM_SMMU_IRQ_CTRL)).toBe(r.IRQ_CTRL_EVTQ_IRQEN | r.IRQ_CTRL_GERROR_IRQEN)
+    resume(bench, host)
+    expect(bench.dma(SID, MINE)).toBe('done')
+  })
+
   test('is noticed when the hardware consumes no commands', () => {
     const { bench, host } = running('reshadow')
     lose(bench)
