@@ -675,6 +675,38 @@ describe('descriptors that cannot be read', () => {
   })
 })
 
+/** A line of hypervisors, each of which goes on where the one before was killed. */
+class Succession {
+  /** What the last one told. */
+  kept = new Uint8Array()
+  readonly #bench: Pick<Bench, 'machine' | 'report' | 'now'>
+
+  constructor(bench: Pick<Bench, 'machine' | 'report' | 'now'>) {
+    this.#bench = bench
+  }
+
+  /** One that has not begun. */
+  born(): Hypervisor {
+    const hyp: Hypervisor = new Hypervisor(this.#bench.machine, {
+      options: { blocks: true, waitPolls: 50 },
+      report: this.#bench.report,
+      clock: () => this.#bench.now++,
+      persist: () => {
+        this.kept = hyp.checkpoint().slice()
+      },
+    })
+    return hyp
+  }
+
+  /** One that takes over. */
+  next(from = this.kept): Hypervisor {
+    const hyp = this.born()
+    hyp.restore(from)
+    hyp.resume()
+    return hyp
+  }
+}
+
 describe('take-over', () => {
   const acts: [string, (hyp: Hypervisor) => number, boolean][] = [
     ['a donation', hyp => hyp.donate(TARGET, PAGE, 1), false],
@@ -692,26 +724,15 @@ describe('take-over', () => {
             onConflict: ipa => conflicts.push(ipa),
           },
         })
-        let kept = new Uint8Array()
-        const born = (): Hypervisor => {
-          const hyp: Hypervisor = new Hypervisor(bench.machine, {
-            options: { blocks: true, waitPolls: 50 },
-            report: bench.report,
-            clock: () => bench.now++,
-            persist: () => {
-              kept = hyp.checkpoint().slice()
-            },
-          })
-          return hyp
-        }
-        bench.hyp = born()
+        const line = new Succession(bench)
+        bench.hyp = line.born()
         bench.hyp.reset()
         const host = new Host(bench).boot()
         host.attach(BYPASS, STE.bypass)
         const { used } = bench.hyp.pool
         const { tables } = bench.hyp.idmap?.state ?? { tables: -1 }
         if (given) expect(bench.hyp.donate(TARGET, PAGE, 1)).toBe(OK)
-        kept = bench.hyp.checkpoint().slice()
+        line.kept = bench.hyp.checkpoint().slice()
         const pages = [...NEIGHBOURS, TARGET]
         const touch = () => pages.map(page => bench.dma(BYPASS, page))
         touch()
@@ -748,9 +769,7 @@ describe('take-over', () => {
           expect(last).toBeGreaterThan(4)
           break
         }
-        const next = born()
-        next.restore(kept)
-        next.resume()
+        const next = line.next()
         bench.hyp = next
         // Begun or not: who owns the page is known.
         const foreign = !next.ownership.hostReachesAll(TARGET, PAGE)
@@ -777,21 +796,8 @@ describe('take-over', () => {
   test('hardware that consumes nothing: no descriptor becomes valid before all is forgotten', () => {
     const bench = start({}, 0)
     new Host(bench).boot()
-    let kept = new Uint8Array()
-    const born = (): Hypervisor => {
-      const hyp: Hypervisor = new Hypervisor(bench.machine, {
-        options: { blocks: true, waitPolls: 50 },
-        report: bench.report,
-        clock: () => bench.now++,
-        persist: () => {
-          kept = hyp.checkpoint().slice()
-        },
-      })
-      return hyp
-    }
-    const first = born()
-    first.restore(bench.hyp.checkpoint().slice())
-    first.resume()
+    const line = new Succession(bench)
+    const first = line.next(bench.hyp.checkpoint().slice())
     const { write } = bench.hw
     bench.hw.write = () => {
       throw new Error('killed')
@@ -802,9 +808,7 @@ describe('take-over', () => {
     const broken = picture(bench)
     expect(broken).toContain(null)
     bench.hw.stuck = true
-    bench.hyp = born()
-    bench.hyp.restore(kept)
-    bench.hyp.resume()
+    bench.hyp = line.next()
     expect(bench.report.operations.at(-1)).toMatchObject({ base: TARGET, result: EIO })
     expect(picture(bench)).toEqual(broken)
     bench.hw.stuck = false
@@ -817,22 +821,13 @@ describe('take-over', () => {
   test.each([0, 1] as const)('level %i: hardware that consumes nothing, and two hypervisors after another', bbml => {
     const bench = start({}, bbml)
     new Host(bench).boot()
-    let kept = bench.hyp.checkpoint().slice()
-    const born = () => {
-      const hyp: Hypervisor = new Hypervisor(bench.machine, {
-        options: { blocks: true, waitPolls: 50 },
-        report: bench.report,
-        clock: () => bench.now++,
-        persist: () => {
-          kept = hyp.checkpoint().slice()
-        },
-      })
-      hyp.restore(kept)
-      hyp.resume()
-      kept = hyp.checkpoint().slice()
-      return hyp
+    const line = new Succession(bench)
+    line.kept = bench.hyp.checkpoint().slice()
+    const takeOver = () => {
+      bench.hyp = line.next()
+      line.kept = bench.hyp.checkpoint().slice()
     }
-    bench.hyp = born()
+    takeOver()
     const whole = picture(bench)
     const { write } = bench.hw
     bench.hw.write = () => {
@@ -844,7 +839,7 @@ describe('take-over', () => {
     expect(broken).not.toEqual(whole)
     bench.hw.stuck = true
     for (let i = 0; i < 3; i++) {
-      bench.hyp = born()
+      takeOver()
       expect(picture(bench)).toEqual(broken)
     }
     // Nothing is a hole for want of a table.
@@ -862,21 +857,8 @@ describe('take-over', () => {
     const bench = start({}, 0)
     new Host(bench).boot()
     expect(bench.hyp.donate(BLOCK + 4 * MiB, PAGE, 1)).toBe(OK)
-    let kept = new Uint8Array()
-    const born = () => {
-      const hyp: Hypervisor = new Hypervisor(bench.machine, {
-        options: { blocks: true, waitPolls: 50 },
-        report: bench.report,
-        clock: () => bench.now++,
-        persist: () => {
-          kept = hyp.checkpoint().slice()
-        },
-      })
-      return hyp
-    }
-    const first = born()
-    first.restore(bench.hyp.checkpoint().slice())
-    first.resume()
+    const line = new Succession(bench)
+    const first = line.next(bench.hyp.checkpoint().slice())
     const { write } = bench.hw
     bench.hw.write = () => {
       throw new Error('killed')
@@ -884,9 +866,7 @@ describe('take-over', () => {
     expect(() => first.donate(TARGET, PAGE, 1)).toThrow('killed')
     bench.hw.write = write
     bench.hw.stuck = true
-    bench.hyp = born()
-    bench.hyp.restore(kept)
-    bench.hyp.resume()
+    bench.hyp = line.next()
     expect(bench.hyp.reclaim(BLOCK + 4 * MiB, PAGE, 1)).toBe(OK)
     expect(idmapEntry(bench, BLOCK + 4 * MiB)).toBeNull()
     expect(bench.hyp.idmapInfo?.unmapped).toBe(0)
