@@ -26,7 +26,7 @@ import { gatedHardware } from '../smmu/gatedHardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { request } from '../trace/records.ts'
-import { pcOf, returnAddresses } from '../trace/symbols.ts'
+import { pcOf } from '../trace/symbols.ts'
 import { TracedMemory } from '../trace/tracedMemory.ts'
 import { TrackedHardware } from '../translate/trackedHardware.ts'
 import { Translator } from '../translate/translator.ts'
@@ -140,7 +140,7 @@ export class Connection {
     this.operator = new Operator(this.#policy, inspector, thread.ring, oracles.isolation)
     thread.breakpoints.connect(
       trap => inspector.commandsAhead(trap),
-      (name, trap) => thread.kernel.within(name, pcOf(trap), () => returnAddresses(vcpu.frames(trap.cpu))),
+      (name, trap) => thread.kernel.within(name, pcOf(trap), () => vcpu.callers(trap)),
     )
   }
 

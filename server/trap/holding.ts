@@ -3,7 +3,6 @@ import { encodeHold } from '../../protocol/generated/messages.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { Trap } from '../policy/policy.ts'
 import { released } from '../trace/records.ts'
-import { returnAddresses } from '../trace/symbols.ts'
 import type { Hit } from './breakpoints.ts'
 import type { Link } from './link.ts'
 import type { HeldTrap, Release } from './operations.ts'
@@ -52,7 +51,7 @@ export class Holding {
     const { ring, counters, post } = this.#thread
     encodeHold(this.#link.out, this.#link.nextSeq())
     this.#link.flush()
-    const callers = returnAddresses(this.#vcpu.frames(this.#trap.cpu))
+    const callers = this.#vcpu.callers(this.#trap)
     const parked = this.#thread.debugged && this.#vcpu.park()
     const now = ring.now()
     this.#held = { hit, callers, parked, seq, lastTrapNs, start, spent: spent + now - start }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { encodeCallStack, encodePark, Id } from '../../protocol/generated/messages.ts'
 import { enums, MAX_FRAMES } from '../../protocol/messages.ts'
+import type { Trap } from '../policy/policy.ts'
+import { returnAddresses } from '../trace/symbols.ts'
 import type { Link } from './link.ts'
 
 const OK = enums.status.ok[0]
@@ -12,6 +14,8 @@ const NO_FRAMES = new Uint8Array(0)
 export class WaitingVcpu {
   readonly #link: Link
   readonly #able: boolean
+  /** Number of the trap whose callers are known, and they. */
+  #called: { readonly seq: number; readonly callers: readonly bigint[] } = { seq: 0, callers: [] }
 
   /** @param features of hello */
   constructor(link: Link, features: number) {
@@ -32,6 +36,12 @@ export class WaitingVcpu {
     const answer = link.call(seq)
     const good = answer.type === Id.data && answer.status === OK && answer.bytes.length <= 8 * depth
     return good ? answer.bytes : NO_FRAMES
+  }
+
+  /** Return addresses on its stack, the innermost first: asked for once in a trap. @throws LinkClosed, ProtocolError */
+  callers({ cpu, seq }: Pick<Trap, 'cpu' | 'seq'>): readonly bigint[] {
+    if (this.#called.seq !== seq) this.#called = { seq, callers: returnAddresses(this.frames(cpu)) }
+    return this.#called.callers
   }
 
   /** It stops at its instruction, where gdb finds it, until the trap is answered. @returns false: QEMU cannot do that */

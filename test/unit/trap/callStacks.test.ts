@@ -155,6 +155,28 @@ test('a breakpoint in a function holds what it does itself, and what it calls', 
   expect((await thread.call('breakpoints'))[0]?.matches).toBe(2)
 })
 
+test('however many functions have breakpoints, a trap asks for its callers once', async () => {
+  await start([within('other'), within('caller')])
+  await thread.call('kernel', TABLE)
+  for (const name of ['arm_smmu_attach_dev', 'arm_smmu_issue', 'caller']) {
+    const match = { on: 'function', name } as const
+    await thread.call('addBreakpoint', { match, skip: 0, once: false, enabled: true })
+  }
+  qemu.frames = []
+  await probe()
+  const before = qemu.stacks
+  qemu.pc = within('other')
+  await qemu.write(ARM_SMMU_GBPA, 4, 1)
+  expect(qemu.stacks).toBe(before + 1)
+  // And so does one that is held, with the callers of this trap.
+  qemu.frames = [within('caller')]
+  const [trap, answer] = await held(() => qemu.write(ARM_SMMU_GBPA, 4, 1))
+  expect(qemu.stacks).toBe(before + 2)
+  expect([trap.hit.breakpoint, trap.callers]).toEqual([3, qemu.frames])
+  await thread.call('release', { action: 'continue' })
+  await answer
+})
+
 test('a kernel that starts again is somewhere else', async () => {
   await start([])
   await thread.call('kernel', TABLE)
