@@ -22,6 +22,7 @@ export function countersView(counters: Counters | undefined, lost: number, table
     guardFaults: get('guardFaults'),
     resets: get('resets'),
     breakpoints: get('breakpoints'),
+    power: { off: get('poweredOff'), on: get('poweredOn'), refused: get('powerRefused') },
     lost,
     latencyUs: quantiles(counters?.latency()),
     serverUs: quantiles(counters?.server()),

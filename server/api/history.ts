@@ -4,9 +4,9 @@ import { StringDecoder } from 'node:string_decoder'
 import type { Session } from '../control/session.ts'
 import { NO_WARNINGS, type WarningTable } from '../policy/warnings.ts'
 import { f64At, u32At } from '../trace/layout.ts'
-import type { TraceRecord } from '../trace/records.ts'
+import { request, type TraceRecord } from '../trace/records.ts'
 import { Feed } from './feed.ts'
-import { historyItem, marks } from './historyItems.ts'
+import { historyItem, marks, powerItem } from './historyItems.ts'
 import { KernelFunctions } from './kernelFunctions.ts'
 import { PastTraps, type Recorded } from './pastTraps.ts'
 import type { FiringItem } from './schemas/faults.ts'
@@ -127,8 +127,14 @@ export class History {
     })
   }
 
-  #group({ id, at, layout, words, doubles }: LogEntry): void {
-    if (layout.name === 'request') return
+  #group(entry: LogEntry): void {
+    const { id, at, layout, words, doubles } = entry
+    if (layout.name === 'request') {
+      if (words[at + u32At.request.request] !== request.power) return
+      const item = powerItem(this.log.root(entry), new Date().toISOString(), this.#time)
+      if (item !== undefined) this.events.push(item)
+      return
+    }
     if (layout.name === 'trap') this.past.trap(id, words[at + u32At.trap.seq] ?? 0)
     this.#time = doubles[(at >> 1) + f64At[layout.name as 'trap' | 'reset' | 'translate'].time] ?? this.#time
     const first = this.#machineOf(id)?.rows === id

@@ -5,8 +5,9 @@ import { resultName } from '../policy/result.ts'
 import { formatWarningValues, type WarningTable, warningById } from '../policy/warnings.ts'
 import { hex } from '../smmu/bits.ts'
 import { decodeEvent, describeEvent, eventName } from '../smmu/events.ts'
+import { POWER_STATES } from '../smmu/hardware.ts'
 import { describeRecord } from '../trace/describe.ts'
-import type { TraceRecord } from '../trace/records.ts'
+import { request, type TraceRecord } from '../trace/records.ts'
 import { words } from './hex.ts'
 import type { PageItem } from './schemas/pages.ts'
 import type { EventItem, Timeline, WarningItem } from './schemas/trace.ts'
@@ -63,6 +64,14 @@ export function historyItem(record: TraceRecord, { at, time, row, warnings }: To
     default:
       return undefined
   }
+}
+
+/** That an SMMU was switched, or was not; undefined: the decision is another one. @param time of the guest's clock, ns */
+export function powerItem(root: TraceRecord, at: string, time: number): Omit<EventItem, 'id'> | undefined {
+  if (root.kind !== 'request' || root.request !== request.power) return undefined
+  const { v0: smmu, v1, result } = root
+  const text = `SMMU ${smmu} ${POWER_STATES[v1] ?? v1}: ${resultName(result)}`
+  return { at, time, kind: 'power', name: 'power', text, smmu }
 }
 
 /** An event record has 32 bytes; of a recording it may be cut short. */

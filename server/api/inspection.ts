@@ -538,7 +538,13 @@ export class Inspection {
   async power(smmu: number, state: PowerState): Promise<{ readonly result: number; readonly now: PowerState }> {
     this.#check(smmu)
     const result = await this.#thread.call('power', smmu, state)
-    return { result, now: (await this.#thread.call('powerState', smmu)) ?? 'on' }
+    return { result, now: await this.powerState(smmu) }
+  }
+
+  /** @throws OperationError when SMMUs are not to be switched */
+  async powerState(smmu: number): Promise<PowerState> {
+    this.#check(smmu)
+    return (await this.#thread.call('powerState', smmu)) ?? 'on'
   }
 
   /** @throws OperationError when the policy keeps no ownership, or EL2 does. */

@@ -80,6 +80,11 @@ export function metrics(manager: MachineManager, subscriptions: Subscriptions): 
       [{ access: 'write' }, counts.hardwareWrites],
     ]),
     counter('guard_faults_total', 'CPU accesses to guarded memory', [[{}, counts.guardFaults]]),
+    counter(
+      'power_requests_total',
+      'Requests to switch an SMMU, by what became of them',
+      Object.entries(counts.power).map(([result, count]): Sample => [{ result }, count]),
+    ),
     counter('resets_total', 'Resets of the machine', [[{}, counts.resets]]),
     counter('breakpoint_hits_total', 'Traps that were held', [[{}, counts.breakpoints]]),
     counter('trace_records_lost_total', 'Records that the full ring lost', [[{}, counts.lost]]),

@@ -2,6 +2,7 @@
 /** A recorded machine as it stood after one of its decisions. */
 import { PAGE_DONATE, PAGE_RECLAIM, PAGE_SHARE, PAGE_UNSHARE } from '../policy/report.ts'
 import { hex64 } from '../smmu/bits.ts'
+import { POWER_STATES, type PowerState } from '../smmu/hardware.ts'
 import { MAX_QUEUE_LOG2SIZE, queueLog2Size } from '../smmu/queue.ts'
 import { ARM_SMMU_CMDQ_BASE, ARM_SMMU_CMDQ_CONS, ARM_SMMU_CR0, CMDQ_CONS_ERR, registerAt } from '../smmu/registers.ts'
 import { Counters, CountersWriter, ownCounters } from '../trace/counters.ts'
@@ -33,6 +34,8 @@ export class Moment {
   lost = 0
   readonly shown: Shown
   readonly owners: Owners
+  /** Of each SMMU. */
+  readonly power: PowerState[]
   readonly #counters: ArrayBuffer
   readonly #count: CountersWriter
   /** What the host read last, unless it has written since; by SMMU and offset of 32 bits. */
@@ -46,6 +49,7 @@ export class Moment {
   constructor(machine: MachineDescription, from?: Moment) {
     this.shown = from?.shown.copy() ?? new Shown(machine)
     this.owners = from?.owners.copy() ?? new Owners(machine)
+    this.power = from?.power.slice() ?? machine.smmus.map((): PowerState => 'on')
     this.#counters = from === undefined ? ownCounters() : from.#counters.slice(0)
     this.#count = new CountersWriter(this.#counters)
     this.#el2Times = from === undefined ? new Uint32Array(HISTOGRAM_WORDS) : from.#el2Times.slice()
@@ -100,6 +104,7 @@ export class Moment {
     if ('time' in root) this.time = root.time
     if (root.kind === 'reset') this.#reset()
     if (root.kind === 'trap') this.#trap(root)
+    if (root.kind === 'request' && root.request === request.power) this.#switched(root)
     if (root.kind === 'request' && root.request === request.stage2Changed) {
       this.#changes++
       count(this.#el2Times, 0, root.duration / 1000)
@@ -107,8 +112,17 @@ export class Moment {
     for (const child of children) this.#child(child)
   }
 
+  #switched({ v0: smmu, v1, result }: RecordOf<'request'>): void {
+    const before = this.power[smmu]
+    const to = POWER_STATES[v1]
+    if (before === undefined || to === undefined) return
+    this.#count.power(before, to, result === 0)
+    if (result === 0) this.power[smmu] = to
+  }
+
   #reset(): void {
     this.#count.add('resets')
+    this.power.fill('on')
     this.#read.clear()
     this.#consumed.clear()
     this.owners.reset()

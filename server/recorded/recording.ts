@@ -5,7 +5,7 @@
  */
 import { countersView } from '../api/countersView.ts'
 import type { Numbered, Source } from '../api/feed.ts'
-import { historyItem, marks } from '../api/historyItems.ts'
+import { historyItem, marks, powerItem } from '../api/historyItems.ts'
 import { Inspection } from '../api/inspection.ts'
 import { Problem } from '../api/problem.ts'
 import { pageHandlers } from '../api/routes/pages.ts'
@@ -302,6 +302,8 @@ export class Recording {
       const at = isoOf(this.header.epoch + root.start / 1e6)
       this.#events.push(row, { at, time: root.time, kind: 'reset', name: 'reset', text: 'machine reset' })
     }
+    const power = powerItem(root, isoOf(this.header.epoch + ('start' in root ? root.start : 0) / 1e6), this.#time)
+    if (power !== undefined) this.#events.push(row, power)
     this.#apply(this.#now, { ...item, children: item.children.filter(({ kind }) => !NOTED.has(kind)), whole }, row)
     if (kept) this.#behind.set(row, new Moment(this.header.machine, this.#now))
     this.#follow(root, row)
@@ -485,6 +487,11 @@ export class Recording {
         if (policy === 'partition' || keeps?.includes('ownership') === false)
           throw new OperationError('state', `policy ${policy}: the recording does not tell whose pages are`)
         return atMost(this.#now.owners.ranges(from, to), from, to, limit)
+      },
+      powerState: smmu => {
+        if (this.header.policyOptions.power === undefined)
+          throw new OperationError('state', 'its SMMUs were not to be switched off')
+        return this.#now.power[smmu] ?? null
       },
       hostStage2: () => null,
       el2: () => {

@@ -5,6 +5,7 @@
  */
 import type { Trap } from '../policy/policy.ts'
 import { opcodeName } from '../smmu/commands.ts'
+import type { PowerState } from '../smmu/hardware.ts'
 import { ARM_SMMU_FRAME_SIZE, registerName } from '../smmu/registers.ts'
 import { buckets, count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'
 import { verdict } from './records.ts'
@@ -28,6 +29,9 @@ const SCALARS = [
   'breakpoints',
   'translations',
   'predicted',
+  'poweredOff',
+  'poweredOn',
+  'powerRefused',
 ] as const
 export type Scalar = (typeof SCALARS)[number]
 
@@ -88,6 +92,12 @@ export class CountersWriter {
   /** @param id of an event record (its first byte). */
   event(id: number): void {
     this.#increment(EVENTS + (id & 0xff))
+  }
+
+  /** An SMMU was to be switched. @param before null: there is none @param done it is in the state `to` now */
+  power(before: PowerState | null, to: PowerState, done: boolean): void {
+    if (!done) this.add('powerRefused')
+    else if (before !== to) this.add(to === 'on' ? 'poweredOn' : 'poweredOff')
   }
 
   add(scalar: Scalar): void {

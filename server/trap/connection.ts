@@ -137,7 +137,7 @@ export class Connection {
     const vcpu = new WaitingVcpu(link, hello.features)
     this.path = new TrapPath(thread, link, vcpu, this.#session, this.#policy, text => this.#panic(text))
     const inspector = new Inspector(this.#machine, this.#policy, ram.memory)
-    this.operator = new Operator(this.#policy, inspector, thread.ring, oracles.isolation)
+    this.operator = new Operator(this.#policy, inspector, thread, oracles.isolation)
     thread.breakpoints.connect(
       trap => inspector.commandsAhead(trap),
       (name, trap) => thread.kernel.within(name, pcOf(trap), () => vcpu.callers(trap)),

@@ -5,11 +5,13 @@ import { OperationError } from '../policy/operationError.ts'
 import type { Policy } from '../policy/policy.ts'
 import { OK } from '../policy/result.ts'
 import { POWER_STATES, type PowerState } from '../smmu/hardware.ts'
+import type { CountersWriter } from '../trace/counters.ts'
 import { request } from '../trace/records.ts'
 import type { RingWriter } from '../trace/ring.ts'
 import type { Inspector } from './inspect.ts'
 import type { Operations, OwnershipRange, RegisterValue } from './operations.ts'
 import { atMost } from './ownershipRanges.ts'
+import type { Thread } from './thread.ts'
 
 /** Bytes of guest memory that one operation reads. */
 const MAX_MEMORY = 1 << 20
@@ -22,14 +24,14 @@ export class Operator
   readonly #power: PowerRequests | undefined
   readonly #inspector: Inspector
   readonly #ring: RingWriter
-
+  readonly #counters: CountersWriter
   readonly #oracle: Pick<IsolationOracle, 'moving' | 'moved'> | undefined
 
   /** @param oracle hears what becomes of donations and reclaims */
   constructor(
     policy: Policy,
     inspector: Inspector,
-    ring: RingWriter,
+    { ring, counters }: Pick<Thread, 'ring' | 'counters'>,
     oracle?: Pick<IsolationOracle, 'moving' | 'moved'>,
   ) {
     this.#oracle = oracle
@@ -37,6 +39,7 @@ export class Operator
     this.#power = policy.inspect?.power
     this.#inspector = inspector
     this.#ring = ring
+    this.#counters = counters
   }
 
   /** Whose the pages are is not the policy's to say: it follows a hypervisor at EL2. */
@@ -89,7 +92,9 @@ export class Operator
   power(smmu: number, state: PowerState): number {
     const switches = this.#switches
     const start = this.#ring.now()
+    const before = switches.powerState(smmu)
     const result = switches.power(smmu, state)
+    this.#counters.power(before, state, result === OK)
     const index = POWER_STATES.indexOf(state)
     this.#ring.request(request.power, result >>> 0, start, this.#ring.now() - start, smmu, index, 0, 0)
     return result

@@ -122,6 +122,7 @@ test('the start dialog: own kernel, translation, devices, faults', async () => {
   expect(await level.isDisabled()).toBe(true)
   await dialog.getByLabel('RAM in blocks').check()
   await level.selectOption('1')
+  await dialog.getByRole('combobox', { name: /^Power/ }).selectOption('keep')
   await dialog.getByText('Faults from the first trap on').click()
   await dialog.getByLabel('Add a fault').selectOption('cr0ack-stuck')
   await dialog.getByLabel('Seed').fill('7')
@@ -132,7 +133,7 @@ test('the start dialog: own kernel, translation, devices, faults', async () => {
     .poll(() => asked)
     .toMatchObject({
       ...{ image: 'Image-own', initrd: 'initrd-own', translate: 'lockstep', nvme: false, blocks: true, bbm: 1 },
-      ...{ devices: ['usb-storage'], smmus: 2, slots: 1 },
+      ...{ devices: ['usb-storage'], smmus: 2, slots: 1, power: 'keep' },
       ...{ faults: ['cr0ack-stuck'], seed: 7 },
     })
 })
@@ -146,6 +147,7 @@ test(
     await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
     const dialog = page.getByRole('dialog')
     await dialog.getByRole('combobox', { name: /^Run/ }).selectOption('shell')
+    await dialog.getByRole('combobox', { name: /^Power/ }).selectOption('keep')
     await dialog.getByText('Own files, devices, translation').click()
     await dialog.getByLabel('Own kernel').selectOption('Image-real')
     await dialog.getByRole('button', { name: 'Start' }).click()
@@ -479,6 +481,26 @@ describe('on a booted machine', () => {
     await page.locator('.arm h3', { hasText: 'cr0ack-late' }).waitFor()
     await button('Change its rules').click()
     expect(await page.getByLabel('Rules, YAML or JSON').inputValue()).toMatch('register: ARM_SMMU_CR0ACK')
+  })
+
+  test('power: an SMMU is switched off and on, and the guest notices nothing', async () => {
+    await open('overview')
+    const power = page.locator('.power')
+    await power.getByText('on', { exact: true }).waitFor()
+    await button('Switch SMMU 0 off').click()
+    await power.getByText('off', { exact: true }).waitFor()
+    await button('Switch SMMU 0 on').click()
+    await power.getByText('on', { exact: true }).waitFor()
+    await power.getByText('switched off: 1, on: 1, refused: 0').waitFor()
+    await page.locator('.reports-list').getByText('SMMU 0 off: OK').waitFor()
+    // By somebody else: the page follows.
+    await ctl('power', 'off', '--retained')
+    await power.getByText('off, registers kept').waitFor()
+    await ctl('power', 'on')
+    await power.getByText('on', { exact: true }).waitFor()
+    type('dd if=/dev/vda of=/dev/null bs=4k count=4 iflag=direct 2>/dev/null && echo reads-$((6 * 7))')
+    const said = () => manager.history.console.read(0, 1e9, undefined).items.map(({ text }) => text)
+    await until(() => /^reads-42/m.test(said().join('')))
   })
 
   test('pause and resume', async () => {

@@ -62,6 +62,7 @@ export function smmuHandlers(manager: Pick<MachineManager, 'inspection' | 'statu
       })
       return shownAnswer(outcome, steps, missing)
     },
+    'GET /smmus/:smmu/power': async ({ params }) => ({ now: await manager.inspection.powerState(params.smmu) }),
     'POST /smmus/:smmu/power': async ({ params, body }) => {
       const { result, now } = await manager.inspection.power(params.smmu, body.state)
       return { ok: result === OK, result: resultName(result), now }

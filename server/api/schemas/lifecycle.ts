@@ -258,6 +258,10 @@ export const CountersSchema = named(
     guardFaults: Count,
     resets: Count,
     breakpoints: Count,
+    power: Type.Object(
+      { off: Count, on: Count, refused: Count },
+      { description: 'SMMUs that were switched, and requests for it that were refused' },
+    ),
     lost: Count,
     latencyUs: Quantiles,
     serverUs: Quantiles,

@@ -180,10 +180,16 @@ const WalkSchema = Type.Object({
 /** A translation, step by step. */
 export type WalkView = View<typeof WalkSchema>
 
+const Now = Type.Enum([...POWER_STATES], {
+  description: 'retained: off, and its registers are kept; off: everything is lost',
+})
+/** Whether an SMMU is on. */
+export type Power = View<typeof Now>
+
 const PowerSchema = Type.Object({
   ok: Type.Boolean(),
   result: Type.String({ description: 'OK, or an error number of Linux' }),
-  now: Type.Enum([...POWER_STATES]),
+  now: Now,
 })
 
 const Params = Type.Object({ smmu: Smmu })
@@ -259,6 +265,14 @@ export const smmus = {
     ),
     answer: WalkSchema,
     problems: [404, 409, 422],
+  },
+  'GET /smmus/:smmu/power': {
+    id: 'getPower',
+    tag: 'smmu',
+    summary: 'Whether an SMMU is on',
+    params: Params,
+    answer: Type.Object({ now: Now }),
+    problems: [404, 409],
   },
   'POST /smmus/:smmu/power': {
     id: 'switchPower',

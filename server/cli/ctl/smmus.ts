@@ -18,10 +18,14 @@ interface TableOptions extends OnSmmu {
 
 export function smmuCommands(add: Add): void {
   add<OnSmmu & { readonly retained?: true }>(
-    'power <on|off>',
-    'switch an SMMU off or on, as its host would ask for (boot --power)',
+    'power [on|off]',
+    'switch an SMMU off or on, as its host would ask for (boot --power); without a word: whether it is on',
     command => onSmmu(command).option('--retained', 'off: it keeps its registers'),
     async (client, { smmu, retained = false }, [to]) => {
+      if (to === undefined) {
+        client.print(await client.call('GET /smmus/:smmu/power', { params: { smmu } }), ({ now }) => `SMMU ${smmu} is ${now}`)
+        return
+      }
       if (to !== 'on' && to !== 'off') throw new UsageError('power: expected on or off')
       const state = to === 'off' && retained ? 'retained' : to
       const answer = await client.call('POST /smmus/:smmu/power', { params: { smmu }, body: { state } })

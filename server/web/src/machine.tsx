@@ -74,6 +74,9 @@ export function MachineControls() {
 /** Policies that the series' prefixes and the idmap are of. */
 export const OF_PKVM: ReadonlySet<string> = new Set(['pkvm', 'full'])
 
+/** Policies that can switch SMMUs: pKVM's, and maybe one of one's own. */
+const SWITCHES: ReadonlySet<string> = new Set(['pkvm', 'own'])
+
 export function StartDialog() {
   const close = () => {
     startDialog.value = false
@@ -93,6 +96,7 @@ export function StartDialog() {
   const [oracle, setOracle] = useState(false)
   const [blocks, setBlocks] = useState(false)
   const [bbm, setBbm] = useState('')
+  const [power, setPower] = useState('')
   const [quirks, setQuirks] = useState<readonly string[]>([])
   const [image, setImage] = useState('')
   const [initrd, setInitrd] = useState('')
@@ -127,6 +131,7 @@ export function StartDialog() {
       panicOnWarn,
       oracle,
       ...(blocks && OF_PKVM.has(policy) && { blocks, ...(bbm !== '' && { bbm: Number(bbm) }) }),
+      ...(power !== '' && SWITCHES.has(policy) && { power }),
       ...(quirks.length > 0 && { quirks }),
       ...(append && { append }),
     } as StartOptions
@@ -200,6 +205,13 @@ export function StartDialog() {
           <input type="checkbox" checked={oracle} onChange={e => setOracle(e.currentTarget.checked)} />
           oracle: end where a device reaches what it must not
         </label>
+        <Field label="Power" hint="SMMUs can be switched off and on; what the host finds after a loss of state">
+          <select value={power} disabled={!SWITCHES.has(policy)} onChange={e => setPower(e.currentTarget.value)}>
+            <option value="">always on</option>
+            <option value="reshadow">reshadow: an SMMU that was reset</option>
+            <option value="keep">keep: all as it left it</option>
+          </select>
+        </Field>
         <Blocks possible={OF_PKVM.has(policy)} blocks={blocks} setBlocks={setBlocks} bbm={bbm} setBbm={setBbm} />
         <details class="full more">
           <summary>Own files, devices, translation</summary>

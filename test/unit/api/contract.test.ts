@@ -97,6 +97,8 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/smmus/0/registers', 200],
     ['GET', '/api/v1/smmus/0/queues', 200],
     ['GET', '/api/v1/smmus/7/queues', 404],
+    // It was not started with SMMUs that are to be switched.
+    ['GET', '/api/v1/smmus/0/power', 409],
     // The fake's ID registers say nothing that the walker knows.
     ['GET', '/api/v1/smmus/0/streams', 409],
     ['GET', '/api/v1/smmus/0/walk?sid=8&iova=0x1000', 409],

@@ -322,6 +322,7 @@ test.each<[string[], RegExp]>([
   [['reclaim', '--base', '0x40000000', '--size', '4K', '--vm', '1'], /no pages|owner|passthrough/],
   [['ownership', '--from', '0x40000000'], /owner|passthrough/],
   [['power', 'off'], /--power/],
+  [['power'], /--power/],
   [['qmp', 'quit'], /command/],
   [['trap', '99999'], /no trap row/],
   [['stream', 'x'], /sid/],

@@ -8,6 +8,7 @@ import { expect, test } from 'vitest'
 import type { TrapRow } from '../../../server/api/schemas/trace.ts'
 import { POLICY_NAMES } from '../../../server/policy/load.ts'
 import { PAGE_DONATE, PAGE_RECLAIM } from '../../../server/policy/report.ts'
+import { EBUSY } from '../../../server/policy/result.ts'
 import { compare } from '../../../server/recorded/compare.ts'
 import { POLICIES } from '../../../server/recorded/policies.ts'
 import { type RecordedFile, Recording } from '../../../server/recorded/recording.ts'
@@ -15,7 +16,7 @@ import { commandNumber } from '../../../server/smmu/names.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
 import { recordedMachine } from '../../../server/trace/recordedMachine.ts'
-import { verdict } from '../../../server/trace/records.ts'
+import { request, verdict } from '../../../server/trace/records.ts'
 import type { RingWriter } from '../../../server/trace/ring.ts'
 import { stats } from '../../../server/trace/stats.ts'
 import { warningsOf } from '../../../server/trace/warnings.ts'
@@ -292,4 +293,51 @@ test('two recordings: the first difference, with the trap in each', async () => 
 
 test('every policy that has a name is there', () => {
   expect([...POLICIES.keys()].sort()).toEqual([...POLICY_NAMES])
+})
+
+test('whether an SMMU was on, how often it was switched, and what was refused', async () => {
+  const switched = (writer: RingWriter, state: number, result = 0) =>
+    writer.request(request.power, result >>> 0, writer.now(), 0, 0, state, 0, 0)
+  const boot = await madeUp(
+    writer => {
+      writer.reset(0, 1, 0, 0)
+      switched(writer, 2)
+      switched(writer, 1, EBUSY)
+      switched(writer, 0)
+      switched(writer, 0)
+      switched(writer, 1)
+      writer.reset(0, 2, 0, 0)
+    },
+    { policyOptions: { power: 'keep' } },
+  )
+  const mine = await Recording.read(boot)
+  const moments = []
+  for (let row = 1; row <= mine.rows; row++) {
+    mine.seek(row)
+    const { now } = await mine.call('GET /smmus/:smmu/power', { params: { smmu: 0 } })
+    const { off, on, refused } = mine.counters().power
+    moments.push([now, off, on, refused])
+  }
+  expect(moments).toEqual([
+    ['on', 0, 0, 0],
+    ['off', 1, 0, 0],
+    ['off', 1, 0, 1],
+    ['on', 1, 1, 1],
+    ['on', 1, 1, 1],
+    ['retained', 2, 1, 1],
+    ['on', 2, 1, 1],
+  ])
+  const events = mine.stream('events', 1, 100).items
+  expect(events.flatMap(({ kind, text }) => (kind === 'power' ? [text] : []))).toEqual([
+    'SMMU 0 off: OK',
+    'SMMU 0 retained: EBUSY',
+    'SMMU 0 on: OK',
+    'SMMU 0 on: OK',
+    'SMMU 0 retained: OK',
+  ])
+})
+
+test('of SMMUs that were not to be switched nothing is told', async () => {
+  const mine = await Recording.read(await madeUp(writer => writer.reset(0, 1, 0, 0)))
+  await expect(mine.call('GET /smmus/:smmu/power', { params: { smmu: 0 } })).rejects.toThrow(/not to be switched off/)
 })

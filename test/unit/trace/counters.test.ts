@@ -40,6 +40,19 @@ test('an empty histogram is all zeros; what is too long saturates', () => {
   expect(percentiles(words).max).toBe(2 ** 32 - 1)
 })
 
+test('an SMMU that is in the state already was not switched', () => {
+  const buffer = createCounters()
+  const writer = new CountersWriter(buffer)
+  writer.power('on', 'off', true)
+  writer.power('off', 'off', true)
+  writer.power('off', 'retained', false)
+  writer.power('off', 'on', true)
+  writer.power('on', 'retained', true)
+  writer.power(null, 'off', false)
+  const counters = new Counters(buffer)
+  expect([counters.get('poweredOff'), counters.get('poweredOn'), counters.get('powerRefused')]).toEqual([2, 1, 2])
+})
+
 test('counts by register, command, warning and event', () => {
   const buffer = createCounters()
   const writer = new CountersWriter(buffer)

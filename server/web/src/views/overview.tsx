@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useState } from 'preact/hooks'
 import type { CountersView, StartOptions } from '../../../api/schemas/lifecycle.ts'
-import { currentToken, downloadTrace } from '../api.ts'
+import type { Power as PowerState } from '../../../api/schemas/smmus.ts'
+import { call, currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
+import { useLoaded } from '../hooks.ts'
 import { recording } from '../recorded/open.ts'
-import { counters, events, go, rate, rates, running, status, warnings } from '../store.ts'
+import { counters, events, go, machineState, rate, rates, running, status, warnings } from '../store.ts'
 import { attempt, Button, Choice, Empty, Panel, Scroll, Skeleton, sectionHref, Tag, When } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -120,6 +122,7 @@ function Machine() {
         />
         <Fact name="Guest step" value={now.step ?? '–'} />
       </dl>
+      {options?.power !== undefined && machine !== null && <Power smmus={machine.smmus.length} c={c} />}
       <dl class="tallies">
         <Tally name="traps" value={c?.traps} />
         <Tally name="reads" value={c?.reads} />
@@ -134,12 +137,59 @@ function Machine() {
   )
 }
 
-const policyText = ({ policy = 'pkvm', until = 'nested', blocks = false, bbm, quirks = [] }: StartOptions) =>
+const policyText = ({ policy = 'pkvm', until = 'nested', blocks = false, bbm, power, quirks = [] }: StartOptions) =>
   [
     policy === 'pkvm' ? `pkvm, until ${until}` : policy,
     ...(blocks ? [`blocks${bbm === undefined ? '' : `, BBM level ${bbm}`}`] : []),
+    ...(power === undefined ? [] : [`power ${power}`]),
     ...(quirks.length > 0 ? [`quirks ${quirks.join(', ')}`] : []),
   ].join(', ')
+
+const POWER_WORDS = { on: 'on', retained: 'off, registers kept', off: 'off' } as const
+
+/** Which SMMUs are on, and buttons to have them switched, as the host would ask for it. */
+function Power({ smmus, c }: { smmus: number; c: CountersView | undefined }) {
+  const { off = 0, on = 0, refused = 0 } = c?.power ?? {}
+  const states = useLoaded(
+    () => Promise.all(Array.from({ length: smmus }, (_, smmu) => call('GET /smmus/:smmu/power', { params: { smmu } }))),
+    0,
+    [smmus, off, on, c?.resets, machineState.value],
+  )
+  const live = recording.value === undefined && (machineState.value === 'running' || machineState.value === 'paused')
+  const change = (smmu: number, state: PowerState) => () =>
+    void attempt(async () => {
+      const { ok, result } = await call('POST /smmus/:smmu/power', { params: { smmu }, body: { state } })
+      if (!ok) throw new Error(`SMMU ${smmu} stays as it is: ${result}`)
+      states.reload()
+    })
+  return (
+    <div class="power">
+      {(states.data ?? []).map(({ now }, smmu) => (
+        <span key={smmu} class="buttons">
+          SMMU {smmu} <Tag tone={now === 'on' ? 'ok' : 'warn'}>{POWER_WORDS[now]}</Tag>
+          {live &&
+            (now === 'on' ? (
+              <>
+                <Button class="small" onClick={change(smmu, 'off')} aria-label={`Switch SMMU ${smmu} off`}>
+                  Off
+                </Button>
+                <Button class="small" onClick={change(smmu, 'retained')} aria-label={`Switch SMMU ${smmu} off, retained`}>
+                  Off, retained
+                </Button>
+              </>
+            ) : (
+              <Button class="small" onClick={change(smmu, 'on')} aria-label={`Switch SMMU ${smmu} on`}>
+                On
+              </Button>
+            ))}
+        </span>
+      ))}
+      <span class="muted">
+        switched off: {count(off)}, on: {count(on)}, refused: {count(refused)}
+      </span>
+    </div>
+  )
+}
 
 /** The browser sends no token with a link, so with a token the file is fetched by script. */
 const Recording = () =>
@@ -257,6 +307,9 @@ function Commands({ c }: { c: CountersView | undefined }) {
   )
 }
 
+/** Kinds of events that are nobody's fault. */
+const PLAIN: ReadonlySet<string> = new Set(['machine', 'reset', 'power'])
+
 function Reports({ c }: { c: CountersView | undefined }) {
   const unexpected = (c?.warnings ?? []).filter(w => !w.expected).reduce((sum, w) => sum + w.count, 0)
   const list = [
@@ -273,7 +326,7 @@ function Reports({ c }: { c: CountersView | undefined }) {
     ...events.value.map(e => ({
       at: e.at,
       time: e.time,
-      tone: e.kind === 'machine' || e.kind === 'reset' ? ('plain' as const) : ('bad' as const),
+      tone: PLAIN.has(e.kind) ? ('plain' as const) : ('bad' as const),
       name: e.name,
       text: e.text.replace(`${e.name} `, '').trim(),
       row: 0,
