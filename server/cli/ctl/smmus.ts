@@ -23,7 +23,10 @@ export function smmuCommands(add: Add): void {
     command => onSmmu(command).option('--retained', 'off: it keeps its registers'),
     async (client, { smmu, retained = false }, [to]) => {
       if (to === undefined) {
-        client.print(await client.call('GET /smmus/:smmu/power', { params: { smmu } }), ({ now }) => `SMMU ${smmu} is ${now}`)
+        client.print(
+          await client.call('GET /smmus/:smmu/power', { params: { smmu } }),
+          ({ now }) => `SMMU ${smmu} is ${now}`,
+        )
         return
       }
       if (to !== 'on' && to !== 'off') throw new UsageError('power: expected on or off')

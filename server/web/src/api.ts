@@ -67,7 +67,7 @@ async function send({ method, path, body }: HttpRequest): Promise<Response> {
 export async function call<K extends RouteName>(route: K, ...[input]: InputArgs<K>): Promise<Answer<K>> {
   const recorded = recording.peek()
   if (recorded !== undefined) {
-    return recorded.call(route, input).catch((error: Error & { readonly status?: number }) => {
+    return recorded.views.call(route, input).catch((error: Error & { readonly status?: number }) => {
       throw new ApiError(error.status ?? 409, error.message)
     })
   }

@@ -113,7 +113,7 @@ function serve(id: string, subscription: Subscription): void {
   const { stream, options, handler, after } = subscription
   if (stream !== 'traps') {
     handler.restarted?.()
-    const { items } = from.stream(stream, 1, ALL)
+    const { items } = from.views.stream(stream, 1, ALL)
     handler.items(items as readonly never[], 0)
     return
   }
@@ -122,7 +122,7 @@ function serve(id: string, subscription: Subscription): void {
   const window = filtered || from.rows <= LISTED ? 1 : Math.max(1, moment.peek() - LISTED / 2)
   const step = (next: number, left: number): void => {
     if (subscriptions.get(id) !== subscription || recording.peek() !== from) return
-    const read = from.stream('traps', next, STEP, options.filter)
+    const read = from.views.stream('traps', next, STEP, options.filter)
     subscription.after = read.next - 1
     handler.items(read.items as readonly never[], 0)
     if (read.next <= from.rows && left > 0) setTimeout(step, 0, read.next, left - read.items.length)

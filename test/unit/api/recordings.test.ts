@@ -108,22 +108,28 @@ describe('recordings', () => {
     })
   })
 
-  test.each([1, 300, 5_000])('of a machine that runs it is said that it runs, wherever it ends: %i bytes fewer', async less => {
-    const folder = LockedFolder.make(runs, '2026-01-01')
-    const name = basename(folder.path)
-    const path = join(folder.path, 'trace')
-    await bootRecording(path, {}, bench => scriptedBoot(bench, 2))
-    truncateSync(path, statSync(path).size - less)
-    const recordings = new Recordings(runs)
-    const itRuns = `smmu-cosim: ${path}: its machine runs: this is what was recorded so far`
-    const replayed = await recordings.replay(name)
-    expect(replayed).toMatchObject({ same: true, lines: expect.arrayContaining([itRuns, 'no difference']) })
-    expect(replayed.lines.join('\n')).not.toMatch(/cut off|not ended/)
-    expect(await recordings.compare(name, name)).toEqual({ same: true, lines: [itRuns, itRuns, 'no difference'] })
-    // Of one that was killed there is nothing more to come.
-    folder.release()
-    await expect(recordings.replay(name)).rejects.toMatchObject({ status: 422, message: expect.stringMatching(/cut off/) })
-  })
+  test.each([1, 300, 5_000])(
+    'of a machine that runs it is said that it runs, wherever it ends: %i bytes fewer',
+    async less => {
+      const folder = LockedFolder.make(runs, '2026-01-01')
+      const name = basename(folder.path)
+      const path = join(folder.path, 'trace')
+      await bootRecording(path, {}, bench => scriptedBoot(bench, 2))
+      truncateSync(path, statSync(path).size - less)
+      const recordings = new Recordings(runs)
+      const itRuns = `smmu-cosim: ${path}: its machine runs: this is what was recorded so far`
+      const replayed = await recordings.replay(name)
+      expect(replayed).toMatchObject({ same: true, lines: expect.arrayContaining([itRuns, 'no difference']) })
+      expect(replayed.lines.join('\n')).not.toMatch(/cut off|not ended/)
+      expect(await recordings.compare(name, name)).toEqual({ same: true, lines: [itRuns, itRuns, 'no difference'] })
+      // Of one that was killed there is nothing more to come.
+      folder.release()
+      await expect(recordings.replay(name)).rejects.toMatchObject({
+        status: 422,
+        message: expect.stringMatching(/cut off/),
+      })
+    },
+  )
 
   test('what is damaged, or was killed, is no difference either, and is told', async () => {
     await run('a', 2)

@@ -73,15 +73,21 @@ test('but one that breaks off unasked has lost its server', async () => {
   })
 })
 
-test.each(['SIGSEGV', 'SIGKILL'])('one that is ended by %s has nobody else to blame, whoever notices first', async signal => {
-  await start(`setTimeout(() => process.kill(process.pid, '${signal}'), 100)`)
-  expect(failure(await session.ended)).toEqual({
-    outcome: 'qemu-died',
-    message: `QEMU ended with ${signal}: no message`,
-  })
-})
+test.each(['SIGSEGV', 'SIGKILL'])(
+  'one that is ended by %s has nobody else to blame, whoever notices first',
+  async signal => {
+    await start(`setTimeout(() => process.kill(process.pid, '${signal}'), 100)`)
+    expect(failure(await session.ended)).toEqual({
+      outcome: 'qemu-died',
+      message: `QEMU ended with ${signal}: no message`,
+    })
+  },
+)
 
 test('and so does one that a shell has waited for', async () => {
   await start('setTimeout(() => { qemu.socket.destroy(); process.exit(139) }, 100)')
-  expect(failure(await session.ended)).toMatchObject({ outcome: 'qemu-died', message: expect.stringContaining('exit code 139') })
+  expect(failure(await session.ended)).toMatchObject({
+    outcome: 'qemu-died',
+    message: expect.stringContaining('exit code 139'),
+  })
 })

@@ -52,7 +52,7 @@ test.each(BOOTS)('%s: walks at any moment are those of walk --recording, forward
       for (const table of ['hardware', 'host'] as const) {
         const expected = machine.walk({ smmu: 0, sid, iova: BigInt(iova), write: true, table })
         const query = { sid, iova, access: 'write' as const, table }
-        const found = await mine.call('GET /smmus/:smmu/walk', { params: { smmu: 0 }, query }).catch(String)
+        const found = await mine.views.call('GET /smmus/:smmu/walk', { params: { smmu: 0 }, query }).catch(String)
         if (expected.outcome === 'unknown' && expected.steps.length === 0) {
           expect(found, `${table} of ${sid} at ${at}`).toMatch(/not in the recording/)
         } else expect(found, `${table} of ${sid} at ${at}`).toEqual(expected)
@@ -66,7 +66,7 @@ test.each(BOOTS)('%s: what is counted at the end is what trace stats counts', as
   const expected = stats(reader.records(), warningsOf(reader.header))
   const mine = await opened(name)
   mine.seek(mine.rows)
-  const found = await mine.call('GET /counters')
+  const found = await mine.views.call('GET /counters')
   expect(found).toMatchObject({
     traps: expected.traps,
     aborted: expected.aborted,
@@ -95,14 +95,14 @@ test('a moment is the same whichever way it was reached', async () => {
     JSON.stringify(
       await Promise.all(
         [
-          mine.call('GET /smmus/:smmu/registers', smmu),
-          mine.call('GET /smmus/:smmu/queues', smmu),
-          mine.call('GET /smmus/:smmu/streams', smmu),
-          mine.call('GET /smmus/:smmu/streams/:sid', { params: { smmu: 0, sid: 8 } }),
-          mine.call('GET /memory/ownership'),
-          mine.call('GET /memory/reach'),
-          mine.call('GET /counters'),
-          mine.call('GET /machine'),
+          mine.views.call('GET /smmus/:smmu/registers', smmu),
+          mine.views.call('GET /smmus/:smmu/queues', smmu),
+          mine.views.call('GET /smmus/:smmu/streams', smmu),
+          mine.views.call('GET /smmus/:smmu/streams/:sid', { params: { smmu: 0, sid: 8 } }),
+          mine.views.call('GET /memory/ownership'),
+          mine.views.call('GET /memory/reach'),
+          mine.views.call('GET /counters'),
+          mine.views.call('GET /machine'),
         ].map(answer => answer.catch(String)),
       ),
     )
@@ -123,44 +123,44 @@ test('a moment is the same whichever way it was reached', async () => {
 
 test('the views have what a machine has: queues with verdicts, entries side by side, tables', async () => {
   const mine = await opened('6.12-nested')
-  const { host, shadow } = await mine.call('GET /smmus/:smmu/queues', { params: { smmu: 0 } })
+  const { host, shadow } = await mine.views.call('GET /smmus/:smmu/queues', { params: { smmu: 0 } })
   expect(host.shown.length).toBeGreaterThan(10)
   expect(new Set(host.shown.map(({ verdict }) => verdict))).toContain('kept')
   // All that was handed over is consumed once the trap is decided.
   expect(host.pending).toBe(0)
   const kept = host.shown.findLast(({ verdict }) => verdict === 'kept')
   expect(shadow?.shown.find(({ index }) => index === kept?.shadow)?.text).toBe(kept?.text)
-  const { streams } = await mine.call('GET /smmus/:smmu/streams', { params: { smmu: 0 } })
+  const { streams } = await mine.views.call('GET /smmus/:smmu/streams', { params: { smmu: 0 } })
   expect(streams.find(({ sid }) => sid === 8)).toMatchObject({ host: 's1', shadow: 'nested' })
-  const stream = await mine.call('GET /smmus/:smmu/streams/:sid', { params: { smmu: 0, sid: 8 } })
+  const stream = await mine.views.call('GET /smmus/:smmu/streams/:sid', { params: { smmu: 0, sid: 8 } })
   expect(stream.differs).toContain('S2TTB')
   const root = stream.roots.find(({ stage }) => stage === 2)
   if (root === undefined) throw new Error('no root of stage 2')
   const { name: _, ...query } = root
-  const table = await mine.call('GET /smmus/:smmu/table', { params: { smmu: 0 }, query })
+  const table = await mine.views.call('GET /smmus/:smmu/table', { params: { smmu: 0 }, query })
   expect(table.entries.length).toBeGreaterThan(0)
   // Of stage 1 nothing is known, which is not the same as nothing mapped.
-  const reach = await mine.call('GET /memory/reach')
+  const reach = await mine.views.call('GET /memory/reach')
   expect(reach.find(({ sid }) => sid === 8)).toMatchObject({ mapped: [], unread: 1 })
-  expect((await mine.call('GET /info')).registers.length).toBeGreaterThan(30)
+  expect((await mine.views.call('GET /info')).registers.length).toBeGreaterThan(30)
 })
 
 test('rows of traps, details and the time line', async () => {
   const mine = await opened('6.12-nested')
-  const { items } = mine.stream('traps', 1, 10_000, { commands: ['CFGI_STE'] })
+  const { items } = mine.views.stream('traps', 1, 10_000, { commands: ['CFGI_STE'] })
   const rows = items as readonly TrapRow[]
   expect(rows.length).toBeGreaterThan(0)
-  const detail = await mine.call('GET /traps/:id', { params: { id: rows[0]?.id ?? 0 } })
+  const detail = await mine.views.call('GET /traps/:id', { params: { id: rows[0]?.id ?? 0 } })
   expect(detail.children.filter(({ kind }) => kind === 'stream').length).toBeGreaterThan(0)
-  const line = await mine.call('GET /traps/timeline', { query: { bins: 50 } })
+  const line = await mine.views.call('GET /traps/timeline', { query: { bins: 50 } })
   expect(line.traps.reduce((a, b) => a + b, 0)).toBe(500)
 })
 
 test('nothing can be changed', async () => {
   const mine = await opened('6.12-nested')
   const body = { base: '0x50000000', size: 4096, vm: 1 }
-  await expect(mine.call('POST /memory/donate', { body })).rejects.toThrow('this is a recording')
-  await expect(mine.call('POST /machine/reset')).rejects.toThrow('this is a recording')
+  await expect(mine.views.call('POST /memory/donate', { body })).rejects.toThrow('this is a recording')
+  await expect(mine.views.call('POST /machine/reset')).rejects.toThrow('this is a recording')
 })
 
 test('pages change hands as the recording says, and come back with an earlier moment', async () => {
@@ -184,7 +184,7 @@ test('pages change hands as the recording says, and come back with an earlier mo
   )
   const vms = async (row: number) => {
     mine.seek(row)
-    const { ranges } = await mine.call('GET /memory/ownership')
+    const { ranges } = await mine.views.call('GET /memory/ownership')
     return ranges.filter(({ state }) => state === 'vm')
   }
   expect(await vms(4)).toEqual([])
@@ -192,7 +192,7 @@ test('pages change hands as the recording says, and come back with an earlier mo
   expect(await vms(2)).toEqual([{ base: '0x50000000', size: 8192, state: 'vm', vm: 7 }])
   expect(await vms(1)).toEqual([])
   // At the first moment none had changed hands yet.
-  expect(mine.stream('pages', 1, 10).items).toEqual([])
+  expect(mine.views.stream('pages', 1, 10).items).toEqual([])
 })
 
 test('what records are missing for is not known', async () => {
@@ -209,7 +209,7 @@ test('what records are missing for is not known', async () => {
     }),
   )
   const hardware = async () => {
-    const rows = await mine.call('GET /smmus/:smmu/registers', { params: { smmu: 0 } })
+    const rows = await mine.views.call('GET /smmus/:smmu/registers', { params: { smmu: 0 } })
     return rows.find(({ name }) => name === 'CR0')?.hardware
   }
   mine.seek(2)
@@ -229,7 +229,7 @@ test('commands that were decided count as consumed', async () => {
     }),
   )
   mine.seek(mine.rows)
-  const rows = await mine.call('GET /smmus/:smmu/registers', { params: { smmu: 0 } })
+  const rows = await mine.views.call('GET /smmus/:smmu/registers', { params: { smmu: 0 } })
   expect(rows.find(({ name }) => name === 'CMDQ_CONS')?.host.value).toBe('0x3')
 })
 
@@ -270,9 +270,9 @@ test('damaged files are read as far as they go, and nothing worse happens', asyn
     }
     for (const row of [0, mine.rows, Math.floor(mine.rows / 2)]) {
       mine.seek(row)
-      await mine.call('GET /smmus/:smmu/queues', { params: { smmu: 0 } })
-      await mine.call('GET /counters')
-      mine.status()
+      await mine.views.call('GET /smmus/:smmu/queues', { params: { smmu: 0 } })
+      await mine.views.call('GET /counters')
+      mine.views.status()
     }
   }
   await expect(Recording.read({ name: 'x', bytes: new Uint8Array(100) })).rejects.toThrow('no trace')
@@ -314,8 +314,8 @@ test('whether an SMMU was on, how often it was switched, and what was refused', 
   const moments = []
   for (let row = 1; row <= mine.rows; row++) {
     mine.seek(row)
-    const { now } = await mine.call('GET /smmus/:smmu/power', { params: { smmu: 0 } })
-    const { off, on, refused } = mine.counters().power
+    const { now } = await mine.views.call('GET /smmus/:smmu/power', { params: { smmu: 0 } })
+    const { off, on, refused } = mine.views.counters().power
     moments.push([now, off, on, refused])
   }
   expect(moments).toEqual([
@@ -327,7 +327,7 @@ test('whether an SMMU was on, how often it was switched, and what was refused', 
     ['retained', 2, 1, 1],
     ['on', 2, 1, 1],
   ])
-  const events = mine.stream('events', 1, 100).items
+  const events = mine.views.stream('events', 1, 100).items
   expect(events.flatMap(({ kind, text }) => (kind === 'power' ? [text] : []))).toEqual([
     'SMMU 0 off: OK',
     'SMMU 0 retained: EBUSY',
@@ -339,5 +339,7 @@ test('whether an SMMU was on, how often it was switched, and what was refused', 
 
 test('of SMMUs that were not to be switched nothing is told', async () => {
   const mine = await Recording.read(await madeUp(writer => writer.reset(0, 1, 0, 0)))
-  await expect(mine.call('GET /smmus/:smmu/power', { params: { smmu: 0 } })).rejects.toThrow(/not to be switched off/)
+  await expect(mine.views.call('GET /smmus/:smmu/power', { params: { smmu: 0 } })).rejects.toThrow(
+    /not to be switched off/,
+  )
 })

@@ -173,7 +173,11 @@ function Power({ smmus, c }: { smmus: number; c: CountersView | undefined }) {
                 <Button class="small" onClick={change(smmu, 'off')} aria-label={`Switch SMMU ${smmu} off`}>
                   Off
                 </Button>
-                <Button class="small" onClick={change(smmu, 'retained')} aria-label={`Switch SMMU ${smmu} off, retained`}>
+                <Button
+                  class="small"
+                  onClick={change(smmu, 'retained')}
+                  aria-label={`Switch SMMU ${smmu} off, retained`}
+                >
                   Off, retained
                 </Button>
               </>
