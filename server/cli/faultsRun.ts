@@ -16,7 +16,15 @@ import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { isSeries, KERNELS } from '../run/files.ts'
 import type { JobMachine } from '../sessions/agentMachine.ts'
 import { runCampaign } from '../sessions/campaign.ts'
-import { AGAIN, compareText, htmlPage, junitXml, machineWords, quoted, tableText } from '../sessions/campaignReport.ts'
+import {
+  AGAIN,
+  compareCampaigns,
+  htmlPage,
+  junitXml,
+  machineWords,
+  quoted,
+  tableText,
+} from '../sessions/campaignReport.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
 import type { Transport } from '../trap/messages.ts'
@@ -31,8 +39,10 @@ import {
   ramDirOption,
   transportOption,
 } from './bootOptions.ts'
+import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
+import { list, numbers, whole } from './numbers.ts'
 import { faultNames, inputFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
@@ -61,14 +71,6 @@ interface RunOptions extends OutputOptions {
   readonly resume?: true | number
 }
 
-const list = (text: string): string[] => text.split(',').filter(word => word !== '')
-
-function whole(text: string): number {
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new InvalidArgumentError('expected a whole number')
-  return value
-}
-
 const positive = (text: string): number => {
   const value = whole(text)
   if (value < 1 || value > 256) throw new InvalidArgumentError('expected 1 to 256')
@@ -80,17 +82,6 @@ function stages(text: string): SeriesStep[] {
     const stage = SERIES_STEPS.find(known => known === word)
     if (stage === undefined) throw new InvalidArgumentError(`"${word}" is none of ${SERIES_STEPS.join(', ')}`)
     return stage
-  })
-}
-
-/** `1,2,5-8` */
-function seeds(text: string): number[] {
-  return list(text).flatMap(part => {
-    const [from, to = from] = part.split('-').map(whole)
-    if (from === undefined || to === undefined || to < from || to - from > 10_000) {
-      throw new InvalidArgumentError(`"${part}": expected a number, or FROM-TO`)
-    }
-    return Array.from({ length: to - from + 1 }, (_, i) => from + i)
   })
 }
 
@@ -117,7 +108,7 @@ const runOptions = (command: Command): Command =>
     .addOption(deviceOption())
     .addOption(qemuArgOption())
     .addOption(new Option('--until <list>', 'prefixes of the series').argParser(stages).default(['nested'], 'nested'))
-    .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(seeds).default([1], '1'))
+    .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(numbers).default([1], '1'))
     .option('--jobs <n>', 'machines at a time', positive, availableParallelism())
     .addOption(ramDirOption())
     .addOption(transportOption())
@@ -168,19 +159,11 @@ export function faultsRunCommands(faults: Command): void {
         await output(database, database.campaign(id), options)
       }),
     )
-  faults
-    .command('compare')
-    .argument('<before>', 'number of a campaign', whole)
-    .argument('<after>', 'of another one', whole)
-    .description('verdicts of two campaigns that differ')
-    .option('--database <file>', 'where campaigns are kept', defaultDatabase())
-    .action((before: number, after: number, options: OutputOptions) =>
-      act(async () => {
-        const database = new Database(options.database)
-        const rows = (id: number) => database.rows(database.campaign(id))
-        print(compareText(rows(before), rows(after)))
-      }),
-    )
+  compareCommand(faults, 'campaign', defaultDatabase(), (path, before, after) => {
+    const database = new Database(path)
+    const rows = (ids: readonly number[]) => ids.flatMap(id => database.rows(database.campaign(id)))
+    return compareCampaigns(rows(before), rows(after))
+  })
 }
 
 /** Entries of an argument. A file of rules has no expected verdict: every verdict but harness-error is right. */

@@ -44,8 +44,10 @@ import {
   ramDirOption,
   transportOption,
 } from './bootOptions.ts'
+import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
+import { list } from './numbers.ts'
 import { inputFile, outputFile } from './paths.ts'
 import { print, say } from './terminal.ts'
 
@@ -78,8 +80,6 @@ interface MatrixOptions extends OutputOptions {
   readonly qemu?: string
   readonly resume?: true | number
 }
-
-const list = (text: string): string[] => text.split(',').filter(word => word !== '')
 
 /** A list of words that are known. @throws InvalidArgumentError */
 const words =
@@ -208,19 +208,11 @@ export function matrixCommand(program: Command): void {
         say(`${made}: ${campaigns} matrices with ${sessions} cells`)
       }),
     )
-  matrix
-    .command('compare')
-    .argument('<before>', 'number of a matrix', id)
-    .argument('<after>', 'of another one', id)
-    .description('cells of two matrices that differ, what became worse first')
-    .option('--database <file>', 'where matrices are kept', defaultMatrices())
-    .action((before: number, after: number, options: OutputOptions) =>
-      act(async () => {
-        const database = new MatrixDatabase(options.database)
-        const rows = (number: number) => database.rows(database.campaign(number))
-        print(compareMatrices(rows(before), rows(after)))
-      }),
-    )
+  compareCommand(matrix, 'matrix', defaultMatrices(), (path, before, after) => {
+    const database = new MatrixDatabase(path)
+    const rows = (ids: readonly number[]) => ids.flatMap(number => database.rows(database.campaign(number)))
+    return compareMatrices(rows(before), rows(after))
+  })
 }
 
 const machineOf = (options: MatrixOptions): MatrixMachine => {

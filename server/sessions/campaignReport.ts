@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Campaigns as text, JUnit XML and HTML. Differences from what is expected come first everywhere. */
+import { isDeepStrictEqual } from 'node:util'
+import type { Verdict } from '../faults/rule.ts'
 import type { JobMachine } from './agentMachine.ts'
+import { byPlace, type Comparison, compare } from './compare.ts'
 import type { Campaign, Row } from './database.ts'
 import { jobName } from './database.ts'
 import type { Job } from './session.ts'
+import { GRAVITY, isExpected } from './verdict.ts'
 
-const expectedOf = ({ entry: { expect } }: Job): readonly string[] => (typeof expect === 'string' ? [expect] : expect)
+const expectedOf = ({ entry: { expect } }: Job): readonly Verdict[] => (typeof expect === 'string' ? [expect] : expect)
 const expectedText = (job: Job): string => expectedOf(job).join(' or ') || 'nothing'
 
 /** Ends the name of an entry that runs a second time. */
@@ -128,18 +132,41 @@ export function htmlPage(campaign: Campaign, rows: readonly Row[]): string {
 ${sections.join('\n')}</body></html>\n`
 }
 
-/** What differs between two campaigns, by job; jobs that only one of them has come last. */
-export function compareText(a: readonly Row[], b: readonly Row[]): string {
-  const before = new Map(a.map(row => [jobName(row.job), row.result.verdict]))
-  const after = new Map(b.map(row => [jobName(row.job), row.result.verdict]))
-  const lines: string[] = []
-  let same = 0
-  for (const [name, verdict] of before) {
-    const now = after.get(name)
-    if (now === verdict) same++
-    else if (now !== undefined) lines.push(`${name}: ${verdict} → ${now}`)
-  }
-  for (const [name, verdict] of before) if (!after.has(name)) lines.push(`${name}: ${verdict} → not run`)
-  for (const [name, verdict] of after) if (!before.has(name)) lines.push(`${name}: not run → ${verdict}`)
-  return [...lines, `${same} the same, ${lines.length} different`].join('\n')
+/** Jobs with other seeds, and those that ran a second time, are of one place. */
+const placeOf = ({ entry: { name }, kernel, until }: Job): string =>
+  `${name.endsWith(AGAIN) ? name.slice(0, -AGAIN.length) : name} ${kernel} ${until}`
+
+/**
+ * Campaigns of two times, place by place. Both are judged by the later expectation of an entry.
+ * @returns the comparison, and what else has to be known to read it, a line each
+ */
+export function compareCampaigns(before: readonly Row[], after: readonly Row[]): readonly [Comparison, string[]] {
+  const notes: string[] = []
+  const places = [...byPlace(before, after, ({ job }) => placeOf(job))].map(([name, { before, after }]) => {
+    const [was, is] = [before, after].map(rows => rows.at(-1)?.job)
+    const judge = is ?? was
+    const expected = judge === undefined ? [] : expectedOf(judge)
+    if (was !== undefined && is !== undefined && !isDeepStrictEqual(expectedOf(was), expected)) {
+      notes.push(`${name}: judged by what is expected now, ${expectedText(is)}; it was ${expectedText(was)}`)
+    }
+    const samples = (rows: readonly Row[]) =>
+      rows.map(({ result: { verdict } }) => ({
+        ...{ verdict, good: isExpected(verdict, expected), gravity: GRAVITY.indexOf(verdict) },
+      }))
+    return { name, before: samples(before), after: samples(after) }
+  })
+  const others = otherMachines(before, after, ({ machine = {} }) => machineWords(machine))
+  return [compare(places), [...notes, ...others]]
+}
+
+/** A line when the jobs of two times were asked to run on other machines. */
+export function otherMachines<Of>(
+  before: readonly { readonly job: Of }[],
+  after: readonly { readonly job: Of }[],
+  words: (job: Of) => readonly string[],
+): string[] {
+  const [was, is] = [before, after].map(rows =>
+    [...new Set(rows.map(({ job }) => words(job).map(quoted).join(' ') || 'the usual'))].sort().join(', '),
+  )
+  return was === is || was === '' || is === '' ? [] : [`other machines: ${was} → ${is}`]
 }

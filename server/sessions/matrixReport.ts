@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Matrices as text, JUnit XML and HTML. What is not as it should be comes first, but in the tables, which have the order of the plan. */
-import { escapeXml, quoted, STYLE } from './campaignReport.ts'
+import { escapeXml, otherMachines, quoted, STYLE } from './campaignReport.ts'
+import { byPlace, type Comparison, compare } from './compare.ts'
 import {
   type Against,
   bootWords,
   type Cell,
   cellName,
-  compareVerdicts,
   devicesText,
   type Matrix,
   type MatrixRow,
@@ -107,21 +107,22 @@ export function againstText(found: readonly Against[], reference: string): strin
   return [...lines, `against ${reference}: ${numbers.join(', ')}`].join('\n')
 }
 
-/** Two matrices, as of one place at two times; what became worse comes first. */
-export function compareMatrices(before: readonly MatrixRow[], after: readonly MatrixRow[]): string {
-  const verdicts = (rows: readonly MatrixRow[]) =>
-    new Map(rows.map(({ job, result }) => [cellName(job), result.verdict]))
-  const [old, now] = [verdicts(before), verdicts(after)]
-  const ORDER = ['worse', 'other', 'better', 'not run', 'same']
-  const all = [...new Set([...old.keys(), ...now.keys()])].map(name => {
-    const [was, is] = [old.get(name), now.get(name)]
-    return { name, was, is, compared: compareVerdicts(was, is) }
+/**
+ * Matrices of two times, cell by cell. A matrix has one boot of each cell: several of them together tell a cell that fails now and then from
+ * one that has changed.
+ * @returns the comparison, and what else has to be known to read it, a line each
+ */
+export function compareMatrices(
+  before: readonly MatrixRow[],
+  after: readonly MatrixRow[],
+): readonly [Comparison, string[]] {
+  const places = [...byPlace(before, after, ({ job }) => cellName(job))].map(([name, { before, after }]) => {
+    const samples = (rows: readonly MatrixRow[]) =>
+      rows.map(({ result: { verdict, asExpected } }) => ({ verdict, good: asExpected, gravity: Number(asExpected) }))
+    return { name, before: samples(before), after: samples(after) }
   })
-  const differ = all
-    .filter(({ compared }) => compared !== 'same')
-    .sort((a, b) => ORDER.indexOf(a.compared) - ORDER.indexOf(b.compared))
-    .map(({ name, was, is, compared }) => `${name}: ${was ?? 'not run'} → ${is ?? 'not run'}, ${compared}`)
-  return [...differ, `${all.length - differ.length} the same, ${differ.length} different`].join('\n')
+  const words = ({ machine }: Cell) => Object.entries(machine).map(([name, value]) => `${name}=${value}`)
+  return [compare(places), otherMachines(before, after, words)]
 }
 
 /** JUnit XML: a cell is a test case, one that is not ok a failure; a boot without a report an error. */

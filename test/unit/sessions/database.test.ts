@@ -8,7 +8,6 @@ import { DatabaseSync } from 'node:sqlite'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { CatalogueEntry } from '../../../server/faults/rule.ts'
 import {
-  compareText,
   escapeXml,
   htmlPage,
   inOrder,
@@ -311,19 +310,5 @@ describe('reports', () => {
     expect(html).not.toMatch(/(src|href)=/)
     expect(html).toContain('faults run b --seed 1 --kernel 6.12 --until nested')
     expect(escapeXml('\ud800<')).toBe('\ufffd&lt;')
-  })
-
-  test('two campaigns are compared by job', () => {
-    const after = [
-      { job: plan[0], result: result('io-error', false) },
-      { job: plan[5], result: result('recovered', true) },
-      rows[1],
-    ]
-    expect(compareText(rows, after).split('\n')).toEqual([
-      'a 6.12 nested 1: recovered → io-error',
-      'c 6.12 nested 1: harness-error → not run',
-      'c 6.12 nested 2: not run → recovered',
-      '1 the same, 3 different',
-    ])
   })
 })

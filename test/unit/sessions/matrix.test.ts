@@ -18,14 +18,7 @@ import {
   type MatrixMachine,
   type MatrixRow,
 } from '../../../server/sessions/matrix.ts'
-import {
-  againstText,
-  compareMatrices,
-  matrixJunit,
-  matrixPage,
-  matrixText,
-  repeatCell,
-} from '../../../server/sessions/matrixReport.ts'
+import { againstText, matrixJunit, matrixPage, matrixText, repeatCell } from '../../../server/sessions/matrixReport.ts'
 import { campaignSum } from '../../../server/sessions/store.ts'
 import { parsed } from '../cli/parsed.ts'
 
@@ -159,16 +152,6 @@ describe('kernels held against each other', () => {
     expect(againstText(found, '6.12')).toBe(
       '/my kernels/linux ahci+igb nested hardware 4096: ok → guest-hung, worse\nagainst 6.12: 1 same, 1 worse',
     )
-  })
-
-  test('two matrices', () => {
-    const [before, after] = [rowsOf(PLAN, ['ok', 'guest-hung', 'ok', 'ok']), rowsOf(PLAN, ['ok', 'ok', 'qemu-died'])]
-    expect(compareMatrices(before, after).split('\n')).toEqual([
-      '/my kernels/linux usual nested hardware 4096: ok → qemu-died, worse',
-      '6.12 ahci+igb nested hardware 4096: guest-hung → ok, better',
-      '/my kernels/linux ahci+igb nested hardware 4096: ok → not run, not run',
-      '1 the same, 3 different',
-    ])
   })
 })
 
