@@ -22,12 +22,13 @@ const project = (
   },
 })
 
-/** Fast and pure first; then the real QEMU without a kernel; then real boots; then a browser on one; then Docker. */
+/** Fast and pure first; then a real Redis, and the real QEMU without a kernel; then real boots; then a browser on one; then Docker. */
 export default defineConfig({
   test: {
     reporters: ['default', REPORTER],
     projects: [
       project(0, 'unit', ['test/unit/**/*.test.ts', 'test/restart/unit/**/*.test.ts'], 120_000, {}),
+      project(1, 'fleet', ['test/fleet/**/*.test.ts'], 120_000),
       project(1, 'qtest', ['test/qtest/**/*.test.ts'], 120_000),
       // A guest keeps little more than one processor busy: of two at a time, each takes hardly longer.
       project(2, 'boot', ['test/boot/**/*.test.ts', 'test/restart/boot/**/*.test.ts'], 300_000, { maxWorkers: 2 }),

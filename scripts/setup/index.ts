@@ -10,13 +10,13 @@ import type { GuestProgram } from './guestPrograms.ts'
 import { ensureInitramfs } from './initramfs.ts'
 import { ensureKernel } from './kernel.ts'
 import type { KernelFiles, SetupOptions } from './options.ts'
-import { ensureQemu } from './qemu.ts'
+import { ensureQemu, qemuBuild } from './qemu.ts'
 
 export { KERNEL_SERIES, type KernelFiles, type KernelSeries, type SetupOptions } from './options.ts'
-export { ensureBrowser, ensureDebugger, ensureHostPackages } from './packages.ts'
+export { ensureBrowser, ensureDebugger, ensureHostPackages, ensureRedis, REDIS } from './packages.ts'
 export { SetupError } from './run.ts'
 export type { GuestProgram }
-export { ensureFirmware, ensureInitramfs, ensureKernel, ensureQemu }
+export { ensureFirmware, ensureInitramfs, ensureKernel, ensureQemu, qemuBuild }
 
 export interface SetupResult {
   /** The patched qemu-system-aarch64. */

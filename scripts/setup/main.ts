@@ -2,7 +2,7 @@
 
 /** Set-up alone, with what the tests need beside it, for npm scripts that are not our own command line. */
 
-import { ensureBrowser, ensureDebugger, SetupError, setup } from './index.ts'
+import { ensureBrowser, ensureDebugger, ensureRedis, SetupError, setup } from './index.ts'
 
 const abort = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => abort.abort())
@@ -11,6 +11,7 @@ try {
   await setup({ signal: abort.signal })
   await ensureBrowser({ signal: abort.signal })
   await ensureDebugger({ signal: abort.signal })
+  await ensureRedis({ signal: abort.signal })
 } catch (error) {
   if (abort.signal.aborted) {
     console.error('smmu-cosim: set-up interrupted')

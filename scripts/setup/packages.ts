@@ -73,6 +73,14 @@ export async function ensureDebugger(options: SetupOptions = {}): Promise<void> 
   await exclusively(options, context => install(context, ['gdb-multiarch']))
 }
 
+/** Debian has the server in the package of its tools, which starts none; it goes by the name that it is called by. */
+export const REDIS = { binary: '/usr/bin/redis-check-rdb', argv0: 'redis-server' } as const
+
+/** Installs the Redis that the tests of a fleet run. */
+export async function ensureRedis(options: SetupOptions = {}): Promise<void> {
+  await exclusively(options, context => install(context, ['redis-tools']))
+}
+
 async function install({ progress, signal }: Context, wanted: string[]): Promise<void> {
   const options = { step: 'installing system packages', log: logPath('packages'), signal, mayFinish: true }
   const missing = missingPackages(wanted, await dpkgStates(wanted))

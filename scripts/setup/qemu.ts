@@ -6,7 +6,7 @@ import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { PrivateApt } from './apt.ts'
-import { cacheDir, cachePath, contentKey, entries, exists, intact, logPath, move, publish } from './cache.ts'
+import { cacheDir, cachePath, contentKey, digest, entries, exists, intact, logPath, move, publish } from './cache.ts'
 import { type Context, exclusively } from './lock.ts'
 import type { SetupOptions } from './options.ts'
 import { installHostPackages } from './packages.ts'
@@ -232,6 +232,24 @@ export async function readRecipe(version: string): Promise<Recipe> {
 export function qemuKey({ version, patches, devices, host }: Recipe): string {
   return contentKey([version, host, devices, ...CONFIGURE_FLAGS, ...patches.map(patch => patch.text)])
 }
+
+/**
+ * What a QEMU was built from: equal for builds of the same source, patches and configuration, whatever machine made them. Of a binary from
+ * elsewhere, what stands in the file `NAME.build` beside it, or else the hash of the binary.
+ */
+export async function qemuBuild(binary: string): Promise<string> {
+  const stated = await readFile(`${binary}.build`, 'utf8').catch(() => '')
+  if (/^[0-9a-f]{20}\n?$/.test(stated)) return stated.trim()
+  const version = await cachedSource()
+  if (version !== undefined) {
+    const recipe = await readRecipe(version)
+    if (binary === publishedBinary(recipe)) return buildKey(recipe)
+  }
+  return digest(binary)
+}
+
+const buildKey = ({ version, patches, devices }: Recipe): string =>
+  contentKey([version, devices, ...CONFIGURE_FLAGS, ...patches.map(patch => patch.text)])
 
 /** The key of a configured build folder, which holds absolute paths and Python's version: one that moved starts anew. */
 export function configurationKey({ devices, host }: Recipe, output: string, flags: readonly string[]): string {

@@ -9,13 +9,14 @@ import { checkRules } from '../faults/check.ts'
 import { pathText } from '../faults/load.ts'
 import { needsServer } from '../faults/plan.ts'
 import type { CatalogueEntry } from '../faults/rule.ts'
+import type { QueueConnection } from '../fleet/queue.ts'
 import type { DeviceName } from '../machine/devices.ts'
 import { newRunFolder } from '../machine/runs.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { isSeries, KERNELS } from '../run/files.ts'
 import type { JobMachine } from '../sessions/agentMachine.ts'
-import { runCampaign } from '../sessions/campaign.ts'
+import { type Runner, runJobs, sessionsHere } from '../sessions/campaign.ts'
 import {
   AGAIN,
   compareCampaigns,
@@ -44,6 +45,7 @@ import { act, EXIT, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, numbers, whole } from './numbers.ts'
 import { faultNames, inputFile, outputFile } from './paths.ts'
+import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -53,7 +55,7 @@ interface OutputOptions {
   readonly html?: string
 }
 
-interface RunOptions extends OutputOptions {
+interface RunOptions extends OutputOptions, QueueOptions {
   readonly modules?: string
   readonly initrd?: string
   readonly append?: string
@@ -93,7 +95,7 @@ const outputOptions = (command: Command): Command =>
     .option('--html <file>', 'write a page with time lines, console and trace', outputFile)
 
 const runOptions = (command: Command): Command =>
-  outputOptions(command)
+  queueOptions(outputOptions(command), 'run the sessions on the workers of a queue')
     .addOption(
       new Option(
         '--kernel <list>',
@@ -197,6 +199,7 @@ async function start(
   options: RunOptions,
   signal: AbortSignal,
 ): Promise<void> {
+  const connection = connectionOf(options)
   const machine = {
     ...(options.modules && { modules: options.modules }),
     ...(options.initrd && { initrd: options.initrd }),
@@ -206,24 +209,19 @@ async function start(
   const campaign =
     options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume, options)
   const { path: folder } = newRunFolder(say)
-  say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${options.jobs} at a time`)
+  const where = connection === undefined ? `${options.jobs} at a time` : 'on workers'
+  say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${where}`)
+  const runner =
+    connection === undefined
+      ? sessionsHere({ ...options, folder, say })
+      : await onWorkers(connection, campaign, folder, options.qemu)
   const begun = performance.now()
   let ran = 0
   try {
-    await runCampaign(
-      database,
-      campaign,
-      {
-        ...options,
-        folder,
-        say,
-        done: (job, result, count, total) => {
-          ran++
-          say(progress(job, result, count, total))
-        },
-      },
-      signal,
-    )
+    await runJobs(database, campaign, runner, signal, (job, result, count, total) => {
+      ran++
+      say(progress(job, result, count, total))
+    })
   } catch (error) {
     if (signal.aborted) say(`interrupted: "faults campaign --resume ${campaign.id}" goes on`)
     throw error
@@ -232,6 +230,18 @@ async function start(
   if (ran > 0) say(`${ran} sessions in ${minutes.toFixed(1)} min, ${(ran / minutes).toFixed(1)} a minute`)
   await output(database, database.campaign(campaign.id), options)
   checkTwice(database, campaign)
+}
+
+/** What talks to a queue is loaded when there is one. */
+async function onWorkers(
+  connection: QueueConnection,
+  campaign: Campaign,
+  folder: string,
+  qemu: string | undefined,
+): Promise<Runner<Job, SessionResult>> {
+  const { nameOf, throughQueue } = await import('../fleet/sender.ts')
+  const { sentSessions } = await import('../fleet/session.ts')
+  return throughQueue(sentSessions(folder, qemu), { connection, campaign: nameOf(campaign), say })
 }
 
 /**

@@ -7,7 +7,7 @@ import { commandLine } from './program.ts'
 const program = commandLine(code => process.exit(code === 0 ? EXIT.ok : EXIT.usage))
 
 /** Commands that run machines. */
-const MACHINES: ReadonlySet<string> = new Set(['boot', 'dev', 'serve', 'faults', 'matrix', 'bench'])
+const MACHINES: ReadonlySet<string> = new Set(['boot', 'dev', 'serve', 'faults', 'matrix', 'worker', 'bench'])
 program.hook('preSubcommand', (_program, command) => {
   if (!MACHINES.has(command.name())) return
   try {

@@ -4,21 +4,26 @@ import { availableParallelism } from 'node:os'
 import { resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { QueueConnection } from '../fleet/queue.ts'
 import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
+import { newRunFolder } from '../machine/runs.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { POLICY_NAMES, policyFile } from '../policy/load.ts'
 import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { isSeries, KERNELS, machineFiles } from '../run/files.ts'
 import { checkSizes, DEFAULTS } from '../run/options.ts'
-import { runJobs } from '../sessions/campaign.ts'
+import { onThisMachine, type Runner, runJobs } from '../sessions/campaign.ts'
 import {
   against,
+  type Cell,
+  type CellResult,
   cellName,
   cellsOf,
   defaultMatrices,
   type Matrix,
   MatrixDatabase,
   type MatrixMachine,
+  ownWords,
   runCell,
   salvageMatrices,
   TRANSLATE_MODES,
@@ -49,6 +54,7 @@ import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list } from './numbers.ts'
 import { inputFile, outputFile } from './paths.ts'
+import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -59,7 +65,7 @@ interface OutputOptions {
   readonly html?: string
 }
 
-interface MatrixOptions extends OutputOptions {
+interface MatrixOptions extends OutputOptions, QueueOptions {
   readonly kernel: readonly string[]
   readonly device: readonly (readonly DeviceName[])[]
   readonly until: readonly SeriesStep[]
@@ -130,7 +136,7 @@ export function matrixCommand(program: Command): void {
     .command('matrix')
     .description('boot kernels with devices, steps, modes and granules, all with all')
   const run = matrix.command('run', { isDefault: true }).description('boot all cells; goes on where it was interrupted')
-  outputOptions(run)
+  queueOptions(outputOptions(run), 'boot the cells on the workers of a queue')
     .addOption(
       new Option(
         '--kernel <list>',
@@ -233,10 +239,13 @@ const kernelsOf = ({ kernel, against }: MatrixOptions): string[] => [
 const nameOf = (kernel: string): string => (isSeries(kernel) ? kernel : resolve(kernel))
 
 async function start(options: MatrixOptions, signal: AbortSignal): Promise<void> {
+  const connection = connectionOf(options)
   const kernels = kernelsOf(options)
   const { memory, modules, initrd } = options
   usage(() => checkSizes({ memory, carveout: DEFAULTS.carveout }, '--'))
   usage(() => machineOf(options))
+  if (connection !== undefined && !POLICY_NAMES.includes(options.policy))
+    throw new UsageError(`--policy: workers have ${POLICY_NAMES.join(', ')}, and take no code from elsewhere`)
   if (modules !== undefined && kernels.every(isSeries))
     throw new UsageError("--modules: not with Debian's kernels, which have their own")
   for (const kernel of kernels) {
@@ -245,28 +254,21 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
   }
   const database = new MatrixDatabase(options.database)
   const matrix = options.resume === undefined ? begin(database, kernels, options) : resumed(database, kernels, options)
-  await setUp(matrix, options, signal)
+  if (connection === undefined) await setUp(matrix, options, signal)
   const left = database.remaining(matrix).length
-  say(`matrix ${matrix.id}: ${left} of ${matrix.plan.length} cells, ${options.jobs} at a time`)
+  const where = connection === undefined ? `${options.jobs} at a time` : 'on workers'
+  say(`matrix ${matrix.id}: ${left} of ${matrix.plan.length} cells, ${where}`)
   const begun = performance.now()
-  const own = [
-    ...(options.qemu === undefined ? [] : ['--qemu', options.qemu]),
-    ...['--ram-dir', options.ramDir, '--transport', options.transport],
-    ...(options.sandbox ? [] : ['--no-sandbox']),
-  ]
+  const runner =
+    connection === undefined
+      ? onThisMachine(options.jobs, (cell: Cell, either) => runCell(cell, ownWords(options), either))
+      : await onWorkers(connection, matrix, options.qemu)
   try {
-    await runJobs(
-      database,
-      matrix,
-      options.jobs,
-      signal,
-      (cell, either) => runCell(cell, own, either),
-      (cell, { verdict, message, ms }, count, total) => {
-        const why = verdict === 'ok' ? '' : `: ${message}`
-        const place = `${String(count).padStart(String(total).length)}/${total}`
-        say(`${place}  ${cellName(cell)}: ${verdict}${why}  ${(ms / 1000).toFixed(1)} s`)
-      },
-    )
+    await runJobs(database, matrix, runner, signal, (cell, { verdict, message, ms }, count, total) => {
+      const why = verdict === 'ok' ? '' : `: ${message}`
+      const place = `${String(count).padStart(String(total).length)}/${total}`
+      say(`${place}  ${cellName(cell)}: ${verdict}${why}  ${(ms / 1000).toFixed(1)} s`)
+    })
   } catch (error) {
     if (signal.aborted) say(`interrupted: "matrix --resume ${matrix.id}" goes on`)
     throw error
@@ -274,6 +276,18 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
   const minutes = (performance.now() - begun) / 60_000
   if (left > 0) say(`${left} cells in ${minutes.toFixed(1)} min, ${(left / minutes).toFixed(1)} a minute`)
   await output(database, database.campaign(matrix.id), options)
+}
+
+/** What talks to a queue is loaded when there is one. */
+async function onWorkers(
+  connection: QueueConnection,
+  matrix: Matrix,
+  qemu: string | undefined,
+): Promise<Runner<Cell, CellResult>> {
+  const { nameOf, throughQueue } = await import('../fleet/sender.ts')
+  const { sentCells } = await import('../fleet/cell.ts')
+  const { path } = newRunFolder(say)
+  return throughQueue(sentCells(path, qemu), { connection, campaign: nameOf(matrix), say })
 }
 
 function begin(database: MatrixDatabase, kernels: readonly string[], options: MatrixOptions): Matrix {

@@ -17,6 +17,7 @@ import { setupCommand } from './setup.ts'
 import { testCommand } from './test.ts'
 import { traceCommand } from './trace.ts'
 import { walkCommand } from './walk.ts'
+import { workerCommand } from './worker.ts'
 
 /** @param exit called with commander's exit code for what it does not understand, for --help and --version */
 export function commandLine(exit: (code: number) => never): Command {
@@ -37,6 +38,7 @@ export function commandLine(exit: (code: number) => never): Command {
   faultsCommand(program)
   matrixCommand(program)
   attackCommand(program)
+  workerCommand(program)
   testCommand(program)
   traceCommand(program)
   setupCommand(program)

@@ -2,13 +2,10 @@
 /** The options of all commands that have to do with a fleet's queue: where it is, and what lets one in. */
 import { readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { parseQueue, type QueueConnection } from '../fleet/queue.ts'
+import { parseQueue, QUEUE_PASSWORD, type QueueConnection } from '../fleet/queue.ts'
 import { UsageError } from './exit.ts'
 import { inputFile, regularFile } from './paths.ts'
 import { readSecret } from './tokenFile.ts'
-
-/** Environment variable with the password, where a file is not at hand. */
-export const QUEUE_PASSWORD = 'SMMU_COSIM_QUEUE_PASSWORD'
 
 export interface QueueOptions {
   readonly queue?: QueueConnection

@@ -6,6 +6,8 @@ import { isIP } from 'node:net'
 export const QUEUE_PREFIX = 'smmu-cosim'
 /** BullMQ's name of the queue. */
 export const QUEUE_NAME = 'jobs'
+/** Environment variable with the password, where a file is not at hand. */
+export const QUEUE_PASSWORD = 'SMMU_COSIM_QUEUE_PASSWORD'
 
 /** How Redis is reached, as ioredis takes it. */
 export interface QueueConnection {

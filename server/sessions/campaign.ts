@@ -5,12 +5,12 @@ import { RamPool } from '../machine/guestRam.ts'
 import { DEFAULTS } from '../run/options.ts'
 import type { Transport } from '../trap/messages.ts'
 import { type MachineOptions, type Prepared, prepare, savable } from './agentMachine.ts'
-import { type Campaign, type Database, jobName } from './database.ts'
+import { jobName } from './database.ts'
 import { inLanes } from './lanes.ts'
 import { checkMemory, fittingMachines } from './memoryLimit.ts'
 import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
 import { ensureSnapshot, type Snapshot } from './snapshot.ts'
-import type { CampaignOf, Store, Stored } from './store.ts'
+import type { CampaignOf, RowOf, Store, Stored } from './store.ts'
 
 export interface CampaignOptions {
   readonly jobs: number
@@ -22,8 +22,6 @@ export interface CampaignOptions {
   /** Where the files of sessions go, each in a folder of its own. */
   readonly folder: string
   readonly say: (line: string) => void
-  readonly done?: (job: Job, result: SessionResult, count: number, total: number) => void
-  readonly started?: (job: Job) => void
 }
 
 /** Machines of jobs: each is prepared, and booted for its snapshot, once. One that starts gets the RAM of one that has ended. */
@@ -75,60 +73,75 @@ export class Machines {
   }
 }
 
+/** Runs jobs, here or elsewhere. It hands over what came of them, as it comes, and resolves when all are through. */
+export type Runner<Job, Result> = (
+  jobs: readonly Job[],
+  take: (rows: readonly RowOf<Job, Result>[]) => void,
+  signal: AbortSignal,
+) => Promise<void>
+
 /**
- * Runs the remaining jobs of a campaign, so many at a time; each is stored when it is done.
- * @param run aborted when another job fails; calls `over` when the next one of its lane may begin
- * @throws what a job threw, or Error when the machines do not fit into memory
+ * Runs the remaining jobs of a campaign; what comes of each is stored at once.
+ * @throws what the runner throws, when it cannot go on
  */
 export async function runJobs<J, R extends Stored>(
   database: Store<J, R>,
   campaign: CampaignOf<J>,
-  lanes: number,
+  runner: Runner<J, R>,
   signal: AbortSignal,
-  run: (job: J, signal: AbortSignal, over: () => void) => Promise<R>,
   done: (job: J, result: R, count: number, total: number) => void = () => {},
 ): Promise<void> {
   const waiting = database.remaining(campaign)
   const total = campaign.plan.length
   let count = total - waiting.length
-  checkMemory(lanes)
-  const failed = new AbortController()
-  const either = AbortSignal.any([signal, failed.signal])
-  // The verdict of one is found while the next one starts: two machines for each job.
-  const overlap = fittingMachines() >= 2 * lanes
-  await inLanes(waiting, lanes, overlap, async (job, over) => {
-    try {
-      either.throwIfAborted()
-      const result = await run(job, either, over)
-      database.add(campaign, job, result)
-      done(job, result, ++count, total)
-    } catch (error) {
-      // The other machines end.
-      failed.abort(error)
-      throw error
-    }
-  })
+  const take = (rows: readonly RowOf<J, R>[]) => {
+    for (const { job, result } of database.addAll(campaign, rows)) done(job, result, ++count, total)
+  }
+  await runner(waiting, take, signal)
   database.finish(campaign)
 }
 
-/** Runs the remaining sessions of a campaign. @throws Error when `signal` aborts, or a machine cannot be prepared. */
-export async function runCampaign(
-  database: Database,
-  campaign: Campaign,
-  options: CampaignOptions,
-  signal: AbortSignal,
-): Promise<void> {
-  const held: { machines?: Machines } = {}
-  const run = async (job: Job, either: AbortSignal, over: () => void) => {
-    held.machines ??= new Machines(options, either)
-    const { prepared, snapshot } = await held.machines.of(job)
-    options.started?.(job)
-    const folder = join(options.folder, jobName(job).replace(/[^\w.-]+/g, '_'))
-    return runSession(job, prepared, snapshot, folder, either, over)
+/**
+ * Runs jobs on this machine, so many at a time.
+ * @param run aborted when another job fails; calls `over` when the next one of its lane may begin
+ * @returns throws what a job threw, or Error when the machines do not fit into memory
+ */
+export const onThisMachine =
+  <J, R>(lanes: number, run: (job: J, signal: AbortSignal, over: () => void) => Promise<R>): Runner<J, R> =>
+  async (jobs, take, signal) => {
+    checkMemory(lanes)
+    const failed = new AbortController()
+    const either = AbortSignal.any([signal, failed.signal])
+    // The verdict of one is found while the next one starts: two machines for each job.
+    const overlap = fittingMachines() >= 2 * lanes
+    await inLanes(jobs, lanes, overlap, async (job, over) => {
+      try {
+        either.throwIfAborted()
+        take([{ job, result: await run(job, either, over) }])
+      } catch (error) {
+        // The other machines end.
+        failed.abort(error)
+        throw error
+      }
+    })
   }
-  try {
-    await runJobs(database, campaign, options.jobs, signal, run, options.done)
-  } finally {
-    held.machines?.close()
+
+/** A folder for a session among those of others. */
+export const sessionFolder = (folder: string, job: Job): string => join(folder, jobName(job).replace(/[^\w.-]+/g, '_'))
+
+/** Runs sessions on this machine. It throws Error when a machine cannot be prepared. */
+export const sessionsHere =
+  (options: CampaignOptions): Runner<Job, SessionResult> =>
+  async (jobs, take, signal) => {
+    const held: { machines?: Machines } = {}
+    const run = async (job: Job, either: AbortSignal, over: () => void) => {
+      held.machines ??= new Machines(options, either)
+      const { prepared, snapshot } = await held.machines.of(job)
+      return runSession(job, prepared, snapshot, sessionFolder(options.folder, job), either, over)
+    }
+    try {
+      await onThisMachine(options.jobs, run)(jobs, take, signal)
+    } finally {
+      held.machines?.close()
+    }
   }
-}

@@ -4,7 +4,7 @@
  * of its own, so that it is the same run that a person would make, and what came of it is what the report of that run says.
  */
 import { spawn } from 'node:child_process'
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs'
+import { closeSync, copyFileSync, existsSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -17,6 +17,7 @@ import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy
 import { OUTCOMES, type Outcome } from '../run/ending.ts'
 import { isSeries } from '../run/files.ts'
 import type { TranslateMode } from '../translate/translator.ts'
+import type { Transport } from '../trap/messages.ts'
 import { type CampaignOf, type Kind, type RowOf, Store, salvage } from './store.ts'
 
 const MAIN = fileURLToPath(new URL('../cli/main.ts', import.meta.url))
@@ -172,12 +173,33 @@ export function bootWords({ kernel, devices, until, translate, granule, machine 
   ]
 }
 
+/** Of the machine that cells are booted on; it decides nothing. */
+export interface OwnMachine {
+  readonly ramDir: string
+  readonly transport: Transport
+  readonly sandbox: boolean
+  readonly qemu?: string
+}
+
+/** Words of `boot` that say where and how machines run. */
+export const ownWords = ({ ramDir, transport, sandbox, qemu }: OwnMachine): string[] => [
+  ...(qemu === undefined ? [] : ['--qemu', qemu]),
+  ...['--ram-dir', ramDir, '--transport', transport],
+  ...(sandbox ? [] : ['--no-sandbox']),
+]
+
 /**
  * Boots a cell.
- * @param own words for this machine, which decide nothing: QEMU, where RAM is
+ * @param own words for this machine (`ownWords`)
+ * @param keep folder that report and console are put into; default: they are not kept
  * @throws Error only when `signal` aborts; all else is a verdict
  */
-export async function runCell(cell: Cell, own: readonly string[], signal: AbortSignal): Promise<CellResult> {
+export async function runCell(
+  cell: Cell,
+  own: readonly string[],
+  signal: AbortSignal,
+  keep?: string,
+): Promise<CellResult> {
   const folder = ownFolder(tmpdir(), 'cell-')
   const file = join(folder.path, 'report.json')
   const started = performance.now()
@@ -186,6 +208,7 @@ export async function runCell(cell: Cell, own: readonly string[], signal: AbortS
     const said = await finished(words, (cell.machine.timeout + SPARE_S) * 1000, signal)
     signal.throwIfAborted()
     const ms = Math.round(performance.now() - started)
+    if (keep !== undefined) keepFiles(file, keep)
     return { ...resultOf(file, said), ms }
   } finally {
     folder.remove()
@@ -238,13 +261,24 @@ const ReportPart = Compile(
   }),
 )
 
-function resultOf(file: string, said: string): Omit<CellResult, 'ms'> {
-  let report: unknown
+function readReport(file: string): unknown {
   try {
-    report = JSON.parse(readFileSync(file, 'utf8'))
+    return JSON.parse(readFileSync(file, 'utf8'))
   } catch {
-    report = undefined
+    return undefined
   }
+}
+
+/** What a boot that came to an end left. */
+function keepFiles(file: string, folder: string): void {
+  const report = readReport(file)
+  if (!ReportPart.Check(report)) return
+  copyFileSync(file, join(folder, 'report.json'))
+  if (existsSync(report.console)) copyFileSync(report.console, join(folder, 'console.log'))
+}
+
+function resultOf(file: string, said: string): Omit<CellResult, 'ms'> {
+  const report = readReport(file)
   if (!ReportPart.Check(report)) {
     const lines = said.trimEnd().split('\n')
     const message = lines.at(-1)?.slice(0, 500) || 'the boot said nothing'

@@ -276,32 +276,45 @@ export class Store<Job, Result extends Stored> {
 
   /** Stores a session, unless it is stored already. @returns whether it was new */
   add(campaign: CampaignOf<Job>, job: Job, result: Result): boolean {
-    return this.#add({
-      campaign: campaign.id,
-      job: this.#kind.nameOf(job),
-      verdict: result.verdict,
-      expected: result.asExpected ? 1 : 0,
-      ms: Math.round(result.ms),
-      finished: new Date().toISOString(),
-      result: JSON.stringify(result),
-    })
+    return this.addAll(campaign, [{ job, result }]).length === 1
   }
 
-  #add(row: SessionRow): boolean {
-    const { campaign, job, verdict, expected, ms, finished, result } = row
-    let isNew = false
+  /** Stores sessions, all of them at once, but for those that are stored already. @returns those that were new */
+  addAll(campaign: CampaignOf<Job>, rows: readonly RowOf<Job, Result>[]): RowOf<Job, Result>[] {
+    let isNew: RowOf<Job, Result>[] = []
     this.#transaction(() => {
-      const { changes } = this.#db
-        .prepare(
-          'INSERT OR IGNORE INTO sessions (campaign, job, verdict, expected, ms, finished, result, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
-        )
-        .run(campaign, job, verdict, expected, ms, finished, result, sessionSum(row))
-      isNew = changes === 1
-      if (!isNew) return
-      this.#db.prepare('UPDATE campaigns SET sessions = sessions + 1 WHERE id = ?').run(campaign)
-      this.#sign(campaign)
+      isNew = rows.filter(({ job, result }) =>
+        this.#insertSession({
+          campaign: campaign.id,
+          job: this.#kind.nameOf(job),
+          verdict: result.verdict,
+          expected: result.asExpected ? 1 : 0,
+          ms: Math.round(result.ms),
+          finished: new Date().toISOString(),
+          result: JSON.stringify(result),
+        }),
+      )
+      this.#count(campaign.id, isNew.length)
     })
     return isNew
+  }
+
+  /** @returns whether it was new */
+  #insertSession(row: SessionRow): boolean {
+    const { campaign, job, verdict, expected, ms, finished, result } = row
+    const { changes } = this.#db
+      .prepare(
+        'INSERT OR IGNORE INTO sessions (campaign, job, verdict, expected, ms, finished, result, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+      )
+      .run(campaign, job, verdict, expected, ms, finished, result, sessionSum(row))
+    return changes === 1
+  }
+
+  /** A campaign has so many sessions more. */
+  #count(campaign: number, more: number): void {
+    if (more === 0) return
+    this.#db.prepare('UPDATE campaigns SET sessions = sessions + ? WHERE id = ?').run(more, campaign)
+    this.#sign(campaign)
   }
 
   finish(campaign: CampaignOf<Job>): void {
@@ -318,7 +331,7 @@ export class Store<Job, Result extends Stored> {
         const { started, what, plan, sessions } = campaign
         const finished = rows.length === sessions ? campaign.finished : null
         const { id } = this.#insert({ started, finished, what, plan: JSON.parse(plan) as Job[] })
-        for (const row of rows) this.#add({ ...row, campaign: id })
+        this.#count(id, rows.filter(row => this.#insertSession({ ...row, campaign: id })).length)
       }
     })
   }

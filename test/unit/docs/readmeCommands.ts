@@ -65,6 +65,14 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
     by: 'test/boot/matrix.test.ts',
     words: ['matrix', '--kernel'],
   },
+  'faults campaign --queue redis://queue.example/': {
+    by: 'test/boot/fleet.test.ts',
+    words: ['faults', 'campaign', '--queue'],
+  },
+  'worker --queue redis://queue.example/ --jobs 4': {
+    by: 'test/boot/fleet.test.ts',
+    words: ['worker', '--queue', '--jobs'],
+  },
   'test my.test.ts': { by: 'test/boot/testing.test.ts', words: ['test', 'my.test.ts'] },
   'attack --hardware all': { here: true, more: ['--ops', '5000'] },
   setup: { not: 'every boot of the tests sets up by the same code' },

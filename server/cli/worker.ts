@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `smmu-cosim worker`: runs the jobs of campaigns, matrices and attacks that were started elsewhere. */
+import { availableParallelism, hostname } from 'node:os'
+import { resolve } from 'node:path'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { OwnOptions } from '../fleet/own.ts'
+import { isSeries } from '../run/files.ts'
+import { checkMemory } from '../sessions/memoryLimit.ts'
+import type { Transport } from '../trap/messages.ts'
+import {
+  initrdOption,
+  modulesOption,
+  noSandbox,
+  qemuArgOption,
+  qemuOption,
+  ramDirOption,
+  transportOption,
+} from './bootOptions.ts'
+import { act, UsageError } from './exit.ts'
+import { checkKernel } from './kernels.ts'
+import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { say } from './terminal.ts'
+
+interface WorkerCommandOptions extends QueueOptions {
+  readonly jobs: number
+  readonly name: string
+  readonly kernel: readonly string[]
+  readonly modules?: string
+  readonly initrd?: string
+  readonly qemuArg: readonly string[]
+  readonly qemu?: string
+  readonly ramDir: string
+  readonly transport: Transport
+  readonly sandbox: boolean
+}
+
+function jobs(text: string): number {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || value < 1 || value > 256) throw new InvalidArgumentError('expected 1 to 256')
+  return value
+}
+
+function name(text: string): string {
+  if (!/^[\x21-\x7e]{1,100}$/.test(text)) throw new InvalidArgumentError('expected up to 100 letters without spaces')
+  return text
+}
+
+export function workerCommand(program: Command): void {
+  const worker = program
+    .command('worker')
+    .description('run jobs of campaigns, matrices and attacks that were started elsewhere with --queue')
+  queueOptions(worker, 'where the jobs come from')
+    .option('--jobs <n>', 'at a time', jobs, availableParallelism())
+    .option('--name <name>', 'what senders call this worker', name, `${hostname()}-${process.pid}`)
+    .addOption(
+      new Option(
+        '--kernel <list>',
+        "kernels besides Debian's that jobs may boot: arm64 Images, folders of kernel builds",
+      )
+        .argParser(text => text.split(',').filter(word => word !== ''))
+        .default([], 'none'),
+    )
+    .addOption(modulesOption())
+    .addOption(initrdOption("initramfs of your own that jobs boot, with the workload's agent in it"))
+    .addOption(qemuArgOption())
+    .addOption(ramDirOption())
+    .addOption(transportOption())
+    .addOption(noSandbox())
+    .addOption(qemuOption())
+    .action((options: WorkerCommandOptions) => act(signal => work(options, signal)))
+}
+
+async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise<void> {
+  const connection = connectionOf(options)
+  if (connection === undefined) throw new UsageError('--queue is missing: where do the jobs come from?')
+  const { jobs, name, kernel, modules, initrd, qemuArg, qemu, ramDir, transport, sandbox } = options
+  const own: OwnOptions = {
+    kernels: kernel.filter(word => !isSeries(word)).map(word => resolve(word)),
+    ...(modules !== undefined && { modules: resolve(modules) }),
+    ...(initrd !== undefined && { initrd: resolve(initrd) }),
+    ...(qemu !== undefined && { qemu: resolve(qemu) }),
+    ...{ qemuArgs: qemuArg, ramDir, transport, sandbox },
+  }
+  for (const kernel of own.kernels)
+    await checkKernel({ kernel, ...(modules && { modules }) }, initrd === undefined, say)
+  checkMemory(jobs)
+  // What talks to a queue is loaded when there is one.
+  const { Own } = await import('../fleet/own.ts')
+  const { FleetWorker } = await import('../fleet/worker.ts')
+  const mine = new Own(own)
+  await FleetWorker.run(
+    {
+      ...{ connection, name, jobs, own, say },
+      answer: (job, signal) => mine.answer(job, signal),
+      module: new URL('../fleet/jobProcess.ts', import.meta.url),
+    },
+    signal,
+  )
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A job on the queue, and what becomes of it. Both are data, and are looked at by schema before anything is done with them: senders and
+ * workers trust each other with the name of a kernel, and not with a path, a word for QEMU, or code.
+ */
+import { type Static, Type } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { type FaultRule, RuleSchema, SessionSchema, VERDICTS } from '../faults/rule.ts'
+import { DEVICE_NAMES } from '../machine/devices.ts'
+import { POLICY_NAMES } from '../policy/load.ts'
+import { GRANULES, SERIES_STEPS } from '../policy/policy.ts'
+import { TRANSLATE_MODES } from '../sessions/matrix.ts'
+import { type Identity, IdentitySchema } from './identity.ts'
+
+const strict = { additionalProperties: false } as const
+const text = (maxLength: number) => Type.String({ maxLength })
+const MAX_WORDS = 64
+
+/** What stands on the sender's command line: a series of Debian's, or the name of a file, which only its hash stands for elsewhere. */
+const Kernel = Type.String({ minLength: 1, maxLength: 4096 })
+const machine = {
+  append: Type.Optional(text(2048)),
+  /** A worker takes those that its own command line has. */
+  qemuArgs: Type.Optional(Type.Array(text(1000), { maxItems: MAX_WORDS })),
+}
+const Verdicts = Type.Union([
+  Type.Enum([...VERDICTS]),
+  Type.Array(Type.Enum([...VERDICTS]), { maxItems: VERDICTS.length }),
+])
+
+const SessionWork = Type.Object(
+  {
+    do: Type.Literal('session'),
+    entry: Type.Object(
+      {
+        name: text(100),
+        summary: text(2000),
+        expect: Verdicts,
+        why: text(2000),
+        session: Type.Optional(SessionSchema),
+        rules: Type.Unsafe<readonly FaultRule[]>(Type.Array(RuleSchema, { minItems: 1, maxItems: 64 })),
+      },
+      strict,
+    ),
+    kernel: Kernel,
+    until: Type.Enum([...SERIES_STEPS]),
+    seed: Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }),
+    devices: Type.Optional(Type.Array(Type.Enum([...DEVICE_NAMES]), { maxItems: DEVICE_NAMES.length })),
+    ...machine,
+  },
+  strict,
+)
+export type SessionWork = Static<typeof SessionWork>
+
+const CellWork = Type.Object(
+  {
+    do: Type.Literal('cell'),
+    kernel: Kernel,
+    devices: Type.Array(Type.Enum([...DEVICE_NAMES]), { maxItems: DEVICE_NAMES.length }),
+    until: Type.Enum([...SERIES_STEPS]),
+    translate: Type.Enum([...TRANSLATE_MODES]),
+    granule: Type.Enum([...GRANULES]),
+    policy: Type.Enum([...POLICY_NAMES]),
+    memory: Type.String({ pattern: '^[0-9]{1,12}[KMGTkmgt]?i?B?$' }),
+    smp: Type.Integer({ minimum: 1, maximum: 64 }),
+    timeout: Type.Integer({ minimum: 1, maximum: 86_400 }),
+    ...machine,
+  },
+  strict,
+)
+export type CellWork = Static<typeof CellWork>
+
+const Work = Type.Union([SessionWork, CellWork])
+export type Work = Static<typeof Work>
+
+const JobSchema = Type.Object({ identity: IdentitySchema, work: Work }, strict)
+/** What BullMQ keeps as a job's data. */
+export interface FleetJob {
+  readonly identity: Identity
+  readonly work: Work
+}
+const Job = Compile(JobSchema)
+
+/** Times that a job may end its workers, or the processes that they run it in. */
+export const MOST_DEATHS = 3
+/** How long Redis keeps what nobody has come for, s. */
+export const KEPT_S = 7 * 24 * 3600
+
+/** @throws Error saying where it is none */
+export function checkJob(data: unknown): FleetJob {
+  if (Job.Check(data)) return data
+  const [first] = Job.Errors(data)
+  throw new Error(`no job: ${first?.instancePath || '/'} ${first?.message ?? 'is not as it has to be'}`)
+}
+
+/** A file that came of a job: its content is kept by its hash. */
+const Artefact = Type.Object(
+  {
+    name: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$' }),
+    sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }),
+  },
+  strict,
+)
+export type Artefact = Static<typeof Artefact>
+/** Of one job. */
+export const MOST_ARTEFACTS = 8
+
+/** What BullMQ keeps as the value that a job returned: the first artefact is the result, as JSON. */
+export const Returned = Compile(
+  Type.Object(
+    { worker: text(200), artefacts: Type.Array(Artefact, { minItems: 1, maxItems: MOST_ARTEFACTS }) },
+    strict,
+  ),
+)
+
+/** What BullMQ keeps as a job's progress: who refused it, and why. */
+export const Refused = Compile(Type.Object({ refused: text(2000), worker: text(200) }, strict))

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Sends jobs to the queue and collects what becomes of them. The queue has nothing that the sender does not know: jobs that it has lost are
+ * sent again, under the same name, and so is what a sender left there that did not come to its end.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Job, Queue, QueueEvents } from 'bullmq'
+import type { Redis } from 'ioredis'
+import { contentKey } from '../../scripts/setup/cache.ts'
+import type { Runner } from '../sessions/campaign.ts'
+import type { CampaignOf, RowOf } from '../sessions/store.ts'
+import { type Content, getArtefacts, removeArtefacts } from './artefacts.ts'
+import { type FleetJob, KEPT_S, MOST_DEATHS, Refused, Returned } from './job.ts'
+import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
+import { connect, redisOptions } from './redis.ts'
+
+/** Jobs that are asked about, or sent, in one go. */
+const BATCH = 200
+/** What events do not tell – there may have been nobody to hear them – is found so, ms. */
+const SWEEP_MS = 15_000
+/** Without a result for so long, it is told how things stand, ms. */
+const QUIET_MS = 30_000
+/** To take back what has not begun, when it is interrupted, ms. */
+const BACK_MS = 5_000
+
+/** How jobs of a kind go over the queue. */
+export interface Sent<Job, Result> {
+  readonly nameOf: (job: Job) => string
+  readonly pack: (job: Job, signal: AbortSignal) => Promise<FleetJob>
+  /** @param files what else came of it @throws Error when it is no result */
+  readonly unpack: (value: unknown, job: Job, files: readonly Content[]) => Result
+  /** What is known of a job that came to nothing. */
+  readonly lost: (why: string, job: Job) => Result
+}
+
+export interface SenderOptions {
+  readonly connection: QueueConnection
+  /** Names the campaign: the same one, sent again, has the same jobs. */
+  readonly campaign: string
+  readonly say: (line: string) => void
+  readonly sweepMs?: number
+}
+
+/** The name of a campaign in a queue. */
+export const nameOf = ({ id, started, what }: CampaignOf<unknown>): string => `${id} ${started} ${what}`
+
+/** Runs jobs on the workers of a queue. It throws Error when there is no queue, or a job's files cannot be had. */
+export const throughQueue =
+  <J, R>(sent: Sent<J, R>, options: SenderOptions): Runner<J, R> =>
+  async (jobs, take, signal) => {
+    if (jobs.length === 0) return
+    const sender = await Sender.of(sent, options, jobs, signal)
+    try {
+      await sender.run(take, signal)
+    } catch (error) {
+      await Promise.race([sender.takeBack(), sleep(BACK_MS)])
+      throw error
+    } finally {
+      await sender.close()
+    }
+  }
+
+/** A job that is on its way. */
+interface Open<J> {
+  readonly job: J
+  readonly data: FleetJob
+  /** Times that its result could not be read. */
+  unread: number
+}
+
+class Sender<J, R> {
+  readonly #sent: Sent<J, R>
+  readonly #options: SenderOptions
+  readonly #redis: Redis
+  readonly #queue: Queue
+  readonly #events: QueueEvents
+  readonly #open: Map<string, Open<J>>
+  /** Of those, what has ended and is not collected. */
+  readonly #ended = new Set<string>()
+  readonly #told = new Set<string>()
+  #wake = Promise.withResolvers<void>()
+
+  private constructor(sent: Sent<J, R>, options: SenderOptions, redis: Redis, open: Map<string, Open<J>>) {
+    this.#sent = sent
+    this.#options = options
+    this.#redis = redis
+    this.#open = open
+    const common = { connection: redisOptions(options.connection), prefix: QUEUE_PREFIX }
+    this.#queue = new Queue(QUEUE_NAME, common)
+    this.#events = new QueueEvents(QUEUE_NAME, common)
+    // What is wrong with the connection is told by ours.
+    const say = (error: Error) => {
+      if (redis.status === 'ready') options.say(error.message)
+    }
+    this.#queue.on('error', say)
+    this.#events.on('error', say)
+    this.#events.on('completed', ({ jobId }) => this.#end(jobId))
+    this.#events.on('failed', ({ jobId }) => this.#end(jobId))
+    this.#events.on('progress', ({ jobId, data }) => this.#refused(jobId, data))
+  }
+
+  static async of<J, R>(
+    sent: Sent<J, R>,
+    options: SenderOptions,
+    jobs: readonly J[],
+    signal: AbortSignal,
+  ): Promise<Sender<J, R>> {
+    const redis = await connect(options.connection, false, options.say, signal)
+    const open = new Map<string, Open<J>>()
+    try {
+      for (const job of jobs) {
+        const data = await sent.pack(job, signal)
+        const id = `job-${contentKey([options.campaign, sent.nameOf(job), JSON.stringify(data)])}`
+        open.set(id, { job, data, unread: 0 })
+      }
+    } catch (error) {
+      redis.disconnect()
+      throw error
+    }
+    return new Sender(sent, options, redis, open)
+  }
+
+  async run(take: (rows: readonly RowOf<J, R>[]) => void, signal: AbortSignal): Promise<void> {
+    const { sweepMs = SWEEP_MS } = this.#options
+    await this.#events.waitUntilReady()
+    await this.#send([...this.#open.keys()])
+    await this.#stand()
+    let swept = 0
+    let heard = performance.now()
+    const wake = () => this.#wake.resolve()
+    const timer = setInterval(wake, Math.min(sweepMs, QUIET_MS))
+    signal.addEventListener('abort', wake, { once: true })
+    try {
+      while (this.#open.size > 0) {
+        signal.throwIfAborted()
+        const now = performance.now()
+        if (this.#ended.size > 0) {
+          await this.#collect([...this.#ended].slice(0, BATCH), take)
+          heard = now
+        } else if (now - swept >= sweepMs) {
+          swept = now
+          await this.#sweep()
+        } else {
+          if (now - heard >= QUIET_MS) {
+            heard = now
+            await this.#stand()
+          }
+          await this.#wake.promise
+          this.#wake = Promise.withResolvers()
+        }
+      }
+    } finally {
+      clearInterval(timer)
+      signal.removeEventListener('abort', wake)
+    }
+  }
+
+  /** What has not begun is not run any more. */
+  async takeBack(): Promise<void> {
+    for (const ids of batches([...this.#open.keys()])) {
+      await Promise.all(ids.map(id => this.#queue.remove(id).catch(() => 0)))
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.allSettled([this.#events.close(), this.#queue.close()])
+    this.#redis.disconnect()
+  }
+
+  #end(id: string): void {
+    if (!this.#open.has(id)) return
+    this.#ended.add(id)
+    this.#wake.resolve()
+  }
+
+  /** Tells once why a worker leaves jobs alone. */
+  #refused(id: string, data: unknown): void {
+    if (!this.#open.has(id) || !Refused.Check(data)) return
+    const line = `worker ${data.worker} refuses: ${data.refused}`
+    if (!this.#told.has(line)) this.#options.say(line)
+    this.#told.add(line)
+  }
+
+  /** Says how many wait, and for whom. */
+  async #stand(): Promise<void> {
+    const [{ wait = 0, active = 0 }, workers] = await Promise.all([
+      this.#queue.getJobCounts('wait', 'active'),
+      this.#queue.getWorkersCount(),
+    ])
+    const whose = workers === 1 ? '1 worker' : workers === 0 ? 'no worker yet' : `${workers} workers`
+    this.#options.say(`${this.#open.size} jobs to come; in the queue ${wait} wait and ${active} run, for ${whose}`)
+  }
+
+  /** A job that is there already stays as it is. */
+  async #send(all: readonly string[]): Promise<void> {
+    const kept = { age: KEPT_S }
+    for (const ids of batches(all)) {
+      await this.#queue.addBulk(
+        ids.flatMap(id => {
+          const data = this.#open.get(id)?.data
+          const opts = { jobId: id, attempts: MOST_DEATHS + 1, removeOnComplete: kept, removeOnFail: kept }
+          return data === undefined ? [] : [{ name: data.work.do, data, opts }]
+        }),
+      )
+    }
+  }
+
+  /** Looks for those that have ended, and for those that the queue does not know any more. */
+  async #sweep(): Promise<void> {
+    for (const ids of batches([...this.#open.keys()])) {
+      const states = await Promise.all(ids.map(id => this.#queue.getJobState(id)))
+      for (const [i, id] of ids.entries()) if (states[i] === 'completed' || states[i] === 'failed') this.#end(id)
+      await this.#send(ids.filter((_, i) => states[i] === 'unknown'))
+    }
+  }
+
+  /** What is handed over is not in the queue any more. */
+  async #collect(ids: readonly string[], take: (rows: readonly RowOf<J, R>[]) => void): Promise<void> {
+    const found = await Promise.all(ids.map(async id => ({ id, row: await this.#row(id) })))
+    const rows = found.flatMap(({ id, row }) => (row === undefined ? [] : [{ id, row }]))
+    take(rows.map(({ row }) => row))
+    for (const id of ids) this.#ended.delete(id)
+    for (const { id } of rows) this.#open.delete(id)
+    await Promise.all(rows.map(({ id }) => this.#forget(id)))
+  }
+
+  async #forget(id: string): Promise<void> {
+    await this.#queue.remove(id)
+    await removeArtefacts(this.#redis, id)
+  }
+
+  /** What became of a job. Undefined: it is not over. */
+  async #row(id: string): Promise<RowOf<J, R> | undefined> {
+    const open = this.#open.get(id)
+    const found: Job | undefined = await this.#queue.getJob(id)
+    if (open === undefined || found?.finishedOn === undefined) return undefined
+    const { job } = open
+    const lost = (why: string) => ({ job, result: this.#sent.lost(why, job) })
+    const { returnvalue, failedReason, attemptsMade, stalledCounter } = found
+    if (!Returned.Check(returnvalue)) {
+      // The last time it was only taken to be given up.
+      const times = attemptsMade + stalledCounter - 1
+      const last = failedReason.includes('stalled') ? 'its worker ended, or lost the queue' : failedReason
+      return lost(times > 0 ? `tried ${times} times without a result; at last: ${last}` : `it cannot be run: ${last}`)
+    }
+    const { worker, artefacts } = returnvalue
+    const contents = await getArtefacts(this.#redis, id, artefacts)
+    if (contents === undefined) {
+      if (++open.unread >= MOST_DEATHS) return lost(`what came of it on ${worker} is not what it was`)
+      await this.#forget(id)
+      await this.#send([id])
+      return undefined
+    }
+    const [result, ...files] = contents
+    try {
+      return { job, result: this.#sent.unpack(JSON.parse(result?.bytes.toString() ?? ''), job, files) }
+    } catch (error) {
+      return lost(`${worker} sent what is no result: ${(error as Error).message}`)
+    }
+  }
+}
+
+function* batches<T>(items: readonly T[]): Generator<readonly T[]> {
+  for (let at = 0; at < items.length; at += BATCH) yield items.slice(at, at + BATCH)
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Takes jobs from the queue, and runs each in a process of its own. BullMQ decides who has a job: a worker that does not renew its lock any
+ * more loses the job to another one, and cannot end it. So there is one result of each job, whatever becomes of workers.
+ */
+import { mkdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Job, UnrecoverableError, WaitingError, Worker } from 'bullmq'
+import type { Redis } from 'ioredis'
+import type { LockedFolder } from '../machine/lockedFolder.ts'
+import { ownFolder } from '../machine/scratch.ts'
+import { filesOf, MOST_BYTES, putArtefacts } from './artefacts.ts'
+import { checkJob, type FleetJob, KEPT_S, MOST_DEATHS } from './job.ts'
+import type { Answer, OwnOptions } from './own.ts'
+import { ProcessDied, Processes } from './processes.ts'
+import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
+import { connect, redisOptions } from './redis.ts'
+
+/** A job of a worker that is gone is taken up by another one after up to twice that, ms. */
+const LOCK_MS = 30_000
+/** A worker that refused a job leaves the next ones to others for so long, each time twice as long, ms. */
+const REST_MS = 10_000
+const LONGEST_REST_MS = 60_000
+/** What is under way when the worker is told to end may take so long to end, ms. */
+const END_MS = 40_000
+
+export interface WorkerOptions {
+  readonly connection: QueueConnection
+  /** What senders call it. */
+  readonly name: string
+  /** At a time. */
+  readonly jobs: number
+  readonly own: OwnOptions
+  /** Whether a job is run; see `Own`. */
+  readonly answer: (job: FleetJob, signal: AbortSignal) => Promise<Answer>
+  /** What its processes run: it calls `serveJobs`. */
+  readonly module: URL
+  readonly say: (line: string) => void
+  readonly lockMs?: number
+}
+
+export class FleetWorker {
+  readonly #options: WorkerOptions
+  readonly #redis: Redis
+  readonly #processes: Processes
+  readonly #worker: Worker
+  readonly #folder: LockedFolder
+  readonly #signal: AbortSignal
+  #orders = 0
+  #restMs = REST_MS
+
+  private constructor(options: WorkerOptions, redis: Redis, signal: AbortSignal) {
+    const { connection, name, jobs, module, say, lockMs = LOCK_MS } = options
+    this.#options = options
+    this.#redis = redis
+    this.#signal = signal
+    this.#processes = new Processes(module, say)
+    this.#folder = ownFolder(tmpdir(), 'worker-')
+    this.#worker = new Worker(
+      QUEUE_NAME,
+      (job, token = '', cancelled = signal) => this.#process(job, token, AbortSignal.any([signal, cancelled])),
+      {
+        ...{ connection: redisOptions(connection), prefix: QUEUE_PREFIX, name, concurrency: jobs, autorun: false },
+        ...{ lockDuration: lockMs, stalledInterval: lockMs, maxStalledCount: MOST_DEATHS - 1 },
+        ...{ removeOnComplete: { age: KEPT_S }, removeOnFail: { age: KEPT_S } },
+      },
+    )
+    // What is wrong with the connection is told by ours.
+    this.#worker.on('error', error => {
+      if (redis.status === 'ready') say(error.message)
+    })
+    this.#worker.on('lockRenewalFailed', ids => {
+      for (const id of ids) this.#worker.cancelJob(id)
+    })
+  }
+
+  /**
+   * Runs jobs until `signal` aborts: those that are under way then go back to the queue.
+   * @throws Error when the queue refuses this worker
+   */
+  static async run(options: WorkerOptions, signal: AbortSignal): Promise<void> {
+    const redis = await connect(options.connection, true, options.say, signal)
+    const own = new FleetWorker(options, redis, signal)
+    try {
+      await own.#run()
+    } finally {
+      await own.#end()
+    }
+  }
+
+  async #run(): Promise<void> {
+    const { name, jobs, say } = this.#options
+    const aborted = Promise.withResolvers<void>()
+    this.#signal.addEventListener('abort', () => aborted.resolve(), { once: true })
+    if (this.#signal.aborted) return
+    this.#worker.run().catch(error => aborted.reject(error))
+    say(`worker ${name}: takes jobs, ${jobs} at a time`)
+    await aborted.promise
+  }
+
+  async #end(): Promise<void> {
+    // A queue that is away does not take jobs back; their locks expire.
+    await Promise.race([this.#worker.close(), sleep(END_MS, undefined, { ref: false })])
+    this.#processes.close()
+    this.#redis.disconnect()
+    this.#folder.remove()
+  }
+
+  async #process(job: Job, token: string, signal: AbortSignal): Promise<unknown> {
+    const deaths = job.attemptsMade + job.stalledCounter
+    if (deaths >= MOST_DEATHS) throw new UnrecoverableError(job.failedReason ?? 'it ended its workers')
+    const order = orderOf(job.data)
+    const folder = join(this.#folder.path, String(++this.#orders))
+    mkdirSync(folder)
+    try {
+      const answer = await this.#answer(order, signal)
+      if ('refused' in answer) return await this.#refuse(job, token, answer.refused)
+      const { own } = this.#options
+      const what = { work: order.work, kernel: answer.kernel, own, folder }
+      const result = await this.#processes.run(what, order.identity.source, signal)
+      // Who edits the tree while a job runs does not get a result of it.
+      const after = await this.#answer(order, signal)
+      if ('refused' in after) return await this.#refuse(job, token, after.refused)
+      this.#restMs = REST_MS
+      return await this.#keep(job.id ?? '', result, folder)
+    } catch (error) {
+      if (error instanceof ProcessDied) throw new Error(`${error.message}, on worker ${this.#options.name}`)
+      if (!this.#signal.aborted) throw error
+      await job.moveToWait(token)
+      throw new WaitingError()
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
+    }
+  }
+
+  async #answer(order: FleetJob, signal: AbortSignal): Promise<Answer> {
+    try {
+      return await this.#options.answer(order, signal)
+    } catch (error) {
+      signal.throwIfAborted()
+      return { refused: `it cannot: ${(error as Error).message}` }
+    }
+  }
+
+  async #keep(id: string, result: unknown, folder: string): Promise<unknown> {
+    const bytes = Buffer.from(JSON.stringify(result))
+    if (bytes.length > MOST_BYTES) throw new UnrecoverableError(`its result has ${bytes.length} bytes`)
+    const contents = [{ name: 'result', bytes }, ...filesOf(folder)]
+    return { worker: this.#options.name, artefacts: await putArtefacts(this.#redis, id, contents) }
+  }
+
+  /** Leaves a job to others. */
+  async #refuse(job: Job, token: string, why: string): Promise<never> {
+    const { name, say } = this.#options
+    say(`refuses a job: ${why}`)
+    await job.updateProgress({ refused: why.slice(0, 2000), worker: name })
+    await job.moveToWait(token)
+    await this.#worker.pause(true)
+    const rest = setTimeout(() => {
+      if (!this.#signal.aborted) void this.#worker.resume()
+    }, this.#restMs)
+    rest.unref()
+    this.#restMs = Math.min(2 * this.#restMs, LONGEST_REST_MS)
+    throw new WaitingError()
+  }
+}
+
+/** @throws UnrecoverableError: no worker can do anything with it */
+function orderOf(data: unknown): FleetJob {
+  try {
+    return checkJob(data)
+  } catch (error) {
+    throw new UnrecoverableError((error as Error).message)
+  }
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A real Redis, real workers and senders, sessions without machines: whatever is killed, each job has one result, and it is the one that it
+ * has on one machine.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { Queue } from 'bullmq'
+import { Redis } from 'ioredis'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { Random } from '../../server/attack/random.ts'
+import { putArtefacts } from '../../server/fleet/artefacts.ts'
+import { difference } from '../../server/fleet/identity.ts'
+import type { FleetJob } from '../../server/fleet/job.ts'
+import { QUEUE_NAME, QUEUE_PREFIX } from '../../server/fleet/queue.ts'
+import { redisOptions } from '../../server/fleet/redis.ts'
+import { type Sent, throughQueue } from '../../server/fleet/sender.ts'
+import { FleetWorker, type WorkerOptions } from '../../server/fleet/worker.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
+import { runJobs } from '../../server/sessions/campaign.ts'
+import { Database } from '../../server/sessions/database.ts'
+import type { Job, SessionResult } from '../../server/sessions/session.ts'
+import { RedisServer } from './redis.ts'
+import { DEADLY, IDENTITY, job, SOURCE, sentStubs, verdictOf } from './stub.ts'
+
+const folder = privateFolder(tmpdir(), 'fleet-')
+let redis: RedisServer
+beforeAll(async () => {
+  mkdirSync(join(folder, 'redis'))
+  redis = await RedisServer.start(join(folder, 'redis'))
+})
+afterAll(async () => {
+  await redis.kill()
+  rmSync(folder, { recursive: true })
+})
+
+let database: Database
+let stop: AbortController
+let said: string[]
+let workers: Promise<void>[]
+let files = 0
+beforeEach(() => {
+  database = new Database(join(folder, `campaigns-${files++}.db`))
+  stop = new AbortController()
+  said = []
+  workers = []
+})
+afterEach(async () => {
+  stop.abort(new Error('the test is over'))
+  await Promise.all(workers)
+  database.close()
+  const client = new Redis(redisOptions(redis.connection))
+  await client.flushall()
+  client.disconnect()
+})
+
+const say = (line: string) => void said.push(line)
+
+/** A worker in this process; its jobs have processes of their own. */
+function work(name: string, more: Partial<WorkerOptions> = {}): void {
+  const options: WorkerOptions = {
+    ...{ connection: redis.connection, name, jobs: 2, say, lockMs: 1_000 },
+    own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
+    answer: async ({ work: { kernel } }) => ({ kernel }),
+    module: new URL('./stubProcess.ts', import.meta.url),
+    ...more,
+  }
+  workers.push(FleetWorker.run(options, stop.signal))
+}
+
+/** Sends a campaign and waits for its end. @returns verdicts, in the order of the plan */
+async function send(
+  plan: readonly Job[],
+  sent: Sent<Job, SessionResult> = sentStubs(folder),
+  signal = new AbortController().signal,
+): Promise<SessionResult[]> {
+  const campaign = database.begin('test', plan)
+  const runner = throughQueue(sent, { connection: redis.connection, campaign: `${files}`, say, sweepMs: 500 })
+  await runJobs(database, campaign, runner, signal)
+  return database.rows(campaign).map(({ result }) => result)
+}
+
+const jobs = (count: number, ms = 1) => Array.from({ length: count }, (_, seed) => job('stub', seed, ms))
+const verdicts = (results: readonly SessionResult[]) => results.map(({ verdict }) => verdict)
+
+test('each job has the result that it has here, and its files come with it', async () => {
+  const consoles: string[] = []
+  const stubs = sentStubs(folder)
+  work('one')
+  const plan = jobs(20)
+  const results = await send(plan, {
+    ...stubs,
+    unpack(value, job, [console]) {
+      consoles.push(console?.bytes.toString() ?? '')
+      return stubs.unpack(value, job, [])
+    },
+  })
+  expect(verdicts(results)).toEqual(plan.map(verdictOf))
+  expect(consoles.sort()).toEqual(plan.map(({ seed }) => `console of stub, seed ${seed}\n`).sort())
+})
+
+test('nothing of a campaign stays in the queue', async () => {
+  work('one')
+  await send(jobs(5))
+  const client = new Redis(redisOptions(redis.connection))
+  const kept = (await client.keys(`${QUEUE_PREFIX}:*`)).filter(key => /:(job-|artefacts:)/.test(key))
+  client.disconnect()
+  expect(kept).toEqual([])
+})
+
+test('a worker with other code leaves jobs to others, and both hashes are told', async () => {
+  const other = { ...IDENTITY, source: 'c'.repeat(20) }
+  work('old', { answer: async ({ identity }: FleetJob) => ({ refused: difference(identity, other) }) })
+  const all = send(jobs(3))
+  await expect
+    .poll(() => said)
+    .toContain(`worker old refuses: source tree: the job is of ${SOURCE}, this worker has ${'c'.repeat(20)}`)
+  expect(database.list()).toMatchObject([{ done: 0 }])
+  work('new')
+  expect(verdicts(await all)).toEqual(jobs(3).map(verdictOf))
+})
+
+test('what changes while a job runs makes no result of it', async () => {
+  let answers = 0
+  work('edited', {
+    jobs: 1,
+    answer: async ({ work: { kernel } }) => (++answers === 1 ? { kernel } : { refused: 'edited meanwhile' }),
+  })
+  const all = send(jobs(1))
+  await expect.poll(() => said).toContain('worker edited refuses: edited meanwhile')
+  expect(database.list()).toMatchObject([{ done: 0 }])
+  work('other')
+  await all
+})
+
+test('a job that ends its processes again and again is a finding; the others have their results', async () => {
+  work('one')
+  const plan = [...jobs(6, 50), job(DEADLY, 1, 50)]
+  const results = await send(plan)
+  expect(verdicts(results)).toEqual([...jobs(6).map(verdictOf), 'harness-error'])
+  expect(results.at(-1)?.findings).toEqual([
+    {
+      verdict: 'harness-error',
+      text: 'tried 3 times without a result; at last: its process ended with SIGKILL, on worker one',
+    },
+  ])
+})
+
+test('what is no job is not run, and what is no result is not taken', async () => {
+  work('one')
+  const stubs = sentStubs(folder)
+  const [result] = await send(jobs(1), {
+    ...stubs,
+    pack: async (job, signal) => {
+      const { identity, work } = await stubs.pack(job, signal)
+      return { identity, work: { ...work, kernel: '' } }
+    },
+  })
+  expect(result?.findings[0]?.text).toMatch(/^it cannot be run: no job: /)
+  const queue = new Queue(QUEUE_NAME, { connection: redisOptions(redis.connection), prefix: QUEUE_PREFIX })
+  const client = new Redis(redisOptions(redis.connection))
+  stop.abort(new Error('a worker of our own follows'))
+  await Promise.all(workers)
+  const all = send([job('forged', 1, 1)])
+  await expect.poll(() => queue.getWaitingCount()).toBe(1)
+  const [waiting] = await queue.getWaiting()
+  const forged = await putArtefacts(client, waiting?.id ?? '', [
+    { name: 'result', bytes: Buffer.from('{"verdict":"ok"}') },
+  ])
+  stop = new AbortController()
+  const { Worker } = await import('bullmq')
+  const liar = new Worker(QUEUE_NAME, async () => ({ worker: 'liar', artefacts: forged }), {
+    ...{ connection: redisOptions(redis.connection), prefix: QUEUE_PREFIX },
+  })
+  const [taken] = await all
+  expect(taken?.verdict).toBe('harness-error')
+  expect(taken?.findings[0]?.text).toMatch(/^liar sent what is no result: no result of a session: /)
+  await Promise.all([liar.close(), queue.close()])
+  client.disconnect()
+})
+
+test('what a queue has forgotten is sent again', async () => {
+  const all = send(jobs(3))
+  const client = new Redis(redisOptions(redis.connection))
+  await expect.poll(() => client.llen(`${QUEUE_PREFIX}:${QUEUE_NAME}:wait`)).toBe(3)
+  await client.flushall()
+  client.disconnect()
+  work('one')
+  expect(verdicts(await all)).toEqual(jobs(3).map(verdictOf))
+})
+
+test('what has not begun is taken back when the sender is interrupted, and its campaign goes on later', async () => {
+  const interrupt = new AbortController()
+  const all = send(jobs(4), undefined, interrupt.signal)
+  const client = new Redis(redisOptions(redis.connection))
+  const waiting = () => client.llen(`${QUEUE_PREFIX}:${QUEUE_NAME}:wait`)
+  await expect.poll(waiting).toBe(4)
+  interrupt.abort(new Error('interrupted'))
+  await expect(all).rejects.toThrow('interrupted')
+  expect(await waiting()).toBe(0)
+  client.disconnect()
+  expect(database.unfinished()).toBe(1)
+})
+
+/** A process of the test, whose end is waited for. */
+class Child {
+  readonly process: ChildProcess
+  readonly ended: Promise<unknown>
+  said = ''
+
+  constructor(file: string, words: readonly string[]) {
+    const path = fileURLToPath(new URL(file, import.meta.url))
+    this.process = spawn(process.execPath, [path, ...words], { stdio: ['ignore', 'pipe', 'pipe'] })
+    this.ended = once(this.process, 'close')
+    for (const stream of [this.process.stdout, this.process.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.said += text
+      })
+    }
+  }
+
+  async kill(): Promise<void> {
+    this.process.kill('SIGKILL')
+    await this.ended
+  }
+}
+
+test('workers, Redis and the sender are killed: 60 jobs, 60 results, as on one machine', async () => {
+  const random = new Random(7)
+  const plan = jobs(60).map(({ seed }) => job('stub', seed, 100 + random.below(300)))
+  const campaign = database.begin('test', plan)
+  const port = String(redis.connection.port)
+  const worker = (i: number) => new Child('./workerProcess.ts', [`worker-${i}`, port, '2', '2000'])
+  const all = [0, 1, 2, 3].map(worker)
+  const begin = () => new Child('./senderProcess.ts', [database.path, port])
+  let sender = begin()
+  const say: string[] = []
+  try {
+    // No job can meet three of two that are killed.
+    for (const what of ['worker', 'sender', 'redis', 'worker', 'redis', 'sender']) {
+      await sleep(300 + random.below(900))
+      if (what === 'redis') {
+        await redis.kill()
+        await sleep(random.below(500))
+        await redis.start()
+      } else if (what === 'sender') {
+        await sender.kill()
+        say.push(sender.said)
+        sender = begin()
+      } else {
+        const i = random.below(all.length)
+        await all[i].kill()
+        say.push(all[i].said)
+        all[i] = worker(i + 4)
+      }
+    }
+    await sender.ended
+    expect(sender.process.exitCode, sender.said).toBe(0)
+  } finally {
+    await Promise.all([sender, ...all].map(child => child.kill()))
+  }
+  const rows = database.rows(campaign)
+  const told = [...say, sender, ...all].map(child => (typeof child === 'string' ? child : child.said)).join('\n')
+  expect(
+    rows.map(({ job, result }) => [job.seed, result.verdict]),
+    told,
+  ).toEqual(plan.map(job => [job.seed, verdictOf(job)]))
+  expect(database.list()).toMatchObject([{ planned: 60, done: 60 }])
+})

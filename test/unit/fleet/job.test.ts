@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What may come over a queue: jobs and results are data, and nothing else than what the schema says. */
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+import { catalogue } from '../../../server/faults/catalogue.ts'
+import { filesOf, MOST_BYTES } from '../../../server/fleet/artefacts.ts'
+import { difference, sourceIdentity } from '../../../server/fleet/identity.ts'
+import { checkJob } from '../../../server/fleet/job.ts'
+import { Own, type OwnOptions } from '../../../server/fleet/own.ts'
+import { lostSession, sessionJob, sessionResult, sessionWork } from '../../../server/fleet/session.ts'
+import { privateFolder } from '../../../server/machine/scratch.ts'
+import { planOf } from '../../../server/sessions/database.ts'
+
+const folder = privateFolder(tmpdir(), 'job-')
+afterAll(() => rmSync(folder, { recursive: true }))
+
+const IDENTITY = { source: 'a'.repeat(20), qemu: 'b'.repeat(20), kernel: 'c'.repeat(64) }
+const OWN: OwnOptions = { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
+const [plain] = planOf(catalogue(), ['6.12'], ['nested'], [1])
+const work = sessionWork(plain)
+
+describe('jobs', () => {
+  test('every entry of the catalogue is one, and is the same on a worker', () => {
+    for (const job of planOf(catalogue(), ['6.12'], ['nested'], [1, 2])) {
+      const sent = checkJob(JSON.parse(JSON.stringify({ identity: IDENTITY, work: sessionWork(job) })))
+      if (sent.work.do !== 'session') throw new Error('another kind')
+      expect(sessionJob(sent.work, job.kernel, OWN)).toEqual(job)
+    }
+  })
+
+  test('paths of the sender stay with it', () => {
+    const entry = { ...plain.entry, source: '/home/me/mine.yaml' }
+    const machine = { modules: '/m', initrd: '/i', append: 'debug', qemuArgs: ['-d'] }
+    const sent = sessionWork({ ...plain, entry, machine })
+    expect(JSON.stringify(sent)).not.toMatch(/mine|"\/m"|"\/i"/)
+    const own = { ...OWN, modules: '/mine/m', initrd: '/mine/i', qemuArgs: ['-d'] }
+    expect(sessionJob(sent, '/mine/Image', own).machine).toEqual({
+      ...{ modules: '/mine/m', initrd: '/mine/i', append: 'debug', qemuArgs: ['-d'] },
+    })
+    expect(sessionJob(sent, '6.1', own).machine).not.toHaveProperty('modules')
+  })
+
+  test.each([
+    ['nothing', null],
+    ['no identity', { work }],
+    ['a kind that there is not', { identity: IDENTITY, work: { ...work, do: 'exec' } }],
+    ['a word more', { identity: IDENTITY, work: { ...work, module: '/tmp/x.ts' } }],
+    ['a path in it', { identity: IDENTITY, work: { ...work, qemu: '/bin/sh' } }],
+    ['a device that there is not', { identity: IDENTITY, work: { ...work, devices: ['vfio-pci'] } }],
+    [
+      'a rule that is none',
+      { identity: IDENTITY, work: { ...work, entry: { ...work.entry, rules: [{ do: 'eval' }] } } },
+    ],
+    ['too many words', { identity: IDENTITY, work: { ...work, qemuArgs: Array(65).fill('-d') } }],
+    ['a hash that is none', { identity: { ...IDENTITY, kernel: '../x' }, work }],
+  ])('%s: refused', (_what, data) => {
+    expect(() => checkJob(data)).toThrow(/^no job: \//)
+  })
+})
+
+describe('a worker', () => {
+  const signal = new AbortController().signal
+
+  test('refuses other code, and tells both hashes', async () => {
+    const own = await sourceIdentity()
+    expect(await new Own(OWN).answer({ identity: IDENTITY, work }, signal)).toEqual({
+      refused: `source tree: the job is of ${IDENTITY.source}, this worker has ${own}`,
+    })
+  })
+
+  test('refuses words for QEMU that it was not started with', async () => {
+    const identity = { ...IDENTITY, source: await sourceIdentity() }
+    const asked = { ...work, qemuArgs: ['-drive', 'file=/etc/passwd'] }
+    expect(await new Own(OWN).answer({ identity, work: asked }, signal)).toEqual({
+      refused:
+        'the job asks for --qemu-arg=-drive --qemu-arg=file=/etc/passwd, this worker was started with no --qemu-arg',
+    })
+  })
+
+  test('refuses a kernel that it was not given, wherever it lies', async () => {
+    const identity = { ...IDENTITY, source: await sourceIdentity() }
+    const image = join(folder, 'Image')
+    writeFileSync(image, 'no matter')
+    const answer = await new Own(OWN).answer({ identity, work: { ...work, kernel: image } }, signal)
+    expect(answer).toEqual({
+      refused: `kernel: the job is of ${IDENTITY.kernel} (${image}), and --kernel of this worker names no image with that hash`,
+    })
+  })
+})
+
+describe('identities', () => {
+  test('of the source tree: the same for the same content, and another one when a file changes', async () => {
+    const root = join(folder, 'tree')
+    for (const name of ['protocol', 'qemu-patches', 'scripts', 'server/web', 'server/smmu']) {
+      mkdirSync(join(root, name), { recursive: true })
+    }
+    for (const name of ['package.json', 'package-lock.json', 'server/smmu/a.ts']) writeFileSync(join(root, name), '1')
+    const before = await sourceIdentity(root)
+    expect(before).toMatch(/^[0-9a-f]{20}$/)
+    writeFileSync(join(root, 'server/README.md'), 'words')
+    writeFileSync(join(root, 'server/web/a.ts'), 'dashboard')
+    expect(await sourceIdentity(root)).toBe(before)
+    writeFileSync(join(root, 'server/smmu/a.ts'), '2')
+    const after = await sourceIdentity(root)
+    expect(after).not.toBe(before)
+    writeFileSync(join(root, 'server/smmu/b.ts'), '')
+    expect(await sourceIdentity(root)).not.toBe(after)
+  })
+
+  test('what differs is told with both hashes', () => {
+    expect(difference(IDENTITY, IDENTITY)).toBe('')
+    expect(difference(IDENTITY, { ...IDENTITY, qemu: 'd'.repeat(20), initrd: 'e'.repeat(64) })).toBe(
+      `QEMU: the job is of ${IDENTITY.qemu}, this worker has ${'d'.repeat(20)}; ` +
+        `initramfs: the job is of none, this worker has ${'e'.repeat(64)}`,
+    )
+  })
+})
+
+describe('results', () => {
+  const { folder: _, asExpected: __, ...result } = lostSession('why', '/there')
+
+  test('whether one is as expected is not for the worker to say', () => {
+    const sent = { ...result, verdict: 'recovered', asExpected: true, folder: '/etc' }
+    const entry = { ...plain.entry, expect: 'io-error' as const }
+    expect(sessionResult(sent, { ...plain, entry }, '/here')).toMatchObject({
+      ...{ verdict: 'recovered', asExpected: false, folder: '/here' },
+    })
+  })
+
+  test.each([
+    ['nothing', undefined],
+    ['a verdict that there is not', { ...result, verdict: 'fine' }],
+    ['a console that is none', { ...result, console: [1] }],
+    ['a time before it began', { ...result, ms: -1 }],
+    ['too many lines', { ...result, trace: Array(1001).fill('') }],
+  ])('%s: refused', (_what, value) => {
+    expect(() => sessionResult(value, plain, '/here')).toThrow('no result of a session')
+  })
+})
+
+test('files of a job: no links, no folders, no names that lead elsewhere; of a long log, its end', () => {
+  const left = join(folder, 'left')
+  mkdirSync(join(left, 'sub'), { recursive: true })
+  writeFileSync(join(left, 'console.log'), Buffer.alloc(MOST_BYTES + 10, 'x'))
+  writeFileSync(join(left, 'long.json'), Buffer.alloc(MOST_BYTES + 10, 'x'))
+  writeFileSync(join(left, 'report.json'), '{}')
+  writeFileSync(join(left, '.lock'), '')
+  symlinkSync('/etc/passwd', join(left, 'secret.log'))
+  const found = filesOf(left)
+  expect(found.map(({ name, bytes }) => [name, bytes.length])).toEqual([
+    ['console.log', MOST_BYTES],
+    ['report.json', 2],
+  ])
+})
