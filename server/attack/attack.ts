@@ -70,7 +70,7 @@ export interface Progress {
 }
 
 const MAX_PROGRAMS = 100_000
-const ProgramsSchema = Type.Array(
+export const ProgramsSchema = Type.Array(
   Type.Object(
     {
       mode: Type.Enum([...MODES]),
@@ -93,8 +93,11 @@ type Programs = Static<typeof ProgramsSchema>
 /** Programs that an earlier attack left in the corpus. */
 function readPrograms(corpus: string | undefined): Programs {
   const file = corpus === undefined ? undefined : join(corpus, PROGRAMS)
-  if (file === undefined || !existsSync(file)) return []
-  const value = readJson(file)
+  return file === undefined || !existsSync(file) ? [] : checkPrograms(readJson(file), file)
+}
+
+/** @param file for people @throws Error when they are none */
+export function checkPrograms(value: unknown, file: string): Programs {
   if (!Value.Check(ProgramsSchema, value)) throw new Error(`${file}: no programs of an attack`)
   for (const { mode, operations } of value) {
     const unknown = operations.find(({ name }) => repertoire(mode, true).get(name) === undefined)
@@ -126,14 +129,27 @@ function save(corpus: string | undefined, case_: Case): string | undefined {
 }
 
 /**
+ * Runs the threads of an attack, here or elsewhere, until each is done or `signal` aborts them.
+ * @param take told by which of them, what it found and how far it is; the last is `done`, unless it was aborted
+ * @throws Error when one fails
+ */
+export type Threads = (
+  threads: readonly WorkerOptions[],
+  take: (thread: number, message: WorkerMessage) => void,
+  signal: AbortSignal,
+) => Promise<void>
+
+/**
  * Attacks until time or operations are over, or `signal` aborts it.
  * @param onFound told at once, cases of the corpus first
+ * @param run default: in threads of this process
  */
 export async function attack(
   options: AttackOptions,
   onFound: (found: Found) => void,
   onProgress: (progress: Progress) => void,
   signal: AbortSignal,
+  run: Threads = inThreads,
 ): Promise<AttackResult> {
   const { corpus, jobs } = options
   const { known: weaknesses, mended: unseen, cases: again } = await recheck(options, signal)
@@ -147,54 +163,42 @@ export async function attack(
   const total = (of: (stats: CampaignStats) => number) =>
     latest.reduce((sum, stats) => sum + (stats ? of(stats) : 0), 0)
   const kept: Program[] = []
-  // One that fails ends the others.
-  const failed = new AbortController()
-  const ended = AbortSignal.any([signal, failed.signal])
-  await Promise.all(
-    latest.map((_, job) =>
-      work(
-        {
-          policy: options.policy,
-          quirks: options.quirks,
-          blocks: options.blocks,
-          power: options.power,
-          until: options.until,
-          hardware: options.hardware,
-          seed: (options.seed + job) >>> 0,
-          known: weaknesses,
-          seconds: options.seconds,
-          operations: options.operations === undefined ? undefined : Math.ceil(options.operations / jobs),
-          programs,
-        },
-        message => {
-          if (message.type === 'case') {
-            const found = { found: message.found, file: save(corpus, message.found), seconds: message.seconds }
-            cases.push(found)
-            onFound(found)
-            return
-          }
-          latest[job] = message.stats
-          if (message.type === 'done') kept.push(...message.programs)
-          const most = latest.reduce<Pick<CampaignStats, 'features' | 'coverage' | 'corpus'>>(
-            (best, stats) => (stats !== undefined && stats.features > best.features ? stats : best),
-            message.stats,
-          )
-          onProgress({
-            operations: total(({ operations }) => operations),
-            steps: total(({ steps }) => steps),
-            programs: total(stats => stats.cases),
-            judged: total(({ judged }) => judged),
-            lost: total(({ lost }) => lost),
-            ...{ coverage: most.coverage, corpus: most.corpus, cases: cases.length, seconds: seconds() },
-          })
-        },
-        ended,
-      ).catch((error: unknown) => {
-        failed.abort()
-        throw error
-      }),
-    ),
-  )
+  const threads = latest.map((_, job) => ({
+    policy: options.policy,
+    quirks: options.quirks,
+    blocks: options.blocks,
+    power: options.power,
+    until: options.until,
+    hardware: options.hardware,
+    seed: (options.seed + job) >>> 0,
+    known: weaknesses,
+    seconds: options.seconds,
+    operations: options.operations === undefined ? undefined : Math.ceil(options.operations / jobs),
+    programs,
+  }))
+  const take = (job: number, message: WorkerMessage) => {
+    if (message.type === 'case') {
+      const found = { found: message.found, file: save(corpus, message.found), seconds: message.seconds }
+      cases.push(found)
+      onFound(found)
+      return
+    }
+    latest[job] = message.stats
+    if (message.type === 'done') kept.push(...message.programs)
+    const most = latest.reduce<Pick<CampaignStats, 'features' | 'coverage' | 'corpus'>>(
+      (best, stats) => (stats !== undefined && stats.features > best.features ? stats : best),
+      message.stats,
+    )
+    onProgress({
+      operations: total(({ operations }) => operations),
+      steps: total(({ steps }) => steps),
+      programs: total(stats => stats.cases),
+      judged: total(({ judged }) => judged),
+      lost: total(({ lost }) => lost),
+      ...{ coverage: most.coverage, corpus: most.corpus, cases: cases.length, seconds: seconds() },
+    })
+  }
+  await run(threads, take, signal)
   if (corpus !== undefined && kept.length > 0) writePrograms(corpus, kept)
   const kinds = new Map<string, number>()
   for (const stats of latest)
@@ -240,8 +244,26 @@ async function recheck({ policy, quirks, corpus, known }: RecheckOptions, signal
   }
 }
 
+/** In threads of this process: one that fails ends the others. */
+const inThreads: Threads = async (threads, take, signal) => {
+  const failed = new AbortController()
+  const ended = AbortSignal.any([signal, failed.signal])
+  await Promise.all(
+    threads.map((options, thread) =>
+      inThread(options, message => take(thread, message), ended).catch((error: unknown) => {
+        failed.abort()
+        throw error
+      }),
+    ),
+  )
+}
+
 /** One thread, until it is done. @throws Error when it ends before, or what it found cannot be kept */
-function work(options: WorkerOptions, take: (message: WorkerMessage) => void, signal: AbortSignal): Promise<void> {
+export function inThread(
+  options: WorkerOptions,
+  take: (message: WorkerMessage) => void,
+  signal: AbortSignal,
+): Promise<void> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {
       workerData: options,

@@ -11,29 +11,23 @@ import { decodeCase, performCase } from './cases.ts'
 import { readJson, readText } from './files.ts'
 import { FIRMWARE, HARDWARE, type Setup } from './setup.ts'
 
-const KnownSchema = Type.Object(
+const WeaknessSchema = Type.Object(
   {
-    weaknesses: Type.Array(
-      Type.Object(
-        {
-          kind: Type.String({ minLength: 1, maxLength: 200 }),
-          /** Only on machines that firmware left so. */
-          firmware: Type.Optional(Type.Array(Type.Enum([...FIRMWARE]), { minItems: 1, maxItems: FIRMWARE.length })),
-          /** Only where hardware has one of these. */
-          hardware: Type.Optional(Type.Array(Type.Enum([...HARDWARE]), { minItems: 1, maxItems: HARDWARE.length })),
-          why: Type.String({ minLength: 1, maxLength: 2000 }),
-          /** A case that shows it, relative to this file. */
-          case: Type.Optional(Type.String({ maxLength: 1000 })),
-        },
-        { additionalProperties: false },
-      ),
-      { maxItems: 1000 },
-    ),
+    kind: Type.String({ minLength: 1, maxLength: 200 }),
+    /** Only on machines that firmware left so. */
+    firmware: Type.Optional(Type.Array(Type.Enum([...FIRMWARE]), { minItems: 1, maxItems: FIRMWARE.length })),
+    /** Only where hardware has one of these. */
+    hardware: Type.Optional(Type.Array(Type.Enum([...HARDWARE]), { minItems: 1, maxItems: HARDWARE.length })),
+    why: Type.String({ minLength: 1, maxLength: 2000 }),
+    /** A case that shows it, relative to the file. */
+    case: Type.Optional(Type.String({ maxLength: 1000 })),
   },
   { additionalProperties: false },
 )
+export const WeaknessesSchema = Type.Array(WeaknessSchema, { maxItems: 1000 })
+const KnownSchema = Type.Object({ weaknesses: WeaknessesSchema }, { additionalProperties: false })
 
-export type Weakness = Static<typeof KnownSchema>['weaknesses'][number]
+export type Weakness = Static<typeof WeaknessSchema>
 
 /** @throws Error that says what is wrong with the file */
 export function readKnown(file: string): readonly Weakness[] {

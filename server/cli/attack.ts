@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `smmu-cosim attack`: a hostile host against a policy, in process. */
+import { randomUUID } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { type AttackOptions, type AttackResult, attack } from '../attack/attack.ts'
+import { type AttackOptions, type AttackResult, attack, type Threads } from '../attack/attack.ts'
 import { decodeCase, performCase } from '../attack/cases.ts'
 import { explain, UNJUDGED } from '../attack/explain.ts'
 import { readText } from '../attack/files.ts'
@@ -10,6 +11,7 @@ import { readKnown } from '../attack/known.ts'
 import type { Found } from '../attack/messages.ts'
 import { mutants, type Verdict } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
+import type { QueueConnection } from '../fleet/queue.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import {
   type BbmLevel,
@@ -23,9 +25,10 @@ import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOp
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { inputFile } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
-import { print, report } from './terminal.ts'
+import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { print, report, say } from './terminal.ts'
 
-interface AttackCommandOptions {
+interface AttackCommandOptions extends QueueOptions {
   readonly policy: string
   readonly quirk: readonly string[]
   readonly until: SeriesStep
@@ -82,8 +85,7 @@ function seed(text: string): number {
 const meanings = HARDWARE.map(name => `  ${name.padEnd(10)} ${HARDWARE_MEANING[name]}`).join('\n')
 
 export function attackCommand(program: Command): void {
-  program
-    .command('attack')
+  queueOptions(program.command('attack'), 'run its jobs on the workers of a queue')
     .description('a hostile host against a policy, in process, with an oracle that does not ask the hypervisor')
     .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file`, 'pkvm')
     .addOption(
@@ -106,7 +108,7 @@ export function attackCommand(program: Command): void {
       count(10 ** 12),
     )
     .option('--seed <n>', 'the same attack again (default: by chance)', seed)
-    .option('--jobs <n>', 'threads', count(256), 1)
+    .option('--jobs <n>', 'threads; with --queue, jobs of a worker each', count(256), 1)
     .option('--corpus <dir>', 'cases that must show nothing any more; new ones are put there')
     .option('--known <file>', 'weaknesses that are known; the attack fails only for others', inputFile)
     .addOption(
@@ -125,12 +127,25 @@ export function attackCommand(program: Command): void {
           'blocks',
           'bbm',
           'power',
+          'queue',
         ]),
     )
     .addOption(
       new Option('--mutants <n>', 'run the unit tests on so many hypervisors with one wrong line each, and attack them')
         .argParser(count(10_000))
-        .conflicts(['policy', 'until', 'replay', 'corpus', 'seconds', 'hardware', 'quirk', 'blocks', 'bbm', 'power']),
+        .conflicts([
+          'policy',
+          'until',
+          'replay',
+          'corpus',
+          'seconds',
+          'hardware',
+          'quirk',
+          'blocks',
+          'bbm',
+          'power',
+          'queue',
+        ]),
     )
     .addOption(noTypeCheck())
     .option('--json', 'the result as JSON')
@@ -158,9 +173,17 @@ export function attackCommand(program: Command): void {
     })
 }
 
+/** What talks to a queue is loaded when there is one. */
+async function onWorkers(connection: QueueConnection): Promise<Threads> {
+  const { attackThrough } = await import('../fleet/attack.ts')
+  return attackThrough({ connection, campaign: randomUUID(), say })
+}
+
 async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<number> {
   const { policy, blocks, bbm } = options
+  const connection = connectionOf(options)
   const builtIn = POLICY_NAMES.includes(policy)
+  if (connection !== undefined && !builtIn) throw new UsageError(`--policy: ${ONLY_BUILT_IN}`)
   const mode = options.power === 'any' ? undefined : options.power
   const problem =
     blocksProblem(policy, builtIn, { ...(blocks && { blocks }), ...(bbm !== undefined && { bbm }) }) ??
@@ -177,7 +200,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     seconds: options.seconds ?? (options.ops === undefined ? DEFAULT_SECONDS : undefined),
     operations: options.ops,
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
-    jobs: Math.min(options.jobs, 4 * availableParallelism()),
+    jobs: connection === undefined ? Math.min(options.jobs, 4 * availableParallelism()) : options.jobs,
     corpus: options.corpus,
     known: options.known,
   }
@@ -205,6 +228,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
       report([`${Math.round(seconds)} s: ${operations} operations, ${rate}/s, ${cases} findings`])
     },
     signal,
+    connection && (await onWorkers(connection)),
   )
   if (quiet) print(JSON.stringify(asJson(result, attackOptions), null, 2))
   else summarise(result, signal.aborted)

@@ -54,7 +54,7 @@ import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list } from './numbers.ts'
 import { inputFile, outputFile } from './paths.ts'
-import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -245,7 +245,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
   usage(() => checkSizes({ memory, carveout: DEFAULTS.carveout }, '--'))
   usage(() => machineOf(options))
   if (connection !== undefined && !POLICY_NAMES.includes(options.policy))
-    throw new UsageError(`--policy: workers have ${POLICY_NAMES.join(', ')}, and take no code from elsewhere`)
+    throw new UsageError(`--policy: ${ONLY_BUILT_IN}`)
   if (modules !== undefined && kernels.every(isSeries))
     throw new UsageError("--modules: not with Debian's kernels, which have their own")
   for (const kernel of kernels) {

@@ -3,9 +3,13 @@
 import { readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { parseQueue, QUEUE_PASSWORD, type QueueConnection } from '../fleet/queue.ts'
+import { POLICY_NAMES } from '../policy/load.ts'
 import { UsageError } from './exit.ts'
 import { inputFile, regularFile } from './paths.ts'
 import { readSecret } from './tokenFile.ts'
+
+/** Of a policy in a file. */
+export const ONLY_BUILT_IN = `workers have ${POLICY_NAMES.join(', ')}, and take no code from elsewhere`
 
 export interface QueueOptions {
   readonly queue?: QueueConnection

@@ -5,10 +5,13 @@
  */
 import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
+import { ProgramsSchema } from '../attack/attack.ts'
+import { WeaknessesSchema } from '../attack/known.ts'
+import { HARDWARE } from '../attack/setup.ts'
 import { type FaultRule, RuleSchema, SessionSchema, VERDICTS } from '../faults/rule.ts'
 import { DEVICE_NAMES } from '../machine/devices.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
-import { GRANULES, SERIES_STEPS } from '../policy/policy.ts'
+import { BBM_LEVELS, GRANULES, POWER_MODES, SERIES_STEPS } from '../policy/policy.ts'
 import { TRANSLATE_MODES } from '../sessions/matrix.ts'
 import { type Identity, IdentitySchema } from './identity.ts'
 
@@ -70,7 +73,26 @@ const CellWork = Type.Object(
 )
 export type CellWork = Static<typeof CellWork>
 
-const Work = Type.Union([SessionWork, CellWork])
+const AttackWork = Type.Object(
+  {
+    do: Type.Literal('attack'),
+    policy: Type.Enum([...POLICY_NAMES]),
+    quirks: Type.Array(text(100), { maxItems: 100 }),
+    until: Type.Enum([...SERIES_STEPS]),
+    blocks: Type.Optional(Type.Object({ bbm: Type.Optional(Type.Enum([...BBM_LEVELS])) }, strict)),
+    power: Type.Optional(Type.Object({ mode: Type.Optional(Type.Enum([...POWER_MODES])) }, strict)),
+    hardware: Type.Array(Type.Enum([...HARDWARE]), { maxItems: HARDWARE.length }),
+    seed: Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 }),
+    known: WeaknessesSchema,
+    seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 10 ** 7 })),
+    operations: Type.Optional(Type.Integer({ minimum: 1, maximum: 10 ** 12 })),
+    programs: ProgramsSchema,
+  },
+  strict,
+)
+export type AttackWork = Static<typeof AttackWork>
+
+const Work = Type.Union([SessionWork, CellWork, AttackWork])
 export type Work = Static<typeof Work>
 
 const JobSchema = Type.Object({ identity: IdentitySchema, work: Work }, strict)
@@ -103,7 +125,7 @@ const Artefact = Type.Object(
 )
 export type Artefact = Static<typeof Artefact>
 /** Of one job. */
-export const MOST_ARTEFACTS = 8
+export const MOST_ARTEFACTS = 32
 
 /** What BullMQ keeps as the value that a job returned: the first artefact is the result, as JSON. */
 export const Returned = Compile(

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { Machines } from '../sessions/campaign.ts'
 import { ownWords, runCell } from '../sessions/matrix.ts'
 import { runSession } from '../sessions/session.ts'
+import { runAttack } from './attack.ts'
 import { cellOf } from './cell.ts'
 import type { SessionWork } from './job.ts'
 import { type Order, type RunJob, serveJobs } from './jobServer.ts'
@@ -27,6 +28,7 @@ async function session(work: SessionWork, order: Order, say: (line: string) => v
 const run: RunJob = (order, say, signal) => {
   const { work, kernel, own, folder } = order
   if (work.do === 'session') return session(work, order, say, signal)
+  if (work.do === 'attack') return runAttack(work, folder, signal)
   return runCell(cellOf(work, kernel, own), ownWords(own), signal, folder)
 }
 

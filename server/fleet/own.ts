@@ -27,7 +27,7 @@ export const filesFor = (kernel: string, { modules, initrd }: Pick<OwnOptions, '
   ...(initrd !== undefined && { initrd }),
 })
 
-/** Whether this worker runs a job, and with which of its own kernels. */
+/** Whether this worker runs a job, and with which of its own kernels; an attack, which has no machine, has none. */
 export type Answer = { readonly kernel: string } | { readonly refused: string }
 
 export class Own {
@@ -46,6 +46,7 @@ export class Own {
     // First: other code may mean something else by all that follows.
     const source = await sourceIdentity()
     if (source !== identity.source) return { refused: difference(identity, { ...identity, source }) }
+    if (work.do === 'attack') return { kernel: '' }
     const { qemuArgs } = this.#options
     if (!isDeepStrictEqual(work.qemuArgs ?? [], qemuArgs)) {
       const words = (list: readonly string[]) => list.map(word => `--qemu-arg=${word}`).join(' ') || 'no --qemu-arg'

@@ -13,10 +13,13 @@ import { fileURLToPath } from 'node:url'
 import { Queue } from 'bullmq'
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { type AttackOptions, attack, type Threads } from '../../server/attack/attack.ts'
 import { Random } from '../../server/attack/random.ts'
 import { putArtefacts } from '../../server/fleet/artefacts.ts'
+import { attackThrough } from '../../server/fleet/attack.ts'
 import { difference } from '../../server/fleet/identity.ts'
 import type { FleetJob } from '../../server/fleet/job.ts'
+import { Own, type OwnOptions } from '../../server/fleet/own.ts'
 import { QUEUE_NAME, QUEUE_PREFIX } from '../../server/fleet/queue.ts'
 import { redisOptions } from '../../server/fleet/redis.ts'
 import { type Sent, throughQueue } from '../../server/fleet/sender.ts'
@@ -64,9 +67,9 @@ const say = (line: string) => void said.push(line)
 /** A worker in this process; its jobs have processes of their own. */
 function work(name: string, more: Partial<WorkerOptions> = {}): void {
   const options: WorkerOptions = {
-    ...{ connection: redis.connection, name, jobs: 2, say, lockMs: 1_000 },
+    ...{ connection: redis.connection, name, jobs: 2, say, lockMs: 3_000 },
     own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
-    answer: async ({ work: { kernel } }) => ({ kernel }),
+    answer: async () => ({ kernel: '6.12' }),
     module: new URL('./stubProcess.ts', import.meta.url),
     ...more,
   }
@@ -129,7 +132,7 @@ test('what changes while a job runs makes no result of it', async () => {
   let answers = 0
   work('edited', {
     jobs: 1,
-    answer: async ({ work: { kernel } }) => (++answers === 1 ? { kernel } : { refused: 'edited meanwhile' }),
+    answer: async () => (++answers === 1 ? { kernel: '6.12' } : { refused: 'edited meanwhile' }),
   })
   const all = send(jobs(1))
   await expect.poll(() => said).toContain('worker edited refuses: edited meanwhile')
@@ -207,6 +210,34 @@ test('what has not begun is taken back when the sender is interrupted, and its c
   expect(database.unfinished()).toBe(1)
 })
 
+test('an attack finds on workers what it finds here', async () => {
+  const own: OwnOptions = { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
+  const mine = new Own(own)
+  work('one', {
+    own,
+    answer: (job, signal) => mine.answer(job, signal),
+    module: new URL('../../server/fleet/jobProcess.ts', import.meta.url),
+  })
+  const options: AttackOptions = {
+    ...{ policy: 'pkvm', quirks: ['eats'], until: 'nested', hardware: ['ats'], seconds: undefined, operations: 4_000 },
+    ...{ seed: 3, jobs: 2, corpus: undefined, known: undefined },
+  }
+  const run = async (threads?: Threads) => {
+    const found: string[] = []
+    const { steps, operations, judged, kinds } = await attack(
+      options,
+      ({ found: { kind, steps } }) => found.push(`${kind} ${JSON.stringify(steps)}`),
+      () => {},
+      stop.signal,
+      threads,
+    )
+    return { found: found.sort(), steps, operations, judged, kinds }
+  }
+  const there = await run(attackThrough({ connection: redis.connection, campaign: 'attack', say, sweepMs: 500 }))
+  expect(there.found.length).toBeGreaterThan(0)
+  expect(there).toEqual(await run())
+})
+
 /** A process of the test, whose end is waited for. */
 class Child {
   readonly process: ChildProcess
@@ -235,7 +266,7 @@ test('workers, Redis and the sender are killed: 60 jobs, 60 results, as on one m
   const plan = jobs(60).map(({ seed }) => job('stub', seed, 100 + random.below(300)))
   const campaign = database.begin('test', plan)
   const port = String(redis.connection.port)
-  const worker = (i: number) => new Child('./workerProcess.ts', [`worker-${i}`, port, '2', '2000'])
+  const worker = (i: number) => new Child('./workerProcess.ts', [`worker-${i}`, port, '2', '4000'])
   const all = [0, 1, 2, 3].map(worker)
   const begin = () => new Child('./senderProcess.ts', [database.path, port])
   let sender = begin()

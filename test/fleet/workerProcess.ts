@@ -14,8 +14,8 @@ await FleetWorker.run(
     connection: { host: '127.0.0.1', port: Number(port), db: 0 },
     ...{ name, jobs: Number(jobs), lockMs: Number(lockMs) },
     own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
-    answer: async ({ identity, work }: FleetJob): Promise<Answer> =>
-      identity.source === IDENTITY.source ? { kernel: work.kernel } : { refused: 'other code' },
+    answer: async ({ identity }: FleetJob): Promise<Answer> =>
+      identity.source === IDENTITY.source ? { kernel: '6.12' } : { refused: 'other code' },
     module: new URL('./stubProcess.ts', import.meta.url),
     say: line => console.error(`${name}: ${line}`),
   },

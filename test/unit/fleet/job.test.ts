@@ -4,14 +4,19 @@ import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { FEATURES } from '../../../server/attack/feedback.ts'
+import type { WorkerOptions } from '../../../server/attack/messages.ts'
 import { catalogue } from '../../../server/faults/catalogue.ts'
 import { filesOf, MOST_BYTES } from '../../../server/fleet/artefacts.ts'
+import { attackResult, attackWork } from '../../../server/fleet/attack.ts'
+import { cellOf, cellResult, cellWork } from '../../../server/fleet/cell.ts'
 import { difference, sourceIdentity } from '../../../server/fleet/identity.ts'
 import { checkJob } from '../../../server/fleet/job.ts'
 import { Own, type OwnOptions } from '../../../server/fleet/own.ts'
 import { lostSession, sessionJob, sessionResult, sessionWork } from '../../../server/fleet/session.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { planOf } from '../../../server/sessions/database.ts'
+import type { Cell } from '../../../server/sessions/matrix.ts'
 
 const folder = privateFolder(tmpdir(), 'job-')
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -138,6 +143,61 @@ describe('results', () => {
   ])('%s: refused', (_what, value) => {
     expect(() => sessionResult(value, plain, '/here')).toThrow('no result of a session')
   })
+})
+
+describe('an attack', () => {
+  const thread: WorkerOptions = {
+    ...{ policy: 'pkvm', quirks: [], until: 'nested', hardware: ['ats'], seed: 1, seconds: 10, operations: undefined },
+    known: [{ kind: 'x', why: 'y', case: '/home/me/case.json' }],
+    programs: Array.from({ length: 10_000 }, (_, seed) => ({
+      ...{ mode: 'hostile' as const, seed, interleaving: 0, operations: [{ name: 'boot', seed }] },
+    })),
+  }
+
+  test('is a job, with the newest of its programs that there is room for, and no path', () => {
+    const { work } = checkJob(
+      JSON.parse(JSON.stringify({ identity: { source: IDENTITY.source }, work: attackWork(thread) })),
+    )
+    if (work.do !== 'attack') throw new Error('another kind')
+    expect(JSON.stringify(work)).not.toContain('/home/me')
+    expect(JSON.stringify(work.programs).length).toBeLessThan(300_000)
+    expect(work.programs.at(-1)).toEqual(thread.programs.at(-1))
+    expect(work.programs.length).toBeGreaterThan(1000)
+  })
+
+  test('of a policy in a file is none: that is code', () => {
+    expect(() => attackWork({ ...thread, policy: '/tmp/policy.ts' })).toThrow('workers have the policies')
+    const work = { ...attackWork(thread), policy: '/tmp/policy.ts' }
+    expect(() => checkJob({ identity: { source: IDENTITY.source }, work })).toThrow('no job')
+  })
+
+  test('a result without the case that it speaks of is none', () => {
+    const stats = {
+      ...{ steps: 0, operations: 0, cases: 0, judged: 0, features: 0, corpus: 0, cleans: 0, cleanedLines: 0, lost: 0 },
+      ...{ coverage: FEATURES.map(() => 0), kinds: [['dma', 1]] },
+    }
+    expect(attackResult({ stats, seconds: [], programs: [] }, []).stats.kinds.get('dma')).toBe(1)
+    expect(() => attackResult({ stats, seconds: [1], programs: [] }, [])).toThrow('case-000.json is missing')
+    expect(() =>
+      attackResult({ stats, seconds: [1], programs: [] }, [{ name: 'case-000.json', bytes: Buffer.from('{}') }]),
+    ).toThrow('case-000.json: /')
+    expect(() => attackResult({ stats, seconds: [], programs: [{ mode: 'eval' }] }, [])).toThrow('no programs')
+  })
+})
+
+test('a cell is the same on a worker, with the files of the worker', () => {
+  const machine = { policy: 'pkvm', memory: '1G', smp: 1, timeout: 300, modules: '/m', append: 'debug' }
+  const cell: Cell = {
+    ...{ kernel: '/home/me/Image', devices: ['ahci'], until: 'nested', translate: 'hardware', granule: 4096, machine },
+  }
+  const { work } = checkJob(JSON.parse(JSON.stringify({ identity: IDENTITY, work: cellWork(cell) })))
+  if (work.do !== 'cell') throw new Error('another kind')
+  const { modules: _, ...rest } = machine
+  expect(cellOf(work, '/mine/Image', { ...OWN, modules: '/mine/m' })).toEqual({
+    ...{ ...cell, kernel: '/mine/Image', machine: { ...rest, modules: '/mine/m' } },
+  })
+  expect(() => cellWork({ ...cell, machine: { ...machine, policy: '/tmp/p.ts' } })).toThrow('workers have the policies')
+  expect(() => cellResult({ verdict: 'fine' })).toThrow('no result of a cell')
 })
 
 test('files of a job: no links, no folders, no names that lead elsewhere; of a long log, its end', () => {
