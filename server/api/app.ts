@@ -4,6 +4,8 @@ import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController, type RouteHandlerMethod } from 'fastify'
 import { Type } from 'typebox'
+import { EXPOSITION_TYPE } from '../fleet/exposition.ts'
+import type { QueueWatch } from '../fleet/watch.ts'
 import { asyncApi } from './asyncApi.ts'
 import { serveDashboard } from './dashboard.ts'
 import { Feed } from './feed.ts'
@@ -22,10 +24,10 @@ import { recordingHandlers } from './routes/recordings.ts'
 import { smmuHandlers } from './routes/smmus.ts'
 import { traceHandlers } from './routes/trace.ts'
 import { contract, NAMED } from './schemas/contract.ts'
-import { PREFIX, STREAM_PATH } from './schemas/request.ts'
+import { BOARD_PATH, PREFIX, STREAM_PATH } from './schemas/request.ts'
 import { TAGS } from './schemas/route.ts'
 import type { CounterItem } from './schemas/subscriptions.ts'
-import { type Access, bearer, contentSecurityPolicy, refusal } from './security.ts'
+import { type Access, basicPassword, bearer, contentSecurityPolicy, refusal } from './security.ts'
 import { Subscriptions } from './subscriptions.ts'
 
 export interface AppOptions {
@@ -34,6 +36,8 @@ export interface AppOptions {
   readonly version: string
   /** Folder of the built dashboard; absent: no dashboard is served. */
   readonly dashboard?: string
+  /** Of a fleet: its metrics are told, and its board is at BOARD_PATH. */
+  readonly queue?: QueueWatch
   readonly logger?: FastifyBaseLogger
 }
 
@@ -47,7 +51,7 @@ const IDLE_MS = 5_000
 
 /** Makes the HTTP and WebSocket server of a machine; the caller makes it listen. */
 export async function createApp(options: AppOptions): Promise<{ app: FastifyInstance; subscriptions: Subscriptions }> {
-  const { manager, access, version } = options
+  const { manager, access, version, queue } = options
   const app = fastify({
     bodyLimit: MAX_BODY,
     // An unknown field is an error: dropping it would hide a typo.
@@ -76,10 +80,13 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     const why = refusal(request.headers, access)
     if (why !== undefined) return sendProblem(reply, 403, why)
     if (isPublic(request.url)) return
-    const verdict = gate.check(socket, bearer(request.headers))
+    // The board is another's page, which knows of no token: the browser asks for it, as a password.
+    const basic = queue !== undefined && isBoard(request.url)
+    const verdict = gate.check(socket, bearer(request.headers) ?? (basic ? basicPassword(request.headers) : undefined))
     if (verdict === 'late') return sendProblem(reply, 429, 'too many wrong tokens: wait a minute')
     if (verdict === 'wrong') {
-      return sendProblem(reply.header('www-authenticate', 'Bearer'), 401, 'the token of this server is needed')
+      const scheme = basic ? 'Basic realm="smmu-cosim: the token as password", charset="UTF-8"' : 'Bearer'
+      return sendProblem(reply.header('www-authenticate', scheme), 401, 'the token of this server is needed')
     }
   })
   await app.register(helmet, {
@@ -161,7 +168,7 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
   }))
   const exposition = { description: 'text exposition', content: { 'text/plain': { schema: Type.String() } } }
   get('/metrics', 'getMetrics', 'Prometheus metrics', exposition, async (_request, reply) =>
-    reply.type('text/plain; version=0.0.4; charset=utf-8').send(metrics(manager, subscriptions)),
+    reply.type(EXPOSITION_TYPE).send(`${metrics(manager, subscriptions)}${(await queue?.metrics()) ?? ''}`),
   )
   const text = (what: string) => answers(what, Type.Object({}, { additionalProperties: true }))
   const documented = (name: string, id: string, what: string, make: () => object) =>
@@ -180,12 +187,16 @@ export async function createApp(options: AppOptions): Promise<{ app: FastifyInst
     ...recordingHandlers(manager.recordings),
   }
   await app.register(async api => register(api, contract, handlers), { prefix: PREFIX })
+  if (queue !== undefined) await (await import('./queueBoard.ts')).serveBoard(app, queue.queue)
   if (options.dashboard !== undefined) await serveDashboard(app, options.dashboard)
   return { app, subscriptions }
 }
 
+const pathOf = (url: string): string => url.split('?')[0] ?? ''
+const isBoard = (url: string): boolean => pathOf(url) === BOARD_PATH || pathOf(url).startsWith(`${BOARD_PATH}/`)
+
 /** Paths that need no token: they say nothing about the machine, and the page asks for the token itself. */
 function isPublic(url: string): boolean {
-  const path = url.split('?')[0] ?? ''
+  const path = pathOf(url)
   return path === '/' || path === '/health' || path.startsWith('/assets/') || path === '/favicon.svg'
 }

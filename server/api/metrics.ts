@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { family, type Sample } from '../fleet/exposition.ts'
 import type { MachineManager } from './machineManager.ts'
 import { PHASES, STATES } from './schemas/lifecycle.ts'
 import type { Subscriptions } from './subscriptions.ts'
@@ -8,18 +9,6 @@ const QUANTILES = [
   ['0.9', 'p90'],
   ['0.99', 'p99'],
 ] as const
-
-type Sample = readonly [labels: Readonly<Record<string, string>>, value: number]
-
-const escaped = (text: string): string => text.replace(/[\\"\n]/g, c => (c === '\n' ? '\\n' : `\\${c}`))
-
-function family(name: string, type: string, help: string, samples: readonly Sample[], suffix = ''): string {
-  const lines = samples.map(([labels, value]) => {
-    const text = Object.entries(labels).map(([key, label]) => `${key}="${escaped(label)}"`)
-    return `${name}${suffix}${text.length > 0 ? `{${text.join(',')}}` : ''} ${value}`
-  })
-  return [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...lines, ''].join('\n')
-}
 
 /** Prometheus text exposition. */
 export function metrics(manager: MachineManager, subscriptions: Subscriptions): string {

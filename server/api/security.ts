@@ -70,6 +70,14 @@ export function bearer(headers: IncomingHttpHeaders): string | undefined {
   return /^Bearer ([\x21-\x7e]{1,512})$/i.exec(headers.authorization ?? '')?.[1]
 }
 
+/** The password of an Authorization header: the token, whatever the user's name is. */
+export function basicPassword(headers: IncomingHttpHeaders): string | undefined {
+  const given = /^Basic ([A-Za-z0-9+/=]{1,1024})$/i.exec(headers.authorization ?? '')?.[1]
+  return given === undefined
+    ? undefined
+    : /^[^:]*:([\x21-\x7e]{1,512})$/.exec(Buffer.from(given, 'base64').toString('latin1'))?.[1]
+}
+
 /** Host name of a Host header or an origin, without port and brackets. */
 function hostName(text: string): string | undefined {
   try {

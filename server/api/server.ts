@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { Writable } from 'node:stream'
 import { pino } from 'pino'
 import pretty from 'pino-pretty'
+import type { QueueWatch } from '../fleet/watch.ts'
 import { projectVersion } from '../trace/version.ts'
 import { createApp } from './app.ts'
 import type { MachineManager } from './machineManager.ts'
@@ -19,6 +20,8 @@ export interface ServerOptions {
   readonly portOption?: string
   /** Names under which the server is reached, besides its address. */
   readonly names?: readonly string[]
+  /** A fleet's, to be looked at. */
+  readonly queue?: QueueWatch
   readonly say: (line: string) => void
 }
 
@@ -37,7 +40,7 @@ export function dashboardUrl(host: string, port: number, token: string | undefin
 
 /** Builds the dashboard if need be, and listens. @throws Error when it cannot. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, portOption = '--port', say } = options
+  const { manager, host = DEFAULT_HOST, port = DEFAULT_PORT, portOption = '--port', queue, say } = options
   const token = tokenFor(host, process.env[TOKEN_VARIABLE])
   const dashboard = await buildDashboard(say)
   // Log lines may quote requests: they are escaped like all output.
@@ -54,6 +57,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     access: { host, ...(token !== undefined && { token }), ...(options.names && { names: options.names }) },
     dashboard,
     logger,
+    ...(queue && { queue }),
   })
   try {
     await app.listen({ host, port })

@@ -5,6 +5,7 @@ import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../api/schemas/request.ts'
 import { startServer } from '../api/server.ts'
+import type { QueueWatch } from '../fleet/watch.ts'
 import { ramFolder } from '../run/options.ts'
 import { defaultDatabase } from '../sessions/database.ts'
 import type { Transport } from '../trap/messages.ts'
@@ -13,9 +14,10 @@ import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { folder, inputFile } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
+import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
-interface ServeOptions {
+interface ServeOptions extends QueueOptions {
   readonly host: string
   readonly port: number
   readonly name: readonly string[]
@@ -37,9 +39,10 @@ export function port(text: string): number {
 
 /** `smmu-cosim serve`. */
 export function serveCommand(program: Command): void {
-  program
+  const command = program
     .command('serve')
     .description('run the dashboard and the API; machines are started and stopped from there')
+  queueOptions(command, "show a fleet's jobs at /queue, and their numbers in /metrics")
     .option('--host <address>', 'address to listen on; any but loopback needs the token', DEFAULT_HOST)
     .option('--port <n>', 'port; 0: any that is free', port, DEFAULT_PORT)
     .option(
@@ -62,7 +65,9 @@ export function serveCommand(program: Command): void {
         const { sandbox, policy, images, qemu, ramDir } = options
         await checkPolicy(policy, options.typeCheck, signal)
         // The database of campaigns is beside the folder of runs; Node's permissions do not hold what SQLite does.
-        const read = [policyFolder(policy), images, qemu, dirname(defaultDatabase())]
+        const { queuePasswordFile, queueCa, queueCert, queueKey } = options
+        const files = [queuePasswordFile, queueCa, queueCert, queueKey]
+        const read = [policyFolder(policy), images, qemu, dirname(defaultDatabase()), ...files]
         await confine(sandbox, { read, write: [ramFolder(ramDir)] }, signal)
         await serve(options, signal)
       } catch (error) {
@@ -74,7 +79,19 @@ export function serveCommand(program: Command): void {
 }
 
 async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> {
-  const { policy, images, qemu } = options
+  const connection = connectionOf(options)
+  if (connection === undefined) return listen(options, undefined, signal)
+  const { QueueWatch } = await import('../fleet/watch.ts')
+  const queue = new QueueWatch(connection, why => say(`the queue: ${why}`))
+  try {
+    await listen(options, queue, signal)
+  } finally {
+    await queue.close()
+  }
+}
+
+async function listen(options: ServeOptions, queue: QueueWatch | undefined, signal: AbortSignal): Promise<void> {
+  const { policy, images, qemu, host, port, name: names } = options
   const manager = new MachineManager({
     ramDir: options.ramDir,
     transport: options.transport,
@@ -83,7 +100,7 @@ async function serve(options: ServeOptions, signal: AbortSignal): Promise<void> 
     ...(images !== undefined && { imagesFolder: resolve(images) }),
     ...(qemu !== undefined && { qemu }),
   })
-  const server = await startServer({ manager, host: options.host, port: options.port, names: options.name, say })
+  const server = await startServer({ manager, host, port, names, say, ...(queue && { queue }) })
   try {
     print(server.url)
     const told = new Promise<void>(resolve => signal.addEventListener('abort', () => resolve(), { once: true }))

@@ -3,6 +3,7 @@
 import { availableParallelism, hostname } from 'node:os'
 import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { DEFAULT_HOST } from '../api/schemas/request.ts'
 import type { OwnOptions } from '../fleet/own.ts'
 import { isSeries } from '../run/files.ts'
 import { checkMemory } from '../sessions/memoryLimit.ts'
@@ -19,11 +20,19 @@ import {
 import { act, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { port } from './serve.ts'
 import { say } from './terminal.ts'
+
+/** Where the metrics are. */
+interface MetricsAddress {
+  readonly host: string
+  readonly port: number
+}
 
 interface WorkerCommandOptions extends QueueOptions {
   readonly jobs: number
   readonly name: string
+  readonly metrics?: MetricsAddress
   readonly kernel: readonly string[]
   readonly modules?: string
   readonly initrd?: string
@@ -45,6 +54,13 @@ function name(text: string): string {
   return text
 }
 
+/** `9100`, `0.0.0.0:9100`, `[::]:9100` */
+function metricsAddress(text: string): MetricsAddress {
+  const [, host = DEFAULT_HOST, digits = ''] = /^(?:\[?([^[\]\s]+?)\]?:)?(\d{1,5})$/.exec(text) ?? []
+  if (digits === '') throw new InvalidArgumentError('expected PORT, or HOST:PORT')
+  return { host, port: port(digits) }
+}
+
 export function workerCommand(program: Command): void {
   const worker = program
     .command('worker')
@@ -52,6 +68,11 @@ export function workerCommand(program: Command): void {
   queueOptions(worker, 'where the jobs come from')
     .option('--jobs <n>', 'at a time', jobs, availableParallelism())
     .option('--name <name>', 'what senders call this worker', name, `${hostname()}-${process.pid}`)
+    .addOption(
+      new Option('--metrics <[host:]port>', 'Prometheus metrics of this worker, at /metrics there').argParser(
+        metricsAddress,
+      ),
+    )
     .addOption(
       new Option(
         '--kernel <list>',
@@ -88,12 +109,21 @@ async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise
   const { Own } = await import('../fleet/own.ts')
   const { FleetWorker } = await import('../fleet/worker.ts')
   const mine = new Own(own)
-  await FleetWorker.run(
-    {
-      ...{ connection, name, jobs, own, say },
-      answer: (job, signal) => mine.answer(job, signal),
-      module: new URL('../fleet/jobProcess.ts', import.meta.url),
-    },
-    signal,
-  )
+  const { serveMetrics, WorkerMetrics } = await import('../fleet/workerMetrics.ts')
+  const metrics = new WorkerMetrics()
+  const { host = '', port = 0 } = options.metrics ?? {}
+  const served = options.metrics && (await serveMetrics(host, port, () => metrics.text()))
+  if (served !== undefined) say(`metrics at http://${host.includes(':') ? `[${host}]` : host}:${served.port}/metrics`)
+  try {
+    await FleetWorker.run(
+      {
+        ...{ connection, name, jobs, own, metrics, say },
+        answer: (job, signal) => mine.answer(job, signal),
+        module: new URL('../fleet/jobProcess.ts', import.meta.url),
+      },
+      signal,
+    )
+  } finally {
+    served?.close()
+  }
 }

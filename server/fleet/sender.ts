@@ -4,7 +4,7 @@
  * sent again, under the same name, and so is what a sender left there that did not come to its end.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Job, Queue, QueueEvents } from 'bullmq'
+import { type Job, Queue, QueueEvents, type Telemetry } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { contentKey } from '../../scripts/setup/cache.ts'
 import type { Runner } from '../sessions/campaign.ts'
@@ -13,6 +13,7 @@ import { type Content, getArtefacts, removeArtefacts } from './artefacts.ts'
 import { type FleetJob, KEPT_S, MOST_DEATHS, Refused, Returned } from './job.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
 import { connect, redisOptions } from './redis.ts'
+import { openTracing } from './tracing.ts'
 
 /** Jobs that are asked about, or sent, in one go. */
 const BATCH = 200
@@ -49,14 +50,19 @@ export const throughQueue =
   <J, R>(sent: Sent<J, R>, options: SenderOptions): Runner<J, R> =>
   async (jobs, take, signal) => {
     if (jobs.length === 0) return
-    const sender = await Sender.of(sent, options, jobs, signal)
+    const tracing = await openTracing()
     try {
-      await sender.run(take, signal)
-    } catch (error) {
-      await Promise.race([sender.takeBack(), sleep(BACK_MS)])
-      throw error
+      const sender = await Sender.of(sent, options, jobs, tracing?.telemetry, signal)
+      try {
+        await sender.run(take, signal)
+      } catch (error) {
+        await Promise.race([sender.takeBack(), sleep(BACK_MS)])
+        throw error
+      } finally {
+        await sender.close()
+      }
     } finally {
-      await sender.close()
+      await tracing?.close()
     }
   }
 
@@ -80,13 +86,19 @@ class Sender<J, R> {
   readonly #told = new Set<string>()
   #wake = Promise.withResolvers<void>()
 
-  private constructor(sent: Sent<J, R>, options: SenderOptions, redis: Redis, open: Map<string, Open<J>>) {
+  private constructor(
+    sent: Sent<J, R>,
+    options: SenderOptions,
+    redis: Redis,
+    telemetry: Telemetry | undefined,
+    open: Map<string, Open<J>>,
+  ) {
     this.#sent = sent
     this.#options = options
     this.#redis = redis
     this.#open = open
     const common = { connection: redisOptions(options.connection), prefix: QUEUE_PREFIX }
-    this.#queue = new Queue(QUEUE_NAME, common)
+    this.#queue = new Queue(QUEUE_NAME, { ...common, ...(telemetry && { telemetry }) })
     this.#events = new QueueEvents(QUEUE_NAME, common)
     // What is wrong with the connection is told by ours.
     const say = (error: Error) => {
@@ -103,6 +115,7 @@ class Sender<J, R> {
     sent: Sent<J, R>,
     options: SenderOptions,
     jobs: readonly J[],
+    telemetry: Telemetry | undefined,
     signal: AbortSignal,
   ): Promise<Sender<J, R>> {
     const redis = await connect(options.connection, false, options.say, signal)
@@ -117,7 +130,7 @@ class Sender<J, R> {
       redis.disconnect()
       throw error
     }
-    return new Sender(sent, options, redis, open)
+    return new Sender(sent, options, redis, telemetry, open)
   }
 
   async run(take: (rows: readonly RowOf<J, R>[]) => void, signal: AbortSignal): Promise<void> {

@@ -7,7 +7,7 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Job, UnrecoverableError, WaitingError, Worker } from 'bullmq'
+import { type Job, type Telemetry, UnrecoverableError, WaitingError, Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { ownFolder } from '../machine/scratch.ts'
@@ -17,6 +17,8 @@ import type { Answer, OwnOptions } from './own.ts'
 import { ProcessDied, Processes } from './processes.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
 import { connect, redisOptions } from './redis.ts'
+import { openTracing } from './tracing.ts'
+import type { WorkerMetrics } from './workerMetrics.ts'
 
 /** A job of a worker that is gone is taken up by another one after up to twice that, ms. */
 const LOCK_MS = 30_000
@@ -39,7 +41,12 @@ export interface WorkerOptions {
   readonly module: URL
   readonly say: (line: string) => void
   readonly lockMs?: number
+  /** Counts what it does. */
+  readonly metrics?: WorkerMetrics
 }
+
+/** Another worker is to have the job. */
+const isReturned = (error: unknown): boolean => error instanceof WaitingError
 
 export class FleetWorker {
   readonly #options: WorkerOptions
@@ -51,8 +58,8 @@ export class FleetWorker {
   #orders = 0
   #restMs = REST_MS
 
-  private constructor(options: WorkerOptions, redis: Redis, signal: AbortSignal) {
-    const { connection, name, jobs, module, say, lockMs = LOCK_MS } = options
+  private constructor(options: WorkerOptions, redis: Redis, telemetry: Telemetry | undefined, signal: AbortSignal) {
+    const { connection, name, jobs, module, say, lockMs = LOCK_MS, metrics } = options
     this.#options = options
     this.#redis = redis
     this.#signal = signal
@@ -60,13 +67,18 @@ export class FleetWorker {
     this.#folder = ownFolder(tmpdir(), 'worker-')
     this.#worker = new Worker(
       QUEUE_NAME,
-      (job, token = '', cancelled = signal) => this.#process(job, token, AbortSignal.any([signal, cancelled])),
+      (job, token = '', cancelled = signal) => {
+        const work = () => this.#process(job, token, AbortSignal.any([signal, cancelled]))
+        return metrics?.of(job.name, isReturned, work) ?? work()
+      },
       {
         ...{ connection: redisOptions(connection), prefix: QUEUE_PREFIX, name, concurrency: jobs, autorun: false },
         ...{ lockDuration: lockMs, stalledInterval: lockMs, maxStalledCount: MOST_DEATHS - 1 },
         ...{ removeOnComplete: { age: KEPT_S }, removeOnFail: { age: KEPT_S } },
+        ...(telemetry && { telemetry }),
       },
     )
+    metrics?.watch(this.#worker)
     // What is wrong with the connection is told by ours.
     this.#worker.on('error', error => {
       if (redis.status === 'ready') say(error.message)
@@ -82,11 +94,13 @@ export class FleetWorker {
    */
   static async run(options: WorkerOptions, signal: AbortSignal): Promise<void> {
     const redis = await connect(options.connection, true, options.say, signal)
-    const own = new FleetWorker(options, redis, signal)
+    const tracing = await openTracing()
+    const own = new FleetWorker(options, redis, tracing?.telemetry, signal)
     try {
       await own.#run()
     } finally {
       await own.#end()
+      await tracing?.close()
     }
   }
 

@@ -12,6 +12,9 @@ export const PREFIX = '/api/v1'
 /** The WebSocket. */
 export const STREAM_PATH = `${PREFIX}/stream`
 
+/** Where a fleet's queue is looked at, in a server that knows of one. */
+export const BOARD_PATH = '/queue'
+
 export interface HttpRequest {
   readonly method: string
   /** With the query, from the root of the server. */
