@@ -47,7 +47,8 @@ interface Service {
   readonly ports?: { readonly host_ip?: string; readonly published: string; readonly target: number }[]
   readonly volumes?: {
     readonly type: string
-    readonly source: string
+    /** Absent: it has no name, and is this container's alone. */
+    readonly source?: string
     readonly target: string
     readonly read_only?: boolean
   }[]
@@ -79,6 +80,8 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
     ['dev', ['qemu', 'server']],
     ['ci', ['ci', 'qemu']],
     ['faults', ['faults', 'qemu']],
+    ['fleet', ['queue', 'worker']],
+    ['campaign', ['campaign', 'queue']],
   ])('profile %s', (profile, names) => {
     const services = config(profile)
     expect(Object.keys(services).sort()).toEqual(names)
@@ -91,7 +94,7 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
       expect(service.pids_limit, name).toBeGreaterThan(0)
       for (const port of service.ports ?? []) expect(port.host_ip, name).toBe('127.0.0.1')
       for (const volume of service.volumes ?? []) {
-        expect(volume.source, name).not.toContain('docker.sock')
+        expect(volume.source ?? '', name).not.toContain('docker.sock')
         if (volume.target.startsWith('/app/') && volume.type === 'bind') expect(volume.read_only, name).toBe(true)
       }
     }
@@ -123,6 +126,29 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
     for (const [name, { mem_limit }] of Object.entries(services)) {
       expect(Number(mem_limit), name).toBeGreaterThanOrEqual(parseSize(DEFAULTS.memory) + 3 * 2 ** 30)
     }
+  })
+
+  test('a fleet: any number of workers, each by itself, that know of the queue what lets them in', () => {
+    const { worker, queue, campaign } = { ...config('campaign'), ...config('fleet') }
+    const places = ({ volumes = [] }: Service) =>
+      volumes.map(({ type, source, target, read_only }) => ({ type, source, target, read_only }))
+    // What one worker writes no other one sees, but for snapshots, which have names by their content and locks.
+    const named = places(worker).filter(({ source }) => source !== undefined)
+    expect(named.map(({ target, read_only = false }) => [target, read_only]).sort()).toEqual([
+      ['/cache/smmu-cosim/snapshot', false],
+      ['/queue', true],
+    ])
+    // The key of the queue is in a volume of its own.
+    expect(places(queue).map(({ source, target }) => [source, target])).toEqual([
+      ['queue', '/data'],
+      ['access', '/queue'],
+    ])
+    expect(worker.ports).toBeUndefined()
+    for (const { command } of [worker, campaign]) {
+      expect(command).toEqual(expect.arrayContaining(['--queue=rediss://fleet@queue', '--queue-ca=/queue/ca.pem']))
+      expect(command?.join(' ')).not.toMatch(/password=(?!\/)/)
+    }
+    expect(config('fleet', { COSIM_QUEUE_LISTEN: '192.0.2.7' }).queue.ports).toMatchObject([{ host_ip: '192.0.2.7' }])
   })
 
   test('clones have no container, volume, network or image in common', () => {
