@@ -80,7 +80,7 @@ export class Looking {
 
   /** A message was there, and is dealt with. @returns now */
   found(): number {
-    if (this.waited < LATE_MS) this.#misses = 0
+    if (this.#times[LOOKED] - this.#times[LAST] < LATE_MS) this.#misses = 0
     else if (this.#misses < MISSES) this.#misses++
     if (this.#skip > 0) this.#skip--
     else if (++this.#kept >= this.#skipNext) {
@@ -98,7 +98,8 @@ export class Looking {
     if (this.#never || this.#misses >= MISSES || this.#skip > 0) return false
     const now = this.#now()
     this.#times[LOOKED] = now
-    const { waited } = this
+    // Not by `waited`: its result would be an object of each look.
+    const waited = now - this.#times[LAST]
     if (waited >= LOOK_MS) return false
     if (waited > TIGHT_MS && now - this.#times[GAVE] > GIVE_MS) {
       this.#give()

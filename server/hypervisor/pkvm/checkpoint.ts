@@ -269,7 +269,9 @@ export class Checkpoint {
   finish(): Uint8Array {
     const words = this.#buffer
     let at = HEADER_WORDS
-    for (const { hostCmdq, shadowCmdq } of this.#smmus) {
+    // By index: an iterator would be garbage of each trap.
+    for (let i = 0; i < this.#smmus.length; i++) {
+      const { hostCmdq, shadowCmdq } = this.#smmus[i]
       at = HOST_CMDQ_STATE.save(hostCmdq.registers, words, at)
       at = SHADOW_CMDQ_STATE.save(shadowCmdq.state, words, at)
     }

@@ -128,7 +128,7 @@ export class HostCmdq {
    * as without a hypervisor: from there on commands are copied when the queue is enabled again.
    */
   disable(): number {
-    this.#place()
+    if (this.#sent !== null) this.#place(this.#sent)
     const { hardware } = this.#smmu
     const shadow = this.#shadow
     const reads = () => (hardware.read32(ARM_SMMU_CR0) & CR0_CMDQEN) !== 0 && !shadow.stands()
@@ -152,7 +152,7 @@ export class HostCmdq {
     const { registers } = this
     const log2size = this.#log2size
     const shadow = this.#shadow
-    this.#place()
+    if (this.#sent !== null) this.#place(this.#sent)
     // Hardware that stopped at a command reads no other before the host has acknowledged that.
     if (shadow.stands()) return
     let left = queueEntries(registers.prod, registers.cons, log2size)
@@ -241,7 +241,7 @@ export class HostCmdq {
   /** CMDQ_CONS as the host reads it. */
   readCons(): number {
     if (!this.#smmu.enabled(CR0_CMDQEN)) return this.#shadow.withError(this.registers.cons)
-    this.#place()
+    if (this.#sent !== null) this.#place(this.#sent)
     const moves = !this.#shadow.idle
     const cons = this.#shadow.hostCons(this.registers.cons)
     if (moves) this.#smmu.hyp.queueMoved()
@@ -258,7 +258,7 @@ export class HostCmdq {
    * everything is copied again, by `process`, and what the hardware has of it does not run (IHI 0070 section 7.1).
    */
   acknowledge(): void {
-    this.#place()
+    if (this.#sent !== null) this.#place(this.#sent)
     if (!this.#shadow.stands()) return
     // CMDQ_CONS of a queue that is disabled is what the host wrote.
     if (this.#smmu.enabled(CR0_CMDQEN)) this.#takeBack()
@@ -302,9 +302,7 @@ export class HostCmdq {
    * The host changes no command before CMDQ_CONS is behind it, so what they say tells which of them the hardware has. Not before the
    * trap is repeated: it may be the one that writes CMDQ_PROD.
    */
-  #place(): void {
-    const sent = this.#sent
-    if (sent === null) return
+  #place(sent: SentCommands): void {
     this.#sent = null
     const log2size = this.#log2size
     const first = queuePointer(sent.origin, log2size)

@@ -24,8 +24,11 @@ export class StateLayout<S extends object> {
   /** @returns the word behind the state. */
   save(state: Readonly<S>, into: Uint32Array, at: number): number {
     const values = state as Readonly<Record<string, number | boolean>>
-    for (const [name, kind] of this.#fields) {
-      const value = Number(values[name])
+    const fields = this.#fields
+    // By index: it is done for each trap that sends commands, and an iterator and its pairs would be garbage of it.
+    for (let i = 0; i < fields.length; i++) {
+      const kind = fields[i][1]
+      const value = Number(values[fields[i][0]])
       into[at++] = kind === 'u53' ? value % TWO_POW_32 : value
       if (kind === 'u53') into[at++] = value / TWO_POW_32
     }
