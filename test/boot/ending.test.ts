@@ -114,6 +114,21 @@ test('boot: while its policy loops', async () => {
   await endsInTime(130)
 })
 
+test('boot --exec: while nobody reads its output', async () => {
+  run = spawn(process.execPath, [MAIN, 'boot', '--exec', 'yes'], { stdio: ['ignore', 'pipe', 'pipe'] })
+  run.stderr?.setEncoding('latin1').on('data', text => {
+    said += text
+  })
+  if (run.stdout !== null) await once(run.stdout, 'readable')
+  // More than fits into the pipe.
+  await sleep(2_000)
+  const ended = once(run, 'exit')
+  run.kill('SIGTERM')
+  expect(await ended, said).toEqual([130, null])
+  expect(said).toMatch(/^smmu-cosim: interrupted/m)
+  expect(leftovers(run.pid ?? 0)).toEqual([])
+})
+
 test('boot: while no server listens', async () => {
   start('boot', '--server', join(folder, 'nobody'), '--reconnect', '60')
   await expect.poll(() => qemus().length, { timeout: START_MS }).toBe(1)
