@@ -159,6 +159,11 @@ export class GuestAgent {
     for (const { fail } of waiting) fail(this.#failure)
   }
 
+  /** The machine has ended: an agent that never came does not come any more. What one that did has said is still taken. */
+  ended(): void {
+    if (this.#socket === undefined) this.close()
+  }
+
   close(): void {
     this.fail(new MachineEnded())
     this.#socket?.destroy()

@@ -50,6 +50,8 @@ export class RunningMachine {
     this.agent = agent
     this.session = session
     this.started = started
+    const ended = () => agent?.ended()
+    session.ended.then(ended, ended)
   }
 
   /** @throws Error when there is no room, the machine cannot be started, or the saved one does not fit */

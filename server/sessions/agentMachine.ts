@@ -13,6 +13,7 @@ import type { SeriesStep } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_QEMU_ARGS, type El2Mode } from '../run/el2.ts'
 import { kernelArgs, type MachineFiles, machineFiles } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
+import { machineFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import type { Transport } from '../trap/messages.ts'
@@ -290,7 +291,10 @@ export class AgentMachine {
     const limit = AbortSignal.any([signal, AbortSignal.timeout(BOOT_MS)])
     const abort = () => reached.reject(signal.aborted ? signal.reason : new Error(`the guest was not ${name} in time`))
     limit.addEventListener('abort', abort, { once: true })
-    void session.ended.then(end => reached.reject(new Error(`the machine ended: ${end.qemuErrors || end.serverError}`)))
+    void session.ended.then(end => {
+      const { message = 'the guest powered off' } = machineFailure(end) ?? {}
+      reached.reject(new Error(`the machine ended: ${message}`))
+    })
     try {
       await reached.promise
     } finally {

@@ -153,6 +153,17 @@ describe('a guest that is not what it should be', () => {
     lonely.close()
     await expect(done).rejects.toThrow('the machine has ended')
   })
+
+  test('one that ends before it has connected; of one that has, all it said is still taken', async () => {
+    const lonely = await GuestAgent.listen(join(folder.path, 'lonely'))
+    lonely.ended()
+    await expect(lonely.ready).rejects.toThrow('the machine has ended')
+    const done = agent.run('ls', () => {})
+    await asked('ls')
+    agent.ended()
+    guest.write('1 exit 5 0 0\n')
+    expect(await done).toBe(5)
+  })
 })
 
 test.each([
