@@ -303,11 +303,18 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     const other = createServer().listen(port, '127.0.0.1')
     await once(other, 'listening')
     const failed = await run('--profile', 'dev', 'up', '--detach')
-    other.close()
     expect(failed.code).not.toBe(0)
     expect(failed.output).toMatch(/already (?:allocated|in use)/)
-    const ids = async () => (await run('--profile', 'dev', 'ps', '--quiet', '--status=running')).output.trim()
-    expect(await ids()).toBe('')
+    const ids = async (...which: string[]) => (await run('--profile', 'dev', 'ps', '--quiet', ...which)).output.trim()
+    expect(await ids('--status=running')).toBe('')
+    // The command that docker/README.md shows, of which nothing is left.
+    expect(readFileSync(join(ROOT, 'docker/README.md'), 'utf8')).toContain(
+      'docker compose up --build || docker compose down\n',
+    )
+    expect((await run('--profile', 'dev', 'up')).code).not.toBe(0)
+    other.close()
+    expect((await run('--profile', 'dev', 'down')).code).toBe(0)
+    expect(await ids('--all')).toBe('')
   }, 300_000)
 
   test('ci: boots, works, and ends with the outcome', async () => {
@@ -322,6 +329,39 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     )
     expect(code, output.slice(-4000)).toBe(0)
     expect(JSON.parse(readFileSync(join(runs, 'ci.json'), 'utf8'))).toMatchObject({ outcome: 'ok', policy: 'pkvm' })
+  }, 900_000)
+
+  test('a command in the guest, and a scenario: the guest has an agent, though there is no compiler', async () => {
+    const command = await run('run', '--rm', 'ci', 'boot', '--timeout=600', '--exec', 'echo $((6 * 7))-said; exit 7')
+    expect(command.code, command.output.slice(-4000)).toBe(7)
+    expect(command.output).toMatch(/^42-said$/m)
+    const [, scenario = ''] =
+      /^```ts\n(.*?)^```/ms.exec(readFileSync(join(ROOT, 'server/testing/README.md'), 'utf8')) ?? []
+    const tests = join(runs, 'tests')
+    mkdirSync(tests)
+    writeFileSync(join(tests, 'my.test.ts'), scenario)
+    const { code, output } = await run(
+      ...[
+        'run',
+        '--rm',
+        '--volume',
+        `${tests}:/tests`,
+        '--workdir',
+        '/tests',
+        'ci',
+        'test',
+        '--junit',
+        '/state/tests.xml',
+      ],
+    )
+    expect(code, output.slice(-4000)).toBe(0)
+    expect(readFileSync(join(runs, 'tests.xml'), 'utf8')).toContain('tests="1" failures="0"')
+  }, 900_000)
+
+  test('a device beside the usual four', async () => {
+    const { code, output } = await run('run', '--rm', 'ci', 'boot', '--quiet', '--timeout=600', '--device', 'ahci')
+    expect(code, output.slice(-4000)).toBe(0)
+    expect(output).toMatch(/ahci/)
   }, 900_000)
 
   test('every command of the command line is there', async () => {
