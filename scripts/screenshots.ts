@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Makes the screenshots of the dashboard: boots a machine, puts it to work, and takes a picture of every view at 1280 by
- * 800, dark or light.
+ * 800, dark or light; or at another width, to be looked at.
  *
  * The view `el2` has a machine of its own: pKVM, and attacks on a protected VM.
  *
  *     node scripts/screenshots.ts [--out server/web/images] [--theme dark|light|both] [--only VIEW]
- *                                 [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
+ *                                 [--width 1280] [--url URL of a server that runs] [--qemu FILE] [--chromium FILE]
  */
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -27,6 +27,7 @@ const { values } = parseArgs({
     chromium: { type: 'string', default: '/usr/bin/chromium' },
     only: { type: 'string' },
     theme: { type: 'string', default: 'dark' },
+    width: { type: 'string', default: '1280' },
   },
 })
 
@@ -197,7 +198,7 @@ async function take(views: typeof VIEWS, options: StartOptions, work: (url: stri
     const themes: readonly ('dark' | 'light')[] =
       values.theme === 'both' ? ['dark', 'light'] : [values.theme === 'light' ? 'light' : 'dark']
     for (const theme of themes) {
-      const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: theme })
+      const page = await browser.newPage({ viewport: { width: Number(values.width), height: 800 }, colorScheme: theme })
       for (const [view, step] of wanted) {
         await page.goto(new URL(`/#/${view}`, url).href)
         await page.waitForTimeout(view === 'overview' ? 6_000 : 1_500)
@@ -215,5 +216,5 @@ async function take(views: typeof VIEWS, options: StartOptions, work: (url: stri
   }
 }
 
-await take(VIEWS, { run: 'shell' }, work)
+await take(VIEWS, { run: 'shell', power: 'keep' }, work)
 await take(EL2_VIEWS, { run: 'shell', el2: 'pkvm' }, attack)
