@@ -1,53 +1,130 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What runs each command line that the README shows: what is cheap runs as it stands; what has a guest is run by a test that has one. */
+/**
+ * What runs each command line that the README shows. What has no guest runs as it stands (readme.test.ts beside this). What has one runs as it
+ * stands, too, to the point where QEMU is started (test/boot/readme.test.ts); with a guest it is run by a test that is named and has its words.
+ */
+
+/** `more`: words behind those of the line; `code`: with which it ends, default 0, or 1 with QEMU's stand-in. */
+interface AsItStands {
+  readonly more?: readonly string[]
+  readonly code?: number
+}
 
 export type Run =
-  /** By readme.test.ts beside this; `more`: words that end what would not end by itself; `code`: with which it ends, default 0. */
-  | { readonly here: true; readonly more?: readonly string[]; readonly code?: number }
-  /** By another test with these words, some of them with others. */
-  | { readonly by: string; readonly words: readonly string[] }
+  /** By readme.test.ts beside this. */
+  | (AsItStands & { readonly here: true })
+  /** By another test with these words, some of them with others. `qemu`: what stands in the command line of QEMU; absent: it starts none. */
+  | (AsItStands & {
+      readonly by: string
+      readonly words: readonly string[]
+      readonly qemu?: readonly (string | RegExp)[]
+    })
   /** By none. */
   | { readonly not: string }
 
 export const README_COMMANDS: Readonly<Record<string, Run>> = {
-  boot: { by: 'test/boot/pkvm.test.ts', words: ['boot', '--require-isolation'] },
+  boot: {
+    by: 'test/boot/pkvm.test.ts',
+    words: ['boot', '--require-isolation'],
+    qemu: [/^smmu-cosim,id=cosim,path=/, '-no-reboot'],
+  },
   'boot --help': { here: true },
-  'boot --until cmdq': { by: 'test/boot/pkvm.test.ts', words: ['boot', '--until', 'cmdq'] },
-  'boot --blocks': { by: 'test/boot/oracle.test.ts', words: ['boot', '--blocks'] },
-  'boot --policy passthrough': { by: 'test/boot/boot.test.ts', words: ['boot', '--policy', 'passthrough'] },
-  'boot --policy full': { by: 'test/boot/full.test.ts', words: ['boot', '--policy', 'full'] },
-  'boot --policy partition': { by: 'test/boot/partition.test.ts', words: ['boot', '--policy', 'partition'] },
-  'boot --policy narrow.ts': { by: 'test/boot/pkvm.test.ts', words: ['boot', '--policy'] },
-  'boot --el2 pkvm': { by: 'test/boot/el2.test.ts', words: ['boot', '--el2', 'pkvm'] },
-  'boot --el2 kernel --kernel FILE': { by: 'test/boot/el2.test.ts', words: ['boot', '--el2', 'kernel'] },
-  'boot --baseline': { by: 'test/boot/boot.test.ts', words: ['boot', '--baseline'] },
-  'boot --interactive': { by: 'test/boot/terminal.test.ts', words: ['boot', '--interactive'] },
-  'boot --exec uname -r': { by: 'test/boot/exec.test.ts', words: ['boot', '--exec'] },
-  'boot --share . --exec ./run.sh': { by: 'test/boot/exec.test.ts', words: ['boot', '--exec', '--share'] },
+  'boot --until cmdq': { by: 'test/boot/pkvm.test.ts', words: ['boot', '--until', 'cmdq'], qemu: [/^smmu-cosim,/] },
+  'boot --blocks': { by: 'test/boot/oracle.test.ts', words: ['boot', '--blocks'], qemu: [/^smmu-cosim,/] },
+  'boot --policy passthrough': {
+    by: 'test/boot/boot.test.ts',
+    words: ['boot', '--policy', 'passthrough'],
+    qemu: [/^smmu-cosim,/],
+  },
+  'boot --policy full': { by: 'test/boot/full.test.ts', words: ['boot', '--policy', 'full'], qemu: [/^smmu-cosim,/] },
+  'boot --policy partition': {
+    by: 'test/boot/partition.test.ts',
+    words: ['boot', '--policy', 'partition'],
+    qemu: [/^smmu-cosim,/],
+  },
+  'boot --policy narrow.ts': { by: 'test/boot/pkvm.test.ts', words: ['boot', '--policy'], qemu: [/^smmu-cosim,/] },
+  'boot --el2 pkvm': {
+    by: 'test/boot/el2.test.ts',
+    words: ['boot', '--el2', 'pkvm'],
+    qemu: ['virtualization=on', /kvm-arm.mode=protected cosim.storm=0/],
+  },
+  'boot --el2 kernel --kernel FILE': {
+    by: 'test/boot/el2.test.ts',
+    words: ['boot', '--el2', 'kernel'],
+    qemu: ['virtualization=on', /vmlinuz-6\.12/],
+  },
+  'boot --baseline': { by: 'test/boot/boot.test.ts', words: ['boot', '--baseline'], qemu: ['-no-reboot'] },
+  'boot --interactive': {
+    by: 'test/boot/terminal.test.ts',
+    words: ['boot', '--interactive'],
+    qemu: [/cosim.run=shell/],
+  },
+  'boot --exec uname -r': {
+    by: 'test/boot/exec.test.ts',
+    words: ['boot', '--exec'],
+    qemu: [/cosim.run=remote/, 'chardev:agent'],
+  },
+  'boot --share . --exec ./run.sh': {
+    by: 'test/boot/exec.test.ts',
+    words: ['boot', '--exec', '--share'],
+    qemu: [/^local,id=share,path=.*readonly=on$/, /cosim.share=ro/],
+  },
   // Which test/boot/power.test.ts starts.
-  'boot --power keep': { by: 'test/bench/powerCycles.ts', words: ['--power', 'keep'] },
-  'boot --device igb --device ahci': { by: 'test/boot/machine.test.ts', words: ['boot', '--device', 'igb'] },
-  'boot --firmware': { by: 'test/boot/machine.test.ts', words: ['boot', '--firmware'] },
-  'boot --smmus 2': { by: 'test/boot/machine.test.ts', words: ['boot', '--smmus'] },
-  'boot --call-stacks': { by: 'test/boot/gdb.test.ts', words: ['--call-stacks'] },
-  'boot --gdb --dashboard': { by: 'test/boot/gdb.test.ts', words: ['--gdb'] },
+  'boot --power keep': { by: 'test/bench/powerCycles.ts', words: ['--power', 'keep'], qemu: [/^smmu-cosim,/] },
+  'boot --device igb --device ahci': {
+    by: 'test/boot/machine.test.ts',
+    words: ['boot', '--device', 'igb'],
+    qemu: [/^igb,/, /^ich9-ahci,/],
+  },
+  'boot --firmware': { by: 'test/boot/machine.test.ts', words: ['boot', '--firmware'], qemu: ['-bios'] },
+  'boot --smmus 2': { by: 'test/boot/machine.test.ts', words: ['boot', '--smmus'], qemu: [/^arm-smmuv3,id=smmu1,/] },
+  'boot --call-stacks': { by: 'test/boot/gdb.test.ts', words: ['--call-stacks'], qemu: [/^smmu-cosim,/] },
+  'boot --gdb --dashboard': {
+    by: 'test/boot/gdb.test.ts',
+    words: ['--gdb'],
+    qemu: ['-gdb'],
+    more: ['--dashboard', '0'],
+  },
   'boot --kernel 6.1 --smp 2 --memory 2G --reboots 2': {
     by: 'test/boot/boot.test.ts',
     words: ['--smp', '2', '--memory', '2G'],
+    qemu: [/vmlinuz-6\.1\./, '-smp', '2G', /cosim.run=reboot:3/],
   },
-  'boot --kernel ~/linux': { by: 'test/boot/ownKernel.test.ts', words: ['boot', '--kernel'] },
-  'boot --panic-on-warn': { by: 'test/boot/pkvm.test.ts', words: ['boot', '--panic-on-warn'] },
-  'boot --quirk queues-unshared': { by: 'test/boot/oracle.test.ts', words: ['boot', '--quirk'] },
-  'boot --oracle': { by: 'test/boot/oracle.test.ts', words: ['boot', '--oracle'] },
+  'boot --kernel ~/linux': {
+    by: 'test/boot/ownKernel.test.ts',
+    words: ['boot', '--kernel'],
+    qemu: [/linux\/arch\/arm64\/boot\/Image$/],
+  },
+  'boot --panic-on-warn': { by: 'test/boot/pkvm.test.ts', words: ['boot', '--panic-on-warn'], qemu: [/^smmu-cosim,/] },
+  'boot --quirk queues-unshared': {
+    by: 'test/boot/oracle.test.ts',
+    words: ['boot', '--quirk'],
+    qemu: [/^smmu-cosim,/],
+  },
+  'boot --oracle': { by: 'test/boot/oracle.test.ts', words: ['boot', '--oracle'], qemu: [/^smmu-cosim,/] },
   'boot --interactive --dashboard': {
     by: 'test/boot/terminal.test.ts',
     words: ['boot', '--interactive', '--dashboard'],
+    qemu: [/cosim.run=shell/],
+    more: ['--dashboard', '0'],
   },
-  'boot --translate lockstep': { by: 'test/boot/translate.test.ts', words: ['boot', '--translate', 'lockstep'] },
-  'boot --faults sync-hangs': { by: 'test/boot/faults.test.ts', words: ['boot', '--faults', 'sync-hangs'] },
+  'boot --translate lockstep': {
+    by: 'test/boot/translate.test.ts',
+    words: ['boot', '--translate', 'lockstep'],
+    qemu: [/^smmu-cosim,/],
+  },
+  'boot --faults sync-hangs': {
+    by: 'test/boot/faults.test.ts',
+    words: ['boot', '--faults', 'sync-hangs'],
+    qemu: [/^smmu-cosim,/],
+  },
   // Every boot of the tests writes one.
-  'boot --report run.json': { by: 'test/boot/cli.ts', words: ['boot', '--report'] },
-  'boot --server /tmp/trap --reconnect 60': { by: 'test/boot/ending.test.ts', words: ['--server', '--reconnect'] },
+  'boot --report run.json': { by: 'test/boot/cli.ts', words: ['boot', '--report'], qemu: [/^smmu-cosim,/] },
+  'boot --server /tmp/trap --reconnect 60': {
+    by: 'test/boot/ending.test.ts',
+    words: ['--server', '--reconnect'],
+    qemu: [/^smmu-cosim,id=cosim,path=\/tmp\/trap,/, /reconnect-ms=60000/],
+  },
   serve: { by: 'test/boot/ending.test.ts', words: ['serve', '--port'] },
   'ctl --help': { here: true },
   'trace show latest': { here: true },
@@ -57,13 +134,30 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
   'replay FILE --policy policy.ts --bisect v1..HEAD': { here: true },
   // The recording has no tables of the host.
   'walk --sid 8 --iova 0xfffff000 --recording FILE': { here: true, code: 1 },
-  dev: { by: 'test/boot/terminal.test.ts', words: ['dev', '--interactive'] },
-  'dev --interactive --dashboard': { by: 'test/boot/terminal.test.ts', words: ['dev', '--interactive'] },
-  'faults run donate-tlbi-swallowed': { by: 'test/boot/sessions.test.ts', words: ['faults', 'run'] },
-  'faults campaign --html faults.html': { by: 'test/boot/sessions.test.ts', words: ['faults', 'campaign'] },
+  dev: { by: 'test/boot/terminal.test.ts', words: ['dev', '--interactive'], qemu: [/^smmu-cosim,/] },
+  'dev --interactive --dashboard': {
+    by: 'test/boot/terminal.test.ts',
+    words: ['dev', '--interactive'],
+    qemu: [/cosim.run=shell/],
+    more: ['--dashboard', '0'],
+  },
+  'faults run donate-tlbi-swallowed': {
+    by: 'test/boot/sessions.test.ts',
+    words: ['faults', 'run'],
+    qemu: [/cosim.run=agent/],
+  },
+  'faults campaign --html faults.html': {
+    by: 'test/boot/sessions.test.ts',
+    words: ['faults', 'campaign'],
+    qemu: [/cosim.run=agent/],
+    more: ['cr0ack-stuck'],
+  },
   'matrix --kernel ~/linux --against 6.12 --html matrix.html': {
     by: 'test/boot/matrix.test.ts',
     words: ['matrix', '--kernel'],
+    qemu: [/linux\/arch\/arm64\/boot\/Image$/],
+    // Neither kernel is worse than the other.
+    code: 0,
   },
   'faults campaign --queue redis://queue.example/': {
     by: 'test/boot/fleet.test.ts',
@@ -73,11 +167,11 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
     by: 'test/boot/fleet.test.ts',
     words: ['worker', '--queue', '--jobs'],
   },
-  'test my.test.ts': { by: 'test/boot/testing.test.ts', words: ['test', 'my.test.ts'] },
+  'test my.test.ts': { by: 'test/boot/testing.test.ts', words: ['test', 'my.test.ts'], qemu: [/cosim.run=remote/] },
   'attack --hardware all': { here: true, more: ['--ops', '5000'] },
-  setup: { not: 'every boot of the tests sets up by the same code' },
+  setup: { by: 'test/boot/readme.test.ts', words: ['setup'] },
   'completion bash': { here: true },
-  'bench --quick': { by: 'test/docker/compose.test.ts', words: ['bench', '--quick'] },
+  'bench --quick': { here: true, more: ['--only', 'commands'] },
   'fuzz --seconds 600': { here: true, more: ['--seconds', '2'] },
   'fuzz --only qemu': { not: 'it builds QEMU with sanitizers first, which takes as long as QEMU' },
 }

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+import { execFileSync } from 'node:child_process'
+import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import type { KernelFiles } from '../../scripts/setup/index.ts'
+import { guestModules } from '../../scripts/setup/modules.ts'
+
+/** Fills a folder as a build of this kernel leaves it: modules where they were made, unpacked, and none installed. */
+export async function kernelTree(folder: string, kernel: KernelFiles): Promise<void> {
+  const put = (name: string, content: string | Uint8Array) => {
+    mkdirSync(dirname(join(folder, name)), { recursive: true })
+    writeFileSync(join(folder, name), content)
+  }
+  const built: string[] = []
+  for (const path of await guestModules(kernel.modules)) {
+    const name = path.replace(/^kernel\//, '').replace(/\.xz$/, '')
+    put(name, execFileSync('xz', ['-dc', join(kernel.modules, path)], { maxBuffer: 1 << 26 }))
+    built.push(name)
+  }
+  put('modules.order', `${built.join('\n')}\n`)
+  put('include/config/kernel.release', `${kernel.version}\n`)
+  mkdirSync(join(folder, 'arch/arm64/boot'), { recursive: true })
+  copyFileSync(kernel.image, join(folder, 'arch/arm64/boot/Image'))
+  copyFileSync(join(kernel.modules, 'modules.builtin'), join(folder, 'modules.builtin'))
+}
