@@ -11,6 +11,7 @@ import { type Context, exclusively } from './lock.ts'
 import { guestModules } from './modules.ts'
 import type { SetupOptions } from './options.ts'
 import { installHostPackages } from './packages.ts'
+import { readRegular } from './regularFile.ts'
 import { run, SetupError } from './run.ts'
 
 const GUEST_DIR = fileURLToPath(new URL('../guest', import.meta.url))
@@ -107,19 +108,22 @@ export async function moduleContent(
   { scratch, signal }: Pick<Context, 'scratch' | 'signal'>,
 ): Promise<Uint8Array> {
   const how = /\.ko(\.\w+)?$/.exec(path)?.[1] ?? ''
-  if (path.endsWith('.ko')) return readFile(path)
+  if (path.endsWith('.ko')) return readRegular(path, MAX_MODULE)
   if (how === '.gz' || how === '.zst') {
     const unpack = how === '.gz' ? gunzipSync : zstdDecompressSync
     try {
-      return unpack(await readFile(path), { maxOutputLength: MAX_MODULE })
+      return unpack(readRegular(path, MAX_MODULE), { maxOutputLength: MAX_MODULE })
     } catch (error) {
       throw new SetupError(`${path}: cannot be unpacked: ${(error as Error).message}`)
     }
   }
   if (how !== '.xz') throw new SetupError(`${path}: modules are .ko, .ko.gz, .ko.xz or .ko.zst`)
   const plain = join(scratch, 'module.ko')
-  const command = 'xz -dc "$1" > "$2"'
-  await run('sh', ['-c', command, 'sh', path, plain], {
+  const packed = join(scratch, 'module.ko.xz')
+  await writeFile(packed, readRegular(path, MAX_MODULE))
+  // The limit is in units of 512 bytes.
+  const command = 'ulimit -f "$3" && xz -dc "$1" > "$2"'
+  await run('sh', ['-c', command, 'sh', packed, plain, String(MAX_MODULE / 512)], {
     step: 'unpacking kernel modules',
     log: logPath('initramfs'),
     signal,

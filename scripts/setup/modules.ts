@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
 import { isAbsolute, join } from 'node:path'
+import { readRegular } from './regularFile.ts'
 import { SetupError } from './run.ts'
 
 /** Drivers of the devices that the guest exercises; what they need comes along. */
 const MODULES = ['virtio_pci', 'virtio_blk', 'nvme', 'virtio_net', 'e1000e', 'virtio_rng', 'af_packet']
+
+/** Of modules.dep and its like, bytes: a kernel with all modules that there are has less than 1 MiB. */
+export const MAX_LIST = 64 << 20
 
 /**
  * Paths in a modules folder of what the guest loads, in that order.
@@ -12,9 +16,9 @@ const MODULES = ['virtio_pci', 'virtio_blk', 'nvme', 'virtio_net', 'e1000e', 'vi
  * @throws SetupError when it is none, or leads out of it
  */
 export async function guestModules(dir: string, extra: readonly string[] = []): Promise<string[]> {
-  const dep = await readFile(join(dir, 'modules.dep'), 'utf8').catch(() => {
-    throw new SetupError(`${dir} is not a modules folder: it has no modules.dep`)
-  })
+  const path = join(dir, 'modules.dep')
+  if (!existsSync(path)) throw new SetupError(`${dir} is not a modules folder: it has no modules.dep`)
+  const dep = readRegular(path, MAX_LIST).toString('utf8')
   const order = loadOrder(parseModulesDep(dep), [...MODULES, ...extra])
   const outside = order.find(path => isAbsolute(path) || path.split('/').includes('..'))
   if (outside !== undefined) throw new SetupError(`${dir}: modules.dep leads out of it: ${outside.slice(0, 100)}`)

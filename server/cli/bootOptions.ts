@@ -26,7 +26,7 @@ import { SUCCESSORS, type SuccessorStart } from '../run/successor.ts'
 import { SYMBOL_FILES } from '../trace/symbols.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
-import { faultNames, folder, inputFile, outputFile, regularFile, sharedFolder } from './paths.ts'
+import { faultNames, folder, inputFile, outputFile, sharedFolder } from './paths.ts'
 import { noTypeCheck } from './policyCheck.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
@@ -170,7 +170,7 @@ export const modulesOption = (): Option =>
 
 /** Of every command that starts machines. */
 export const initrdOption = (about = "initramfs of your own instead of the workload's"): Option =>
-  new Option('--initrd <file>', about).argParser(regularFile)
+  new Option('--initrd <file>', about).argParser(inputFile)
 
 /** Of every command that starts machines. */
 export const appendOption = (): Option => new Option('--append <text>', 'added to the kernel command line')
@@ -254,7 +254,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option(
       '--firmware [file]',
       'UEFI, Debian’s or this image, starts the kernel, and describes the machine by ACPI',
-      regularFile,
+      inputFile,
     )
     .addOption(qemuOption())
     .addOption(appendOption())

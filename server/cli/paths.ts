@@ -7,8 +7,8 @@ import { entryNamed, isFile } from '../faults/catalogue.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
 import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
 
-/** A file to be read. @throws InvalidArgumentError */
-export function inputFile(path: string): string {
+/** What can be read. @throws InvalidArgumentError */
+function readable(path: string): string {
   try {
     accessSync(path, constants.R_OK)
   } catch (error) {
@@ -16,6 +16,13 @@ export function inputFile(path: string): string {
     throw new InvalidArgumentError(denied ? 'you may not read it' : 'no such file')
   }
   if (statSync(path).isDirectory()) throw new InvalidArgumentError('this is a folder, expected a file')
+  return path
+}
+
+/** A file to be read: no device and no pipe, which may have no end. @throws InvalidArgumentError */
+export function inputFile(path: string): string {
+  readable(path)
+  if (!statSync(path).isFile()) throw new InvalidArgumentError('not a regular file')
   return path
 }
 
@@ -27,20 +34,14 @@ export function inputRecording(text: string): string {
   // A file of the user's may have any name, `latest` for one: `./latest` is that file.
   if (text !== LATEST && (!/^\d{4}-/.test(text) || existsSync(text))) {
     const inside = join(text, RECORDING)
-    return inputFile(existsSync(inside) ? inside : text)
+    // The reader of recordings knows what is none.
+    return readable(existsSync(inside) ? inside : text)
   }
   try {
     return runNamed(text).recording
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message)
   }
-}
-
-/** The same, of which QEMU reads as much as there is: no device, whose end it might never see. @throws InvalidArgumentError */
-export function regularFile(path: string): string {
-  inputFile(path)
-  if (!statSync(path).isFile()) throw new InvalidArgumentError('not a regular file')
-  return path
 }
 
 /** A file to be written, maybe over another one. @throws InvalidArgumentError */

@@ -5,7 +5,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { parseQueue, QUEUE_PASSWORD, type QueueConnection } from '../fleet/queue.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { UsageError } from './exit.ts'
-import { inputFile, regularFile } from './paths.ts'
+import { inputFile } from './paths.ts'
 import { readSecret } from './tokenFile.ts'
 
 /** Of a policy in a file. */
@@ -39,7 +39,7 @@ export const queueOptions = (command: Command, about: string): Command =>
     .option(
       '--queue-password-file <file>',
       `with the password of the queue (or environment ${QUEUE_PASSWORD})`,
-      regularFile,
+      inputFile,
     )
     .option('--queue-ca <file>', 'PEM: who may have signed the certificate of the queue', inputFile)
     .option('--queue-cert <file>', 'PEM: the certificate that the queue asks for', inputFile)

@@ -62,7 +62,9 @@ export async function parseAside(
 
 /** @throws FaultFileError, what `signal` was aborted with, or the file system's error in words */
 export async function loadAside(path: string, context: CheckContext = {}, signal?: AbortSignal): Promise<FaultFile> {
-  const { size } = statSync(path)
+  const found = statSync(path)
+  if (!found.isFile()) throw complaint(path, 'not a regular file')
+  const { size } = found
   if (size > MAX_FILE_BYTES) throw complaint(path, `${size} bytes, at most ${MAX_FILE_BYTES}`)
   return parseAside(readFileSync(path, 'utf8'), path, context, { signal })
 }

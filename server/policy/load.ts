@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { inWords } from './denied.ts'
@@ -40,7 +40,9 @@ export function policyFile(policy: string): string {
     throw new Error(`no policy "${policy}": there are ${POLICY_NAMES.join(', ')}, or the path of a .ts file`)
   }
   const file = resolve(policy)
-  if (!existsSync(file)) throw new Error(`policy file ${file} does not exist`)
+  const found = statSync(file, { throwIfNoEntry: false })
+  if (found === undefined) throw new Error(`policy file ${file} does not exist`)
+  if (!found.isFile()) throw new Error(`policy file ${file}: not a regular file`)
   return file
 }
 

@@ -5,11 +5,12 @@
  */
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { cachePath } from '../../scripts/setup/cache.ts'
-import { moduleName } from '../../scripts/setup/modules.ts'
+import { MAX_LIST, moduleName } from '../../scripts/setup/modules.ts'
+import { readRegular } from '../../scripts/setup/regularFile.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
 import { IMAGE_MAGIC, isImage, MAX_IMAGE, plainImage } from '../trace/kernelImage.ts'
 
@@ -57,7 +58,7 @@ export function imageBytes(path: string): Buffer | undefined {
   if (!file.isFile()) throw new Error(`${path}: not a regular file; ${expected}`)
   const { size } = file
   if (size > MAX_IMAGE) throw new Error(`${path}: ${size} bytes; ${expected}`)
-  const bytes = plainImage(path, readFileSync(path))
+  const bytes = plainImage(path, readRegular(path, MAX_IMAGE))
   if (bytes === undefined) return undefined
   if (!isImage(bytes)) {
     throw new Error(`${path}: ${mistaken(bytes)}; ${expected}`)
@@ -106,9 +107,10 @@ const moduleNames = (text: string): Set<string> =>
   )
 
 /** The text of modules.dep. */
-const moduleList = (folder: string): string => readFileSync(join(folder, 'modules.dep'), 'utf8')
+const moduleList = (folder: string): string => readRegular(join(folder, 'modules.dep'), MAX_LIST).toString('utf8')
 
-const textOf = (path: string): string | undefined => (existsSync(path) ? readFileSync(path, 'utf8') : undefined)
+const textOf = (path: string): string | undefined =>
+  existsSync(path) ? readRegular(path, MAX_LIST).toString('utf8') : undefined
 
 /** @throws Error that names the options of the drivers that are neither built in nor modules; what is not known is not told */
 function expectDrivers(
@@ -247,7 +249,10 @@ async function buildTree(
 async function staged(tree: string, release: string, built: readonly string[]): Promise<string> {
   const hash = createHash('sha256').update(resolve(tree)).update(release)
   for (const path of built) {
-    const { size, mtimeMs } = statSync(join(tree, path))
+    const file = statSync(join(tree, path))
+    // depmod would wait for a pipe.
+    if (!file.isFile()) throw new Error(`--kernel ${tree}: ${path}: not a regular file`)
+    const { size, mtimeMs } = file
     hash.update(`${path} ${size} ${mtimeMs}\n`)
   }
   const kept = cachePath('trees', hash.digest('hex').slice(0, 20))

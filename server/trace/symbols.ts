@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
+import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { elfSymbols, isElfFile } from './elf.ts'
 import { type ImageSymbol, imageSymbols } from './kallsyms.ts'
 import { isImage, plainImage } from './kernelImage.ts'
@@ -35,14 +36,20 @@ export function functionTable(
   }
 }
 
+/** Longer ones are none, but for a vmlinux, of which only the tables are read: a System.map has some 10 MiB. */
+const MAX_FILE = 512 << 20
+
 /** Files that symbols are read from, as the help of options has it. */
 export const SYMBOL_FILES = 'a kernel image, its vmlinux, System.map, or the guest’s /proc/kallsyms'
 
 /** Reads what a file of `SYMBOL_FILES` has; half a second. @throws Error naming the file. */
 export function loadSymbols(path: string): ImageSymbol[] {
   try {
+    if (!statSync(path).isFile()) throw new Error('not a regular file')
     // A vmlinux may be longer than a Buffer.
     if (isElfFile(path)) return elfSymbols(path)
+    const { size } = statSync(path)
+    if (size > MAX_FILE) throw new Error(`${size} bytes; at most ${MAX_FILE} are read`)
     const file = plainImage(path, readFileSync(path))
     if (file === undefined)
       throw new Error('this zboot image is not packed by gzip: its vmlinux or System.map is needed')

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A kernel of one's own: what is no kernel, or lacks what the workload needs, is told before there is a machine. */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { afterAll, describe, expect, test } from 'vitest'
+import { moduleContent } from '../../../scripts/setup/initramfs.ts'
+import { guestModules, MAX_LIST } from '../../../scripts/setup/modules.ts'
+import { readRegular } from '../../../scripts/setup/regularFile.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { imageFacts, ownKernel } from '../../../server/run/ownKernel.ts'
+import { loadSymbols } from '../../../server/trace/symbols.ts'
 import { cosim } from '../../boot/cli.ts'
 
 const folder = privateFolder(tmpdir(), 'kernel-')
@@ -218,17 +223,72 @@ describe('the folder of a build', () => {
   })
 })
 
+describe('a pipe in place of a file is not waited for', () => {
+  const IMAGE = 'arch/arm64/boot/Image'
+  const MODULE = MODULES[0]?.replace('.xz', '') ?? ''
+  const BUILD = {
+    [IMAGE]: image(),
+    'include/config/kernel.release': `${RELEASE}\n`,
+    'modules.builtin': BUILTIN,
+    'modules.order': MODULES.map(path => `${path.replace('.xz', '')}\n`).join(''),
+    [MODULE]: '',
+  }
+  const withPipe = (files: Readonly<Record<string, string | Uint8Array>>, name: string) => {
+    const root = tree(files)
+    rmSync(join(root, name))
+    execFileSync('mkfifo', [join(root, name)])
+    return root
+  }
+
+  test.each(Object.keys(BUILD))('of a build: %s', async name => {
+    await expect(ownKernel(withPipe(BUILD, name), undefined, true)).rejects.toThrow(`${name}: not a regular file`)
+  })
+
+  test.each(Object.keys(installed()))('beside an image: %s', async name => {
+    const root = withPipe({ Image: image(), ...installed() }, name)
+    await expect(ownKernel(join(root, 'Image'), undefined, true)).rejects.toThrow(`${name}: not a regular file`)
+  })
+
+  test('symbols, and what the guest loads', async () => {
+    const root = withPipe({ vmlinux: '' }, 'vmlinux')
+    expect(() => loadSymbols(join(root, 'vmlinux'))).toThrow('vmlinux: not a regular file')
+    const modules = withPipe({ 'modules.dep': DEP }, 'modules.dep')
+    await expect(guestModules(modules)).rejects.toThrow('modules.dep: not a regular file')
+    const scratch = tree({ x: '' })
+    for (const name of ['x.ko', 'x.ko.gz', 'x.ko.xz']) {
+      const path = join(withPipe({ [name]: '' }, name), name)
+      await expect(moduleContent(path, { scratch, signal: undefined })).rejects.toThrow('not a regular file')
+    }
+  })
+})
+
+test('a list of modules without end is not read', () => {
+  const path = join(tree({ 'modules.dep': '' }), 'modules.dep')
+  truncateSync(path, 2 ** 40)
+  expect(() => readRegular(path, MAX_LIST)).toThrow(`${2 ** 40} bytes; at most ${MAX_LIST} are read`)
+})
+
 test.each([
   ['--kernel FILE', 'this is no arm64 kernel; expected an arm64 Image'],
   ['--kernel /dev/zero', 'not a regular file; expected an arm64 Image'],
-  ['--initrd /dev/zero', 'not a regular file'],
+  ...['--kernel', '--initrd', '--symbols', '--firmware', '--qemu'].map(option => [
+    `${option} PIPE`,
+    'not a regular file',
+  ]),
+  ['--policy PIPE.ts', 'PIPE.ts: not a regular file'],
+  ['--faults PIPE.yaml', 'PIPE.yaml'],
   ['--device abacus', "argument 'abacus' is invalid. The workload knows igb, usb-storage, virtio-scsi"],
   ['--kexec', 'CONFIG_KEXEC_FILE'],
   ['--kernel FOLDER', 'no arch/arm64/boot/Image in it'],
   ['--kernel 6.12 --modules FOLDER', "--modules: not with Debian's kernel 6.12"],
 ])('boot %s answers at once', async (args, message) => {
   const root = tree({ file: 'no kernel' })
-  const words = args.replace('FILE', join(root, 'file')).replace('FOLDER', root).split(' ')
+  for (const name of ['PIPE', 'PIPE.ts', 'PIPE.yaml']) execFileSync('mkfifo', [join(root, name)])
+  const words = args
+    .replace('PIPE', join(root, 'PIPE'))
+    .replace('FILE', join(root, 'file'))
+    .replace('FOLDER', root)
+    .split(' ')
   const { code, stderr } = await cosim(['boot', ...words])
   expect(stderr).toContain(message)
   // The command line's own messages come with a hint at --help.
