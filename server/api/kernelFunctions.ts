@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { u32At } from '../trace/layout.ts'
-import { type FunctionTable, Symbols } from '../trace/symbols.ts'
+import { type FunctionTable, isSuccessor, Symbols } from '../trace/symbols.ts'
 import { loadAside } from '../trace/symbolsAside.ts'
 import type { LogEntry } from './trapLog.ts'
 
@@ -8,7 +8,7 @@ import type { LogEntry } from './trapLog.ts'
 const LEAST_PCS = 8
 const MOST_PCS = 64
 
-/** The rows of the trap log between two resets. Each start of the kernel has its own KASLR offset. */
+/** The rows of the trap log between two starts of a kernel, by a reset or by kexec. Each has its own KASLR offset. */
 interface Kernel {
   /** First row. */
   readonly from: number
@@ -90,11 +90,16 @@ export class KernelFunctions {
   /** A finished row. */
   group({ id, layout, words, at }: LogEntry): void {
     if (layout.name === 'reset') return this.#begin(id + 1)
-    const pcs = this.#kernels.at(-1)?.pcs
-    if (layout.name !== 'trap' || pcs === undefined || pcs.size >= MOST_PCS) return
+    if (layout.name !== 'trap') return
     const lo = words[at + u32At.trap.pcLo] ?? 0
     const hi = words[at + u32At.trap.pcHi] ?? 0
-    if (hi !== 0 && !pcs.has(lo)) pcs.set(lo, (BigInt(hi) << 32n) | BigInt(lo))
+    if (hi === 0) return
+    const pc = (BigInt(hi) << 32n) | BigInt(lo)
+    const trap = { write: words[at + u32At.trap.write] !== 0, offset: words[at + u32At.trap.offset] ?? 0 }
+    const [before = pc] = this.#kernels.at(-1)?.pcs.values() ?? []
+    if (isSuccessor(trap, pc, before)) this.#begin(id)
+    const pcs = this.#kernels.at(-1)?.pcs
+    if (pcs !== undefined && pcs.size < MOST_PCS && !pcs.has(lo)) pcs.set(lo, pc)
   }
 
   /** Of the trap in a row; undefined: not known, or not yet. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { join } from 'node:path'
 import type { GdbSymbols } from '../machine/gdb.ts'
+import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
 import { isElfFile } from '../trace/elf.ts'
 import { type Layout, u32At } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
@@ -22,12 +23,13 @@ export async function gdbSymbols(source: string, offset: bigint, folder: string)
   return { file, offset: 0n }
 }
 
-/** Tells how far the kernel of a machine was moved, each time that it has started. */
+/** Tells how far the kernel of a machine was moved, each time that one has started. */
 export class KernelPlace implements Sink {
   readonly ready = true
   readonly #kernel = new RunningKernel()
   readonly #told: (offset: bigint) => void
-  #known = false
+  /** What was told of the present kernel. */
+  #known: bigint | undefined
 
   /**
    * @param source a file of SYMBOL_FILES
@@ -44,14 +46,17 @@ export class KernelPlace implements Sink {
   fromRing({ words }: RingReader, { name }: Layout, at: number): void {
     if (name === 'reset') {
       this.#kernel.reset()
-      this.#known = false
+      this.#known = undefined
     }
-    if (name !== 'trap' || this.#known) return
+    if (name !== 'trap') return
+    const write = words[at + u32At.trap.write] !== 0
+    const offset = words[at + u32At.trap.offset] ?? 0
+    if (this.#known !== undefined && (write || offset !== ARM_SMMU_IDR0)) return
     const [lo, hi] = [words[at + u32At.trap.pcLo] ?? 0, words[at + u32At.trap.pcHi] ?? 0]
-    const symbols = this.#kernel.located((BigInt(hi) << 32n) | BigInt(lo))
-    if (symbols === undefined) return
-    this.#known = true
-    this.#told(symbols.offset)
+    const symbols = this.#kernel.located({ write, offset, pc: (BigInt(hi) << 32n) | BigInt(lo) })
+    if (symbols?.offset === this.#known) return
+    this.#known = symbols?.offset
+    if (symbols !== undefined) this.#told(symbols.offset)
   }
 
   record(): void {}

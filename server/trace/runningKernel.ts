@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type FunctionTable, Symbols } from './symbols.ts'
+import { type FunctionTable, isSuccessor, Symbols } from './symbols.ts'
+
+/** Of a trap, what tells where the kernel is. */
+export interface TrapPlace {
+  readonly write: boolean
+  readonly offset: number
+  /** 0: not known. */
+  readonly pc: bigint
+}
 
 /** Fewer PCs do not tell where the kernel is. */
 const LEAST_PCS = 4
@@ -33,8 +41,11 @@ export class RunningKernel {
     this.#ranges.clear()
   }
 
-  /** A trap from `pc`; 0: not known. @returns undefined as long as it is not known where the kernel is */
-  located(pc: bigint): Symbols | undefined {
+  /** A trap. @returns undefined as long as it is not known where the kernel is */
+  located(trap: TrapPlace): Symbols | undefined {
+    const { pc } = trap
+    const [before = pc] = this.#pcs
+    if (isSuccessor(trap, pc, before)) this.reset()
     if (this.#symbols !== undefined) return this.#symbols
     const pcs = this.#pcs
     if (pc !== 0n && pcs.size < MOST_PCS) pcs.add(pc)
@@ -46,12 +57,13 @@ export class RunningKernel {
   }
 
   /**
-   * A trap from `pc`.
-   * @param callers return addresses on the stack; asked for only when `pc` is not in the function
+   * A trap.
+   * @param callers return addresses on the stack; asked for only when the PC is not in the function
    * @returns whether one of them is in the function
    */
-  within(name: string, pc: bigint, callers: () => readonly bigint[]): boolean {
-    const symbols = this.located(pc)
+  within(name: string, trap: TrapPlace, callers: () => readonly bigint[]): boolean {
+    const { pc } = trap
+    const symbols = this.located(trap)
     if (symbols === undefined) return false
     let ranges = this.#ranges.get(name)
     if (ranges === undefined) {

@@ -74,6 +74,8 @@ export const loadFunctions = (path: string): FunctionTable => functionsOf(loadSy
 export class Symbols {
   /** Distance of the running kernel from the addresses in the file, bytes. */
   offset = 0n
+  /** Distances of others that run the same file before or after it. */
+  readonly #others: bigint[] = []
   readonly #table: FunctionTable
   /** The driver's functions: start, and where the next function starts. */
   #driver: readonly (readonly [start: bigint, end: bigint])[] | undefined
@@ -90,11 +92,25 @@ export class Symbols {
   /** The function that `pc` is in, and how far. */
   find(pc: bigint): { readonly name: string; readonly distance: number } | undefined {
     const { addresses } = this.#table
-    const i = this.#indexOf(pc - this.offset)
+    const offset = this.#holds(pc, this.offset)
+      ? this.offset
+      : (this.#others.find(other => this.#holds(pc, other)) ?? this.offset)
+    const i = this.#indexOf(pc - offset)
     const start = addresses[i]
     // Nobody knows where the last one ends.
     if (start === undefined || i + 1 === addresses.length) return undefined
-    return { name: this.#name(i), distance: Number(pc - this.offset - start) }
+    return { name: this.#name(i), distance: Number(pc - offset - start) }
+  }
+
+  /** Another kernel of the same file: kernels that one machine runs are far from each other. */
+  add(offset: bigint): void {
+    if (offset !== this.offset && !this.#others.includes(offset)) this.#others.push(offset)
+  }
+
+  /** Whether `pc` is in the text of a kernel that was moved so far. */
+  #holds(pc: bigint, offset: bigint): boolean {
+    const { addresses } = this.#table
+    return pc - offset >= (addresses[0] ?? 0n) && pc - offset < (addresses.at(-1) ?? 0n)
   }
 
   /**
@@ -222,19 +238,49 @@ export function returnAddresses(frames: Uint8Array): bigint[] {
 const withoutPac = (address: bigint): bigint =>
   (address & (1n << 55n)) === 0n ? address & 0xffff_ffff_ffffn : address | 0xffff_0000_0000_0000n
 
-/** So many different PCs are enough to tell where the kernel is; they come early. */
-const ENOUGH_PCS = 64
-const ENOUGH_TRAPS = 20_000
+/** Longer than any kernel, bytes; KASLR moves one by much more. */
+const MOST_IMAGE = 256n << 20n
 
-/** Works out how far the kernel of a recording was moved. @returns false when its traps don't tell. */
+/**
+ * Whether a trap from `pc` is the first of another kernel than one from `before`, which has started it (kexec): a driver looks at what
+ * the SMMU can do, in IDR0, before anything else.
+ */
+export const isSuccessor = (
+  { write, offset }: { readonly write: boolean; readonly offset: number },
+  pc: bigint,
+  before: bigint,
+): boolean => !write && offset === ARM_SMMU_IDR0 && pc !== 0n && (pc > before + MOST_IMAGE || pc < before - MOST_IMAGE)
+
+/** So many different PCs are enough to tell where a kernel is; they come early. */
+const ENOUGH_PCS = 64
+/** Kernels that start later have no names: who looks at the start of a long recording is not to wait for its end. */
+const MOST_RECORDS = 2_000_000
+/** Kernels, likewise. */
+const MOST_KERNELS = 64
+
+/** Works out how far the kernels of a recording were moved: one after each reset, and after each kexec. @returns false when its traps don't tell. */
 export function locate(symbols: Symbols, reader: TraceReader): boolean {
-  const pcs = new Set<bigint>()
-  let traps = 0
+  const offsets = new Set<bigint>()
+  let pcs = new Set<bigint>()
+  const next = () => {
+    if (symbols.locate(pcs)) offsets.add(symbols.offset)
+    pcs = new Set()
+  }
+  let records = 0
   for (const record of reader.records()) {
+    if (++records > MOST_RECORDS || offsets.size >= MOST_KERNELS) break
+    if (record.kind === 'reset') next()
     if (record.kind !== 'trap') continue
     const pc = pcOf(record)
-    if (pc !== 0n) pcs.add(pc)
-    if (pcs.size >= ENOUGH_PCS || ++traps >= ENOUGH_TRAPS) break
+    if (pc === 0n) continue
+    const [before = pc] = pcs
+    if (isSuccessor({ write: record.write !== 0, offset: record.offset }, pc, before)) next()
+    if (pcs.size < ENOUGH_PCS) pcs.add(pc)
   }
-  return symbols.locate(pcs)
+  next()
+  const [first, ...others] = offsets
+  if (first === undefined) return false
+  symbols.offset = first
+  for (const offset of others) symbols.add(offset)
+  return true
 }

@@ -140,7 +140,10 @@ export class Connection {
     this.operator = new Operator(this.#policy, inspector, thread, oracles.isolation)
     thread.breakpoints.connect(
       trap => inspector.commandsAhead(trap),
-      (name, trap) => thread.kernel.within(name, pcOf(trap), () => vcpu.callers(trap)),
+      (name, trap) => {
+        const { write, offset } = trap
+        return thread.kernel.within(name, { write, offset, pc: pcOf(trap) }, () => vcpu.callers(trap))
+      },
     )
   }
 

@@ -26,8 +26,12 @@ const layout = (name: string): LogEntry['layout'] => {
   return found
 }
 
-function entry(id: number, name: 'trap' | 'reset', pc = 0n): LogEntry {
+const IDR0 = 0
+const CMDQ_PROD = 0x98
+
+function entry(id: number, name: 'trap' | 'reset', pc = 0n, offset = CMDQ_PROD): LogEntry {
   const words = new Uint32Array(32)
+  words[u32At.trap.offset] = offset
   words[u32At.trap.pcLo] = Number(pc & 0xffff_ffffn)
   words[u32At.trap.pcHi] = Number(pc >> 32n)
   return { id, at: 0, layout: layout(name), words, doubles: new Float64Array(words.buffer) }
@@ -90,4 +94,30 @@ test('no image, or one without symbols: no names, no error', async () => {
   expect(functions.name(2, pcs(0n)[0] ?? 0n)).toBeUndefined()
   await new Promise(setImmediate)
   expect(functions.name(2, pcs(0n)[0] ?? 0n)).toBeUndefined()
+})
+
+test('a kernel that the one before started is somewhere else', async () => {
+  const functions = new KernelFunctions(() => Promise.resolve(table()))
+  functions.machine('/image', 1)
+  functions.want()
+  await new Promise(setImmediate)
+  let row = 1
+  const boot = (moved: bigint, smmus: number) => {
+    const all = pcs(moved)
+    // Each SMMU is looked at from the same place.
+    for (let smmu = 0; smmu < smmus; smmu++) functions.group(entry(row++, 'trap', all[0], IDR0))
+    for (const pc of all) functions.group(entry(row++, 'trap', pc))
+    return all
+  }
+  const first = boot(0x3_0000n, 2)
+  const second = boot(0x77_0000_0000n, 1)
+  expect(functions.name(1, first[0] ?? 0n)).toBe('arm_smmu_function_0')
+  expect(functions.name(4, first[3] ?? 0n)).toBe('arm_smmu_function_3')
+  expect(functions.name(11, second[0] ?? 0n)).toBe('arm_smmu_function_0')
+  expect(functions.name(11, first[0] ?? 0n)).toBeUndefined()
+  expect(await functions.offset()).toBe(0x77_0000_0000n)
+  // The same kernel looks once more, from elsewhere.
+  functions.group(entry(row, 'trap', second[5], IDR0))
+  expect(functions.name(row, second[5] ?? 0n)).toBe('arm_smmu_function_5')
+  expect(await functions.offset()).toBe(0x77_0000_0000n)
 })

@@ -3,9 +3,12 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { expect, test } from 'vitest'
+import { ARM_SMMU_CR0, ARM_SMMU_IDR0 } from '../../../server/smmu/registers.ts'
 import { imageSymbols } from '../../../server/trace/kallsyms.ts'
-import { Symbols } from '../../../server/trace/symbols.ts'
-import { folder } from './synthetic.ts'
+import { TraceReader } from '../../../server/trace/reader.ts'
+import { RunningKernel } from '../../../server/trace/runningKernel.ts'
+import { loadFunctions, locate, Symbols } from '../../../server/trace/symbols.ts'
+import { folder, recording, trap } from './synthetic.ts'
 
 const BASE = 0xffff_8000_8000_0000n
 
@@ -128,6 +131,59 @@ test('the place of the kernel is worked out from where traps come from', () => {
   expect(symbols.locate(new Set([BASE + 0x10n, BASE + 0x1_0010n, BASE + 0x1_0110n]))).toBe(false)
   expect(symbols.locate(new Set())).toBe(false)
   expect(symbols.offset).toBe(moved)
+})
+
+/** PCs of a kernel that was moved, the last instruction of each of twelve functions of the driver. */
+const driverPcs = (moved: bigint) =>
+  Array.from({ length: 12 }, (_, i) => BASE + moved + 0x1_0000n + BigInt((500 + i) * 256 + ((i * 36) % 256)))
+
+test('each kernel of a recording has its place: after a reset, and after the one before has started it', async () => {
+  const path = join(folder(), 'trace')
+  const places = [0x1_0000n, 0x1234_5678_0000n, 0x77_0000_0000n] as const
+  await recording(path, writer => {
+    let seq = 1
+    const access = (pc: bigint, write: boolean, offset: number) =>
+      writer.trap(
+        { ...trap, seq: seq++, write, offset, pcLo: Number(pc & 0xffff_ffffn), pcHi: Number(pc >> 32n) },
+        ...([1, 1, 0, 0] as const),
+      )
+    places.forEach((moved, i) => {
+      if (i === 2) writer.reset(1, 0, 1, 1)
+      const pcs = driverPcs(moved)
+      // Two SMMUs.
+      for (const pc of [pcs[0], pcs[0]]) access(pc ?? 0n, false, ARM_SMMU_IDR0)
+      for (const pc of pcs) access(pc, true, ARM_SMMU_CR0)
+    })
+  })
+  const file = join(folder(), 'symbols')
+  writeFileSync(file, map)
+  const symbols = Symbols.load(file)
+  expect(locate(symbols, TraceReader.open(path))).toBe(true)
+  expect(symbols.offset).toBe(places[0])
+  for (const moved of places) {
+    expect(symbols.find(driverPcs(moved)[3] ?? 0n)?.name).toBe('arm_smmu_function_503')
+    expect(symbols.find(BASE + moved - 4n)).toBeUndefined()
+  }
+})
+
+test('a running kernel is found anew when the one before has started it, and not when it looks once more', () => {
+  const file = join(folder(), 'symbols')
+  writeFileSync(file, map)
+  const kernel = new RunningKernel()
+  kernel.table = loadFunctions(file)
+  const boot = (moved: bigint) => {
+    const [first = 0n, ...others] = driverPcs(moved)
+    const found = [kernel.located({ write: false, offset: ARM_SMMU_IDR0, pc: first })]
+    for (const pc of others) found.push(kernel.located({ write: true, offset: ARM_SMMU_CR0, pc }))
+    return found.map(symbols => symbols?.offset)
+  }
+  expect(boot(0x1_0000n).at(-1)).toBe(0x1_0000n)
+  const second = boot(0x77_0000_0000n)
+  expect([second[0], second.at(-1)]).toEqual([undefined, 0x77_0000_0000n])
+  const again = { write: false, offset: ARM_SMMU_IDR0, pc: driverPcs(0x77_0000_0000n)[7] ?? 0n }
+  expect(kernel.located(again)?.offset).toBe(0x77_0000_0000n)
+  // A write of the offset is no look.
+  expect(kernel.located({ ...again, write: true, pc: 0x1000n })?.offset).toBe(0x77_0000_0000n)
 })
 
 test('a gap behind a function of the driver, as behind a module, is no function to look in', () => {
