@@ -40,7 +40,7 @@ export async function connect(
   refused.promise.catch(() => {}) // it is only waited for at first
   redis.on('error', (error: Error) => {
     // Trying again does not help.
-    if (/^(WRONGPASS|NOAUTH|NOPERM|ERR (AUTH|Client sent AUTH))/.test(error.message)) refused.reject(error)
+    if (/^(WRONGPASS|NOAUTH|NOPERM|ERR AUTH)|certificate/.test(error.message)) refused.reject(error)
     if (away !== error.message) say(`the queue ${where} is away: ${error.message || 'it cannot be reached'}`)
     away = error.message
   })

@@ -19,7 +19,7 @@ const folder = privateFolder(tmpdir(), 'fleet-')
 let redis: RedisServer
 beforeAll(async () => {
   mkdirSync(join(folder, 'redis'))
-  redis = await RedisServer.start(join(folder, 'redis'), ['--requirepass', 's3cret'])
+  redis = await RedisServer.start(join(folder, 'redis'), 'requirepass s3cret\n')
 })
 afterAll(async () => {
   await redis.kill()

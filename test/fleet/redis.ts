@@ -2,7 +2,9 @@
 /** A real Redis on the loopback interface, with persistence: it can be killed, and started again with what it had written. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { REDIS } from '../../scripts/setup/index.ts'
 import type { QueueConnection } from '../../server/fleet/queue.ts'
 
@@ -20,18 +22,18 @@ async function freePort(): Promise<number> {
 export class RedisServer {
   readonly connection: QueueConnection
   readonly #folder: string
-  readonly #words: readonly string[]
+  readonly #settings: string
   #process: ChildProcess | undefined
 
-  private constructor(port: number, folder: string, words: readonly string[]) {
+  private constructor(port: number, folder: string, settings: string) {
     this.connection = { host: '127.0.0.1', port, db: 0 }
     this.#folder = folder
-    this.#words = words
+    this.#settings = settings
   }
 
-  /** @param words of its command line, besides */
-  static async start(folder: string, words: readonly string[] = []): Promise<RedisServer> {
-    const server = new RedisServer(await freePort(), folder, words)
+  /** @param settings of its configuration; 6379 in them becomes its port */
+  static async start(folder: string, settings = ''): Promise<RedisServer> {
+    const server = new RedisServer(await freePort(), folder, settings)
     await server.start()
     return server
   }
@@ -42,22 +44,10 @@ export class RedisServer {
 
   async start(): Promise<void> {
     const { port } = this.connection
-    const words = [
-      '--bind',
-      '127.0.0.1',
-      '--port',
-      String(port),
-      '--dir',
-      this.#folder,
-      '--appendonly',
-      'yes',
-      '--save',
-      '',
-    ]
-    const child = spawn(REDIS.binary, [...words, ...this.#words], {
-      argv0: REDIS.argv0,
-      stdio: ['ignore', 'pipe', 'inherit'],
-    })
+    const file = join(this.#folder, 'redis.conf')
+    const own = ['bind 127.0.0.1', `port ${port}`, `dir ${this.#folder}`, 'appendonly yes', 'save ""', '']
+    writeFileSync(file, own.join('\n') + this.#settings.replaceAll('6379', String(port)))
+    const child = spawn(REDIS.binary, [file], { argv0: REDIS.argv0, stdio: ['ignore', 'pipe', 'inherit'] })
     this.#process = child
     let said = ''
     await new Promise<void>((resolve, reject) => {

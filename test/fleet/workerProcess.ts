@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-/** A worker in a process of its own, to be killed: NAME PORT JOBS LOCK-MS. */
+/** A worker in a process of its own, to be killed: NAME PORT JOBS LOCK-MS [HOST]. */
 import type { FleetJob } from '../../server/fleet/job.ts'
 import type { Answer } from '../../server/fleet/own.ts'
 import { FleetWorker } from '../../server/fleet/worker.ts'
 import { IDENTITY } from './stub.ts'
 
-const [name = '', port, jobs, lockMs] = process.argv.slice(2)
+const [name = '', port, jobs, lockMs, host = '127.0.0.1'] = process.argv.slice(2)
 const stop = new AbortController()
 process.once('SIGTERM', () => stop.abort(new Error('SIGTERM')))
 
 await FleetWorker.run(
   {
-    connection: { host: '127.0.0.1', port: Number(port), db: 0 },
+    connection: { host, port: Number(port), db: 0 },
     ...{ name, jobs: Number(jobs), lockMs: Number(lockMs) },
     own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
     answer: async ({ identity }: FleetJob): Promise<Answer> =>
