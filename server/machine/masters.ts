@@ -22,6 +22,7 @@ const PERIPHERALS = ['/machine/peripheral', '/machine/peripheral-anon'] as const
 /** Where devices are that the machine made of its own, or of `-nic`. */
 const UNATTACHED = '/machine/unattached'
 const FW_CFG = '/machine/fw_cfg'
+const SMMU = 'arm-smmuv3'
 
 /** The object that another one lies in. */
 const above = (path: string): string => path.slice(0, path.lastIndexOf('/'))
@@ -56,12 +57,11 @@ class Tree {
     return (await types).has(type)
   }
 
-  /** Whether the root bus that a PCI bus is below is not behind the SMMU. */
-  async bypasses(bus: string): Promise<boolean> {
+  /** The root bus that a PCI bus is below, and the host bridge that it belongs to. */
+  async root(bus: string): Promise<{ readonly bus: string; readonly bridge: string }> {
     const owner = above(bus)
-    const type = String(await this.get(owner, 'type'))
-    if (await this.is(type, 'pci-host-bridge')) return (await this.get(owner, 'bypass-iommu')) === true
-    return this.bypasses(String(await this.get(owner, 'parent_bus')))
+    if (await this.is(String(await this.get(owner, 'type')), 'pci-host-bridge')) return { bus, bridge: owner }
+    return this.root(String(await this.get(owner, 'parent_bus')))
   }
 }
 
@@ -72,11 +72,11 @@ class Tree {
  */
 export async function untranslatedMasters(qmp: Pick<Qmp, 'execute'>): Promise<UntranslatedMaster[]> {
   const tree = new Tree(qmp)
-  const smmu = (await tree.get('/machine', 'iommu')) === 'smmuv3'
+  const smmus = (await tree.get('/machine', 'iommu')) === 'smmuv3' ? 'all buses' : await rootBusesWithSmmu(tree)
   const found: UntranslatedMaster[] = []
   for (const folder of [...PERIPHERALS, UNATTACHED]) {
     for (const device of await tree.children(folder)) {
-      const why = await reason(tree, device, smmu, folder !== UNATTACHED)
+      const why = await reason(tree, device, smmus, folder !== UNATTACHED)
       const name = device.path.slice(folder.length + 1)
       if (why !== undefined) found.push({ name, model: device.type, why })
     }
@@ -88,14 +88,26 @@ export async function untranslatedMasters(qmp: Pick<Qmp, 'execute'>): Promise<Un
   return found
 }
 
+/** The root buses with an SMMU in front of them; an SMMU of the machine's own is in front of all. */
+type Smmus = 'all buses' | ReadonlySet<string>
+
+/** Of a machine without an SMMU of its own. */
+async function rootBusesWithSmmu(tree: Tree): Promise<ReadonlySet<string>> {
+  const devices = (await Promise.all(PERIPHERALS.map(folder => tree.children(folder)))).flat()
+  const smmus = devices.filter(({ type }) => type === SMMU)
+  return new Set(await Promise.all(smmus.map(async ({ path }) => String(await tree.get(path, 'primary-bus')))))
+}
+
 /**
  * Why a device is not translated; undefined: it is, or makes no accesses.
- * @param smmu the machine has one @param added the device is not the board's
+ * @param added the device is not the board's
  */
-async function reason(tree: Tree, { path, type }: Device, smmu: boolean, added: boolean): Promise<string | undefined> {
+async function reason(tree: Tree, { path, type }: Device, smmus: Smmus, added: boolean): Promise<string | undefined> {
   if (await tree.is(type, 'pci-device')) {
-    if (!smmu) return 'the machine has no SMMU'
-    if (await tree.bypasses(String(await tree.get(path, 'parent_bus')))) return 'its bus bypasses the SMMU'
+    if (smmus !== 'all buses' && smmus.size === 0) return 'the machine has no SMMU'
+    const { bus, bridge } = await tree.root(String(await tree.get(path, 'parent_bus')))
+    if ((await tree.get(bridge, 'bypass-iommu')) === true) return 'its bus bypasses the SMMU'
+    if (smmus !== 'all buses' && !smmus.has(bus)) return 'no SMMU is in front of its bus'
     const virtio = await tree.is(type, 'virtio-pci')
     return virtio && (await tree.get(path, 'iommu_platform')) !== true ? 'iommu_platform is off' : undefined
   }
@@ -104,9 +116,7 @@ async function reason(tree: Tree, { path, type }: Device, smmu: boolean, added: 
     return transport === 'virtio-mmio' ? 'virtio-mmio has no StreamID' : undefined
   }
   // An SMMU that was added reads its own tables.
-  return added && type !== 'arm-smmuv3' && (await tree.is(type, 'sys-bus-device'))
-    ? 'it sits on the system bus'
-    : undefined
+  return added && type !== SMMU && (await tree.is(type, 'sys-bus-device')) ? 'it sits on the system bus' : undefined
 }
 
 /** The devices in one line. */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { availableParallelism, constants } from 'node:os'
+import { promisify } from 'node:util'
 import { INHERITED_RAM } from './fileMemory.ts'
 import { slotArguments } from './hotplug.ts'
 
@@ -30,6 +31,8 @@ export interface QemuOptions {
   readonly smp: number
   /** Each in front of a root complex of its own, at most MAX_SMMUS; absent: one. */
   readonly smmus?: number
+  /** Several SMMUs are devices, the first one as well: see `onlySmmuDevices`. */
+  readonly smmuDevices?: boolean
   /** The file of guest RAM, mapped shared: a descriptor, which QEMU inherits, or a path. */
   readonly ramFile: number | string
   /** Where the server listens; absent: the unpatched behaviour, which is the baseline. */
@@ -71,16 +74,34 @@ export const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resou
 export const MAX_SMMUS = 4
 /** Numbers of the root buses are so far apart. */
 const BUSES = 64
+/** How long QEMU may take to say its version, ms: it may be in another container. */
+const VERSION_MS = 20_000
 
 /** Name of the root bus of a complex. */
 const rootBus = (complex: number): string => (complex === 0 ? 'pcie.0' : `pcie.${complex}`)
 
-/** Expander bridges with an SMMU in front of each, beside the machine's own (qemu-patches: 0024). */
+const smmuDevice = (complex: number): string[] => [
+  '-device',
+  `arm-smmuv3,id=smmu${complex},primary-bus=${rootBus(complex)},stage=nested`,
+]
+
+/** Expander bridges with an SMMU in front of each (qemu-patches: 0024). */
 const moreSmmus = (smmus: number): string[][] =>
   Array.from({ length: smmus - 1 }, (_, i) => [
     ...['-device', `pxb-pcie,id=${rootBus(i + 1)},bus_nr=${(i + 1) * BUSES}`],
-    ...['-device', `arm-smmuv3,id=smmu${i + 1},primary-bus=${rootBus(i + 1)},stage=nested`],
+    ...smmuDevice(i + 1),
   ])
+
+/**
+ * Whether a QEMU has no SMMU of the machine's own beside those that are devices, as from 10.2 on. One that does not say its version
+ * is taken for an older one.
+ */
+export async function onlySmmuDevices(binary: string): Promise<boolean> {
+  const told = promisify(execFile)(binary, ['--version'], { timeout: VERSION_MS })
+  const { stdout } = await told.catch(() => ({ stdout: '' }))
+  const [, major, minor] = /version (\d+)\.(\d+)/.exec(stdout) ?? []
+  return Number(major) > 10 || (Number(major) === 10 && Number(minor) >= 2)
+}
 
 /** The four devices are dealt out to the root complexes; an expander bridge takes root ports only. */
 const FOUR = ['virtio-blk', 'nvme', 'virtio-net', 'e1000e'] as const
@@ -113,9 +134,10 @@ const agentPort = (socket: string): string[] => [
 export function qemuArguments(options: QemuOptions): string[] {
   const { smmus = 1 } = options
   const ram = typeof options.ramFile === 'number' ? INHERITED_RAM : quote(options.ramFile)
+  const devices = smmus > 1 && options.smmuDevices === true
   const args = [
     ['-nodefaults', '-display', 'none'],
-    ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram'],
+    ['-machine', `virt,${devices ? '' : 'iommu=smmuv3,'}gic-version=3,memory-backend=ram`],
     ['-cpu', 'cortex-a57'],
     // It would reach all memory past the SMMU, and no guest here needs it.
     ['-global', 'fw_cfg_mem.dma_enabled=off'],
@@ -145,7 +167,7 @@ export function qemuArguments(options: QemuOptions): string[] {
     args.push(['-object', object.join(',')], ['-global', 'arm-smmuv3.cosim=/objects/cosim'])
   }
   const at = (name: (typeof FOUR)[number]) => place(name, smmus)
-  args.push(...moreSmmus(smmus))
+  args.push(...(devices ? [smmuDevice(0)] : []), ...moreSmmus(smmus))
   if (options.virtioDisk !== undefined) {
     const { path, serial } = options.virtioDisk
     args.push(

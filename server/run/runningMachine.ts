@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { Session } from '../control/session.ts'
 import { GuestAgent } from '../machine/guestAgent.ts'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
+import { onlySmmuDevices } from '../machine/qemu.ts'
 import { newRunFolder } from '../machine/runs.ts'
 import { Scratch } from '../machine/scratch.ts'
 import { sharedMemoryFault } from '../machine/sharedMemory.ts'
@@ -74,6 +75,8 @@ export class RunningMachine {
       const { seed, size } = options.workload ?? {}
       workload = await Workload.create(scratch.sockets, seed, size, options.devices)
       if (options.successor !== undefined) addSuccessor(workload, files)
+      const { smmus = 1 } = options
+      const several = smmus === 1 ? {} : { smmus, smmuDevices: await onlySmmuDevices(qemu) }
       const started = performance.now()
       const session = await Session.start({
         scratch,
@@ -90,7 +93,7 @@ export class RunningMachine {
           append: options.commandLine(workload),
           memory,
           smp,
-          ...(options.smmus !== undefined && { smmus: options.smmus }),
+          ...several,
           virtioDisk: workload.virtioDisk,
           ...(nvme && { nvmeDisk: workload.nvmeDisk }),
           network: true,

@@ -90,6 +90,28 @@ test.each<[string, string, string, Properties, string]>([
   expect(await masters({ [path]: [model, properties] })).toEqual([{ name, model, why }])
 })
 
+test('SMMUs that are devices are in front of their root buses only', async () => {
+  const board: Objects = {
+    '/machine': ['virt-machine', { iommu: 'none' }],
+    '/machine/pxb': ['pxb-host', { 'bypass-iommu': false }],
+    '/machine/peripheral/port': ['pcie-root-port', { parent_bus: '/machine/pxb/bus' }],
+    '/machine/peripheral/near': ['nvme', at(BEHIND)],
+    '/machine/peripheral/far': ['nvme', at('/machine/peripheral/port/bus')],
+  }
+  const smmu = (bus: string): readonly [string, Properties] => ['arm-smmuv3', at('', { 'primary-bus': bus })]
+  const both = {
+    '/machine/peripheral/smmu0': smmu(BEHIND),
+    '/machine/peripheral-anon/device[0]': smmu('/machine/pxb/bus'),
+  }
+  expect(await masters({ ...board, ...both })).toEqual([])
+  const found = await masters({ ...board, '/machine/peripheral/smmu0': smmu(BEHIND) })
+  expect(found.map(({ name, why }) => `${name}: ${why}`)).toEqual([
+    'port: no SMMU is in front of its bus',
+    'far: no SMMU is in front of its bus',
+  ])
+  expect((await masters(board)).map(({ why }) => why)).toEqual(Array(3).fill('the machine has no SMMU'))
+})
+
 test('below a port of a bus that bypasses it', async () => {
   const found = await masters({
     '/machine/peripheral/far': ['pcie-root-port', at('/machine/pxb/bus')],

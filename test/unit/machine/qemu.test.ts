@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { QemuProcess, qemuArguments } from '../../../server/machine/qemu.ts'
+import { onlySmmuDevices, QemuProcess, qemuArguments } from '../../../server/machine/qemu.ts'
 import { ownFolder } from '../../../server/machine/scratch.ts'
 
 test.each([true, false])('QEMU is started confined, unless nobody wants that (%s)', async sandbox => {
@@ -65,6 +65,46 @@ test.each([
   } finally {
     folder.remove()
   }
+})
+
+test.each([
+  ['QEMU emulator version 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)', false],
+  ['QEMU emulator version 10.2.2 (Debian 1:10.2.2+ds-1)', true],
+  ['QEMU emulator version 11.0.0', true],
+  ['QEMU emulator version 9.2.4', false],
+  ['no version', false],
+])('of several SMMUs, all are devices: %s: %s', async (version, devices) => {
+  const folder = ownFolder(tmpdir(), 'qemu-')
+  try {
+    const binary = join(folder.path, 'qemu')
+    writeFileSync(binary, `#!/bin/sh\n[ "$1" = --version ] && echo '${version}'\n`, { mode: 0o700 })
+    expect(await onlySmmuDevices(binary)).toBe(devices)
+    expect(await onlySmmuDevices(join(folder.path, 'none'))).toBe(false)
+  } finally {
+    folder.remove()
+  }
+})
+
+test.each([
+  [1, false, ['iommu=smmuv3'], []],
+  [1, true, ['iommu=smmuv3'], []],
+  [2, false, ['iommu=smmuv3'], ['smmu1 pcie.1']],
+  [2, true, [], ['smmu0 pcie.0', 'smmu1 pcie.1']],
+])('%i SMMUs, as devices: %s', (smmus, smmuDevices, machine, devices) => {
+  const args = qemuArguments({
+    ...{ binary: 'qemu', sandbox: true, kernel: 'kernel', append: '', memory: '1G', smp: 1, ramFile: 'ram' },
+    ...{ smmus, smmuDevices, network: true, qmpSocket: 'qmp', extra: [] },
+  })
+  expect(args[args.indexOf('-machine') + 1]?.split(',').filter(word => word.startsWith('iommu='))).toEqual(machine)
+  expect(
+    args.flatMap(
+      word =>
+        word
+          .match(/^arm-smmuv3,id=(\w+),primary-bus=([^,]+),stage=nested$/)
+          ?.slice(1)
+          .join(' ') ?? [],
+    ),
+  ).toEqual(devices)
 })
 
 test('devices are dealt out to the root complexes, each of which has its SMMU before it has devices', () => {
