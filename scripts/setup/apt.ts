@@ -5,7 +5,7 @@ import { cachePath, entries, exists, logPath } from './cache.ts'
 import { run, SetupError } from './run.ts'
 
 /** A package archive of its own, next to the machine's: other suite, other architecture, same mirror. */
-export type Suite = 'trixie' | 'trixie-backports' | 'bookworm'
+export type Suite = 'trixie' | 'trixie-backports' | 'bookworm' | 'sid'
 
 const ARCHITECTURE = 'arm64'
 
@@ -48,9 +48,15 @@ export class PrivateApt {
     return this.#fetch(['download', name], dir, '.deb')
   }
 
-  /** Downloads a source package and returns the path of its .dsc. */
-  async source(name: string, dir: string): Promise<string> {
-    return this.#fetch(['source', '--download-only', name], dir, '.dsc')
+  /** The versions of a source package that the suite has, with their epochs: a newer one may not have been built everywhere yet. */
+  async sourceVersions(name: string): Promise<string[]> {
+    const text = await this.#run('apt-cache', ['showsrc', '--only-source', name])
+    return [...text.matchAll(/^Version: (.*)$/gm)].map(match => match[1] ?? '')
+  }
+
+  /** Downloads a version of a source package and returns the path of its .dsc. */
+  async source(name: string, version: string, dir: string): Promise<string> {
+    return this.#fetch(['source', '--download-only', `${name}=${version}`], dir, '.dsc')
   }
 
   /** The value of a field of the newest version of a package. */

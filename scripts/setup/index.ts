@@ -10,13 +10,23 @@ import type { GuestProgram } from './guestPrograms.ts'
 import { ensureInitramfs } from './initramfs.ts'
 import { ensureKernel } from './kernel.ts'
 import type { KernelFiles, SetupOptions } from './options.ts'
-import { ensureQemu, qemuBuild } from './qemu.ts'
+import { ensureQemu, NoSourceError, qemuBuild } from './qemu.ts'
+import { treeVersion } from './qemuTree.ts'
 
-export { KERNEL_SERIES, type KernelFiles, type KernelSeries, type SetupOptions } from './options.ts'
+export {
+  DEFAULT_QEMU,
+  isQemuVersion,
+  KERNEL_SERIES,
+  type KernelFiles,
+  type KernelSeries,
+  QEMU_VERSIONS,
+  type QemuVersion,
+  type SetupOptions,
+} from './options.ts'
 export { ensureBrowser, ensureDebugger, ensureHostPackages, ensureRedis, REDIS } from './packages.ts'
 export { SetupError } from './run.ts'
 export type { GuestProgram }
-export { ensureFirmware, ensureInitramfs, ensureKernel, ensureQemu, qemuBuild }
+export { ensureFirmware, ensureInitramfs, ensureKernel, ensureQemu, NoSourceError, qemuBuild, treeVersion }
 
 export interface SetupResult {
   /** The patched qemu-system-aarch64. */

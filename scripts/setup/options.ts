@@ -8,12 +8,21 @@ export const KERNEL_SERIES = [
 ] as const
 export type KernelSeries = (typeof KERNEL_SERIES)[number]
 
+/** The QEMUs that set-up can fetch and build. */
+export const QEMU_VERSIONS = ['10.0', '10.2'] as const
+export type QemuVersion = (typeof QEMU_VERSIONS)[number]
+export const DEFAULT_QEMU: QemuVersion = '10.0'
+
+export const isQemuVersion = (text: string): text is QemuVersion => (QEMU_VERSIONS as readonly string[]).includes(text)
+
 export interface SetupOptions {
   /** Receives the lines that say what is being done; by default they go to stderr, with a running percentage. */
   progress?: (line: string) => void
   /** Ends set-up early: child processes are killed, the lock is released, nothing half-made is published. */
   signal?: AbortSignal
   kernel?: KernelSeries
+  /** One of QEMU_VERSIONS, a binary with the patches, or a folder with QEMU's source; default: $SMMU_COSIM_QEMU, else 10.0. */
+  qemu?: string
 }
 
 export interface KernelFiles {

@@ -9,10 +9,13 @@ export interface Patch {
   text: string
 }
 
-/** The project's patches in the order of the `series` file; none if there is no such file. */
-export async function readSeries(dir: string): Promise<Patch[]> {
-  const series = await readFile(join(dir, 'series'), 'utf8').catch(() => '')
-  return Promise.all(parseSeries(series).map(async name => ({ name, text: await readFile(join(dir, name), 'utf8') })))
+/**
+ * The patches of a series file in their order.
+ * @param series the file, in `dir`; it names patches from its own folder on, and their names here are from `dir` on
+ */
+export async function readSeries(dir: string, series: string): Promise<Patch[]> {
+  const names = parseSeries(await readFile(join(dir, series), 'utf8')).map(name => join(dirname(series), name))
+  return Promise.all(names.map(async name => ({ name, text: await readFile(join(dir, name), 'utf8') })))
 }
 
 /** The patch names in a series file: one a line, `#` starts a comment. */

@@ -3,8 +3,8 @@
 /** The steps of a cold set-up, in order. A warm one takes none and prints nothing. */
 const STEPS = ['packages', 'qemu-source', 'qemu-build', 'kernel', 'initramfs'] as const
 export type Step = (typeof STEPS)[number]
-/** What a boot does not need. */
-const EXTRAS = ['qemu-series', 'qemu-sanitized', 'firmware'] as const
+/** What most boots do not need. */
+const EXTRAS = ['qemu-own', 'qemu-series', 'qemu-sanitized', 'firmware'] as const
 export type Extra = (typeof EXTRAS)[number]
 
 /** Tells the user what set-up is doing, or the caller, if it asked for the lines. */

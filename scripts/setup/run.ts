@@ -114,6 +114,7 @@ const COMMON_REASONS: [RegExp, string][] = [
     /Temporary failure resolving|Could not (resolve|connect)|Unable to connect|Connection timed out|Network is unreachable/,
     'the package mirror cannot be reached',
   ],
+  [/404 +Not Found/, 'the package mirror lists it, and does not have it (any more)'],
   [/NO_PUBKEY|signatures? (were|was|is|couldn't be) /, 'the package signatures do not check out'],
   [/a terminal is required|a password is required/, 'sudo needs a password and has no terminal to ask'],
 ]

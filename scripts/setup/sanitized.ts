@@ -4,19 +4,9 @@ import { copyFile, mkdir, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { cachePath, contentKey, intact, publish } from './cache.ts'
 import { exclusively } from './lock.ts'
-import type { SetupOptions } from './options.ts'
-import {
-  buildTree,
-  CONFIGURE_FLAGS,
-  compile,
-  configure,
-  ensureQemu,
-  patchTree,
-  QEMU,
-  qemuKey,
-  readRecipe,
-  sourceVersion,
-} from './qemu.ts'
+import { DEFAULT_QEMU, type SetupOptions } from './options.ts'
+import { ensureQemu, sourceVersion } from './qemu.ts'
+import { buildTree, CONFIGURE_FLAGS, compile, configure, patchTree, QEMU, qemuKey, readRecipe } from './qemuBuild.ts'
 
 const FOLDER = 'qemu-sanitized'
 /** Nobody confines it: sanitizers make system calls of their own. */
@@ -24,8 +14,8 @@ const FLAGS = [...CONFIGURE_FLAGS.filter(flag => flag !== '--enable-seccomp'), '
 
 /** Returns its path; builds it if it is not in the cache. The last one that was built is kept. */
 export async function ensureSanitizedQemu(options: SetupOptions = {}): Promise<string> {
-  await ensureQemu(options)
-  const recipe = await readRecipe(await sourceVersion())
+  await ensureQemu({ ...options, qemu: DEFAULT_QEMU })
+  const recipe = await readRecipe(await sourceVersion(DEFAULT_QEMU))
   const published = cachePath(FOLDER, 'published')
   const binary = join(published, contentKey([qemuKey(recipe), ...FLAGS]), QEMU)
   if (await intact(dirname(binary), QEMU)) return binary

@@ -8,23 +8,26 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { cachePath, contentKey, exists, logPath } from './cache.ts'
-import type { SetupOptions } from './index.ts'
 import { type Context, exclusively } from './lock.ts'
+import { isQemuVersion, QEMU_VERSIONS, type QemuVersion, type SetupOptions } from './options.ts'
 import type { Patch } from './patches.ts'
+import { ensureQemu, sourceVersion } from './qemu.ts'
 import {
   type BuildTree,
+  build,
   buildTree,
   CONFIGURE_FLAGS,
   compile,
   configure,
-  ensureQemu,
   PATCH_DIR,
+  PRODUCT,
   patchTree,
   QEMU,
+  qemuKey,
   type Recipe,
   readRecipe,
-  sourceVersion,
-} from './qemu.ts'
+  sourceDir,
+} from './qemuBuild.ts'
 import { run, SetupError } from './run.ts'
 
 const QTEST = 'smmu-cosim-test'
@@ -36,33 +39,42 @@ type Msgpack = (typeof MSGPACK)[number]
 /** Without the option that only a part of the series knows. */
 const FLAGS = [...CONFIGURE_FLAGS.filter(flag => !/-(msgpack|werror)$/.test(flag)), '--enable-werror']
 
+/** How much is built: a tree after each patch, with and without msgpack-c, or nothing but the product, with all patches. */
+export type Thoroughness = 'each' | 'whole'
+
 /** Fails with the name of the patch and what was wrong with it. What passed once is not tried again. */
-export async function checkSeries(options: SetupOptions = {}): Promise<void> {
-  await ensureQemu(options)
-  const recipe = await readRecipe(await sourceVersion())
+export async function checkSeries(
+  qemu: QemuVersion,
+  thoroughness: Thoroughness,
+  options: SetupOptions = {},
+): Promise<void> {
+  await ensureQemu({ ...options, qemu })
+  const recipe = await readRecipe(await sourceVersion(qemu))
   const passed = await Passed.open()
-  if (todo(recipe).every(key => passed.has(key))) return
+  const builds = thoroughness === 'each' ? eachKey(recipe) : [testKey(recipe)]
+  const keys = [...recipe.patches.map(patch => styleKey(recipe, patch)), ...builds]
+  if (keys.every(key => passed.has(key))) return
   await exclusively(options, async context => {
-    await context.progress.step('qemu-series', 'checking qemu-patches', async () => {
+    await context.progress.step('qemu-series', `checking qemu-patches for QEMU ${qemu}`, async () => {
       await checkStyle(recipe, passed, context)
+      if (thoroughness === 'whole') return checkProduct(recipe, passed, context)
       for (const msgpack of MSGPACK) await checkBuilds(recipe, msgpack, passed, context)
     })
   })
 }
 
-/** The keys of all that has to pass. */
-function todo(recipe: Recipe): string[] {
-  return recipe.patches.flatMap((patch, index) => [
-    styleKey(recipe, patch),
-    ...MSGPACK.map(msgpack => buildKey(recipe, index + 1, msgpack)),
-  ])
-}
+/** The keys of all builds that have to pass. */
+const eachKey = (recipe: Recipe): string[] =>
+  recipe.patches.flatMap((_, index) => MSGPACK.map(msgpack => buildKey(recipe, index + 1, msgpack)))
 
 const styleKey = ({ version }: Recipe, { text }: Patch): string => contentKey(['style', version, text])
 
 /** For the first `count` patches. */
 const buildKey = ({ version, host, devices, patches }: Recipe, count: number, msgpack: Msgpack): string =>
   contentKey(['build', version, host, devices, msgpack, ...patches.slice(0, count).map(({ text }) => text)])
+
+/** For QEMU's own test on the product. */
+const testKey = (recipe: Recipe): string => contentKey(['test', qemuKey(recipe)])
 
 /** The keys of what has passed, in a file. */
 class Passed {
@@ -93,12 +105,19 @@ async function checkStyle(recipe: Recipe, passed: Passed, { signal, scratch }: C
   for (const patch of patches) {
     const key = styleKey(recipe, patch)
     if (passed.has(key)) continue
-    const script = join(cachePath('qemu-source', version), 'scripts/checkpatch.pl')
+    const script = join(sourceDir(version), 'scripts/checkpatch.pl')
     const options = { step: `checkpatch of qemu-patches/${patch.name}`, log: logPath('qemu-series'), signal }
     // It fails for warnings, too.
     await run('perl', [script, '--no-color', join(PATCH_DIR, patch.name)], { ...options, cwd: scratch })
     await passed.add(key)
   }
+}
+
+async function checkProduct(recipe: Recipe, passed: Passed, context: Context): Promise<void> {
+  const at = await buildTree(...PRODUCT, recipe.version, context)
+  await build(at, recipe, context)
+  await ownTest(at, context)
+  await passed.add(testKey(recipe))
 }
 
 async function checkBuilds(recipe: Recipe, msgpack: Msgpack, passed: Passed, context: Context): Promise<void> {
@@ -147,8 +166,12 @@ async function ownTest(at: BuildTree, { progress }: Context): Promise<void> {
 }
 
 if (import.meta.main) {
+  const given = process.argv.slice(2)
   try {
-    await checkSeries()
+    for (const qemu of given.length > 0 ? given : QEMU_VERSIONS) {
+      if (!isQemuVersion(qemu)) throw new SetupError(`${qemu}: expected ${QEMU_VERSIONS.join(' or ')}`)
+      await checkSeries(qemu, 'each')
+    }
   } catch (error) {
     if (!(error instanceof SetupError)) throw error
     console.error(`smmu-cosim: ${error.message}`)

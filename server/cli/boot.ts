@@ -20,7 +20,7 @@ import { blockOptions, blocksProblem, powerOptions, powerProblem } from '../poli
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
-import { isSeries, kernelArgs, type MachineFiles, machineFiles, type WantedFiles } from '../run/files.ts'
+import { isSeries, kernelArgs, type MachineFiles, machineFiles, qemuPath, type WantedFiles } from '../run/files.ts'
 import { gdbSymbols, KernelPlace } from '../run/gdbSymbols.ts'
 import { acpiReport } from '../run/iort.ts'
 import { isolationViolation, notJudged } from '../run/isolation.ts'
@@ -112,7 +112,7 @@ function namedFiles(options: BootOptions): Named {
       symbols,
       initrd,
       ...(typeof firmware === 'string' ? [firmware] : []),
-      qemu,
+      qemuPath(qemu),
       options.share?.path,
       ...faults,
     ],
@@ -389,6 +389,7 @@ async function watch(
     ...(options.quirk.length > 0 && !options.baseline && { quirks: options.quirk }),
     ...(!options.baseline && { ...blockOptions(options), ...powerOptions(options) }),
     kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
+    ...(session.hello && { qemu: session.hello.qemuVersion }),
     wallMs: Math.round(performance.now() - started),
     bootMs,
     traps: session.counters?.traps() ?? null,

@@ -2,6 +2,7 @@
 /** The options of `boot` and `dev`. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums, MAX_FRAMES } from '../../protocol/messages.ts'
+import { DEFAULT_QEMU, QEMU_VERSIONS } from '../../scripts/setup/index.ts'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
 import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
 import { MAX_COMMAND } from '../machine/guestAgent.ts'
@@ -26,7 +27,7 @@ import { SUCCESSORS, type SuccessorStart } from '../run/successor.ts'
 import { SYMBOL_FILES } from '../trace/symbols.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
-import { faultNames, folder, inputFile, outputFile, sharedFolder } from './paths.ts'
+import { faultNames, folder, inputFile, outputFile, qemuSource, sharedFolder, whichQemu } from './paths.ts'
 import { noTypeCheck } from './policyCheck.ts'
 
 /** What `boot` was asked for; every field is an option of the command line. */
@@ -54,6 +55,7 @@ export interface BootOptions {
   readonly initrd?: string
   /** Debian's, or a file. */
   readonly firmware?: true | string
+  /** A version of QEMU, a binary, or a folder with source. */
   readonly qemu?: string
   readonly append?: string
   readonly memory: string
@@ -137,9 +139,26 @@ export const noSandbox = (): Option =>
 
 /** Of every command that starts machines. */
 export const qemuOption = (): Option =>
-  new Option('--qemu <file>', 'a qemu-system-aarch64 with the patches, built elsewhere')
-    .argParser(inputFile)
+  new Option(
+    '--qemu <version|file>',
+    `${QEMU_VERSIONS.join(' or ')}, which set-up fetches and builds, or a qemu-system-aarch64 with the patches, built elsewhere (default: ${DEFAULT_QEMU})`,
+  )
+    .argParser(whichQemu)
     .env('SMMU_COSIM_QEMU')
+
+/** Another way to say `--qemu`. */
+class QemuSourceOption extends Option {
+  override attributeName(): string {
+    return 'qemu'
+  }
+}
+
+/** Of every command that starts machines. */
+export const qemuSourceOption = (): Option =>
+  new QemuSourceOption(
+    '--qemu-source <dir>',
+    'a source tree of QEMU: a copy of it is built with the patches for its version on top',
+  ).argParser(qemuSource)
 
 /** Of every command that starts machines. */
 export const ramDirOption = (): Option =>
@@ -257,6 +276,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
       inputFile,
     )
     .addOption(qemuOption())
+    .addOption(qemuSourceOption())
     .addOption(appendOption())
     .addOption(memoryOption())
     .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)

@@ -14,7 +14,7 @@ import type { DeviceName } from '../machine/devices.ts'
 import { newRunFolder } from '../machine/runs.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
-import { isSeries, KERNELS } from '../run/files.ts'
+import { builtQemu, isSeries, KERNELS } from '../run/files.ts'
 import type { JobMachine } from '../sessions/agentMachine.ts'
 import { type Runner, runJobs, sessionsHere } from '../sessions/campaign.ts'
 import {
@@ -37,6 +37,7 @@ import {
   noSandbox,
   qemuArgOption,
   qemuOption,
+  qemuSourceOption,
   ramDirOption,
   transportOption,
 } from './bootOptions.ts'
@@ -116,6 +117,7 @@ const runOptions = (command: Command): Command =>
     .addOption(transportOption())
     .addOption(noSandbox())
     .addOption(qemuOption())
+    .addOption(qemuSourceOption())
 
 /** Adds the commands that run sessions. */
 export function faultsRunCommands(faults: Command): void {
@@ -211,10 +213,11 @@ async function start(
   const { path: folder } = newRunFolder(say)
   const where = connection === undefined ? `${options.jobs} at a time` : 'on workers'
   say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${where}`)
+  const { qemu } = await builtQemu(options, signal)
   const runner =
     connection === undefined
-      ? sessionsHere({ ...options, folder, say })
-      : await onWorkers(connection, campaign, folder, options.qemu)
+      ? sessionsHere({ ...options, ...(qemu !== undefined && { qemu }), folder, say })
+      : await onWorkers(connection, campaign, folder, qemu)
   const begun = performance.now()
   let ran = 0
   try {

@@ -10,7 +10,7 @@ import { newRunFolder } from '../machine/runs.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { POLICY_NAMES, policyFile } from '../policy/load.ts'
 import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
-import { isSeries, KERNELS, machineFiles } from '../run/files.ts'
+import { builtQemu, isSeries, KERNELS, machineFiles } from '../run/files.ts'
 import { checkSizes, DEFAULTS } from '../run/options.ts'
 import { onThisMachine, type Runner, runJobs } from '../sessions/campaign.ts'
 import {
@@ -46,6 +46,7 @@ import {
   noSandbox,
   qemuArgOption,
   qemuOption,
+  qemuSourceOption,
   ramDirOption,
   transportOption,
 } from './bootOptions.ts'
@@ -181,6 +182,7 @@ export function matrixCommand(program: Command): void {
     .addOption(transportOption())
     .addOption(noSandbox())
     .addOption(qemuOption())
+    .addOption(qemuSourceOption())
     .option('--resume [id]', 'go on with an interrupted matrix, by default the newest', id)
     .action((options: MatrixOptions) => act(signal => start(options, signal)))
   matrix
@@ -254,15 +256,16 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
   }
   const database = new MatrixDatabase(options.database)
   const matrix = options.resume === undefined ? begin(database, kernels, options) : resumed(database, kernels, options)
-  if (connection === undefined) await setUp(matrix, options, signal)
+  const own = { ...options, ...(await builtQemu(options, signal)) }
+  if (connection === undefined) await setUp(matrix, own, signal)
   const left = database.remaining(matrix).length
   const where = connection === undefined ? `${options.jobs} at a time` : 'on workers'
   say(`matrix ${matrix.id}: ${left} of ${matrix.plan.length} cells, ${where}`)
   const begun = performance.now()
   const runner =
     connection === undefined
-      ? onThisMachine(options.jobs, (cell: Cell, either) => runCell(cell, ownWords(options), either))
-      : await onWorkers(connection, matrix, options.qemu)
+      ? onThisMachine(options.jobs, (cell: Cell, either) => runCell(cell, ownWords(own), either))
+      : await onWorkers(connection, matrix, own.qemu)
   try {
     await runJobs(database, matrix, runner, signal, (cell, { verdict, message, ms }, count, total) => {
       const why = verdict === 'ok' ? '' : `: ${message}`

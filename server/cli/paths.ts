@@ -3,6 +3,7 @@
 import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
+import { isQemuVersion, QEMU_VERSIONS, treeVersion } from '../../scripts/setup/index.ts'
 import { entryNamed, isFile } from '../faults/catalogue.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
 import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
@@ -62,6 +63,24 @@ export function folder(path: string): string {
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true)
     throw new InvalidArgumentError('no such folder')
   return path
+}
+
+/** One of the versions of QEMU that set-up knows, a binary, or a source tree. @throws InvalidArgumentError */
+export function whichQemu(text: string): string {
+  if (isQemuVersion(text)) return text
+  if (!existsSync(text)) throw new InvalidArgumentError(`no such file; set-up knows ${QEMU_VERSIONS.join(' and ')}`)
+  return statSync(text).isDirectory() ? qemuSource(text) : resolve(inputFile(text))
+}
+
+/** A source tree of a QEMU that there are patches for. @throws InvalidArgumentError */
+export function qemuSource(path: string): string {
+  folder(path)
+  try {
+    treeVersion(path)
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+  return resolve(path)
 }
 
 /** A folder for the guest, with `:rw` behind it for one that it may write to. @throws InvalidArgumentError */

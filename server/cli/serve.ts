@@ -6,10 +6,11 @@ import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../api/schemas/request.ts'
 import { startServer } from '../api/server.ts'
 import type { QueueWatch } from '../fleet/watch.ts'
+import { qemuPath } from '../run/files.ts'
 import { ramFolder } from '../run/options.ts'
 import { defaultDatabase } from '../sessions/database.ts'
 import type { Transport } from '../trap/messages.ts'
-import { noSandbox, qemuOption, ramDirOption, transportOption } from './bootOptions.ts'
+import { noSandbox, qemuOption, qemuSourceOption, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
 import { folder, inputFile } from './paths.ts'
@@ -54,6 +55,7 @@ export function serveCommand(program: Command): void {
     .option('--policy <file>', 'a policy of your own, offered to start machines with', inputFile)
     .option('--images <folder>', 'kernels and initramfs of your own, offered by name to start machines with', folder)
     .addOption(qemuOption())
+    .addOption(qemuSourceOption())
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())
@@ -67,7 +69,7 @@ export function serveCommand(program: Command): void {
         // The database of campaigns is beside the folder of runs; Node's permissions do not hold what SQLite does.
         const { queuePasswordFile, queueCa, queueCert, queueKey } = options
         const files = [queuePasswordFile, queueCa, queueCert, queueKey]
-        const read = [policyFolder(policy), images, qemu, dirname(defaultDatabase()), ...files]
+        const read = [policyFolder(policy), images, qemuPath(qemu), dirname(defaultDatabase()), ...files]
         await confine(sandbox, { read, write: [ramFolder(ramDir)] }, signal)
         await serve(options, signal)
       } catch (error) {

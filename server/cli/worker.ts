@@ -5,7 +5,7 @@ import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
 import type { OwnOptions } from '../fleet/own.ts'
-import { isSeries } from '../run/files.ts'
+import { builtQemu, isSeries } from '../run/files.ts'
 import { checkMemory } from '../sessions/memoryLimit.ts'
 import type { Transport } from '../trap/messages.ts'
 import {
@@ -14,6 +14,7 @@ import {
   noSandbox,
   qemuArgOption,
   qemuOption,
+  qemuSourceOption,
   ramDirOption,
   transportOption,
 } from './bootOptions.ts'
@@ -88,6 +89,7 @@ export function workerCommand(program: Command): void {
     .addOption(transportOption())
     .addOption(noSandbox())
     .addOption(qemuOption())
+    .addOption(qemuSourceOption())
     .action((options: WorkerCommandOptions) => act(signal => work(options, signal)))
 }
 
@@ -99,7 +101,7 @@ async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise
     kernels: kernel.filter(word => !isSeries(word)).map(word => resolve(word)),
     ...(modules !== undefined && { modules: resolve(modules) }),
     ...(initrd !== undefined && { initrd: resolve(initrd) }),
-    ...(qemu !== undefined && { qemu: resolve(qemu) }),
+    ...(await builtQemu({ ...(qemu !== undefined && { qemu }) }, signal)),
     ...{ qemuArgs: qemuArg, ramDir, transport, sandbox },
   }
   for (const kernel of own.kernels)

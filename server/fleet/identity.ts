@@ -62,7 +62,7 @@ export async function machineIdentity(
 ): Promise<Identity> {
   return {
     source: await sourceIdentity(),
-    qemu: await qemuBuild(qemu ?? (await ensureQemu({ signal }))),
+    qemu: await qemuBuild(await ensureQemu({ ...(qemu !== undefined && { qemu }), signal })),
     kernel: await kernelIdentity(kernel, modules, signal),
     ...(initrd !== undefined && { initrd: await digest(initrd) }),
   }

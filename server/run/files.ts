@@ -6,6 +6,7 @@ import {
   ensureKernel,
   ensureQemu,
   type GuestProgram,
+  isQemuVersion,
   KERNEL_SERIES,
   type KernelSeries,
   type SetupOptions,
@@ -20,6 +21,18 @@ export const KERNELS = KERNEL_SERIES
 const SHARE_MODULES = ['9p', '9pnet_virtio']
 
 export const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly string[]).includes(text)
+
+/** The file or folder that a QEMU was given as; undefined: it was not, or as a version of Debian's. */
+export const qemuPath = (qemu: string | undefined): string | undefined =>
+  qemu !== undefined && isQemuVersion(qemu) ? undefined : qemu
+
+/** A QEMU that was given as a version or as source, built once for many machines: a tree of the user's own may change while they run. */
+export async function builtQemu(
+  { qemu }: { readonly qemu?: string },
+  signal: AbortSignal,
+): Promise<{ readonly qemu?: string }> {
+  return qemu === undefined ? {} : { qemu: await ensureQemu({ qemu, signal }) }
+}
 
 /** A kernel that is booted. */
 export interface KernelFile {
@@ -48,6 +61,7 @@ export interface WantedFiles {
   /** Folder with the modules of a kernel of one's own; absent: they are looked for beside it. */
   readonly modules?: string
   readonly initrd?: string
+  /** A version that set-up knows, a binary with the patches, or a folder with QEMU's source. */
   readonly qemu?: string
   /** UEFI that starts the kernel: Debian's, or a file. */
   readonly firmware?: true | string
@@ -68,7 +82,7 @@ export interface WantedFiles {
 /** Fetches and builds what is missing. */
 export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions, 'kernel'>): Promise<MachineFiles> {
   const { kernel: name } = wanted
-  const qemu = wanted.qemu ?? (await ensureQemu(setup))
+  const qemu = await ensureQemu({ ...setup, ...(wanted.qemu !== undefined && { qemu: wanted.qemu }) })
   const { version, image, modules, pageSize, vmlinux } = isSeries(name)
     ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: undefined, vmlinux: undefined }
     : await own(wanted)

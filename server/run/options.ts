@@ -7,7 +7,7 @@ import type { RamPool } from '../machine/guestRam.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
 import { parseSize } from '../machine/scratch.ts'
 import type { Workload, WorkloadSize } from '../machine/workload.ts'
-import { isSeries, KERNELS } from './files.ts'
+import { isSeries, KERNELS, qemuPath } from './files.ts'
 import type { SuccessorStart } from './successor.ts'
 
 /** Defaults. Sizes in QEMU's notation. */
@@ -108,7 +108,7 @@ export function checkFiles(files: { readonly kernel: string; readonly initrd?: s
   for (const [option, file] of [
     ['--kernel', isSeries(kernel) ? undefined : kernel],
     ['--initrd', initrd],
-    ['--qemu', qemu],
+    ['--qemu', qemuPath(qemu)],
   ]) {
     if (file === undefined) continue
     try {

@@ -53,6 +53,8 @@ export interface Report {
   /** Prefix of the series, for the policy `pkvm`. */
   readonly until?: string
   readonly kernel: string
+  /** Version of QEMU; absent for a baseline run. */
+  readonly qemu?: string
   /** Start of the machine until its end, ms. */
   readonly wallMs: number
   /** Start of QEMU until the guest's userspace, ms; null when it never got there. */

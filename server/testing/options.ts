@@ -83,11 +83,7 @@ export async function plan(options: MachineOptions, signal: AbortSignal): Promis
     if (!DEVICES.includes(name)) throw new Error(`no device "${name}": there are ${DEVICES.join(', ')}`)
   const ours = POLICY_NAMES.includes(policy)
   const faults = await faultPlan(options.faults, seed, { policy, until, translate }, signal)
-  const { SMMU_COSIM_QEMU: qemu } = process.env
-  const files = await machineFiles(
-    { kernel, agent: true, ...(modules !== undefined && { modules }), ...(qemu !== undefined && { qemu }) },
-    { signal },
-  )
+  const files = await machineFiles({ kernel, agent: true, ...(modules !== undefined && { modules }) }, { signal })
   const append = [
     `cosim.devices=virtio-blk cosim.patience=${PATIENCE_S}`,
     // So that a hostile host's user space can write to the SMMU, whose frame its driver has.

@@ -7,6 +7,7 @@ import { DEVICE_NAMES } from '../../server/machine/devices.ts'
 import { PLUGGABLE_NAMES } from '../../server/machine/hotplug.ts'
 import type { Report } from '../../server/run/runReport.ts'
 import type { StreamReport } from '../../server/trap/sections.ts'
+import { present } from '../versions.ts'
 import { cosim } from './cli.ts'
 
 function expectOk(report: Report | undefined, said: string): asserts report is Report {
@@ -55,6 +56,22 @@ test('two SMMUs, four devices, all at a time', async () => {
   expect(report.timed).toEqual([expect.objectContaining({ name: 'parallel', count: 4000 })])
   expect(report.oracle?.violations).toEqual([])
 })
+
+/** ms: QEMU is built first. */
+const BUILD_MS = 1_800_000
+
+test(
+  'QEMU 10.2, whose SMMUs are all devices when there are several',
+  async context => {
+    await present('10.2', context)
+    const { report, said } = await cosim(['boot', '--quiet', '--qemu', '10.2', '--smmus', '2', '--oracle'])
+    expectOk(report, said)
+    expect(report.qemu).toMatch(/^10\.2\./)
+    expect(new Set(streams(report).map(({ smmu }) => smmu))).toEqual(new Set([0, 1]))
+    expect(report.oracle?.violations).toEqual([])
+  },
+  BUILD_MS,
+)
 
 test('UEFI with ACPI: the carve-out is left alone, and the IORT is the machine’s', async () => {
   const { report, said } = await cosim(['boot', '--quiet', '--firmware'])

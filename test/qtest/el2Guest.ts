@@ -74,7 +74,7 @@ export class El2Guest {
         scratch,
         runFolder: folder.path,
         machine: {
-          binary: process.env.SMMU_COSIM_QEMU ?? (await ensureQemu()),
+          binary: await ensureQemu(),
           kernel: await ensureBareGuest(),
           sandbox: true,
           append: '',

@@ -26,7 +26,7 @@ async function run(policy: string) {
       scratch,
       runFolder: folder.path,
       machine: {
-        binary: process.env.SMMU_COSIM_QEMU ?? (await ensureQemu()),
+        binary: await ensureQemu(),
         kernel: await ensureBareDriver(HYPERVISOR),
         sandbox: true,
         append: '',

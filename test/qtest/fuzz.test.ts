@@ -11,10 +11,11 @@ import { corpus, fuzzTarget } from '../fuzz/run.ts'
 const given = process.env.SMMU_COSIM_QEMU
 beforeAll(async () => {
   // Not the one with sanitizers, which takes long to build.
-  process.env.SMMU_COSIM_QEMU ??= await ensureQemu()
+  process.env.SMMU_COSIM_QEMU = await ensureQemu()
 })
 afterAll(() => {
   if (given === undefined) delete process.env.SMMU_COSIM_QEMU
+  else process.env.SMMU_COSIM_QEMU = given
 })
 
 test.each([

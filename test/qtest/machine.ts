@@ -114,7 +114,7 @@ export class QtestMachine {
     this.#child = spawn(
       'setpriv',
       [
-        ['--pdeathsig', 'KILL', binary ?? process.env.SMMU_COSIM_QEMU ?? (await ensureQemu())],
+        ['--pdeathsig', 'KILL', binary ?? (await ensureQemu())],
         ['-nodefaults', '-display', 'none', '-accel', accel, '-qtest', `unix:${path},server=on,wait=off`],
         ['-machine', 'virt,iommu=smmuv3,gic-version=3,memory-backend=ram', '-cpu', 'cortex-a57', '-m', `${memoryMiB}M`],
         ['-qmp', `unix:${this.#qmp},server=on,wait=off`],

@@ -43,7 +43,7 @@ async function start(mapped: boolean, restore?: SavedMachine, binary?: string): 
     runFolder: folder,
     ...(restore && { restore }),
     machine: {
-      binary: binary ?? process.env.SMMU_COSIM_QEMU ?? (await ensureQemu()),
+      binary: binary ?? (await ensureQemu()),
       kernel,
       append: '',
       memory: '256M',
@@ -67,7 +67,7 @@ const word = (fd: number) => {
 }
 
 test('a QEMU whose RAM is another file is not served', async () => {
-  const real = process.env.SMMU_COSIM_QEMU ?? (await ensureQemu())
+  const real = await ensureQemu()
   const other = join(folder, 'other')
   const binary = join(folder, 'qemu')
   writeFileSync(binary, `#!/bin/sh\ntruncate -s 256M ${other}\nexec ${real} "$@" 3<>${other}\n`, { mode: 0o700 })

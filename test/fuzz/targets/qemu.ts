@@ -9,6 +9,7 @@ import { FrameReader } from '../../../protocol/framing.ts'
 import { Decoder, Id, type MessageFromQemu, type Translate } from '../../../protocol/generated/messages.ts'
 import { messageList } from '../../../protocol/generator/wire.ts'
 import { enums, type Message } from '../../../protocol/messages.ts'
+import { ensureQemu } from '../../../scripts/setup/index.ts'
 import { ensureSanitizedQemu } from '../../../scripts/setup/sanitized.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { EDU_ARGS, EDU_SID, Edu } from '../../qtest/edu.ts'
@@ -401,7 +402,7 @@ class Run {
     this.#server = await HostileServer.listen(this.#machine.socket, this.#rings)
     Object.assign(process.env, SANITIZERS)
     await this.#machine.start({
-      binary: process.env.SMMU_COSIM_QEMU ?? (await ensureSanitizedQemu()),
+      binary: process.env.SMMU_COSIM_QEMU === undefined ? await ensureSanitizedQemu() : await ensureQemu(),
       properties: ['carveout=4M', `reply-timeout-ms=${REPLY_MS}`, `reconnect-ms=${RECONNECT_MS}`],
       args: [...EDU_ARGS, '-qtest-log', '/dev/null'],
       memoryMiB: MEMORY_MIB,

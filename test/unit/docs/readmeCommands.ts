@@ -13,7 +13,7 @@ interface AsItStands {
 export type Run =
   /** By readme.test.ts beside this. */
   | (AsItStands & { readonly here: true })
-  /** By another test with these words, some of them with others. `qemu`: what stands in the command line of QEMU; absent: it starts none. */
+  /** By another test with these words, some of them with others. `qemu`: what stands in the command line of QEMU; absent: it starts none, or one that it names. */
   | (AsItStands & {
       readonly by: string
       readonly words: readonly string[]
@@ -78,6 +78,7 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
   },
   'boot --firmware': { by: 'test/boot/machine.test.ts', words: ['boot', '--firmware'], qemu: ['-bios'] },
   'boot --smmus 2': { by: 'test/boot/machine.test.ts', words: ['boot', '--smmus'], qemu: [/^arm-smmuv3,id=smmu1,/] },
+  'boot --qemu 10.2': { by: 'test/boot/machine.test.ts', words: ['boot', '--qemu', '10.2'] },
   'boot --call-stacks': { by: 'test/boot/gdb.test.ts', words: ['--call-stacks'], qemu: [/^smmu-cosim,/] },
   'boot --gdb --dashboard': {
     by: 'test/boot/gdb.test.ts',

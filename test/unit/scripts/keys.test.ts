@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from 'vitest'
 import { contentKey } from '../../../scripts/setup/cache.ts'
-import { configurationKey, qemuKey } from '../../../scripts/setup/qemu.ts'
+import { configurationKey, matchingSeries, qemuKey } from '../../../scripts/setup/qemuBuild.ts'
 
 test('a content key depends on the parts, their order and where one ends', () => {
   const keys = [['a', 'b'], ['b', 'a'], ['ab'], ['ab', ''], ['a', 'b', '']].map(parts => contentKey(parts))
@@ -31,4 +31,18 @@ test('a build folder is configured anew where it moved, for another host, device
   for (const change of [{ host: 'x64 ID=debian VERSION_ID=13' }, { devices: '' }])
     expect(configurationKey({ ...recipe, ...change }, '/cache/build', ['--enable-tcg'])).not.toBe(key)
   expect(configurationKey({ ...recipe, patches: [] }, '/cache/build', ['--enable-tcg'])).toBe(key)
+})
+
+test.each([
+  ['10.0.13+ds-0+deb13u1', '10.0'],
+  ['1:10.0.13', '10.0'],
+  ['10.1.2', '10.0'],
+  ['10.2.0', '10.2'],
+  ['10.2.2+ds-1', '10.2'],
+  ['10.12.0', '10.2'],
+  ['11.0.50', '10.2'],
+  ['9.2.4', undefined],
+  ['next', undefined],
+])('QEMU %s: the newest series that is not newer is %s', (version, series) => {
+  expect(matchingSeries(version)).toBe(series)
 })
