@@ -7,8 +7,16 @@ import type { FaultPlan } from '../faults/rule.ts'
 import { inOrder } from '../machine/devices.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
-import { blockOptions, blocksProblem, checkQuirks, powerOptions, powerProblem } from '../policy/policy.ts'
-import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS } from '../run/el2.ts'
+import {
+  blockOptions,
+  blocksProblem,
+  checkQuirks,
+  powerOptions,
+  powerProblem,
+  stage2Options,
+  stage2Problem,
+} from '../policy/policy.ts'
+import { EL2_COMMAND_LINE, EL2_KERNEL, el2QemuArgs } from '../run/el2.ts'
 import { type KernelFile, kernelArgs, machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
@@ -49,7 +57,10 @@ function checkedPolicy(options: StartOptions, { policyFile }: LaunchDefaults): s
     throw new Problem(422, words(error))
   }
   const builtIn = policy !== OWN_POLICY
-  const problem = blocksProblem(policy, builtIn, options) ?? powerProblem(policy, builtIn, options)
+  const problem =
+    blocksProblem(policy, builtIn, options) ??
+    powerProblem(policy, builtIn, options) ??
+    stage2Problem(policy, builtIn, options.el2 === 'pkvm', options)
   if (problem !== undefined) throw new Problem(422, problem)
   if (policy !== OWN_POLICY) {
     checkChoices(policy, options)
@@ -132,7 +143,7 @@ export async function launch(
       ...(progress && { say: progress }),
       commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
       nvme: options.nvme ?? true,
-      qemuArgs: [...kernelArgs(files.kernel), ...(el2 ? EL2_QEMU_ARGS : [])],
+      qemuArgs: [...kernelArgs(files.kernel), ...(el2 ? el2QemuArgs(options.stage2 === 'shared') : [])],
       policy: {
         name: policy,
         options: {
@@ -142,6 +153,7 @@ export async function launch(
           ats: options.ats ?? false,
           ...blockOptions(options),
           ...powerOptions(options),
+          ...stage2Options(options),
           quirks: options.quirks ?? [],
         },
         panicOnWarn: options.panicOnWarn ?? false,

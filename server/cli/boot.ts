@@ -16,9 +16,16 @@ import { runsLimit } from '../machine/runs.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { loadPolicy, POLICY_NAMES, type PolicyModule, policyFile } from '../policy/load.ts'
-import { blockOptions, blocksProblem, powerOptions, powerProblem } from '../policy/policy.ts'
+import {
+  blockOptions,
+  blocksProblem,
+  powerOptions,
+  powerProblem,
+  stage2Options,
+  stage2Problem,
+} from '../policy/policy.ts'
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
-import { EL2_COMMAND_LINE, EL2_KERNEL, EL2_QEMU_ARGS, el2Failure } from '../run/el2.ts'
+import { EL2_COMMAND_LINE, EL2_KERNEL, el2Failure, el2QemuArgs } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
 import { isSeries, kernelArgs, type MachineFiles, machineFiles, qemuPath, type WantedFiles } from '../run/files.ts'
 import { gdbSymbols, KernelPlace } from '../run/gdbSymbols.ts'
@@ -120,11 +127,16 @@ function namedFiles(options: BootOptions): Named {
   }
 }
 
-/** @throws Error when `--blocks`, `--bbm` and `--power` say nothing */
-export function checkStage2(options: Pick<BootOptions, 'policy' | 'el2' | 'blocks' | 'bbm' | 'power'>): void {
+type Stage2Choices = 'policy' | 'until' | 'el2' | 'blocks' | 'bbm' | 'power' | 'ats' | 'stage2' | 'populate'
+
+/** @throws Error when `--blocks`, `--bbm`, `--power`, `--stage2` and `--populate` say nothing, or do not fit each other */
+export function checkStage2(options: Pick<BootOptions, Stage2Choices>): void {
   const policy = policyOf(options)
   const builtIn = POLICY_NAMES.includes(policy)
-  const problem = blocksProblem(policy, builtIn, options) ?? powerProblem(policy, builtIn, options)
+  const problem =
+    blocksProblem(policy, builtIn, options) ??
+    powerProblem(policy, builtIn, options) ??
+    stage2Problem(policy, builtIn, options.el2 === 'pkvm', options)
   if (problem !== undefined) throw new Error(`--${problem.replace('with ', 'with --')}`)
 }
 
@@ -266,7 +278,11 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     ...(options.kexec !== undefined && { successor: options.kexec }),
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
     ...(options.gdb !== undefined && { gdb: options.gdb === true ? {} : { port: options.gdb } }),
-    qemuArgs: [...(reboots > 0 ? [] : ['-no-reboot']), ...(el2 === 'none' ? [] : EL2_QEMU_ARGS), ...qemuArg],
+    qemuArgs: [
+      ...(reboots > 0 ? [] : ['-no-reboot']),
+      ...(el2 === 'none' ? [] : el2QemuArgs(options.stage2 === 'shared')),
+      ...qemuArg,
+    ],
     ...(!options.baseline && {
       policy: {
         name: policyOf(options),
@@ -277,6 +293,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
           ats: options.ats === true,
           ...blockOptions(options),
           ...powerOptions(options),
+          ...stage2Options(options),
           quirks: options.quirk,
         },
         panicOnWarn: options.panicOnWarn === true,
@@ -387,7 +404,7 @@ async function watch(
     ...failure,
     policy: options.baseline ? 'baseline' : policyOf(options),
     ...(options.quirk.length > 0 && !options.baseline && { quirks: options.quirk }),
-    ...(!options.baseline && { ...blockOptions(options), ...powerOptions(options) }),
+    ...(!options.baseline && { ...blockOptions(options), ...powerOptions(options), ...stage2Options(options) }),
     kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
     ...(session.hello && { qemu: session.hello.qemuVersion }),
     wallMs: Math.round(performance.now() - started),

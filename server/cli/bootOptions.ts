@@ -14,10 +14,14 @@ import {
   BBM_LEVELS,
   type BbmLevel,
   GRANULES,
+  POPULATE_MODES,
   POWER_MODES,
+  type PopulateMode,
   type PowerMode,
   SERIES_STEPS,
   type SeriesStep,
+  STAGE2_MODES,
+  type Stage2Mode,
 } from '../policy/policy.ts'
 import { EL2_KERNEL, EL2_MODES, type El2Mode } from '../run/el2.ts'
 import { KERNELS } from '../run/files.ts'
@@ -38,6 +42,8 @@ export interface BootOptions {
   readonly blocks?: boolean
   readonly bbm?: BbmLevel
   readonly power?: PowerMode
+  readonly stage2?: Stage2Mode
+  readonly populate?: PopulateMode
   readonly requireIsolation?: boolean
   readonly ats?: boolean
   /** Of the policy. */
@@ -121,6 +127,8 @@ export const OF_THE_SERVER: readonly string[] = [
   'blocks',
   'bbm',
   'power',
+  'stage2',
+  'populate',
   'panicOnWarn',
   'oracle',
   'faithful',
@@ -230,6 +238,18 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .addOption(blocksOption())
     .addOption(bbmOption())
     .addOption(powerOption())
+    .addOption(
+      new Option(
+        '--stage2 <whose>',
+        'shared: with --el2 pkvm, EL2’s own tables for its host are the second stage of devices, not a copy (default: own)',
+      ).choices(STAGE2_MODES),
+    )
+    .addOption(
+      new Option(
+        '--populate <when>',
+        'with --stage2 shared: what EL2 has not mapped yet is mapped ahead, waited for by stalls, or never, and faults (default: ahead)',
+      ).choices(POPULATE_MODES),
+    )
     .addOption(quirkOption())
     .option(
       '--require-isolation',

@@ -5,7 +5,7 @@ import { DEFAULT_PORT } from '../api/schemas/request.ts'
 import { type RunningServer, startServer } from '../api/server.ts'
 import type { Session } from '../control/session.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
-import { blockOptions, powerOptions } from '../policy/policy.ts'
+import { blockOptions, powerOptions, stage2Options } from '../policy/policy.ts'
 import type { KernelFile } from '../run/files.ts'
 import { type BootOptions, policyOf } from './bootOptions.ts'
 import { say } from './terminal.ts'
@@ -32,7 +32,7 @@ export async function openDashboard(options: BootOptions): Promise<Dashboard> {
     show(session, kernel) {
       const policy = policyOf(options)
       const { until, memory, smp, quirk, panicOnWarn = false, oracle = false } = options
-      const blocks = { ...blockOptions(options), ...powerOptions(options) }
+      const blocks = { ...blockOptions(options), ...powerOptions(options), ...stage2Options(options) }
       const named = POLICY_NAMES.includes(policy) ? policy : OWN_POLICY
       const shown = { policy: named, until, memory, smp, ...blocks, quirks: quirk, panicOnWarn, oracle }
       manager.adopt(session, shown, kernel)

@@ -4,7 +4,7 @@ import { type Command, Option } from 'commander'
 import { LiveCode } from '../control/liveCode.ts'
 import type { Session } from '../control/session.ts'
 import { TrapThread } from '../control/trapThread.ts'
-import { blockOptions, powerOptions } from '../policy/policy.ts'
+import { blockOptions, powerOptions, stage2Options } from '../policy/policy.ts'
 import { ramFolder } from '../run/options.ts'
 import { createCounters } from '../trace/counters.ts'
 import { Pump } from '../trace/pump.ts'
@@ -107,6 +107,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
         ats: options.ats === true,
         ...blockOptions(options),
         ...powerOptions(options),
+        ...stage2Options(options),
         quirks: options.quirk,
       },
       ramFile: `${resolve(folder)}/`,

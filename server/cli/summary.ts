@@ -120,11 +120,12 @@ export function el2Lines({ changes, serverUs, checks, agreement, problem, shared
   if (problem !== undefined) lines.push(`    SMMU and EL2 CANNOT BE COMPARED: ${problem}`)
   else if (agreement === null) lines.push(`    SMMU and EL2 were NOT compared: ${NOTHING_TO_COMPARE}`)
   if (agreement === null) return lines
-  const { pages, kept, wrong, disagreements } = agreement
+  const { pages, kept, untouched, wrong, disagreements } = agreement
   if (wrong === 0) {
     const before = checks === 0 ? '' : `, and ${counted(checks, 'time')} before the end`
+    const rest = untouched === 0 ? '' : `, ${grouped(untouched)} not mapped yet`
     lines.push(
-      `    SMMU and EL2 agree (${counted(pages, 'page')} checked, ${grouped(kept)} of them kept from the host${before})`,
+      `    SMMU and EL2 agree (${counted(pages, 'page')} checked, ${grouped(kept)} of them kept from the host${rest}${before})`,
     )
   } else {
     lines.push(`    SMMU and EL2 DO NOT AGREE on ${grouped(wrong)} of ${counted(pages, 'page')}`)
@@ -181,6 +182,8 @@ export function printSummary(run: Report): void {
     lines.push(`  RAM in blocks (--blocks${level})`)
   }
   if (run.power !== undefined) lines.push(`  SMMUs that can be switched off (--power ${run.power})`)
+  if (run.stage2 !== undefined)
+    lines.push(`  EL2's tables are the second stage (--stage2 shared --populate ${run.populate ?? 'ahead'})`)
   lines.push(`  policy ${run.policy}, kernel ${run.kernel}, ${boot}, ${seconds(run.wallMs)} in all`)
   const { traps } = run
   if (traps !== null && traps.total > 0) {

@@ -9,7 +9,7 @@ import { hex } from '../smmu/bits.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { descriptorAddress, LAST_LEVEL, levelShift, startTableBytes } from '../smmu/pagetable.ts'
 import { stage2Leaves, type TableRegisters, tableLimit, ways } from '../smmu/reach.ts'
-import { annotated } from './hostStage2.ts'
+import { annotated, untouched } from './hostStage2.ts'
 
 const PAGE = 4096
 /** Limit of ranges of one kind that are listed one by one: those that do no harm take no place from those that do. */
@@ -34,8 +34,8 @@ export interface Disagreement {
 export interface Reach {
   /** Absent: all devices. */
   readonly who?: string
-  /** What the host reaches has to be reached, too. */
-  readonly whole: boolean
+  /** What the host reaches has to be reached, too: all of it, or what EL2 has mapped. */
+  readonly whole: boolean | 'mapped'
   /** Calls `leaf` for each range that is reached, and where it leads. */
   leaves(leaf: (base: number, size: number, target: number) => void): void
 }
@@ -47,6 +47,8 @@ export interface Agreement {
   /** Of these: kept from the host by EL2, and by the server (hypervisor memory). */
   readonly kept: number
   readonly hypervisor: number
+  /** The host's, which EL2 has not mapped yet and devices do not reach: of a second stage that is EL2's. */
+  readonly untouched: number
   /** The first MAX_TOLD of each kind. */
   readonly disagreements: readonly Disagreement[]
   /** Pages in all of them. */
@@ -58,6 +60,7 @@ const KEPT = 1
 const HYPERVISOR = 2
 const REACHED = 4
 const ELSEWHERE = 8
+const UNTOUCHED = 16
 
 /** One byte for each page of RAM. */
 class Pages {
@@ -92,7 +95,7 @@ function verdict(bits: number): Disagreement['what'] | undefined {
 
 /** A second stage that is an identity map of what the host reaches. */
 export const idmapReach = (memory: GuestMemory, table: Stage2Table): Reach => ({
-  whole: true,
+  whole: table.onDemand === true ? 'mapped' : true,
   leaves: leaf => stage2(memory, table, leaf),
 })
 
@@ -128,7 +131,7 @@ export function compare(
   reaches: readonly Reach[],
   carveout: { readonly base: number; readonly size: number },
 ): Agreement {
-  const result = { pages: 0, kept: 0, hypervisor: 0, wrong: 0 }
+  const result = { pages: 0, kept: 0, hypervisor: 0, untouched: 0, wrong: 0 }
   const disagreements: { base: number; size: number; what: Disagreement['what']; who?: string }[] = []
   const told = { reached: 0, lost: 0, elsewhere: 0 }
   const kept = annotated(memory, registers)
@@ -137,6 +140,7 @@ export function compare(
     const pages = new Pages(memory.ram)
     for (const { base, size } of kept) pages.mark(base, size, KEPT)
     pages.mark(carveout.base, carveout.size, HYPERVISOR)
+    if (whole === 'mapped') untouched(memory, registers, (base, size) => pages.mark(base, size, UNTOUCHED))
     reach.leaves((base, size, target) => {
       if (target === base) return pages.mark(base, size, REACHED)
       pages.mark(base, size, ELSEWHERE)
@@ -150,7 +154,11 @@ export function compare(
         if ((bits & HYPERVISOR) !== 0) result.hypervisor++
         else if ((bits & KEPT) !== 0) result.kept++
       }
-      if (what === undefined || (what === 'lost' && !whole)) continue
+      if (what === undefined || (what === 'lost' && whole === false)) continue
+      if (what === 'lost' && (bits & UNTOUCHED) !== 0) {
+        result.untouched++
+        continue
+      }
       result.wrong++
       const last = disagreements.at(-1)
       if (last?.what === what && last.who === who && last.base + last.size === address) last.size += PAGE

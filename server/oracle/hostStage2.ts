@@ -63,11 +63,37 @@ const shiftOf = (granule: bigint, level: number): number => {
  * @throws Error when registers or tables make no sense: then nothing is known
  */
 export function annotated(memory: GuestMemory, registers: HostStage2Registers): Annotated[] {
-  const { granule, inputBits, startLevel, root, next } = formatOf(registers)
   const found: Annotated[] = []
+  walk(memory, registers, (base, size, descriptor) => {
+    if (descriptor !== 0n && (descriptor & 1n) === 0n) found.push({ base, size, descriptor })
+  })
+  return found
+}
+
+/**
+ * Each range that is the host's and that EL2 has not mapped for it yet, ascending.
+ * @throws Error when registers or tables make no sense
+ */
+export function untouched(
+  memory: GuestMemory,
+  registers: HostStage2Registers,
+  each: (base: number, size: number) => void,
+): void {
+  walk(memory, registers, (base, size, descriptor) => {
+    if (descriptor === 0n) each(base, size)
+  })
+}
+
+/** Calls `each` for every descriptor that decides, ascending. @throws Error when registers or tables make no sense */
+function walk(
+  memory: GuestMemory,
+  registers: HostStage2Registers,
+  each: (base: number, size: number, descriptor: bigint) => void,
+): void {
+  const { granule, inputBits, startLevel, root, next } = formatOf(registers)
   const most = tableLimit(memory)
   let tables = 0
-  const walk = (table: bigint, level: number, ipa: number, entries: number): void => {
+  const inside = (table: bigint, level: number, ipa: number, entries: number): void => {
     if (++tables > most) throw new Error('the tables lead into themselves')
     const words = new Uint32Array(2 * entries)
     if (!memory.read(Number(table), new Uint8Array(words.buffer), 0, words.byteLength)) {
@@ -77,15 +103,17 @@ export function annotated(memory: GuestMemory, registers: HostStage2Registers): 
     for (let i = 0; i < entries; i++) {
       const lo = words[2 * i] ?? 0
       const hi = words[2 * i + 1] ?? 0
-      if (lo === 0 && hi === 0) continue
       const base = ipa + i * span
+      if (lo === 0 && hi === 0) {
+        each(base, span, 0n)
+        continue
+      }
       const descriptor = (BigInt(hi) << 32n) | BigInt(lo)
-      if ((lo & 1) === 0) found.push({ base, size: span, descriptor })
-      else if (level < LAST_LEVEL && (lo & 2) !== 0) walk(next(descriptor), level + 1, base, 2 ** (Number(granule) - 3))
+      if (level < LAST_LEVEL && (lo & 3) === 3) inside(next(descriptor), level + 1, base, 2 ** (Number(granule) - 3))
+      else each(base, span, descriptor)
     }
   }
-  walk(root, startLevel, 0, 2 ** Math.max(0, inputBits - shiftOf(granule, startLevel)))
-  return found
+  inside(root, startLevel, 0, 2 ** Math.max(0, inputBits - shiftOf(granule, startLevel)))
 }
 
 /**

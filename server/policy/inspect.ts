@@ -79,6 +79,8 @@ export interface Stage2Table {
   readonly startLevel: number
   readonly outputBits: number
   readonly bigEndian: boolean
+  /** What EL2 has not mapped for its host yet need not be in it. Default: it is. */
+  readonly onDemand?: boolean
 }
 
 /** Where faults get at a hypervisor besides its ports: objects whose methods may be replaced while rules are armed. */

@@ -33,6 +33,20 @@ export type BbmLevel = (typeof BBM_LEVELS)[number]
 export const POWER_MODES = ['reshadow', 'keep'] as const
 export type PowerMode = (typeof POWER_MODES)[number]
 
+/**
+ * Whose tables are the second stage: the hypervisor's own, or, with a hypervisor at EL2, those that it keeps for its host, as they are
+ * (server/hypervisor/README.md, section 20).
+ */
+export const STAGE2_MODES = ['own', 'shared'] as const
+export type Stage2Mode = (typeof STAGE2_MODES)[number]
+
+/**
+ * What becomes of a device's access to a page that the host owns and EL2 has not mapped yet, where its tables are shared. `ahead`: the
+ * hypervisor maps it before. `stall`: the SMMU holds the access until the host has touched the page and resumes it. `never`: it faults.
+ */
+export const POPULATE_MODES = ['ahead', 'stall', 'never'] as const
+export type PopulateMode = (typeof POPULATE_MODES)[number]
+
 export interface PolicyOptions {
   /** How much of the series `pkvm` emulates; named as the option `--until`, and in recordings. Default 'nested'. */
   readonly until?: SeriesStep
@@ -44,6 +58,10 @@ export interface PolicyOptions {
   readonly bbm?: BbmLevel
   /** SMMUs may be switched off and on, and the hypervisor decides that. Default: they are on, and it is told nothing. */
   readonly power?: PowerMode
+  /** Default: the hypervisor's own. A machine on which tables cannot be shared is stopped (HypFatal). */
+  readonly stage2?: Stage2Mode
+  /** With `stage2` shared; default: ahead. */
+  readonly populate?: PopulateMode
   /** A machine that cannot be isolated is stopped (`reset` throws HypFatal) instead of being reported. */
   readonly requireIsolation?: boolean
   /**
@@ -87,6 +105,31 @@ export const powerOptions = ({ power }: Pick<PolicyOptions, 'power'>): PolicyOpt
  */
 export function powerProblem(policy: string, builtIn: boolean, { power }: PolicyOptions): string | undefined {
   return power !== undefined && builtIn && policy !== 'pkvm' ? `power: policy ${policy} switches no SMMU` : undefined
+}
+
+/** The same of shared tables. */
+export const stage2Options = ({ stage2, populate }: Pick<PolicyOptions, 'stage2' | 'populate'>): PolicyOptions =>
+  stage2 === 'shared' ? { stage2, ...(populate !== undefined && { populate }) } : {}
+
+/**
+ * @param policy its name, or a file
+ * @param el2 a hypervisor of the guest's own is at EL2, and the policy follows it
+ * @returns why these options say nothing, or do not fit each other; undefined: they do
+ */
+export function stage2Problem(
+  policy: string,
+  builtIn: boolean,
+  el2: boolean,
+  options: PolicyOptions,
+): string | undefined {
+  const { stage2, populate, until = 'nested', blocks, power, ats } = options
+  if (stage2 !== 'shared') return populate === undefined ? undefined : 'populate: only with stage2 shared'
+  if (!el2) return 'stage2 shared: there is no EL2 whose tables could be shared'
+  if (builtIn && !IDMAP_POLICIES.has(policy)) return `stage2 shared: policy ${policy} has no second stage`
+  if (until !== 'nested') return `stage2 shared: until ${until} there is no second stage`
+  if (blocks === true) return 'stage2 shared: EL2 says what is mapped in blocks'
+  if (power !== undefined) return 'stage2 shared: not with power'
+  return ats === true ? 'stage2 shared: not with ats' : undefined
 }
 
 export interface PolicyContext {
@@ -144,7 +187,7 @@ export function withQuirks(factory: PolicyFactory, quirks: readonly string[] = [
   return (machine, context) => factory(machine, { ...context, options: { ...context.options, quirks } })
 }
 
-/** A reset that must not be survived: the options demand isolation and the hardware cannot give it. */
+/** What must not be survived: the options demand what hardware or EL2 cannot give. Of `reset`, or of `stage2Changed`. */
 export class HypFatal extends Error {
   override readonly name = 'HypFatal'
 }

@@ -19,11 +19,18 @@ export type El2Mode = (typeof EL2_MODES)[number]
 /** The first of Debian's kernels that has protected VMs. */
 export const EL2_KERNEL = '7.3'
 
-/** QEMU's options: EL2, a CPU that pKVM can use, and a DMA master that a program can drive. */
-export const EL2_QEMU_ARGS: readonly string[] = [
+/** pKVM keeps SVE from its guests, and TCG is faster without. */
+const CPU = 'max,sve=off,sme=off'
+/** 40 bits of addresses, no 52-bit descriptors, no HCR_EL2.FWB: what its stage 2 says, QEMU's SMMU can read. */
+const CPU_SHARED = 'cortex-a76'
+
+/**
+ * QEMU's options: EL2, a CPU that pKVM can use, and a DMA master that a program can drive.
+ * @param shared an SMMU walks the tables of EL2
+ */
+export const el2QemuArgs = (shared = false): readonly string[] => [
   ...['-machine', 'virtualization=on'],
-  // pKVM keeps SVE from its guests, and TCG is faster without.
-  ...['-cpu', 'max,sve=off,sme=off'],
+  ...['-cpu', shared ? CPU_SHARED : CPU],
   ...['-device', 'edu,id=edu,dma_mask=0xffffffffffffffff'],
 ]
 

@@ -50,6 +50,9 @@ export interface Report {
   readonly bbm?: number
   /** SMMUs could be switched off and on, and how; absent: they could not. */
   readonly power?: string
+  /** EL2's tables were the second stage, and what became of what they did not map; absent: the policy's own were. */
+  readonly stage2?: string
+  readonly populate?: string
   /** Prefix of the series, for the policy `pkvm`. */
   readonly until?: string
   readonly kernel: string

@@ -10,7 +10,7 @@ import type { RamPool } from '../machine/guestRam.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { SeriesStep } from '../policy/policy.ts'
-import { EL2_COMMAND_LINE, EL2_QEMU_ARGS, type El2Mode } from '../run/el2.ts'
+import { EL2_COMMAND_LINE, type El2Mode, el2QemuArgs } from '../run/el2.ts'
 import { kernelArgs, type MachineFiles, machineFiles } from '../run/files.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { machineFailure } from '../run/outcome.ts'
@@ -207,7 +207,7 @@ export class AgentMachine {
         },
         ...(restore && { restore }),
         ...(prepared.pool && { pool: prepared.pool }),
-        qemuArgs: [...kernelArgs(files.kernel), ...(el2 === 'pkvm' ? EL2_QEMU_ARGS : []), ...qemuArgs],
+        qemuArgs: [...kernelArgs(files.kernel), ...(el2 === 'pkvm' ? el2QemuArgs() : []), ...qemuArgs],
         folder,
       },
       files,

@@ -21,7 +21,7 @@ import type { Machine } from '../machine/ports.ts'
 import { sharedMemoryFault } from '../machine/sharedMemory.ts'
 import type { NamedDevice } from '../machine/streams.ts'
 import { machineFault } from '../policy/machineFault.ts'
-import { type Policy, pageAddresses, policyInfo } from '../policy/policy.ts'
+import { type Policy, pageAddresses, policyInfo, type Stage2Change } from '../policy/policy.ts'
 import { gatedHardware } from '../smmu/gatedHardware.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
 import { ARM_SMMU_IDR0 } from '../smmu/registers.ts'
@@ -271,10 +271,16 @@ export class Connection {
     const addresses = pageAddresses(pages)
     ring.stage2(cpu, time, all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages, 0, pages.length)
     const change = { cpu, time, all: all === 1, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages: addresses }
-    const { injector } = this.#thread
-    const followed = injector.armed
-      ? injector.stage2Changed(this.#policy, change)
-      : (this.#policy.stage2Changed?.(change) ?? true)
+    let followed: boolean
+    try {
+      followed = this.#follow(change)
+    } catch (error) {
+      // A policy's own copy of the class is another one.
+      if ((error as Error).name !== 'HypFatal') throw error
+      // The vCPU waits in EL2 for good.
+      this.path.stop((error as Error).message)
+      return
+    }
     const status = followed ? OK : enums.status.aborted[0]
     const { el2 } = this.oracles
     if (el2 !== undefined) {
@@ -286,6 +292,13 @@ export class Connection {
     encodeReply(link.out, seq, status, 0, 0)
     link.flush()
     ring.request(request.stage2Changed, status, start, ring.now() - start, vttbrLo, vttbrHi, addresses.length, all)
+  }
+
+  /** @throws HypFatal when what the options ask for is not possible on this machine */
+  #follow(change: Stage2Change): boolean {
+    const { injector } = this.#thread
+    if (injector.armed) return injector.stage2Changed(this.#policy, change)
+    return this.#policy.stage2Changed?.(change) ?? true
   }
 
   /** Between two messages. */

@@ -3,10 +3,10 @@
 import type { HostStage2Registers } from '../machine/ports.ts'
 import { type Agreement, compare, type Disagreement, describeDisagreement, type Reach } from '../oracle/agreement.ts'
 import { hostDescriptor } from '../oracle/hostStage2.ts'
-import { hearsBroadcast, sharingProblems } from '../oracle/sharedStage2.ts'
 import { hex64 } from '../smmu/bits.ts'
 import type { IdRegisters } from '../smmu/features.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
+import { hearsBroadcast, sharingProblems } from '../smmu/sharedStage2.ts'
 import { count, HISTOGRAM_WORDS, type Percentiles, percentiles } from '../trace/histogram.ts'
 
 /** Time between two checks while the machine runs, ns: one takes some milliseconds for each GiB. */

@@ -107,6 +107,26 @@ describe('a protected VM whose host attacks it', () => {
     expect(replayed.code, replayed.stdout + replayed.stderr).toBe(0)
   })
 
+  test('EL2’s own tables are the second stage: the devices work, and reach no more', async () => {
+    const args = ['boot', '--el2', 'pkvm', '--stage2', 'shared', '--oracle', '--quiet']
+    const { report, stderr } = await cosim(args, DEADLINE)
+    expect(report?.message, stderr).toBeUndefined()
+    expect(report?.outcome, stderr).toBe('ok')
+    expect(report?.isolated).toBe(true)
+    const attacks = lines(report?.attacks?.attacks)
+    for (const target of ['secret', 'el2', 'carveout', 'taken back'])
+      expect(attacks).toContain(`dma read ${target}: zeros, ${SMMU}`)
+    expect(attacks).toContain('dma read own: reached, null')
+    expect(attacks).toContain('dma read given back: zeros, null')
+    expect(report?.attacks?.secretChanged).toBe(0)
+    expect(report?.el2?.agreement).toMatchObject({ pages: 2 ** 18, hypervisor: 2 ** 14, wrong: 0, disagreements: [] })
+    const { shared } = report as unknown as { shared: { own: number; linked: number; forgotten: number } }
+    expect(shared.linked).toBeGreaterThan(0)
+    expect(shared.forgotten).toBeGreaterThan(10)
+    const replayed = await cosim(['replay', report?.recording?.path ?? ''])
+    expect(replayed.code, replayed.stdout + replayed.stderr).toBe(0)
+  })
+
   test('a policy that does not follow EL2: devices read and change the secret', async () => {
     const { report, stderr } = await cosim(['boot', '--el2', 'pkvm', '--policy', 'passthrough', '--quiet'], DEADLINE)
     expect(report?.outcome, stderr).toBe('ok')
@@ -134,6 +154,9 @@ describe('a protected VM whose host attacks it', () => {
 
   test.each([
     [['--el2', 'pkvm', '--granule', '65536'], '--granule 65536: EL2 gives and takes pages of 4096 bytes'],
+    [['--stage2', 'shared'], '--stage2 shared: there is no EL2 whose tables could be shared'],
+    [['--populate', 'never'], '--populate: only with --stage2 shared'],
+    [['--el2', 'pkvm', '--stage2', 'shared', '--blocks'], '--stage2 shared: EL2 says what is mapped in blocks'],
     [['--storm', '4'], '--storm: only with --el2 pkvm'],
     [['--el2', 'pkvm', '--reboots', '1'], '--reboots: not with --el2 pkvm'],
   ])('%j is refused before anything is started', async (args, reason) => {

@@ -6,7 +6,7 @@ import { DEVICE_NAMES } from '../../machine/devices.ts'
 import { MAX_SLOTS, PLUGGABLE_NAMES } from '../../machine/hotplug.ts'
 import { MAX_SMMUS } from '../../machine/qemu.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
-import { BBM_LEVELS, GRANULES, POWER_MODES, SERIES_STEPS } from '../../policy/policy.ts'
+import { BBM_LEVELS, GRANULES, POPULATE_MODES, POWER_MODES, SERIES_STEPS, STAGE2_MODES } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { FILE_NAME, Nullable, named, Ref, type View } from './fields.ts'
@@ -45,6 +45,18 @@ export const StartSchema = named(
         Type.Enum([...POWER_MODES], {
           description:
             'SMMUs can be switched off and on; with their state lost the host finds one that was reset (reshadow), or notices nothing (keep)',
+        }),
+      ),
+      stage2: Type.Optional(
+        Type.Enum([...STAGE2_MODES], {
+          default: 'own',
+          description: "shared: with el2 pkvm, EL2's own tables for its host are the second stage of devices",
+        }),
+      ),
+      populate: Type.Optional(
+        Type.Enum([...POPULATE_MODES], {
+          description:
+            'with stage2 shared: what EL2 has not mapped yet is mapped ahead (the default), waited for by stalls, or never',
         }),
       ),
       requireIsolation: Type.Optional(Type.Boolean({ default: false })),

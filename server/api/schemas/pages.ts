@@ -32,6 +32,9 @@ const El2Schema = Type.Object({
       pages: Type.Integer({ description: 'pages of 4096 bytes that were compared' }),
       kept: Type.Integer({ description: 'kept from the host by EL2' }),
       hypervisor: Type.Integer({ description: 'hypervisor memory of the server' }),
+      untouched: Type.Integer({
+        description: "the host's, not mapped by EL2 yet and not reached: where its tables are the second stage",
+      }),
       disagreements: Type.Array(
         Type.Object({
           base: HexText('start'),

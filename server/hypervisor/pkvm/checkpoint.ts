@@ -190,16 +190,23 @@ export interface Shape {
   readonly blocks: boolean
   /** SMMUs may be off: their power is part of the state. */
   readonly power: boolean
+  /** The second stage leads to EL2's tables. */
+  readonly shared: boolean
   readonly choices: Choices
 }
 
 // In the word of the step; from a bit on what the host may do besides what Linux does.
 const BLOCKS = 1 << 8
 const POWER = 1 << 9
+const SHARED = 1 << 10
 const CHOICES_SHIFT = 16
 
-const stepWord = ({ upTo, blocks, power, choices }: Shape): number =>
-  SERIES_STEPS.indexOf(upTo) | (blocks ? BLOCKS : 0) | (power ? POWER : 0) | (choiceBits(choices) << CHOICES_SHIFT)
+const stepWord = ({ upTo, blocks, power, shared, choices }: Shape): number =>
+  SERIES_STEPS.indexOf(upTo) |
+  (blocks ? BLOCKS : 0) |
+  (power ? POWER : 0) |
+  (shared ? SHARED : 0) |
+  (choiceBits(choices) << CHOICES_SHIFT)
 
 export class Checkpoint {
   readonly #smmus: readonly Smmu[]
@@ -299,8 +306,9 @@ export class Checkpoint {
       const upTo = SERIES_STEPS[step & (BLOCKS - 1)] ?? 'an unknown step'
       const blocks = (step & BLOCKS) !== 0 ? ' and blocks' : ''
       const power = (step & POWER) !== 0 ? ' and SMMUs that are switched off and on' : ''
+      const shared = (step & SHARED) !== 0 ? " and EL2's tables" : ''
       const host = (step ^ this.#step) >>> CHOICES_SHIFT === 0 ? '' : ', for a host that may do other things'
-      const made = `until ${upTo} with a granule of ${granule}${blocks}${power}${host}`
+      const made = `until ${upTo} with a granule of ${granule}${blocks}${power}${shared}${host}`
       throw new CheckpointError(`the checkpoint was made ${made}`)
     }
     if (smmus !== this.#smmus.length || print !== this.#fingerprint) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the parts of the hypervisor have in common, so that none of them needs to know the whole. */
-import type { PowerMode, SeriesStep } from '../../policy/policy.ts'
+import type { PopulateMode, PowerMode, SeriesStep } from '../../policy/policy.ts'
 import type { HypReport } from '../../policy/report.ts'
 import type { HypWarning } from '../../policy/warnings.ts'
 import type { GuestMemory } from '../../smmu/memory.ts'
@@ -27,6 +27,8 @@ export interface HypContext {
   readonly choices: Choices
   /** SMMUs may be switched off and on (server/hypervisor/README.md, section 19); null: they are on. */
   readonly powerMode: PowerMode | null
+  /** The second stage is EL2's tables for its host (server/hypervisor/README.md, section 20); null: the hypervisor's own. */
+  readonly populate: PopulateMode | null
   /** null unless the whole series is emulated and the machine is isolated. */
   readonly idmap: Idmap | null
   /** Trap that is being decided, 0 outside of traps. */

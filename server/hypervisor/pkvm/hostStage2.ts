@@ -96,7 +96,30 @@ interface TablePage {
   /** What the first descriptor maps. */
   readonly ipa: number
   readonly words: Uint32Array
+  /** Descriptors that are zero: the host's pages that it has not touched. */
+  zeroes: number
+  /** Descriptors that are annotations. */
+  annotations: number
 }
+
+/** What EL2's tables say of an address. */
+export interface HostDescriptor {
+  lo: number
+  hi: number
+  /** Of the descriptor. */
+  level: number
+}
+
+/** Addresses, bytes; `to` is not among them. */
+export interface AddressRange {
+  readonly from: number
+  readonly to: number
+}
+
+const isAnnotation = (lo: number, hi: number): boolean => (lo & 1) === 0 && (lo !== 0 || hi !== 0)
+/** MemAttr of what is write-back whatever stage 1 says, with HCR_EL2.FWB (DDI 0487 D8.6); without, nothing that Linux writes. */
+const MEMATTR_FORCED = 6
+const memAttr = (lo: number): number => (lo >>> 2) & 0xf
 
 /** Tables that cannot be followed: RAM that cannot be read, or too many of them. */
 export class HostStage2Error extends Error {
@@ -113,6 +136,14 @@ export class HostStage2 {
   #changes: OwnerChange[] = []
   /** Pages of tables that may still be read: tables that lead to each other must not be walked for ever. */
   #budget = 0
+  #touched: { from: number; to: number }[] = []
+  /**
+   * Something may have been taken from the host between the last two readings, though it is as it was: in a page of tables that was read there are
+   * annotations, or a table is gone. What comes and goes between two readings is not seen.
+   */
+  mayHaveTaken = false
+  /** Descriptors have the attributes that HCR_EL2.FWB gives them. */
+  forcesWriteBack = false
 
   constructor(memory: GuestMemory, watch: WatchPage) {
     this.#memory = memory
@@ -121,6 +152,11 @@ export class HostStage2 {
 
   get geometry(): HostStage2Geometry | undefined {
     return this.#geometry
+  }
+
+  /** Addresses about which the descriptors that changed at the last reading decide. */
+  get touched(): readonly AddressRange[] {
+    return this.#touched
   }
 
   /** Pages of tables that are watched. */
@@ -135,6 +171,55 @@ export class HostStage2 {
   }
 
   /**
+   * What EL2 has for an address, as it was read last: the descriptor at `deepest`, or one above it that decides already. What lies beyond the tables is
+   * not the host's.
+   * @param deepest 0 to 3
+   */
+  lookup(address: number, deepest: number, into: HostDescriptor): void {
+    const geometry = this.#geometry
+    into.lo = 2
+    into.hi = 0
+    into.level = deepest
+    if (geometry === undefined || address >= 2 ** geometry.inputBits) return
+    const { granuleShift, startLevel, root } = geometry
+    let table = root
+    for (let level = startLevel; ; level++) {
+      const index = Math.floor(address / 2 ** levelShift(level, granuleShift))
+      const at = PTE_SIZE * (level === startLevel ? index : index % 2 ** (granuleShift - 3))
+      const words = this.#pages.get(table + at - ((table + at) % PAGE))?.words
+      // All that is linked was read.
+      if (words === undefined) return
+      const word = ((table + at) % PAGE) / 4
+      into.lo = words[word] ?? 0
+      into.hi = words[word + 1] ?? 0
+      into.level = level
+      if (level >= deepest || !this.#isTable(level, into.lo)) return
+      table = this.#tableAddress(into.lo, into.hi)
+    }
+  }
+
+  /** Whether a part of what a table maps was not touched by the host. @param level of the descriptor that leads to the table */
+  hasZeroes(lo: number, hi: number, level: number): boolean {
+    const { granuleShift } = this.#known
+    const address = this.#tableAddress(lo, hi)
+    for (let at = address; at < address + 2 ** granuleShift; at += PAGE) {
+      const page = this.#pages.get(at)
+      if (page === undefined || page.zeroes > 0) return true
+      if (page.level === LAST_LEVEL) continue
+      for (let i = 0; i < DESCRIPTORS; i++) {
+        const low = page.words[2 * i] ?? 0
+        if (this.#isTable(page.level, low) && this.hasZeroes(low, page.words[2 * i + 1] ?? 0, level + 1)) return true
+      }
+    }
+    return false
+  }
+
+  /** Address of the table that a descriptor leads to. */
+  tableOf(lo: number, hi: number): number {
+    return this.#tableAddress(lo, hi)
+  }
+
+  /**
    * Reads everything, from the root on.
    * @returns each range that the tables tell of; what they do not tell of is the host's.
    * @throws HostStage2Error
@@ -146,6 +231,8 @@ export class HostStage2 {
     this.#pages.clear()
     this.#geometry = geometry
     this.#budget = MAX_PAGES
+    this.#touched = [{ from: 0, to: 2 ** geometry.inputBits }]
+    this.mayHaveTaken = true
     this.#addTable(geometry.root, geometry.rootBytes, geometry.startLevel, 0)
     return this.#take()
   }
@@ -158,9 +245,13 @@ export class HostStage2 {
    */
   readPages(pages: readonly number[]): OwnerChange[] {
     this.#budget = MAX_PAGES - this.#pages.size
+    this.#touched = []
+    this.mayHaveTaken = false
     for (const address of pages) {
       const page = this.#pages.get(address)
-      if (page !== undefined) this.#reread(page)
+      if (page === undefined) continue
+      this.#reread(page)
+      if (page.annotations > 0) this.mayHaveTaken = true
     }
     return this.#take()
   }
@@ -182,7 +273,7 @@ export class HostStage2 {
     if (this.#budget-- <= 0) throw new HostStage2Error(`EL2's tables have more than ${MAX_PAGES} pages`)
     const known = this.#pages.get(address)
     if (known !== undefined && (known.level !== level || known.ipa !== ipa)) this.#drop(known)
-    const page: TablePage = { address, level, ipa, words: new Uint32Array(PAGE / 4) }
+    const page: TablePage = { address, level, ipa, words: new Uint32Array(PAGE / 4), zeroes: 0, annotations: 0 }
     this.#pages.set(address, page)
     if (!this.#watch(address, true)) {
       throw new HostStage2Error(`EL2's table at 0x${address.toString(16)} cannot be watched`)
@@ -190,6 +281,9 @@ export class HostStage2 {
     this.#read(address)
     const fresh = this.#fresh.slice()
     page.words.set(fresh)
+    this.#count(page)
+    // What stood in its place may have been a block that mapped what is annotated now.
+    if (page.annotations > 0) this.mayHaveTaken = true
     for (let i = 0; i < DESCRIPTORS; i++) this.#evaluate(page, i, fresh[2 * i] ?? 0, fresh[2 * i + 1] ?? 0)
   }
 
@@ -205,8 +299,30 @@ export class HostStage2 {
       if (lo === oldLo && hi === oldHi) continue
       words[2 * i] = lo
       words[2 * i + 1] = hi
+      this.#touch(page, i)
       if (this.#isTable(page.level, oldLo)) this.#dropTable(page, i, oldLo, oldHi, lo, hi)
       this.#evaluate(page, i, lo, hi)
+    }
+    this.#count(page)
+  }
+
+  #touch({ level, ipa }: TablePage, index: number): void {
+    const span = 2 ** levelShift(level, this.#known.granuleShift)
+    const from = ipa + index * span
+    const last = this.#touched.at(-1)
+    if (last?.to === from) last.to += span
+    else this.#touched.push({ from, to: from + span })
+  }
+
+  #count(page: TablePage): void {
+    page.zeroes = 0
+    page.annotations = 0
+    const { words } = page
+    for (let i = 0; i < DESCRIPTORS; i++) {
+      const lo = words[2 * i] ?? 0
+      const hi = words[2 * i + 1] ?? 0
+      if (lo === 0 && hi === 0) page.zeroes++
+      else if (isAnnotation(lo, hi)) page.annotations++
     }
   }
 
@@ -229,7 +345,8 @@ export class HostStage2 {
       this.#addTable(this.#tableAddress(lo, hi), 2 ** granuleShift, level + 1, base)
       return
     }
-    const annotated = (lo & 1) === 0 && (lo !== 0 || hi !== 0)
+    const annotated = isAnnotation(lo, hi)
+    if ((lo & 1) !== 0 && memAttr(lo) === MEMATTR_FORCED) this.forcesWriteBack = true
     const vm = annotated ? annotationOf(lo, hi).vm : -1
     const last = this.#changes.at(-1)
     if (last !== undefined && last.vm === vm && last.base + last.size === base) last.size += size
@@ -241,6 +358,7 @@ export class HostStage2 {
     const { granuleShift } = this.#known
     const address = this.#tableAddress(lo, hi)
     if (this.#isTable(level, newLo) && this.#tableAddress(newLo, newHi) === address) return
+    this.mayHaveTaken = true
     const base = ipa + index * 2 ** levelShift(level, granuleShift)
     const step = DESCRIPTORS * 2 ** levelShift(level + 1, granuleShift)
     for (let i = 0; i * PAGE < 2 ** granuleShift; i++) {

@@ -6,7 +6,7 @@
 
 import type { El2, Machine } from '../../machine/ports.ts'
 import type { StreamInfo } from '../../policy/inspect.ts'
-import type { PowerMode, Stage2Change, Trap } from '../../policy/policy.ts'
+import type { PopulateMode, PowerMode, Stage2Change, Trap } from '../../policy/policy.ts'
 import { HypFatal, includesStep, type PolicyContext, type SeriesStep } from '../../policy/policy.ts'
 import { type HypReport, PAGE_DONATE, PAGE_RECLAIM } from '../../policy/report.ts'
 import { EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, EPERM, OK, resultName } from '../../policy/result.ts'
@@ -19,10 +19,16 @@ import {
   ARM_SMMU_CR0,
   ARM_SMMU_CR0ACK,
   ARM_SMMU_CR1,
+  ARM_SMMU_IDR0,
+  ARM_SMMU_IDR1,
   ARM_SMMU_IDR3,
+  ARM_SMMU_IDR5,
   CR0_SMMUEN,
+  IDR0_STALL_MODEL,
+  IDR0_STALL_MODEL_NONE,
   IDR3_BBML,
 } from '../../smmu/registers.ts'
+import { tableProblems } from '../../smmu/sharedStage2.ts'
 import { CR1_REQUIRED } from '../common/cr1.ts'
 import { HardwareWait } from '../common/wait.ts'
 import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts'
@@ -43,6 +49,7 @@ import { makeUpForLoss, PUTS_TO_USE, stepBack, switchPower } from './power.ts'
 import { type Quirks, quirksOf } from './quirks.ts'
 import { SHADOW_CMDQ_BYTES } from './shadowCmdqSize.ts'
 import { HostShare } from './share.ts'
+import { type SharedInfo, SharedStage2 } from './sharedStage2.ts'
 import { Smmu } from './smmu.ts'
 import { copyStream, nestStream, type StreamRule } from './steRules.ts'
 import { HYP_EL2_TABLES, HYP_EL2_TOOK_SHARED, HYP_POWERED_OFF, HYP_UNMAP } from './warnings.ts'
@@ -104,6 +111,12 @@ export class Hypervisor implements HypContext {
   readonly #bbm: number
   /** Of the idmap, with `#blocks`. */
   #idmapBlocks: IdmapBlocks | null = null
+  /** EL2's tables are the second stage; what becomes of what they do not map. Null: tables of the hypervisor's own are. */
+  readonly populate: PopulateMode | null
+  /** Of the idmap, with `populate`. */
+  #sharedStage2: SharedStage2 | null = null
+  /** How often hardware had to forget all that it had of EL2's tables. */
+  #forgotten = 0
   /** SMMUs may be switched off and on, by asking. */
   readonly powerMode: PowerMode | null
   readonly #requireIsolation: boolean
@@ -130,6 +143,7 @@ export class Hypervisor implements HypContext {
     this.#granule = options.granule ?? 4096
     this.#blocks = options.blocks ?? false
     this.#bbm = options.bbm ?? MAX_BBM_LEVEL
+    this.populate = options.stage2 === 'shared' ? (options.populate ?? 'ahead') : null
     this.powerMode = options.power ?? null
     this.#requireIsolation = options.requireIsolation ?? false
     this.#poolPages = options.poolPages ?? null
@@ -151,7 +165,7 @@ export class Hypervisor implements HypContext {
     this.#frames = this.smmus.map(smmu => new RegisterFrame(smmu, registers, wholeFrame))
     this.#checkpoint = new Checkpoint(machine, this.smmus, {
       ...{ upTo: this.upTo, granule: this.#granule, blocks: this.#blocks },
-      ...{ power: this.powerMode !== null, choices: this.choices },
+      ...{ power: this.powerMode !== null, shared: this.populate !== null, choices: this.choices },
     })
   }
 
@@ -185,6 +199,7 @@ export class Hypervisor implements HypContext {
     if (this.#guarded) guard.remove(carveout.base, carveout.size)
     this.#operation = null
     this.#hostStage2 = null
+    this.#forgotten = 0
     this.ownership.reset()
     for (const smmu of this.smmus) smmu.reset()
     this.#guarded = carveout.size > 0
@@ -193,7 +208,7 @@ export class Hypervisor implements HypContext {
     for (const [index, smmu] of this.smmus.entries()) this.report.probe(smmu.index, this.refusals[index] ?? refusal)
     this.isolated = refusal === null
     this.changed()
-    if (!this.#requireIsolation || this.isolates) return
+    if (this.isolates || !(this.#requireIsolation || this.populate !== null)) return
     throw new HypFatal(`no DMA isolation: ${refusal ?? `--until ${this.upTo} attaches no second stage`}`)
   }
 
@@ -266,11 +281,19 @@ export class Hypervisor implements HypContext {
     const start = this.#clock()
     const common = this.#common()
     if (typeof common === 'string') return common
+    const unshared = this.#cannotShare(common.bigEndian)
+    if (unshared !== null) return unshared
     const geometry = idmapGeometry(this.#granule, common.oas)
     this.#limitPool(stage2Pages(geometry, this.memory.ram) + SPARE_PAGES * (this.#granule / 4096))
     const root = this.pool.allocate(geometry.rootBytes, true)
     if (root === ENOMEM) return 'hypervisor memory is too small for the stage-2 idmap'
     const idmap = new Idmap(this.memory, this.pool, geometry, newIdmapState(root, common.oas, common.bigEndian))
+    if (this.populate !== null) {
+      // Until EL2 has tables, devices reach nothing.
+      if (!zero(this.memory, root, geometry.rootBytes)) return 'hypervisor memory cannot be written'
+      this.#useIdmap(idmap)
+      return null
+    }
     const reserve = Math.min(SPARE_PAGES, Math.floor(this.pool.limit / 4))
     const built = buildIdmap(idmap, this.pool, this.ownership, this.smmus, reserve, this.#blocks)
     if (!built) return 'hypervisor memory cannot be written'
@@ -279,8 +302,28 @@ export class Hypervisor implements HypContext {
     return null
   }
 
+  /** Why the second stage cannot be EL2's tables, whatever these are; null: it can, or is not to be. */
+  #cannotShare(bigEndian: boolean): string | null {
+    if (this.populate === null) return null
+    if (this.machine.el2 === undefined) return 'there is no EL2 whose tables could be shared'
+    if (this.#granule !== 4096) return 'EL2 gives and takes pages of 4 KiB'
+    if (bigEndian) return "EL2's tables are little-endian"
+    if (this.populate !== 'stall') return null
+    for (const { index, hardware } of this.smmus) {
+      const model = fieldGet(IDR0_STALL_MODEL, hardware.read32(ARM_SMMU_IDR0))
+      if (model === IDR0_STALL_MODEL_NONE) return `SMMU ${index}: no stalls (IDR0.STALL_MODEL)`
+    }
+    return null
+  }
+
   #useIdmap(idmap: Idmap | null): void {
     this.idmap = idmap
+    const { memory, pool, smmus, populate, machine } = this
+    const hidden = [machine.carveout, ...smmus]
+    this.#sharedStage2 =
+      idmap !== null && populate !== null
+        ? new SharedStage2(idmap, pool, memory, machine.carveout, hidden, populate === 'ahead')
+        : null
     this.#idmapBlocks =
       idmap !== null && this.#blocks
         ? new IdmapBlocks(
@@ -406,9 +449,49 @@ export class Hypervisor implements HypContext {
     if (idmap === null || this.machine.el2 === undefined) return true
     this.wait.begin()
     const changes = this.#readHostStage2(this.machine.el2, change)
-    const ok = changes !== null && this.#follow(idmap, changes)
+    const shared = this.#sharedStage2
+    const host = this.#hostStage2
+    let ok = changes !== null
+    if (changes !== null && shared !== null && host !== null) {
+      this.#expectSharable(host, change)
+      this.#account(changes)
+      ok = this.#share(shared, host)
+    } else if (changes !== null) ok = this.#follow(idmap, changes)
     this.changed()
     return ok
+  }
+
+  /** @throws HypFatal when the SMMUs cannot walk EL2's tables */
+  #expectSharable({ geometry, forcesWriteBack }: HostStage2, change: Stage2Change): void {
+    const problems: string[] = []
+    if (geometry?.granuleShift !== 12) problems.push("EL2's granule is not 4 KiB (VTCR_EL2.TG0)")
+    if (geometry?.lpa2 === true) problems.push("EL2's descriptors are those of 52-bit addresses (VTCR_EL2.DS)")
+    if (forcesWriteBack) problems.push("EL2's descriptors have attributes that only HCR_EL2.FWB gives a meaning")
+    if (change.all && problems.length === 0) {
+      for (const { index, hardware } of this.smmus) {
+        const [idr0, idr1, idr3, idr5] = [ARM_SMMU_IDR0, ARM_SMMU_IDR1, ARM_SMMU_IDR3, ARM_SMMU_IDR5].map(offset =>
+          hardware.read32(offset),
+        )
+        problems.push(...tableProblems(change, { idr0, idr1, idr3, idr5 }).map(problem => `SMMU ${index}: ${problem}`))
+      }
+    }
+    if (problems.length > 0) throw new HypFatal(`EL2's tables cannot be the second stage: ${problems.join('; ')}`)
+  }
+
+  /** Where EL2 has stored, tables of ours become what they make of it; then hardware forgets what it may have kept of what is no more. */
+  #share(shared: SharedStage2, host: HostStage2): boolean {
+    for (const { from, to } of host.touched) {
+      if (!shared.follow(host, from, to)) return this.#isRevoked(from, to - from, EFAULT)
+    }
+    if (shared.stale || host.mayHaveTaken) {
+      const result = this.#forgetStage2()
+      const [first] = host.touched
+      if (result !== OK)
+        return this.#isRevoked(first?.from ?? 0, first === undefined ? 0 : first.to - first.from, result)
+      this.#forgotten++
+    }
+    shared.release()
+    return true
   }
 
   #readHostStage2({ watch }: El2, change: Stage2Change): OwnerChange[] | null {
@@ -423,8 +506,8 @@ export class Hypervisor implements HypContext {
     }
   }
 
-  /** Unmaps first, then invalidates once, then maps what came back. */
-  #follow(idmap: Idmap, changes: readonly OwnerChange[]): boolean {
+  /** The pages have the owners that EL2 says. @returns what was the host's and is not any more, and the reverse */
+  #account(changes: readonly OwnerChange[]): { readonly revoked: PageRange[]; readonly returned: PageRange[] } {
     const { ownership, report } = this
     const revoked: PageRange[] = []
     const returned: PageRange[] = []
@@ -450,6 +533,12 @@ export class Hypervisor implements HypContext {
         }
       }
     }
+    return { revoked, returned }
+  }
+
+  /** Unmaps first, then invalidates once, then maps what came back. */
+  #follow(idmap: Idmap, changes: readonly OwnerChange[]): boolean {
+    const { revoked, returned } = this.#account(changes)
     if (this.#idmapBlocks !== null) {
       for (const { base, size } of revoked) {
         if (!this.#isRevoked(base, size, this.#take(idmap, base, size))) return false
@@ -478,7 +567,7 @@ export class Hypervisor implements HypContext {
 
   /** EL2 says whose pages are. */
   get followed(): boolean {
-    return this.#hostStage2 !== null
+    return this.#hostStage2 !== null || this.populate !== null
   }
 
   /** Gives pages of the host to a protected VM: neither vCPUs nor devices reach them afterwards. */
@@ -493,7 +582,7 @@ export class Hypervisor implements HypContext {
   #donate(base: number, size: number, vm: number): number {
     const { idmap, ownership } = this
     if (idmap === null) return ENODEV
-    if (this.#hostStage2 !== null) return EPERM
+    if (this.followed) return EPERM
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const donated = ownership.donate(base, size, vm)
     if (donated !== OK) return donated
@@ -573,7 +662,7 @@ export class Hypervisor implements HypContext {
   #reclaim(base: number, size: number, vm: number): number {
     const { idmap, ownership } = this
     if (idmap === null) return ENODEV
-    if (this.#hostStage2 !== null) return EPERM
+    if (this.followed) return EPERM
     if (base % this.#granule !== 0 || size % this.#granule !== 0) return EINVAL
     const owned = ownership.checkVm(base, size, vm)
     if (owned !== OK) return owned
@@ -748,8 +837,22 @@ export class Hypervisor implements HypContext {
     const registers = this.machine.el2?.hostStage2() ?? null
     if (registers === null || this.idmap === null) return []
     const before = this.ownership.generation
+    // Tables that the former hypervisor has taken and linked, and not lived to say so, are not to be given to anybody.
+    const shared = this.#sharedStage2
+    const { granule, rootBytes } = this.idmap.geometry
+    for (const table of shared?.tables() ?? []) this.pool.claim(table, granule)
     const followed = this.stage2Changed({ ...registers, cpu: 0, time: 0, all: true, pages: [] })
     this.#expect(followed ? [] : ["EL2's tables for its host cannot be followed"])
+    const tables = shared?.tables()
+    if (tables !== undefined) {
+      this.idmap.state.tables = tables.length + 1
+      const kept = tables.map(base => ({ base, size: granule }))
+      this.pool.keep([
+        ...this.smmus.flatMap(smmu => smmu.memory()),
+        { base: this.idmap.root, size: rootBytes },
+        ...kept,
+      ])
+    }
     return this.ownership.generation === before ? [] : ['pages that EL2 took or gave back meanwhile were followed']
   }
 
@@ -762,7 +865,8 @@ export class Hypervisor implements HypContext {
     const problems: string[] = []
     if (!this.isolated) return problems
     for (const smmu of this.smmus) problems.push(...smmu.verify())
-    if (this.idmap !== null) {
+    if (this.#sharedStage2 !== null) problems.push(...this.#sharedStage2.verify(this.#hostStage2, limit))
+    else if (this.idmap !== null) {
       const differences = verifyIdmap(this.idmap, this.pool, this.ownership, this.smmus, limit, this.#blocks)
       for (const { base, size, level, found, expected } of differences) {
         const should = expected === null ? 'a table' : `0x${expected.toString(16)}`
@@ -771,6 +875,13 @@ export class Hypervisor implements HypContext {
       }
     }
     return problems.slice(0, limit)
+  }
+
+  /** What the second stage is made of, where it is EL2's, and how often hardware had to forget it. */
+  get sharedInfo(): (SharedInfo & { readonly populate: PopulateMode; readonly forgotten: number }) | null {
+    const { populate } = this
+    if (this.#sharedStage2 === null || populate === null) return null
+    return { populate, ...this.#sharedStage2.info(this.#hostStage2), forgotten: this.#forgotten }
   }
 
   get idmapInfo(): IdmapInfo | null {

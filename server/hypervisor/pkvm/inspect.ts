@@ -47,15 +47,19 @@ export class PkvmInspect implements Inspectable {
     const { idmap } = this.#hypervisor
     if (idmap === null) return []
     const { granuleShift, startLevel, outputBits } = idmap.geometry
-    return [{ root: idmap.root, granuleShift, startLevel, outputBits, bigEndian: idmap.bigEndian }]
+    const { populate } = this.#hypervisor
+    const onDemand = populate !== null && populate !== 'ahead'
+    const table = { root: idmap.root, granuleShift, startLevel, outputBits, bigEndian: idmap.bigEndian }
+    return [{ ...table, ...(onDemand && { onDemand }) }]
   }
 
   sections(): Record<string, unknown> {
-    const { upTo, isolates, idmapInfo, pool } = this.#hypervisor
+    const { upTo, isolates, idmapInfo, sharedInfo, pool } = this.#hypervisor
     return {
       until: upTo,
       isolated: isolates,
       idmap: idmapInfo && { ...idmapInfo, vttbr: hex(idmapInfo.vttbr), vtcr: hex(idmapInfo.vtcr) },
+      ...(sharedInfo && { shared: sharedInfo }),
       pool: { usedPages: pool.used, limitPages: pool.limit, capacityPages: pool.capacity },
     }
   }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** How an STE of the host is shadowed (server/hypervisor/README.md, section 7.2). */
+
+import type { PopulateMode } from '../../policy/policy.ts'
 import { STE_INVALID } from '../../policy/report.ts'
 import { EINVAL, ENODEV, OK } from '../../policy/result.ts'
 import { fieldGet64, fieldPrep64 } from '../../smmu/bits.ts'
@@ -32,6 +34,7 @@ import {
   STRTAB_STE_2_S2ENDI,
   STRTAB_STE_2_S2PTW,
   STRTAB_STE_2_S2R,
+  STRTAB_STE_2_S2S,
   STRTAB_STE_2_VTCR,
   STRTAB_STE_3_S2TTB_MASK,
 } from '../../smmu/ste.ts'
@@ -63,6 +66,8 @@ export interface SteContext {
   readonly idmap: Idmap | null
   /** The host may use ATS (server/hypervisor/README.md, section 7.5). */
   readonly ats: boolean
+  /** Of a second stage that is EL2's (server/hypervisor/README.md, section 20); null: it is not. */
+  readonly populate: PopulateMode | null
   readonly quirks: Quirks
 }
 
@@ -79,7 +84,7 @@ export const copyStream: StreamRule = (host, shadow, { ats }) => {
 }
 
 /** Stage 2 of the hypervisor under whatever the host configured. */
-export const nestStream: StreamRule = (host, shadow, { idmap, ats, quirks }) => {
+export const nestStream: StreamRule = (host, shadow, { idmap, ats, populate, quirks }) => {
   const config = steConfig(host)
   shadow.fill(0n)
   if (!translates(config)) {
@@ -111,7 +116,9 @@ export const nestStream: StreamRule = (host, shadow, { idmap, ats, quirks }) => 
     STRTAB_STE_2_S2AA64 |
     (idmap.bigEndian ? STRTAB_STE_2_S2ENDI : 0n) |
     (quirks.has('no-s2ptw') ? 0n : STRTAB_STE_2_S2PTW) |
-    STRTAB_STE_2_S2R
+    // Faults of stage 2 are recorded; where it is EL2's, the host may be asked to touch the page.
+    STRTAB_STE_2_S2R |
+    (populate === 'stall' ? STRTAB_STE_2_S2S : 0n)
   shadow[3] = BigInt(idmap.root) & STRTAB_STE_3_S2TTB_MASK
   return OK
 }

@@ -5,7 +5,7 @@ import { el2Lines, oracleLines, printSummary, quirkLines } from '../../../server
 import type { Agreement } from '../../../server/oracle/agreement.ts'
 import type { El2Report } from '../../../server/trap/el2Oracle.ts'
 
-const agreement: Agreement = { pages: 100, kept: 10, hypervisor: 5, wrong: 0, disagreements: [] }
+const agreement: Agreement = { pages: 100, kept: 10, hypervisor: 5, untouched: 0, wrong: 0, disagreements: [] }
 const base = 0x4000_0000
 const lines = (more: Partial<El2Report>) =>
   el2Lines({

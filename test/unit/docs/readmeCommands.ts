@@ -48,6 +48,11 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
     words: ['boot', '--el2', 'pkvm'],
     qemu: ['virtualization=on', /kvm-arm.mode=protected cosim.storm=0/],
   },
+  'boot --el2 pkvm --stage2 shared': {
+    by: 'test/boot/el2.test.ts',
+    words: ['boot', '--el2', '--stage2', 'shared'],
+    qemu: ['virtualization=on', 'cortex-a76', /kvm-arm.mode=protected cosim.storm=0/],
+  },
   'boot --el2 kernel --kernel FILE': {
     by: 'test/boot/el2.test.ts',
     words: ['boot', '--el2', 'kernel'],

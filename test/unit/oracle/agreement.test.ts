@@ -48,6 +48,7 @@ describe('a hypervisor that follows EL2', () => {
       pages: RAM_SIZE / 4096,
       kept: 2,
       hypervisor: CARVEOUT_SIZE / 4096,
+      untouched: 0,
       disagreements: [],
       wrong: 0,
     })
@@ -57,6 +58,22 @@ describe('a hypervisor that follows EL2', () => {
     bench.store(PAGE, ANNOTATION_VM)
     bench.store(PAGE, 0n)
     expect(check()).toMatchObject({ kept: 0, wrong: 0 })
+  })
+})
+
+test('a second stage that is EL2’s lacks what EL2 has not mapped, and nothing else', () => {
+  const reach = (base: number, size: number): Reach => ({ whole: 'mapped', leaves: leaf => leaf(base, size, base) })
+  const all = RAM_SIZE / 4096 - CARVEOUT_SIZE / 4096
+  // EL2 has mapped one page.
+  bench.memory.poke64(descriptor(PAGE), BigInt(PAGE) | 0x7ffn)
+  expect(compare(bench.memory, registers, [reach(PAGE, 4096)], carveout)).toMatchObject({
+    untouched: all - 1,
+    wrong: 0,
+  })
+  expect(compare(bench.memory, registers, [reach(PAGE + 4096, 4096)], carveout)).toMatchObject({
+    untouched: all - 2,
+    wrong: 1,
+    disagreements: [{ base: PAGE, size: 4096, what: 'lost' }],
   })
 })
 

@@ -7,6 +7,7 @@ import type { El2Report } from '../../../server/trap/el2Oracle.ts'
 const agreement = (what?: 'reached' | 'lost' | 'elsewhere'): Agreement => ({
   pages: 100,
   kept: 10,
+  untouched: 0,
   hypervisor: 10,
   wrong: what === undefined ? 0 : 1,
   disagreements: what === undefined ? [] : [{ base: 0x4000_0000, size: 4096, what }],

@@ -10,7 +10,7 @@ const oracle = (more: Partial<OracleReport> = {}): OracleReport => ({
   ...{ samples: 3, wholes: 1, hypervisorPages: 1, vmPages: 0, violations: [], more: 0, sampleUs: times },
   ...more,
 })
-const agreement: Agreement = { pages: 1, kept: 0, hypervisor: 0, wrong: 0, disagreements: [] }
+const agreement: Agreement = { pages: 1, kept: 0, hypervisor: 0, untouched: 0, wrong: 0, disagreements: [] }
 const el2 = (found: Agreement | null): El2Report => ({
   ...{ registers: null, changes: 0, serverUs: times, checks: 0, agreement: found },
 })

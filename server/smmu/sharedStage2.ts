@@ -3,10 +3,16 @@
  * Whether an SMMU could walk the tables that EL2 keeps for its host, instead of tables of its own (server/hypervisor/README.md, section 20):
  * what the formats say, and nothing of whether devices would find there what they need.
  */
-import type { HostStage2Registers } from '../machine/ports.ts'
-import { fieldGet } from '../smmu/bits.ts'
-import type { IdRegisters } from '../smmu/features.ts'
-import * as r from '../smmu/registers.ts'
+import { fieldGet } from './bits.ts'
+import type { IdRegisters } from './features.ts'
+import * as r from './registers.ts'
+
+/** VTTBR_EL2 and VTCR_EL2, in halves. */
+export interface Stage2Registers {
+  readonly vttbrHi: number
+  readonly vtcrLo: number
+  readonly vtcrHi: number
+}
 
 /** VTCR_EL2.TG0, and the bit of SMMU_IDR5 that says the SMMU has that granule. */
 const GRANULES = [
@@ -15,14 +21,17 @@ const GRANULES = [
   [16, r.IDR5_GRAN16K],
 ] as const
 
+/** The level at which a block may become a table, or the reverse, without anything in between. */
+const BBM_AT_ONCE = 2
+
 const bits = (word: number, high: number, low: number): number => (word >>> low) & (2 ** (high - low + 1) - 1)
 
 /** VTCR_EL2.DS (DDI 0487 D24.2): descriptors of 52-bit addresses, with 4 and 16 KiB granules. */
-const hasLpa2 = ({ vtcrHi }: HostStage2Registers): boolean => (vtcrHi & 1) !== 0
+const hasLpa2 = ({ vtcrHi }: Stage2Registers): boolean => (vtcrHi & 1) !== 0
 
-/** What stands against it, in words; none: the SMMU can walk them. */
-export function sharingProblems(registers: HostStage2Registers, { idr0, idr5 }: IdRegisters): string[] {
-  const { vtcrLo, vttbrHi } = registers
+/** What stands against it whatever leads to these tables, in words; none: the SMMU can walk them. */
+export function tableProblems(registers: Stage2Registers, { idr0, idr3, idr5 }: IdRegisters): string[] {
+  const { vtcrLo } = registers
   const problems: string[] = []
   if ((idr0 & r.IDR0_S2P) === 0) problems.push('the SMMU has no stage 2 (IDR0.S2P)')
   if ((idr0 & r.IDR0_COHACC) === 0)
@@ -32,15 +41,25 @@ export function sharingProblems(registers: HostStage2Registers, { idr0, idr5 }: 
   else if ((idr5 & granule[1]) === 0) problems.push(`the SMMU has no granule of ${granule[0]} KiB (VTCR_EL2.TG0)`)
   if (hasLpa2(registers) && (idr5 & r.IDR5_DS) === 0)
     problems.push('the descriptors are those of 52-bit addresses, which the SMMU does not read (VTCR_EL2.DS, IDR5.DS)')
-  const input = 64 - bits(vtcrLo, 5, 0)
-  const oas = r.oasBits(fieldGet(r.IDR5_OAS, idr5))
+  if (!hearsBroadcast({ idr0 }) && fieldGet(r.IDR3_BBML, idr3) !== BBM_AT_ONCE)
+    problems.push(
+      'what EL2 breaks before it makes, the SMMU is told of when both is done, and it may not meet that (IDR0.BTM, IDR3.BBML)',
+    )
+  return problems
+}
+
+/** What stands against it where VTTBR_EL2 and VTCR_EL2 are the stream's as they are. */
+export function sharingProblems(registers: Stage2Registers, id: IdRegisters): string[] {
+  const problems = tableProblems(registers, id)
+  const input = 64 - bits(registers.vtcrLo, 5, 0)
+  const oas = r.oasBits(fieldGet(r.IDR5_OAS, id.idr5))
   if (input > oas)
     problems.push(`the tables translate ${input} bits, a stage 2 of the SMMU at most ${oas} (VTCR_EL2.T0SZ, IDR5.OAS)`)
-  const vmid = vttbrHi >>> 16
-  if (vmid > 0xff && (idr0 & r.IDR0_VMID16) === 0)
+  const vmid = registers.vttbrHi >>> 16
+  if (vmid > 0xff && (id.idr0 & r.IDR0_VMID16) === 0)
     problems.push(`VMID ${vmid} has more bits than the SMMU's (IDR0.VMID16)`)
   return problems
 }
 
 /** Whether the SMMU hears what CPUs invalidate by broadcast (DVM); if not, EL2 has to send each TLBI as a command as well. */
-export const hearsBroadcast = ({ idr0 }: IdRegisters): boolean => (idr0 & r.IDR0_BTM) !== 0
+export const hearsBroadcast = ({ idr0 }: Pick<IdRegisters, 'idr0'>): boolean => (idr0 & r.IDR0_BTM) !== 0

@@ -2,9 +2,9 @@
 /** Whether an SMMU could walk EL2's own tables, and what those say of an address. */
 import { expect, test } from 'vitest'
 import { hostDescriptor } from '../../../server/oracle/hostStage2.ts'
-import { hearsBroadcast, sharingProblems } from '../../../server/oracle/sharedStage2.ts'
 import { QEMU_NESTED_ID_REGISTERS as QEMU } from '../../../server/smmu/features.ts'
 import * as r from '../../../server/smmu/registers.ts'
+import { hearsBroadcast, sharingProblems } from '../../../server/smmu/sharedStage2.ts'
 import { TestMemory } from '../hypervisor/pkvm/support.ts'
 
 /** As Debian's 7.3 has them with `-cpu max`: 52 bits, LPA2. */

@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * EL2's tables for its host as the second stage of devices (server/hypervisor/README.md, section 20): what devices reach at each store of EL2 and
+ * of the hypervisor, with hardware that caches all it may; what is refused; a hypervisor that takes over.
+ */
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { Hypervisor } from '../../../../server/hypervisor/pkvm/hypervisor.ts'
+import type { PolicyOptions } from '../../../../server/policy/policy.ts'
+import { EFAULT, EPERM } from '../../../../server/policy/result.ts'
+import { fieldPrep } from '../../../../server/smmu/bits.ts'
+import * as C from '../../../../server/smmu/commands.ts'
+import type { IdRegisters } from '../../../../server/smmu/features.ts'
+import * as r from '../../../../server/smmu/registers.ts'
+import type { Outcome } from '../../../../server/smmu/transaction.ts'
+import { NO_SSID } from '../../../../server/smmu/transaction.ts'
+import { SYNC } from '../../smmu/fields.ts'
+import { ANNOTATION_EL2, ANNOTATION_VM } from './el2Support.ts'
+import { BLOCK, HostEl2, PAGE } from './hostEl2.ts'
+import { idRegisters, SoftBench, type SoftSetUp } from './soft.ts'
+import { CARVEOUT_BASE, CARVEOUT_SIZE, Host, idmapEntry, MiB, RAM_BASE, SMMU_BASE, STE } from './support.ts'
+
+const SID = 8
+/** Of EL2, in the first range of RAM. */
+const EL2_BASE = RAM_BASE + 14 * MiB
+const EL2_SIZE = 2 * MiB
+/** A second range, in a GiB in which nothing is hidden: EL2's own level 2 table serves it. */
+const FAR = 0x8000_0000
+const RAM = [
+  { base: RAM_BASE, size: 32 * MiB },
+  { base: FAR, size: 4 * MiB },
+]
+/** Blocks that the tests work on, of either range. */
+const NEAR_BLOCK = RAM_BASE + 8 * MiB
+const TARGETS = [NEAR_BLOCK, NEAR_BLOCK + PAGE, NEAR_BLOCK + BLOCK, FAR, FAR + 7 * PAGE, FAR + BLOCK]
+
+class SharedBench extends SoftBench {
+  readonly el2: HostEl2
+  readonly host: Host
+  /** Told to the hypervisor and answered; false: it refused. */
+  ok = true
+
+  constructor(populate: PolicyOptions['populate'], setUp: SoftSetUp = {}) {
+    // The memory is the bench's: EL2 begins when that is there.
+    const late: { el2?: HostEl2 } = {}
+    const watch = (page: number, on: boolean): boolean => late.el2?.watch(page, on) ?? false
+    const el2 = { watch, hostStage2: () => late.el2?.now ?? null }
+    const options = { stage2: 'shared' as const, ...(populate !== undefined && { populate }), ...setUp.options }
+    super({ ram: RAM, ...setUp, options, el2 })
+    this.hyp.reset()
+    this.el2 = new HostEl2(this.memory, EL2_BASE, EL2_SIZE)
+    late.el2 = this.el2
+    this.host = new Host(this).boot()
+    this.host.attach(SID, STE.bypass)
+  }
+
+  /** EL2 leaves. */
+  tell(all = false): void {
+    const change = { ...this.el2.registers, cpu: 0, time: 0, all, pages: this.el2.leave() }
+    this.ok = this.hyp.stage2Changed(change) && this.ok
+  }
+
+  translate(address: number): Outcome {
+    return this.hardware[0].translate({
+      ...{ sid: SID, ssid: NO_SSID, lo: address % 2 ** 32, hi: Math.floor(address / 2 ** 32) },
+      ...{ write: true, privileged: false, instruction: false },
+    })
+  }
+
+  /** Where a device gets to; -1: nowhere. */
+  reach(address: number): number {
+    const outcome = this.translate(address)
+    return outcome.kind === 'translated' ? outcome.pa : -1
+  }
+}
+
+function started(populate: PolicyOptions['populate'], setUp: SoftSetUp = {}): SharedBench {
+  const bench = new SharedBench(populate, setUp)
+  bench.tell(true)
+  expect(bench.ok).toBe(true)
+  return bench
+}
+
+describe('what devices reach', () => {
+  test('before EL2 has tables: nothing', () => {
+    const bench = new SharedBench('ahead')
+    for (const address of [...TARGETS, CARVEOUT_BASE]) expect(bench.reach(address)).toBe(-1)
+    expect(bench.hyp.isolates).toBe(true)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('never ahead: what EL2 has mapped, by its own tables', () => {
+    const bench = started('never')
+    for (const address of [NEAR_BLOCK, NEAR_BLOCK + BLOCK, FAR, FAR + BLOCK]) {
+      expect(bench.reach(address)).toBe(-1)
+      bench.el2.touch(address)
+      bench.tell()
+      expect(bench.reach(address)).toBe(address)
+    }
+    expect(bench.reach(EL2_BASE)).toBe(-1)
+    expect(bench.hyp.verify()).toEqual([])
+    // The far GiB is EL2's level 2 table as a whole; near there are tables of ours on the way to hypervisor memory, and to the frames.
+    expect(bench.hyp.sharedInfo).toMatchObject({ populate: 'never', own: 4, linked: 2, ahead: 0 })
+  })
+
+  test('where EL2’s own table is linked, its store alone is enough', () => {
+    const bench = started('never')
+    for (const page of TARGETS) bench.el2.touch(page)
+    bench.tell()
+    bench.el2.take(FAR + 9 * PAGE, ANNOTATION_VM)
+    bench.tell()
+    // Not cached, and nobody is told.
+    bench.el2.touch(FAR + 8 * PAGE)
+    expect(bench.reach(FAR + 8 * PAGE)).toBe(FAR + 8 * PAGE)
+    expect(bench.reach(FAR + 9 * PAGE)).toBe(-1)
+  })
+
+  test('ahead: all that is the host’s, RAM or not', () => {
+    const bench = started('ahead')
+    for (const address of [...TARGETS, RAM_BASE, 0x0800_0000, 0xff00_0000, 2 ** 39]) {
+      expect(bench.reach(address)).toBe(address)
+    }
+    expect(bench.reach(EL2_BASE)).toBe(-1)
+    expect(bench.reach(EL2_BASE + EL2_SIZE - PAGE)).toBe(-1)
+    expect(bench.reach(EL2_BASE + EL2_SIZE)).toBe(EL2_BASE + EL2_SIZE)
+    // Beyond what EL2's tables translate.
+    expect(bench.reach(2 ** 40)).toBe(-1)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('a table that is full is EL2’s again, and ours goes back to the pool', () => {
+    const bench = started('ahead')
+    const { used } = bench.hyp.pool
+    bench.el2.take(FAR + PAGE, ANNOTATION_VM)
+    bench.tell()
+    expect(bench.hyp.pool.used).toBe(used + 1)
+    for (let page = FAR; page < FAR + BLOCK; page += PAGE) bench.el2.touch(page)
+    bench.tell()
+    expect(bench.hyp.pool.used).toBe(used)
+    expect(bench.reach(FAR)).toBe(FAR)
+    expect(bench.reach(FAR + PAGE)).toBe(-1)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test.each(['ahead', 'never'] as const)(
+    '%s: hypervisor memory and frames, whatever EL2’s tables say of them',
+    populate => {
+      const bench = started(populate)
+      // EL2 takes both for the host's: a block of 1 GiB over devices, one of 2 MiB over hypervisor memory.
+      bench.el2.store(bench.el2.level1(0), (1n << 54n) | 0x7c5n)
+      bench.el2.touch(CARVEOUT_BASE)
+      bench.el2.touch(CARVEOUT_BASE + CARVEOUT_SIZE - PAGE)
+      bench.tell()
+      for (const hidden of [CARVEOUT_BASE, CARVEOUT_BASE + CARVEOUT_SIZE - PAGE, SMMU_BASE, SMMU_BASE + 0x1_f000]) {
+        expect(bench.reach(hidden)).toBe(-1)
+      }
+      for (const beside of [SMMU_BASE - PAGE, SMMU_BASE + 0x2_0000, 0x0808_0000])
+        expect(bench.reach(beside)).toBe(beside)
+      expect(bench.hyp.verify()).toEqual([])
+    },
+  )
+
+  test('attributes are EL2’s, but that a descriptor of ours is no part of a contiguous range', () => {
+    const bench = started('never')
+    bench.el2.store(bench.el2.level2(NEAR_BLOCK), BigInt(NEAR_BLOCK) | (1n << 52n) | (1n << 54n) | 0x7fdn)
+    bench.tell()
+    expect(idmapEntry(bench, NEAR_BLOCK)).toMatchObject({ size: BLOCK, hi: 1 << 22 })
+  })
+
+  test('a page that the host may only read stays so', () => {
+    const bench = started('never')
+    bench.el2.touch(NEAR_BLOCK)
+    bench.el2.store(bench.el2.level2(NEAR_BLOCK), (BigInt(NEAR_BLOCK) | 0x77dn) & ~0x80n)
+    bench.tell()
+    expect(bench.translate(NEAR_BLOCK)).toMatchObject({ kind: 'fault' })
+  })
+})
+
+type Op = { readonly op: 'touch' | 'takeEl2' | 'takeVm' | 'give' | 'merge'; readonly at: number; readonly page: number }
+
+const operation = fc.record({
+  op: fc.constantFrom<Op['op'][]>('touch', 'takeEl2', 'takeVm', 'give', 'merge'),
+  at: fc.constantFrom(NEAR_BLOCK, NEAR_BLOCK + BLOCK, FAR, FAR + BLOCK),
+  page: fc.constantFrom(0, 1, 7, 511),
+})
+
+/** EL2 does what it is asked for if that makes sense. */
+function act(el2: HostEl2, { op, at, page }: Op): void {
+  const address = at + page * PAGE
+  const found = el2.descriptor(address)
+  const kept = found !== 0n && (found & 1n) === 0n
+  if (op === 'touch') el2.touch(address)
+  else if (op === 'merge') el2.merge(at)
+  else if (op === 'give') {
+    if (kept) el2.give(address)
+  } else if (!kept || found === ANNOTATION_EL2) el2.take(address, op === 'takeEl2' ? ANNOTATION_EL2 : ANNOTATION_VM)
+}
+
+describe('any changes of EL2', () => {
+  const PROBES = [0, 1, 7, 511].flatMap(page =>
+    [NEAR_BLOCK, NEAR_BLOCK + BLOCK, FAR, FAR + BLOCK].map(at => at + page * PAGE),
+  )
+  const NEVER = [CARVEOUT_BASE, CARVEOUT_BASE + CARVEOUT_SIZE - PAGE, SMMU_BASE, EL2_BASE, EL2_BASE + 4 * PAGE]
+
+  test.each(['ahead', 'never'] as const)(
+    '%s: devices try all the time, and reach nothing that EL2 has kept when it leaves',
+    populate => {
+      // A stay in EL2 may have many changes of several vCPUs, with stores of one that are told with those of another.
+      const stays = fc.array(fc.array(operation, { minLength: 1, maxLength: 5 }), { minLength: 1, maxLength: 8 })
+      fc.assert(
+        fc.property(stays, script => {
+          const bench = started(populate)
+          const { el2, memory } = bench
+          // Whose the pages are as EL2 last left: those that it kept, kept all through a stay, are reached at no moment.
+          let kept = new Set<number>()
+          const probe = () => {
+            for (const address of PROBES) {
+              // A table that EL2 uses for another block before it leaves may lead elsewhere until then: to the host's, all the same.
+              const reached = bench.reach(address)
+              expect([address, kept.has(reached)]).toEqual([address, false])
+              if (kept.has(address)) expect([address, reached]).toEqual([address, -1])
+            }
+            for (const address of NEVER) expect(bench.reach(address)).toBe(-1)
+          }
+          el2.onStore = () => {
+            // What is given back, or taken, in this stay is nobody's until EL2 leaves.
+            kept = new Set([...kept].filter(address => isKept(el2, address)))
+            probe()
+          }
+          memory.onWrite = probe
+          for (const stay of script) {
+            for (const op of stay) act(el2, op)
+            bench.tell()
+            expect(bench.ok).toBe(true)
+            kept = new Set(PROBES.filter(address => isKept(el2, address)))
+            probe()
+            for (const address of PROBES) {
+              const mapped = populate === 'ahead' ? !kept.has(address) : (el2.descriptor(address) & 1n) !== 0n
+              // What the host owns and EL2 has unmapped may still be cached.
+              const allowed = kept.has(address) ? [-1] : mapped ? [address] : [address, -1]
+              expect(allowed, `0x${address.toString(16)}`).toContain(bench.reach(address))
+            }
+            expect(bench.hyp.verify()).toEqual([])
+          }
+          expect(bench.report.take()).toEqual([])
+        }),
+        { numRuns: 60 },
+      )
+    },
+  )
+
+  const isKept = (el2: HostEl2, address: number): boolean => {
+    const found = el2.descriptor(address)
+    return found !== 0n && (found & 1n) === 0n
+  }
+
+  test('a page that comes and goes within a stay, so that its descriptor is as it was', () => {
+    const bench = started('never')
+    const page = FAR + 7 * PAGE
+    bench.el2.take(page, ANNOTATION_VM)
+    bench.tell()
+    bench.el2.give(page)
+    bench.el2.touch(page)
+    expect(bench.reach(page)).toBe(page)
+    bench.el2.take(page, ANNOTATION_VM)
+    bench.tell()
+    expect(bench.reach(page)).toBe(-1)
+  })
+})
+
+describe('what hardware is told', () => {
+  const own = (bench: SharedBench) => bench.report.own.splice(0).map(C.opcodeName)
+  const FORGET = ['TLBI_S12_VMALL', 'SYNC']
+
+  test.each(['ahead', 'never'] as const)(
+    '%s: of a page that EL2 maps nothing, of one that it takes to forget all',
+    populate => {
+      const bench = started(populate)
+      bench.el2.touch(FAR)
+      bench.tell()
+      own(bench)
+      bench.el2.touch(FAR + BLOCK)
+      bench.tell()
+      expect(own(bench)).toEqual([])
+      bench.el2.take(FAR + BLOCK, ANNOTATION_VM)
+      bench.tell()
+      expect(own(bench)).toEqual(FORGET)
+      bench.tell()
+      expect(own(bench)).toEqual([])
+    },
+  )
+
+  /** Block `FAR` is mapped by a table in which nothing is kept. */
+  const inPages = (populate: PolicyOptions['populate']): SharedBench => {
+    const bench = started(populate)
+    bench.el2.take(FAR, ANNOTATION_VM)
+    bench.tell()
+    bench.el2.give(FAR)
+    bench.tell()
+    own(bench)
+    return bench
+  }
+
+  test('a table that EL2 links no longer: it may become another one', () => {
+    const bench = inPages('never')
+    bench.el2.merge(FAR)
+    bench.tell()
+    expect(own(bench)).toEqual(FORGET)
+  })
+
+  test('a table of ours that is linked no longer', () => {
+    const bench = inPages('ahead')
+    for (let page = FAR; page < FAR + BLOCK; page += PAGE) bench.el2.touch(page)
+    bench.tell()
+    expect(own(bench)).toEqual(FORGET)
+  })
+})
+
+describe('what cannot be shared is refused', () => {
+  const refusal = (populate: PolicyOptions['populate'], setUp: SoftSetUp = {}): string => {
+    try {
+      new SharedBench(populate, setUp).tell(true)
+    } catch (error) {
+      return `${(error as Error).name}: ${(error as Error).message}`
+    }
+    return 'none'
+  }
+  const id = (set: Partial<IdRegisters>, clear: Partial<IdRegisters> = {}): SoftSetUp => ({
+    soft: { id: idRegisters(set, clear) },
+  })
+
+  test.each([
+    ['another granule', 'ahead', { options: { granule: 16384 } }, 'EL2 gives and takes pages of 4 KiB'],
+    ['no stalls', 'stall', {}, 'SMMU 0: no stalls (IDR0.STALL_MODEL)'],
+    [
+      'hardware that does not do without break-before-make',
+      'ahead',
+      id({ idr3: fieldPrep(r.IDR3_BBML, 1) }, { idr3: r.IDR3_BBML }),
+      'IDR0.BTM, IDR3.BBML',
+    ],
+  ] as const)('%s', (_, populate, setUp, reason) => {
+    const said = refusal(populate, setUp)
+    expect(said).toMatch(/^HypFatal: /)
+    expect(said).toContain(reason)
+  })
+
+  test.each([
+    ['descriptors of 52-bit addresses', { vtcrHi: 1 }, 'VTCR_EL2.DS'],
+    ['a granule of 64 KiB', { vtcrLo: (64 - 40) | (1 << 6) | (1 << 14) | (2 << 16) }, 'VTCR_EL2.TG0'],
+  ])('%s', (_, registers, reason) => {
+    const bench = new SharedBench('ahead')
+    const change = { ...bench.el2.registers, ...registers, cpu: 0, time: 0, all: true, pages: [] }
+    expect(() => bench.hyp.stage2Changed(change)).toThrow(reason)
+  })
+
+  test('attributes of HCR_EL2.FWB, also when they come later', () => {
+    const bench = started('never')
+    bench.el2.store(bench.el2.level2(FAR), BigInt(FAR) | 0x7d9n)
+    expect(() => bench.tell()).toThrow('HCR_EL2.FWB')
+  })
+
+  test('a machine without an EL2', () => {
+    const bench = new SoftBench({ options: { stage2: 'shared' } })
+    expect(() => bench.hyp.reset()).toThrow('there is no EL2 whose tables could be shared')
+  })
+
+  test('nobody but EL2 gives pages', () => {
+    const bench = started('ahead')
+    expect(bench.hyp.donate(NEAR_BLOCK, PAGE, 1)).toBe(EPERM)
+    expect(bench.hyp.reclaim(NEAR_BLOCK, PAGE, 1)).toBe(EPERM)
+  })
+})
+
+describe('what fails', () => {
+  test('hardware that does not invalidate keeps EL2 where it is', () => {
+    const bench = started('never')
+    bench.el2.touch(FAR)
+    bench.tell()
+    bench.poke(r.ARM_SMMU_CR0, 0)
+    bench.el2.take(FAR, ANNOTATION_VM)
+    bench.tell()
+    expect(bench.ok).toBe(false)
+    expect(bench.report.take()).toContain('HYP_UNMAP')
+  })
+
+  test('without memory for a table a hole is left, and no more than that', () => {
+    const bench = started('ahead')
+    bench.hyp.pool.limit = bench.hyp.pool.used
+    bench.el2.take(FAR, ANNOTATION_VM)
+    bench.tell()
+    expect(bench.ok).toBe(true)
+    expect(bench.reach(FAR)).toBe(-1)
+    expect(bench.reach(FAR + PAGE)).toBe(-1)
+    expect(bench.reach(FAR + BLOCK)).toBe(FAR + BLOCK)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('hypervisor memory that cannot be written', () => {
+    const bench = started('never')
+    bench.memory.write = () => false
+    bench.el2.touch(NEAR_BLOCK)
+    bench.tell()
+    expect(bench.ok).toBe(false)
+    expect(bench.report.warnings).toMatchObject([{ code: 'HYP_UNMAP', values: [NEAR_BLOCK, 0, 512, EFAULT] }])
+  })
+
+  test('a table that somebody changed is found', () => {
+    const bench = started('ahead')
+    const { idmap } = bench.hyp
+    if (idmap === null) throw new Error('there is no second stage')
+    bench.memory.poke64(idmap.root + 8 * 2, 0x8000_07fdn)
+    expect(bench.hyp.verify()).toEqual(['second stage, level 0, 0x10000000000: 0x800007fd instead of 0x0'])
+  })
+})
+
+describe('a hypervisor that takes over', () => {
+  const successor = (bench: SharedBench, options: PolicyOptions = { stage2: 'shared' }) =>
+    new Hypervisor(bench.machine, {
+      options: { waitPolls: 50, ...options },
+      report: bench.report,
+      clock: () => bench.now++,
+    })
+
+  test.each(['ahead', 'never'] as const)('%s: with what EL2 did meanwhile', populate => {
+    const bench = started(populate)
+    for (const page of TARGETS) bench.el2.touch(page)
+    bench.tell()
+    const checkpoint = bench.hyp.checkpoint().slice()
+    bench.el2.take(NEAR_BLOCK, ANNOTATION_VM)
+    bench.el2.take(FAR, ANNOTATION_VM)
+    bench.el2.leave()
+    const next = successor(bench, { stage2: 'shared', populate })
+    next.restore(checkpoint)
+    expect(next.resume()).toEqual(['pages that EL2 took or gave back meanwhile were followed'])
+    bench.hyp = next
+    expect([NEAR_BLOCK, FAR, CARVEOUT_BASE].map(address => bench.reach(address))).toEqual([-1, -1, -1])
+    expect(bench.reach(FAR + BLOCK)).toBe(FAR + BLOCK)
+    expect(next.verify()).toEqual([])
+  })
+
+  test('from one that died between any two stores: no table is lost, none is given away twice', () => {
+    const at = (limit: number): boolean => {
+      const bench = started('ahead')
+      const checkpoint = bench.hyp.checkpoint().slice()
+      let stores = 0
+      bench.memory.onWrite = () => {
+        if (stores++ === limit) throw new Error('killed')
+      }
+      bench.el2.take(NEAR_BLOCK, ANNOTATION_VM)
+      bench.el2.take(FAR, ANNOTATION_VM)
+      let died = false
+      try {
+        bench.tell()
+      } catch {
+        died = true
+      }
+      bench.memory.onWrite = null
+      const next = successor(bench)
+      next.restore(checkpoint)
+      next.resume()
+      bench.hyp = next
+      expect([NEAR_BLOCK, FAR].map(address => bench.reach(address))).toEqual([-1, -1])
+      expect(next.verify()).toEqual([])
+      const fresh = started('ahead')
+      fresh.el2.take(NEAR_BLOCK, ANNOTATION_VM)
+      fresh.el2.take(FAR, ANNOTATION_VM)
+      fresh.tell()
+      expect(next.pool.used).toBe(fresh.hyp.pool.used)
+      return died
+    }
+    let limit = 0
+    while (at(limit)) limit++
+    expect(limit).toBeGreaterThan(3)
+  })
+
+  test('and has tables of its own does not', () => {
+    const bench = started('ahead')
+    expect(() => successor(bench, {}).restore(bench.hyp.checkpoint().slice())).toThrow("and EL2's tables")
+  })
+})
+
+describe('stalls', () => {
+  const STALLS: SoftSetUp = {
+    soft: { id: idRegisters({ idr5: 4 << 16 }, { idr0: r.IDR0_STALL_MODEL }) },
+  }
+
+  /** CMD_RESUME with Action = retry, for the STAG in word 1 of an event (IHI 0070 sections 4.7.2 and 7.3). */
+  const retry = (event: bigint): number[] => [
+    C.CMDQ_OP_RESUME | (C.CMDQ_RESUME_0_RESP_RETRY << 12),
+    SID,
+    Number(event & 0xffffn),
+    0,
+  ]
+
+  test('an access to what EL2 has not mapped waits until the host has touched it', () => {
+    const resumed: (Outcome | 'raz-wi')[] = []
+    const bench = started('stall', {
+      soft: { ...STALLS.soft, onResume: (_stag, _t, result) => resumed.push(result) },
+    })
+    const outcome = bench.translate(FAR)
+    expect(outcome).toMatchObject({ kind: 'fault', response: 'stall' })
+    const stag = bench.memory.peek64(bench.host.evtq)
+    // Event F_TRANSLATION, with STAG in word 1 bits 15:0 and Stall in bit 31 (IHI 0070 section 7.3).
+    expect(Number(stag & 0xffn)).toBe(0x10)
+    const word1 = bench.memory.peek64(bench.host.evtq + 8)
+    expect((word1 >> 31n) & 1n).toBe(1n)
+    bench.el2.touch(FAR)
+    bench.tell()
+    bench.host.commands(retry(word1), SYNC)
+    expect(resumed).toMatchObject([{ kind: 'translated', pa: FAR }])
+  })
+
+  test('one to what EL2 keeps is as far when it is resumed', () => {
+    const resumed: (Outcome | 'raz-wi')[] = []
+    const bench = started('stall', { soft: { ...STALLS.soft, onResume: (_stag, _t, result) => resumed.push(result) } })
+    bench.translate(EL2_BASE)
+    const word1 = bench.memory.peek64(bench.host.evtq + 8)
+    bench.host.commands(retry(word1), SYNC)
+    expect(resumed).toMatchObject([{ kind: 'fault', response: 'stall' }])
+  })
+})
