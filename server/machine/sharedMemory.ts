@@ -85,7 +85,11 @@ function load() {
     memcpy: { arguments: ['u64', 'u64', 'u64'], return: 'u64' },
   })
   const scratch = new ArrayBuffer(SCRATCH.size)
-  return { ffi, ...functions, scratch: Buffer.from(scratch), at: ffi.getRawPointer(scratch) }
+  // The one that is called often, and so would be compiled into its callers: Node frees what the compiler reads of such a function when its
+  // thread ends, while the compiler may be at it on another thread, and then the process ends with a failed check of V8's. It does not
+  // look behind a proxy.
+  const sched_yield = new Proxy(functions.sched_yield, {})
+  return { ffi, ...functions, sched_yield, scratch: Buffer.from(scratch), at: ffi.getRawPointer(scratch) }
 }
 
 /** Without the warning that `node:ffi` is experimental: it is pinned with Node, and what is used of it is tested. */
