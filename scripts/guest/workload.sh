@@ -39,6 +39,8 @@ exercise() {
 	rounds=$(parameter cosim.compute 0)
 	[ "$rounds" -eq 0 ] || bench_compute "$rounds"
 }
+	seconds=$(parameter cosim.load 0)
+	[ "$seconds" -eq 0 ] || load "$seconds"
 
 # used DEVICE: whether it is part of the workload.
 used() {
@@ -295,6 +297,111 @@ read_blocks() {
 }
 
 # bench_compute ROUNDS: on each processor at a time so many thousand rounds of arithmetic, without I/O.
+# load SECONDS: all disks and cards at a time for so long, each again and again. Of a disk the first half is read and the second one
+# written, but of nvme, which is read whole.
+load() {
+	rm -rf /tmp/load
+	mkdir /tmp/load
+	cards=
+	for name in virtio-net e1000e e1000 igb; do
+		! used $name || load_card $name "$(echo $name | tr - _)" || return
+	done
+	for name in virtio-blk nvme $MORE_DISKS; do
+		! used "$name" || load_patterns "$name" || return
+	done
+	now
+	LOAD_END=$((NOW + $1 * 1000000))
+	for name in virtio-blk nvme $MORE_DISKS; do
+		! used "$name" || load_disk "$name" || return
+	done
+	for card in $cards; do
+		again "${card%/*}" fetch fetch_again "${card%/*}" &
+	done
+	wait
+	for card in $cards; do
+		ip addr flush dev "${card#*/}"
+		ip link set "${card#*/}" down
+	done
+	for result in /tmp/load/*.result; do
+		name=${result##*/}
+		name=${name%.result}
+		read -r ok fields <"$result"
+		emit load "$ok" "\"name\":\"${name%.*}\",\"operation\":\"${name##*.}\",$fields"
+	done
+	rm -r /tmp/load
+}
+
+# load_card NAME DRIVER: an address for it, by which it is added to `cards`. Each is in a network of its own.
+load_card() {
+	find_interface "$2" || { fail load "$1" "no network card with driver $2"; return 1; }
+	ip link set "$INTERFACE" up
+	await_carrier
+	lease 10 || { fail load "$1" "no DHCP lease: $(tail -n 1 $STDERR); $(card_state)"; return 1; }
+	cards="$cards $1/$INTERFACE"
+}
+
+# find_load NAME: the disk of that name.
+find_load() {
+	serial=cosim-$1
+	[ "$1" != virtio-blk ] || serial=$VIRTIO_BLK_SERIAL
+	find_disk "$serial" || { fail load "$1" "no disk with serial $serial"; return 1; }
+	half=$((BLOCKS / 2))
+}
+
+# load_patterns NAME: makes what is written to it, which takes its time.
+load_patterns() {
+	find_load "$1" || return
+	seed=$(parameter cosim.seed cosim)
+	[ "$1" = virtio-blk ] || seed=$seed-$1
+	[ "$1" = nvme ] || pattern "$seed-load" $half >"/tmp/load/$1.other"
+	[ "$1" = nvme ] || pattern "$seed" $half >"/tmp/load/$1.last"
+}
+
+# load_disk NAME: starts what reads it and what writes to it.
+load_disk() {
+	find_load "$1" || return
+	if [ "$1" = nvme ]; then
+		again nvme read checksum 0 "$BLOCKS" &
+		return
+	fi
+	again "$1" read checksum 0 $half &
+	again "$1" write write_again "$1" $half &
+}
+
+# again NAME OPERATION COMMAND…: the command until LOAD_END, once at least. What it prints has to be the same each time.
+again() {
+	into=/tmp/load/$1.$2.result
+	STDERR=/tmp/load/$1.$2.stderr
+	shift 2
+	first=
+	passes=0
+	now
+	started=$NOW
+	while [ "$passes" -eq 0 ] || [ "$NOW" -lt "$LOAD_END" ]; do
+		sum=$("$@") || { echo "false \"error\":$(quote "pass $passes: $(cat "$STDERR")")" >"$into"; return; }
+		[ "${first:=$sum}" = "$sum" ] || { echo "false \"error\":\"pass $passes: $sum, before $first\"" >"$into"; return; }
+		passes=$((passes + 1))
+		now
+	done
+	echo "true \"passes\":$passes,\"sha256\":\"$sum\",\"ms\":$(((NOW - started) / 1000))" >"$into"
+}
+
+# write_again NAME BLOCKS: another pattern into the second half of DISK, and the one that was there; each is read back.
+write_again() {
+	for part in other last; do
+		wanted=$(sha256sum <"/tmp/load/$1.$part")
+		dd if="/tmp/load/$1.$part" of="/dev/$DISK" bs=$BLOCK seek="$2" oflag=direct conv=fsync 2>"$STDERR" || return
+		sum=$(checksum "$2" "$2") || return
+		[ "$sum" = "${wanted%% *}" ] || { echo "read back $sum, wrote ${wanted%% *}" >"$STDERR"; return 1; }
+	done
+	echo "$sum"
+}
+
+# fetch_again NAME
+fetch_again() {
+	wget -q -T "$(parameter cosim.patience $PATIENCE_S)" -O - "$(parameter "cosim.url.$1" '')" 2>"$STDERR" | sha256sum | cut -d ' ' -f 1
+}
+
 bench_compute() {
 	workers=
 	processors=$(nproc)

@@ -274,6 +274,7 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     ...(share && { share }),
     ...(options.smmus > 1 && { smmus: options.smmus }),
     devices: options.device,
+    ...(options.load > 0 && { load: options.load }),
     slots: options.slots,
     ...(options.kexec !== undefined && { successor: options.kexec }),
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
@@ -369,8 +370,9 @@ async function watch(
   signal.addEventListener('abort', interrupt)
   // Somebody may look with gdb for as long as they like.
   const patient = options.interactive === true || options.gdb !== undefined
-  const limit = options.timeout > 0 && !patient ? options.timeout * 1000 : undefined
-  const timer = limit && setTimeout(() => stop(() => hung(options.timeout, events)), limit)
+  const seconds = options.timeout + options.load * (options.kexec === undefined ? 1 : 2)
+  const limit = options.timeout > 0 && !patient ? seconds * 1000 : undefined
+  const timer = limit && setTimeout(() => stop(() => hung(seconds, events)), limit)
   if (limit) session.pump?.add(new Stall(message => stop(() => ({ outcome: 'guest-hung', message }))))
   const end = await session.ended
   const recording = await recorder?.close()

@@ -85,6 +85,8 @@ export interface BootOptions {
   /** The guest's kernel starts a successor. */
   readonly kexec?: SuccessorStart
   readonly bench: number
+  /** Seconds in which all devices are used at a time. */
+  readonly load: number
   readonly timeout: number
   readonly report?: string
   readonly translate: TranslateMode
@@ -327,7 +329,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
         'run this in the guest, by /bin/sh, instead of the workload: its output is the output, its exit code the exit code',
       )
         .argParser(guestCommand)
-        .conflicts(['interactive', 'reboots', 'bench', 'storm', 'initrd']),
+        .conflicts(['interactive', 'reboots', 'bench', 'load', 'storm', 'initrd']),
     )
     .addOption(
       new Option(
@@ -349,13 +351,22 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .addOption(
       new Option(
         '--kexec [how]',
-        'after the workload the guest starts the same kernel by kexec, and that does the workload again; kdump: by a panic',
+        'after the workload the guest starts the same kernel by kexec, and that does the workload again; kdump: by a panic under I/O',
       )
         .choices(SUCCESSORS)
         .preset('kexec')
         .conflicts(['interactive', 'reboots', 'exec', 'initrd']),
     )
     .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)
+    .addOption(
+      new Option(
+        '--load <s>',
+        'after the workload, all its devices at a time for so long, each byte checked; beside --timeout',
+      )
+        .argParser(integer(0, 86_400))
+        .default(0)
+        .conflicts(['interactive', 'initrd']),
+    )
     .option(
       '--reconnect <s>',
       'how long the machine waits for a lost server; 0: it ends',

@@ -212,9 +212,10 @@ export function printSummary(run: Report): void {
   }
   if (run.exec !== undefined) lines.push(execLine(run.exec))
   const reported = run.workload.some(({ bytes }) => bytes > 0)
-  for (const { device, operation, bytes, ok, error, ms, note, successor } of reported ? run.workload : []) {
+  for (const { device, operation, bytes, ok, error, ms, passes, note, successor } of reported ? run.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
-    const how = ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}` : (error ?? '')
+    const often = passes === undefined ? '' : `, ${counted(passes, 'pass', 'passes')}, all devices at a time`
+    const how = ok ? `${mib(bytes)} in ${seconds(ms ?? 0)}${often}` : (error ?? '')
     lines.push(
       `  ${ok ? 'ok    ' : 'FAILED'} ${what} ${how}${successor ? ', by the successor' : ''}${note ? ` (${note})` : ''}`,
     )

@@ -25,6 +25,8 @@ export interface WorkloadEntry {
   readonly error?: string
   /** What went wrong before it went well. */
   readonly note?: string
+  /** So often, while all other devices were at work as well. */
+  readonly passes?: number
   /** It was done by the kernel that the first one started by kexec. */
   readonly successor?: true
 }
@@ -110,6 +112,8 @@ export class Workload {
   readonly #devices: readonly DeviceName[]
   readonly #folder: string
   #successor: Successor | undefined
+  /** How long all devices are used at a time, s. */
+  #load = 0
 
   private constructor(
     folder: string,
@@ -164,6 +168,11 @@ export class Workload {
     writeFileSync(this.#image(SUCCESSOR), disk)
     const both = createHash('sha256').update(kernel).update(initramfs).digest('hex')
     this.#successor = { kernel: kernel.length, initramfs: initramfs.length, sha256: both }
+  }
+
+  /** Has the guest use all devices at a time after the rest, for so many seconds. */
+  addLoad(seconds: number): void {
+    this.#load = seconds
   }
 
   get #extraDisks(): DeviceName[] {
@@ -222,6 +231,7 @@ export class Workload {
     }
     const { kernel, initramfs } = this.#successor ?? {}
     if (kernel !== undefined) words.push(`cosim.kexec=${kernel}:${initramfs}`)
+    if (this.#load > 0) words.push(`cosim.load=${this.#load}`)
     if (bench > 0) words.push(`cosim.bench=${bench}`)
     return words.join(' ')
   }
@@ -243,7 +253,49 @@ export class Workload {
       this.#written('virtio-blk', this.#size.disk, this.#seed, events),
       ...this.#extraDisks.map(name => this.#written(name, EXTRA_DISK, `${this.#seed}-${name}`, events)),
       ...cards.map(name => this.#entry(name, 'fetch', 'net', file, events)),
+      ...(this.#load > 0 ? this.#loaded(events) : []),
     ]
+  }
+
+  /** Of all devices at a time. What is read is what nobody writes to, and what was written last stands on the disk at the end. */
+  #loaded(events: readonly GuestEvent[]): WorkloadEntry[] {
+    const half = (image: Buffer, size: number) => sha256(image.subarray(0, size / 2))
+    const written = (seed: string, size: number) => sha256(pattern(seed, size / 2))
+    const { disk, file } = this.#size
+    const cards = [...CARDS, ...this.#devices.filter(name => extraDevice(name).kind === 'net')]
+    return [
+      this.#passes('nvme', 'read', disk, this.#expected.nvme ?? '', events),
+      this.#passes('virtio-blk', 'read', disk / 2, half(this.#virtio, disk), events),
+      this.#passes('virtio-blk', 'write', disk, written(this.#seed, disk), events),
+      ...this.#extraDisks.flatMap(name => [
+        this.#passes(name, 'read', EXTRA_DISK / 2, half(readFileSync(this.#image(name)), EXTRA_DISK), events),
+        this.#passes(name, 'write', EXTRA_DISK, written(`${this.#seed}-${name}`, EXTRA_DISK), events),
+      ]),
+      ...cards.map(name => this.#passes(name, 'fetch', file, sha256(this.#file), events)),
+    ]
+  }
+
+  /** @param bytes of one pass */
+  #passes(
+    device: string,
+    operation: 'read' | 'write' | 'fetch',
+    bytes: number,
+    expected: string,
+    events: readonly GuestEvent[],
+  ): WorkloadEntry {
+    const event = events.find(e => e.event === 'load' && e.name === device && e.operation === operation)
+    if (event === undefined) {
+      const error = 'the guest reported nothing of all devices at a time'
+      return { device, operation, bytes: 0, sha256: '', expected, ok: false, passes: 0, error }
+    }
+    const { sha256 = '', error } = event
+    const passes = Number(event.passes ?? 0)
+    const differs = sha256 === expected ? undefined : 'the bytes differ from what the host has'
+    const wrong = error ?? (passes > 0 ? differs : 'not once')
+    return {
+      ...{ device, operation, bytes: bytes * passes, sha256, expected, ok: wrong === undefined },
+      ...{ ms: Number(event.ms ?? 0), passes, ...(wrong && { error: wrong }) },
+    }
   }
 
   /** Whether the guest has read its successor as it is. */

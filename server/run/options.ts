@@ -45,6 +45,8 @@ export interface RunOptions {
   readonly workload?: { readonly seed: string; readonly size: WorkloadSize }
   /** Whether there is an NVMe controller, which QEMU cannot save; default: there is. */
   readonly nvme?: boolean
+  /** After the rest of its workload the guest uses all devices at a time, for so many seconds; default: it does not. */
+  readonly load?: number
   /** The guest starts the same kernel once more; default: it does not. */
   readonly successor?: SuccessorStart
   /** Root ports without a device, for those that come later; default: none. */

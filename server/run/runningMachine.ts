@@ -75,6 +75,7 @@ export class RunningMachine {
       const { seed, size } = options.workload ?? {}
       workload = await Workload.create(scratch.sockets, seed, size, options.devices)
       if (options.successor !== undefined) addSuccessor(workload, files)
+      if (options.load !== undefined) workload.addLoad(options.load)
       const { smmus = 1 } = options
       const several = smmus === 1 ? {} : { smmus, smmuDevices: await onlySmmuDevices(qemu) }
       const started = performance.now()
