@@ -19,8 +19,6 @@ const PROGRAMS = {
     sources: ['el2/attack.c', 'el2/pvm.c', 'el2/edu.c', 'el2/payload.S'],
     headers: ['el2/pvm.h', 'el2/edu.h'],
   },
-  /** Starts a successor of the running kernel. */
-  kexec: { sources: ['kexec/kexec.c'], headers: [] },
   /** Carries out what the host asks for. */
   agent: { sources: ['agent/agent.c', 'el2/edu.c'], headers: ['el2/edu.h'] },
 } as const satisfies Record<string, { readonly sources: readonly string[]; readonly headers: readonly string[] }>

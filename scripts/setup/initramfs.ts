@@ -7,6 +7,7 @@ import { PrivateApt } from './apt.ts'
 import { cachePath, contentKey, entries, exists, intact, logPath, publish } from './cache.ts'
 import { type CpioEntry, writeCpio } from './cpio.ts'
 import { type GuestProgram, makeProgram, programPath } from './guestPrograms.ts'
+import { cachedKexec, fetchKexec, KEXEC_FILES } from './kexecTools.ts'
 import { type Context, exclusively } from './lock.ts'
 import { guestModules } from './modules.ts'
 import type { SetupOptions } from './options.ts'
@@ -31,6 +32,8 @@ export interface InitramfsOptions extends SetupOptions {
   extraModules?: readonly string[]
   /** Programs to come along. */
   programs?: readonly GuestProgram[]
+  /** With what starts a successor of the guest's kernel. */
+  kexec?: boolean
 }
 
 interface Ingredients {
@@ -39,6 +42,8 @@ interface Ingredients {
   modules: string[]
   /** The guest's own programs, and where they are. */
   programs: readonly { name: GuestProgram; path: string }[]
+  /** The folder with kexec; undefined: it does not come along. */
+  kexec: string | undefined
 }
 
 /** Returns the path of the guest's initramfs; makes it if it is not in the cache. */
@@ -51,7 +56,9 @@ export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<s
     if (busybox === undefined) return undefined
     const programs = await Promise.all(names.map(async name => ({ name, path: await programPath(name) })))
     for (const program of programs) if (!(await intact(program.path))) return undefined
-    const path = await initramfsPath({ busybox, modulesDir, modules, programs })
+    const kexec = options.kexec ? await cachedKexec() : undefined
+    if (options.kexec && kexec === undefined) return undefined
+    const path = await initramfsPath({ busybox, modulesDir, modules, programs, kexec })
     return (await intact(path)) ? path : undefined
   }
   const ready = await cached()
@@ -63,14 +70,15 @@ export async function ensureInitramfs(options: InitramfsOptions = {}): Promise<s
       const busybox = (await cachedBusybox()) ?? (await fetchBusybox(context))
       const programs: { name: GuestProgram; path: string }[] = []
       for (const name of names) programs.push({ name, path: await makeProgram(name, context) })
-      return makeInitramfs({ busybox, modulesDir, modules, programs }, context)
+      const kexec = options.kexec ? await fetchKexec(context) : undefined
+      return makeInitramfs({ busybox, modulesDir, modules, programs, kexec }, context)
     }
     return (await cached()) ?? context.progress.step('initramfs', 'initramfs', make)
   })
 }
 
 async function makeInitramfs(ingredients: Ingredients, context: Context): Promise<string> {
-  const { busybox, modulesDir, modules } = ingredients
+  const { busybox, modulesDir, modules, kexec } = ingredients
   const files: CpioEntry[] = [
     { path: 'bin/busybox', type: 'file', mode: 0o755, content: await readFile(busybox) },
     { path: 'bin/sh', type: 'symlink', target: 'busybox' },
@@ -82,6 +90,10 @@ async function makeInitramfs(ingredients: Ingredients, context: Context): Promis
   }
   for (const { name, path } of ingredients.programs) {
     files.push({ path: `bin/${name}`, type: 'file', mode: 0o755, content: await readFile(path) })
+  }
+  if (kexec !== undefined) {
+    for (const path of KEXEC_FILES)
+      files.push({ path, type: 'file', mode: 0o755, content: await readFile(join(kexec, path)) })
   }
   const order: string[] = []
   for (const module of modules) {
@@ -132,8 +144,10 @@ export async function moduleContent(
 }
 
 /** Where the initramfs for these ingredients is or will be: the key has in it whatever could change a byte of it. */
-async function initramfsPath({ busybox, modulesDir, modules, programs }: Ingredients): Promise<string> {
-  const ours = ['cpio.ts', 'initramfs.ts', 'modules.ts'].map(name => fileURLToPath(new URL(name, import.meta.url)))
+async function initramfsPath({ busybox, modulesDir, modules, programs, kexec = '' }: Ingredients): Promise<string> {
+  const ours = ['cpio.ts', 'initramfs.ts', 'kexecTools.ts', 'modules.ts'].map(name =>
+    fileURLToPath(new URL(name, import.meta.url)),
+  )
   const guest = Object.keys(GUEST_FILES).map(name => join(GUEST_DIR, name))
   const contents = await Promise.all([...ours, ...guest].map(path => readFile(path)))
   const moduleStates = await Promise.all(
@@ -142,7 +156,7 @@ async function initramfsPath({ busybox, modulesDir, modules, programs }: Ingredi
       return `${join(modulesDir, module)} ${size} ${mtimeMs}`
     }),
   )
-  const parts = [busybox, ...programs.map(({ path }) => path), ...contents, ...moduleStates]
+  const parts = [busybox, kexec, ...programs.map(({ path }) => path), ...contents, ...moduleStates]
   return cachePath('initramfs', `${contentKey(parts)}.cpio`)
 }
 

@@ -46,7 +46,7 @@ import { kernelFolders } from '../run/ownKernel.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import { REPORT_SCHEMA, type Report } from '../run/runReport.ts'
 import { Stall } from '../run/stall.ts'
-import { BothWorkloads, KDUMP_COMMAND_LINE } from '../run/successor.ts'
+import { BothWorkloads, KDUMP_COMMAND_LINE, KEXEC_MEMORY } from '../run/successor.ts'
 import type { Recorder } from '../trace/recorder.ts'
 import { parseAddress } from '../trap/listener.ts'
 import { type BootOptions, bootOptions, OF_THE_SERVER, policyOf, tokenFile } from './bootOptions.ts'
@@ -161,8 +161,8 @@ function check(options: BootOptions): void {
   if (options.el2 !== 'none' && options.reboots > 0) throw new Error(`--reboots: not with --el2 ${options.el2}`)
   if (options.kexec !== undefined && options.el2 !== 'none')
     throw new Error(`--kexec: not with --el2 ${options.el2}, which lets no kernel follow`)
-  if (options.kexec !== undefined && isSeries(wantedFiles(options).kernel))
-    throw new Error('--kexec: Debian’s arm64 kernels lack CONFIG_KEXEC_FILE: give one that has it (--kernel)')
+  if (options.kexec !== undefined && parseSize(options.memory) < KEXEC_MEMORY)
+    throw new Error(`--kexec: two kernels do not fit into --memory ${options.memory}: at least ${KEXEC_MEMORY >> 20}M`)
   if (options.firmware !== undefined) checkFirmware(options)
   checkSizes(options, '--')
   runsLimit()
@@ -274,9 +274,9 @@ function runOptions(options: BootOptions, faults: FaultPlan | undefined): RunOpt
     ...(share && { share }),
     ...(options.smmus > 1 && { smmus: options.smmus }),
     devices: options.device,
-    ...(options.load > 0 && { load: options.load }),
     slots: options.slots,
     ...(options.kexec !== undefined && { successor: options.kexec }),
+    ...(options.load > 0 && { load: options.load }),
     commandLine: commandLine({ run, bench, ...(append !== '' && { append }) }),
     ...(options.gdb !== undefined && { gdb: options.gdb === true ? {} : { port: options.gdb } }),
     qemuArgs: [
@@ -331,11 +331,12 @@ async function watch(
   session.pump?.add(attackTable)
   hook?.(session, kernel)
   const events: GuestEvent[] = []
-  const both = options.kexec && new BothWorkloads(workload)
+  const both = options.kexec && new BothWorkloads(workload, options.kexec)
   let bootMs: number | null = null
   let panic: string | undefined
   session.console.on('line', line => {
-    panic ??= panicOf(line)
+    const reason = panicOf(line)
+    if (reason !== undefined && !both?.asked(reason)) panic ??= reason
     const event = parseGuestEvent(line)
     if (event === undefined || events.length >= MAX_GUEST_EVENTS) return
     events.push(event)
@@ -389,7 +390,7 @@ async function watch(
   // Whatever policy and machine promise, what was seen counts.
   const broken = end.sections.isolated === true && (violation !== undefined || (attacks && deviceReached(attacks)))
   const failure =
-    withPanic(machineFailure(end, stopped?.()), options.kexec === 'kdump' ? undefined : panic) ??
+    withPanic(machineFailure(end, stopped?.()), panic) ??
     (command === undefined ? undefined : execFailure(events, code)) ??
     (ownTask ? undefined : workloadFailure(events, entries)) ??
     acpiFailure(acpi) ??
@@ -411,6 +412,7 @@ async function watch(
     ...(session.hello && { qemu: session.hello.qemuVersion }),
     wallMs: Math.round(performance.now() - started),
     bootMs,
+    ...(both && { successor: both.report(events) }),
     traps: session.counters?.traps() ?? null,
     ...(session.transport && { transport: session.transport }),
     workload: entries,

@@ -6,6 +6,7 @@ import { describeDisagreement } from '../oracle/agreement.ts'
 import type { AttackReport } from '../run/attackTable.ts'
 import type { AcpiReport } from '../run/iort.ts'
 import type { Percentiles, Report } from '../run/runReport.ts'
+import type { SuccessorReport } from '../run/successor.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import { counted, grouped, micros } from '../trace/words.ts'
 import type { TranslateReport } from '../translate/translator.ts'
@@ -171,6 +172,13 @@ export function transportLine({ frames, ram, reason }: TransportUse): string {
 const execLine = ({ command, code }: NonNullable<Report['exec']>): string =>
   `  ${code === 0 ? 'ok    ' : 'FAILED'} ${command.slice(0, 100)}: ${code === null ? 'the machine ended first' : `exit code ${code}`}`
 
+function successorLine({ start, kernel, bootMs, vmcore }: SuccessorReport): string {
+  const how = start === 'kexec' ? 'by kexec' : 'after a panic'
+  if (kernel === null) return `  ${how}: NO SUCCESSOR reached its userspace`
+  const core = vmcore === undefined ? '' : `, ${mib(vmcore)} of the first kernel’s memory in /proc/vmcore`
+  return `  ${how}: kernel ${kernel}, userspace after ${seconds(bootMs ?? 0)} more${core}`
+}
+
 /** The report for people, on standard error, so that the guest's console on standard output stays clean. */
 export function printSummary(run: Report): void {
   const lines = ['', `smmu-cosim: ${run.outcome}${run.message === undefined ? '' : `: ${run.message}`}`]
@@ -185,6 +193,7 @@ export function printSummary(run: Report): void {
   if (run.stage2 !== undefined)
     lines.push(`  EL2's tables are the second stage (--stage2 shared --populate ${run.populate ?? 'ahead'})`)
   lines.push(`  policy ${run.policy}, kernel ${run.kernel}, ${boot}, ${seconds(run.wallMs)} in all`)
+  if (run.successor !== undefined) lines.push(successorLine(run.successor))
   const { traps } = run
   if (traps !== null && traps.total > 0) {
     const { latencyUs: q, serverUs: s } = traps

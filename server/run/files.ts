@@ -73,7 +73,7 @@ export interface WantedFiles {
   readonly agent?: boolean
   /** With the drivers of a folder that is shared. */
   readonly share?: boolean
-  /** With the program that starts a successor. */
+  /** With what starts a successor. */
   readonly kexec?: boolean
   /** Beside the usual ones: the guest has to have their drivers. */
   readonly devices?: readonly DeviceName[]
@@ -89,9 +89,9 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   const programs: GuestProgram[] = []
   if (wanted.attack) programs.push('attack')
   if (wanted.agent) programs.push('agent')
-  if (wanted.kexec) programs.push('kexec')
   const extraModules = [...(wanted.share ? SHARE_MODULES : []), ...Object.keys(driversOf(wanted.devices ?? []))]
-  const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, programs, extraModules }))
+  const { kexec = false } = wanted
+  const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, programs, extraModules, kexec }))
   const firmware = wanted.firmware === true ? await ensureFirmware(setup) : wanted.firmware
   const symbols = wanted.symbols ?? vmlinux
   return {

@@ -9,6 +9,7 @@ import type { OracleReport } from '../trap/oracleReport.ts'
 import type { AttackReport } from './attackTable.ts'
 import type { Outcome } from './ending.ts'
 import type { AcpiReport } from './iort.ts'
+import type { SuccessorReport } from './successor.ts'
 
 /** The report of one run, as `--report FILE` writes it. Fields are only ever added within a schema version. */
 export const REPORT_SCHEMA = 'smmu-cosim/report/1'
@@ -62,6 +63,8 @@ export interface Report {
   readonly wallMs: number
   /** Start of QEMU until the guest's userspace, ms; null when it never got there. */
   readonly bootMs: number | null
+  /** With `--kexec`: the kernel that the first one started. */
+  readonly successor?: SuccessorReport
   /** null for a baseline run. */
   readonly traps: TrapReport | null
   /** What traps travelled through at the end, and how guest RAM was reached. */

@@ -13,6 +13,23 @@ export type SuccessorStart = (typeof SUCCESSORS)[number]
 /** Memory that the first kernel keeps for the one after a panic. */
 export const KDUMP_COMMAND_LINE = 'crashkernel=256M'
 
+/** RAM that this wants: the successor lies from 256 MiB on (scripts/guest/workload.sh), or in what is kept for it. */
+export const KEXEC_MEMORY = 768 << 20
+
+/** What the guest panics about when it was told to (drivers/tty/sysrq.c). */
+const ASKED_PANIC = 'sysrq triggered crash'
+
+/** The second kernel of a run. */
+export interface SuccessorReport {
+  readonly start: SuccessorStart
+  /** As it calls itself; null: it never reached its userspace. */
+  readonly kernel: string | null
+  /** From what the first one said last until then, ms. */
+  readonly bootMs: number | null
+  /** Bytes of the first kernel's memory that it can read (/proc/vmcore); absent: it is none that looks at a crash. */
+  readonly vmcore?: number
+}
+
 /** Makes the same kernel the guest's successor. @throws Error when its image cannot be unpacked */
 export function addSuccessor(workload: Workload, { kernel, initrd }: Pick<MachineFiles, 'kernel' | 'initrd'>): void {
   const image = imageBytes(kernel.image)
@@ -24,18 +41,30 @@ export function addSuccessor(workload: Workload, { kernel, initrd }: Pick<Machin
 /** Checks the workload of both kernels. */
 export class BothWorkloads {
   readonly #workload: Workload
+  readonly #start: SuccessorStart
   #first: readonly WorkloadEntry[] | undefined
   /** Where the successor's events begin. */
   #from = 0
+  /** When the first kernel said that it starts the other one, ms of `performance.now()`. */
+  #left: number | undefined
+  #bootMs: number | null = null
 
-  constructor(workload: Workload) {
+  constructor(workload: Workload, start: SuccessorStart) {
     this.#workload = workload
+    this.#start = start
+  }
+
+  /** Whether a panic for this reason is the one that starts the successor. */
+  asked(reason: string): boolean {
+    return this.#start === 'kdump' && this.#left !== undefined && this.#first === undefined && reason === ASKED_PANIC
   }
 
   /** The last event is new. That of the successor's start comes before it writes to a disk. */
   added(events: readonly GuestEvent[]): void {
-    if (this.#first !== undefined || events.at(-1)?.event !== 'userspace') return
-    if (events.filter(({ event }) => event === 'userspace').length < 2) return
+    const last = events.at(-1)
+    if (last?.event === 'successor' && last.ok) this.#left ??= performance.now()
+    if (this.#first !== undefined || last?.event !== 'userspace' || this.#left === undefined) return
+    this.#bootMs = Math.round(performance.now() - this.#left)
     this.#from = events.length - 1
     this.#first = this.#check(events.slice(0, -1))
     this.#workload.again()
@@ -46,6 +75,18 @@ export class BothWorkloads {
     const first = this.#first ?? this.#check(events)
     const second = this.#workload.check(this.#first === undefined ? [] : events.slice(this.#from))
     return [...first, ...second.map(entry => ({ ...entry, successor: true as const }))]
+  }
+
+  report(events: readonly GuestEvent[]): SuccessorReport {
+    const own = this.#first === undefined ? [] : events.slice(this.#from)
+    const kernel = own[0]?.kernel
+    const bytes = own.find(({ event }) => event === 'vmcore')?.bytes
+    return {
+      start: this.#start,
+      kernel: kernel === undefined ? null : String(kernel),
+      bootMs: this.#bootMs,
+      ...(bytes !== undefined && { vmcore: bytes }),
+    }
   }
 
   #check(events: readonly GuestEvent[]): WorkloadEntry[] {

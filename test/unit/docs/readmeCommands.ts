@@ -84,6 +84,16 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
   'boot --firmware': { by: 'test/boot/machine.test.ts', words: ['boot', '--firmware'], qemu: ['-bios'] },
   'boot --smmus 2': { by: 'test/boot/machine.test.ts', words: ['boot', '--smmus'], qemu: [/^arm-smmuv3,id=smmu1,/] },
   'boot --qemu 10.2': { by: 'test/boot/machine.test.ts', words: ['boot', '--qemu', '10.2'] },
+  'boot --smmus 2 --smp 2 --load 300': {
+    by: 'test/boot/machine.test.ts',
+    words: ['boot', '--smmus', '--load'],
+    qemu: [/^arm-smmuv3,id=smmu1,/, / cosim\.load=300( |$)/],
+  },
+  'boot --kexec': {
+    by: 'test/boot/machine.test.ts',
+    words: ['boot', '--kexec'],
+    qemu: [/serial=cosim-kexec,/, / cosim\.run=kexec /],
+  },
   'boot --call-stacks': { by: 'test/boot/gdb.test.ts', words: ['--call-stacks'], qemu: [/^smmu-cosim,/] },
   'boot --gdb --dashboard': {
     by: 'test/boot/gdb.test.ts',

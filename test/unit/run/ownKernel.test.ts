@@ -278,7 +278,8 @@ test.each([
   ['--policy PIPE.ts', 'PIPE.ts: not a regular file'],
   ['--faults PIPE.yaml', 'PIPE.yaml'],
   ['--device abacus', "argument 'abacus' is invalid. The workload knows igb, usb-storage, virtio-scsi"],
-  ['--kexec', 'CONFIG_KEXEC_FILE'],
+  ['--kexec --memory 512M', '--kexec: two kernels do not fit into --memory 512M: at least 768M'],
+  ['--kexec --el2 pkvm', '--kexec: not with --el2 pkvm, which lets no kernel follow'],
   ['--kernel FOLDER', 'no arch/arm64/boot/Image in it'],
   ['--kernel 6.12 --modules FOLDER', "--modules: not with Debian's kernel 6.12"],
 ])('boot %s answers at once', async (args, message) => {

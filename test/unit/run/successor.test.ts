@@ -29,7 +29,7 @@ test('a kernel and its successor', async () => {
 
     const image = join(folder, 'virtio-blk.img')
     const events: GuestEvent[] = []
-    const both = new BothWorkloads(workload)
+    const both = new BothWorkloads(workload, 'kdump')
     const add = (event: string, fields: Partial<GuestEvent> = {}) => {
       events.push({ seq: events.length, event, ok: true, ...fields })
       both.added(events)
@@ -50,11 +50,24 @@ test('a kernel and its successor', async () => {
     add('userspace')
     read()
     write('seed')
+    expect(both.asked('sysrq triggered crash')).toBe(false)
     add('successor', { name: 'kdump', sha256: sha256(Buffer.concat([kernel, initramfs])) })
     // It was read right, and never started.
     const first = ['virtio-blk read true', 'virtio-blk write true', 'kexec read true']
     expect(outcome()).toEqual([...first, 'virtio-blk read false again', 'virtio-blk write false again'])
-    add('userspace')
+    expect(both.asked('sysrq triggered crash')).toBe(true)
+    expect(both.asked('Attempted to kill init!')).toBe(false)
+    expect(both.report(events)).toEqual({ start: 'kdump', kernel: null, bootMs: null })
+    add('userspace', { kernel: '6.12-second' })
+    add('vmcore', { bytes: 4096 })
+    // A panic of the successor is one, whatever it says.
+    expect(both.asked('sysrq triggered crash')).toBe(false)
+    expect(both.report(events)).toEqual({
+      start: 'kdump',
+      kernel: '6.12-second',
+      bootMs: expect.any(Number),
+      vmcore: 4096,
+    })
     read()
     write('seed-1')
     expect(outcome()).toEqual([...first, 'virtio-blk read true again', 'virtio-blk write true again'])
