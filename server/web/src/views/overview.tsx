@@ -150,12 +150,14 @@ const POWER_WORDS = { on: 'on', retained: 'off, registers kept', off: 'off' } as
 /** Which SMMUs are on, and buttons to have them switched, as the host would ask for it. */
 function Power({ smmus, c }: { smmus: number; c: CountersView | undefined }) {
   const { off = 0, on = 0, refused = 0 } = c?.power ?? {}
-  const states = useLoaded(
-    () => Promise.all(Array.from({ length: smmus }, (_, smmu) => call('GET /smmus/:smmu/power', { params: { smmu } }))),
-    0,
-    [smmus, off, on, c?.resets, machineState.value],
-  )
   const live = recording.value === undefined && (machineState.value === 'running' || machineState.value === 'paused')
+  // Of a machine that ends there is nobody to be asked.
+  const told = live || recording.value !== undefined || machineState.value === 'held' ? smmus : 0
+  const states = useLoaded(
+    () => Promise.all(Array.from({ length: told }, (_, smmu) => call('GET /smmus/:smmu/power', { params: { smmu } }))),
+    0,
+    [told, off, on, c?.resets],
+  )
   const change = (smmu: number, state: PowerState) => () =>
     void attempt(async () => {
       const { ok, result } = await call('POST /smmus/:smmu/power', { params: { smmu }, body: { state } })
