@@ -2,8 +2,9 @@
 /** `faults compare` and `matrix compare`. */
 import type { Command } from 'commander'
 import { type Comparison, comparisonText, isWorse } from '../sessions/compare.ts'
-import { act, EXIT } from './exit.ts'
+import { act, EXIT, UsageError } from './exit.ts'
 import { numbers } from './numbers.ts'
+import { inputFile } from './paths.ts'
 import { print } from './terminal.ts'
 
 /**
@@ -29,10 +30,12 @@ export function compareCommand(
     .description(
       'what has changed, what became worse first; told by more than chance from what comes and goes with the seed',
     )
-    .option('--database <file>', 'where they are kept', file)
+    .option('--database <file>', 'where they are kept', inputFile, file)
     .option('--json', 'the result as JSON')
     .action((before: readonly number[], after: readonly number[], options: { database: string; json?: true }) =>
       act(async () => {
+        const both = before.find(id => after.includes(id))
+        if (both !== undefined) throw new UsageError(`${noun} ${both} is on both sides`)
         const [comparison, notes] = compared(options.database, before, after)
         if (options.json)
           print(JSON.stringify({ schema: 'smmu-cosim/compare/1', before, after, ...comparison, notes }, null, 2))

@@ -28,6 +28,7 @@ import {
 } from '../sessions/campaignReport.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
+import { counted } from '../trace/words.ts'
 import type { Transport } from '../trap/messages.ts'
 import {
   appendOption,
@@ -45,7 +46,7 @@ import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, numbers, whole } from './numbers.ts'
-import { faultNames, inputFile, outputFile } from './paths.ts'
+import { databaseFile, faultNames, inputFile, outputFile } from './paths.ts'
 import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
@@ -88,15 +89,16 @@ function stages(text: string): SeriesStep[] {
   })
 }
 
-const outputOptions = (command: Command): Command =>
+/** @param database of which kind its file is: one that is there, or one that may be new */
+const outputOptions = (command: Command, database: (path: string) => string): Command =>
   command
-    .option('--database <file>', 'where campaigns are kept', defaultDatabase())
+    .option('--database <file>', 'where campaigns are kept', database, defaultDatabase())
     .option('--json', 'the result as JSON')
     .option('--junit <file>', 'write JUnit XML', outputFile)
     .option('--html <file>', 'write a page with time lines, console and trace', outputFile)
 
 const runOptions = (command: Command): Command =>
-  queueOptions(outputOptions(command), 'run the sessions on the workers of a queue')
+  queueOptions(outputOptions(command, databaseFile), 'run the sessions on the workers of a queue')
     .addOption(
       new Option(
         '--kernel <list>',
@@ -142,7 +144,7 @@ export function faultsRunCommands(faults: Command): void {
   faults
     .command('campaigns')
     .description('campaigns so far')
-    .option('--database <file>', 'where campaigns are kept', defaultDatabase())
+    .option('--database <file>', 'where campaigns are kept', inputFile, defaultDatabase())
     .action(({ database }: OutputOptions) => act(async () => printCampaigns(new Database(database))))
   faults
     .command('salvage')
@@ -155,7 +157,7 @@ export function faultsRunCommands(faults: Command): void {
         say(`${made}: ${campaigns} campaigns with ${sessions} sessions`)
       }),
     )
-  outputOptions(faults.command('report').argument('<campaign>', 'its number', whole))
+  outputOptions(faults.command('report').argument('<campaign>', 'its number', whole), inputFile)
     .description('what came of a campaign')
     .action((id: number, options: OutputOptions) =>
       act(async () => {
@@ -212,7 +214,7 @@ async function start(
     options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume, options)
   const { path: folder } = newRunFolder(say)
   const where = connection === undefined ? `${options.jobs} at a time` : 'on workers'
-  say(`campaign ${campaign.id}: ${database.remaining(campaign).length} sessions, ${where}`)
+  say(`campaign ${campaign.id}: ${counted(database.remaining(campaign).length, 'session')}, ${where}`)
   const { qemu } = await builtQemu(options, signal)
   const runner =
     connection === undefined

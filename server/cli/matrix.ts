@@ -54,7 +54,7 @@ import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list } from './numbers.ts'
-import { inputFile, outputFile } from './paths.ts'
+import { databaseFile, inputFile, outputFile } from './paths.ts'
 import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
@@ -124,9 +124,10 @@ const whole =
   }
 const id = whole(1, Number.MAX_SAFE_INTEGER)
 
-const outputOptions = (command: Command): Command =>
+/** @param database of which kind its file is: one that is there, or one that may be new */
+const outputOptions = (command: Command, database: (path: string) => string): Command =>
   command
-    .option('--database <file>', 'where matrices are kept', defaultMatrices())
+    .option('--database <file>', 'where matrices are kept', database, defaultMatrices())
     .option('--against <kernel>', 'a kernel of the matrix that the others are held against')
     .option('--json', 'the result as JSON')
     .option('--junit <file>', 'write JUnit XML', outputFile)
@@ -137,7 +138,7 @@ export function matrixCommand(program: Command): void {
     .command('matrix')
     .description('boot kernels with devices, steps, modes and granules, all with all')
   const run = matrix.command('run', { isDefault: true }).description('boot all cells; goes on where it was interrupted')
-  queueOptions(outputOptions(run), 'boot the cells on the workers of a queue')
+  queueOptions(outputOptions(run, databaseFile), 'boot the cells on the workers of a queue')
     .addOption(
       new Option(
         '--kernel <list>',
@@ -188,7 +189,7 @@ export function matrixCommand(program: Command): void {
   matrix
     .command('list')
     .description('matrices so far')
-    .option('--database <file>', 'where matrices are kept', defaultMatrices())
+    .option('--database <file>', 'where matrices are kept', inputFile, defaultMatrices())
     .action(({ database }: OutputOptions) =>
       act(async () => {
         for (const { id, started, finished, what, planned, done, asExpected } of new MatrixDatabase(database).list()) {
@@ -197,7 +198,7 @@ export function matrixCommand(program: Command): void {
         }
       }),
     )
-  outputOptions(matrix.command('report').argument('<matrix>', 'its number', id))
+  outputOptions(matrix.command('report').argument('<matrix>', 'its number', id), inputFile)
     .description('what came of a matrix')
     .action((number: number, options: OutputOptions) =>
       act(async () => {

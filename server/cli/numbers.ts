@@ -12,15 +12,16 @@ export function whole(text: string): number {
   return value
 }
 
-/** `1,2,5-8`: whole numbers, one or more. @throws InvalidArgumentError */
+/** `1,2,5-8`: whole numbers, one or more, each once. @throws InvalidArgumentError */
 export function numbers(text: string): number[] {
   const parts = list(text)
   if (parts.length === 0) throw new InvalidArgumentError('expected a number, or FROM-TO')
-  return parts.flatMap(part => {
+  const all = parts.flatMap(part => {
     const [from, to = from] = part.split('-').map(whole)
     if (from === undefined || to === undefined || to < from || to - from > 10_000) {
       throw new InvalidArgumentError(`"${part}": expected a number, or FROM-TO`)
     }
     return Array.from({ length: to - from + 1 }, (_, i) => from + i)
   })
+  return [...new Set(all)]
 }

@@ -27,6 +27,9 @@ export function inputFile(path: string): string {
   return path
 }
 
+/** A database that may be new. @throws InvalidArgumentError */
+export const databaseFile = (path: string): string => (existsSync(path) ? inputFile(path) : path)
+
 /**
  * A recording: `latest`, the name of a run or the beginning of one, a run's folder, or a file.
  * @returns the path of its file @throws InvalidArgumentError
@@ -69,7 +72,14 @@ export function folder(path: string): string {
 export function whichQemu(text: string): string {
   if (isQemuVersion(text)) return text
   if (!existsSync(text)) throw new InvalidArgumentError(`no such file; set-up knows ${QEMU_VERSIONS.join(' and ')}`)
-  return statSync(text).isDirectory() ? qemuSource(text) : resolve(inputFile(text))
+  if (statSync(text).isDirectory()) return qemuSource(text)
+  const binary = resolve(inputFile(text))
+  try {
+    accessSync(binary, constants.X_OK)
+  } catch {
+    throw new InvalidArgumentError('not executable: expected a qemu-system-aarch64 with the patches, or a source tree')
+  }
+  return binary
 }
 
 /** A source tree of a QEMU that there are patches for. @throws InvalidArgumentError */

@@ -124,7 +124,7 @@ export function stage2Problem(
 ): string | undefined {
   const { stage2, populate, until = 'nested', blocks, power, ats } = options
   if (stage2 !== 'shared') return populate === undefined ? undefined : 'populate: only with stage2 shared'
-  if (!el2) return 'stage2 shared: there is no EL2 whose tables could be shared'
+  if (!el2) return 'stage2 shared: only with el2 pkvm, whose tables are shared'
   if (builtIn && !IDMAP_POLICIES.has(policy)) return `stage2 shared: policy ${policy} has no second stage`
   if (until !== 'nested') return `stage2 shared: until ${until} there is no second stage`
   if (blocks === true) return 'stage2 shared: EL2 says what is mapped in blocks'

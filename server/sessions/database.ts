@@ -58,6 +58,7 @@ export const defaultDatabase = (): string => join(dirname(runsFolder()), 'campai
 const SESSIONS: Kind<Job> = {
   nameOf: jobName,
   isPlan: (plan): plan is readonly Job[] => Plan.Check(plan),
+  noun: 'campaign',
   list: 'faults campaigns',
   salvage: 'faults salvage',
 }

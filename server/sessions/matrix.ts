@@ -114,6 +114,7 @@ const Plan = Compile(
 const CELLS: Kind<Cell> = {
   nameOf: cellName,
   isPlan: (plan): plan is readonly Cell[] => Plan.Check(plan),
+  noun: 'matrix',
   list: 'matrix list',
   salvage: 'matrix salvage',
 }

@@ -83,6 +83,8 @@ export interface Kind<Job> {
   readonly nameOf: (job: Job) => string
   /** A plan is data: it is checked before any of it is run. */
   readonly isPlan: (plan: unknown) => plan is readonly Job[]
+  /** What a campaign is called. */
+  readonly noun: string
   /** The command that lists campaigns, and the one that saves what can be read of a damaged file. */
   readonly list: string
   readonly salvage: string
@@ -251,9 +253,9 @@ export class Store<Job, Result extends Stored> {
   campaign(id: number): CampaignOf<Job> {
     const row = this.#db.prepare('SELECT id, started, finished, what, plan FROM campaigns WHERE id = ?').get(id)
     if (row === undefined)
-      throw new Error(`${this.path}: no campaign ${id}; "smmu-cosim ${this.#kind.list}" lists them`)
+      throw new Error(`${this.path}: no ${this.#kind.noun} ${id}; "smmu-cosim ${this.#kind.list}" lists them`)
     const plan: unknown = JSON.parse(String(row.plan))
-    if (!this.#kind.isPlan(plan)) throw new Error(`${this.path}: the plan of campaign ${id} is damaged`)
+    if (!this.#kind.isPlan(plan)) throw new Error(`${this.path}: the plan of ${this.#kind.noun} ${id} is damaged`)
     return { ...(row as unknown as Omit<CampaignOf<Job>, 'plan'>), plan }
   }
 

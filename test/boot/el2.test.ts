@@ -154,7 +154,7 @@ describe('a protected VM whose host attacks it', () => {
 
   test.each([
     [['--el2', 'pkvm', '--granule', '65536'], '--granule 65536: EL2 gives and takes pages of 4096 bytes'],
-    [['--stage2', 'shared'], '--stage2 shared: there is no EL2 whose tables could be shared'],
+    [['--stage2', 'shared'], '--stage2 shared: only with --el2 pkvm, whose tables are shared'],
     [['--populate', 'never'], '--populate: only with --stage2 shared'],
     [['--el2', 'pkvm', '--stage2', 'shared', '--blocks'], '--stage2 shared: EL2 says what is mapped in blocks'],
     [['--storm', '4'], '--storm: only with --el2 pkvm'],

@@ -37,6 +37,10 @@ test.each<[string, RegExp]>([
   ['boot --share /none:rw', /'--share <folder>' argument '.none:rw' is invalid. no such folder/],
   ['boot --share package.json', /'--share <folder>' argument 'package.json' is invalid. no such folder/],
   ['boot --qemu server', /'--qemu <version|file>' argument 'server' is invalid. server: no source tree of QEMU/],
+  ['boot --qemu package.json', /'--qemu <version|file>' argument 'package.json' is invalid. not executable/],
+  ['boot --stage2 shared --el2 kernel', /--stage2 shared: only with --el2 pkvm/],
+  ['faults compare 1-3 3', /campaign 3 is on both sides/],
+  ['matrix compare 3 3', /matrix 3 is on both sides/],
   ['boot --qemu 9.2', /'--qemu <version|file>' argument '9.2' is invalid. no such file/],
   ['boot --qemu-source /none', /'--qemu-source <dir>' argument '.none' is invalid. no such folder/],
   ['setup --qemu-source server', /'--qemu-source <dir>' argument 'server' is invalid. server: no source tree of QEMU/],
@@ -99,6 +103,12 @@ test.each([
   'faults salvage FILE /tmp/x',
   'faults salvage README.md OUTPUT',
   'faults report 1 --html OUTPUT',
+  'faults report 1 --database FILE',
+  'faults campaigns --database FILE',
+  'faults compare 1 2 --database FILE',
+  'matrix report 1 --database FILE',
+  'matrix list --database FILE',
+  'matrix compare 1 2 --database FILE',
   'attack --known FILE',
   'attack --replay FILE',
   'bench --json OUTPUT',
@@ -113,7 +123,14 @@ test.each([
   expect(code).toBe(2)
 })
 
-test.each([['boot --report /'], ['trace show /'], ['ctl download /']])('a folder is no file: %s', async command => {
+test.each([
+  ['boot --report /'],
+  ['trace show /'],
+  ['ctl download /'],
+  ['faults run sync-hangs --database /'],
+  ['matrix --database /'],
+  ['matrix compare 1 2 --database /'],
+])('a folder is no file: %s', async command => {
   const { code, said } = await parsed(command.split(' '))
   expect(said).toContain('this is a folder, expected a file')
   expect(code).toBe(2)

@@ -13,7 +13,7 @@ test.each<[PolicyOptions, string, boolean, string | undefined]>([
   [{ ...shared, populate: 'never', until: 'nested' }, 'full', true, undefined],
   [shared, 'mine.ts', true, undefined],
   [{ populate: 'ahead' }, 'pkvm', true, 'populate: only with stage2 shared'],
-  [shared, 'pkvm', false, 'stage2 shared: there is no EL2 whose tables could be shared'],
+  [shared, 'pkvm', false, 'stage2 shared: only with el2 pkvm, whose tables are shared'],
   [shared, 'passthrough', true, 'stage2 shared: policy passthrough has no second stage'],
   [{ ...shared, until: 'queues' }, 'pkvm', true, 'stage2 shared: until queues there is no second stage'],
   [{ ...shared, blocks: true }, 'pkvm', true, 'stage2 shared: EL2 says what is mapped in blocks'],

@@ -199,6 +199,8 @@ describe('the commands', () => {
     expect(both.status).toBe(1)
     expect(both.stdout).toContain('a 6.12 nested: worse, p = 0.0022: recovered 6 → io-error 6')
     expect(run('faults', 'compare', '3-4', '1-2', '--database', path).status).toBe(0)
+    // A campaign that is named twice has not run twice.
+    expect(run('faults', 'compare', '1,1', '3,3-3', '--database', path).stdout).toBe(one.stdout)
     const json = JSON.parse(run('faults', 'compare', '1,2', '3-4', '--json', '--database', path).stdout)
     expect(json).toMatchObject({ schema: 'smmu-cosim/compare/1', before: [1, 2], after: [3, 4], notes: [] })
     expect(json.differences).toMatchObject([{ change: 'worse', told: true, after: { good: { count: 0 } } }])
@@ -231,6 +233,7 @@ describe('the commands', () => {
     expect(stdout.split('\n')[0]).toMatch(/^6\.12 igb nested hardware 4096: worse, p = 0\.0079: ok 5 → guest-hung 5; /)
     expect(stdout).toContain('1 the same, 1 different, of these 1 worse and 0 better by more than chance')
     expect(status).toBe(1)
+    expect(run('matrix', 'compare', '1', '11', '--database', path).stderr).toContain('no matrix 11')
     const one = run('matrix', 'compare', '1', '10', '--database', path)
     expect([one.status, one.stdout]).toEqual([0, expect.stringContaining('worse, perhaps by chance: ok → guest-hung')])
   })
