@@ -26,6 +26,9 @@ const BBM_AT_ONCE = 2
 
 const bits = (word: number, high: number, low: number): number => (word >>> low) & (2 ** (high - low + 1) - 1)
 
+/** VTCR_EL2.S2PIE, S2POE and D128 (DDI 0487 D24.2): bits 7:6 of a descriptor are not S2AP alone, or it has 128 bits. */
+const hasOtherDescriptors = ({ vtcrHi }: Stage2Registers): boolean => (vtcrHi & 0x70) !== 0
+
 /** VTCR_EL2.DS (DDI 0487 D24.2): descriptors of 52-bit addresses, with 4 and 16 KiB granules. */
 const hasLpa2 = ({ vtcrHi }: Stage2Registers): boolean => (vtcrHi & 1) !== 0
 
@@ -41,9 +44,13 @@ export function tableProblems(registers: Stage2Registers, { idr0, idr3, idr5 }: 
   else if ((idr5 & granule[1]) === 0) problems.push(`the SMMU has no granule of ${granule[0]} KiB (VTCR_EL2.TG0)`)
   if (hasLpa2(registers) && (idr5 & r.IDR5_DS) === 0)
     problems.push('the descriptors are those of 52-bit addresses, which the SMMU does not read (VTCR_EL2.DS, IDR5.DS)')
-  if (!hearsBroadcast({ idr0 }) && fieldGet(r.IDR3_BBML, idr3) !== BBM_AT_ONCE)
+  if (hasOtherDescriptors(registers))
     problems.push(
-      'what EL2 breaks before it makes, the SMMU is told of when both is done, and it may not meet that (IDR0.BTM, IDR3.BBML)',
+      'the descriptors have permissions by index, or 128 bits, which the SMMU reads otherwise (VTCR_EL2.S2PIE, S2POE, D128)',
+    )
+  if (fieldGet(r.IDR3_BBML, idr3) !== BBM_AT_ONCE)
+    problems.push(
+      'what EL2 breaks before it makes, the SMMU is told of when both is done, and it may not meet that (IDR3.BBML)',
     )
   return problems
 }
@@ -61,5 +68,8 @@ export function sharingProblems(registers: Stage2Registers, id: IdRegisters): st
   return problems
 }
 
-/** Whether the SMMU hears what CPUs invalidate by broadcast (DVM); if not, EL2 has to send each TLBI as a command as well. */
+/**
+ * Whether the SMMU can hear what CPUs invalidate by broadcast (DVM); if not, EL2 has to send each TLBI as a command as well. Whether it does is
+ * CR2.PTM's to say, which is the host's: Linux sets it, and nothing may rely on this.
+ */
 export const hearsBroadcast = ({ idr0 }: Pick<IdRegisters, 'idr0'>): boolean => (idr0 & r.IDR0_BTM) !== 0

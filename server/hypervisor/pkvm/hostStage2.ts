@@ -18,6 +18,8 @@ const DESCRIPTORS = PAGE / PTE_SIZE
 /** Pages of tables that are followed at most: tables of 64 GiB in pages. */
 const MAX_PAGES = 65536
 const TWO_POW_32 = 2 ** 32
+/** Bits of the largest intermediate physical address. */
+const MAX_INPUT_BITS = 52
 
 /** Where a walk begins, by VTTBR_EL2 and VTCR_EL2 (DDI 0487, D8.2 and D24.2). */
 export interface HostStage2Geometry {
@@ -50,7 +52,7 @@ export function hostStage2Geometry(registers: HostStage2Registers): HostStage2Ge
   if (Number.isNaN(startLevel) || (granuleShift === 16 && sl0 === 3)) return 'VTCR_EL2.SL0 is reserved'
   const resolved = levelShift(startLevel, granuleShift)
   const tables = concatenatedTables(inputBits, startLevel, granuleShift)
-  if (inputBits <= resolved || inputBits > 52 || tables > 16) {
+  if (inputBits <= resolved || inputBits > MAX_INPUT_BITS || tables > 16) {
     return `VTCR_EL2.T0SZ of ${64 - inputBits} does not fit a start at level ${startLevel}`
   }
   const wide = granuleShift === 16 && ps === 6
@@ -198,18 +200,12 @@ export class HostStage2 {
     }
   }
 
-  /** Whether a part of what a table maps was not touched by the host. @param level of the descriptor that leads to the table */
-  hasZeroes(lo: number, hi: number, level: number): boolean {
-    const { granuleShift } = this.#known
+  /** Whether the host has not touched a part of what a last-level table maps. @param lo, hi of the descriptor that leads to it */
+  hasZeroes(lo: number, hi: number): boolean {
     const address = this.#tableAddress(lo, hi)
-    for (let at = address; at < address + 2 ** granuleShift; at += PAGE) {
+    for (let at = address; at < address + 2 ** this.#known.granuleShift; at += PAGE) {
       const page = this.#pages.get(at)
       if (page === undefined || page.zeroes > 0) return true
-      if (page.level === LAST_LEVEL) continue
-      for (let i = 0; i < DESCRIPTORS; i++) {
-        const low = page.words[2 * i] ?? 0
-        if (this.#isTable(page.level, low) && this.hasZeroes(low, page.words[2 * i + 1] ?? 0, level + 1)) return true
-      }
     }
     return false
   }
@@ -231,7 +227,8 @@ export class HostStage2 {
     this.#pages.clear()
     this.#geometry = geometry
     this.#budget = MAX_PAGES
-    this.#touched = [{ from: 0, to: 2 ** geometry.inputBits }]
+    // Also what former tables translated and these do not.
+    this.#touched = [{ from: 0, to: 2 ** MAX_INPUT_BITS }]
     this.mayHaveTaken = true
     this.#addTable(geometry.root, geometry.rootBytes, geometry.startLevel, 0)
     return this.#take()

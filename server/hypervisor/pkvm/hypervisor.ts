@@ -556,7 +556,8 @@ export class Hypervisor implements HypContext {
   /** @param result of what took pages from devices */
   #isRevoked(base: number, size: number, result: number): boolean {
     if (result === OK) return true
-    this.report.warn(HYP_UNMAP, this.trap, 0, base % TWO_POW_32, Math.floor(base / TWO_POW_32), size / 4096, result)
+    const pages = Math.min(size / 4096, TWO_POW_32 - 1)
+    this.report.warn(HYP_UNMAP, this.trap, 0, base % TWO_POW_32, Math.floor(base / TWO_POW_32), pages, result)
     return false
   }
 

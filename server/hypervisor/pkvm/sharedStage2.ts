@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The tables that EL2 keeps for its host as the second stage of devices (server/hypervisor/README.md, section 20). No copy: a descriptor of ours leads
- * to EL2's own table wherever that says of all its addresses what devices are to have, and what EL2 stores there holds for them at once.
+ * The tables that EL2 keeps for its host as the second stage of devices (server/hypervisor/README.md, section 20). No copy of pages: a descriptor of
+ * ours leads to EL2's own last-level table wherever that says of all its addresses what devices are to have, and what EL2 stores there holds for
+ * them at once.
  *
- * Tables of ours are the root and those on the way to what EL2 does not know of: hypervisor memory and the frames of the SMMUs, which EL2 takes
- * for its host's. With `ahead`, also those where a part was not touched by the host yet, which is mapped here. In them each
+ * Tables of ours are those above, and of the last level those with what EL2 does not know of: hypervisor memory and the frames of the SMMUs, which
+ * EL2 takes for its host's. With `ahead`, also those where a part was not touched by the host yet, which is mapped here. In them each
  * descriptor is made of EL2's whenever that has changed, before EL2 goes on.
+ *
+ * EL2's tables above the last level are not linked: EL2 may make a last-level table of one before the SMMU has forgotten it. Its page descriptors
+ * would lead to tables then, which are pages that the host writes.
  *
  * The tables in memory are the only state: one of ours is known by its place.
  */
@@ -41,7 +45,7 @@ const DESCRIPTOR = 1
 export interface SharedInfo {
   /** Tables of the hypervisor's own, the root counted as one. */
   readonly own: number
-  /** Tables of EL2 that they lead to. */
+  /** Tables of EL2 that they lead to, all of the last level. */
   readonly linked: number
   /** Bytes that EL2 has not mapped, and these tables do. */
   readonly ahead: number
@@ -219,7 +223,7 @@ export class SharedStage2 {
     if (hidden > 0) return OWN_TABLE
     if (zero) return this.#map(level, base, span)
     if (isTable(lo, found.level)) {
-      if (this.#ahead && host.hasZeroes(lo, hi, level)) return OWN_TABLE
+      if (level < LAST_LEVEL - 1 || (this.#ahead && host.hasZeroes(lo, hi))) return OWN_TABLE
       const next = host.tableOf(lo, hi)
       this.#lo = ((next % TWO_POW_32) | ARM_LPAE_PTE_TYPE_TABLE) >>> 0
       this.#hi = Math.floor(next / TWO_POW_32)

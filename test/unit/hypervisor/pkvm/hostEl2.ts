@@ -55,6 +55,8 @@ export class HostEl2 extends FakeEl2 {
     const table = this.#free.pop() ?? this.#next
     if (table === this.#next) this.#next += PAGE
     this.#memory.poke(table, new Uint8Array(PAGE))
+    // It may be watched still, of a use before.
+    this.#stored.add(table)
     return table
   }
 

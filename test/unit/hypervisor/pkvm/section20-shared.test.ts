@@ -24,7 +24,7 @@ const SID = 8
 /** Of EL2, in the first range of RAM. */
 const EL2_BASE = RAM_BASE + 14 * MiB
 const EL2_SIZE = 2 * MiB
-/** A second range, in a GiB in which nothing is hidden: EL2's own level 2 table serves it. */
+/** A second range, in a GiB in which nothing is hidden. */
 const FAR = 0x8000_0000
 const RAM = [
   { base: RAM_BASE, size: 32 * MiB },
@@ -99,8 +99,8 @@ describe('what devices reach', () => {
     }
     expect(bench.reach(EL2_BASE)).toBe(-1)
     expect(bench.hyp.verify()).toEqual([])
-    // The far GiB is EL2's level 2 table as a whole; near there are tables of ours on the way to hypervisor memory, and to the frames.
-    expect(bench.hyp.sharedInfo).toMatchObject({ populate: 'never', own: 4, linked: 2, ahead: 0 })
+    // Ours: the root, and level 1, and level 2 of three GiB at most; EL2's: the last level of what it keeps.
+    expect(bench.hyp.sharedInfo).toMatchObject({ populate: 'never', own: 5, linked: 1, ahead: 0 })
   })
 
   test('where EL2’s own table is linked, its store alone is enough', () => {
@@ -268,6 +268,69 @@ describe('any changes of EL2', () => {
   })
 })
 
+describe('a table of EL2 that becomes another one before EL2 leaves', () => {
+  /** Unlinks the level 2 table of an address. @returns the table, zeroed */
+  const unlink = ({ el2, memory }: SharedBench, address: number): number => {
+    const table = el2.level2(address) - (el2.level2(address) % PAGE)
+    el2.store(el2.level1(address), 0n)
+    memory.poke(table, new Uint8Array(PAGE))
+    return table
+  }
+
+  test.each(['ahead', 'never'] as const)(
+    '%s: one of level 2, of the last one: what the host wrote to a page is no table',
+    populate => {
+      const bench = started(populate)
+      const { el2, memory } = bench
+      // The host has touched all that the table maps, and a device has been there.
+      const blocks = Array.from({ length: 512 }, (_, i) => FAR + i * BLOCK)
+      for (const block of blocks) el2.touch(block)
+      bench.tell()
+      expect(bench.reach(FAR)).toBe(FAR)
+      for (let i = 0; i < 512; i++) memory.poke64(NEAR_BLOCK + 8 * i, BigInt(EL2_BASE) | 0x7ffn)
+      const table = unlink(bench, FAR)
+      // Last-level descriptors of that page, for addresses of which nothing is cached.
+      for (let i = 0; i < 512; i++) el2.store(table + 8 * i, BigInt(NEAR_BLOCK) | 0x7ffn)
+      el2.store(el2.level2(RAM_BASE + 4 * MiB), BigInt(table) | 3n)
+      for (const block of blocks) expect([-1, block + PAGE]).toContain(bench.reach(block + PAGE))
+      bench.tell()
+      for (const block of blocks) expect([-1, block + PAGE]).toContain(bench.reach(block + PAGE))
+      expect(bench.hyp.verify()).toEqual([])
+    },
+  )
+
+  test('one of the last level, of hypervisor memory: reached until EL2 leaves, a known limit, and not behind that', () => {
+    const bench = started('never')
+    const { el2 } = bench
+    el2.take(FAR, ANNOTATION_VM)
+    bench.tell()
+    el2.give(FAR)
+    el2.touch(FAR + PAGE)
+    bench.tell()
+    expect(bench.reach(FAR + PAGE)).toBe(FAR + PAGE)
+    el2.merge(FAR)
+    el2.take(CARVEOUT_BASE + PAGE, ANNOTATION_VM)
+    el2.touch(CARVEOUT_BASE)
+    expect(bench.reach(FAR)).toBe(CARVEOUT_BASE)
+    bench.tell()
+    expect(bench.reach(FAR)).toBe(FAR)
+    expect(bench.reach(CARVEOUT_BASE)).toBe(-1)
+  })
+
+  test.each(['ahead', 'never'] as const)('%s: tables that translate fewer bits than those before', populate => {
+    const bench = started(populate)
+    const high = 2 ** 39 + FAR
+    bench.el2.touch(high)
+    bench.tell()
+    expect(bench.reach(high)).toBe(high)
+    const vtcrLo = (64 - 39) | (1 << 6) | (2 << 16)
+    const change = { ...bench.el2.registers, vtcrLo, cpu: 0, time: 0, all: true, pages: [] }
+    expect(bench.hyp.stage2Changed(change)).toBe(true)
+    expect(bench.reach(high)).toBe(-1)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+})
+
 describe('what hardware is told', () => {
   const own = (bench: SharedBench) => bench.report.own.splice(0).map(C.opcodeName)
   const FORGET = ['TLBI_S12_VMALL', 'SYNC']
@@ -336,7 +399,13 @@ describe('what cannot be shared is refused', () => {
       'hardware that does not do without break-before-make',
       'ahead',
       id({ idr3: fieldPrep(r.IDR3_BBML, 1) }, { idr3: r.IDR3_BBML }),
-      'IDR0.BTM, IDR3.BBML',
+      'IDR3.BBML',
+    ],
+    [
+      'the same, which could hear of TLBI if the host let it (CR2.PTM)',
+      'ahead',
+      id({ idr0: r.IDR0_BTM, idr3: fieldPrep(r.IDR3_BBML, 1) }, { idr3: r.IDR3_BBML }),
+      'IDR3.BBML',
     ],
   ] as const)('%s', (_, populate, setUp, reason) => {
     const said = refusal(populate, setUp)
@@ -346,6 +415,9 @@ describe('what cannot be shared is refused', () => {
 
   test.each([
     ['descriptors of 52-bit addresses', { vtcrHi: 1 }, 'VTCR_EL2.DS'],
+    ['permissions by index', { vtcrHi: 1 << 4 }, 'VTCR_EL2.S2PIE'],
+    ['permissions with an overlay', { vtcrHi: 1 << 5 }, 'S2POE'],
+    ['descriptors of 128 bits', { vtcrHi: 1 << 6 }, 'D128'],
     ['a granule of 64 KiB', { vtcrLo: (64 - 40) | (1 << 6) | (1 << 14) | (2 << 16) }, 'VTCR_EL2.TG0'],
   ])('%s', (_, registers, reason) => {
     const bench = new SharedBench('ahead')
