@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The options of all commands that have to do with a fleet's queue: where it is, and what lets one in. */
+import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { createSecureContext } from 'node:tls'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { parseQueue, QUEUE_PASSWORD, type QueueConnection } from '../fleet/queue.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
@@ -45,6 +47,31 @@ export const queueOptions = (command: Command, about: string): Command =>
     .option('--queue-cert <file>', 'PEM: the certificate that the queue asks for', inputFile)
     .option('--queue-key <file>', 'PEM: the key of that certificate', inputFile)
 
+/** Node takes a file without certificates for an authority that has signed nothing. @throws UsageError */
+function authority(path: string): Buffer {
+  const ca = readFileSync(path)
+  try {
+    new X509Certificate(ca)
+  } catch {
+    throw new UsageError(`--queue-ca ${path}: expected a certificate in PEM`)
+  }
+  return ca
+}
+
+/** @throws UsageError when they are not what TLS takes, or are not of each other */
+function identity(certificate: string, secret: string): { readonly cert: Buffer; readonly key: Buffer } {
+  const [cert, key] = [readFileSync(certificate), readFileSync(secret)]
+  try {
+    createSecureContext({ cert, key })
+  } catch (error) {
+    const why = (error as Error).message
+    throw new UsageError(
+      `--queue-cert ${certificate}, --queue-key ${secret}: expected a certificate and its key in PEM (${why})`,
+    )
+  }
+  return { cert, key }
+}
+
 /**
  * How the queue is reached; undefined: nothing was said of one.
  * @throws UsageError for options that do not fit; Error when a file cannot be read, or others can read the password
@@ -72,16 +99,14 @@ export function connectionOf(
     throw new UsageError('--queue-ca, --queue-cert: of a queue with TLS, rediss://')
   }
   const secret = file === undefined ? password : readSecret('--queue-password-file', file)
-  const pem = (path: string) => readFileSync(path)
   return {
     ...queue,
     ...(secret !== undefined && secret !== '' && { password: secret }),
     ...(queue.tls && {
       tls: {
         ...queue.tls,
-        ...(queueCa !== undefined && { ca: pem(queueCa) }),
-        ...(queueCert !== undefined && { cert: pem(queueCert) }),
-        ...(queueKey !== undefined && { key: pem(queueKey) }),
+        ...(queueCa !== undefined && { ca: authority(queueCa) }),
+        ...(queueCert !== undefined && queueKey !== undefined && identity(queueCert, queueKey)),
       },
     }),
   }

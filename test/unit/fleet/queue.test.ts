@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Where a queue is, and what lets one in. */
-import { chmodSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
@@ -61,11 +62,18 @@ test('one that others may read is refused', () => {
 })
 
 test('certificates', () => {
-  const [ca, cert, key] = ['ca', 'cert', 'key'].map(name => file(name, name))
+  const make = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '1']
+  const names = ['-subj', '/CN=h', '-keyout', 'key', '-out', 'cert']
+  execFileSync('openssl', [...make, ...names], { cwd: folder, stdio: 'pipe' })
+  const [cert, key] = [join(folder, 'cert'), join(folder, 'key')]
+  const ca = cert
   const all = { queue: encrypted, queueCa: ca, queueCert: cert, queueKey: key }
-  expect(connectionOf(all, undefined)?.tls).toEqual({
-    ...{ servername: 'h', ca: Buffer.from('ca'), cert: Buffer.from('cert'), key: Buffer.from('key') },
-  })
+  const made = { ca: readFileSync(ca), cert: readFileSync(cert), key: readFileSync(key) }
+  expect(connectionOf(all, undefined)?.tls).toEqual({ servername: 'h', ...made })
+  const none = file('none', 'no PEM\n')
+  expect(() => connectionOf({ ...all, queueCa: none })).toThrow(`--queue-ca ${none}: expected a certificate in PEM`)
+  expect(() => connectionOf({ ...all, queueCert: none })).toThrow(`--queue-cert ${none}, --queue-key ${key}: expected`)
+  expect(() => connectionOf({ ...all, queueKey: none })).toThrow('expected a certificate and its key in PEM')
   expect(() => connectionOf({ queue: encrypted, queueCert: cert })).toThrow('without the other')
   expect(() => connectionOf({ queue, queueCa: ca })).toThrow('of a queue with TLS')
   expect(() => connectionOf({ queueCa: ca })).toThrow('--queue-ca: without --queue')
