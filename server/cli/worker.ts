@@ -114,7 +114,11 @@ async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise
   const { serveMetrics, WorkerMetrics } = await import('../fleet/workerMetrics.ts')
   const metrics = new WorkerMetrics()
   const { host = '', port = 0 } = options.metrics ?? {}
-  const served = options.metrics && (await serveMetrics(host, port, () => metrics.text()))
+  const served =
+    options.metrics &&
+    (await serveMetrics(host, port, () => metrics.text()).catch((error: Error) => {
+      throw new Error(`--metrics: ${error.message}`)
+    }))
   if (served !== undefined) say(`metrics at http://${host.includes(':') ? `[${host}]` : host}:${served.port}/metrics`)
   try {
     await FleetWorker.run(

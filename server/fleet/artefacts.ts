@@ -12,12 +12,25 @@ import { QUEUE_PREFIX } from './queue.ts'
 /** Of one file, bytes; and of all that a job leaves. */
 export const MOST_BYTES = 4 << 20
 const MOST_OF_JOB = 8 << 20
+/** Of a result and its files, bytes. What nothing makes smaller grows a little by its packing. */
+const MOST_TOGETHER = MOST_BYTES + MOST_OF_JOB
+const MOST_PACKED = MOST_TOGETHER + (1 << 16)
 
 /** A file's content under the name that it is to have. */
 export interface Content {
   readonly name: string
   readonly bytes: Buffer
 }
+
+/** Values of a hash, unless they are longer together than ARGV[1] bytes: whoever writes to the queue decides how long they are. */
+const BOUNDED_HMGET = `
+local found, room = {}, tonumber(ARGV[1])
+for i = 2, #ARGV do
+  room = room - redis.call('HSTRLEN', KEYS[1], ARGV[i])
+  if room < 0 then return false end
+  found[i - 1] = redis.call('HGET', KEYS[1], ARGV[i])
+end
+return found`
 
 const keyOf = (id: string): string => `${QUEUE_PREFIX}:artefacts:${id}`
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
@@ -36,18 +49,24 @@ export async function putArtefacts(redis: Redis, id: string, contents: readonly 
   return artefacts
 }
 
-/** @returns undefined when one is not there any more, or is not what its hash says */
+/** @returns undefined when one is not there any more, is not what its hash says, or is longer than any worker sends */
 export async function getArtefacts(
   redis: Redis,
   id: string,
   artefacts: readonly Artefact[],
 ): Promise<Content[] | undefined> {
-  const packed = await redis.hmgetBuffer(keyOf(id), ...artefacts.map(({ sha256 }) => sha256))
+  const names = artefacts.map(({ sha256 }) => sha256)
+  const packed = (await redis.callBuffer('EVAL', BOUNDED_HMGET, 1, keyOf(id), MOST_PACKED, ...names)) as
+    | readonly (Buffer | null)[]
+    | null
   const contents: Content[] = []
+  let room = MOST_TOGETHER
   for (const [i, { name, sha256: expected }] of artefacts.entries()) {
-    const value = packed[i]
-    const bytes = value && (await promisify(gunzip)(value, { maxOutputLength: MOST_BYTES }).catch(() => undefined))
+    const value = packed?.[i]
+    const maxOutputLength = Math.min(MOST_BYTES, room)
+    const bytes = value && (await promisify(gunzip)(value, { maxOutputLength }).catch(() => undefined))
     if (!bytes || sha256(bytes) !== expected) return undefined
+    room -= bytes.length
     contents.push({ name, bytes })
   }
   return contents

@@ -103,6 +103,10 @@ export interface FleetJob {
 }
 const Job = Compile(JobSchema)
 
+/** A job's kind by the name that its sender gave it, which may be any. */
+export const kindOf = (name: string): Work['do'] | 'other' =>
+  name === 'session' || name === 'cell' || name === 'attack' ? name : 'other'
+
 /** Times that a job may end its workers, or the processes that they run it in. */
 export const MOST_DEATHS = 3
 /** How long Redis keeps what nobody has come for, s. */

@@ -2,7 +2,9 @@
 /** What a worker has and allows, by its own command line: a job names nothing else. */
 import { isDeepStrictEqual } from 'node:util'
 import { ensureQemu } from '../../scripts/setup/index.ts'
+import { parseSize } from '../machine/scratch.ts'
 import { isSeries } from '../run/files.ts'
+import { fitsMemory } from '../sessions/memoryLimit.ts'
 import type { Transport } from '../trap/messages.ts'
 import { difference, kernelIdentity, machineIdentity, sourceIdentity } from './identity.ts'
 import type { FleetJob } from './job.ts'
@@ -53,6 +55,9 @@ export class Own {
       return {
         refused: `the job asks for ${words(work.qemuArgs ?? [])}, this worker was started with ${words(qemuArgs)}`,
       }
+    }
+    if (work.do === 'cell' && !fitsMemory(parseSize(work.memory))) {
+      return { refused: `the job's machine has ${work.memory} of RAM, for which this worker has no memory` }
     }
     const kernel = await this.#kernel(work.kernel, identity.kernel, signal)
     if (kernel === undefined) {

@@ -36,17 +36,21 @@ export async function connect(
   const redis = new Redis(redisOptions(connection))
   const where = whereIs(connection)
   let away = ''
+  let begun = false
   const refused = Promise.withResolvers<never>()
   refused.promise.catch(() => {}) // it is only waited for at first
   redis.on('error', (error: Error) => {
     // Trying again does not help.
-    if (/^(WRONGPASS|NOAUTH|NOPERM|ERR AUTH)|certificate/.test(error.message)) refused.reject(error)
+    const refuses = /^(WRONGPASS|NOAUTH|NOPERM|ERR AUTH)|certificate/.test(error.message)
+    if (refuses) refused.reject(error)
+    if (refuses && !begun) return // told by what is thrown
     if (away !== error.message) say(`the queue ${where} is away: ${error.message || 'it cannot be reached'}`)
     away = error.message
   })
   redis.on('ready', () => {
     if (away !== '') say(`the queue ${where} is back`)
     away = ''
+    begun = true
   })
   const limit = wait ? signal : AbortSignal.any([signal, AbortSignal.timeout(BEGIN_MS)])
   const late = new Promise<never>((_, reject) => {

@@ -17,6 +17,10 @@ import { openTracing } from './tracing.ts'
 
 /** Jobs that are asked about, or sent, in one go. */
 const BATCH = 200
+/** Jobs whose results are in memory at a time. */
+const COLLECTED = 16
+/** What is kept of why a job failed, letters. */
+const MOST_WHY = 2000
 /** What events do not tell – there may have been nobody to hear them – is found so, ms. */
 const SWEEP_MS = 15_000
 /** Without a result for so long, it is told how things stand, ms. */
@@ -148,7 +152,7 @@ class Sender<J, R> {
         signal.throwIfAborted()
         const now = performance.now()
         if (this.#ended.size > 0) {
-          await this.#collect([...this.#ended].slice(0, BATCH), take)
+          await this.#collect([...this.#ended].slice(0, COLLECTED), take)
           heard = now
         } else if (now - swept >= sweepMs) {
           swept = now
@@ -196,12 +200,15 @@ class Sender<J, R> {
 
   /** Says how many wait, and for whom. */
   async #stand(): Promise<void> {
-    const [{ wait = 0, active = 0 }, workers] = await Promise.all([
-      this.#queue.getJobCounts('wait', 'active'),
+    const [{ wait = 0, delayed = 0, active = 0 }, workers] = await Promise.all([
+      // One that a worker has refused is delayed for a moment.
+      this.#queue.getJobCounts('wait', 'delayed', 'active'),
       this.#queue.getWorkersCount(),
     ])
     const whose = workers === 1 ? '1 worker' : workers === 0 ? 'no worker yet' : `${workers} workers`
-    this.#options.say(`${this.#open.size} jobs to come; in the queue ${wait} wait and ${active} run, for ${whose}`)
+    this.#options.say(
+      `${this.#open.size} jobs to come; in the queue ${wait + delayed} wait and ${active} run, for ${whose}`,
+    )
   }
 
   /** A job that is there already stays as it is. */
@@ -249,11 +256,16 @@ class Sender<J, R> {
     if (open === undefined || found?.finishedOn === undefined) return undefined
     const { job } = open
     const lost = (why: string) => ({ job, result: this.#sent.lost(why, job) })
-    const { returnvalue, failedReason, attemptsMade, stalledCounter } = found
+    const { returnvalue, attemptsMade, stalledCounter } = found
+    // Of a job that did not fail there is none, whatever BullMQ's type says.
+    const failedReason: string | undefined = found.failedReason
     if (!Returned.Check(returnvalue)) {
+      if (failedReason === undefined) return lost('what answered it is no worker of smmu-cosim')
       // The last time it was only taken to be given up.
       const times = attemptsMade + stalledCounter - 1
-      const last = failedReason.includes('stalled') ? 'its worker ended, or lost the queue' : failedReason
+      const last = failedReason.includes('stalled')
+        ? 'its worker ended, or lost the queue'
+        : failedReason.slice(0, MOST_WHY)
       return lost(times > 0 ? `tried ${times} times without a result; at last: ${last}` : `it cannot be run: ${last}`)
     }
     const { worker, artefacts } = returnvalue

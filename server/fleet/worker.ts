@@ -7,12 +7,12 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Job, type Telemetry, UnrecoverableError, WaitingError, Worker } from 'bullmq'
+import { DelayedError, type Job, type Telemetry, UnrecoverableError, WaitingError, Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import { filesOf, MOST_BYTES, putArtefacts } from './artefacts.ts'
-import { checkJob, type FleetJob, KEPT_S, MOST_DEATHS } from './job.ts'
+import { checkJob, type FleetJob, KEPT_S, kindOf, MOST_DEATHS } from './job.ts'
 import type { Answer, OwnOptions } from './own.ts'
 import { ProcessDied, Processes } from './processes.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
@@ -22,9 +22,13 @@ import type { WorkerMetrics } from './workerMetrics.ts'
 
 /** A job of a worker that is gone is taken up by another one after up to twice that, ms. */
 const LOCK_MS = 30_000
-/** A worker that refused a job leaves the next ones to others for so long, each time twice as long, ms. */
+/** A job that was refused goes behind the others after so long, ms. */
+const BEHIND_MS = 1_000
+/** A worker to which a refused job comes again leaves all to others for so long, each time twice as long, ms. */
 const REST_MS = 10_000
 const LONGEST_REST_MS = 60_000
+/** Refused jobs that a worker remembers. */
+const MOST_REFUSED = 1000
 /** What is under way when the worker is told to end may take so long to end, ms. */
 const END_MS = 40_000
 
@@ -46,7 +50,7 @@ export interface WorkerOptions {
 }
 
 /** Another worker is to have the job. */
-const isReturned = (error: unknown): boolean => error instanceof WaitingError
+const isReturned = (error: unknown): boolean => error instanceof WaitingError || error instanceof DelayedError
 
 export class FleetWorker {
   readonly #options: WorkerOptions
@@ -56,6 +60,9 @@ export class FleetWorker {
   readonly #folder: LockedFolder
   readonly #signal: AbortSignal
   #orders = 0
+  /** Jobs that were refused since the last rest, and why: what is told already. */
+  readonly #refused = new Set<string>()
+  readonly #told = new Set<string>()
   #restMs = REST_MS
 
   private constructor(options: WorkerOptions, redis: Redis, telemetry: Telemetry | undefined, signal: AbortSignal) {
@@ -69,7 +76,7 @@ export class FleetWorker {
       QUEUE_NAME,
       (job, token = '', cancelled = signal) => {
         const work = () => this.#process(job, token, AbortSignal.any([signal, cancelled]))
-        return metrics?.of(job.name, isReturned, work) ?? work()
+        return metrics?.of(kindOf(job.name), isReturned, work) ?? work()
       },
       {
         ...{ connection: redisOptions(connection), prefix: QUEUE_PREFIX, name, concurrency: jobs, autorun: false },
@@ -165,19 +172,29 @@ export class FleetWorker {
     return { worker: this.#options.name, artefacts: await putArtefacts(this.#redis, id, contents) }
   }
 
-  /** Leaves a job to others. */
+  /** Leaves a job to others, and behind the jobs that follow it: they may be for us. */
   async #refuse(job: Job, token: string, why: string): Promise<never> {
     const { name, say } = this.#options
-    say(`refuses a job: ${why}`)
+    if (!this.#told.has(why)) say(`refuses a job: ${why}`)
+    this.#told.add(why)
     await job.updateProgress({ refused: why.slice(0, 2000), worker: name })
-    await job.moveToWait(token)
+    await job.moveToDelayed(Date.now() + BEHIND_MS, token)
+    const id = job.id ?? ''
+    if (this.#refused.has(id) || this.#refused.size >= MOST_REFUSED) await this.#rest()
+    else this.#refused.add(id)
+    throw new DelayedError()
+  }
+
+  /** The queue has gone round once: for a while there is nothing in it for us. */
+  async #rest(): Promise<void> {
+    this.#refused.clear()
+    this.#told.clear()
     await this.#worker.pause(true)
     const rest = setTimeout(() => {
       if (!this.#signal.aborted) void this.#worker.resume()
     }, this.#restMs)
     rest.unref()
     this.#restMs = Math.min(2 * this.#restMs, LONGEST_REST_MS)
-    throw new WaitingError()
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Memory limits of the machines of sessions, so that several fit, and one that grows does not end the others. */
 import { readFileSync } from 'node:fs'
+import { totalmem } from 'node:os'
 import { parseSize } from '../machine/scratch.ts'
 
 /** Of one machine besides its RAM, bytes: QEMU, the trap thread, the recording's ring. */
@@ -10,6 +11,9 @@ const LOOK_MS = 500
 /** How many machines fit into memory, at least 1. */
 export const fittingMachines = (available = availableBytes(), ram = parseSize('1G')): number =>
   Math.max(1, Math.floor(available / (ram + OVERHEAD)))
+
+/** Whether a machine with so much RAM fits into that of this one when nothing else runs, bytes: the answer stays the same. */
+export const fitsMemory = (ram: number, total = totalmem()): boolean => ram + OVERHEAD <= total
 
 /** Checks that the machines fit into memory. @throws Error that says how many would. */
 export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {

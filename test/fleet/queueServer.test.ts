@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { REDIS } from '../../scripts/setup/index.ts'
@@ -158,6 +159,19 @@ describe('the queue', () => {
       database.close()
     }
   }, 60_000)
+
+  test('what is longer than anything of a fleet is not taken', async () => {
+    const redis = new Redis({
+      ...{ host: '127.0.0.1', port, username: 'fleet', tls: { ca: readFileSync(join(access, 'ca.pem')) } },
+      ...{ password: readFileSync(join(access, 'password'), 'utf8').trim(), retryStrategy: () => null },
+    })
+    redis.on('error', () => {}) // the connection ends by it
+    expect(await redis.set('smmu-cosim:x', Buffer.alloc(15 << 20))).toBe('OK')
+    await expect(redis.set('smmu-cosim:x', Buffer.alloc(17 << 20))).rejects.toThrow()
+    expect(ask(['strlen', 'smmu-cosim:x'])).toBe(String(15 << 20))
+    expect(ask(['del', 'smmu-cosim:x'])).toBe('1')
+    redis.disconnect()
+  })
 
   test('the rights are those that the documentation of fleets gives', () => {
     const rights = (file: string) =>

@@ -84,6 +84,17 @@ describe('a worker', () => {
     })
   })
 
+  test('refuses a machine with more RAM than there is', async () => {
+    const identity = { ...IDENTITY, source: await sourceIdentity() }
+    const machine = { policy: 'pkvm', memory: '4096T', smp: 1, timeout: 300 }
+    const asked = cellWork({
+      ...{ kernel: '6.12', devices: ['ahci'], until: 'nested', translate: 'hardware', granule: 4096, machine },
+    })
+    expect(await new Own(OWN).answer({ identity, work: asked }, signal)).toEqual({
+      refused: "the job's machine has 4096T of RAM, for which this worker has no memory",
+    })
+  })
+
   test('refuses a kernel that it was not given, wherever it lies', async () => {
     const identity = { ...IDENTITY, source: await sourceIdentity() }
     const image = join(folder, 'Image')

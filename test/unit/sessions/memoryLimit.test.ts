@@ -2,11 +2,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { expect, test } from 'vitest'
-import { checkMemory, limitMemory } from '../../../server/sessions/memoryLimit.ts'
+import { checkMemory, fitsMemory, limitMemory } from '../../../server/sessions/memoryLimit.ts'
 
 test('machines that do not fit are refused before they start', () => {
   expect(() => checkMemory(4, 3 * 2 ** 30, 2 ** 30)).toThrow(/memory for 2 machines/)
   expect(() => checkMemory(2, 3 * 2 ** 30, 2 ** 30)).not.toThrow()
+})
+
+test('a machine that does not fit alone is known', () => {
+  expect(fitsMemory(2 * 2 ** 30, 3 * 2 ** 30)).toBe(true)
+  expect(fitsMemory(3 * 2 ** 30, 3 * 2 ** 30)).toBe(false)
 })
 
 test('a process that allocates more than it may is told once; one that does not, and one that is gone, never', async () => {
