@@ -20,7 +20,8 @@ const BUILD_FILES = ['build.ninja', 'meson-private', 'pyvenv']
 export function treeVersion(tree: string): string {
   const file = join(tree, 'VERSION')
   const version = existsSync(file) && existsSync(join(tree, 'configure')) ? readFileSync(file, 'utf8').trim() : ''
-  if (!/^\d+\.\d+\.\d+$/.test(version)) throw new SetupError(`${tree}: no source tree of QEMU`)
+  if (!/^\d+\.\d+\.\d+$/.test(version))
+    throw new SetupError(`${tree}: no source tree of QEMU, which has a configure and a VERSION like 10.0.13`)
   if (matchingSeries(version) === undefined)
     throw new SetupError(`${tree}: QEMU ${version}; there are patches for ${QEMU_VERSIONS.join(' and ')}`)
   return version

@@ -70,7 +70,7 @@ test('numbers as people read them, and how many accesses QEMU answered', () => {
       ...{ total: 43_788, reads: 43_787, writes: 1, predicted: 21_876, latencyUs: us, serverUs: us },
       byRegister: [{ register: 'CMDQ_CONS', reads: 43_787, writes: 1 }],
     },
-    workload: [],
+    workload: [{ device: 'kexec', operation: 'read', bytes: 42 * 2 ** 20, ok: true }],
     bench: [{ device: 'nvme', reads: 1, ms: 2 }],
     console: '/c',
     commands: [{ kept: 1, rewritten: 0, dropped: 0, own: 1234 }],
@@ -87,6 +87,7 @@ test('numbers as people read them, and how many accesses QEMU answered', () => {
     '  1 command of the host: 1 kept, 0 rewritten, 0 dropped; 1,234 of the hypervisor',
     '    1 access of guarded memory by vCPUs, stopped',
     '  fault   hang fired 1 time (1 match)',
+    '  ok     kexec read         42.0 MiB',
     '  bench  nvme               1 read, 2000.0 µs each',
     '  trace   /t (1 record, 639,784 B, 1,200 LOST)',
   ])
