@@ -70,7 +70,7 @@ test('numbers as people read them, and how many accesses QEMU answered', () => {
       ...{ total: 43_788, reads: 43_787, writes: 1, predicted: 21_876, latencyUs: us, serverUs: us },
       byRegister: [{ register: 'CMDQ_CONS', reads: 43_787, writes: 1 }],
     },
-    workload: [{ device: 'kexec', operation: 'read', bytes: 42 * 2 ** 20, ok: true }],
+    workload: [{ device: 'kexec', operation: 'read', bytes: 42 * 2 ** 20, ok: true, sha256: '', expected: '' }],
     bench: [{ device: 'nvme', reads: 1, ms: 2 }],
     console: '/c',
     commands: [{ kept: 1, rewritten: 0, dropped: 0, own: 1234 }],
