@@ -224,7 +224,7 @@ export function printSummary(run: Report): void {
   for (const { device, operation, bytes, ok, error, ms, passes, note, successor } of reported ? run.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
     const often = passes === undefined ? '' : `, ${counted(passes, 'pass', 'passes')}, all devices at a time`
-    const took = ms === undefined ? '' : ` in ${seconds(ms)}`
+    const took = !ms ? '' : ` in ${seconds(ms)}`
     const how = ok ? `${mib(bytes)}${took}${often}` : (error ?? '')
     lines.push(
       `  ${ok ? 'ok    ' : 'FAILED'} ${what} ${how}${successor ? ', by the successor' : ''}${note ? ` (${note})` : ''}`,

@@ -118,6 +118,15 @@ function place(name: (typeof FOUR)[number], smmus: number): { readonly ports: st
   return { ports: ['-device', port], bus: `,bus=${name}-port` }
 }
 
+/**
+ * The words with devices that name no bus on the first root complex: where there are several, QEMU takes any bus, also that of an expander
+ * bridge.
+ */
+function onFirstRoot(words: readonly string[], smmus: number): string[] {
+  if (smmus === 1) return [...words]
+  return words.map((word, i) => (words[i - 1] !== '-device' || /,bus=/.test(word) ? word : `${word},bus=${rootBus(0)}`))
+}
+
 /** A comma in a QEMU option value is written twice. */
 const quote = (value: string): string => value.replaceAll(',', ',,')
 
@@ -207,10 +216,14 @@ export function qemuArguments(options: QemuOptions): string[] {
     const how = writable ? 'security_model=mapped-xattr,fmode=0644,dmode=0755' : 'security_model=none,readonly=on'
     args.push(
       ['-fsdev', `local,id=share,path=${quote(path)},${how}`],
-      ['-device', 'virtio-9p-pci,id=share-9p,fsdev=share,mount_tag=share,iommu_platform=on,disable-legacy=on'],
+      onFirstRoot(
+        ['-device', 'virtio-9p-pci,id=share-9p,fsdev=share,mount_tag=share,iommu_platform=on,disable-legacy=on'],
+        smmus,
+      ),
     )
   }
-  return [...args.flat(), ...slotArguments(options.slots ?? 0), ...(options.devices ?? []), ...options.extra]
+  const others = [...slotArguments(options.slots ?? 0), ...(options.devices ?? [])]
+  return [...args.flat(), ...onFirstRoot(others, smmus), ...options.extra]
 }
 
 /**

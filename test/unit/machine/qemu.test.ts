@@ -41,6 +41,20 @@ test.each([
   expect(qemuArguments(machine).join(' ')).not.toMatch(/fsdev|9p/)
 })
 
+test('what names no bus is on the first root complex, not on an expander bridge, which takes none of it', () => {
+  const devices = ['-drive', 'id=d', '-device', 'virtio-blk-pci,id=a', '-device', 'nvme,id=b,bus=port']
+  const args = qemuArguments({ ...machine, smmus: 2, share: { path: '/a', writable: false }, devices })
+  expect(args.find(arg => arg.startsWith('virtio-9p-pci,'))).toMatch(/,bus=pcie\.0$/)
+  expect(args.slice(-6)).toEqual([
+    '-drive',
+    'id=d',
+    '-device',
+    'virtio-blk-pci,id=a,bus=pcie.0',
+    '-device',
+    'nvme,id=b,bus=port',
+  ])
+})
+
 test('the agent has the second serial port, the console the first', () => {
   const args = qemuArguments({ ...machine, agentSocket: '/a,b' })
   expect(args.filter((_, i) => args[i - 1] === '-serial')).toEqual(['chardev:console', 'chardev:agent'])
@@ -123,7 +137,7 @@ test('devices are dealt out to the root complexes, each of which has its SMMU be
     ...['pcie-root-port,id=nvme-port,bus=pcie.1', 'nvme,id=nvme,bus=nvme-port'],
     ...['pcie-root-port,id=virtio-net-port,bus=pcie.2', 'virtio-net-pci,id=virtio-net,bus=virtio-net-port'],
     ...['e1000e,id=e1000e,bus=pcie.0'],
-    ...['pcie-root-port,id=slot0', 'pcie-root-port,id=slot1'],
+    ...['pcie-root-port,id=slot0,bus=pcie.0', 'pcie-root-port,id=slot1,bus=pcie.0'],
   ])
   expect(args.slice(args.indexOf('-bios')).slice(0, 2)).toEqual(['-bios', 'uefi.fd'])
 })
