@@ -13,8 +13,8 @@ import { Servers } from '../restart/servers.ts'
 import { leftovers } from './cli.ts'
 
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
-/** Every process of a run ends so soon, in every state. */
-const END_MS = 2_000
+/** What has not ended by then waits for something that does not come: a tenth of that is usual. */
+const END_MS = 20_000
 const START_MS = 120_000
 
 let folder: string

@@ -126,7 +126,7 @@ describe('what is kept', () => {
     const sum = campaignSum({ ...(row as unknown as Parameters<typeof campaignSum>[0]), plan })
     db.prepare('UPDATE campaigns SET plan = ?, sum = ?').run(plan, sum)
     db.close()
-    expect(() => new MatrixDatabase(path).campaign(1)).toThrow('the plan of campaign 1 is damaged')
+    expect(() => new MatrixDatabase(path).campaign(1)).toThrow('the plan of matrix 1 is damaged')
   })
 })
 
