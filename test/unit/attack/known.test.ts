@@ -51,7 +51,7 @@ describe('a list', () => {
   test('that is no JSON, a folder, or names no case says which file', () => {
     writeFileSync(join(folder, 'known.json'), '{')
     expect(() => readKnown(join(folder, 'known.json'))).toThrow(/known\.json: /)
-    expect(() => readKnown(folder)).toThrow(`${folder}: EISDIR`)
+    expect(() => readKnown(folder)).toThrow(`${folder}: not a regular file`)
     const path = file({ weaknesses: [{ kind: 'a', why: 'b', case: 'gone.json' }] })
     expect(() => mended(path, readKnown(path), whole)).toThrow(`${join(folder, 'gone.json')}: ENOENT`)
   })

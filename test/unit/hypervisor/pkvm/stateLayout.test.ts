@@ -42,9 +42,9 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   'hostCmdq.ts': ['#address', '#log2size', '#alreadyIssued', '#sent'],
   // Follows from the registers.
   'hostStrtab.ts': ['#table'],
-  // All of it is read again from EL2's tables.
-  'hostStage2.ts': ['#budget', '#changes', '#geometry'],
-  // In HypervisorState; counters of changes; of the trap at hand; read again from EL2's tables; made with `idmap`.
+  // All of it is read again from EL2's tables, and then anything may have been taken.
+  'hostStage2.ts': ['#budget', '#changes', '#geometry', '#touched', 'mayHaveTaken', 'forcesWriteBack'],
+  // In HypervisorState; counters of changes; of the trap at hand; read again from EL2's tables; made with `idmap`; a figure of the report.
   'hypervisor.ts': [
     'idmap',
     'isolated',
@@ -55,6 +55,8 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
     'trap',
     '#hostStage2',
     '#idmapBlocks',
+    '#sharedStage2',
+    '#forgotten',
   ],
   // Of one build.
   'idmapBuild.ts': ['#batch'],
@@ -67,6 +69,8 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   'shadowCmdq.ts': ['#own', '#full', 'timedOut', 'origin'],
   // Of the trap at hand; found again by resume.
   'shadowStrtab.ts': ['#renewed', '#aborts'],
+  // Of the change at hand: a successor, which reads all again, forgets all before it answers.
+  'sharedStage2.ts': ['stale', '#lo', '#hi'],
   'wait.ts': ['#spent'],
 }
 
