@@ -80,6 +80,7 @@ const Result = Compile(
       firings: list(Type.Object({ rule: text, n: number, trap: number, time: number, what: text }, strict)),
       traps: number,
       workloadMs: number,
+      waitedMs: number,
       usualMs: Type.Optional(number),
     }),
     timeline: list(Type.Object({ ms: number, text }, strict)),
@@ -105,7 +106,17 @@ export function sessionResult(value: unknown, job: Job, folder: string): Session
 
 const NOTHING: Evidence = {
   ...{ end: 'ended', guestEnded: false, console: [], checks: [], warnings: [], events: {}, gerrors: 0, guardFaults: 0 },
-  ...{ resets: 0, interruptions: 0, isolation: [], armed: false, fired: 0, firings: [], traps: 0, workloadMs: 0 },
+  ...{
+    resets: 0,
+    interruptions: 0,
+    isolation: [],
+    armed: false,
+    fired: 0,
+    firings: [],
+    traps: 0,
+    workloadMs: 0,
+    waitedMs: 0,
+  },
 }
 
 /** Of a session that no worker brought to an end. */

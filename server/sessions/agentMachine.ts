@@ -17,6 +17,7 @@ import { machineFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import type { Transport } from '../trap/messages.ts'
+import { processorWaitMs } from './processorWait.ts'
 import type { Savable } from './snapshot.ts'
 
 /** The same as for `boot`, so that addresses are comparable. Of RAM only touched pages are copied for a session. */
@@ -159,7 +160,10 @@ export class AgentMachine {
   /** How many times the agent has become ready. */
   readies = 0
   #toldAt = 0
+  #waitedThen = 0
   workloadMs = 0
+  /** Of it, how long threads of QEMU and of this process were kept waiting by others, ms. */
+  waitedMs = 0
 
   private constructor(machine: RunningMachine, devices: readonly string[], command: string) {
     this.#machine = machine
@@ -220,6 +224,7 @@ export class AgentMachine {
   tell(): void {
     this.#events = []
     this.#toldAt = performance.now()
+    this.#waitedThen = this.#waited
     this.session.qemu.child.stdin?.write(`${this.#command} ${this.#machine.workload.append(0)}\n`)
   }
 
@@ -229,8 +234,17 @@ export class AgentMachine {
     if (event === undefined) return undefined
     this.#events.push(event)
     if (event.event === 'ready') this.readies++
-    if (event.event === 'worked') this.workloadMs = Math.round(performance.now() - this.#toldAt)
+    if (event.event === 'worked') {
+      this.workloadMs = Math.round(performance.now() - this.#toldAt)
+      // Threads that have ended take their waits with them.
+      this.waitedMs = Math.round(Math.min(Math.max(this.#waited - this.#waitedThen, 0), this.workloadMs))
+    }
     return event
+  }
+
+  get #waited(): number {
+    const { pid } = this.session.qemu.child
+    return processorWaitMs(pid === undefined ? [process.pid] : [pid, process.pid])
   }
 
   /** Data that arrived, compared with the expected data, for the devices of this machine. */
@@ -253,7 +267,7 @@ export class AgentMachine {
     })
   }
 
-  /** The workload without faults on a saved machine, ms. @throws Error when the workload fails. */
+  /** The workload without faults on a saved machine, without what others kept it waiting, ms. @throws Error when the workload fails. */
   static async measure(prepared: Prepared, from: SavedMachine, signal: AbortSignal): Promise<number> {
     return AgentMachine.#run(prepared, from, async machine => {
       const worked = machine.#until('worked', signal)
@@ -262,7 +276,7 @@ export class AgentMachine {
       const bad = machine.checks().find(({ ok }) => !ok)
       if (bad)
         throw new Error(`the snapshot's workload fails without faults: ${bad.device} ${bad.operation}: ${bad.error}`)
-      return machine.workloadMs
+      return machine.workloadMs - machine.waitedMs
     })
   }
 

@@ -184,6 +184,7 @@ class Watch {
       firings: this.firings,
       traps: counters?.traps().total ?? 0,
       workloadMs: machine?.workloadMs ?? 0,
+      waitedMs: machine?.waitedMs ?? 0,
       ...(snapshot && { usualMs: snapshot.usualMs }),
     }
   }

@@ -32,8 +32,9 @@ export interface Evidence {
   readonly fired: number
   readonly firings: readonly Firing[]
   readonly traps: number
-  /** Of the workload, ms; `usualMs`: the same without faults, on this machine. */
+  /** Of the workload, ms; `waitedMs` of it: threads waited for a processor; `usualMs`: without faults and such waits, on this machine. */
   readonly workloadMs: number
+  readonly waitedMs: number
   readonly usualMs?: number
 }
 
@@ -87,13 +88,17 @@ function* find(evidence: Evidence): Generator<Finding> {
   for (const { ok, device, operation, error } of evidence.checks) {
     if (!ok) yield { verdict: 'io-error', text: `${device} ${operation}: ${error ?? 'failed'}` }
   }
-  const { workloadMs, usualMs } = evidence
+  const { workloadMs, waitedMs, usualMs } = evidence
   if (
     evidence.end === 'worked' &&
     usualMs !== undefined &&
-    workloadMs > Math.max(SLOWER * usualMs, usualMs + SLOWER_MS)
+    workloadMs - waitedMs > Math.max(SLOWER * usualMs, usualMs + SLOWER_MS)
   ) {
-    yield { verdict: 'degraded', text: `the workload took ${workloadMs} ms instead of ${usualMs} ms` }
+    const waited = waitedMs > 0 ? `, without ${waitedMs} ms of waiting for a processor` : ''
+    yield {
+      verdict: 'degraded',
+      text: `the workload took ${workloadMs - waitedMs} ms instead of ${usualMs} ms${waited}`,
+    }
   }
   for (const [name, count] of Object.entries(evidence.events)) {
     if (count > 0) yield { verdict: 'recovered', text: `${count} events ${name}` }

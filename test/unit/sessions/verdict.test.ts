@@ -31,6 +31,7 @@ const clean: Evidence = {
   firings: [],
   traps: 10,
   workloadMs: 1000,
+  waitedMs: 0,
   usualMs: 1000,
 }
 const line = (verdict: Verdict) => ({ console: [{ verdict, line: 'a line' }] })
@@ -46,6 +47,8 @@ describe('from evidence to a verdict', () => {
     ['a reset, then the workload', { resets: 1 }, 'recovered'],
     ['the server was away', { interruptions: 1 }, 'recovered'],
     ['four times as slow', { workloadMs: 4001 }, 'degraded'],
+    ['as slow, kept waiting by other programs', { workloadMs: 6000, waitedMs: 2000 }, 'unaffected'],
+    ['slower than such waits explain', { workloadMs: 6001, waitedMs: 2000 }, 'degraded'],
     ['three times as slow, but not by much', { usualMs: 100, workloadMs: 2900 }, 'unaffected'],
     ['a check that failed', { checks: [check(true), check(false)] }, 'io-error'],
     [
