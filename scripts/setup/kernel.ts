@@ -16,9 +16,6 @@ const SUITES = {
   '6.16': 'trixie-backports',
   '6.17': 'trixie-backports',
   '6.18': 'trixie-backports',
-  '6.19': 'trixie-backports',
-  '7.0': 'trixie-backports',
-  '7.1': 'trixie-backports',
   '7.2': 'trixie-backports',
   '7.3': 'trixie-backports',
   latest: 'trixie-backports',
@@ -83,6 +80,9 @@ export function kernelPackages(version: string, depends: string): string[] {
   return [`linux-image-${version}`, ...parts.filter(match => match[1] === version).map(([name]) => name)]
 }
 
+/** Lists of what is built in, and device trees: a kernel boots without. */
+const isBase = (name: string): boolean => name.startsWith('linux-base-')
+
 /** The version in the name of the image package that the metapackage depends on. @throws SetupError */
 export function imageVersion(depends: string): string {
   const version = /linux-image-(\S+)/.exec(depends)?.[1]
@@ -90,32 +90,48 @@ export function imageVersion(depends: string): string {
   return version
 }
 
-/** The newest plain arm64 image of a series among the names of all packages, for a suite that has moved on. */
-export function newestImage(series: string, names: readonly string[]): string | undefined {
+/** The plain arm64 images of a series among the names of all packages, the newest first. */
+export function imagesOf(series: string, names: readonly string[]): string[] {
   return names
-    .flatMap(name => /^linux-image-(\d+\.\d+\.\d+\+\w+-arm64)$/.exec(name)?.[1] ?? [])
+    .flatMap(name => /^linux-image-(\d+\.\d+\.\d+[+-]\w+-arm64)$/.exec(name)?.[1] ?? [])
     .filter(version => version.startsWith(`${series}.`))
-    .sort((a, b) => a.localeCompare(b, 'en', { numeric: true }))
-    .at(-1)
+    .sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))
 }
 
-/** The version to fetch. */
-async function wanted(series: KernelSeries, apt: PrivateApt): Promise<string> {
-  const version = imageVersion(await apt.field('linux-image-arm64', 'Depends'))
-  if (series === 'latest' || version.startsWith(`${series}.`)) return version
-  const older = newestImage(series, await apt.names('linux-image-'))
-  if (older === undefined) {
-    throw new SetupError(`Debian's ${SUITES[series]} has no arm64 kernel ${series} any more; its newest is ${version}`)
+/** A version to fetch, and its packages. */
+interface Wanted {
+  readonly version: string
+  readonly packages: readonly string[]
+}
+
+/** What is asked of an archive. */
+export type KernelArchive = Pick<PrivateApt, 'field' | 'names'>
+
+/**
+ * The newest version of a series that a suite has as a whole: the image of one that it has moved on from may outlive its modules.
+ * @throws SetupError naming what is gone
+ */
+export async function wholeKernel(series: KernelSeries, apt: KernelArchive): Promise<Wanted> {
+  const newest = imageVersion(await apt.field('linux-image-arm64', 'Depends'))
+  const names = await apt.names('linux-')
+  const current = series === 'latest' || newest.startsWith(`${series}.`)
+  const gone: string[] = []
+  for (const version of current ? [newest] : imagesOf(series, names)) {
+    const packages = kernelPackages(version, await apt.field(`linux-image-${version}`, 'Depends'))
+    const missing = packages.filter(name => !names.includes(name) && !isBase(name))
+    if (missing.length === 0) return { version, packages: packages.filter(name => names.includes(name)) }
+    gone.push(`linux-image-${version} needs ${missing.join(' and ')}`)
   }
-  return older
+  const why = gone[0] === undefined ? '' : `: ${gone[0]}, which it does not have`
+  throw new SetupError(`Debian's ${SUITES[series]} has no whole arm64 kernel ${series}${why}; its newest is ${newest}`)
 }
 
 async function fetchKernel(series: KernelSeries, { scratch, signal }: Context): Promise<KernelFiles> {
   const apt = await PrivateApt.open(SUITES[series], signal)
-  const version = await wanted(series, apt)
+  const { version, packages } = await wholeKernel(series, apt)
   const options = { step: 'unpacking the kernel', log: logPath('kernel'), signal }
   const unpacked = join(scratch, 'unpacked')
-  for (const name of kernelPackages(version, await apt.field(`linux-image-${version}`, 'Depends'))) {
+  for (const name of packages) {
     const deb = await apt.download(name, join(scratch, 'deb', name))
     await run('dpkg-deb', ['-x', deb, unpacked], options)
   }
