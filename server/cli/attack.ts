@@ -23,7 +23,7 @@ import {
 } from '../policy/policy.ts'
 import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
-import { inputFile } from './paths.ts'
+import { inputFile, outputFolder } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, report, say } from './terminal.ts'
@@ -109,7 +109,7 @@ export function attackCommand(program: Command): void {
     )
     .option('--seed <n>', 'the same attack again (default: by chance)', seed)
     .option('--jobs <n>', 'threads; with --queue, jobs of a worker each', count(256), 1)
-    .option('--corpus <dir>', 'cases that must show nothing any more; new ones are put there')
+    .option('--corpus <dir>', 'cases that must show nothing any more; new ones are put there', outputFolder)
     .option('--known <file>', 'weaknesses that are known; the attack fails only for others', inputFile)
     .addOption(
       new Option('--replay <case>', 'perform one case and explain it')

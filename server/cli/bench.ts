@@ -59,7 +59,7 @@ export function benchCommand(program: Command): void {
     .option(
       '--results <file>',
       'a run of record: refuses a machine that has something else to do; puts the table between the marks of a Markdown file',
-      inputFile,
+      text => outputFile(inputFile(text)),
     )
     .action(async (options: BenchOptions) => {
       const { signal, dispose } = abortOnSignal()

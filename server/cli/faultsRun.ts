@@ -43,10 +43,10 @@ import {
   transportOption,
 } from './bootOptions.ts'
 import { compareCommand } from './compare.ts'
-import { act, EXIT, UsageError } from './exit.ts'
+import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, numbers, whole } from './numbers.ts'
-import { databaseFile, faultNames, inputFile, outputFile } from './paths.ts'
+import { databaseFile, expectDistinct, faultNames, inputFile, outputFile } from './paths.ts'
 import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
@@ -203,6 +203,7 @@ async function start(
   options: RunOptions,
   signal: AbortSignal,
 ): Promise<void> {
+  usage(() => expectDistinct({ '--junit': options.junit, '--html': options.html }))
   const connection = connectionOf(options)
   const machine = {
     ...(options.modules && { modules: options.modules }),
@@ -323,12 +324,12 @@ function progress(job: Job, { verdict, asExpected, ms }: SessionResult, count: n
 
 async function output(database: Database, campaign: Campaign, options: OutputOptions): Promise<void> {
   const rows = database.rows(campaign)
-  if (options.junit !== undefined) await writeWhole(options.junit, junitXml(campaign, rows))
-  if (options.html !== undefined) await writeWhole(options.html, htmlPage(campaign, rows))
   const { plan, ...about } = campaign
   if (options.json)
     print(JSON.stringify({ schema: 'smmu-cosim/faults/1', ...about, planned: plan.length, sessions: rows }, null, 2))
   else print(tableText(rows))
+  if (options.junit !== undefined) await writeWhole(options.junit, junitXml(campaign, rows))
+  if (options.html !== undefined) await writeWhole(options.html, htmlPage(campaign, rows))
   if (rows.length < plan.length || rows.some(({ result }) => !result.asExpected)) process.exitCode = EXIT.failed
 }
 

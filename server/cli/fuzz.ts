@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { NAMED, TARGETS, type TargetName } from '../../test/fuzz/names.ts'
 import type { FuzzOptions } from '../../test/fuzz/run.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { outputFolder } from './paths.ts'
 import { say } from './terminal.ts'
 
 /** Seconds of a run that nobody gave a time. */
@@ -42,7 +43,11 @@ export function fuzzCommand(program: Command): void {
     )
     .option('--seed <n>', 'the same seed tries the same inputs', count, 1)
     .option('--only <target>', `${TARGETS.join(', ')}; or ${NAMED.join(', ')}; may be repeated`, targets, [])
-    .option('--save <dir>', 'for inputs of findings (default: test/fuzz/corpus, tried first from then on)')
+    .option(
+      '--save <dir>',
+      'for inputs of findings (default: test/fuzz/corpus, tried first from then on)',
+      outputFolder,
+    )
     .action(async (options: FuzzOptions) => {
       const { signal, dispose } = abortOnSignal()
       try {

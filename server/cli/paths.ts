@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Paths that the command line names are looked at while it is read: one that is not there costs no work, and no boot. */
-import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, type Stats, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { isQemuVersion, QEMU_VERSIONS, treeVersion } from '../../scripts/setup/index.ts'
 import { entryNamed, isFile } from '../faults/catalogue.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
 import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
+import { tryWhole } from '../machine/wholeFile.ts'
 
 /** What can be read. @throws InvalidArgumentError */
 function readable(path: string): string {
@@ -28,7 +29,7 @@ export function inputFile(path: string): string {
 }
 
 /** A database that may be new. @throws InvalidArgumentError */
-export const databaseFile = (path: string): string => (existsSync(path) ? inputFile(path) : path)
+export const databaseFile = (path: string): string => (existsSync(path) ? inputFile(path) : outputInFolder(path))
 
 /**
  * A recording: `latest`, the name of a run or the beginning of one, a run's folder, or a file.
@@ -48,18 +49,68 @@ export function inputRecording(text: string): string {
   }
 }
 
-/** A file to be written, maybe over another one. @throws InvalidArgumentError */
-export function outputFile(path: string): string {
-  const file = statSync(path, { throwIfNoEntry: false })
-  if (file?.isDirectory()) throw new InvalidArgumentError('this is a folder, expected a file')
+/**
+ * A file that is written at the end, maybe over another one: whether it can be is tried at the beginning.
+ * @throws InvalidArgumentError
+ */
+export const outputFile = (path: string): string => writable(path, () => tryWhole(path))
+
+/** A file that is written at once: one that is there is written over where it is. @throws InvalidArgumentError */
+export const outputStream = (path: string): string =>
+  writable(path, () => (existsSync(path) ? accessSync(path, constants.W_OK) : tryWhole(path)))
+
+function writable(path: string, attempt: () => void): string {
+  if (path === '' || (path.endsWith('/') && !existsSync(path)))
+    throw new InvalidArgumentError('this names a folder, expected a file')
+  const folder = dirname(resolve(path))
+  if (!existsSync(folder)) throw new InvalidArgumentError('its folder does not exist')
+  let file: Stats | undefined
   try {
-    accessSync(file === undefined ? dirname(resolve(path)) : path, constants.W_OK)
-  } catch {
-    const what = file === undefined ? 'its folder does not exist, or is not writable' : 'you may not write it'
-    throw new InvalidArgumentError(what)
+    file = statSync(path, { throwIfNoEntry: false })
+    if (!file?.isDirectory() && !file?.isSocket()) attempt()
+  } catch (error) {
+    throw new InvalidArgumentError(`it cannot be written: ${reason(error as NodeJS.ErrnoException)}`)
+  }
+  if (file?.isDirectory()) throw new InvalidArgumentError('this is a folder, expected a file')
+  if (file?.isSocket()) throw new InvalidArgumentError('this is a socket, expected a file')
+  return path
+}
+
+/** `EROFS: read-only file system, open '/x'` without the name of the attempt. */
+const reason = ({ message }: Error): string => /^([A-Z0-9]+: .*), \w+ '/.exec(message)?.[1] ?? message
+
+/** A folder that files are put into, and that is made if it is not there. @throws InvalidArgumentError */
+export function outputFolder(path: string): string {
+  let folder = resolve(path)
+  while (!existsSync(folder)) folder = dirname(folder)
+  if (!statSync(folder).isDirectory()) throw new InvalidArgumentError(`${folder} is no folder`)
+  try {
+    tryWhole(join(folder, 'file'))
+  } catch (error) {
+    throw new InvalidArgumentError(`nothing can be written to ${folder}: ${reason(error as Error)}`)
   }
   return path
 }
+
+/** A file that is written at the end, and its folder, which is made if it is not there. @throws InvalidArgumentError */
+export function outputInFolder(path: string): string {
+  const folder = dirname(resolve(path))
+  return existsSync(outputFolder(folder)) ? outputFile(path) : path
+}
+
+/** Two outputs in one file would be one of them. @param outputs by the option that names each @throws Error */
+export function expectDistinct(outputs: Readonly<Record<string, string | false | undefined>>): void {
+  const options = new Map<string, string>()
+  for (const [option, path] of Object.entries(outputs)) {
+    if (path === undefined || path === false || !isFileOrNew(path)) continue
+    const other = options.get(resolve(path))
+    if (other !== undefined) throw new Error(`${option} ${path}: ${other} is written to the same file`)
+    options.set(resolve(path), option)
+  }
+}
+
+/** Several may lead to one terminal or pipe. */
+const isFileOrNew = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() !== false
 
 /** A folder with files. @throws InvalidArgumentError */
 export function folder(path: string): string {

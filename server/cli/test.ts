@@ -8,7 +8,7 @@ import { cachePath } from '../../scripts/setup/cache.ts'
 import { machineTests, REPORTER } from '../testing/config.ts'
 import { SEED_VARIABLE } from '../testing/options.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
-import { inputFile } from './paths.ts'
+import { inputFile, outputInFolder } from './paths.ts'
 
 interface TestOptions {
   readonly testNamePattern?: string
@@ -52,7 +52,7 @@ export function testCommand(program: Command): void {
       number(1),
       Math.max(1, availableParallelism() >> 1),
     )
-    .option('--junit <file>', 'write the results as JUnit XML, too')
+    .option('--junit <file>', 'write the results as JUnit XML, too', text => outputInFolder(resolve(here(), text)))
     .action((files: readonly string[], options: TestOptions) => runTests(files, options))
 }
 
@@ -78,7 +78,7 @@ async function runTests(files: readonly string[], { testNamePattern, seed, jobs,
       fsModuleCachePath: cachePath('vitest', 'modules'),
       maxWorkers: jobs,
       reporters: ['default', REPORTER, cancelOn(signal), ...(junit === undefined ? [] : ['junit'])],
-      ...(junit !== undefined && { outputFile: { junit: resolve(folder, junit) } }),
+      ...(junit !== undefined && { outputFile: { junit } }),
       ...(paths.length > 0 && { include: paths.map(literally) }),
       ...(testNamePattern !== undefined && { testNamePattern }),
     }

@@ -44,7 +44,7 @@ import { bisect, parseRange } from './bisect.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { openPager, type Pager } from './pager.ts'
-import { inputFile, inputRecording, ofRecording, outputFile } from './paths.ts'
+import { inputFile, inputRecording, ofRecording, outputFile, outputStream } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { sayProblems } from './problems.ts'
 import { recordingsCommands } from './recordings.ts'
@@ -332,7 +332,7 @@ function exportCommand(trace: Command): void {
         .argParser(inputRecording)
         .conflicts(formats.filter(name => name !== 'html')),
     )
-    .option('-o, --output <file>', 'instead of standard output', outputFile)
+    .option('-o, --output <file>', 'instead of standard output', outputStream)
   symbolOptions(command).action((path: string, options: ExportCommandOptions) =>
     reading(path, async reader => {
       const { header } = reader
@@ -426,7 +426,7 @@ function flameCommand(trace: Command): void {
   const command = ofRecording(trace.command('flame'))
     .description('folded stacks of traps by kernel function, for flamegraph.pl, speedscope, inferno')
     .addOption(new Option('--weight <what>', 'what a stack weighs').choices(['traps', 'time']).default('traps'))
-    .option('-o, --output <file>', 'instead of standard output', outputFile)
+    .option('-o, --output <file>', 'instead of standard output', outputStream)
   const action = (path: string, options: SymbolOptions & { weight: 'traps' | 'time'; output?: string }) =>
     reading(path, async reader => {
       const symbols = loadSymbols(reader, { symbols: true, ...options })

@@ -2,7 +2,7 @@
 /** Helpers for the subcommands of `ctl`. */
 import { type Command, InvalidArgumentError } from 'commander'
 import { fail } from '../exit.ts'
-import { faultNames, outputFile } from '../paths.ts'
+import { faultNames, outputStream } from '../paths.ts'
 import { Client, type ClientOptions } from './client.ts'
 
 type Action<O> = (client: Client, options: O, args: readonly string[]) => Promise<void>
@@ -14,7 +14,7 @@ const ARGUMENTS: Readonly<Record<string, (text: string, before?: Argument) => Ar
   n: text => integer(text),
   sid: text => integer(text),
   address: text => address(text),
-  file: text => outputFile(text),
+  file: text => outputStream(text),
   'name|file': (text, before) => faultNames(text, Array.isArray(before) ? before : []),
 }
 

@@ -49,6 +49,9 @@ test.each<[string, RegExp]>([
   ['test --jobs 0', /'--jobs <n>' argument '0' is invalid/],
   ['boot --interactive --reboots 2', /'--interactive' cannot be used with option '--reboots/],
   ['boot --faults no-such-fault', /no fault "no-such-fault" in the catalogue/],
+  ['boot --report /tmp/x --record /tmp/x', /--record .tmp.x: --report is written to the same file/],
+  ['matrix --junit /tmp/x --html /tmp/../tmp/x', /--html .tmp.*x: --junit is written to the same file/],
+  ['faults run sync-hangs --junit /tmp/x --html /tmp/x', /--html .tmp.x: --junit is written to the same file/],
   ['boot --token-file /none', /--token-file: only with a server that runs elsewhere/],
   ['boot --server /none --token-file /none', /--token-file .none: ENOENT/],
   ['dev --listen /none/x --ram-dir /none', /'--ram-dir <dir>' argument '.none' is invalid. no such folder/],
@@ -121,6 +124,46 @@ test.each([
   expect(said).toMatch(/no-such-/)
   expect(said).toMatch(/no such|does not exist|no fault/)
   expect(code).toBe(2)
+})
+
+/** /proc takes no files, not even root's. */
+test.each([
+  'boot --report OUTPUT',
+  'boot --record OUTPUT',
+  'dev --report OUTPUT',
+  'faults run sync-hangs --junit OUTPUT',
+  'faults campaign --html OUTPUT',
+  'faults run sync-hangs --database OUTPUT',
+  'faults report 1 --junit OUTPUT',
+  'faults salvage README.md OUTPUT',
+  'matrix --junit OUTPUT',
+  'matrix --html OUTPUT',
+  'matrix --database OUTPUT',
+  'matrix report 1 --html OUTPUT',
+  'matrix salvage README.md OUTPUT',
+  'attack --corpus OUTPUT',
+  'fuzz --save OUTPUT',
+  'bench --json OUTPUT',
+  'bench --results /proc/version',
+  'test --junit OUTPUT',
+  'trace cut README.md --to 1 -o OUTPUT',
+  'trace export README.md --csv -o OUTPUT',
+  'trace flame README.md -o OUTPUT',
+  'ctl download OUTPUT',
+])('what could not be written at the end is refused at the beginning: %s', async command => {
+  for (const path of ['/proc/x', 'README.md/x']) {
+    const { code, said } = await parsed(command.replace('OUTPUT', path).split(' '))
+    expect(said).toMatch(/cannot be written: E|nothing can be written to \/proc: E|is no folder/)
+    expect(code).toBe(2)
+  }
+})
+
+test.each([
+  ['x'.repeat(250), /ENAMETOOLONG/],
+  ['', /this names a folder, expected a file/],
+  ['none/', /this names a folder, expected a file/],
+])('a name that no file can have: %s', async (name, message) => {
+  expect(await parsed(['boot', '--report', name])).toMatchObject({ code: 2, said: expect.stringMatching(message) })
 })
 
 test.each([
