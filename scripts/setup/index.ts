@@ -11,6 +11,7 @@ import { ensureInitramfs } from './initramfs.ts'
 import { ensureKernel } from './kernel.ts'
 import type { KernelFiles, SetupOptions } from './options.ts'
 import { ensureQemu, NoSourceError, qemuBuild } from './qemu.ts'
+import { type OwnQemu, ownQemu, qemuVersion } from './qemuBuild.ts'
 import { treeVersion } from './qemuTree.ts'
 
 export {
@@ -25,8 +26,18 @@ export {
 } from './options.ts'
 export { ensureBrowser, ensureDebugger, ensureHostPackages, ensureRedis, REDIS } from './packages.ts'
 export { SetupError } from './run.ts'
-export type { GuestProgram }
-export { ensureFirmware, ensureInitramfs, ensureKernel, ensureQemu, NoSourceError, qemuBuild, treeVersion }
+export type { GuestProgram, OwnQemu }
+export {
+  ensureFirmware,
+  ensureInitramfs,
+  ensureKernel,
+  ensureQemu,
+  NoSourceError,
+  ownQemu,
+  qemuBuild,
+  qemuVersion,
+  treeVersion,
+}
 
 export interface SetupResult {
   /** The patched qemu-system-aarch64. */

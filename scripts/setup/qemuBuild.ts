@@ -209,18 +209,45 @@ export const runs = (binary: string): Promise<boolean> =>
 /** Where a finished binary is. */
 export const finishedBinary = (key: string): string => cachePath('qemu', key, QEMU)
 
-/** Puts a copy of a binary where finished ones are, in place of what is there; returns its path. */
-export async function finish(built: string, key: string, scratch: string): Promise<string> {
+/** Beside a finished binary: the source tree of the user's own that it was built from. */
+const SOURCE_FILE = `${QEMU}.source`
+
+/**
+ * Puts a copy of a binary where finished ones are, in place of what is there; returns its path.
+ * @param source the tree of the user's own that it was built from
+ */
+export async function finish(built: string, key: string, scratch: string, source?: string): Promise<string> {
   const binary = finishedBinary(key)
   const staging = join(scratch, 'publish')
   await mkdir(staging)
   await copyFile(built, join(staging, QEMU))
+  if (source !== undefined) await writeFile(join(staging, SOURCE_FILE), source)
   // One that is intact and does not run is of no use either.
   await rm(dirname(binary), { recursive: true, force: true })
   await publish(staging, dirname(binary))
   await removeOldBuilds()
   return binary
 }
+
+/** A QEMU that is not of Debian's source: the tree that set-up built it from, or the binary that somebody else built. */
+export interface OwnQemu {
+  readonly what: 'source' | 'binary'
+  readonly path: string
+}
+
+/** Where a binary comes from; undefined: from Debian's source. */
+export async function ownQemu(binary: string): Promise<OwnQemu | undefined> {
+  if (!binary.startsWith(`${cachePath('qemu')}/`)) return { what: 'binary', path: binary }
+  const path = await readFile(join(dirname(binary), SOURCE_FILE), 'utf8').catch(() => undefined)
+  return path === undefined ? undefined : { what: 'source', path }
+}
+
+/** What a binary says of itself, as 10.0.13; undefined: nothing. */
+export const qemuVersion = (binary: string): Promise<string | undefined> =>
+  promisify(execFile)(binary, ['--version']).then(
+    ({ stdout }) => /^QEMU emulator version (\S+)/.exec(stdout)?.[1],
+    () => undefined,
+  )
 
 /** Keeps what switching between a few branches needs; older builds come back in seconds from the build tree. */
 async function removeOldBuilds(): Promise<void> {

@@ -40,7 +40,7 @@ export async function buildOwnTree(path: string, context: Context): Promise<stri
     try {
       await follow(pristine, at.tree, await filesPatched(at), cachePath(FOLDER, key, 'copied-files.json'))
       const built = await build(at, wanted, context)
-      return await finish(built, contentKey([pristine, await digest(built)]), context.scratch)
+      return await finish(built, contentKey([pristine, await digest(built)]), context.scratch, pristine)
     } catch (error) {
       if (!(error instanceof SetupError)) throw error
       throw new SetupError(`QEMU ${version} of ${pristine}: ${error.message}`)

@@ -27,7 +27,15 @@ import {
 import { AttackTable, attackOutcome, deviceReached } from '../run/attackTable.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, el2Failure, el2QemuArgs } from '../run/el2.ts'
 import { type Ending, OUTCOMES } from '../run/ending.ts'
-import { isSeries, kernelArgs, type MachineFiles, machineFiles, qemuPath, type WantedFiles } from '../run/files.ts'
+import {
+  isSeries,
+  kernelArgs,
+  type MachineFiles,
+  machineFiles,
+  qemuPath,
+  qemuThatRan,
+  type WantedFiles,
+} from '../run/files.ts'
 import { gdbSymbols, KernelPlace } from '../run/gdbSymbols.ts'
 import { acpiReport } from '../run/iort.ts'
 import { isolationViolation, notJudged } from '../run/isolation.ts'
@@ -55,6 +63,7 @@ import { type Dashboard, openDashboard } from './dashboard.ts'
 import { execute } from './exec.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
+import { expectDistinct } from './paths.ts'
 import { checkPolicy } from './policyCheck.ts'
 import { printSummary } from './summary.ts'
 import { ConsolePrinter, raw, say } from './terminal.ts'
@@ -142,13 +151,14 @@ export function checkStage2(options: Pick<BootOptions, Stage2Choices>): void {
 
 /** Checks before any work is done, so that a typo costs no boot. @throws Error naming option and file. */
 function check(options: BootOptions): void {
-  const { record } = options
+  const { record, report } = options
   if (!POLICY_NAMES.includes(options.policy)) policyFile(options.policy)
   checkFiles(wantedFiles(options))
   checkStage2(options)
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
   if (typeof record === 'string' && (options.baseline || options.server !== undefined))
     throw new Error('--record: needs the server of this run: not with --baseline or --server')
+  expectDistinct({ '--report': report, '--record': record })
   if (options.requireRecording && record === false) throw new Error('--require-recording: not with --no-record')
   if (options.tokenFile !== undefined) {
     if (options.server === undefined)
@@ -193,7 +203,7 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
   const qemuArgs = [...kernelArgs(files.kernel), ...(run.qemuArgs ?? [])]
   const machine = await RunningMachine.start({ ...run, qemuArgs }, files)
   try {
-    const report = await watch(options, machine, files.kernel, faults, signal, hook)
+    const report = await watch(options, machine, files, faults, signal, hook)
     printSummary(report)
     const text = `${JSON.stringify(report, null, 2)}\n`
     // Nobody asked for this one: a full disk is no outcome of the run.
@@ -319,11 +329,12 @@ const whereabouts = (server: string): string => ('path' in parseAddress(server) 
 async function watch(
   options: BootOptions,
   machine: RunningMachine,
-  kernel: MachineFiles['kernel'],
+  files: MachineFiles,
   faults: FaultPlan | undefined,
   signal: AbortSignal,
   hook?: SessionHook,
 ): Promise<Report> {
+  const { kernel } = files
   const { session, workload, started } = machine
   const controller = faults && new FaultController(session, faults.rules)
   const recorder = await record(machine, options)
@@ -399,6 +410,7 @@ async function watch(
     el2Failure(end.sections) ??
     (options.oracle ? notJudged(end.sections, options.el2 !== 'none') : undefined) ??
     (options.requireRecording ? notRecorded(recording) : undefined)
+  const qemu = await qemuThatRan(files.qemu, session.hello?.qemuVersion)
   const bench = workload.bench(events)
   const timed = workload.timed(events)
   return {
@@ -409,7 +421,7 @@ async function watch(
     ...(options.quirk.length > 0 && !options.baseline && { quirks: options.quirk }),
     ...(!options.baseline && { ...blockOptions(options), ...powerOptions(options), ...stage2Options(options) }),
     kernel: String(events.find(e => e.event === 'userspace')?.kernel ?? kernel.version),
-    ...(session.hello && { qemu: session.hello.qemuVersion }),
+    ...qemu,
     wallMs: Math.round(performance.now() - started),
     bootMs,
     ...(both && { successor: both.report(events) }),

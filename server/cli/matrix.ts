@@ -54,7 +54,7 @@ import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list } from './numbers.ts'
-import { databaseFile, inputFile, outputFile } from './paths.ts'
+import { databaseFile, expectDistinct, inputFile, outputFile } from './paths.ts'
 import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
@@ -242,6 +242,7 @@ const kernelsOf = ({ kernel, against }: MatrixOptions): string[] => [
 const nameOf = (kernel: string): string => (isSeries(kernel) ? kernel : resolve(kernel))
 
 async function start(options: MatrixOptions, signal: AbortSignal): Promise<void> {
+  usage(() => expectDistinct({ '--junit': options.junit, '--html': options.html }))
   const connection = connectionOf(options)
   const kernels = kernelsOf(options)
   const { memory, modules, initrd } = options
@@ -362,8 +363,6 @@ async function output(database: MatrixDatabase, matrix: Matrix, options: OutputO
     )
   }
   const found = reference === undefined ? [] : against(plan, rows, reference)
-  if (options.junit !== undefined) await writeWhole(options.junit, matrixJunit(matrix, rows))
-  if (options.html !== undefined) await writeWhole(options.html, matrixPage(matrix, rows, found))
   if (options.json) {
     const cells = { schema: 'smmu-cosim/matrix/1', ...about, planned: plan.length, cells: rows }
     print(
@@ -373,6 +372,8 @@ async function output(database: MatrixDatabase, matrix: Matrix, options: OutputO
     print(matrixText(plan, rows))
     if (reference !== undefined) print(againstText(found, reference))
   }
+  if (options.junit !== undefined) await writeWhole(options.junit, matrixJunit(matrix, rows))
+  if (options.html !== undefined) await writeWhole(options.html, matrixPage(matrix, rows, found))
   const bad =
     reference === undefined
       ? rows.some(({ result }) => !result.asExpected)

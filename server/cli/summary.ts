@@ -5,7 +5,7 @@ import type { UntranslatedMaster } from '../machine/masters.ts'
 import { describeDisagreement } from '../oracle/agreement.ts'
 import type { AttackReport } from '../run/attackTable.ts'
 import type { AcpiReport } from '../run/iort.ts'
-import type { Percentiles, Report } from '../run/runReport.ts'
+import { type Percentiles, qemuText, type Report } from '../run/runReport.ts'
 import type { SuccessorReport } from '../run/successor.ts'
 import type { CommandCount } from '../trace/counters.ts'
 import { counted, grouped, micros } from '../trace/words.ts'
@@ -193,6 +193,7 @@ export function printSummary(run: Report): void {
   if (run.stage2 !== undefined)
     lines.push(`  EL2's tables are the second stage (--stage2 shared --populate ${run.populate ?? 'ahead'})`)
   lines.push(`  policy ${run.policy}, kernel ${run.kernel}, ${boot}, ${seconds(run.wallMs)} in all`)
+  lines.push(`  ${qemuText(run)}`)
   if (run.successor !== undefined) lines.push(successorLine(run.successor))
   const { traps } = run
   if (traps !== null && traps.total > 0) {
@@ -223,7 +224,8 @@ export function printSummary(run: Report): void {
   const reported = run.workload.some(({ bytes }) => bytes > 0)
   for (const { device, operation, bytes, ok, error, ms, passes, note, successor } of reported ? run.workload : []) {
     const what = `${device} ${operation}`.padEnd(18)
-    const often = passes === undefined ? '' : `, ${counted(passes, 'pass', 'passes')}, all devices at a time`
+    const often =
+      passes === undefined ? '' : `, ${counted(passes, 'whole pass', 'whole passes')}, all devices at a time`
     const took = !ms ? '' : ` in ${seconds(ms)}`
     const how = ok ? `${mib(bytes)}${took}${often}` : (error ?? '')
     lines.push(

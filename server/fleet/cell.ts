@@ -41,6 +41,7 @@ const Result = Compile(
       ms: Type.Number({ minimum: 0 }),
       message: text(1000),
       release: Type.Union([text(200), Type.Null()]),
+      qemu: Type.Optional(text(200)),
       checks: Type.Array(Type.Object({ name: text(200), error: text(400) }), { maxItems: 100 }),
       warnings: Type.Array(text(100), { maxItems: 100 }),
       traps: Type.Union([Type.Number(), Type.Null()]),

@@ -9,6 +9,9 @@ import {
   isQemuVersion,
   KERNEL_SERIES,
   type KernelSeries,
+  type OwnQemu,
+  ownQemu,
+  qemuVersion,
   type SetupOptions,
 } from '../../scripts/setup/index.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
@@ -32,6 +35,18 @@ export async function builtQemu(
   signal: AbortSignal,
 ): Promise<{ readonly qemu?: string }> {
   return qemu === undefined ? {} : { qemu: await ensureQemu({ qemu, signal }) }
+}
+
+/**
+ * What a report says of the QEMU that ran.
+ * @param version as it told the server; undefined: there was none
+ */
+export async function qemuThatRan(
+  binary: string,
+  version: string | undefined,
+): Promise<{ readonly qemu?: string; readonly qemuOwn?: OwnQemu }> {
+  const [qemu, qemuOwn] = await Promise.all([version ?? qemuVersion(binary), ownQemu(binary)])
+  return { ...(qemu !== undefined && { qemu }), ...(qemuOwn && { qemuOwn }) }
 }
 
 /** A kernel that is booted. */

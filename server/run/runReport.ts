@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import type { OwnQemu } from '../../scripts/setup/index.ts'
 import type { UntranslatedMaster } from '../machine/masters.ts'
 import type { BenchEntry, TimedEntry, WorkloadEntry } from '../machine/workload.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
@@ -57,8 +58,10 @@ export interface Report {
   /** Prefix of the series, for the policy `pkvm`. */
   readonly until?: string
   readonly kernel: string
-  /** Version of QEMU; absent for a baseline run. */
+  /** Version of QEMU; absent: it did not say. */
   readonly qemu?: string
+  /** The source tree that it was built from, or the binary that somebody else built; absent: Debian's source, with the patches. */
+  readonly qemuOwn?: OwnQemu
   /** Start of the machine until its end, ms. */
   readonly wallMs: number
   /** Start of QEMU until the guest's userspace, ms; null when it never got there. */
@@ -99,4 +102,10 @@ export interface Report {
   readonly console: string
   /** Further sections by the policy: `warnings`, `commands`, `streams`, … */
   readonly [section: string]: unknown
+}
+
+/** Which QEMU ran: not Debian's, perhaps. */
+export function qemuText({ qemu = 'of an unknown version', qemuOwn }: Pick<Report, 'qemu' | 'qemuOwn'>): string {
+  if (qemuOwn === undefined) return `QEMU ${qemu}`
+  return `QEMU ${qemu}, ${qemuOwn.what === 'source' ? 'built from the source in' : 'the binary'} ${qemuOwn.path}`
 }

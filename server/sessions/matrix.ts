@@ -16,6 +16,7 @@ import { ownFolder } from '../machine/scratch.ts'
 import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
 import { OUTCOMES, type Outcome } from '../run/ending.ts'
 import { isSeries } from '../run/files.ts'
+import { qemuText } from '../run/runReport.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import type { Transport } from '../trap/messages.ts'
 import { type CampaignOf, type Kind, type RowOf, Store, salvage } from './store.ts'
@@ -67,6 +68,8 @@ export interface CellResult {
   readonly message: string
   /** Release of the kernel, as the guest said it. */
   readonly release: string | null
+  /** Which QEMU it was, in words; absent: of an older matrix, or nothing is known. */
+  readonly qemu?: string
   /** Checks of the workload. */
   readonly checks: readonly { readonly name: string; readonly error: string }[]
   /** Unexpected hyp warnings, by code. */
@@ -248,6 +251,8 @@ const ReportPart = Compile(
     outcome: Type.Enum(Object.keys(OUTCOMES) as Outcome[]),
     message: Type.Optional(Type.String()),
     kernel: Type.String(),
+    qemu: Type.Optional(Type.String()),
+    qemuOwn: Type.Optional(Type.Object({ what: Type.Enum(['source', 'binary']), path: Type.String() })),
     console: Type.String(),
     traps: Type.Union([Type.Object({ total: Type.Number() }), Type.Null()]),
     workload: Type.Array(
@@ -293,6 +298,7 @@ function resultOf(file: string, said: string): Omit<CellResult, 'ms'> {
     asExpected: ok,
     message: message.slice(0, 500),
     release: kernel.slice(0, 100),
+    qemu: qemuText(report).slice(0, 200),
     checks: workload.slice(0, MOST_ENTRIES).map(({ device, operation, ok, error = '' }) => ({
       name: `${device} ${operation}`.slice(0, 100),
       error: ok ? '' : error.slice(0, 200) || 'failed',

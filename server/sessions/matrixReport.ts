@@ -66,6 +66,9 @@ export function summaryText(plan: readonly Cell[], rows: readonly MatrixRow[]): 
   return `${plan.length} cells: ${ok} ok, ${rows.length - ok} not${left === 0 ? '' : `, ${left} not run`}`
 }
 
+/** Which QEMUs the cells ran on. */
+const qemusOf = (rows: readonly MatrixRow[]): string[] => [...new Set(rows.flatMap(({ result }) => result.qemu ?? []))]
+
 /** For the terminal. */
 export function matrixText(plan: readonly Cell[], rows: readonly MatrixRow[]): string {
   const lines: string[] = []
@@ -90,7 +93,7 @@ export function matrixText(plan: readonly Cell[], rows: readonly MatrixRow[]): s
     if (result.asExpected) break
     lines.push(`${cellName(job)}: ${result.verdict}: ${result.message}`, `  ${repeatCell(job)}`)
   }
-  return [...lines, summaryText(plan, rows)].join('\n')
+  return [...lines, ...qemusOf(rows), summaryText(plan, rows)].join('\n')
 }
 
 const words = ({ kernel, place, before, after, compared }: Against): string =>
@@ -166,7 +169,7 @@ export function matrixPage(matrix: Matrix, rows: readonly MatrixRow[], found: re
     )
     const list = (items: readonly string[]) => `<pre>${escapeXml(items.join('\n')) || 'nothing'}</pre>`
     return `<details id="c${places.get(cellName(job))}"${result.asExpected ? '' : ' open'}><summary><span class="${state}">${escapeXml(result.verdict)}</span> ${escapeXml(cellName(job))}</summary>
-<p>Linux ${escapeXml(result.release ?? 'of which nothing is known')}, ${seconds(result.ms)} s, ${result.traps ?? 'no'} traps. ${escapeXml(result.message)}</p><dl>
+<p>Linux ${escapeXml(result.release ?? 'of which nothing is known')}${result.qemu === undefined ? '' : `, ${escapeXml(result.qemu)}`}, ${seconds(result.ms)} s, ${result.traps ?? 'no'} traps. ${escapeXml(result.message)}</p><dl>
 <dt>Workload</dt><dd>${list(checks)}</dd>
 <dt>Unexpected hyp warnings</dt><dd>${list(result.warnings)}</dd>
 ${result.asExpected ? '' : `<dt>Console, its end</dt><dd>${list(result.console)}</dd>`}
@@ -178,7 +181,11 @@ ${result.asExpected ? '' : `<dt>Console, its end</dt><dd>${list(result.console)}
   const state = matrix.finished === null ? 'not finished' : `finished ${matrix.finished}`
   return `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>${title}</title><style>${STYLE}
 .matrix td,.matrix th{text-align:left;padding:.25rem .9rem .25rem 0}.matrix th{font-weight:600}</style></head><body>
-<h1>${title}</h1><p>${escapeXml(matrix.what)}<br>Started ${escapeXml(matrix.started)}, ${escapeXml(state)}. ${escapeXml(summaryText(matrix.plan, rows))}.</p>
+<h1>${title}</h1><p>${escapeXml(matrix.what)}<br>Started ${escapeXml(matrix.started)}, ${escapeXml(state)}.<br>${qemusOf(
+    rows,
+  )
+    .map(qemu => `${escapeXml(qemu)}<br>`)
+    .join('')}${escapeXml(summaryText(matrix.plan, rows))}.</p>
 ${tables.join('\n')}
 ${compared}<h2>Cells</h2>
 ${details.join('\n')}</body></html>\n`

@@ -3,6 +3,7 @@
 import { expect, test, vi } from 'vitest'
 import { el2Lines, oracleLines, printSummary, quirkLines } from '../../../server/cli/summary.ts'
 import type { Agreement } from '../../../server/oracle/agreement.ts'
+import { qemuText } from '../../../server/run/runReport.ts'
 import type { El2Report } from '../../../server/trap/el2Oracle.ts'
 
 const agreement: Agreement = { pages: 100, kept: 10, hypervisor: 5, untouched: 0, wrong: 0, disagreements: [] }
@@ -61,11 +62,18 @@ test.each([
   expect(oracleLines({ ...looked, sampleUs, ...more })).toEqual(expected),
 )
 
+test.each([
+  [{ qemu: '10.0.13' }, 'QEMU 10.0.13'],
+  [{ qemu: '10.0.13', qemuOwn: { what: 'binary', path: '/b' } }, 'QEMU 10.0.13, the binary /b'],
+  [{}, 'QEMU of an unknown version'],
+] as const)('which QEMU ran: %j', (run, text) => expect(qemuText(run)).toBe(text))
+
 test('numbers as people read them, and how many accesses QEMU answered', () => {
   const error = vi.spyOn(console, 'error').mockReturnValue()
   const us = { p50: 4.064, p90: 323, p99: 925.6961, max: 14820.256 }
   printSummary({
     ...{ schema: 'smmu-cosim/report/1', outcome: 'ok', policy: 'pkvm', kernel: '6.12', wallMs: 61_551, bootMs: 5890 },
+    ...{ qemu: '10.2.2', qemuOwn: { what: 'source', path: '/my/qemu' } },
     traps: {
       ...{ total: 43_788, reads: 43_787, writes: 1, predicted: 21_876, latencyUs: us, serverUs: us },
       byRegister: [{ register: 'CMDQ_CONS', reads: 43_787, writes: 1 }],
@@ -82,6 +90,7 @@ test('numbers as people read them, and how many accesses QEMU answered', () => {
   const text = String(error.mock.calls[0])
   error.mockRestore()
   for (const line of [
+    '  QEMU 10.2.2, built from the source in /my/qemu',
     '  43,788 accesses, of which 21,876 answered by QEMU: 43,787 reads, 1 write',
     '    as QEMU saw them  p50 4.1 µs, p90 323.0, p99 925.7, max 14820.3',
     '  1 command of the host: 1 kept, 0 rewritten, 0 dropped; 1,234 of the hypervisor',

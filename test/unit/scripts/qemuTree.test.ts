@@ -186,6 +186,8 @@ describe('a tree that all patches apply to', () => {
     expect(built()).toHaveLength(1)
     expect(readFileSync(first, 'utf8')).toContain('# first')
     expect(await setup.ensureQemu(options)).toBe(second)
+    expect(await setup.ownQemu(second)).toEqual({ what: 'source', path: tree })
+    expect(await setup.ownQemu('/usr/bin/qemu')).toEqual({ what: 'binary', path: '/usr/bin/qemu' })
   })
 
   test('has no patch on it afterwards', async () => {

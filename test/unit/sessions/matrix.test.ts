@@ -197,6 +197,18 @@ describe('reports', () => {
     expect(page).toContain('ok → guest-failed, worse')
     expect(page).not.toContain('<not>')
   })
+
+  test('which QEMUs ran, each once; of an older matrix it is not known', () => {
+    const qemus = ['QEMU 10.0.13', 'QEMU 10.0.13, the binary /<b>', 'QEMU 10.0.13']
+    const told = rowsOf(PLAN, ['ok', 'ok', 'ok', 'ok']).map((row, i) => {
+      const qemu = qemus[i]
+      return { ...row, result: { ...row.result, ...(qemu !== undefined && { qemu }) } }
+    })
+    expect(matrixText(PLAN, told).split('\n').slice(-3)).toEqual([qemus[0], qemus[1], '4 cells: 4 ok, 0 not'])
+    const page = matrixPage(matrix, told)
+    expect(page).toContain('<br>QEMU 10.0.13<br>QEMU 10.0.13, the binary /&lt;b&gt;<br>4 cells')
+    expect(page.match(/Linux 6\.12\.1, QEMU 10\.0\.13/g)).toHaveLength(3)
+  })
 })
 
 test.each([
