@@ -4,6 +4,7 @@
 set -o pipefail
 BLOCK=4096
 MIB=1048576
+PART=32 # blocks of a disk that cosim.load uses in one go
 VIRTIO_BLK_SERIAL=cosim-vblk
 NVME_SERIAL=cosim-nvme
 MORE_DISKS='usb-storage virtio-scsi ahci virtio-blk-mq' # the serial of each is cosim-NAME
@@ -297,8 +298,8 @@ read_blocks() {
 	done
 }
 
-# load SECONDS: all disks and cards at a time for so long, each again and again. Of a disk the first half is read and the second one
-# written, but of nvme, which is read whole.
+# load SECONDS: all disks and cards at a time for so long, each again and again, part by part: it ends within a part. Of a disk the
+# first half is read and the second one written, but of nvme, which is read whole.
 load() {
 	rm -rf /tmp/load
 	mkdir /tmp/load
@@ -306,16 +307,13 @@ load() {
 	for name in virtio-net e1000e e1000 igb; do
 		! used $name || load_card $name "$(echo $name | tr - _)" || return
 	done
-	for name in virtio-blk nvme $MORE_DISKS; do
-		! used "$name" || load_patterns "$name" || return
-	done
 	now
 	LOAD_END=$((NOW + $1 * 1000000))
 	for name in virtio-blk nvme $MORE_DISKS; do
 		! used "$name" || load_disk "$name" || return
 	done
 	for card in $cards; do
-		again "${card%/*}" fetch fetch_again "${card%/*}" &
+		again "${card%/*}" fetch "$(parameter cosim.parts 1)" fetch_part "$(parameter "cosim.url.${card%/*}" '')" &
 	done
 	wait
 	for card in $cards; do
@@ -340,66 +338,82 @@ load_card() {
 	cards="$cards $1/$INTERFACE"
 }
 
-# find_load NAME: the disk of that name.
-find_load() {
+# load_disk NAME: starts what reads it and what writes to it.
+load_disk() {
 	serial=cosim-$1
 	[ "$1" != virtio-blk ] || serial=$VIRTIO_BLK_SERIAL
 	find_disk "$serial" || { fail load "$1" "no disk with serial $serial"; return 1; }
-	half=$((BLOCKS / 2))
+	[ "$1" = nvme ] || BLOCKS=$((BLOCKS / 2))
+	parts=$(((BLOCKS + PART - 1) / PART))
+	again "$1" read $parts read_part $BLOCKS &
+	[ "$1" = nvme ] || again "$1" write $parts write_part "/tmp/load/$1" $BLOCKS $BLOCKS &
 }
 
-# load_patterns NAME: makes what is written to it, which takes its time.
-load_patterns() {
-	find_load "$1" || return
-	seed=$(parameter cosim.seed cosim)
-	[ "$1" = virtio-blk ] || seed=$seed-$1
-	[ "$1" = nvme ] || pattern "$seed-load" $half >"/tmp/load/$1.other"
-	[ "$1" = nvme ] || pattern "$seed" $half >"/tmp/load/$1.last"
-}
-
-# load_disk NAME: starts what reads it and what writes to it.
-load_disk() {
-	find_load "$1" || return
-	if [ "$1" = nvme ]; then
-		again nvme read checksum 0 "$BLOCKS" &
-		return
-	fi
-	again "$1" read checksum 0 $half &
-	again "$1" write write_again "$1" $half &
-}
-
-# again NAME OPERATION COMMAND…: the command until LOAD_END, once at least. What it prints has to be the same each time.
+# again NAME OPERATION PARTS COMMAND…: the command with the number of each part, pass after pass until LOAD_END, one part at least. It
+# prints the checksum of its part. The checksum of these lines is that of the pass, and has to be the same each time.
 again() {
-	into=/tmp/load/$1.$2.result
-	STDERR=/tmp/load/$1.$2.stderr
-	shift 2
+	into=/tmp/load/$1.$2
+	STDERR=$into.stderr
+	parts=$3
+	shift 3
 	first=
 	passes=0
+	part=0
 	now
 	started=$NOW
-	while [ "$passes" -eq 0 ] || [ "$NOW" -lt "$LOAD_END" ]; do
-		sum=$("$@") || { echo "false \"error\":$(quote "pass $passes: $(cat "$STDERR")")" >"$into"; return; }
-		[ "${first:=$sum}" = "$sum" ] || { echo "false \"error\":\"pass $passes: $sum, before $first\"" >"$into"; return; }
-		passes=$((passes + 1))
+	while [ "$passes $part" = '0 0' ] || [ "$NOW" -lt "$LOAD_END" ]; do
+		"$@" $part >>"$into.sums" || {
+			echo "false \"error\":$(quote "pass $passes, part $part: $(cat "$STDERR")")" >"$into.result"
+			return
+		}
+		part=$((part + 1))
+		if [ $part -eq "$parts" ]; then
+			sum=$(sha256sum <"$into.sums")
+			[ "${first:=$sum}" = "$sum" ] || {
+				echo "false \"error\":\"pass $passes: ${sum%% *}, before ${first%% *}\"" >"$into.result"
+				return
+			}
+			passes=$((passes + 1))
+			part=0
+			rm "$into.sums"
+		fi
 		now
 	done
-	echo "true \"passes\":$passes,\"sha256\":\"$sum\",\"ms\":$(((NOW - started) / 1000))" >"$into"
+	touch "$into.sums"
+	rest=$(sha256sum <"$into.sums")
+	echo "true \"passes\":$passes,\"sha256\":\"${first%% *}\",\"parts\":$part,\"partsSha256\":\"${rest%% *}\",\"ms\":$(((NOW - started) / 1000))" >"$into.result"
 }
 
-# write_again NAME BLOCKS: another pattern into the second half of DISK, and the one that was there; each is read back.
-write_again() {
-	for part in other last; do
-		wanted=$(sha256sum <"/tmp/load/$1.$part")
-		dd if="/tmp/load/$1.$part" of="/dev/$DISK" bs=$BLOCK seek="$2" oflag=direct conv=fsync 2>"$STDERR" || return
-		sum=$(checksum "$2" "$2") || return
+# part_of BLOCKS NUMBER: sets FIRST and COUNT to the blocks of this part of so many.
+part_of() {
+	FIRST=$(($2 * PART))
+	COUNT=$(($1 - FIRST < PART ? $1 - FIRST : PART))
+}
+
+# read_part BLOCKS NUMBER: of the beginning of DISK.
+read_part() {
+	part_of "$1" "$2"
+	checksum $FIRST $COUNT
+}
+
+# write_part FILE BLOCK BLOCKS NUMBER: of what is on DISK from BLOCK on, other bytes, and those that were there; each is read back.
+write_part() {
+	part_of "$3" "$4"
+	at=$(($2 + FIRST))
+	dd if="/dev/$DISK" of="$1.mine" bs=$BLOCK skip=$at count=$COUNT iflag=direct 2>"$STDERR" || return
+	tr ' 0123456789' '.abcdefghij' <"$1.mine" >"$1.other"
+	for bytes in other mine; do
+		wanted=$(sha256sum <"$1.$bytes")
+		dd if="$1.$bytes" of="/dev/$DISK" bs=$BLOCK seek=$at oflag=direct conv=fsync 2>"$STDERR" || return
+		sum=$(checksum $at $COUNT) || return
 		[ "$sum" = "${wanted%% *}" ] || { echo "read back $sum, wrote ${wanted%% *}" >"$STDERR"; return 1; }
 	done
 	echo "$sum"
 }
 
-# fetch_again NAME
-fetch_again() {
-	wget -q -T "$(parameter cosim.patience $PATIENCE_S)" -O - "$(parameter "cosim.url.$1" '')" 2>"$STDERR" | sha256sum | cut -d ' ' -f 1
+# fetch_part URL NUMBER
+fetch_part() {
+	wget -q -T "$(parameter cosim.patience $PATIENCE_S)" -O - "$1/$2" 2>"$STDERR" | sha256sum | cut -d ' ' -f 1
 }
 
 # bench_compute ROUNDS: on each processor at a time so many thousand rounds of arithmetic, without I/O.

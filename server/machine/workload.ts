@@ -25,7 +25,7 @@ export interface WorkloadEntry {
   readonly error?: string
   /** What went wrong before it went well. */
   readonly note?: string
-  /** So often, while all other devices were at work as well. */
+  /** So often as a whole, while all other devices were at work as well; `bytes` has what came after the last of them, too. */
   readonly passes?: number
   /** It was done by the kernel that the first one started by kexec. */
   readonly successor?: true
@@ -74,6 +74,10 @@ const SIZE: WorkloadSize = { disk: 8 << 20, file: 2 << 20 }
 const DISKS = ['virtio-blk', 'nvme']
 const CARDS = ['virtio-net', 'e1000e']
 
+/** With all devices at a time, bytes are counted in parts of a disk (`PART` of scripts/guest/workload.sh) and of the file. */
+const DISK_PART = 128 << 10
+const FILE_PART = 256 << 10
+
 /** Of a disk beside the usual ones, bytes: there may be several, and reading is what takes time. */
 const EXTRA_DISK = 512 << 10
 
@@ -90,7 +94,10 @@ function pattern(seed: string, bytes: number): Buffer {
   return Buffer.from(lines.join(''), 'latin1')
 }
 
-const sha256 = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex')
+const sha256 = (data: Uint8Array | string): string => createHash('sha256').update(data).digest('hex')
+
+const partsOf = (data: Buffer, size: number): Buffer[] =>
+  Array.from({ length: Math.ceil(data.length / size) }, (_, i) => data.subarray(i * size, (i + 1) * size))
 
 /**
  * The host's side of the guest's workload: disk images and a file to fetch, and the expectations. What the guest reports
@@ -104,8 +111,10 @@ export class Workload {
   #round = 0
   readonly #file: Buffer
   readonly #server: Server
-  /** What the virtio disk held before the guest wrote to it. */
+  /** What disks held before the guest wrote to them: of each but nvme, to its second half. */
   readonly #virtio: Buffer
+  readonly #nvme: Buffer
+  readonly #extra = new Map<DeviceName, Buffer>()
   readonly #expected: Record<string, string>
   readonly #size: WorkloadSize
   /** Beside the usual ones. */
@@ -136,12 +145,14 @@ export class Workload {
     virtio.fill(0, size.disk - 4096)
     this.#virtio = virtio
     const nvme = pseudoRandom(`nvme ${this.#seed}`, size.disk)
+    this.#nvme = nvme
     writeFileSync(this.virtioDisk.path, virtio)
     writeFileSync(this.nvmeDisk.path, nvme)
     this.#expected = { 'virtio-blk': sha256(virtio), nvme: sha256(nvme) }
     for (const name of this.#extraDisks) {
       const bytes = pseudoRandom(`${name} ${this.#seed}`, EXTRA_DISK)
       writeFileSync(this.#image(name), bytes)
+      this.#extra.set(name, bytes)
       this.#expected[name] = sha256(bytes)
     }
   }
@@ -197,7 +208,9 @@ export class Workload {
     const file = pseudoRandom(`file ${seed}`, size.file)
     const server = createServer((request, response) => {
       request.resume()
-      response.writeHead(request.url === '/file' ? 200 : 404, { 'content-length': size.file }).end(file)
+      const [, part] = /^\/file(?:\/(\d{1,6}))?$/.exec(request.url ?? '') ?? ['', 'none']
+      const bytes = part === undefined ? file : partsOf(file, FILE_PART)[Number(part)]
+      response.writeHead(bytes === undefined ? 404 : 200, { 'content-length': bytes?.length ?? 0 }).end(bytes)
     })
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
@@ -231,7 +244,7 @@ export class Workload {
     }
     const { kernel, initramfs } = this.#successor ?? {}
     if (kernel !== undefined) words.push(`cosim.kexec=${kernel}:${initramfs}`)
-    if (this.#load > 0) words.push(`cosim.load=${this.#load}`)
+    if (this.#load > 0) words.push(`cosim.parts=${Math.ceil(this.#size.file / FILE_PART)}`, `cosim.load=${this.#load}`)
     if (bench > 0) words.push(`cosim.bench=${bench}`)
     return words.join(' ')
   }
@@ -259,42 +272,59 @@ export class Workload {
 
   /** Of all devices at a time. What is read is what nobody writes to, and what was written last stands on the disk at the end. */
   #loaded(events: readonly GuestEvent[]): WorkloadEntry[] {
-    const half = (image: Buffer, size: number) => sha256(image.subarray(0, size / 2))
-    const written = (seed: string, size: number) => sha256(pattern(seed, size / 2))
-    const { disk, file } = this.#size
+    const half = (bytes: Buffer) => bytes.subarray(0, bytes.length / 2)
+    const { disk } = this.#size
     const cards = [...CARDS, ...this.#devices.filter(name => extraDevice(name).kind === 'net')]
     return [
-      this.#passes('nvme', 'read', disk, this.#expected.nvme ?? '', events),
-      this.#passes('virtio-blk', 'read', disk / 2, half(this.#virtio, disk), events),
-      this.#passes('virtio-blk', 'write', disk, written(this.#seed, disk), events),
-      ...this.#extraDisks.flatMap(name => [
-        this.#passes(name, 'read', EXTRA_DISK / 2, half(readFileSync(this.#image(name)), EXTRA_DISK), events),
-        this.#passes(name, 'write', EXTRA_DISK, written(`${this.#seed}-${name}`, EXTRA_DISK), events),
+      this.#passes('nvme', 'read', this.#nvme, DISK_PART, events),
+      this.#passes('virtio-blk', 'read', half(this.#virtio), DISK_PART, events),
+      this.#passes('virtio-blk', 'write', pattern(this.#seed, disk / 2), DISK_PART, events),
+      ...[...this.#extra].flatMap(([name, bytes]) => [
+        this.#passes(name, 'read', half(bytes), DISK_PART, events),
+        this.#passes(name, 'write', pattern(`${this.#seed}-${name}`, EXTRA_DISK / 2), DISK_PART, events),
       ]),
-      ...cards.map(name => this.#passes(name, 'fetch', file, sha256(this.#file), events)),
+      ...cards.map(name => this.#passes(name, 'fetch', this.#file, FILE_PART, events)),
     ]
   }
 
-  /** @param bytes of one pass */
+  /**
+   * A pass is known by the checksum of the checksums of its parts, a line each; one that the end of the time cut short by those that it got to.
+   * @param data of one pass @param size of a part, bytes
+   */
   #passes(
     device: string,
     operation: 'read' | 'write' | 'fetch',
-    bytes: number,
-    expected: string,
+    data: Buffer,
+    size: number,
     events: readonly GuestEvent[],
   ): WorkloadEntry {
+    const sums = partsOf(data, size).map(part => `${sha256(part)}\n`)
+    const whole = sha256(sums.join(''))
     const event = events.find(e => e.event === 'load' && e.name === device && e.operation === operation)
     if (event === undefined) {
       const error = 'the guest reported nothing of all devices at a time'
-      return { device, operation, bytes: 0, sha256: '', expected, ok: false, passes: 0, error }
+      return { device, operation, bytes: 0, sha256: '', expected: whole, ok: false, passes: 0, error }
     }
-    const { sha256 = '', error } = event
-    const passes = Number(event.passes ?? 0)
-    const differs = sha256 === expected ? undefined : 'the bytes differ from what the host has'
-    const wrong = error ?? (passes > 0 ? differs : 'not once')
+    const counted = (value: unknown, most: number): number =>
+      Number.isInteger(value) ? Math.max(0, Math.min(Number(value), most)) : 0
+    const passes = counted(event.passes, 1e6)
+    const parts = counted(event.parts, sums.length - 1)
+    const cut = sha256(sums.slice(0, parts).join(''))
+    const same = (passes === 0 || event.sha256 === whole) && (parts === 0 || event.partsSha256 === cut)
+    const differs = same ? undefined : 'the bytes differ from what the host has'
+    const wrong = event.error ?? (passes + parts > 0 ? differs : 'nothing in that time')
+    // Each part is written with other bytes, and with its own.
+    const times = operation === 'write' ? 2 : 1
+    const [told, expected] = passes > 0 ? [event.sha256, whole] : [event.partsSha256, cut]
     return {
-      ...{ device, operation, bytes: bytes * passes, sha256, expected, ok: wrong === undefined },
-      ...{ ms: Number(event.ms ?? 0), passes, ...(wrong && { error: wrong }) },
+      ...{
+        device,
+        operation,
+        bytes: times * (passes * data.length + parts * size),
+        sha256: String(told ?? ''),
+        expected,
+      },
+      ...{ ok: wrong === undefined, ms: Number(event.ms ?? 0), passes, ...(wrong && { error: wrong }) },
     }
   }
 

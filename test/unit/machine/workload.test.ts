@@ -5,6 +5,7 @@ import { readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { GuestEvent } from '../../../server/machine/guestEvents.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { Workload } from '../../../server/machine/workload.ts'
 
@@ -38,44 +39,59 @@ test('other bytes, and no word at all, are failures', () => {
   )
 })
 
-test('all devices at a time: what each pass read is what the host has, and none may be missing', async () => {
+test('all devices at a time: what they read, in whole passes and after them, is what the host has, and none may be missing', async () => {
   const place = privateFolder(tmpdir(), 'load-test-')
-  const loaded = await Workload.create(place, 'seed', { disk: 16_384, file: 4096 }, ['ahci', 'igb'])
+  const loaded = await Workload.create(place, 'seed', { disk: 512 << 10, file: 300 << 10 }, ['ahci', 'igb'])
   try {
     loaded.addLoad(300)
-    expect(loaded.append(0)).toMatch(/ cosim\.load=300$/)
+    expect(loaded.append(0)).toMatch(/ cosim\.parts=2 cosim\.load=300$/)
     const image = (name: string) => readFileSync(join(place, `${name}.img`))
     const half = (bytes: Buffer) => bytes.subarray(0, bytes.length / 2)
     const lines = (seed: string, bytes: number) =>
-      Array.from({ length: bytes / 512 }, (_, i) => `${`${seed} ${i}`.padEnd(511)}\n`).join('')
+      Buffer.from(Array.from({ length: bytes / 512 }, (_, i) => `${`${seed} ${i}`.padEnd(511)}\n`).join(''))
     const [, port] = /:(\d+)\/file/.exec(loaded.append(0)) ?? []
-    const file = Buffer.from(await (await fetch(`http://127.0.0.1:${port}/file`)).arrayBuffer())
-    const reads: readonly (readonly [string, string, string | Buffer])[] = [
-      ['nvme', 'read', image('nvme')],
-      ['virtio-blk', 'read', half(image('virtio-blk'))],
-      ['virtio-blk', 'write', lines('seed', 8192)],
-      ['ahci', 'read', half(image('ahci'))],
-      ['ahci', 'write', lines('seed-ahci', 256 << 10)],
-      ...['virtio-net', 'e1000e', 'igb'].map(name => [name, 'fetch', file] as const),
+    const fetched = async (path: string) => {
+      const answer = await fetch(`http://127.0.0.1:${port}${path}`)
+      return answer.ok ? Buffer.from(await answer.arrayBuffer()) : answer.status
+    }
+    const [file, ...parts] = await Promise.all(['/file', '/file/0', '/file/1', '/file/2'].map(fetched))
+    if (!Buffer.isBuffer(file)) throw new Error(`status ${file}`)
+    expect(parts).toEqual([file.subarray(0, 256 << 10), file.subarray(256 << 10), 404])
+    const [disk, part] = [128 << 10, 256 << 10]
+    /** Device, what it did, the bytes of one pass, how large their parts are, and how many there were after the last whole pass. */
+    const reads: readonly (readonly [string, string, Buffer, number, number])[] = [
+      ['nvme', 'read', image('nvme'), disk, 3],
+      ['virtio-blk', 'read', half(image('virtio-blk')), disk, 1],
+      ['virtio-blk', 'write', lines('seed', part), disk, 1],
+      ['ahci', 'read', half(image('ahci')), disk, 0],
+      ['ahci', 'write', lines('seed-ahci', part), disk, 1],
+      ...['virtio-net', 'e1000e', 'igb'].map(name => [name, 'fetch', file, part, 1] as const),
     ]
-    const events = reads.map(([name, operation, bytes], seq) => {
-      const sha256 = createHash('sha256').update(bytes).digest('hex')
-      return { seq, event: 'load', ok: true, name, operation, passes: 3, sha256, ms: 7 }
+    const hash = (bytes: Buffer | string) => createHash('sha256').update(bytes).digest('hex')
+    const sumOf = (bytes: Buffer, size: number, parts = Math.ceil(bytes.length / size)) =>
+      hash(Array.from({ length: parts }, (_, i) => `${hash(bytes.subarray(i * size, (i + 1) * size))}\n`).join(''))
+    const events = reads.map(([name, operation, bytes, size, parts], seq) => {
+      const sums = { sha256: sumOf(bytes, size), parts, partsSha256: sumOf(bytes, size, parts) }
+      return { seq, event: 'load', ok: true, name, operation, passes: 3, ...sums, ms: 7 }
     })
-    const of = (told: typeof events) => loaded.check(told).filter(({ passes }) => passes !== undefined)
+    const of = (told: readonly GuestEvent[]) => loaded.check(told).filter(({ passes }) => passes !== undefined)
     expect(of(events).map(({ device, operation, ok }) => [device, operation, ok])).toEqual(
       reads.map(([name, operation]) => [name, operation, true]),
     )
     expect(of(events).map(({ bytes }) => bytes)).toEqual([
-      ...[3 * 16_384, 3 * 8192, 3 * 16_384, 3 * (256 << 10), 3 * (512 << 10)],
-      ...[3 * 4096, 3 * 4096, 3 * 4096],
+      ...[3 * (512 << 10) + 3 * disk, 3 * part + disk, 2 * (3 * part + disk), 3 * part, 2 * (3 * part + disk)],
+      ...Array.from({ length: 3 }, () => 3 * (300 << 10) + part),
     ])
-    for (const [index] of reads.entries()) {
-      const wrong = events.map((event, i) => (i === index ? { ...event, sha256: '00' } : event))
-      expect(of(wrong).map(({ ok }) => ok)).toEqual(reads.map((_, i) => i !== index))
+    for (const [index, [, , , , parts]] of reads.entries()) {
+      const others = reads.map((_, i) => i !== index)
+      const but = (change: object) => of(events.map((event, i) => (i === index ? { ...event, ...change } : event)))
+      expect(but({ sha256: '00' }).map(({ ok }) => ok)).toEqual(others)
+      expect(but({ partsSha256: '00' }).map(({ ok }) => ok)).toEqual(parts === 0 ? others.map(() => true) : others)
+      expect(but({ passes: 0, sha256: '' })[index]).toMatchObject({ ok: parts > 0, passes: 0 })
+      expect(but({ passes: 0, parts: 0 })[index]).toMatchObject({ ok: false, error: 'nothing in that time' })
+      // A guest may say anything.
+      expect(but({ passes: 'x', parts: -1 })[index]).toMatchObject({ ok: false, bytes: 0 })
       expect(of(events.toSpliced(index, 1))[index]).toMatchObject({ ok: false, passes: 0 })
-      const idle = events.map((event, i) => (i === index ? { ...event, passes: 0 } : event))
-      expect(of(idle)[index]).toMatchObject({ ok: false, error: 'not once' })
     }
   } finally {
     loaded.close()
