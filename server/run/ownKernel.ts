@@ -5,11 +5,13 @@
  */
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { cachePath } from '../../scripts/setup/cache.ts'
-import { MAX_LIST, moduleName } from '../../scripts/setup/modules.ts'
+import { moduleContent } from '../../scripts/setup/initramfs.ts'
+import { guestModules, MAX_LIST, moduleName } from '../../scripts/setup/modules.ts'
 import { readRegular } from '../../scripts/setup/regularFile.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
 import { IMAGE_MAGIC, isImage, MAX_IMAGE, plainImage } from '../trace/kernelImage.ts'
@@ -155,9 +157,12 @@ function expectBuiltIn(path: string, where: string): void {
  * @param given the folder itself, or what it was installed to (INSTALL_MOD_PATH)
  * @throws Error when it is none, or of another release
  */
-function modulesFolder(given: string, release: string | undefined): string {
+async function modulesFolder(given: string, release: string | undefined): Promise<string> {
   const installed = release === undefined ? undefined : join(given, 'lib/modules', release)
   const folder = resolve(installed !== undefined && existsSync(installed) ? installed : given)
+  const others = installed === undefined || folder !== resolve(given) ? [] : releasesIn(join(given, 'lib/modules'))
+  if (others.length > 0)
+    throw new Error(`--modules ${given}: modules of ${others.join(', ')}, but the kernel is ${release}`)
   if (!existsSync(join(folder, 'modules.dep')))
     throw new Error(
       `--modules ${given}: expected a folder with modules.dep, as lib/modules/${release ?? 'RELEASE'} that "make modules_install" fills`,
@@ -166,7 +171,28 @@ function modulesFolder(given: string, release: string | undefined): string {
   if (release !== undefined && /^\d+\.\d+/.test(own) && own !== release) {
     throw new Error(`--modules ${given}: modules of ${own}, but the kernel is ${release}`)
   }
+  const [first] = await guestModules(folder)
+  const built = first === undefined ? undefined : await moduleRelease(join(folder, first))
+  if (release !== undefined && built !== undefined && built !== release)
+    throw new Error(`--modules ${given}: ${first} is a module of ${built}, but the kernel is ${release}`)
   return folder
+}
+
+/** The releases that there are modules of; none where there is no such folder. */
+const releasesIn = (folder: string): string[] =>
+  existsSync(folder) ? readdirSync(folder).filter(name => existsSync(join(folder, name, 'modules.dep'))) : []
+
+/** The kernel that a module was built for, by its vermagic; undefined: it is not there, or does not say. */
+async function moduleRelease(path: string): Promise<string | undefined> {
+  if (!existsSync(path)) return undefined
+  const scratch = mkdtempSync(join(tmpdir(), 'module-'))
+  try {
+    const bytes = Buffer.from(await moduleContent(path, { scratch, signal: undefined }))
+    const at = bytes.indexOf('vermagic=')
+    return at < 0 ? undefined : /^vermagic=(\S+) /.exec(bytes.toString('latin1', at, at + 200))?.[1]
+  } finally {
+    rmSync(scratch, { recursive: true, force: true })
+  }
 }
 
 /** Where the modules of an image may lie that nobody gave: beside it, or as Debian's packages have them. */
@@ -200,7 +226,7 @@ export async function ownKernel(
       ? release === undefined
         ? undefined
         : besides(kernel, release).find(folder => existsSync(join(folder, 'modules.dep')))
-      : modulesFolder(modules, release)
+      : await modulesFolder(modules, release)
   if (found === undefined) {
     const where = release === undefined ? '' : ` (lib/modules/${release} beside it would be found)`
     if (workload) expectBuiltIn(kernel, where)
@@ -230,7 +256,7 @@ async function buildTree(
   const elf = join(tree, 'vmlinux')
   const built = { ...facts, image, ...(existsSync(elf) && { vmlinux: elf }), notes: [] }
   if (modules !== undefined) {
-    const found = modulesFolder(modules, release)
+    const found = await modulesFolder(modules, release)
     if (workload) expectDrivers(image, textOf(join(found, 'modules.builtin')), moduleList(found), devices)
     return { ...built, modules: found }
   }

@@ -140,6 +140,21 @@ describe('modules', () => {
       () => join(tree(installed('6.1.0-other')), 'lib/modules/6.1.0-other'),
       `modules of 6.1.0-other, but the kernel is ${RELEASE}`,
     ],
+    [
+      'installed for another release',
+      () => tree({ ...installed('6.1.0-other'), 'lib/modules/6.13/x': '' }),
+      `modules of 6.1.0-other, but the kernel is ${RELEASE}`,
+    ],
+    [
+      'that were built for another release, whatever their folder says',
+      () =>
+        tree({
+          ...installed(),
+          [`lib/modules/${RELEASE}/${MODULES[0]}`.replace('.xz', '')]: 'vermagic=6.1.0-x SMP ',
+          [`lib/modules/${RELEASE}/modules.dep`]: DEP.replaceAll('.xz', ''),
+        }),
+      `virtio_blk.ko is a module of 6.1.0-x, but the kernel is ${RELEASE}`,
+    ],
     ['no folder of modules', () => tree({ x: '' }), 'expected a folder with modules.dep'],
     [
       'without a driver',
