@@ -10,6 +10,7 @@ NVME_SERIAL=cosim-nvme
 MORE_DISKS='usb-storage virtio-scsi ahci virtio-blk-mq' # the serial of each is cosim-NAME
 STDERR=/tmp/stderr
 PATIENCE_S=30
+STUCK_S=30
 
 workload() {
 	report_iommu
@@ -61,19 +62,41 @@ agent() {
 		workload)
 			ALL_OK=true
 			emit told true ''
-			exercise
+			watched exercise
 			emit worked $ALL_OK ''
 			;;
 		attack)
 			ALL_OK=true
 			emit told true ''
 			attack_vm "$(parameter cosim.storm 0)"
-			exercise
+			watched exercise
 			emit worked $ALL_OK ''
 			;;
 		end) return ;;
 		*) emit agent false "\"error\":$(quote "unknown command $command")" ;;
 		esac
+	done
+}
+
+# watched FUNCTION: runs it, and reports where its processes are in the kernel when it takes long: a guest that hangs does not say so itself.
+watched() {
+	report_waits &
+	reporter=$!
+	"$@"
+	kill $reporter 2>/dev/null
+}
+
+# report_waits: after a while, the innermost kernel functions of each process that waits there, but for shells that wait for others.
+report_waits() {
+	sleep $STUCK_S &
+	trap "kill $!; exit" TERM
+	wait
+	for process in /proc/[0-9]*; do
+		words=$(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)
+		[ -n "$words" ] || continue
+		calls=$(awk '{ sub(/\+.*/, "", $2); printf "%s%s", (NR > 1 ? " < " : ""), $2 } NR == 4 { exit }' "$process/stack" 2>/dev/null)
+		case $calls in '' | do_wait* | pipe_read* | do_notify_resume*) continue ;; esac
+		emit waits true "\"name\":$(quote "$words"),\"calls\":$(quote "$calls")"
 	done
 }
 

@@ -61,6 +61,7 @@ const Result = Compile(
       problem: Type.Optional(text),
       guestEnded: Type.Boolean(),
       console: list(Type.Object({ verdict, line: text }, strict)),
+      waits: lines,
       checks: list(
         Type.Object({
           ...{ device: text, operation: Type.Enum(['read', 'write', 'fetch']), bytes: number, sha256: text },
@@ -105,7 +106,17 @@ export function sessionResult(value: unknown, job: Job, folder: string): Session
 }
 
 const NOTHING: Evidence = {
-  ...{ end: 'ended', guestEnded: false, console: [], checks: [], warnings: [], events: {}, gerrors: 0, guardFaults: 0 },
+  ...{
+    end: 'ended',
+    guestEnded: false,
+    console: [],
+    waits: [],
+    checks: [],
+    warnings: [],
+    events: {},
+    gerrors: 0,
+    guardFaults: 0,
+  },
   ...{
     resets: 0,
     interruptions: 0,

@@ -129,6 +129,7 @@ class Watch {
   sections: Readonly<Record<string, unknown>> = {}
   readonly attackTable = new AttackTable()
   readonly guestEvents: GuestEvent[] = []
+  readonly waits: string[] = []
   status: FaultStatus | undefined
 
   ms(): number {
@@ -144,6 +145,13 @@ class Watch {
     if (this.lines.length > CONSOLE_TAIL) this.lines.shift()
     const finding = addFinding(this.console, line, MAX_LINES)
     if (finding !== undefined) this.note(`console: ${finding.line}`)
+  }
+
+  /** Where a process of a slow guest is in its kernel. */
+  wait({ name = '', calls }: GuestEvent): void {
+    const text = `${name.trim()} in ${typeof calls === 'string' ? calls : 'unknown functions'}`.slice(0, 300)
+    if (this.waits.length < MAX_LINES) this.waits.push(text)
+    this.note(`guest: ${text}`)
   }
 
   /** What devices reached, or a protected VM's host, and where EL2's tables and the SMMU's do not agree. */
@@ -171,6 +179,7 @@ class Watch {
       end,
       guestEnded: false,
       console: this.console,
+      waits: this.waits,
       checks: end === 'ended' ? [] : (machine?.checks() ?? []),
       warnings: warnings.filter(({ expected }) => !expected),
       events,
@@ -260,7 +269,8 @@ async function observe(
       const event = machine.take(line)
       if (event === undefined) return
       if (watch.guestEvents.length < MAX_GUEST_EVENTS) watch.guestEvents.push(event)
-      if (event.event !== 'iommu')
+      if (event.event === 'waits') watch.wait(event)
+      else if (event.event !== 'iommu')
         watch.note(`guest: ${event.event} ${event.name ?? ''} ${event.ok ? 'ok' : `failed: ${event.error}`}`)
       if (event.event === 'ready') machine.tell()
       if (event.event === 'worked') over.resolve('worked')

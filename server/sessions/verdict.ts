@@ -14,6 +14,8 @@ export interface Evidence {
   /** The machine ended because of what the guest did: it panicked, or powered off. */
   readonly guestEnded: boolean
   readonly console: readonly ConsoleFinding[]
+  /** Which processes were in which kernel functions when the workload took long. */
+  readonly waits: readonly string[]
   /** I/O results compared with the expected data. */
   readonly checks: readonly WorkloadEntry[]
   /** Hyp warnings that an unmodified driver does not cause. */
@@ -83,7 +85,10 @@ function* find(evidence: Evidence): Generator<Finding> {
     yield { verdict: 'hyp-warning', text: `${code}, ${count} times: ${firstValues}` }
   }
   for (const { verdict, line } of evidence.console) yield { verdict, text: line }
-  if (evidence.end === 'deadline') yield { verdict: 'guest-hung', text: 'the workload was not done at the deadline' }
+  if (evidence.end === 'deadline') {
+    const waits = evidence.waits.length > 0 ? `; before that ${evidence.waits.join(', ')}` : ''
+    yield { verdict: 'guest-hung', text: `the workload was not done at the deadline${waits}` }
+  }
   if (evidence.guestEnded) yield { verdict: 'guest-panic', text: 'the guest ended before its workload was done' }
   for (const { ok, device, operation, error } of evidence.checks) {
     if (!ok) yield { verdict: 'io-error', text: `${device} ${operation}: ${error ?? 'failed'}` }

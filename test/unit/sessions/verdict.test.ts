@@ -23,6 +23,7 @@ const clean: Evidence = {
   events: {},
   gerrors: 0,
   guardFaults: 0,
+  waits: [],
   resets: 0,
   interruptions: 0,
   isolation: [],
@@ -80,6 +81,14 @@ describe('from evidence to a verdict', () => {
     const { findings } = judge({ ...clean, checks: [check(false)], isolation: ['a'], gerrors: 1 })
     expect(findings.map(({ verdict }) => verdict)).toEqual(['isolation-violation', 'io-error', 'recovered'])
   })
+})
+
+test('a guest that hangs is told with where', () => {
+  const waits = ['ip link set eth0 down in napi_disable < virtnet_close']
+  const { findings } = judge({ ...clean, end: 'deadline', waits })
+  expect(findings[0]?.text).toBe(
+    'the workload was not done at the deadline; before that ip link set eth0 down in napi_disable < virtnet_close',
+  )
 })
 
 describe('console lines', () => {
