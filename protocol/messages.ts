@@ -123,6 +123,7 @@ export const enums = {
     ring: [32, 'bit 5: ringOpen works: the socket can pass a descriptor, and frames can travel in shared memory'],
     token: [64, 'bit 6: QEMU was given a token: it takes no server that does not prove that it knows it'],
     debug: [128, 'bit 7: park and callStack work'],
+    stage2Tlbi: [256, 'bit 8: stage2Changed comes at TLBI instructions as well, if the server uses this'],
   },
   sysReg: {
     hostVttbr: [0, 'VTTBR_EL2 as EL2 last had it for its host; 0: EL2 keeps no stage 2 for a host'],
@@ -378,7 +379,7 @@ export const messages = {
     from: 'qemu',
     kind: 'request',
     answer: 'reply',
-    doc: 'EL2 is about to return to a lower exception level, and has stored to pages of the tables that it keeps for its host. The vCPU waits. Other vCPUs may be in EL2, and store to the same pages while this is answered: then the pages are told again.',
+    doc: 'EL2 has stored to pages of the tables that it keeps for its host, and is about to return to a lower exception level; or, with `stage2Tlbi`, it has executed a TLBI that invalidates stage 2. The vCPU waits. Other vCPUs may be in EL2, and store to the same pages while this is answered: then the pages are told again.',
     fields: [
       f('cpu', 'u16', 'index of the vCPU'),
       f('time', 'u53', 'virtual clock, ns'),

@@ -404,9 +404,9 @@ export interface PostMismatch {
 }
 
 /**
- * EL2 is about to return to a lower exception level, and has stored to pages of the tables that it keeps for its host.
- * The vCPU waits. Other vCPUs may be in EL2, and store to the same pages while this is answered: then the pages are
- * told again.
+ * EL2 has stored to pages of the tables that it keeps for its host, and is about to return to a lower exception level;
+ * or, with `stage2Tlbi`, it has executed a TLBI that invalidates stage 2. The vCPU waits. Other vCPUs may be in EL2,
+ * and store to the same pages while this is answered: then the pages are told again.
  */
 export interface Stage2Changed {
   readonly type: typeof Id.stage2Changed

@@ -163,6 +163,11 @@ enum {
     COSIM_FEATURE_TOKEN = 64,
     /* bit 7: park and callStack work */
     COSIM_FEATURE_DEBUG = 128,
+    /*
+     * bit 8: stage2Changed comes at TLBI instructions as well, if the server
+     * uses this
+     */
+    COSIM_FEATURE_STAGE2_TLBI = 256,
 };
 
 /* sysReg */
@@ -680,10 +685,11 @@ typedef struct CosimPostMismatch {
 } CosimPostMismatch;
 
 /*
- * stage2Changed (request of QEMU, answered by reply): EL2 is about to return to
- * a lower exception level, and has stored to pages of the tables that it keeps
- * for its host. The vCPU waits. Other vCPUs may be in EL2, and store to the
- * same pages while this is answered: then the pages are told again.
+ * stage2Changed (request of QEMU, answered by reply): EL2 has stored to pages
+ * of the tables that it keeps for its host, and is about to return to a lower
+ * exception level; or, with stage2Tlbi, it has executed a TLBI that invalidates
+ * stage 2. The vCPU waits. Other vCPUs may be in EL2, and store to the same
+ * pages while this is answered: then the pages are told again.
  */
 typedef struct CosimStage2Changed {
     /* index of the vCPU */

@@ -276,7 +276,8 @@ export interface Policy {
   /** What was posted to this SMMU's hardware did not lead to what it was to lead to. Called between traps. */
   postMismatch?(smmu: number): void
   /**
-   * Devices reach what EL2 lets its host reach, before this returns; the vCPU waits in EL2. Called between traps.
+   * Devices reach what EL2 lets its host reach, before this returns; the vCPU waits in EL2, in front of its return from there and, with `stage2`
+   * shared, behind a TLBI. Called between traps.
    * @returns false when that could not be done: the machine must not go on
    */
   stage2Changed?(change: Stage2Change): boolean

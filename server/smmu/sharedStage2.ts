@@ -49,9 +49,7 @@ export function tableProblems(registers: Stage2Registers, { idr0, idr3, idr5 }: 
       'the descriptors have permissions by index, or 128 bits, which the SMMU reads otherwise (VTCR_EL2.S2PIE, S2POE, D128)',
     )
   if (fieldGet(r.IDR3_BBML, idr3) !== BBM_AT_ONCE)
-    problems.push(
-      'what EL2 breaks before it makes, the SMMU is told of when both is done, and it may not meet that (IDR3.BBML)',
-    )
+    problems.push('what EL2 breaks before it makes, the SMMU may meet as one change, which it has to take (IDR3.BBML)')
   return problems
 }
 

@@ -51,6 +51,8 @@ import { WireEl2, WireGuard, WireHardware, WireMemory } from './wirePorts.ts'
 
 const OK = enums.status.ok[0]
 const RING = enums.feature.ring[0]
+const STAGE2 = enums.feature.stage2[0]
+const TLBI = enums.feature.stage2Tlbi[0]
 
 /** Guest memory whose accesses nobody records, and its end. */
 interface Ram {
@@ -115,7 +117,7 @@ export class Connection {
     const ports = (tracked ?? hardware).map((port, index) =>
       switches ? gatedHardware(port, () => power.isOn(index)) : port,
     )
-    const follows = (hello.features & enums.feature.stage2[0]) !== 0
+    const follows = (hello.features & STAGE2) !== 0
     this.#machine = {
       memory: new TracedMemory(oracles.watched(ram.memory), thread.ring),
       carveout,
@@ -156,6 +158,9 @@ export class Connection {
     const { carveoutBase, carveoutSize } = hello
     const fault = machineFault({ ...hello, carveout: { base: carveoutBase, size: carveoutSize } })
     if (fault !== undefined) refuse(link, hello, `the machine that QEMU describes: ${fault}`)
+    const deaf = (hello.features & (STAGE2 | TLBI)) === STAGE2
+    if (sharesTables(thread) && deaf)
+      refuse(link, hello, "stage2 shared: QEMU does not tell of EL2's TLBI, behind which tables are used again")
     const ram = openRam(thread, link, hello)
     try {
       return new Connection(thread, link, hello, version, ram)
@@ -180,7 +185,8 @@ export class Connection {
     if (takeOver !== undefined && takeOver.lost === undefined) this.oracles.ready()
     this.#connectFaults()
     const { area, reason } = this.#ringArea()
-    const features = area === undefined ? hello.features & ~RING : hello.features
+    const unused = (area === undefined ? RING : 0) | (sharesTables(this.#thread) ? 0 : TLBI)
+    const features = hello.features & ~unused
     encodeWelcome(link.out, hello.seq, this.#version, features >>> 0, this.#session)
     link.flush()
     const use = this.#openRing(area, reason)
@@ -262,7 +268,7 @@ export class Connection {
     return true
   }
 
-  /** EL2 waits until devices reach what it lets its host reach, and no more. */
+  /** EL2 waits until devices reach what it lets its host reach, and no more: in front of its return, or behind its TLBI. */
   stage2Changed({ seq, cpu, time, all, vttbrLo, vttbrHi, vtcrLo, vtcrHi, pages }: Stage2Changed): void {
     const { ring } = this.#thread
     const link = this.#link
@@ -437,6 +443,9 @@ function agreedVersion(link: Link, hello: Hello): number {
   const theirs = `${hello.minVersion} to ${hello.maxVersion}`
   return refuse(link, hello, `QEMU speaks protocol versions ${theirs}, this server ${VERSION.min} to ${VERSION.max}`)
 }
+
+/** EL2's tables are the second stage: what it does behind its TLBI matters. */
+const sharesTables = ({ options }: Thread): boolean => options.policyOptions.stage2 === 'shared'
 
 /** The shared file if this server may open it, as memory where it is mapped; else over the wire. @throws RamFileRefused */
 function openRam({ options, ram }: Thread, link: Link, hello: Hello): Ram {

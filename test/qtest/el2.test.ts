@@ -4,7 +4,7 @@
  * devices reach the same afterwards.
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { El2Guest, FAULTED, RAM } from './el2Guest.ts'
+import { El2Guest, FAULTED, RAM, TLBI_FORMS } from './el2Guest.ts'
 
 const MiB = 2 ** 20
 /** RAM, carve-out included. */
@@ -302,5 +302,87 @@ describe('two vCPUs', () => {
     expect([await guest.owner(PAGE), await guest.owner(PAGE + 4096)]).toEqual(['vm 1', 'hyp'])
     await guest.leave()
     await expectAgreement(2)
+  })
+})
+
+describe('tables that the SMMU shares: what EL2 stored is told behind its TLBI', () => {
+  const tables = new Tables(FIRST)
+  const pages = [tables.page(3, PAGE)]
+
+  /** The host has the page, and QEMU has told so. */
+  const start = async (smp: number): Promise<void> => {
+    guest = await El2Guest.start(smp, 0, { stage2: 'shared', populate: 'never' })
+    tables.put(guest)
+    guest.poke(tables.descriptor(3, PAGE), tables.leaf(PAGE, 3))
+    guest.poke(PAGE, WORD)
+    if (smp > 1) await guest.cpuOn(1)
+    for (let cpu = 0; cpu < smp; cpu++) {
+      await tables.enter(guest, cpu)
+      expect(await guest.leave(PAGE, cpu)).toBe(WORD)
+    }
+    guest.told()
+  }
+
+  test('whichever it is, and then nothing is new when it leaves', async () => {
+    await start(1)
+    for (const form of TLBI_FORMS) {
+      await guest.store(tables.descriptor(3, PAGE), 0n)
+      expect(guest.told()).toEqual([])
+      await guest.invalidate(form, PAGE)
+      expect(guest.told(), form).toEqual([{ cpu: 0, all: false, pages }])
+      await guest.invalidate(form, PAGE)
+      // The CPU has forgotten as well.
+      expect(await guest.leave(PAGE), form).toBe(FAULTED)
+      expect(guest.told(), form).toEqual([])
+      await guest.store(tables.descriptor(3, PAGE), tables.leaf(PAGE, 3))
+      expect(await guest.leave(PAGE), form).toBe(WORD)
+      guest.told()
+    }
+    await expectAgreement(0)
+  })
+
+  test('of tables whose server does not share them nothing is told before it leaves', async () => {
+    guest = await El2Guest.start()
+    tables.put(guest)
+    await tables.enter(guest)
+    await guest.leave()
+    guest.told()
+    await guest.store(tables.descriptor(3, PAGE), VM)
+    for (const form of TLBI_FORMS) await guest.invalidate(form, PAGE)
+    expect(guest.told()).toEqual([])
+    await guest.leave()
+    expect(guest.told()).toEqual([{ cpu: 0, all: false, pages }])
+  })
+
+  test('before there are tables nothing is told', async () => {
+    guest = await El2Guest.start(1, 0, { stage2: 'shared', populate: 'never' })
+    tables.put(guest)
+    for (const form of TLBI_FORMS) await guest.invalidate(form, PAGE)
+    expect(guest.told()).toEqual([])
+  })
+
+  test('what another vCPU has told of before, too: it may have come too early', async () => {
+    await start(2)
+    await guest.store(tables.descriptor(3, PAGE), 0n, 1)
+    await guest.leave()
+    expect(guest.told()).toEqual([{ cpu: 0, all: false, pages }])
+    await guest.tlbi(PAGE, 1)
+    expect(guest.told()).toEqual([{ cpu: 1, all: false, pages }])
+    await guest.tlbi(PAGE, 1)
+    await guest.leave(0, 1)
+    await guest.leave()
+    expect(guest.told()).toEqual([])
+  })
+
+  test('a table that is new is not told at once again: nobody who waits has a store under way', async () => {
+    await start(1)
+    const block = REGION + 2 ** shift(FIRST, 2)
+    await guest.store(tables.descriptor(2, block), BigInt(table(8)) | 3n)
+    await guest.tlbi()
+    expect(guest.told()).toEqual([{ cpu: 0, all: false, pages: [tables.page(2, block)] }])
+    await guest.store(table(8), VM)
+    await guest.tlbi()
+    expect(guest.told()).toEqual([{ cpu: 0, all: false, pages: [table(8)] }])
+    expect(await guest.owner(block)).toBe('vm 1')
   })
 })

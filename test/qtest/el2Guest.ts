@@ -27,6 +27,13 @@ const HCR = 5
 const TLBI = 6
 const CPU_ON = 7
 
+/** Instructions that invalidate stage 2, in the order in which the guest knows them. */
+export const TLBI_FORMS = [
+  ...['VMALLS12E1IS', 'IPAS2E1IS', 'IPAS2LE1IS', 'VMALLS12E1', 'IPAS2E1', 'IPAS2LE1', 'ALLE1IS', 'ALLE1'],
+  ...['RIPAS2E1IS', 'RIPAS2LE1IS', 'RIPAS2E1', 'RIPAS2LE1', 'VMALLS12E1OS', 'IPAS2E1OS', 'IPAS2LE1OS', 'ALLE1OS'],
+  ...['RIPAS2E1OS', 'RIPAS2LE1OS'],
+]
+
 /** What a load at EL1 answers that stage 2 refuses. */
 export const FAULTED = 0xfa017n
 
@@ -66,7 +73,7 @@ export class El2Guest {
   }
 
   /** @param reconnectMs how long it waits for a lost server, 0: it ends */
-  static async start(smp = 1, reconnectMs = 0): Promise<El2Guest> {
+  static async start(smp = 1, reconnectMs = 0, options: Readonly<Record<string, unknown>> = {}): Promise<El2Guest> {
     const scratch = new Scratch()
     const folder = ownFolder(tmpdir(), 'el2-')
     try {
@@ -85,7 +92,7 @@ export class El2Guest {
         },
         policy: {
           name: 'pkvm',
-          options: {},
+          options,
           panicOnWarn: true,
           carveout: CARVEOUT,
           transport: transport(),
@@ -163,7 +170,19 @@ export class El2Guest {
 
   /** @param page of 4 KiB that the host's translations are forgotten of; absent: all */
   async tlbi(page?: number, cpu = 0): Promise<void> {
-    await this.#command(cpu, TLBI, page === undefined ? 0n : BigInt(page / 4096 + 1))
+    await this.invalidate(page === undefined ? 'VMALLS12E1IS' : 'IPAS2E1IS', page, cpu)
+  }
+
+  /**
+   * @param form of `TLBI_FORMS`
+   * @param page of 4 KiB, where the instruction has an address
+   */
+  async invalidate(form: string, page = 0, cpu = 0): Promise<void> {
+    const number = TLBI_FORMS.indexOf(form)
+    if (number < 0) throw new Error(`the guest knows no TLBI ${form}`)
+    // A range of two pages, TG = 4 KiB (DDI 0487 C5.5).
+    const range = form.startsWith('R') ? 1n << 46n : 0n
+    await this.#command(cpu, TLBI, BigInt(page / 4096) | range, BigInt(number))
   }
 
   async cpuOn(cpu: number): Promise<void> {

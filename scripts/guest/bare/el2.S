@@ -15,6 +15,7 @@
 /* What a load at EL1 answers that stage 2 refuses. */
 #define FAULTED     0xfa017
 
+    .arch   armv8.4-a               /* TLBI of ranges, and outer shareable */
     .text
     .global _start
 _start:
@@ -104,16 +105,50 @@ set_hcr:
     isb
     b       done
 
-invalidate:                         /* all of the host's; x2 not 0: what an IPA of 4 KiB pages x2 - 1 is mapped to */
+invalidate:                         /* by instruction x3 of these, with argument x2 */
     dsb     ishst
-    cbz     x2, 1f
-    sub     x2, x2, #1
-    tlbi    ipas2e1is, x2
-    dsb     ish
-    tlbi    vmalle1is               /* what stage 1 made of it (DDI 0487, D8.17) */
-    b       2f
+    adr     x0, 1f
+    add     x0, x0, x3, lsl #3
+    br      x0
 1:  tlbi    vmalls12e1is
+    b       2f
+    tlbi    ipas2e1is, x2
+    b       2f
+    tlbi    ipas2le1is, x2
+    b       2f
+    tlbi    vmalls12e1
+    b       2f
+    tlbi    ipas2e1, x2
+    b       2f
+    tlbi    ipas2le1, x2
+    b       2f
+    tlbi    alle1is
+    b       2f
+    tlbi    alle1
+    b       2f
+    tlbi    ripas2e1is, x2
+    b       2f
+    tlbi    ripas2le1is, x2
+    b       2f
+    tlbi    ripas2e1, x2
+    b       2f
+    tlbi    ripas2le1, x2
+    b       2f
+    tlbi    vmalls12e1os
+    b       2f
+    tlbi    ipas2e1os, x2
+    b       2f
+    tlbi    ipas2le1os, x2
+    b       2f
+    tlbi    alle1os
+    b       2f
+    tlbi    ripas2e1os, x2
+    b       2f
+    tlbi    ripas2le1os, x2
+    b       2f
 2:  dsb     ish
+    tlbi    vmalle1is               /* what stage 1 made of it (DDI 0487, D8.17) */
+    dsb     ish
     isb
     b       done
 

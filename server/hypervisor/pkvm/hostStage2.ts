@@ -140,8 +140,8 @@ export class HostStage2 {
   #budget = 0
   #touched: { from: number; to: number }[] = []
   /**
-   * Something may have been taken from the host between the last two readings, though it is as it was: in a page of tables that was read there are
-   * annotations, or a table is gone. What comes and goes between two readings is not seen.
+   * Something was taken from the host between the last two readings, or may have been though it is as it was: a descriptor that was valid is another
+   * one, in a page of tables that was read there are annotations, or a table is gone. What comes and goes between two readings is not seen.
    */
   mayHaveTaken = false
   /** Descriptors have the attributes that HCR_EL2.FWB gives them. */
@@ -297,6 +297,8 @@ export class HostStage2 {
       words[2 * i] = lo
       words[2 * i + 1] = hi
       this.#touch(page, i)
+      // Bits 63:48 lead nowhere: software's, and XN.
+      if ((oldLo & 1) !== 0 && (lo !== oldLo || ((hi ^ oldHi) & 0xffff) !== 0)) this.mayHaveTaken = true
       if (this.#isTable(page.level, oldLo)) this.#dropTable(page, i, oldLo, oldHi, lo, hi)
       this.#evaluate(page, i, lo, hi)
     }

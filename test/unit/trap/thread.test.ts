@@ -17,7 +17,7 @@ let thread: TrapThread
 let counters: Counters
 let ring: RingReader
 
-const start = async (policy: string): Promise<TrapThread> => {
+const start = async (policy: string, policyOptions: Readonly<Record<string, unknown>> = {}): Promise<TrapThread> => {
   const counterBuffer = createCounters()
   const ringBuffer = createRing(1 << 20)
   counters = new Counters(counterBuffer)
@@ -25,7 +25,7 @@ const start = async (policy: string): Promise<TrapThread> => {
   return TrapThread.start({
     listen: join(folder, 'trap'),
     policy,
-    policyOptions: {},
+    policyOptions,
     ramFile: join(folder, 'ram'),
     ring: ringBuffer,
     counters: counterBuffer,
@@ -71,6 +71,31 @@ describe('handshake', () => {
     expect(await qemu.hello([7, 9])).toMatchObject({
       type: Id.refuse,
       text: 'QEMU speaks protocol versions 7 to 9, this server 1 to 1',
+    })
+  })
+
+  const { stage2, stage2Tlbi, postedWrites } = enums.feature
+  const follows = stage2[0] | stage2Tlbi[0] | postedWrites[0]
+
+  test("EL2's TLBI is told to whoever shares its tables", async () => {
+    thread = await start('pkvm', { stage2: 'shared' })
+    const qemu = await FakeQemu.connect(join(folder, 'trap'))
+    expect(await qemu.hello([1, 1], { features: follows })).toMatchObject({ type: Id.welcome, features: follows })
+  })
+
+  test('to nobody else', async () => {
+    thread = await start('pkvm')
+    const qemu = await FakeQemu.connect(join(folder, 'trap'))
+    const features = follows & ~stage2Tlbi[0]
+    expect(await qemu.hello([1, 1], { features: follows })).toMatchObject({ type: Id.welcome, features })
+  })
+
+  test('a QEMU that does not tell of it has no tables shared', async () => {
+    thread = await start('pkvm', { stage2: 'shared' })
+    const qemu = await FakeQemu.connect(join(folder, 'trap'))
+    expect(await qemu.hello([1, 1], { features: follows & ~stage2Tlbi[0] })).toMatchObject({
+      type: Id.refuse,
+      text: "stage2 shared: QEMU does not tell of EL2's TLBI, behind which tables are used again",
     })
   })
 

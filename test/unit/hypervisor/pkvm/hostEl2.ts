@@ -26,6 +26,8 @@ export class HostEl2 extends FakeEl2 {
   readonly #stored = new Set<number>()
   /** Called behind each store. */
   onStore: () => void = () => {}
+  /** Called at each TLBI: behind it, what it broke is nobody's any more, and what it unlinked is memory again. */
+  onTlbi: () => void = () => {}
 
   /** @param base of its memory: tables, and nothing else. It is annotated as its own. */
   constructor(memory: TestMemory, base: number, size: number) {
@@ -104,13 +106,13 @@ export class HostEl2 extends FakeEl2 {
     const found = this.#memory.peek64(entry)
     if ((found & 3n) !== TABLE) {
       const table = this.#newTable()
-      if (found !== 0n) this.store(entry, 0n)
+      if (found !== 0n) this.#break(entry)
       this.#memory.poke64(table + 8 * (Math.floor(address / PAGE) % 512), annotation)
       this.store(entry, BigInt(table) | TABLE)
       return
     }
     const level3 = this.#level3(address)
-    if (this.#memory.peek64(level3) !== 0n) this.store(level3, 0n)
+    if ((this.#memory.peek64(level3) & VALID) !== 0n) this.#break(level3)
     this.store(level3, annotation)
   }
 
@@ -127,8 +129,14 @@ export class HostEl2 extends FakeEl2 {
     const table = Number(found & 0xffff_ffff_f000n)
     const words = this.#memory.peekWords(table, 512)
     if (words.some(word => word !== 0n && (word & VALID) === 0n)) return
-    this.store(entry, 0n)
+    this.#break(entry)
     this.store(entry, BigInt(address - (address % BLOCK)) | LEAF | VALID)
     this.#free.push(table)
+  }
+
+  /** Break-before-make: what was valid is not, and no CPU has it cached. */
+  #break(entry: number): void {
+    this.store(entry, 0n)
+    this.onTlbi()
   }
 }
