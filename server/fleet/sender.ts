@@ -21,6 +21,8 @@ const BATCH = 200
 const COLLECTED = 16
 /** What is kept of why a job failed, letters. */
 const MOST_WHY = 2000
+/** Refusals that are told: who may write to the queue can make up as many as he likes. */
+const MOST_TOLD = 100
 /** What events do not tell – there may have been nobody to hear them – is found so, ms. */
 const SWEEP_MS = 15_000
 /** Without a result for so long, it is told how things stand, ms. */
@@ -194,8 +196,10 @@ class Sender<J, R> {
   #refused(id: string, data: unknown): void {
     if (!this.#open.has(id) || !Refused.Check(data)) return
     const line = `worker ${data.worker} refuses: ${data.refused}`
-    if (!this.#told.has(line)) this.#options.say(line)
+    if (this.#told.has(line) || this.#told.size >= MOST_TOLD) return
     this.#told.add(line)
+    this.#options.say(line)
+    if (this.#told.size === MOST_TOLD) this.#options.say('more refusals are not told')
   }
 
   /** Says how many wait, and for whom. */

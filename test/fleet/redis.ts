@@ -60,6 +60,15 @@ export class RedisServer {
     })
   }
 
+  /** Connections stay, and nothing is answered, until `resume`. */
+  pause(): void {
+    this.#process?.kill('SIGSTOP')
+  }
+
+  resume(): void {
+    this.#process?.kill('SIGCONT')
+  }
+
   /** As a machine that loses power, but for what its kernel would have lost. */
   async kill(): Promise<void> {
     const child = this.#process

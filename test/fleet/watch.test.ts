@@ -143,6 +143,16 @@ describe('Bull Board', () => {
   })
 })
 
+test('a queue that says nothing any more holds up nobody, and is there again when it speaks', async () => {
+  redis.pause()
+  await expect.poll(metrics, { timeout: 10_000 }).toContain('\nsmmu_cosim_queue_up 0\n')
+  expect((await get(open, '/queue/api/queues')).statusCode).toBe(500)
+  await expect.poll(() => troubles.length, { timeout: 60_000 }).toBe(1)
+  redis.resume()
+  await expect.poll(metrics, { timeout: 20_000 }).toContain('\nsmmu_cosim_queue_up 1\n')
+  troubles.splice(0)
+}, 120_000)
+
 test('a queue that is away is told, once, and holds up nothing else', async () => {
   await redis.kill()
   await expect.poll(metrics, { timeout: 10_000 }).toContain('\nsmmu_cosim_queue_up 0\n')
