@@ -47,7 +47,7 @@ import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, numbers, whole } from './numbers.ts'
 import { databaseFile, expectDistinct, faultNames, inputFile, outputFile } from './paths.ts'
-import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { connectionOf, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -99,6 +99,7 @@ const outputOptions = (command: Command, database: (path: string) => string): Co
 
 const runOptions = (command: Command): Command =>
   queueOptions(outputOptions(command, databaseFile), 'run the sessions on the workers of a queue')
+    .addOption(publishOption())
     .addOption(
       new Option(
         '--kernel <list>',
@@ -220,7 +221,7 @@ async function start(
   const runner =
     connection === undefined
       ? sessionsHere({ ...options, ...(qemu !== undefined && { qemu }), folder, say })
-      : await onWorkers(connection, campaign, folder, qemu)
+      : await onWorkers(connection, campaign, folder, qemu, options.publish)
   const begun = performance.now()
   let ran = 0
   try {
@@ -244,10 +245,11 @@ async function onWorkers(
   campaign: Campaign,
   folder: string,
   qemu: string | undefined,
+  publish: string | undefined,
 ): Promise<Runner<Job, SessionResult>> {
   const { nameOf, throughQueue } = await import('../fleet/sender.ts')
   const { sentSessions } = await import('../fleet/session.ts')
-  return throughQueue(sentSessions(folder, qemu), { connection, campaign: nameOf(campaign), say })
+  return throughQueue(sentSessions(folder, qemu, publish), { connection, campaign: nameOf(campaign), say })
 }
 
 /**

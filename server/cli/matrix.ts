@@ -55,7 +55,7 @@ import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list } from './numbers.ts'
 import { databaseFile, expectDistinct, inputFile, outputFile } from './paths.ts'
-import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { connectionOf, ONLY_BUILT_IN, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -139,6 +139,7 @@ export function matrixCommand(program: Command): void {
     .description('boot kernels with devices, steps, modes and granules, all with all')
   const run = matrix.command('run', { isDefault: true }).description('boot all cells; goes on where it was interrupted')
   queueOptions(outputOptions(run, databaseFile), 'boot the cells on the workers of a queue')
+    .addOption(publishOption())
     .addOption(
       new Option(
         '--kernel <list>',
@@ -267,7 +268,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
   const runner =
     connection === undefined
       ? onThisMachine(options.jobs, (cell: Cell, either) => runCell(cell, ownWords(own), either))
-      : await onWorkers(connection, matrix, own.qemu)
+      : await onWorkers(connection, matrix, own.qemu, options.publish)
   try {
     await runJobs(database, matrix, runner, signal, (cell, { verdict, message, ms }, count, total) => {
       const why = verdict === 'ok' ? '' : `: ${message}`
@@ -288,11 +289,12 @@ async function onWorkers(
   connection: QueueConnection,
   matrix: Matrix,
   qemu: string | undefined,
+  publish: string | undefined,
 ): Promise<Runner<Cell, CellResult>> {
   const { nameOf, throughQueue } = await import('../fleet/sender.ts')
   const { sentCells } = await import('../fleet/cell.ts')
   const { path } = newRunFolder(say)
-  return throughQueue(sentCells(path, qemu), { connection, campaign: nameOf(matrix), say })
+  return throughQueue(sentCells(path, qemu, publish), { connection, campaign: nameOf(matrix), say })
 }
 
 function begin(database: MatrixDatabase, kernels: readonly string[], options: MatrixOptions): Matrix {

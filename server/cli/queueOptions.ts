@@ -7,7 +7,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { parseQueue, QUEUE_PASSWORD, type QueueConnection } from '../fleet/queue.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { UsageError } from './exit.ts'
-import { inputFile } from './paths.ts'
+import { folder, inputFile } from './paths.ts'
 import { readSecret } from './tokenFile.ts'
 
 /** Of a policy in a file. */
@@ -19,6 +19,8 @@ export interface QueueOptions {
   readonly queueCa?: string
   readonly queueCert?: string
   readonly queueKey?: string
+  /** Of senders whose jobs boot kernels. */
+  readonly publish?: string
 }
 
 function address(text: string): QueueConnection {
@@ -46,6 +48,13 @@ export const queueOptions = (command: Command, about: string): Command =>
     .option('--queue-ca <file>', 'PEM: who may have signed the certificate of the queue', inputFile)
     .option('--queue-cert <file>', 'PEM: the certificate that the queue asks for', inputFile)
     .option('--queue-key <file>', 'PEM: the key of that certificate', inputFile)
+
+/** Of senders whose jobs boot kernels. */
+export const publishOption = (): Option =>
+  new Option(
+    '--publish <dir>',
+    'with --queue: put kernels and initramfs of your own into this folder, where workers with --kernels-from find them',
+  ).argParser(folder)
 
 /** Node takes a file without certificates for an authority that has signed nothing. @throws UsageError */
 function authority(path: string): Buffer {
@@ -80,12 +89,13 @@ export function connectionOf(
   options: QueueOptions,
   password = process.env[QUEUE_PASSWORD],
 ): QueueConnection | undefined {
-  const { queue, queuePasswordFile: file, queueCa, queueCert, queueKey } = options
+  const { queue, queuePasswordFile: file, queueCa, queueCert, queueKey, publish } = options
   const of = {
     '--queue-password-file': file,
     '--queue-ca': queueCa,
     '--queue-cert': queueCert,
     '--queue-key': queueKey,
+    '--publish': publish,
   }
   if (queue === undefined) {
     const [alone] = Object.entries(of).find(([, value]) => value !== undefined) ?? []

@@ -4,6 +4,7 @@ import { availableParallelism, hostname } from 'node:os'
 import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
+import { type ImageSource, parseSource } from '../fleet/images.ts'
 import type { OwnOptions } from '../fleet/own.ts'
 import { builtQemu, isSeries } from '../run/files.ts'
 import { checkMemory } from '../sessions/memoryLimit.ts'
@@ -20,6 +21,7 @@ import {
 } from './bootOptions.ts'
 import { act, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
+import { folder } from './paths.ts'
 import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { port } from './serve.ts'
 import { say } from './terminal.ts'
@@ -35,6 +37,7 @@ interface WorkerCommandOptions extends QueueOptions {
   readonly name: string
   readonly metrics?: MetricsAddress
   readonly kernel: readonly string[]
+  readonly kernelsFrom?: ImageSource
   readonly modules?: string
   readonly initrd?: string
   readonly qemuArg: readonly string[]
@@ -62,6 +65,17 @@ function metricsAddress(text: string): MetricsAddress {
   return { host, port: port(digits) }
 }
 
+/** @throws InvalidArgumentError */
+function imageSource(text: string): ImageSource {
+  try {
+    const source = parseSource(text)
+    if ('folder' in source) folder(source.folder)
+    return source
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
 export function workerCommand(program: Command): void {
   const worker = program
     .command('worker')
@@ -82,6 +96,12 @@ export function workerCommand(program: Command): void {
         .argParser(text => text.split(',').filter(word => word !== ''))
         .default([], 'none'),
     )
+    .addOption(
+      new Option(
+        '--kernels-from <dir|url>',
+        'where else kernels and initramfs that jobs boot may come from, by their SHA-256: a folder that senders --publish to, or http(s)://HOST[:PORT]/… of one',
+      ).argParser(imageSource),
+    )
     .addOption(modulesOption())
     .addOption(initrdOption("initramfs of your own that jobs boot, with the workload's agent in it"))
     .addOption(qemuArgOption())
@@ -96,9 +116,10 @@ export function workerCommand(program: Command): void {
 async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise<void> {
   const connection = connectionOf(options)
   if (connection === undefined) throw new UsageError('--queue is missing: where do the jobs come from?')
-  const { jobs, name, kernel, modules, initrd, qemuArg, qemu, ramDir, transport, sandbox } = options
+  const { jobs, name, kernel, kernelsFrom, modules, initrd, qemuArg, qemu, ramDir, transport, sandbox } = options
   const own: OwnOptions = {
     kernels: kernel.filter(word => !isSeries(word)).map(word => resolve(word)),
+    ...(kernelsFrom !== undefined && { kernelsFrom }),
     ...(modules !== undefined && { modules: resolve(modules) }),
     ...(initrd !== undefined && { initrd: resolve(initrd) }),
     ...(await builtQemu({ ...(qemu !== undefined && { qemu }) }, signal)),

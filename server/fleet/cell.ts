@@ -10,7 +10,7 @@ import { OUTCOMES, type Outcome } from '../run/ending.ts'
 import { type Cell, type CellResult, cellName } from '../sessions/matrix.ts'
 import { machineIdentities } from './identity.ts'
 import type { CellWork } from './job.ts'
-import { filesFor, type OwnOptions } from './own.ts'
+import { filesFor, type GuestFiles } from './own.ts'
 import type { Sent } from './sender.ts'
 
 /** What goes over the queue: no path but the kernel's, which is a name there. @throws Error: a policy in a file is code */
@@ -26,10 +26,10 @@ export function cellWork({ kernel, devices, until, translate, granule, machine }
   }
 }
 
-/** The same on a worker. @param kernel its own name of that kernel */
-export function cellOf({ do: _, kernel: __, ...work }: CellWork, kernel: string, own: OwnOptions): Cell {
+/** The same on a worker. @param files its own */
+export function cellOf({ do: _, kernel: __, ...work }: CellWork, { kernel, ...files }: GuestFiles): Cell {
   const { devices, until, translate, granule, ...machine } = work
-  return { kernel, devices, until, translate, granule, machine: { ...machine, ...filesFor(kernel, own) } }
+  return { kernel, devices, until, translate, granule, machine: { ...machine, ...files } }
 }
 
 const text = (maxLength: number) => Type.String({ maxLength })
@@ -68,15 +68,18 @@ const lostCell = (message: string): CellResult => ({
  * Cells as they go over the queue.
  * @param folder where report and console of each cell go, in a folder of its own
  * @param qemu of this machine: the identity that workers have to have is that of this machine's code
+ * @param publish folder that kernels are put into, for workers
  */
-export function sentCells(folder: string, qemu: string | undefined): Sent<Cell, CellResult> {
-  const identityOf = machineIdentities()
+export function sentCells(folder: string, qemu?: string, publish?: string): Sent<Cell, CellResult> {
+  const identityOf = machineIdentities(publish)
   return {
     nameOf: cellName,
     async pack(cell, signal) {
       const { modules, initrd } = cell.machine
-      const files = { ...filesFor(cell.kernel, { ...(modules && { modules }), ...(initrd && { initrd }) }) }
-      const identity = await identityOf({ kernel: cell.kernel, ...files, ...(qemu && { qemu }) }, signal)
+      const files = filesFor(cell.kernel, { ...(modules && { modules }), ...(initrd && { initrd }) })
+      const { kernel } = cell
+      const devices = cell.devices.filter(isDevice)
+      const identity = await identityOf({ kernel, devices, ...files, ...(qemu && { qemu }) }, signal)
       return { identity, work: cellWork(cell) }
     },
     unpack(value, cell, files) {

@@ -6,8 +6,9 @@ import { fileURLToPath } from 'node:url'
 import { type Static, Type } from 'typebox'
 import { contentKey, digest } from '../../scripts/setup/cache.ts'
 import { ensureKernel, ensureQemu, qemuBuild } from '../../scripts/setup/index.ts'
-import { isSeries } from '../run/files.ts'
+import { isSeries, type WantedFiles } from '../run/files.ts'
 import { ownKernel } from '../run/ownKernel.ts'
+import { publishFiles } from './images.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 /** All that decides what a session does. The dashboard's code and documents are not among it. */
@@ -26,7 +27,7 @@ export const IdentitySchema = Type.Object(
     qemu: Type.Optional(Type.Union([Key, Sha256])),
     /** Of the kernel's image. */
     kernel: Type.Optional(Sha256),
-    /** Of an initramfs of one's own. */
+    /** Of an initramfs of one's own, or of one that the sender has published. */
     initrd: Type.Optional(Sha256),
   },
   { additionalProperties: false },
@@ -68,12 +69,23 @@ export async function machineIdentity(
   }
 }
 
-/** The same for many machines: each is looked at once. */
-export function machineIdentities(): (files: NamedFiles, signal: AbortSignal) => Promise<Identity> {
+/**
+ * The same for the machines of a sender: each is looked at once.
+ * @param publish folder that its kernels are put into, for workers; absent: workers have them
+ */
+export function machineIdentities(
+  publish: string | undefined,
+): (wanted: WantedFiles, signal: AbortSignal) => Promise<Identity> {
   const known = new Map<string, Promise<Identity>>()
-  return (files, signal) => {
-    const key = JSON.stringify(files)
-    const found = known.get(key) ?? machineIdentity(files, signal)
+  const find = async (wanted: WantedFiles, signal: AbortSignal) => {
+    const { kernel, modules, initrd, qemu } = wanted
+    const named = { kernel, ...(modules !== undefined && { modules }), ...(initrd !== undefined && { initrd }) }
+    const files = publish === undefined ? named : await publishFiles(wanted, publish, signal)
+    return machineIdentity({ ...files, ...(qemu !== undefined && { qemu }) }, signal)
+  }
+  return (wanted, signal) => {
+    const key = JSON.stringify(wanted)
+    const found = known.get(key) ?? find(wanted, signal)
     known.set(key, found)
     return found
   }

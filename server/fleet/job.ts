@@ -112,9 +112,27 @@ export const MOST_DEATHS = 3
 /** How long Redis keeps what nobody has come for, s. */
 export const KEPT_S = 7 * 24 * 3600
 
+/** Whatever a job waits for besides its machine, as for set-up and other jobs, takes less, s. */
+const SPARE_S = 7200
+/** Operations of an attack take less, each, s. */
+const OPERATION_S = 0.01
+
+/** When the process of a job that does not end is killed: later than all deadlines that the job has itself, s. */
+export function deadlineOf(work: Work): number {
+  if (work.do === 'session') return SPARE_S
+  if (work.do === 'cell') return SPARE_S + work.timeout
+  return (
+    SPARE_S +
+    Math.min(work.seconds ?? Number.POSITIVE_INFINITY, OPERATION_S * (work.operations ?? Number.POSITIVE_INFINITY))
+  )
+}
+
 /** @throws Error saying where it is none */
 export function checkJob(data: unknown): FleetJob {
-  if (Job.Check(data)) return data
+  if (Job.Check(data)) {
+    if (Number.isFinite(deadlineOf(data.work))) return data
+    throw new Error('no job: /work has neither seconds nor operations: it would never end')
+  }
   const [first] = Job.Errors(data)
   throw new Error(`no job: ${first?.instancePath || '/'} ${first?.message ?? 'is not as it has to be'}`)
 }

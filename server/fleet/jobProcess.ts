@@ -15,10 +15,10 @@ let machines: Machines | undefined
 const always = new AbortController().signal
 
 async function session(work: SessionWork, order: Order, say: (line: string) => void, signal: AbortSignal) {
-  const { kernel, own, folder } = order
+  const { files, own, folder } = order
   const { ramDir, transport, sandbox, qemu } = own
   machines ??= new Machines({ ramDir, transport, sandbox, say, ...(qemu !== undefined && { qemu }) }, always)
-  const job = sessionJob(work, kernel, own)
+  const job = sessionJob(work, files)
   const stopped = once(signal, 'abort').then(() => Promise.reject(signal.reason))
   const { prepared, snapshot } = await Promise.race([machines.of(job), stopped])
   const { folder: _, ...result } = await runSession(job, prepared, snapshot, folder, signal)
@@ -26,10 +26,10 @@ async function session(work: SessionWork, order: Order, say: (line: string) => v
 }
 
 const run: RunJob = (order, say, signal) => {
-  const { work, kernel, own, folder } = order
+  const { work, files, own, folder } = order
   if (work.do === 'session') return session(work, order, say, signal)
   if (work.do === 'attack') return runAttack(work, folder, signal)
-  return runCell(cellOf(work, kernel, own), ownWords(own), signal, folder)
+  return runCell(cellOf(work, files), ownWords(own), signal, folder)
 }
 
 serveJobs(run)

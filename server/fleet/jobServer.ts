@@ -2,13 +2,13 @@
 /** The end of a process that runs jobs for a worker, one at a time: what it is told, and what it tells. */
 
 import type { Work } from './job.ts'
-import type { OwnOptions } from './own.ts'
+import type { GuestFiles, OwnOptions } from './own.ts'
 
 /** One job. */
 export interface Order {
   readonly work: Work
-  /** The worker's own name of its kernel. */
-  readonly kernel: string
+  /** The worker's own. */
+  readonly files: GuestFiles
   readonly own: OwnOptions
   /** Where its files go; what is left there is sent to whoever asked for the job. */
   readonly folder: string

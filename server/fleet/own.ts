@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a worker has and allows, by its own command line: a job names nothing else. */
 import { isDeepStrictEqual } from 'node:util'
+import { digest } from '../../scripts/setup/cache.ts'
 import { ensureQemu } from '../../scripts/setup/index.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { isSeries } from '../run/files.ts'
 import { fitsMemory } from '../sessions/memoryLimit.ts'
 import type { Transport } from '../trap/messages.ts'
-import { difference, kernelIdentity, machineIdentity, sourceIdentity } from './identity.ts'
+import { difference, type Identity, kernelIdentity, machineIdentity, sourceIdentity } from './identity.ts'
+import { type ImageSource, Images } from './images.ts'
 import type { FleetJob } from './job.ts'
 
 /** What of a worker's command line the machines of its jobs are made with. */
 export interface OwnOptions {
   /** Kernels of one's own: images, and folders of builds. */
   readonly kernels: readonly string[]
+  /** Where kernels and initramfs are looked for, by their hash, that are not among them. */
+  readonly kernelsFrom?: ImageSource
   /** Of these kernels. */
   readonly modules?: string
   readonly initrd?: string
@@ -23,21 +27,31 @@ export interface OwnOptions {
   readonly sandbox: boolean
 }
 
+/** A machine's kernel and what goes with it, by names of the machine that runs it. */
+export interface GuestFiles {
+  readonly kernel: string
+  readonly modules?: string
+  readonly initrd?: string
+}
+
 /** Files of a machine besides its kernel: Debian's kernels have modules of their own. */
 export const filesFor = (kernel: string, { modules, initrd }: Pick<OwnOptions, 'modules' | 'initrd'>) => ({
   ...(modules !== undefined && !isSeries(kernel) && { modules }),
   ...(initrd !== undefined && { initrd }),
 })
 
-/** Whether this worker runs a job, and with which of its own kernels; an attack, which has no machine, has none. */
-export type Answer = { readonly kernel: string } | { readonly refused: string }
+/** Whether this worker runs a job, and with which files; an attack, which has no machine, has none. */
+export type Answer = GuestFiles | { readonly refused: string }
 
 export class Own {
   readonly #options: OwnOptions
   #qemu: Promise<string> | undefined
 
-  constructor(options: OwnOptions) {
+  readonly #images: Images | undefined
+
+  constructor(options: OwnOptions, images = options.kernelsFrom && new Images(options.kernelsFrom)) {
     this.#options = options
+    this.#images = images
   }
 
   /**
@@ -59,23 +73,50 @@ export class Own {
     if (work.do === 'cell' && !fitsMemory(parseSize(work.memory))) {
       return { refused: `the job's machine has ${work.memory} of RAM, for which this worker has no memory` }
     }
-    const kernel = await this.#kernel(work.kernel, identity.kernel, signal)
-    if (kernel === undefined) {
-      const wanted = `${identity.kernel ?? 'none'} (${work.kernel})`
-      return { refused: `kernel: the job is of ${wanted}, and --kernel of this worker names no image with that hash` }
-    }
+    const files = await this.#files(work.kernel, identity, signal)
+    if ('refused' in files) return files
     this.#qemu ??= this.#options.qemu === undefined ? ensureQemu({ signal }) : Promise.resolve(this.#options.qemu)
-    const files = { kernel, qemu: await this.#qemu, ...filesFor(kernel, this.#options) }
-    const different = difference(identity, await machineIdentity(files, signal))
-    return different === '' ? { kernel } : { refused: different }
+    const different = difference(identity, await machineIdentity({ ...files, qemu: await this.#qemu }, signal))
+    return different === '' ? files : { refused: different }
   }
 
-  /** A series is what it is called; of kernels of one's own, the one with that content. */
-  async #kernel(name: string, sha256: string | undefined, signal: AbortSignal): Promise<string | undefined> {
-    if (isSeries(name)) return name
-    for (const kernel of this.#options.kernels) {
-      if ((await kernelIdentity(kernel, this.#options.modules, signal)) === sha256) return kernel
+  /** A series is what it is called; of kernels of one's own, the one with that content: this worker's, or from where it looks for others. */
+  async #files(name: string, identity: Identity, signal: AbortSignal): Promise<Answer> {
+    const initrd = await this.#initrd(identity, signal)
+    if (isSeries(name)) return { kernel: name, ...initrd }
+    const { kernels, modules } = this.#options
+    const own: string[] = []
+    for (const kernel of kernels) {
+      const sha256 = await kernelIdentity(kernel, modules, signal)
+      if (sha256 === identity.kernel) return { kernel, ...(modules !== undefined && { modules }), ...initrd }
+      own.push(sha256)
     }
-    return undefined
+    const wanted = `kernel: the job is of ${identity.kernel ?? 'none'} (${name})`
+    const mine = `--kernel of this worker is ${own.join(', ') || 'none'}`
+    if (this.#images === undefined || identity.kernel === undefined)
+      return { refused: `${wanted}, ${mine}, and it has no --kernels-from` }
+    // Its modules are in the initramfs: those of --modules are of another kernel.
+    if (identity.initrd === undefined)
+      return { refused: `${wanted}, ${mine}; --kernels-from is of use when the sender has --publish` }
+    try {
+      return { kernel: await this.#images.get(identity.kernel, signal), ...initrd }
+    } catch (error) {
+      signal.throwIfAborted()
+      return { refused: `${wanted}, ${mine}; --kernels-from ${(error as Error).message}` }
+    }
+  }
+
+  /** This worker's own, unless the job is of another one that can be had. @throws Error when it cannot */
+  async #initrd({ initrd: wanted }: Identity, signal: AbortSignal): Promise<{ readonly initrd?: string }> {
+    const { initrd } = this.#options
+    const own = initrd === undefined ? undefined : await digest(initrd)
+    if (wanted === undefined || wanted === own || this.#images === undefined) return { ...(initrd && { initrd }) }
+    try {
+      return { initrd: await this.#images.get(wanted, signal) }
+    } catch (error) {
+      signal.throwIfAborted()
+      const mine = `this worker has ${own ?? 'none'}`
+      throw new Error(`initramfs: the job is of ${wanted}, ${mine}; --kernels-from ${(error as Error).message}`)
+    }
   }
 }

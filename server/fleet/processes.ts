@@ -8,6 +8,9 @@ import { QUEUE_PASSWORD } from './queue.ts'
 /** Until a job that was told to end is killed, ms. */
 const KILL_MS = 30_000
 
+/** The longest time that a timer has, ms. */
+const LONGEST_MS = 2 ** 31 - 1
+
 /** A process ended in the middle of a job. */
 export class ProcessDied extends Error {
   override readonly name = 'ProcessDied'
@@ -29,11 +32,20 @@ export class Processes {
   /**
    * Runs a job.
    * @param code identity of the source tree: a process that has loaded another one is not used any more
+   * @param limitS when a process that does not end is killed, s: whatever holds it up, its worker goes on
    * @throws ProcessDied; Error with what the job failed with, or the signal's reason
    */
-  async run(order: Order, code: string, signal: AbortSignal): Promise<unknown> {
+  async run(order: Order, code: string, limitS: number, signal: AbortSignal): Promise<unknown> {
     signal.throwIfAborted()
     const child = this.#take(code)
+    let late = false
+    const limit = setTimeout(
+      () => {
+        late = true
+        child.kill('SIGKILL')
+      },
+      Math.min(1000 * limitS, LONGEST_MS),
+    )
     let timer: NodeJS.Timeout | undefined
     const stop = () => {
       tell(child, { type: 'stop' })
@@ -46,7 +58,11 @@ export class Processes {
       else ended.reject(new Error(message.message))
     }
     const exit = (status: number | null, name: NodeJS.Signals | null) =>
-      ended.reject(new ProcessDied(`its process ended with ${name ?? `exit code ${status}`}`))
+      ended.reject(
+        new ProcessDied(
+          late ? `its process was killed after ${limitS} s` : `its process ended with ${name ?? `exit code ${status}`}`,
+        ),
+      )
     child.on('message', hear).once('exit', exit).once('error', ended.reject)
     signal.addEventListener('abort', stop, { once: true })
     tell(child, { type: 'run', order })
@@ -56,6 +72,7 @@ export class Processes {
       signal.throwIfAborted()
       throw error
     } finally {
+      clearTimeout(limit)
       clearTimeout(timer)
       signal.removeEventListener('abort', stop)
       child.off('message', hear).off('exit', exit).off('error', ended.reject)

@@ -5,14 +5,14 @@ import { join } from 'node:path'
 import { Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { VERDICTS } from '../faults/rule.ts'
-import type { JobMachine } from '../sessions/agentMachine.ts'
+import { type JobMachine, needsAttack } from '../sessions/agentMachine.ts'
 import { sessionFolder } from '../sessions/campaign.ts'
 import { jobName } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
 import { type Evidence, isExpected } from '../sessions/verdict.ts'
 import { machineIdentities } from './identity.ts'
 import type { SessionWork } from './job.ts'
-import { filesFor, type OwnOptions } from './own.ts'
+import { filesFor, type GuestFiles } from './own.ts'
 import type { Sent } from './sender.ts'
 
 /** What goes over the queue: no path but the kernel's, which is a name there. */
@@ -30,14 +30,13 @@ export function sessionWork({ entry, kernel, until, seed, machine = {} }: Job): 
   }
 }
 
-/** The same on a worker. @param kernel its own name of that kernel */
+/** The same on a worker. @param files its own */
 export function sessionJob(
   { entry, until, seed, append, devices, qemuArgs }: SessionWork,
-  kernel: string,
-  own: OwnOptions,
+  { kernel, ...files }: GuestFiles,
 ): Job {
   const machine: JobMachine = {
-    ...filesFor(kernel, own),
+    ...files,
     ...(append !== undefined && { append }),
     ...(devices !== undefined && { devices }),
     ...(qemuArgs !== undefined && { qemuArgs }),
@@ -143,22 +142,18 @@ export function lostSession(why: string, folder: string): SessionResult {
  * Sessions as they go over the queue.
  * @param folder where the files of sessions go, each in a folder of its own
  * @param qemu of this machine: the identity that workers have to have is that of this machine's code
+ * @param publish folder that kernels are put into, for workers
  */
-export function sentSessions(folder: string, qemu: string | undefined): Sent<Job, SessionResult> {
-  const identityOf = machineIdentities()
+export function sentSessions(folder: string, qemu?: string, publish?: string): Sent<Job, SessionResult> {
+  const identityOf = machineIdentities(publish)
   return {
     nameOf: jobName,
     async pack(job, signal) {
-      const { modules, initrd } = job.machine ?? {}
-      const identity = await identityOf(
-        {
-          kernel: job.kernel,
-          ...(modules !== undefined && { modules }),
-          ...(initrd !== undefined && { initrd }),
-          ...(qemu !== undefined && { qemu }),
-        },
-        signal,
-      )
+      const { modules, initrd, devices = [] } = job.machine ?? {}
+      const { kernel, entry } = job
+      const files = filesFor(kernel, { ...(modules && { modules }), ...(initrd && { initrd }) })
+      const attack = needsAttack(entry.session?.el2)
+      const identity = await identityOf({ kernel, devices, attack, ...files, ...(qemu && { qemu }) }, signal)
       return { identity, work: sessionWork(job) }
     },
     unpack(value, job, files) {

@@ -12,7 +12,7 @@ import type { Redis } from 'ioredis'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import { filesOf, MOST_BYTES, putArtefacts } from './artefacts.ts'
-import { checkJob, type FleetJob, KEPT_S, kindOf, MOST_DEATHS } from './job.ts'
+import { checkJob, deadlineOf, type FleetJob, KEPT_S, kindOf, MOST_DEATHS, type Work } from './job.ts'
 import type { Answer, OwnOptions } from './own.ts'
 import { ProcessDied, Processes } from './processes.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
@@ -45,6 +45,8 @@ export interface WorkerOptions {
   readonly module: URL
   readonly say: (line: string) => void
   readonly lockMs?: number
+  /** When a job's process is killed, s; default: `deadlineOf`. */
+  readonly deadline?: (work: Work) => number
   /** Counts what it does. */
   readonly metrics?: WorkerMetrics
 }
@@ -138,9 +140,9 @@ export class FleetWorker {
     try {
       const answer = await this.#answer(order, signal)
       if ('refused' in answer) return await this.#refuse(job, token, answer.refused)
-      const { own } = this.#options
-      const what = { work: order.work, kernel: answer.kernel, own, folder }
-      const result = await this.#processes.run(what, order.identity.source, signal)
+      const { own, deadline = deadlineOf } = this.#options
+      const what = { work: order.work, files: answer, own, folder }
+      const result = await this.#processes.run(what, order.identity.source, deadline(order.work), signal)
       // Who edits the tree while a job runs does not get a result of it.
       const after = await this.#answer(order, signal)
       if ('refused' in after) return await this.#refuse(job, token, after.refused)

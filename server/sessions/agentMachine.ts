@@ -103,11 +103,14 @@ export interface StartOptions {
   readonly storm?: number
 }
 
+/** Whether its initramfs has the program that runs a protected VM and attacks it. */
+export const needsAttack = (el2: El2Mode = 'none'): boolean => el2 === 'pkvm'
+
 /** Fetches and builds what is missing. */
 export async function prepare(options: MachineOptions, signal: AbortSignal): Promise<Prepared> {
   const { kernel, until, smp, fresh, el2, ramDir, transport, sandbox, machine = {} } = options
   const { modules, initrd, qemuArgs = [], devices: extra = [] } = machine
-  const attack = el2 === 'pkvm'
+  const attack = needsAttack(el2)
   const files = await machineFiles(
     {
       kernel,

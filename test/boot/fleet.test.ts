@@ -2,16 +2,19 @@
 /** Real machines on a worker: what a campaign and a matrix get over a queue is what they get here. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { cacheDir } from '../../scripts/setup/cache.ts'
+import { ensureKernel } from '../../scripts/setup/index.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import { Database } from '../../server/sessions/database.ts'
 import { MatrixDatabase } from '../../server/sessions/matrix.ts'
 import { RedisServer } from '../fleet/redis.ts'
 import { cosim } from './cli.ts'
+import { kernelTree } from './kernelTree.ts'
 import { Mark } from './marked.ts'
 
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
@@ -72,6 +75,47 @@ test('sessions and a cell through a worker, which leaves nothing behind', async 
   }
   expect(worker.exitCode, said).toBe(0)
   expect([...mark.processes.values()]).toEqual([])
+})
+
+test("a kernel build of the sender's own, which the worker gets by its hash", async () => {
+  const kernel = await ensureKernel({ kernel: '6.12' })
+  const [tree, shared, cache] = ['tree', 'shared', 'cache'].map(name => join(folder, name))
+  for (const path of [tree, shared, cache]) mkdirSync(path)
+  await kernelTree(tree, kernel)
+  // The worker has a cache of its own, in which there is no kernel.
+  mkdirSync(join(cache, 'smmu-cosim'))
+  for (const name of readdirSync(cacheDir)) {
+    if (!['kernel', 'initramfs', 'snapshot', 'lock', 'tmp', 'fleet'].includes(name))
+      symlinkSync(join(cacheDir, name), join(cache, 'smmu-cosim', name))
+  }
+  const words = ['worker', '--queue', redis.url, '--jobs', '1', '--name', 'there', '--kernels-from', shared]
+  const worker = spawn(process.execPath, [MAIN, ...words], {
+    env: { ...env, XDG_CACHE_HOME: cache },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  let said = ''
+  worker.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said += text
+  })
+  const ended = once(worker, 'close')
+  try {
+    const path = join(folder, 'own.db')
+    const own = ['--kernel', tree, '--publish', shared]
+    const run = ['faults', 'run', 'donate-unmap-lost', ...own, '--queue', redis.url, '--database', path]
+    const { code, stderr } = await cosim(run, { env })
+    expect(code, `${stderr}\n${said}`).toBe(0)
+    const database = new Database(path)
+    const rows = database.rows(database.campaign(1))
+    database.close()
+    expect(rows.map(({ result }) => result.verdict)).toEqual(['isolation-violation'])
+    expect(readdirSync(join(cache, 'smmu-cosim/fleet/sha256')).sort()).toEqual(
+      readdirSync(join(shared, 'sha256')).sort(),
+    )
+    expect(existsSync(join(cache, 'smmu-cosim/kernel'))).toBe(false)
+  } finally {
+    worker.kill('SIGTERM')
+    await ended
+  }
 })
 
 test('a password that is wrong is told at once', async () => {

@@ -4,8 +4,9 @@
  * has on one machine.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -18,16 +19,19 @@ import { Random } from '../../server/attack/random.ts'
 import { putArtefacts } from '../../server/fleet/artefacts.ts'
 import { attackThrough } from '../../server/fleet/attack.ts'
 import { difference } from '../../server/fleet/identity.ts'
+import { Images } from '../../server/fleet/images.ts'
 import type { FleetJob } from '../../server/fleet/job.ts'
 import { Own, type OwnOptions } from '../../server/fleet/own.ts'
 import { QUEUE_NAME, QUEUE_PREFIX } from '../../server/fleet/queue.ts'
 import { redisOptions } from '../../server/fleet/redis.ts'
 import { type Sent, throughQueue } from '../../server/fleet/sender.ts'
+import { sentSessions } from '../../server/fleet/session.ts'
 import { FleetWorker, type WorkerOptions } from '../../server/fleet/worker.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import { runJobs } from '../../server/sessions/campaign.ts'
 import { Database } from '../../server/sessions/database.ts'
 import type { Job, SessionResult } from '../../server/sessions/session.ts'
+import { IMAGE_MAGIC } from '../../server/trace/kernelImage.ts'
 import { RedisServer } from './redis.ts'
 import { DEADLY, IDENTITY, job, SOURCE, sentStubs, verdictOf } from './stub.ts'
 
@@ -208,6 +212,49 @@ test('what has not begun is taken back when the sender is interrupted, and its c
   expect(await waiting()).toBe(0)
   client.disconnect()
   expect(database.unfinished()).toBe(1)
+})
+
+test("a kernel of the sender's own comes to a worker by its hash, and nothing else under its name does", async () => {
+  const shared = join(folder, 'shared')
+  mkdirSync(join(shared, 'sha256'), { recursive: true })
+  const at = (name: string, bytes: Buffer | string) => {
+    writeFileSync(join(folder, name), bytes)
+    return join(folder, name)
+  }
+  const header = Buffer.alloc(64)
+  header.write(IMAGE_MAGIC, 56)
+  const kernel = at('Image', header)
+  const [initrd, qemu] = [at('initrd', 'an initramfs'), at('qemu', 'no matter')]
+  const own: OwnOptions = { kernels: [], qemu, qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
+  const images = new Images({ folder: shared }, {}, join(folder, 'kept'))
+  const mine = new Own(own, images)
+  const got: unknown[] = []
+  const [plain] = jobs(1)
+  const plan: Job[] = [{ ...plain, kernel, machine: { initrd } }]
+  const sha256 = createHash('sha256').update(header).digest('hex')
+  const all = send(plan, { ...sentSessions(join(folder, 'sessions'), qemu, shared) })
+  await expect.poll(() => existsSync(join(shared, 'sha256', sha256))).toBe(true)
+  // Somebody else writes to that folder.
+  writeFileSync(join(shared, 'sha256', sha256), 'another kernel')
+  const another = createHash('sha256').update('another kernel').digest('hex')
+  work('one', {
+    own,
+    answer: async (job, signal) => {
+      const answer = await mine.answer(job, signal)
+      got.push(answer)
+      return answer
+    },
+  })
+  await expect
+    .poll(() => said, { timeout: 20_000 })
+    .toContain(
+      `worker one refuses: kernel: the job is of ${sha256} (${kernel}), --kernel of this worker is none; ` +
+        `--kernels-from ${shared}/sha256: 14 bytes under the name ${sha256} have the hash ${another}`,
+    )
+  writeFileSync(join(shared, 'sha256', sha256), header)
+  expect(verdicts(await all)).toEqual(plan.map(verdictOf))
+  const kept = (name: string) => join(folder, 'kept', createHash('sha256').update(readFileSync(name)).digest('hex'))
+  expect(got.at(-1)).toEqual({ kernel: kept(kernel), initrd: kept(initrd) })
 })
 
 test('an attack finds on workers what it finds here', async () => {

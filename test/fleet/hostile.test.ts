@@ -10,7 +10,7 @@ import { Redis } from 'ioredis'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { putArtefacts } from '../../server/fleet/artefacts.ts'
 import { QUEUE_NAME, QUEUE_PREFIX } from '../../server/fleet/queue.ts'
-import { redisOptions } from '../../server/fleet/redis.ts'
+import { connect, redisOptions } from '../../server/fleet/redis.ts'
 import { throughQueue } from '../../server/fleet/sender.ts'
 import { FleetWorker, type WorkerOptions } from '../../server/fleet/worker.ts'
 import { WorkerMetrics } from '../../server/fleet/workerMetrics.ts'
@@ -139,6 +139,42 @@ test('files that are longer together than those of any worker are not taken', as
   const [result] = await send([job('many', 1, 1)])
   expect(result?.findings[0]?.text).toBe('what came of it on liar is not what it was')
 })
+
+test('a job whose process is held up is given up, and the worker goes on', async () => {
+  work({ deadline: ({ do: what, ...rest }) => (JSON.stringify([what, rest]).includes('held up') ? 1 : 60) })
+  const plan = [job('held up', 1, 60_000), job('mine', 1, 1)]
+  const results = await send(plan)
+  const of = (name: string) => results.find(({ findings: [found] }) => found?.text.includes(name))
+  expect(of('killed')?.findings).toEqual([
+    {
+      verdict: 'harness-error',
+      text: 'tried 3 times without a result; at last: its process was killed after 1 s, on worker one',
+    },
+  ])
+  expect(of('seed 1')?.verdict).toBe(verdictOf(job('mine', 1, 1)))
+}, 90_000)
+
+test('refusals that somebody makes up are told up to a bound', async () => {
+  const all = send([job('forged', 1, 1)])
+  all.catch(() => {})
+  await expect.poll(() => queue.getWaitingCount()).toBe(1)
+  const [waiting] = await queue.getWaiting()
+  for (let i = 0; i < 300; i++) await waiting?.updateProgress({ refused: `for reason ${i}`, worker: 'liar' })
+  await expect.poll(() => said).toContain('more refusals are not told')
+  work()
+  await all
+  expect(said.filter(line => line.startsWith('worker liar refuses: '))).toHaveLength(100)
+  expect(said.filter(line => line === 'more refusals are not told')).toHaveLength(1)
+}, 90_000)
+
+test('a Redis that says nothing any more is told, and so is that it speaks again', async () => {
+  const own = await connect(redis.connection, true, say, stop.signal)
+  redis.pause()
+  await expect.poll(() => said, { timeout: 60_000 }).toEqual([`the queue ${redis.url}/0 is away: it does not answer`])
+  redis.resume()
+  await expect.poll(() => said.at(-1), { timeout: 30_000 }).toBe(`the queue ${redis.url}/0 is back`)
+  own.disconnect()
+}, 120_000)
 
 test('names of jobs do not become metrics', async () => {
   const metrics = new WorkerMetrics()

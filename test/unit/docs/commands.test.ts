@@ -28,6 +28,10 @@ afterAll(() => {
 
 /** Files that stand for the reader's own are there. */
 function present(word: string): string {
+  if (word === 'DIR') {
+    mkdirSync(folder, { recursive: true })
+    return folder
+  }
   const own = word === 'FILE' || (/^[\w./-]+\.(ts|ya?ml|json)$/.test(word) && !existsSync(join(ROOT, word)))
   if (!own) return word
   const path = join(folder, basename(word))

@@ -11,8 +11,8 @@ import { filesOf, MOST_BYTES } from '../../../server/fleet/artefacts.ts'
 import { attackResult, attackWork } from '../../../server/fleet/attack.ts'
 import { cellOf, cellResult, cellWork } from '../../../server/fleet/cell.ts'
 import { difference, sourceIdentity } from '../../../server/fleet/identity.ts'
-import { checkJob } from '../../../server/fleet/job.ts'
-import { Own, type OwnOptions } from '../../../server/fleet/own.ts'
+import { checkJob, deadlineOf } from '../../../server/fleet/job.ts'
+import { filesFor, Own, type OwnOptions } from '../../../server/fleet/own.ts'
 import { lostSession, sessionJob, sessionResult, sessionWork } from '../../../server/fleet/session.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { planOf } from '../../../server/sessions/database.ts'
@@ -31,7 +31,7 @@ describe('jobs', () => {
     for (const job of planOf(catalogue(), ['6.12'], ['nested'], [1, 2])) {
       const sent = checkJob(JSON.parse(JSON.stringify({ identity: IDENTITY, work: sessionWork(job) })))
       if (sent.work.do !== 'session') throw new Error('another kind')
-      expect(sessionJob(sent.work, job.kernel, OWN)).toEqual(job)
+      expect(sessionJob(sent.work, { kernel: job.kernel })).toEqual(job)
     }
   })
 
@@ -40,11 +40,13 @@ describe('jobs', () => {
     const machine = { modules: '/m', initrd: '/i', append: 'debug', qemuArgs: ['-d'] }
     const sent = sessionWork({ ...plain, entry, machine })
     expect(JSON.stringify(sent)).not.toMatch(/mine|"\/m"|"\/i"/)
-    const own = { ...OWN, modules: '/mine/m', initrd: '/mine/i', qemuArgs: ['-d'] }
-    expect(sessionJob(sent, '/mine/Image', own).machine).toEqual({
-      ...{ modules: '/mine/m', initrd: '/mine/i', append: 'debug', qemuArgs: ['-d'] },
+    const own = { modules: '/mine/m', initrd: '/mine/i' }
+    expect(sessionJob(sent, { kernel: '/mine/Image', ...own }).machine).toEqual({
+      ...{ ...own, append: 'debug', qemuArgs: ['-d'] },
     })
-    expect(sessionJob(sent, '6.1', own).machine).not.toHaveProperty('modules')
+    expect(filesFor('/mine/Image', own)).toEqual(own)
+    // Debian's kernels have their own modules.
+    expect(filesFor('6.1', own)).toEqual({ initrd: '/mine/i' })
   })
 
   test.each([
@@ -101,7 +103,7 @@ describe('a worker', () => {
     writeFileSync(image, 'no matter')
     const answer = await new Own(OWN).answer({ identity, work: { ...work, kernel: image } }, signal)
     expect(answer).toEqual({
-      refused: `kernel: the job is of ${IDENTITY.kernel} (${image}), and --kernel of this worker names no image with that hash`,
+      refused: `kernel: the job is of ${IDENTITY.kernel} (${image}), --kernel of this worker is none, and it has no --kernels-from`,
     })
   })
 })
@@ -176,6 +178,14 @@ describe('an attack', () => {
     expect(work.programs.length).toBeGreaterThan(1000)
   })
 
+  test('without an end is none', () => {
+    const { seconds: _, ...endless } = attackWork({ ...thread, programs: [] })
+    const identity = { source: IDENTITY.source }
+    expect(() => checkJob({ identity, work: endless })).toThrow('neither seconds nor operations')
+    expect(deadlineOf({ ...endless, operations: 1000 })).toBeLessThan(deadlineOf({ ...endless, operations: 10_000 }))
+    expect(deadlineOf({ ...endless, seconds: 1000 })).toBeGreaterThan(1000)
+  })
+
   test('of a policy in a file is none: that is code', () => {
     expect(() => attackWork({ ...thread, policy: '/tmp/policy.ts' })).toThrow('workers have the policies')
     const work = { ...attackWork(thread), policy: '/tmp/policy.ts' }
@@ -204,7 +214,7 @@ test('a cell is the same on a worker, with the files of the worker', () => {
   const { work } = checkJob(JSON.parse(JSON.stringify({ identity: IDENTITY, work: cellWork(cell) })))
   if (work.do !== 'cell') throw new Error('another kind')
   const { modules: _, ...rest } = machine
-  expect(cellOf(work, '/mine/Image', { ...OWN, modules: '/mine/m' })).toEqual({
+  expect(cellOf(work, { kernel: '/mine/Image', modules: '/mine/m' })).toEqual({
     ...{ ...cell, kernel: '/mine/Image', machine: { ...rest, modules: '/mine/m' } },
   })
   expect(() => cellWork({ ...cell, machine: { ...machine, policy: '/tmp/p.ts' } })).toThrow('workers have the policies')
