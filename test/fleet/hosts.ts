@@ -3,7 +3,7 @@
  * Workers on hosts of their own – network namespaces, each with a link to the one of Redis and the sender – that lose the network in
  * the middle of their jobs, and get it back: `node test/fleet/hosts.ts [JOBS] [SEED]`, as root.
  */
-import { execFileSync, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,6 +15,7 @@ import { throughQueue } from '../../server/fleet/sender.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import { runJobs } from '../../server/sessions/campaign.ts'
 import { Database } from '../../server/sessions/database.ts'
+import { Host } from './host.ts'
 import { RedisServer } from './redis.ts'
 import { job, sentStubs, verdictOf } from './stub.ts'
 
@@ -23,54 +24,19 @@ const LOCK_MS = 3_000
 
 const [count = 60, seed = 1] = process.argv.slice(2).map(Number)
 const random = new Random(seed)
-const ip = (...words: string[]) => execFileSync('ip', words, { stdio: ['ignore', 'inherit', 'inherit'] })
 const script = fileURLToPath(new URL('./workerProcess.ts', import.meta.url))
-
-/** A host with a link; addresses of 198.51.100.0/24, which are nobody's. */
-class Host {
-  readonly #name: string
-  readonly #link: string
-  readonly address: string
-
-  constructor(index: number) {
-    this.#name = `cosim-${process.pid}-${index}`
-    this.#link = `cosim${index}`
-    this.address = `198.51.100.${4 * index + 1}`
-    const inside = `198.51.100.${4 * index + 2}/30`
-    ip('netns', 'add', this.#name)
-    ip('link', 'add', this.#link, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', this.#name)
-    ip('address', 'add', `${this.address}/30`, 'dev', this.#link)
-    ip('link', 'set', this.#link, 'up')
-    ip('-n', this.#name, 'address', 'add', inside, 'dev', 'eth0')
-    ip('-n', this.#name, 'link', 'set', 'eth0', 'up')
-    ip('-n', this.#name, 'link', 'set', 'lo', 'up')
-  }
-
-  worker(name: string, port: number) {
-    const words = ['netns', 'exec', this.#name, process.execPath, script]
-    return spawn('ip', [...words, name, String(port), '2', String(LOCK_MS), this.address], { stdio: 'inherit' })
-  }
-
-  link(state: 'up' | 'down'): void {
-    console.error(`${this.#link} ${state}`)
-    ip('link', 'set', this.#link, state)
-  }
-
-  remove(): void {
-    ip('netns', 'del', this.#name)
-  }
-}
 
 const folder = privateFolder(tmpdir(), 'hosts-')
 mkdirSync(join(folder, 'redis'))
 const redis = await RedisServer.start(join(folder, 'redis'), 'bind 0.0.0.0\nprotected-mode no\n')
 const { port } = redis.connection
 const hosts: Host[] = []
-const workers: ReturnType<Host['worker']>[] = []
+const workers: ChildProcess[] = []
 const database = new Database(join(folder, 'campaigns.db'))
 try {
   for (let i = 0; i < HOSTS; i++) hosts.push(new Host(i))
-  for (const [i, host] of hosts.entries()) workers.push(host.worker(`host-${i}`, port))
+  for (const [i, host] of hosts.entries())
+    workers.push(host.node(script, `host-${i}`, String(port), '2', String(LOCK_MS), host.address))
   const plan = Array.from({ length: count }, (_, seed) => job('stub', seed, 500 + random.below(1000)))
   const campaign = database.begin('hosts', plan)
   const options = { connection: redis.connection, campaign: 'hosts', say: console.error, sweepMs: 2_000 }
