@@ -99,7 +99,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   try {
     // A confined process cannot look for what it was not allowed to read.
     usage(() => check(options))
-    await checkKernel(wantedFiles(options), !options.interactive, say)
+    await checkKernel({ ...wantedFiles(options), qemuArgs: options.qemuArg }, !options.interactive, say)
     await checkPolicy(options.policy, options.typeCheck, signal)
     if (options.dashboard !== undefined) {
       await confine(options.sandbox, namedFiles(options), signal)

@@ -210,7 +210,8 @@ async function start(
     ...(options.modules && { modules: options.modules }),
     ...(options.initrd && { initrd: options.initrd }),
   }
-  for (const kernel of options.kernel) await checkKernel({ kernel, devices: options.device, ...machine }, true, say)
+  for (const kernel of options.kernel)
+    await checkKernel({ kernel, devices: options.device, qemuArgs: options.qemuArg, ...machine }, true, say)
   const database = new Database(options.database)
   const campaign =
     options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume, options)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Kernels that the command line names, looked at before there is a machine. */
 import type { DeviceName } from '../machine/devices.ts'
-import { isSeries } from '../run/files.ts'
+import { expectPages, isSeries } from '../run/files.ts'
 import { checkFiles } from '../run/options.ts'
 import { ownKernel } from '../run/ownKernel.ts'
 import { UsageError, usage } from './exit.ts'
@@ -12,6 +12,8 @@ export interface NamedKernel {
   readonly initrd?: string
   /** Of the workload, beside the usual ones. */
   readonly devices?: readonly DeviceName[]
+  /** The user's words for QEMU. */
+  readonly qemuArgs?: readonly string[]
 }
 
 /**
@@ -21,7 +23,7 @@ export interface NamedKernel {
  * @throws UsageError naming what was expected
  */
 export async function checkKernel(
-  { kernel, modules, initrd, devices }: NamedKernel,
+  { kernel, modules, initrd, devices, qemuArgs = [] }: NamedKernel,
   workload: boolean,
   say: (line: string) => void,
 ): Promise<void> {
@@ -31,7 +33,8 @@ export async function checkKernel(
     return
   }
   try {
-    const { notes } = await ownKernel(kernel, modules, workload && initrd === undefined, devices)
+    const { notes, pageSize } = await ownKernel(kernel, modules, workload && initrd === undefined, devices)
+    expectPages(pageSize, qemuArgs)
     if (process.permission === undefined) for (const note of notes) say(note)
   } catch (error) {
     throw new UsageError(`--kernel: ${(error as Error).message}`.replace(/^--kernel: (?=--)/, ''))

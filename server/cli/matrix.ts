@@ -255,7 +255,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
     throw new UsageError("--modules: not with Debian's kernels, which have their own")
   for (const kernel of kernels) {
     const own = isSeries(kernel) ? {} : { ...(modules && { modules }), ...(initrd && { initrd }) }
-    await checkKernel({ kernel, devices: options.device.flat(), ...own }, true, say)
+    await checkKernel({ kernel, devices: options.device.flat(), qemuArgs: options.qemuArg, ...own }, true, say)
   }
   const database = new MatrixDatabase(options.database)
   const matrix = options.resume === undefined ? begin(database, kernels, options) : resumed(database, kernels, options)

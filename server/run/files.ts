@@ -66,9 +66,26 @@ export interface MachineFiles {
   readonly firmware?: string
 }
 
+const PAGES_16K = 16_384
+
 /** What a kernel needs of QEMU: the usual CPU has no pages of 16 KiB. What is given later counts. */
 export const kernelArgs = ({ pageSize }: MachineFiles['kernel']): readonly string[] =>
-  pageSize === 16_384 ? ['-cpu', 'max'] : []
+  pageSize === PAGES_16K ? ['-cpu', 'max'] : []
+
+/** QEMU's CPUs for 64 bits with ID_AA64MMFR0_EL1.TGran16 = 0. */
+const WITHOUT_16K = ['cortex-a53', 'cortex-a57', 'cortex-a72', 'a64fx']
+
+/**
+ * A kernel on a CPU without its pages says nothing at all.
+ * @param given the user's words for QEMU, the last of which counts
+ * @throws Error naming the CPU
+ */
+export function expectPages(pageSize: number, given: readonly string[]): void {
+  const at = given.findLastIndex(word => /^--?cpu$/.test(word))
+  const cpu = at < 0 ? '' : (given[at + 1]?.split(',')[0] ?? '')
+  if (pageSize === PAGES_16K && WITHOUT_16K.includes(cpu))
+    throw new Error(`its pages are of 16 KiB, which -cpu ${cpu} does not have (-cpu max has all)`)
+}
 
 /** Which files to use: a kernel of Debian's or an image; absent ones come from set-up. */
 export interface WantedFiles {

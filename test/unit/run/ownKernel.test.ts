@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A kernel of one's own: what is no kernel, or lacks what the workload needs, is told before there is a machine. */
+
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,6 +11,7 @@ import { moduleContent } from '../../../scripts/setup/initramfs.ts'
 import { guestModules, MAX_LIST } from '../../../scripts/setup/modules.ts'
 import { readRegular } from '../../../scripts/setup/regularFile.ts'
 import { privateFolder } from '../../../server/machine/scratch.ts'
+import { expectPages } from '../../../server/run/files.ts'
 import { imageFacts, ownKernel } from '../../../server/run/ownKernel.ts'
 import { loadSymbols } from '../../../server/trace/symbols.ts'
 import { cosim } from '../../boot/cli.ts'
@@ -326,4 +328,17 @@ test.each([
   expect(stderr).toContain(message)
   expect(code).toBe(2)
   expect(existsSync(database)).toBe(false)
+})
+
+test.each<[number, string[], boolean]>([
+  [16_384, ['-cpu', 'cortex-a57'], true],
+  [16_384, ['-cpu', 'max', '-cpu', 'cortex-a72,pmu=off'], true],
+  [16_384, ['-cpu', 'cortex-a72', '-cpu', 'max'], false],
+  [16_384, ['-cpu', 'neoverse-n1'], false],
+  [16_384, ['cortex-a57'], false],
+  [65_536, ['-cpu', 'cortex-a57'], false],
+])('a kernel with pages of %i bytes, and %j', (pageSize, words, refused) => {
+  const check = () => expectPages(pageSize, words)
+  if (refused) expect(check).toThrow(/pages are of 16 KiB, which -cpu cortex-a\d+ does not have/)
+  else expect(check).not.toThrow()
 })
