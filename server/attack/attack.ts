@@ -15,7 +15,7 @@ import { PROGRAMS, readJson } from './files.ts'
 import type { Weakness } from './known.ts'
 import type { Found, Recheck, RecheckOptions, WorkerMessage, WorkerOptions } from './messages.ts'
 import { MODES, type Program, repertoire } from './program.ts'
-import type { Blocks, HardwareOption, Power } from './setup.ts'
+import type { Blocks, HardwareOption, Power, Shared } from './setup.ts'
 
 export interface AttackOptions {
   readonly policy: string
@@ -25,6 +25,8 @@ export interface AttackOptions {
   readonly blocks?: Blocks | undefined
   /** Absent: SMMUs are on. */
   readonly power?: Power | undefined
+  /** Absent: there is no EL2. */
+  readonly shared?: Shared | undefined
   readonly hardware: readonly HardwareOption[]
   readonly seconds: number | undefined
   /** Of all threads together. */
@@ -100,7 +102,7 @@ function readPrograms(corpus: string | undefined): Programs {
 export function checkPrograms(value: unknown, file: string): Programs {
   if (!Value.Check(ProgramsSchema, value)) throw new Error(`${file}: no programs of an attack`)
   for (const { mode, operations } of value) {
-    const unknown = operations.find(({ name }) => repertoire(mode, true).get(name) === undefined)
+    const unknown = operations.find(({ name }) => repertoire(mode, 'all').get(name) === undefined)
     if (unknown !== undefined) throw new Error(`${file}: there is no operation "${unknown.name}"`)
   }
   return value
@@ -168,6 +170,7 @@ export async function attack(
     quirks: options.quirks,
     blocks: options.blocks,
     power: options.power,
+    shared: options.shared,
     until: options.until,
     hardware: options.hardware,
     seed: (options.seed + job) >>> 0,

@@ -10,9 +10,9 @@ import { explain } from './explain.ts'
 import { FEATURES, kindOf } from './feedback.ts'
 import { kindsOf, type Weakness } from './known.ts'
 import type { Finding, Kinds } from './oracle.ts'
-import { type Mode, type Operation, type Program, repertoire, Stage } from './program.ts'
+import { type Extra, type Mode, type Operation, type Program, repertoire, Stage } from './program.ts'
 import { Random } from './random.ts'
-import { type Blocks, type HardwareOption, type Power, randomSetup, type Setup } from './setup.ts'
+import { type Blocks, type HardwareOption, type Power, randomSetup, type Setup, type Shared } from './setup.ts'
 import { type Reproduction, shrink } from './shrink.ts'
 
 export interface CampaignOptions {
@@ -24,6 +24,8 @@ export interface CampaignOptions {
   readonly blocks?: Blocks | undefined
   /** Absent: SMMUs are on. */
   readonly power?: Power | undefined
+  /** Absent: there is no EL2. */
+  readonly shared?: Shared | undefined
   readonly until: SeriesStep
   readonly hardware: readonly HardwareOption[]
   readonly seed: number
@@ -88,6 +90,7 @@ export class Campaign {
   readonly #slots: Slot[] = []
   readonly #features = new Set<number>()
   readonly #coverage = new Array<number>(FEATURES.length).fill(0)
+  readonly #extra: Extra | 'none'
   readonly #corpus: Corpus
   /** Kinds of which there are enough cases. */
   readonly #enough = new Set<string>()
@@ -106,7 +109,8 @@ export class Campaign {
     this.#options = options
     this.#factory = withQuirks(factory, options.quirks)
     this.#random = new Random(options.seed)
-    this.#corpus = new Corpus(options.power !== undefined)
+    this.#extra = options.shared !== undefined ? 'shared' : options.power !== undefined ? 'power' : 'none'
+    this.#corpus = new Corpus(this.#extra)
   }
 
   get stats(): CampaignStats {
@@ -184,12 +188,13 @@ export class Campaign {
   }
 
   #newStage(): Stage {
-    const { until, hardware, blocks, power } = this.#options
+    const { until, hardware, blocks, power, shared } = this.#options
     const mode: Mode = this.#random.chance(DRIVER_PERCENT) ? 'driver' : 'hostile'
     const offered = mode === 'driver' ? hardware.filter(option => !NOT_FOR_DRIVERS.includes(option)) : hardware
-    const setup = randomSetup(this.#random, until, offered, blocks, power)
-    // Drivers are compared with an SMMU that nobody used before.
-    const machine: Setup = mode === 'driver' ? { ...setup, firmware: 'none' } : setup
+    const setup = randomSetup(this.#random, until, offered, blocks, power, shared)
+    // Drivers are compared with an SMMU that nobody used before, and reach all that is the host's.
+    const machine: Setup =
+      mode === 'driver' ? { ...setup, firmware: 'none', ...(shared && { shared: 'ahead' }) } : setup
     return new Stage(machine, mode, this.#factory, this.#passed(machine))
   }
 
@@ -199,7 +204,7 @@ export class Campaign {
     const interleaving = mode === 'hostile' && r.chance(50) ? 1 + r.below(20) : 0
     const parent = r.chance(MUTATED_PERCENT) ? this.#corpus.pick(r, mode) : undefined
     if (parent !== undefined) return { ...this.#corpus.mutate(r, parent), seed }
-    const known = repertoire(mode, this.#options.power !== undefined)
+    const known = repertoire(mode, this.#extra)
     const length = SHORTEST + r.below(LONGEST - SHORTEST)
     const operations: Operation[] = [known.first(r)]
     while (operations.length < length) operations.push(known.random(r))

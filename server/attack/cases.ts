@@ -8,8 +8,8 @@ import { POWER_STATES } from '../smmu/hardware.ts'
 import type { RamRange } from './memory.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { MODES, Stage } from './program.ts'
-import { FIRMWARE, HARDWARE, type Setup } from './setup.ts'
-import type { Step } from './steps.ts'
+import { FIRMWARE, HARDWARE, POPULATE, type Setup } from './setup.ts'
+import { EL2_ACTIONS, type Step } from './steps.ts'
 
 const MAX_STEPS = 100_000
 const MAX_MEANWHILE = 64
@@ -46,6 +46,7 @@ const SetupSchema = Type.Object(
     bbml: Type.Optional(Type.Enum([...BBM_LEVELS])),
     power: Type.Optional(Type.Enum([...POWER_MODES])),
     resetsToAbort: Type.Optional(Type.Boolean()),
+    shared: Type.Optional(Type.Enum([...POPULATE])),
   },
   { additionalProperties: false },
 )
@@ -117,6 +118,17 @@ const StepSchema = Type.Union([
   ),
   Type.Object(
     { do: Type.Literal('power'), smmu: Smmu, state: Type.Enum([...POWER_STATES]), ...interleaved },
+    { additionalProperties: false },
+  ),
+  Type.Object(
+    {
+      do: Type.Literal('el2'),
+      what: Type.Enum([...EL2_ACTIONS]),
+      address: Address,
+      vm: Integer(0xfffe),
+      tlbi: Type.Boolean(),
+      ...interleaved,
+    },
     { additionalProperties: false },
   ),
   Type.Object({ do: Type.Enum(['reset', 'take-over', 'settle']), ...interleaved }, { additionalProperties: false }),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Programs that made something new happen, and what can be made of them. */
-import { type Mode, type Operation, type Program, repertoire } from './program.ts'
+import { type Extra, type Mode, type Operation, type Program, repertoire } from './program.ts'
 import type { Random } from './random.ts'
 
 /** Programs that are kept; a further one takes the place of an old one. */
@@ -9,14 +9,14 @@ const CAPACITY = 4096
 const MAX_OPERATIONS = 200
 
 export class Corpus {
-  readonly #switches: boolean
+  readonly #extra: Extra | 'none'
   readonly #programs: Program[] = []
   readonly #byMode: Record<Mode, Program[]> = { hostile: [], driver: [] }
   #oldest = 0
 
-  /** @param switches SMMUs can be switched off: there are more operations to make programs of */
-  constructor(switches = false) {
-    this.#switches = switches
+  /** @param extra operations to make programs of besides */
+  constructor(extra: Extra | 'none' = 'none') {
+    this.#extra = extra
   }
 
   get size(): number {
@@ -52,7 +52,7 @@ export class Corpus {
 
   /** A program like another one. */
   mutate(random: Random, parent: Program): Program {
-    const known = repertoire(parent.mode, this.#switches)
+    const known = repertoire(parent.mode, this.#extra)
     let operations: Operation[] = [...parent.operations]
     for (let n = random.below(4); n >= 0; n--) {
       const at = random.below(operations.length + 1)

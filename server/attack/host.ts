@@ -15,7 +15,7 @@ import * as R from '../smmu/registers.ts'
 import * as S from '../smmu/ste.ts'
 import type { Random } from './random.ts'
 import { framesOf, hotPages, sidsOf } from './setup.ts'
-import type { Access, Dma, Interleaved, Meanwhile } from './steps.ts'
+import type { Access, Dma, El2Step, Interleaved, Meanwhile } from './steps.ts'
 import type { World } from './world.ts'
 
 /** A command: four words. */
@@ -25,6 +25,8 @@ export type Command = readonly [number, number, number, number]
 export const CR1 = 0xd75
 /** Input addresses of stage 1 that everybody uses: 39 bits. */
 export const IOVAS = [0x0, 0x1000, 0x20_0000, 0x4000_0000, 0x7f_ffff_f000] as const
+/** VMs that pages are given to. */
+const VMS = 3
 /** Bits of StreamIDs that one L1 descriptor covers (SPLIT). */
 const SPLIT = 8
 
@@ -255,6 +257,13 @@ export class Host {
   transfer(kind: 'donate' | 'reclaim', base: number, size: number, vm: number): void {
     const meanwhile = this.#meanwhile()
     this.world.perform({ do: kind, base, size, vm, ...meanwhile })
+  }
+
+  /** EL2 acts for its host. @param tlbi for what it breaks */
+  el2(what: El2Step['what'], page = 0, tlbi = true): void {
+    const meanwhile = this.#meanwhile()
+    const address = page - (page % PAGE_SIZE)
+    this.world.perform({ do: 'el2', what, address, vm: 1 + this.random.below(VMS), tlbi, ...meanwhile })
   }
 
   /** Asks for an SMMU to be switched off or on. @returns whether it is in that state */

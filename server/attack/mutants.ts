@@ -24,8 +24,8 @@ interface Source {
   readonly file: string
   readonly tests: readonly string[]
   readonly all: string
-  /** An attack meets it with blocks only, or where SMMUs are switched off and on. */
-  readonly only?: 'blocks' | 'power'
+  /** An attack meets it with blocks only, where SMMUs are switched off and on, or where EL2's tables are shared. */
+  readonly only?: 'blocks' | 'power' | 'shared'
   /** It is no part of what an attack meets. */
   readonly apart?: true
 }
@@ -61,6 +61,7 @@ const SOURCES: readonly Source[] = [
   pkvm('shadowCmdq', 'section6', 'checkpoint'),
   pkvm('shadowStrtab', 'section7', 'checkpoint'),
   pkvm('share', 'section8', 'section5'),
+  { ...pkvm('sharedStage2', 'section20'), only: 'shared' },
   pkvm('smmu', 'section3', 'section9-idmap', 'severalSmmus', 'section7'),
   pkvm('steRules', 'section7'),
   pkvm('strtabShape', 'section3', 'section5'),
@@ -227,17 +228,21 @@ export async function mutants(
       symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
     }
     const all = [...new Set(SOURCES.map(({ all }) => all))]
-    const [attack, blocks, power, tests] = await Promise.all([
+    const [attack, blocks, power, shared, tests] = await Promise.all([
       expectNothing('the attack finds something', attacked(copies[0], options, UNKNOWN_MS, signal)),
       expectNothing(
         'the attack finds something with blocks',
         attacked(copies[0], options, UNKNOWN_MS, signal, 'blocks'),
       ),
       expectNothing('the attack finds something with power', attacked(copies[0], options, UNKNOWN_MS, signal, 'power')),
+      expectNothing(
+        'the attack finds something with shared tables',
+        attacked(copies[0], options, UNKNOWN_MS, signal, 'shared'),
+      ),
       expectNothing('the unit tests fail', tested(copies[0], all, UNKNOWN_MS, signal)),
     ])
     signal.throwIfAborted()
-    const durations = { attack, blocks, power, tests: testTimes(join(copies[0], REPORT), tests) }
+    const durations = { attack, blocks, power, shared, tests: testTimes(join(copies[0], REPORT), tests) }
     const verdicts: Verdict[] = []
     const work = async (copy: string) => {
       for (let part = parts.shift(); part !== undefined; part = parts.shift()) {
@@ -341,6 +346,7 @@ interface Durations {
   readonly attack: number
   readonly blocks: number
   readonly power: number
+  readonly shared: number
   /** By file. */
   readonly tests: ReadonlyMap<string, number>
 }
@@ -358,6 +364,7 @@ function attacked(
     ...{ seconds: undefined, programs: [] },
     ...(only === 'blocks' && { blocks: { bbm: undefined } }),
     ...(only === 'power' && { power: { mode: undefined } }),
+    ...(only === 'shared' && { shared: { populate: undefined } }),
   }
   return new Promise(resolve => {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), {

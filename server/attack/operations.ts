@@ -40,6 +40,8 @@ export interface OperationKind {
   readonly needs?: readonly HardwareOption[]
   /** Only where SMMUs can be switched off. */
   readonly switches?: true
+  /** Only where EL2 keeps tables for the host. */
+  readonly shares?: true
   readonly run: (host: Host) => void
 }
 
@@ -494,6 +496,74 @@ export const POWER_OPERATIONS: readonly OperationKind[] = [
       if (r.chance(50)) host.boot(smmu, places(host))
       else if (r.chance(30)) host.cr0(smmu, before)
       host.world.perform(dma)
+    },
+  },
+]
+
+/** Anywhere in a GiB that EL2 may have tables for: RAM, and what is no RAM. */
+const anywhere = (host: Host): number => (host.random.chance(85) ? host.data() : host.address())
+
+const TOUCH: OperationKind = {
+  name: 'touch',
+  weight: 14,
+  shares: true,
+  run: host => {
+    for (let n = host.random.below(4); n >= 0; n--) host.el2('touch', anywhere(host))
+    host.el2('leave')
+  },
+}
+
+/** Of drivers whose EL2 has tables for its host: what is not theirs or is while EL2 is at it, nobody has promised them. */
+export const DRIVER_EL2_OPERATIONS: readonly OperationKind[] = [
+  TOUCH,
+  {
+    name: 'EL2 tidies up',
+    weight: 6,
+    shares: true,
+    run: host => {
+      host.el2(host.random.pick(['merge', 'unmap', 'unmap-gib']), anywhere(host), host.random.chance(85))
+      host.el2('leave')
+    },
+  },
+]
+
+/** Of a host whose EL2 keeps tables for it: it touches, gives away and gets back, and EL2 is at it for as long as the attacker likes. */
+export const EL2_OPERATIONS: readonly OperationKind[] = [
+  TOUCH,
+  {
+    name: 'tables that are used again',
+    weight: 10,
+    shares: true,
+    run: host => {
+      const r = host.random
+      const dma = host.dmaStep()
+      const page = dma.address - (dma.address % PAGE_SIZE)
+      host.el2('touch', page)
+      host.el2('leave')
+      host.world.perform(dma)
+      const tlbi = r.chance(85)
+      host.alongside([dma], () => host.el2(r.pick(['merge', 'merge', 'unmap', 'unmap-gib']), page, tlbi))
+      host.world.perform(dma)
+      for (let n = r.below(3); n > 0; n--) host.el2(r.pick(['touch', 'take']), anywhere(host))
+      host.world.perform(dma)
+      host.el2('leave')
+      host.world.perform(dma)
+    },
+  },
+  {
+    name: 'a stay in EL2',
+    weight: 12,
+    shares: true,
+    run: host => {
+      const r = host.random
+      const { donations } = host.world.oracle
+      for (let n = 1 + r.below(6); n > 0; n--) {
+        const what = r.pick(['touch', 'touch', 'take', 'take', 'give', 'merge', 'unmap', 'unmap-gib'] as const)
+        const page = what === 'give' && donations.length > 0 ? r.pick(donations) : anywhere(host)
+        host.el2(what, page, r.chance(90))
+        if (r.chance(40)) host.world.perform(host.dmaStep())
+      }
+      if (r.chance(85)) host.el2('leave')
     },
   },
 ]

@@ -24,6 +24,9 @@ export interface Finding {
 /** Kinds of findings. */
 export type Kinds = Pick<ReadonlySet<string>, 'has'>
 
+/** Owner of EL2's memory: no VM has so high an id. */
+const EL2 = 0xfffe
+
 /** What a page of a VM is filled with. */
 export const SECRET = 0x5ec2_e75a
 
@@ -35,6 +38,8 @@ export class Oracle extends PageOracle {
   /** Kinds that are passed over: they are counted in `seen`. */
   known: Kinds = new Set<string>()
   readonly seen = new Map<string, number>()
+  /** EL2's memory. */
+  #el2: { readonly base: number; readonly size: number } | undefined
   /** A known weakness has left the machine in a state that nothing can be said about. */
   spoiled = false
 
@@ -44,6 +49,7 @@ export class Oracle extends PageOracle {
   }
 
   begin(): void {
+    this.#el2 = undefined
     this.clear()
     this.claims = false
     this.finding = undefined
@@ -58,6 +64,23 @@ export class Oracle extends PageOracle {
     }
     if (this.spoiled) return
     this.finding ??= { kind, message, step: this.step, ...(page === undefined ? {} : { page }) }
+  }
+
+  /** The range is EL2's from the beginning, which keeps its host away from it and from VMs by itself. */
+  keepForEl2(range: { readonly base: number; readonly size: number }): void {
+    this.#el2 = range
+    this.map.give(range.base, range.size, EL2)
+  }
+
+  /** What is kept by EL2 has no guard. */
+  protected override get guards(): boolean {
+    return this.#el2 === undefined
+  }
+
+  /** The hypervisor reads EL2's tables. */
+  protected override unsure(page: number): boolean {
+    const el2 = this.#el2
+    return el2 !== undefined && page >= el2.base && page < el2.base + el2.size
   }
 
   protected override fill(page: number): void {

@@ -4,7 +4,13 @@ import type { PolicyFactory } from '../policy/policy.ts'
 import { DRIVER_OPERATIONS, DRIVER_POWER_OPERATIONS } from './driver.ts'
 import { Host } from './host.ts'
 import { HostView } from './hostView.ts'
-import { OPERATIONS, type OperationKind, POWER_OPERATIONS } from './operations.ts'
+import {
+  DRIVER_EL2_OPERATIONS,
+  EL2_OPERATIONS,
+  OPERATIONS,
+  type OperationKind,
+  POWER_OPERATIONS,
+} from './operations.ts'
 import type { Finding, Kinds } from './oracle.ts'
 import { Random } from './random.ts'
 import type { Setup } from './setup.ts'
@@ -35,11 +41,9 @@ export class Repertoire {
   readonly #byName: ReadonlyMap<string, OperationKind>
   readonly #total: number
 
-  /** @param switches SMMUs can be switched off */
-  constructor(mode: Mode, switches: boolean) {
-    const [always, more] =
-      mode === 'driver' ? [DRIVER_OPERATIONS, DRIVER_POWER_OPERATIONS] : [OPERATIONS, POWER_OPERATIONS]
-    this.#kinds = switches ? [...always, ...more] : always
+  /** @param kinds the first is what cases begin with */
+  constructor(kinds: readonly OperationKind[]) {
+    this.#kinds = kinds
     this.#byName = new Map(this.#kinds.map(kind => [kind.name, kind]))
     this.#total = this.#kinds.reduce((sum, { weight }) => sum + weight, 0)
   }
@@ -63,13 +67,25 @@ export class Repertoire {
   }
 }
 
-const REPERTOIRES: Readonly<Record<Mode, readonly [always: Repertoire, switching: Repertoire]>> = {
-  hostile: [new Repertoire('hostile', false), new Repertoire('hostile', true)],
-  driver: [new Repertoire('driver', false), new Repertoire('driver', true)],
+/** What a host can bring about besides: SMMUs are switched off, EL2 has tables for it, or what there is at all. */
+export type Extra = 'power' | 'shared' | 'all'
+
+const REPERTOIRES: Readonly<Record<Mode, Readonly<Record<Extra | 'none', Repertoire>>>> = {
+  hostile: {
+    none: new Repertoire(OPERATIONS),
+    power: new Repertoire([...OPERATIONS, ...POWER_OPERATIONS]),
+    shared: new Repertoire([...OPERATIONS, ...EL2_OPERATIONS]),
+    all: new Repertoire([...OPERATIONS, ...POWER_OPERATIONS, ...EL2_OPERATIONS]),
+  },
+  driver: {
+    none: new Repertoire(DRIVER_OPERATIONS),
+    power: new Repertoire([...DRIVER_OPERATIONS, ...DRIVER_POWER_OPERATIONS]),
+    shared: new Repertoire([...DRIVER_OPERATIONS, ...DRIVER_EL2_OPERATIONS]),
+    all: new Repertoire([...DRIVER_OPERATIONS, ...DRIVER_POWER_OPERATIONS, ...DRIVER_EL2_OPERATIONS]),
+  },
 }
 
-/** @param switches SMMUs can be switched off: there are more operations */
-export const repertoire = (mode: Mode, switches: boolean): Repertoire => REPERTOIRES[mode][switches ? 1 : 0]
+export const repertoire = (mode: Mode, extra: Extra | 'none'): Repertoire => REPERTOIRES[mode][extra]
 
 /** A world and the host in it, used for one program after the other. */
 export class Stage {
@@ -97,12 +113,13 @@ export class Stage {
     this.operations = 0
     // There is nothing to attack.
     if (world.stopped) return undefined
-    const known = repertoire(program.mode, true)
-    const { hardware, power } = world.setup
+    const known = repertoire(program.mode, 'all')
+    const { hardware, power, shared } = world.setup
     for (const { name, seed } of program.operations) {
       if (world.oracle.finding !== undefined || world.oracle.spoiled) return world.oracle.finding
       const kind = known.get(name)
-      if (kind === undefined || (kind.switches && power === undefined)) continue
+      if (kind === undefined || (kind.switches && power === undefined) || (kind.shares && shared === undefined))
+        continue
       if (kind.needs && !kind.needs.some(option => hardware.includes(option))) continue
       this.#random.seed(seed)
       kind.run(this.#host)

@@ -7,6 +7,7 @@ import {
   type BbmLevel,
   type Granule,
   POWER_MODES,
+  type PopulateMode,
   type PowerMode,
   type SeriesStep,
 } from '../policy/policy.ts'
@@ -78,6 +79,17 @@ export interface Setup {
   readonly power?: PowerMode
   /** With `power`: GBPA aborts after a power-on; absent: it lets through. */
   readonly resetsToAbort?: boolean
+  /** A hypervisor at EL2 keeps a stage 2 for its host, and devices share it; absent: there is none. */
+  readonly shared?: Populate
+}
+
+/** What becomes of a device's access to what EL2 has not mapped. Nobody here serves stalls. */
+export const POPULATE = ['ahead', 'never'] as const satisfies readonly PopulateMode[]
+export type Populate = (typeof POPULATE)[number]
+
+/** EL2's tables are shared, in this way, or any. */
+export interface Shared {
+  readonly populate: Populate | undefined
 }
 
 /** The host switches SMMUs off and on: what the policy does with their state, or any of it. */
@@ -117,6 +129,15 @@ const SMALL_PERCENT = 8
 /** Others must not lose their state with the power. */
 const ABORTING_PERCENT = 80
 
+/** EL2 makes tables of blocks, and blocks of tables. */
+const SHARED_BBML = 2
+/** EL2's memory in the range without hypervisor memory: more tables than all RAM and all devices need. */
+const EL2_OFFSET = 2 * MiB
+const EL2_SIZE = 64 * PAGE_SIZE
+
+const LITTLE = ['little', 'little', 'little', 'little', 'mixed'] as const
+const ENDIANNESS = [...LITTLE, 'big'] as const
+
 /** Bytes of the other range of RAM where it is to have whole blocks, by granule; hardly any memory has some of 64 KiB. */
 const BLOCKS_RAM_SIZE: Readonly<Record<Granule, number>> = { 4096: 6 * MiB, 16384: 36 * MiB, 65536: OTHER_RAM_SIZE }
 
@@ -127,8 +148,10 @@ export function randomSetup(
   hardware: readonly HardwareOption[],
   blocks?: Blocks,
   power?: Power,
+  shared?: Shared,
 ): Setup {
-  const some = hardware.filter(option => random.chance(option === 'small' ? SMALL_PERCENT : 70))
+  const offered = shared === undefined ? hardware : hardware.filter(option => option !== 'noncoherent')
+  const some = offered.filter(option => random.chance(option === 'small' ? SMALL_PERCENT : 70))
   const early = blocks && random.pick([4096, 4096, 4096, 4096, 16384] as const)
   const other = early === undefined ? OTHER_RAM_SIZE : BLOCKS_RAM_SIZE[early]
   const sizes = random.pick([
@@ -143,7 +166,7 @@ export function randomSetup(
   ]
   const { base } = ram[sizes[0] === RAM_SIZE ? 0 : 1]
   const twoLevel = random.chance(75)
-  const granule = early ?? random.pick([4096, 4096, 4096, 4096, 16384, 65536] as const)
+  const granule = shared !== undefined ? 4096 : (early ?? random.pick([4096, 4096, 4096, 4096, 16384, 65536] as const))
   return {
     smmus: random.pick([1, 1, 1, 1, 2, 3]),
     ram,
@@ -153,7 +176,7 @@ export function randomSetup(
     sidBits: random.pick(twoLevel ? [9, 16, 16, 16, 20] : [4, 6, 8, 10]),
     twoLevel,
     oas: random.pick(random.chance(LARGE_PERCENT) ? LARGE_OAS : OAS[granule]),
-    endian: random.pick(['little', 'little', 'little', 'little', 'mixed', 'big']),
+    endian: random.pick(shared === undefined ? ENDIANNESS : LITTLE),
     rangeInvalidation: random.chance(70),
     ssidBits: random.chance(30) ? 4 : 0,
     caching: random.pick(['maximal', 'maximal', 'maximal', 'walks', 'architectural', 'none']),
@@ -162,7 +185,13 @@ export function randomSetup(
     posts: random.chance(50),
     ...(blocks && { blocks: true, bbml: blocks.bbm ?? random.pick(BBM_LEVELS) }),
     ...(power && { power: power.mode ?? random.pick(POWER_MODES), resetsToAbort: random.chance(ABORTING_PERCENT) }),
+    ...(shared && { bbml: SHARED_BBML, shared: shared.populate ?? random.pick(POPULATE) }),
   }
+}
+
+/** Memory of EL2, which nothing else uses: behind `roomOf`. */
+export function el2Range({ ram, carveout }: Setup): RamRange {
+  return { base: otherRange(ram, carveout).base + EL2_OFFSET, size: EL2_SIZE }
 }
 
 /** StreamIDs of the devices that there are, around the ends of tables. */
@@ -227,9 +256,12 @@ export function idRegistersOf(setup: Setup): IdRegisters {
 
 /** Memory of the host that nothing else uses, for queues of up to 256 KiB: in the middle of the range without hypervisor memory. */
 export function roomOf({ ram, carveout }: Setup): number {
-  const range = ram.find(({ base, size }) => carveout.base < base || carveout.base >= base + size) ?? ram[0]
-  return range.base + OTHER_RAM_SIZE / 2
+  return otherRange(ram, carveout).base + OTHER_RAM_SIZE / 2
 }
+
+/** The range without hypervisor memory. */
+const otherRange = (ram: readonly RamRange[], carveout: RamRange): RamRange =>
+  ram.find(({ base, size }) => carveout.base < base || carveout.base >= base + size) ?? ram[0]
 
 /** Pages near each end of RAM that the host uses for everything, so that uses collide. */
 const HOT_PAGES = 24

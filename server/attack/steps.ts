@@ -90,7 +90,23 @@ export interface Switch extends Interleaved {
   readonly state: PowerState
 }
 
-export type Step = Meanwhile | Access | Transfer | Switch | Event
+export const EL2_ACTIONS = ['touch', 'take', 'give', 'merge', 'unmap', 'unmap-gib', 'leave'] as const
+
+/**
+ * EL2 does something to the tables of its host: a CPU touched an address, a page becomes a VM's or the host's again, a last-level table becomes a
+ * block or nothing, two levels of tables become nothing. It stays there until `leave`.
+ */
+export interface El2Step extends Interleaved {
+  readonly do: 'el2'
+  readonly what: (typeof EL2_ACTIONS)[number]
+  readonly address: number
+  /** Of `take`. */
+  readonly vm: number
+  /** It executes a TLBI for what it breaks; else it uses nothing of that again before it has left. */
+  readonly tlbi: boolean
+}
+
+export type Step = Meanwhile | Access | Transfer | Switch | El2Step | Event
 
 const POWER_WORDS: Readonly<Record<PowerState, string>> = {
   ...{ on: 'is switched on', off: 'is switched off, and loses its state' },
@@ -136,6 +152,10 @@ function describe(step: Step): string {
     case 'donate':
     case 'reclaim':
       return `${step.do} ${hex(step.base)}, ${step.size} bytes, VM ${step.vm}`
+    case 'el2': {
+      const how = step.tlbi || step.what === 'leave' ? '' : ', without a TLBI'
+      return step.what === 'leave' ? 'EL2 leaves' : `EL2: ${step.what} ${hex(step.address)}${how}`
+    }
     case 'power':
       return `SMMU ${step.smmu}: ${POWER_WORDS[step.state]}`
     case 'reset':

@@ -5,7 +5,7 @@
  */
 import type { Machine } from '../machine/ports.ts'
 import { PageGuard } from '../oracle/pageGuard.ts'
-import { PAGE_SIZE, PageMap } from '../oracle/pageMap.ts'
+import { HOST, PAGE_SIZE, PageMap } from '../oracle/pageMap.ts'
 import { newTrap, type Policy, type PolicyContext, type PolicyFactory } from '../policy/policy.ts'
 import { PAGE_DONATE, PAGE_RECLAIM } from '../policy/report.ts'
 import { EIO, ETIMEDOUT, OK, resultName } from '../policy/result.ts'
@@ -19,17 +19,20 @@ import { TornFetches } from '../smmu/soft/tearing.ts'
 import type { Outcome } from '../smmu/transaction.ts'
 import { CpuCache } from './cpuCache.ts'
 import { Devices } from './devices.ts'
+import { El2 } from './el2.ts'
 import { Feedback } from './feedback.ts'
 import { leaveBehind } from './firmware.ts'
 import { HostRegisters } from './hostRegisters.ts'
 import { AttackMemory } from './memory.ts'
 import { Oracle } from './oracle.ts'
 import { Random } from './random.ts'
-import { framesOf, type HardwareOption, hotPages, idRegistersOf, type Setup, sidsOf } from './setup.ts'
-import type { Access, Dma, Interleaved, Meanwhile, Step, Switch, Transfer } from './steps.ts'
+import { el2Range, framesOf, type HardwareOption, hotPages, idRegistersOf, type Setup, sidsOf } from './setup.ts'
+import type { Access, Dma, El2Step, Interleaved, Meanwhile, Step, Store, Switch, Transfer } from './steps.ts'
 
 /** Accesses of the hypervisor in one step; more is a loop without end. */
 const MAX_ACCESSES = 100_000
+/** Bytes that EL2 takes at a time. */
+const MAX_TRANSFER = 2 ** 21
 /** Polls of one wait: more than late hardware needs. */
 const WAIT_POLLS = 256
 /** GBPA.SHCFG: attributes as they come in. */
@@ -93,6 +96,16 @@ export class World {
   /** What was carried out last, as long as nothing else is asked of the hypervisor. */
   #posted: { readonly smmu: number; readonly post: Post } | undefined
   readonly #late: boolean
+  /** What keeps tables for the host, which devices share. */
+  readonly #el2: El2 | undefined
+  /** Pages that EL2 has given to VMs, and that devices may reach until the hypervisor has looked: page, VM. */
+  readonly #taken = new Map<number, number>()
+  /** EL2 keeps tables for its host. */
+  #hasTables = false
+  /** The hypervisor's successor has to read all of EL2's tables before EL2 goes on. */
+  #untold = false
+  /** EL2 waits for good: the machine does not go on. */
+  #halted = false
   /** State as a server keeps it, while somebody may need it. */
   #kept: Uint8Array | undefined
   #keeping = false
@@ -152,6 +165,8 @@ export class World {
     this.devices = new Devices(this.smmus, this.oracle, this.feedback)
     this.host = frames.map(() => new HostRegisters())
     this.#posts = frames.map(() => undefined)
+    this.#el2 = setup.shared === undefined ? undefined : this.#newEl2()
+    const el2 = this.#el2
     this.machine = {
       memory: this.#policyMemory(),
       carveout: setup.carveout,
@@ -168,12 +183,19 @@ export class World {
           },
         },
       }),
+      ...(el2 && {
+        el2: {
+          watch: (page: number, on: boolean) => el2.watch(page, on),
+          hostStage2: () => (this.#hasTables ? el2.registers : null),
+        },
+      }),
     }
     this.#context = {
       options: {
         ...{ until: setup.until, granule: setup.granule, waitPolls: WAIT_POLLS },
         ...(setup.blocks && { blocks: true }),
         ...(setup.power && { power: setup.power }),
+        ...(setup.shared && { stage2: 'shared' as const, populate: setup.shared }),
       },
       report: this.feedback,
       persist: () => {
@@ -281,6 +303,10 @@ export class World {
     this.#torn?.settleAll()
     leaveBehind(this.setup, this.memory, this.smmus)
     this.feedback.refusal = null
+    this.#taken.clear()
+    this.#halted = false
+    this.#hasTables = false
+    this.#el2?.disconnected()
     this.#begin(undefined)
     this.#attempt(() => this.#start())
     this.#end()
@@ -289,6 +315,7 @@ export class World {
     const { facilities, partitions } = this.policy.inspect ?? {}
     this.oracle.share(partitions)
     this.oracle.claims = facilities?.has('stage2') === true && this.feedback.refusal === null
+    if (this.#el2 !== undefined && !this.#stopped) this.#beginEl2(this.#el2)
     this.oracle.auditGuard()
   }
 
@@ -322,6 +349,7 @@ export class World {
 
   /** Does one step. Findings are the oracle's. */
   perform(step: Step): void {
+    if (this.#halted) return
     this.oracle.step = this.steps.length
     this.feedback.step = this.steps.length
     this.steps.push(step)
@@ -336,6 +364,13 @@ export class World {
         break
       case 'power':
         this.#switch(step)
+        break
+      case 'el2':
+        if (this.#el2 !== undefined) this.#actEl2(this.#el2, step)
+        break
+      case 'store':
+        if (this.#el2 !== undefined) this.#fault(this.#el2, step)
+        this.#meanwhile(step)
         break
       case 'reset':
         this.feedback.what = -1
@@ -375,6 +410,11 @@ export class World {
     } catch (error) {
       if (error instanceof Killed) return false
       const { name, message } = error as Error
+      // Without hardware that forgets nobody can go on from EL2's tables as they are.
+      if (taking && this.#el2 !== undefined && (this.#isExcused || this.#tookShared)) {
+        this.#halted = true
+        return true
+      }
       const words = message.replace(/0x[0-9a-f]+|\d+/g, 'N')
       const kind = error instanceof Endless ? 'endless' : `${taking ? 'take-over' : 'throws'} ${name}: ${words}`
       this.oracle.report(kind.slice(0, 120), `${name}: ${message}`)
@@ -454,6 +494,10 @@ export class World {
 
   #transfer(step: Transfer): void {
     const { base, size, vm } = step
+    if (this.#el2 !== undefined) {
+      this.#transferByEl2(this.#el2, step)
+      return
+    }
     const pages = this.policy.inspect?.pages
     const method = step.do === 'donate' ? 'donate' : 'reclaim'
     if (pages?.[method] === undefined) return
@@ -508,18 +552,152 @@ export class World {
     return this.policy.inspect?.power?.powerState(smmu) ?? null
   }
 
-  /** A donation that the hardware's state does not excuse: it is prompt, and stopped at no command. */
   #donationFailed(base: number, result: number): void {
-    if (this.#late || !this.oracle.claims) return
-    const into = { lo: 0, hi: 0 }
-    for (const smmu of this.smmus) {
-      smmu.read(R.ARM_SMMU_CMDQ_CONS, 4, into)
-      if (into.lo & R.CMDQ_CONS_ERR) return
-    }
+    if (this.#isExcused) return
     this.oracle.report(
       `donation-fails ${resultName(result)}`,
       `the donation of ${hex(base)} ends in ${resultName(result)}`,
     )
+  }
+
+  /** The hardware's state excuses what fails: it is not prompt, or stopped at a command. */
+  get #isExcused(): boolean {
+    if (this.#late || !this.oracle.claims) return true
+    const into = { lo: 0, hi: 0 }
+    return this.smmus.some(smmu => {
+      smmu.read(R.ARM_SMMU_CMDQ_CONS, 4, into)
+      return (into.lo & R.CMDQ_CONS_ERR) !== 0
+    })
+  }
+
+  // EL2, whose tables devices share.
+
+  #newEl2(): El2 {
+    const { carveout } = this.setup
+    const range = el2Range(this.setup)
+    // Hypervisor memory, EL2's own, and what VMs are given most.
+    const lures = [carveout.base, carveout.base + carveout.size - PAGE_SIZE, range.base, ...hotPages(this.setup)]
+    return new El2(this.memory, range, lures, {
+      stored: () => {
+        this.#justRead = -1
+        for (const step of this.#interleaved?.each ?? []) this.#meanwhile(step)
+      },
+      tlbi: () => this.#tell(false),
+    })
+  }
+
+  /** EL2 begins to keep tables for its host. */
+  #beginEl2(el2: El2): void {
+    el2.begin()
+    this.oracle.keepForEl2(el2.range)
+    this.#hasTables = true
+    this.#untold = true
+    this.#begin(undefined)
+    this.#tell(true)
+    this.#end()
+  }
+
+  /**
+   * EL2 waits until the hypervisor has looked: behind a TLBI, or when it leaves.
+   * @param leaves whatever EL2 has taken is not reached any more
+   */
+  #tell(leaves: boolean): void {
+    const el2 = this.#el2
+    if (el2 === undefined || this.#halted) return
+    const all = this.#untold
+    const unclear = el2.unclear
+    const pages = el2.look()
+    let ok = true
+    if (all || pages.length > 0) {
+      this.#untold = false
+      ok = false
+      const look = (all: boolean) => {
+        const change = { ...el2.registers, cpu: 0, time: 0, all, pages: all ? [] : pages }
+        ok = this.policy.stage2Changed?.(change) ?? false
+      }
+      if (!this.#attempt(() => look(all))) {
+        const { dies: _, ...plan } = this.#interleaved ?? {}
+        this.#interleaved = undefined
+        this.#succeed()
+        this.#interleaved = plan
+        this.#untold = false
+        this.#attempt(() => look(true))
+      }
+    }
+    if (!ok) {
+      this.#halted = true
+      if (!this.#isExcused && !this.#tookShared)
+        this.oracle.report('el2-waits', 'EL2 is not let go on, though the hardware does all that it is told')
+      return
+    }
+    if (leaves) el2.left()
+    // What is not mapped is mapped ahead otherwise, and of what came and went between two looks nobody knows.
+    if (!leaves && (this.setup.shared === 'ahead' || unclear)) return
+    for (const [page, vm] of this.#taken) {
+      // Hypervisor memory stays what it is, whatever EL2 takes it for.
+      if (this.oracle.map.owner(page) === HOST) this.oracle.donated(page, PAGE_SIZE, vm)
+    }
+    this.#taken.clear()
+  }
+
+  /** The policy has said that EL2 took what SMMUs use without a second stage: then a machine has to stop. */
+  get #tookShared(): boolean {
+    const { warnings, step } = this.feedback
+    return warnings.some(warned => warned.step === step && warned.code === 'HYP_EL2_TOOK_SHARED')
+  }
+
+  #actEl2(el2: El2, step: El2Step): void {
+    const { what, address, vm, tlbi } = step
+    this.feedback.what = -5
+    if (step.dies !== undefined) this.#keep()
+    this.#begin(step)
+    if (what === 'touch') el2.touch(address)
+    else if (what === 'take') this.#take(el2, address, vm, tlbi)
+    else if (what === 'give') this.#give(el2, address)
+    else if (what === 'merge' || what === 'unmap') el2.merge(address, what === 'merge', tlbi)
+    else if (what === 'unmap-gib') el2.unmap(address, tlbi)
+    else this.#tell(true)
+    this.#end()
+  }
+
+  #transferByEl2(el2: El2, step: Transfer): void {
+    const { base, size, vm } = step
+    this.feedback.what = -3
+    if (step.dies !== undefined) this.#keep()
+    this.#begin(step)
+    const end = base + Math.min(size, MAX_TRANSFER)
+    for (let page = base - (base % PAGE_SIZE); page < end && !this.#halted; page += PAGE_SIZE) {
+      if (step.do === 'donate') this.#take(el2, page, vm, true)
+      else if (el2.owner(page) === vm) this.#give(el2, page)
+    }
+    this.#tell(true)
+    this.#end()
+  }
+
+  /** A page becomes a VM's, as soon as no device can reach it any more. */
+  #take(el2: El2, page: number, vm: number, tlbi: boolean): void {
+    if (this.memory.isRam(page) && el2.take(page, vm, tlbi)) this.#taken.set(page, vm)
+    // What had no TLBI, or none that mattered, is the VM's at the next look.
+  }
+
+  #give(el2: El2, page: number): void {
+    const owner = this.oracle.map.owner(page)
+    if (el2.owner(page) <= 0) return
+    this.#taken.delete(page)
+    if (owner === el2.owner(page)) {
+      this.memory.fillPage(page, 0)
+      el2.give(page)
+      this.oracle.reclaimed(page, PAGE_SIZE, owner, true)
+    } else el2.give(page)
+  }
+
+  /** A CPU stores to pages that EL2 may not have mapped yet: it does, and leaves. */
+  #fault(el2: El2, { address, words, times = 1 }: Store): void {
+    this.#begin(undefined)
+    const end = address + 4 * words.length * times
+    for (let page = address - (address % PAGE_SIZE); page < end; page += PAGE_SIZE) el2.touch(page)
+    this.#tell(true)
+    this.#end()
   }
 
   #keep(): void {
@@ -543,12 +721,15 @@ export class World {
     const kept = this.#kept
     this.#keeping = false
     this.#posts.fill(undefined)
+    this.#el2?.disconnected()
     if (kept === undefined || this.#stopped) return true
     return this.#attempt(() => {
       const next = this.#factory(this.machine, this.#context)
       this.policy = next
       next.state?.restore(kept)
       next.state?.resume?.()
+      // EL2's next look is at everything, as QEMU has it.
+      if (this.#el2 !== undefined) this.#untold = true
     }, true)
   }
 
@@ -585,7 +766,9 @@ export class World {
     let open = true
     for (let i = 0; i < length * times; i++) {
       const at = address + 4 * i
-      if (i === 0 || at % PAGE_SIZE === 0) open = !this.guard.has(at)
+      // EL2 keeps its host away by its stage 2.
+      if (i === 0 || at % PAGE_SIZE === 0)
+        open = !this.guard.has(at) && (this.#el2 === undefined || this.oracle.map.hostMay(at))
       if (open) this.memory.setWord(at, words[i % length])
     }
   }

@@ -10,7 +10,7 @@ import { readText } from '../attack/files.ts'
 import { readKnown } from '../attack/known.ts'
 import type { Found } from '../attack/messages.ts'
 import { mutants, type Verdict } from '../attack/mutants.ts'
-import { HARDWARE, HARDWARE_MEANING, type HardwareOption } from '../attack/setup.ts'
+import { HARDWARE, HARDWARE_MEANING, type HardwareOption, POPULATE, type Populate } from '../attack/setup.ts'
 import type { QueueConnection } from '../fleet/queue.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import {
@@ -20,6 +20,9 @@ import {
   powerProblem,
   SERIES_STEPS,
   type SeriesStep,
+  STAGE2_MODES,
+  type Stage2Mode,
+  stage2Problem,
 } from '../policy/policy.ts'
 import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
@@ -35,6 +38,8 @@ interface AttackCommandOptions extends QueueOptions {
   readonly blocks?: true
   readonly bbm?: BbmLevel
   readonly power?: PowerMode | 'any'
+  readonly stage2?: Stage2Mode
+  readonly populate?: Populate
   readonly hardware: readonly HardwareOption[]
   readonly seconds?: number
   readonly ops?: number
@@ -94,6 +99,17 @@ export function attackCommand(program: Command): void {
     .addOption(blocksOption())
     .option('--bbm <level>', 'with --blocks: IDR3.BBML of all hardware (default: any)', bbmLevel)
     .addOption(attackPowerOption())
+    .addOption(
+      new Option(
+        '--stage2 <whose>',
+        "devices' second stage: the hypervisor's own, or shared: the tables that an EL2 keeps for its host",
+      ).choices(STAGE2_MODES),
+    )
+    .addOption(
+      new Option('--populate <when>', 'with --stage2 shared: mapped ahead, or never (default: either)').choices(
+        POPULATE,
+      ),
+    )
     .addOption(quirkOption())
     .option(
       '--hardware <list>',
@@ -127,6 +143,8 @@ export function attackCommand(program: Command): void {
           'blocks',
           'bbm',
           'power',
+          'stage2',
+          'populate',
           'queue',
         ]),
     )
@@ -144,6 +162,8 @@ export function attackCommand(program: Command): void {
           'blocks',
           'bbm',
           'power',
+          'stage2',
+          'populate',
           'queue',
         ]),
     )
@@ -180,14 +200,18 @@ async function onWorkers(connection: QueueConnection): Promise<Threads> {
 }
 
 async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<number> {
-  const { policy, blocks, bbm } = options
+  const { policy, blocks, bbm, stage2, populate } = options
   const connection = connectionOf(options)
   const builtIn = POLICY_NAMES.includes(policy)
   if (connection !== undefined && !builtIn) throw new UsageError(`--policy: ${ONLY_BUILT_IN}`)
   const mode = options.power === 'any' ? undefined : options.power
   const problem =
     blocksProblem(policy, builtIn, { ...(blocks && { blocks }), ...(bbm !== undefined && { bbm }) }) ??
-    powerProblem(policy, builtIn, options.power === undefined ? {} : { power: mode ?? 'keep' })
+    powerProblem(policy, builtIn, options.power === undefined ? {} : { power: mode ?? 'keep' }) ??
+    stage2Problem(policy, builtIn, true, {
+      ...{ until: options.until, ...(blocks && { blocks }), ...(options.power && { power: mode ?? 'keep' }) },
+      ...{ ...(stage2 && { stage2 }), ...(populate && { populate }) },
+    })
   if (problem !== undefined) throw new UsageError(`--${problem.replace('with ', 'with --')}`)
   await checkPolicy(options.policy, options.typeCheck, signal)
   const attackOptions: AttackOptions = {
@@ -197,6 +221,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     hardware: options.hardware,
     ...(blocks && { blocks: { bbm } }),
     ...(options.power !== undefined && { power: { mode } }),
+    ...(stage2 === 'shared' && { shared: { populate } }),
     seconds: options.seconds ?? (options.ops === undefined ? DEFAULT_SECONDS : undefined),
     operations: options.ops,
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
@@ -211,8 +236,9 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     const level = options.bbm === undefined ? '' : ` (BBM level ${options.bbm})`
     const inBlocks = options.blocks ? `, RAM in blocks${level}` : ''
     const power = options.power === undefined ? '' : `, SMMUs switched off and on (${options.power})`
+    const shared = stage2 === 'shared' ? `, EL2's tables shared (${populate ?? 'mapped ahead or never'})` : ''
     print(
-      `attack on ${options.policy}${quirks}${inBlocks}${power}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
+      `attack on ${options.policy}${quirks}${inBlocks}${power}${shared}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
     )
   }
   let told = 0
@@ -272,12 +298,14 @@ function summarise(result: AttackResult, interrupted: boolean): void {
   else if (programs === 0) print(`${early}no program was run`)
 }
 
-function asJson(result: AttackResult, { seed, jobs, policy, quirks, blocks, power, hardware }: AttackOptions): unknown {
+function asJson(result: AttackResult, options: AttackOptions): unknown {
+  const { seed, jobs, policy, quirks, blocks, power, shared, hardware } = options
   const { cases, kinds, ...rest } = result
   return {
     ...{ policy, quirks, hardware, seed, jobs },
     ...(blocks && { blocks: true, bbm: blocks.bbm ?? null }),
     ...(power && { power: power.mode ?? 'any' }),
+    ...(shared && { stage2: 'shared', populate: shared.populate ?? 'any' }),
     ...rest,
     kinds: Object.fromEntries(kinds),
     cases: cases.map(({ found, file, seconds }) => ({

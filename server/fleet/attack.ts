@@ -21,7 +21,8 @@ const MOST_PROGRAMS = 1 << 18
 
 /** What goes over the queue. @throws Error: a policy in a file is code */
 export function attackWork(options: WorkerOptions): AttackWork {
-  const { policy, quirks = [], blocks, power, until, hardware, seed, known, seconds, operations, programs } = options
+  const { policy, quirks = [], blocks, power, shared, until, hardware, seed, known } = options
+  const { seconds, operations, programs } = options
   if (!POLICY_NAMES.includes(policy)) throw new Error(`${policy}: workers have the policies ${POLICY_NAMES.join(', ')}`)
   return {
     do: 'attack',
@@ -29,6 +30,7 @@ export function attackWork(options: WorkerOptions): AttackWork {
     known: known.map(({ case: _, ...weakness }) => weakness),
     ...(blocks && { blocks: { ...(blocks.bbm !== undefined && { bbm: blocks.bbm }) } }),
     ...(power && { power: { ...(power.mode !== undefined && { mode: power.mode }) } }),
+    ...(shared && { shared: { ...(shared.populate !== undefined && { populate: shared.populate }) } }),
     ...(seconds !== undefined && { seconds }),
     ...(operations !== undefined && { operations }),
   }
@@ -54,7 +56,7 @@ interface Told {
 
 /** Runs one on a worker. What it found is left in `folder`. */
 export async function runAttack(work: AttackWork, folder: string, signal: AbortSignal): Promise<Told> {
-  const { do: _, blocks, power, seconds, operations, ...options } = work
+  const { do: _, blocks, power, shared, seconds, operations, ...options } = work
   let done: (WorkerMessage & { readonly type: 'done' }) | undefined
   const times: number[] = []
   let more = 0
@@ -64,6 +66,7 @@ export async function runAttack(work: AttackWork, folder: string, signal: AbortS
       ...{ seconds, operations },
       blocks: blocks && { bbm: blocks.bbm },
       power: power && { mode: power.mode },
+      shared: shared && { populate: shared.populate },
     },
     message => {
       if (message.type === 'done') done = message

@@ -7,7 +7,7 @@ import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { ProgramsSchema } from '../attack/attack.ts'
 import { WeaknessesSchema } from '../attack/known.ts'
-import { HARDWARE } from '../attack/setup.ts'
+import { HARDWARE, POPULATE } from '../attack/setup.ts'
 import { type FaultRule, RuleSchema, SessionSchema, VERDICTS } from '../faults/rule.ts'
 import { DEVICE_NAMES } from '../machine/devices.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
@@ -81,6 +81,7 @@ const AttackWork = Type.Object(
     until: Type.Enum([...SERIES_STEPS]),
     blocks: Type.Optional(Type.Object({ bbm: Type.Optional(Type.Enum([...BBM_LEVELS])) }, strict)),
     power: Type.Optional(Type.Object({ mode: Type.Optional(Type.Enum([...POWER_MODES])) }, strict)),
+    shared: Type.Optional(Type.Object({ populate: Type.Optional(Type.Enum([...POPULATE])) }, strict)),
     hardware: Type.Array(Type.Enum([...HARDWARE]), { maxItems: HARDWARE.length }),
     seed: Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 }),
     known: WeaknessesSchema,

@@ -36,6 +36,11 @@ export abstract class PageOracle {
   /** A page that came back holds what its VM had in it. */
   protected abstract leaves(page: number): boolean
 
+  /** vCPUs are kept from pages by a guard, and not by somebody else. */
+  protected get guards(): boolean {
+    return true
+  }
+
   /** Nobody was told what became of the page. */
   protected unsure(_page: number): boolean {
     return false
@@ -162,7 +167,7 @@ export abstract class PageOracle {
   }
 
   #guarded(base: number, size: number, guarded: boolean): void {
-    if (!this.claims) return
+    if (!this.claims || !this.guards) return
     for (let page = base; page < base + size; page += PAGE_SIZE) {
       if (this.guard.has(page) === guarded) continue
       const how = guarded ? 'open to vCPUs' : 'kept from vCPUs'

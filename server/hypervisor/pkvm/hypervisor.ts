@@ -454,8 +454,8 @@ export class Hypervisor implements HypContext {
     let ok = changes !== null
     if (changes !== null && shared !== null && host !== null) {
       this.#expectSharable(host, change)
-      this.#account(changes)
-      ok = this.#share(shared, host)
+      const { tookShared } = this.#account(changes)
+      ok = this.#share(shared, host) && !tookShared
     } else if (changes !== null) ok = this.#follow(idmap, changes)
     this.changed()
     return ok
@@ -506,17 +506,23 @@ export class Hypervisor implements HypContext {
     }
   }
 
-  /** The pages have the owners that EL2 says. @returns what was the host's and is not any more, and the reverse */
-  #account(changes: readonly OwnerChange[]): { readonly revoked: PageRange[]; readonly returned: PageRange[] } {
+  /** The pages have the owners that EL2 says. @returns what was the host's and is not any more, the reverse, and whether SMMUs go on using any of it */
+  #account(changes: readonly OwnerChange[]): {
+    readonly revoked: PageRange[]
+    readonly returned: PageRange[]
+    readonly tookShared: boolean
+  } {
     const { ownership, report } = this
     const revoked: PageRange[] = []
     const returned: PageRange[] = []
+    let tookShared = false
     for (const { base, size, vm } of changes) {
       for (const run of this.ranges(base, base + size)) {
         if (run.state === 'not RAM' || this.#isCarveout(run.base)) continue
         const host = run.state === 'owned' || run.state === 'shared'
         if (host !== vm < 0) (host ? revoked : returned).push(run)
         if (run.state === 'shared' && vm >= 0) {
+          tookShared = true
           report.warn(
             HYP_EL2_TOOK_SHARED,
             0,
@@ -533,12 +539,12 @@ export class Hypervisor implements HypContext {
         }
       }
     }
-    return { revoked, returned }
+    return { revoked, returned, tookShared }
   }
 
   /** Unmaps first, then invalidates once, then maps what came back. */
   #follow(idmap: Idmap, changes: readonly OwnerChange[]): boolean {
-    const { revoked, returned } = this.#account(changes)
+    const { revoked, returned, tookShared } = this.#account(changes)
     if (this.#idmapBlocks !== null) {
       for (const { base, size } of revoked) {
         if (!this.#isRevoked(base, size, this.#take(idmap, base, size))) return false
@@ -550,7 +556,7 @@ export class Hypervisor implements HypContext {
       }
     }
     for (const { base, size } of returned) this.#give(idmap, base, size)
-    return true
+    return !tookShared
   }
 
   /** @param result of what took pages from devices */

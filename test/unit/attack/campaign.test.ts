@@ -91,7 +91,7 @@ test('programs are judged where the policy claims to isolate', () => {
 
 test('operations are counted when they are run', () => {
   const stage = new Stage(randomSetup(new Random(1), 'nested', []), 'hostile', withHole({}))
-  const first = repertoire('hostile', false).first(new Random(1))
+  const first = repertoire('hostile', 'none').first(new Random(1))
   const needy = OPERATIONS.find(({ needs }) => needs !== undefined)
   if (needy === undefined) throw new Error('no operation needs hardware')
   const program: Program = {
@@ -128,7 +128,7 @@ test('programs that come of others are programs', () => {
   fc.assert(
     fc.property(seed, fc.constantFrom(...MODES), fc.integer({ min: 1, max: 30 }), (seed, mode, count) => {
       const random = new Random(seed)
-      const known = repertoire(mode, false)
+      const known = repertoire(mode, 'none')
       const corpus = new Corpus()
       let program: Program = {
         mode,
@@ -163,7 +163,7 @@ test.each(POWER_MODES)('SMMUs that are switched off and on, %s: nothing is found
 })
 
 test('drivers whose SMMU is switched off and on see what they would without a hypervisor', () => {
-  const drivers = repertoire('driver', true)
+  const drivers = repertoire('driver', 'power')
   for (const mode of POWER_MODES) {
     const tried = new Set<string>()
     for (let seed = 0; seed < 40; seed++) {

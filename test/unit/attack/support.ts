@@ -9,7 +9,7 @@ import type { Access, Dma, Store } from '../../../server/attack/steps.ts'
 import { pkvm } from '../../../server/hypervisor/pkvm/policy.ts'
 import type { Machine } from '../../../server/machine/ports.ts'
 import type { PageOwners } from '../../../server/policy/inspect.ts'
-import type { Policy, PolicyContext, PolicyFactory, Trap } from '../../../server/policy/policy.ts'
+import type { Policy, PolicyContext, PolicyFactory, Stage2Change, Trap } from '../../../server/policy/policy.ts'
 import type { GuestMemory } from '../../../server/smmu/memory.ts'
 
 export const RAM = 0x4000_0000
@@ -55,12 +55,21 @@ export interface Hole {
   readonly access?: (trap: Trap, policy: Policy, machine: Machine, context: PolicyContext) => void
   /** Instead of some of what it does with pages. */
   readonly pages?: (pages: PageOwners) => Partial<PageOwners>
+  /** Instead of following EL2. @param inner what it would do */
+  readonly stage2Changed?: (change: Stage2Change, inner: (change: Stage2Change) => boolean) => boolean
   /** It claims to isolate whatever it does. */
   readonly claims?: true
 }
 
 /** The hypervisor with a hole. */
-export function withHole({ machine: change, context: other, access, pages, claims }: Hole): PolicyFactory {
+export function withHole({
+  machine: change,
+  context: other,
+  access,
+  pages,
+  stage2Changed,
+  claims,
+}: Hole): PolicyFactory {
   return (real, given) => {
     const machine = { ...real, ...change?.(real) }
     const context = { ...given, ...other?.(given) }
@@ -73,12 +82,14 @@ export function withHole({ machine: change, context: other, access, pages, claim
       donate: (base, size, vm) => own.donate?.(base, size, vm) ?? 0,
       reclaim: (base, size, vm) => own.reclaim?.(base, size, vm) ?? 0,
     }
+    const follow = (change: Stage2Change) => policy.stage2Changed?.(change) ?? true
     return {
       name: 'hole',
       state: policy.state,
       reset: () => policy.reset(),
       access: trap => (access === undefined ? policy.access(trap) : access(trap, policy, machine, context)),
       postMismatch: smmu => policy.postMismatch?.(smmu),
+      stage2Changed: change => stage2Changed?.(change, follow) ?? follow(change),
       inspect: {
         facilities: claims ? new Set([...inspect.facilities, 'stage2']) : inspect.facilities,
         warnings: inspect.warnings,

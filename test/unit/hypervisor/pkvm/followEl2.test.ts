@@ -154,9 +154,9 @@ describe('while EL2 runs', () => {
   test.each([
     ['EL2', ANNOTATION_EL2],
     ['a VM', ANNOTATION_VM],
-  ])('a page that is shared goes to %s all the same, with a warning', (_, annotation) => {
+  ])('a page that is shared goes to %s: devices lose it, and the machine does not go on', (_, annotation) => {
     expect(bench.hyp.share.share(PAGE, 4096)).toBe(0)
-    expect(store(PAGE, annotation)).toBe(true)
+    expect(store(PAGE, annotation)).toBe(false)
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_EL2_TOOK_SHARED', values: [PAGE, 0, 1, 0] }])
     expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(false)
   })
