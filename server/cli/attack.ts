@@ -26,6 +26,7 @@ import {
 } from '../policy/policy.ts'
 import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { within } from './numbers.ts'
 import { inputFile, outputFolder } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
@@ -70,23 +71,6 @@ function hardware(text: string): readonly HardwareOption[] {
   return names.filter(isHardware)
 }
 
-function count(limit: number): (text: string) => number {
-  return text => {
-    const value = Number(text)
-    if (!Number.isInteger(value) || value < 1 || value > limit) {
-      throw new InvalidArgumentError(`expected a whole number from 1 to ${limit}`)
-    }
-    return value
-  }
-}
-
-function seed(text: string): number {
-  const value = Number(text)
-  if (!Number.isInteger(value) || value < 0 || value >= 2 ** 32)
-    throw new InvalidArgumentError('expected 0 to 4294967295')
-  return value
-}
-
 const meanings = HARDWARE.map(name => `  ${name.padEnd(10)} ${HARDWARE_MEANING[name]}`).join('\n')
 
 export function attackCommand(program: Command): void {
@@ -117,14 +101,18 @@ export function attackCommand(program: Command): void {
       hardware,
       [],
     )
-    .option('--seconds <n>', `end after so many seconds (default: ${DEFAULT_SECONDS}, without --ops)`, count(10 ** 7))
+    .option(
+      '--seconds <n>',
+      `end after so many seconds (default: ${DEFAULT_SECONDS}, without --ops)`,
+      within(1, 10 ** 7),
+    )
     .option(
       '--ops <n>',
       'end after so many operations: what a host does in one go, as to boot, attach a device or donate pages',
-      count(10 ** 12),
+      within(1, 10 ** 12),
     )
-    .option('--seed <n>', 'the same attack again (default: by chance)', seed)
-    .option('--jobs <n>', 'threads; with --queue, jobs of a worker each', count(256), 1)
+    .option('--seed <n>', 'the same attack again (default: by chance)', within(0, 0xffff_ffff))
+    .option('--jobs <n>', 'threads; with --queue, jobs of a worker each', within(1, 256), 1)
     .option('--corpus <dir>', 'cases that must show nothing any more; new ones are put there', outputFolder)
     .option('--known <file>', 'weaknesses that are known; the attack fails only for others', inputFile)
     .addOption(
@@ -150,7 +138,7 @@ export function attackCommand(program: Command): void {
     )
     .addOption(
       new Option('--mutants <n>', 'run the unit tests on so many hypervisors with one wrong line each, and attack them')
-        .argParser(count(10_000))
+        .argParser(within(1, 10_000))
         .conflicts([
           'policy',
           'until',

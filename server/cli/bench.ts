@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { NAMES, type Name, type Peer } from '../../test/bench/figure.ts'
 import type { BenchOptions } from '../../test/bench/run.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { within } from './numbers.ts'
 import { inputFile, outputFile } from './paths.ts'
 
 const isName = (text: string): text is Name => (NAMES as readonly string[]).includes(text)
@@ -12,22 +13,6 @@ function name(text: string, before: readonly Name[]): Name[] {
   const wrong = names.find(part => !isName(part))
   if (wrong !== undefined) throw new InvalidArgumentError(`there is no "${wrong}", but ${NAMES.join(', ')}`)
   return [...before, ...names.filter(isName)]
-}
-
-function pairs(text: string): number {
-  const value = Number(text)
-  if (!Number.isInteger(value) || value < 1 || value > 1000) {
-    throw new InvalidArgumentError('expected a whole number from 1 to 1000')
-  }
-  return value
-}
-
-function seconds(text: string): number {
-  const value = Number(text)
-  if (!Number.isInteger(value) || value < 1 || value > 86_400) {
-    throw new InvalidArgumentError('expected a whole number from 1 to 86400')
-  }
-  return value
 }
 
 function peer(text: string, before: readonly Peer[]): Peer[] {
@@ -43,14 +28,14 @@ export function benchCommand(program: Command): void {
     .description('measure traps, boots and bulk work, each next to what it is compared with, and print one table')
     .option('--quick', 'a short form that says whether the benchmark works, not how fast things are')
     .option('--only <name>', `${NAMES.join(', ')}; may be repeated`, name, [])
-    .option('--pairs <n>', 'repeats of each comparison', pairs)
+    .option('--pairs <n>', 'repeats of each comparison', within(1, 1000))
     .option(
       '--peer <label=program>',
       'a program that makes as many round trips as its argument says, and prints p50, p90, p99 and maximum in ns; may be repeated',
       peer,
       [],
     )
-    .option('--idle <s>', 'how long a guest is watched at its prompt', seconds)
+    .option('--idle <s>', 'how long a guest is watched at its prompt', within(1, 86_400))
     .option(
       '--json <file>',
       'where everything measured is written as JSON, after each part; by default in the runs folder',

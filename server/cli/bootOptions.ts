@@ -31,6 +31,7 @@ import { SUCCESSORS, type SuccessorStart } from '../run/successor.ts'
 import { SYMBOL_FILES } from '../trace/symbols.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
+import { within } from './numbers.ts'
 import { faultNames, folder, inputFile, outputFile, qemuSource, sharedFolder, whichQemu } from './paths.ts'
 import { noTypeCheck } from './policyCheck.ts'
 
@@ -271,12 +272,12 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option(
       '--gdb [port]',
       'let gdb attach to the guest, also while a trap is held: at a Unix socket, or a port of the loopback interface; no time limit then',
-      integer(1, 65_535),
+      within(1, 65_535),
     )
     .option(
       '--call-stacks [depth]',
       `record with each trap who called the function that makes it (trace flame): so many return addresses, at most ${MAX_FRAMES}; every access traps then`,
-      integer(1, MAX_FRAMES),
+      within(1, MAX_FRAMES),
     )
     .addOption(
       new Option(
@@ -286,7 +287,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .choices(EL2_MODES)
         .default('none'),
     )
-    .option('--storm <n>', 'with --el2 pkvm: so many protected VMs more, under attack', integer(0, 10_000), 0)
+    .option('--storm <n>', 'with --el2 pkvm: so many protected VMs more, under attack', within(0, 10_000), 0)
     .option(
       '--oracle',
       'as the machine runs, hold what devices reach against who owns the pages, by what was donated and reclaimed, and with --el2 by EL2’s own tables; stop where they must not',
@@ -301,11 +302,11 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .addOption(qemuSourceOption())
     .addOption(appendOption())
     .addOption(memoryOption())
-    .option('--smp <n>', 'vCPUs, 1 to 64', integer(1, 64), DEFAULTS.smp)
+    .option('--smp <n>', 'vCPUs, 1 to 64', within(1, 64), DEFAULTS.smp)
     .option(
       '--smmus <n>',
       `SMMUs, 1 to ${MAX_SMMUS}, each in front of a root complex of its own; the four devices are dealt out to them`,
-      integer(1, MAX_SMMUS),
+      within(1, MAX_SMMUS),
       1,
     )
     .option(
@@ -337,7 +338,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
         'a folder of the host at /share in the guest, by 9p behind the SMMU, to be read; FOLDER:rw: to be written as well',
       ).argParser(sharedFolder),
     )
-    .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', integer(0, 65_535))
+    .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', within(0, 65_535))
     .option('--dashboard-host <address>', 'address of the dashboard; any but loopback needs the token', DEFAULT_HOST)
     .addOption(
       new Option('--baseline', 'the same machine without the server, for comparison').conflicts([
@@ -347,7 +348,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
         'reconnect',
       ]),
     )
-    .option('--reboots <n>', 'reboots before the workload', integer(0, 100), 0)
+    .option('--reboots <n>', 'reboots before the workload', within(0, 100), 0)
     .addOption(
       new Option(
         '--kexec [how]',
@@ -357,26 +358,21 @@ export function bootOptions(command: Command, reconnect: number): Command {
         .preset('kexec')
         .conflicts(['interactive', 'reboots', 'exec', 'initrd']),
     )
-    .option('--bench <n>', 'timed 4-KiB reads of each disk', integer(0, 1_000_000), 0)
+    .option('--bench <n>', 'timed 4-KiB reads of each disk', within(0, 1_000_000), 0)
     .addOption(
       new Option(
         '--load <s>',
         'after the workload, all its devices at a time for so long, each byte checked; beside --timeout',
       )
-        .argParser(integer(0, 86_400))
+        .argParser(within(0, 86_400))
         .default(0)
         .conflicts(['interactive', 'initrd']),
     )
-    .option(
-      '--reconnect <s>',
-      'how long the machine waits for a lost server; 0: it ends',
-      integer(0, 86_400),
-      reconnect,
-    )
+    .option('--reconnect <s>', 'how long the machine waits for a lost server; 0: it ends', within(0, 86_400), reconnect)
     .option(
       '--timeout <s>',
       `time limit of the guest, which ends after ${STALL_SECONDS} s already when all it does is wait for the SMMU; 0: none`,
-      integer(0, 1_000_000),
+      within(0, 1_000_000),
       300,
     )
     .option('--report <file>', 'write the report as JSON', outputFile)
@@ -393,7 +389,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     )
     .option('--record-limit <size>', 'size limit of the recording; the middle of a longer one is left out', size, '2G')
     .option('--faults <file|name...>', 'inject these faults: files of rules, or names of the catalogue', faultNames)
-    .option('--seed <n>', 'seed of everything random in faults', integer(0, 0xffff_ffff), 1)
+    .option('--seed <n>', 'seed of everything random in faults', within(0, 0xffff_ffff), 1)
     .option('--faithful', 'every register access of the guest traps, and every hardware access is waited for')
     .option('--panic-on-warn', 'stop the machine at the first unexpected hyp warning')
     .option('--quiet', 'no guest console on the terminal')
@@ -401,7 +397,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
     .option(
       '--slots <n>',
       'free root ports, for devices that are plugged in while the machine runs (ctl device add)',
-      integer(0, MAX_SLOTS),
+      within(0, MAX_SLOTS),
       0,
     )
     .addOption(qemuArgOption())
@@ -462,7 +458,8 @@ function guestCommand(text: string): string {
 
 const collect = (value: string, before: readonly string[]): string[] => [...before, value]
 
-function size(text: string): string {
+/** Bytes of guest memory, as `1G`. @throws InvalidArgumentError */
+export function size(text: string): string {
   try {
     parseSize(text)
     return text
@@ -471,12 +468,4 @@ function size(text: string): string {
   }
 }
 
-const carveout = (text: string): string => (text === '0' ? text : size(text))
-
-const integer = (min: number, max: number) => (text: string) => {
-  const value = Number(text)
-  if (text.trim() === '' || !Number.isInteger(value) || value < min || value > max) {
-    throw new InvalidArgumentError(`expected a whole number from ${min} to ${max}`)
-  }
-  return value
-}
+export const carveout = (text: string): string => (text === '0' ? text : size(text))

@@ -45,7 +45,7 @@ import {
 import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
-import { list, numbers, whole } from './numbers.ts'
+import { list, numbers, whole, within } from './numbers.ts'
 import { databaseFile, expectDistinct, faultNames, inputFile, outputFile } from './paths.ts'
 import { connectionOf, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
@@ -73,12 +73,6 @@ interface RunOptions extends OutputOptions, QueueOptions {
   readonly qemu?: string
   readonly twice?: true
   readonly resume?: true | number
-}
-
-const positive = (text: string): number => {
-  const value = whole(text)
-  if (value < 1 || value > 256) throw new InvalidArgumentError('expected 1 to 256')
-  return value
 }
 
 function stages(text: string): SeriesStep[] {
@@ -115,7 +109,7 @@ const runOptions = (command: Command): Command =>
     .addOption(qemuArgOption())
     .addOption(new Option('--until <list>', 'prefixes of the series').argParser(stages).default(['nested'], 'nested'))
     .addOption(new Option('--seed <list>', 'e.g. 1 or 1,5-8').argParser(numbers).default([1], '1'))
-    .option('--jobs <n>', 'machines at a time', positive, availableParallelism())
+    .option('--jobs <n>', 'machines at a time', within(1, 256), availableParallelism())
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())

@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { NAMED, TARGETS, type TargetName } from '../../test/fuzz/names.ts'
 import type { FuzzOptions } from '../../test/fuzz/run.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { within } from './numbers.ts'
 import { outputFolder } from './paths.ts'
 import { say } from './terminal.ts'
 
@@ -20,13 +21,7 @@ function targets(text: string, before: readonly TargetName[]): TargetName[] {
   return [...before, ...names.filter(isTarget)]
 }
 
-function count(text: string): number {
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || value < 1 || value > 0xffff_ffff) {
-    throw new InvalidArgumentError('expected a whole number of at least 1')
-  }
-  return value
-}
+const count = within(1, 0xffff_ffff)
 
 /** `smmu-cosim fuzz`. */
 export function fuzzCommand(program: Command): void {

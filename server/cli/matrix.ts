@@ -53,7 +53,7 @@ import {
 import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
-import { list } from './numbers.ts'
+import { list, within } from './numbers.ts'
 import { databaseFile, expectDistinct, inputFile, outputFile } from './paths.ts'
 import { connectionOf, ONLY_BUILT_IN, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
@@ -113,16 +113,7 @@ function devices(text: string): DeviceName[][] {
   )
 }
 
-const whole =
-  (least: number, most: number) =>
-  (text: string): number => {
-    const value = Number(text)
-    if (!/^\d+$/.test(text) || value < least || value > most) {
-      throw new InvalidArgumentError(`expected a whole number from ${least} to ${most}`)
-    }
-    return value
-  }
-const id = whole(1, Number.MAX_SAFE_INTEGER)
+const id = within(1)
 
 /** @param database of which kind its file is: one that is there, or one that may be new */
 const outputOptions = (command: Command, database: (path: string) => string): Command =>
@@ -174,12 +165,12 @@ export function matrixCommand(program: Command): void {
     )
     .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file with a policy of your own`, DEFAULTS.policy)
     .addOption(memoryOption())
-    .option('--smp <n>', 'vCPUs, 1 to 64', whole(1, 64), DEFAULTS.smp)
-    .option('--timeout <s>', 'time limit of each guest', whole(1, 86_400), 300)
+    .option('--smp <n>', 'vCPUs, 1 to 64', within(1, 64), DEFAULTS.smp)
+    .option('--timeout <s>', 'time limit of each guest', within(1, 86_400), 300)
     .addOption(initrdOption())
     .addOption(appendOption())
     .addOption(qemuArgOption())
-    .option('--jobs <n>', 'machines at a time', whole(1, 256), availableParallelism())
+    .option('--jobs <n>', 'machines at a time', within(1, 256), availableParallelism())
     .addOption(ramDirOption())
     .addOption(transportOption())
     .addOption(noSandbox())

@@ -5,12 +5,22 @@ import { InvalidArgumentError } from 'commander'
 /** `a,b`: words. */
 export const list = (text: string): string[] => text.split(',').filter(word => word !== '')
 
-/** @throws InvalidArgumentError */
-export function whole(text: string): number {
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new InvalidArgumentError('expected a whole number')
-  return value
+/**
+ * Reads a whole number, in decimal or behind `0x`, and nothing that JavaScript takes for one besides: the empty text, `1e3`, ` 5`.
+ * @param most at most 2^53 - 1: more is not exact
+ */
+export function within(least: number, most: number = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  const range = most < Number.MAX_SAFE_INTEGER ? ` from ${least} to ${most}` : least > 0 ? ` of at least ${least}` : ''
+  return text => {
+    const value = Number(text)
+    if (!/^(\d+|0x[\da-f]+)$/i.test(text) || value < least || value > most)
+      throw new InvalidArgumentError(`expected a whole number${range}`)
+    return value
+  }
 }
+
+/** @throws InvalidArgumentError */
+export const whole = within(0)
 
 /** `1,2,5-8`: whole numbers, one or more, each once. @throws InvalidArgumentError */
 export function numbers(text: string): number[] {

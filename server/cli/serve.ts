@@ -33,9 +33,8 @@ interface ServeOptions extends QueueOptions {
 }
 
 export function port(text: string): number {
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || value > 65_535) throw new InvalidArgumentError('expected a port, 0 to 65535')
-  return value
+  if (!/^\d+$/.test(text) || Number(text) > 65_535) throw new InvalidArgumentError('expected a port, 0 to 65535')
+  return Number(text)
 }
 
 /** `smmu-cosim serve`. */

@@ -2,12 +2,13 @@
 /** `smmu-cosim test`: scenarios on real machines. */
 import { availableParallelism } from 'node:os'
 import { dirname, isAbsolute, relative, resolve } from 'node:path'
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 import type { CliOptions, Reporter } from 'vitest/node'
 import { cachePath } from '../../scripts/setup/cache.ts'
 import { machineTests, REPORTER } from '../testing/config.ts'
 import { SEED_VARIABLE } from '../testing/options.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { within } from './numbers.ts'
 import { inputFile, outputInFolder } from './paths.ts'
 
 interface TestOptions {
@@ -15,13 +16,6 @@ interface TestOptions {
   readonly seed?: number
   readonly jobs: number
   readonly junit?: string
-}
-
-const number = (least: number) => (text: string) => {
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || value < least || value > 0xffff_ffff)
-    throw new InvalidArgumentError(`expected a whole number of at least ${least}`)
-  return value
 }
 
 /** Names as they are, for a glob. */
@@ -45,11 +39,15 @@ export function testCommand(program: Command): void {
       (text, before: readonly string[] = []) => [...before, inputFile(resolve(here(), text))],
     )
     .option('-t, --test-name-pattern <pattern>', 'only tests whose full name matches this regular expression')
-    .option('--seed <n>', 'of all that is random: bytes of the disks, draws of faults (default: 1)', number(0))
+    .option(
+      '--seed <n>',
+      'of all that is random: bytes of the disks, draws of faults (default: 1)',
+      within(0, 0xffff_ffff),
+    )
     .option(
       '--jobs <n>',
       'files at a time, each with machines of its own',
-      number(1),
+      within(1, 0xffff_ffff),
       Math.max(1, availableParallelism() >> 1),
     )
     .option('--junit <file>', 'write the results as JUnit XML, too', text => outputInFolder(resolve(here(), text)))

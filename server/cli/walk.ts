@@ -5,8 +5,9 @@ import { LATEST } from '../machine/runs.ts'
 import { walkText } from '../smmu/walkAnswer.ts'
 import { recordedMachine } from '../trace/recordedMachine.ts'
 import { Client, type ClientOptions, urlOptions } from './ctl/client.ts'
-import { address, integer, onSmmu } from './ctl/command.ts'
+import { address, onSmmu } from './ctl/command.ts'
 import { EXIT, fail, UsageError } from './exit.ts'
+import { whole } from './numbers.ts'
 import { inputRecording } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { sayProblems } from './problems.ts'
@@ -24,9 +25,9 @@ export interface WalkOptions {
 
 export const walkOptions = (command: Command): Command =>
   onSmmu(command)
-    .requiredOption('--sid <n>', 'StreamID', integer)
+    .requiredOption('--sid <n>', 'StreamID', whole)
     .requiredOption('--iova <address>', 'input address', address)
-    .option('--ssid <n>', 'SubstreamID', integer)
+    .option('--ssid <n>', 'SubstreamID', whole)
     .addOption(new Option('--read', 'a read (default)').conflicts('write'))
     .option('--write', 'a write')
     .addOption(new Option('--table <which>', 'stream table').choices(['hardware', 'host']))
@@ -72,7 +73,7 @@ export function walkCommand(program: Command): void {
     .option(
       '--at <trap>',
       'with --recording: as it stood after that trap; default: the last one with the SMMU on',
-      integer,
+      whole,
     )
     .option(
       '--policy <name|file>',

@@ -21,6 +21,7 @@ import {
 } from './bootOptions.ts'
 import { act, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
+import { within } from './numbers.ts'
 import { folder } from './paths.ts'
 import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { port } from './serve.ts'
@@ -45,12 +46,6 @@ interface WorkerCommandOptions extends QueueOptions {
   readonly ramDir: string
   readonly transport: Transport
   readonly sandbox: boolean
-}
-
-function jobs(text: string): number {
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || value < 1 || value > 256) throw new InvalidArgumentError('expected 1 to 256')
-  return value
 }
 
 function name(text: string): string {
@@ -81,7 +76,7 @@ export function workerCommand(program: Command): void {
     .command('worker')
     .description('run jobs of campaigns, matrices and attacks that were started elsewhere with --queue')
   queueOptions(worker, 'where the jobs come from')
-    .option('--jobs <n>', 'at a time', jobs, availableParallelism())
+    .option('--jobs <n>', 'at a time', within(1, 256), availableParallelism())
     .option('--name <name>', 'what senders call this worker', name, `${hostname()}-${process.pid}`)
     .addOption(
       new Option('--metrics <[host:]port>', 'Prometheus metrics of this worker, at /metrics there').argParser(

@@ -4,7 +4,8 @@ import { Option } from 'commander'
 import type { AttackBody, AttackRunView } from '../../api/schemas/attack.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from '../bootOptions.ts'
-import { type Add, integer, plain } from './command.ts'
+import { whole } from '../numbers.ts'
+import { type Add, plain } from './command.ts'
 
 function runText(run: AttackRunView): string {
   const { state, seconds, operations, steps, programs, judged, coverage, corpus, lost, findings, found, message } = run
@@ -40,9 +41,9 @@ export function attackCommands(add: Add): void {
         .addOption(attackPowerOption())
         .addOption(quirkOption())
         .option('--hardware <list>', 'what hardware may be besides QEMU’s model, with commas')
-        .option('--seconds <n>', 'end after so many', integer)
-        .option('--seed <n>', 'the same attack again', integer)
-        .option('--jobs <n>', 'threads', integer),
+        .option('--seconds <n>', 'end after so many', whole)
+        .option('--seed <n>', 'the same attack again', whole)
+        .option('--jobs <n>', 'threads', whole),
     async (client, { quirk = [], hardware, ...rest }) => {
       // The server says what is no hardware.
       const list = hardware?.split(',') as AttackBody['hardware']

@@ -4,7 +4,8 @@ import { Option } from 'commander'
 import type { BreakpointBody, BreakpointView } from '../../api/schemas/breakpoints.ts'
 import { counted } from '../../trace/words.ts'
 import { UsageError } from '../exit.ts'
-import { type Add, address, bytes, integer, list, plain } from './command.ts'
+import { whole } from '../numbers.ts'
+import { type Add, address, bytes, list, plain } from './command.ts'
 import { heldText } from './lifecycle.ts'
 
 const pointText = ({ id, text, enabled, matches }: BreakpointView): string =>
@@ -45,14 +46,14 @@ export function breakpointCommands(add: Add): void {
         .option('--value <number>', 'only this value', address)
         .option('--mask <number>', 'bits of the value that count', address)
         .option('--command <name>', 'e.g. CFGI_STE')
-        .option('--sid <n>', 'StreamID', integer)
+        .option('--sid <n>', 'StreamID', whole)
         .option('--base <address>', 'start of the range', address)
         .option('--size <bytes>', 'of the range', bytes)
         .option('--warning <code>', 'e.g. HYP_CMDQ_TIMEOUT')
         .option('--event <name>', 'e.g. F_TRANSLATION')
         .option('--function <name>', 'kernel function that makes the trap, or calls who does')
-        .option('--smmu <n>', 'only this SMMU', integer)
-        .option('--skip <n>', 'matches to pass over', integer)
+        .option('--smmu <n>', 'only this SMMU', whole)
+        .option('--skip <n>', 'matches to pass over', whole)
         .option('--once', 'removed by its first hit'),
     async (client, options, [on = whatOf(options)]) => {
       const body = { on: on as BreakpointBody['on'], ...options }

@@ -2,6 +2,7 @@
 /** Helpers for the subcommands of `ctl`. */
 import { type Command, InvalidArgumentError } from 'commander'
 import { fail } from '../exit.ts'
+import { whole } from '../numbers.ts'
 import { faultNames, outputStream } from '../paths.ts'
 import { Client, type ClientOptions } from './client.ts'
 
@@ -10,9 +11,9 @@ type Action<O> = (client: Client, options: O, args: readonly string[]) => Promis
 /** What arguments of these names have to be. */
 type Argument = string | number | readonly string[]
 const ARGUMENTS: Readonly<Record<string, (text: string, before?: Argument) => Argument>> = {
-  id: text => integer(text),
-  n: text => integer(text),
-  sid: text => integer(text),
+  id: text => whole(text),
+  n: text => whole(text),
+  sid: text => whole(text),
   address: text => address(text),
   file: text => outputStream(text),
   'name|file': (text, before) => faultNames(text, Array.isArray(before) ? before : []),
@@ -56,7 +57,7 @@ export interface OnSmmu {
   readonly smmu: number
 }
 
-export const onSmmu = (command: Command): Command => command.option('--smmu <n>', 'which SMMU', integer, 0)
+export const onSmmu = (command: Command): Command => command.option('--smmu <n>', 'which SMMU', whole, 0)
 
 /** A number of up to 64 bits, as the API takes it. */
 export const address = (text: string): string => {
@@ -65,20 +66,13 @@ export const address = (text: string): string => {
   return text
 }
 
-export const integer = (text: string): number => {
-  const value = Number(text)
-  if (text.trim() === '' || !Number.isSafeInteger(value) || value < 0) {
-    throw new InvalidArgumentError('expected a whole number')
-  }
-  return value
-}
-
 /** Bytes with an optional K, M or G. */
 export const bytes = (text: string): number => {
   const match = /^(\d+)([KMG]?)$/i.exec(text)
-  if (!match) throw new InvalidArgumentError('expected bytes, such as 4096, 4K or 2M')
-  const unit = ['', 'K', 'M', 'G'].indexOf(match[2]?.toUpperCase() ?? '')
-  return Number(match[1]) * 1024 ** unit
+  const unit = ['', 'K', 'M', 'G'].indexOf(match?.[2]?.toUpperCase() ?? '')
+  const value = Number(match?.[1]) * 1024 ** unit
+  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('expected bytes, such as 4096, 4K or 2M')
+  return value
 }
 
 /** One line per item. */

@@ -3,7 +3,8 @@
 import type { FaultEffect, FaultStatusView, Span } from '../../api/schemas/faults.ts'
 import { entriesOf, isFile } from '../../faults/catalogue.ts'
 import { counted, grouped } from '../../trace/words.ts'
-import { type Add, integer, list, plain } from './command.ts'
+import { whole } from '../numbers.ts'
+import { type Add, list, plain } from './command.ts'
 
 function spanText(name: string, span: Span): string {
   const { seconds, traps, aborted, gerrors, guardFaults, warnings, events, disk } = span
@@ -48,7 +49,7 @@ export function faultCommands(add: Add): void {
   add<{ readonly seed?: number }>(
     'fault-arm <name|file...>',
     'arm faults of the catalogue, or of files; they replace those that are armed',
-    command => command.option('--seed <n>', 'seed of everything random in them', integer),
+    command => command.option('--seed <n>', 'seed of everything random in them', whole),
     async (client, { seed }, names) => {
       const entries = (await Promise.all(names.filter(isFile).map(name => entriesOf(name)))).flat()
       const rules = entries.flatMap(entry => entry.rules)

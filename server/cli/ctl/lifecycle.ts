@@ -10,11 +10,12 @@ import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
-import { bbmOption, blocksOption, deviceOption, quirkOption } from '../bootOptions.ts'
+import { bbmOption, blocksOption, carveout, deviceOption, quirkOption, size } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
+import { whole } from '../numbers.ts'
 import { faultNames } from '../paths.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
-import { type Add, integer, list, plain } from './command.ts'
+import { type Add, list, plain } from './command.ts'
 
 /** Phases that can be waited for, in order. */
 const WAITED = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
@@ -69,21 +70,21 @@ export function lifecycleCommands(add: Add): void {
           'a fault of the catalogue, armed from the first trap on; repeat for more',
           faultNames,
         )
-        .option('--seed <n>', 'seed of everything random in faults', integer)
-        .option('--memory <size>', 'guest RAM')
-        .option('--carveout <size>', 'hypervisor memory')
+        .option('--seed <n>', 'seed of everything random in faults', whole)
+        .option('--memory <size>', 'guest RAM', size)
+        .option('--carveout <size>', 'hypervisor memory', carveout)
         .addOption(
           new Option(
             '--el2 <what>',
             'pkvm: the guest runs as pKVM; its workload ends with attacks on a protected VM',
           ).choices(['none', 'pkvm']),
         )
-        .option('--smp <n>', 'vCPUs', integer)
-        .option('--smmus <n>', 'SMMUs, each in front of a root complex of its own', integer)
+        .option('--smp <n>', 'vCPUs', whole)
+        .option('--smmus <n>', 'SMMUs, each in front of a root complex of its own', whole)
         .addOption(deviceOption())
-        .option('--slots <n>', 'free root ports, for device add', integer)
+        .option('--slots <n>', 'free root ports, for device add', whole)
         .addOption(new Option('--run <what>', 'a shell, or the workload').choices(['shell', 'workload']))
-        .option('--bench <n>', 'timed reads of each disk', integer)
+        .option('--bench <n>', 'timed reads of each disk', whole)
         .option('--append <text>', 'added to the kernel command line')
         .addOption(blocksOption())
         .addOption(bbmOption())
@@ -103,7 +104,7 @@ export function lifecycleCommands(add: Add): void {
   add<{ readonly port?: number }>(
     'gdb',
     'let gdb attach to the guest, also while a trap is held; prints what to type',
-    command => command.option('--port <n>', 'of the loopback interface, instead of a Unix socket', integer),
+    command => command.option('--port <n>', 'of the loopback interface, instead of a Unix socket', whole),
     async (client, { port }) => {
       const body = port === undefined ? {} : { port }
       client.print(await client.call('POST /machine/gdb', { body }), gdbText)
@@ -147,7 +148,7 @@ export function lifecycleCommands(add: Add): void {
   add<{ readonly timeout: number }>(
     'wait <phase>',
     'wait until the guest has come so far: kernel, smmu, userspace, done, off',
-    command => command.option('--timeout <s>', 'give up after', integer, 120),
+    command => command.option('--timeout <s>', 'give up after', whole, 120),
     async (client, { timeout }, [phase = '']) => {
       if (phase !== 'off' && !WAITED.includes(phase)) throw new UsageError(`no phase ${phase}`)
       const end = Date.now() + timeout * 1000

@@ -5,13 +5,14 @@ import type { Body } from '../../api/schemas/contract.ts'
 import type { AttackView, El2View, OracleView, OwnedRange } from '../../api/schemas/pages.ts'
 import { counted, grouped } from '../../trace/words.ts'
 import { EXIT } from '../exit.ts'
-import { type Add, address, bytes, integer, list, type OnSmmu, onSmmu, plain } from './command.ts'
+import { whole } from '../numbers.ts'
+import { type Add, address, bytes, list, type OnSmmu, onSmmu, plain } from './command.ts'
 
 const range = (command: Command): Command =>
   command
     .requiredOption('--base <address>', 'guest physical address', address)
     .requiredOption('--size <bytes>', 'bytes, K, M or G', bytes)
-    .requiredOption('--vm <id>', 'protected VM', integer)
+    .requiredOption('--vm <id>', 'protected VM', whole)
 
 export function pageCommands(add: Add): void {
   for (const [what, description] of [

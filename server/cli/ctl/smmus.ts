@@ -2,8 +2,9 @@
 /** Registers, queues, streams, tables and walks. */
 import { Option } from 'commander'
 import { EXIT, UsageError } from '../exit.ts'
+import { whole } from '../numbers.ts'
 import { printWalk, type WalkOptions, walkOptions } from '../walk.ts'
-import { type Add, address, integer, list, type OnSmmu, onSmmu } from './command.ts'
+import { type Add, address, list, type OnSmmu, onSmmu } from './command.ts'
 
 /** Entries of a queue that are printed. */
 const SHOWN = 16
@@ -97,9 +98,9 @@ export function smmuCommands(add: Add): void {
     command =>
       onSmmu(command)
         .addOption(new Option('--stage <n>', 'stage').choices(['1', '2']).default('2'))
-        .option('--level <n>', 'level of the table, 0 to 3', integer, 0)
-        .option('--granule <shift>', 'log2 of the granule', integer, 12)
-        .option('--bits <n>', 'input bits of a first table', integer)
+        .option('--level <n>', 'level of the table, 0 to 3', whole, 0)
+        .option('--granule <shift>', 'log2 of the granule', whole, 12)
+        .option('--bits <n>', 'input bits of a first table', whole)
         .option('--input <address>', 'first input address that the table translates', address),
     async (client, { smmu, stage, level, granule, bits, input }, [at = '']) => {
       const query = {

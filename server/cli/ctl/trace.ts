@@ -3,8 +3,9 @@
 
 import { Option } from 'commander'
 import type { EventItem, TrapRow, WarningItem } from '../../api/schemas/trace.ts'
+import { whole } from '../numbers.ts'
 import { print } from '../terminal.ts'
-import { type Add, integer, list } from './command.ts'
+import { type Add, list } from './command.ts'
 
 function rowText({ seq, time, write, register, value, text, us, warnings, commands, aborted, kind, where }: TrapRow) {
   if (kind !== 'trap') return `${kind} ${text}`
@@ -54,7 +55,7 @@ export function traceCommands(add: Add): void {
     'the last traps, or those that come',
     command =>
       command
-        .option('--limit <n>', 'so many', integer, 50)
+        .option('--limit <n>', 'so many', whole, 50)
         .option('--register <names>', 'names or 0x offsets, with commas')
         .option('--command <names>', 'with one of these commands')
         .addOption(new Option('--access <what>').choices(['read', 'write']))
@@ -98,9 +99,9 @@ export function traceCommands(add: Add): void {
     'how many traps there were over guest time, and what else happened',
     command =>
       command
-        .option('--from <ns>', "guest's virtual clock", integer)
-        .option('--to <ns>', "guest's virtual clock", integer)
-        .option('--bins <n>', 'parts of equal length', integer, 20),
+        .option('--from <ns>', "guest's virtual clock", whole)
+        .option('--to <ns>', "guest's virtual clock", whole)
+        .option('--bins <n>', 'parts of equal length', whole, 20),
     async (client, query) =>
       client.print(await client.call('GET /traps/timeline', { query }), ({ from, to, traps, marks }) =>
         [

@@ -91,7 +91,7 @@ test('tells as JSON', async () => {
 describe('what it does not take', () => {
   test.each([
     [['--hardware', 'msi,cheese'], /no "cheese", but msi, ats/],
-    [['--seed', '-1'], /expected 0 to 4294967295/],
+    [['--seed', '-1'], /expected a whole number from 0 to 4294967295/],
     [['--ops', '0'], /a whole number from 1/],
     [['--until', 'moon'], /Allowed choices are mmio/],
     [['--policy', 'cheese'], /no policy "cheese"/],

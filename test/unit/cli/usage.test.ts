@@ -3,10 +3,12 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { type AddressInfo, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { cosim } from '../../boot/cli.ts'
-import { parsed } from './parsed.ts'
+import { commands, parsed } from './parsed.ts'
 
 const MAIN = fileURLToPath(new URL('../../../server/cli/main.ts', import.meta.url))
 
@@ -52,6 +54,8 @@ test.each<[string, RegExp]>([
   ['boot --report /tmp/x --record /tmp/x', /--record .tmp.x: --report is written to the same file/],
   ['matrix --junit /tmp/x --html /tmp/../tmp/x', /--html .tmp.*x: --junit is written to the same file/],
   ['faults run sync-hangs --junit /tmp/x --html /tmp/x', /--html .tmp.x: --junit is written to the same file/],
+  ['boot --policy package.json/x.ts', /no such file|no policy|does not exist/],
+  ['boot --kernel package.json/x', /no such file/],
   ['boot --token-file /none', /--token-file: only with a server that runs elsewhere/],
   ['boot --server /none --token-file /none', /--token-file .none: ENOENT/],
   ['dev --listen /none/x --ram-dir /none', /'--ram-dir <dir>' argument '.none' is invalid. no such folder/],
@@ -168,6 +172,8 @@ test.each([
 
 test.each([
   ['boot --report /'],
+  ['boot --report new/'],
+  ['test --junit /'],
   ['trace show /'],
   ['ctl download /'],
   ['faults run sync-hangs --database /'],
@@ -221,6 +227,71 @@ test.each([
   const { code, said } = await parsed(command.split(' '))
   expect(said).toMatch(/expected|a size|is invalid/)
   expect(code).toBe(2)
+})
+
+/** What stands for what an option needs besides. */
+const WORDS: Readonly<Record<string, string>> = {
+  ...{ recording: '/dev/null', a: '/dev/null', b: '/dev/null', damaged: 'README.md', new: join(tmpdir(), 'new') },
+  ...{ shell: 'bash', phase: 'userspace', 'name|file': 'sync-hangs', 'file|name': 'sync-hangs', run: 'latest' },
+  ...{
+    '--sid': '1',
+    '--iova': '0',
+    '--base': '0',
+    '--size': '4096',
+    '--vm': '1',
+    '--to': '1',
+    '--queue': 'redis://host',
+  },
+  '--output': join(tmpdir(), 'new'),
+}
+
+const brackets = (flags: string): string => /[<[](.*)[>\]]/.exec(flags)?.[1] ?? ''
+
+/** The options of every command whose value is called so, each with what its command needs besides. */
+const optionsFor = (what: RegExp): { line: string; words: string[]; long: string }[] =>
+  commands().flatMap(command => {
+    const path = (of: typeof command): string[] => (of.parent === null ? [] : [...path(of.parent), of.name()])
+    const args = command.registeredArguments.filter(({ required }) => required)
+    const name = command.name() === 'check' ? 'README.md' : command.name() === 'show' && path(command)[0] === 'faults'
+    const given = args.map(argument =>
+      typeof name === 'string' ? name : name ? 'sync-hangs' : (WORDS[argument.name()] ?? '1'),
+    )
+    return command.options.flatMap(({ long, flags }) => {
+      if (long === undefined || long === null || !what.test(brackets(flags))) return []
+      const needed = command.options.filter(other => other.mandatory && other.long !== long)
+      const words = [
+        ...path(command),
+        ...given,
+        ...needed.flatMap(other => [other.long ?? '', WORDS[other.long ?? ''] ?? '1']),
+      ]
+      return [{ line: `${path(command).join(' ')} ${flags}`, words, long }]
+    })
+  })
+
+async function accepted(options: ReturnType<typeof optionsFor>, values: readonly string[]): Promise<string[]> {
+  const taken: string[] = []
+  for (const { line, words, long } of options)
+    for (const value of values) {
+      const { code } = await parsed([...words, `${long}=${value}`])
+      if (code !== 2) taken.push(`${line}: ${JSON.stringify(value)}`)
+    }
+  return taken
+}
+
+test('no option takes for a number what is none, or too large to be exact', async () => {
+  const options = optionsFor(/^(n|s|ns|id|seq|trap|depth|level|shift|bits|bytes|size|port|address|number)$/)
+  // Addresses of the network; and the API reads numbers of which it knows how many bits they may have.
+  const numbers = options.filter(({ long }) => !/host$/.test(long))
+  expect(numbers.length).toBeGreaterThan(80)
+  expect(await accepted(numbers, ['', ' 1', 'x', '1e3', '1.5', '-1', '99999999999999999999'])).toEqual([])
+})
+
+test('no option takes for a file what has no name, or is in a file or in nothing', async () => {
+  const paths = optionsFor(/file|dir|folder|case|recording/)
+  // Of these, files are one of several things, which the command itself tells apart: the list at the top has them.
+  const files = paths.filter(({ long }) => !/^--(policy|kernel|token-file)$/.test(long))
+  expect(files.length).toBeGreaterThan(50)
+  expect(await accepted(files, ['', 'package.json/x', 'package.json/x/y'])).toEqual([])
 })
 
 test('trace diff tells files that are no recordings from recordings that differ', () => {
