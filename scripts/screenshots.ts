@@ -132,6 +132,20 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
   ],
 ]
 
+/** Of a server that has started no machine yet. */
+const OFF_VIEWS: typeof VIEWS = [
+  [
+    'start',
+    async page => {
+      await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+      const dialog = page.getByRole('dialog')
+      await dialog.getByText('Own files, devices, translation').click()
+      await dialog.getByText('Faults from the first trap on').click()
+      await dialog.getByLabel('Add a fault').selectOption('cr0ack-stuck')
+    },
+  ],
+]
+
 /** Of a machine with pKVM at EL2. */
 const EL2_VIEWS: typeof VIEWS = [
   [
@@ -174,8 +188,14 @@ async function userspace(url: string): Promise<void> {
   }
 }
 
-/** Takes the pictures of views of one machine. @param work what the guest is told when it has booted */
-async function take(views: typeof VIEWS, options: StartOptions, work: (url: string) => Promise<void>): Promise<void> {
+/** What a picture is taken of: a machine, and what its guest is told when it has booted. */
+interface Subject {
+  readonly options: StartOptions
+  readonly work: (url: string) => Promise<void>
+}
+
+/** Takes the pictures of views, of a machine or of a server without one. */
+async function take(views: typeof VIEWS, machine?: Subject): Promise<void> {
   const wanted = views.filter(([view]) => values.only === undefined || values.only === view)
   if (wanted.length === 0) return
   let { url } = values
@@ -188,19 +208,21 @@ async function take(views: typeof VIEWS, options: StartOptions, work: (url: stri
       await manager.close()
       await server.close()
     }
-    await manager.start(options)
+    if (machine !== undefined) await manager.start(machine.options)
   }
   const browser = await chromium.launch({ executablePath: values.chromium, args: CHROMIUM_ARGUMENTS })
   try {
-    await userspace(url)
-    await work(url)
+    if (machine !== undefined) {
+      await userspace(url)
+      await machine.work(url)
+    }
     mkdirSync(values.out, { recursive: true })
     const themes: readonly ('dark' | 'light')[] =
       values.theme === 'both' ? ['dark', 'light'] : [values.theme === 'light' ? 'light' : 'dark']
     for (const theme of themes) {
       const page = await browser.newPage({ viewport: { width: Number(values.width), height: 800 }, colorScheme: theme })
       for (const [view, step] of wanted) {
-        await page.goto(new URL(`/#/${view}`, url).href)
+        await page.goto(new URL(`/#/${view === 'start' ? 'overview' : view}`, url).href)
         await page.waitForTimeout(view === 'overview' ? 6_000 : 1_500)
         await step?.(page)
         await page.screenshot({ path: join(values.out, `${view}${theme === 'light' ? '-light' : ''}.png`) })
@@ -216,5 +238,7 @@ async function take(views: typeof VIEWS, options: StartOptions, work: (url: stri
   }
 }
 
-await take(VIEWS, { run: 'shell', power: 'keep' }, work)
-await take(EL2_VIEWS, { run: 'shell', el2: 'pkvm' }, attack)
+// The server at a URL has its machine.
+if (values.url === undefined) await take(OFF_VIEWS)
+await take(VIEWS, { options: { run: 'shell', power: 'keep' }, work })
+await take(EL2_VIEWS, { options: { run: 'shell', el2: 'pkvm' }, work: attack })

@@ -101,6 +101,59 @@ test('without a machine, every view says so and offers to start one', async () =
   expect(await violations(page)).toEqual([])
 })
 
+test.each([480, 1280])('the start dialog, all of it open, at %d px: nothing is beside it, or cut', async width => {
+  await page.setViewportSize({ width, height: 800 })
+  await open('overview')
+  await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+  const dialog = page.getByRole('dialog')
+  for (const more of ['Own files, devices, translation', 'Faults from the first trap on'])
+    await dialog.getByText(more).click()
+  await dialog.getByLabel('Add a fault').selectOption('cr0ack-stuck')
+  await dialog.getByRole('button', { name: 'Without cr0ack-stuck' }).waitFor()
+  const wide = await dialog.evaluate(top =>
+    [top, ...top.querySelectorAll('form, details, .form, label, .buttons')]
+      .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0)
+      .map(e => e.className || e.tagName),
+  )
+  expect(wide).toEqual([])
+  const box = await dialog.boundingBox()
+  for (const control of await dialog.locator('select, input, button').all()) {
+    const own = await control.boundingBox()
+    if (own !== null && box !== null) expect(own.x + own.width).toBeLessThanOrEqual(box.x + box.width)
+  }
+})
+
+test('recordings: a policy with a long path takes no room from the run and the buttons', async () => {
+  await page.route('**/recordings', route =>
+    route.fulfill({
+      json: {
+        items: ['pkvm', `/tmp/${'a-folder-of-ones-own/'.repeat(8)}policy.ts`].map((policy, i) => ({
+          ...{
+            name: `2026-01-01T00-00-0${i}-000Z-aaaaaa`,
+            created: '2026-01-01T00:00:00.000Z',
+            policy,
+            bytes: 7_340_032,
+          },
+          kernel: '6.12.117+deb13-arm64',
+        })),
+      },
+    }),
+  )
+  for (const width of [480, 1280]) {
+    await page.setViewportSize({ width, height: 800 })
+    await open('runs')
+    const scroll = page.getByRole('group', { name: 'Recordings', exact: true })
+    await page
+      .getByRole('button', { name: /^Replay 2026/ })
+      .nth(1)
+      .waitFor()
+    const over = await scroll.evaluate(e => e.scrollWidth - e.clientWidth)
+    // A narrow window scrolls to 600 px of table, and not to the end of the path.
+    expect(over).toBeLessThanOrEqual(width === 480 ? 200 : 0)
+  }
+  expect(await violations(page)).toEqual([])
+})
+
 test('the start dialog: own kernel, translation, devices, faults', async () => {
   let asked: unknown
   await page.route('**/machine/start', async route => {
@@ -262,6 +315,23 @@ describe('on a booted machine', () => {
       .locator('.virtual .trap .function')
       .evaluateAll(all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent))
     expect(cut).toEqual([])
+  })
+
+  test('at 1280 px no time of a trap is cut, and no fact', async () => {
+    await open('traps')
+    await page.getByLabel('Command', { exact: true }).selectOption('CFGI_STE')
+    const rows = page.locator('.virtual .trap')
+    await rows.nth(3).waitFor()
+    await rows.last().click()
+    await page.locator('.detail .facts dd').first().waitFor()
+    const cut = () =>
+      page
+        .locator('.virtual .trap > :is(:nth-child(2), :nth-child(3), :nth-child(10)), .facts dd')
+        .evaluateAll(all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent))
+    expect(await cut()).toEqual([])
+    await open('overview')
+    await page.locator('.machine .facts dd', { hasText: 'power keep' }).waitFor()
+    expect(await cut()).toEqual([])
   })
 
   test('one clock: the guest’s, or the server’s', async () => {

@@ -160,7 +160,7 @@ function Recording(props: {
   return (
     <tr class={base === name ? 'hit' : ''}>
       <td title={name}>{when(created)}</td>
-      <td>{policy}</td>
+      <td class="policy">{policy}</td>
       <td>{kernel}</td>
       <td class="num">{bytes(of.bytes)}</td>
       <td>
