@@ -81,6 +81,7 @@ const reason = ({ message }: Error): string => /^([A-Z0-9]+: .*), \w+ '/.exec(me
 
 /** A folder that files are put into, and that is made if it is not there. @throws InvalidArgumentError */
 export function outputFolder(path: string): string {
+  if (path === '') throw new InvalidArgumentError('expected the name of a folder')
   let folder = resolve(path)
   while (!existsSync(folder)) folder = dirname(folder)
   if (!statSync(folder).isDirectory()) throw new InvalidArgumentError(`${folder} is no folder`)

@@ -172,7 +172,6 @@ test.each([
 
 test.each([
   ['boot --report /'],
-  ['boot --report new/'],
   ['test --junit /'],
   ['trace show /'],
   ['ctl download /'],
