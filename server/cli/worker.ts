@@ -64,7 +64,7 @@ function metricsAddress(text: string): MetricsAddress {
 function imageSource(text: string): ImageSource {
   try {
     const source = parseSource(text)
-    if ('folder' in source) folder(source.folder)
+    if ('folder' in source) folder(text)
     return source
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message)
