@@ -4,7 +4,8 @@
 set -o pipefail
 BLOCK=4096
 MIB=1048576
-PART=32 # blocks of a disk that cosim.load uses in one go
+READ_PART=128 # blocks of a disk that cosim.load reads in one go: starting programs takes time, too
+WRITE_PART=32 # writes, twice, and reads back
 VIRTIO_BLK_SERIAL=cosim-vblk
 NVME_SERIAL=cosim-nvme
 MORE_DISKS='usb-storage virtio-scsi ahci virtio-blk-mq' # the serial of each is cosim-NAME
@@ -367,9 +368,8 @@ load_disk() {
 	[ "$1" != virtio-blk ] || serial=$VIRTIO_BLK_SERIAL
 	find_disk "$serial" || { fail load "$1" "no disk with serial $serial"; return 1; }
 	[ "$1" = nvme ] || BLOCKS=$((BLOCKS / 2))
-	parts=$(((BLOCKS + PART - 1) / PART))
-	again "$1" read $parts read_part $BLOCKS &
-	[ "$1" = nvme ] || again "$1" write $parts write_part "/tmp/load/$1" $BLOCKS $BLOCKS &
+	again "$1" read $(((BLOCKS + READ_PART - 1) / READ_PART)) read_part $BLOCKS &
+	[ "$1" = nvme ] || again "$1" write $(((BLOCKS + WRITE_PART - 1) / WRITE_PART)) write_part "/tmp/load/$1" $BLOCKS $BLOCKS &
 }
 
 # again NAME OPERATION PARTS COMMAND…: the command with the number of each part, pass after pass until LOAD_END, one part at least. It
@@ -407,21 +407,21 @@ again() {
 	echo "true \"passes\":$passes,\"sha256\":\"${first%% *}\",\"parts\":$part,\"partsSha256\":\"${rest%% *}\",\"ms\":$(((NOW - started) / 1000))" >"$into.result"
 }
 
-# part_of BLOCKS NUMBER: sets FIRST and COUNT to the blocks of this part of so many.
+# part_of BLOCKS SIZE NUMBER: sets FIRST and COUNT to the blocks of this part of so many.
 part_of() {
-	FIRST=$(($2 * PART))
-	COUNT=$(($1 - FIRST < PART ? $1 - FIRST : PART))
+	FIRST=$(($3 * $2))
+	COUNT=$(($1 - FIRST < $2 ? $1 - FIRST : $2))
 }
 
 # read_part BLOCKS NUMBER: of the beginning of DISK.
 read_part() {
-	part_of "$1" "$2"
+	part_of "$1" $READ_PART "$2"
 	checksum $FIRST $COUNT
 }
 
 # write_part FILE BLOCK BLOCKS NUMBER: of what is on DISK from BLOCK on, other bytes, and those that were there; each is read back.
 write_part() {
-	part_of "$3" "$4"
+	part_of "$3" $WRITE_PART "$4"
 	at=$(($2 + FIRST))
 	dd if="/dev/$DISK" of="$1.mine" bs=$BLOCK skip=$at count=$COUNT iflag=direct 2>"$STDERR" || return
 	tr ' 0123456789' '.abcdefghij' <"$1.mine" >"$1.other"

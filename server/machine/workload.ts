@@ -74,9 +74,10 @@ const SIZE: WorkloadSize = { disk: 8 << 20, file: 2 << 20 }
 const DISKS = ['virtio-blk', 'nvme']
 const CARDS = ['virtio-net', 'e1000e']
 
-/** With all devices at a time, bytes are counted in parts of a disk (`PART` of scripts/guest/workload.sh) and of the file. */
-const DISK_PART = 128 << 10
-const FILE_PART = 256 << 10
+/** With all devices at a time, bytes are counted in parts of a disk (as in scripts/guest/workload.sh) and of the file. */
+const READ_PART = 512 << 10
+const WRITE_PART = 128 << 10
+const FILE_PART = 512 << 10
 
 /** Of a disk beside the usual ones, bytes: there may be several, and reading is what takes time. */
 const EXTRA_DISK = 512 << 10
@@ -276,12 +277,12 @@ export class Workload {
     const { disk } = this.#size
     const cards = [...CARDS, ...this.#devices.filter(name => extraDevice(name).kind === 'net')]
     return [
-      this.#passes('nvme', 'read', this.#nvme, DISK_PART, events),
-      this.#passes('virtio-blk', 'read', half(this.#virtio), DISK_PART, events),
-      this.#passes('virtio-blk', 'write', pattern(this.#seed, disk / 2), DISK_PART, events),
+      this.#passes('nvme', 'read', this.#nvme, READ_PART, events),
+      this.#passes('virtio-blk', 'read', half(this.#virtio), READ_PART, events),
+      this.#passes('virtio-blk', 'write', pattern(this.#seed, disk / 2), WRITE_PART, events),
       ...[...this.#extra].flatMap(([name, bytes]) => [
-        this.#passes(name, 'read', half(bytes), DISK_PART, events),
-        this.#passes(name, 'write', pattern(`${this.#seed}-${name}`, EXTRA_DISK / 2), DISK_PART, events),
+        this.#passes(name, 'read', half(bytes), READ_PART, events),
+        this.#passes(name, 'write', pattern(`${this.#seed}-${name}`, EXTRA_DISK / 2), WRITE_PART, events),
       ]),
       ...cards.map(name => this.#passes(name, 'fetch', this.#file, FILE_PART, events)),
     ]

@@ -41,7 +41,7 @@ test('other bytes, and no word at all, are failures', () => {
 
 test('all devices at a time: what they read, in whole passes and after them, is what the host has, and none may be missing', async () => {
   const place = privateFolder(tmpdir(), 'load-test-')
-  const loaded = await Workload.create(place, 'seed', { disk: 512 << 10, file: 300 << 10 }, ['ahci', 'igb'])
+  const loaded = await Workload.create(place, 'seed', { disk: 2 << 20, file: 600 << 10 }, ['ahci', 'igb'])
   try {
     loaded.addLoad(300)
     expect(loaded.append(0)).toMatch(/ cosim\.parts=2 cosim\.load=300$/)
@@ -56,16 +56,16 @@ test('all devices at a time: what they read, in whole passes and after them, is 
     }
     const [file, ...parts] = await Promise.all(['/file', '/file/0', '/file/1', '/file/2'].map(fetched))
     if (!Buffer.isBuffer(file)) throw new Error(`status ${file}`)
-    expect(parts).toEqual([file.subarray(0, 256 << 10), file.subarray(256 << 10), 404])
-    const [disk, part] = [128 << 10, 256 << 10]
+    expect(parts).toEqual([file.subarray(0, 512 << 10), file.subarray(512 << 10), 404])
+    const [read, write] = [512 << 10, 128 << 10]
     /** Device, what it did, the bytes of one pass, how large their parts are, and how many there were after the last whole pass. */
     const reads: readonly (readonly [string, string, Buffer, number, number])[] = [
-      ['nvme', 'read', image('nvme'), disk, 3],
-      ['virtio-blk', 'read', half(image('virtio-blk')), disk, 1],
-      ['virtio-blk', 'write', lines('seed', part), disk, 1],
-      ['ahci', 'read', half(image('ahci')), disk, 0],
-      ['ahci', 'write', lines('seed-ahci', part), disk, 1],
-      ...['virtio-net', 'e1000e', 'igb'].map(name => [name, 'fetch', file, part, 1] as const),
+      ['nvme', 'read', image('nvme'), read, 3],
+      ['virtio-blk', 'read', half(image('virtio-blk')), read, 1],
+      ['virtio-blk', 'write', lines('seed', 1 << 20), write, 5],
+      ['ahci', 'read', half(image('ahci')), read, 0],
+      ['ahci', 'write', lines('seed-ahci', 256 << 10), write, 1],
+      ...['virtio-net', 'e1000e', 'igb'].map(name => [name, 'fetch', file, read, 1] as const),
     ]
     const hash = (bytes: Buffer | string) => createHash('sha256').update(bytes).digest('hex')
     const sumOf = (bytes: Buffer, size: number, parts = Math.ceil(bytes.length / size)) =>
@@ -79,8 +79,9 @@ test('all devices at a time: what they read, in whole passes and after them, is 
       reads.map(([name, operation]) => [name, operation, true]),
     )
     expect(of(events).map(({ bytes }) => bytes)).toEqual([
-      ...[3 * (512 << 10) + 3 * disk, 3 * part + disk, 2 * (3 * part + disk), 3 * part, 2 * (3 * part + disk)],
-      ...Array.from({ length: 3 }, () => 3 * (300 << 10) + part),
+      ...[3 * (2 << 20) + 3 * read, 3 * (1 << 20) + read, 2 * (3 * (1 << 20) + 5 * write)],
+      ...[3 * (256 << 10), 2 * (3 * (256 << 10) + write)],
+      ...Array.from({ length: 3 }, () => 3 * (600 << 10) + read),
     ])
     for (const [index, [, , , , parts]] of reads.entries()) {
       const others = reads.map((_, i) => i !== index)
