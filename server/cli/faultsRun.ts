@@ -47,7 +47,7 @@ import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, numbers, whole, within } from './numbers.ts'
 import { databaseFile, expectDistinct, faultNames, inputFile, outputFile } from './paths.ts'
-import { connectionOf, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { connectionOf, endSoon, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -226,6 +226,7 @@ async function start(
     })
   } catch (error) {
     if (signal.aborted) say(`interrupted: "faults campaign --resume ${campaign.id}" goes on`)
+    if (connection !== undefined) endSoon()
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000

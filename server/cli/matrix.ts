@@ -55,7 +55,7 @@ import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, within } from './numbers.ts'
 import { databaseFile, expectDistinct, inputFile, outputFile } from './paths.ts'
-import { connectionOf, ONLY_BUILT_IN, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { connectionOf, endSoon, ONLY_BUILT_IN, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
 interface OutputOptions {
@@ -268,6 +268,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
     })
   } catch (error) {
     if (signal.aborted) say(`interrupted: "matrix --resume ${matrix.id}" goes on`)
+    if (connection !== undefined) endSoon()
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000

@@ -56,6 +56,12 @@ export const publishOption = (): Option =>
     'with --queue: put kernels and initramfs of your own into this folder, where workers with --kernels-from find them',
   ).argParser(folder)
 
+/** Until a process ends that only has connections to a queue which says nothing, ms. */
+const HELD_MS = 10_000
+
+/** Ends this process soon, whatever connections to a queue are still open; one that has none ends by itself before. */
+export const endSoon = (): void => void setTimeout(() => process.exit(), HELD_MS).unref()
+
 /** Node takes a file without certificates for an authority that has signed nothing. @throws UsageError */
 function authority(path: string): Buffer {
   const ca = readFileSync(path)

@@ -23,7 +23,7 @@ import { act, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { within } from './numbers.ts'
 import { folder } from './paths.ts'
-import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
+import { connectionOf, endSoon, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { port } from './serve.ts'
 import { say } from './terminal.ts'
 
@@ -147,5 +147,6 @@ async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise
     )
   } finally {
     served?.close()
+    endSoon()
   }
 }

@@ -14,6 +14,8 @@ const BEGIN_MS = 10_000
 /** It is asked whether it is still there, and has so long to answer, ms. */
 const BEAT_MS = 10_000
 const ANSWER_MS = 10_000
+/** A connection that is ended has so long, ms. */
+const CUT_MS = 5_000
 
 /** As ioredis and BullMQ take it: what is asked for while the queue is away is asked when it is back. */
 export const redisOptions = (connection: QueueConnection) => ({
@@ -114,6 +116,12 @@ export async function connect(
     signal.throwIfAborted()
     throw new Error(`the queue ${where}: ${(error as Error).message}`)
   }
+}
+
+/** Ends connections of BullMQ that a queue which says nothing would keep open, and the process with them. */
+export async function cut(...owners: readonly { disconnect(): Promise<void> }[]): Promise<void> {
+  const all = Promise.allSettled(owners.map(owner => owner.disconnect()))
+  await Promise.race([all, sleep(CUT_MS, undefined, { ref: false })])
 }
 
 /** Asks it every now and then, until the connection is given up: what takes connections and says nothing makes no error. */

@@ -12,7 +12,7 @@ import type { CampaignOf, RowOf } from '../sessions/store.ts'
 import { type Content, getArtefacts, removeArtefacts } from './artefacts.ts'
 import { type FleetJob, KEPT_S, MOST_DEATHS, Refused, Returned } from './job.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
-import { connect, redisOptions } from './redis.ts'
+import { connect, cut, redisOptions } from './redis.ts'
 import { openTracing } from './tracing.ts'
 
 /** Jobs that are asked about, or sent, in one go. */
@@ -27,7 +27,7 @@ const MOST_TOLD = 100
 const SWEEP_MS = 15_000
 /** Without a result for so long, it is told how things stand, ms. */
 const QUIET_MS = 30_000
-/** To take back what has not begun, when it is interrupted, ms. */
+/** When it is interrupted: to come to an end, to take back what has not begun, and to close connections, each, ms. */
 const BACK_MS = 5_000
 
 /** How jobs of a kind go over the queue. */
@@ -60,7 +60,7 @@ export const throughQueue =
     try {
       const sender = await Sender.of(sent, options, jobs, tracing?.telemetry, signal)
       try {
-        await sender.run(take, signal)
+        await soon(sender.run(take, signal), signal)
       } catch (error) {
         await Promise.race([sender.takeBack(), sleep(BACK_MS)])
         throw error
@@ -182,7 +182,9 @@ class Sender<J, R> {
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled([this.#events.close(), this.#queue.close()])
+    const closed = Promise.allSettled([this.#events.close(), this.#queue.close()])
+    await Promise.race([closed, sleep(BACK_MS, undefined, { ref: false })])
+    await cut(this.#events, this.#queue)
     this.#redis.disconnect()
   }
 
@@ -286,6 +288,23 @@ class Sender<J, R> {
     } catch (error) {
       return lost(`${worker} sent what is no result: ${(error as Error).message}`)
     }
+  }
+}
+
+/** The same, but for work that an interruption does not end in time: it waits for a queue that says nothing. @throws the signal's reason */
+async function soon<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  const late = Promise.withResolvers<never>()
+  let timer: NodeJS.Timeout | undefined
+  const abort = () => {
+    timer = setTimeout(() => late.reject(signal.reason), BACK_MS)
+  }
+  signal.addEventListener('abort', abort, { once: true })
+  if (signal.aborted) abort()
+  try {
+    return await Promise.race([work, late.promise])
+  } finally {
+    clearTimeout(timer)
+    signal.removeEventListener('abort', abort)
   }
 }
 

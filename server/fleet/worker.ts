@@ -16,7 +16,7 @@ import { checkJob, deadlineOf, type FleetJob, KEPT_S, kindOf, MOST_DEATHS, type 
 import type { Answer, OwnOptions } from './own.ts'
 import { ProcessDied, Processes } from './processes.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
-import { connect, redisOptions } from './redis.ts'
+import { connect, cut, redisOptions } from './redis.ts'
 import { openTracing } from './tracing.ts'
 import type { WorkerMetrics } from './workerMetrics.ts'
 
@@ -126,6 +126,7 @@ export class FleetWorker {
   async #end(): Promise<void> {
     // A queue that is away does not take jobs back; their locks expire.
     await Promise.race([this.#worker.close(), sleep(END_MS, undefined, { ref: false })])
+    await cut(this.#worker)
     this.#processes.close()
     this.#redis.disconnect()
     this.#folder.remove()

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Somebody on the queue who means no good, or has other code: by BullMQ and Redis alone, as whoever knows the password can. */
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { Queue, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
@@ -19,6 +22,7 @@ import type { Job, SessionResult } from '../../server/sessions/session.ts'
 import { RedisServer } from './redis.ts'
 import { IDENTITY, job, resultOf, SOURCE, sentStubs, verdictOf } from './stub.ts'
 
+const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 const folder = privateFolder(tmpdir(), 'fleet-')
 let redis: RedisServer
 beforeAll(async () => {
@@ -174,6 +178,34 @@ test('a Redis that says nothing any more is told, and so is that it speaks again
   redis.resume()
   await expect.poll(() => said.at(-1), { timeout: 30_000 }).toBe(`the queue ${redis.url}/0 is back`)
   own.disconnect()
+}, 120_000)
+
+test('a Redis that says nothing keeps neither a sender nor a worker from ending', async () => {
+  const worker = spawn(process.execPath, [MAIN, 'worker', '--queue', redis.url], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  const ended = once(worker, 'exit')
+  const interrupt = new AbortController()
+  const options = { connection: redis.connection, campaign: 'held', say, sweepMs: 500 }
+  const stubs = sentStubs(folder, { ...IDENTITY, source: 'c'.repeat(20) })
+  const all = throughQueue(stubs, options)([job('held', 1, 1)], () => {}, interrupt.signal)
+  all.catch(() => {})
+  let told = ''
+  worker.stderr.setEncoding('utf8').on('data', (text: string) => {
+    told += text
+  })
+  const begun = () => told.includes('takes jobs') && said.some(line => line.startsWith('1 jobs to come'))
+  await expect.poll(begun, { timeout: 60_000 }).toBe(true)
+  redis.pause()
+  try {
+    worker.kill('SIGTERM')
+    interrupt.abort(new Error('interrupted'))
+    await expect(all).rejects.toThrow('interrupted')
+    await ended
+  } finally {
+    redis.resume()
+    worker.kill('SIGKILL')
+  }
 }, 120_000)
 
 test('names of jobs do not become metrics', async () => {
