@@ -11,7 +11,7 @@ import { ensureInitramfs } from './initramfs.ts'
 import { ensureKernel } from './kernel.ts'
 import type { KernelFiles, SetupOptions } from './options.ts'
 import { ensureQemu, NoSourceError, qemuBuild } from './qemu.ts'
-import { type OwnQemu, ownQemu, qemuVersion } from './qemuBuild.ts'
+import { matchingSeries, type OwnQemu, ownQemu, qemuVersion } from './qemuBuild.ts'
 import { treeVersion } from './qemuTree.ts'
 
 export {
@@ -32,6 +32,7 @@ export {
   ensureInitramfs,
   ensureKernel,
   ensureQemu,
+  matchingSeries,
   NoSourceError,
   ownQemu,
   qemuBuild,

@@ -5,6 +5,13 @@ import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import { MAX_FRAMES } from '../../protocol/messages.ts'
+import {
+  DEFAULT_QEMU,
+  isQemuVersion,
+  matchingSeries,
+  type QemuVersion,
+  qemuVersion,
+} from '../../scripts/setup/index.ts'
 import { FaultController } from '../control/faultController.ts'
 import type { Session } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
@@ -173,18 +180,29 @@ function check(options: BootOptions): void {
     throw new Error(`--kexec: not with --el2 ${options.el2}, which lets no kernel follow`)
   if (options.kexec !== undefined && parseSize(options.memory) < KEXEC_MEMORY)
     throw new Error(`--kexec: two kernels do not fit into --memory ${options.memory}: at least ${KEXEC_MEMORY >> 20}M`)
+  const { qemu = DEFAULT_QEMU } = options
   if (options.firmware !== undefined) checkFirmware(options)
+  if (isQemuVersion(qemu)) checkAcpi(options, qemu)
   checkSizes(options, '--')
   runsLimit()
 }
 
-/** @throws Error for what firmware cannot start, or cannot describe */
-function checkFirmware({ firmware, el2, smmus, qemuArg }: BootOptions): void {
+/**
+ * Firmware goes by ACPI.
+ * @param series of QEMU; undefined: not known, and what the guest sees of its IORT is checked
+ * @throws Error for SMMUs that are in no table
+ */
+function checkAcpi({ firmware, smmus, qemuArg }: BootOptions, series: QemuVersion | undefined): void {
+  if (firmware === undefined || smmus === 1 || series !== '10.0' || qemuArg.some(arg => arg.includes('acpi=off')))
+    return
+  throw new Error(
+    `--firmware: not with --smmus ${smmus}, which QEMU ${series} has no ACPI tables for: --qemu 10.2 has (--qemu-arg=-machine --qemu-arg=acpi=off: none)`,
+  )
+}
+
+/** @throws Error for what firmware cannot start */
+function checkFirmware({ firmware, el2 }: BootOptions): void {
   if (el2 !== 'none') throw new Error(`--firmware: not with --el2 ${el2}, whose kernel QEMU has to start itself`)
-  if (smmus > 1 && !qemuArg.some(arg => arg.includes('acpi=off')))
-    throw new Error(
-      `--firmware: not with --smmus ${smmus}, which are in no ACPI table (--qemu-arg=-machine --qemu-arg=acpi=off)`,
-    )
   if (typeof firmware !== 'string') return
   const { size } = statSync(firmware)
   if (size === 0 || size > MAX_FIRMWARE)
@@ -199,6 +217,8 @@ async function boot(options: BootOptions, signal: AbortSignal, hook?: SessionHoo
   const faults = await faultsOf(options, signal)
   const files = await machineFiles(wantedFiles(options), { signal })
   signal.throwIfAborted()
+  const version = options.smmus > 1 ? await qemuVersion(files.qemu) : undefined
+  usage(() => checkAcpi(options, matchingSeries(version ?? '')))
   const run = runOptions(options, faults)
   const qemuArgs = [...kernelArgs(files.kernel), ...(run.qemuArgs ?? [])]
   const machine = await RunningMachine.start({ ...run, qemuArgs }, files)

@@ -66,6 +66,20 @@ test(
   },
   BUILD_MS,
 )
+test(
+  'QEMU 10.2, whose ACPI tables have all SMMUs, each miss walked by the server as well',
+  async context => {
+    await present('10.2', context)
+    const words = ['boot', '--quiet', '--qemu', '10.2', '--smmus', '2', '--firmware', '--translate', 'lockstep']
+    const { report, said } = await cosim(words)
+    expectOk(report, said)
+    expect(report.acpi).toMatchObject({ smmus: [{}, {}], problems: [] })
+    expect(new Set(streams(report).map(({ smmu }) => smmu))).toEqual(new Set([0, 1]))
+    expect(report.translate).toMatchObject({ mismatches: 0 })
+  },
+  BUILD_MS,
+)
+
 /** Of a run with two kernels: each did its whole workload, isolated, by a hypervisor that was surprised by nothing. */
 function expectBoth(report: Report | undefined, said: string): asserts report is Report {
   expectOk(report, said)

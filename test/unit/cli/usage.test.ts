@@ -51,6 +51,10 @@ test.each<[string, RegExp]>([
   ['test --jobs 0', /'--jobs <n>' argument '0' is invalid/],
   ['boot --interactive --reboots 2', /'--interactive' cannot be used with option '--reboots/],
   ['boot --faults no-such-fault', /no fault "no-such-fault" in the catalogue/],
+  [
+    'boot --firmware --smmus 2',
+    /--firmware: not with --smmus 2, which QEMU 10.0 has no ACPI tables for: --qemu 10.2 has/,
+  ],
   ['boot --report /tmp/x --record /tmp/x', /--record .tmp.x: --report is written to the same file/],
   ['matrix --junit /tmp/x --html /tmp/../tmp/x', /--html .tmp.*x: --junit is written to the same file/],
   ['faults run sync-hangs --junit /tmp/x --html /tmp/x', /--html .tmp.x: --junit is written to the same file/],
