@@ -269,8 +269,7 @@ export class IdmapBlocks {
     }
     const from = Math.floor(left / largest) * largest
     const to = Math.ceil((left + bytes) / largest) * largest
-    for (const { base, size, state } of [...this.#ownership.ranges(from, to)]) {
-      if (state !== 'owned' && state !== 'shared') continue
+    for (const { base, size } of [...this.#ownership.hostRanges(from, to)]) {
       const first = Math.ceil(base / granule) * granule
       const end = Math.floor((base + size) / granule) * granule
       if (end <= first) continue

@@ -334,6 +334,20 @@ export class PageOwnership {
     }
   }
 
+  /** RAM that the host and its devices reach, shared or not, from `from` to `to` in ascending order: a granule may hold pages of both states. */
+  *hostRanges(from: number, to: number): Generator<{ base: number; size: number }> {
+    let run: { base: number; size: number } | undefined
+    for (const { base, size, state } of this.ranges(from, to)) {
+      if (state !== 'owned' && state !== 'shared') continue
+      if (run !== undefined && run.base + run.size === base) run.size += size
+      else {
+        if (run !== undefined) yield run
+        run = { base, size }
+      }
+    }
+    if (run !== undefined) yield run
+  }
+
   /** First page from `i` on that is not plainly the host's. */
   #endOfOwned(i: number, end: number): number {
     const pages = this.#pages

@@ -277,6 +277,18 @@ test('VMs: as many as there are slots, and slots are free again when a VM owns n
   expect(pages.vmAt(0)).toBe(5)
 })
 
+test('what the host reaches is one range, whatever it shares of it', () => {
+  const pages = new PageOwnership([{ base: A, size: 16 * P }])
+  expect(pages.share(A + 2 * P, P)).toBe(OK)
+  expect(pages.donate(A + 5 * P, P, 1)).toBe(OK)
+  expect(pages.share(A + 6 * P, P)).toBe(OK)
+  expect([...pages.hostRanges(A + P, A + 12 * P)]).toEqual([
+    { base: A + P, size: 4 * P },
+    { base: A + 6 * P, size: 6 * P },
+  ])
+  expect([...pages.hostRanges(A + 5 * P, A + 6 * P)]).toEqual([])
+})
+
 test('several RAM ranges: adjacent ones are one, a gap is not RAM', () => {
   pages = new PageOwnership([
     { base: A, size: 2 * P },
