@@ -108,7 +108,7 @@ describe('a protected VM whose host attacks it', () => {
   })
 
   test('EL2’s own tables are the second stage: the devices work, and reach no more', async () => {
-    const args = ['boot', '--el2', 'pkvm', '--stage2', 'shared', '--oracle', '--quiet']
+    const args = ['boot', '--el2', 'pkvm', '--stage2', 'shared', '--smp', '2', '--storm', '2', '--oracle', '--quiet']
     const { report, stderr } = await cosim(args, DEADLINE)
     expect(report?.message, stderr).toBeUndefined()
     expect(report?.outcome, stderr).toBe('ok')
@@ -119,12 +119,20 @@ describe('a protected VM whose host attacks it', () => {
     expect(attacks).toContain('dma read own: reached, null')
     expect(attacks).toContain('dma read given back: zeros, null')
     expect(report?.attacks?.secretChanged).toBe(0)
+    expect(report?.attacks?.storm).toMatchObject({ vms: 2, secretsRead: 0, secretsChanged: 0, silent: 0 })
     expect(report?.el2?.agreement).toMatchObject({ pages: 2 ** 18, hypervisor: 2 ** 14, wrong: 0, disagreements: [] })
     const { shared } = report as unknown as { shared: { own: number; linked: number; forgotten: number } }
     expect(shared.linked).toBeGreaterThan(0)
     expect(shared.forgotten).toBeGreaterThan(10)
     const replayed = await cosim(['replay', report?.recording?.path ?? ''])
     expect(replayed.code, replayed.stdout + replayed.stderr).toBe(0)
+  })
+
+  test('EL2’s tables that the SMMU cannot walk: the machine is stopped before a device gets anywhere', async () => {
+    const cpu = ['--qemu-arg=-cpu', '--qemu-arg=max,sve=off,sme=off']
+    const { report } = await cosim(['boot', '--el2', 'pkvm', '--stage2', 'shared', ...cpu, '--quiet'], DEADLINE)
+    expect(report?.outcome).toBe('hyp-panic')
+    expect(report?.message).toContain('VTCR_EL2.DS')
   })
 
   test('a policy that does not follow EL2: devices read and change the secret', async () => {

@@ -4,7 +4,8 @@
  *
  * A valid descriptor: the host reaches it. Zero: the host owns it and has not touched it. Invalid and not zero: an owner's
  * annotation, so not the host's. That is all that decides what devices may reach; what the annotation says further differs
- * between kernels and is only shown.
+ * between kernels and is only shown. A descriptor that Linux has locked, to break it before it makes another, counts as zero: whose the page
+ * will be is not said yet, and EL2 has not left.
  *
  * Tables are kept as copies, 4 KiB at a time whatever the granule is, since stores are told by the page. A page is watched
  * before it is read: what is stored later is told later.
@@ -118,6 +119,8 @@ export interface AddressRange {
   readonly to: number
 }
 
+/** Linux is at break-before-make: type 1 in bits 63:60 as of 7.3, bit 10 before (KVM_INVALID_PTE_TYPE_LOCKED, KVM_INVALID_PTE_LOCKED). */
+const isLocked = (lo: number, hi: number): boolean => (lo === 0 && hi === 0x1000_0000) || (lo === 0x400 && hi === 0)
 const isAnnotation = (lo: number, hi: number): boolean => (lo & 1) === 0 && (lo !== 0 || hi !== 0)
 /** MemAttr of what is write-back whatever stage 1 says, with HCR_EL2.FWB (DDI 0487 D8.6); without, nothing that Linux writes. */
 const MEMATTR_FORCED = 6
@@ -329,6 +332,8 @@ export class HostStage2 {
     if (!this.#memory.read(address, this.#bytes, 0, PAGE)) {
       throw new HostStage2Error(`EL2's table at 0x${address.toString(16)} is not in RAM`)
     }
+    const words = this.#fresh
+    for (let i = 0; i < words.length; i += 2) if (isLocked(words[i], words[i + 1])) words[i] = words[i + 1] = 0
   }
 
   #isTable(level: number, lo: number): boolean {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** EL2 takes pages from its host and gives them back: devices reach the same, before EL2 goes on. */
 import { beforeEach, describe, expect, test } from 'vitest'
+import { annotated, hostDescriptor } from '../../../../server/oracle/hostStage2.ts'
 import { EFAULT, EPERM } from '../../../../server/policy/result.ts'
 import { opcodeName } from '../../../../server/smmu/commands.ts'
 import { SYNC } from '../../smmu/fields.ts'
@@ -159,6 +160,20 @@ describe('while EL2 runs', () => {
     expect(store(PAGE, annotation)).toBe(false)
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_EL2_TOOK_SHARED', values: [PAGE, 0, 1, 0] }])
     expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(false)
+  })
+
+  test.each([
+    ['as Linux 7.3 marks it', 1n << 60n],
+    ['as others mark it', 1n << 10n],
+  ])('a page whose descriptor EL2 is about to replace is still the host’s: %s', (_, locked) => {
+    expect(bench.hyp.share.share(PAGE, 4096)).toBe(0)
+    expect(store(PAGE, locked)).toBe(true)
+    expect(bench.report.warnings).toEqual([])
+    expect(bench.hyp.ownership.hostReaches(PAGE)).toBe(true)
+    expect(annotated(bench.memory, registers)).toEqual([])
+    expect(hostDescriptor(bench.memory, registers, PAGE)).toBe(0n)
+    expect(store(PAGE + 4096, ANNOTATION_EL2)).toBe(true)
+    expect(annotated(bench.memory, registers)).toMatchObject([{ base: PAGE + 4096, size: 4096 }])
   })
 
   test('blocks are split for what EL2 takes, and what cannot be taken keeps it where it is', () => {

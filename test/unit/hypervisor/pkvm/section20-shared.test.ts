@@ -287,6 +287,27 @@ describe('any changes of EL2', () => {
     expect(behind).toBe(-1)
   })
 
+  test('a table of ours that is linked no longer is no other one before hardware has forgotten it', () => {
+    const bench = started('ahead')
+    const { el2, memory } = bench
+    el2.take(NEAR_BLOCK, ANNOTATION_VM)
+    bench.tell()
+    expect(bench.reach(NEAR_BLOCK + PAGE)).toBe(NEAR_BLOCK + PAGE)
+    // EL2's table is linked instead, and another block needs one of ours: without a TLBI, all in one look.
+    for (let page = NEAR_BLOCK + PAGE; page < NEAR_BLOCK + BLOCK; page += PAGE) el2.touch(page)
+    el2.take(FAR + PAGE, ANNOTATION_VM)
+    let tried = NEAR_BLOCK + PAGE
+    memory.onWrite = () => {
+      // By an address of which no more than the walk is cached.
+      tried += PAGE
+      expect([-1, tried]).toContain(bench.reach(tried))
+    }
+    bench.tell()
+    expect(tried).toBeGreaterThan(NEAR_BLOCK + 3 * PAGE)
+    memory.onWrite = null
+    expect(bench.reach(FAR + PAGE)).toBe(-1)
+  })
+
   test('a page that comes and goes within a stay, so that its descriptor is as it was', () => {
     const bench = started('never')
     const page = FAR + 7 * PAGE
