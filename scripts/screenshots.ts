@@ -52,7 +52,14 @@ const no = () => false
 /** What to do in a view before its picture is taken. */
 const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
   ['overview'],
-  ['traps', selectTrap],
+  [
+    'traps',
+    async page => {
+      // Where the kernel is has to be worked out first.
+      await page.locator('.virtual .trap .function', { hasText: 'arm_smmu' }).first().waitFor({ timeout: BOOT_MS })
+      await selectTrap(page)
+    },
+  ],
   [
     'recording',
     async page => {

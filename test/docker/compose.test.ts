@@ -198,6 +198,17 @@ test('the image of the server has all that the command line loads', () => {
   expect(files.filter(file => !copied.some(part => file === part || file.startsWith(`${part}/`)))).toEqual([])
 })
 
+test('the image of the server, which has no compiler, has the program that the benchmark compiles', () => {
+  const dockerfile = readFileSync(join(ROOT, 'docker/Dockerfile'), 'utf8')
+  const source = readFileSync(join(ROOT, 'test/bench/pingpong.ts'), 'utf8')
+  const [, flags = ''] = /run\('cc', \[(.*?), '-o'/.exec(source) ?? []
+  expect(flags).not.toBe('')
+  expect(dockerfile).toContain(`RUN cc ${flags.replace(/[',]/g, '')} -o /usr/local/bin/pingpong `)
+  const [, server = ''] = dockerfile.split(/^FROM base AS server$/m)
+  expect(server).toContain('COPY --from=pingpong /usr/local/bin/pingpong /usr/local/bin/\n')
+  expect(server).toContain('ENV SMMU_COSIM_PINGPONG=/usr/local/bin/pingpong\n')
+})
+
 test('no stage names a platform or an image but the base', () => {
   const dockerfile = readFileSync(join(ROOT, 'docker/Dockerfile'), 'utf8')
   const stages = [...dockerfile.matchAll(/^FROM (\S+)(?: AS (\S+))?$/gm)]

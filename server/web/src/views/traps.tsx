@@ -299,7 +299,7 @@ export function Traps() {
             ref={search}
             type="search"
             aria-label="Filter by text"
-            placeholder="Filter  (/)"
+            placeholder="Filter (/)"
             value={filter.text ?? ''}
             onInput={e => {
               const text = e.currentTarget.value
