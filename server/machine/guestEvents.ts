@@ -20,7 +20,13 @@ export function parseGuestEvent(line: string): GuestEvent | undefined {
   if (json === undefined) return undefined
   try {
     const event = JSON.parse(json) as GuestEvent
-    const wellFormed = typeof event.event === 'string' && typeof event.ok === 'boolean' && typeof event.seq === 'number'
+    const { seq, ok, bytes, name, sha256, error, note } = event
+    const wellFormed =
+      typeof event.event === 'string' &&
+      typeof ok === 'boolean' &&
+      typeof seq === 'number' &&
+      (bytes === undefined || typeof bytes === 'number') &&
+      [name, sha256, error, note].every(text => text === undefined || typeof text === 'string')
     return wellFormed ? event : undefined
   } catch {
     return undefined
