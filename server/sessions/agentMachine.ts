@@ -17,7 +17,7 @@ import { machineFailure } from '../run/outcome.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import type { Transport } from '../trap/messages.ts'
-import { processorWaitMs } from './processorWait.ts'
+import { ProcessorWait } from './processorWait.ts'
 import type { Savable } from './snapshot.ts'
 
 /** The same as for `boot`, so that addresses are comparable. Of RAM only touched pages are copied for a session. */
@@ -163,9 +163,9 @@ export class AgentMachine {
   /** How many times the agent has become ready. */
   readies = 0
   #toldAt = 0
-  #waitedThen = 0
+  #wait: ProcessorWait | undefined
   workloadMs = 0
-  /** Of it, how long threads of QEMU and of this process were kept waiting by others, ms. */
+  /** Of it, how long QEMU and this process were kept waiting for a processor by others, ms. */
   waitedMs = 0
 
   private constructor(machine: RunningMachine, devices: readonly string[], command: string) {
@@ -227,7 +227,8 @@ export class AgentMachine {
   tell(): void {
     this.#events = []
     this.#toldAt = performance.now()
-    this.#waitedThen = this.#waited
+    const { pid } = this.session.qemu.child
+    this.#wait = new ProcessorWait(pid === undefined ? [process.pid] : [pid, process.pid])
     this.session.qemu.child.stdin?.write(`${this.#command} ${this.#machine.workload.append(0)}\n`)
   }
 
@@ -239,15 +240,9 @@ export class AgentMachine {
     if (event.event === 'ready') this.readies++
     if (event.event === 'worked') {
       this.workloadMs = Math.round(performance.now() - this.#toldAt)
-      // Threads that have ended take their waits with them.
-      this.waitedMs = Math.round(Math.min(Math.max(this.#waited - this.#waitedThen, 0), this.workloadMs))
+      this.waitedMs = Math.round(Math.min(this.#wait?.ms() ?? 0, this.workloadMs))
     }
     return event
-  }
-
-  get #waited(): number {
-    const { pid } = this.session.qemu.child
-    return processorWaitMs(pid === undefined ? [process.pid] : [pid, process.pid])
   }
 
   /** Data that arrived, compared with the expected data, for the devices of this machine. */

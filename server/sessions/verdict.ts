@@ -34,7 +34,7 @@ export interface Evidence {
   readonly fired: number
   readonly firings: readonly Firing[]
   readonly traps: number
-  /** Of the workload, ms; `waitedMs` of it: threads waited for a processor; `usualMs`: without faults and such waits, on this machine. */
+  /** Of the workload, ms; `waitedMs` of it: others used the processors; `usualMs`: without faults and such waits, on this machine. */
   readonly workloadMs: number
   readonly waitedMs: number
   readonly usualMs?: number
