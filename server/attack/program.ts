@@ -117,6 +117,7 @@ export class Stage {
     const { hardware, power, shared } = world.setup
     for (const { name, seed } of program.operations) {
       if (world.oracle.finding !== undefined || world.oracle.spoiled) return world.oracle.finding
+      if (world.halted) break
       const kind = known.get(name)
       if (kind === undefined || (kind.switches && power === undefined) || (kind.shares && shared === undefined))
         continue

@@ -345,6 +345,11 @@ export class World {
     return this.#stopped
   }
 
+  /** EL2 waits for good: no further step does anything. */
+  get halted(): boolean {
+    return this.#halted
+  }
+
   // Steps.
 
   /** Does one step. Findings are the oracle's. */

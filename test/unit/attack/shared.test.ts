@@ -3,6 +3,8 @@
 import { describe, expect, test } from 'vitest'
 import { Campaign } from '../../../server/attack/campaign.ts'
 import { decodeCase, encodeCase, performCase } from '../../../server/attack/cases.ts'
+import { repertoire, Stage } from '../../../server/attack/program.ts'
+import { Random } from '../../../server/attack/random.ts'
 import { HARDWARE, POPULATE, type Setup } from '../../../server/attack/setup.ts'
 import type { El2Step, Step } from '../../../server/attack/steps.ts'
 import { World } from '../../../server/attack/world.ts'
@@ -70,6 +72,31 @@ test.each(HOLES)('%s: found, and its case shows it', (_, factory, kind) => {
   const again = decodeCase(encodeCase(found), 'a case')
   expect(performCase(again, factory).finding?.kind).toBe(found.kind)
   expect(performCase(again, pkvm).finding).toBeUndefined()
+})
+
+test('a program ends where EL2 waits for good: what would do nothing is no operation', () => {
+  let halted = 0
+  let whole = 0
+  for (let seed = 0; seed < 30; seed++) {
+    const stage = new Stage(SHARED, 'hostile', pkvm)
+    const { world } = stage
+    /** Operations before the one in which EL2 was stopped. */
+    let before: number | undefined
+    const perform = world.perform.bind(world)
+    world.perform = step => {
+      if (before !== undefined) expect(stage.operations).toBe(before)
+      perform(step)
+      if (world.halted) before ??= stage.operations
+    }
+    const random = new Random(seed)
+    const known = repertoire('hostile', 'shared')
+    const operations = [known.first(random), ...Array.from({ length: 12 }, () => known.random(random))]
+    expect(stage.run({ mode: 'hostile', seed, operations, interleaving: 0 }, false)).toBeUndefined()
+    if (before === undefined) whole++
+    else if (stage.operations === before + 1 && before + 1 < operations.length) halted++
+  }
+  expect(halted).toBeGreaterThan(0)
+  expect(whole).toBeGreaterThan(0)
 })
 
 describe('EL2', () => {
