@@ -240,7 +240,7 @@ export const HYP_EL2_TABLES = warning(
 export const HYP_EL2_TOOK_SHARED = warning(
   'HYP_EL2_TOOK_SHARED',
   EL2,
-  'EL2 took pages from its host that a queue or table of the SMMU is in.',
+  'EL2 took pages from its host that a queue or table of the SMMU is in: the machine does not go on.',
   ['baseLo', 'baseHi', 'pages', 'pins'],
 )
 export const HYP_CMDQ_PROD = warning(
