@@ -36,7 +36,9 @@ export function parseSource(text: string): ImageSource {
     throw new Error('expected a folder, or http://HOST[:PORT][/PATH], or https://…')
   if (url.username !== '' || url.password !== '')
     throw new Error('a password in the URL is seen by whoever may list processes')
-  return { url: new URL(`${url.pathname.replace(/\/*$/, '/')}${FOLDER}/`, url) }
+  // Not resolved against the URL: a path that begins with // would name another host.
+  url.pathname = `${url.pathname.replace(/\/*$/, '/')}${FOLDER}/`
+  return { url }
 }
 
 /** Bounds that tests choose. */
@@ -105,7 +107,7 @@ export class Images {
   async #fetch(path: string, sha256: string, signal: AbortSignal): Promise<void> {
     const { most, kept, idleMs, totalMs } = this.#limits
     await mkdir(this.#folder, { recursive: true, mode: 0o700 })
-    await makeRoom(this.#folder, kept - most)
+    await makeRoom(this.#folder, kept, most * this.#copying.size)
     const late = new AbortController()
     const tooLate = (ms: number) => () => late.abort(new Error(`nothing came for ${ms / 1000} s`))
     let idle = setTimeout(tooLate(idleMs), idleMs)
@@ -198,8 +200,13 @@ async function keep(
   }
 }
 
-/** Removes what was not used for the longest time, and what was never finished. @throws Error when all that is there is in use */
-async function makeRoom(folder: string, most: number): Promise<void> {
+/**
+ * Removes what was not used for the longest time, and what was never finished.
+ * @param kept of the whole folder, bytes @param coming what is copied at the moment may have so many
+ * @throws Error when all that is there is in use
+ */
+async function makeRoom(folder: string, kept: number, coming: number): Promise<void> {
+  const most = kept - coming
   const now = Date.now()
   const found = await Promise.all(
     (await readdir(folder)).map(async name => {
@@ -215,21 +222,47 @@ async function makeRoom(folder: string, most: number): Promise<void> {
     await rm(path, { force: true })
     total -= size
   }
-  if (total > most) throw new Error(`${folder} is full: ${total} bytes of it were used within the last hour`)
+  if (total > most)
+    throw new Error(
+      `${folder} is full: ${total} bytes of it were used within the last hour, up to ${coming} are coming, of ${kept}`,
+    )
 }
 
-/** Puts a file where workers look. @param folder of `--publish` @throws Error when it changes meanwhile, or is too long */
-export async function publishImage(path: string, folder: string): Promise<void> {
+/**
+ * Puts a file where workers look.
+ * @param folder of `--publish`: others write to it
+ * @throws Error when the file changes meanwhile, or is too long
+ */
+export async function publishImage(path: string, folder: string, signal: AbortSignal): Promise<void> {
   const sha256 = await digest(path)
-  const to = join(folder, FOLDER, sha256)
-  if ((await digest(to).catch(() => '')) === sha256) return
-  await mkdir(join(folder, FOLDER), { recursive: true })
-  const never = new AbortController().signal
-  await keep(createReadStream(path, { highWaterMark: 1 << 20 }), to, sha256, MOST_IMAGE, never, () => {}).catch(
-    (error: Error) => {
-      throw new Error(`--publish ${folder}: ${path}: ${error.message}`)
-    },
-  )
+  const where = join(folder, FOLDER)
+  try {
+    if (await isPublished(where, sha256, signal)) return
+    await mkdir(where, { recursive: true })
+    const bytes = createReadStream(path, { highWaterMark: 1 << 20 })
+    await keep(bytes, join(where, sha256), sha256, MOST_IMAGE, signal, () => {})
+  } catch (error) {
+    signal.throwIfAborted()
+    throw new Error(`--publish ${folder}: ${path}: ${(error as Error).message}`)
+  }
+}
+
+/** Whether workers would take what is there: a link, a pipe, and what has no end are none of it. */
+async function isPublished(where: string, sha256: string, signal: AbortSignal): Promise<boolean> {
+  const hash = createHash('sha256')
+  let length = 0
+  try {
+    for await (const chunk of fromFolder(where, sha256)) {
+      signal.throwIfAborted()
+      length += chunk.length
+      if (length > MOST_IMAGE) return false
+      hash.update(chunk)
+    }
+  } catch {
+    signal.throwIfAborted()
+    return false
+  }
+  return hash.digest('hex') === sha256
 }
 
 /** Kernel and initramfs of a job, published: names of this machine. */
@@ -245,11 +278,11 @@ export interface Published {
 export async function publishFiles(wanted: WantedFiles, folder: string, signal: AbortSignal): Promise<Published> {
   if (isSeries(wanted.kernel)) {
     if (wanted.initrd === undefined) return { kernel: wanted.kernel }
-    await publishImage(wanted.initrd, folder)
+    await publishImage(wanted.initrd, folder, signal)
     return { kernel: wanted.kernel, initrd: wanted.initrd }
   }
   const { kernel, initrd } = await machineFiles(wanted, { signal })
-  await publishImage(kernel.image, folder)
-  await publishImage(initrd, folder)
+  await publishImage(kernel.image, folder, signal)
+  await publishImage(initrd, folder, signal)
   return { kernel: kernel.image, initrd }
 }

@@ -10,10 +10,10 @@ import type { QueueConnection } from './queue.ts'
 /** For a connection, and then for an answer, ms. */
 export const PROBE_MS = 5_000
 const PING = '*1\r\n$4\r\nPING\r\n'
-/** Longest line of an answer that is told. */
+/** Letters of an answer that are looked at, and told. */
 const MOST_TOLD = 100
 /** A Redis that will be ready some day says so. */
-const LATER = /^-(LOADING|MASTERDOWN|BUSY|TRYAGAIN|ERR max number of clients)/
+const LATER = /^-(LOADING|MASTERDOWN|MISCONF|BUSY|TRYAGAIN|ERR max number of clients)/
 /** One that wants to know who asks. */
 const ASKS = /^-(NOAUTH|NOPERM|WRONGPASS)/
 /** What TLS finds wrong: whether it is a lost connection or this is said by the code of the error. */
@@ -35,7 +35,9 @@ export function probe(connection: QueueConnection, signal: AbortSignal, ms = PRO
   return new Promise((resolve, reject) => {
     let silent = `no connection within ${ms / 1000} s`
     const socket = tls === undefined ? connectTcp({ host, port }) : connectTls({ host, port, ...tls })
-    const timer = setTimeout(() => end(no(silent)), ms)
+    let heard = Buffer.alloc(0)
+    const over = (why: string) => end(heard.length > 0 ? judged(heard) : no(why))
+    const timer = setTimeout(() => over(silent), ms)
     const abort = () => {
       end(no(''))
       reject(signal.reason)
@@ -52,21 +54,28 @@ export function probe(connection: QueueConnection, signal: AbortSignal, ms = PRO
       silent = `it takes connections, and answers nothing within ${ms / 1000} s`
     })
     socket.once(tls === undefined ? 'connect' : 'secureConnect', () => socket.write(PING))
-    socket.once('data', (bytes: Buffer) => end(judged(bytes)))
+    socket.on('data', (bytes: Buffer) => {
+      // A line may come in pieces; TLS has none.
+      heard = Buffer.concat([heard, bytes.subarray(0, MOST_TOLD - heard.length)])
+      const whole = heard.length === MOST_TOLD || /[\r\n]/.test(heard.toString('latin1'))
+      if (whole || isTls(heard)) end(judged(heard))
+    })
     socket.on('error', error => end(failed(error)))
     const hint = tls === undefined ? ', as one with TLS (rediss://) does' : ''
-    socket.once('close', () => end(no(`it ends connections without an answer${hint}`)))
+    socket.once('close', () => over(`it ends connections without an answer${hint}`))
     signal.addEventListener('abort', abort, { once: true })
     if (signal.aborted) abort()
   })
 }
+
+const isTls = (bytes: Buffer): boolean => TLS_RECORDS.includes(bytes[0] ?? 0) && bytes[1] === 3
 
 /** What the first bytes of an answer say. */
 function judged(bytes: Buffer): Probed {
   const [line = ''] = bytes.toString('latin1', 0, MOST_TOLD).split(/[\r\n]/)
   if (line === '+PONG' || ASKS.test(line)) return { there: true }
   if (line.startsWith('-')) return no(line.slice(1), !LATER.test(line))
-  if (TLS_RECORDS.includes(bytes[0] ?? 0) && bytes[1] === 3) return no('it speaks TLS: rediss:// does as well', true)
+  if (isTls(bytes)) return no('it speaks TLS: rediss:// does as well', true)
   return no(`it is no Redis: it answers ${JSON.stringify(line)}`, true)
 }
 

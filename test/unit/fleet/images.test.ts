@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Kernels by their hash, from a folder that others write to, and from a server that may answer anything. */
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import {
@@ -59,8 +60,8 @@ describe('a folder', () => {
   test('has what was put there, which is copied once and looked at each time', async () => {
     const made = join(shared, 'Image')
     writeFileSync(made, BYTES)
-    await publishImage(made, shared)
-    await publishImage(made, shared)
+    await publishImage(made, shared, signal)
+    await publishImage(made, shared, signal)
     expect(readdirSync(join(shared, 'sha256'))).toEqual([SHA])
     const mine = images()
     const path = await mine.get(SHA, signal)
@@ -70,7 +71,7 @@ describe('a folder', () => {
     // What changed in the cache is no image any more.
     writeFileSync(path, 'something else')
     await expect(mine.get(SHA, signal)).rejects.toThrow(`${SHA} is not there`)
-    await publishImage(made, shared)
+    await publishImage(made, shared, signal)
     expect(readFileSync(await mine.get(SHA, signal))).toEqual(BYTES)
   })
 
@@ -78,8 +79,28 @@ describe('a folder', () => {
     put('damaged', SHA)
     const made = join(shared, 'Image')
     writeFileSync(made, BYTES)
-    await publishImage(made, shared)
+    await publishImage(made, shared, signal)
     expect(readFileSync(join(shared, 'sha256', SHA))).toEqual(BYTES)
+  })
+
+  test.each([
+    ['a pipe', (to: string) => execFileSync('mkfifo', [to])],
+    ['what has no end', (to: string) => symlinkSync('/dev/zero', to)],
+    ['a link to the same bytes', (to: string) => symlinkSync(join(shared, 'Image'), to)],
+  ])('%s in the place of what is published is replaced: no worker would take it', async (_, place) => {
+    const made = join(shared, 'Image')
+    writeFileSync(made, BYTES)
+    place(join(shared, 'sha256', SHA))
+    await publishImage(made, shared, signal)
+    expect(readFileSync(await images().get(SHA, signal))).toEqual(BYTES)
+    expect(readdirSync(join(shared, 'sha256'))).toEqual([SHA])
+  })
+
+  test('publishing ends with its signal, and leaves nothing', async () => {
+    const made = join(shared, 'Image')
+    writeFileSync(made, BYTES)
+    await expect(publishImage(made, shared, AbortSignal.abort(new Error('given up')))).rejects.toThrow(/^given up$/)
+    expect(readdirSync(join(shared, 'sha256'))).toEqual([])
   })
 
   test.each([
@@ -145,9 +166,16 @@ describe('what is kept', () => {
     const limits = { kept: 1000 + BYTES.length - 1 }
     await images(limits).get(SHA, signal)
     await expect(images(limits).get(sum('another'), signal)).rejects.toThrow(
-      `${kept} is full: ${BYTES.length} bytes of it were used within the last hour`,
+      `${kept} is full: ${BYTES.length} bytes of it were used within the last hour, up to 1000 are coming`,
     )
     expect(readdirSync(kept)).toEqual([SHA])
+  })
+
+  test('has room for all that is copied at the same time', async () => {
+    const mine = await served(() => {}, { kept: 2999, idleMs: 300 })
+    const all = await Promise.allSettled(['a', 'b', 'c'].map(bytes => mine.get(sum(bytes), signal)))
+    const why = all.map(result => (result.status === 'rejected' ? `${result.reason}` : ''))
+    expect(why.filter(text => text.includes('is full: 0 bytes'))).not.toEqual([])
   })
 })
 
@@ -224,6 +252,7 @@ test('where it may be: a folder, or a URL without a password', () => {
   for (const [text, url] of [
     ['http://here', 'http://here/sha256/'],
     ['https://here:8443/a/b/', 'https://here:8443/a/b/sha256/'],
+    ['http://here//elsewhere/x', 'http://here//elsewhere/x/sha256/'],
   ] as const)
     expect(parseSource(text)).toEqual({ url: new URL(url) })
   for (const text of ['ftp://here', 'file:///etc', 'http://me:secret@here/', 'http://here/?x=', 'http://'])

@@ -114,6 +114,12 @@ describe('what answers', () => {
       false,
       /^LOADING/,
     ],
+    [
+      'a Redis whose disk is full',
+      () => says('-MISCONF Redis is configured to save RDB snapshots, but is unable to persist to disk.\r\n'),
+      false,
+      /^MISCONF/,
+    ],
   ])('%s is told', async (_, server, hopeless, why) => {
     const connection = await listening(server())
     const limit = server === silent ? 300 : 30_000
@@ -122,6 +128,36 @@ describe('what answers', () => {
 
   test.each(['+PONG\r\n', '-NOAUTH Authentication required.\r\n'])('%j is a Redis', async answer => {
     expect(await probe(await listening(says(answer)), never)).toEqual({ there: true })
+  })
+
+  test('a Redis whose answer comes in pieces is one', async () => {
+    const slowly = createServer(socket => {
+      const pieces = ['+P', 'ON', 'G\r', '\n']
+      const timer = setInterval(() => {
+        const piece = pieces.shift()
+        if (piece === undefined) clearInterval(timer)
+        else socket.write(piece)
+      }, 20)
+      socket.on('error', () => {}).once('close', () => clearInterval(timer))
+    }).on('connection', socket => socket.setNoDelay())
+    expect(await probe(await listening(slowly), never)).toEqual({ there: true })
+  })
+
+  test('half a line, and the end, is told', async () => {
+    const server = createServer(socket => void socket.on('error', () => {}).once('data', () => socket.end('hel')))
+    const why = 'it is no Redis: it answers "hel"'
+    expect(await probe(await listening(server), never)).toEqual({ there: false, hopeless: true, why })
+  })
+
+  test('half a line, and nothing more, is told', async () => {
+    const why = 'it is no Redis: it answers "hel"'
+    expect(await probe(await listening(says('hel')), never, 300)).toEqual({ there: false, hopeless: true, why })
+  })
+
+  test('what never ends a line is not read for ever', async () => {
+    const why = `it is no Redis: it answers "${'x'.repeat(100)}"`
+    const answer = probe(await listening(says('x'.repeat(1 << 20))), never)
+    expect(await answer).toEqual({ there: false, hopeless: true, why })
   })
 
   test.each<[string, () => Server, RegExp]>([
