@@ -165,7 +165,12 @@ function check(options: BootOptions): void {
   if (options.storm > 0 && options.el2 === 'none') throw new Error('--storm: only with --el2 pkvm or kernel')
   if (typeof record === 'string' && (options.baseline || options.server !== undefined))
     throw new Error('--record: needs the server of this run: not with --baseline or --server')
-  expectDistinct({ '--report': report, '--record': record })
+  const { kernel, initrd, symbols, policy, firmware, tokenFile } = options
+  const inputs = { '--kernel': kernel, '--initrd': initrd, '--symbols': symbols, '--policy': policy }
+  expectDistinct(
+    { '--report': report, '--record': record },
+    { ...inputs, '--firmware': firmware === true ? undefined : firmware, '--token-file': tokenFile },
+  )
   if (options.requireRecording && record === false) throw new Error('--require-recording: not with --no-record')
   if (options.tokenFile !== undefined) {
     if (options.server === undefined)

@@ -46,7 +46,7 @@ import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, numbers, whole, within } from './numbers.ts'
-import { databaseFile, expectDistinct, faultNames, inputFile, outputFile } from './paths.ts'
+import { databaseFile, expectReports, faultNames, inputFile, outputFile } from './paths.ts'
 import { connectionOf, endSoon, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
@@ -156,6 +156,7 @@ export function faultsRunCommands(faults: Command): void {
     .description('what came of a campaign')
     .action((id: number, options: OutputOptions) =>
       act(async () => {
+        usage(() => expectReports(options))
         const database = new Database(options.database)
         await output(database, database.campaign(id), options)
       }),
@@ -198,7 +199,7 @@ async function start(
   options: RunOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  usage(() => expectDistinct({ '--junit': options.junit, '--html': options.html }))
+  usage(() => expectReports(options))
   const connection = connectionOf(options)
   const machine = {
     ...(options.modules && { modules: options.modules }),

@@ -54,7 +54,7 @@ import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
 import { list, within } from './numbers.ts'
-import { databaseFile, expectDistinct, inputFile, outputFile } from './paths.ts'
+import { databaseFile, expectReports, inputFile, outputFile } from './paths.ts'
 import { connectionOf, endSoon, ONLY_BUILT_IN, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, say } from './terminal.ts'
 
@@ -194,6 +194,7 @@ export function matrixCommand(program: Command): void {
     .description('what came of a matrix')
     .action((number: number, options: OutputOptions) =>
       act(async () => {
+        usage(() => expectReports(options))
         const database = new MatrixDatabase(options.database)
         await output(database, database.campaign(number), options)
       }),
@@ -234,7 +235,7 @@ const kernelsOf = ({ kernel, against }: MatrixOptions): string[] => [
 const nameOf = (kernel: string): string => (isSeries(kernel) ? kernel : resolve(kernel))
 
 async function start(options: MatrixOptions, signal: AbortSignal): Promise<void> {
-  usage(() => expectDistinct({ '--junit': options.junit, '--html': options.html }))
+  usage(() => expectReports(options))
   const connection = connectionOf(options)
   const kernels = kernelsOf(options)
   const { memory, modules, initrd } = options

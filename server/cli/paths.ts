@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Paths that the command line names are looked at while it is read: one that is not there costs no work, and no boot. */
-import { accessSync, constants, existsSync, type Stats, statSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { accessSync, constants, existsSync, realpathSync, type Stats, statSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { isQemuVersion, QEMU_VERSIONS, treeVersion } from '../../scripts/setup/index.ts'
 import { entryNamed, isFile } from '../faults/catalogue.ts'
@@ -99,15 +99,41 @@ export function outputInFolder(path: string): string {
   return existsSync(outputFolder(folder)) ? outputFile(path) : path
 }
 
-/** Two outputs in one file would be one of them. @param outputs by the option that names each @throws Error */
-export function expectDistinct(outputs: Readonly<Record<string, string | false | undefined>>): void {
-  const options = new Map<string, string>()
+type PathsByOption = Readonly<Record<string, string | false | undefined>>
+
+/**
+ * Two outputs in one file would be one of them, and one in a file that is read would be the end of that.
+ * @param outputs by the option that names each @param inputs likewise @throws Error
+ */
+export function expectDistinct(outputs: PathsByOption, inputs: PathsByOption = {}): void {
+  const uses = new Map<string, string>()
+  for (const [option, path] of Object.entries(inputs))
+    if (path) uses.set(sameFile(path), `${option} is read from that file`)
   for (const [option, path] of Object.entries(outputs)) {
     if (path === undefined || path === false || !isFileOrNew(path)) continue
-    const other = options.get(resolve(path))
-    if (other !== undefined) throw new Error(`${option} ${path}: ${other} is written to the same file`)
-    options.set(resolve(path), option)
+    const other = uses.get(sameFile(path))
+    if (other !== undefined) throw new Error(`${option} ${path}: ${other}`)
+    uses.set(sameFile(path), `${option} is written to the same file`)
   }
+}
+
+/** The reports of a campaign, and the database that it is kept in. @throws Error */
+export const expectReports = ({
+  database,
+  junit,
+  html,
+}: {
+  readonly database: string
+  readonly junit?: string
+  readonly html?: string
+}): void => expectDistinct({ '--junit': junit, '--html': html }, { '--database': database })
+
+/** Equal for all names of one file. */
+function sameFile(path: string): string {
+  const there = statSync(path, { throwIfNoEntry: false })
+  if (there !== undefined) return `${there.dev} ${there.ino}`
+  const folder = dirname(resolve(path))
+  return join(existsSync(folder) ? realpathSync(folder) : folder, basename(path))
 }
 
 /** Several may lead to one terminal or pipe. */

@@ -42,9 +42,9 @@ import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
 import { bisect, parseRange } from './bisect.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
-import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
+import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
 import { openPager, type Pager } from './pager.ts'
-import { inputFile, inputRecording, ofRecording, outputFile, outputStream } from './paths.ts'
+import { expectDistinct, inputFile, inputRecording, ofRecording, outputFile, outputStream } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { sayProblems } from './problems.ts'
 import { recordingsCommands } from './recordings.ts'
@@ -306,6 +306,19 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
   await pager?.ended()
 }
 
+/** @throws UsageError when what is read would be written over */
+function expectKept(
+  recording: string,
+  {
+    output,
+    symbols,
+    with: second,
+  }: { readonly output?: string; readonly symbols?: string | boolean; readonly with?: string },
+): void {
+  const image = typeof symbols === 'string' ? symbols : undefined
+  usage(() => expectDistinct({ '--output': output }, { recording, '--with': second, '--symbols': image }))
+}
+
 interface ExportCommandOptions extends SymbolOptions {
   readonly html?: boolean
   readonly with?: string
@@ -335,6 +348,7 @@ function exportCommand(trace: Command): void {
     .option('-o, --output <file>', 'instead of standard output', outputStream)
   symbolOptions(command).action((path: string, options: ExportCommandOptions) =>
     reading(path, async reader => {
+      expectKept(path, options)
       const { header } = reader
       if (options.html) return exportPage(path, options)
       if (options.with !== undefined) throw new UsageError('--with goes with --html')
@@ -429,6 +443,7 @@ function flameCommand(trace: Command): void {
     .option('-o, --output <file>', 'instead of standard output', outputStream)
   const action = (path: string, options: SymbolOptions & { weight: 'traps' | 'time'; output?: string }) =>
     reading(path, async reader => {
+      expectKept(path, options)
       const symbols = loadSymbols(reader, { symbols: true, ...options })
       if (symbols === undefined) return
       const stacks = flame(reader.records(), symbols, options.weight)
@@ -445,6 +460,7 @@ function cutCommand(trace: Command): void {
     .requiredOption('-o, --output <file>', 'the new recording; compressed when its name ends in .gz', outputFile)
     .action((path: string, options: { readonly to: number; readonly output: string }) =>
       reading(path, async reader => {
+        expectKept(path, options)
         const bytes = await cut(reader, options.to, options.output)
         print(`${options.output}: ${bytes} bytes`)
       }),

@@ -2,11 +2,13 @@
 /** What the command line does not understand, or cannot mean, is told from what failed by its exit code. */
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { copyFileSync, linkSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
+import { privateFolder } from '../../../server/machine/scratch.ts'
 import { cosim } from '../../boot/cli.ts'
 import { commands, parsed } from './parsed.ts'
 
@@ -132,6 +134,41 @@ test.each([
   expect(said).toMatch(/no-such-/)
   expect(said).toMatch(/no such|does not exist|no fault/)
   expect(code).toBe(2)
+})
+
+describe('what is read is not written over', () => {
+  const folder = privateFolder(tmpdir(), 'usage-')
+  const recording = join(folder, 'recording.gz')
+  const link = join(folder, 'link')
+  const hard = join(folder, 'hard')
+  const from = fileURLToPath(new URL('../trace/recordings/6.1-mmio.gz', import.meta.url))
+  copyFileSync(from, recording)
+  symlinkSync(recording, link)
+  linkSync(recording, hard)
+  afterAll(() => rmSync(folder, { recursive: true }))
+
+  test.each<[string, RegExp]>([
+    ['trace export FILE --csv -o FILE', /--output .*: recording is read from that file/],
+    ['trace export FILE --csv -o LINK', /--output .*: recording is read from that file/],
+    ['trace export HARD --json -o FILE', /--output .*: recording is read from that file/],
+    ['trace export FILE --html -o FILE', /--output .*: recording is read from that file/],
+    ['trace flame FILE -o FILE', /--output .*: recording is read from that file/],
+    ['trace flame FILE --symbols README.md -o README.md', /--output .*: --symbols is read from that file/],
+    ['trace cut FILE --to 1 -o FILE', /--output .*: recording is read from that file/],
+    ['boot --report LINK --record FILE', /--record .*: --report is written to the same file/],
+    ['boot --initrd FILE --report FILE', /--report .*: --initrd is read from that file/],
+    ['boot --kernel FILE --record LINK', /--record .*: --kernel is read from that file/],
+    ['faults report 1 --database FILE --junit FILE', /--junit .*: --database is read from that file/],
+    ['faults run sync-hangs --database FILE --html FILE', /--html .*: --database is read from that file/],
+    ['matrix report 1 --database FILE --html LINK', /--html .*: --database is read from that file/],
+    ['matrix --database FILE --junit FILE', /--junit .*: --database is read from that file/],
+  ])('%s', (line, message) => {
+    const words = line.replace(/FILE|LINK|HARD/g, word => ({ FILE: recording, LINK: link, HARD: hard })[word] ?? '')
+    const { status, stderr } = run(...words.split(' '))
+    expect(stderr).toMatch(message)
+    expect(status).toBe(2)
+    expect(readFileSync(recording).equals(readFileSync(from))).toBe(true)
+  })
 })
 
 /** /proc takes no files, not even root's. */
