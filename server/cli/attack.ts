@@ -28,7 +28,7 @@ import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOp
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { within } from './numbers.ts'
 import { inputFile, outputFolder } from './paths.ts'
-import { checkPolicy, noTypeCheck } from './policyCheck.ts'
+import { checkPolicy, checkQuirkNames, noTypeCheck } from './policyCheck.ts'
 import { connectionOf, ONLY_BUILT_IN, type QueueOptions, queueOptions } from './queueOptions.ts'
 import { print, report, say } from './terminal.ts'
 
@@ -201,6 +201,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
       ...{ ...(stage2 && { stage2 }), ...(populate && { populate }) },
     })
   if (problem !== undefined) throw new UsageError(`--${problem.replace('with ', 'with --')}`)
+  await checkQuirkNames(policy, options.quirk)
   await checkPolicy(options.policy, options.typeCheck, signal)
   const attackOptions: AttackOptions = {
     policy: options.policy,

@@ -70,8 +70,8 @@ import { type Dashboard, openDashboard } from './dashboard.ts'
 import { execute } from './exec.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
 import { checkKernel } from './kernels.ts'
-import { expectDistinct } from './paths.ts'
-import { checkPolicy } from './policyCheck.ts'
+import { expectDistinct, serverAddress } from './paths.ts'
+import { checkPolicy, checkQuirkNames } from './policyCheck.ts'
 import { printSummary } from './summary.ts'
 import { ConsolePrinter, raw, say } from './terminal.ts'
 import { readToken } from './tokenFile.ts'
@@ -93,7 +93,9 @@ export function bootCommand(program: Command): void {
       new Option(
         '--server <socket|host:port>',
         'use the server that listens there (smmu-cosim dev --listen) instead of one of its own',
-      ).conflicts([...OF_THE_SERVER]),
+      )
+        .argParser(serverAddress)
+        .conflicts([...OF_THE_SERVER]),
     )
     .addOption(tokenFile())
     .action((options: BootOptions) => bootAction(options))
@@ -106,6 +108,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
   try {
     // A confined process cannot look for what it was not allowed to read.
     usage(() => check(options))
+    await checkQuirkNames(options.policy, options.quirk)
     await checkKernel({ ...wantedFiles(options), qemuArgs: options.qemuArg }, !options.interactive, say)
     await checkPolicy(options.policy, options.typeCheck, signal)
     if (options.dashboard !== undefined) {

@@ -12,7 +12,8 @@ import { createRing } from '../trace/ring.ts'
 import { bootAction } from './boot.ts'
 import { type BootOptions, bootOptions, tokenFile } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
-import { checkPolicy } from './policyCheck.ts'
+import { serverAddress } from './paths.ts'
+import { checkPolicy, checkQuirkNames } from './policyCheck.ts'
 import { transportLine } from './summary.ts'
 import { say } from './terminal.ts'
 import { readToken } from './tokenFile.ts'
@@ -41,7 +42,11 @@ export function devCommand(program: Command): void {
         .choices(['keep', 'reset'])
         .default('keep'),
     )
-    .option('--listen <socket|host:port>', 'only the server, for a machine that is started with boot --server')
+    .option(
+      '--listen <socket|host:port>',
+      'only the server, for a machine that is started with boot --server',
+      serverAddress,
+    )
     .addOption(tokenFile())
     .action((options: DevOptions) =>
       options.listen === undefined ? develop(options) : listen(options, options.listen),
@@ -93,6 +98,7 @@ async function listen(options: DevOptions, address: string): Promise<void> {
       '--refused reset': options.refused === 'reset',
     }).filter(([, given]) => given)
     for (const [name] of without) throw new UsageError(`${name} needs a machine; --listen runs only the server`)
+    await checkQuirkNames(options.policy, options.quirk)
     await checkPolicy(options.policy, options.typeCheck, signal)
     const folder = ramFolder(options.ramDir)
     const token = usage(() => (options.tokenFile === undefined ? undefined : readToken(options.tokenFile)))

@@ -8,6 +8,16 @@ import { entryNamed, isFile } from '../faults/catalogue.ts'
 import type { SharedFolder } from '../machine/qemu.ts'
 import { LATEST, RECORDING, type Run, runNamed } from '../machine/runs.ts'
 import { tryWhole } from '../machine/wholeFile.ts'
+import { parseAddress } from '../trap/listener.ts'
+
+/** Where a server listens: the path of a Unix socket, or `host:port` (`[::1]:port`). @throws InvalidArgumentError */
+export function serverAddress(text: string): string {
+  const address = parseAddress(text)
+  const possible = 'path' in address ? address.path !== '' : address.port >= 1 && address.port <= 65_535
+  if (!possible)
+    throw new InvalidArgumentError('expected the path of a Unix socket, or HOST:PORT with a port from 1 to 65535')
+  return text
+}
 
 /** What can be read. @throws InvalidArgumentError */
 function readable(path: string): string {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Option } from 'commander'
-import { POLICY_NAMES, policyFile } from '../policy/load.ts'
+import { loadPolicy, POLICY_NAMES, policyFile } from '../policy/load.ts'
+import { checkQuirks } from '../policy/policy.ts'
 import { policyTypeErrors } from '../run/policyTypes.ts'
 import { UsageError, usage } from './exit.ts'
 import { say } from './terminal.ts'
@@ -9,6 +10,16 @@ import { say } from './terminal.ts'
 const SHOWN = 10
 
 export const noTypeCheck = (): Option => new Option('--no-type-check', 'run a policy of your own also with type errors')
+
+/**
+ * Checks the names of quirks before anything is started with them; those of a file are known only to the thread that loads it.
+ * @throws UsageError that names the quirks there are
+ */
+export async function checkQuirkNames(policy: string, quirks: readonly string[]): Promise<void> {
+  if (quirks.length === 0 || !POLICY_NAMES.includes(policy)) return
+  const { description } = await loadPolicy(policy)
+  usage(() => checkQuirks(policy, description?.quirks ?? {}, quirks))
+}
 
 /**
  * Checks the types of a policy that is a file, before anything is started with it. A confined process has been through this.

@@ -8,7 +8,7 @@
  * damage to one looks as if what was in it had never been written.
  */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 
@@ -470,7 +470,8 @@ function planned<Job>({ plan }: CampaignRow, kind: Kind<Job>): string[] {
 /**
  * Puts what can be read of a damaged file into a new one. A campaign that lost sessions counts as unfinished, so that they can
  * be run again.
- * @returns campaigns and sessions that were saved @throws Error when the new file is there already
+ * @returns campaigns and sessions that were saved
+ * @throws Error when the new file is there already, or when there is nothing to put into it: it is not made then
  */
 export function salvage<Job>(
   from: string,
@@ -480,11 +481,17 @@ export function salvage<Job>(
   if (!existsSync(from)) throw new Error(`${from} does not exist`)
   if (existsSync(to)) throw new Error(`${to} exists already`)
   const found = readable(from, kind)
-  const database = new Store(to, kind)
+  if (found.length === 0) throw new Error(`${from}: no ${kind.noun} can be read, or this is no database`)
   try {
-    database.restore(found)
-  } finally {
-    database.close()
+    const database = new Store(to, kind)
+    try {
+      database.restore(found)
+    } finally {
+      database.close()
+    }
+  } catch (error) {
+    rmSync(to, { force: true })
+    throw error
   }
   return { campaigns: found.length, sessions: found.reduce((n, { rows }) => n + rows.length, 0) }
 }

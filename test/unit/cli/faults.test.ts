@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What is refused before a machine is started. */
 import { spawnSync } from 'node:child_process'
-import { rmSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -76,6 +76,19 @@ test.each([
   const args = [MAIN, 'faults', 'campaign', '--resume', '--database', path]
   const { status, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
   expect([status, stderr]).toEqual([1, expect.stringContaining('the plan of campaign 1 is damaged')])
+})
+
+test.each(['faults', 'matrix'])('%s salvage of a file that is no database: 1, and no new file', command => {
+  const notes = join(folder, 'notes.txt')
+  writeFileSync(notes, 'no database')
+  const made = join(folder, `${command}-saved.db`)
+  const { status, stderr, stdout } = spawnSync(process.execPath, [MAIN, command, 'salvage', notes, made], {
+    encoding: 'utf8',
+  })
+  expect(stdout + stderr).toBe(
+    `smmu-cosim: ${notes}: no ${command === 'matrix' ? 'matrix' : 'campaign'} can be read, or this is no database\n`,
+  )
+  expect([status, existsSync(made)]).toEqual([1, false])
 })
 
 describe('what is asked of the machine', () => {

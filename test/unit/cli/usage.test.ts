@@ -43,6 +43,23 @@ test.each<[string, RegExp]>([
   ['boot --qemu server', /'--qemu <version|file>' argument 'server' is invalid. server: no source tree of QEMU/],
   ['boot --qemu package.json', /'--qemu <version|file>' argument 'package.json' is invalid. not executable/],
   ['boot --stage2 shared --el2 kernel', /--stage2 shared: only with --el2 pkvm/],
+  ['boot --quirk x', /policy pkvm has no quirk "x": there are cmd-sync-msi, /],
+  ['boot --policy passthrough --quirk eats', /policy passthrough has no quirk "eats"/],
+  ['dev --quirk x', /policy pkvm has no quirk "x": there are cmd-sync-msi, /],
+  ['dev --listen /none/x --quirk x', /policy pkvm has no quirk "x": there are cmd-sync-msi, /],
+  ['attack --quirk nope', /^smmu-cosim: policy pkvm has no quirk "nope": there are cmd-sync-msi, /],
+  [
+    'dev --listen=',
+    /'--listen <socket.host:port>' argument '' is invalid. expected the path of a Unix socket, or HOST:PORT/,
+  ],
+  [
+    'dev --listen 127.0.0.1:99999',
+    /'--listen <socket.host:port>' argument '127.*' is invalid. expected .* from 1 to 65535/,
+  ],
+  [
+    'boot --server 127.0.0.1:0',
+    /'--server <socket.host:port>' argument '127.*' is invalid. expected .* from 1 to 65535/,
+  ],
   ['faults compare 1-3 3', /campaign 3 is on both sides/],
   ['matrix compare 3 3', /matrix 3 is on both sides/],
   ['boot --qemu 9.2', /'--qemu <version|file>' argument '9.2' is invalid. no such file/],

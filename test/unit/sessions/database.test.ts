@@ -16,8 +16,9 @@ import {
   tableText,
 } from '../../../server/sessions/campaignReport.ts'
 import { type Campaign, Database, jobName, planOf, salvage } from '../../../server/sessions/database.ts'
+import { salvageMatrices } from '../../../server/sessions/matrix.ts'
 import type { SessionResult } from '../../../server/sessions/session.ts'
-import { DamagedDatabase } from '../../../server/sessions/store.ts'
+import { campaignSum, DamagedDatabase } from '../../../server/sessions/store.ts'
 
 let folder: string
 beforeEach(() => {
@@ -198,7 +199,15 @@ describe('campaigns', () => {
         expect(message).toContain(damaged)
         refused++
         const to = join(folder, `saved-${i}`)
-        const { sessions } = salvage(damaged, to)
+        let sessions: number
+        try {
+          ;({ sessions } = salvage(damaged, to))
+        } catch (nothing) {
+          expect((nothing as Error).message).toBe(`${damaged}: no campaign can be read, or this is no database`)
+          expect(message).not.toContain('can be saved:')
+          expect(existsSync(to)).toBe(false)
+          continue
+        }
         if (sessions > 0 && error instanceof DamagedDatabase) expect(message).toContain(`${sessions} sessions`)
         const rows = rowsOf(dump(to))
         expect(rows.size).toBe(sessions)
@@ -235,6 +244,27 @@ describe('campaigns', () => {
     expect(database.remaining(database.campaign(1)).map(jobName)).toEqual(['one-3 6.12 nested 1'])
     database.close()
     expect(() => salvage(path, to)).toThrow(`${to} exists already`)
+  })
+
+  test('what is no database is not salvaged, and nothing is left of the new one', () => {
+    const path = join(folder, 'notes.txt')
+    const to = join(folder, 'new')
+    for (const content of ['', 'no database', 'SQLite format 3\0']) {
+      writeFileSync(path, content)
+      expect(() => salvage(path, to)).toThrow(`${path}: no campaign can be read, or this is no database`)
+      expect(() => salvageMatrices(path, to)).toThrow(`${path}: no matrix can be read, or this is no database`)
+      expect(existsSync(to)).toBe(false)
+    }
+    // A plan that is none, with the right sum, is found only while it is put into the new one.
+    const other = join(folder, 'db')
+    sample(other)
+    const db = new DatabaseSync(other)
+    const { sum: _, ...row } = db.prepare('SELECT * FROM campaigns WHERE id = 2').get() ?? {}
+    const hostile = { ...(row as unknown as Parameters<typeof campaignSum>[0]), plan: '{' }
+    db.prepare('UPDATE campaigns SET plan = ?, sum = ? WHERE id = 2').run(hostile.plan, campaignSum(hostile))
+    db.close()
+    expect(() => salvage(other, to)).toThrow('JSON')
+    expect(existsSync(to)).toBe(false)
   })
 
   test('a file of the first version is brought up to date, once', () => {
