@@ -322,13 +322,19 @@ export class Session extends EventEmitter<{
    */
   static async start(options: SessionOptions): Promise<Session> {
     const session = await Session.#start(options)
-    if (requiresIsolation(options)) {
-      // Whoever records the machine comes after that, and wants its first reset.
-      session.pump?.hold()
-      await session.#admit()
+    // Its guest may run before the caller has it, who wants the first line.
+    session.console.hold()
+    try {
+      if (requiresIsolation(options)) {
+        // Whoever records the machine comes after that, and wants its first reset.
+        session.pump?.hold()
+        await session.#admit()
+      }
+      if (options.restore !== undefined) await session.#load(options.restore)
+      return session
+    } finally {
+      setImmediate(() => session.console.release())
     }
-    if (options.restore !== undefined) await session.#load(options.restore)
-    return session
   }
 
   static async #start(options: SessionOptions): Promise<Session> {

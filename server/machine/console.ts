@@ -22,6 +22,7 @@ export class GuestConsole extends EventEmitter<{
   /** Undefined: it can't be written to. */
   #log: WriteStream | undefined
   #partial = ''
+  #held = false
 
   constructor(stream: Readable, logPath: string) {
     super()
@@ -32,16 +33,31 @@ export class GuestConsole extends EventEmitter<{
     // A full disk must not end the run: the console goes on, the log is short.
     log.on('error', error => {
       this.#log = undefined
-      stream.resume()
+      this.#go()
       this.emit('refused', error.message)
     })
-    log.on('drain', () => stream.resume())
+    log.on('drain', () => this.#go())
     stream.on('data', (chunk: Buffer) => this.#push(chunk))
     stream.on('close', () => {
       if (this.#partial !== '') this.emit('line', this.#partial)
       this.#log?.end()
       this.emit('end')
     })
+  }
+
+  /** Nothing is read until `release`: who wants all of it is not there yet. */
+  hold(): void {
+    this.#held = true
+    this.#stream.pause()
+  }
+
+  release(): void {
+    this.#held = false
+    this.#go()
+  }
+
+  #go(): void {
+    if (!this.#held) this.#stream.resume()
   }
 
   #push(chunk: Buffer): void {

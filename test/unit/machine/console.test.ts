@@ -53,3 +53,16 @@ test('a log that cannot be written to does not stop the guest', async () => {
   for (let i = 0; i < 1000; i++) stream.write(`${'x'.repeat(1023)}\n`)
   await expect.poll(() => lines).toBe(1000)
 })
+
+test('nothing is lost on who listens late, while it is held', async () => {
+  const stream = new PassThrough()
+  const guest = new GuestConsole(stream, join(folder, 'log'))
+  guest.hold()
+  stream.write('first\n')
+  await new Promise(setImmediate)
+  const lines: string[] = []
+  guest.on('line', line => lines.push(line))
+  guest.release()
+  stream.write('second\n')
+  await expect.poll(() => lines).toEqual(['first', 'second'])
+})
