@@ -35,6 +35,7 @@ import { Checkpoint, CheckpointError, type PageOperation } from './checkpoint.ts
 import { CHOICE_NAMES, type Choices, LINUX_ONLY } from './choices.ts'
 import { type CommandOverrides, commandRules } from './commandRules.ts'
 import type { HypContext } from './context.ts'
+import { disableAcknowledged } from './cr0.ts'
 import { frameRules, RegisterFrame, type RegisterOverrides } from './frame.ts'
 import { HostStage2, HostStage2Error, type OwnerChange } from './hostStage2.ts'
 import { Idmap, type IdmapInfo, newIdmapState } from './idmap.ts'
@@ -774,6 +775,10 @@ export class Hypervisor implements HypContext {
     // The former hypervisor may have died between a store and its clean.
     this.memory.clean?.(this.pool.base, this.pool.capacity * PAGE_SIZE)
     changes.push(...this.#resumePower(false))
+    // Or in a write of CR0: an SMMU whose queue is off by now executes no command, and caches nothing that is in use.
+    for (const smmu of this.smmus) {
+      if (smmu.isOn) disableAcknowledged(smmu, smmu.hardware.read32(ARM_SMMU_CR0ACK))
+    }
     for (const smmu of this.smmus) this.#expect(smmu.verify())
     for (const smmu of this.smmus) {
       const { index, hardware, hostCmdq, shadowStrtab } = smmu

@@ -605,6 +605,31 @@ describe('a hypervisor that takes over', () => {
     expect(limit).toBeGreaterThan(3)
   })
 
+  test('from one that died when hardware was off, and nobody had been told', () => {
+    const bench = started('ahead')
+    const checkpoint = bench.hyp.checkpoint().slice()
+    const soft = bench.hw.write
+    bench.hw.write = (offset, size, lo, hi) => {
+      soft.call(bench.hw, offset, size, lo, hi)
+      if (offset === r.ARM_SMMU_CR0) throw new Error('killed')
+      return true
+    }
+    expect(() => bench.write(r.ARM_SMMU_CR0, 0)).toThrow('killed')
+    bench.hw.write = soft
+    bench.el2.take(NEAR_BLOCK, ANNOTATION_VM)
+    bench.el2.leave()
+    // Its command queue consumes nothing.
+    const next = successor(bench)
+    next.restore(checkpoint)
+    next.resume()
+    bench.hyp = next
+    expect(next.verify()).toEqual([])
+    bench.write(r.ARM_SMMU_CR0, 0)
+    bench.host.boot()
+    bench.host.attach(SID, STE.bypass)
+    expect([NEAR_BLOCK, NEAR_BLOCK + PAGE].map(address => bench.reach(address))).toEqual([-1, NEAR_BLOCK + PAGE])
+  })
+
   test('and has tables of its own does not', () => {
     const bench = started('ahead')
     expect(() => successor(bench, {}).restore(bench.hyp.checkpoint().slice())).toThrow("and EL2's tables")
