@@ -7,6 +7,7 @@ import { MAX_SLOTS, PLUGGABLE_NAMES } from '../../machine/hotplug.ts'
 import { MAX_SMMUS } from '../../machine/qemu.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { BBM_LEVELS, GRANULES, POPULATE_MODES, POWER_MODES, SERIES_STEPS, STAGE2_MODES } from '../../policy/policy.ts'
+import { EL2_KERNEL } from '../../run/el2.ts'
 import { KERNELS } from '../../run/files.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { FILE_NAME, Nullable, named, Ref, type View } from './fields.ts'
@@ -75,7 +76,12 @@ export const StartSchema = named(
           description: 'what devices reach is held against who owns the pages; stops where they must not',
         }),
       ),
-      kernel: Type.Optional(Type.Enum([...KERNELS], { default: DEFAULTS.kernel })),
+      // A default of the schema would be filled in, and be the one of a machine with el2 as well.
+      kernel: Type.Optional(
+        Type.Enum([...KERNELS], {
+          description: `of Debian; absent: ${DEFAULTS.kernel}, with el2 pkvm ${EL2_KERNEL}`,
+        }),
+      ),
       image: Type.Optional(
         Type.String({ pattern: FILE_NAME, description: 'a kernel in the folder of images, instead of `kernel`' }),
       ),
