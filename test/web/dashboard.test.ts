@@ -670,7 +670,7 @@ describe('on a booted machine', () => {
     expect(manager.status().state).toBe('off')
   })
 
-  test('recordings: replayed, and compared', async () => {
+  test('recordings: that of this machine, decided again', async () => {
     await open('runs')
     const rows = page.locator('.runs-view tbody tr')
     await rows

@@ -54,10 +54,12 @@ export interface HarnessOptions {
   readonly qmp?: boolean
   /** A built-in one's name, or a file. */
   readonly policy?: string
+  /** Folder of the built dashboard; absent: none is served. */
+  readonly dashboard?: string
 }
 
 export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
-  const { access = { host: '127.0.0.1' }, ringBytes = 1 << 22, policy = 'passthrough' } = options
+  const { access = { host: '127.0.0.1' }, ringBytes = 1 << 22, policy = 'passthrough', dashboard } = options
   const folder = mkdtempSync(join(tmpdir(), 'cosim-test-'))
   const ram = openSync(join(folder, 'ram'), 'wx+')
   ftruncateSync(ram, 1 << 20)
@@ -122,7 +124,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
   })
   const manager = new MachineManager({ runsFolder: join(folder, 'runs') })
   manager.adopt(session as unknown as Session, { policy }, { version: 'none' })
-  const { app, subscriptions } = await createApp({ manager, access, version: 'test' })
+  const { app, subscriptions } = await createApp({ manager, access, version: 'test', ...(dashboard && { dashboard }) })
   await app.listen({ host: '127.0.0.1', port: 0 })
   const { port } = app.server.address() as AddressInfo
   const connected = once(thread, 'connected')

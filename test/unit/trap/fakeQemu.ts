@@ -66,6 +66,8 @@ export class FakeQemu {
   parks = 0
   /** Times that it was asked for a call stack. */
   stacks = 0
+  /** Guest time of its traps, ns. */
+  time = 1_000
   /** Where its traps come from. */
   pc = 0n
   /** Offers the ring. */
@@ -218,22 +220,23 @@ export class FakeQemu {
     this.flush()
   }
 
-  reset(): Promise<MessageFromServer> {
+  /** @param time of the guest, ns */
+  reset(time = 0): Promise<MessageFromServer> {
     const seq = ++this.#seq
-    encodeReset(this.out, seq, 0, 0)
+    encodeReset(this.out, seq, 0, time)
     return this.send(seq)
   }
 
   /** @param repeated number of a request whose answer was lost */
   read(offset: number, size: number, repeated?: number): Promise<MessageFromServer> {
     const seq = repeated ?? ++this.#seq
-    encodeTrapRead(this.out, seq, 0, 0, offset, size, 1_000, ...this.#pc, 5_000)
+    encodeTrapRead(this.out, seq, 0, 0, offset, size, this.time, ...this.#pc, 5_000)
     return this.send(seq)
   }
 
   write(offset: number, size: number, lo: number, hi = 0): Promise<MessageFromServer> {
     const seq = ++this.#seq
-    encodeTrapWrite(this.out, seq, 0, 0, offset, size, 1_000, ...this.#pc, 5_000, hi, lo)
+    encodeTrapWrite(this.out, seq, 0, 0, offset, size, this.time, ...this.#pc, 5_000, hi, lo)
     return this.send(seq)
   }
 
@@ -251,9 +254,9 @@ export class FakeQemu {
     return this.#seq
   }
 
-  /** An event record of `id` for a StreamID. */
-  event(id: number, sid: number): void {
-    encodeEvent(this.out, ++this.#seq, 0, 2_000, sid, id, 0, 0, 0, 0, 0, 0)
+  /** An event record of `id` for a StreamID. @param time of the guest, ns */
+  event(id: number, sid: number, time = 2_000): void {
+    encodeEvent(this.out, ++this.#seq, 0, time, sid, id, 0, 0, 0, 0, 0, 0)
     this.flush()
   }
 

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The dashboard in a real browser, and no guest: a machine whose QEMU is a fake, recordings, what is asked for with the start dialog. */
+import { execFile } from 'node:child_process'
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { type Browser, chromium, type Locator, type Page } from 'playwright-core'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { MachineManager } from '../../server/api/machineManager.ts'
+import { type RunningServer, startServer } from '../../server/api/server.ts'
+import { buildDashboard } from '../../server/api/webBuild.ts'
+import { Database } from '../../server/sessions/database.ts'
+import { ARM_SMMU_CR0, ARM_SMMU_GBPA, ARM_SMMU_IDR0 } from '../../server/smmu/registers.ts'
+import { type Harness, startApp } from '../unit/api/harness.ts'
+import { violations } from './axe.ts'
+import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
+
+const STEP_MS = 60_000
+const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
+const fixture = (name: string) => fileURLToPath(new URL(`../unit/trace/recordings/${name}.gz`, import.meta.url))
+const MS = 1_000_000
+
+let browser: Browser
+let page: Page
+let complaints: string[]
+
+beforeAll(async () => {
+  if (!existsSync(CHROMIUM)) throw new Error(`${CHROMIUM} is missing: install Debian's chromium, or set CHROMIUM`)
+  browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS })
+}, 180_000)
+
+afterAll(() => browser?.close())
+
+beforeEach(async () => {
+  complaints = []
+  page = await browser.newPage({ viewport: { width: 1280, height: 800 } })
+  page.setDefaultTimeout(STEP_MS)
+  page.on('pageerror', error => complaints.push(String(error)))
+  page.on('console', message => {
+    if (message.type() === 'error') complaints.push(message.text())
+  })
+})
+
+afterEach(async () => {
+  await page.close()
+  expect(complaints).toEqual([])
+})
+
+describe('a machine whose QEMU is a fake', () => {
+  let machine: Harness
+  beforeEach(async () => {
+    machine = await startApp({ dashboard: await buildDashboard() })
+  }, 180_000)
+  afterEach(async () => {
+    // A page that is open would complain that the server went.
+    await page.goto('about:blank')
+    await machine.close()
+  })
+  const open = (view: string) => page.goto(new URL(`/#/${view}`, machine.url).href)
+  const read = async (offset: number, times: number) => {
+    for (let n = 0; n < times; n++) await machine.qemu.read(offset, 4)
+  }
+
+  test('traps: the heads of the columns say what is in them', async () => {
+    await read(ARM_SMMU_IDR0, 1)
+    await open('traps')
+    await page.locator('.virtual .trap:not(.other)').first().waitFor()
+    const heads = page.locator('.trap.head > span')
+    const found = await heads.evaluateAll(all => all.map(e => [e.textContent, e.getAttribute('title') ?? '']))
+    expect(found).toEqual([
+      ['#', expect.stringContaining('number of the trap')],
+      ['Time', expect.stringMatching(/virtual clock in seconds.*the server's clock/)],
+      ['Δ', expect.stringContaining('since the line above')],
+      ['C', expect.stringContaining('vCPU')],
+      ['A', expect.stringMatching(/R a read, W a write/)],
+      ['Register', expect.stringContaining('IHI 0070')],
+      ['Value', expect.stringMatching(/written by the host.*answered to it/)],
+      ['Decoded', expect.stringMatching(/fields of the value.*commands/)],
+      ['Kernel function', expect.stringContaining('symbols of the kernel')],
+      ['µs', expect.stringMatching(/the server's time.*QEMU/)],
+    ])
+    // A head stands over what it is about.
+    const lefts = (of: Locator) => of.evaluateAll(all => all.map(e => e.getBoundingClientRect().left))
+    const row = page.locator('.virtual .trap:not(.other)').first()
+    const columns = await lefts(row.locator('> span'))
+    const tops = await lefts(heads)
+    expect(columns).toHaveLength(tops.length)
+    // But for the room of the bar to scroll with.
+    for (const [i, left] of columns.entries()) expect(Math.abs(left - (tops[i] ?? 0))).toBeLessThan(12)
+  })
+
+  test('traps: faults, events and resets are marks on the time line, each at its time', async () => {
+    const { qemu, manager } = machine
+    const rules = `rules:
+  - name: seven
+    where: { at: register, register: GBPA, access: read }
+    when: { times: 1 }
+    what: { do: set, value: 7 }
+`
+    const armed = await fetch(`${machine.url}/api/v1/faults`, {
+      method: 'POST',
+      body: JSON.stringify({ text: rules, seed: 1 }),
+      headers: { 'content-type': 'application/json' },
+    })
+    expect(armed.status).toBe(200)
+    qemu.time = 1 * MS
+    await read(ARM_SMMU_IDR0, 1)
+    qemu.time = 3 * MS
+    await read(ARM_SMMU_GBPA, 1)
+    // F_TRANSLATION
+    qemu.event(0x10, 8, 5 * MS)
+    await qemu.reset(7 * MS)
+    qemu.time = 9 * MS
+    await read(ARM_SMMU_IDR0, 1)
+    await machine.settle()
+    const firings = () => manager.history.firings.read(0, 10, undefined).items
+    await expect.poll(firings).toMatchObject([{ rule: 'seven', trap: 2, time: 3 * MS }])
+
+    await open('traps')
+    const marks = page.locator('.time-chart [class^="mark-"]')
+    await expect.poll(() => marks.count()).toBe(3)
+    const chart = await page.locator('.time-chart svg').boundingBox()
+    const found = await marks.evaluateAll(all =>
+      all.map(e => {
+        const { left, width } = e.getBoundingClientRect()
+        return { kind: e.getAttribute('class'), text: e.querySelector('title')?.textContent ?? '', x: left + width / 2 }
+      }),
+    )
+    expect(found.map(({ kind, text }) => [kind, text])).toEqual([
+      ['mark-fault', expect.stringMatching(/^fault at 0\.003000 s: seven: /)],
+      ['mark-event', expect.stringMatching(/^event at 0\.005000 s: .*F_TRANSLATION/)],
+      ['mark-reset', 'reset at 0.007000 s: machine reset'],
+    ])
+    if (chart === null) throw new Error('no time line')
+    for (const [i, time] of [3, 5, 7].entries())
+      expect(Math.abs((found[i]?.x ?? 0) - (chart.x + ((time - 1) / 8) * chart.width))).toBeLessThan(2)
+    const colours = await page.evaluate<string[]>(
+      `[...document.querySelectorAll('.time-chart [class^=mark-]')].map(e => getComputedStyle(e).fill)`,
+    )
+    expect(new Set(colours).size).toBe(3)
+    expect(await violations(page)).toEqual([])
+    // A mark leads to the trap of its time.
+    await page.locator('.time-chart .mark-fault').click({ position: { x: 4, y: 2 } })
+    await page.locator('.detail .child.fault').first().waitFor()
+    expect(await page.locator('.detail h2').textContent()).toMatch(/^Trap 2\b/)
+  })
+
+  test('overview: of the bars of shares the largest fills its cell, the others are measured by it', async () => {
+    await read(ARM_SMMU_IDR0, 30)
+    for (let n = 0; n < 10; n++) await machine.qemu.write(ARM_SMMU_CR0, 4, 0)
+    await read(ARM_SMMU_CR0, 5)
+    await machine.settle()
+    await open('overview')
+    const bar = (register: string) =>
+      page
+        .locator('.registers tbody tr')
+        .filter({ has: page.getByRole('link', { name: register, exact: true }) })
+        .locator('svg.share rect')
+        .evaluateAll(all => all.map(e => [e.getAttribute('class'), Number(e.getAttribute('width'))]))
+    // Reads, then writes, of 100.
+    await expect
+      .poll(() => bar('IDR0'))
+      .toEqual([
+        ['fill-host', 100],
+        ['fill-hw', 0],
+      ])
+    const [reads, writes] = await bar('CR0')
+    expect([reads?.[0], writes?.[0]]).toEqual(['fill-host', 'fill-hw'])
+    expect(Number(reads?.[1])).toBeCloseTo((5 / 30) * 100)
+    expect(Number(writes?.[1])).toBeCloseTo((10 / 30) * 100)
+  })
+
+  test('overview: an oops of the guest is told as one, a panic as one', async () => {
+    await open('overview')
+    await page.getByRole('status', { name: 'Machine running' }).waitFor()
+    const alert = page.getByRole('alert').filter({ hasText: 'The guest’s kernel said' })
+    expect(await alert.count()).toBe(0)
+    machine.say('[    1.0] Internal error: Oops: 0000000096000004 [#1] SMP\n')
+    await alert.filter({ hasText: 'an oops' }).waitFor()
+    const reports = page.locator('.reports-list li')
+    const oops = reports.filter({ hasText: 'guest oops' })
+    await oops.getByText('Internal error: Oops: 0000000096000004').waitFor()
+    // As bad news, not as one of the events that are nobody's fault.
+    expect(await oops.locator('.tag').getAttribute('class')).toMatch(/\bbad\b/)
+    machine.say('[    2.0] Kernel panic - not syncing: Attempted to kill init!\n')
+    await alert.filter({ hasText: 'a panic' }).waitFor()
+    await reports.filter({ hasText: 'guest panic' }).getByText('Attempted to kill init!').waitFor()
+    expect(await alert.count()).toBe(1)
+    expect(await violations(page)).toEqual([])
+    await alert.getByRole('link', { name: 'see its console' }).click()
+    await page.getByLabel('Serial console').waitFor()
+  })
+})
+
+describe('without a machine', () => {
+  let folder: string
+  let manager: MachineManager
+  let server: RunningServer
+  beforeAll(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'cosim-web-'))
+    const runs = join(folder, 'runs')
+    for (const [run, name] of [
+      ['run-1', '6.12-nested'],
+      ['run-2', '6.12-queues'],
+    ] as const) {
+      mkdirSync(join(runs, run), { recursive: true })
+      copyFileSync(fixture(name), join(runs, run, 'trace'))
+    }
+    const database = new Database(join(folder, 'campaigns.db'))
+    database.begin('sync-hangs on 6.12', [])
+    database.close()
+    manager = new MachineManager({ runsFolder: runs })
+    server = await startServer({ manager, port: 0, say: () => {} })
+  }, 180_000)
+  afterAll(async () => {
+    await manager?.close()
+    await server?.close()
+    rmSync(folder, { recursive: true, force: true })
+  })
+  afterEach(() => void vi.restoreAllMocks())
+  const dialog = () => page.getByRole('dialog', { name: 'Start a machine' })
+  const openDialog = async () => {
+    await page.goto(new URL('/#/overview', server.url).href)
+    await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+    await dialog().waitFor()
+  }
+
+  test('from the start dialog to recordings and campaigns; one is replayed, two are compared', async () => {
+    await openDialog()
+    await dialog()
+      .getByRole('button', { name: /^Recordings of earlier machines/ })
+      .click()
+    await dialog().waitFor({ state: 'hidden' })
+    const recordings = page.getByRole('group', { name: 'Recordings', exact: true })
+    await recordings.getByRole('button', { name: 'Replay run-2' }).waitFor()
+    expect(await recordings.locator('tbody tr').count()).toBe(2)
+    const campaigns = page.getByRole('group', { name: 'Campaigns', exact: true }).locator('tbody tr')
+    expect(await campaigns.locator('td').allTextContents()).toMatchObject([
+      '1',
+      expect.stringMatching(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$/),
+      'sync-hangs on 6.12',
+      '0 of 0',
+      '0',
+    ])
+
+    const report = page.locator('pre.steps')
+    await recordings.getByRole('button', { name: 'Replay run-1' }).click()
+    await report.filter({ hasText: '500 traps replayed in' }).waitFor()
+    await page.getByRole('heading', { name: 'Replay of run-1' }).waitFor()
+    await page.getByText('no difference', { exact: true }).waitFor()
+
+    const compare = recordings.getByRole('button', { name: 'Compare run-1 with another' })
+    await compare.click()
+    expect(await compare.getAttribute('aria-pressed')).toBe('true')
+    await recordings.getByRole('button', { name: 'Compare with run-2' }).click()
+    await page.getByRole('heading', { name: 'run-1 and run-2' }).waitFor()
+    await page.getByText('different', { exact: true }).waitFor()
+    const [one, two] = ['run-1', 'run-2'].map(run => join(folder, 'runs', run, 'trace'))
+    const printed = await promisify(execFile)(process.execPath, [MAIN, 'trace', 'diff', `${one}`, `${two}`]).catch(
+      (error: { code: number; stdout: string }) => error,
+    )
+    expect(printed).toMatchObject({ code: 1 })
+    expect((await report.textContent())?.split('\n')).toEqual(printed.stdout.trimEnd().split('\n').slice(0, 400))
+    expect(await violations(page)).toEqual([])
+  })
+
+  test('the start dialog: what is chosen is what a machine is started with', async () => {
+    const start = vi.spyOn(manager, 'start').mockResolvedValue()
+    await openDialog()
+    await dialog()
+      .getByRole('checkbox', { name: /^pKVM at EL2/ })
+      .check()
+    // EL2 brings its kernel along.
+    expect(
+      await dialog()
+        .getByRole('combobox', { name: /^Kernel/ })
+        .isDisabled(),
+    ).toBe(true)
+    await dialog()
+      .getByLabel(/^Until/)
+      .selectOption('nested')
+    await dialog().getByRole('combobox', { name: /^Run/ }).selectOption('workload')
+    await dialog()
+      .getByRole('combobox', { name: /^Memory/ })
+      .selectOption('2G')
+    await dialog().getByRole('spinbutton', { name: 'vCPUs' }).fill('3')
+    await dialog()
+      .getByLabel(/^Timed reads/)
+      .fill('40')
+    await dialog()
+      .getByLabel(/^Kernel command line/)
+      .fill('debug')
+    await dialog().getByLabel('hold the first trap').check()
+    await dialog().getByLabel('end at the first unexpected warning').check()
+    await dialog()
+      .getByLabel(/^oracle/)
+      .check()
+    await dialog().getByText('Own files, devices, translation').click()
+    await dialog()
+      .getByRole('combobox', { name: /^Translation/ })
+      .selectOption('server')
+    await dialog()
+      .getByLabel(/^SMMUs/)
+      .fill('3')
+    await dialog().getByText('Faults from the first trap on').click()
+    for (const name of ['cr0ack-stuck', 'sync-hangs', 'cr0ack-late'])
+      await dialog().getByLabel('Add a fault').selectOption(name)
+    await dialog().getByRole('button', { name: 'Without sync-hangs' }).click()
+    await dialog().getByLabel('Seed').fill('11')
+    await dialog().getByText('Known defects of the posted series').click()
+    await dialog()
+      .getByRole('checkbox', { name: /^queues-unshared/ })
+      .check()
+    await dialog().getByRole('button', { name: 'Start', exact: true }).click()
+    await expect.poll(() => start.mock.calls.length).toBe(1)
+    // It went through the server's own check of requests.
+    const [[asked] = []] = start.mock.calls
+    expect(asked).toMatchObject({
+      ...{ policy: 'pkvm', until: 'nested', el2: 'pkvm', run: 'workload', memory: '2G', smp: 3, bench: 40 },
+      ...{ append: 'debug', breakFirst: true, panicOnWarn: true, oracle: true, translate: 'server', smmus: 3 },
+      ...{ faults: ['cr0ack-stuck', 'cr0ack-late'], seed: 11, quirks: ['queues-unshared'] },
+    })
+    expect(asked).not.toHaveProperty('kernel')
+
+    // What was ticked off again is not asked for.
+    await page.reload()
+    await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+    const el2 = dialog().getByRole('checkbox', { name: /^pKVM at EL2/ })
+    await el2.check()
+    await el2.uncheck()
+    await dialog()
+      .getByRole('combobox', { name: /^Kernel/ })
+      .selectOption('6.1')
+    await dialog().getByRole('button', { name: 'Start', exact: true }).click()
+    await expect.poll(() => start.mock.calls.length).toBe(2)
+    const [, [plain] = []] = start.mock.calls
+    expect(plain).toMatchObject({ el2: 'none', kernel: '6.1', translate: 'hardware', smmus: 1, blocks: false })
+    for (const name of ['faults', 'quirks', 'power', 'image']) expect(plain).not.toHaveProperty(name)
+  })
+})
