@@ -34,7 +34,7 @@ vi.mock('../../../scripts/setup/apt.ts', () => ({
   PrivateApt: {
     open: async () => ({
       field: async (name: string) => (name === 'linux-image-arm64' ? `linux-image-${VERSION} (= 1)` : ''),
-      names: async () => [],
+      names: async () => [`linux-image-${VERSION}`],
       download: async (name: string, dir: string) => {
         done.push(`download ${name}`)
         mkdirSync(dir, { recursive: true })
