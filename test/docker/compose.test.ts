@@ -100,6 +100,14 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
     }
   })
 
+  test('whoever builds the dashboard, or a page of a campaign, has a place for it: the image is read-only', () => {
+    const services = { ...config('dev'), ...config('ci'), ...config('faults'), ...config('campaign') }
+    for (const name of ['server', 'ci', 'faults', 'campaign']) {
+      const place = services[name]?.volumes?.find(({ target }) => target === '/app/node_modules/.cache')
+      expect(place, name).toMatchObject({ type: 'volume', source: 'web' })
+    }
+  })
+
   test('dev is what is started when no profile is named', () => {
     const { COMPOSE_PROFILES: _, ...env } = process.env
     const services = execFileSync('docker', ['compose', '-f', FILE, 'config', '--services'], { encoding: 'utf8', env })
