@@ -8,7 +8,7 @@
  * damage to one looks as if what was in it had never been written.
  */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 
@@ -482,6 +482,9 @@ export function salvage<Job>(
   if (existsSync(to)) throw new Error(`${to} exists already`)
   const found = readable(from, kind)
   if (found.length === 0) throw new Error(`${from}: no ${kind.noun} can be read, or this is no database`)
+  // What is removed when this fails is nobody else's: an empty file is an empty database.
+  mkdirSync(dirname(to), { recursive: true })
+  closeSync(openSync(to, 'wx'))
   try {
     const database = new Store(to, kind)
     try {
