@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest
 import { MachineManager } from '../../server/api/machineManager.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { violations } from './axe.ts'
-import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
+import { CHROMIUM, CHROMIUM_ARGUMENTS, newPage } from './browser.ts'
 
 const STEP_MS = 60_000
 
@@ -31,12 +31,7 @@ afterAll(async () => {
 
 beforeEach(async () => {
   complaints = []
-  page = await browser.newPage({ viewport: { width: 1280, height: 800 } })
-  page.setDefaultTimeout(STEP_MS)
-  page.on('pageerror', error => complaints.push(String(error)))
-  page.on('console', message => {
-    if (message.type() === 'error') complaints.push(message.text())
-  })
+  page = await newPage(browser, complaints, STEP_MS)
   await page.goto(new URL('/#/overview', server.url).href)
   // A key that comes before the page listens is lost.
   await expect

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { Browser, Page } from 'playwright-core'
 
 /** Debian's Chromium without the things that it wants to tell the world. */
 export const CHROMIUM_ARGUMENTS = [
@@ -12,3 +13,18 @@ export const CHROMIUM_ARGUMENTS = [
 ]
 
 export const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium'
+
+/**
+ * A page of the usual size.
+ * @param complaints where errors of its scripts, and those on its console, are put
+ * @param stepMs for each step on it
+ */
+export async function newPage(browser: Browser, complaints: string[], stepMs: number): Promise<Page> {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 } })
+  page.setDefaultTimeout(stepMs)
+  page.on('pageerror', error => complaints.push(String(error)))
+  page.on('console', message => {
+    if (message.type() === 'error') complaints.push(message.text())
+  })
+  return page
+}

@@ -14,7 +14,7 @@ import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import { machineState } from '../../server/trace/records.ts'
 import { violations } from './axe.ts'
-import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
+import { CHROMIUM, CHROMIUM_ARGUMENTS, newPage } from './browser.ts'
 
 const BOOT_MS = 180_000
 const VIEWS = 'overview traps queues streams translation memory console breakpoints faults el2 attack runs'.split(' ')
@@ -56,12 +56,7 @@ afterAll(async () => {
 
 beforeEach(async () => {
   complaints = []
-  page = await browser.newPage({ viewport: { width: 1280, height: 800 } })
-  page.setDefaultTimeout(STEP_MS)
-  page.on('pageerror', error => complaints.push(String(error)))
-  page.on('console', message => {
-    if (message.type() === 'error') complaints.push(message.text())
-  })
+  page = await newPage(browser, complaints, STEP_MS)
 })
 
 afterEach(async () => {

@@ -15,7 +15,7 @@ import { Database } from '../../server/sessions/database.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA, ARM_SMMU_IDR0 } from '../../server/smmu/registers.ts'
 import { type Harness, startApp } from '../unit/api/harness.ts'
 import { violations } from './axe.ts'
-import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
+import { CHROMIUM, CHROMIUM_ARGUMENTS, newPage } from './browser.ts'
 
 const STEP_MS = 60_000
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
@@ -35,12 +35,7 @@ afterAll(() => browser?.close())
 
 beforeEach(async () => {
   complaints = []
-  page = await browser.newPage({ viewport: { width: 1280, height: 800 } })
-  page.setDefaultTimeout(STEP_MS)
-  page.on('pageerror', error => complaints.push(String(error)))
-  page.on('console', message => {
-    if (message.type() === 'error') complaints.push(message.text())
-  })
+  page = await newPage(browser, complaints, STEP_MS)
 })
 
 afterEach(async () => {
