@@ -59,3 +59,11 @@ test('what goes wrong between EL2 and the server is seen by the attacker, or not
   expect(stdout).toMatch(/dma read of secret|EL2 and the SMMU do not agree/)
   expect(stdout).toMatch(/"isolation-violation"[\s\S]*"recovered"/)
 })
+
+test('a guest that hangs is told with the kernel functions that it waits in', async () => {
+  const args = ['faults', 'run', 'service-failure-mode', '--jobs', '1', '--json', '--database', database]
+  const { code, stdout, stderr } = await cosim(args)
+  expect(code, stderr).toBe(0)
+  // A read of the first disk, which never comes back.
+  expect(stdout).toMatch(/the workload was not done at the deadline; before that [^"]* in submit_bio_wait < /)
+})
