@@ -28,3 +28,12 @@ export async function newPage(browser: Browser, complaints: string[], stepMs: nu
   })
   return page
 }
+
+/**
+ * What a page complained about, without what the browser itself says of a server that is away: a connection that is
+ * refused or closed, with a request on it that was never answered (`ERR_EMPTY_RESPONSE`), or a WebSocket that ends.
+ */
+export const withoutServerAway = (complaints: readonly string[]): string[] =>
+  complaints.filter(
+    text => !/net::ERR_(CONNECTION_|EMPTY_RESPONSE|INCOMPLETE_CHUNKED|SOCKET_)|WebSocket connection/.test(text),
+  )

@@ -14,7 +14,7 @@ import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { TraceReader } from '../../server/trace/reader.ts'
 import { machineState } from '../../server/trace/records.ts'
 import { violations } from './axe.ts'
-import { CHROMIUM, CHROMIUM_ARGUMENTS, newPage } from './browser.ts'
+import { CHROMIUM, CHROMIUM_ARGUMENTS, newPage, withoutServerAway } from './browser.ts'
 
 const BOOT_MS = 180_000
 const VIEWS = 'overview traps queues streams translation memory console breakpoints faults el2 attack runs'.split(' ')
@@ -596,7 +596,7 @@ describe('on a booted machine', () => {
     await page.getByText('The connection to the server is lost').waitFor({ state: 'hidden' })
     await page.getByRole('status', { name: 'Machine running' }).waitFor()
     // What the browser says about a server that was away is no complaint of the page.
-    complaints = complaints.filter(text => !/ERR_CONNECTION|WebSocket connection/.test(text))
+    complaints = withoutServerAway(complaints)
   })
 
   test(

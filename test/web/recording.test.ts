@@ -14,7 +14,7 @@ import { MachineManager } from '../../server/api/machineManager.ts'
 import { startServer } from '../../server/api/server.ts'
 import { recordedMachine } from '../../server/trace/recordedMachine.ts'
 import { violations } from './axe.ts'
-import { CHROMIUM, CHROMIUM_ARGUMENTS } from './browser.ts'
+import { CHROMIUM, CHROMIUM_ARGUMENTS, withoutServerAway } from './browser.ts'
 
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 const fixture = (name: string) => fileURLToPath(new URL(`../unit/trace/recordings/${name}.gz`, import.meta.url))
@@ -235,5 +235,5 @@ test('a file dropped on a server, one of its recordings, and back to the machine
     await manager.close()
     await server.close()
   }
-  complaints = complaints.filter(text => !/ERR_CONNECTION|WebSocket connection/.test(text))
+  complaints = withoutServerAway(complaints)
 }, 180_000)
