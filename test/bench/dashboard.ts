@@ -51,12 +51,13 @@ async function watch(port: number, ended: AbortSignal): Promise<number> {
   return seen
 }
 
-async function watched(context: Context): Promise<Report> {
+/** A boot with a client on its stream of traps. */
+export async function watched(context: Context, ...args: string[]): Promise<Report> {
   const port = await freePort()
   const ended = new AbortController()
   const watching = watch(port, ended.signal)
   try {
-    const report = await bootOnce(context, '--dashboard', String(port))
+    const report = await bootOnce(context, '--dashboard', String(port), ...args)
     ended.abort()
     const seen = await watching
     const total = report.traps?.total ?? 0

@@ -17,6 +17,7 @@ export const NAMES = [
   'dashboard',
   'recording',
   'translate',
+  'switches',
   'faults',
   'scale',
 ] as const

@@ -7,6 +7,11 @@ import { median } from './stats.ts'
 
 /** A trap that QEMU had to wait for; ns. */
 export interface TimedTrap {
+  /** When the server had it decoded, since the trace began. */
+  readonly start: number
+  readonly seq: number
+  readonly write: number
+  readonly offset: number
   /** Since the trap before it. */
   readonly gap: number
   /** Round trip as QEMU measured it. */
@@ -22,19 +27,20 @@ export interface TimedTrap {
  * between them is taken from the trap that arrived fastest.
  */
 export function timedTraps(records: Iterable<TraceRecord>): TimedTrap[] {
-  const traps: { gap: number; total: number; way: number; own: number }[] = []
-  let last: { time: number; way: number; own: number; gap: number } | undefined
+  const traps: TimedTrap[] = []
+  let last: (Omit<TimedTrap, 'total'> & { readonly time: number }) | undefined
   let fastest = Number.POSITIVE_INFINITY
   for (const record of records) {
     if (record.kind !== 'trap' || record.duration === 0) continue
-    const { time, start, duration, lastTrapNs } = record
+    const { seq, write, offset, time, start, duration, lastTrapNs } = record
     if (last !== undefined && lastTrapNs > 0) {
-      const { gap, way, own } = last
-      traps.push({ gap, way, own, total: lastTrapNs })
+      const { time: _, ...trap } = last
+      traps.push({ ...trap, total: lastTrapNs })
     }
     const way = start - time
     fastest = Math.min(fastest, way)
-    last = { time, way, own: duration, gap: last === undefined ? 0 : time - last.time }
+    const gap = last === undefined ? 0 : time - last.time
+    last = { start, seq, write, offset, time, way, own: duration, gap }
   }
   return traps.map(trap => ({ ...trap, way: trap.way - fastest }))
 }
@@ -44,9 +50,9 @@ const SOON = 50e3
 const LONG = 500e3
 
 /** @param traps of the recordings of all runs. */
-export function linuxBudget(traps: readonly TimedTrap[]): Budget {
-  const µs = (of: readonly TimedTrap[], value: (trap: TimedTrap) => number) => median(of.map(value)) / 1000
-  const rows = (what: string, of: readonly TimedTrap[]): Budget['rows'] =>
+export function linuxBudget(traps: readonly Pick<TimedTrap, 'gap' | 'total' | 'way' | 'own'>[]): Budget {
+  const µs = (of: typeof traps, value: (trap: (typeof traps)[number]) => number) => median(of.map(value)) / 1000
+  const rows = (what: string, of: typeof traps): Budget['rows'] =>
     of.length === 0
       ? []
       : [

@@ -17,6 +17,13 @@ export interface Probed {
   /** In the order of PARTS. */
   readonly ns?: readonly Percentiles[]
   readonly bytesPerTrap?: number
+  /** In the kernel's monotonic clock, ns. */
+  readonly dated?: {
+    /** The trap thread, as the kernel numbers it. */
+    readonly thread: number
+    readonly seen: readonly (readonly [seq: number, ns: number])[]
+    readonly collections: readonly (readonly [ns: number, duration: number])[]
+  }
 }
 
 const POLICY = fileURLToPath(new URL('./probePolicy.ts', import.meta.url))

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The policy pkvm with a clock at its ports, and an eye on the heap: where the trap thread's own time goes, and what it leaves to the
- * garbage collector. The file that COSIM_BENCH_PROBE names is written again and again.
+ * The policy pkvm with a clock at its ports, or an eye on the heap, or on when it runs: where the trap thread's own time goes, and what it
+ * leaves to the garbage collector. The file that COSIM_BENCH_PROBE names is written again and again.
  */
-import { writeFileSync } from 'node:fs'
+import { readlinkSync, writeFileSync } from 'node:fs'
+import { PerformanceObserver } from 'node:perf_hooks'
 import { getHeapStatistics } from 'node:v8'
 import { PkvmPolicy } from '../../server/hypervisor/pkvm/policy.ts'
 import type { Machine } from '../../server/machine/ports.ts'
@@ -112,6 +113,31 @@ class Weighed extends PkvmPolicy {
   }
 }
 
+/** Traps whose moment is kept: enough to lay the recording's clock over the kernel's. */
+const SEEN_TRAPS = 1_000
+
+/** Says when it was called, and when the thread collected garbage, in the kernel's monotonic clock. */
+class Dated extends PkvmPolicy {
+  readonly #shift = Number(process.hrtime.bigint()) - now()
+  readonly #seen: (readonly [seq: number, ns: number])[] = []
+  readonly #collections: (readonly [ns: number, duration: number])[] = []
+  readonly #thread = Number(readlinkSync('/proc/thread-self').split('/').at(-1))
+
+  constructor(machine: Machine, context: PolicyContext) {
+    super(machine, context)
+    new PerformanceObserver(list => {
+      for (const { startTime, duration } of list.getEntries())
+        this.#collections.push([startTime * 1e6 + this.#shift, duration * 1e6])
+    }).observe({ entryTypes: ['gc'] })
+    write(() => ({ dated: { thread: this.#thread, seen: this.#seen, collections: this.#collections } }))
+  }
+
+  override access(trap: Trap): void {
+    if (this.#seen.length < SEEN_TRAPS) this.#seen.push([trap.seq, now() + this.#shift])
+    super.access(trap)
+  }
+}
+
 function write(of: () => Probed): void {
   const file = process.env.COSIM_BENCH_PROBE
   if (file === undefined) throw new Error('COSIM_BENCH_PROBE names no file')
@@ -119,6 +145,8 @@ function write(of: () => Probed): void {
 }
 
 export default function probe(machine: Machine, context: PolicyContext): Policy {
+  const what = process.env.COSIM_BENCH_WHAT
+  if (what === 'when') return new Dated(machine, context)
   // The clock allocates.
-  return process.env.COSIM_BENCH_WHAT === 'heap' ? new Weighed(machine, context) : new Clocked(machine, context)
+  return what === 'heap' ? new Weighed(machine, context) : new Clocked(machine, context)
 }

@@ -26,6 +26,7 @@ import { benchParts } from './parts.ts'
 import { duration, quietEnough } from './record.ts'
 import { benchRecording } from './recording.ts'
 import { benchScale } from './scale.ts'
+import { benchSwitches } from './switches.ts'
 import { benchTranslate } from './translate.ts'
 import { benchTransport } from './transport.ts'
 import { benchTrap } from './trap.ts'
@@ -87,6 +88,8 @@ const STEPS: readonly Step[] = [
   { names: ['dashboard'], seconds: pairsOfBoots, measure: benchDashboard },
   { names: ['recording'], seconds: pairsOfBoots, measure: benchRecording },
   { names: ['translate'], seconds: scale => 1.2 * pairsOfBoots(scale), measure: benchTranslate },
+  // With EL2 a boot takes twice as long.
+  { names: ['switches'], seconds: scale => 4 * pairsOfBoots(scale), measure: benchSwitches },
   { names: ['faults'], seconds: scale => 30 + few(scale) * scale.sessions * 4, measure: benchFaultSessions },
   { names: ['scale'], seconds: scale => few(scale) * (4 * BOOT_S + 60), measure: benchScale },
 ]

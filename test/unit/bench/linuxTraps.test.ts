@@ -19,7 +19,7 @@ const trap = (timeUs: number, wayUs: number, ownUs: number, lastTrapUs: number):
 
 test('a round trip comes with the trap after it, and is split into ways and the server’s own', () => {
   const records = [trap(100, 5, 7, 0), trap(130, 3, 6, 20), trap(1000, 43, 30, 12), trap(1100, 3, 6, 80)]
-  expect(timedTraps(records)).toEqual([
+  expect(timedTraps(records)).toMatchObject([
     { gap: 0, total: 20 * US, way: 2 * US, own: 7 * US },
     { gap: 30 * US, total: 12 * US, way: 0, own: 6 * US },
     { gap: 870 * US, total: 80 * US, way: 40 * US, own: 30 * US },
