@@ -31,7 +31,7 @@ import { SUCCESSORS, type SuccessorStart } from '../run/successor.ts'
 import { SYMBOL_FILES } from '../trace/symbols.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import { TRANSPORTS, type Transport } from '../trap/messages.ts'
-import { within } from './numbers.ts'
+import { port, within } from './numbers.ts'
 import { faultNames, folder, inputFile, outputFile, qemuSource, sharedFolder, whichQemu } from './paths.ts'
 import { noTypeCheck } from './policyCheck.ts'
 
@@ -338,7 +338,7 @@ export function bootOptions(command: Command, reconnect: number): Command {
         'a folder of the host at /share in the guest, by 9p behind the SMMU, to be read; FOLDER:rw: to be written as well',
       ).argParser(sharedFolder),
     )
-    .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', within(0, 65_535))
+    .option('--dashboard [port]', 'watch and steer the machine in a browser while it runs', port)
     .option('--dashboard-host <address>', 'address of the dashboard; any but loopback needs the token', DEFAULT_HOST)
     .addOption(
       new Option('--baseline', 'the same machine without the server, for comparison').conflicts([

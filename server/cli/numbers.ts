@@ -22,6 +22,9 @@ export function within(least: number, most: number = Number.MAX_SAFE_INTEGER): (
 /** @throws InvalidArgumentError */
 export const whole = within(0)
 
+/** To listen at; 0: any that is free. @throws InvalidArgumentError */
+export const port = within(0, 65_535)
+
 /** `1,2,5-8`: whole numbers, one or more, each once. @throws InvalidArgumentError */
 export function numbers(text: string): number[] {
   const parts = list(text)

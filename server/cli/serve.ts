@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { dirname, resolve } from 'node:path'
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 import { MachineManager } from '../api/machineManager.ts'
 import { OWN_POLICY } from '../api/schemas/lifecycle.ts'
 import { DEFAULT_HOST, DEFAULT_PORT } from '../api/schemas/request.ts'
@@ -13,6 +13,7 @@ import type { Transport } from '../trap/messages.ts'
 import { noSandbox, qemuOption, qemuSourceOption, ramDirOption, transportOption } from './bootOptions.ts'
 import { confine, policyFolder } from './confine.ts'
 import { abortOnSignal, EXIT, fail } from './exit.ts'
+import { port } from './numbers.ts'
 import { folder, inputFile } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { connectionOf, type QueueOptions, queueOptions } from './queueOptions.ts'
@@ -30,11 +31,6 @@ interface ServeOptions extends QueueOptions {
   readonly sandbox: boolean
   readonly typeCheck: boolean
   readonly start?: boolean
-}
-
-export function port(text: string): number {
-  if (!/^\d+$/.test(text) || Number(text) > 65_535) throw new InvalidArgumentError('expected a port, 0 to 65535')
-  return Number(text)
 }
 
 /** `smmu-cosim serve`. */

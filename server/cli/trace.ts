@@ -30,25 +30,18 @@ import { printDivergence, printSummary, ReplaySummary } from '../trace/replayRep
 import { show, title } from '../trace/show.ts'
 import { printStats, stats } from '../trace/stats.ts'
 import { locate, SYMBOL_FILES, Symbols } from '../trace/symbols.ts'
-import {
-  parseAddresses,
-  parseCommand,
-  parseInterval,
-  parseNumber,
-  parseRegister,
-  parseTimes,
-} from '../trace/vocabulary.ts'
+import { parseAddresses, parseCommand, parseInterval, parseRegister, parseTimes } from '../trace/vocabulary.ts'
 import { warningsOf } from '../trace/warnings.ts'
 import { policySections } from '../trap/sections.ts'
 import { bisect, parseRange } from './bisect.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError, usage } from './exit.ts'
+import { port, whole } from './numbers.ts'
 import { openPager, type Pager } from './pager.ts'
 import { expectDistinct, inputFile, inputRecording, ofRecording, outputFile, outputStream } from './paths.ts'
 import { checkPolicy, noTypeCheck } from './policyCheck.ts'
 import { sayProblems } from './problems.ts'
 import { recordingsCommands } from './recordings.ts'
-import { port } from './serve.ts'
 import { print, say } from './terminal.ts'
 
 /** `smmu-cosim trace …` and `smmu-cosim replay`. */
@@ -92,11 +85,7 @@ interface SymbolOptions {
 function symbolOptions(command: Command): Command {
   return command
     .option('--symbols [file]', `${SYMBOL_FILES}; by default the image that was booted`, inputFile)
-    .option(
-      '--kaslr <offset>',
-      'how far the kernel was moved; worked out from the traps by default',
-      value(parseNumber),
-    )
+    .option('--kaslr <offset>', 'how far the kernel was moved; worked out from the traps by default', whole)
 }
 
 /**
@@ -187,18 +176,18 @@ function showCommand(trace: Command): void {
     .description('print what happened, decoded; all filters given must hold')
     .option('--register <names>', 'traps of these registers, e.g. CR0,CMDQ_BASE or 0x20', list(parseRegister))
     .option('--command <names>', 'traps with these commands of the host, e.g. CFGI_STE', list(parseCommand))
-    .option('--sid <id>', 'what concerns a StreamID', value(parseNumber))
+    .option('--sid <id>', 'what concerns a StreamID', whole)
     .option('--address <range>', 'accesses to guest memory in A, A..B or A+SIZE', value(parseAddresses))
     .option('--time <range>', 'seconds since the start, A..B', value(parseTimes))
     .option('--seq <range>', 'traps by number, A or A..B', value(parseInterval))
-    .option('--cpu <n>', 'traps of a vCPU', value(parseNumber))
-    .option('--smmu <n>', 'of an SMMU', value(parseNumber))
+    .option('--cpu <n>', 'traps of a vCPU', whole)
+    .option('--smmu <n>', 'of an SMMU', whole)
     .option('--function <text>', 'traps made by kernel functions with this in their name (needs --symbols)')
     .option('--kind <kinds>', 'records of these kinds, e.g. console,event', list(kind))
     .option('--warnings', 'traps with hyp warnings')
     .option('--aborted', 'traps that ended in an external abort')
-    .option('--slowest <n>', 'the n that took longest, slowest first', value(parseNumber))
-    .option('--limit <n>', 'at most n', value(parseNumber))
+    .option('--slowest <n>', 'the n that took longest, slowest first', whole)
+    .option('--limit <n>', 'at most n', whole)
     .option('--nested', 'with every access to hardware, memory and guard')
   symbolOptions(command).action((path: string, options: ShowCommandOptions) =>
     reading(path, async reader => {
@@ -250,7 +239,7 @@ function diffCommand(trace: Command): void {
     .option('--no-values', 'compare which registers were accessed, not the values')
     .option('--exact', "compare the guest's addresses as they are, and not which of them are the same page")
     .option('--nested', 'compare accesses to hardware and memory, too')
-    .option('--limit <n>', 'places to print', value(parseNumber), 10)
+    .option('--limit <n>', 'places to print', whole, 10)
     .option('--no-pager', 'on a terminal: print, and do not show with PAGER')
   symbolOptions(command).action((a: string, b: string, options: DiffCommandOptions) =>
     reading(a, left => reading(b, right => printDiff(left, right, options), EXIT.usage), EXIT.usage),
@@ -456,7 +445,7 @@ function flameCommand(trace: Command): void {
 function cutCommand(trace: Command): void {
   ofRecording(trace.command('cut'))
     .description('keep the beginning of a recording')
-    .requiredOption('--to <seq>', 'number of the last trap that is kept', value(parseNumber))
+    .requiredOption('--to <seq>', 'number of the last trap that is kept', whole)
     .requiredOption('-o, --output <file>', 'the new recording; compressed when its name ends in .gz', outputFile)
     .action((path: string, options: { readonly to: number; readonly output: string }) =>
       reading(path, async reader => {

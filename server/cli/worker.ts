@@ -21,10 +21,9 @@ import {
 } from './bootOptions.ts'
 import { act, UsageError } from './exit.ts'
 import { checkKernel } from './kernels.ts'
-import { within } from './numbers.ts'
+import { list, port, within } from './numbers.ts'
 import { folder } from './paths.ts'
 import { connectionOf, endSoon, type QueueOptions, queueOptions } from './queueOptions.ts'
-import { port } from './serve.ts'
 import { say } from './terminal.ts'
 
 /** Where the metrics are. */
@@ -55,7 +54,7 @@ function name(text: string): string {
 
 /** `9100`, `0.0.0.0:9100`, `[::]:9100` */
 function metricsAddress(text: string): MetricsAddress {
-  const [, host = DEFAULT_HOST, digits = ''] = /^(?:\[?([^[\]\s]+?)\]?:)?(\d{1,5})$/.exec(text) ?? []
+  const [, host = DEFAULT_HOST, digits = ''] = /^(?:\[?([^[\]\s]+?)\]?:)?(\d+)$/.exec(text) ?? []
   if (digits === '') throw new InvalidArgumentError('expected PORT, or HOST:PORT')
   return { host, port: port(digits) }
 }
@@ -88,7 +87,7 @@ export function workerCommand(program: Command): void {
         '--kernel <list>',
         "kernels besides Debian's that jobs may boot: arm64 Images, folders of kernel builds",
       )
-        .argParser(text => text.split(',').filter(word => word !== ''))
+        .argParser(list)
         .default([], 'none'),
     )
     .addOption(

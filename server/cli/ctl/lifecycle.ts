@@ -12,7 +12,7 @@ import { KERNELS } from '../../run/files.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
 import { bbmOption, blocksOption, carveout, deviceOption, quirkOption, size } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
-import { whole } from '../numbers.ts'
+import { whole, within } from '../numbers.ts'
 import { faultNames } from '../paths.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
 import { type Add, list, plain } from './command.ts'
@@ -104,7 +104,7 @@ export function lifecycleCommands(add: Add): void {
   add<{ readonly port?: number }>(
     'gdb',
     'let gdb attach to the guest, also while a trap is held; prints what to type',
-    command => command.option('--port <n>', 'of the loopback interface, instead of a Unix socket', whole),
+    command => command.option('--port <n>', 'of the loopback interface, instead of a Unix socket', within(1, 65_535)),
     async (client, { port }) => {
       const body = port === undefined ? {} : { port }
       client.print(await client.call('POST /machine/gdb', { body }), gdbText)

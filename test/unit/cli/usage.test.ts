@@ -83,7 +83,12 @@ test.each<[string, RegExp]>([
   ['boot --server /none --token-file /none', /--token-file .none: ENOENT/],
   ['dev --listen /none/x --ram-dir /none', /'--ram-dir <dir>' argument '.none' is invalid. no such folder/],
   ['serve --policy /none', /no such file/],
-  ['serve --port x', /expected a port/],
+  ['serve --port x', /'--port <n>' argument 'x' is invalid. expected a whole number from 0 to 65535/],
+  ['serve --port 65536', /'--port <n>' argument '65536' is invalid. expected a whole number from 0 to 65535/],
+  ['boot --dashboard 65536', /expected a whole number from 0 to 65535/],
+  ['worker --metrics 123456', /'--metrics.*' argument '123456' is invalid. expected a whole number from 0 to 65535/],
+  ['worker --metrics :9100', /expected PORT, or HOST:PORT/],
+  ['ctl gdb --port 65536', /expected a whole number from 1 to 65535/],
   ['trace show', /missing required argument/],
   ['walk --at 3 --sid 1 --iova 0', /is for a walk of a recording/],
   ['ctl --url x status', /not a URL/],
@@ -341,6 +346,16 @@ test('no option takes for a number what is none, or too large to be exact', asyn
   const numbers = options.filter(({ long }) => !/host$/.test(long))
   expect(numbers.length).toBeGreaterThan(80)
   expect(await accepted(numbers, ['', ' 1', 'x', '1e3', '1.5', '-1', '99999999999999999999'])).toEqual([])
+})
+
+test('an option with a whole number says so in the same words as all others', async () => {
+  const own: string[] = []
+  for (const { line, words, long } of optionsFor(/^(n|s|ns|id|depth|port|shift|bits)$/)) {
+    const { said } = await parsed([...words, `${long}=x`])
+    // One of few numbers is a choice, and they are named.
+    if (!/expected a whole number|Allowed choices/.test(said)) own.push(`${line}: ${said}`)
+  }
+  expect(own).toEqual([])
 })
 
 test('no option takes for a file what has no name, or is in a file or in nothing', async () => {
