@@ -18,7 +18,7 @@ import type { FaultStatus } from '../faults/injector.ts'
 import { needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { expectFree, gdbCommand } from '../machine/gdb.ts'
-import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
+import { type GuestEvent, GuestEvents, MAX_GUEST_EVENTS, parseGuestEvent } from '../machine/guestEvents.ts'
 import { runsLimit } from '../machine/runs.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
@@ -81,9 +81,6 @@ export type SessionHook = (session: Session, kernel: MachineFiles['kernel']) => 
 
 /** The first half of the flash of QEMU's virt machine. */
 const MAX_FIRMWARE = 64 << 20
-
-/** A guest may tell of events without end. */
-const MAX_GUEST_EVENTS = 10_000
 
 /** `smmu-cosim boot`. */
 export function bootCommand(program: Command): void {
@@ -369,7 +366,8 @@ async function watch(
   const attackTable = new AttackTable()
   session.pump?.add(attackTable)
   hook?.(session, kernel)
-  const events: GuestEvent[] = []
+  const told = new GuestEvents()
+  const events = told.all
   const both = options.kexec && new BothWorkloads(workload, options.kexec)
   let bootMs: number | null = null
   let panic: string | undefined
@@ -377,8 +375,12 @@ async function watch(
     const reason = panicOf(line)
     if (reason !== undefined && !both?.asked(reason)) panic ??= reason
     const event = parseGuestEvent(line)
-    if (event === undefined || events.length >= MAX_GUEST_EVENTS) return
-    events.push(event)
+    if (event === undefined) return
+    if (!told.add(event)) {
+      if (told.dropped === 1)
+        say(`the guest tells more than ${MAX_GUEST_EVENTS} events: those that follow are left out`)
+      return
+    }
     both?.added(events)
     if (event.event === 'userspace') bootMs ??= Math.round(performance.now() - started)
     // The guest switches its SMMU off before it powers off: this is the end of what there is to see.

@@ -14,6 +14,24 @@ export interface GuestEvent {
   readonly [field: string]: unknown
 }
 
+/** A guest may tell of events without end. */
+export const MAX_GUEST_EVENTS = 10_000
+
+/** The first events of a guest: each step is judged by the first that tells of it, and those beyond the bound are only counted. */
+export class GuestEvents {
+  readonly all: GuestEvent[] = []
+  /** Of those that came later. */
+  dropped = 0
+
+  /** @returns whether it is kept */
+  add(event: GuestEvent): boolean {
+    const kept = this.all.length < MAX_GUEST_EVENTS
+    if (kept) this.all.push(event)
+    else this.dropped++
+    return kept
+  }
+}
+
 /** The event in a console line; undefined for any other line, cut or forged ones included. */
 export function parseGuestEvent(line: string): GuestEvent | undefined {
   const json = /@cosim (\{.*\})\s*$/.exec(line)?.[1]

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { SavedMachine, Session } from '../control/session.ts'
 import type { FaultPlan } from '../faults/rule.ts'
 import { type DeviceName, isDevice } from '../machine/devices.ts'
-import { type GuestEvent, parseGuestEvent } from '../machine/guestEvents.ts'
+import { type GuestEvent, GuestEvents, parseGuestEvent } from '../machine/guestEvents.ts'
 import type { RamPool } from '../machine/guestRam.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
@@ -159,7 +159,7 @@ export class AgentMachine {
   /** What the agent is told. */
   readonly #command: string
   /** Of the workload that the agent was told last. */
-  #events: GuestEvent[] = []
+  #events = new GuestEvents()
   /** How many times the agent has become ready. */
   readies = 0
   #toldAt = 0
@@ -225,7 +225,7 @@ export class AgentMachine {
 
   /** Tells the agent to run the workload. */
   tell(): void {
-    this.#events = []
+    this.#events = new GuestEvents()
     this.#toldAt = performance.now()
     const { pid } = this.session.qemu.child
     this.#wait = new ProcessorWait(pid === undefined ? [process.pid] : [pid, process.pid])
@@ -236,7 +236,7 @@ export class AgentMachine {
   take(line: string): GuestEvent | undefined {
     const event = parseGuestEvent(line)
     if (event === undefined) return undefined
-    this.#events.push(event)
+    this.#events.add(event)
     if (event.event === 'ready') this.readies++
     if (event.event === 'worked') {
       this.workloadMs = Math.round(performance.now() - this.#toldAt)
@@ -248,8 +248,13 @@ export class AgentMachine {
   /** Data that arrived, compared with the expected data, for the devices of this machine. */
   checks(): WorkloadEntry[] {
     return this.#machine.workload
-      .check(this.#events)
+      .check(this.#events.all)
       .filter(({ device }) => this.#devices.includes(device.split('.')[0] ?? ''))
+  }
+
+  /** Events that the checks do not see: there were too many before them. */
+  get droppedEvents(): number {
+    return this.#events.dropped
   }
 
   async close(): Promise<void> {

@@ -7,7 +7,7 @@ import { FaultController } from '../control/faultController.ts'
 import type { SessionEnd } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
-import type { GuestEvent } from '../machine/guestEvents.ts'
+import { type GuestEvent, GuestEvents, MAX_GUEST_EVENTS } from '../machine/guestEvents.ts'
 import type { SeriesStep } from '../policy/policy.ts'
 import { NO_WARNINGS } from '../policy/warnings.ts'
 import { AttackTable, reached } from '../run/attackTable.ts'
@@ -33,7 +33,6 @@ const SETTLE_MS = 300
 const PANIC_MS = 2_000
 const AUDIT_MS = 10_000
 const MAX_LINES = 50
-const MAX_GUEST_EVENTS = 10_000
 const CONSOLE_TAIL = 60
 
 /** One session to run. The same job on the same snapshot does the same until its first fault. */
@@ -128,7 +127,7 @@ class Watch {
   machine: AgentMachine | undefined
   sections: Readonly<Record<string, unknown>> = {}
   readonly attackTable = new AttackTable()
-  readonly guestEvents: GuestEvent[] = []
+  readonly guestEvents = new GuestEvents()
   readonly waits: string[] = []
   status: FaultStatus | undefined
 
@@ -156,7 +155,7 @@ class Watch {
 
   /** What devices reached, or a protected VM's host, and where EL2's tables and the SMMU's do not agree. */
   #isolation(): string[] {
-    const report = this.attackTable.report(this.guestEvents, true)
+    const report = this.attackTable.report(this.guestEvents.all, true)
     const { el2, oracle } = this.sections as { readonly el2?: El2Report; readonly oracle?: OracleReport }
     const violation = el2Violation({ ...(el2 && { el2 }) })
     return [
@@ -268,7 +267,10 @@ async function observe(
       if (watch.console.at(-1)?.verdict === 'guest-panic') setTimeout(() => over.resolve('deadline'), PANIC_MS)
       const event = machine.take(line)
       if (event === undefined) return
-      if (watch.guestEvents.length < MAX_GUEST_EVENTS) watch.guestEvents.push(event)
+      if (!watch.guestEvents.add(event) && watch.guestEvents.dropped === 1)
+        watch.note(`guest: more than ${MAX_GUEST_EVENTS} events; attacks in those that follow are not looked at`)
+      if (machine.droppedEvents === 1)
+        watch.note(`guest: more than ${MAX_GUEST_EVENTS} events of one workload; it is judged by the first`)
       if (event.event === 'waits') watch.wait(event)
       else if (event.event !== 'iommu')
         watch.note(`guest: ${event.event} ${event.name ?? ''} ${event.ok ? 'ok' : `failed: ${event.error}`}`)
