@@ -26,7 +26,7 @@ import { type Evidence, type Finding, isExpected, judge } from './verdict.ts'
 
 /** Default deadlines, ms. */
 const SNAPSHOT_MS = 45_000
-const FRESH_MS = 120_000
+export const FRESH_MS = 120_000
 /** Time after a panic or the end of the workload in which consequences may still show. */
 const SETTLE_MS = 300
 /** Devices go on for a while after the guest has panicked. */
