@@ -12,7 +12,8 @@ const SHOWN = 10
 export const noTypeCheck = (): Option => new Option('--no-type-check', 'run a policy of your own also with type errors')
 
 /**
- * Checks the names of quirks before anything is started with them; those of a file are known only to the thread that loads it.
+ * Checks the names of quirks before anything is started with them, or a server is asked; those of a file are known only to the thread that
+ * loads it, and those of a server's own policy to the server.
  * @throws UsageError that names the quirks there are
  */
 export async function checkQuirkNames(policy: string, quirks: readonly string[]): Promise<void> {

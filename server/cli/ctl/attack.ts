@@ -3,8 +3,10 @@
 import { Option } from 'commander'
 import type { AttackBody, AttackRunView } from '../../api/schemas/attack.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
+import { DEFAULTS } from '../../run/options.ts'
 import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from '../bootOptions.ts'
 import { whole } from '../numbers.ts'
+import { checkQuirkNames } from '../policyCheck.ts'
 import { type Add, plain } from './command.ts'
 
 function runText(run: AttackRunView): string {
@@ -45,6 +47,7 @@ export function attackCommands(add: Add): void {
         .option('--seed <n>', 'the same attack again', whole)
         .option('--jobs <n>', 'threads', whole),
     async (client, { quirk = [], hardware, ...rest }) => {
+      await checkQuirkNames(rest.policy ?? DEFAULTS.policy, quirk)
       // The server says what is no hardware.
       const list = hardware?.split(',') as AttackBody['hardware']
       const body = {

@@ -9,11 +9,13 @@ import { PLUGGABLE_NAMES } from '../../machine/hotplug.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
+import { DEFAULTS } from '../../run/options.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
 import { bbmOption, blocksOption, carveout, deviceOption, quirkOption, size } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
 import { whole, within } from '../numbers.ts'
 import { faultNames } from '../paths.ts'
+import { checkQuirkNames } from '../policyCheck.ts'
 import { ConsolePrinter, print } from '../terminal.ts'
 import { type Add, list, plain } from './command.ts'
 
@@ -93,6 +95,7 @@ export function lifecycleCommands(add: Add): void {
         .option('--oracle', 'hold what devices reach against who owns the pages; end where they must not')
         .option('--break-first', 'hold the first trap'),
     async (client, { quirk = [], device, ...rest }) => {
+      await checkQuirkNames(rest.policy ?? DEFAULTS.policy, quirk)
       const body = {
         ...rest,
         ...(quirk.length > 0 && { quirks: quirk }),

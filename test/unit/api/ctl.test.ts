@@ -333,7 +333,6 @@ test.each<[string[], RegExp]>([
   [['fault-arm', 'cr0ack-stuk'], /did you mean cr0ack-stuck/],
   [['fault-arm', 'sync-lost'], /policy passthrough lacks what this needs: a command queue of its own/],
   [['fault-fire', 'nobody'], /no rule nobody is armed/],
-  [['attack-start', '--quirk', 'queue-unshared'], /did you mean queues-unshared/],
   [['attack-start', '--hardware', 'steam'], /hardware/],
   [['attack-stop'], /no attack runs/],
   [['attack-finding', '999'], /no finding 999 is kept/],
@@ -344,6 +343,12 @@ test.each<[string[], RegExp]>([
   expect(err).toMatch(expected)
   expect(err.trimEnd().split('\n').length).toBe(1)
   expect([code, out]).toEqual([1, ''])
+})
+
+test.each([['start'], ['attack-start']])('%s with a quirk that there is not: the server is not asked', async name => {
+  const { code, err } = await ctl(name, '--quirk', 'queue-unshared')
+  expect(err).toMatch(/policy pkvm has no quirk "queue-unshared": did you mean queues-unshared\?/)
+  expect(code).toBe(2)
 })
 
 test('a phase that there is not', async () => {

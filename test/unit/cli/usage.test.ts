@@ -49,6 +49,12 @@ test.each<[string, RegExp]>([
   ['dev --listen /none/x --quirk x', /policy pkvm has no quirk "x": there are cmd-sync-msi, /],
   ['attack --quirk nope', /^smmu-cosim: policy pkvm has no quirk "nope": there are cmd-sync-msi, /],
   [
+    'ctl start --quirk queues-unshard',
+    /^smmu-cosim: policy pkvm has no quirk "queues-unshard": did you mean queues-unshared\?/,
+  ],
+  ['ctl start --policy passthrough --quirk eats', /policy passthrough has no quirk "eats": it has none/],
+  ['ctl attack-start --quirk nope', /^smmu-cosim: policy pkvm has no quirk "nope": there are cmd-sync-msi, /],
+  [
     'dev --listen=',
     /'--listen <socket.host:port>' argument '' is invalid. expected the path of a Unix socket, or HOST:PORT/,
   ],
@@ -378,10 +384,12 @@ test('--version', () => {
   expect(status).toBe(0)
 })
 
-test.each([['trace show /dev/null'], ['ctl --url http://127.0.0.1:1/ status']])(
-  'what is understood and fails is 1: %s',
-  command => expect(run(...command.split(' ')).status).toBe(1),
-)
+test.each([
+  ['trace show /dev/null'],
+  ['ctl --url http://127.0.0.1:1/ status'],
+  // The server knows what its own policy shows.
+  ['ctl --url http://127.0.0.1:1/ start --policy own --quirk x'],
+])('what is understood and fails is 1: %s', command => expect(run(...command.split(' ')).status).toBe(1))
 
 test.each([['--help'], ['boot --help']])('asking for help is no mistake: %s', command =>
   expect(run(...command.split(' ')).status).toBe(0),
