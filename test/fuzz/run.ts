@@ -11,8 +11,10 @@ import { PRESENT_BYTES, PRESENT_HEADER, type WorkerMessage, type WorkerOptions }
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 
-/** One input is not waited for any longer, ms. */
+/** One input gets no more of a processor, ms: a machine that is busy with other things gives it as much, only later. */
 const HANG_MS = 20_000
+/** One that waits for something else is given up after so many times as long. */
+const WAITING = 10
 /**
  * What the process may grow by, MiB. The heap of a target may be larger by far: at its limit V8 ends a thread, or, when the
  * thread is quick, the process.
@@ -85,7 +87,10 @@ export interface TargetResult {
   readonly findings: readonly { readonly message: string; readonly input: Uint8Array }[]
 }
 
-/** One target, on a thread of its own: an input that never ends, or eats all memory, is a finding as well. */
+/**
+ * One target, on a thread of its own: an input that never ends, or eats all memory, is a finding as well.
+ * @param hangMs of processor time for one input
+ */
 export async function fuzzTarget(
   options: Omit<WorkerOptions, 'present'>,
   signal: AbortSignal,
@@ -122,12 +127,17 @@ export async function fuzzTarget(
   signal.addEventListener('abort', stop)
   let last = 0
   let since = performance.now()
+  let used = process.cpuUsage()
   const before = process.memoryUsage.rss()
   const watch = setInterval(() => {
     const count = Atomics.load(state, 0)
-    if (count !== last) since = performance.now()
+    if (count !== last) [since, used] = [performance.now(), process.cpuUsage()]
     last = count
-    if (count > 0 && performance.now() - since > hangMs) end(`nothing came of it within ${hangMs / 1000} s`)
+    const { user, system } = process.cpuUsage(used)
+    if (count > 0 && user + system > 1000 * hangMs)
+      end(`nothing came of it within ${hangMs / 1000} s of processor time`)
+    if (count > 0 && performance.now() - since > WAITING * hangMs)
+      end(`nothing came of it within ${(WAITING * hangMs) / 1000} s`)
     const grown = (process.memoryUsage.rss() - before) / 2 ** 20
     if (grown > GROWTH_MIB) end(`the process grew by ${Math.round(grown)} MiB`)
   }, 50)
