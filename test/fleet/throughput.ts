@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** How many jobs a queue moves, with sessions that take no time: `node test/fleet/throughput.ts [JOBS] [WORKERS] [AT-A-TIME]`. */
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { act } from '../../server/cli/exit.ts'
 import { throughQueue } from '../../server/fleet/sender.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
 import { runJobs } from '../../server/sessions/campaign.ts'
@@ -13,33 +15,58 @@ import { RedisServer } from './redis.ts'
 import { job, sentStubs } from './stub.ts'
 
 const [count = 2000, workers = 1, atATime = 4] = process.argv.slice(2).map(Number)
-const folder = privateFolder(tmpdir(), 'throughput-')
-mkdirSync(join(folder, 'redis'))
-const redis = await RedisServer.start(join(folder, 'redis'))
 const script = fileURLToPath(new URL('./workerProcess.ts', import.meta.url))
-const running = Array.from({ length: workers }, (_, i) =>
-  spawn(process.execPath, [script, `worker-${i}`, String(redis.connection.port), String(atATime), '30000'], {
-    stdio: 'ignore',
-  }),
-)
-const database = new Database(join(folder, 'campaigns.db'))
-/** Jobs that are run before, so that each worker has its processes. */
-const send = async (from: number, to: number): Promise<number> => {
-  const plan = Array.from({ length: to - from }, (_, i) => job('stub', from + i, 1))
-  const campaign = database.begin('throughput', plan)
-  const begun = performance.now()
-  const options = { connection: redis.connection, campaign: `throughput ${from}`, say: () => {} }
-  await runJobs(database, campaign, throughQueue(sentStubs(folder), options), new AbortController().signal)
-  return performance.now() - begun
+
+/** Until a worker that was told to end is killed, ms. */
+const KILL_MS = 10_000
+
+/** A worker that is told to end takes its processes and its folder along. */
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const ended = once(child, 'exit')
+  child.kill('SIGTERM')
+  const late = setTimeout(() => child.kill('SIGKILL'), KILL_MS)
+  await ended
+  clearTimeout(late)
 }
-try {
-  await send(0, 40 * workers)
-  const ms = await send(10_000, 10_000 + count)
-  const rate = ((1000 * count) / ms).toFixed(0)
-  console.log(`${count} jobs, ${workers} workers with ${atATime} at a time: ${ms.toFixed(0)} ms, ${rate} jobs/s`)
-} finally {
-  for (const child of running) child.kill('SIGKILL')
-  await redis.kill()
-  database.close()
-  rmSync(folder, { recursive: true })
+
+async function measure(folder: string, redis: RedisServer, signal: AbortSignal): Promise<void> {
+  const running = Array.from({ length: workers }, (_, i) =>
+    spawn(process.execPath, [script, `worker-${i}`, String(redis.connection.port), String(atATime), '30000'], {
+      stdio: 'ignore',
+    }),
+  )
+  const database = new Database(join(folder, 'campaigns.db'))
+  const send = async (from: number, to: number): Promise<number> => {
+    const plan = Array.from({ length: to - from }, (_, i) => job('stub', from + i, 1))
+    const campaign = database.begin('throughput', plan)
+    const begun = performance.now()
+    const options = { connection: redis.connection, campaign: `throughput ${from}`, say: () => {} }
+    await runJobs(database, campaign, throughQueue(sentStubs(folder), options), signal)
+    return performance.now() - begun
+  }
+  try {
+    // Jobs that are run before, so that each worker has its processes.
+    await send(0, 40 * workers)
+    const ms = await send(10_000, 10_000 + count)
+    const rate = ((1000 * count) / ms).toFixed(0)
+    console.log(`${count} jobs, ${workers} workers with ${atATime} at a time: ${ms.toFixed(0)} ms, ${rate} jobs/s`)
+  } finally {
+    await Promise.all(running.map(end))
+    database.close()
+  }
 }
+
+await act(async signal => {
+  const folder = privateFolder(tmpdir(), 'throughput-')
+  let redis: RedisServer | undefined
+  try {
+    mkdirSync(join(folder, 'redis'))
+    redis = await RedisServer.start(join(folder, 'redis'))
+    signal.throwIfAborted()
+    await measure(folder, redis, signal)
+  } finally {
+    await redis?.kill()
+    rmSync(folder, { recursive: true })
+  }
+})

@@ -7,7 +7,7 @@ import { IDENTITY } from './stub.ts'
 
 const [name = '', port, jobs, lockMs, host = '127.0.0.1'] = process.argv.slice(2)
 const stop = new AbortController()
-process.once('SIGTERM', () => stop.abort(new Error('SIGTERM')))
+for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort(new Error(name)))
 
 await FleetWorker.run(
   {
