@@ -53,7 +53,7 @@ export const queueOptions = (command: Command, about: string): Command =>
 export const publishOption = (): Option =>
   new Option(
     '--publish <dir>',
-    'with --queue: put kernels and initramfs of your own into this folder, where workers with --kernels-from find them',
+    'with --queue: put kernels and initramfs of your own into this folder, for all users to read, where workers with --kernels-from find them',
   ).argParser(folder)
 
 /** Until a process ends that only has connections to a queue which says nothing, ms. */

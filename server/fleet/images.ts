@@ -4,8 +4,8 @@
  * there; a worker looks only where its own command line says, for a hash, and takes nothing but bytes that have it.
  */
 import { createHash, randomUUID } from 'node:crypto'
-import { constants, createReadStream } from 'node:fs'
-import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { constants, createReadStream, type Stats } from 'node:fs'
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { cachePath, digest } from '../../scripts/setup/cache.ts'
 import { isSeries, machineFiles, type WantedFiles } from '../run/files.ts'
@@ -24,6 +24,10 @@ const IDLE_MS = 30_000
 const TOTAL_MS = 600_000
 
 const FOLDER = 'sha256'
+
+/** Workers of other users read what is published, and web servers: also where the umask keeps others out. */
+const FILE_MODE = 0o644
+const FOLDER_MODE = 0o755
 
 /** Where a worker looks. */
 export type ImageSource = { readonly folder: string } | { readonly url: URL }
@@ -149,7 +153,15 @@ async function* fromServer(url: URL, sha256: string, signal: AbortSignal): Async
   yield* response.body
 }
 
-async function* fromFolder(folder: string, sha256: string): AsyncGenerator<Uint8Array> {
+/**
+ * The bytes of a regular file.
+ * @param check of what is open @throws Error saying what is there instead
+ */
+async function* fromFolder(
+  folder: string,
+  sha256: string,
+  check: (file: Stats) => void = () => {},
+): AsyncGenerator<Uint8Array> {
   // A link would lead elsewhere, a pipe would be waited for.
   const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
   const file = await open(join(folder, sha256), flags).catch(({ code }: NodeJS.ErrnoException) => {
@@ -157,7 +169,9 @@ async function* fromFolder(folder: string, sha256: string): AsyncGenerator<Uint8
     throw new Error(`${sha256} ${why}`)
   })
   try {
-    if (!(await file.stat()).isFile()) throw new Error(`${sha256} is not a regular file`)
+    const found = await file.stat()
+    if (!found.isFile()) throw new Error(`${sha256} is not a regular file`)
+    check(found)
     yield* file.createReadStream({ highWaterMark: 1 << 20, autoClose: false })
   } finally {
     await file.close()
@@ -178,8 +192,9 @@ async function keep(
   alive: () => void,
 ): Promise<void> {
   const made = join(path, '..', `.${randomUUID()}`)
-  const file = await open(made, 'wx', 0o644)
+  const file = await open(made, 'wx', FILE_MODE)
   try {
+    await setMode(file, FILE_MODE)
     const hash = createHash('sha256')
     let length = 0
     for await (const chunk of bytes) {
@@ -197,6 +212,26 @@ async function keep(
   } finally {
     await file.close()
     await rm(made, { force: true })
+  }
+}
+
+/** Whatever the umask. What may not be set, or is not there, is up to the file system. */
+async function setMode(file: FileHandle, mode: number): Promise<void> {
+  await file.chmod(mode).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPERM' && error.code !== 'ENOTSUP') throw error
+  })
+}
+
+/**
+ * Makes the folder of what is published; one that is there keeps its mode. By its handle: others may put something else in its place.
+ */
+async function makeFolder(path: string): Promise<void> {
+  if ((await mkdir(path, { recursive: true, mode: FOLDER_MODE })) === undefined) return
+  const folder = await open(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW)
+  try {
+    await setMode(folder, FOLDER_MODE)
+  } finally {
+    await folder.close()
   }
 }
 
@@ -238,7 +273,7 @@ export async function publishImage(path: string, folder: string, signal: AbortSi
   const where = join(folder, FOLDER)
   try {
     if (await isPublished(where, sha256, signal)) return
-    await mkdir(where, { recursive: true })
+    await makeFolder(where)
     const bytes = createReadStream(path, { highWaterMark: 1 << 20 })
     await keep(bytes, join(where, sha256), sha256, MOST_IMAGE, signal, () => {})
   } catch (error) {
@@ -247,12 +282,17 @@ export async function publishImage(path: string, folder: string, signal: AbortSi
   }
 }
 
+/** What this user has published before the modes were set is published anew. @throws Error */
+function readable({ uid, mode }: Stats): void {
+  if (uid === process.getuid?.() && (mode & FILE_MODE) !== FILE_MODE) throw new Error('others cannot read it')
+}
+
 /** Whether workers would take what is there: a link, a pipe, and what has no end are none of it. */
 async function isPublished(where: string, sha256: string, signal: AbortSignal): Promise<boolean> {
   const hash = createHash('sha256')
   let length = 0
   try {
-    for await (const chunk of fromFolder(where, sha256)) {
+    for await (const chunk of fromFolder(where, sha256, readable)) {
       signal.throwIfAborted()
       length += chunk.length
       if (length > MOST_IMAGE) return false

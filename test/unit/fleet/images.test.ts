@@ -4,11 +4,13 @@ import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import {
+  chmodSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   utimesSync,
   writeFileSync,
@@ -73,6 +75,25 @@ describe('a folder', () => {
     await expect(mine.get(SHA, signal)).rejects.toThrow(`${SHA} is not there`)
     await publishImage(made, shared, signal)
     expect(readFileSync(await mine.get(SHA, signal))).toEqual(BYTES)
+  })
+
+  test('what is published can be read by others, whatever the umask', async () => {
+    const made = join(shared, 'Image')
+    writeFileSync(made, BYTES)
+    const mode = (path: string) => statSync(path).mode & 0o777
+    const at = mkdtempSync(join(root, 'published-'))
+    const before = process.umask(0o077)
+    try {
+      await publishImage(made, at, signal)
+      expect([mode(join(at, 'sha256')), mode(join(at, 'sha256', SHA))]).toEqual([0o755, 0o644])
+      // What was published without a mode of its own is published again; a folder's mode is whose it is.
+      chmodSync(join(at, 'sha256', SHA), 0o600)
+      chmodSync(join(at, 'sha256'), 0o700)
+      await publishImage(made, at, signal)
+      expect([mode(join(at, 'sha256')), mode(join(at, 'sha256', SHA))]).toEqual([0o700, 0o644])
+    } finally {
+      process.umask(before)
+    }
   })
 
   test('what is published replaces what is damaged there', async () => {
