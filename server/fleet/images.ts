@@ -3,12 +3,17 @@
  * Kernels and initramfs by the hash of their content: `sha256/HEX` in a folder, or on a web server that serves such a folder. Senders put them
  * there; a worker looks only where its own command line says, for a hash, and takes nothing but bytes that have it.
  */
+import { spawn } from 'node:child_process'
 import { createHash, randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { constants, createReadStream, type Stats } from 'node:fs'
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { cachePath, digest } from '../../scripts/setup/cache.ts'
 import { isSeries, machineFiles, type WantedFiles } from '../run/files.ts'
+import { fromFolder } from './folderImage.ts'
+import { QUEUE_PASSWORD } from './queue.ts'
 
 /** Of one file, bytes. */
 export const MOST_IMAGE = 512 << 20
@@ -45,12 +50,16 @@ export function parseSource(text: string): ImageSource {
   return { url }
 }
 
-/** Bounds that tests choose. */
+/** Reads a file of a folder. */
+const READER = fileURLToPath(new URL('./readImage.ts', import.meta.url))
+
+/** Bounds that tests choose, and who reads a folder. */
 export interface ImageLimits {
   readonly most?: number
   readonly kept?: number
   readonly idleMs?: number
   readonly totalMs?: number
+  readonly reader?: string
 }
 
 /** What a worker has got from its source. */
@@ -65,7 +74,10 @@ export class Images {
   constructor(source: ImageSource, limits: ImageLimits = {}, folder = cachePath('fleet', FOLDER)) {
     this.#source = source
     this.#folder = folder
-    this.#limits = { most: MOST_IMAGE, kept: MOST_KEPT, idleMs: IDLE_MS, totalMs: TOTAL_MS, ...limits }
+    this.#limits = {
+      ...{ most: MOST_IMAGE, kept: MOST_KEPT, idleMs: IDLE_MS, totalMs: TOTAL_MS, reader: READER },
+      ...limits,
+    }
   }
 
   /** For people. */
@@ -109,7 +121,7 @@ export class Images {
   }
 
   async #fetch(path: string, sha256: string, signal: AbortSignal): Promise<void> {
-    const { most, kept, idleMs, totalMs } = this.#limits
+    const { most, kept, idleMs, totalMs, reader } = this.#limits
     await mkdir(this.#folder, { recursive: true, mode: 0o700 })
     await makeRoom(this.#folder, kept, most * this.#copying.size)
     const late = new AbortController()
@@ -123,12 +135,16 @@ export class Images {
     const either = AbortSignal.any([signal, late.signal])
     try {
       const bytes =
-        'url' in this.#source ? fromServer(this.#source.url, sha256, either) : fromFolder(this.where, sha256)
+        'url' in this.#source
+          ? fromServer(this.#source.url, sha256, either)
+          : fromProcess(reader, this.where, sha256, either)
       await keep(bytes, path, sha256, most, either, alive)
     } catch (error) {
       signal.throwIfAborted()
-      const { message } = late.signal.aborted ? (late.signal.reason as Error) : plain(error)
-      throw new Error(`${this.where}: ${message}`)
+      const { message } = plain(error)
+      throw new Error(
+        `${this.where}: ${late.signal.aborted ? `${sha256}: ${(late.signal.reason as Error).message}` : message}`,
+      )
     } finally {
       clearTimeout(idle)
       clearTimeout(total)
@@ -154,27 +170,37 @@ async function* fromServer(url: URL, sha256: string, signal: AbortSignal): Async
 }
 
 /**
- * The bytes of a regular file.
- * @param check of what is open @throws Error saying what is there instead
+ * In a process of its own: a file system that hangs, as of a server that has gone, holds up whoever asks it, and Node has four threads for that.
+ * That process is killed, and not waited for.
  */
-async function* fromFolder(
+async function* fromProcess(
+  reader: string,
   folder: string,
   sha256: string,
-  check: (file: Stats) => void = () => {},
+  signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
-  // A link would lead elsewhere, a pipe would be waited for.
-  const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
-  const file = await open(join(folder, sha256), flags).catch(({ code }: NodeJS.ErrnoException) => {
-    const why = code === 'ENOENT' ? 'is not there' : code === 'ELOOP' ? 'is a symbolic link' : `cannot be read: ${code}`
-    throw new Error(`${sha256} ${why}`)
+  signal.throwIfAborted()
+  // The queue's password is not for it to know.
+  const { [QUEUE_PASSWORD]: _, ...env } = process.env
+  const child = spawn(process.execPath, [reader, folder, sha256], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  let said = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said = (said + text).slice(-1000)
   })
+  const ended = once(child, 'close', { signal })
+  ended.catch(() => {})
+  const stop = () => child.stdout.destroy(signal.reason)
+  signal.addEventListener('abort', stop, { once: true })
   try {
-    const found = await file.stat()
-    if (!found.isFile()) throw new Error(`${sha256} is not a regular file`)
-    check(found)
-    yield* file.createReadStream({ highWaterMark: 1 << 20, autoClose: false })
+    yield* child.stdout
+    const [code, name] = await ended
+    if (code !== 0) throw new Error(said.trim() || `its reader ended with ${name ?? `exit code ${code}`}`)
   } finally {
-    await file.close()
+    signal.removeEventListener('abort', stop)
+    child.kill('SIGKILL')
+    child.stdout.destroy()
+    child.stderr.destroy()
+    child.unref()
   }
 }
 

@@ -19,6 +19,7 @@ import { createServer, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { sourceIdentity } from '../../../server/fleet/identity.ts'
@@ -46,6 +47,16 @@ beforeEach(() => {
   kept = mkdtempSync(join(root, 'kept-'))
   mkdirSync(join(shared, 'sha256'))
 })
+
+/** Processes that were called with a word. */
+const running = (word: string): string[] =>
+  readdirSync('/proc').filter(pid => {
+    try {
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(word)
+    } catch {
+      return false // It has ended meanwhile.
+    }
+  })
 
 const put = (bytes: string | Buffer, name = sum(bytes)) => writeFileSync(join(shared, 'sha256', name), bytes)
 const images = (limits: ImageLimits = {}) => new Images({ folder: shared }, { ...LIMITS, ...limits }, kept)
@@ -132,12 +143,41 @@ describe('a folder', () => {
     ['is a link', () => symlinkSync('/etc/passwd', join(shared, 'sha256', SHA)), `${SHA} is a symbolic link`],
     ['is a folder', () => mkdirSync(join(shared, 'sha256', SHA)), `${SHA} is not a regular file`],
     ['has no end', () => symlinkSync('/dev/zero', join(shared, 'sha256', SHA)), `${SHA} is a symbolic link`],
+    ['is a pipe', () => execFileSync('mkfifo', [join(shared, 'sha256', SHA)]), `${SHA} is not a regular file`],
     ['is not there', () => {}, `${SHA} is not there`],
   ])('what %s is not taken, and nothing of it stays', async (_, put, why) => {
     put()
     await expect(images().get(SHA, signal)).rejects.toThrow(`${shared}/sha256: `)
     await expect(images().get(SHA, signal)).rejects.toThrow(why)
     expect(readdirSync(kept)).toEqual([])
+  })
+
+  test.each([
+    ['nothing', ''],
+    ['a beginning, and nothing more', 'an image'],
+  ])(
+    'of whose file system comes %s: the error names the file and the limit, and its reader is killed',
+    async (_, bytes) => {
+      put(bytes, SHA)
+      const reader = fileURLToPath(new URL('./slowReader.ts', import.meta.url))
+      await expect(images({ idleMs: 2_000, reader }).get(SHA, signal)).rejects.toThrow(
+        `${shared}/sha256: ${SHA}: nothing came for 2 s`,
+      )
+      expect(readdirSync(kept)).toEqual([])
+      await expect.poll(() => running(shared)).toEqual([])
+    },
+  )
+
+  test('that hangs is waited for as long as who asks for it wants', async () => {
+    put('', SHA)
+    const reader = fileURLToPath(new URL('./slowReader.ts', import.meta.url))
+    const gone = new AbortController()
+    const asked = images({ reader }).get(SHA, gone.signal)
+    asked.catch(() => {})
+    await expect.poll(() => running(shared)).toHaveLength(1)
+    gone.abort(new Error('given up'))
+    await expect(asked).rejects.toThrow(/^given up$/)
+    await expect.poll(() => running(shared)).toEqual([])
   })
 
   test('a name that is no hash is not looked for', async () => {
