@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { FaultController } from '../control/faultController.ts'
 import type { SessionEnd } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
-import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
+import type { CatalogueEntry, Verdict } from '../faults/rule.ts'
 import { type GuestEvent, GuestEvents, MAX_GUEST_EVENTS } from '../machine/guestEvents.ts'
 import type { SeriesStep } from '../policy/policy.ts'
 import { NO_WARNINGS } from '../policy/warnings.ts'
@@ -22,7 +22,7 @@ import { addFinding, type ConsoleFinding } from './console.ts'
 import { limitMemory } from './memoryLimit.ts'
 import type { Snapshot } from './snapshot.ts'
 import { Timeline, type TimelineEntry } from './timeline.ts'
-import { type Evidence, type Finding, isExpected, judge } from './verdict.ts'
+import { type Evidence, type Finding, type Fired, firedOf, isExpected, judge } from './verdict.ts'
 
 /** Default deadlines, ms. */
 const SNAPSHOT_MS = 45_000
@@ -119,7 +119,7 @@ class Watch {
   readonly entries: TimelineEntry[] = []
   readonly lines: string[] = []
   readonly console: ConsoleFinding[] = []
-  readonly firings: Firing[] = []
+  readonly firings: Fired[] = []
   fired = 0
   resets = 0
   interruptions = 0
@@ -250,7 +250,7 @@ async function observe(
     session.pump?.add(watch.attackTable)
     session.thread?.on('fired', firing => {
       watch.fired++
-      if (watch.firings.length < MAX_LINES) watch.firings.push(firing)
+      if (watch.firings.length < MAX_LINES) watch.firings.push(firedOf(firing))
       watch.note(`fault: rule ${firing.rule}, ${firing.n}: ${firing.what}`)
     })
     session.on('reset', cause => {

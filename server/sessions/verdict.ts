@@ -32,13 +32,19 @@ export interface Evidence {
   /** Rules were armed; what they did. */
   readonly armed: boolean
   readonly fired: number
-  readonly firings: readonly Firing[]
+  readonly firings: readonly Fired[]
   readonly traps: number
   /** Of the workload, ms; `waitedMs` of it: others used the processors; `usualMs`: without faults and such waits, on this machine. */
   readonly workloadMs: number
   readonly waitedMs: number
   readonly usualMs?: number
 }
+
+/** What is kept of a firing. */
+export type Fired = Omit<Firing, 'action'>
+
+/** Without what the control thread was to do about it, which is done. */
+export const firedOf = ({ rule, n, trap, time, what }: Firing): Fired => ({ rule, n, trap, time, what })
 
 /** One thing that the evidence says. */
 export interface Finding {

@@ -17,6 +17,7 @@ import { lostSession, sessionJob, sessionResult, sessionWork } from '../../../se
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { planOf } from '../../../server/sessions/database.ts'
 import type { Cell } from '../../../server/sessions/matrix.ts'
+import { firedOf } from '../../../server/sessions/verdict.ts'
 
 const folder = privateFolder(tmpdir(), 'job-')
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -145,6 +146,14 @@ describe('results', () => {
     expect(sessionResult(sent, { ...plain, entry }, '/here')).toMatchObject({
       ...{ verdict: 'recovered', asExpected: false, folder: '/here' },
     })
+  })
+
+  test('what a session keeps of a rule that fired is one, whatever the control thread had to do about it', () => {
+    const firing = { rule: 'r', n: 1, trap: 2, time: 3, what: 'reset' }
+    const actions = [undefined, { do: 'reset' }, { do: 'pause', ms: 20 }] as const
+    const firings = actions.map(action => firedOf({ ...firing, ...(action && { action }) }))
+    const sent = { ...result, evidence: { ...result.evidence, firings } }
+    expect(sessionResult(sent, plain, '/here').evidence.firings).toEqual([firing, firing, firing])
   })
 
   test.each([
