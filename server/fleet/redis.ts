@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Connections to a queue. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Queue } from 'bullmq'
 import { Redis } from 'ioredis'
 import { probe } from './probe.ts'
 import type { QueueConnection } from './queue.ts'
@@ -116,6 +117,12 @@ export async function connect(
     signal.throwIfAborted()
     throw new Error(`the queue ${where}: ${(error as Error).message}`)
   }
+}
+
+/** How many workers a queue has: BullMQ counts those of all databases of a Redis. */
+export async function workersOf(queue: Queue, { db }: QueueConnection): Promise<number> {
+  const workers = await queue.getWorkers()
+  return workers.filter(worker => worker.db === undefined || worker.db === String(db)).length
 }
 
 /** Ends connections of BullMQ that a queue which says nothing would keep open, and the process with them. */

@@ -12,7 +12,7 @@ import type { CampaignOf, RowOf } from '../sessions/store.ts'
 import { type Content, getArtefacts, removeArtefacts } from './artefacts.ts'
 import { type FleetJob, KEPT_S, MOST_DEATHS, Refused, Returned } from './job.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
-import { connect, cut, redisOptions } from './redis.ts'
+import { connect, cut, redisOptions, workersOf } from './redis.ts'
 import { openTracing } from './tracing.ts'
 
 /** Jobs that are asked about, or sent, in one go. */
@@ -209,7 +209,7 @@ class Sender<J, R> {
     const [{ wait = 0, delayed = 0, active = 0 }, workers] = await Promise.all([
       // One that a worker has refused is delayed for a moment.
       this.#queue.getJobCounts('wait', 'delayed', 'active'),
-      this.#queue.getWorkersCount(),
+      workersOf(this.#queue, this.#options.connection),
     ])
     const whose = workers === 1 ? '1 worker' : workers === 0 ? 'no worker yet' : `${workers} workers`
     this.#options.say(

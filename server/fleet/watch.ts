@@ -5,6 +5,7 @@ import { Redis } from 'ioredis'
 import { family, type Sample } from './exposition.ts'
 import { probe } from './probe.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
+import { workersOf } from './redis.ts'
 
 /** Until a queue that does not answer counts as one that is away, ms. */
 const PATIENCE_MS = 2_000
@@ -76,7 +77,9 @@ export class QueueWatch {
     const gauge = (name: string, help: string, samples: readonly Sample[]) =>
       family(`smmu_cosim_queue_${name}`, 'gauge', help, samples)
     const up = (value: number) => gauge('up', '1 if the queue answers', [[{}, value]])
-    const found = await inTime(Promise.all([this.queue.getJobCounts(...STATES), this.queue.getWorkersCount()]))
+    const found = await inTime(
+      Promise.all([this.queue.getJobCounts(...STATES), workersOf(this.queue, this.#connection)]),
+    )
     if (found === undefined) return up(0)
     this.#away = false
     const [counts, workers] = found

@@ -63,12 +63,19 @@ describe('the metrics', () => {
     expect(text).toContain('\nsmmu_cosim_queue_workers 0\n')
     // Those of the machine are there as well.
     expect(text).toContain('\nsmmu_cosim_boot_phase 0\n')
+    // Of another queue of the same Redis, which has another number.
+    const elsewhere = new Worker(QUEUE_NAME, async () => 'done', {
+      ...{ connection: redisOptions({ ...redis.connection, db: 3 }), prefix: QUEUE_PREFIX },
+    })
+    await elsewhere.waitUntilReady()
+    expect(await metrics()).toContain('\nsmmu_cosim_queue_workers 0\n')
     const worker = new Worker(QUEUE_NAME, async () => 'done', {
       ...{ connection: redisOptions(redis.connection), prefix: QUEUE_PREFIX },
     })
     await expect.poll(metrics).toContain('\nsmmu_cosim_queue_jobs{state="completed"} 3\n')
     expect(await metrics()).toContain('\nsmmu_cosim_queue_workers 1\n')
     await worker.close()
+    await elsewhere.close()
     await expect.poll(metrics).toContain('\nsmmu_cosim_queue_workers 0\n')
   })
 })
