@@ -5,62 +5,56 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { privateFolder } from '../../server/machine/scratch.ts'
 import { Database } from '../../server/sessions/database.ts'
 import { Host } from './host.ts'
-import { RedisServer } from './redis.ts'
+import { end, withRedis } from './measured.ts'
 
 const HOSTS = 2
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 
-const folder = privateFolder(tmpdir(), 'guests-')
-mkdirSync(join(folder, 'redis'))
-const redis = await RedisServer.start(join(folder, 'redis'), 'bind 0.0.0.0\nprotected-mode no\n')
-const { port } = redis.connection
-const hosts: Host[] = []
-const workers: ChildProcess[] = []
-try {
-  for (let i = 0; i < HOSTS; i++) hosts.push(new Host(i))
-  for (const [i, host] of hosts.entries()) {
-    const metrics = ['--metrics', '0.0.0.0:9100']
-    workers.push(
-      host.node(
-        MAIN,
-        'worker',
-        '--queue',
-        `redis://${host.address}:${port}`,
-        '--jobs',
-        '1',
-        '--name',
-        `host-${i}`,
-        ...metrics,
-      ),
-    )
+await withRedis('guests', 'bind 0.0.0.0\nprotected-mode no\n', async (folder, redis, signal) => {
+  const { port } = redis.connection
+  const hosts: Host[] = []
+  const workers: ChildProcess[] = []
+  try {
+    for (let i = 0; i < HOSTS; i++) hosts.push(new Host(i))
+    for (const [i, host] of hosts.entries()) {
+      const metrics = ['--metrics', '0.0.0.0:9100']
+      workers.push(
+        host.node(
+          MAIN,
+          'worker',
+          '--queue',
+          `redis://${host.address}:${port}`,
+          '--jobs',
+          '1',
+          '--name',
+          `host-${i}`,
+          ...metrics,
+        ),
+      )
+    }
+    const path = join(folder, 'campaigns.db')
+    const words = ['faults', 'run', ...process.argv.slice(2), '--queue', redis.url, '--database', path]
+    const sender = spawn(process.execPath, [MAIN, ...words], { stdio: 'inherit' })
+    const interrupt = () => sender.kill('SIGINT')
+    signal.addEventListener('abort', interrupt)
+    const [code] = await once(sender, 'close')
+    signal.throwIfAborted()
+    const database = new Database(path)
+    const rows = database.rows(database.campaign(1))
+    database.close()
+    const wrong = rows.filter(({ result }) => !result.asExpected)
+    console.log(`exit code ${code}; ${rows.length} results, ${wrong.length} not as expected`)
+    for (const host of hosts) {
+      const text = await (await fetch(`http://${host.inside}:9100/metrics`)).text()
+      console.log(/^smmu_cosim_worker_jobs_total.*$/m.exec(text)?.[0] ?? 'no jobs')
+    }
+    process.exitCode = code
+  } finally {
+    await Promise.all(workers.map(end))
+    for (const host of hosts) host.remove()
   }
-  const path = join(folder, 'campaigns.db')
-  const words = ['faults', 'run', ...process.argv.slice(2), '--queue', redis.url, '--database', path]
-  const sender = spawn(process.execPath, [MAIN, ...words], { stdio: 'inherit' })
-  const [code] = await once(sender, 'close')
-  const database = new Database(path)
-  const rows = database.rows(database.campaign(1))
-  database.close()
-  const wrong = rows.filter(({ result }) => !result.asExpected)
-  console.log(`exit code ${code}; ${rows.length} results, ${wrong.length} not as expected`)
-  for (const host of hosts) {
-    const text = await (await fetch(`http://${host.inside}:9100/metrics`)).text()
-    console.log(/^smmu_cosim_worker_jobs_total.*$/m.exec(text)?.[0] ?? 'no jobs')
-  }
-  process.exitCode = code
-} finally {
-  for (const worker of workers) {
-    worker.kill('SIGTERM')
-    await once(worker, 'close')
-  }
-  for (const host of hosts) host.remove()
-  await redis.kill()
-  rmSync(folder, { recursive: true })
-}
+})

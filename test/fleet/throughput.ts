@@ -1,34 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** How many jobs a queue moves, with sessions that take no time: `node test/fleet/throughput.ts [JOBS] [WORKERS] [AT-A-TIME]`. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdirSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { act } from '../../server/cli/exit.ts'
 import { throughQueue } from '../../server/fleet/sender.ts'
-import { privateFolder } from '../../server/machine/scratch.ts'
 import { runJobs } from '../../server/sessions/campaign.ts'
 import { Database } from '../../server/sessions/database.ts'
-import { RedisServer } from './redis.ts'
+import { end, withRedis } from './measured.ts'
+import type { RedisServer } from './redis.ts'
 import { job, sentStubs } from './stub.ts'
 
 const [count = 2000, workers = 1, atATime = 4] = process.argv.slice(2).map(Number)
 const script = fileURLToPath(new URL('./workerProcess.ts', import.meta.url))
-
-/** Until a worker that was told to end is killed, ms. */
-const KILL_MS = 10_000
-
-/** A worker that is told to end takes its processes and its folder along. */
-async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return
-  const ended = once(child, 'exit')
-  child.kill('SIGTERM')
-  const late = setTimeout(() => child.kill('SIGKILL'), KILL_MS)
-  await ended
-  clearTimeout(late)
-}
 
 async function measure(folder: string, redis: RedisServer, signal: AbortSignal): Promise<void> {
   const running = Array.from({ length: workers }, (_, i) =>
@@ -57,16 +40,4 @@ async function measure(folder: string, redis: RedisServer, signal: AbortSignal):
   }
 }
 
-await act(async signal => {
-  const folder = privateFolder(tmpdir(), 'throughput-')
-  let redis: RedisServer | undefined
-  try {
-    mkdirSync(join(folder, 'redis'))
-    redis = await RedisServer.start(join(folder, 'redis'))
-    signal.throwIfAborted()
-    await measure(folder, redis, signal)
-  } finally {
-    await redis?.kill()
-    rmSync(folder, { recursive: true })
-  }
-})
+await withRedis('throughput', '', measure)
