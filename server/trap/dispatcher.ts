@@ -193,6 +193,9 @@ export class Dispatcher {
         counters.add('guardFaults')
         return true
       }
+      case Id.reset:
+        this.#connection?.oracles.resetAhead()
+        return false
       case Id.shutdown:
         // It comes in its turn, unless QEMU closes the link before, without an answer.
         this.#leaving = { cause: message.cause, lastTrapNs: message.lastTrapNs }

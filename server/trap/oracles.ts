@@ -68,6 +68,8 @@ export class Oracles {
   #reread = 0
   readonly #durations = new Uint32Array(HISTOGRAM_WORDS)
   #stopped = false
+  /** QEMU has reset the hardware, and waits for us to hear of it: what its registers say is not what devices will meet. */
+  #resetAhead = false
 
   constructor(thread: Thread, link: Link, hello: Hello, { memory, shared }: Ram, policy: () => Policy) {
     const { oracle = false } = thread.options
@@ -106,8 +108,14 @@ export class Oracles {
 
   // What is told of the machine.
 
+  /** A reset is what QEMU asks for next, while registers are read: until `begin` nothing is judged. */
+  resetAhead(): void {
+    this.#resetAhead = true
+  }
+
   /** The machine is being reset; the policy has not been yet. */
   begin(): void {
+    this.#resetAhead = false
     this.el2?.forget()
     this.isolation?.begin()
     this.#stale = true
@@ -176,7 +184,9 @@ export class Oracles {
     const now = this.#thread.ring.now()
     // What is found while the hypervisor works is known already.
     if (isolation?.claims && isolation.violation === undefined && !waiting && now >= this.#due) {
-      isolation.sample(this.#stale || now >= this.#reread ? this.#read() : this.#programmed)
+      const programmed = this.#stale || now >= this.#reread ? this.#read() : this.#programmed
+      if (this.#resetAhead) return undefined
+      isolation.sample(programmed)
       const end = this.#thread.ring.now()
       count(this.#durations, 0, end - now)
       this.#due = end + PERIOD
@@ -198,7 +208,8 @@ export class Oracles {
   whole(ask: boolean): void {
     const { isolation } = this
     if (!isolation?.claims) return
-    isolation.whole(ask ? this.#read() : this.#stale ? [] : this.#programmed)
+    const programmed = ask ? this.#read() : this.#stale ? [] : this.#programmed
+    if (!this.#resetAhead) isolation.whole(programmed)
   }
 
   report(): OracleReport | undefined {
@@ -247,6 +258,7 @@ export class Oracles {
     const { inspect, observes } = this.#policy()
     if (observes !== true) return (inspect?.faults.stage2() ?? []).map(table => idmapReach(this.#memory, table))
     const programmed = ask ? this.#read() : this.#programmed
+    if (this.#resetAhead) return []
     return streamReaches(
       this.#memory,
       programmed.map(({ tables }) => tables),
