@@ -11,11 +11,8 @@ import { type GuestEvent, GuestEvents, MAX_GUEST_EVENTS } from '../machine/guest
 import type { SeriesStep } from '../policy/policy.ts'
 import { NO_WARNINGS } from '../policy/warnings.ts'
 import { AttackTable, reached } from '../run/attackTable.ts'
-import { el2Violation } from '../run/el2.ts'
 import { qemuFailure } from '../run/outcome.ts'
 import { eventName } from '../smmu/events.ts'
-import type { El2Report } from '../trap/el2Oracle.ts'
-import type { OracleReport } from '../trap/oracleReport.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { AgentMachine, type JobMachine, type Prepared } from './agentMachine.ts'
 import { addFinding, type ConsoleFinding } from './console.ts'
@@ -23,6 +20,7 @@ import { limitMemory } from './memoryLimit.ts'
 import type { Snapshot } from './snapshot.ts'
 import { Timeline, type TimelineEntry } from './timeline.ts'
 import { type Evidence, type Finding, type Fired, firedOf, isExpected, judge } from './verdict.ts'
+import { violationsOf } from './violations.ts'
 
 /** Default deadlines, ms. */
 const SNAPSHOT_MS = 45_000
@@ -156,15 +154,7 @@ class Watch {
   /** What devices reached, or a protected VM's host, and where EL2's tables and the SMMU's do not agree. */
   #isolation(): string[] {
     const report = this.attackTable.report(this.guestEvents.all, true)
-    const { el2, oracle } = this.sections as { readonly el2?: El2Report; readonly oracle?: OracleReport }
-    const violation = el2Violation({ ...(el2 && { el2 }) })
-    return [
-      ...(oracle?.violations ?? []).map(({ message }) => message),
-      ...(oracle === undefined || oracle.more === 0 ? [] : [`and ${oracle.more} more`]),
-      ...reached(report),
-      ...(violation === undefined ? [] : [violation.message]),
-      ...(this.timeline?.isolation ?? []),
-    ]
+    return [...violationsOf(this.sections), ...reached(report), ...(this.timeline?.isolation ?? [])]
   }
 
   evidence(end: Evidence['end'], job: Job, snapshot: Snapshot | undefined): Evidence {

@@ -48,6 +48,13 @@ test('a prefix that has no second stage is not judged by its isolation', async (
   expect(stdout).toContain('"unaffected"')
 })
 
+test('a policy that could not isolate is found, although the guest notices nothing', async () => {
+  const args = ['faults', 'run', 'gbpa-update-stuck', '--jobs', '1', '--json', '--database', database]
+  const { code, stdout, stderr } = await cosim(args)
+  expect(code, stderr).toBe(0)
+  expect(stdout).toContain('the policy does not isolate: devices reach all of memory')
+})
+
 test('what goes wrong between EL2 and the server is seen by the attacker, or not at all', async () => {
   const names = ['el2-change-lost', 'el2-server-killed-between']
   const { code, stdout, stderr } = await cosim([
