@@ -12,6 +12,7 @@ import { type FaultRule, RuleSchema, SessionSchema, VERDICTS } from '../faults/r
 import { DEVICE_NAMES } from '../machine/devices.ts'
 import { POLICY_NAMES } from '../policy/load.ts'
 import { BBM_LEVELS, GRANULES, POWER_MODES, SERIES_STEPS } from '../policy/policy.ts'
+import { longestMs } from '../sessions/deadline.ts'
 import { TRANSLATE_MODES } from '../sessions/matrix.ts'
 import { type Identity, IdentitySchema } from './identity.ts'
 
@@ -120,7 +121,7 @@ const OPERATION_S = 0.01
 
 /** When the process of a job that does not end is killed: later than all deadlines that the job has itself, s. */
 export function deadlineOf(work: Work): number {
-  if (work.do === 'session') return SPARE_S
+  if (work.do === 'session') return SPARE_S + longestMs(work.entry) / 1000
   if (work.do === 'cell') return SPARE_S + work.timeout
   return (
     SPARE_S +

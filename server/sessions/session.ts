@@ -16,15 +16,14 @@ import { eventName } from '../smmu/events.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { AgentMachine, type JobMachine, type Prepared } from './agentMachine.ts'
 import { addFinding, type ConsoleFinding } from './console.ts'
+import { deadlineMs, startDeadline } from './deadline.ts'
 import { limitMemory } from './memoryLimit.ts'
+import { ProcessorWait } from './processorWait.ts'
 import type { Snapshot } from './snapshot.ts'
 import { Timeline, type TimelineEntry } from './timeline.ts'
 import { type Evidence, type Finding, type Fired, firedOf, isExpected, judge } from './verdict.ts'
 import { violationsOf } from './violations.ts'
 
-/** Default deadlines, ms. */
-const SNAPSHOT_MS = 45_000
-export const FRESH_MS = 120_000
 /** Time after a panic or the end of the workload in which consequences may still show. */
 const SETTLE_MS = 300
 /** Devices go on for a while after the guest has panicked. */
@@ -213,9 +212,16 @@ async function observe(
   )
   watch.machine = machine
   const { session } = machine
-  const deadline = (options.timeout ?? 0) * 1000 || (snapshot === undefined ? FRESH_MS : SNAPSHOT_MS)
   const over = Promise.withResolvers<Evidence['end']>()
-  const timer = setTimeout(() => over.resolve('deadline'), deadline)
+  const waiting = new ProcessorWait([
+    process.pid,
+    ...(session.qemu.child.pid === undefined ? [] : [session.qemu.child.pid]),
+  ])
+  const endDeadline = startDeadline(
+    deadlineMs(entry, snapshot === undefined),
+    () => waiting.ms(),
+    () => over.resolve('deadline'),
+  )
   const abort = () => over.reject(signal.reason)
   signal.addEventListener('abort', abort, { once: true })
   let ended: SessionEnd | undefined
@@ -278,7 +284,7 @@ async function observe(
     else session.once('connected', hello => timeline.machine(hello))
     if (snapshot !== undefined) machine.tell()
     const end = await over.promise
-    clearTimeout(timer)
+    endDeadline()
     done()
     watch.note(end === 'worked' ? 'workload done' : end === 'deadline' ? 'ended from outside' : 'the machine ended')
     if (end !== 'ended') {
@@ -301,7 +307,7 @@ async function observe(
       ...(why && { problem: why }),
     }
   } finally {
-    clearTimeout(timer)
+    endDeadline()
     unlimit()
     signal.removeEventListener('abort', abort)
     await machine.close()

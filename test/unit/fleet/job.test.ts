@@ -193,6 +193,9 @@ describe('an attack', () => {
     expect(() => checkJob({ identity, work: endless })).toThrow('neither seconds nor operations')
     expect(deadlineOf({ ...endless, operations: 1000 })).toBeLessThan(deadlineOf({ ...endless, operations: 10_000 }))
     expect(deadlineOf({ ...endless, seconds: 1000 })).toBeGreaterThan(1000)
+    // Of a session: four times its own, where others use the processors.
+    const long = { ...work, entry: { ...work.entry, session: { timeout: 86_400 } } }
+    expect(deadlineOf(long)).toBeGreaterThan(4 * 86_400)
   })
 
   test('of a policy in a file is none: that is code', () => {
