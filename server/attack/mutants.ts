@@ -30,6 +30,8 @@ interface Source {
   readonly apart?: true
 }
 
+type AttackKind = NonNullable<Source['only']> | 'attack'
+
 const pkvm = (name: string, ...tests: string[]): Source => ({
   file: `${PKVM}/${name}.ts`,
   tests: tests.map(test => `test/unit/hypervisor/pkvm/${test}`),
@@ -66,6 +68,12 @@ const SOURCES: readonly Source[] = [
   pkvm('steRules', 'section7'),
   pkvm('strtabShape', 'section3', 'section5'),
   { file: 'server/smmu/queue.ts', tests: ['test/unit/smmu/queue'], all: 'test/unit/smmu' },
+  {
+    file: 'server/smmu/sharedStage2.ts',
+    tests: ['test/unit/smmu/sharedStage2', 'test/unit/hypervisor/pkvm/section20'],
+    all: 'test/unit/smmu',
+    only: 'shared',
+  },
   { file: 'server/smmu/strtab.ts', tests: ['test/unit/smmu/structures'], all: 'test/unit/smmu' },
   apart('server/translate/smmuTranslator.ts', 'test/unit/translate'),
   apart('server/machine/masters.ts', 'test/unit/machine/masters'),
@@ -108,7 +116,13 @@ export interface MutantOptions {
   /** Mutants at a time. */
   readonly jobs: number
   readonly known: readonly Weakness[]
+  /** Of files whose path has this in it; absent: of all. */
+  readonly of?: string
 }
+
+/** Files that mutants are made of, as far as their path has a text in it. */
+export const mutated = (of = ''): string[] => sourcesOf(of).map(({ file }) => file)
+const sourcesOf = (of: string): Source[] => SOURCES.filter(({ file }) => file.includes(of))
 
 /** One wrong thing each: a pattern in a line, and what stands there instead. */
 const CHANGES: readonly (readonly [RegExp, string])[] = [
@@ -215,8 +229,9 @@ export async function mutants(
   told: (verdict: Verdict) => void,
   signal: AbortSignal,
 ): Promise<Verdict[]> {
+  const sources = sourcesOf(options.of ?? '')
   const parts = choose(
-    SOURCES.flatMap(({ file }) => mutantsOf(file, readFileSync(join(ROOT, file), 'utf8'))),
+    sources.flatMap(({ file }) => mutantsOf(file, readFileSync(join(ROOT, file), 'utf8'))),
     options.count,
     options.seed,
   )
@@ -227,22 +242,22 @@ export async function mutants(
       for (const path of COPIED) cpSync(join(ROOT, path), join(copy, path), { recursive: true })
       symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
     }
-    const all = [...new Set(SOURCES.map(({ all }) => all))]
-    const [attack, blocks, power, shared, tests] = await Promise.all([
-      expectNothing('the attack finds something', attacked(copies[0], options, UNKNOWN_MS, signal)),
-      expectNothing(
-        'the attack finds something with blocks',
-        attacked(copies[0], options, UNKNOWN_MS, signal, 'blocks'),
-      ),
-      expectNothing('the attack finds something with power', attacked(copies[0], options, UNKNOWN_MS, signal, 'power')),
-      expectNothing(
-        'the attack finds something with shared tables',
-        attacked(copies[0], options, UNKNOWN_MS, signal, 'shared'),
-      ),
+    const all = [...new Set(sources.map(({ all }) => all))]
+    const kinds = [...new Set(sources.filter(({ apart }) => !apart).map(({ only }) => only ?? 'attack'))]
+    const [tests, ...attacks] = await Promise.all([
       expectNothing('the unit tests fail', tested(copies[0], all, UNKNOWN_MS, signal)),
+      ...kinds.map(kind =>
+        expectNothing(
+          FINDS[kind],
+          attacked(copies[0], options, UNKNOWN_MS, signal, kind === 'attack' ? undefined : kind),
+        ),
+      ),
     ])
     signal.throwIfAborted()
-    const durations = { attack, blocks, power, shared, tests: testTimes(join(copies[0], REPORT), tests) }
+    const durations: Durations = {
+      attacks: new Map(kinds.map((kind, i) => [kind, attacks[i]])),
+      tests: testTimes(join(copies[0], REPORT), tests),
+    }
     const verdicts: Verdict[] = []
     const work = async (copy: string) => {
       for (let part = parts.shift(); part !== undefined; part = parts.shift()) {
@@ -261,6 +276,14 @@ export async function mutants(
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
+}
+
+/** What is wrong when an attack of a kind finds something without a mutant. */
+const FINDS: Readonly<Record<AttackKind, string>> = {
+  attack: 'the attack finds something',
+  blocks: 'the attack finds something with blocks',
+  power: 'the attack finds something with power',
+  shared: 'the attack finds something with shared tables',
 }
 
 /** @returns how long that took, ms */
@@ -291,7 +314,8 @@ async function judge(
   const source = SOURCES.find(({ file }) => file === mutant.file)
   if (source === undefined) return undefined
   const tests = (paths: readonly string[]) => tested(copy, paths, hangsAfter(timeOf(durations.tests, paths)), signal)
-  const attack = () => attacked(copy, options, hangsAfter(durations[source.only ?? 'attack']), signal, source.only)
+  const attack = () =>
+    attacked(copy, options, hangsAfter(durations.attacks.get(source.only ?? 'attack') ?? 0), signal, source.only)
   const stages: readonly (readonly [Exclude<Verdict['by'], 'nobody'>, () => Promise<Ending>])[] = [
     ['unit tests', () => tests(source.tests)],
     ...(source.apart ? [] : [['attack', attack] as const]),
@@ -317,8 +341,8 @@ const HANGS: Ending = { found: 'it does not come to an end' }
 /** Until something is known of its duration, ms. */
 const UNKNOWN_MS = 1_800_000
 
-/** @param ms without a mutant */
-const hangsAfter = (ms: number): number => HANGS_TIMES * ms + HANGS_MORE_MS
+/** Whole ms, as `spawn` wants them. @param ms without a mutant */
+export const hangsAfter = (ms: number): number => Math.ceil(HANGS_TIMES * ms + HANGS_MORE_MS)
 
 /**
  * How long each file of tests took, its share of what all of them need to start included.
@@ -343,10 +367,8 @@ const REPORT = 'report.json'
 
 /** Durations without a mutant, ms. */
 interface Durations {
-  readonly attack: number
-  readonly blocks: number
-  readonly power: number
-  readonly shared: number
+  /** Of those that the chosen files meet. */
+  readonly attacks: ReadonlyMap<AttackKind, number>
   /** By file. */
   readonly tests: ReadonlyMap<string, number>
 }

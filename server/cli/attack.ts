@@ -9,7 +9,7 @@ import { explain, UNJUDGED } from '../attack/explain.ts'
 import { readText } from '../attack/files.ts'
 import { readKnown } from '../attack/known.ts'
 import type { Found } from '../attack/messages.ts'
-import { mutants, type Verdict } from '../attack/mutants.ts'
+import { mutants, mutated, type Verdict } from '../attack/mutants.ts'
 import { HARDWARE, HARDWARE_MEANING, type HardwareOption, POPULATE, type Populate } from '../attack/setup.ts'
 import type { QueueConnection } from '../fleet/queue.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
@@ -56,6 +56,7 @@ interface AttackCommandOptions extends QueueOptions {
 
 /** Without an end in sight. */
 const DEFAULT_SECONDS = 60
+  readonly mutantsOf?: string
 /** Between two lines on standard error that say how far it is. */
 const PROGRESS_SECONDS = 10
 
@@ -152,6 +153,7 @@ export function attackCommand(program: Command): void {
           'power',
           'stage2',
           'populate',
+    .option('--mutants-of <text>', 'with --mutants: of files that have this in their path only')
           'queue',
         ]),
     )
@@ -168,6 +170,7 @@ export function attackCommand(program: Command): void {
           process.exitCode = code
         }, fail)
         return
+        if (options.mutantsOf !== undefined) checkMutantsOf(options.mutantsOf, options.mutants)
       }
       const { signal, dispose } = abortOnSignal()
       try {
@@ -301,6 +304,12 @@ function asJson(result: AttackResult, options: AttackOptions): unknown {
       ...{ kind: found.kind, message: found.message, file, seconds },
       explanation: found.explanation,
     })),
+function checkMutantsOf(text: string, number: number | undefined): void {
+  if (number === undefined) throw new UsageError('--mutants-of needs --mutants')
+  if (mutated(text).length > 0) return
+  throw new UsageError(`--mutants-of: no file has ${JSON.stringify(text)} in its path, of ${mutated().join(', ')}`)
+}
+
   }
 }
 
@@ -313,9 +322,10 @@ const LABELS: Readonly<Record<Verdict['by'], string>> = {
 
 async function mutate(
   number: number,
-  { ops, seed, jobs, known, json }: AttackCommandOptions,
+  { ops, seed, jobs, known, mutantsOf, json }: AttackCommandOptions,
   signal: AbortSignal,
 ): Promise<number> {
+    ...(mutantsOf !== undefined && { of: mutantsOf }),
   const options = {
     ...{ count: number, seed: seed ?? 1, operations: ops ?? MUTANT_OPERATIONS, jobs },
     known: known === undefined ? [] : readKnown(known),

@@ -4,7 +4,15 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { choose, firstFailure, mutantsOf, testTimes, timeOf } from '../../../server/attack/mutants.ts'
+import {
+  choose,
+  firstFailure,
+  hangsAfter,
+  mutantsOf,
+  mutated,
+  testTimes,
+  timeOf,
+} from '../../../server/attack/mutants.ts'
 
 /** Those of a line in a method. */
 const of = (line: string) =>
@@ -107,6 +115,16 @@ test('what tests take is known by file, with its share of the start, and asked f
   expect(timeOf(times, ['test/unit/hypervisor/pkvm/section6'])).toBe(6000)
   expect(timeOf(times, ['test/unit/hypervisor', 'test/unit/smmu/queue'])).toBe(7000)
   expect(timeOf(times, ['test/unit/api'])).toBe(0)
+})
+
+test('what does not come to an end is given a time that a process can be started with', () => {
+  expect(hangsAfter(20_416.168)).toBe(137_498)
+})
+
+test('files whose mutants are asked for, by a part of the path', () => {
+  expect(mutated('sharedStage2')).toEqual(['server/hypervisor/pkvm/sharedStage2.ts', 'server/smmu/sharedStage2.ts'])
+  expect(mutated().length).toBeGreaterThan(20)
+  expect(mutated('no such file')).toEqual([])
 })
 
 test('some are chosen, spread over all, the same for the same seed', () => {

@@ -104,6 +104,8 @@ describe('what it does not take', () => {
     [['--jobs', '0'], /a whole number from 1 to 256/],
     [['--replay', LIST, '--known', LIST], /cannot be used with option '--known/],
     [['--mutants', '1', '--seconds', '1', '--until', 'mmio'], /cannot be used with option/],
+    [['--mutants-of', 'pool'], /--mutants-of needs --mutants/],
+    [['--mutants', '1', '--mutants-of', 'cheese'], /no file has "cheese" in its path, of server\/hypervisor\/pkvm\//],
   ])('%s', async (args, message) => {
     const { code, stderr } = await cosim(
       ['attack', '--ops', '1', ...args].filter((_, i) => args[0] !== '--replay' || (i !== 1 && i !== 2)),
