@@ -6,7 +6,7 @@ import type { AttackOptions, Progress } from '../attack/attack.ts'
 import { FEATURES } from '../attack/feedback.ts'
 import type { FoundInWords, ProcessMessage } from '../attack/process.ts'
 import { DESCRIPTIONS } from '../policy/builtin.ts'
-import { blocksProblem, checkQuirks, powerProblem } from '../policy/policy.ts'
+import { blocksProblem, checkQuirks, powerProblem, stage2Problem } from '../policy/policy.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { Feed } from './feed.ts'
 import { Problem } from './problem.ts'
@@ -138,12 +138,16 @@ export class AttackRun {
   /** @throws Problem */
   #optionsOf(body: AttackBody): AttackOptions {
     const { policy = DEFAULTS.policy, until = DEFAULTS.until, quirks = [], hardware = [] } = body
-    const { blocks = false, bbm, power } = body
+    const { blocks = false, bbm, power, stage2, populate } = body
     const builtIn = policy !== OWN_POLICY
     const mode = power === 'any' ? undefined : power
     const problem =
       blocksProblem(policy, builtIn, { blocks, ...(bbm !== undefined && { bbm }) }) ??
-      powerProblem(policy, builtIn, power === undefined ? {} : { power: mode ?? 'keep' })
+      powerProblem(policy, builtIn, power === undefined ? {} : { power: mode ?? 'keep' }) ??
+      stage2Problem(policy, builtIn, true, {
+        ...{ until, blocks, ...(power !== undefined && { power: mode ?? 'keep' }) },
+        ...{ ...(stage2 && { stage2 }), ...(populate && { populate }) },
+      })
     if (problem !== undefined) throw new Problem(422, problem)
     const { seconds = DEFAULT_SECONDS, seed = Math.floor(Math.random() * 2 ** 32), jobs = 1 } = body
     const file = policy === OWN_POLICY ? this.#policyFile : policy
@@ -157,6 +161,7 @@ export class AttackRun {
       ...{ policy: file, until, quirks, hardware, seconds, seed, jobs },
       ...(blocks && { blocks: { bbm } }),
       ...(power !== undefined && { power: { mode } }),
+      ...(stage2 === 'shared' && { shared: { populate } }),
       ...{ operations: undefined, corpus: undefined, known: undefined },
     }
   }

@@ -10,7 +10,7 @@ import { readText } from '../attack/files.ts'
 import { readKnown } from '../attack/known.ts'
 import type { Found } from '../attack/messages.ts'
 import { mutants, mutated, type Verdict } from '../attack/mutants.ts'
-import { HARDWARE, HARDWARE_MEANING, type HardwareOption, POPULATE, type Populate } from '../attack/setup.ts'
+import { HARDWARE, HARDWARE_MEANING, type HardwareOption, type Populate } from '../attack/setup.ts'
 import type { QueueConnection } from '../fleet/queue.ts'
 import { loadPolicy, POLICY_NAMES } from '../policy/load.ts'
 import {
@@ -20,11 +20,17 @@ import {
   powerProblem,
   SERIES_STEPS,
   type SeriesStep,
-  STAGE2_MODES,
   type Stage2Mode,
   stage2Problem,
 } from '../policy/policy.ts'
-import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from './bootOptions.ts'
+import {
+  attackPopulateOption,
+  attackPowerOption,
+  attackStage2Option,
+  bbmLevel,
+  blocksOption,
+  quirkOption,
+} from './bootOptions.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { within } from './numbers.ts'
 import { inputFile, outputFolder } from './paths.ts'
@@ -50,13 +56,13 @@ interface AttackCommandOptions extends QueueOptions {
   readonly known?: string
   readonly replay?: string
   readonly mutants?: number
+  readonly mutantsOf?: string
   readonly json?: true
   readonly typeCheck: boolean
 }
 
 /** Without an end in sight. */
 const DEFAULT_SECONDS = 60
-  readonly mutantsOf?: string
 /** Between two lines on standard error that say how far it is. */
 const PROGRESS_SECONDS = 10
 
@@ -84,17 +90,8 @@ export function attackCommand(program: Command): void {
     .addOption(blocksOption())
     .option('--bbm <level>', 'with --blocks: IDR3.BBML of all hardware (default: any)', bbmLevel)
     .addOption(attackPowerOption())
-    .addOption(
-      new Option(
-        '--stage2 <whose>',
-        "devices' second stage: the hypervisor's own, or shared: the tables that an EL2 keeps for its host",
-      ).choices(STAGE2_MODES),
-    )
-    .addOption(
-      new Option('--populate <when>', 'with --stage2 shared: mapped ahead, or never (default: either)').choices(
-        POPULATE,
-      ),
-    )
+    .addOption(attackStage2Option())
+    .addOption(attackPopulateOption())
     .addOption(quirkOption())
     .option(
       '--hardware <list>',
@@ -153,10 +150,10 @@ export function attackCommand(program: Command): void {
           'power',
           'stage2',
           'populate',
-    .option('--mutants-of <text>', 'with --mutants: of files that have this in their path only')
           'queue',
         ]),
     )
+    .option('--mutants-of <text>', 'with --mutants: of files that have this in their path only')
     .addOption(noTypeCheck())
     .option('--json', 'the result as JSON')
     .addHelpText(
@@ -170,10 +167,10 @@ export function attackCommand(program: Command): void {
           process.exitCode = code
         }, fail)
         return
-        if (options.mutantsOf !== undefined) checkMutantsOf(options.mutantsOf, options.mutants)
       }
       const { signal, dispose } = abortOnSignal()
       try {
+        if (options.mutantsOf !== undefined) checkMutantsOf(options.mutantsOf, options.mutants)
         if (options.mutants !== undefined) process.exitCode = await mutate(options.mutants, options, signal)
         else process.exitCode = await run(options, signal)
       } catch (error) {
@@ -304,13 +301,13 @@ function asJson(result: AttackResult, options: AttackOptions): unknown {
       ...{ kind: found.kind, message: found.message, file, seconds },
       explanation: found.explanation,
     })),
+  }
+}
+
 function checkMutantsOf(text: string, number: number | undefined): void {
   if (number === undefined) throw new UsageError('--mutants-of needs --mutants')
   if (mutated(text).length > 0) return
   throw new UsageError(`--mutants-of: no file has ${JSON.stringify(text)} in its path, of ${mutated().join(', ')}`)
-}
-
-  }
 }
 
 /** Operations of an attack on a mutant. */
@@ -325,10 +322,10 @@ async function mutate(
   { ops, seed, jobs, known, mutantsOf, json }: AttackCommandOptions,
   signal: AbortSignal,
 ): Promise<number> {
-    ...(mutantsOf !== undefined && { of: mutantsOf }),
   const options = {
     ...{ count: number, seed: seed ?? 1, operations: ops ?? MUTANT_OPERATIONS, jobs },
     known: known === undefined ? [] : readKnown(known),
+    ...(mutantsOf !== undefined && { of: mutantsOf }),
   }
   const verdicts = await mutants(
     options,

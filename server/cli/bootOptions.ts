@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { enums, MAX_FRAMES } from '../../protocol/messages.ts'
 import { DEFAULT_QEMU, QEMU_VERSIONS } from '../../scripts/setup/index.ts'
 import { DEFAULT_HOST } from '../api/schemas/request.ts'
+import { POPULATE } from '../attack/setup.ts'
 import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
 import { MAX_COMMAND } from '../machine/guestAgent.ts'
 import { MAX_SLOTS } from '../machine/hotplug.ts'
@@ -429,6 +430,16 @@ export const powerOption = (): Option =>
 /** Of an attack: `any` of them, machine by machine. */
 export const attackPowerOption = (): Option =>
   new Option('--power <mode>', 'the host has SMMUs switched off and on').choices([...POWER_MODES, 'any'])
+
+/** Of an attack: EL2 there is made up, and needs no kernel. */
+export const attackStage2Option = (): Option =>
+  new Option(
+    '--stage2 <whose>',
+    "devices' second stage: the hypervisor's own, or shared: the tables that an EL2 keeps for its host",
+  ).choices(STAGE2_MODES)
+
+export const attackPopulateOption = (): Option =>
+  new Option('--populate <when>', 'with --stage2 shared: mapped ahead, or never (default: either)').choices(POPULATE)
 
 export const quirkOption = (): Option =>
   new Option('--quirk <name>', 'show a known defect (server/hypervisor/README.md, section 13); may be repeated')

@@ -106,6 +106,49 @@ test('the switches of the command line: series, blocks, BBM level, hardware that
   await expect.poll(() => page.url()).toMatch(/#\/runs$/)
 })
 
+test('tables of EL2, shared: populate choices, and nothing that does not go with them', async () => {
+  let asked: unknown
+  await page.route('**/api/v1/attack', async route => {
+    asked = route.request().postDataJSON()
+    await route.fulfill({ json: manager.attackRun.view() })
+  })
+  const form = page.locator('form', { hasText: 'Start the attack' })
+  const select = (name: RegExp) => form.getByRole('combobox', { name })
+  const go = form.getByRole('button', { name: 'Start the attack' })
+  expect(await select(/^Populate/).isDisabled()).toBe(true)
+  await form.getByLabel('RAM in blocks').check()
+  await select(/^Until/).selectOption('cmdq')
+  await select(/^Second stage/).selectOption('shared')
+  expect(await form.getByLabel('RAM in blocks').isDisabled()).toBe(true)
+  expect(await select(/^Until/).isDisabled()).toBe(true)
+  expect(await violations(page)).toEqual([])
+  await go.click()
+  await expect.poll(() => asked).toEqual({ policy: 'pkvm', stage2: 'shared', seconds: 60, hardware: [] })
+  await select(/^Populate/).selectOption('never')
+  await go.click()
+  await expect.poll(() => asked).toMatchObject({ stage2: 'shared', populate: 'never' })
+  // Another policy has no second stage that could be EL2's.
+  await select(/^Policy$/).selectOption('partition')
+  await go.click()
+  await expect.poll(() => asked).toEqual({ policy: 'partition', seconds: 60, hardware: [] })
+})
+
+test('an attack on shared tables says so while it runs', async () => {
+  const form = page.locator('form', { hasText: 'Start the attack' })
+  await form.getByRole('combobox', { name: /^Second stage/ }).selectOption('shared')
+  await form.getByRole('combobox', { name: /^Populate/ }).selectOption('ahead')
+  await form.getByLabel('Seconds').fill('600')
+  await form.getByRole('button', { name: 'Start the attack' }).click()
+  await page.getByText('EL2’s tables shared, ahead').waitFor()
+  await page
+    .locator('.tallies div', { hasText: 'judged' })
+    .getByText(/^[1-9]/)
+    .waitFor()
+  await page.getByRole('button', { name: 'Stop the attack' }).click()
+  await page.getByText('ended', { exact: true }).waitFor()
+  expect(manager.attackRun.view()).toMatchObject({ found: 0, options: { stage2: 'shared', populate: 'ahead' } })
+})
+
 test('the start dialog offers known defects of the policy that has them, and the oracle', async () => {
   await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
   const dialog = page.getByRole('dialog')

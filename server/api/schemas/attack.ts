@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Attacks on a policy in process (server/attack), in a process of their own beside the machine. */
 import { Type } from 'typebox'
-import { HARDWARE } from '../../attack/setup.ts'
+import { HARDWARE, POPULATE } from '../../attack/setup.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
-import { BBM_LEVELS, POWER_MODES, SERIES_STEPS } from '../../policy/policy.ts'
+import { BBM_LEVELS, POWER_MODES, SERIES_STEPS, STAGE2_MODES } from '../../policy/policy.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { Nullable, named, Ref, type View } from './fields.ts'
 import { OWN_POLICY } from './lifecycle.ts'
@@ -25,6 +25,18 @@ export const AttackBodySchema = named(
       power: Type.Optional(
         Type.Enum([...POWER_MODES, 'any'], {
           description: 'the host has SMMUs switched off and on; default: it has not',
+        }),
+      ),
+      stage2: Type.Optional(
+        Type.Enum([...STAGE2_MODES], {
+          default: 'own',
+          description:
+            'devices’ second stage: the hypervisor’s own, or shared: the tables that an EL2 keeps for its host; not with blocks or power',
+        }),
+      ),
+      populate: Type.Optional(
+        Type.Enum([...POPULATE], {
+          description: 'with stage2 shared: what EL2 has not mapped yet is mapped ahead, or never; default: either',
         }),
       ),
       quirks: Type.Optional(

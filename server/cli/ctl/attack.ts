@@ -4,7 +4,14 @@ import { Option } from 'commander'
 import type { AttackBody, AttackRunView } from '../../api/schemas/attack.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { DEFAULTS } from '../../run/options.ts'
-import { attackPowerOption, bbmLevel, blocksOption, quirkOption } from '../bootOptions.ts'
+import {
+  attackPopulateOption,
+  attackPowerOption,
+  attackStage2Option,
+  bbmLevel,
+  blocksOption,
+  quirkOption,
+} from '../bootOptions.ts'
 import { whole } from '../numbers.ts'
 import { checkQuirkNames } from '../policyCheck.ts'
 import { type Add, plain } from './command.ts'
@@ -13,7 +20,10 @@ function runText(run: AttackRunView): string {
   const { state, seconds, operations, steps, programs, judged, coverage, corpus, lost, findings, found, message } = run
   if (state === 'none') return 'no attack was started'
   const { policy = 'pkvm', blocks = false, power, quirks = [], hardware = [], seed } = run.options ?? {}
-  const more = `${blocks ? ' in blocks' : ''}${power === undefined ? '' : `, SMMUs switched off and on (${power})`}`
+  const { stage2, populate = 'mapped ahead or never' } = run.options ?? {}
+  const switched = power === undefined ? '' : `, SMMUs switched off and on (${power})`
+  const shared = stage2 === 'shared' ? `, EL2's tables shared (${populate})` : ''
+  const more = `${blocks ? ' in blocks' : ''}${switched}${shared}`
   const rate = Math.round(operations / Math.max(seconds, 0.001))
   return [
     `${state}: ${[policy, ...quirks].join(' with ')}${more}, hardware ${hardware.join(',') || 'none'}, seed ${seed}`,
@@ -41,6 +51,8 @@ export function attackCommands(add: Add): void {
         .addOption(blocksOption())
         .option('--bbm <level>', 'with --blocks: IDR3.BBML of all hardware (default: any)', bbmLevel)
         .addOption(attackPowerOption())
+        .addOption(attackStage2Option())
+        .addOption(attackPopulateOption())
         .addOption(quirkOption())
         .option('--hardware <list>', 'what hardware may be besides QEMU’s model, with commas')
         .option('--seconds <n>', 'end after so many', whole)

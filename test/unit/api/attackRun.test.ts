@@ -63,6 +63,20 @@ test('one that comes to its end by itself, and another after it', async () => {
   }
 })
 
+test('tables of EL2 that are shared', async () => {
+  run = new AttackRun()
+  run.start({ seed: 3, seconds: 600, hardware: ['ats'], stage2: 'shared', populate: 'never' })
+  await until(() => run.view().judged > 0)
+  expect(run.view()).toMatchObject({ options: { stage2: 'shared', populate: 'never' }, found: 0 })
+  // What EL2 does shows as transfers of pages, which nobody else makes here.
+  await until(() => (run.view().coverage[FEATURES.indexOf('transfer of pages and its result')]?.count ?? 0) > 0)
+  await run.stop()
+  // The hypervisor's own tables, by name.
+  run.start({ seed: 3, seconds: 600, stage2: 'own' })
+  await run.stop()
+  expect(run.view()).toMatchObject({ state: 'done', options: { stage2: 'own' } })
+})
+
 test('a process that is killed: why, and nothing is left', async () => {
   run = new AttackRun()
   run.start({ seconds: 600 })
@@ -76,6 +90,11 @@ test('a process that is killed: why, and nothing is left', async () => {
 test.each([
   [{ quirks: ['queue-unshared'] }, /did you mean queues-unshared\?/],
   [{ policy: 'own' }, /the server was started without a policy file/],
+  [{ populate: 'never' }, /populate: only with stage2 shared/],
+  [{ stage2: 'shared', policy: 'passthrough' }, /policy passthrough has no second stage/],
+  [{ stage2: 'shared', until: 'strtab' }, /until strtab there is no second stage/],
+  [{ stage2: 'shared', blocks: true }, /EL2 says what is mapped in blocks/],
+  [{ stage2: 'shared', power: 'any' }, /not with power/],
 ] as const)('%j is refused', (body, reason) => {
   run = new AttackRun()
   expect(() => run.start(body)).toThrow(reason)

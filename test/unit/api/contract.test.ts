@@ -139,6 +139,8 @@ describe('answers are as documented', () => {
     ['/api/v1/attack', { policy: '../../etc/passwd' }, 400],
     ['/api/v1/attack', { hardware: ['steam'] }, 400],
     ['/api/v1/attack', { seconds: 0 }, 400],
+    ['/api/v1/attack', { stage2: 'shared', populate: 'stall' }, 400],
+    ['/api/v1/attack', { stage2: 'shared', blocks: true }, 422],
     ['/api/v1/attack', { corpus: '/tmp' }, 400],
     ['/api/v1/attack', { quirks: ['nobody'] }, 422],
     ['/api/v1/attack', { policy: 'own' }, 422],

@@ -296,6 +296,15 @@ test('an attack: start, look at it and at what it found, stop', async () => {
   expect((await ctl('attack-stop')).out).toMatch(/^done: pkvm with queues-unshared/)
 })
 
+test('an attack on shared tables says so', async () => {
+  const started = await ctl('attack-start', '--stage2', 'shared', '--seed', '1', '--seconds', '600')
+  expect(started.out).toMatch(/^running: pkvm, EL2's tables shared \(mapped ahead or never\), hardware none, seed 1\n/)
+  expect((await ctl('attack-stop')).out).toMatch(/^done: /)
+  const never = await ctl('attack-start', '--stage2', 'shared', '--populate', 'never', '--seconds', '600')
+  expect(never.out).toMatch(/^running: pkvm, EL2's tables shared \(never\), /)
+  expect((await ctl('attack-stop')).code).toBe(0)
+})
+
 test('download: a recording', async () => {
   // A recording is written a fraction of a second behind.
   await expect
@@ -334,6 +343,7 @@ test.each<[string[], RegExp]>([
   [['fault-arm', 'sync-lost'], /policy passthrough lacks what this needs: a command queue of its own/],
   [['fault-fire', 'nobody'], /no rule nobody is armed/],
   [['attack-start', '--hardware', 'steam'], /hardware/],
+  [['attack-start', '--populate', 'never'], /populate: only with stage2 shared/],
   [['attack-stop'], /no attack runs/],
   [['attack-finding', '999'], /no finding 999 is kept/],
   [['download', join(files, 'none'), '--of', 'nothing'], /no recording nothing/],

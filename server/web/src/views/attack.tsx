@@ -73,6 +73,9 @@ function Run({ of: run }: { of: AttackRunView }) {
           <p>
             {options.policy ?? 'pkvm'}{' '}
             {options.blocks && <Tag>in blocks{options.bbm !== undefined && `, BBM level ${options.bbm}`}</Tag>}{' '}
+            {options.stage2 === 'shared' && (
+              <Tag>EL2’s tables shared, {options.populate ?? 'mapped ahead or never'}</Tag>
+            )}{' '}
             {quirks.length > 0 && <Tag tone="bad">with {quirks.join(', ')}</Tag>}{' '}
             <span class="muted">
               hardware {(options.hardware ?? []).join(', ') || 'as QEMU’s'}, seed {options.seed}
@@ -206,12 +209,17 @@ function Start() {
   const [until, setUntil] = useState('nested')
   const [blocks, setBlocks] = useState(false)
   const [bbm, setBbm] = useState('')
+  const [stage2, setStage2] = useState('own')
+  const [populate, setPopulate] = useState('')
   const own = OF_PKVM.has(policy)
+  // EL2 says what is in blocks, and the second stage is the whole series.
+  const shared = own && stage2 === 'shared'
   const start = () => {
     const body = {
       policy,
-      ...(own && { until }),
-      ...(own && blocks && { blocks, ...(bbm !== '' && { bbm: Number(bbm) }) }),
+      ...(own && !shared && { until }),
+      ...(shared && { stage2, ...(populate !== '' && { populate }) }),
+      ...(own && !shared && blocks && { blocks, ...(bbm !== '' && { bbm: Number(bbm) }) }),
       seconds: Number(seconds),
       hardware: [...hardware],
       ...(quirks.length > 0 && { quirks }),
@@ -236,7 +244,7 @@ function Start() {
           </select>
         </Field>
         <Field label="Until" hint="prefix of the series">
-          <select value={until} disabled={!own} onChange={e => setUntil(e.currentTarget.value)}>
+          <select value={until} disabled={!own || shared} onChange={e => setUntil(e.currentTarget.value)}>
             {(words?.stages ?? ['nested']).map(s => (
               <option key={s}>{s}</option>
             ))}
@@ -248,7 +256,21 @@ function Start() {
         <Field label="Seed" hint="the same attack again; empty: by chance">
           <input type="number" min="0" max="4294967295" value={seed} onInput={e => setSeed(e.currentTarget.value)} />
         </Field>
-        <Blocks possible={own} blocks={blocks} setBlocks={setBlocks} bbm={bbm} setBbm={setBbm} />
+        <Field label="Second stage" hint="shared: the tables that an EL2 keeps for its host">
+          <select value={stage2} disabled={!own} onChange={e => setStage2(e.currentTarget.value)}>
+            <option>own</option>
+            <option>shared</option>
+          </select>
+        </Field>
+        <Field label="Populate" hint="what EL2 has not mapped yet">
+          <select value={populate} disabled={!shared} onChange={e => setPopulate(e.currentTarget.value)}>
+            <option value="">either</option>
+            {['ahead', 'never'].map(when => (
+              <option key={when}>{when}</option>
+            ))}
+          </select>
+        </Field>
+        <Blocks possible={own && !shared} blocks={blocks} setBlocks={setBlocks} bbm={bbm} setBbm={setBbm} />
         <fieldset class="full checks">
           <legend>Hardware besides QEMU’s model</legend>
           {(words?.hardware ?? []).map(({ name, meaning }) => (
