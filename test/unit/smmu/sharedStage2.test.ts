@@ -48,6 +48,8 @@ test.each([
     { vttbrHi: 0x0100_0000 },
     ["VMID 256 has more bits than the SMMU's (IDR0.VMID16)"],
   ],
+  ['the largest VMID of 8 bits', { idr0: QEMU.idr0 & ~r.IDR0_VMID16 }, { vttbrHi: 0x00ff_0000 }, []],
+  ['a VMID of 16 bits that the SMMU has', { idr0: QEMU.idr0 | r.IDR0_VMID16 }, { vttbrHi: 0x0100_0000 }, []],
 ])('%s', (_, id, registers, problems) => {
   expect(sharingProblems({ ...PLAIN, ...registers }, { ...QEMU, ...id })).toEqual(problems)
 })

@@ -35,7 +35,8 @@ export class HostEl2 extends FakeEl2 {
     this.#memory = memory
     this.#base = base
     this.#next = base + 2 * PAGE
-    this.registers = { vttbrLo: base + 1, vttbrHi: 0, vtcrLo: VTCR, vtcrHi: 0 }
+    const [vttbrLo, vttbrHi] = [((base % 2 ** 32) | 1) >>> 0, Math.floor(base / 2 ** 32)]
+    this.registers = { vttbrLo, vttbrHi, vtcrLo: VTCR, vtcrHi: 0 }
     this.now = this.registers
     for (let page = base; page < base + size; page += PAGE) this.take(page, ANNOTATION_EL2)
   }

@@ -40,7 +40,7 @@ class SharedBench extends SoftBench {
   /** Told to the hypervisor and answered; false: it refused. */
   ok = true
 
-  constructor(populate: PolicyOptions['populate'], setUp: SoftSetUp = {}) {
+  constructor(populate: PolicyOptions['populate'], setUp: SoftSetUp = {}, el2Base = EL2_BASE) {
     // The memory is the bench's: EL2 begins when that is there.
     const late: { el2?: HostEl2 } = {}
     const watch = (page: number, on: boolean): boolean => late.el2?.watch(page, on) ?? false
@@ -48,7 +48,7 @@ class SharedBench extends SoftBench {
     const options = { stage2: 'shared' as const, ...(populate !== undefined && { populate }), ...setUp.options }
     super({ ram: RAM, ...setUp, options, el2 })
     this.hyp.reset()
-    this.el2 = new HostEl2(this.memory, EL2_BASE, EL2_SIZE)
+    this.el2 = new HostEl2(this.memory, el2Base, EL2_SIZE)
     late.el2 = this.el2
     this.el2.onTlbi = () => this.tell()
     this.host = new Host(this).boot()
@@ -75,8 +75,8 @@ class SharedBench extends SoftBench {
   }
 }
 
-function started(populate: PolicyOptions['populate'], setUp: SoftSetUp = {}): SharedBench {
-  const bench = new SharedBench(populate, setUp)
+function started(populate: PolicyOptions['populate'], setUp: SoftSetUp = {}, el2Base = EL2_BASE): SharedBench {
+  const bench = new SharedBench(populate, setUp, el2Base)
   bench.tell(true)
   expect(bench.ok).toBe(true)
   return bench
@@ -389,6 +389,183 @@ describe('a table of EL2 that becomes another one before EL2 leaves', () => {
   })
 })
 
+/** Above 4 GiB: RAM, and a GiB that has none. */
+const HIGH = 0x1_4000_0000
+const HIGH_RAM = [...RAM, { base: HIGH, size: 16 * MiB }]
+const NO_RAM = 3 * 2 ** 30
+const HIGH_NO_RAM = 2 ** 39 + NO_RAM
+const CARVEOUTS = [
+  ['below 4 GiB', { base: CARVEOUT_BASE, size: CARVEOUT_SIZE }],
+  ['above', { base: HIGH + 4 * MiB, size: CARVEOUT_SIZE }],
+] as const
+
+/** The table of the second stage that maps an address, one level above its descriptor. */
+function tableFor(bench: SharedBench, address: number, level: number): number {
+  const { idmap } = bench.hyp
+  if (idmap === null) throw new Error('there is no second stage')
+  let table = idmap.root
+  for (let at = 0; at < level; at++) {
+    const index = Math.floor(address / 2 ** (39 - 9 * at)) % 512
+    table = Number(bench.memory.peek64(table + 8 * index) & 0xffff_ffff_f000n)
+  }
+  return table
+}
+
+describe('tables of ours, and EL2’s that they lead to', () => {
+  test.each(['ahead', 'never'] as const)('%s: EL2’s lie above 4 GiB', populate => {
+    const bench = started(populate, { ram: HIGH_RAM }, HIGH + 8 * MiB)
+    const { el2 } = bench
+    el2.take(FAR + PAGE, ANNOTATION_VM)
+    for (let page = FAR; page < FAR + BLOCK; page += PAGE) el2.touch(page)
+    bench.tell()
+    // That of what EL2 keeps as well.
+    expect(bench.hyp.sharedInfo?.linked).toBe(2)
+    expect([FAR, FAR + PAGE, FAR + 2 * PAGE].map(page => bench.reach(page))).toEqual([FAR, -1, FAR + 2 * PAGE])
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  for (const [where, carveout] of CARVEOUTS) {
+    test.each([NO_RAM, HIGH_NO_RAM])(`hypervisor memory ${where}: those for %d stay while they are linked`, address => {
+      const bench = started('ahead', { ram: HIGH_RAM, carveout })
+      const { el2, hyp } = bench
+      const { used } = hyp.pool
+      const at = address + 100 * BLOCK
+      el2.take(at, ANNOTATION_VM)
+      el2.take(at + 3 * BLOCK, ANNOTATION_VM)
+      bench.tell()
+      expect(hyp.pool.used).toBe(used + 3)
+      el2.touch(at + PAGE)
+      bench.tell()
+      expect(hyp.pool.used).toBe(used + 3)
+      const near = [at - BLOCK, at, at + PAGE, at + BLOCK, at + 3 * BLOCK, at + 3 * BLOCK + PAGE]
+      expect(near.map(page => bench.reach(page))).toEqual(near.map((page, i) => (i === 1 || i === 4 ? -1 : page)))
+      expect(hyp.verify()).toEqual([])
+      // The successor knows those that are linked, and no others.
+      const next = new Hypervisor(bench.machine, {
+        ...{ options: { waitPolls: 50, stage2: 'shared' }, report: bench.report, clock: () => bench.now++ },
+      })
+      next.restore(hyp.checkpoint().slice())
+      next.resume()
+      bench.hyp = next
+      expect([next.pool.used, next.verify()]).toEqual([used + 3, []])
+      // One of them, then the others at once. What stands behind the last one's table is nobody's business.
+      el2.give(at)
+      el2.merge(at)
+      bench.tell()
+      expect(next.pool.used).toBe(used + 2)
+      el2.give(at + 3 * BLOCK)
+      bench.tell()
+      const behind = tableFor(bench, at, 2) + PAGE
+      const read = bench.memory.read.bind(bench.memory)
+      bench.memory.read = (from, ...rest) => from !== behind && read(from, ...rest)
+      el2.store(el2.level1(at), 0n)
+      bench.tell()
+      bench.memory.read = read
+      expect([bench.ok, next.pool.used, next.verify()]).toEqual([true, used, []])
+    })
+  }
+
+  test('those for addresses that EL2’s do not translate any more go back', () => {
+    const used = (...taken: number[]): number => {
+      const bench = started('ahead')
+      for (const page of taken) bench.el2.take(page, ANNOTATION_VM)
+      bench.tell()
+      const vtcrLo = (64 - 39) | (1 << 6) | (2 << 16)
+      bench.hyp.stage2Changed({ ...bench.el2.registers, vtcrLo, cpu: 0, time: 0, all: true, pages: [] })
+      return bench.hyp.pool.used
+    }
+    expect(used(HIGH_NO_RAM + 100 * BLOCK, HIGH_NO_RAM + 300 * BLOCK)).toBe(used())
+  })
+
+  test('a table of EL2 right behind hypervisor memory is EL2’s', () => {
+    const carveout = { base: RAM_BASE + 18 * MiB, size: CARVEOUT_SIZE }
+    const bench = started('never', { carveout })
+    const { el2 } = bench
+    const table = carveout.base + carveout.size
+    el2.store(table, BigInt(FAR) | 0x7ffn)
+    el2.store(el2.level2(FAR), BigInt(table) | 3n)
+    bench.tell()
+    expect(bench.reach(FAR)).toBe(FAR)
+    expect(bench.hyp.sharedInfo).toMatchObject({ own: 5, linked: 2 })
+  })
+
+  test('what stands for nothing that EL2 has changed is not looked at', () => {
+    const bench = started('never')
+    const { el2, memory } = bench
+    el2.touch(FAR)
+    bench.tell()
+    const lengths: number[] = []
+    memory.beforeRead = (address, length) => {
+      if (address >= CARVEOUT_BASE && address < CARVEOUT_BASE + CARVEOUT_SIZE) lengths.push(length)
+    }
+    el2.touch(FAR + BLOCK)
+    bench.tell()
+    // A descriptor of the levels 0, 1 and 2 each.
+    expect(lengths).toEqual([8, 8, 8])
+    expect(bench.reach(FAR + BLOCK)).toBe(FAR + BLOCK)
+  })
+
+  test('all of EL2’s are read again: what changed beside what did not', () => {
+    const bench = started('ahead')
+    const { el2 } = bench
+    el2.touch(NEAR_BLOCK)
+    bench.tell()
+    el2.touch(NEAR_BLOCK + BLOCK)
+    bench.tell(true)
+    expect([bench.ok, bench.hyp.verify()]).toEqual([true, []])
+  })
+
+  test('what EL2’s translate beyond the SMMUs’ addresses is nothing to them', () => {
+    const bench = started('never')
+    const { memory, el2 } = bench
+    // 48 bits from level 0, and a table of the last half TiB.
+    const [root, last] = [FAR + 2 * MiB, FAR + 2 * MiB + PAGE]
+    memory.poke64(root + 8 * 511, BigInt(last) | 3n)
+    const registers = {
+      vttbrLo: root,
+      vttbrHi: 0,
+      vtcrLo: (64 - 48) | (2 << 6) | (5 << 16),
+      vtcrHi: 0,
+      cpu: 0,
+      time: 0,
+    }
+    el2.now = registers
+    expect(bench.hyp.stage2Changed({ ...registers, all: true, pages: [] })).toBe(true)
+    const block = 511 * 2 ** 39
+    memory.poke64(last, BigInt(block) | 0x7fdn)
+    expect(bench.hyp.stage2Changed({ ...registers, all: false, pages: [last] })).toBe(true)
+    expect(bench.reach(block)).toBe(-1)
+    expect(bench.hyp.verify()).toEqual([])
+  })
+
+  test('what they are made of, where all that EL2 has not mapped is', () => {
+    const none = { own: 1, linked: 0, ahead: 0 }
+    expect(new SharedBench('ahead').hyp.sharedInfo).toMatchObject(none)
+    const bench = started('ahead')
+    const { el2 } = bench
+    const ahead = 2 ** 40 - CARVEOUT_SIZE - 0x2_0000 - EL2_SIZE
+    const { own } = bench.hyp.sharedInfo ?? none
+    expect(bench.hyp.sharedInfo).toMatchObject({ ahead })
+    el2.touch(FAR)
+    bench.tell()
+    expect(bench.hyp.sharedInfo).toMatchObject({ own, ahead: ahead - BLOCK })
+    // Of an EL2 that has no bits of software in its descriptors.
+    el2.store(el2.level2(FAR), BigInt(FAR) | 0x7fdn)
+    bench.tell()
+    expect(bench.hyp.sharedInfo).toMatchObject({ own, ahead: ahead - BLOCK })
+    el2.take(FAR + BLOCK + PAGE, ANNOTATION_VM)
+    bench.tell()
+    expect(bench.hyp.sharedInfo).toMatchObject({ own: own + 1, ahead: ahead - BLOCK - PAGE })
+  })
+
+  test('memory and devices have their attributes ahead: write-back, Device-nGnRE', () => {
+    const bench = started('ahead')
+    const memAttr = (address: number) => ((idmapEntry(bench, address)?.lo ?? 0) >>> 2) & 0xf
+    expect([FAR, NEAR_BLOCK].map(memAttr)).toEqual([0xf, 0xf])
+    expect([0x0808_0000, NO_RAM, HIGH_NO_RAM].map(memAttr)).toEqual([1, 1, 1])
+  })
+})
+
 describe('what hardware is told', () => {
   const own = (bench: SharedBench) => bench.report.own.splice(0).map(C.opcodeName)
   const FORGET = ['TLBI_S12_VMALL', 'SYNC']
@@ -410,6 +587,19 @@ describe('what hardware is told', () => {
       expect(own(bench)).toEqual(FORGET)
       bench.tell()
       expect(own(bench)).toEqual([])
+    },
+  )
+
+  test.each(CARVEOUTS)(
+    'ahead, hypervisor memory %s: of a block that is mapped as it was to forget nothing',
+    (_, carveout) => {
+      const bench = started('ahead', { ram: HIGH_RAM, carveout })
+      const { used } = bench.hyp.pool
+      own(bench)
+      bench.el2.touch(HIGH)
+      bench.tell()
+      expect([own(bench), bench.hyp.pool.used]).toEqual([[], used])
+      expect(bench.reach(HIGH)).toBe(HIGH)
     },
   )
 
@@ -536,6 +726,66 @@ describe('what fails', () => {
     expect(bench.report.warnings).toMatchObject([{ code: 'HYP_UNMAP', values: [NEAR_BLOCK, 0, 512, EFAULT] }])
   })
 
+  /** EL2 has taken pages of two blocks, and does what needs tables of ours to be read. @returns whether EL2 is let go on */
+  const acts = [
+    [
+      'a GiB has nothing any more',
+      NO_RAM,
+      (bench: SharedBench, at: number) => {
+        bench.el2.give(at)
+        bench.el2.give(at + BLOCK)
+        bench.el2.store(bench.el2.level1(at), 0n)
+        bench.el2.take(FAR + PAGE, ANNOTATION_VM)
+        bench.tell()
+        return bench.ok
+      },
+    ],
+    [
+      'tables translate fewer bits',
+      HIGH_NO_RAM,
+      (bench: SharedBench) => {
+        const vtcrLo = (64 - 39) | (1 << 6) | (2 << 16)
+        return bench.hyp.stage2Changed({ ...bench.el2.registers, vtcrLo, cpu: 0, time: 0, all: true, pages: [] })
+      },
+    ],
+  ] as const
+  test.each(acts)('hypervisor memory of which any one part cannot be read: %s', (_, at, act) => {
+    const failing = (limit: number): boolean => {
+      const bench = started('ahead')
+      bench.el2.take(at, ANNOTATION_VM)
+      bench.el2.take(at + BLOCK, ANNOTATION_VM)
+      bench.tell()
+      const read = bench.memory.read.bind(bench.memory)
+      let [reads, failed] = [0, false]
+      bench.memory.read = (address, ...rest) => {
+        const own = address >= CARVEOUT_BASE && address < CARVEOUT_BASE + CARVEOUT_SIZE
+        if (own && reads++ === limit) failed = true
+        return !(own && reads === limit + 1) && read(address, ...rest)
+      }
+      const ok = act(bench, at)
+      expect(ok, `read ${limit}`).toBe(!failed)
+      return failed
+    }
+    // Of all descriptors of a table that is linked no longer some are enough.
+    let limit = 0
+    while (failing(limit)) limit += limit < 16 ? 1 : 61
+    expect(limit).toBeGreaterThan(16)
+  })
+
+  test('tables that are not what they should be, or cannot be read, are told', () => {
+    const bench = started('ahead')
+    bench.el2.take(FAR + PAGE, ANNOTATION_VM)
+    bench.tell()
+    const [level2, level3] = [tableFor(bench, FAR, 2), tableFor(bench, FAR, 3)]
+    const read = bench.memory.read.bind(bench.memory)
+    bench.memory.read = (address, ...rest) => address !== level3 && read(address, ...rest)
+    expect(bench.hyp.verify()).toEqual([`second stage: the table at 0x${level3.toString(16)} cannot be followed`])
+    bench.memory.read = read
+    // A block that lets devices get to the page.
+    bench.memory.poke64(level2, BigInt(FAR) | 0x7fdn)
+    expect(bench.hyp.verify()).toEqual(['second stage, level 2, 0x80000000: 0x800007fd instead of 0x0'])
+  })
+
   test('a table that somebody changed is found', () => {
     const bench = started('ahead')
     const { idmap } = bench.hyp
@@ -628,6 +878,35 @@ describe('a hypervisor that takes over', () => {
     bench.host.boot()
     bench.host.attach(SID, STE.bypass)
     expect([NEAR_BLOCK, NEAR_BLOCK + PAGE].map(address => bench.reach(address))).toEqual([-1, NEAR_BLOCK + PAGE])
+  })
+
+  test('and cannot read all of the tables gives none of them to anybody', () => {
+    const failing = (limit: number): boolean => {
+      const bench = started('ahead')
+      bench.el2.take(FAR, ANNOTATION_VM)
+      bench.el2.take(NO_RAM, ANNOTATION_VM)
+      bench.tell()
+      const own = new Set([0, 1, 2, 3].flatMap(level => [FAR, NO_RAM].map(address => tableFor(bench, address, level))))
+      const { used } = bench.hyp.pool
+      const checkpoint = bench.hyp.checkpoint().slice()
+      const next = successor(bench)
+      next.restore(checkpoint)
+      const read = bench.memory.read.bind(bench.memory)
+      let reads = 0
+      bench.memory.read = (address, ...rest) =>
+        !(own.has(address - (address % PAGE)) && reads++ === limit) && read(address, ...rest)
+      try {
+        next.resume()
+      } catch (error) {
+        expect((error as Error).name).toBe('CheckpointError')
+        return true
+      }
+      expect(next.pool.used, `read ${limit}`).toBe(used)
+      return reads > limit
+    }
+    let limit = 0
+    while (failing(limit)) limit++
+    expect(limit).toBeGreaterThan(8)
   })
 
   test('and has tables of its own does not', () => {
