@@ -29,6 +29,11 @@ export const IOVAS = [0x0, 0x1000, 0x20_0000, 0x4000_0000, 0x7f_ffff_f000] as co
 const VMS = 3
 /** Bits of StreamIDs that one L1 descriptor covers (SPLIT). */
 const SPLIT = 8
+/** How often EL2 takes whatever page it is, and how often hardware stands at an error before that, in percent. */
+const USED_PERCENT = 10
+const STANDING_PERCENT = 15
+/** Pages that are looked at for one that no SMMU uses. */
+const LOOKS = 8
 
 export const low = (value: number): number => value % 2 ** 32
 export const high = (value: number): number => Math.floor(value / 2 ** 32)
@@ -97,6 +102,7 @@ export class Host {
   readonly #frames: readonly number[]
   #each: readonly Meanwhile[] | undefined
   #wrong = false
+  readonly #into = { lo: 0, hi: 0 }
   /** How often a step gets something that happens meanwhile, in percent. */
   interleaving = 0
   /** It reads CMDQ_CONS after its commands, as Linux does. */
@@ -205,6 +211,7 @@ export class Host {
   }
 
   store(address: number, words: readonly number[]): void {
+    this.#clearErrors()
     this.world.perform({ do: 'store', address, words })
   }
 
@@ -241,6 +248,61 @@ export class Host {
     return r.chance(30) && page >= PAGE_SIZE ? page - PAGE_SIZE : page
   }
 
+  /**
+   * A page for EL2 to take. Where devices share its tables mostly one that no SMMU uses without a second stage, for EL2 does not go on from that.
+   * @param bytes that it takes
+   */
+  spare(choose: () => number, bytes = PAGE_SIZE): number {
+    let page = choose()
+    if (this.world.setup.shared === undefined || this.random.chance(USED_PERCENT)) return page
+    for (let look = 1; look < LOOKS && this.#isUsed(page - (page % PAGE_SIZE), bytes); look++) page = choose()
+    return page
+  }
+
+  /** Whether SMMUs use any of it without a second stage, by what the host wrote. */
+  #isUsed(from: number, bytes: number): boolean {
+    const { world } = this
+    const meets = (base: number, size: number): boolean => {
+      // Hardware aligns a queue down to its size.
+      const first = base - (base % size)
+      return first < from + bytes && base + size > from
+    }
+    return world.host.some(({ cr0, ...queue }) => {
+      if (cr0 & R.CR0_CMDQEN && meets(queue.cmdqBase, 16 * 2 ** queue.cmdqLog2size)) return true
+      if (cr0 & R.CR0_EVTQEN && meets(queue.evtqBase, 32 * 2 ** queue.evtqLog2size)) return true
+      if (cr0 & R.CR0_PRIQEN && meets(queue.priqBase, 16 * 2 ** queue.priqLog2size)) return true
+      if (!(cr0 & R.CR0_SMMUEN)) return false
+      if (meets(queue.strtabBase, this.strtabBytes())) return true
+      return (
+        (queue.strtabCfg & R.STRTAB_BASE_CFG_FMT) >>> 16 === R.STRTAB_BASE_CFG_FMT_2LVL &&
+        this.sids.some(sid => {
+          const l1 = queue.strtabBase + 8 * (sid >>> SPLIT)
+          const [lo, hi] = [world.memory.word(l1), world.memory.word(l1 + 4)]
+          const span = lo & 0x1f
+          return (
+            span > 0 &&
+            span <= SPLIT + 1 &&
+            meets((hi & 0xff_ffff) * 2 ** 32 + ((lo & ~0x3f) >>> 0), 64 * 2 ** (span - 1))
+          )
+        })
+      )
+    })
+  }
+
+  /** Hardware that stopped at a command forgets nothing, and EL2 waits for that: mostly a host lets it go on before, as Linux does. */
+  #clearErrors(): void {
+    const { world } = this
+    if (world.setup.shared === undefined) return
+    for (const [smmu, soft] of world.smmus.entries()) {
+      soft.read(R.ARM_SMMU_CMDQ_CONS, 4, this.#into)
+      if (!(this.#into.lo & R.CMDQ_CONS_ERR) || this.random.chance(STANDING_PERCENT)) continue
+      const { cmdqBase, cmdqLog2size } = world.host[smmu]
+      const index = queueIndex(this.read(smmu, R.ARM_SMMU_CMDQ_CONS), Math.min(cmdqLog2size, 19))
+      world.perform({ do: 'store', address: cmdqBase + 16 * index, words: SYNC })
+      this.write(smmu, R.ARM_SMMU_GERRORN, this.read(smmu, R.ARM_SMMU_GERROR))
+    }
+  }
+
   dmaStep(smmu = this.smmu): Dma {
     const r = this.random
     const { reached } = this.world.devices
@@ -255,12 +317,14 @@ export class Host {
   }
 
   transfer(kind: 'donate' | 'reclaim', base: number, size: number, vm: number): void {
+    this.#clearErrors()
     const meanwhile = this.#meanwhile()
     this.world.perform({ do: kind, base, size, vm, ...meanwhile })
   }
 
   /** EL2 acts for its host. @param tlbi for what it breaks */
   el2(what: El2Step['what'], page = 0, tlbi = true): void {
+    this.#clearErrors()
     const meanwhile = this.#meanwhile()
     const address = page - (page % PAGE_SIZE)
     this.world.perform({ do: 'el2', what, address, vm: 1 + this.random.below(VMS), tlbi, ...meanwhile })

@@ -254,7 +254,7 @@ export const OPERATIONS: readonly OperationKind[] = [
     run: host => {
       const size = PAGE_SIZE * (host.random.chance(80) ? 1 : 1 + host.random.below(4))
       const granule = host.world.setup.granule
-      const page = host.random.chance(90) ? host.victim() : host.address()
+      const page = host.spare(() => (host.random.chance(90) ? host.victim() : host.address()), size)
       // Now and then a whole block, where there are some.
       const block = host.world.setup.blocks && host.random.chance(5) ? BLOCK_BYTES : 0
       const unit = Math.max(granule, block)
@@ -544,7 +544,11 @@ export const EL2_OPERATIONS: readonly OperationKind[] = [
       const tlbi = r.chance(85)
       host.alongside([dma], () => host.el2(r.pick(['merge', 'merge', 'unmap', 'unmap-gib']), page, tlbi))
       host.world.perform(dma)
-      for (let n = r.below(3); n > 0; n--) host.el2(r.pick(['touch', 'take']), anywhere(host))
+      for (let n = r.below(3); n > 0; n--)
+        host.el2(
+          r.pick(['touch', 'take']),
+          host.spare(() => anywhere(host)),
+        )
       host.world.perform(dma)
       host.el2('leave')
       host.world.perform(dma)
@@ -559,7 +563,7 @@ export const EL2_OPERATIONS: readonly OperationKind[] = [
       const { donations } = host.world.oracle
       for (let n = 1 + r.below(6); n > 0; n--) {
         const what = r.pick(['touch', 'touch', 'take', 'take', 'give', 'merge', 'unmap', 'unmap-gib'] as const)
-        const page = what === 'give' && donations.length > 0 ? r.pick(donations) : anywhere(host)
+        const page = what === 'give' && donations.length > 0 ? r.pick(donations) : host.spare(() => anywhere(host))
         host.el2(what, page, r.chance(90))
         if (r.chance(40)) host.world.perform(host.dmaStep())
       }
@@ -571,6 +575,6 @@ export const EL2_OPERATIONS: readonly OperationKind[] = [
 /** A page that could be donated, whole granules. */
 function aligned(host: Host): [number, number] {
   const { granule } = host.world.setup
-  const page = host.victim()
+  const page = host.spare(() => host.victim())
   return [page - (page % granule), granule]
 }
