@@ -227,6 +227,11 @@ export const policyOf = ({ policy, el2 }: Pick<BootOptions, 'policy' | 'el2'>): 
 
 /** The options of a machine. */
 export function bootOptions(command: Command, reconnect: number): Command {
+  // As a conflict of options it would be one of SMMU_COSIM_TRANSPORT as well, which is for all runs.
+  command.hook('preAction', () => {
+    if (command.opts<BootOptions>().baseline && command.getOptionValueSource('transport') === 'cli')
+      command.error("error: option '--baseline' cannot be used with option '--transport <how>'")
+  })
   return command
     .option('--policy <name|file>', `${POLICY_NAMES.join(', ')}, or a file with a policy of your own`, DEFAULTS.policy)
     .addOption(
@@ -345,7 +350,6 @@ export function bootOptions(command: Command, reconnect: number): Command {
       new Option('--baseline', 'the same machine without the server, for comparison').conflicts([
         ...OF_THE_SERVER,
         'server',
-        'transport',
         'reconnect',
       ]),
     )

@@ -7,7 +7,7 @@ import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test, vi } from 'vitest'
 import { privateFolder } from '../../../server/machine/scratch.ts'
 import { cosim } from '../../boot/cli.ts'
 import { commands, parsed } from './parsed.ts'
@@ -30,6 +30,7 @@ test.each<[string, RegExp]>([
   ['boot --baseline --faults sync-hangs', /'--baseline' cannot be used with option '--faults/],
   ['boot --baseline --panic-on-warn', /'--baseline' cannot be used with option '--panic-on-warn'/],
   ['boot --baseline --policy passthrough', /'--baseline' cannot be used with option '--policy/],
+  ['boot --baseline --transport socket', /'--baseline' cannot be used with option '--transport <how>'/],
   ['boot --baseline --record /tmp/x', /--record: needs the server of this run/],
   ['boot --baseline --server /none', /'--baseline' cannot be used with option '--server/],
   ['boot --server /none --panic-on-warn', /'--server.*' cannot be used with option '--panic-on-warn'/],
@@ -376,6 +377,17 @@ test('trace diff tells files that are no recordings from recordings that differ'
   const { status, stderr } = run('trace', 'diff', '/dev/null', '/dev/null')
   expect(stderr).toBe('smmu-cosim: /dev/null: not a file\n')
   expect(status).toBe(2)
+})
+
+test('what the environment says of the transport is for runs that have one: --baseline has none, and is no mistake', async () => {
+  vi.stubEnv('SMMU_COSIM_TRANSPORT', 'socket')
+  try {
+    // Refused for another reason, behind that.
+    const command = ['boot', '--baseline', '--record', '/tmp/x']
+    expect(await parsed(command)).toMatchObject({ code: 2, said: expect.stringMatching(/--record: needs the server/) })
+  } finally {
+    vi.unstubAllEnvs()
+  }
 })
 
 test('--version', () => {
