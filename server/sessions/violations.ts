@@ -12,8 +12,8 @@ interface Sections {
 }
 
 /**
- * In words; none: nothing was found. An oracle holds a policy to what it claims: of one that does not claim to isolate, as it could not, nothing
- * is judged, and devices reach all of memory.
+ * In words; none: nothing was found. An oracle holds a policy to what it claims: of one that says that it does not isolate nothing is
+ * judged, so that its word is all there is.
  */
 export function violationsOf(sections: Readonly<Record<string, unknown>>): string[] {
   const { oracle, el2, isolated } = sections as Sections
@@ -22,6 +22,6 @@ export function violationsOf(sections: Readonly<Record<string, unknown>>): strin
     ...(oracle?.violations ?? []).map(({ message }) => message),
     ...(oracle === undefined || oracle.more === 0 ? [] : [`and ${oracle.more} more`]),
     ...(different === undefined ? [] : [different.message]),
-    ...(isolated === false ? ['the policy does not isolate: devices reach all of memory'] : []),
+    ...(isolated === false ? ['the policy says that it does not isolate'] : []),
   ]
 }

@@ -16,7 +16,7 @@ test.each([
   [
     'the policy could not isolate, and nothing was judged',
     { oracle: { ...judged, samples: 0, wholes: 0, unjudged: 'the policy does not isolate' }, isolated: false },
-    ['the policy does not isolate: devices reach all of memory'],
+    ['the policy says that it does not isolate'],
   ],
   ['EL2 stopped the machine', { el2: { violation: 'page 0x2000' } }, ['EL2 and the SMMU do not agree: page 0x2000']],
 ])('%s', (_what, sections, expected) => {

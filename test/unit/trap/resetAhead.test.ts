@@ -98,3 +98,13 @@ test('unless the machine is being reset, of which the policy has yet to hear', a
   await qemu.write(ARM_SMMU_CR0, 4, 0)
   await expect.poll(() => panics).toEqual([expect.stringContaining('is off and lets everything through')])
 })
+
+test('nor when somebody asks for all of it to be looked at', async () => {
+  after(0, () => {
+    open()
+    encodeReset(qemu.out, 10_000, 0, 0)
+    qemu.flush()
+  })
+  expect(await thread.call('oracle')).toMatchObject({ violations: [] })
+  await expect.poll(() => qemu.registers.get(ARM_SMMU_GBPA)).toBe(GBPA_ABORT)
+})
