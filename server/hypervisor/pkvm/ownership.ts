@@ -41,10 +41,14 @@ export const MAX_VMS = 256 - VM
 /** Pages that are counted together. */
 const CHUNK = 512
 
-/** A run of pages in one state; bytes. */
-export interface PageRange {
+/** Bytes. */
+export interface Range {
   readonly base: number
   readonly size: number
+}
+
+/** A run of pages in one state. */
+export interface PageRange extends Range {
   readonly state: PageStateName
   /** VM id, 0 unless `state` is 'vm'. */
   readonly vm: number

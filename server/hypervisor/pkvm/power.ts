@@ -5,7 +5,7 @@
  */
 import type { PowerControl } from '../../machine/ports.ts'
 import { newTrap } from '../../policy/policy.ts'
-import { EBUSY, EIO, EPERM, ETIMEDOUT, OK } from '../../policy/result.ts'
+import { EBUSY, EIO, EPERM, ETIMEDOUT, OK, resultName } from '../../policy/result.ts'
 import { POWER_STATES, type PowerState } from '../../smmu/hardware.ts'
 import {
   ARM_SMMU_CR0,
@@ -100,9 +100,33 @@ function restore(smmu: Smmu): number {
   return OK
 }
 
-/** After a take-over: what was being switched on is off as it was. */
-export function stepBack(smmu: Smmu, control: PowerControl): void {
-  control.set(smmu.index, POWER_STATES[smmu.power.now])
+/**
+ * After a take-over, what was being switched when a former hypervisor died: off at once, since the hardware may be off already; on when the
+ * tables are what the state says, from the state before.
+ * @param on what was to be on; else what was to be off
+ * @returns what was done, in words
+ */
+export function resumePower(smmus: readonly Smmu[], control: PowerControl | undefined, on: boolean): string[] {
+  const changes: string[] = []
+  if (control === undefined) return changes
+  for (const smmu of smmus) {
+    const { index, power, hyp } = smmu
+    const state = POWER_STATES[power.wanted - 1]
+    if (state === undefined || hyp.powerMode === null) continue
+    if (!on && !smmu.isOn) {
+      // What was being switched on is off as it was.
+      control.set(index, POWER_STATES[power.now])
+      continue
+    }
+    const keeps = hyp.powerMode === 'keep'
+    // Until the host's registers are kept, nothing has begun.
+    const begun = on || power.saved || !(keeps || state === 'retained')
+    const result = begun ? switchPower(smmu, control, state, keeps) : EBUSY
+    changes.push(`SMMU ${index}: to be switched ${state === 'on' ? 'on' : 'off'}: ${resultName(result)}`)
+    power.wanted = 0
+    hyp.keepState()
+  }
+  return changes
 }
 
 /** Writes before which a loss has to be noticed: they put to use what is UNKNOWN after it, tables, queues, and where interrupts are written. */
@@ -120,4 +144,14 @@ export function makeUpForLoss(smmu: Smmu): boolean {
   const programmed = smmu.program()
   disableAcknowledged(smmu, hardware.read32(ARM_SMMU_CR0ACK))
   return programmed === OK
+}
+
+/** Hardware that consumes no commands may have lost its queue. */
+export function lookForLoss(smmu: Smmu): void {
+  const { hyp, shadowCmdq } = smmu
+  // One that is off must not be touched.
+  if (hyp.powerMode === null || !smmu.isOn || !shadowCmdq.timedOut) return
+  shadowCmdq.timedOut = false
+  makeUpForLoss(smmu)
+  hyp.changed()
 }

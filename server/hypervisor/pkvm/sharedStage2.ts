@@ -30,12 +30,8 @@ import type { HostDescriptor, HostStage2 } from './hostStage2.ts'
 import type { Idmap } from './idmap.ts'
 import { leafAllowed, levelSpan } from './idmapGeometry.ts'
 import { LEAF_DEVICE, LEAF_RAM } from './idmapLayout.ts'
+import type { Range } from './ownership.ts'
 import type { PagePool } from './pool.ts'
-
-interface Range {
-  readonly base: number
-  readonly size: number
-}
 
 /** What a descriptor of ours is to be. */
 const OWN_TABLE = 0

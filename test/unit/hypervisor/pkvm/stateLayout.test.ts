@@ -44,20 +44,12 @@ const TRANSIENT: Readonly<Record<string, readonly string[]>> = {
   'hostStrtab.ts': ['#table'],
   // All of it is read again from EL2's tables, and then anything may have been taken.
   'hostStage2.ts': ['#budget', '#changes', '#geometry', '#touched', 'mayHaveTaken', 'forcesWriteBack'],
-  // In HypervisorState; counters of changes; of the trap at hand; read again from EL2's tables; made with `idmap`; a figure of the report.
-  'hypervisor.ts': [
-    'idmap',
-    'isolated',
-    '#guarded',
-    '#operation',
-    'generation',
-    '#changed',
-    'trap',
-    '#hostStage2',
-    '#idmapBlocks',
-    '#sharedStage2',
-    '#forgotten',
-  ],
+  // In HypervisorState.
+  'donations.ts': ['operation'],
+  // Read again from EL2's tables; a figure of the report.
+  'followEl2.ts': ['host', 'forgotten'],
+  // In HypervisorState; counters of changes; of the trap at hand.
+  'hypervisor.ts': ['stage2', 'isolated', '#guarded', 'generation', '#changed', 'trap'],
   // Of one build.
   'idmapBuild.ts': ['#batch'],
   'idmapLayout.ts': ['#cursor'],
