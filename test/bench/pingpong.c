@@ -2,11 +2,11 @@
 /*
  * The floor: two processes send frames to and fro over a Unix socket.
  *
- *     pingpong COUNT REQUEST_BYTES REPLY_BYTES CLIENT_SPIN_US SERVER_SPIN_US APART
+ *     pingpong COUNT REQUEST_BYTES REPLY_BYTES SPIN_US APART
  *
- * A side that spins polls for so long before it sleeps; 0: it sleeps at once. APART = 1: each process is bound to a
- * processor of its own; 0: the scheduler decides, and tends to put two that sleep in turn on the same one. Prints round
- * trips, and the server's send() alone, as "p50 p90 p99 max" in ns, each on a line.
+ * Both sides poll for SPIN_US before they sleep; 0: they sleep at once. APART = 1: each process is bound to a processor
+ * of its own; 0: the scheduler decides, and tends to put two that sleep in turn on the same one. Prints the round trips
+ * as "p50 p90 p99 max" in ns.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -119,30 +118,27 @@ static void print(int64_t *times, size_t count)
 int main(int argc, char **argv)
 {
     static char buffer[FRAME_MAX];
-    long values[6];
+    long values[5];
     int fds[2];
 
-    if (argc != 7) {
-        fprintf(stderr, "usage: pingpong COUNT REQUEST REPLY CLIENT_SPIN_US SERVER_SPIN_US APART\n");
+    if (argc != 6) {
+        fprintf(stderr, "usage: pingpong COUNT REQUEST REPLY SPIN_US APART\n");
         return 2;
     }
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 5; i++) {
         values[i] = atol(argv[i + 1]);
     }
     long count = values[0];
     size_t request = values[1], reply = values[2];
-    int64_t client_spin = values[3] * 1000, server_spin = values[4] * 1000;
-    int apart = values[5] != 0;
+    int64_t spin = values[3] * 1000;
+    int apart = values[4] != 0;
 
     if (count < 1 || request < 1 || request > FRAME_MAX || reply < 1 || reply > FRAME_MAX) {
         fprintf(stderr, "pingpong: out of range\n");
         return 2;
     }
-    /* What the server measured is read when it has ended */
-    int64_t *sends = mmap(NULL, count * sizeof(*sends), PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int64_t *trips = calloc(count, sizeof(*trips));
-    if (sends == MAP_FAILED || trips == NULL) {
+    if (trips == NULL) {
         die("memory");
     }
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0) {
@@ -161,13 +157,8 @@ int main(int argc, char **argv)
         if (apart) {
             bind_to(1);
         }
-        for (long i = -WARM_UP; receive(fds[1], buffer, request, server_spin); i++) {
-            int64_t start = now_ns();
-
+        while (receive(fds[1], buffer, request, spin)) {
             transmit(fds[1], buffer, reply);
-            if (i >= 0) {
-                sends[i] = now_ns() - start;
-            }
         }
         _exit(0);
     }
@@ -179,7 +170,7 @@ int main(int argc, char **argv)
         int64_t start = now_ns();
 
         transmit(fds[0], buffer, request);
-        if (!receive(fds[0], buffer, reply, client_spin)) {
+        if (!receive(fds[0], buffer, reply, spin)) {
             fprintf(stderr, "pingpong: the server ended\n");
             return 1;
         }
@@ -194,6 +185,5 @@ int main(int argc, char **argv)
         return 1;
     }
     print(trips, count);
-    print(sends, count);
     return 0;
 }

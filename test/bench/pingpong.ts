@@ -20,12 +20,6 @@ export interface Times {
   readonly max: number
 }
 
-export interface Exchange {
-  readonly roundTrip: Times
-  /** The server's send() alone. */
-  readonly send: Times
-}
-
 /** Writes frames like those of a trap. */
 export function encodeTypicalTrap(out: FrameWriter, seq: number): void {
   encodeTrapRead(out, seq, 0, 0, 0, 4, 1_500_000_000, 0, 0x4008_0008, 20_000)
@@ -77,14 +71,14 @@ export class PingPong {
   }
 
   /**
-   * @param clientSpin, serverSpin: how long a side polls before it sleeps, µs.
+   * @param spin: how long both sides poll before they sleep, µs.
    * @param apart: on two processors, as QEMU and the server are; false: where the scheduler puts them.
+   * @returns its round trip
    */
-  async exchange(clientSpin: number, serverSpin: number, apart: boolean): Promise<Exchange> {
+  async exchange(spin: number, apart: boolean): Promise<Times> {
     const { request, reply } = frameSizes()
-    const args = [this.#count, request, reply, clientSpin, serverSpin, apart ? 1 : 0].map(String)
+    const args = [this.#count, request, reply, spin, apart ? 1 : 0].map(String)
     const { stdout } = await run(this.#program, args, { signal: this.#signal, timeout: DEADLINE_MS })
-    const [trips, sends] = stdout.split('\n')
-    return { roundTrip: times(trips), send: times(sends) }
+    return times(stdout)
   }
 }

@@ -11,10 +11,8 @@ import type { Budget, Context, Part } from './figure.ts'
 import { encodeTypicalTrap, PingPong, peerRoundTrip } from './pingpong.ts'
 import { inPairs, inTurn, median } from './stats.ts'
 
-/** As long as QEMU polls by default: not at all where that would keep the server from running. */
-const SPIN_US = availableParallelism() > 1 ? 50 : 0
-/** For one that never sleeps. */
-const ALWAYS_US = 20_000 * SPIN_US
+/** For one that never sleeps, µs; 0: it has to where there is but one processor. */
+const ALWAYS_US = availableParallelism() > 1 ? 1_000_000 : 0
 
 /** µs for cutting a trap out of the stream and decoding it, measured alone. */
 function decodeTime(count: number): number {
@@ -47,7 +45,7 @@ export async function benchTrap({ scale, signal, say, peers }: Context): Promise
       runBareGuest(qemu, scale.traps, policy, signal, properties)
     if (scale.warmUp) {
       await guest(INSTANT)
-      await pingPong.exchange(0, 0, false)
+      await pingPong.exchange(0, false)
     }
     const { a, b } = await inPairs(
       scale.pairs,
@@ -61,10 +59,9 @@ export async function benchTrap({ scale, signal, say, peers }: Context): Promise
         }
       },
       async () => ({
-        blocking: await pingPong.exchange(0, 0, false),
-        apart: await pingPong.exchange(0, 0, true),
-        clientSpins: await pingPong.exchange(SPIN_US, 0, true),
-        bothSpin: await pingPong.exchange(ALWAYS_US, ALWAYS_US, true),
+        blocking: await pingPong.exchange(0, false),
+        apart: await pingPong.exchange(0, true),
+        bothSpin: await pingPong.exchange(ALWAYS_US, true),
         peers: await inTurn(peers, peer => peerRoundTrip(peer, scale.traps, signal)),
       }),
     )
@@ -75,7 +72,7 @@ export async function benchTrap({ scale, signal, say, peers }: Context): Promise
     })
     const socket = (run: 'blocking' | 'apart' | 'bothSpin', label: string, q: Percentile = 'p50') => ({
       label,
-      values: b.map(runs => runs[run].roundTrip[q]),
+      values: b.map(runs => runs[run][q]),
     })
     const trap = side('instant', 'seen by the vCPU')
     const blocking = socket('blocking', 'C to C, blocking')
@@ -111,13 +108,7 @@ export async function benchTrap({ scale, signal, say, peers }: Context): Promise
         },
       ],
       budgets: [
-        budget(
-          median(trap.values),
-          median(a.map(runs => runs.instant.server.p50 / 1000)),
-          median(b.map(runs => runs.clientSpins.roundTrip.p50)),
-          median(b.map(runs => runs.clientSpins.send.p50)),
-          decodeTime(scale.traps),
-        ),
+        budget(median(trap.values), median(a.map(runs => runs.instant.server.p50 / 1000)), decodeTime(scale.traps)),
       ],
     }
   } finally {
@@ -127,30 +118,18 @@ export async function benchTrap({ scale, signal, say, peers }: Context): Promise
 
 /**
  * All in µs.
- * @param trip of the trap, p50. @param server's own part of it.
- * @param socket round trip in C with a client that spins as QEMU does and a server that sleeps as ours does.
- * @param send that round trip's send() of the reply: it is part of the server's own time as well.
+ * @param trip of the trap, p50. @param server's own part of it. @param decode measured alone.
  */
-function budget(trip: number, server: number, socket: number, send: number, decode: number): Budget {
+function budget(trip: number, server: number, decode: number): Budget {
   return {
     bench: 'trap',
     what: 'where the time of a trap goes, p50',
     unit: 'µs',
     rows: [
       { part: 'trap seen by the vCPU', value: trip },
-      {
-        part: 'send, wake-up of a sleeping server, notice of the answer: what C pays too',
-        of: true,
-        value: socket - send,
-      },
-      { part: 'server: policy, encode, send, trace', of: true, value: server },
-      {
-        part: 'rest: event loop, read and decode in Node; encode and decode in QEMU',
-        of: true,
-        value: trip - server - (socket - send),
-      },
+      { part: 'server: policy, encode, trace', of: true, value: server },
+      { part: 'rest: the ring both ways, decode in Node, encode and decode in QEMU', of: true, value: trip - server },
       { part: 'for comparison: decoding measured alone', value: decode },
-      { part: 'for comparison: send() in C', value: send },
     ],
   }
 }
