@@ -5,8 +5,12 @@ import { eventName } from '../smmu/events.ts'
 import type { Counters } from '../trace/counters.ts'
 import type { CountersView } from './schemas/lifecycle.ts'
 
-/** @param lost records lost by the ring @param table warnings by id */
-export function countersView(counters: Counters | undefined, lost: number, table: WarningTable): CountersView {
+/** @param missing records that the full ring lost, and that the disk refused @param table warnings by id */
+export function countersView(
+  counters: Counters | undefined,
+  missing: Pick<CountersView, 'lost' | 'refused'>,
+  table: WarningTable,
+): CountersView {
   const us = (ns: number) => Math.round(ns / 10) / 100
   const quantiles = (p: { p50: number; p90: number; p99: number; max: number } | undefined) =>
     p ? { p50: us(p.p50), p90: us(p.p90), p99: us(p.p99), max: us(p.max) } : { p50: 0, p90: 0, p99: 0, max: 0 }
@@ -23,7 +27,7 @@ export function countersView(counters: Counters | undefined, lost: number, table
     resets: get('resets'),
     breakpoints: get('breakpoints'),
     power: { off: get('poweredOff'), on: get('poweredOn'), refused: get('powerRefused') },
-    lost,
+    ...missing,
     latencyUs: quantiles(counters?.latency()),
     serverUs: quantiles(counters?.server()),
     registers: (counters?.registers() ?? []).map(({ register, offset, reads, writes }) => ({

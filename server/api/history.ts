@@ -116,14 +116,14 @@ export class History {
     return timeline(this.log, rows, marked, query)
   }
 
-  /** Something that the guest's kernel said of itself. @param line of its console */
-  guestTrouble(name: string, line: string): void {
+  /** Something about the machine that no record of its traps tells. @param text a line, as it came */
+  told(kind: 'guest' | 'recording', name: string, text: string): void {
     this.events.push({
       at: new Date().toISOString(),
       time: this.#time,
-      kind: 'guest',
+      kind,
       name,
-      text: line.trim().slice(0, 300),
+      text: text.trim().slice(0, 300),
     })
   }
 

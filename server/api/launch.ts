@@ -41,6 +41,8 @@ export interface LaunchDefaults {
   /** A folder of kernels and initramfs that requests may name. */
   readonly imagesFolder?: string
   readonly progress?: (line: string) => void
+  /** The log of the server: what goes wrong without ending the machine. */
+  readonly say?: (line: string) => void
 }
 
 const words = (error: unknown): string => (error instanceof Error ? error.message : String(error))
@@ -169,7 +171,10 @@ export async function launch(
   before(session, files.kernel)
   if (faults !== undefined) FaultController.of(session).watch(faults.rules)
   // A recording that cannot be written must not stop the machine.
-  const recorder = await machine.record().catch(() => undefined)
+  const recorder = await machine.record(undefined, undefined, defaults.say).catch((error: unknown) => {
+    session.notRecorded = words(error)
+    defaults.say?.(`NOT RECORDED: ${session.notRecorded}`)
+  })
   void session.ended.catch(() => {}).finally(() => recorder?.close().catch(() => {}))
   return machine
 }

@@ -104,7 +104,9 @@ export class MachineManager {
   #counters: Counters | undefined
   /** Of the machines before. */
   #lost = 0
+  #refused = 0
   #recording: Recorder | undefined
+  #notRecorded: string | null = null
 
   constructor(defaults: LaunchDefaults = {}) {
     this.#defaults = defaults
@@ -129,17 +131,23 @@ export class MachineManager {
     return DESCRIPTIONS.get(this.#options?.policy ?? DEFAULTS.policy)?.warnings ?? NO_WARNINGS
   }
 
-  /** What is counted, of the current or the last machine; records that the ring lost, of all machines. */
+  /** What is counted, of the current or the last machine; records that are missing, of all machines. */
   counters(): CountersView {
     const lost = this.#lost + (this.#session?.pump?.lost ?? 0)
-    return countersView(this.#counters, lost, this.history.warningsAt())
+    const refused = this.#refused + (this.#recorder?.refused ?? 0)
+    return countersView(this.#counters, { lost, refused }, this.history.warningsAt())
+  }
+
+  /** Of the current or the last machine. */
+  get #recorder(): Recorder | undefined {
+    return this.#session?.recording ?? this.#recording
   }
 
   /** The files of the recording, with all that was recorded up to now; none when nothing is recorded. */
   async recordedSegments(): Promise<ReturnType<Recorder['segments']>> {
     this.#session?.pump?.drain()
     await this.#session?.recording?.sync()
-    return (this.#session?.recording ?? this.#recording)?.segments() ?? []
+    return this.#recorder?.segments() ?? []
   }
 
   status(): MachineStatus {
@@ -155,6 +163,7 @@ export class MachineManager {
       machine: hello ? describe(hello) : null,
       held: this.#heldTrap(),
       guest: this.#guest,
+      notRecorded: this.#notRecorded,
       breaking,
       end: this.#end,
       run: this.#run,
@@ -305,6 +314,7 @@ export class MachineManager {
     this.#startedAt = now()
     this.#kernel = null
     this.#guest = null
+    this.#notRecorded = null
     this.#end = null
     this.#killed = false
     this.#changed()
@@ -313,6 +323,8 @@ export class MachineManager {
   /** A session that was just started. */
   #take(session: Session, { version, image, symbols = image }: Kernel): void {
     this.#kernel = version
+    this.#refused += this.#recording?.refused ?? 0
+    this.#recording = undefined
     this.#session = session
     this.#state = 'starting'
     this.#counters = session.counters
@@ -372,7 +384,8 @@ export class MachineManager {
     this.monitor.ended()
     this.breakpoints.ended()
     this.#lost += this.#session?.pump?.lost ?? 0
-    this.#recording = this.#session?.recording ?? this.#recording
+    this.#lookAtRecording()
+    this.#recording = this.#recorder
     this.#session = undefined
     this.#inspection = undefined
     if (this.#ram !== undefined) closeSync(this.#ram)
@@ -391,8 +404,22 @@ export class MachineManager {
     if (smmuOn) this.#reached('smmu')
   }
 
+  /** Whether the disk takes what is recorded may have changed. */
+  #lookAtRecording(): void {
+    const session = this.#session
+    if (session === undefined) return
+    const reason = session.notRecorded ?? session.recording?.refusal ?? null
+    if (reason === this.#notRecorded) return
+    const before = this.#notRecorded
+    this.#notRecorded = reason
+    if (before === null || reason === null)
+      this.history.told('recording', reason === null ? 'recorded again' : 'not recorded', reason ?? '')
+    this.#changed()
+  }
+
   /** Takes a point of the history, where a machine runs. */
   sample(): void {
+    this.#lookAtRecording()
     const counters = this.#session?.counters
     if (counters !== undefined) this.rates.sample(this.#run, Date.now(), counters.get('reads') + counters.get('writes'))
   }
@@ -401,7 +428,7 @@ export class MachineManager {
     const { verdict } = readConsoleLine(line) ?? {}
     const trouble = GUEST_TROUBLE.find(kind => verdict === `guest-${kind}`)
     if (trouble !== undefined) {
-      this.history.guestTrouble(`guest ${trouble}`, line)
+      this.history.told('guest', `guest ${trouble}`, line)
       if (this.#guest === null || GUEST_TROUBLE.indexOf(trouble) > GUEST_TROUBLE.indexOf(this.#guest)) {
         this.#guest = trouble
         this.#changed()

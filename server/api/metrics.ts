@@ -13,7 +13,7 @@ const QUANTILES = [
 /** Prometheus text exposition. */
 export function metrics(manager: MachineManager, subscriptions: Subscriptions): string {
   const counts = manager.counters()
-  const { state, phase, run } = manager.status()
+  const { state, phase, run, notRecorded } = manager.status()
   const counter = (name: string, help: string, samples: readonly Sample[]) =>
     family(`smmu_cosim_${name}`, 'counter', help, samples)
   const gauge = (name: string, help: string, samples: readonly Sample[]) =>
@@ -77,6 +77,10 @@ export function metrics(manager: MachineManager, subscriptions: Subscriptions): 
     counter('resets_total', 'Resets of the machine', [[{}, counts.resets]]),
     counter('breakpoint_hits_total', 'Traps that were held', [[{}, counts.breakpoints]]),
     counter('trace_records_lost_total', 'Records that the full ring lost', [[{}, counts.lost]]),
+    counter('trace_records_refused_total', 'Records that the disk refused', [[{}, counts.refused]]),
+    gauge('recording_refused', '1 while the machine is not recorded although it should be', [
+      [{}, notRecorded === null ? 0 : 1],
+    ]),
     gauge('stream_clients', 'WebSocket clients', [[{}, subscriptions.stats.clients]]),
     counter('stream_items_sent_total', 'Items sent to clients', [[{}, subscriptions.stats.sent]]),
     counter('stream_items_dropped_total', 'Items that slow clients missed', [[{}, subscriptions.stats.dropped]]),

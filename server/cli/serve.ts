@@ -93,6 +93,7 @@ async function listen(options: ServeOptions, queue: QueueWatch | undefined, sign
     ramDir: options.ramDir,
     transport: options.transport,
     sandbox: options.sandbox,
+    say,
     ...(policy !== undefined && { policyFile: policy }),
     ...(images !== undefined && { imagesFolder: resolve(images) }),
     ...(qemu !== undefined && { qemu }),

@@ -137,6 +137,8 @@ export class Session extends EventEmitter<{
   readonly pump: Pump | undefined
   /** Set by who records. */
   recording: Recorder | undefined
+  /** Why it is not recorded although it should be. */
+  notRecorded: string | undefined
   /** Guest RAM: a descriptor of its file, open until the machine has ended. */
   readonly ram: number
   readonly #ram: GuestRam

@@ -205,7 +205,7 @@ export class RecordedViews {
   }
 
   counters(): CountersView {
-    return countersView(this.#now.counters, this.#now.lost, this.#of.warnings)
+    return countersView(this.#now.counters, { lost: this.#now.lost, refused: 0 }, this.#of.warnings)
   }
 
   info(): Info {
@@ -252,6 +252,7 @@ export class RecordedViews {
       },
       held: null,
       guest: null,
+      notRecorded: null,
       breaking: false,
       end: null,
       run: 1,

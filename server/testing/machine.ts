@@ -142,7 +142,7 @@ export class Machine {
         () => thread.policy?.warnings ?? NO_WARNINGS,
       )
       pump.add(log)
-      const recorder = await machine.record(undefined, RECORDING_BYTES)
+      const recorder = await machine.record(undefined, RECORDING_BYTES, say)
       const before = snapshot === undefined ? [] : await consoleOf(snapshot)
       if (snapshot === undefined) await ready(session, signal)
       const hello = session.hello ?? (await connected(session, signal))

@@ -173,6 +173,16 @@ export class Recorder implements Sink {
     return [...done, { path: segmentPath(path, this.#segment), bytes: this.#position, records, removed: false }]
   }
 
+  /** Records that the disk refused so far. */
+  get refused(): number {
+    return this.#refused
+  }
+
+  /** Why the disk refuses what is recorded; undefined: it takes it. */
+  get refusal(): string | undefined {
+    return this.#refusing && this.#error
+  }
+
   get ready(): boolean {
     return this.#waiting.length < MAX_WAITING
   }

@@ -253,6 +253,7 @@ export const StatusSchema = named(
     guest: Nullable(
       Type.Enum(['oops', 'hung', 'panic'], { description: 'worst that the kernel of the guest said since its start' }),
     ),
+    notRecorded: Nullable(Type.String({ description: 'why nothing is recorded: the disk is full, for example' })),
     breaking: Type.Boolean({ description: 'the next trap will be held' }),
     end: Nullable(EndSchema),
     run: Type.Integer({ description: 'machines started so far' }),
@@ -280,7 +281,8 @@ export const CountersSchema = named(
       { off: Count, on: Count, refused: Count },
       { description: 'SMMUs that were switched, and requests for it that were refused' },
     ),
-    lost: Count,
+    lost: Type.Integer({ description: 'records that the full ring lost, of all machines' }),
+    refused: Type.Integer({ description: 'records that the disk refused, of all machines' }),
     latencyUs: Quantiles,
     serverUs: Quantiles,
     registers: Type.Array(Type.Object({ register: Type.String(), offset: Count, reads: Count, writes: Count })),

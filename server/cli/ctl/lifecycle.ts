@@ -23,12 +23,13 @@ import { type Add, list, plain } from './command.ts'
 const WAITED = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
 const POLL_MS = 250
 
-function statusText({ state, phase, step, options, kernel, held, end }: MachineStatus): string {
+function statusText({ state, phase, step, options, kernel, held, notRecorded, end }: MachineStatus): string {
   const { policy = 'pkvm', until = 'nested', blocks = false, quirks = [] } = options ?? {}
   const lines = [
     `${state}${state === 'off' ? '' : `, ${phase}${step ? ` (${step})` : ''}, ${policy} ${until}${blocks ? ' in blocks' : ''}, ${kernel}`}`,
   ]
   if (quirks.length > 0) lines.push(`with known defects, not ${policy} as it is: ${quirks.join(', ')}`)
+  if (notRecorded !== null) lines.push(`NOT RECORDED: ${notRecorded}`)
   if (held) lines.push(heldText(held))
   if (state === 'off' && end) lines.push(`last run: ${end.outcome}, ${end.message}`)
   return lines.join('\n')

@@ -189,6 +189,11 @@ function Bar() {
           guest {now.guest}
         </Tag>
       )}
+      {now?.notRecorded != null && (
+        <Tag tone="bad" title={now.notRecorded}>
+          not recorded
+        </Tag>
+      )}
       <span class="bar-facts">
         {now?.options && (
           <span>
