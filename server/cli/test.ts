@@ -6,16 +6,18 @@ import type { Command } from 'commander'
 import type { CliOptions, Reporter } from 'vitest/node'
 import { cachePath } from '../../scripts/setup/cache.ts'
 import { machineTests, REPORTER } from '../testing/config.ts'
-import { SEED_VARIABLE } from '../testing/options.ts'
+import { NO_TYPE_CHECK_VARIABLE, SEED_VARIABLE } from '../testing/options.ts'
 import { abortOnSignal, EXIT, fail, UsageError } from './exit.ts'
 import { within } from './numbers.ts'
 import { inputFile, outputInFolder } from './paths.ts'
+import { noTypeCheck } from './policyCheck.ts'
 
 interface TestOptions {
   readonly testNamePattern?: string
   readonly seed?: number
   readonly jobs: number
   readonly junit?: string
+  readonly typeCheck: boolean
 }
 
 /** Names as they are, for a glob. */
@@ -51,10 +53,14 @@ export function testCommand(program: Command): void {
       Math.max(1, availableParallelism() >> 1),
     )
     .option('--junit <file>', 'write the results as JUnit XML, too', text => outputInFolder(resolve(here(), text)))
+    .addOption(noTypeCheck())
     .action((files: readonly string[], options: TestOptions) => runTests(files, options))
 }
 
-async function runTests(files: readonly string[], { testNamePattern, seed, jobs, junit }: TestOptions): Promise<void> {
+async function runTests(
+  files: readonly string[],
+  { testNamePattern, seed, jobs, junit, typeCheck }: TestOptions,
+): Promise<void> {
   const { signal, dispose } = abortOnSignal()
   try {
     const folder = here()
@@ -64,6 +70,7 @@ async function runTests(files: readonly string[], { testNamePattern, seed, jobs,
     const paths = files.map(file => relative(root, file))
     if (paths.some(leadsOut)) throw new UsageError(`files of one folder, and of those in it: ${files.join(', ')}`)
     if (seed !== undefined) process.env[SEED_VARIABLE] = String(seed)
+    if (!typeCheck) process.env[NO_TYPE_CHECK_VARIABLE] = '1'
     // What has no use for it need not load it.
     const { startVitest } = await import('vitest/node')
     const { resolve: names, test } = machineTests()

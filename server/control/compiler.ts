@@ -42,12 +42,13 @@ export function writeProject(folder: string, { compilerOptions, ...what }: Proje
 /** What Node has to run for the project in a folder; it says errors by `typeErrors`. */
 export const compilerArguments = (folder: string): string[] => [COMPILER, '--project', folder, '--pretty', 'false']
 
-/** What the compiler says, by error: a message may go on in further lines, which are indented. */
+/** What the compiler says, by error: `a.ts:1:2: error …`, from ROOT. A message may go on in further lines, which are indented. */
 export const typeErrors = (output: string): string[] =>
   output
     .trimEnd()
     .split(/\n(?=\S)/)
     .filter(text => text !== '')
+    .map(text => text.replace(/^(.*?)\((\d+),(\d+)\):/, '$1:$2:$3:'))
 
 /** Besides sources, all that decides what the compiler says of them: it, its options, and the types of Node. */
 export function compilerKey(root = ROOT): string[] {

@@ -4,6 +4,7 @@ import { resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { inWords } from './denied.ts'
 import { checkQuirks, type PolicyDescription, type PolicyFactory } from './policy.ts'
+import { syntaxErrorPlace } from './sources.ts'
 
 const HYPERVISORS = new URL('../hypervisor/', import.meta.url)
 
@@ -27,9 +28,14 @@ export interface PolicyModule {
  * @throws Error naming the policies there are, what is wrong with the file, or the quirks there are.
  */
 export async function loadPolicy(policy: string, quirks: readonly string[] = []): Promise<PolicyModule> {
-  const found = POLICY_NAMES.includes(policy)
-    ? moduleOf(await import(fileOf(policy).href), policy)
-    : await loadFile(policy)
+  const ours = POLICY_NAMES.includes(policy)
+  const file = policyPath(policy)
+  const module: unknown = await import(pathToFileURL(file).href).catch((error: Error) => {
+    const place = syntaxErrorPlace(file, error)
+    if (place !== undefined) throw new Error(`policy ${place}: ${error.message}`)
+    throw ours ? error : new Error(`policy file ${file}: ${inWords(error)}`)
+  })
+  const found = moduleOf(module, ours ? policy : `file ${file}`)
   if (found.description !== undefined) checkQuirks(policy, found.description.quirks ?? {}, quirks)
   return found
 }
@@ -49,14 +55,6 @@ export function policyFile(policy: string): string {
 /** The file of a policy with a name, or of one's own. @throws Error when there is none */
 export const policyPath = (policy: string): string =>
   POLICY_NAMES.includes(policy) ? fileURLToPath(fileOf(policy)) : policyFile(policy)
-
-async function loadFile(policy: string): Promise<PolicyModule> {
-  const file = policyFile(policy)
-  const module: unknown = await import(pathToFileURL(file).href).catch((error: Error) => {
-    throw new Error(`policy file ${file}: ${inWords(error)}`)
-  })
-  return moduleOf(module, `file ${file}`)
-}
 
 function moduleOf(module: unknown, name: string): PolicyModule {
   const { default: factory, description } = module as { default?: unknown; description?: PolicyDescription }

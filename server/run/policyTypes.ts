@@ -7,9 +7,9 @@ import { execFile } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { cachePath, contentKey } from '../../scripts/setup/cache.ts'
 import { compilerArguments, compilerKey, noCompiler, ROOT, typeErrors, writeProject } from '../control/compiler.ts'
+import { closure } from '../policy/sources.ts'
 
 /** Errors that the cache keeps of a policy, and the characters of each. */
 const MAX_ERRORS = 20
@@ -19,28 +19,10 @@ const LOOSE = { noUnusedLocals: false, noUnusedParameters: false, allowUnreachab
 const IS_IMPLICIT_ANY = /: error TS70\d\d:/
 const IS_TYPED = /\.[cm]?ts$/
 
-/** What a file imports from beside it, as a text that is about to be compiled says. */
-const imports = (text: string): string[] =>
-  [...text.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*['"](\.[^'"]+|\/[^'"]+|file:[^'"]+)['"]/g)].flatMap(([, path = '']) =>
-    path.startsWith('file:') ? (URL.canParse(path) ? fileURLToPath(path) : []) : path,
-  )
+/** Sources that types of a policy come from, whichever it is. */
+const isShared = (file: string): boolean => /^(protocol|server)\/(?!web\/).*\.ts$/.test(relative(ROOT, file))
 
-/** Files and contents that a file is made of, of this project's own only what it names. */
-function closure(file: string, found = new Map<string, string>()): Map<string, string> {
-  if (found.has(file) || (file.startsWith(ROOT) && !relative(ROOT, file).startsWith('..') && found.size > 0))
-    return found
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch {
-    return found // the compiler says so
-  }
-  found.set(file, text)
-  for (const path of imports(text)) closure(resolve(dirname(file), path), found)
-  return found
-}
-
-/** The sources that its types come from. */
+/** Their contents. */
 const sources = (): string[] =>
   ['protocol', 'server'].flatMap(folder =>
     readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
@@ -59,7 +41,7 @@ export async function policyTypeErrors(policy: string, signal: AbortSignal): Pro
   if (!IS_TYPED.test(file)) return []
   const missing = noCompiler()
   if (missing !== null) throw new Error(missing)
-  const parts = [...closure(file)].flat()
+  const parts = [...closure(file, isShared)].flat()
   const kept = cachePath('types', contentKey([file, ...parts, ...sources(), JSON.stringify(LOOSE), ...compilerKey()]))
   try {
     const known: unknown = JSON.parse(readFileSync(kept, 'utf8'))
@@ -84,23 +66,18 @@ async function compile(file: string, signal: AbortSignal): Promise<string[]> {
     )
     writeProject(folder, { compilerOptions: LOOSE, include: [], files: [wrapper] })
     const output = await run(folder, signal)
-    const here = `${relative(ROOT, wrapper)}(`
+    const here = `${relative(ROOT, wrapper)}:`
     return typeErrors(output)
       .filter(text => !IS_IMPLICIT_ANY.test(text))
       .map(text =>
-        text.startsWith(here) ? `${file}: its default export: ${text.replace(/^.*?: /, '')}` : placed(text),
+        text.startsWith(here)
+          ? `${file}: its default export: ${text.replace(/^.*?: /, '')}`
+          : text.replace(/^(.*?)(?=:\d+:\d+:)/, path => resolve(ROOT, path)),
       )
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
 }
-
-/** `a.ts(1,2): error …` as `/path/a.ts:1:2: error …` */
-const placed = (text: string): string =>
-  text.replace(
-    /^(.*?)\((\d+),(\d+)\):/,
-    (_, path: string, line: string, column: string) => `${resolve(ROOT, path)}:${line}:${column}:`,
-  )
 
 /** @returns what the compiler says: nothing when all is well. @throws Error when it does not run */
 function run(folder: string, signal: AbortSignal): Promise<string> {

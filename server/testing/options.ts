@@ -5,10 +5,11 @@ import type { SavedMachine } from '../control/session.ts'
 import type { CheckContext } from '../faults/check.ts'
 import { expectRules, needsServer, planOf } from '../faults/plan.ts'
 import type { FaultPlan, FaultRule } from '../faults/rule.ts'
-import { POLICY_NAMES } from '../policy/load.ts'
+import { POLICY_NAMES, policyFile } from '../policy/load.ts'
 import type { PolicyOptions, SeriesStep } from '../policy/policy.ts'
 import { kernelArgs, type MachineFiles, machineFiles } from '../run/files.ts'
 import { commandLine, DEFAULTS, type RunOptions } from '../run/options.ts'
+import { policyTypeErrors } from '../run/policyTypes.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 
 /** Devices that a test may ask for, besides `virtio-blk`, `virtio-net` and `e1000e`, which every machine has. */
@@ -56,6 +57,16 @@ export const SEED_VARIABLE = 'SMMU_COSIM_SEED'
 
 export const defaultSeed = (): number => Number(process.env[SEED_VARIABLE] ?? 1)
 
+/** Set: policies of one's own run also with type errors. */
+export const NO_TYPE_CHECK_VARIABLE = 'SMMU_COSIM_NO_TYPE_CHECK'
+
+/** @throws Error with `file:line:column` of what is wrong */
+async function expectTypes(policy: string, signal: AbortSignal): Promise<void> {
+  const errors = await policyTypeErrors(policyFile(policy), signal)
+  if (errors.length > 0)
+    throw new Error(`policy ${policy}: types do not fit (--no-type-check runs it all the same)\n${errors.join('\n')}`)
+}
+
 const MEMORY = '512M'
 /** Less, so that a test does not wait: seconds that the guest waits for a disk. */
 const PATIENCE_S = 6
@@ -82,6 +93,7 @@ export async function plan(options: MachineOptions, signal: AbortSignal): Promis
   for (const name of devices)
     if (!DEVICES.includes(name)) throw new Error(`no device "${name}": there are ${DEVICES.join(', ')}`)
   const ours = POLICY_NAMES.includes(policy)
+  if (!ours && process.env[NO_TYPE_CHECK_VARIABLE] === undefined) await expectTypes(policy, signal)
   const faults = await faultPlan(options.faults, seed, { policy, until, translate }, signal)
   const files = await machineFiles({ kernel, agent: true, ...(modules !== undefined && { modules }) }, { signal })
   const append = [

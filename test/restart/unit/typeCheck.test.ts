@@ -42,7 +42,7 @@ test('a type error is told with its place', async () => {
   try {
     types.check()
     await expect.poll(about, PATIENCE).toHaveLength(1)
-    expect(about()[0]).toMatch(/^type error: \S*policy\.ts\(6,18\): error TS2322: Type 'string' is not assignable/)
+    expect(about()[0]).toMatch(/^type error: \S*policy\.ts:6:18: error TS2322: Type 'string' is not assignable/)
 
     said.length = 0
     writeFileSync(policy, source('7'))

@@ -10,6 +10,7 @@ import { privateFolder } from '../../../server/machine/scratch.ts'
 import { policyFile } from '../../../server/policy/load.ts'
 import { policyTypeErrors } from '../../../server/run/policyTypes.ts'
 import { ARM_SMMU_IDR5 } from '../../../server/smmu/registers.ts'
+import { plan } from '../../../server/testing/options.ts'
 import { cosim } from '../../boot/cli.ts'
 import { code, ROOT } from '../docs/markdown.ts'
 import { Bench } from '../hypervisor/pkvm/support.ts'
@@ -83,6 +84,60 @@ describe('types', () => {
     writeFileSync(other, 'export const name = 5\n')
     expect((await policyTypeErrors(file, never))[0]).toMatch(/Type 'number' is not assignable/)
   })
+})
+
+test('a file beside a policy inside the clone is part of it', async () => {
+  const inside = privateFolder(join(ROOT, 'test'), 'policy-')
+  try {
+    const helper = join(inside, 'helper.ts')
+    const file = join(inside, 'policy.ts')
+    writeFileSync(helper, 'export const name = "a"\n')
+    writeFileSync(
+      file,
+      EXAMPLE.replace("name: 'narrow'", 'name').replace('\nconst', "\nimport { name } from './helper.ts'\nconst"),
+    )
+    expect(await policyTypeErrors(file, never)).toEqual([])
+    writeFileSync(helper, 'export const name = 5\n')
+    expect((await policyTypeErrors(file, never))[0]).toMatch(/Type 'number' is not assignable/)
+  } finally {
+    rmSync(inside, { recursive: true })
+  }
+})
+
+describe('a module that is no program: file, line and column', () => {
+  const WRONG = 'export default () => ({\n  name: "x",\n  reset() {}\n  access() {}\n})\n'
+  /** What is said of a policy that cannot be loaded: by a process of its own, as vitest has another loader than Node. */
+  const said = async (file: string) => {
+    const recording = join(ROOT, 'test/unit/trace/recordings/6.12-nested.gz')
+    return (await cosim(['replay', recording, '--policy', file, '--no-type-check'])).stderr
+  }
+
+  test.each(['js', 'mjs', 'ts'])('.%s', async ending => {
+    const file = policy(WRONG, ending)
+    expect(await said(file)).toContain(`policy ${file}:4:3: `)
+  })
+
+  test('one that it imports', async () => {
+    const wrong = policy(WRONG, 'js')
+    const file = policy(`import { x } from '${wrong}'\nexport default x\n`, 'js')
+    expect(await said(file)).toContain(`policy ${wrong}:4:3: `)
+  })
+
+  test('a name that a module does not export', async () => {
+    const other = policy('export const y = 1\n', 'js')
+    const file = policy(`import { x } from '${other}'\nexport default x\n`, 'js')
+    expect(await said(file)).toContain(`policy ${file}:1:10: `)
+  })
+
+  test('what throws is as it was', async () => {
+    const file = policy('throw new Error("no")\n', 'js')
+    expect(await said(file)).toContain(`policy file ${file}: no\n`)
+  })
+})
+
+test('a scenario refuses it, too', async () => {
+  const file = policy(EXAMPLE.replace('name:', 'nam:'))
+  await expect(plan({ policy: file }, never)).rejects.toThrow(/types do not fit .*\n.*\.ts:7:5: error TS/)
 })
 
 test('boot refuses it before there is a machine', async () => {
