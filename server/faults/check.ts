@@ -56,18 +56,11 @@ const hint = (name: string, names: readonly string[]): string => {
 }
 
 /** Fields of an object against a schema: unknown ones, missing ones, wrong ones. */
-function checkFields(
-  schema: TSchema,
-  value: unknown,
-  path: Path,
-  flaws: Flaw[],
-  skip: readonly string[] = [],
-): boolean {
+function checkFields(schema: TSchema, value: unknown, path: Path, flaws: Flaw[], skip: readonly string[] = []): void {
   const { properties, required = [] } = schema as { properties: Record<string, TSchema>; required?: readonly string[] }
-  const before = flaws.length
   if (!isObject(value)) {
     flaws.push({ path, message: `expected an object with ${Object.keys(properties).join(', ')}` })
-    return false
+    return
   }
   for (const name of Object.keys(value)) {
     if (!Object.hasOwn(properties, name)) {
@@ -83,7 +76,6 @@ function checkFields(
     if (value[name] === undefined || skip.includes(name)) continue
     checkValue(part, value[name], [...path, name], flaws)
   }
-  return flaws.length === before
 }
 
 function checkValue(schema: TSchema, value: unknown, path: Path, flaws: Flaw[]): void {
@@ -113,30 +105,25 @@ function checkOneOf(
   value: unknown,
   path: Path,
   flaws: Flaw[],
-): boolean {
+): void {
   const names = Object.keys(shapes)
   if (!isObject(value) || value[by] === undefined) {
     flaws.push({ path, message: `expected an object with "${by}": ${names.join(', ')}` })
-    return false
+    return
   }
   const name = String(value[by])
   const shape = Object.hasOwn(shapes, name) ? shapes[name] : undefined
-  if (shape === undefined) {
+  if (shape === undefined)
     flaws.push({ path: [...path, by], message: `no ${by} "${name.slice(0, 60)}"${hint(name, names)}` })
-    return false
-  }
-  return checkFields(shape, value, path, flaws)
+  else checkFields(shape, value, path, flaws)
 }
 
-/** @returns whether the shape is right. */
-function checkShape(value: unknown, path: Path, flaws: Flaw[]): value is FaultRule {
-  const before = flaws.length
+function checkShape(value: unknown, path: Path, flaws: Flaw[]): void {
   checkFields(RuleSchema, value, path, flaws, ['where', 'when', 'what'])
-  if (!isObject(value)) return false
+  if (!isObject(value)) return
   if (value.where !== undefined) checkOneOf(WHERE, 'at', value.where, [...path, 'where'], flaws)
   if (value.what !== undefined) checkOneOf(WHAT, 'do', value.what, [...path, 'what'], flaws)
   if (value.when !== undefined) checkFields(WhenSchema, value.when, [...path, 'when'], flaws)
-  return flaws.length === before
 }
 
 /** Actions that alter what takes place at a point. */
@@ -222,15 +209,43 @@ function checkNames(rule: Fields, path: Path, flaws: Flaw[]): void {
     checkName(what.event, 'event', eventNumber, [...path, 'what', 'event'], flaws)
 }
 
+type Part = 'where' | 'when' | 'what'
+
+/**
+ * What the fields of a rule say together. Those that are wrong by themselves are left out, and so is every complaint that would only follow
+ * from one of them.
+ */
 class RuleCheck {
   readonly #flaws: Flaw[]
   readonly #path: Path
+  /** Without the fields that are wrong. */
   readonly #rule: FaultRule
+  /** Parts in which a field is wrong, unknown or missing. */
+  readonly #flawed: ReadonlySet<unknown>
+  readonly #hasWhere: boolean
+  readonly #hasWhat: boolean
 
-  constructor(rule: FaultRule, path: Path, flaws: Flaw[]) {
-    this.#rule = rule
+  /** @param flaws what is wrong with the fields by themselves; the rest is added */
+  constructor(rule: Fields, path: Path, flaws: Flaw[]) {
+    const wrong = flaws.map(flaw => flaw.path.slice(path.length))
+    const sound = (part: Part): Fields => {
+      const fields = isObject(rule[part]) ? Object.entries(rule[part]) : []
+      return Object.fromEntries(fields.filter(([name]) => !wrong.some(([p, field]) => p === part && field === name)))
+    }
+    const [where, what] = [sound('where'), sound('what')]
+    // Whoever reads a field that may be left out asks #known first.
+    this.#rule = { ...rule, where, what, when: sound('when') } as unknown as FaultRule
+    this.#hasWhere = where.at !== undefined
+    this.#hasWhat = what.do !== undefined
+    this.#flawed = new Set(wrong.map(([part]) => part))
     this.#path = path
     this.#flaws = flaws
+  }
+
+  /** Whether fields are what they are meant to be: they may also be absent on purpose. */
+  #known(part: Part, ...names: readonly string[]): boolean {
+    const fields = this.#rule[part] as Fields
+    return !this.#flawed.has(part) || names.every(name => fields[name] !== undefined)
   }
 
   #flaw(at: readonly (string | number)[], message: string): void {
@@ -238,47 +253,67 @@ class RuleCheck {
   }
 
   run(context: CheckContext): void {
-    this.#action()
+    const possible = !this.#hasWhere || !this.#hasWhat || this.#possible()
+    if (possible && this.#hasWhat) {
+      this.#needs()
+      this.#change()
+    }
+    if (possible && this.#hasWhere && this.#hasWhat) this.#fitting()
     this.#when()
-    this.#matchable()
-    this.#context(context)
+    if (this.#hasWhere) this.#matchable()
+    if (this.#hasWhat) this.#warning(context.policy)
+    if (this.#hasWhere && this.#hasWhat) this.#context(context)
   }
 
-  #action(): void {
+  /** @returns whether the action may be one of the point */
+  #possible(): boolean {
     const { where, what } = this.#rule
     const possible = altering(this.#rule)
-    if (!FREE_ACTIONS.has(what.do) && !possible.includes(what.do)) {
-      const side = 'access' in where && where.access !== undefined ? ` ${where.access}` : ''
-      const all = [...possible, ...FREE_ACTIONS].join(', ')
-      return this.#flaw(['what', 'do'], `${what.do} is nothing that a ${where.at}${side} can do; there are ${all}`)
-    }
-    this.#change()
-    if (what.do === 'change' && what.word !== undefined && what.word >= words(this.#rule)) {
-      this.#flaw(['what', 'word'], `a ${where.at} has ${words(this.#rule) || 'no'} words`)
-    }
+    if (FREE_ACTIONS.has(what.do) || possible.includes(what.do) || !this.#known('where', 'access', 'table')) return true
+    const side = 'access' in where && where.access !== undefined ? ` ${where.access}` : ''
+    const all = [...possible, ...FREE_ACTIONS].join(', ')
+    this.#flaw(['what', 'do'], `${what.do} is nothing that a ${where.at}${side} can do; there are ${all}`)
+    return false
+  }
+
+  /** What an action needs to be told. */
+  #needs(): void {
+    const { what } = this.#rule
     if (what.do === 'redirect' && (what.address === undefined) === (what.xor === undefined)) {
-      this.#flaw(['what'], 'redirect needs either address or xor')
+      if (this.#known('what', 'address', 'xor')) this.#flaw(['what'], 'redirect needs either address or xor')
     }
     if (what.do === 'donate' && (what.address === undefined) === (what.sid === undefined || what.iova === undefined)) {
-      this.#flaw(['what'], 'donate needs either address, or sid and iova')
+      if (this.#known('what', 'address', 'sid', 'iova'))
+        this.#flaw(['what'], 'donate needs either address, or sid and iova')
     }
     if (what.do === 'corrupt' && what.table === 'stage2' && what.address === undefined) {
-      this.#flaw(['what'], 'corrupt of stage2 needs the input address')
+      if (this.#known('what', 'address')) this.#flaw(['what'], 'corrupt of stage2 needs the input address')
     }
     if (what.do === 'corrupt' && what.table !== 'stage2' && what.sid === undefined) {
-      this.#flaw(['what'], `corrupt of ${what.table} needs a sid`)
+      if (this.#known('what', 'table', 'sid')) this.#flaw(['what'], `corrupt of ${what.table} needs a sid`)
+    }
+    if (what.do === 'gerror' && what.error !== undefined && this.#known('what', 'bits')) {
+      if (!what.bits.includes('CMDQ_ERR'))
+        this.#flaw(['what', 'error'], 'CMDQ_CONS.ERR says something with CMDQ_ERR only')
+    }
+  }
+
+  /** What an action can do at the point where it stands. */
+  #fitting(): void {
+    const { where, what } = this.#rule
+    if (what.do === 'change' && what.word !== undefined && what.word >= words(this.#rule)) {
+      if (this.#known('where', 'table'))
+        this.#flaw(['what', 'word'], `a ${where.at} has ${words(this.#rule) || 'no'} words`)
     }
     if (
       what.do === 'early' &&
       (where.at !== 'command' || commandNumber(where.command ?? '') !== commandNumber('CMD_SYNC'))
     ) {
-      this.#flaw(['what', 'do'], 'early is for CMD_SYNC alone')
+      if (this.#known('where', 'command')) this.#flaw(['what', 'do'], 'early is for CMD_SYNC alone')
     }
     if (what.do === 'cerror' && where.at === 'command' && where.queue === 'shadow' && what.error !== 'ILL') {
-      this.#flaw(['what', 'error'], 'in the shadow queue the hardware itself finds the error: only ILL can be caused')
-    }
-    if (what.do === 'gerror' && what.error !== undefined && !what.bits.includes('CMDQ_ERR')) {
-      this.#flaw(['what', 'error'], 'CMDQ_CONS.ERR says something with CMDQ_ERR only')
+      if (this.#known('what', 'error'))
+        this.#flaw(['what', 'error'], 'in the shadow queue the hardware itself finds the error: only ILL can be caused')
     }
   }
 
@@ -298,13 +333,13 @@ class RuleCheck {
     if (what.do === 'set') fits('value', what.value)
     if (what.do !== 'change' && what.do !== 'corrupt') return
     const keeps = what.and === undefined || (big(what.and) & all) === all
-    if (keeps && big(what.or ?? 0) === 0n && big(what.xor ?? 0) === 0n) {
+    if (keeps && big(what.or ?? 0) === 0n && big(what.xor ?? 0) === 0n && this.#known('what', 'and', 'or', 'xor')) {
       this.#flaw(['what'], `${what.do} needs and, or, or xor, or it changes nothing`)
     }
     fits('or', what.or)
     fits('xor', what.xor)
     if (what.do === 'corrupt' && what.table !== 'ste' && what.word !== undefined && what.word > 0) {
-      this.#flaw(['what', 'word'], `a descriptor of ${what.table} has 1 word`)
+      if (this.#known('what', 'table')) this.#flaw(['what', 'word'], `a descriptor of ${what.table} has 1 word`)
     }
   }
 
@@ -336,9 +371,10 @@ class RuleCheck {
       this.#values(where, found?.bits ?? 64)
     }
     if (where.at === 'table' && where.table === 'stage2') {
-      if (where.address === undefined) this.#flaw(['where'], 'stage2 needs the input address')
+      if (where.address === undefined && this.#known('where', 'address'))
+        this.#flaw(['where'], 'stage2 needs the input address')
       if (where.sid !== undefined) this.#flaw(['where', 'sid'], 'stage 2 is one for all streams')
-    } else if (where.at === 'table' && where.address !== undefined) {
+    } else if (where.at === 'table' && where.address !== undefined && this.#known('where', 'table')) {
       this.#flaw(['where', 'address'], `a ${where.table} belongs to a stream, not to an address`)
     }
     if (where.at === 'command') this.#commandFields(where)
@@ -359,7 +395,8 @@ class RuleCheck {
 
   #values({ mask, value }: { mask?: Value; value?: Value }, bits: number): void {
     const limit = 1n << BigInt(bits)
-    if (mask !== undefined && value === undefined) this.#flaw(['where', 'mask'], 'a mask without a value says nothing')
+    if (mask !== undefined && value === undefined && this.#known('where', 'value'))
+      this.#flaw(['where', 'mask'], 'a mask without a value says nothing')
     if (value === undefined) return
     if (big(value) >= limit)
       this.#flaw(['where', 'value'], `more than the ${bits} bits of the register: it never matches`)
@@ -397,8 +434,8 @@ class RuleCheck {
   }
 
   #context({ policy, until, translate }: CheckContext): void {
-    this.#warning(policy)
-    const needed = facilityOf(this.#rule)
+    const certain = this.#known('where', 'table', 'operation') && this.#known('what', 'table')
+    const needed = certain ? facilityOf(this.#rule) : undefined
     // Without a policy it is the one that has everything.
     const description = DESCRIPTIONS.get(policy ?? 'pkvm')
     if (needed !== undefined && description !== undefined) {
@@ -448,9 +485,15 @@ function checkOrder(all: readonly unknown[], path: Path, flaws: Flaw[]): void {
   }
 }
 
+/** A rule and its number in the list. */
+interface Numbered {
+  readonly rule: FaultRule
+  readonly i: number
+}
+
 /** Two rules that would decide the same outcome at the same moments. */
-function checkOverlaps(rules: readonly FaultRule[], path: Path, flaws: Flaw[]): void {
-  const deciding = rules.map((rule, i) => ({ rule, i })).filter(({ rule }) => !FREE_ACTIONS.has(rule.what.do))
+function checkOverlaps(rules: readonly Numbered[], path: Path, flaws: Flaw[]): void {
+  const deciding = rules.filter(({ rule }) => !FREE_ACTIONS.has(rule.what.do))
   for (const [n, { rule, i }] of deciding.entries()) {
     const other = deciding.slice(0, n).find(before => overlap(before.rule, rule))
     if (other === undefined) continue
@@ -499,17 +542,23 @@ const sorted = (when: FaultRule['when']) => Object.entries(when ?? {}).sort(([a]
 /** What is wrong with a list of rules. */
 export function checkRules(value: unknown, context: CheckContext = {}, path: Path = []): Flaw[] {
   const flaws: Flaw[] = []
+  const sound: Numbered[] = []
   if (!Array.isArray(value) || value.length === 0 || value.length > MAX_RULES) {
     return [{ path, message: `expected a list of 1 to ${MAX_RULES} rules` }]
   }
   for (const [i, rule] of value.entries()) {
     const at = [...path, i]
-    const sound = checkShape(rule, at, flaws)
-    if (isObject(rule)) checkNames(rule, at, flaws)
-    if (sound) new RuleCheck(rule, at, flaws).run(context)
+    const own: Flaw[] = []
+    checkShape(rule, at, own)
+    if (isObject(rule)) {
+      checkNames(rule, at, own)
+      new RuleCheck(rule, at, own).run(context)
+    }
+    if (own.length === 0) sound.push({ rule: rule as FaultRule, i })
+    flaws.push(...own)
   }
   checkOrder(value, path, flaws)
-  if (flaws.length === 0) checkOverlaps(value as FaultRule[], path, flaws)
+  checkOverlaps(sound, path, flaws)
   return flaws
 }
 
@@ -521,15 +570,17 @@ export function checkEntry(value: unknown, path: Path = []): Flaw[] {
   const flaws: Flaw[] = []
   checkFields(EntrySchema, value, path, flaws, ['rules', 'session'])
   if (!isObject(value)) return flaws
+  const before = flaws.length
   if (value.session !== undefined) {
     const session = (EntrySchema as unknown as { properties: { session: TSchema } }).properties.session
     checkFields(session, value.session, [...path, 'session'], flaws)
   }
   // Of a session that is wrong nothing is known of what the rules can do.
-  const { session } = flaws.length > 0 ? {} : (value as unknown as CatalogueEntry)
+  const known = flaws.length === before
+  const session = value.session as CatalogueEntry['session']
   const context = {
     policy: 'pkvm',
-    ...(flaws.length === 0 && { until: session?.until ?? 'nested', translate: session?.translate ?? 'hardware' }),
+    ...(known && { until: session?.until ?? 'nested', translate: session?.translate ?? 'hardware' }),
   }
   if (value.rules !== undefined) flaws.push(...checkRules(value.rules, context, [...path, 'rules']))
   return flaws

@@ -126,6 +126,49 @@ describe('what is wrong has its place, and a suggestion', () => {
     expect(at).toEqual([...at].sort(([a = 0, b = 0], [c = 0, d = 0]) => a - c || b - d))
   })
 
+  test.each([
+    // A wrong field hides nothing of what the others say together, and a complaint that only follows from it is none.
+    [
+      'a probability, and what no read-only register does',
+      'at: register, register: IDR0, access: write, sdi: 1',
+      'do: set, value: 0x100000000',
+      '{ probability: 0 }',
+      ['is read-only', 'no field "sdi"', 'with probability 0', 'more than the 32 bits'],
+    ],
+    [
+      'the code of a warning',
+      'at: machine',
+      'do: warn, warning: HYP_UMAP, count: 1',
+      '{ nht: 1 }',
+      ['no field "nht" here; did you mean nth?', 'did you mean HYP_UNMAP?', 'no field "count"'],
+    ],
+    ['a freeze of what is raed', 'at: register, access: raed', 'do: freeze', '{}', ['"raed" is none of']],
+    ['a mask with a value', 'at: register, access: write, mask: 1, value: x', 'do: drop', '{}', ['"x"']],
+    ['a misspelled address', 'at: table, table: stage2, adress: 0x1000', 'do: drop', '{}', ['no field "adress"']],
+    ['a change by what is no number', 'at: command', 'do: change, xor: y', '{}', ['"y"']],
+    ['an early SYCN', 'at: command, command: SYCN', 'do: early', '{}', ['no command "SYCN"']],
+    ['an unknown table', 'at: machine', 'do: corrupt, table: l3, word: 1, xor: 1', '{}', ['"l3" is none of']],
+    [
+      'two mistakes in what an action says',
+      'at: command',
+      'do: change, word: 2, or: z, xor: 0',
+      '{}',
+      ['a command has 2 words', '"z"'],
+    ],
+  ])('%s', (_name, where, what, when, messages) => {
+    const found = complaints(one(where, what, when), { translate: 'hardware' })
+    expect(found).toEqual(messages.map(message => expect.stringContaining(message)))
+  })
+
+  test('two rules for one thing are told beside a third that is wrong', () => {
+    const drop = (name: string) => rule('at: command, command: CFGI_STE', 'do: drop', '{}', name)
+    const found = complaints(`rules:\n${drop('a')}${drop('b')}${rule('at: command', 'do: dorp', '{}', 'c')}`)
+    expect(found).toEqual([
+      expect.stringMatching(/^7:.*"a" acts at the same place/),
+      expect.stringMatching(/^13:.*no do "dorp"/),
+    ])
+  })
+
   test('all that is no YAML, too', () => {
     const found = complaints('rules:\n  - name: "a\\q"\n    where: { at: command\n    what: { do: drop }\n')
     expect(found.length).toBeGreaterThan(1)
