@@ -30,8 +30,8 @@ export function numbers(text: string): number[] {
   const parts = list(text)
   if (parts.length === 0) throw new InvalidArgumentError('expected a number, or FROM-TO')
   const all = parts.flatMap(part => {
-    const [from, to = from] = part.split('-').map(whole)
-    if (from === undefined || to === undefined || to < from || to - from > 10_000) {
+    const [from, to = from, ...more] = part.split('-').map(whole)
+    if (from === undefined || to === undefined || more.length > 0 || to < from || to - from > 10_000) {
       throw new InvalidArgumentError(`"${part}": expected a number, or FROM-TO`)
     }
     return Array.from({ length: to - from + 1 }, (_, i) => from + i)

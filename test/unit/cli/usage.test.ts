@@ -274,6 +274,7 @@ test.each([
   'faults run sync-hangs --jobs 0',
   'faults run sync-hangs --seed x',
   'faults run sync-hangs --seed ,',
+  'faults run sync-hangs --seed 1-3-5',
   'faults report x',
   'faults compare 1 x',
   'faults compare 1-,3 2',
