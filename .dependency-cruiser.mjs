@@ -29,7 +29,7 @@ const MAY_IMPORT = [
       'server/smmu',
       'server/policy',
       PORTS,
-      'server/trace/(ring|records)[.]ts',
+      'server/trace/(ring|records|words)[.]ts',
       'server/translate/answer[.]ts',
     ],
   ],
@@ -74,7 +74,10 @@ const MAY_IMPORT = [
   ],
   // For a browser: it has all policies, as there is nothing to load them from.
   ['server/recorded', ['protocol', 'server/(smmu|machine|policy|hypervisor|oracle|trace|trap|run|api)']],
-  ['server/web', ['server/api', 'server/faults', 'server/recorded', 'server/smmu/bits[.]ts']],
+  [
+    'server/web',
+    ['server/api', 'server/faults', 'server/recorded', 'server/smmu/bits[.]ts', 'server/trace/words[.]ts'],
+  ],
   [
     'server/cli',
     [

@@ -23,6 +23,7 @@ import {
   type Stage2Mode,
   stage2Problem,
 } from '../policy/policy.ts'
+import { counted, grouped, tenths } from '../trace/words.ts'
 import {
   attackPopulateOption,
   attackPowerOption,
@@ -227,7 +228,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     const power = options.power === undefined ? '' : `, SMMUs switched off and on (${options.power})`
     const shared = stage2 === 'shared' ? `, EL2's tables shared (${populate ?? 'mapped ahead or never'})` : ''
     print(
-      `attack on ${options.policy}${quirks}${inBlocks}${power}${shared}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${attackOptions.jobs} jobs`,
+      `attack on ${options.policy}${quirks}${inBlocks}${power}${shared}, hardware ${hardwareNames}, seed ${attackOptions.seed}, ${counted(attackOptions.jobs, 'job')}`,
     )
   }
   let told = 0
@@ -239,8 +240,8 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
     ({ operations, cases, seconds }) => {
       if (quiet || seconds - told < PROGRESS_SECONDS) return
       told = seconds
-      const rate = Math.round(operations / seconds)
-      report([`${Math.round(seconds)} s: ${operations} operations, ${rate}/s, ${cases} findings`])
+      const rate = grouped(Math.round(operations / seconds))
+      report([`${Math.round(seconds)} s: ${counted(operations, 'operation')}, ${rate}/s, ${counted(cases, 'finding')}`])
     },
     signal,
     connection && (await onWorkers(connection)),
@@ -252,7 +253,7 @@ async function run(options: AttackCommandOptions, signal: AbortSignal): Promise<
 }
 
 function tell({ found, file, seconds }: Found): void {
-  const when = seconds === undefined ? 'corpus' : `${seconds.toFixed(1)} s`
+  const when = seconds === undefined ? 'corpus' : `${tenths(seconds)} s`
   print(`${when}: ${found.kind}`)
   for (const line of seconds === undefined ? [found.message] : (found.explanation ?? [found.message]))
     print(`    ${line}`)
@@ -262,27 +263,27 @@ function tell({ found, file, seconds }: Found): void {
 function summarise(result: AttackResult, interrupted: boolean): void {
   const { steps, operations, programs, judged, lost, seconds, features, cases, known, kinds } = result
   const { cleans, cleanedLines } = result
-  const rate = (number: number) => Math.round(number / Math.max(seconds, 0.001))
+  const rate = grouped(Math.round(operations / Math.max(seconds, 0.001)))
   print(
-    `${operations} operations in ${programs} programs, ${seconds.toFixed(1)} s, ${rate(operations)} operations/s, ${features} features`,
+    `${counted(operations, 'operation')} in ${counted(programs, 'program')}, ${tenths(seconds)} s, ${rate} operations/s, ${counted(features, 'feature')}`,
   )
   print(
-    `(what a host does in one go: boots, attaches a device, donates pages, …), ${steps} steps (traps, stores, accesses of devices, …)`,
+    `(what a host does in one go: boots, attaches a device, donates pages, …), ${counted(steps, 'step')} (traps, stores, accesses of devices, …)`,
   )
   if (cleans > 0) {
-    const lines = (cleanedLines / cleans).toFixed(1)
+    const lines = tenths(cleanedLines / cleans)
     print(
-      `${cleans} cleans to the point of coherency, ${lines} cache lines each, ${(cleans / operations).toFixed(1)} an operation`,
+      `${counted(cleans, 'clean')} to the point of coherency, ${lines} cache lines each, ${tenths(cleans / operations)} an operation`,
     )
   }
-  for (const { kind } of known) print(`known: ${kind}: seen ${kinds.get(kind) ?? 0} times`)
+  for (const { kind } of known) print(`known: ${kind}: seen ${counted(kinds.get(kind) ?? 0, 'time')}`)
   for (const { kind } of result.mended) {
     print(`mended: ${kind}: its case does not show it any more; take it off the list`)
   }
-  if (lost > 0) print(`${lost} findings did not come again on a machine of their own: there is no case of them`)
-  if (judged < programs) print(`${programs - judged} programs of ${programs}: ${UNJUDGED}`)
+  if (lost > 0) print(`${counted(lost, 'finding')} did not come again on another machine: there is no case of that`)
+  if (judged < programs) print(`${grouped(programs - judged)} of ${counted(programs, 'program')}: ${UNJUDGED}`)
   const early = interrupted ? 'interrupted: ' : ''
-  if (cases.length > 0) print(`${early}${cases.length} findings`)
+  if (cases.length > 0) print(`${early}${counted(cases.length, 'finding')}`)
   else if (lost === 0 && judged > 0) print(`${early}nothing new was found`)
   else if (programs === 0) print(`${early}no program was run`)
 }
@@ -341,7 +342,7 @@ async function mutate(
     const number = (who: Verdict['by']) => verdicts.filter(({ by }) => by === who).length
     const found = `${number('unit tests')} found by unit tests, ${number('attack')} by attack`
     const percent = Math.round((1000 * (verdicts.length - survivors.length)) / Math.max(1, verdicts.length)) / 10
-    print(`${verdicts.length} mutants: ${found}, ${survivors.length} survive: ${percent} % found`)
+    print(`${counted(verdicts.length, 'mutant')}: ${found}, ${survivors.length} left: ${percent} % found`)
   }
   return signal.aborted ? EXIT.interrupted : survivors.length > 0 ? EXIT.failed : EXIT.ok
 }

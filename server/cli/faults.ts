@@ -5,6 +5,7 @@ import { catalogue, entryNamed } from '../faults/catalogue.ts'
 import { describeRule } from '../faults/describe.ts'
 import { loadAside } from '../faults/loadAside.ts'
 import { type CatalogueEntry, FileSchema } from '../faults/rule.ts'
+import { counted } from '../trace/words.ts'
 import { EXIT, fail } from './exit.ts'
 import { faultsRunCommands } from './faultsRun.ts'
 import { faultName, inputFiles } from './paths.ts'
@@ -72,7 +73,8 @@ async function check(files: readonly string[]): Promise<void> {
   for (const file of files) {
     try {
       const { rules, entries } = await loadAside(file)
-      const what = entries === undefined ? `${rules?.length} rules` : `${entries.length} entries`
+      const what =
+        entries === undefined ? counted(rules?.length ?? 0, 'rule') : counted(entries.length, 'entry', 'entries')
       print(`${file}: ok, ${what}`)
     } catch (error) {
       failed = true

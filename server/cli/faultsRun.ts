@@ -28,7 +28,7 @@ import {
 } from '../sessions/campaignReport.ts'
 import { type Campaign, Database, defaultDatabase, jobName, planOf, salvage } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
-import { counted } from '../trace/words.ts'
+import { counted, grouped, tenths } from '../trace/words.ts'
 import type { Transport } from '../trap/messages.ts'
 import {
   appendOption,
@@ -149,7 +149,7 @@ export function faultsRunCommands(faults: Command): void {
     .action((damaged: string, made: string) =>
       act(async () => {
         const { campaigns, sessions } = salvage(damaged, made)
-        say(`${made}: ${campaigns} campaigns with ${sessions} sessions`)
+        say(`${made}: ${counted(campaigns, 'campaign')} with ${counted(sessions, 'session')}`)
       }),
     )
   outputOptions(faults.command('report').argument('<campaign>', 'its number', whole), inputFile)
@@ -231,7 +231,7 @@ async function start(
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000
-  if (ran > 0) say(`${ran} sessions in ${minutes.toFixed(1)} min, ${(ran / minutes).toFixed(1)} a minute`)
+  if (ran > 0) say(`${counted(ran, 'session')} in ${tenths(minutes)} min, ${tenths(ran / minutes)} a minute`)
   await output(database, database.campaign(campaign.id), options)
   checkTwice(database, campaign)
 }
@@ -271,7 +271,7 @@ function begin(
   if (plan.length === 0) throw new UsageError('there is nothing to run')
   if (first !== undefined) {
     say(
-      `${others.length + 1} sessions are left out because their rules cannot act in their prefix of the series, e.g. ${jobName(first)}`,
+      `${counted(others.length + 1, 'session is', 'sessions are')} left out because their rules cannot act in their prefix of the series, e.g. ${jobName(first)}`,
     )
   }
   expectNamed(plan, options)
@@ -318,7 +318,7 @@ function resumed(database: Database, which: true | number, options: RunOptions):
 
 function progress(job: Job, { verdict, asExpected, ms }: SessionResult, count: number, total: number): string {
   const mark = asExpected ? '' : '  UNEXPECTED'
-  return `${String(count).padStart(String(total).length)}/${total}  ${jobName(job)}: ${verdict}${mark}  ${(ms / 1000).toFixed(1)} s`
+  return `${String(count).padStart(String(total).length)}/${total}  ${jobName(job)}: ${verdict}${mark}  ${tenths(ms / 1000)} s`
 }
 
 async function output(database: Database, campaign: Campaign, options: OutputOptions): Promise<void> {
@@ -344,8 +344,8 @@ function checkTwice(database: Database, campaign: Campaign): void {
     const [first, again] = [a, b].map(({ evidence }) => evidence.firings[0])
     const firing = first?.rule === again?.rule && first?.trap === again?.trap && first?.what === again?.what
     print(
-      `${job.entry.name}: ${accesses ? 'the same' : 'DIFFERENT'} ${a.before.accesses} accesses until the first fault` +
-        `${accesses ? '' : ` (${b.before.accesses} the second time)`}, ${firing ? 'the same' : 'ANOTHER'} first firing; ` +
+      `${job.entry.name}: ${accesses ? 'the same' : 'DIFFERENT'} ${counted(a.before.accesses, 'access', 'accesses')} until the first fault` +
+        `${accesses ? '' : ` (${grouped(b.before.accesses)} the second time)`}, ${firing ? 'the same' : 'ANOTHER'} first firing; ` +
         `verdicts ${a.verdict} and ${b.verdict}`,
     )
     if (!firing) process.exitCode = EXIT.failed
@@ -355,6 +355,8 @@ function checkTwice(database: Database, campaign: Campaign): void {
 function printCampaigns(database: Database): void {
   for (const { id, started, finished, what, planned, done, asExpected } of database.list()) {
     const state = finished === null ? 'not finished' : 'finished'
-    print(`${id}  ${started}  ${what}: ${done} of ${planned} sessions, ${asExpected} as expected, ${state}`)
+    print(
+      `${id}  ${started}  ${what}: ${grouped(done)} of ${counted(planned, 'session')}, ${grouped(asExpected)} as expected, ${state}`,
+    )
   }
 }

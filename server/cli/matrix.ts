@@ -36,6 +36,7 @@ import {
   matrixText,
   repeatCell,
 } from '../sessions/matrixReport.ts'
+import { counted, grouped, tenths } from '../trace/words.ts'
 import type { TranslateMode } from '../translate/translator.ts'
 import type { Transport } from '../trap/messages.ts'
 import {
@@ -186,7 +187,9 @@ export function matrixCommand(program: Command): void {
       act(async () => {
         for (const { id, started, finished, what, planned, done, asExpected } of new MatrixDatabase(database).list()) {
           const state = finished === null ? 'not finished' : 'finished'
-          print(`${id}  ${started}  ${what}: ${done} of ${planned} cells, ${asExpected} ok, ${state}`)
+          print(
+            `${id}  ${started}  ${what}: ${grouped(done)} of ${counted(planned, 'cell')}, ${grouped(asExpected)} ok, ${state}`,
+          )
         }
       }),
     )
@@ -207,7 +210,7 @@ export function matrixCommand(program: Command): void {
     .action((damaged: string, made: string) =>
       act(async () => {
         const { campaigns, sessions } = salvageMatrices(damaged, made)
-        say(`${made}: ${campaigns} matrices with ${sessions} cells`)
+        say(`${made}: ${counted(campaigns, 'matrix', 'matrices')} with ${counted(sessions, 'cell')}`)
       }),
     )
   compareCommand(matrix, 'matrix', defaultMatrices(), (path, before, after) => {
@@ -255,7 +258,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
   if (connection === undefined) await setUp(matrix, own, signal)
   const left = database.remaining(matrix).length
   const where = connection === undefined ? `${options.jobs} at a time` : 'on workers'
-  say(`matrix ${matrix.id}: ${left} of ${matrix.plan.length} cells, ${where}`)
+  say(`matrix ${matrix.id}: ${grouped(left)} of ${counted(matrix.plan.length, 'cell')}, ${where}`)
   const begun = performance.now()
   const runner =
     connection === undefined
@@ -265,7 +268,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
     await runJobs(database, matrix, runner, signal, (cell, { verdict, message, ms }, count, total) => {
       const why = verdict === 'ok' ? '' : `: ${message}`
       const place = `${String(count).padStart(String(total).length)}/${total}`
-      say(`${place}  ${cellName(cell)}: ${verdict}${why}  ${(ms / 1000).toFixed(1)} s`)
+      say(`${place}  ${cellName(cell)}: ${verdict}${why}  ${tenths(ms / 1000)} s`)
     })
   } catch (error) {
     if (signal.aborted) say(`interrupted: "matrix --resume ${matrix.id}" goes on`)
@@ -273,7 +276,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000
-  if (left > 0) say(`${left} cells in ${minutes.toFixed(1)} min, ${(left / minutes).toFixed(1)} a minute`)
+  if (left > 0) say(`${counted(left, 'cell')} in ${tenths(minutes)} min, ${tenths(left / minutes)} a minute`)
   await output(database, database.campaign(matrix.id), options)
 }
 

@@ -8,7 +8,7 @@ import type { AcpiReport } from '../run/iort.ts'
 import { type Percentiles, qemuText, type Report } from '../run/runReport.ts'
 import type { SuccessorReport } from '../run/successor.ts'
 import type { CommandCount } from '../trace/counters.ts'
-import { counted, grouped, micros } from '../trace/words.ts'
+import { counted, grouped, micros, tenths } from '../trace/words.ts'
 import type { TranslateReport } from '../translate/translator.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
 import type { TransportUse } from '../trap/messages.ts'
@@ -16,16 +16,15 @@ import type { OracleReport } from '../trap/oracleReport.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
 import { report } from './terminal.ts'
 
-const mib = (bytes: number): string =>
-  bytes >= 1 << 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${grouped(bytes)} B`
+const mib = (bytes: number): string => (bytes >= 1 << 20 ? `${tenths(bytes / 2 ** 20)} MiB` : `${grouped(bytes)} B`)
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`
 const quantiles = ({ p50, p90, p99, max }: Percentiles): string =>
-  `p50 ${micros(p50)} µs, p90 ${micros(p90)}, p99 ${micros(p99)}, max ${micros(max)}`
+  `p50 ${micros(p50)}, p90 ${tenths(p90)}, p99 ${tenths(p99)}, max ${tenths(max)}`
 
 function translateLines(report: TranslateReport): string[] {
   const { mode, misses, faults, mismatches, findings, explained, medianUs, p99Us } = report
   const what = `${counted(misses, 'IOTLB miss', 'IOTLB misses')}, ${counted(faults, 'fault')}`
-  const lines = [`  translate ${mode}: ${what}; p50 ${micros(medianUs)} µs, p99 ${micros(p99Us)}`]
+  const lines = [`  translate ${mode}: ${what}; p50 ${micros(medianUs)}, p99 ${tenths(p99Us)}`]
   if (mode !== 'lockstep') return lines
   lines.push(
     mismatches === 0
@@ -100,7 +99,7 @@ export function oracleLines({
   more,
 }: OracleReport): string[] {
   if (unjudged !== undefined) return [`  oracle: NOTHING WAS JUDGED: ${unjudged}`]
-  const cost = samples === 0 ? '' : ` (p50 ${micros(sampleUs.p50)} µs, p99 ${micros(sampleUs.p99)})`
+  const cost = samples === 0 ? '' : ` (p50 ${micros(sampleUs.p50)}, p99 ${tenths(sampleUs.p99)})`
   const looked = `${counted(samples, 'sample')}${cost}, all of it ${counted(wholes, 'time')}`
   const lent = vmPages === 0 ? '' : `, ${counted(vmPages, 'page')} of VMs`
   if (violations.length === 0) return [`  oracle: nothing is reached that must not be: ${looked}${lent}`]
@@ -115,7 +114,7 @@ const NOTHING_TO_COMPARE = 'EL2 keeps no tables for its host, or no device has a
 
 export function el2Lines({ changes, serverUs, checks, agreement, problem, shared }: El2Report): string[] {
   const lines = [
-    `  EL2 changed its host's tables ${counted(changes, 'time')}: p50 ${micros(serverUs.p50)} µs each, p99 ${micros(serverUs.p99)}`,
+    `  EL2 changed its host's tables ${counted(changes, 'time')}: p50 ${micros(serverUs.p50)} each, p99 ${tenths(serverUs.p99)}`,
     ...sharedLines(shared),
   ]
   if (problem !== undefined) lines.push(`    SMMU and EL2 CANNOT BE COMPARED: ${problem}`)
@@ -233,7 +232,7 @@ export function printSummary(run: Report): void {
     )
   }
   for (const { device, reads, ms } of run.bench ?? []) {
-    lines.push(`  bench  ${device.padEnd(18)} ${counted(reads, 'read')}, ${micros((ms / reads) * 1000)} µs each`)
+    lines.push(`  bench  ${device.padEnd(18)} ${counted(reads, 'read')}, ${micros((ms / reads) * 1000)} each`)
   }
   for (const { name, count, ms } of run.timed ?? []) {
     lines.push(`  timed  ${name.padEnd(18)} ${grouped(count)} in ${seconds(ms)}`)

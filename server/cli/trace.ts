@@ -32,6 +32,7 @@ import { printStats, stats } from '../trace/stats.ts'
 import { locate, SYMBOL_FILES, Symbols } from '../trace/symbols.ts'
 import { parseAddresses, parseCommand, parseInterval, parseRegister, parseTimes } from '../trace/vocabulary.ts'
 import { warningsOf } from '../trace/warnings.ts'
+import { counted, grouped } from '../trace/words.ts'
 import { policySections } from '../trap/sections.ts'
 import { bisect, parseRange } from './bisect.ts'
 import { bbmOption, blocksOption } from './bootOptions.ts'
@@ -451,7 +452,7 @@ function cutCommand(trace: Command): void {
       reading(path, async reader => {
         expectKept(path, options)
         const bytes = await cut(reader, options.to, options.output)
-        print(`${options.output}: ${bytes} bytes`)
+        print(`${options.output}: ${counted(bytes, 'byte')}`)
       }),
     )
 }
@@ -600,22 +601,22 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
   }
   const ms = performance.now() - started
   const words = Object.entries(policyOptions).map(([name, value]) => ` ${name}=${value}`)
-  const rate = Math.round((run.traps / ms) * 1000)
+  const rate = grouped(Math.round((run.traps / ms) * 1000))
   out.line(
-    `${run.traps} traps replayed in ${(ms / 1000).toFixed(2)} s (${rate} a second), policy ${recorded.name}${words.join('')}`,
+    `${counted(run.traps, 'trap')} replayed in ${(ms / 1000).toFixed(2)} s (${rate} a second), policy ${recorded.name}${words.join('')}`,
   )
   if (run.unknownReads > 0) {
-    out.line(`${run.unknownReads} reads of memory that the recording doesn't show were answered with 0`)
+    out.line(`${counted(run.unknownReads, 'read')} of memory that the recording doesn't show: answered with 0`)
   }
   if (run.translations > 0) {
     out.line(
-      `NOT replayed: ${run.translations} translations of --translate server or lockstep; they depend on tables that only the guest writes`,
+      `NOT replayed: ${counted(run.translations, 'translation')} of --translate server or lockstep, which depend on tables that only the guest writes`,
     )
   }
   if (injected !== undefined) {
     const count = header.faults?.rules.length ?? 0
     out.line(
-      `${count} rule${count === 1 ? '' : 's'} of fault injection ${injected.lost ? 'injected again, until others were armed' : 'injected again'}`,
+      `${counted(count, 'rule')} of fault injection ${injected.lost ? 'injected again, until others were armed' : 'injected again'}`,
     )
   }
   if (run.firstFault !== undefined) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { counted } from '../trace/words.ts'
 import type { FaultRule } from './rule.ts'
 
 const words = (fields: object, without: string): string =>
@@ -20,7 +21,7 @@ export function describeRule({ where, when, what }: FaultRule): string {
   const action = words(what, 'do')
   const times = when?.times === undefined && when?.nth === undefined ? 'once' : ''
   const conditions = Object.entries(when ?? {}).map(([name, value]) => {
-    if (name === 'times') return value === 'always' ? 'always' : `${value} times`
+    if (name === 'times') return value === 'always' ? 'always' : counted(Number(value), 'time')
     return name === 'time' ? `from ${value} ms on` : `${name} ${value}`
   })
   const condition = [...conditions, times].filter(part => part !== '').join(', ')

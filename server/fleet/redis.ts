@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Queue } from 'bullmq'
 import { Redis } from 'ioredis'
+import { counted } from '../trace/words.ts'
 import { probe } from './probe.ts'
 import type { QueueConnection } from './queue.ts'
 
@@ -52,7 +53,7 @@ async function find(
     const ms = performance.now() - begun
     if (found.hopeless) throw new Error(`the queue ${where}: ${found.why}`)
     if (!wait && ms >= LOOK_MS) {
-      const times = tries === 1 ? 'tried once' : `tried ${tries} times in ${(ms / 1000).toFixed(0)} s`
+      const times = tries === 1 ? 'tried once' : `tried ${counted(tries, 'time')} in ${(ms / 1000).toFixed(0)} s`
       throw new Error(`the queue ${where}: ${found.why}; ${times}`)
     }
     if (wait && tries === 1) say(`the queue ${where} is not there yet: ${found.why}; waits for it`)

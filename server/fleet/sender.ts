@@ -9,6 +9,7 @@ import type { Redis } from 'ioredis'
 import { contentKey } from '../../scripts/setup/cache.ts'
 import type { Runner } from '../sessions/campaign.ts'
 import type { CampaignOf, RowOf } from '../sessions/store.ts'
+import { counted, grouped } from '../trace/words.ts'
 import { type Content, getArtefacts, removeArtefacts } from './artefacts.ts'
 import { type FleetJob, KEPT_S, MOST_DEATHS, Refused, Returned } from './job.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
@@ -211,9 +212,9 @@ class Sender<J, R> {
       this.#queue.getJobCounts('wait', 'delayed', 'active'),
       workersOf(this.#queue, this.#options.connection),
     ])
-    const whose = workers === 1 ? '1 worker' : workers === 0 ? 'no worker yet' : `${workers} workers`
+    const whose = workers === 0 ? 'no worker yet' : counted(workers, 'worker')
     this.#options.say(
-      `${this.#open.size} jobs to come; in the queue ${wait + delayed} wait and ${active} run, for ${whose}`,
+      `${counted(this.#open.size, 'job')} to come; in the queue ${grouped(wait + delayed)} wait and ${grouped(active)} run, for ${whose}`,
     )
   }
 
@@ -272,7 +273,9 @@ class Sender<J, R> {
       const last = failedReason.includes('stalled')
         ? 'its worker ended, or lost the queue'
         : failedReason.slice(0, MOST_WHY)
-      return lost(times > 0 ? `tried ${times} times without a result; at last: ${last}` : `it cannot be run: ${last}`)
+      return lost(
+        times > 0 ? `tried ${counted(times, 'time')} without a result; at last: ${last}` : `it cannot be run: ${last}`,
+      )
     }
     const { worker, artefacts } = returnvalue
     const contents = await getArtefacts(this.#redis, id, artefacts)

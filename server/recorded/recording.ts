@@ -16,6 +16,7 @@ import type { TraceRecord } from '../trace/records.ts'
 import { putRecord } from '../trace/recordWords.ts'
 import { Replay } from '../trace/replay.ts'
 import type { LongWrites } from '../trace/shown.ts'
+import { counted } from '../trace/words.ts'
 import { Moment } from './moment.ts'
 import { POLICIES } from './policies.ts'
 import { Told } from './told.ts'
@@ -264,7 +265,7 @@ export class Recording {
     if (damaged.length > 20) this.problems.push(`and ${damaged.length - 20} places more`)
     if (this.#replayProblem !== undefined)
       this.problems.push(`some of what the hypervisor wrote is not known: ${this.#replayProblem}`)
-    if (this.#lost > 0) this.problems.push(`${this.#lost} records are missing`)
+    if (this.#lost > 0) this.problems.push(`${counted(this.#lost, 'record is', 'records are')} missing`)
     this.#last = new Moment(this.header.machine, this.#now)
     this.seek(this.best)
   }

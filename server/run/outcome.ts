@@ -5,6 +5,7 @@ import type { GuestEvent } from '../machine/guestEvents.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import type { Facility } from '../policy/inspect.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
+import { counted } from '../trace/words.ts'
 import type { Ending } from './ending.ts'
 import type { AcpiReport } from './iort.ts'
 import { isolationViolation } from './isolation.ts'
@@ -99,6 +100,7 @@ export function notRecorded(recording: RecorderSummary | undefined): Ending<'not
   const missing = recording === undefined ? undefined : recording.lost + recording.refused
   if (missing === 0) return undefined
   const why = recording?.error === undefined ? '' : `: ${recording.error}`
-  const message = missing === undefined ? 'nothing was recorded' : `${missing} records are missing${why}`
+  const message =
+    missing === undefined ? 'nothing was recorded' : `${counted(missing, 'record is', 'records are')} missing${why}`
   return { outcome: 'not-recorded', message }
 }

@@ -2,6 +2,7 @@
 /** Campaigns as text, JUnit XML and HTML. Differences from what is expected come first everywhere. */
 import { isDeepStrictEqual } from 'node:util'
 import type { Verdict } from '../faults/rule.ts'
+import { counted, grouped, tenths } from '../trace/words.ts'
 import type { JobMachine } from './agentMachine.ts'
 import { byPlace, type Comparison, compare } from './compare.ts'
 import type { Campaign, Row } from './database.ts'
@@ -47,7 +48,7 @@ export function tableText(rows: readonly Row[]): string {
     jobName(job),
     result.verdict,
     result.asExpected ? '' : `expected ${expectedText(job)}`,
-    `${(result.ms / 1000).toFixed(1)} s`,
+    `${tenths(result.ms / 1000)} s`,
     result.findings[0]?.text.slice(0, 100) ?? '',
   ])
   const widths = [0, 1, 2, 3, 4].map(i => Math.max(0, ...cells.map(row => row[i]?.length ?? 0)))
@@ -58,7 +59,7 @@ export function tableText(rows: readonly Row[]): string {
       .trimEnd(),
   )
   const bad = rows.filter(({ result }) => !result.asExpected).length
-  const summary = `${rows.length} sessions, ${bad === 0 ? 'all as expected' : `${bad} not as expected`}`
+  const summary = `${counted(rows.length, 'session')}, ${bad === 0 ? 'all as expected' : `${bad} not as expected`}`
   return [...lines, summary].join('\n')
 }
 
@@ -128,7 +129,7 @@ export function htmlPage(campaign: Campaign, rows: readonly Row[]): string {
   const title = `Fault campaign ${campaign.id}`
   const state = campaign.finished === null ? 'not finished' : `finished ${campaign.finished}`
   return `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>${title}</title><style>${STYLE}</style></head><body>
-<h1>${title}</h1><p>${escapeXml(campaign.what)}<br>Started ${escapeXml(campaign.started)}, ${escapeXml(state)}. ${rows.length} of ${campaign.plan.length} sessions, <span class="${bad ? 'bad' : 'ok'}">${bad} not as expected</span>.</p>
+<h1>${title}</h1><p>${escapeXml(campaign.what)}<br>Started ${escapeXml(campaign.started)}, ${escapeXml(state)}. ${grouped(rows.length)} of ${counted(campaign.plan.length, 'session')}, <span class="${bad ? 'bad' : 'ok'}">${bad} not as expected</span>.</p>
 ${sections.join('\n')}</body></html>\n`
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Matrices as text, JUnit XML and HTML. What is not as it should be comes first, but in the tables, which have the order of the plan. */
+import { counted, tenths } from '../trace/words.ts'
 import { escapeXml, otherMachines, quoted, STYLE } from './campaignReport.ts'
 import { byPlace, type Comparison, compare } from './compare.ts'
 import {
@@ -13,7 +14,7 @@ import {
   placeOf,
 } from './matrix.ts'
 
-const seconds = (ms: number): string => (ms / 1000).toFixed(1)
+const seconds = (ms: number): string => tenths(ms / 1000)
 
 /** The command that boots a cell again, on its own. */
 export const repeatCell = (cell: Cell): string => `npm run boot -- ${bootWords(cell).slice(1).map(quoted).join(' ')}`
@@ -63,7 +64,7 @@ function cellText(row: MatrixRow | undefined): string {
 export function summaryText(plan: readonly Cell[], rows: readonly MatrixRow[]): string {
   const ok = rows.filter(({ result }) => result.asExpected).length
   const left = plan.length - rows.length
-  return `${plan.length} cells: ${ok} ok, ${rows.length - ok} not${left === 0 ? '' : `, ${left} not run`}`
+  return `${counted(plan.length, 'cell')}: ${ok} ok, ${rows.length - ok} not${left === 0 ? '' : `, ${left} not run`}`
 }
 
 /** Which QEMUs the cells ran on. */
@@ -169,7 +170,7 @@ export function matrixPage(matrix: Matrix, rows: readonly MatrixRow[], found: re
     )
     const list = (items: readonly string[]) => `<pre>${escapeXml(items.join('\n')) || 'nothing'}</pre>`
     return `<details id="c${places.get(cellName(job))}"${result.asExpected ? '' : ' open'}><summary><span class="${state}">${escapeXml(result.verdict)}</span> ${escapeXml(cellName(job))}</summary>
-<p>Linux ${escapeXml(result.release ?? 'of which nothing is known')}${result.qemu === undefined ? '' : `, ${escapeXml(result.qemu)}`}, ${seconds(result.ms)} s, ${result.traps ?? 'no'} traps. ${escapeXml(result.message)}</p><dl>
+<p>Linux ${escapeXml(result.release ?? 'of which nothing is known')}${result.qemu === undefined ? '' : `, ${escapeXml(result.qemu)}`}, ${seconds(result.ms)} s, ${result.traps === null || result.traps === undefined ? 'no traps' : counted(result.traps, 'trap')}. ${escapeXml(result.message)}</p><dl>
 <dt>Workload</dt><dd>${list(checks)}</dd>
 <dt>Unexpected hyp warnings</dt><dd>${list(result.warnings)}</dd>
 ${result.asExpected ? '' : `<dt>Console, its end</dt><dd>${list(result.console)}</dd>`}

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { parseSize } from '../machine/scratch.ts'
+import { counted } from '../trace/words.ts'
 
 /** Of one machine besides its RAM, bytes: QEMU, the trap thread, the recording's ring. */
 const OVERHEAD = 400 << 20
@@ -19,7 +20,9 @@ export const fitsMemory = (ram: number, total = totalmem()): boolean => ram + OV
 export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {
   const fit = fittingMachines(available, ram)
   if (jobs > fit) {
-    throw new Error(`--jobs ${jobs}: there is memory for ${fit} machines of ${(ram + OVERHEAD) >> 20} MiB each`)
+    throw new Error(
+      `--jobs ${jobs}: there is memory for ${counted(fit, 'machine')} of ${(ram + OVERHEAD) >> 20} MiB each`,
+    )
   }
 }
 

@@ -11,6 +11,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, existsSync, mkdirSync, openSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { counted } from '../trace/words.ts'
 
 const SCHEMA_VERSION = 2
 /** Of a file of version 1 that is brought up to date: no sum, and no session that was counted. */
@@ -187,12 +188,12 @@ export class Store<Job, Result extends Stored> {
   }
 
   #checkRows(): void {
-    const counted = this.#db.prepare('SELECT count(*) AS n FROM sessions WHERE campaign = ?')
+    const rowsOf = this.#db.prepare('SELECT count(*) AS n FROM sessions WHERE campaign = ?')
     let sessions = 0
     for (const { sum: found, ...row } of this.#db.prepare('SELECT * FROM campaigns').iterate()) {
       const campaign = row as unknown as CampaignRow
       if (campaignSum(campaign) !== found) throw new DamagedDatabase(`campaign ${campaign.id} has another sum`)
-      const n = Number(counted.get(campaign.id)?.n)
+      const n = Number(rowsOf.get(campaign.id)?.n)
       if (n !== campaign.sessions) {
         throw new DamagedDatabase(`campaign ${campaign.id} has ${n} sessions, not ${campaign.sessions}`)
       }
@@ -403,7 +404,7 @@ function refusal<Job>(path: string, kind: Kind<Job>, error: Error & { readonly e
   const rest =
     sessions === 0
       ? 'nothing of it can be saved'
-      : `${sessions} sessions of it can be saved: "smmu-cosim ${kind.salvage} ${path} NEW-FILE" does`
+      : `${counted(sessions, 'session')} of it can be saved: "smmu-cosim ${kind.salvage} ${path} NEW-FILE" does`
   return new DamagedDatabase(`${path} is damaged (${error.message}); ${rest}`)
 }
 

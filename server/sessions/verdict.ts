@@ -3,6 +3,7 @@
 
 import type { Firing, Verdict } from '../faults/rule.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
+import { counted } from '../trace/words.ts'
 import type { ConsoleFinding } from './console.ts'
 
 /** What was seen of one session. */
@@ -88,7 +89,7 @@ function* find(evidence: Evidence): Generator<Finding> {
     yield { verdict: 'harness-error', text: 'no rule fired: the session says nothing about the fault' }
   }
   for (const { code, count, firstValues } of evidence.warnings) {
-    yield { verdict: 'hyp-warning', text: `${code}, ${count} times: ${firstValues}` }
+    yield { verdict: 'hyp-warning', text: `${code}, ${counted(count, 'time')}: ${firstValues}` }
   }
   for (const { verdict, line } of evidence.console) yield { verdict, text: line }
   if (evidence.end === 'deadline') {
@@ -112,12 +113,15 @@ function* find(evidence: Evidence): Generator<Finding> {
     }
   }
   for (const [name, count] of Object.entries(evidence.events)) {
-    if (count > 0) yield { verdict: 'recovered', text: `${count} events ${name}` }
+    if (count > 0) yield { verdict: 'recovered', text: `${counted(count, 'event')} ${name}` }
   }
-  if (evidence.gerrors > 0) yield { verdict: 'recovered', text: `${evidence.gerrors} changes of GERROR` }
+  if (evidence.gerrors > 0) yield { verdict: 'recovered', text: `${counted(evidence.gerrors, 'change')} of GERROR` }
   if (evidence.guardFaults > 0)
-    yield { verdict: 'recovered', text: `${evidence.guardFaults} accesses of guarded memory by vCPUs` }
-  if (evidence.resets > 0) yield { verdict: 'recovered', text: `${evidence.resets} resets of the machine` }
+    yield {
+      verdict: 'recovered',
+      text: `${counted(evidence.guardFaults, 'access', 'accesses')} of guarded memory by vCPUs`,
+    }
+  if (evidence.resets > 0) yield { verdict: 'recovered', text: `${counted(evidence.resets, 'reset')} of the machine` }
   if (evidence.interruptions > 0)
-    yield { verdict: 'recovered', text: `the server was away ${evidence.interruptions} times` }
+    yield { verdict: 'recovered', text: `the server was away ${counted(evidence.interruptions, 'time')}` }
 }

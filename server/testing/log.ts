@@ -7,13 +7,14 @@ import { namedStream } from '../smmu/commandFields.ts'
 import { describeCommand, opcodeName } from '../smmu/commands.ts'
 import { decodeEvent, describeEvent, EVTQ_ENT_WORDS, eventName } from '../smmu/events.ts'
 import { registerName } from '../smmu/registers.ts'
-import { describeChildren, describeRecord, describeRoot, micros } from '../trace/describe.ts'
+import { describeChildren, describeRecord, describeRoot } from '../trace/describe.ts'
 import { commandWords } from '../trace/groupMemory.ts'
 import { CHILDREN, type Group, type Root } from '../trace/groups.ts'
 import type { Layout } from '../trace/layout.ts'
 import type { Sink } from '../trace/pump.ts'
 import { type RecordOf, roots, type TraceRecord, verdict } from '../trace/records.ts'
 import type { RingReader } from '../trace/ring.ts'
+import { took } from '../trace/words.ts'
 
 /** The newest so many of each sort are kept. */
 const KEPT = 20_000
@@ -236,7 +237,7 @@ export class MachineLog implements Sink {
       value: (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0),
       aborted: aborted === 1,
       time,
-      text: `#${seq} ${write ? 'W' : 'R'} ${register} ${hex64(lo, hi)} ${duration > 0 ? micros(duration) : 'by QEMU'}`,
+      text: `#${seq} ${write ? 'W' : 'R'} ${register} ${hex64(lo, hi)} ${took(duration / 1000)}`,
     })
   }
 

@@ -16,6 +16,7 @@ import { commandWords, INVALID, streamEntries } from './groupMemory.ts'
 import type { Group, Root } from './groups.ts'
 import { FAULT_ACTIONS, machineState, type RecordOf, request, type TraceRecord, verdict } from './records.ts'
 import { pcOf, returnAddresses, type Symbols } from './symbols.ts'
+import { counted, micros, took } from './words.ts'
 
 export const NO_CPU = 0xffff
 const SHOWN_BYTES = 32
@@ -25,14 +26,8 @@ const nameOf = (values: Readonly<Record<string, number>>, value: number): string
 const nameOfCode = (values: Readonly<Record<string, readonly [number, string]>>, value: number): string =>
   Object.entries(values).find(([, [v]]) => v === value)?.[0] ?? String(value)
 
-/** ns as µs, three digits. */
-export function micros(ns: number): string {
-  const us = ns / 1000
-  return `${us >= 100 ? us.toFixed(0) : us >= 10 ? us.toFixed(1) : us.toFixed(2)} µs`
-}
-
 function range(address: number, length: number): string {
-  return `${hex(address)} +${length % 4096 === 0 && length > 0 ? `${length / 4096} pages` : length}`
+  return `${hex(address)} +${length % 4096 === 0 && length > 0 ? counted(length / 4096, 'page') : length}`
 }
 
 function access(
@@ -64,14 +59,14 @@ export function describeRoot(root: Root, symbols?: Symbols): string {
       const text = `${`#${seq}`.padStart(7)} ${who} ${access(root, aborted === 0 || root.write === 1)}${width}${outcome}`
       const pc = pcOf(root)
       const where = symbols !== undefined && pc !== 0n ? `  ${symbols.describe(pc)}` : ''
-      return `${text.padEnd(72)} ${(duration > 0 ? micros(duration) : 'by QEMU').padStart(9)}${where}`
+      return `${text.padEnd(72)} ${took(duration / 1000).padStart(16)}${where}`
     }
     case 'reset':
-      return `reset (${nameOfCode(enums.resetCause, root.cause)})  ${micros(root.duration)}`
+      return `reset (${nameOfCode(enums.resetCause, root.cause)})  ${micros(root.duration / 1000)}`
     case 'request':
-      return `request: ${describeRequest(root)}  ${micros(root.duration)}`
+      return `request: ${describeRequest(root)}  ${micros(root.duration / 1000)}`
     case 'translate':
-      return `translate ${describeTranslation(root)}  ${micros(root.duration)}`
+      return `translate ${describeTranslation(root)}  ${micros(root.duration / 1000)}`
   }
 }
 
@@ -90,7 +85,7 @@ export function describeRequest({ request: asked, v0, v1, v2, result }: RecordOf
     case request.faultsOpened:
       return 'what rules wait for has come'
     case request.faultsArmed:
-      return v0 === 0 ? 'rules disarmed' : `${v0} rules armed`
+      return v0 === 0 ? 'rules disarmed' : `${counted(v0, 'rule')} armed`
     case request.other:
       return 'inspection'
     default:
@@ -155,7 +150,7 @@ export function describeRecord(record: TraceRecord, warnings: WarningTable): str
   switch (record.kind) {
     case 'hardware': {
       const failed = record.ok ? '' : ' REFUSED'
-      return `hardware  ${access(record, record.ok === 1 || record.write === 1)}${failed}  ${micros(record.duration)}`
+      return `hardware  ${access(record, record.ok === 1 || record.write === 1)}${failed}  ${micros(record.duration / 1000)}`
     }
     case 'memory':
       return memory(record)
@@ -191,7 +186,7 @@ export function describeRecord(record: TraceRecord, warnings: WarningTable): str
     case 'breakpoint':
       return `break     breakpoint ${record.id} at trap #${record.seq}`
     case 'stage2': {
-      const told = record.all ? 'all of its tables' : `${record.bytes.length / 8} pages of its tables`
+      const told = record.all ? 'all of its tables' : `${counted(record.bytes.length / 8, 'page')} of its tables`
       return `EL2       cpu${record.cpu} ${told}, VTTBR ${hex64(record.vttbrLo, record.vttbrHi)} VTCR ${hex64(record.vtcrLo, record.vtcrHi)}`
     }
     case 'stack':
@@ -201,7 +196,7 @@ export function describeRecord(record: TraceRecord, warnings: WarningTable): str
     case 'machine':
       return `machine   ${nameOf(machineState, record.state)}`
     case 'lost':
-      return `LOST      ${record.count} records are missing here`
+      return `LOST      ${counted(record.count, 'record is', 'records are')} missing here`
     case 'console':
       return `console   ${record.text}`
     case 'control':

@@ -26,6 +26,7 @@ import {
 import { RecordError, Unpacker } from './msgpack.ts'
 import type { TraceRecord } from './records.ts'
 import { laterSegments, segmentPath } from './segments.ts'
+import { counted } from './words.ts'
 
 /** Something wrong with a file. */
 export interface Problem {
@@ -258,7 +259,7 @@ export class TraceReader {
       this.#problem(
         path,
         end,
-        `the file is cut off in block ${info.number}, ${count} of its ${info.records} records are whole`,
+        `the file is cut off in block ${info.number}, ${count} of its ${counted(info.records, 'record')} ${count === 1 ? 'is' : 'are'} whole`,
         true,
       )
     }

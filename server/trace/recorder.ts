@@ -21,6 +21,7 @@ import { kinds, type RecordOf, type TraceRecord } from './records.ts'
 import type { RingReader } from './ring.ts'
 import { laterSegments, segmentPath } from './segments.ts'
 import { projectVersion } from './version.ts'
+import { counted } from './words.ts'
 
 /** A block is written when it has so many bytes, or is so old in ms. */
 const BLOCK_BYTES = 1 << 18
@@ -435,6 +436,8 @@ export class Recorder implements Sink {
     if (this.#refusing === undefined) return
     const missing = this.#refused - this.#refusing.before
     this.#refusing = undefined
-    this.#options.say?.(`recorded again: ${this.#options.path}: ${missing} records are missing`)
+    this.#options.say?.(
+      `recorded again: ${this.#options.path}: ${counted(missing, 'record is', 'records are')} missing`,
+    )
   }
 }

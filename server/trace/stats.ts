@@ -8,7 +8,7 @@ import type { Output } from './output.ts'
 import type { TraceReader } from './reader.ts'
 import { type TraceRecord, verdict } from './records.ts'
 import { pcOf, type Symbols } from './symbols.ts'
-import { counted, grouped, micros } from './words.ts'
+import { counted, grouped, micros, tenths } from './words.ts'
 
 /** Numbers of a recording; times in ns. */
 export interface Stats {
@@ -140,7 +140,7 @@ export function stats(records: Iterable<TraceRecord>, table: WarningTable, symbo
 
 export function printStats(s: Stats, reader: TraceReader, out: Output): void {
   const us = ({ p50, p90, p99, max }: Percentiles) =>
-    `p50 ${micros(p50 / 1000)} µs, p90 ${micros(p90 / 1000)}, p99 ${micros(p99 / 1000)}, max ${micros(max / 1000)}`
+    `p50 ${micros(p50 / 1000)}, p90 ${tenths(p90 / 1000)}, p99 ${tenths(p99 / 1000)}, max ${tenths(max / 1000)}`
   out.line(
     `${counted(s.traps, 'access', 'accesses')} in ${(s.span / 1e9).toFixed(2)} s${s.predicted > 0 ? `, of which ${grouped(s.predicted)} answered by QEMU` : ''}${s.aborted > 0 ? `, ${grouped(s.aborted)} aborted` : ''}`,
   )
@@ -152,7 +152,7 @@ export function printStats(s: Stats, reader: TraceReader, out: Output): void {
   out.line(
     `  memory accesses    ${counted(s.memory.reads, 'read')}, ${counted(s.memory.writes, 'write')}, ${counted(s.memory.bytes, 'byte')}`,
   )
-  const perTrap = s.traps > 0 ? `, ${(reader.size / s.traps).toFixed(0)} per access` : ''
+  const perTrap = s.traps > 0 ? `, ${grouped(Math.round(reader.size / s.traps))} per access` : ''
   out.line(`  file               ${counted(s.records, 'record')}, ${counted(reader.size, 'byte')}${perTrap}`)
   if (s.lost > 0) out.line(`  LOST               ${counted(s.lost, 'record')}`)
   const sections = { registers: s.registers, commands: s.commands, warnings: s.warnings, events: s.events }

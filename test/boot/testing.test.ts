@@ -143,9 +143,7 @@ test("what (1) isn't so", async ({ machine }) => {
   expect(stderr).toContain('expected an event { type: "F_PERMISSION" }; there was no event')
   expect(stdout).toMatch(/machine, seed 5$/m)
   // The step of the test stands in front of what it led to.
-  expect(stdout).toMatch(
-    /hyp\.donate 0x[0-9a-f]+ 4096 vm 7.*\n(.*\n)*? +request: donate 0x[0-9a-f]+ \+1 pages vm 7: OK/,
-  )
+  expect(stdout).toMatch(/hyp\.donate 0x[0-9a-f]+ 4096 vm 7.*\n(.*\n)*? +request: donate 0x[0-9a-f]+ \+1 page vm 7: OK/)
   expect(readFileSync(join(cwd, 'out.xml'), 'utf8')).toContain('F_PERMISSION')
 
   const [, recording = ''] = /^ +recording (\S+)/m.exec(stdout) ?? []

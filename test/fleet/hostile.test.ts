@@ -194,7 +194,7 @@ test('a Redis that says nothing keeps neither a sender nor a worker from ending'
   worker.stderr.setEncoding('utf8').on('data', (text: string) => {
     told += text
   })
-  const begun = () => told.includes('takes jobs') && said.some(line => line.startsWith('1 jobs to come'))
+  const begun = () => told.includes('takes jobs') && said.some(line => line.startsWith('1 job to come'))
   await expect.poll(begun, { timeout: 60_000 }).toBe(true)
   redis.pause()
   try {

@@ -4,6 +4,7 @@ import { Option } from 'commander'
 import type { AttackBody, AttackRunView } from '../../api/schemas/attack.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { DEFAULTS } from '../../run/options.ts'
+import { counted, grouped, tenths } from '../../trace/words.ts'
 import {
   attackPopulateOption,
   attackPowerOption,
@@ -24,16 +25,17 @@ function runText(run: AttackRunView): string {
   const switched = power === undefined ? '' : `, SMMUs switched off and on (${power})`
   const shared = stage2 === 'shared' ? `, EL2's tables shared (${populate})` : ''
   const more = `${blocks ? ' in blocks' : ''}${switched}${shared}`
-  const rate = Math.round(operations / Math.max(seconds, 0.001))
+  const rate = grouped(Math.round(operations / Math.max(seconds, 0.001)))
+  const features = coverage.reduce((sum, { count }) => sum + count, 0)
   return [
     `${state}: ${[policy, ...quirks].join(' with ')}${more}, hardware ${hardware.join(',') || 'none'}, seed ${seed}`,
     ...(message === null ? [] : [message]),
-    `${seconds.toFixed(1)} s, ${operations} operations (${rate}/s), ${steps} steps, ${programs} programs, ${judged} judged`,
-    `${coverage.reduce((sum, { count }) => sum + count, 0)} features, ${corpus} programs kept`,
-    ...coverage.map(({ what, count }) => `  ${String(count).padStart(6)} ${what}`),
-    ...(lost === 0 ? [] : [`${lost} findings did not come again on a machine of their own`]),
-    `${found} findings`,
-    ...findings.map(({ n, kind, message, seconds }) => `  ${n} ${seconds.toFixed(1)} s ${kind}: ${message}`),
+    `${tenths(seconds)} s, ${counted(operations, 'operation')} (${rate}/s), ${counted(steps, 'step')}, ${counted(programs, 'program')}, ${grouped(judged)} judged`,
+    `${counted(features, 'feature')}, ${counted(corpus, 'program')} kept`,
+    ...coverage.map(({ what, count }) => `  ${grouped(count).padStart(7)} ${what}`),
+    ...(lost === 0 ? [] : [`${counted(lost, 'finding')} did not come again on another machine`]),
+    counted(found, 'finding'),
+    ...findings.map(({ n, kind, message, seconds }) => `  ${n} ${tenths(seconds)} s ${kind}: ${message}`),
   ].join('\n')
 }
 

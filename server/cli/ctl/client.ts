@@ -18,6 +18,7 @@ import {
 } from '../../api/schemas/request.ts'
 import type { ServerMessage, StreamItems, StreamName, Subscribe } from '../../api/schemas/subscriptions.ts'
 import { TOKEN_VARIABLE } from '../../api/security.ts'
+import { counted } from '../../trace/words.ts'
 import { UsageError } from '../exit.ts'
 import { print, say } from '../terminal.ts'
 
@@ -103,7 +104,7 @@ export class Client {
         const message = JSON.parse(String(data)) as ServerMessage
         if (message.type === 'error') reject(new Error(message.error))
         if (message.type !== 'items') return
-        if (message.dropped) say(`${message.dropped} items were missed`)
+        if (message.dropped) say(`${counted(message.dropped, 'item was', 'items were')} missed`)
         for (const item of message.items) each(item as StreamItems[K])
       })
       socket.on('error', () => reject(new Error(`no stream at ${url.href}`)))

@@ -2,7 +2,7 @@
 /** Fault injection. */
 import type { FaultEffect, FaultStatusView, Span } from '../../api/schemas/faults.ts'
 import { entriesOf, isFile } from '../../faults/catalogue.ts'
-import { counted, grouped } from '../../trace/words.ts'
+import { counted, grouped, tenths } from '../../trace/words.ts'
 import { whole } from '../numbers.ts'
 import { type Add, list, plain } from './command.ts'
 
@@ -21,7 +21,7 @@ function spanText(name: string, span: Span): string {
     ...warnings.map(({ code, count }) => `${count} × ${code}`),
     ...events.map(({ name, count }) => `${count} × ${name}`),
   ]
-  return `${name} (${seconds.toFixed(1)} s): ${counts.join(', ')}`
+  return `${name} (${tenths(seconds)} s): ${counts.join(', ')}`
 }
 
 const effectText = (effect: FaultEffect | null): string =>

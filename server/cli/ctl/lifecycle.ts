@@ -11,6 +11,7 @@ import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { DEFAULTS } from '../../run/options.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
+import { grouped } from '../../trace/words.ts'
 import { bbmOption, blocksOption, carveout, deviceOption, quirkOption, size } from '../bootOptions.ts'
 import { UsageError } from '../exit.ts'
 import { whole, within } from '../numbers.ts'
@@ -200,7 +201,7 @@ export function lifecycleCommands(add: Add): void {
   })
   add('rates', 'traps a second, as far as they are kept', plain, async client => {
     client.print(await client.call('GET /machine/rates'), ({ points }) =>
-      list(points, ({ at, run, rate }) => `${new Date(at).toISOString()}  run ${run}  ${rate.toFixed(0)}`),
+      list(points, ({ at, run, rate }) => `${new Date(at).toISOString()}  run ${run}  ${grouped(Math.round(rate))}`),
     )
   })
   add('counters', 'everything that is counted', plain, async client => {

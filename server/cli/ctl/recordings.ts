@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What was recorded before. */
 import type { ReportView } from '../../api/schemas/recordings.ts'
+import { counted } from '../../trace/words.ts'
 import { type Add, list, plain } from './command.ts'
 
 const reportText = ({ lines }: ReportView): string => lines.join('\n')
@@ -9,7 +10,7 @@ export function recordingCommands(add: Add): void {
   add('recordings', 'recordings in the folder of runs', plain, async client => {
     client.print(await client.call('GET /recordings'), ({ items }) =>
       list(items, ({ name, created, policy, kernel, bytes }) =>
-        [name, created, policy, kernel, `${bytes} bytes`].join('  '),
+        [name, created, policy, kernel, counted(bytes, 'byte')].join('  '),
       ),
     )
   })

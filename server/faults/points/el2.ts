@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Policy, Stage2Change } from '../../policy/policy.ts'
 import { hex } from '../../smmu/bits.ts'
+import { counted } from '../../trace/words.ts'
 import type { ArmedRule } from '../armed.ts'
 import type { ArmedMachine } from '../armedMachine.ts'
 import { changed } from '../change.ts'
@@ -45,7 +46,11 @@ export class El2Point {
         case 'postpone':
           told = undefined
           this.#late.push({ left: what.traps, change })
-          this.#machine.fired(armed, `EL2's change of ${pages}: ${what.traps} traps later`, change.pages.length)
+          this.#machine.fired(
+            armed,
+            `EL2's change of ${pages}: ${counted(what.traps, 'trap')} later`,
+            change.pages.length,
+          )
           break
         case 'change': {
           const wrong = change.pages.map(page => Number(changed(BigInt(page), what)))

@@ -2,6 +2,7 @@
 import type { Policy, Trap } from '../../policy/policy.ts'
 import { hex64 } from '../../smmu/bits.ts'
 import { ARM_SMMU_CMDQ_PROD, registerName } from '../../smmu/registers.ts'
+import { counted } from '../../trace/words.ts'
 import type { ArmedRule } from '../armed.ts'
 import type { ArmedMachine } from '../armedMachine.ts'
 import { alter, alterRead } from '../change.ts'
@@ -61,7 +62,7 @@ export class RegisterPoint {
         case 'postpone':
           lost = true
           this.#postponed.push({ due: trap.seq + what.traps, trap: { ...trap }, smmu })
-          this.#machine.fired(armed, `${write} ${hex64(lo, hi)}: ${what.traps} traps later`, lo)
+          this.#machine.fired(armed, `${write} ${hex64(lo, hi)}: ${counted(what.traps, 'trap')} later`, lo)
           break
         default:
           this.#actions.act(armed, trap.smmu)

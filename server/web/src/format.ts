@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { hex } from '../../smmu/bits.ts'
+import { counted, grouped, micros as microsOnly, tenths } from '../../trace/words.ts'
 
-export { hex }
+export { counted, grouped as count, hex, tenths }
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
 
@@ -11,16 +12,13 @@ export function bytes(value: number): string {
     value /= 1024
     unit++
   }
-  return `${Number.isInteger(value) ? value : value.toFixed(1)} ${UNITS[unit]}`
+  return `${Number.isInteger(value) ? grouped(value) : tenths(value)} ${UNITS[unit]}`
 }
 
-/** A count with narrow spaces between thousands. */
-export const count = (value: number): string => value.toLocaleString('en').replaceAll(',', '\u202f')
-
+/** A time in the unit that suits it: `4.1 µs`, `2.3 ms`, `1.2 s` */
 export function micros(us: number): string {
-  if (us >= 1_000_000) return `${(us / 1_000_000).toFixed(2)} s`
-  if (us >= 1_000) return `${(us / 1_000).toFixed(us >= 10_000 ? 1 : 2)} ms`
-  return `${us >= 100 ? us.toFixed(0) : us.toFixed(1)} µs`
+  if (us >= 1_000_000) return `${tenths(us / 1_000_000)} s`
+  return us >= 1_000 ? `${tenths(us / 1_000)} ms` : microsOnly(us)
 }
 
 /** Guest time, ns, in seconds. */

@@ -2,7 +2,7 @@
 import { useRef, useState } from 'preact/hooks'
 import type { Timeline } from '../../api/schemas/trace.ts'
 import { call } from './api.ts'
-import { count, micros } from './format.ts'
+import { counted, micros } from './format.ts'
 import { useLoaded, useSize } from './hooks.ts'
 import { running, status } from './store.ts'
 import { Button } from './ui.tsx'
@@ -101,7 +101,10 @@ export function TimeLine(props: {
             height={HEIGHT}
             tabindex={0}
             role="img"
-            aria-label={`${count(line.traps.reduce((a, b) => a + b, 0))} traps; plus and minus zoom, arrows move, Enter selects the first`}
+            aria-label={`${counted(
+              line.traps.reduce((a, b) => a + b, 0),
+              'trap',
+            )}; plus and minus zoom, arrows move, Enter selects the first`}
             onKeyDown={key}
             onWheel={event => {
               event.preventDefault()

@@ -81,7 +81,7 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
         <dl class="facts tight">
           <div>
             <dt>Server time</dt>
-            <dd>{row.kind === 'trap' && row.us === 0 ? 'none: QEMU answered it' : micros(row.us)}</dd>
+            <dd>{row.kind === 'trap' && row.us === 0 ? 'answered by QEMU' : micros(row.us)}</dd>
           </div>
           {row.time !== undefined && (
             <div>

@@ -37,9 +37,9 @@ test('finds, keeps, and finds again', async () => {
   const corpus = join(folder, 'corpus')
   const first = await attack('--policy', policy, '--ops', '3000', '--corpus', corpus)
   expect(first.code).toBe(1)
-  expect(first.stdout).toMatch(/^attack on .*open\.ts, hardware none, seed 1, 1 jobs\n/)
+  expect(first.stdout).toMatch(/^attack on .*open\.ts, hardware none, seed 1, 1 job\n/)
   expect(first.stdout).toMatch(/^\d+\.\d s: guard\n {4}0: donate 0x/m)
-  expect(first.stdout).toMatch(/^\d+ operations in \d+ programs, .* operations\/s, \d+ features$/m)
+  expect(first.stdout).toMatch(/^[\d,]+ operations in [\d,]+ programs, .* operations\/s, [\d,]+ features$/m)
   const [name] = readdirSync(corpus).filter(file => file.startsWith('guard-'))
   expect(readdirSync(corpus)).toContain('programs.json')
 
@@ -133,7 +133,7 @@ describe('where nothing was judged', () => {
     '%s: it does not say that nothing was found',
     async args => {
       const { code, stdout } = await attack(...args, '--ops', '500')
-      expect(stdout).toMatch(/\n(\d+) programs of \1: nothing was judged/)
+      expect(stdout).toMatch(/\n(\d+) of \1 programs: nothing was judged/)
       expect(stdout).not.toContain('nothing new was found')
       expect(code).toBe(1)
     },
@@ -175,7 +175,7 @@ export default (machine, context) => {
 `,
   )
   const { code, stdout } = await attack('--policy', file, '--ops', '6000')
-  expect(stdout).toMatch(/^\d+ findings did not come again on a machine of their own/m)
+  expect(stdout).toMatch(/^\d+ findings? did not come again on another machine/m)
   expect(stdout).not.toContain('nothing new was found')
   expect(code).toBe(1)
 })

@@ -92,12 +92,12 @@ test('numbers as people read them, and how many accesses QEMU answered', () => {
   for (const line of [
     '  QEMU 10.2.2, built from the source in /my/qemu',
     '  43,788 accesses, of which 21,876 answered by QEMU: 43,787 reads, 1 write',
-    '    as QEMU saw them  p50 4.1 µs, p90 323.0, p99 925.7, max 14820.3',
+    '    as QEMU saw them  p50 4.1 µs, p90 323.0, p99 925.7, max 14,820.3',
     '  1 command of the host: 1 kept, 0 rewritten, 0 dropped; 1,234 of the hypervisor',
     '    1 access of guarded memory by vCPUs, stopped',
     '  fault   hang fired 1 time (1 match)',
     '  ok     kexec read         42.0 MiB',
-    '  bench  nvme               1 read, 2000.0 µs each',
+    '  bench  nvme               1 read, 2,000.0 µs each',
     '  trace   /t (1 record, 639,784 B, 1,200 LOST)',
   ])
     expect(text.split('\n')).toContain(line)

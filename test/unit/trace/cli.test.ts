@@ -72,7 +72,7 @@ const lines = (out: string): string[] =>
     .map(line =>
       line
         .replace(/^ *[0-9]+\.[0-9]{6} /, '')
-        .replace(/ +[0-9.]+ µs/, '')
+        .replace(/ +[0-9.,]+ µs/, '')
         .trim(),
     )
 
@@ -285,7 +285,7 @@ test('bad input: one line that says what is wrong, and a code', async () => {
 
 test('cut: a smaller recording that replays as far', async () => {
   const path = join(files, 'start.gz')
-  expect((await run('trace', 'cut', boot, '--to', '40', '-o', path)).out).toMatch(/start.gz: [0-9]+ bytes\n$/)
+  expect((await run('trace', 'cut', boot, '--to', '40', '-o', path)).out).toMatch(/start.gz: [0-9,]+ bytes\n$/)
   const { code, out } = await run('replay', path)
   expect(out).toMatch(/^40 traps replayed in .*\nno difference\n$/)
   expect(code).toBe(0)

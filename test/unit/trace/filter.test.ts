@@ -42,10 +42,10 @@ test('a donation is about pages; a register that is not as posted is not', () =>
 })
 
 test.each([
-  [asked(request.donate, 0x1000, 0x2000, 1), 'request: donate 0x1000 +2 pages vm 1: OK  1.50 µs'],
-  [asked(request.resume, 0, 0, 0), 'request: resume  1.50 µs'],
-  [asked(request.postMismatch, 0, 0x9c, 5), 'request: post mismatch: smmu0 CMDQ_CONS is 0x5  1.50 µs'],
-  [asked(request.other, 0, 0, 0), 'request: inspection  1.50 µs'],
+  [asked(request.donate, 0x1000, 0x2000, 1), 'request: donate 0x1000 +2 pages vm 1: OK  1.5 µs'],
+  [asked(request.resume, 0, 0, 0), 'request: resume  1.5 µs'],
+  [asked(request.postMismatch, 0, 0x9c, 5), 'request: post mismatch: smmu0 CMDQ_CONS is 0x5  1.5 µs'],
+  [asked(request.other, 0, 0, 0), 'request: inspection  1.5 µs'],
 ])('%s in words', (root, text) => {
   expect(describeRoot(root)).toBe(text)
 })

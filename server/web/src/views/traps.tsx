@@ -3,7 +3,7 @@ import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
 import type { TrapFilter, TrapRow } from '../../../api/schemas/trace.ts'
 import type { Recording } from '../../../recorded/recording.ts'
 import { call } from '../api.ts'
-import { count, delta, seconds, wallClock } from '../format.ts'
+import { count, delta, seconds, tenths, wallClock } from '../format.ts'
 import { subscribe } from '../live.ts'
 import { moment, recording, seek } from '../recorded/open.ts'
 import { shortcut } from '../shortcuts.ts'
@@ -430,7 +430,7 @@ function Row({ line: { row, before, inRun }, gap, selected, select }: RowProps) 
           <span class="num">{row.kind}</span>
           <span class="num">{timeOf(row)}</span>
           <span class="wide">{row.text}</span>
-          <span class="num">{row.us.toFixed(1)}</span>
+          <span class="num">{tenths(row.us)}</span>
         </button>
       </li>
     )
@@ -467,7 +467,7 @@ function Row({ line: { row, before, inRun }, gap, selected, select }: RowProps) 
           class={`num ${row.us > 1000 ? 'slow' : ''} ${row.us === 0 ? 'muted' : ''}`}
           title={row.us === 0 ? 'answered by QEMU without asking, as it had been told to' : undefined}
         >
-          {row.us === 0 ? 'QEMU' : row.us.toFixed(row.us < 1_000 ? 1 : 0)}
+          {row.us === 0 ? 'QEMU' : tenths(row.us)}
         </span>
       </button>
     </li>
@@ -535,7 +535,7 @@ function RunRow(props: {
           <bdi>{rows.every(({ where }) => where === first.where) ? first.where : ''}</bdi>
         </span>
         <span class="num muted" title="all together">
-          {us.toFixed(us < 1_000 ? 1 : 0)}
+          {tenths(us)}
         </span>
       </button>
     </li>
