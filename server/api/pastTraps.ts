@@ -94,41 +94,50 @@ export class PastTraps {
 
   /**
    * The last rows before `before` that match, oldest first.
-   * @returns from: the oldest row that was looked at; what is older was not recorded, or not looked at yet
+   * @returns from: the oldest row that was looked at; missing: how many of these rows are not in the recording
    */
-  async last(max: number, filter: TrapFilter, before: number): Promise<{ items: TrapRow[]; from: number }> {
+  async last(
+    max: number,
+    filter: TrapFilter,
+    before: number,
+  ): Promise<{ items: TrapRow[]; from: number; missing: number }> {
     let items: TrapRow[] = []
+    let missing = 0
     const first = Math.max(1, before - SCAN)
     let from = before
     while (items.length < max && from > first) {
       const { window, start } = this.#partOf(from - 1)
-      const found = window && (await this.#rows(window, Math.max(start, first), from, filter))
-      // What was not recorded is left out.
-      items = [...(found ?? []), ...items]
-      from = Math.max(start, first)
+      const until = Math.max(start, first)
+      const found = window && (await this.#rows(window, until, from, filter))
+      if (found === undefined) missing += from - until
+      else items = [...found, ...items]
+      from = until
     }
     const more = items.length > max ? items.slice(-max) : items
-    return { items: more, from: items.length > max ? (more[0]?.id ?? from) : from }
+    return { items: more, from: items.length > max ? (more[0]?.id ?? from) : from, missing }
   }
 
-  /** The first rows from `from` on, up to `until`, that match. @returns next: the row to go on with */
+  /** The first rows from `from` on, up to `until`, that match. @returns next: the row to go on with; missing: as of `last` */
   async read(
     from: number,
     until: number,
     max: number,
     filter: TrapFilter,
-  ): Promise<{ items: TrapRow[]; next: number }> {
+  ): Promise<{ items: TrapRow[]; next: number; missing: number }> {
     const items: TrapRow[] = []
+    let missing = 0
     const last = Math.min(until, from + SCAN)
     let next = from
     while (items.length < max && next < last) {
       const { window, end } = this.#partOf(next)
-      const found = (window && (await this.#rows(window, next, Math.min(end, last), filter))) ?? []
+      const until = Math.min(end, last)
+      const found = window && (await this.#rows(window, next, until, filter))
+      if (found === undefined) missing += until - next
       const room = max - items.length
-      items.push(...found.slice(0, room))
-      next = found.length > room ? (items.at(-1)?.id ?? next) + 1 : Math.min(end, last)
+      items.push(...(found ?? []).slice(0, room))
+      next = found !== undefined && found.length > room ? (items.at(-1)?.id ?? next) + 1 : until
     }
-    return { items, next }
+    return { items, next, missing }
   }
 
   /** undefined: the recording has not got them. */

@@ -40,17 +40,18 @@ export function traceHandlers(manager: Traced): Handlers<typeof trace> {
         const earlier = (from < oldest && (await past?.read(from, oldest, limit, filter))) || {
           items: [],
           next: Math.max(from, oldest),
+          missing: 0,
         }
-        const { items } = earlier
+        const { items, missing } = earlier
         if (items.length === limit || earlier.next < oldest) return { oldest, from, ...earlier }
         const rest = traps.read(from, limit - items.length, filter)
-        return { oldest, from, next: rest.next, items: [...items, ...rest.items] }
+        return { oldest, from, next: rest.next, missing, items: [...items, ...rest.items] }
       }
       const kept = traps.last(limit, filter, before)
-      if (kept.items.length === limit || kept.from > oldest) return { oldest, next, ...kept }
-      if (past === undefined) return { oldest, next, ...kept }
+      if (kept.items.length === limit || kept.from > oldest || past === undefined)
+        return { oldest, next, missing: 0, ...kept }
       const earlier = await past.last(limit - kept.items.length, filter, Math.min(kept.from, before ?? next))
-      return { oldest, next, from: earlier.from, items: [...earlier.items, ...kept.items] }
+      return { oldest, next, ...earlier, items: [...earlier.items, ...kept.items] }
     },
     'GET /traps/timeline': ({ query }) => manager.history.timeline(query),
     'GET /traps/:id': async ({ params }) => {

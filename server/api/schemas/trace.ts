@@ -219,6 +219,7 @@ export const trace = {
         description: 'oldest row that was looked at: without `after`, what to go on with as `before`',
       }),
       next: Type.Integer({ description: 'first row that was not looked at, or that is to come' }),
+      missing: Type.Integer({ description: 'rows in between that are neither in memory nor in a recording' }),
       items: Type.Array(Ref(RowSchema)),
     }),
     problems: [409],

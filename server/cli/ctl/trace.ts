@@ -2,9 +2,12 @@
 /** Traps, events, warnings, and the recording. */
 
 import { Option } from 'commander'
-import type { EventItem, TrapRow, WarningItem } from '../../api/schemas/trace.ts'
+import type { Answer } from '../../api/schemas/contract.ts'
+import type { EventItem, TrapRow, TrapsQuery, WarningItem } from '../../api/schemas/trace.ts'
+import { counted, grouped, took } from '../../trace/words.ts'
 import { whole } from '../numbers.ts'
-import { print } from '../terminal.ts'
+import { print, say } from '../terminal.ts'
+import type { Client } from './client.ts'
 import { type Add, list } from './command.ts'
 
 function rowText({ seq, time, write, register, value, text, us, warnings, commands, aborted, kind, where }: TrapRow) {
@@ -18,7 +21,7 @@ function rowText({ seq, time, write, register, value, text, us, warnings, comman
     write ? 'W' : 'R',
     String(register).padEnd(16),
     String(value).padEnd(12),
-    `${us.toFixed(1)} µs`.padStart(11),
+    took(us).padStart(16),
     counted || text,
     where ? `in ${where}` : '',
     aborted ? 'ABORTED' : '',
@@ -46,6 +49,32 @@ interface FollowOptions {
   readonly follow?: true
 }
 
+/** Limit and filter; what is undefined is not asked for. */
+type LastTraps = { readonly [K in keyof TrapsQuery]: TrapsQuery[K] | undefined } & { readonly limit: number }
+
+/** The last rows that match, however far back they are: one answer is of a part of all rows. */
+async function lastTraps(client: Client, query: LastTraps): Promise<Answer<'GET /traps'>> {
+  const newest = await client.call('GET /traps', { query })
+  let { items, from, missing } = newest
+  while (items.length < query.limit && from > 1) {
+    const rest = { ...query, limit: query.limit - items.length, before: from }
+    const page = await client.call('GET /traps', { query: rest })
+    if (page.from >= from) break
+    items = [...page.items, ...items]
+    from = page.from
+    missing += page.missing
+  }
+  return { ...newest, items, from, missing }
+}
+
+/** Why there are fewer rows than were asked for. */
+function lookedThrough({ items, from, next, missing }: Answer<'GET /traps'>): string {
+  const older = from > 1 ? ', older ones are not kept' : ''
+  const gone = missing > 0 ? `, ${grouped(missing)} of them neither in memory nor in a recording` : ''
+  const found = counted(items.length, 'row matches', 'rows match')
+  return `${found}: looked through ${grouped(from)} to ${grouped(next - 1)}${gone}${older}`
+}
+
 /** How far back --follow begins. */
 const KEPT = 1_000
 
@@ -62,11 +91,11 @@ export function traceCommands(add: Add): void {
         .option('--warnings', 'only with hyp warnings')
         .option('--text <text>', 'in anything')
         .option('--follow', 'go on with those that come'),
-    async (client, { limit, register, command, access, warnings, text, follow }) => {
+    async (client, { limit, register: registers, command: commands, access, warnings, text, follow }) => {
       if (follow) {
         const filter = {
-          ...(register && { registers: register.split(',') }),
-          ...(command && { commands: command.split(',') }),
+          ...(registers && { registers: registers.split(',') }),
+          ...(commands && { commands: commands.split(',') }),
           ...(access && { access }),
           ...(warnings && { warnings }),
           ...(text && { text }),
@@ -75,8 +104,11 @@ export function traceCommands(add: Add): void {
           print(client.json ? JSON.stringify(row) : rowText(row)),
         )
       }
-      const query = { limit, registers: register, commands: command, access, warnings, text }
-      client.print(await client.call('GET /traps', { query }), ({ items }) => list(items, rowText))
+      const query = { limit, registers, commands, access, warnings, text }
+      const found = await lastTraps(client, query)
+      client.print(found, ({ items }) => list(items, rowText))
+      const filtered = registers !== undefined || commands !== undefined || access !== undefined || warnings || text
+      if (found.items.length < limit && (filtered || found.missing > 0)) say(lookedThrough(found))
     },
   )
   add<{ readonly numbered?: true }>(
@@ -106,7 +138,8 @@ export function traceCommands(add: Add): void {
       client.print(await client.call('GET /traps/timeline', { query }), ({ from, to, traps, marks }) =>
         [
           ...traps.map(
-            (n, i) => `${seconds(from + (i * (to - from)) / traps.length)} s ${String(n).padStart(8)} traps`,
+            (n, i) =>
+              `${seconds(from + (i * (to - from)) / traps.length)} s ${grouped(n).padStart(9)} ${n === 1 ? 'trap' : 'traps'}`,
           ),
           ...marks.map(({ time, kind, text }) => `${seconds(time)} s ${kind} ${text}`),
         ].join('\n'),

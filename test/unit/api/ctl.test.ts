@@ -142,7 +142,7 @@ test.each<[string[], RegExp]>([
   [['info'], new RegExp(`^policies +${POLICY_NAMES.join(' ')}$`, 'm')],
   [['counters'], /"traps": 3/],
   [['traps', '--limit', '5'], /^ +2 +\S+ W GBPA +0x5 /m],
-  [['traps', '--register', 'GBPA', '--access', 'read'], /^ +3 +\S+ R GBPA/],
+  [['traps', '--register', 'GBPA', '--access', 'read', '--limit', '1'], /^ +3 +\S+ R GBPA/],
   [['trap', '2'], /W CR0 .*\n +hardware +W CR0/],
   [['rates'], /run 1 {2}\d+$|^none$/m],
   [['recordings'], /^none$/m],
@@ -204,6 +204,44 @@ test('gdb: what to type, with a socket and with a port', async () => {
   const { out } = await ctl('gdb')
   expect(out).toMatch(/^gdb-multiarch -ex 'target remote \/run\/gdb'\nno symbols: /)
   expect((await ctl('gdb', '--port', '1234')).out).toContain('target remote 127.0.0.1:1234')
+})
+
+test('traps: as far back as there are any, over as many answers as it takes, and how far that was', async () => {
+  const { traps } = server.manager.history
+  const row = traps.last(1, { registers: ['GBPA'] }).items[0]
+  const newest = 50_000
+  const next = vi.spyOn(traps, 'next', 'get').mockReturnValue(newest + 1)
+  // One answer is of 20,000 rows; what matches is row 7.
+  const last = vi.spyOn(traps, 'last').mockImplementation((_max, _filter, before = newest + 1) => {
+    const from = Math.max(1, before - 20_000)
+    return { from, items: row !== undefined && from <= 7 && before > 7 ? [row] : [] }
+  })
+  const found = await ctl('traps', '--command', 'CFGI_STE')
+  expect(found.out).toMatch(/^ +\d+ +\S+ [RW] GBPA /)
+  expect(found.err).toBe('smmu-cosim: 1 row matches: looked through 1 to 50,000\n')
+  expect(last.mock.calls.map(([, , before]) => before)).toEqual([undefined, 30_001, 10_001])
+  // No further back than it takes.
+  last.mockClear()
+  const one = await ctl('traps', '--limit', '1', '--json')
+  expect([JSON.parse(one.out).items.length, one.err]).toEqual([1, ''])
+  for (const spy of [next, last]) spy.mockRestore()
+})
+
+test('traps: what is neither in memory nor recorded is said', async () => {
+  const { history } = server.manager
+  const next = vi.spyOn(history.traps, 'next', 'get').mockReturnValue(60_001)
+  const oldest = vi.spyOn(history.traps, 'oldest', 'get').mockReturnValue(40_001)
+  const last = vi.spyOn(history.traps, 'last').mockImplementation(() => ({ from: 40_001, items: [] }))
+  // Nothing of this machine is in the recording at these rows.
+  const recorded = vi.spyOn(history.past, 'last').mockImplementation(async (_max, _filter, before) => {
+    const from = Math.max(1, before - 20_000)
+    return { from, items: [], missing: from < 20_001 ? 20_000 : 0 }
+  })
+  expect(await ctl('traps', '--register', 'GBPA')).toMatchObject({
+    out: 'none\n',
+    err: 'smmu-cosim: 0 rows match: looked through 1 to 60,000, 20,000 of them neither in memory nor in a recording\n',
+  })
+  for (const spy of [next, oldest, last, recorded]) spy.mockRestore()
 })
 
 test('a breakpoint is on what its one option says; on a function only of a kernel that is known', async () => {

@@ -171,7 +171,7 @@ describe('a recording', () => {
     rmSync(path)
     await expect(past.detail(1)).rejects.toMatchObject(gone)
     // What is not there is no part of a list.
-    expect(await past.last(10, {}, 60)).toEqual({ items: [], from: 1 })
+    expect(await past.last(10, {}, 60)).toEqual({ items: [], from: 1, missing: 59 })
     const { items } = await past.read(1, traps.next, 5, {})
     expect(items).toHaveLength(5)
     for (const row of items) {
