@@ -2,14 +2,30 @@
 /** Breakpoints, and the trap that is held. */
 import { Option } from 'commander'
 import type { BreakpointBody, BreakpointView } from '../../api/schemas/breakpoints.ts'
+import type { HeldView } from '../../api/schemas/lifecycle.ts'
+import { ARM_SMMU_CMDQ_PROD } from '../../smmu/registers.ts'
 import { counted } from '../../trace/words.ts'
 import { UsageError } from '../exit.ts'
 import { whole } from '../numbers.ts'
+import type { Client } from './client.ts'
 import { type Add, address, bytes, list, plain } from './command.ts'
 import { heldText } from './lifecycle.ts'
 
 const pointText = ({ id, text, enabled, matches }: BreakpointView): string =>
   `${String(id).padStart(3)} ${enabled ? ' ' : 'off'} ${text} (${counted(matches, 'match', 'matches')})`
+
+/** The commands that a held write of CMDQ_PROD hands over, as they are now; none of another access. */
+async function handedOver(client: Client, { hit, trap }: HeldView): Promise<string[]> {
+  if (hit.phase !== 'before' || !trap.write || trap.offset !== ARM_SMMU_CMDQ_PROD) return []
+  const { host } = await client.call('GET /smmus/:smmu/queues', { params: { smmu: trap.smmu } })
+  if (host.pending === 0) return ['no new command']
+  const shown = host.shown.slice(-host.pending)
+  const earlier = host.pending - shown.length
+  return [
+    ...(earlier > 0 ? [`${counted(earlier, 'command')} before these`] : []),
+    ...shown.map(({ index, text }) => `${String(index).padStart(6)} ${text}`),
+  ]
+}
 
 /** Options that say what a breakpoint is on, and on what. */
 const WHAT: Readonly<Record<string, BreakpointBody['on']>> = {
@@ -78,7 +94,9 @@ export function breakpointCommands(add: Add): void {
     },
   )
   add('held', 'the trap that is held', plain, async client => {
-    client.print(await client.call('GET /held'), held => (held ? heldText(held) : 'none'))
+    const held = await client.call('GET /held')
+    const commands = held === null || client.json ? [] : await handedOver(client, held)
+    client.print(held, held => (held ? heldText(held, commands) : 'none'))
   })
   for (const [action, description] of [
     ['continue', 'release the held trap'],

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { Inspection } from '../../../server/api/inspection.ts'
+import { heldText } from '../../../server/cli/ctl/lifecycle.ts'
 import { ctlCommand } from '../../../server/cli/ctl.ts'
 import { walkCommand } from '../../../server/cli/walk.ts'
 import { POLICY_NAMES } from '../../../server/policy/load.ts'
@@ -18,6 +19,7 @@ import { type Harness, startApp } from './harness.ts'
 const RAM = 0x4000_0000
 const STRTAB = RAM + 0x1000
 const TABLE = RAM + 0x4000
+const QUEUE = RAM + 0x8000
 const STREAM_BYPASSED = 9n // V, Config bypass
 
 let server: Harness
@@ -285,6 +287,26 @@ test('breakpoints: set, switch, hold, look, change, go on, remove', async () => 
   await qemu.read(R.ARM_SMMU_GBPA, 4)
   expect((await ctl('unbreak', '2')).code).toBe(0)
   expect((await ctl('breakpoints')).out).toBe('none\n')
+})
+
+test('held: the commands that a write of CMDQ_PROD hands over, and who stopped it', async () => {
+  const { qemu } = server
+  qemu.wide.set(R.ARM_SMMU_CMDQ_BASE, [(QUEUE | 3) >>> 0, 0])
+  server.poke(QUEUE, words(0x8_0000_0003n, 1n, 0x46n, 0n))
+  await ctl('hold')
+  const write = qemu.write(R.ARM_SMMU_CMDQ_PROD, 4, 2)
+  await state('held')
+  const text =
+    /^held: trap \d+, write of CMDQ_PROD \(0x98\): 0x2.*, before the decision, stopped by hand\n +0 CFGI_STE sid=0x8.*\n +1 (CMD_)?SYNC.*\n$/
+  expect((await ctl('held')).out).toMatch(text)
+  await ctl('continue')
+  await write
+  const trap = { seq: 7, smmu: 0, cpu: 0, write: true, offset: 0x98, size: 4, lo: 2, hi: 0, time: 0, pcLo: 0, pcHi: 0 }
+  const held = (hit: object) =>
+    heldText({ hit: { breakpoint: 3, phase: 'before', ...hit }, trap: { ...trap, aborted: false }, callers: [] })
+  expect(held({ command: [3, 8, 1, 0] })).toMatch(/, breakpoint 3 \(CFGI_STE sid=0x8.*\)$/)
+  expect(held({ warning: 'HYP_UNMAP' })).toMatch(/, breakpoint 3 \(HYP_UNMAP\)$/)
+  expect(held({ event: 0x10, late: true })).toMatch(/, breakpoint 3 \(F_TRANSLATION\), after an event between traps$/)
 })
 
 test('faults: list, arm from the catalogue and from a file, fire, disarm', async () => {
