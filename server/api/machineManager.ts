@@ -13,6 +13,7 @@ import { gdbSymbols } from '../run/gdbSymbols.ts'
 import { DEFAULTS } from '../run/options.ts'
 import { machineFailure } from '../run/outcome.ts'
 import type { RunningMachine } from '../run/runningMachine.ts'
+import { Stall } from '../run/stall.ts'
 import { readConsoleLine } from '../sessions/console.ts'
 import { hex } from '../smmu/bits.ts'
 import { ARM_SMMU_CR0, CR0_SMMUEN } from '../smmu/registers.ts'
@@ -93,6 +94,7 @@ export class MachineManager {
   #run = 0
   #killed = false
   #guest: MachineStatus['guest'] = null
+  #stalled: string | null = null
   #session: Session | undefined
   #inspection: Inspection | undefined
   /** Descriptor of guest RAM. */
@@ -163,6 +165,7 @@ export class MachineManager {
       machine: hello ? describe(hello) : null,
       held: this.#heldTrap(),
       guest: this.#guest,
+      stalled: this.#stalled,
       notRecorded: this.#notRecorded,
       breaking,
       end: this.#end,
@@ -314,6 +317,7 @@ export class MachineManager {
     this.#startedAt = now()
     this.#kernel = null
     this.#guest = null
+    this.#stalled = null
     this.#notRecorded = null
     this.#end = null
     this.#killed = false
@@ -329,6 +333,12 @@ export class MachineManager {
     this.#state = 'starting'
     this.#counters = session.counters
     this.history.follow(session, symbols)
+    session.pump?.add(
+      new Stall(
+        message => this.#waits(message),
+        () => this.#waits(null),
+      ),
+    )
     session.console.once('data', () => this.#reached('kernel'))
     session.console.on('line', line => this.#line(line))
     session.on('connected', hello => this.#connected(session, hello))
@@ -440,6 +450,13 @@ export class MachineManager {
     if (event.event === 'userspace') this.#reached('userspace')
     else if (event.event === 'done') this.#reached('done')
     else this.#changed()
+  }
+
+  /** The guest waits in vain, or goes on. */
+  #waits(why: string | null): void {
+    this.#stalled = why
+    this.history.told('guest', why === null ? 'guest goes on' : 'guest stalled', why ?? '')
+    this.#changed()
   }
 
   #reached(phase: Phase): void {

@@ -415,7 +415,9 @@ async function watch(
   const seconds = options.timeout + options.load * (options.kexec === undefined ? 1 : 2)
   const limit = options.timeout > 0 && !patient ? seconds * 1000 : undefined
   const timer = limit && setTimeout(() => stop(() => hung(seconds, events)), limit)
-  if (limit) session.pump?.add(new Stall(message => stop(() => ({ outcome: 'guest-hung', message }))))
+  // With no limit it may be mended while it waits.
+  const stalled = (message: string) => (limit ? stop(() => ({ outcome: 'guest-hung', message })) : say(message))
+  if (!patient) session.pump?.add(new Stall(stalled, () => say('the guest goes on')))
   const end = await session.ended
   const recording = await recorder?.close()
   clearTimeout(timer)

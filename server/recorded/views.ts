@@ -252,6 +252,7 @@ export class RecordedViews {
       },
       held: null,
       guest: null,
+      stalled: null,
       notRecorded: null,
       breaking: false,
       end: null,

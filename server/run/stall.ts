@@ -41,6 +41,7 @@ export interface Access {
 export class Stall implements Sink {
   readonly ready = true
   readonly #stalled: (message: string) => void
+  readonly #recovered: () => void
   /** CMDQ_PROD, and the wait for CMDQ_CONS, of each SMMU. */
   readonly #prod = new Map<number, number>()
   readonly #cons = new Map<number, Wait>()
@@ -48,12 +49,17 @@ export class Stall implements Sink {
   #poll: Wait | undefined
   #told = false
 
-  /** @param stalled called once at most */
-  constructor(stalled: (message: string) => void) {
+  /**
+   * @param stalled called when it is known that the guest waits in vain
+   * @param recovered called when it goes on all the same: the cause was mended, or the machine was reset
+   */
+  constructor(stalled: (message: string) => void, recovered: () => void = () => {}) {
     this.#stalled = stalled
+    this.#recovered = recovered
   }
 
   fromRing({ words, doubles }: RingReader, { name }: Layout, at: number): void {
+    if (name === 'reset') this.#reset()
     if (name !== 'trap') return
     this.access({
       smmu: words[at + u32At.trap.smmu] ?? 0,
@@ -65,7 +71,15 @@ export class Stall implements Sink {
   }
 
   record({ kind }: TraceRecord): void {
+    if (kind === 'reset') this.#reset()
     if (kind === 'console') this.#poll = undefined
+  }
+
+  #reset(): void {
+    this.#prod.clear()
+    this.#cons.clear()
+    this.#poll = undefined
+    this.#look()
   }
 
   flush(): void {}
@@ -74,30 +88,35 @@ export class Stall implements Sink {
     if (write) {
       this.#poll = undefined
       if (offset === ARM_SMMU_CMDQ_PROD) this.#prod.set(smmu, value)
-      return
+    } else {
+      this.#poll = goesOn(this.#poll, smmu, offset, value, start)
+      if (offset === ARM_SMMU_CMDQ_CONS) {
+        const prod = this.#prod.get(smmu)
+        if (prod === undefined || prod === value) this.#cons.delete(smmu)
+        else this.#cons.set(smmu, goesOn(this.#cons.get(smmu), smmu, offset, value, start))
+      }
     }
-    this.#poll = goesOn(this.#poll, smmu, offset, value, start)
-    if (isLong(this.#poll)) {
-      this.#tell(`it reads nothing but ${registerName(offset)}, which has been ${hex(value)} for ${STALL_SECONDS} s`)
-    }
-    if (offset !== ARM_SMMU_CMDQ_CONS) return
-    const prod = this.#prod.get(smmu)
-    if (prod === undefined || prod === value) {
-      this.#cons.delete(smmu)
-      return
-    }
-    const wait = goesOn(this.#cons.get(smmu), smmu, offset, value, start)
-    this.#cons.set(smmu, wait)
-    if (isLong(wait)) {
-      const queue = `CMDQ_CONS has been ${hex(value)} for ${STALL_SECONDS} s, CMDQ_PROD is ${hex(prod)}`
-      this.#tell(`its commands are not consumed: ${queue}`)
-    }
+    this.#look()
   }
 
-  #tell(why: string): void {
-    if (this.#told) return
-    this.#told = true
-    this.#stalled(`the guest waits for the SMMU in vain: ${why}`)
+  /** Whether it waits in vain may have changed. */
+  #look(): void {
+    const why = this.#why()
+    if ((why !== undefined) === this.#told) return
+    this.#told = why !== undefined
+    if (why === undefined) this.#recovered()
+    else this.#stalled(`the guest waits for the SMMU in vain: ${why}`)
+  }
+
+  #why(): string | undefined {
+    for (const [smmu, wait] of this.#cons) {
+      if (!isLong(wait)) continue
+      const queue = `CMDQ_CONS has been ${hex(wait.value)} for ${STALL_SECONDS} s`
+      return `its commands are not consumed: ${queue}, CMDQ_PROD is ${hex(this.#prod.get(smmu) ?? 0)}`
+    }
+    const poll = this.#poll
+    if (poll === undefined || !isLong(poll)) return undefined
+    return `it reads nothing but ${registerName(poll.offset)}, which has been ${hex(poll.value)} for ${STALL_SECONDS} s`
   }
 }
 

@@ -253,6 +253,7 @@ export const StatusSchema = named(
     guest: Nullable(
       Type.Enum(['oops', 'hung', 'panic'], { description: 'worst that the kernel of the guest said since its start' }),
     ),
+    stalled: Nullable(Type.String({ description: 'what the guest waits for in vain, for 30 s by now' })),
     notRecorded: Nullable(Type.String({ description: 'why nothing is recorded: the disk is full, for example' })),
     breaking: Type.Boolean({ description: 'the next trap will be held' }),
     end: Nullable(EndSchema),

@@ -10,6 +10,8 @@ import { POLICY_NAMES } from '../../policy/load.ts'
 import { SERIES_STEPS } from '../../policy/policy.ts'
 import { KERNELS } from '../../run/files.ts'
 import { DEFAULTS } from '../../run/options.ts'
+import { describeCommand } from '../../smmu/commands.ts'
+import { eventName } from '../../smmu/events.ts'
 import { describeRegister, registerName } from '../../smmu/registers.ts'
 import { grouped } from '../../trace/words.ts'
 import { bbmOption, blocksOption, carveout, deviceOption, quirkOption, size } from '../bootOptions.ts'
@@ -24,19 +26,32 @@ import { type Add, list, plain } from './command.ts'
 const WAITED = ['qemu', 'kernel', 'smmu', 'userspace', 'done']
 const POLL_MS = 250
 
-function statusText({ state, phase, step, options, kernel, held, notRecorded, end }: MachineStatus): string {
+function statusText({ state, phase, step, options, kernel, held, notRecorded, stalled, end }: MachineStatus): string {
   const { policy = 'pkvm', until = 'nested', blocks = false, quirks = [] } = options ?? {}
   const lines = [
     `${state}${state === 'off' ? '' : `, ${phase}${step ? ` (${step})` : ''}, ${policy} ${until}${blocks ? ' in blocks' : ''}, ${kernel}`}`,
   ]
   if (quirks.length > 0) lines.push(`with known defects, not ${policy} as it is: ${quirks.join(', ')}`)
+  if (stalled !== null) lines.push(stalled)
   if (notRecorded !== null) lines.push(`NOT RECORDED: ${notRecorded}`)
   if (held) lines.push(heldText(held))
   if (state === 'off' && end) lines.push(`last run: ${end.outcome}, ${end.message}`)
   return lines.join('\n')
 }
 
-export function heldText({ hit, trap, where, callers }: HeldView): string {
+/** Why it is held. */
+function hitText({ breakpoint, command, warning, event, late }: HeldView['hit']): string {
+  const what = [
+    ...(command === undefined ? [] : [describeCommand(Uint32Array.from(command))]),
+    ...(warning === undefined ? [] : [warning]),
+    ...(event === undefined ? [] : [eventName(event)]),
+  ]
+  const who = breakpoint === 0 ? 'stopped by hand' : `breakpoint ${breakpoint}`
+  return `${who}${what.length === 0 ? '' : ` (${what.join(', ')})`}${late ? ', after an event between traps' : ''}`
+}
+
+/** @param commands what a write of CMDQ_PROD hands over, a line each; absent: it is no such write, or nobody asked */
+export function heldText({ hit, trap, where, callers }: HeldView, commands: readonly string[] = []): string {
   // What a read answers is known once it is decided.
   const known = trap.write || hit.phase === 'after'
   const value = `0x${((BigInt(trap.hi) << 32n) | BigInt(trap.lo)).toString(16)}`
@@ -44,8 +59,8 @@ export function heldText({ hit, trap, where, callers }: HeldView): string {
   const decoded = !known ? '' : `: ${value}${fields === '' || fields === value ? '' : ` ${fields}`}`
   const what = `${trap.write ? 'write' : 'read'} of ${registerName(trap.offset)} (0x${trap.offset.toString(16)})${decoded}`
   const place = where === undefined ? '' : `, in ${where}`
-  const head = `held: trap ${trap.seq}, ${what}${place}, ${hit.phase} the decision, breakpoint ${hit.breakpoint}`
-  return [head, ...callers.map(caller => `  called by ${caller}`)].join('\n')
+  const head = `held: trap ${trap.seq}, ${what}${place}, ${hit.phase} the decision, ${hitText(hit)}`
+  return [head, ...commands.map(line => `  ${line}`), ...callers.map(caller => `  called by ${caller}`)].join('\n')
 }
 
 const gdbText = ({ command, symbols }: GdbView): string =>

@@ -189,6 +189,11 @@ function Bar() {
           guest {now.guest}
         </Tag>
       )}
+      {machineState.value !== 'off' && now?.stalled != null && (
+        <Tag tone="bad" title={now.stalled}>
+          guest waits
+        </Tag>
+      )}
       {now?.notRecorded != null && (
         <Tag tone="bad" title={now.notRecorded}>
           not recorded

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { Stall } from '../../../server/run/stall.ts'
+import { ARM_SMMU_CR0ACK } from '../../../server/smmu/registers.ts'
+import { Pump } from '../../../server/trace/pump.ts'
 import { type Harness, startApp } from './harness.ts'
 
 let server: Harness
@@ -39,4 +42,24 @@ test('a reset begins anew, and is an event', async () => {
   await server.settle()
   const resets = server.manager.history.events.read(1, 100, undefined).items.filter(({ kind }) => kind === 'reset')
   expect(resets.map(({ text }) => text)).toEqual(['machine reset'])
+})
+
+test('one that waits for the SMMU in vain is a state, and so is that it goes on', async () => {
+  const add = vi.spyOn(Pump.prototype, 'add')
+  const other = await startApp()
+  const stall = add.mock.calls.map(([sink]) => sink).find(sink => sink instanceof Stall)
+  add.mockRestore()
+  try {
+    expect(other.manager.status().stalled).toBeNull()
+    const look = (s: number, value: number) =>
+      stall?.access({ smmu: 0, write: false, offset: ARM_SMMU_CR0ACK, value, start: s * 1e9 })
+    for (let s = 100; s <= 140; s++) look(s, 0)
+    expect(other.manager.status().stalled).toMatch(/waits for the SMMU in vain: it reads nothing but CR0ACK/)
+    look(141, 1)
+    expect(other.manager.status().stalled).toBeNull()
+    const { items } = other.manager.history.events.read(1, 100, undefined)
+    expect(items.map(({ name }) => name)).toEqual(['guest stalled', 'guest goes on'])
+  } finally {
+    await other.close()
+  }
 })

@@ -74,3 +74,23 @@ test.each<[string, readonly Step[], RegExp | undefined]>([
 ])('%s', (_, steps, expected) => {
   expect(run(...steps)).toEqual(expected === undefined ? [] : [expect.stringMatching(expected)])
 })
+
+test('one that goes on all the same, or is reset, waits no longer', () => {
+  const said: string[] = []
+  const stall = new Stall(
+    message => said.push(message),
+    () => said.push('goes on'),
+  )
+  const look = (at: number, value: number) =>
+    stall.access({ smmu: 0, write: false, offset: ARM_SMMU_CMDQ_CONS, value, start: at * 1e9 })
+  stall.access({ smmu: 0, write: true, offset: ARM_SMMU_CMDQ_PROD, value: 0x80, start: 0 })
+  for (let at = 0; at <= 40; at++) look(at, 0x7b)
+  expect(said).toEqual([expect.stringMatching(QUEUE)])
+  look(41, 0x80)
+  expect(said.slice(1)).toEqual(['goes on'])
+  stall.access({ smmu: 0, write: true, offset: ARM_SMMU_CMDQ_PROD, value: 0x90, start: 42e9 })
+  for (let at = 42; at <= 80; at++) look(at, 0x80)
+  expect(said).toHaveLength(3)
+  stall.record({ kind: 'reset', cause: 0, start: 81e9, duration: 1, time: 0 } as never)
+  expect(said.slice(3)).toEqual(['goes on'])
+})
