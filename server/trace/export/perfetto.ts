@@ -145,7 +145,7 @@ class Timeline {
     const begin = Math.max(start, before?.begin ?? 0, this.#written.get(tid) ?? 0)
     // A trap that was held takes longer than until the next one begins: the time that it was held counts, too.
     if (before !== undefined) yield* this.#decision({ ...before, end: Math.min(before.end, begin) })
-    this.#waiting.set(tid, { group, begin, end: begin + clockOf(group.root.duration) })
+    this.#waiting.set(tid, { group, begin, end: clockOf(begin + clockOf(group.root.duration)) })
   }
 
   *#decision({ group: { root, children }, begin, end }: Waiting): Generator<TraceEvent> {

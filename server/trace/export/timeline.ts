@@ -19,8 +19,8 @@ export interface Span {
   readonly inside: readonly Span[]
 }
 
-/** Larger ones are not exact. */
-const MAX_CLOCK = 2 ** 53
+/** 13 days, in ns: larger times are not exact as µs with a fraction, in which the exports write them. */
+export const MAX_CLOCK = 2 ** 50
 
 /** A time or duration of a record in whole ns: a recording that was made up may have any number there. */
 export const clockOf = (ns: number): number => (Number.isNaN(ns) ? 0 : Math.min(Math.max(Math.trunc(ns), 0), MAX_CLOCK))
