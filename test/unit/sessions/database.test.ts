@@ -19,6 +19,7 @@ import { type Campaign, Database, jobName, planOf, salvage } from '../../../serv
 import { salvageMatrices } from '../../../server/sessions/matrix.ts'
 import type { SessionResult } from '../../../server/sessions/session.ts'
 import { campaignSum, DamagedDatabase } from '../../../server/sessions/store.ts'
+import { counted } from '../../../server/trace/words.ts'
 
 let folder: string
 beforeEach(() => {
@@ -208,7 +209,8 @@ describe('campaigns', () => {
           expect(existsSync(to)).toBe(false)
           continue
         }
-        if (sessions > 0 && error instanceof DamagedDatabase) expect(message).toContain(`${sessions} sessions`)
+        if (sessions > 0 && error instanceof DamagedDatabase)
+          expect(message).toContain(`${counted(sessions, 'session')} of it can be saved`)
         const rows = rowsOf(dump(to))
         expect(rows.size).toBe(sessions)
         for (const row of rows) expect(right.has(row)).toBe(true)
