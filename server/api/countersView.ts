@@ -19,6 +19,7 @@ export function countersView(
     traps: get('reads') + get('writes'),
     reads: get('reads'),
     writes: get('writes'),
+    predicted: get('predicted'),
     aborted: get('aborted'),
     hardwareReads: get('hardwareReads'),
     hardwareWrites: get('hardwareWrites'),

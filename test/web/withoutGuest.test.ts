@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { type Browser, chromium, type Locator, type Page } from 'playwright-core'
+import { type Browser, chromium, type Locator, type Page, type WebSocketRoute } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { MachineManager } from '../../server/api/machineManager.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
@@ -21,6 +21,15 @@ const STEP_MS = 60_000
 const MAIN = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url))
 const fixture = (name: string) => fileURLToPath(new URL(`../unit/trace/recordings/${name}.gz`, import.meta.url))
 const MS = 1_000_000
+
+const VIEWS = 'overview traps queues streams translation memory console breakpoints faults el2 attack runs'.split(' ')
+/** One of them can be fired by hand. */
+const OWN_RULES = `rules:
+  - name: by-hand
+    where: { at: machine }
+    when: { time: 10000000 }
+    what: { do: delay, ms: 1 }
+`
 
 let browser: Browser
 let page: Page
@@ -46,7 +55,7 @@ afterEach(async () => {
 describe('a machine whose QEMU is a fake', () => {
   let machine: Harness
   beforeEach(async () => {
-    machine = await startApp({ dashboard: await buildDashboard() })
+    machine = await startApp({ dashboard: await buildDashboard(), qmp: true })
   }, 180_000)
   afterEach(async () => {
     // A page that is open would complain that the server went.
@@ -57,6 +66,153 @@ describe('a machine whose QEMU is a fake', () => {
   const read = async (offset: number, times: number) => {
     for (let n = 0; n < times; n++) await machine.qemu.read(offset, 4)
   }
+  const post = async (path: string, body: object = {}, method = 'POST') => {
+    const headers = { 'content-type': 'application/json' }
+    const answer = await fetch(`${machine.url}/api/v1${path}`, { method, body: JSON.stringify(body), headers })
+    expect(answer.status, await answer.text()).toBeLessThan(300)
+  }
+  /** A trap waits at the next access, which is this read. */
+  const hold = async () => {
+    await post('/break')
+    void machine.qemu.read(ARM_SMMU_IDR0, 4).catch(() => {})
+    await expect.poll(() => machine.manager.status().state).toBe('held')
+  }
+  /** @returns what takes the page's connection away, and gives it back; requests are answered all the while */
+  const breakable = async () => {
+    let away = false
+    const open = new Set<WebSocketRoute>()
+    await page.routeWebSocket(/\/stream$/, route => {
+      if (away) return void route.close({ code: 1001 })
+      open.add(route)
+      route.connectToServer()
+    })
+    const lost = page.getByText('The connection to the server is lost')
+    return {
+      async lose() {
+        away = true
+        for (const route of open) await route.close({ code: 1001 })
+        open.clear()
+        await lost.waitFor()
+      },
+      async regain() {
+        away = false
+        await lost.waitFor({ state: 'hidden' })
+      },
+    }
+  }
+  /** With the page in the dark, and in the light. */
+  const inBothThemes = async (look: (theme: string) => Promise<void>) => {
+    for (const theme of ['dark', 'light']) {
+      if ((await page.evaluate<string>('document.documentElement.dataset.theme')) !== theme)
+        await page.keyboard.press('t')
+      // Colours change by and by.
+      await page.waitForTimeout(300)
+      await look(theme)
+    }
+  }
+
+  test('connection lost: no button of any view asks for anything', async () => {
+    const { lose, regain } = await breakable()
+    await post('/faults', { text: OWN_RULES, seed: 1 })
+    await post('/breakpoints', { on: 'register', register: 'CR0' })
+    await hold()
+    /** Of each view, what has to be dead, and what is to be done for it to be live before. */
+    const asking: Readonly<Record<string, readonly [dead: readonly string[], prepare?: () => Promise<void>]>> = {
+      overview: [['Kill']],
+      traps: [[]],
+      queues: [[]],
+      streams: [[]],
+      translation: [
+        ['Walk'],
+        async () => {
+          await page.getByLabel('StreamID', { exact: true }).fill('0x8')
+          await page.getByLabel('Input address (IOVA)').fill('0x1000')
+        },
+      ],
+      memory: [['Donate', 'Reclaim'], () => page.getByLabel('Address', { exact: true }).fill('0x40000000')],
+      console: [[]],
+      breakpoints: [['Set breakpoint', 'Remove breakpoint 1', 'CFGI_STE']],
+      faults: [['Arm', 'Disarm', 'Fire by-hand now'], () => page.getByText('Own rules').click()],
+      el2: [[]],
+      attack: [['Start the attack']],
+      runs: [[]],
+    }
+    expect(Object.keys(asking)).toEqual(VIEWS)
+    const asked: string[] = []
+    page.on('request', request => {
+      if (request.method() !== 'GET') asked.push(`${request.method()} ${request.url()}`)
+    })
+    for (const [view, [dead, prepare]] of Object.entries(asking)) {
+      await open(view)
+      await page.getByRole('status', { name: 'Machine held at a trap' }).waitFor()
+      await prepare?.()
+      const buttons = ['Continue F8', 'Step F10', 'Drop', 'Abort', ...dead].map(name =>
+        page.getByRole('button', { name, exact: true }).first(),
+      )
+      // What the state of the machine decides is gone when that is not known.
+      const live = () =>
+        Promise.all(buttons.map(async button => (await button.count()) > 0 && (await button.isEnabled())))
+      await expect.poll(live, { message: view }).toEqual(buttons.map(() => true))
+      await lose()
+      expect(await live(), view).toEqual(buttons.map(() => false))
+      // Whatever else there is, and whatever dialog it opens.
+      for (let round = 0; round < 2; round++) {
+        await page.evaluate(
+          `for (const e of document.querySelectorAll('button, input[type=checkbox], summary')) e.click()`,
+        )
+        await page.waitForTimeout(100)
+      }
+      for (const key of ['Escape', 'F8', 'F10', 'b']) await page.keyboard.press(key)
+      await page.waitForTimeout(100)
+      expect(asked, view).toEqual([])
+      await page.goto('about:blank')
+      await regain()
+    }
+    await page.unrouteAll()
+    // Under this policy nobody owns pages, and the fake's streams cannot be walked.
+    complaints = complaints.filter(text => !text.includes('409'))
+  })
+
+  test('connection lost, paused, ended, refused: nothing for axe-core, dark and light', async () => {
+    const { lose, regain } = await breakable()
+    const wrong: string[] = []
+    const look = (state: string) =>
+      inBothThemes(async theme => {
+        for (const view of VIEWS) {
+          await page.evaluate(`location.hash = '/${view}'`)
+          await page.locator(`.rail a[aria-current][href="#/${view}"]`).waitFor()
+          await page.waitForTimeout(150)
+          wrong.push(...(await violations(page)).map(text => `${state}, ${view}, ${theme}: ${text}`))
+        }
+      })
+    await open('overview')
+    await page.getByRole('status', { name: 'Machine running' }).waitFor()
+    await page.getByRole('button', { name: 'Pause', exact: true }).click()
+    await page.getByRole('status', { name: 'Machine paused' }).waitFor()
+    await look('paused')
+    await page.getByRole('button', { name: 'Resume', exact: true }).click()
+    await hold()
+    await page.getByRole('status', { name: 'Machine held at a trap' }).waitFor()
+    await look('held')
+    await lose()
+    await look('connection lost')
+    await regain()
+    await inBothThemes(async theme => {
+      await page.route('**/machine/kill', route =>
+        route.fulfill({ status: 409, json: { detail: 'it is not to be killed' } }),
+      )
+      await page.getByRole('button', { name: 'Kill', exact: true }).click()
+      await page.getByRole('button', { name: 'Kill the machine', exact: true }).click()
+      await page.locator('.toast.bad', { hasText: 'it is not to be killed' }).first().waitFor()
+      wrong.push(...(await violations(page)).map(text => `refused, ${theme}: ${text}`))
+      await page.unroute('**/machine/kill')
+    })
+    await post('/machine/kill')
+    await page.getByRole('status', { name: 'Machine off' }).waitFor()
+    await look('ended')
+    expect(wrong).toEqual([])
+    complaints = complaints.filter(text => !text.includes('409'))
+  })
 
   test('traps: the heads of the columns say what is in them', async () => {
     await read(ARM_SMMU_IDR0, 1)
@@ -124,9 +280,9 @@ describe('a machine whose QEMU is a fake', () => {
       }),
     )
     expect(found.map(({ kind, text }) => [kind, text])).toEqual([
-      ['mark-fault', expect.stringMatching(/^fault at 0\.003000 s: seven: /)],
-      ['mark-event', expect.stringMatching(/^event at 0\.005000 s: .*F_TRANSLATION/)],
-      ['mark-reset', 'reset at 0.007000 s: machine reset'],
+      ['mark-fault', expect.stringMatching(/^fault at 0\.003000 s of guest time: seven: /)],
+      ['mark-event', expect.stringMatching(/^event at 0\.005000 s of guest time: .*F_TRANSLATION/)],
+      ['mark-reset', 'reset at 0.007000 s of guest time: machine reset'],
     ])
     if (chart === null) throw new Error('no time line')
     for (const [i, time] of [3, 5, 7].entries())

@@ -271,6 +271,7 @@ export const CountersSchema = named(
     traps: Count,
     reads: Count,
     writes: Count,
+    predicted: Type.Integer({ description: 'reads that QEMU answered by itself; they are among the traps' }),
     aborted: Count,
     hardwareReads: Count,
     hardwareWrites: Count,

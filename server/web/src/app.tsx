@@ -247,7 +247,7 @@ function Locked() {
         <Field label="Token">
           <input type="password" autocomplete="off" value={text} onInput={e => setText(e.currentTarget.value)} />
         </Field>
-        <Button tone="primary" type="submit" disabled={text.trim() === ''}>
+        <Button local tone="primary" type="submit" disabled={text.trim() === ''}>
           Open
         </Button>
       </form>

@@ -39,4 +39,8 @@ export const wallClock = (ms: number): string =>
 /** Between two moments of the guest, ns. */
 export const delta = (ns: number): string => micros(ns / 1e3)
 
+/** Day and time by the server's clock, where the browser is. */
+export const dateTime = (iso: string): string => new Date(iso).toLocaleString('sv-SE')
+
+/** Time of day by the server's clock, where the browser is. */
 export const clock = (iso: string): string => new Date(iso).toLocaleTimeString('en-GB')

@@ -6,7 +6,7 @@ import { hex, parseAddress, seconds, wide } from './format.ts'
 import { useLoaded } from './hooks.ts'
 import { isPending } from './queuePairs.ts'
 import { shortcut } from './shortcuts.ts'
-import { held, info } from './store.ts'
+import { held, info, reachable } from './store.ts'
 import { attempt, Button, Scroll, Tag } from './ui.tsx'
 
 /** Commands that the banner names. */
@@ -38,7 +38,7 @@ export function HeldBar() {
   const key = stop ? `${stop.trap.seq}-${stop.hit.phase}` : ''
   useEffect(() => setValue(''), [key])
   const release = (action: Body<'POST /held/release'>['action']) => {
-    if (held.peek() === null) return
+    if (held.peek() === null || !reachable.peek()) return
     const changed = action === 'continue' || action === 'step' ? parseAddress(value) : undefined
     const body = { action, value: changed === undefined ? undefined : hex(changed) }
     void attempt(() => call('POST /held/release', { body }))
@@ -66,7 +66,7 @@ export function HeldBar() {
           {trap.write ? 'write' : 'read'} {register} {known && wide(trap.lo, trap.hi)}
         </b>
         <span class="muted">
-          trap {trap.seq}, {seconds(trap.time)} s, CPU {trap.cpu},{' '}
+          trap {trap.seq}, {seconds(trap.time)} s of guest time, CPU {trap.cpu},{' '}
           {hit.breakpoint === 0 ? 'stopped by hand' : `breakpoint ${hit.breakpoint}`}
           {hit.late && ', after an event between traps'}
           {where && `, in ${where}`}, {before ? 'not yet decided' : 'decided, not yet answered'}

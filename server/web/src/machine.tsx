@@ -52,7 +52,7 @@ export function MachineControls() {
         <div class="form ask">
           <p>QEMU ends at once. What the guest has not written to its disks is lost; the recording is kept.</p>
           <div class="buttons">
-            <Button autofocus onClick={() => setAsking(false)}>
+            <Button local autofocus onClick={() => setAsking(false)}>
               Cancel
             </Button>
             <Button
@@ -267,6 +267,7 @@ export function StartDialog() {
         <FaultChoice chosen={faults} change={setFaults} seed={seed} setSeed={setSeed} />
         <QuirkChoice policy={policy} change={setQuirks} />
         <Button
+          local
           class="small full"
           onClick={() => {
             close()
@@ -276,7 +277,9 @@ export function StartDialog() {
           Recordings of earlier machines: open, replay, compare
         </Button>
         <div class="buttons full">
-          <Button onClick={close}>Cancel</Button>
+          <Button local onClick={close}>
+            Cancel
+          </Button>
           <Button tone="primary" type="submit">
             Start
           </Button>
@@ -344,6 +347,7 @@ function FaultChoice(props: {
         <div class="buttons wrap full">
           {chosen.map(name => (
             <Button
+              local
               key={name}
               class="small"
               aria-label={`Without ${name}`}

@@ -89,9 +89,11 @@ export const rate = computed(() => {
   return last !== undefined && (now || recording.value !== undefined) ? Math.round(last.rate) : 0
 })
 
+/** There is somebody to ask: the server, or what is shown is a recording in this page. */
+export const reachable = computed(() => alone || recording.value !== undefined || connection.value === 'open')
 /** The state of the machine; undefined while the server does not say. */
 export const machineState = computed(() =>
-  recording.value !== undefined ? 'off' : connection.value === 'open' ? status.value?.state : undefined,
+  recording.value !== undefined ? 'off' : reachable.value ? status.value?.state : undefined,
 )
 export const STATE_WORDS: Readonly<Record<MachineState, string>> = {
   off: 'off',

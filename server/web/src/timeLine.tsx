@@ -2,7 +2,7 @@
 import { useRef, useState } from 'preact/hooks'
 import type { Timeline } from '../../api/schemas/trace.ts'
 import { call } from './api.ts'
-import { counted, micros } from './format.ts'
+import { counted, micros, seconds } from './format.ts'
 import { useLoaded, useSize } from './hooks.ts'
 import { running, status } from './store.ts'
 import { Button } from './ui.tsx'
@@ -77,20 +77,20 @@ export function TimeLine(props: {
     <div class="time-line">
       <div class="toolbar">
         <span class="mono">
-          {(shown.from / 1e9).toFixed(6)} – {(shown.to / 1e9).toFixed(6)} s
+          {seconds(shown.from)} – {seconds(shown.to)} s
         </span>
-        <span class="muted">{micros(length / 1e3)} of guest time</span>
+        <span class="muted">of guest time, {micros(length / 1e3)}</span>
         <span class="grow" />
-        <Button class="small" aria-label="Zoom in" onClick={() => zoom(0.5)}>
+        <Button local class="small" aria-label="Zoom in" onClick={() => zoom(0.5)}>
           +
         </Button>
-        <Button class="small" aria-label="Zoom out" disabled={span === undefined} onClick={() => zoom(2)}>
+        <Button local class="small" aria-label="Zoom out" disabled={span === undefined} onClick={() => zoom(2)}>
           −
         </Button>
-        <Button class="small" disabled={span === undefined} onClick={() => setSpan(undefined)}>
+        <Button local class="small" disabled={span === undefined} onClick={() => setSpan(undefined)}>
           All
         </Button>
-        <Button class="small" onClick={() => props.only(shown)}>
+        <Button local class="small" onClick={() => props.only(shown)}>
           Only these traps
         </Button>
       </div>
@@ -143,7 +143,7 @@ export function TimeLine(props: {
                   else props.select(row)
                 }}
               >
-                <title>{`${kind} at ${(time / 1e9).toFixed(6)} s: ${text}`}</title>
+                <title>{`${kind} at ${seconds(time)} s of guest time: ${text}`}</title>
               </path>
             ))}
             {props.at !== undefined && <line class="cursor" x1={x(props.at)} x2={x(props.at)} y1="0" y2={HEIGHT} />}

@@ -112,17 +112,17 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
         </dl>
         <div class="beside">
           {previous && (
-            <Button class="small" onClick={() => select(previous.id)}>
+            <Button local class="small" onClick={() => select(previous.id)}>
               ← {previous.write ? 'W' : 'R'} {previous.value} before
             </Button>
           )}
           {following && (
-            <Button class="small" onClick={() => select(following.id)}>
+            <Button local class="small" onClick={() => select(following.id)}>
               {following.write ? 'W' : 'R'} {following.value} after →
             </Button>
           )}
           {streams.map(sid => (
-            <Button key={sid} class="small" onClick={() => go('streams', { sid })}>
+            <Button local key={sid} class="small" onClick={() => go('streams', { sid })}>
               stream 0x{sid.toString(16)}
             </Button>
           ))}

@@ -5,7 +5,7 @@ import { useEffect, useRef } from 'preact/hooks'
 import type { ApiError } from './api.ts'
 import { seconds, wallClock } from './format.ts'
 import type { Loaded } from './hooks.ts'
-import { clockMode } from './store.ts'
+import { clockMode, reachable } from './store.ts'
 
 interface Toast {
   readonly id: number
@@ -106,13 +106,21 @@ export function When({ at, time }: { at: string; time?: number | undefined }) {
   const wall = wallClock(Date.parse(at))
   const guest = time === undefined ? undefined : `${seconds(time)} s`
   return (
-    <time dateTime={at} title={guest === undefined ? undefined : `${guest} of the guest, ${wall} of the server`}>
+    <time
+      dateTime={at}
+      title={guest === undefined ? 'of the server’s clock' : `${guest} of the guest, ${wall} of the server`}
+    >
       {clockMode.value === 'guest' && guest !== undefined ? guest : wall}
     </time>
   )
 }
 
 export type Tone = 'plain' | 'host' | 'hyp' | 'hw' | 'vm' | 'shared' | 'ok' | 'warn' | 'bad'
+
+const MILD = new Set(['unaffected', 'recovered'])
+const SEVERE = new Set(['guest-oops', 'guest-panic', 'guest-hung', 'isolation-violation', 'harness-error'])
+/** Of the verdict on a session. */
+export const verdictTone = (verdict: string): Tone => (MILD.has(verdict) ? 'ok' : SEVERE.has(verdict) ? 'bad' : 'warn')
 
 export function Tag({ tone = 'plain', children, title }: { tone?: Tone; children: ComponentChildren; title?: string }) {
   return (
@@ -122,10 +130,18 @@ export function Tag({ tone = 'plain', children, title }: { tone?: Tone; children
   )
 }
 
-export function Button(props: JSX.IntrinsicElements['button'] & { tone?: 'primary' | 'danger'; keys?: string }) {
-  const { tone, keys, children, class: extra, ...rest } = props
+/** A button that asks the server for something, and is dead without one; but for those that are `local` to the page. */
+export function Button(
+  props: JSX.IntrinsicElements['button'] & { tone?: 'primary' | 'danger'; keys?: string; local?: boolean },
+) {
+  const { tone, keys, local = false, disabled, children, class: extra, ...rest } = props
   return (
-    <button type="button" {...rest} class={`button ${tone ?? ''} ${extra ?? ''}`}>
+    <button
+      type="button"
+      {...rest}
+      disabled={disabled === true || !(local || reachable.value)}
+      class={`button ${tone ?? ''} ${extra ?? ''}`}
+    >
       {children}
       {keys && <kbd>{keys}</kbd>}
     </button>

@@ -91,6 +91,8 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
       // The guest lets go of everything.
       if (command === 'device_del')
         setImmediate(() => qmp.emit('event', { event: 'DEVICE_DELETED', data: { device: id } }))
+      if (command === 'stop' || command === 'cont')
+        setImmediate(() => qmp.emit('event', { event: command === 'stop' ? 'STOP' : 'RESUME', data: {} }))
       return command
     },
   })

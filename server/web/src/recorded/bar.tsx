@@ -109,6 +109,7 @@ export function Opening() {
     <div class="lost" role="alert">
       {refused.value}{' '}
       <Button
+        local
         class="small"
         onClick={() => {
           refused.value = undefined

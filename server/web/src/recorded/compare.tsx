@@ -2,7 +2,7 @@
 /** The recordings that are open in this page, and two of them side by side. */
 import { useState } from 'preact/hooks'
 import type { Comparison, Decision, Place } from '../../../recorded/compare.ts'
-import { count } from '../format.ts'
+import { count, dateTime } from '../format.ts'
 import { go } from '../store.ts'
 import { Button, Empty, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
 import { choose, open, recording, recordings } from './open.ts'
@@ -60,7 +60,7 @@ export function Opened() {
             {list.map((item, i) => (
               <tr key={i} class={item === recording.value ? 'hit' : ''}>
                 <td>{item.file.name}</td>
-                <td>{item.header.created.slice(0, 19).replace('T', ' ')}</td>
+                <td>{dateTime(item.header.created)}</td>
                 <td>{item.header.policy}</td>
                 <td>{item.header.kernel}</td>
                 <td class="num">{count(item.rows)}</td>

@@ -5,7 +5,7 @@ import { call } from '../api.ts'
 import { count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { MachineControls } from '../machine.tsx'
-import { held, info, running, status } from '../store.ts'
+import { held, info, reachable, running, status } from '../store.ts'
 import { attempt, Button, Empty, Field, Load, Panel, Scroll, Tag, type Tone } from '../ui.tsx'
 
 type On = BreakpointBody['on']
@@ -71,6 +71,7 @@ export function Breakpoints() {
                             <input
                               type="checkbox"
                               checked={b.enabled}
+                              disabled={!reachable.value}
                               aria-label={`Breakpoint ${b.id}: ${b.text}`}
                               onChange={e => {
                                 const enabled = e.currentTarget.checked

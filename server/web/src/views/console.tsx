@@ -6,7 +6,7 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { call } from '../api.ts'
 import { subscribe } from '../live.ts'
 import { recording } from '../recorded/open.ts'
-import { running, theme } from '../store.ts'
+import { reachable, running, theme } from '../store.ts'
 import { Button, Panel, toast } from '../ui.tsx'
 
 const SCROLLBACK = 20_000
@@ -84,7 +84,7 @@ export function Console() {
       void send()
     }
     mine.onData(text => {
-      if (recording.peek() !== undefined) return
+      if (recording.peek() !== undefined || !reachable.peek()) return
       pending += text
       void send()
     })
@@ -131,10 +131,10 @@ export function Console() {
                   ? 'keys go to the guest'
                   : 'no machine listens'}
             </span>
-            <Button class="small" onClick={() => terminal?.clear()}>
+            <Button local class="small" onClick={() => terminal?.clear()}>
               Clear
             </Button>
-            <Button class="small" onClick={() => terminal?.scrollToBottom()}>
+            <Button local class="small" onClick={() => terminal?.scrollToBottom()}>
               To the end
             </Button>
           </>

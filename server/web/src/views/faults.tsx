@@ -5,14 +5,28 @@ import type { FaultEffect, FaultEntry, FaultStatusView, FiringItem } from '../..
 import type { FieldError } from '../../../api/schemas/problem.ts'
 import { type ApiError, call } from '../api.ts'
 import { effectRows } from '../faultEffect.ts'
-import { bytes, clock, count, seconds } from '../format.ts'
+import { bytes, clock, count } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { startDialog } from '../machine.tsx'
 import { ruleText } from '../ruleText.ts'
 import { shortcut } from '../shortcuts.ts'
 import { inspectable, running, status } from '../store.ts'
-import { attempt, Button, Choice, Empty, Failure, Load, Panel, Scroll, Tag, type Tone, toast } from '../ui.tsx'
+import {
+  attempt,
+  Button,
+  Choice,
+  Empty,
+  Failure,
+  Load,
+  Panel,
+  Scroll,
+  Tag,
+  type Tone,
+  toast,
+  verdictTone,
+  When,
+} from '../ui.tsx'
 
 /** Points of rules, in the colours of whose they are. */
 const KINDS: Readonly<Record<string, Tone>> = {
@@ -26,9 +40,6 @@ const KINDS: Readonly<Record<string, Tone>> = {
   transport: 'plain',
   machine: 'plain',
 }
-const MILD = new Set(['unaffected', 'recovered'])
-const SEVERE = new Set(['guest-oops', 'guest-panic', 'guest-hung', 'isolation-violation', 'harness-error'])
-const verdictTone = (verdict: string): Tone => (MILD.has(verdict) ? 'ok' : SEVERE.has(verdict) ? 'bad' : 'warn')
 
 const STATES = {
   waiting: ['warn', 'has not fired'],
@@ -309,6 +320,7 @@ function Arm({ entry, reload }: { entry: FaultEntry | undefined; reload: () => v
         </Button>
         {from === 'catalogue' && entry !== undefined && (
           <Button
+            local
             onClick={() => {
               setText(ruleText(entry.rules.map(({ rule }) => rule)))
               setFrom('own')
@@ -474,7 +486,7 @@ function Armed({ now, reload }: { now: FaultStatusView; reload: () => void }) {
 const span = (s: number): string => (s < 120 ? `${s.toFixed(s < 10 ? 1 : 0)} s` : `${(s / 60).toFixed(0)} min`)
 
 const effectTimes = ({ before, since, over }: FaultEffect): string =>
-  `${span(before.seconds)} before ${clock(since.from)}, ${span(since.seconds)} ${over ? 'armed' : 'since'}`
+  `${span(before.seconds)} before ${clock(since.from)} by the server’s clock, ${span(since.seconds)} ${over ? 'armed' : 'since'}`
 
 function Effect({ effect }: { effect: FaultEffect }) {
   const shown = (value: number | null, unit: 'count' | 'bytes') =>
@@ -536,16 +548,18 @@ function Firings({ list }: { list: readonly FiringItem[] }) {
           <table class="data">
             <thead>
               <tr>
-                <th class="num">Guest, s</th>
+                <th class="num">Time</th>
                 <th>Rule</th>
                 <th>What was done</th>
                 <th class="num">Trap</th>
               </tr>
             </thead>
             <tbody>
-              {list.toReversed().map(({ id, rule, n, trap, time, what }) => (
+              {list.toReversed().map(({ id, rule, n, trap, at, time, what }) => (
                 <tr key={id}>
-                  <td class="num muted">{seconds(time)}</td>
+                  <td class="num muted">
+                    <When at={at} time={time} />
+                  </td>
                   <td>
                     <code>{rule}</code> <span class="muted">{n}</span>
                   </td>

@@ -89,16 +89,23 @@ function MemoryMap() {
             {bytes(size)}, {bytes(cell)} a cell
           </span>
           <span class="grow" />
-          <Button class="small" onClick={() => zoom(0.25)} aria-label="Zoom in">
+          <Button local class="small" onClick={() => zoom(0.25)} aria-label="Zoom in">
             +
           </Button>
-          <Button class="small" onClick={() => zoom(4)} aria-label="Zoom out" disabled={size >= whole.to - whole.from}>
+          <Button
+            local
+            class="small"
+            onClick={() => zoom(4)}
+            aria-label="Zoom out"
+            disabled={size >= whole.to - whole.from}
+          >
             −
           </Button>
-          <Button class="small" onClick={() => setSpan(whole)}>
+          <Button local class="small" onClick={() => setSpan(whole)}>
             Whole RAM
           </Button>
           <Button
+            local
             class="small"
             disabled={selection === undefined}
             onClick={() => selection && setSpan(enclose(selection, whole))}

@@ -7,7 +7,7 @@ import { Histogram, Share, Trend } from '../charts.tsx'
 import { bytes, clock, count, hex, micros } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { recording } from '../recorded/open.ts'
-import { counters, events, go, machineState, rate, rates, running, status, warnings } from '../store.ts'
+import { counters, events, go, machineState, rate, rates, reachable, running, status, warnings } from '../store.ts'
 import { attempt, Button, Choice, Empty, Panel, Scroll, Skeleton, sectionHref, Tag, When } from '../ui.tsx'
 import { NoMachine } from './none.tsx'
 
@@ -76,7 +76,7 @@ export function Overview() {
         )}
       </Panel>
       <Registers c={c} />
-      <Commands c={c} />
+      {hasCommands(c) && <Commands c={c} />}
       <Reports c={c} />
     </div>
   )
@@ -106,7 +106,7 @@ function Machine() {
       )}
       {!running.value && now.end !== null && (
         <p class={`ended ${now.end.outcome === 'ok' || now.end.outcome === 'killed' ? '' : 'bad'}`}>
-          Run {now.run} ended at {clock(now.end.at)}: {now.end.message}
+          Run {now.run} ended at {clock(now.end.at)} by the server’s clock: {now.end.message}
         </p>
       )}
       <dl class="facts">
@@ -127,8 +127,9 @@ function Machine() {
         <Tally name="traps" value={c?.traps} />
         <Tally name="reads" value={c?.reads} />
         <Tally name="writes" value={c?.writes} />
+        <Tally name="answered by QEMU" value={c?.predicted} />
         <Tally name="aborted" value={c?.aborted} bad />
-        <Tally name="commands" value={c?.commands.reduce((sum, k) => sum + total(k), 0)} />
+        {hasCommands(c) && <Tally name="commands" value={c?.commands.reduce((sum, k) => sum + total(k), 0)} />}
         <Tally name="guard faults" value={c?.guardFaults} bad />
         <Tally name="resets" value={c?.resets} />
         <Tally name="records lost" value={c?.lost} bad />
@@ -199,7 +200,7 @@ function Power({ smmus, c }: { smmus: number; c: CountersView | undefined }) {
 
 /** The browser sends no token with a link, so with a token the file is fetched by script. */
 const Recording = () =>
-  currentToken() === null && recording.value === undefined ? (
+  currentToken() === null && recording.value === undefined && reachable.value ? (
     <a class="button small" href="/api/v1/trace" download>
       Download recording
     </a>
@@ -271,6 +272,10 @@ function Registers({ c }: { c: CountersView | undefined }) {
 }
 
 const total = (k: CountersView['commands'][number]): number => k.kept + k.rewritten + k.dropped + k.own
+
+/** Some policies look at no command: of a machine that is off there is nothing to be said of them. */
+const hasCommands = (c: CountersView | undefined): boolean =>
+  running.value || (c !== undefined && c.commands.length > 0)
 
 function Commands({ c }: { c: CountersView | undefined }) {
   return (

@@ -113,7 +113,7 @@ function Detail({ sid }: { sid: number }) {
               <input type="checkbox" checked={different} onChange={e => setDifferent(e.currentTarget.checked)} />
               only differing fields
             </label>
-            <Button class="small" onClick={() => go('translation', { sid })}>
+            <Button local class="small" onClick={() => go('translation', { sid })}>
               Walk an address
             </Button>
           </>
@@ -179,6 +179,7 @@ function Tables({ roots, sid }: { roots: readonly TableRoot[]; sid: number }) {
         <span class="legend">
           {roots.map(root => (
             <Button
+              local
               key={root.name}
               class="small"
               aria-pressed={path[0]?.name === root.name}

@@ -275,10 +275,10 @@ export function Traps() {
                 >
                   Earlier
                 </Button>
-                <Button class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
+                <Button local class="small" keys="space" onClick={() => setPaused(p => !p)} aria-pressed={paused}>
                   {paused ? 'Go on' : 'Pause'}
                 </Button>
-                <Button class="small" keys="f" onClick={() => setFollow(f => !f)} aria-pressed={follow}>
+                <Button local class="small" keys="f" onClick={() => setFollow(f => !f)} aria-pressed={follow}>
                   Follow
                 </Button>
               </>
@@ -363,7 +363,7 @@ export function Traps() {
             collapse
           </label>
           {narrowed && (
-            <Button class="small" onClick={() => setFilter({})}>
+            <Button local class="small" onClick={() => setFilter({})}>
               Clear
             </Button>
           )}
