@@ -31,6 +31,7 @@ export function countersView(
     ...missing,
     latencyUs: quantiles(counters?.latency()),
     serverUs: quantiles(counters?.server()),
+    smmus: counters?.smmus() ?? [],
     registers: (counters?.registers() ?? []).map(({ register, offset, reads, writes }) => ({
       register,
       offset,

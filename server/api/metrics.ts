@@ -41,6 +41,19 @@ export function metrics(manager: MachineManager, subscriptions: Subscriptions): 
         [{ register, access: 'write' }, writes],
       ]),
     ),
+    counter(
+      'smmu_traps_total',
+      'Register accesses of the guest by SMMU',
+      counts.smmus.flatMap(({ smmu, reads, writes }): Sample[] => [
+        [{ smmu: `${smmu}`, access: 'read' }, reads],
+        [{ smmu: `${smmu}`, access: 'write' }, writes],
+      ]),
+    ),
+    counter(
+      'smmu_predicted_reads_total',
+      'Reads of the guest that QEMU answered by itself, by SMMU',
+      counts.smmus.map(({ smmu, predicted }): Sample => [{ smmu: `${smmu}` }, predicted]),
+    ),
     counter('traps_aborted_total', 'Accesses that ended in an abort', [[{}, counts.aborted]]),
     quantiles('trap_round_trip_seconds', 'Round trip of a trap as QEMU measured it', counts.latencyUs),
     quantiles('trap_server_seconds', "The server's own time per trap", counts.serverUs),
@@ -53,6 +66,13 @@ export function metrics(manager: MachineManager, subscriptions: Subscriptions): 
         [{ command, verdict: 'dropped' }, dropped],
         [{ command, verdict: 'own' }, own],
       ]),
+    ),
+    counter(
+      'smmu_commands_total',
+      'Commands by SMMU, and by what became of them',
+      counts.smmus.flatMap(({ smmu, commands }) =>
+        Object.entries(commands).map(([verdict, count]): Sample => [{ smmu: `${smmu}`, verdict }, count]),
+      ),
     ),
     counter(
       'hyp_warnings_total',

@@ -7,7 +7,7 @@ import type { AttackReport } from '../run/attackTable.ts'
 import type { AcpiReport } from '../run/iort.ts'
 import { type Percentiles, qemuText, type Report } from '../run/runReport.ts'
 import type { SuccessorReport } from '../run/successor.ts'
-import type { CommandCount } from '../trace/counters.ts'
+import { type CommandCount, describeSmmu } from '../trace/counters.ts'
 import { counted, grouped, micros, tenths } from '../trace/words.ts'
 import type { TranslateReport } from '../translate/translator.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
@@ -201,6 +201,7 @@ export function printSummary(run: Report): void {
     const byQemu = predicted === 0 ? '' : `, of which ${grouped(predicted)} answered by QEMU`
     const both = `${counted(reads, 'read')}, ${counted(writes, 'write')}`
     lines.push(`  ${counted(total, 'access', 'accesses')}${byQemu}: ${both}`)
+    if (traps.bySmmu.length > 1) lines.push(...traps.bySmmu.map(smmu => `    ${describeSmmu(smmu)}`))
     lines.push(`    as QEMU saw them  ${quantiles(q)}`, `    in the server     ${quantiles(s)}`)
     for (const { register, reads, writes } of traps.byRegister.slice(0, 8)) {
       lines.push(`    ${register.padEnd(18)} ${grouped(reads).padStart(9)} reads ${grouped(writes).padStart(9)} writes`)

@@ -209,7 +209,7 @@ function statsCommand(trace: Command): void {
     .option('--json', 'as JSON, times in ns')
   symbolOptions(command).action((path: string, options: SymbolOptions & { readonly json?: boolean }) =>
     reading(path, async reader => {
-      const found = stats(reader.records(), warningsOf(reader.header), loadSymbols(reader, options))
+      const found = stats(reader.records(), reader.header, loadSymbols(reader, options))
       const out = new Output()
       if (options.json) out.line(JSON.stringify({ ...found, bytes: reader.size }, null, 2))
       else {

@@ -52,6 +52,7 @@ export class Moment {
     this.power = from?.power.slice() ?? machine.smmus.map((): PowerState => 'on')
     this.#counters = from === undefined ? ownCounters() : from.#counters.slice(0)
     this.#count = new CountersWriter(this.#counters)
+    this.#count.machine(machine.smmus.length)
     this.#el2Times = from === undefined ? new Uint32Array(HISTOGRAM_WORDS) : from.#el2Times.slice()
     if (from === undefined) return
     this.row = from.row
@@ -133,7 +134,7 @@ export class Moment {
     this.trap = seq
     const aborted = root.aborted === 1
     this.#count.trap({ ...root, write: root.write === 1, aborted }, lastTrapNs, duration)
-    if (duration === 0) this.#count.add('predicted')
+    if (duration === 0) this.#count.predicted(smmu)
     if (aborted) return
     for (const [at, value] of [
       [offset, lo],
@@ -148,7 +149,7 @@ export class Moment {
   #child(child: TraceRecord): void {
     switch (child.kind) {
       case 'command':
-        this.#count.command(child.opcode, child.verdict & 3)
+        this.#count.command(child.smmu, child.opcode, child.verdict & 3)
         if (child.verdict !== verdict.own) {
           this.#consumed.set(child.smmu, (this.#consumed.get(child.smmu) ?? 0) + 1)
         }

@@ -3,6 +3,7 @@
 import type { OwnQemu } from '../../scripts/setup/index.ts'
 import type { UntranslatedMaster } from '../machine/masters.ts'
 import type { BenchEntry, TimedEntry, WorkloadEntry } from '../machine/workload.ts'
+import type { SmmuCount } from '../trace/counters.ts'
 import type { RecorderSummary } from '../trace/recorder.ts'
 import type { El2Report } from '../trap/el2Oracle.ts'
 import type { TransportUse } from '../trap/messages.ts'
@@ -32,6 +33,8 @@ export interface TrapReport {
   readonly predicted: number
   /** Most frequent first; Linux's register names, `0x…` for offsets that are no register. */
   readonly byRegister: readonly { readonly register: string; readonly reads: number; readonly writes: number }[]
+  /** Of each SMMU. */
+  readonly bySmmu: readonly SmmuCount[]
   /** Round trip as QEMU measured it. */
   readonly latencyUs: Percentiles
   /** From frame received to reply sent. */

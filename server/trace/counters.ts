@@ -9,9 +9,12 @@ import type { PowerState } from '../smmu/hardware.ts'
 import { ARM_SMMU_FRAME_SIZE, registerName } from '../smmu/registers.ts'
 import { buckets, count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'
 import { verdict } from './records.ts'
+import { counted, grouped } from './words.ts'
 
 const SLOTS = ARM_SMMU_FRAME_SIZE / 4
 const CODES = 256
+/** The index of an SMMU is a byte. */
+const MAX_SMMUS = 256
 
 /** Single counts. */
 const SCALARS = [
@@ -45,7 +48,18 @@ const EVENTS = WARNINGS + CODES
 const LATENCY = EVENTS + CODES
 const SERVER = LATENCY + HISTOGRAM_WORDS
 const SCALAR = SERVER + HISTOGRAM_WORDS
-const WORDS = SCALAR + SCALARS.length
+/** SMMUs that the machine has. */
+const SMMU_COUNT = SCALAR + SCALARS.length
+/** Of each SMMU. */
+const SMMUS = SMMU_COUNT + 1
+const SMMU_READS = 0
+const SMMU_WRITES = 1
+const SMMU_PREDICTED = 2
+const SMMU_COMMANDS = 3
+const SMMU_WORDS = SMMU_COMMANDS + VERDICTS
+const WORDS = SMMUS + MAX_SMMUS * SMMU_WORDS
+
+const smmuAt = (smmu: number): number => SMMUS + (smmu & 0xff) * SMMU_WORDS
 
 const scalarAt = Object.fromEntries(SCALARS.map((name, i) => [name, SCALAR + i])) as Record<Scalar, number>
 
@@ -64,10 +78,16 @@ export class CountersWriter {
     this.#words = new Uint32Array(buffer)
   }
 
+  /** A machine is there, with so many SMMUs. */
+  machine(smmus: number): void {
+    this.#words[SMMU_COUNT] = smmus
+  }
+
   /** @param lastTrapNs of the trap before; 0: unknown. @param serverNs from frame received to reply sent; 0: there was none. */
   trap(trap: Readonly<Trap>, lastTrapNs: number, serverNs: number): void {
     const slot = trap.offset < ARM_SMMU_FRAME_SIZE ? trap.offset >>> 2 : SLOTS - 1
     this.#increment((trap.write ? WRITES : READS) + slot)
+    this.#increment(smmuAt(trap.smmu) + (trap.write ? SMMU_WRITES : SMMU_READS))
     this.add(trap.write ? 'writes' : 'reads')
     if (trap.aborted) this.add('aborted')
     this.latency(lastTrapNs)
@@ -79,9 +99,16 @@ export class CountersWriter {
     if (ns !== 0) count(this.#words, LATENCY, ns)
   }
 
+  /** Of the reads: QEMU answered one by itself. */
+  predicted(smmu: number): void {
+    this.#increment(smmuAt(smmu) + SMMU_PREDICTED)
+    this.add('predicted')
+  }
+
   /** @param result a value of `verdict`. */
-  command(opcode: number, result: number): void {
+  command(smmu: number, opcode: number, result: number): void {
     this.#increment(COMMANDS + (opcode & 0xff) * VERDICTS + result)
+    this.#increment(smmuAt(smmu) + SMMU_COMMANDS + result)
   }
 
   /** @param id of a HypWarning. */
@@ -117,14 +144,36 @@ export interface RegisterCount {
   readonly writes: number
 }
 
-export interface CommandCount {
-  readonly opcode: number
-  readonly command: string
+/** Commands by what became of them. */
+export interface Verdicts {
   readonly kept: number
   readonly rewritten: number
   readonly dropped: number
   /** Issued by the hypervisor itself. */
   readonly own: number
+}
+
+export interface CommandCount extends Verdicts {
+  readonly opcode: number
+  readonly command: string
+}
+
+/** What one SMMU had to do with. */
+export interface SmmuCount {
+  readonly smmu: number
+  readonly reads: number
+  readonly writes: number
+  /** Of the reads: QEMU answered them by itself. */
+  readonly predicted: number
+  readonly commands: Verdicts
+}
+
+/** For people. */
+export function describeSmmu({ smmu, reads, writes, predicted, commands }: SmmuCount): string {
+  const { kept, rewritten, dropped, own } = commands
+  const byQemu = predicted === 0 ? '' : `, of which ${grouped(predicted)} answered by QEMU`
+  const hosts = `${counted(kept + rewritten + dropped, 'command')} of the host`
+  return `SMMU ${smmu}: ${counted(reads + writes, 'access', 'accesses')}${byQemu}; ${hosts}, ${grouped(own)} of the hypervisor`
 }
 
 /** The control thread's end. Every method reads what is there now. */
@@ -155,15 +204,22 @@ export class Counters {
   commands(): CommandCount[] {
     const list: CommandCount[] = []
     for (let opcode = 0; opcode < CODES; opcode++) {
-      const at = COMMANDS + opcode * VERDICTS
-      const kept = this.#at(at + verdict.kept)
-      const rewritten = this.#at(at + verdict.rewritten)
-      const dropped = this.#at(at + verdict.dropped)
-      const own = this.#at(at + verdict.own)
+      const verdicts = this.#verdicts(COMMANDS + opcode * VERDICTS)
+      const { kept, rewritten, dropped, own } = verdicts
       if (kept + rewritten + dropped + own === 0) continue
-      list.push({ opcode, command: opcodeName(opcode), kept, rewritten, dropped, own })
+      list.push({ opcode, command: opcodeName(opcode), ...verdicts })
     }
     return list
+  }
+
+  /** Of each SMMU of the machine. */
+  smmus(): SmmuCount[] {
+    return Array.from({ length: this.#at(SMMU_COUNT) }, (_, smmu) => {
+      const at = smmuAt(smmu)
+      const [reads, writes] = [this.#at(at + SMMU_READS), this.#at(at + SMMU_WRITES)]
+      const predicted = this.#at(at + SMMU_PREDICTED)
+      return { smmu, reads, writes, predicted, commands: this.#verdicts(at + SMMU_COMMANDS) }
+    })
   }
 
   /** Of hyp warnings, by id. */
@@ -209,8 +265,18 @@ export class Counters {
       writes,
       predicted: this.get('predicted'),
       byRegister: this.registers().map(({ register, reads, writes }) => ({ register, reads, writes })),
+      bySmmu: this.smmus(),
       latencyUs: us(this.latency()),
       serverUs: us(this.server()),
+    }
+  }
+
+  #verdicts(base: number): Verdicts {
+    return {
+      kept: this.#at(base + verdict.kept),
+      rewritten: this.#at(base + verdict.rewritten),
+      dropped: this.#at(base + verdict.dropped),
+      own: this.#at(base + verdict.own),
     }
   }
 

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type WarningTable, warningById } from '../policy/warnings.ts'
+import { warningById } from '../policy/warnings.ts'
 import { opcodeName } from '../smmu/commands.ts'
 import { eventName } from '../smmu/events.ts'
 import { registerName } from '../smmu/registers.ts'
+import { describeSmmu, type SmmuCount } from './counters.ts'
+import type { TraceHeader } from './format.ts'
 import { count, HISTOGRAM_WORDS, type Percentiles, percentiles } from './histogram.ts'
 import type { Output } from './output.ts'
 import type { TraceReader } from './reader.ts'
 import { type TraceRecord, verdict } from './records.ts'
 import { pcOf, type Symbols } from './symbols.ts'
+import { warningsOf } from './warnings.ts'
 import { counted, grouped, micros, tenths } from './words.ts'
 
 /** Numbers of a recording; times in ns. */
@@ -25,6 +28,8 @@ export interface Stats {
   readonly latency: Percentiles
   readonly hardware: { readonly reads: number; readonly writes: number } & Percentiles
   readonly memory: { readonly reads: number; readonly writes: number; readonly bytes: number }
+  /** Of each SMMU. */
+  readonly smmus: readonly SmmuCount[]
   readonly registers: Readonly<Record<string, number>>
   readonly commands: Readonly<Record<string, number>>
   readonly warnings: Readonly<Record<string, number>>
@@ -35,7 +40,7 @@ export interface Stats {
   readonly lost: number
 }
 
-const VERDICTS = Object.keys(verdict)
+const VERDICTS = Object.keys(verdict) as (keyof typeof verdict)[]
 
 class Tally {
   readonly #counts = new Map<string, number>()
@@ -50,7 +55,16 @@ class Tally {
   }
 }
 
-export function stats(records: Iterable<TraceRecord>, table: WarningTable, symbols?: Symbols): Stats {
+export function stats(
+  records: Iterable<TraceRecord>,
+  header: Pick<TraceHeader, 'warnings' | 'machine'>,
+  symbols?: Symbols,
+): Stats {
+  const table = warningsOf(header)
+  const smmus = header.machine.smmus.map((_, smmu) => ({
+    ...{ smmu, reads: 0, writes: 0, predicted: 0 },
+    commands: { kept: 0, rewritten: 0, dropped: 0, own: 0 },
+  }))
   const registers = new Tally()
   const commands = new Tally()
   const warnings = new Tally()
@@ -82,15 +96,21 @@ export function stats(records: Iterable<TraceRecord>, table: WarningTable, symbo
       last = Math.max(last, record.start)
     }
     switch (record.kind) {
-      case 'trap':
+      case 'trap': {
+        const of = smmus[record.smmu]
         n.traps++
         n.aborted += record.aborted
         registers.add(`${record.write ? 'W' : 'R'} ${registerName(record.offset)}`)
+        if (of !== undefined) of[record.write ? 'writes' : 'reads']++
         if (record.duration > 0) count(server, 0, record.duration)
-        else n.predicted++
+        else {
+          n.predicted++
+          if (of !== undefined) of.predicted++
+        }
         if (record.lastTrapNs > 0) count(latency, 0, record.lastTrapNs)
         if (symbols) functions.add(symbols.find(pcOf(record))?.name ?? '?')
         break
+      }
       case 'hardware':
         if (record.write) n.hwWrites++
         else n.hwReads++
@@ -103,7 +123,10 @@ export function stats(records: Iterable<TraceRecord>, table: WarningTable, symbo
         n.bytes += record.length
         break
       case 'command': {
-        const what = record.verdict === verdict.kept ? '' : ` (${VERDICTS[record.verdict] ?? record.verdict})`
+        const result = VERDICTS[record.verdict]
+        const of = smmus[record.smmu]
+        if (of !== undefined && result !== undefined) of.commands[result]++
+        const what = record.verdict === verdict.kept ? '' : ` (${result ?? record.verdict})`
         commands.add(`${opcodeName(record.opcode)}${what}`)
         break
       }
@@ -128,6 +151,7 @@ export function stats(records: Iterable<TraceRecord>, table: WarningTable, symbo
     latency: percentiles(latency),
     hardware: { reads: n.hwReads, writes: n.hwWrites, ...percentiles(hardware) },
     memory: { reads: n.reads, writes: n.writes, bytes: n.bytes },
+    smmus,
     registers: registers.get(),
     commands: commands.get(),
     warnings: warnings.get(),
@@ -144,6 +168,7 @@ export function printStats(s: Stats, reader: TraceReader, out: Output): void {
   out.line(
     `${counted(s.traps, 'access', 'accesses')} in ${(s.span / 1e9).toFixed(2)} s${s.predicted > 0 ? `, of which ${grouped(s.predicted)} answered by QEMU` : ''}${s.aborted > 0 ? `, ${grouped(s.aborted)} aborted` : ''}`,
   )
+  if (s.smmus.length > 1) for (const smmu of s.smmus) out.line(`  ${describeSmmu(smmu)}`)
   out.line(`  as QEMU saw them   ${us(s.latency)}`)
   out.line(`  in the server      ${us(s.server)}`)
   out.line(

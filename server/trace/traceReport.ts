@@ -23,12 +23,12 @@ export class TraceReport implements HypReport {
 
   command(smmu: number, opcode: number, result: CommandVerdict): void {
     this.#ring.command(smmu, opcode, result)
-    this.#counters.command(opcode, result)
+    this.#counters.command(smmu, opcode, result)
   }
 
   hypCommand(smmu: number, opcode: number): void {
     this.#ring.command(smmu, opcode, verdict.own)
-    this.#counters.command(opcode, verdict.own)
+    this.#counters.command(smmu, opcode, verdict.own)
   }
 
   stream(smmu: number, sid: number, hostConfig: number, shadowConfig: number): void {

@@ -95,6 +95,7 @@ export class Connection {
     const hello = { ...described, devices: this.#devices }
     this.#hello = hello
     this.#version = version
+    thread.counters.machine(hello.smmus.length)
     this.#session = hello.session === '' ? randomUUID() : hello.session
     this.#ram = ram
     // With breakpoints and with call stacks, every access is to come by.

@@ -190,7 +190,7 @@ export class TrapPath implements Onward {
     trap.lo = message.value
     this.#ring.trap(trap, this.#ring.now(), 0, 0, released.no)
     this.#counters.trap(trap, 0, 0)
-    this.#counters.add('predicted')
+    this.#counters.predicted(message.smmu)
   }
 
   /** The same while something else is under way: on the trace, all that belongs to that comes first. */

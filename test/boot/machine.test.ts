@@ -49,6 +49,13 @@ test('two SMMUs, four devices, all at a time', async () => {
   ])
   for (const { device, bytes } of load) expect(bytes, device).toBeGreaterThan(0)
   expect(report.oracle?.violations).toEqual([])
+  const { total, bySmmu } = report.traps ?? { total: 0, bySmmu: [] }
+  expect(bySmmu.map(({ smmu }) => smmu)).toEqual([0, 1])
+  for (const { smmu, commands } of bySmmu) {
+    expect(commands.kept, `SMMU ${smmu}`).toBeGreaterThan(100)
+    expect(said).toMatch(new RegExp(`^    SMMU ${smmu}: [\\d,]+ accesses`, 'm'))
+  }
+  expect(bySmmu.reduce((n, { reads, writes }) => n + reads + writes, 0)).toBe(total)
 })
 
 /** ms: QEMU is built first. */

@@ -264,6 +264,7 @@ export type MachineStatus = View<typeof StatusSchema>
 
 const Quantiles = Type.Object({ p50: Type.Number(), p90: Type.Number(), p99: Type.Number(), max: Type.Number() })
 const Count = Type.Integer()
+const Verdicts = { kept: Count, rewritten: Count, dropped: Count, own: Count }
 
 export const CountersSchema = named(
   'Counters',
@@ -287,15 +288,16 @@ export const CountersSchema = named(
     refused: Type.Integer({ description: 'records that the disk refused, of all machines' }),
     latencyUs: Quantiles,
     serverUs: Quantiles,
+    smmus: Type.Array(
+      Type.Object({ smmu: Count, reads: Count, writes: Count, predicted: Count, commands: Type.Object(Verdicts) }),
+      { description: 'of each SMMU; predicted: of the reads, those that QEMU answered by itself' },
+    ),
     registers: Type.Array(Type.Object({ register: Type.String(), offset: Count, reads: Count, writes: Count })),
     commands: Type.Array(
       Type.Object({
         opcode: Count,
         command: Type.String(),
-        kept: Count,
-        rewritten: Count,
-        dropped: Count,
-        own: Count,
+        ...Verdicts,
       }),
     ),
     warnings: Type.Array(Type.Object({ code: Type.String(), expected: Type.Boolean(), count: Count })),

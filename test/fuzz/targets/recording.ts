@@ -82,7 +82,7 @@ function shown(path: string): string {
   }
   const records = [...reader.records()]
   const table = warningsOf(reader.header)
-  stats(records, table)
+  stats(records, reader.header)
   for (const record of records) describeRecord(record, table)
   exhaust(json(reader, records))
   exhaust(csv(records, table))

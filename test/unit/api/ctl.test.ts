@@ -168,6 +168,8 @@ test.each<[string[], RegExp]>([
   [['breakpoints'], /^none$/m],
   [['held'], /^none$/m],
   [['metrics'], /^smmu_cosim_traps_total\{register="GBPA",access="write"\} 1$/m],
+  [['metrics'], /^smmu_cosim_smmu_traps_total\{smmu="0",access="write"\} [1-9]\d*$/m],
+  [['metrics'], /^smmu_cosim_smmu_commands_total\{smmu="0",verdict="kept"\} \d+$/m],
   [['qmp', 'query-status'], /"query-status"/],
   [['wait', 'kernel', '--timeout', '1'], /^running, smmu/],
 ])('ctl %j', async (args, expected) => {

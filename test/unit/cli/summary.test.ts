@@ -77,6 +77,10 @@ test('numbers as people read them, and how many accesses QEMU answered', () => {
     traps: {
       ...{ total: 43_788, reads: 43_787, writes: 1, predicted: 21_876, latencyUs: us, serverUs: us },
       byRegister: [{ register: 'CMDQ_CONS', reads: 43_787, writes: 1 }],
+      bySmmu: [0, 1].map(smmu => ({
+        ...{ smmu, reads: 43_000 * (1 - smmu), writes: 1, predicted: smmu },
+        commands: { kept: 1, rewritten: 0, dropped: 0, own: 1200 },
+      })),
     },
     workload: [{ device: 'kexec', operation: 'read', bytes: 42 * 2 ** 20, ok: true, sha256: '', expected: '' }],
     bench: [{ device: 'nvme', reads: 1, ms: 2 }],
@@ -92,6 +96,8 @@ test('numbers as people read them, and how many accesses QEMU answered', () => {
   for (const line of [
     '  QEMU 10.2.2, built from the source in /my/qemu',
     '  43,788 accesses, of which 21,876 answered by QEMU: 43,787 reads, 1 write',
+    '    SMMU 0: 43,001 accesses; 1 command of the host, 1,200 of the hypervisor',
+    '    SMMU 1: 1 access, of which 1 answered by QEMU; 1 command of the host, 1,200 of the hypervisor',
     '    as QEMU saw them  p50 4.1 µs, p90 323.0, p99 925.7, max 14,820.3',
     '  1 command of the host: 1 kept, 0 rewritten, 0 dropped; 1,234 of the hypervisor',
     '    1 access of guarded memory by vCPUs, stopped',

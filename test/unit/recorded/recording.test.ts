@@ -19,7 +19,6 @@ import { recordedMachine } from '../../../server/trace/recordedMachine.ts'
 import { request, verdict } from '../../../server/trace/records.ts'
 import type { RingWriter } from '../../../server/trace/ring.ts'
 import { stats } from '../../../server/trace/stats.ts'
-import { warningsOf } from '../../../server/trace/warnings.ts'
 import { folder, header, recording, trap } from '../trace/synthetic.ts'
 
 const fixture = (name: string) => fileURLToPath(new URL(`../trace/recordings/${name}.gz`, import.meta.url))
@@ -63,7 +62,7 @@ test.each(BOOTS)('%s: walks at any moment are those of walk --recording, forward
 
 test.each(BOOTS)('%s: what is counted at the end is what trace stats counts', async name => {
   const reader = TraceReader.open(fixture(name))
-  const expected = stats(reader.records(), warningsOf(reader.header))
+  const expected = stats(reader.records(), reader.header)
   const mine = await opened(name)
   mine.seek(mine.rows)
   const found = await mine.views.call('GET /counters')
@@ -71,6 +70,7 @@ test.each(BOOTS)('%s: what is counted at the end is what trace stats counts', as
     traps: expected.traps,
     aborted: expected.aborted,
     lost: expected.lost,
+    smmus: expected.smmus,
     hardwareReads: expected.hardware.reads,
     hardwareWrites: expected.hardware.writes,
   })

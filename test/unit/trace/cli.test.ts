@@ -10,6 +10,7 @@ import { Command, CommanderError } from 'commander'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { traceCommand } from '../../../server/cli/trace.ts'
 import { recordedMachine } from '../../../server/trace/recordedMachine.ts'
+import { verdict } from '../../../server/trace/records.ts'
 import { bootRecording, header, recording, scriptedBoot, trap } from './synthetic.ts'
 
 const files = mkdtempSync(join(tmpdir(), 'smmu-cosim-trace-cli-'))
@@ -126,6 +127,34 @@ test('stats, for people and as JSON', async () => {
   expect(out).toMatch(/^ +1 {2}TLBI_EL2_ALL \(dropped\)$/m)
   const json = JSON.parse((await run('trace', 'stats', boot, '--json')).out) as Record<string, unknown>
   expect(json).toMatchObject({ traps: 91, aborted: 0, lost: 0, warnings: { HYP_UNKNOWN_REGISTER: 1 } })
+})
+
+test('stats of a machine with two SMMUs tell what each had to do', async () => {
+  const two = join(files, 'two')
+  const machine = { ...header.machine, smmus: [0, 1].map(n => ({ base: 0x905_0000 + n * 0x2_0000, size: 0x2_0000 })) }
+  await recording(
+    two,
+    writer => {
+      writer.trap(trap, 100, 50, 0, 0)
+      writer.trap({ ...trap, seq: 2, smmu: 1, write: false }, 200, 0, 0, 0)
+      writer.command(1, 0x46, verdict.own)
+      writer.command(1, 0x46, verdict.rewritten)
+    },
+    { header: { machine } },
+  )
+  const { out } = await run('trace', 'stats', two)
+  expect(out).toContain(
+    [
+      '  SMMU 0: 1 access; 0 commands of the host, 0 of the hypervisor',
+      '  SMMU 1: 1 access, of which 1 answered by QEMU; 1 command of the host, 1 of the hypervisor\n',
+    ].join('\n'),
+  )
+  const { smmus } = JSON.parse((await run('trace', 'stats', two, '--json')).out) as { readonly smmus: unknown }
+  expect(smmus).toEqual([
+    { smmu: 0, reads: 0, writes: 1, predicted: 0, commands: { kept: 0, rewritten: 0, dropped: 0, own: 0 } },
+    { smmu: 1, reads: 1, writes: 0, predicted: 1, commands: { kept: 0, rewritten: 1, dropped: 0, own: 1 } },
+  ])
+  expect((await run('trace', 'stats', boot)).out).not.toContain('SMMU 0')
 })
 
 test('diff: nothing, or the first divergence first', async () => {

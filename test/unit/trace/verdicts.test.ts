@@ -78,7 +78,7 @@ test('kept, rewritten and dropped are told apart in the trace and its numbers', 
     'host cmd  TLBI_EL2_ALL  DROPPED',
     'host cmd  SYNC cs=irq msi=0x40000000 data=0x1234  REWRITTEN',
   ])
-  const { commands } = stats(reader.records(), HYP_WARNINGS)
+  const { commands } = stats(reader.records(), reader.header)
   expect(commands).toMatchObject({ TLBI_NH_VA: 1, 'TLBI_EL2_ALL (dropped)': 1, 'SYNC (rewritten)': 1, SYNC: 2 })
 })
 
