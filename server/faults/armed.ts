@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A rule with its names as numbers, ready to be compared with what takes place. */
 import { NO_STREAM } from '../../protocol/messages.ts'
+import { slotNames } from '../machine/hotplug.ts'
+import { functionNames } from '../machine/streams.ts'
 import type { Halves } from '../smmu/bits.ts'
 import { commandNumber, eventNumber } from '../smmu/names.ts'
 import { halvesOf, rangeOf, register } from './names.ts'
@@ -15,21 +17,34 @@ export interface Device {
 }
 
 /**
- * The StreamID of a number, or of a device by its id or model; NO_STREAM, which no access has: the guest has not numbered its bus yet.
- * @throws Error when the machine has no such device
+ * The StreamID of a number, or of a device by its id or model; NO_STREAM, which no access has: the guest has not numbered its bus
+ * yet, it is a virtual function that is not switched on, or nobody has plugged it in.
+ * @throws Error when the machine has no such device, and cannot come to have it
  */
 export function resolveSid(sid: number | string, devices: readonly Device[]): number {
   if (typeof sid === 'number') return sid
   // JSON has no other way to write it.
   if (/^0x[0-9a-f]{1,8}$/i.test(sid)) return Number(sid)
   const found = devices.find(({ name, model }) => name === sid || model === sid)
-  if (found === undefined) {
+  if (found !== undefined) return found.sid
+  const later = devices.flatMap(device => [...functionNames(device), ...slotNames(device.name)])
+  if (!later.includes(sid)) {
     const known = devices
       .map(({ model, sid: id }) => `${model} (${id === NO_STREAM ? 'not numbered yet' : `0x${id.toString(16)}`})`)
       .join(', ')
-    throw new Error(`no device ${sid} behind an SMMU; there are ${known || 'none'}`)
+    const coming = later.length === 0 ? '' : `, and later maybe ${later.join(', ')}`
+    throw new Error(`no device ${sid} behind an SMMU; there are ${known || 'none'}${coming}`)
   }
-  return found.sid
+  return NO_STREAM
+}
+
+/** The same while the machine runs: NO_STREAM as well for a device that is gone. */
+export function sidNow(sid: number | string, devices: readonly Device[]): number {
+  try {
+    return resolveSid(sid, devices)
+  } catch {
+    return NO_STREAM
+  }
 }
 
 /** @typeParam P the point that it acts on */
@@ -67,7 +82,7 @@ export class ArmedRule<P extends Point = Point> {
     this.action = ACTIONS.indexOf(rule.what.do)
     this.trigger = new Trigger(rule, seed, fired)
     this.smmu = 'smmu' in where ? where.smmu : undefined
-    this.locate(devices)
+    this.sid = 'sid' in where && where.sid !== undefined ? resolveSid(where.sid, devices) : undefined
     this.offset = 'register' in where && where.register !== undefined ? register(where.register) : undefined
     this.opcode = 'command' in where && where.command !== undefined ? commandNumber(where.command) : undefined
     this.event = 'event' in where && where.event !== undefined ? eventNumber(where.event) : undefined
@@ -77,10 +92,10 @@ export class ArmedRule<P extends Point = Point> {
     this.#want = value === undefined ? undefined : halvesOf(value)
   }
 
-  /** Looks up the StreamID of the device that it names. @throws Error when the machine has no such device */
+  /** Looks up the StreamID of the device that it names, and waits for one that is gone. */
   locate(devices: readonly Device[]): void {
     const { where } = this.rule
-    this.sid = 'sid' in where && where.sid !== undefined ? resolveSid(where.sid, devices) : undefined
+    if ('sid' in where && where.sid !== undefined) this.sid = sidNow(where.sid, devices)
   }
 
   concerns(smmu: number): boolean {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Actions that stand for themselves: they alter nothing of what takes place at a point, and so go with any. */
-import { enums } from '../../protocol/messages.ts'
+import { enums, NO_STREAM } from '../../protocol/messages.ts'
 import { resultName } from '../policy/result.ts'
 import { warningByCode } from '../policy/warnings.ts'
 import { hex } from '../smmu/bits.ts'
 import * as r from '../smmu/registers.ts'
-import { type ArmedRule, resolveSid } from './armed.ts'
+import { type ArmedRule, sidNow } from './armed.ts'
 import type { ArmedMachine } from './armedMachine.ts'
 import { changeBytes } from './change.ts'
 import { devicePage } from './devicePage.ts'
@@ -103,7 +103,8 @@ export class FreeActions {
         return `GERROR ${what.bits.join(' ')}`
       }
       case 'event': {
-        const sid = what.sid === undefined ? 0 : resolveSid(what.sid, context.devices)
+        const sid = what.sid === undefined ? 0 : sidNow(what.sid, context.devices)
+        if (sid === NO_STREAM) return `${what.sid} is not there`
         const text = produceEvents(memory, smmu.hardware, what, sid)
         context.irq(index, enums.irqLine.evtq[0])
         return text
@@ -132,7 +133,8 @@ export class FreeActions {
 
   #corrupt(smmu: SmmuFaults, what: WhatOf['corrupt']): string {
     const { context, memory } = this.#machine
-    const sid = what.sid === undefined ? 0 : resolveSid(what.sid, context.devices)
+    const sid = what.sid === undefined ? 0 : sidNow(what.sid, context.devices)
+    if (sid === NO_STREAM) return `${what.sid} is not there`
     let address: number | undefined
     if (what.table === 'ste') address = smmu.shadow.steAddress(sid, memory)
     else if (what.table === 'l1') address = smmu.shadow.l1Address(sid)
@@ -155,7 +157,9 @@ export class FreeActions {
     const { context } = this.#machine
     let base = what.address === undefined ? undefined : rangeOf(what.address).from
     if (what.do === 'donate' && base === undefined && what.sid !== undefined) {
-      base = devicePage(smmu.hardware, context.memory, resolveSid(what.sid, context.devices), halvesOf(what.iova ?? 0))
+      const sid = sidNow(what.sid, context.devices)
+      if (sid === NO_STREAM) return `${what.sid} is not there`
+      base = devicePage(smmu.hardware, context.memory, sid, halvesOf(what.iova ?? 0))
     }
     if (base === undefined) return 'nothing is mapped there'
     const size = Number(big(what.size ?? 4096))

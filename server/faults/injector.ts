@@ -5,7 +5,6 @@
  * and what takes place is handed to the points (points/), of which each has its rules.
  */
 import type { Translate } from '../../protocol/generated/messages.ts'
-import { NO_STREAM } from '../../protocol/messages.ts'
 import { OperationError } from '../policy/operationError.ts'
 import type { Policy, Stage2Change, Trap } from '../policy/policy.ts'
 import type { GuestMemory } from '../smmu/memory.ts'
@@ -114,16 +113,9 @@ export class Injector {
     this.#rules = []
   }
 
-  /** The machine's devices have other StreamIDs, or there are others: rules that name one follow it, and wait for one that is gone. */
+  /** The machine's devices have other StreamIDs, or there are others: rules that name one follow it. */
   renamed(): void {
-    const devices = this.#context?.devices ?? []
-    for (const armed of this.#rules) {
-      try {
-        armed.locate(devices)
-      } catch {
-        armed.sid = NO_STREAM
-      }
-    }
+    for (const armed of this.#rules) armed.locate(this.#context?.devices ?? [])
   }
 
   status(): FaultStatus {

@@ -26,6 +26,10 @@ const UNPLUG_MS = 20_000
 
 const slotId = (slot: number): string => `slot${slot}`
 
+/** Names that a device in a root port may have; none when it is no slot. */
+export const slotNames = (port: string): string[] =>
+  /^slot\d+$/.test(port) ? PLUGGABLE_NAMES.map(device => `${port}.${device}`) : []
+
 /** QEMU's words for root ports without a device. */
 export const slotArguments = (slots: number): string[] =>
   Array.from({ length: slots }, (_, slot) => [

@@ -34,6 +34,15 @@ const HOST_BRIDGE = 0x0600
 /** What QEMU has in the configuration space of a virtual function, instead of a vendor. */
 const VIRTUAL_FUNCTION = 0xffff
 
+/** Virtual functions that a guest can switch on at most, by QEMU's type. */
+const MAX_FUNCTIONS: Readonly<Record<string, number>> = { igb: 8 }
+
+const functionName = (parent: string, index: number): string => `${parent}.vf${index}`
+
+/** Names of a device's virtual functions. */
+export const functionNames = ({ name, model }: Pick<NamedDevice, 'name' | 'model'>): string[] =>
+  Array.from({ length: MAX_FUNCTIONS[model] ?? 0 }, (_, index) => functionName(name, index))
+
 const idOf = ({ id: { vendor, device } }: PciDevice): string => `${vendor.toString(16)}:${device.toString(16)}`
 /** QEMU's bridges to a conventional bus: with a PCIe capability (pcie-pci-bridge), and without (pci-bridge, i82801b11-bridge). */
 const TO_CONVENTIONAL = '1b36:e'
@@ -82,7 +91,7 @@ export function namedDevices(
       for (const [index, device] of devices.filter(({ id }) => id.vendor === VIRTUAL_FUNCTION).entries()) {
         const sid = requesterId(device)
         const parent = more.length === 0 ? only?.qdev_id : undefined
-        if (used(smmu, sid)) add(sid, parent ? `${parent}.vf${index}` : address(device), 'virtual function')
+        if (used(smmu, sid)) add(sid, parent ? functionName(parent, index) : address(device), 'virtual function')
       }
     }
     walk(root.devices, undefined)

@@ -601,6 +601,54 @@ test('a rule follows the device that it names: to a bus that is numbered later, 
   expect(drops()).toBe(0)
 })
 
+describe('a device that the machine may come to have', () => {
+  const igb = { sid: 0x300, name: 'igb', model: 'igb' }
+  const slot = { sid: 0x18, name: 'slot0', model: 'pcie-root-port' }
+
+  test.each([
+    ['a virtual function', 'igb.vf1', { sid: 0x382, name: 'igb.vf1', model: 'virtual function' }],
+    ['what is plugged into a slot', 'slot0.nvme', { sid: 0x400, name: 'slot0.nvme', model: 'nvme' }],
+  ])('a rule waits for %s', (_, sid, device) => {
+    const bench = new FaultyBench()
+    bench.devices.push(igb, slot)
+    const act = { do: 'event', event: 'F_TRANSLATION', sid, address: 0x9000 } as const
+    bench.injector.prepare({
+      rules: [
+        rule({ at: 'command', command: 'CFGI_STE', sid }, { do: 'drop' }, ALWAYS),
+        { ...rule({ at: 'machine' }, act), name: 'event' },
+      ],
+      seed: 1,
+    })
+    bench.connect()
+    bench.reset()
+    const host = new Host(bench).boot()
+    const drops = () => {
+      const before = bench.firings.length
+      host.commands(cfgiSte(device.sid), SYNC)
+      return bench.firings.length - before
+    }
+    expect(drops()).toBe(0)
+    bench.injector.fire('event')
+    expect(bench.firings.at(-1)?.what).toBe(`${sid} is not there`)
+    bench.devices.push(device)
+    bench.injector.renamed()
+    expect(drops()).toBe(1)
+    bench.devices.pop()
+    bench.injector.renamed()
+    expect(drops()).toBe(0)
+  })
+
+  const functions = Array.from({ length: 8 }, (_, n) => `igb.vf${n}`).join(', ')
+  test.each(['igb.vf8', 'igb.vf', 'nvme.vf0', 'slot1.nvme', 'slot0.floppy', 'slot0.'])('never: %s', sid => {
+    const bench = new FaultyBench()
+    bench.devices.push(igb, slot)
+    bench.connect()
+    expect(() => bench.arm([rule({ at: 'command', sid }, { do: 'drop' })])).toThrow(
+      `no device ${sid} behind an SMMU; there are nvme (0x10), virtio-blk-pci (0x105), igb (0x300), pcie-root-port (0x18), and later maybe ${functions}, slot0.virtio-blk, slot0.nvme, slot0.virtio-net, slot0.e1000e`,
+    )
+  })
+})
+
 test('what was disarmed stays disarmed in the thread that takes over', () => {
   const bench = new FaultyBench()
   bench.injector.prepare({ rules: [reads('IDR0', { do: 'abort' })], seed: 1 })
