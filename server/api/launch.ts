@@ -116,8 +116,10 @@ export async function launch(
   const image = options.image && namedFile(defaults.imagesFolder, options.image, 'image')
   const initrd = options.initrd && namedFile(defaults.imagesFolder, options.initrd, 'initrd')
   const faults = await faultsOf(policy, options, signal)
+  const shell = options.run !== 'workload'
   const files = await machineFiles(
     {
+      shell,
       ...(initrd && { initrd }),
       kernel: image || options.kernel || (el2 ? EL2_KERNEL : DEFAULTS.kernel),
       attack: el2,
@@ -128,7 +130,7 @@ export async function launch(
   )
   signal.throwIfAborted()
   const { bench = 0 } = options
-  const run = options.run === 'workload' ? (el2 ? 'el2' : 'workload') : 'shell'
+  const run = shell ? 'shell' : el2 ? 'el2' : 'workload'
   const append = [...(el2 ? [EL2_COMMAND_LINE] : []), ...(options.append === undefined ? [] : [options.append])].join(
     ' ',
   )

@@ -106,7 +106,7 @@ export async function bootAction(options: BootOptions, hook?: SessionHook): Prom
     // A confined process cannot look for what it was not allowed to read.
     usage(() => check(options))
     await checkQuirkNames(options.policy, options.quirk)
-    await checkKernel({ ...wantedFiles(options), qemuArgs: options.qemuArg }, !options.interactive, say)
+    await checkKernel({ ...wantedFiles(options), qemuArgs: options.qemuArg, pkvm: options.el2 === 'pkvm' }, say)
     await checkPolicy(options.policy, options.typeCheck, signal)
     if (options.dashboard !== undefined) {
       await confine(options.sandbox, namedFiles(options), signal)
@@ -268,6 +268,7 @@ function wantedFiles({
   share,
   device,
   kexec,
+  interactive,
 }: BootOptions): WantedFiles {
   return {
     kernel: kernel ?? (el2 === 'none' ? DEFAULTS.kernel : EL2_KERNEL),
@@ -280,7 +281,8 @@ function wantedFiles({
     agent: exec !== undefined,
     share: share !== undefined,
     devices: device,
-    kexec: kexec !== undefined,
+    ...(kexec !== undefined && { successor: kexec }),
+    shell: interactive === true,
   }
 }
 

@@ -44,7 +44,7 @@ import {
 } from './bootOptions.ts'
 import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
-import { checkKernel } from './kernels.ts'
+import { checkKernel, kernelName } from './kernels.ts'
 import { list, numbers, whole, within } from './numbers.ts'
 import { databaseFile, expectReports, faultNames, inputFile, outputFile } from './paths.ts'
 import { connectionOf, endSoon, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
@@ -206,7 +206,7 @@ async function start(
     ...(options.initrd && { initrd: options.initrd }),
   }
   for (const kernel of options.kernel)
-    await checkKernel({ kernel, devices: options.device, qemuArgs: options.qemuArg, ...machine }, true, say)
+    await checkKernel({ kernel, devices: options.device, qemuArgs: options.qemuArg, ...machine }, say)
   const database = new Database(options.database)
   const campaign =
     options.resume === undefined ? begin(database, how, all, what, options) : resumed(database, options.resume, options)
@@ -262,7 +262,11 @@ function begin(
   options: RunOptions,
 ): Campaign {
   const again = options.twice ? all.map(entry => ({ ...entry, name: `${entry.name}${AGAIN}` })) : []
-  const wanted = planOf([...all, ...again], options.kernel, options.until, options.seed, machineOf(options))
+  const { kernel: kernels, until, seed } = options
+  const wanted = planOf([...all, ...again], kernels, until, seed, machineOf(options)).map(job => ({
+    ...job,
+    kernel: kernelName(job.kernel),
+  }))
   const [first, ...others] = wanted.filter(job => flawsOf(job) !== '')
   const plan = first === undefined ? wanted : wanted.filter(job => flawsOf(job) === '')
   if (first !== undefined && (plan.length === 0 || how === 'run')) {
@@ -294,7 +298,8 @@ function machineOf({ modules, initrd, append, qemuArg, device }: RunOptions): Jo
  * @throws Error
  */
 function expectNamed(plan: readonly Job[], options: RunOptions): void {
-  const job = plan.find(({ kernel }) => !isSeries(kernel) && !options.kernel.includes(kernel))
+  const kernels = options.kernel.map(kernelName)
+  const job = plan.find(({ kernel }) => !isSeries(kernel) && !kernels.includes(kernelName(kernel)))
   if (job !== undefined) {
     throw new UsageError(`${jobName(job)}: it asks for a kernel of its own: --kernel '${job.kernel}' allows that image`)
   }

@@ -53,7 +53,7 @@ import {
 } from './bootOptions.ts'
 import { compareCommand } from './compare.ts'
 import { act, EXIT, UsageError, usage } from './exit.ts'
-import { checkKernel } from './kernels.ts'
+import { checkKernel, kernelName } from './kernels.ts'
 import { list, within } from './numbers.ts'
 import { databaseFile, expectReports, inputFile, outputFile } from './paths.ts'
 import { connectionOf, endSoon, ONLY_BUILT_IN, publishOption, type QueueOptions, queueOptions } from './queueOptions.ts'
@@ -231,11 +231,9 @@ const machineOf = (options: MatrixOptions): MatrixMachine => {
   }
 }
 
-/** The kernels of a matrix: a path holds wherever it is gone on from. */
 const kernelsOf = ({ kernel, against }: MatrixOptions): string[] => [
-  ...new Set([...(against === undefined ? [] : [against]), ...kernel].map(nameOf)),
+  ...new Set([...(against === undefined ? [] : [against]), ...kernel].map(kernelName)),
 ]
-const nameOf = (kernel: string): string => (isSeries(kernel) ? kernel : resolve(kernel))
 
 async function start(options: MatrixOptions, signal: AbortSignal): Promise<void> {
   usage(() => expectReports(options))
@@ -250,7 +248,7 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
     throw new UsageError("--modules: not with Debian's kernels, which have their own")
   for (const kernel of kernels) {
     const own = isSeries(kernel) ? {} : { ...(modules && { modules }), ...(initrd && { initrd }) }
-    await checkKernel({ kernel, devices: options.device.flat(), qemuArgs: options.qemuArg, ...own }, true, say)
+    await checkKernel({ kernel, devices: options.device.flat(), qemuArgs: options.qemuArg, ...own }, say)
   }
   const database = new MatrixDatabase(options.database)
   const matrix = options.resume === undefined ? begin(database, kernels, options) : resumed(database, kernels, options)
@@ -354,7 +352,7 @@ async function setUp(matrix: Matrix, { qemu }: MatrixOptions, signal: AbortSigna
 async function output(database: MatrixDatabase, matrix: Matrix, options: OutputOptions): Promise<void> {
   const rows = database.rows(matrix)
   const { plan, ...about } = matrix
-  const reference = options.against === undefined ? undefined : nameOf(options.against)
+  const reference = options.against === undefined ? undefined : kernelName(options.against)
   if (reference !== undefined && !plan.some(({ kernel }) => kernel === reference)) {
     throw new UsageError(
       `--against ${options.against}: this matrix has ${[...new Set(plan.map(({ kernel }) => kernel))].join(', ')}`,

@@ -78,14 +78,18 @@ function kind(text: string): KindName {
 }
 
 interface SymbolOptions {
-  /** True: the image that was booted. */
+  /** True: the image that was booted, which has to be one that set-up has fetched. */
   readonly symbols?: string | true
   readonly kaslr?: number
 }
 
 function symbolOptions(command: Command): Command {
   return command
-    .option('--symbols [file]', `${SYMBOL_FILES}; by default the image that was booted`, inputFile)
+    .option(
+      '--symbols [file]',
+      `${SYMBOL_FILES}; by default the image that was booted, if set-up has fetched it`,
+      inputFile,
+    )
     .option('--kaslr <offset>', 'how far the kernel was moved; worked out from the traps by default', whole)
 }
 

@@ -120,7 +120,7 @@ async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise
     ...{ qemuArgs: qemuArg, ramDir, transport, sandbox },
   }
   for (const kernel of own.kernels)
-    await checkKernel({ kernel, ...(modules && { modules }) }, initrd === undefined, say)
+    await checkKernel({ kernel, ...(modules && { modules }), ...(initrd && { initrd }) }, say)
   checkMemory(jobs)
   // What talks to a queue is loaded when there is one.
   const { Own } = await import('../fleet/own.ts')

@@ -97,7 +97,9 @@ export async function kernelIdentity(
   modules: string | undefined,
   signal: AbortSignal,
 ): Promise<string> {
-  const { image } = isSeries(kernel) ? await ensureKernel({ kernel, signal }) : await ownKernel(kernel, modules, false)
+  const { image } = isSeries(kernel)
+    ? await ensureKernel({ kernel, signal })
+    : await ownKernel(kernel, modules, { workload: false })
   return digest(image)
 }
 

@@ -15,13 +15,11 @@ import {
   type SetupOptions,
 } from '../../scripts/setup/index.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
-import { ownKernel } from './ownKernel.ts'
+import { type Needs, ownKernel, SHARE_DRIVERS } from './ownKernel.ts'
+import type { SuccessorStart } from './successor.ts'
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
 export const KERNELS = KERNEL_SERIES
-
-/** What mounts a folder of the host's. */
-const SHARE_MODULES = ['9p', '9pnet_virtio']
 
 export const isSeries = (text: string): text is KernelSeries => (KERNELS as readonly string[]).includes(text)
 
@@ -66,6 +64,7 @@ export interface MachineFiles {
   readonly firmware?: string
 }
 
+const PAGES_4K = 4096
 const PAGES_16K = 16_384
 
 /** What a kernel needs of QEMU: the usual CPU has no pages of 16 KiB. What is given later counts. */
@@ -78,9 +77,12 @@ const WITHOUT_16K = ['cortex-a53', 'cortex-a57', 'cortex-a72', 'a64fx']
 /**
  * A kernel on a CPU without its pages says nothing at all.
  * @param given the user's words for QEMU, the last of which counts
- * @throws Error naming the CPU
+ * @param pkvm it is to run as pKVM
+ * @throws Error naming the CPU, or the page size that pKVM is followed with
  */
-export function expectPages(pageSize: number, given: readonly string[]): void {
+export function expectPages(pageSize: number, given: readonly string[], pkvm: boolean): void {
+  if (pkvm && pageSize > PAGES_4K)
+    throw new Error(`its pages are of ${pageSize >> 10} KiB: with --el2 pkvm they have to be of 4 KiB`)
   const at = given.findLastIndex(word => /^--?cpu$/.test(word))
   const cpu = at < 0 ? '' : (given[at + 1]?.split(',')[0] ?? '')
   if (pageSize === PAGES_16K && WITHOUT_16K.includes(cpu))
@@ -106,7 +108,9 @@ export interface WantedFiles {
   /** With the drivers of a folder that is shared. */
   readonly share?: boolean
   /** With what starts a successor. */
-  readonly kexec?: boolean
+  readonly successor?: SuccessorStart
+  /** The guest runs a shell instead of the workload: it need not have the drivers of its devices. */
+  readonly shell?: boolean
   /** Beside the usual ones: the guest has to have their drivers. */
   readonly devices?: readonly DeviceName[]
 }
@@ -121,8 +125,11 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   const programs: GuestProgram[] = []
   if (wanted.attack) programs.push('attack')
   if (wanted.agent) programs.push('agent')
-  const extraModules = [...(wanted.share ? SHARE_MODULES : []), ...Object.keys(driversOf(wanted.devices ?? []))]
-  const { kexec = false } = wanted
+  const extraModules = [
+    ...(wanted.share ? Object.keys(SHARE_DRIVERS) : []),
+    ...Object.keys(driversOf(wanted.devices ?? [])),
+  ]
+  const kexec = wanted.successor !== undefined
   const initrd = wanted.initrd ?? (await ensureInitramfs({ ...setup, modules, programs, extraModules, kexec }))
   const firmware = wanted.firmware === true ? await ensureFirmware(setup) : wanted.firmware
   const symbols = wanted.symbols ?? vmlinux
@@ -134,8 +141,21 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   }
 }
 
-async function own({ kernel, modules, initrd, devices }: WantedFiles) {
-  const found = await ownKernel(kernel, modules, initrd === undefined, devices)
+/** What is asked of a kernel: an initramfs of the user's own may do without all that the workload's needs. */
+export function needsOf({ initrd, shell, devices, share, successor, firmware }: WantedFiles): Needs {
+  const usual = initrd === undefined
+  return {
+    workload: usual && !shell,
+    ...(devices && { devices }),
+    share: usual && share === true,
+    ...(successor && { successor }),
+    firmware: firmware !== undefined,
+  }
+}
+
+async function own(wanted: WantedFiles) {
+  const { kernel } = wanted
+  const found = await ownKernel(kernel, wanted.modules, needsOf(wanted))
   const { release = kernel, image, modules: folder, pageSize, vmlinux } = found
   return { version: release, image, modules: folder, pageSize, vmlinux }
 }

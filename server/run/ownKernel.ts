@@ -9,12 +9,14 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, st
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import { gunzipSync } from 'node:zlib'
 import { cachePath } from '../../scripts/setup/cache.ts'
 import { moduleContent } from '../../scripts/setup/initramfs.ts'
 import { guestModules, MAX_LIST, moduleName } from '../../scripts/setup/modules.ts'
 import { readRegular } from '../../scripts/setup/regularFile.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
 import { IMAGE_MAGIC, isImage, MAX_IMAGE, plainImage } from '../trace/kernelImage.ts'
+import type { SuccessorStart } from './successor.ts'
 
 /** What an image says of itself. */
 export interface ImageFacts {
@@ -72,8 +74,9 @@ export function imageBytes(path: string): Buffer | undefined {
  * Reads what an image says of itself.
  * @throws Error naming what was expected: it is no arm64 image, or a big-endian one
  */
-export function imageFacts(path: string): ImageFacts {
-  const bytes = imageBytes(path)
+export const imageFacts = (path: string): ImageFacts => factsOf(path, imageBytes(path))
+
+function factsOf(path: string, bytes: Buffer | undefined): ImageFacts {
   if (bytes === undefined) return { pageSize: 0 }
   // Documentation/arch/arm64/booting.rst: bit 0 the byte order, bits 2:1 the page size.
   const flags = bytes.readUInt32LE(24)
@@ -87,6 +90,19 @@ export function imageFacts(path: string): ImageFacts {
   return { pageSize }
 }
 
+/** What a machine asks of its kernel. */
+export interface Needs {
+  /** False: a shell, or an initramfs of the user's own, which needs none of the drivers. */
+  readonly workload: boolean
+  /** Of the workload, beside the usual ones. */
+  readonly devices?: readonly DeviceName[]
+  /** A folder of the host's is mounted. */
+  readonly share?: boolean
+  readonly successor?: SuccessorStart
+  /** UEFI starts it, and describes the machine by ACPI. */
+  readonly firmware?: boolean
+}
+
 /** The workload loads it not: its devices would be there first. */
 const BUILT_IN = { name: 'arm_smmu_v3', option: 'CONFIG_ARM_SMMU_V3' }
 
@@ -97,6 +113,70 @@ const DRIVERS: Readonly<Record<string, string>> = {
   nvme: 'CONFIG_BLK_DEV_NVME',
   virtio_net: 'CONFIG_VIRTIO_NET',
   e1000e: 'CONFIG_E1000E',
+}
+
+/** What mounts a folder of the host's. */
+export const SHARE_DRIVERS: Readonly<Record<string, string>> = {
+  '9pnet_virtio': 'CONFIG_NET_9P_VIRTIO',
+  '9p': 'CONFIG_9P_FS',
+}
+
+const driversNeeded = ({ workload, devices = [], share = false }: Needs): [name: string, option: string][] =>
+  Object.entries({ ...(workload && { ...DRIVERS, ...driversOf(devices) }), ...(share && SHARE_DRIVERS) })
+
+/** Options of what is no driver, by what needs them: of each list any one will do. */
+const FEATURES: readonly {
+  readonly option: string
+  readonly asked: (needs: Needs) => boolean
+  readonly needed: readonly (readonly string[])[]
+}[] = [
+  {
+    option: '--kexec',
+    asked: ({ successor }) => successor !== undefined,
+    needed: [['CONFIG_KEXEC', 'CONFIG_KEXEC_FILE']],
+  },
+  {
+    option: '--kexec kdump',
+    asked: ({ successor }) => successor === 'kdump',
+    needed: [['CONFIG_CRASH_DUMP'], ['CONFIG_PROC_VMCORE'], ['CONFIG_MAGIC_SYSRQ']],
+  },
+  { option: '--firmware', asked: ({ firmware }) => firmware === true, needed: [['CONFIG_EFI'], ['CONFIG_ACPI']] },
+  {
+    option: '--device igb',
+    asked: ({ workload, devices = [] }) => workload && devices.includes('igb'),
+    needed: [['CONFIG_PCI_IOV']],
+  },
+]
+
+/** Options that are set, as .config has them: `y`, `m`, or a value. */
+type Config = ReadonlyMap<string, string>
+
+const configOf = (text: string): Config =>
+  new Map(Array.from(text.matchAll(/^(CONFIG_\w+)=(.*)$/gm), ([, name = '', value = '']) => [name, value]))
+
+const MAX_CONFIG = 4 << 20
+
+/** The configuration in an image that carries it (CONFIG_IKCONFIG). */
+function imageConfig(bytes: Buffer): Config | undefined {
+  const [from, end] = ['IKCFG_ST', 'IKCFG_ED'].map(mark => bytes.indexOf(mark)) as [number, number]
+  if (from < 0 || end < from) return undefined
+  try {
+    const packed = bytes.subarray(from + 8, end)
+    return configOf(gunzipSync(packed, { maxOutputLength: MAX_CONFIG }).toString('latin1'))
+  } catch {
+    return undefined // the marks are something else
+  }
+}
+
+/** @throws Error that names the options that a kernel lacks; what is not known is not told */
+function expectFeatures(what: string, config: Config | undefined, needs: Needs): void {
+  if (config === undefined) return
+  for (const { option, asked, needed } of FEATURES) {
+    if (!asked(needs)) continue
+    const missing = needed.filter(any => !any.some(name => config.get(name) === 'y'))
+    const lines = missing.map(any => any.map(name => `${name}=y`).join(' or '))
+    if (missing.length > 0) throw new Error(`${what}: ${option} needs what is not built in: ${lines.join(' ')}`)
+  }
 }
 
 /** Of a text that has paths in it: modules.dep, modules.builtin or modules.order. */
@@ -115,19 +195,12 @@ const textOf = (path: string): string | undefined =>
   existsSync(path) ? readRegular(path, MAX_LIST).toString('utf8') : undefined
 
 /** @throws Error that names the options of the drivers that are neither built in nor modules; what is not known is not told */
-function expectDrivers(
-  what: string,
-  builtin: string | undefined,
-  modules: string,
-  devices: readonly DeviceName[],
-): void {
+function expectDrivers(what: string, builtin: string | undefined, modules: string, needs: Needs): void {
   if (builtin === undefined) return
-  if (!moduleNames(builtin).has(BUILT_IN.name))
+  if (needs.workload && !moduleNames(builtin).has(BUILT_IN.name))
     throw new Error(`${what}: no SMMUv3 driver built in: ${BUILT_IN.option}=y`)
   const there = moduleNames(`${builtin}\n${modules}`)
-  const missing = Object.entries({ ...DRIVERS, ...driversOf(devices) }).filter(
-    ([name]) => !there.has(name.replaceAll('-', '_')),
-  )
+  const missing = driversNeeded(needs).filter(([name]) => !there.has(name))
   if (missing.length === 0) return
   const lines = missing.map(([, option]) => `${option}=y`)
   throw new Error(
@@ -135,18 +208,26 @@ function expectDrivers(
   )
 }
 
-/** Words that an image has in it when these drivers are built in, and Debian's, which has them as modules, has not. */
-const BUILT_IN_WORDS: Readonly<Record<string, string>> = {
-  'arm,smmu-v3': BUILT_IN.option,
-  virtio_blk: 'CONFIG_VIRTIO_BLK',
-  e1000e: 'CONFIG_E1000E',
+/**
+ * Strings that an image has in it when these drivers are built in, and Debian's, which has them as modules, has not. Those of others are
+ * their names. The linker may have made any the end of a longer one.
+ */
+const STRINGS: Readonly<Record<string, string>> = {
+  [BUILT_IN.name]: 'arm,smmu-v3',
+  virtio_pci: 'virtio-pci',
+  nvme: 'nvme%d',
+  xhci_pci: 'xhci_hcd',
+  usb_storage: 'usb-storage',
+  sd_mod: 'scsi_disk',
+  '9p': 'v9fs_inode_cache',
 }
 
 /** @throws Error that names the options of drivers that an image without modules lacks, as far as that can be told */
-function expectBuiltIn(path: string, where: string): void {
-  const bytes = imageBytes(path)
-  if (bytes === undefined) return
-  const missing = Object.entries(BUILT_IN_WORDS).filter(([word]) => !bytes.includes(word))
+function expectBuiltIn(path: string, bytes: Buffer, config: Config | undefined, where: string, needs: Needs): void {
+  const wanted = [...(needs.workload ? [[BUILT_IN.name, BUILT_IN.option] as const] : []), ...driversNeeded(needs)]
+  const missing = wanted.filter(([name, option]) =>
+    config === undefined ? !bytes.includes(`${STRINGS[name] ?? name}\0`) : config.get(option) !== 'y',
+  )
   if (missing.length === 0) return
   const lines = missing.map(([, option]) => `${option}=y`).join(' ')
   throw new Error(`${path}: no modules are given${where}, and these drivers are not built in: ${lines}`)
@@ -171,11 +252,16 @@ async function modulesFolder(given: string, release: string | undefined): Promis
   if (release !== undefined && /^\d+\.\d+/.test(own) && own !== release) {
     throw new Error(`--modules ${given}: modules of ${own}, but the kernel is ${release}`)
   }
+  await expectRelease(`--modules ${given}`, folder, release)
+  return folder
+}
+
+/** @throws Error when a module of the folder, by what it says itself, is of another release */
+async function expectRelease(what: string, folder: string, release: string | undefined): Promise<void> {
   const [first] = await guestModules(folder)
   const built = first === undefined ? undefined : await moduleRelease(join(folder, first))
   if (release !== undefined && built !== undefined && built !== release)
-    throw new Error(`--modules ${given}: ${first} is a module of ${built}, but the kernel is ${release}`)
-  return folder
+    throw new Error(`${what}: ${first} is a module of ${built}, but the kernel is ${release}`)
 }
 
 /** The releases that there are modules of; none where there is no such folder. */
@@ -208,19 +294,15 @@ export function kernelFolders(kernel: string, modules: string | undefined): stri
 /**
  * A kernel by an image or the folder of its build.
  * @param modules from the command line
- * @param workload false: an initramfs of the user's own, which needs no modules
- * @param devices of the workload, beside the usual ones
  * @throws Error naming what was expected
  */
-export async function ownKernel(
-  kernel: string,
-  modules: string | undefined,
-  workload: boolean,
-  devices: readonly DeviceName[] = [],
-): Promise<OwnKernel> {
-  if (statSync(kernel).isDirectory()) return buildTree(kernel, modules, workload, devices)
-  const facts = imageFacts(kernel)
+export async function ownKernel(kernel: string, modules: string | undefined, needs: Needs): Promise<OwnKernel> {
+  if (statSync(kernel).isDirectory()) return buildTree(kernel, modules, needs)
+  const bytes = imageBytes(kernel)
+  const facts = factsOf(kernel, bytes)
   const { release } = facts
+  const config = bytes && imageConfig(bytes)
+  expectFeatures(kernel, config, needs)
   const found =
     modules === undefined
       ? release === undefined
@@ -229,46 +311,59 @@ export async function ownKernel(
       : await modulesFolder(modules, release)
   if (found === undefined) {
     const where = release === undefined ? '' : ` (lib/modules/${release} beside it would be found)`
-    if (workload) expectBuiltIn(kernel, where)
+    if (bytes !== undefined) expectBuiltIn(kernel, bytes, config, where, needs)
     const note = `${kernel}: no modules are given${where}: the workload has the drivers that are built in`
-    return { ...facts, image: kernel, notes: workload ? [note] : [] }
+    return { ...facts, image: kernel, notes: needs.workload ? [note] : [] }
   }
-  if (workload) expectDrivers(kernel, textOf(join(found, 'modules.builtin')), moduleList(found), devices)
+  expectDrivers(kernel, textOf(join(found, 'modules.builtin')), moduleList(found), needs)
   return { ...facts, image: kernel, modules: found, notes: [] }
 }
 
 /** A tree in which a kernel was built: its image, and its modules where they were built. */
-async function buildTree(
-  tree: string,
-  modules: string | undefined,
-  workload: boolean,
-  devices: readonly DeviceName[],
-): Promise<OwnKernel> {
+async function buildTree(tree: string, modules: string | undefined, needs: Needs): Promise<OwnKernel> {
+  const what = `--kernel ${tree}`
   const image = ['Image', 'Image.gz'].map(name => join(tree, 'arch/arm64/boot', name)).find(existsSync)
   if (image === undefined)
-    throw new Error(`--kernel ${tree}: no arch/arm64/boot/Image in it: expected the folder of an arm64 kernel build`)
-  const facts = imageFacts(image)
+    throw new Error(`${what}: no arch/arm64/boot/Image in it: expected the folder of an arm64 kernel build`)
+  const bytes = imageBytes(image)
+  const facts = factsOf(image, bytes)
   const release = textOf(join(tree, 'include/config/kernel.release'))?.trim() ?? facts.release
   if (release !== undefined && !isRelease(release))
-    throw new Error(`--kernel ${tree}: include/config/kernel.release is no release: ${release.slice(0, 100)}`)
+    throw new Error(`${what}: include/config/kernel.release is no release: ${release.slice(0, 100)}`)
   if (facts.release !== undefined && release !== facts.release)
-    throw new Error(`--kernel ${tree}: the image is ${facts.release}, but the tree is ${release}: "make" is not done`)
+    throw new Error(`${what}: the image is ${facts.release}, but the tree is ${release}: "make" is not done`)
+  expectFeatures(what, (bytes && imageConfig(bytes)) ?? treeConfig(tree), needs)
   const elf = join(tree, 'vmlinux')
   const built = { ...facts, image, ...(existsSync(elf) && { vmlinux: elf }), notes: [] }
   if (modules !== undefined) {
     const found = await modulesFolder(modules, release)
-    if (workload) expectDrivers(image, textOf(join(found, 'modules.builtin')), moduleList(found), devices)
+    expectDrivers(image, textOf(join(found, 'modules.builtin')), moduleList(found), needs)
     return { ...built, modules: found }
   }
   // Linux lists the objects of modules from 6.2 on, the modules themselves before.
-  const order = (textOf(join(tree, 'modules.order')) ?? '').split('\n').map(line => line.replace(/\.o$/, '.ko'))
-  if (workload) expectDrivers(`--kernel ${tree}`, textOf(join(tree, 'modules.builtin')), order.join('\n'), devices)
+  const order = (textOf(join(tree, 'modules.order')) ?? '')
+    .split('\n')
+    .map(line => line.replace(/\.o$/, '.ko'))
+    .filter(line => line.endsWith('.ko'))
+  const builtin = textOf(join(tree, 'modules.builtin'))
+  expectDrivers(what, builtin, order.join('\n'), needs)
   const outside = order.find(line => line.split('/').includes('..'))
-  if (outside !== undefined)
-    throw new Error(`--kernel ${tree}: modules.order leads out of it: ${outside.slice(0, 100)}`)
-  const objects = order.filter(line => line.endsWith('.ko') && existsSync(join(tree, line)))
+  if (outside !== undefined) throw new Error(`${what}: modules.order leads out of it: ${outside.slice(0, 100)}`)
+  const needed = new Set(driversNeeded(needs).map(([name]) => name))
+  const objects = order.filter(line => existsSync(join(tree, line)))
+  const absent = order.find(line => needed.has(moduleName(line)) && !objects.includes(line))
+  if (absent !== undefined)
+    throw new Error(`${what}: modules.order has ${absent}, but it is not there: "make modules" is not done`)
   if (objects.length === 0 || release === undefined) return built
-  return { ...built, modules: await staged(tree, release, objects) }
+  const found = await staged(tree, release, objects)
+  await expectRelease(what, found, release)
+  return { ...built, modules: found }
+}
+
+/** What a tree was built with; it may be configured otherwise by now. */
+function treeConfig(tree: string): Config | undefined {
+  const text = textOf(join(tree, 'include/config/auto.conf')) ?? textOf(join(tree, '.config'))
+  return text === undefined ? undefined : configOf(text)
 }
 
 /** As "make modules_install" would have it, with links to where the modules were built; kept as long as they are the same. */

@@ -47,8 +47,13 @@ test('a kernel image that a file or a database names is not booted', () => {
   writeFileSync(named, JSON.stringify({ entries: [entry] }))
   const database = join(folder, 'hostile.db')
   const run = (...args: string[]) =>
-    spawnSync(process.execPath, [MAIN, 'faults', ...args, '--database', database], { encoding: 'utf8' }).stderr
+    spawnSync(process.execPath, [MAIN, 'faults', ...args, '--database', database], { encoding: 'utf8', cwd: folder })
+      .stderr
   expect(run('run', named)).toContain(`it asks for a kernel of its own: --kernel '${kernel}' allows that image`)
+  // Where the plan is gone on from does not matter.
+  const beside = join(folder, 'beside.yaml')
+  writeFileSync(beside, JSON.stringify({ entries: [{ ...entry, session: { kernel: './Image' } }] }))
+  expect(run('run', beside)).toContain(`--kernel '${kernel}' allows that image`)
   const resumed = new Database(database)
   resumed.begin('somebody else', [{ ...JOB, kernel }])
   resumed.close()
