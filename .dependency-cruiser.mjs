@@ -29,6 +29,7 @@ const MAY_IMPORT = [
       'server/smmu',
       'server/policy',
       PORTS,
+      'server/machine/comingDevices[.]ts',
       'server/trace/(ring|records|words)[.]ts',
       'server/translate/answer[.]ts',
     ],

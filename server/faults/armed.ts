@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A rule with its names as numbers, ready to be compared with what takes place. */
 import { NO_STREAM } from '../../protocol/messages.ts'
-import { slotNames } from '../machine/hotplug.ts'
-import { functionNames } from '../machine/streams.ts'
+import { comingNames } from '../machine/comingDevices.ts'
 import type { Halves } from '../smmu/bits.ts'
 import { commandNumber, eventNumber } from '../smmu/names.ts'
 import { halvesOf, rangeOf, register } from './names.ts'
@@ -27,7 +26,7 @@ export function resolveSid(sid: number | string, devices: readonly Device[]): nu
   if (/^0x[0-9a-f]{1,8}$/i.test(sid)) return Number(sid)
   const found = devices.find(({ name, model }) => name === sid || model === sid)
   if (found !== undefined) return found.sid
-  const later = devices.flatMap(device => [...functionNames(device), ...slotNames(device.name)])
+  const later = devices.flatMap(comingNames)
   if (!later.includes(sid)) {
     const known = devices
       .map(({ model, sid: id }) => `${model} (${id === NO_STREAM ? 'not numbered yet' : `0x${id.toString(16)}`})`)

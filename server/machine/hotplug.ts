@@ -2,6 +2,7 @@
 /** Devices that come and go while the machine runs, in slots that were left free for them. */
 import { closeSync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { type PluggableName, pluggedName, slotId } from './comingDevices.ts'
 import { netOf } from './devices.ts'
 import type { Qmp, QmpEvent } from './qmp.ts'
 
@@ -11,10 +12,7 @@ const PLUGGABLE = {
   nvme: { disk: true, driver: 'nvme' },
   'virtio-net': { disk: false, driver: 'virtio-net-pci', iommu_platform: true, 'disable-legacy': 'on', romfile: '' },
   e1000e: { disk: false, driver: 'e1000e', romfile: '' },
-} as const satisfies Record<string, Readonly<Record<string, string | boolean>>>
-
-export type PluggableName = keyof typeof PLUGGABLE
-export const PLUGGABLE_NAMES = Object.keys(PLUGGABLE) as PluggableName[]
+} as const satisfies Record<PluggableName, Readonly<Record<string, string | boolean>>>
 
 /** A machine has at most so many free slots. */
 export const MAX_SLOTS = 4
@@ -23,12 +21,6 @@ const FIRST_CHASSIS = 16
 const DISK_BYTES = 8 << 20
 /** Linux leaves somebody at the machine 5 s to think better of it. */
 const UNPLUG_MS = 20_000
-
-const slotId = (slot: number): string => `slot${slot}`
-
-/** Names that a device in a root port may have; none when it is no slot. */
-export const slotNames = (port: string): string[] =>
-  /^slot\d+$/.test(port) ? PLUGGABLE_NAMES.map(device => `${port}.${device}`) : []
 
 /** QEMU's words for root ports without a device. */
 export const slotArguments = (slots: number): string[] =>
@@ -83,7 +75,7 @@ export class Hotplug {
     if (slot === undefined) {
       throw new HotplugError(this.#slots === 0 ? 'the machine was started without slots' : 'no slot is free')
     }
-    const name = `${slotId(slot)}.${device}`
+    const name = pluggedName(slotId(slot), device)
     const plugged = { name, device, slot }
     const gone = Promise.withResolvers<void>()
     // Nobody may wait for it.

@@ -3,6 +3,7 @@
  * Which device has which StreamID. It is the PCI requester ID, and the guest numbers the buses below bridges: QEMU is asked when the
  * guest may have done so, or devices came and went.
  */
+import { functionName } from './comingDevices.ts'
 import type { Qmp } from './qmp.ts'
 
 /** A device behind an SMMU. */
@@ -33,15 +34,6 @@ export interface PciRoot {
 const HOST_BRIDGE = 0x0600
 /** What QEMU has in the configuration space of a virtual function, instead of a vendor. */
 const VIRTUAL_FUNCTION = 0xffff
-
-/** Virtual functions that a guest can switch on at most, by QEMU's type. */
-const MAX_FUNCTIONS: Readonly<Record<string, number>> = { igb: 8 }
-
-const functionName = (parent: string, index: number): string => `${parent}.vf${index}`
-
-/** Names of a device's virtual functions. */
-export const functionNames = ({ name, model }: Pick<NamedDevice, 'name' | 'model'>): string[] =>
-  Array.from({ length: MAX_FUNCTIONS[model] ?? 0 }, (_, index) => functionName(name, index))
 
 const idOf = ({ id: { vendor, device } }: PciDevice): string => `${vendor.toString(16)}:${device.toString(16)}`
 /** QEMU's bridges to a conventional bus: with a PCIe capability (pcie-pci-bridge), and without (pci-bridge, i82801b11-bridge). */

@@ -14,9 +14,8 @@ import {
   qemuVersion,
   type SetupOptions,
 } from '../../scripts/setup/index.ts'
-import { type DeviceName, driversOf } from '../machine/devices.ts'
+import { driversOf } from '../machine/devices.ts'
 import { type Needs, ownKernel, SHARE_DRIVERS } from './ownKernel.ts'
-import type { SuccessorStart } from './successor.ts'
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
 export const KERNELS = KERNEL_SERIES
@@ -90,7 +89,7 @@ export function expectPages(pageSize: number, given: readonly string[], pkvm: bo
 }
 
 /** Which files to use: a kernel of Debian's or an image; absent ones come from set-up. */
-export interface WantedFiles {
+export interface WantedFiles extends Pick<Needs, 'devices' | 'share' | 'successor'> {
   readonly kernel: string
   /** Folder with the modules of a kernel of one's own; absent: they are looked for beside it. */
   readonly modules?: string
@@ -105,14 +104,8 @@ export interface WantedFiles {
   readonly attack?: boolean
   /** With the agent that carries out what the host asks for. */
   readonly agent?: boolean
-  /** With the drivers of a folder that is shared. */
-  readonly share?: boolean
-  /** With what starts a successor. */
-  readonly successor?: SuccessorStart
   /** The guest runs a shell instead of the workload: it need not have the drivers of its devices. */
   readonly shell?: boolean
-  /** Beside the usual ones: the guest has to have their drivers. */
-  readonly devices?: readonly DeviceName[]
 }
 
 /** Fetches and builds what is missing. */

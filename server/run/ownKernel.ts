@@ -16,7 +16,6 @@ import { guestModules, MAX_LIST, moduleName } from '../../scripts/setup/modules.
 import { readRegular } from '../../scripts/setup/regularFile.ts'
 import { type DeviceName, driversOf } from '../machine/devices.ts'
 import { IMAGE_MAGIC, isImage, MAX_IMAGE, plainImage } from '../trace/kernelImage.ts'
-import type { SuccessorStart } from './successor.ts'
 
 /** What an image says of itself. */
 export interface ImageFacts {
@@ -98,7 +97,8 @@ export interface Needs {
   readonly devices?: readonly DeviceName[]
   /** A folder of the host's is mounted. */
   readonly share?: boolean
-  readonly successor?: SuccessorStart
+  /** How it starts another one. */
+  readonly successor?: 'kexec' | 'kdump'
   /** UEFI starts it, and describes the machine by ACPI. */
   readonly firmware?: boolean
 }

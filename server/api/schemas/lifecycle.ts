@@ -2,8 +2,9 @@
 /** The machine: life cycle, console, counters; and the names that requests can use. */
 import { Type } from 'typebox'
 import { enums } from '../../../protocol/messages.ts'
+import { PLUGGABLE_NAMES } from '../../machine/comingDevices.ts'
 import { DEVICE_NAMES } from '../../machine/devices.ts'
-import { MAX_SLOTS, PLUGGABLE_NAMES } from '../../machine/hotplug.ts'
+import { MAX_SLOTS } from '../../machine/hotplug.ts'
 import { MAX_SMMUS } from '../../machine/qemu.ts'
 import { POLICY_NAMES } from '../../policy/load.ts'
 import { BBM_LEVELS, GRANULES, POPULATE_MODES, POWER_MODES, SERIES_STEPS, STAGE2_MODES } from '../../policy/policy.ts'
