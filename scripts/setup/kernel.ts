@@ -12,6 +12,7 @@ import { run, SetupError } from './run.ts'
 /** The suite of Debian's archive that each kernel comes from. `latest` is the newest that any of them has. */
 const SUITES = {
   '6.12': 'trixie',
+  '6.12-16k': 'trixie',
   '6.1': 'bookworm',
   '6.16': 'trixie-backports',
   '6.17': 'trixie-backports',
@@ -83,18 +84,22 @@ export function kernelPackages(version: string, depends: string): string[] {
 /** Lists of what is built in, and device trees: a kernel boots without. */
 const isBase = (name: string): boolean => name.startsWith('linux-base-')
 
-/** The version in the name of the image package that the metapackage depends on. @throws SetupError */
-export function imageVersion(depends: string): string {
+/** Debian's name for what a kernel is built for: that of its package and the end of its version. */
+const flavourOf = (series: string): string => (series.endsWith('-16k') ? 'arm64-16k' : 'arm64')
+
+/** The version in the name of the image package that a metapackage depends on. @throws SetupError */
+export function imageVersion(metapackage: string, depends: string): string {
   const version = /linux-image-(\S+)/.exec(depends)?.[1]
-  if (version === undefined) throw new SetupError(`linux-image-arm64 depends on no kernel image but on: ${depends}`)
+  if (version === undefined) throw new SetupError(`${metapackage} depends on no kernel image but on: ${depends}`)
   return version
 }
 
-/** The plain arm64 images of a series among the names of all packages, the newest first. */
+/** The images of a series among the names of all packages, the newest first. */
 export function imagesOf(series: string, names: readonly string[]): string[] {
+  const [number, flavour] = [series.replace(/-16k$/, ''), flavourOf(series)]
   return names
-    .flatMap(name => /^linux-image-(\d+\.\d+\.\d+[+-]\w+-arm64)$/.exec(name)?.[1] ?? [])
-    .filter(version => version.startsWith(`${series}.`))
+    .flatMap(name => /^linux-image-(\d+\.\d+\.\d+[+-]\w+-arm64(?:-16k)?)$/.exec(name)?.[1] ?? [])
+    .filter(version => version.startsWith(`${number}.`) && version.endsWith(`-${flavour}`))
     .sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))
 }
 
@@ -112,9 +117,10 @@ export type KernelArchive = Pick<PrivateApt, 'field' | 'names'>
  * @throws SetupError naming what is gone
  */
 export async function wholeKernel(series: KernelSeries, apt: KernelArchive): Promise<Wanted> {
-  const newest = imageVersion(await apt.field('linux-image-arm64', 'Depends'))
+  const metapackage = `linux-image-${flavourOf(series)}`
+  const newest = imageVersion(metapackage, await apt.field(metapackage, 'Depends'))
   const names = await apt.names('linux-')
-  const current = series === 'latest' || newest.startsWith(`${series}.`)
+  const current = series === 'latest' || newest.startsWith(`${series.replace(/-16k$/, '')}.`)
   const gone: string[] = []
   for (const version of current ? [newest] : imagesOf(series, names)) {
     const packages = kernelPackages(version, await apt.field(`linux-image-${version}`, 'Depends'))

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What set-up is asked for, and what it gives. */
 
-/** The kernels that can be fetched: of those between 6.18 and 7.2, the archive has images whose modules are gone. */
-export const KERNEL_SERIES = ['6.12', '6.1', '6.16', '6.17', '6.18', '7.2', '7.3', 'latest'] as const
+/**
+ * The kernels that can be fetched: of those between 6.18 and 7.2, the archive has images whose modules are gone; 6.12-16k has pages of
+ * 16 KiB.
+ */
+export const KERNEL_SERIES = ['6.12', '6.12-16k', '6.1', '6.16', '6.17', '6.18', '7.2', '7.3', 'latest'] as const
 export type KernelSeries = (typeof KERNEL_SERIES)[number]
 
 /** The QEMUs that set-up can fetch and build. */

@@ -4,13 +4,17 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
+import { ensureKernel } from '../../scripts/setup/index.ts'
 import { cellName, MatrixDatabase } from '../../server/sessions/matrix.ts'
 import { cosim } from './cli.ts'
+import { kernelTree } from './kernelTree.ts'
 
 const folder = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-matrix-`))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-test('two kernels with two sets of devices: killed, gone on with, and held against each other', async () => {
+test('Debian’s kernel and a build of one’s own with two sets of devices: killed, gone on with, and held against each other', async () => {
+  const own = join(folder, 'linux')
+  await kernelTree(own, await ensureKernel({ kernel: '6.1' }))
   const path = join(folder, 'matrices.db')
   const [html, junit] = [join(folder, 'matrix.html'), join(folder, 'matrix.xml')]
   const args = [
@@ -18,7 +22,7 @@ test('two kernels with two sets of devices: killed, gone on with, and held again
     '--policy',
     'full',
     '--kernel',
-    '6.12,6.1',
+    `6.12,${own}`,
     '--device',
     'usual,ahci',
     '--against',
@@ -51,8 +55,8 @@ test('two kernels with two sets of devices: killed, gone on with, and held again
   expect(rows.map(({ job, result }) => [cellName(job), result.verdict])).toEqual([
     ['6.12 usual nested hardware 4096', 'ok'],
     ['6.12 ahci nested hardware 4096', 'ok'],
-    ['6.1 usual nested hardware 4096', 'ok'],
-    ['6.1 ahci nested hardware 4096', 'ok'],
+    [`${own} usual nested hardware 4096`, 'ok'],
+    [`${own} ahci nested hardware 4096`, 'ok'],
   ])
   expect(rows[0].result).toEqual(first[0].result)
   for (const { job, result } of rows) {

@@ -48,6 +48,18 @@ test('a prefix that has no second stage is not judged by its isolation', async (
   expect(stdout).toContain('"unaffected"')
 })
 
+test('a session on a machine with another device, other words for the kernel and for QEMU', async () => {
+  const machine = ['--device', 'ahci', '--append', 'cosim.words=1', '--qemu-arg=-name', '--qemu-arg=another']
+  const { code, stderr } = await cosim(['faults', 'run', 'warning-forced', ...machine, '--database', database])
+  expect(code, stderr).toBe(0)
+  const db = new Database(database)
+  const [row] = db.rows(db.campaign(db.list().at(-1)?.id ?? 0))
+  db.close()
+  expect(row?.job.machine).toEqual({ devices: ['ahci'], append: 'cosim.words=1', qemuArgs: ['-name', 'another'] })
+  expect(row?.result.verdict).toBe('hyp-warning')
+  expect(row?.result.evidence.checks).toContainEqual(expect.objectContaining({ name: 'ahci write', ok: true }))
+})
+
 test('a policy that could not isolate is found, although the guest notices nothing', async () => {
   const args = ['faults', 'run', 'gbpa-update-stuck', '--jobs', '1', '--json', '--database', database]
   const { code, stdout, stderr } = await cosim(args)

@@ -19,7 +19,7 @@ test('what is fine', () => {
 test.each([
   [
     { kernel: '6.11' },
-    "--kernel 6.11: no such file, or not readable (or one of Debian's series: 6.12, 6.1, 6.16, 6.17, 6.18, 7.2, 7.3, latest)",
+    "--kernel 6.11: no such file, or not readable (or one of Debian's series: 6.12, 6.12-16k, 6.1, 6.16, 6.17, 6.18, 7.2, 7.3, latest)",
   ],
   [{ kernel: '6.12', initrd: '/no/such' }, '--initrd /no/such: no such file, or not readable'],
   [{ kernel: '6.12', qemu: '/no/such' }, '--qemu /no/such: no such file, or not readable'],

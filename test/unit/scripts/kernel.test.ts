@@ -20,13 +20,15 @@ test('a kernel whose image, modules and base have packages of their own', () => 
 })
 
 test('the version that the metapackage depends on', () => {
-  expect(imageVersion('linux-base-arm64 (= 7.3.4-1), linux-image-7.3.4+deb13-arm64 (= 7.3.4-1)')).toBe(
-    '7.3.4+deb13-arm64',
+  expect(
+    imageVersion('linux-image-arm64', 'linux-base-arm64 (= 7.3.4-1), linux-image-7.3.4+deb13-arm64 (= 7.3.4-1)'),
+  ).toBe('7.3.4+deb13-arm64')
+  expect(() => imageVersion('linux-image-arm64', 'linux-base-arm64')).toThrow(
+    'linux-image-arm64 depends on no kernel image but on: linux-base-arm64',
   )
-  expect(() => imageVersion('linux-base-arm64')).toThrow('depends on no kernel image but on: linux-base-arm64')
 })
 
-test('the plain images of a series that the metapackage has left behind, the newest first', () => {
+test('the images of a series that the metapackage has left behind, the newest first', () => {
   const names = [
     'linux-image-7.2.9+deb13-arm64',
     'linux-image-7.2.10+deb13-arm64',
@@ -38,6 +40,7 @@ test('the plain images of a series that the metapackage has left behind, the new
     'linux-image-arm64',
   ]
   expect(imagesOf('7.2', names)).toEqual(['7.2.10+deb13-arm64', '7.2.9+deb13-arm64'])
+  expect(imagesOf('7.2-16k', names)).toEqual(['7.2.11+deb13-arm64-16k'])
   expect(imagesOf('6.1', names)).toEqual(['6.1.0-47-arm64'])
   expect(imagesOf('7.1', names)).toEqual([])
 })
@@ -79,4 +82,11 @@ test('a series whose modules are gone is refused, by their name', async () => {
   await expect(wholeKernel('6.16', archive(NEWEST, []))).rejects.toThrow(
     "Debian's trixie-backports has no whole arm64 kernel 6.16; its newest is 7.3.4+deb13-arm64",
   )
+})
+
+test('a kernel with pages of 16 KiB is what its own metapackage depends on', async () => {
+  const images = { ...NEWEST, 'linux-image-arm64-16k': 'linux-image-6.12.9+deb13-arm64-16k (= 1)' }
+  const version = '6.12.9+deb13-arm64-16k'
+  const packages = [`linux-image-${version}`]
+  expect(await wholeKernel('6.12-16k', archive(images, packages))).toEqual({ version, packages })
 })
