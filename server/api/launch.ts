@@ -124,6 +124,7 @@ export async function launch(
       kernel: image || options.kernel || (el2 ? EL2_KERNEL : DEFAULTS.kernel),
       attack: el2,
       devices: inOrder(options.devices ?? []),
+      slots: (options.slots ?? 0) > 0,
       ...(qemu !== undefined && { qemu }),
     },
     { signal, ...(progress && { progress }) },

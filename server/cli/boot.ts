@@ -267,6 +267,7 @@ function wantedFiles({
   exec,
   share,
   device,
+  slots,
   kexec,
   interactive,
 }: BootOptions): WantedFiles {
@@ -281,6 +282,7 @@ function wantedFiles({
     agent: exec !== undefined,
     share: share !== undefined,
     devices: device,
+    slots: slots > 0,
     ...(kexec !== undefined && { successor: kexec }),
     shell: interactive === true,
   }

@@ -92,7 +92,7 @@ export function expectPages(pageSize: number, given: readonly string[], pkvm: bo
 }
 
 /** Which files to use: a kernel of Debian's or an image; absent ones come from set-up. */
-export interface WantedFiles extends Pick<Needs, 'devices' | 'share' | 'successor'> {
+export interface WantedFiles extends Pick<Needs, 'devices' | 'share' | 'slots' | 'successor'> {
   readonly kernel: string
   /** Folder with the modules of a kernel of one's own; absent: they are looked for beside it. */
   readonly modules?: string
@@ -138,12 +138,13 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
 }
 
 /** What is asked of a kernel: an initramfs of the user's own may do without all that the workload's needs. */
-export function needsOf({ initrd, shell, devices, share, successor, firmware }: WantedFiles): Needs {
+export function needsOf({ initrd, shell, devices, share, slots, successor, firmware }: WantedFiles): Needs {
   const usual = initrd === undefined
   return {
     workload: usual && !shell,
     ...(devices && { devices }),
     share: usual && share === true,
+    ...(slots && { slots }),
     ...(successor && { successor }),
     firmware: firmware !== undefined,
   }

@@ -97,6 +97,8 @@ export interface Needs {
   readonly devices?: readonly DeviceName[]
   /** A folder of the host's is mounted. */
   readonly share?: boolean
+  /** Devices come and go while it runs. */
+  readonly slots?: boolean
   /** How it starts another one. */
   readonly successor?: 'kexec' | 'kdump'
   /** UEFI starts it, and describes the machine by ACPI. */
@@ -141,6 +143,11 @@ const FEATURES: readonly {
     needed: [['CONFIG_CRASH_DUMP'], ['CONFIG_PROC_VMCORE'], ['CONFIG_MAGIC_SYSRQ']],
   },
   { option: '--firmware', asked: ({ firmware }) => firmware === true, needed: [['CONFIG_EFI'], ['CONFIG_ACPI']] },
+  {
+    option: '--slots',
+    asked: ({ slots }) => slots === true,
+    needed: [['CONFIG_PCIEPORTBUS'], ['CONFIG_HOTPLUG_PCI_PCIE']],
+  },
   {
     option: '--device igb',
     asked: ({ workload, devices = [] }) => workload && devices.includes('igb'),

@@ -290,6 +290,12 @@ describe('the folder of a build', () => {
       { '.config': without('KEXEC') },
       '--kexec needs what is not built in: CONFIG_KEXEC=y or CONFIG_KEXEC_FILE=y',
     ],
+    [
+      'slots',
+      { ...WORKLOAD, slots: true },
+      { '.config': 'CONFIG_PCIEPORTBUS=y\n' },
+      '--slots needs what is not built in: CONFIG_HOTPLUG_PCI_PCIE=y',
+    ],
     ['kexec by file', { ...WORKLOAD, successor: 'kexec' }, { '.config': 'CONFIG_KEXEC_FILE=y' }, undefined],
     [
       'kdump',
