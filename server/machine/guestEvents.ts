@@ -32,7 +32,10 @@ export class GuestEvents {
   }
 }
 
-/** The event in a console line; undefined for any other line, cut or forged ones included. */
+/** What is kept of each text that goes into reports, letters. */
+const MAX_TEXT = 1000
+
+/** The event in a console line; undefined for any other line, cut or forged ones included. A text that is too long is cut. */
 export function parseGuestEvent(line: string): GuestEvent | undefined {
   const json = /@cosim (\{.*\})\s*$/.exec(line)?.[1]
   if (json === undefined) return undefined
@@ -42,10 +45,18 @@ export function parseGuestEvent(line: string): GuestEvent | undefined {
     const wellFormed =
       typeof event.event === 'string' &&
       typeof ok === 'boolean' &&
-      typeof seq === 'number' &&
-      (bytes === undefined || typeof bytes === 'number') &&
+      Number.isFinite(seq) &&
+      (bytes === undefined || Number.isFinite(bytes)) &&
       [name, sha256, error, note].every(text => text === undefined || typeof text === 'string')
-    return wellFormed ? event : undefined
+    if (!wellFormed) return undefined
+    return {
+      ...event,
+      event: event.event.slice(0, MAX_TEXT),
+      ...(name !== undefined && { name: name.slice(0, MAX_TEXT) }),
+      ...(sha256 !== undefined && { sha256: sha256.slice(0, MAX_TEXT) }),
+      ...(error !== undefined && { error: error.slice(0, MAX_TEXT) }),
+      ...(note !== undefined && { note: note.slice(0, MAX_TEXT) }),
+    }
   } catch {
     return undefined
   }

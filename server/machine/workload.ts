@@ -97,6 +97,9 @@ function pattern(seed: string, bytes: number): Buffer {
 
 const sha256 = (data: Uint8Array | string): string => createHash('sha256').update(data).digest('hex')
 
+/** What the guest says of a duration, ms; 0: nothing that is a number. */
+const msOf = (value: unknown): number => (typeof value === 'number' && Number.isFinite(value) ? value : 0)
+
 const partsOf = (data: Buffer, size: number): Buffer[] =>
   Array.from({ length: Math.ceil(data.length / size) }, (_, i) => data.subarray(i * size, (i + 1) * size))
 
@@ -322,10 +325,10 @@ export class Workload {
         device,
         operation,
         bytes: times * (passes * data.length + parts * size),
-        sha256: String(told ?? ''),
+        sha256: typeof told === 'string' ? told.slice(0, 64) : '',
         expected,
       },
-      ...{ ok: wrong === undefined, ms: Number(event.ms ?? 0), passes, ...(wrong && { error: wrong }) },
+      ...{ ok: wrong === undefined, ms: msOf(event.ms), passes, ...(wrong && { error: wrong }) },
     }
   }
 
@@ -366,7 +369,7 @@ export class Workload {
       return { device, operation, bytes: 0, sha256: '', expected, ok: false, error: 'the guest reported nothing' }
     }
     const { bytes = 0, sha256 = '', error, note } = event
-    const ms = Number(event.readMs ?? event.fetchMs ?? 0)
+    const ms = msOf(event.readMs ?? event.fetchMs)
     const wrong = error ?? (sha256 === expected ? undefined : 'the bytes differ from what the host has')
     const said = { ...(wrong && { error: wrong }), ...(note && { note }) }
     return { device, operation, bytes, sha256, expected, ok: wrong === undefined, ms, ...said }
@@ -381,7 +384,7 @@ export class Workload {
     if (event === undefined) return { ...base, bytes: 0, sha256: '', ok: false, error: 'the guest reported nothing' }
     const written = sha256(readFileSync(this.#image(device)).subarray(offset))
     const wrong = event.error ?? (written === expected ? undefined : 'the image file does not hold what was written')
-    const ms = Number(event.writeMs ?? 0)
+    const ms = msOf(event.writeMs)
     return {
       ...base,
       bytes: event.bytes ?? 0,

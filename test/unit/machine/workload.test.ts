@@ -32,6 +32,10 @@ test('a card that was reset on the way has fetched the file, and says so', () =>
   expect(fetched({ sha256 })).not.toHaveProperty('note')
 })
 
+test('of a duration that is none, nothing is said', () => {
+  for (const fetchMs of ['soon', null, {}, Number.POSITIVE_INFINITY]) expect(fetched({ fetchMs })?.ms).toBe(0)
+})
+
 test('other bytes, and no word at all, are failures', () => {
   expect(fetched({ sha256: '00' })).toMatchObject({ ok: false, error: expect.stringContaining('the bytes differ') })
   expect(workload.check([]).map(({ ok, error }) => [ok, error])).toEqual(
