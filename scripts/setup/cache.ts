@@ -108,6 +108,8 @@ export async function digest(path: string): Promise<string> {
     return hash.digest('hex')
   })()
   digests.set(path, { state, digest: made })
+  // Too many open files, or the like: not so the next time.
+  made.catch(() => digests.delete(path))
   return made
 }
 

@@ -52,6 +52,7 @@ interface Meta {
   readonly usualMs: number
 }
 
+/** What is read or made at the moment. Another process may remove what is there. */
 const making = new Map<string, Promise<Snapshot>>()
 
 /** Names a machine by content: QEMU, kernel, initramfs, the machine's description, and our own source. */
@@ -85,8 +86,11 @@ export async function ensureSnapshot(
     }
   })
   making.set(key, made)
-  made.catch(() => making.delete(key))
-  return made
+  try {
+    return await made
+  } finally {
+    making.delete(key)
+  }
 }
 
 /** Reads a snapshot from the cache; undefined: there is none, or it is incomplete. */

@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { dirname, join } from 'node:path'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { publish } from '../../../scripts/setup/cache.ts'
 import type { Prepared } from '../../../server/sessions/agentMachine.ts'
-import { readSnapshot, snapshotKey } from '../../../server/sessions/snapshot.ts'
+
+const home = mkdtempSync(join(tmpdir(), `smmu-cosim-${process.pid}-cache-`))
+let snapshots: typeof import('../../../server/sessions/snapshot.ts')
+beforeAll(async () => {
+  vi.stubEnv('XDG_CACHE_HOME', home)
+  vi.resetModules()
+  snapshots = await import('../../../server/sessions/snapshot.ts')
+})
+afterAll(() => {
+  vi.unstubAllEnvs()
+  rmSync(home, { recursive: true })
+})
 
 let folder: string
 beforeEach(() => {
@@ -40,10 +51,10 @@ function prepared(change: { qemu?: string; until?: 'cmdq'; smp?: number } = {}):
 }
 
 test('a snapshot is good for the same machine only', async () => {
-  const key = await snapshotKey(prepared())
-  expect(await snapshotKey(prepared())).toBe(key)
+  const key = await snapshots.snapshotKey(prepared())
+  expect(await snapshots.snapshotKey(prepared())).toBe(key)
   for (const change of [{ qemu: 'another QEMU' }, { until: 'cmdq' as const }, { smp: 2 }]) {
-    expect(await snapshotKey(prepared(change))).not.toBe(key)
+    expect(await snapshots.snapshotKey(prepared(change))).not.toBe(key)
   }
 })
 
@@ -63,7 +74,30 @@ test('a snapshot that is not whole, or is not what was made, or says that it is 
   for (const name of ['changed', 'cut']) await make(name, `{"key":"${name}","usualMs":7}`, ['ram', 'devices'])
   writeFileSync(join(folder, 'changed/ram'), 'RAM of changed')
   truncateSync(join(folder, 'cut/devices'), 3)
-  expect(await readSnapshot('good', folder)).toMatchObject({ key: 'good', usualMs: 7 })
+  expect(await snapshots.readSnapshot('good', folder)).toMatchObject({ key: 'good', usualMs: 7 })
   for (const name of ['stale', 'half', 'torn', 'bare', 'changed', 'cut', 'absent'])
-    expect(await readSnapshot(name, folder)).toBeUndefined()
+    expect(await snapshots.readSnapshot(name, folder)).toBeUndefined()
+})
+
+test('a snapshot that was removed meanwhile is made again, and one that is used is not the next to go', async () => {
+  const signal = new AbortController().signal
+  let made = 0
+  const savable = {
+    ...prepared(),
+    label: 'a machine',
+    async save({ ram, devices }: { readonly ram: string; readonly devices: string }) {
+      made++
+      for (const file of [ram, devices]) writeFileSync(file, `a state of ${file}`)
+    },
+  }
+  const ensure = () => snapshots.ensureSnapshot(savable, signal, () => {})
+  const [first, same] = await Promise.all([ensure(), ensure()])
+  expect([made, same]).toEqual([1, first])
+  const place = dirname(first.ram)
+  utimesSync(place, 1, 1)
+  await ensure()
+  expect(statSync(place).mtimeMs).toBeGreaterThan(1000)
+  rmSync(place, { recursive: true })
+  expect(existsSync((await ensure()).ram)).toBe(true)
+  expect(made).toBe(2)
 })
