@@ -435,14 +435,15 @@ async function watch(
   const acpi = acpiReport(events, session.hello)
   const violation = isolationViolation(end.sections)
   // Whatever policy and machine promise, what was seen counts.
-  const broken = end.sections.isolated === true && (violation !== undefined || (attacks && deviceReached(attacks)))
+  const { isolated } = end.isolation ?? {}
+  const broken = isolated === true && (violation !== undefined || (attacks && deviceReached(attacks)))
   const failure =
     withPanic(machineFailure(end, stopped?.()), panic) ??
     (command === undefined ? undefined : execFailure(events, code)) ??
     (ownTask ? undefined : workloadFailure(events, entries)) ??
     acpiFailure(acpi) ??
     (ownTask ? undefined : streamlessFailure(session.thread?.policy?.facilities, end.sections.streams)) ??
-    attackOutcome(attacks, end.sections.isolated) ??
+    attackOutcome(attacks, isolated) ??
     el2Failure(end.sections) ??
     (options.oracle ? notJudged(end.sections, options.el2 !== 'none') : undefined) ??
     (options.requireRecording ? notRecorded(recording) : undefined)
@@ -474,6 +475,7 @@ async function watch(
     ...(recording && { recording }),
     ...(controller && faults && { faults: faultSection(faults, controller) }),
     ...end.sections,
+    ...end.isolation,
     ...(broken && { isolated: false }),
     ...(session.counters && { commands: session.counters.commands(), events: session.counters.events() }),
     machine: { memory: options.memory, smp: options.smp, hostCpus: cpus().length, qemuArgs: options.qemuArg },

@@ -231,6 +231,9 @@ async function start(
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000
+  const nothing = database.remaining(campaign).length
+  if (nothing > 0)
+    say(`${counted(nothing, 'session')} came to nothing: "faults campaign --resume ${campaign.id}" repeats that`)
   if (ran > 0) say(`${counted(ran, 'session')} in ${tenths(minutes)} min, ${tenths(ran / minutes)} a minute`)
   await output(database, database.campaign(campaign.id), options)
   checkTwice(database, campaign)

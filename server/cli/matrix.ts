@@ -274,6 +274,8 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000
+  const nothing = database.remaining(matrix).length
+  if (nothing > 0) say(`${counted(nothing, 'cell')} came to nothing: "matrix --resume ${matrix.id}" repeats that`)
   if (left > 0) say(`${counted(left, 'cell')} in ${tenths(minutes)} min, ${tenths(left / minutes)} a minute`)
   await output(database, database.campaign(matrix.id), options)
 }

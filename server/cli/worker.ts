@@ -125,7 +125,7 @@ async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise
   // What talks to a queue is loaded when there is one.
   const { Own } = await import('../fleet/own.ts')
   const { FleetWorker } = await import('../fleet/worker.ts')
-  const mine = new Own(own)
+  const mine = new Own(own, signal)
   const { serveMetrics, WorkerMetrics } = await import('../fleet/workerMetrics.ts')
   const metrics = new WorkerMetrics()
   const { host = '', port = 0 } = options.metrics ?? {}

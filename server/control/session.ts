@@ -23,6 +23,7 @@ import type { TranslateMode } from '../translate/translator.ts'
 import { parseAddress } from '../trap/listener.ts'
 import type { Transport, TransportUse } from '../trap/messages.ts'
 import { DeviceNames } from './deviceNames.ts'
+import { inTime } from './inTime.ts'
 import { TrapThread } from './trapThread.ts'
 
 /** What a session runs. */
@@ -116,8 +117,14 @@ export interface SessionEnd {
   readonly serverError?: string
   /** Set when the policy stopped the machine at a warning. */
   readonly panic?: string
-  /** The policy's sections of the report, and what of `isolated` the machine makes true. */
+  /** Sections of the report as the policy said them last. */
   readonly sections: Readonly<Record<string, unknown>>
+  /** What the machine makes of the policy's `isolated`; absent: no policy of this session's own. */
+  readonly isolation?: {
+    /** By all that is known: of a QEMU that was gone before it named its devices, nothing is. */
+    readonly isolated: boolean
+    readonly untranslated: readonly UntranslatedMaster[]
+  }
 }
 
 /** One machine with its server: trap thread, QEMU, console and QMP, started and ended together. */
@@ -524,13 +531,13 @@ export class Session extends EventEmitter<{
       return {
         qemu,
         qemuErrors: this.qemu.errors.trim(),
-        sections: {
-          ...this.#sections,
-          ...(this.thread && {
+        sections: this.#sections,
+        ...(this.thread && {
+          isolation: {
             isolated: this.#sections.isolated === true && untranslated?.length === 0,
             untranslated: untranslated ?? [],
-          }),
-        },
+          },
+        }),
         ...(serverError !== undefined && { serverError }),
         ...(this.#panic !== undefined && { panic: this.#panic }),
       }
@@ -543,19 +550,6 @@ export class Session extends EventEmitter<{
       else this.#ram.close()
       void this.#qmp?.then(qmp => qmp.close()).catch(() => {})
     }
-  }
-}
-
-/** @throws what `signal` is aborted with */
-async function inTime<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  const aborted = Promise.withResolvers<never>()
-  const abort = () => aborted.reject(signal.reason)
-  signal.addEventListener('abort', abort, { once: true })
-  try {
-    signal.throwIfAborted()
-    return await Promise.race([promise, aborted.promise])
-  } finally {
-    signal.removeEventListener('abort', abort)
   }
 }
 

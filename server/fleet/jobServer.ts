@@ -25,7 +25,11 @@ const MAX_MESSAGE = 2000
 /** A job whose worker is gone has so long to end its machines, ms. */
 const ALONE_MS = 30_000
 
-/** Runs one job. @returns its result, as JSON can tell it */
+/**
+ * Runs one job.
+ * @returns its result, as JSON can tell it
+ * @throws Error when it could not be run here: nothing is known of the job
+ */
 export type RunJob = (order: Order, say: (line: string) => void, signal: AbortSignal) => Promise<unknown>
 
 /** Serves the worker that forked this process, until it is gone. */

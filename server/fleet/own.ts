@@ -3,6 +3,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { digest } from '../../scripts/setup/cache.ts'
 import { ensureQemu } from '../../scripts/setup/index.ts'
+import { inTime } from '../control/inTime.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { isSeries } from '../run/files.ts'
 import { fitsMemory } from '../sessions/memoryLimit.ts'
@@ -45,13 +46,25 @@ export type Answer = GuestFiles | { readonly refused: string }
 
 export class Own {
   readonly #options: OwnOptions
+  readonly #signal: AbortSignal
+  readonly #images: Images | undefined
+  readonly #setUp: typeof ensureQemu
   #qemu: Promise<string> | undefined
 
-  readonly #images: Images | undefined
-
-  constructor(options: OwnOptions, images = options.kernelsFrom && new Images(options.kernelsFrom)) {
+  /**
+   * @param signal the worker's: set-up is for all jobs, and is not given up with one of them
+   * @param setUp builds QEMU
+   */
+  constructor(
+    options: OwnOptions,
+    signal: AbortSignal,
+    images = options.kernelsFrom && new Images(options.kernelsFrom),
+    setUp = ensureQemu,
+  ) {
     this.#options = options
+    this.#signal = signal
     this.#images = images
+    this.#setUp = setUp
   }
 
   /**
@@ -75,9 +88,18 @@ export class Own {
     }
     const files = await this.#files(work.kernel, identity, signal)
     if ('refused' in files) return files
-    this.#qemu ??= this.#options.qemu === undefined ? ensureQemu({ signal }) : Promise.resolve(this.#options.qemu)
-    const different = difference(identity, await machineIdentity({ ...files, qemu: await this.#qemu }, signal))
+    const qemu = this.#options.qemu ?? (await inTime(this.#built(), signal))
+    const different = difference(identity, await machineIdentity({ ...files, qemu }, signal))
     return different === '' ? files : { refused: different }
+  }
+
+  /** Once, for all jobs; what failed is tried again for the next one. */
+  #built(): Promise<string> {
+    this.#qemu ??= this.#setUp({ signal: this.#signal }).catch((error: unknown) => {
+      this.#qemu = undefined
+      throw error
+    })
+    return this.#qemu
   }
 
   /** A series is what it is called; of kernels of one's own, the one with that content: this worker's, or from where it looks for others. */

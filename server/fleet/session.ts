@@ -58,6 +58,7 @@ const Result = Compile(
     evidence: Type.Object({
       end: Type.Enum(['worked', 'deadline', 'ended']),
       problem: Type.Optional(text),
+      unjudged: Type.Optional(text),
       guestEnded: Type.Boolean(),
       console: list(Type.Object({ verdict, line: text }, strict)),
       waits: lines,

@@ -24,7 +24,7 @@ import type { WorkerMetrics } from './workerMetrics.ts'
 const LOCK_MS = 30_000
 /** A job that was refused goes behind the others after so long, ms. */
 const BEHIND_MS = 1_000
-/** A worker to which a refused job comes again leaves all to others for so long, each time twice as long, ms. */
+/** A worker to which a refused job comes again, or that cannot run one, leaves all to others for so long, each time twice as long, ms. */
 const REST_MS = 10_000
 const LONGEST_REST_MS = 60_000
 /** Refused jobs that a worker remembers. */
@@ -45,6 +45,8 @@ export interface WorkerOptions {
   readonly module: URL
   readonly say: (line: string) => void
   readonly lockMs?: number
+  /** The shortest rest, ms. */
+  readonly restMs?: number
   /** When a job's process is killed, s; default: `deadlineOf`. */
   readonly deadline?: (work: Work) => number
   /** Counts what it does. */
@@ -65,11 +67,12 @@ export class FleetWorker {
   /** Jobs that were refused since the last rest, and why: what is told already. */
   readonly #refused = new Set<string>()
   readonly #told = new Set<string>()
-  #restMs = REST_MS
+  #restMs: number
 
   private constructor(options: WorkerOptions, redis: Redis, telemetry: Telemetry | undefined, signal: AbortSignal) {
-    const { connection, name, jobs, module, say, lockMs = LOCK_MS, metrics } = options
+    const { connection, name, jobs, module, say, lockMs = LOCK_MS, restMs = REST_MS, metrics } = options
     this.#options = options
+    this.#restMs = restMs
     this.#redis = redis
     this.#signal = signal
     this.#processes = new Processes(module, say)
@@ -141,16 +144,17 @@ export class FleetWorker {
     try {
       const answer = await this.#answer(order, signal)
       if ('refused' in answer) return await this.#refuse(job, token, answer.refused)
-      const { own, deadline = deadlineOf } = this.#options
+      const { own, deadline = deadlineOf, restMs = REST_MS } = this.#options
       const what = { work: order.work, files: answer, own, folder }
-      const result = await this.#processes.run(what, order.identity.source, deadline(order.work), signal)
+      const result = await this.#processes
+        .run(what, order.identity.source, deadline(order.work), signal)
+        .catch((error: Error) => this.#failed(job, error, signal))
       // Who edits the tree while a job runs does not get a result of it.
       const after = await this.#answer(order, signal)
       if ('refused' in after) return await this.#refuse(job, token, after.refused)
-      this.#restMs = REST_MS
+      this.#restMs = restMs
       return await this.#keep(job.id ?? '', result, folder)
     } catch (error) {
-      if (error instanceof ProcessDied) throw new Error(`${error.message}, on worker ${this.#options.name}`)
       if (!this.#signal.aborted) throw error
       await job.moveToWait(token)
       throw new WaitingError()
@@ -175,12 +179,29 @@ export class FleetWorker {
     return { worker: this.#options.name, artefacts: await putArtefacts(this.#redis, id, contents) }
   }
 
-  /** Leaves a job to others, and behind the jobs that follow it: they may be for us. */
-  async #refuse(job: Job, token: string, why: string): Promise<never> {
+  /**
+   * Gives back a job that came to nothing here: it is tried again, a few times, by whoever takes it. What cannot be run here would fail as fast with
+   * each job of the queue: others are to have them.
+   */
+  async #failed(job: Job, error: Error, signal: AbortSignal): Promise<never> {
+    signal.throwIfAborted()
+    if (!(error instanceof ProcessDied)) {
+      await this.#tell(job, `it cannot be run there: ${error.message}`)
+      await this.#rest()
+    }
+    throw new Error(`${error.message}, on worker ${this.#options.name}`)
+  }
+
+  async #tell(job: Job, why: string): Promise<void> {
     const { name, say } = this.#options
     if (!this.#told.has(why)) say(`refuses a job: ${why}`)
     this.#told.add(why)
     await job.updateProgress({ refused: why.slice(0, 2000), worker: name })
+  }
+
+  /** Leaves a job to others, and behind the jobs that follow it: they may be for us. */
+  async #refuse(job: Job, token: string, why: string): Promise<never> {
+    await this.#tell(job, why)
     await job.moveToDelayed(Date.now() + BEHIND_MS, token)
     const id = job.id ?? ''
     if (this.#refused.has(id) || this.#refused.size >= MOST_REFUSED) await this.#rest()
@@ -188,8 +209,9 @@ export class FleetWorker {
     throw new DelayedError()
   }
 
-  /** The queue has gone round once: for a while there is nothing in it for us. */
+  /** For a while there is nothing in the queue for us. */
   async #rest(): Promise<void> {
+    if (this.#worker.isPaused()) return
     this.#refused.clear()
     this.#told.clear()
     await this.#worker.pause(true)

@@ -19,18 +19,21 @@ export function isolationViolation({ oracle, el2 }: Sections): Ending<'isolation
 }
 
 /**
- * A run that asked to be judged, and was not, has not passed.
+ * Why nobody can tell whether the machine is isolated; undefined: it was judged.
  * @param withEl2 there is an EL2, whose tables were to be compared
  */
-export function notJudged({ oracle, el2 }: Sections, withEl2: boolean): Ending<'not-judged'> | undefined {
-  const unjudged = (why: string) => ({ outcome: 'not-judged', message: `--oracle: ${why}` }) as const
+export function whyUnjudged({ oracle, el2 }: Sections, withEl2: boolean): string | undefined {
   if (withEl2) {
     if (el2?.agreement) return undefined
-    return unjudged(
-      "EL2's tables and the SMMU's were not compared: EL2 keeps none for its host, or no device has a second stage",
-    )
+    return "EL2's tables and the SMMU's were not compared: EL2 keeps none for its host, or no device has a second stage"
   }
-  if (oracle === undefined) return unjudged('nobody looked')
-  if (oracle.unjudged !== undefined) return unjudged(`nothing was judged: ${oracle.unjudged}`)
-  return oracle.wholes + oracle.samples > 0 ? undefined : unjudged('nothing was looked at')
+  if (oracle === undefined) return 'nobody looked'
+  if (oracle.unjudged !== undefined) return `nothing was judged: ${oracle.unjudged}`
+  return oracle.wholes + oracle.samples > 0 ? undefined : 'nothing was looked at'
+}
+
+/** A run that asked to be judged, and was not, has not passed. @param withEl2 as of `whyUnjudged` */
+export function notJudged(sections: Sections, withEl2: boolean): Ending<'not-judged'> | undefined {
+  const why = whyUnjudged(sections, withEl2)
+  return why === undefined ? undefined : { outcome: 'not-judged', message: `--oracle: ${why}` }
 }

@@ -61,6 +61,8 @@ export class Machines {
     if (found === undefined) {
       found = prepare(options, this.#signal)
       this.#prepared.set(key, found)
+      // What failed once need not fail again: a download, a disk that was full.
+      found.catch(() => this.#prepared.delete(key))
     }
     const prepared = { ...(await found), pool: this.#ram }
     const snapshot = fresh ? undefined : await ensureSnapshot(savable(prepared), this.#signal, this.#options.say)

@@ -245,6 +245,10 @@ function finished(words: readonly string[], limitMs: number, signal: AbortSignal
   })
 }
 
+/** Whether the machine never ran: that is so of every cell where it was tried. */
+export const neverRan = ({ verdict, traps }: Pick<CellResult, 'verdict' | 'traps'>): boolean =>
+  verdict === 'harness-error' || (verdict === 'qemu-died' && !traps)
+
 /** What a report has of what is kept. It has words of the guest in it: each is bounded. */
 const ReportPart = Compile(
   Type.Object({

@@ -4,13 +4,15 @@
 import { mkdirSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FaultController } from '../control/faultController.ts'
-import type { SessionEnd } from '../control/session.ts'
+import { inTime } from '../control/inTime.ts'
+import type { Session, SessionEnd } from '../control/session.ts'
 import type { FaultStatus } from '../faults/injector.ts'
 import type { CatalogueEntry, Verdict } from '../faults/rule.ts'
 import { type GuestEvent, GuestEvents, MAX_GUEST_EVENTS } from '../machine/guestEvents.ts'
 import type { SeriesStep } from '../policy/policy.ts'
 import { NO_WARNINGS } from '../policy/warnings.ts'
 import { AttackTable, reached } from '../run/attackTable.ts'
+import { whyUnjudged } from '../run/isolation.ts'
 import { qemuFailure } from '../run/outcome.ts'
 import { eventName } from '../smmu/events.ts'
 import type { WarningSummary } from '../trap/reporter.ts'
@@ -28,9 +30,14 @@ import { violationsOf } from './violations.ts'
 const SETTLE_MS = 300
 /** Devices go on for a while after the guest has panicked. */
 const PANIC_MS = 2_000
+/** Each question about a machine that stands still, where nobody else uses the processors, ms. */
 const AUDIT_MS = 10_000
 const MAX_LINES = 50
 const CONSOLE_TAIL = 60
+/** Of a problem, or an entry of the time line, letters. */
+const MAX_TEXT = 2000
+/** Entries of a time line that may come again and again; those that come a few times at most are always there. */
+const MAX_NOTES = 500
 
 /** One session to run. The same job on the same snapshot does the same until its first fault. */
 export interface Job {
@@ -93,7 +100,8 @@ export async function runSession(
     evidence = await observe(job, prepared, snapshot, folder, signal, watch, over)
   } catch (error) {
     signal.throwIfAborted()
-    evidence = { ...watch.evidence('ended', job, snapshot), problem: (error as Error).message }
+    const problem = (error as Error).message.slice(0, MAX_TEXT)
+    evidence = { ...watch.evidence('ended', job, snapshot), problem, ...(!watch.started && { unstarted: true }) }
   }
   const { verdict, findings } = judge(evidence)
   return {
@@ -111,49 +119,67 @@ export async function runSession(
 }
 
 /** Collects the evidence. */
-class Watch {
+export class Watch {
   readonly #start = performance.now()
   readonly entries: TimelineEntry[] = []
   readonly lines: string[] = []
   readonly console: ConsoleFinding[] = []
   readonly firings: Fired[] = []
+  #some = 0
   fired = 0
   resets = 0
   interruptions = 0
   timeline: Timeline | undefined
   machine: AgentMachine | undefined
   sections: Readonly<Record<string, unknown>> = {}
+  /** Why the oracle did not look at the machine as it stood; undefined: it did, or was not asked. */
+  unanswered: string | undefined
   readonly attackTable = new AttackTable()
   readonly guestEvents = new GuestEvents()
   readonly waits: string[] = []
   status: FaultStatus | undefined
+
+  /** The server has seen the machine. */
+  get started(): boolean {
+    return this.machine?.session.hello !== undefined
+  }
 
   ms(): number {
     return Math.round(performance.now() - this.#start)
   }
 
   note(text: string): void {
-    if (this.entries.length < 500) this.entries.push({ ms: this.ms(), text })
+    this.entries.push({ ms: this.ms(), text: text.slice(0, MAX_TEXT) })
+  }
+
+  /** Of what a guest may cause without end. */
+  noteSome(text: string): void {
+    if (this.#some++ < MAX_NOTES) this.note(text)
   }
 
   line(line: string): void {
     this.lines.push(line.slice(0, 300))
     if (this.lines.length > CONSOLE_TAIL) this.lines.shift()
     const finding = addFinding(this.console, line, MAX_LINES)
-    if (finding !== undefined) this.note(`console: ${finding.line}`)
+    if (finding !== undefined) this.noteSome(`console: ${finding.line}`)
   }
 
   /** Where a process of a slow guest is in its kernel. */
   wait({ name = '', calls }: GuestEvent): void {
     const text = `${name.trim()} in ${typeof calls === 'string' ? calls : 'unknown functions'}`.slice(0, 300)
     if (this.waits.length < MAX_LINES) this.waits.push(text)
-    this.note(`guest: ${text}`)
+    this.noteSome(`guest: ${text}`)
   }
 
   /** What devices reached, or a protected VM's host, and where EL2's tables and the SMMU's do not agree. */
   #isolation(): string[] {
     const report = this.attackTable.report(this.guestEvents.all, true)
     return [...violationsOf(this.sections), ...reached(report), ...(this.timeline?.isolation ?? [])]
+  }
+
+  /** Why nobody can tell whether devices were kept out. */
+  unjudged({ entry }: Job): string | undefined {
+    return this.unanswered ?? whyUnjudged(this.sections, entry.session?.el2 !== undefined)
   }
 
   evidence(end: Evidence['end'], job: Job, snapshot: Snapshot | undefined): Evidence {
@@ -213,10 +239,7 @@ async function observe(
   watch.machine = machine
   const { session } = machine
   const over = Promise.withResolvers<Evidence['end']>()
-  const waiting = new ProcessorWait([
-    process.pid,
-    ...(session.qemu.child.pid === undefined ? [] : [session.qemu.child.pid]),
-  ])
+  const waiting = waitOf(session)
   const endDeadline = startDeadline(
     deadlineMs(entry, snapshot === undefined),
     () => waiting.ms(),
@@ -247,16 +270,16 @@ async function observe(
     session.thread?.on('fired', firing => {
       watch.fired++
       if (watch.firings.length < MAX_LINES) watch.firings.push(firedOf(firing))
-      watch.note(`fault: rule ${firing.rule}, ${firing.n}: ${firing.what}`)
+      watch.noteSome(`fault: rule ${firing.rule}, ${firing.n}: ${firing.what}`)
     })
     session.on('reset', cause => {
       // The first reset of a booting machine is that of its start.
       if (snapshot !== undefined || machine.readies > 0) watch.resets++
-      watch.note(`reset, cause ${cause}`)
+      watch.noteSome(`reset, cause ${cause}`)
     })
     session.on('interrupted', message => {
       watch.interruptions++
-      watch.note(`the server is away: ${message}`)
+      watch.noteSome(`the server is away: ${message}`)
     })
     session.console.on('line', line => {
       watch.line(line)
@@ -269,7 +292,7 @@ async function observe(
         watch.note(`guest: more than ${MAX_GUEST_EVENTS} events of one workload; it is judged by the first`)
       if (event.event === 'waits') watch.wait(event)
       else if (event.event !== 'iommu')
-        watch.note(`guest: ${event.event} ${event.name ?? ''} ${event.ok ? 'ok' : `failed: ${event.error}`}`)
+        watch.noteSome(`guest: ${event.event} ${event.name ?? ''} ${event.ok ? 'ok' : `failed: ${event.error}`}`)
       if (event.event === 'ready') machine.tell()
       if (event.event === 'worked') over.resolve('worked')
     })
@@ -293,18 +316,23 @@ async function observe(
       // What was found ends the machine, and its report tells it, whether or not the last question was answered.
       if (stopped) await session.ended
     }
-    // It stopped itself: what it told then is what there is.
-    if (ended?.panic !== undefined) watch.sections = ended.sections
+    // It stopped itself, or is gone: what it told then is what there is.
+    if (ended !== undefined && (ended.panic !== undefined || watch.sections.oracle === undefined)) {
+      watch.sections = ended.sections
+      watch.unanswered = undefined
+    }
     session.pump?.drain()
     const panicked = watch.console.some(({ verdict }) => verdict === 'guest-panic')
     const evidence = watch.evidence(panicked && end === 'deadline' ? 'ended' : end, job, snapshot)
     const checks = evidence.end === 'ended' ? [] : evidence.checks
     const why = tooLarge ?? problem(ended, controller.problems)
+    const unjudged = isolates(job) ? watch.unjudged(job) : undefined
     return {
       ...evidence,
       checks,
+      ...(unjudged !== undefined && { unjudged }),
       guestEnded: panicked || (ended !== undefined && ended.panic === undefined && why === undefined),
-      ...(why && { problem: why }),
+      ...(why && { problem: why, ...(!watch.started && { unstarted: true }) }),
     }
   } finally {
     endDeadline()
@@ -326,21 +354,43 @@ function problem(end: SessionEnd | undefined, problems: readonly string[]): stri
   return qemuFailure({ ...end, qemuErrors: end.qemuErrors.slice(0, 500) }) ?? problems[0]
 }
 
-/** Looks at the machine as it stands: firings, isolation, and sections of the report. */
+const waitOf = ({ qemu: { child } }: Session): ProcessorWait =>
+  new ProcessorWait([process.pid, ...(child.pid === undefined ? [] : [child.pid])])
+
+/** Looks at the machine as it stands: firings, isolation, and sections of the report. What is not answered keeps nothing else from being asked. */
 async function inspect({ session }: AgentMachine, watch: Watch): Promise<void> {
   const { thread } = session
   if (thread === undefined) return
-  const late = AbortSignal.timeout(AUDIT_MS)
-  const inTime = <T>(work: Promise<T>): Promise<T> =>
-    Promise.race([work, new Promise<never>((_, reject) => late.addEventListener('abort', () => reject(late.reason)))])
-  try {
-    watch.status = await inTime(thread.call('faults'))
-    const qmp = await session.qmp(late)
-    await inTime(qmp.execute('stop'))
-    watch.sections = await inTime(thread.call('sections'))
-    const oracle = await inTime(thread.call('oracle'))
-    if (oracle !== null) watch.sections = { ...watch.sections, oracle }
-  } catch (error) {
-    watch.note(`not all could be looked at: ${(error as Error).message}`)
+  const ask = async (whom: string, question: (late: AbortSignal) => Promise<void>): Promise<string | undefined> => {
+    const late = new AbortController()
+    const waiting = waitOf(session)
+    const end = startDeadline(
+      AUDIT_MS,
+      () => waiting.ms(),
+      () => late.abort(new Error('no answer in time')),
+    )
+    try {
+      await inTime(question(late.signal), late.signal)
+      return undefined
+    } catch (error) {
+      const why = `${whom}: ${(error as Error).message}`
+      watch.note(`not all could be looked at: ${why}`)
+      return why
+    } finally {
+      end()
+    }
   }
+  await ask('the rules', async () => {
+    watch.status = await thread.call('faults')
+  })
+  await ask('QEMU', async late => {
+    await (await session.qmp(late)).execute('stop')
+  })
+  await ask('the policy', async () => {
+    watch.sections = await thread.call('sections')
+  })
+  watch.unanswered = await ask('the oracle', async () => {
+    const oracle = await thread.call('oracle')
+    if (oracle !== null) watch.sections = { ...watch.sections, oracle }
+  })
 }

@@ -78,6 +78,12 @@ export interface Stored {
   readonly ms: number
 }
 
+/**
+ * Of what came of a job: that nothing is known of it. Where that is not what is expected, the job is run again when its campaign is gone on with,
+ * and what comes of it then stands for it.
+ */
+const UNKNOWN = `verdict = 'harness-error' AND expected = 0`
+
 /** What the jobs of a file are. */
 export interface Kind<Job> {
   /** Of a job: unique in its campaign, the same in each. */
@@ -270,9 +276,9 @@ export class Store<Job, Result extends Stored> {
     return summaries(this.#db, -1)
   }
 
-  /** Jobs of the plan that are not done yet. */
+  /** Jobs of the plan that are not done yet, or came to nothing. */
   remaining(campaign: CampaignOf<Job>): Job[] {
-    const rows = this.#db.prepare('SELECT job FROM sessions WHERE campaign = ?').all(campaign.id)
+    const rows = this.#db.prepare(`SELECT job FROM sessions WHERE campaign = ? AND NOT (${UNKNOWN})`).all(campaign.id)
     const done = new Set(rows.map(({ job }) => job))
     return campaign.plan.filter(job => !done.has(this.#kind.nameOf(job)))
   }
@@ -282,10 +288,15 @@ export class Store<Job, Result extends Stored> {
     return this.addAll(campaign, [{ job, result }]).length === 1
   }
 
-  /** Stores sessions, all of them at once, but for those that are stored already. @returns those that were new */
+  /** Stores sessions, all of them at once, but for those of which something is known already. @returns those that were new */
   addAll(campaign: CampaignOf<Job>, rows: readonly RowOf<Job, Result>[]): RowOf<Job, Result>[] {
     let isNew: RowOf<Job, Result>[] = []
     this.#transaction(() => {
+      const forget = this.#db.prepare(`DELETE FROM sessions WHERE campaign = ? AND job = ? AND ${UNKNOWN}`)
+      const forgotten = rows.reduce(
+        (n, { job }) => n + Number(forget.run(campaign.id, this.#kind.nameOf(job)).changes),
+        0,
+      )
       isNew = rows.filter(({ job, result }) =>
         this.#insertSession({
           campaign: campaign.id,
@@ -297,7 +308,7 @@ export class Store<Job, Result extends Stored> {
           result: JSON.stringify(result),
         }),
       )
-      this.#count(campaign.id, isNew.length)
+      this.#count(campaign.id, isNew.length - forgotten)
     })
     return isNew
   }
@@ -315,7 +326,6 @@ export class Store<Job, Result extends Stored> {
 
   /** A campaign has so many sessions more. */
   #count(campaign: number, more: number): void {
-    if (more === 0) return
     this.#db.prepare('UPDATE campaigns SET sessions = sessions + ? WHERE id = ?').run(more, campaign)
     this.#sign(campaign)
   }

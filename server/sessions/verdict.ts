@@ -12,6 +12,8 @@ export interface Evidence {
   readonly end: 'worked' | 'deadline' | 'ended'
   /** Why the machine ended, or could not be run. */
   readonly problem?: string
+  /** The server never saw the machine: that is so of every job where it was tried. */
+  readonly unstarted?: true
   /** The machine ended because of what the guest did: it panicked, or powered off. */
   readonly guestEnded: boolean
   readonly console: readonly ConsoleFinding[]
@@ -30,6 +32,8 @@ export interface Evidence {
   readonly interruptions: number
   /** Memory that devices could reach, or did write, and must not. */
   readonly isolation: readonly string[]
+  /** Why nobody can tell whether there is more of it; absent: it was looked at, or there is none to look at. */
+  readonly unjudged?: string
   /** Rules were armed; what they did. */
   readonly armed: boolean
   readonly fired: number
@@ -85,6 +89,10 @@ export const isExpected = (verdict: Verdict, expected: readonly Verdict[]): bool
 function* find(evidence: Evidence): Generator<Finding> {
   for (const text of evidence.isolation) yield { verdict: 'isolation-violation', text }
   if (evidence.problem !== undefined && !evidence.guestEnded) yield { verdict: 'harness-error', text: evidence.problem }
+  // What was found is found, however much was looked at.
+  if (evidence.unjudged !== undefined && evidence.isolation.length === 0) {
+    yield { verdict: 'harness-error', text: `isolation was not judged: ${evidence.unjudged}` }
+  }
   if (evidence.armed && evidence.fired === 0) {
     yield { verdict: 'harness-error', text: 'no rule fired: the session says nothing about the fault' }
   }

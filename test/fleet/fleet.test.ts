@@ -33,7 +33,7 @@ import { Database } from '../../server/sessions/database.ts'
 import type { Job, SessionResult } from '../../server/sessions/session.ts'
 import { IMAGE_MAGIC } from '../../server/trace/kernelImage.ts'
 import { RedisServer } from './redis.ts'
-import { DEADLY, IDENTITY, job, SOURCE, sentStubs, verdictOf } from './stub.ts'
+import { DEADLY, FULL, IDENTITY, job, SOURCE, sentStubs, verdictOf } from './stub.ts'
 
 const folder = privateFolder(tmpdir(), 'fleet-')
 let redis: RedisServer
@@ -158,6 +158,34 @@ test('a job that ends its processes again and again is a finding; the others hav
   ])
 })
 
+const BROKEN: OwnOptions = { kernels: [], qemuArgs: [], ramDir: FULL, transport: 'auto', sandbox: true }
+
+test('a worker that can start no machine takes no results from the others, and says why', async () => {
+  work('broken', { own: BROKEN })
+  const plan = jobs(12)
+  const all = send(plan)
+  await expect.poll(() => said).toContain(`worker broken refuses: it cannot be run there: no room in ${FULL}`)
+  work('whole')
+  expect(verdicts(await all)).toEqual(plan.map(verdictOf))
+})
+
+test('a job that no worker can start is a finding after some tries, and is run when its campaign is gone on with', async () => {
+  work('broken', { own: BROKEN, restMs: 50 })
+  const campaign = database.begin('test', jobs(1))
+  const queue = { connection: redis.connection, campaign: 'resumed', say, sweepMs: 500 }
+  const run = () => runJobs(database, campaign, throughQueue(sentStubs(folder), queue), new AbortController().signal)
+  const found = () => database.rows(campaign).map(({ result }) => result.findings[0]?.text)
+  await run()
+  const why = `no room in ${FULL}, on worker broken`
+  expect(found()).toEqual([`tried 3 times without a result; at last: ${why}`])
+  stop.abort(new Error('mended'))
+  await Promise.all(workers)
+  stop = new AbortController()
+  work('mended')
+  await run()
+  expect(found()).toEqual(['seed 0'])
+})
+
 test('what is no job is not run, and what is no result is not taken', async () => {
   work('one')
   const stubs = sentStubs(folder)
@@ -227,7 +255,7 @@ test("a kernel of the sender's own comes to a worker by its hash, and nothing el
   const [initrd, qemu] = [at('initrd', 'an initramfs'), at('qemu', 'no matter')]
   const own: OwnOptions = { kernels: [], qemu, qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
   const images = new Images({ folder: shared }, {}, join(folder, 'kept'))
-  const mine = new Own(own, images)
+  const mine = new Own(own, stop.signal, images)
   const got: unknown[] = []
   const [plain] = jobs(1)
   const plan: Job[] = [{ ...plain, kernel, machine: { initrd } }]
@@ -259,7 +287,7 @@ test("a kernel of the sender's own comes to a worker by its hash, and nothing el
 
 test('an attack finds on workers what it finds here', async () => {
   const own: OwnOptions = { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
-  const mine = new Own(own)
+  const mine = new Own(own, stop.signal)
   work('one', {
     own,
     answer: (job, signal) => mine.answer(job, signal),

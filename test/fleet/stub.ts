@@ -36,6 +36,9 @@ export const job = (name: string, seed: number, ms: number): Job => ({
 /** Name of an entry whose session ends the process that runs it. */
 export const DEADLY = 'deadly'
 
+/** `--ram-dir` of a worker that can start no machine. */
+export const FULL = '/full'
+
 /** Sessions that ask for a code that there is not. */
 export const sentStubs = (folder: string, identity: FleetJob['identity'] = IDENTITY): Sent<Job, SessionResult> => ({
   nameOf: jobName,

@@ -4,9 +4,10 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { serveJobs } from '../../server/fleet/jobServer.ts'
-import { DEADLY, resultOf } from './stub.ts'
+import { DEADLY, FULL, resultOf } from './stub.ts'
 
-serveJobs(async ({ work, folder }, _say, signal) => {
+serveJobs(async ({ work, own, folder }, _say, signal) => {
+  if (own.ramDir === FULL) throw new Error(`no room in ${FULL}`)
   if (work.do !== 'session') throw new Error('there are sessions only')
   const { entry, seed } = work
   const [{ what }] = entry.rules

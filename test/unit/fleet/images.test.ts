@@ -326,7 +326,7 @@ describe('a worker', () => {
   const entry = { name: 'x', summary: 'x', expect: [], why: 'x', rules: [] }
   const answer = async (hashes: { kernel: string; initrd?: string }) => {
     const identity = { source: await sourceIdentity(), qemu: 'b'.repeat(20), ...hashes }
-    const own = new Own({ ...machine, kernelsFrom: { folder: shared } })
+    const own = new Own({ ...machine, kernelsFrom: { folder: shared } }, signal)
     return own.answer({ identity, work: { ...work, entry } }, signal)
   }
   const job = `kernel: the job is of ${SHA} (/home/me/Image), --kernel of this worker is none`

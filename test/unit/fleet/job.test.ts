@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What may come over a queue: jobs and results are data, and nothing else than what the schema says. */
+import { createHash } from 'node:crypto'
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -18,6 +19,7 @@ import { privateFolder } from '../../../server/machine/scratch.ts'
 import { planOf } from '../../../server/sessions/database.ts'
 import type { Cell } from '../../../server/sessions/matrix.ts'
 import { firedOf } from '../../../server/sessions/verdict.ts'
+import { IMAGE_MAGIC } from '../../../server/trace/kernelImage.ts'
 
 const folder = privateFolder(tmpdir(), 'job-')
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -73,7 +75,7 @@ describe('a worker', () => {
 
   test('refuses other code, and tells both hashes', async () => {
     const own = await sourceIdentity()
-    expect(await new Own(OWN).answer({ identity: IDENTITY, work }, signal)).toEqual({
+    expect(await new Own(OWN, signal).answer({ identity: IDENTITY, work }, signal)).toEqual({
       refused: `source tree: the job is of ${IDENTITY.source}, this worker has ${own}`,
     })
   })
@@ -81,7 +83,7 @@ describe('a worker', () => {
   test('refuses words for QEMU that it was not started with', async () => {
     const identity = { ...IDENTITY, source: await sourceIdentity() }
     const asked = { ...work, qemuArgs: ['-drive', 'file=/etc/passwd'] }
-    expect(await new Own(OWN).answer({ identity, work: asked }, signal)).toEqual({
+    expect(await new Own(OWN, signal).answer({ identity, work: asked }, signal)).toEqual({
       refused:
         'the job asks for --qemu-arg=-drive --qemu-arg=file=/etc/passwd, this worker was started with no --qemu-arg',
     })
@@ -93,16 +95,40 @@ describe('a worker', () => {
     const asked = cellWork({
       ...{ kernel: '6.12', devices: ['ahci'], until: 'nested', translate: 'hardware', granule: 4096, machine },
     })
-    expect(await new Own(OWN).answer({ identity, work: asked }, signal)).toEqual({
+    expect(await new Own(OWN, signal).answer({ identity, work: asked }, signal)).toEqual({
       refused: "the job's machine has 4096T of RAM, for which this worker has no memory",
     })
+  })
+
+  test('tries set-up again that failed, and does not give it up with a job', async () => {
+    const identity = { ...IDENTITY, source: await sourceIdentity() }
+    const worker = new AbortController()
+    const job = new AbortController()
+    const signals: unknown[] = []
+    const image = join(folder, 'tried')
+    const header = Buffer.alloc(64)
+    header.write(IMAGE_MAGIC, 56)
+    writeFileSync(image, header)
+    const kernel = createHash('sha256').update(header).digest('hex')
+    let tries = 0
+    const mine = new Own({ ...OWN, kernels: [image] }, worker.signal, undefined, async options => {
+      signals.push(options?.signal)
+      if (++tries === 1) throw new Error('no network')
+      return image
+    })
+    const ask = () => mine.answer({ identity: { ...identity, kernel }, work: { ...work, kernel: image } }, job.signal)
+    await expect(ask()).rejects.toThrow('no network')
+    // A binary without a record of what it was built from has its hash.
+    expect(await ask()).toEqual({ refused: `QEMU: the job is of ${IDENTITY.qemu}, this worker has ${kernel}` })
+    await ask()
+    expect(signals).toEqual([worker.signal, worker.signal])
   })
 
   test('refuses a kernel that it was not given, wherever it lies', async () => {
     const identity = { ...IDENTITY, source: await sourceIdentity() }
     const image = join(folder, 'Image')
     writeFileSync(image, 'no matter')
-    const answer = await new Own(OWN).answer({ identity, work: { ...work, kernel: image } }, signal)
+    const answer = await new Own(OWN, signal).answer({ identity, work: { ...work, kernel: image } }, signal)
     expect(answer).toEqual({
       refused: `kernel: the job is of ${IDENTITY.kernel} (${image}), --kernel of this worker is none, and it has no --kernels-from`,
     })

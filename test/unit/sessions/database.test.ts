@@ -75,6 +75,26 @@ describe('campaigns', () => {
     )
   })
 
+  test('of what came to nothing the next result stands, unless that was expected', () => {
+    const path = join(folder, 'db')
+    const database = new Database(path)
+    const campaign = database.begin('test', plan)
+    const [nothing, expected] = plan
+    database.add(campaign, nothing, result('harness-error', false))
+    database.add(campaign, expected, result('harness-error', true))
+    database.finish(campaign)
+    expect(database.remaining(campaign)).not.toContainEqual(expected)
+    expect(database.remaining(campaign)).toContainEqual(nothing)
+    expect(database.add(campaign, nothing, result('recovered', true))).toBe(true)
+    expect(database.add(campaign, nothing, result('harness-error', false))).toBe(false)
+    expect(database.add(campaign, expected, result('recovered', false))).toBe(false)
+    database.close()
+    // What is counted is what is there.
+    const again = new Database(path)
+    expect(again.rows(campaign).map(({ result }) => result.verdict)).toEqual(['recovered', 'harness-error'])
+    again.close()
+  })
+
   test('what is done is kept, once, and only the rest remains', () => {
     const path = join(folder, 'db')
     const first = new Database(path)

@@ -42,6 +42,12 @@ describe('from evidence to a verdict', () => {
     ['a fault that nobody noticed', {}, 'unaffected'],
     ['no rules, no effect', { armed: false, fired: 0 }, 'unaffected'],
     ['rules that never fired', { fired: 0 }, 'harness-error'],
+    ['nobody looked at isolation', { unjudged: 'nobody looked' }, 'harness-error'],
+    [
+      'nobody looked to the end, but something was found',
+      { unjudged: 'nobody looked', isolation: ['a'] },
+      'isolation-violation',
+    ],
     ['the driver printed something', line('recovered'), 'recovered'],
     ['events, but all data right', { events: { F_TRANSLATION: 2 } }, 'recovered'],
     ['a global error that was acknowledged', { gerrors: 2 }, 'recovered'],
