@@ -7,12 +7,15 @@ import { basename, dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { runsFolder } from '../machine/runs.ts'
-import { defaultDatabase } from '../sessions/database.ts'
+import { compareCampaigns } from '../sessions/campaignReport.ts'
+import { comparisonText } from '../sessions/compare.ts'
+import { defaultDatabase, readCampaign } from '../sessions/database.ts'
 import { listCampaigns } from '../sessions/store.ts'
+import { expectedOf } from '../sessions/verdict.ts'
 import { headerOf } from '../trace/headerOf.ts'
 import { Problem } from './problem.ts'
 import { FILE_NAME } from './schemas/fields.ts'
-import type { CampaignView, RecordingView, ReportView } from './schemas/recordings.ts'
+import type { CampaignView, RecordingView, ReportView, ResultsView } from './schemas/recordings.ts'
 
 const MAIN = fileURLToPath(new URL('../cli/main.ts', import.meta.url))
 const NAME = new RegExp(FILE_NAME)
@@ -29,6 +32,15 @@ const MOST_RECORDINGS = 200
 const MOST_CAMPAIGNS = 200
 /** As `diff`: 1 is a difference, more is trouble. */
 const DIFFERENT = 1
+
+/** @throws Problem with what `read` complains about */
+function legible<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new Problem(422, (error as Error).message)
+  }
+}
 
 export class Recordings {
   readonly #folder: string
@@ -75,15 +87,38 @@ export class Recordings {
   /** The newest first. @throws Problem when the database cannot be read */
   campaigns(): CampaignView[] {
     if (!existsSync(this.#database)) return []
-    try {
-      return listCampaigns(this.#database, MOST_CAMPAIGNS)
-        .map(({ id, started, finished, what, planned, done, asExpected }) => ({
-          ...{ id, started, finished, what, planned, done, asExpected },
-        }))
-        .reverse()
-    } catch (error) {
-      throw new Problem(422, (error as Error).message)
+    return legible(() => listCampaigns(this.#database, MOST_CAMPAIGNS))
+      .map(({ id, started, finished, what, planned, done, asExpected }) => ({
+        ...{ id, started, finished, what, planned, done, asExpected },
+      }))
+      .reverse()
+  }
+
+  /** @throws Problem when there is none, or the database cannot be read */
+  campaign(id: number): ResultsView {
+    const { campaign, rows } = this.#campaign(id)
+    const { started, finished, what, plan } = campaign
+    return {
+      ...{ id, started, finished, what, planned: plan.length, done: rows.length },
+      asExpected: rows.filter(({ result }) => result.asExpected).length,
+      sessions: rows.map(({ job: { entry, kernel, until, seed }, result: { verdict, asExpected, ms } }) => ({
+        ...{ entry: entry.name, kernel, until, seed, verdict, asExpected, ms },
+        expected: [...expectedOf(entry)],
+      })),
     }
+  }
+
+  /** @throws as `campaign` */
+  compareCampaigns(id: number, other: number): ReportView {
+    const [comparison, notes] = compareCampaigns(this.#campaign(id).rows, this.#campaign(other).rows)
+    const lines = comparisonText(comparison, notes).split('\n')
+    return { same: comparison.differences.length === 0, lines: lines.slice(0, MOST_LINES) }
+  }
+
+  #campaign(id: number) {
+    const found = existsSync(this.#database) ? legible(() => readCampaign(this.#database, id)) : undefined
+    if (found === undefined) throw new Problem(404, `no campaign ${id}`)
+    return found
   }
 
   /** No link, neither to a folder nor to a file: what it leads to was not recorded here. */

@@ -9,7 +9,7 @@ import { type JobMachine, needsAttack } from '../sessions/agentMachine.ts'
 import { sessionFolder } from '../sessions/campaign.ts'
 import { jobName } from '../sessions/database.ts'
 import type { Job, SessionResult } from '../sessions/session.ts'
-import { type Evidence, isExpected } from '../sessions/verdict.ts'
+import { type Evidence, expectedOf, isExpected } from '../sessions/verdict.ts'
 import { machineIdentities } from './identity.ts'
 import type { SessionWork } from './job.ts'
 import { filesFor, type GuestFiles } from './own.ts'
@@ -92,8 +92,6 @@ const Result = Compile(
   }),
 )
 
-const expectedOf = ({ entry: { expect } }: Job) => (typeof expect === 'string' ? [expect] : expect)
-
 /** A result that came over the queue. Whether it was expected is said here. @throws Error when it is none */
 export function sessionResult(value: unknown, job: Job, folder: string): SessionResult {
   if (!Result.Check(value)) {
@@ -101,7 +99,7 @@ export function sessionResult(value: unknown, job: Job, folder: string): Session
     throw new Error(`no result of a session: ${first?.instancePath || '/'} ${first?.message ?? ''}`)
   }
   const { verdict, findings, evidence, timeline, console, trace, before, ms } = value
-  const asExpected = isExpected(verdict, expectedOf(job))
+  const asExpected = isExpected(verdict, expectedOf(job.entry))
   return { verdict, asExpected, findings, evidence, timeline, console, trace, before, ms, folder }
 }
 

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Campaigns as text, JUnit XML and HTML. Differences from what is expected come first everywhere. */
 import { isDeepStrictEqual } from 'node:util'
-import type { Verdict } from '../faults/rule.ts'
 import { counted, grouped, tenths } from '../trace/words.ts'
 import type { JobMachine } from './agentMachine.ts'
 import { byPlace, type Comparison, compare } from './compare.ts'
 import type { Campaign, Row } from './database.ts'
 import { jobName } from './database.ts'
 import type { Job } from './session.ts'
-import { GRAVITY, isExpected } from './verdict.ts'
+import { expectedOf, GRAVITY, isExpected } from './verdict.ts'
 
-const expectedOf = ({ entry: { expect } }: Job): readonly Verdict[] => (typeof expect === 'string' ? [expect] : expect)
-const expectedText = (job: Job): string => expectedOf(job).join(' or ') || 'nothing'
+const expectedText = (job: Job): string => expectedOf(job.entry).join(' or ') || 'nothing'
 
 /** Ends the name of an entry that runs a second time. */
 export const AGAIN = '-again'
@@ -146,8 +144,8 @@ export function compareCampaigns(before: readonly Row[], after: readonly Row[]):
   const places = [...byPlace(before, after, ({ job }) => placeOf(job))].map(([name, { before, after }]) => {
     const [was, is] = [before, after].map(rows => rows.at(-1)?.job)
     const judge = is ?? was
-    const expected = judge === undefined ? [] : expectedOf(judge)
-    if (was !== undefined && is !== undefined && !isDeepStrictEqual(expectedOf(was), expected)) {
+    const expected = judge === undefined ? [] : expectedOf(judge.entry)
+    if (was !== undefined && is !== undefined && !isDeepStrictEqual(expectedOf(was.entry), expected)) {
       notes.push(`${name}: judged by what is expected now, ${expectedText(is)}; it was ${expectedText(was)}`)
     }
     const samples = (rows: readonly Row[]) =>

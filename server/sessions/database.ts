@@ -11,7 +11,14 @@ import { SERIES_STEPS } from '../policy/policy.ts'
 import { EL2_KERNEL } from '../run/el2.ts'
 import type { JobMachine } from './agentMachine.ts'
 import type { Job, SessionResult } from './session.ts'
-import { type CampaignOf, type Kind, type RowOf, Store, salvage as salvageStore } from './store.ts'
+import {
+  type CampaignOf,
+  type Kind,
+  type RowOf,
+  readCampaign as readStored,
+  Store,
+  salvage as salvageStore,
+} from './store.ts'
 
 const Words = Type.Array(Type.String())
 
@@ -69,6 +76,9 @@ export class Database extends Store<Job, SessionResult> {
     super(path, SESSIONS)
   }
 }
+
+/** For who only looks. @throws as `readCampaign` of store.ts */
+export const readCampaign = (path: string, id: number) => readStored<Job, SessionResult>(path, id, SESSIONS)
 
 export const salvage = (from: string, to: string) => salvageStore(from, to, SESSIONS)
 

@@ -23,7 +23,7 @@ import { limitMemory } from './memoryLimit.ts'
 import { ProcessorWait } from './processorWait.ts'
 import type { Snapshot } from './snapshot.ts'
 import { Timeline, type TimelineEntry } from './timeline.ts'
-import { type Evidence, type Finding, type Fired, firedOf, isExpected, judge } from './verdict.ts'
+import { type Evidence, expectedOf, type Finding, type Fired, firedOf, isExpected, judge } from './verdict.ts'
 import { violationsOf } from './violations.ts'
 
 /** Time after a panic or the end of the workload in which consequences may still show. */
@@ -77,8 +77,6 @@ export function bootsFresh({ session, rules }: CatalogueEntry): boolean {
 
 /** Shorter prefixes of the series have no stage 2, and so no isolation to violate. */
 const isolates = ({ until }: Job): boolean => until === 'nested'
-
-const expectedOf = ({ expect }: CatalogueEntry): readonly Verdict[] => (typeof expect === 'string' ? [expect] : expect)
 
 /**
  * Runs one session.

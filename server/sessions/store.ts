@@ -196,9 +196,8 @@ export class Store<Job, Result extends Stored> {
   #checkRows(): void {
     const rowsOf = this.#db.prepare('SELECT count(*) AS n FROM sessions WHERE campaign = ?')
     let sessions = 0
-    for (const { sum: found, ...row } of this.#db.prepare('SELECT * FROM campaigns').iterate()) {
-      const campaign = row as unknown as CampaignRow
-      if (campaignSum(campaign) !== found) throw new DamagedDatabase(`campaign ${campaign.id} has another sum`)
+    for (const row of this.#db.prepare('SELECT * FROM campaigns').iterate()) {
+      const campaign = campaignRow(row)
       const n = Number(rowsOf.get(campaign.id)?.n)
       if (n !== campaign.sessions) {
         throw new DamagedDatabase(`campaign ${campaign.id} has ${n} sessions, not ${campaign.sessions}`)
@@ -206,11 +205,8 @@ export class Store<Job, Result extends Stored> {
       sessions += n
     }
     let found = 0
-    for (const { sum: expected, ...row } of this.#db.prepare('SELECT * FROM sessions').iterate()) {
-      const session = row as unknown as SessionRow
-      if (sessionSum(session) !== expected) {
-        throw new DamagedDatabase(`session ${session.job} of campaign ${session.campaign} has another sum`)
-      }
+    for (const row of this.#db.prepare('SELECT * FROM sessions').iterate()) {
+      sessionRow(row)
       found++
     }
     if (found !== sessions) throw new DamagedDatabase(`there are ${found} sessions, ${sessions} in campaigns`)
@@ -372,11 +368,12 @@ function summaries(db: DatabaseSync, limit: number): CampaignSummary[] {
 }
 
 /**
- * The newest campaigns of a file, the oldest first, for who only looks: nothing is written, made or brought up to date, and nothing is looked
- * through but these campaigns. A file that is being written is waited for shortly.
+ * For who only looks: nothing is written, made or brought up to date, and nothing is looked through but what is asked for. A file that is
+ * being written is waited for shortly.
+ * @param work sees the file as it is at one moment; it is also told whether rows have sums: those of version 1 have none
  * @throws Error when the file cannot be read, or is of a newer version; DamagedDatabase
  */
-export function listCampaigns(path: string, limit: number): CampaignSummary[] {
+function look<T>(path: string, work: (db: DatabaseSync, summed: boolean) => T): T {
   let db: DatabaseSync
   try {
     db = new DatabaseSync(path, { readOnly: true, timeout: 200 })
@@ -384,18 +381,13 @@ export function listCampaigns(path: string, limit: number): CampaignSummary[] {
     throw new Error(`${path}: ${(error as Error).message}`)
   }
   try {
+    // A session that is added between two queries is no damage. Closing ends it.
+    db.exec('BEGIN')
     const version = Number(db.prepare('PRAGMA user_version').get()?.user_version)
     if (version > SCHEMA_VERSION) {
       throw new Error(`made by a newer version (${version}, this one reads ${SCHEMA_VERSION})`)
     }
-    if (version === SCHEMA_VERSION) {
-      const newest = db.prepare('SELECT * FROM campaigns ORDER BY id DESC LIMIT ?')
-      for (const { sum: found, ...row } of newest.iterate(limit)) {
-        const campaign = row as unknown as CampaignRow
-        if (campaignSum(campaign) !== found) throw new DamagedDatabase(`campaign ${campaign.id} has another sum`)
-      }
-    }
-    return summaries(db, limit)
+    return work(db, version === SCHEMA_VERSION)
   } catch (error) {
     const { errcode = 0, message } = error as Error & { readonly errcode?: number }
     const damaged = error instanceof DamagedDatabase || DAMAGE.has(errcode & 0xff)
@@ -403,6 +395,62 @@ export function listCampaigns(path: string, limit: number): CampaignSummary[] {
   } finally {
     db.close()
   }
+}
+
+/** @param summed whether there is a sum to check. @throws DamagedDatabase */
+function campaignRow({ sum: found, ...row }: Record<string, unknown>, summed = true): CampaignRow {
+  const campaign = row as unknown as CampaignRow
+  if (summed && campaignSum(campaign) !== found) throw new DamagedDatabase(`campaign ${campaign.id} has another sum`)
+  return campaign
+}
+
+/** As `campaignRow`. */
+function sessionRow({ sum: found, ...row }: Record<string, unknown>, summed = true): SessionRow {
+  const session = row as unknown as SessionRow
+  if (summed && sessionSum(session) !== found) {
+    throw new DamagedDatabase(`session ${session.job} of campaign ${session.campaign} has another sum`)
+  }
+  return session
+}
+
+/** The newest campaigns of a file, the oldest first. @throws as `look` */
+export function listCampaigns(path: string, limit: number): CampaignSummary[] {
+  return look(path, (db, summed) => {
+    const newest = db.prepare('SELECT * FROM campaigns ORDER BY id DESC LIMIT ?')
+    for (const row of newest.iterate(limit)) campaignRow(row, summed)
+    return summaries(db, limit)
+  })
+}
+
+/**
+ * One campaign of a file with its finished sessions, in the order of the plan; undefined: there is none of that number.
+ * @throws as `look`; Error when the plan is none
+ */
+export function readCampaign<Job, Result extends Stored>(
+  path: string,
+  id: number,
+  kind: Kind<Job>,
+): { readonly campaign: CampaignOf<Job>; readonly rows: readonly RowOf<Job, Result>[] } | undefined {
+  return look(path, (db, summed) => {
+    const found = db.prepare('SELECT * FROM campaigns WHERE id = ?').get(id)
+    if (found === undefined) return undefined
+    const { started, finished, what, plan: text, sessions } = campaignRow(found, summed)
+    const plan: unknown = JSON.parse(text)
+    if (!kind.isPlan(plan)) throw new DamagedDatabase(`the plan of ${kind.noun} ${id} is none`)
+    const results = new Map<string, Result>()
+    for (const row of db.prepare('SELECT * FROM sessions WHERE campaign = ?').iterate(id)) {
+      const { job, result } = sessionRow(row, summed)
+      results.set(job, JSON.parse(result) as Result)
+    }
+    if (summed && results.size !== sessions) {
+      throw new DamagedDatabase(`campaign ${id} has ${results.size} sessions, not ${sessions}`)
+    }
+    const rows = plan.flatMap(job => {
+      const result = results.get(kind.nameOf(job))
+      return result === undefined ? [] : [{ job, result }]
+    })
+    return { campaign: { id, started, finished, what, plan }, rows }
+  })
 }
 
 /** What is said instead of opening a file. */

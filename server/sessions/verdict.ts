@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Verdict from evidence. The judge knows neither the injected fault nor the expected verdict. */
 
-import type { Firing, Verdict } from '../faults/rule.ts'
+import type { CatalogueEntry, Firing, Verdict } from '../faults/rule.ts'
 import type { WorkloadEntry } from '../machine/workload.ts'
 import { counted } from '../trace/words.ts'
 import type { ConsoleFinding } from './console.ts'
@@ -81,6 +81,10 @@ export function judge(evidence: Evidence): { readonly verdict: Verdict; readonly
   const findings = [...find(evidence)].sort((a, b) => GRAVITY.indexOf(a.verdict) - GRAVITY.indexOf(b.verdict))
   return { verdict: findings[0]?.verdict ?? 'unaffected', findings }
 }
+
+/** Verdicts that an entry expects. */
+export const expectedOf = ({ expect }: CatalogueEntry): readonly Verdict[] =>
+  typeof expect === 'string' ? [expect] : expect
 
 /** Without an expectation every verdict is right except `harness-error`. */
 export const isExpected = (verdict: Verdict, expected: readonly Verdict[]): boolean =>

@@ -11,9 +11,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi 
 import { MachineManager } from '../../server/api/machineManager.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { buildDashboard } from '../../server/api/webBuild.ts'
-import { Database } from '../../server/sessions/database.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA, ARM_SMMU_IDR0 } from '../../server/smmu/registers.ts'
 import { type Harness, startApp } from '../unit/api/harness.ts'
+import { campaignFile } from '../unit/sessions/campaignFile.ts'
 import { violations } from './axe.ts'
 import { CHROMIUM, CHROMIUM_ARGUMENTS, newPage } from './browser.ts'
 
@@ -359,9 +359,7 @@ describe('without a machine', () => {
       mkdirSync(join(runs, run), { recursive: true })
       copyFileSync(fixture(name), join(runs, run, 'trace'))
     }
-    const database = new Database(join(folder, 'campaigns.db'))
-    database.begin('sync-hangs on 6.12', [])
-    database.close()
+    campaignFile(join(folder, 'campaigns.db'))
     manager = new MachineManager({ runsFolder: runs })
     server = await startServer({ manager, port: 0, say: () => {} })
   }, 180_000)
@@ -388,12 +386,13 @@ describe('without a machine', () => {
     await recordings.getByRole('button', { name: 'Replay run-2' }).waitFor()
     expect(await recordings.locator('tbody tr').count()).toBe(2)
     const campaigns = page.getByRole('group', { name: 'Campaigns', exact: true }).locator('tbody tr')
-    expect(await campaigns.locator('td').allTextContents()).toMatchObject([
-      '1',
+    expect(await campaigns.nth(1).locator('td').allTextContents()).toEqual([
+      '2',
       expect.stringMatching(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$/),
-      'sync-hangs on 6.12',
-      '0 of 0',
-      '0',
+      'after',
+      '10 of 10',
+      '2',
+      'OpenCompare',
     ])
 
     const report = page.locator('pre.steps')
@@ -415,6 +414,43 @@ describe('without a machine', () => {
     expect(printed).toMatchObject({ code: 1 })
     expect((await report.textContent())?.split('\n')).toEqual(printed.stdout.trimEnd().split('\n').slice(0, 400))
     expect(await violations(page)).toEqual([])
+  })
+
+  test('a campaign is opened, what was not expected first; two are compared; one that is not there is told', async () => {
+    await page.goto(new URL('/#/runs', server.url).href)
+    await page.getByRole('button', { name: 'Open campaign 2' }).click()
+    await page.getByRole('heading', { name: 'Campaign 2' }).waitFor()
+    await page.getByText('8 not as expected', { exact: true }).waitFor()
+    const rows = page.getByRole('group', { name: 'Sessions', exact: true }).locator('tbody tr')
+    const cells = (n: number) => rows.nth(n).locator('td').allTextContents()
+    const [hung, recovered] = [await cells(0), await cells(9)]
+    expect(hung).toEqual(['tlbi-late', '6.12', 'nested', '1', 'guest-hung', 'no: recovered', '1.5 s'])
+    expect(recovered).toEqual(['tlbi-late', '6.12', 'nested', '10', 'recovered', 'yes', '1.5 s'])
+    expect(await rows.count()).toBe(10)
+    expect(await violations(page)).toEqual([])
+
+    await page.getByRole('button', { name: 'Open campaign 3' }).click()
+    await page.getByText('No session is done yet').waitFor()
+    // Nothing was as expected, and nothing was not.
+    expect(await page.getByText('all as expected').count()).toBe(0)
+
+    const compare = page.getByRole('button', { name: 'Compare campaign 1 with another' })
+    await compare.click()
+    expect(await compare.getAttribute('aria-pressed')).toBe('true')
+    await page.getByRole('button', { name: 'Compare with campaign 2' }).click()
+    await page.getByRole('heading', { name: 'Campaigns 1 and 2' }).waitFor()
+    await page.getByText('different', { exact: true }).waitFor()
+    const printed = await promisify(execFile)(process.execPath, [
+      ...[MAIN, 'faults', 'compare', '1', '2', '--database', join(folder, 'campaigns.db')],
+    ]).catch((error: { code: number; stdout: string }) => error)
+    expect(printed).toMatchObject({ code: 1 })
+    expect(await page.locator('pre.steps').textContent()).toBe(printed.stdout.trimEnd())
+    expect(await violations(page)).toEqual([])
+
+    await page.route('**/campaigns/1', route => route.fulfill({ status: 404, json: { detail: 'no campaign 1' } }))
+    await page.getByRole('button', { name: 'Open campaign 1' }).click()
+    await page.getByText('no campaign 1').waitFor()
+    complaints = complaints.filter(text => !text.includes('404'))
   })
 
   test('the start dialog: what is chosen is what a machine is started with', async () => {

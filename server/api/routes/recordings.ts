@@ -10,5 +10,7 @@ export function recordingHandlers(of: Recordings): Handlers<typeof recordings> {
     'POST /recordings/:name/replay': ({ params }) => of.replay(params.name),
     'POST /recordings/:name/compare/:other': ({ params }) => of.compare(params.name, params.other),
     'GET /campaigns': () => ({ items: of.campaigns() }),
+    'GET /campaigns/:id': ({ params }) => of.campaign(params.id),
+    'GET /campaigns/:id/compare/:other': ({ params }) => of.compareCampaigns(params.id, params.other),
   }
 }

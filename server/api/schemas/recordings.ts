@@ -33,6 +33,25 @@ const CampaignSchema = Type.Object({
 })
 export type CampaignView = View<typeof CampaignSchema>
 
+const Campaign = Type.Integer({ minimum: 1, description: 'of GET /campaigns' })
+
+const ResultSchema = Type.Object({
+  entry: Type.String({ description: 'of the catalogue, or a file of rules' }),
+  kernel: Type.String(),
+  until: Type.String({ description: 'prefix of the series' }),
+  seed: Type.Integer(),
+  verdict: Type.String(),
+  expected: Type.Array(Type.String(), { description: 'verdicts that are; none: any but harness-error' }),
+  asExpected: Type.Boolean(),
+  ms: Type.Number({ description: 'of the session, start and end of the machine included' }),
+})
+
+const ResultsSchema = Type.Object({
+  ...CampaignSchema.properties,
+  sessions: Type.Array(ResultSchema, { description: 'those that are done, in the order of the plan' }),
+})
+export type ResultsView = View<typeof ResultsSchema>
+
 export const recordings = {
   'GET /recordings': {
     id: 'listRecordings',
@@ -73,5 +92,23 @@ export const recordings = {
     summary: 'Campaigns of fault sessions, the newest first: 200 at most',
     answer: Type.Object({ items: Type.Array(CampaignSchema) }),
     problems: [422],
+  },
+  'GET /campaigns/:id': {
+    id: 'getCampaign',
+    tag: 'recordings',
+    summary: 'What came of the sessions of a campaign',
+    params: Type.Object({ id: Campaign }),
+    answer: ResultsSchema,
+    problems: [404, 422],
+  },
+  'GET /campaigns/:id/compare/:other': {
+    id: 'compareCampaigns',
+    tag: 'recordings',
+    summary: 'What has changed with the second campaign',
+    description:
+      'As `smmu-cosim faults compare`: what became worse first, told by more than chance from what comes and goes with the seed.',
+    params: Type.Object({ id: Campaign, other: Campaign }),
+    answer: ReportSchema,
+    problems: [404, 422],
   },
 } as const satisfies Routes

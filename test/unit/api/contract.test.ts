@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Every answer is what the OpenAPI document says; what no request may do is in test/fuzz/targets/api.ts. */
+import { join } from 'node:path'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { Inspection } from '../../../server/api/inspection.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA } from '../../../server/smmu/registers.ts'
+import { campaignFile } from '../sessions/campaignFile.ts'
 import { type Harness, startApp } from './harness.ts'
 
 interface Operation {
@@ -30,6 +32,7 @@ const ajv = new Ajv2020({ strict: false, validateFormats: false })
 
 beforeAll(async () => {
   server = await startApp()
+  campaignFile(join(server.folder, 'campaigns.db'))
   document = (await (await fetch(`${server.url}/api/v1/openapi.json`)).json()) as Document
   ajv.addSchema(JSON.parse(JSON.stringify(document), closed) as object, 'api')
   await server.qemu.write(ARM_SMMU_GBPA, 4, 5)
@@ -117,6 +120,12 @@ describe('answers are as documented', () => {
     ['GET', '/api/v1/attack/findings/1', 404],
     ['GET', '/api/v1/attack/findings/0', 400],
     ['POST', '/api/v1/attack/stop', 409],
+    ['GET', '/api/v1/campaigns', 200],
+    ['GET', '/api/v1/campaigns/2', 200],
+    ['GET', '/api/v1/campaigns/9', 404],
+    ['GET', '/api/v1/campaigns/0', 400],
+    ['GET', '/api/v1/campaigns/1/compare/2', 200],
+    ['GET', '/api/v1/campaigns/1/compare/9', 404],
     ['DELETE', '/api/v1/breakpoints/77', 404],
   ])('%s %s', async (method, url, status) => {
     expect((await check(method, url)).status).toBe(status)

@@ -14,6 +14,7 @@ import { POLICY_NAMES } from '../../../server/policy/load.ts'
 import * as R from '../../../server/smmu/registers.ts'
 import { TraceReader } from '../../../server/trace/reader.ts'
 import type { OracleReport } from '../../../server/trap/oracleReport.ts'
+import { campaignFile } from '../sessions/campaignFile.ts'
 import { type Harness, startApp } from './harness.ts'
 
 const RAM = 0x4000_0000
@@ -185,6 +186,32 @@ test('what is asked of QEMU and typed arrives there', async () => {
   }
   expect(server.qmp).toEqual(['query-status', 'stop', 'cont', 'system_reset', 'system_powerdown'])
   expect(server.typed()).toBe('ls\n')
+})
+
+test('campaigns: which there are, what came of one, what has changed with another', async () => {
+  campaignFile(join(server.folder, 'campaigns.db'))
+  expect((await ctl('campaigns')).out).toMatch(
+    /^3 .* 0 of 10 done, 0 as expected {2}interrupted\n2 .* 10 of 10 done, 2 as expected {2}after\n1 /,
+  )
+  const lines = (await ctl('campaigns', '2')).out.trimEnd().split('\n')
+  expect([lines.length, lines[0], lines[9]]).toEqual([
+    10,
+    'tlbi-late  6.12  nested  seed 1  guest-hung, expected recovered',
+    'tlbi-late  6.12  nested  seed 10  recovered',
+  ])
+  expect((await ctl('campaigns', '3')).out).toBe('none\n')
+  expect((await ctl('campaigns', '1', '--with', '2')).out).toMatch(/^tlbi-late 6\.12 nested: worse, p = /)
+  for (const [args, code, expected] of [
+    [['4'], 1, /no campaign 4$/m],
+    [['0'], 1, /id/],
+    [['two'], 1, /expected a whole number/],
+    [['1', '--with', 'two'], 1, /expected a whole number/],
+    [['--with', '2'], 2, /campaigns ID --with OTHER/],
+  ] as const) {
+    const refused = await ctl('campaigns', ...args)
+    expect([refused.code, refused.out]).toEqual([code, ''])
+    expect(refused.err).toMatch(expected)
+  }
 })
 
 test('a device comes, into the one slot that there is, and goes', async () => {

@@ -40,6 +40,8 @@ export interface Harness {
   typed(): string
   /** When this resolves, what the machine did, up to the last access that was answered, is counted and in the log. */
   settle(): Promise<void>
+  /** Has the folder of runs, and campaigns.db beside it. */
+  readonly folder: string
   /** QMP commands that were executed. */
   readonly qmp: readonly string[]
   close(): Promise<void>
@@ -144,6 +146,7 @@ export async function startApp(options: HarnessOptions = {}): Promise<Harness> {
     poke(address, bytes) {
       writeSync(ram, bytes, 0, bytes.length, address - RAM_BASE)
     },
+    folder,
     say: text => void output.write(text),
     typed: () => typed,
     async settle() {

@@ -13,11 +13,13 @@ import {
 import { basename, join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { beforeEach, describe, expect, test } from 'vitest'
+import { createApp } from '../../../server/api/app.ts'
 import { MachineManager } from '../../../server/api/machineManager.ts'
 import { fileNames, namedFile } from '../../../server/api/namedFiles.ts'
 import { Recordings } from '../../../server/api/recordings.ts'
 import { LockedFolder } from '../../../server/machine/lockedFolder.ts'
 import { Database } from '../../../server/sessions/database.ts'
+import { campaignFile } from '../sessions/campaignFile.ts'
 import { bootRecording, folder, scriptedBoot } from '../trace/synthetic.ts'
 
 let base: string
@@ -220,6 +222,93 @@ describe('recordings', () => {
     writeFileSync(join(base, 'campaigns.db'), 'no database at all. '.repeat(100))
     const refused = { status: 422, message: expect.stringMatching(/campaigns.db is damaged .*not a database/) }
     expect(() => new Recordings(runs).campaigns()).toThrow(expect.objectContaining(refused))
+  })
+})
+
+describe('campaigns', () => {
+  const ask = async (url: string) => {
+    const manager = new MachineManager({ runsFolder: runs })
+    const { app } = await createApp({ manager, access: { host: '127.0.0.1' }, version: 'test' })
+    const { statusCode, body } = await app.inject({ url: `/api/v1${url}`, headers: { host: '127.0.0.1' } })
+    await app.close()
+    await manager.close()
+    return { status: statusCode, json: JSON.parse(body) as unknown }
+  }
+  const path = () => join(base, 'campaigns.db')
+
+  test('what came of the sessions of one, with what was expected of each', async () => {
+    campaignFile(path())
+    expect(await ask('/campaigns')).toMatchObject({
+      json: {
+        items: [
+          { id: 3, done: 0 },
+          { id: 2, planned: 10, done: 10, asExpected: 2 },
+          { id: 1, asExpected: 10 },
+        ],
+      },
+    })
+    const { status, json } = await ask('/campaigns/2')
+    expect([status, json]).toMatchObject([200, { id: 2, what: 'after', planned: 10, done: 10, asExpected: 2 }])
+    const { sessions } = json as { sessions: object[] }
+    expect(sessions).toHaveLength(10)
+    const one = { entry: 'tlbi-late', kernel: '6.12', until: 'nested', ms: 1500, expected: ['recovered'] }
+    expect([sessions[0], sessions[9]]).toEqual([
+      { ...one, seed: 1, verdict: 'guest-hung', asExpected: false },
+      { ...one, seed: 10, verdict: 'recovered', asExpected: true },
+    ])
+  })
+
+  test('what has changed from one to another', async () => {
+    campaignFile(path())
+    expect(await ask('/campaigns/1/compare/2')).toMatchObject({
+      status: 200,
+      json: {
+        same: false,
+        lines: [
+          expect.stringMatching(
+            /^tlbi-late 6\.12 nested: worse, p = [\d.]+: recovered 10 → guest-hung 8, recovered 2; /,
+          ),
+          expect.stringMatching(/^flaky: /),
+          expect.stringMatching(/^0 the same, 1 different, of these 1 worse and 0 better by more than chance/),
+        ],
+      },
+    })
+    expect(await ask('/campaigns/2/compare/2')).toMatchObject({ json: { same: true } })
+  })
+
+  test.each([
+    ['/campaigns/4', 404, 'no campaign 4'],
+    ['/campaigns/9007199254740993', 404, 'no campaign 9007199254740992'],
+    ['/campaigns/1/compare/4', 404, 'no campaign 4'],
+    ['/campaigns/4/compare/1', 404, 'no campaign 4'],
+    ['/campaigns/0', 400, 'params/id must be >= 1'],
+    ['/campaigns/-1', 400, 'params/id must be >= 1'],
+    ['/campaigns/1.5', 400, 'params/id must be integer'],
+    ['/campaigns/latest', 400, 'params/id must be integer'],
+    ['/campaigns/1/compare/x', 400, 'params/other must be integer'],
+  ])('%s: %i', async (url, status, detail) => {
+    campaignFile(path())
+    expect(await ask(url)).toMatchObject({ status, json: { detail: expect.stringContaining(detail) } })
+  })
+
+  test('without a database there is none', async () => {
+    expect(await ask('/campaigns/1')).toMatchObject({ status: 404, json: { detail: 'no campaign 1' } })
+    expect(readdirSync(base)).toEqual(['runs'])
+  })
+
+  test('a damaged one is told, with its file; another campaign of the file can be read', async () => {
+    campaignFile(path())
+    const { DatabaseSync } = process.getBuiltinModule('node:sqlite')
+    const raw = new DatabaseSync(path())
+    raw.exec("UPDATE sessions SET verdict = 'recovered' WHERE campaign = 2")
+    raw.close()
+    const detail = expect.stringMatching(
+      /campaigns\.db is damaged \(session tlbi-late .* of campaign 2 has another sum\)$/,
+    )
+    for (const url of ['/campaigns/2', '/campaigns/1/compare/2', '/campaigns/2/compare/1']) {
+      expect(await ask(url)).toMatchObject({ status: 422, json: { detail } })
+    }
+    expect(await ask('/campaigns/1')).toMatchObject({ status: 200, json: { asExpected: 10 } })
   })
 })
 

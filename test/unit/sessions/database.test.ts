@@ -15,10 +15,10 @@ import {
   repeatCommand,
   tableText,
 } from '../../../server/sessions/campaignReport.ts'
-import { type Campaign, Database, jobName, planOf, salvage } from '../../../server/sessions/database.ts'
+import { type Campaign, Database, jobName, planOf, readCampaign, salvage } from '../../../server/sessions/database.ts'
 import { salvageMatrices } from '../../../server/sessions/matrix.ts'
 import type { SessionResult } from '../../../server/sessions/session.ts'
-import { campaignSum, DamagedDatabase } from '../../../server/sessions/store.ts'
+import { campaignSum, DamagedDatabase, readCampaign as readStored } from '../../../server/sessions/store.ts'
 import { counted } from '../../../server/trace/words.ts'
 
 let folder: string
@@ -112,6 +112,86 @@ describe('campaigns', () => {
     expect(again.list()).toMatchObject([{ planned: 6, done: 1, asExpected: 1 }])
     expect(() => again.campaign(99)).toThrow(/no campaign 99/)
     again.close()
+  })
+
+  test('one campaign, for who only looks: what is done, in the order of the plan', () => {
+    const path = join(folder, 'db')
+    const database = new Database(path)
+    database.begin('another', plan)
+    const campaign = database.begin('test', plan)
+    database.add(campaign, plan[4], result('guest-oops', false))
+    database.add(campaign, plan[1], result('recovered', true))
+    const rows = database.rows(campaign)
+    database.close()
+    const before = readFileSync(path)
+    expect(readCampaign(path, 2)).toEqual({ campaign: { ...campaign, id: 2, finished: null, plan }, rows })
+    expect(readCampaign(path, 1)?.rows).toEqual([])
+    expect(readCampaign(path, 3)).toBeUndefined()
+    expect(readFileSync(path)).toEqual(before)
+  })
+
+  test('one campaign of a file of the first version, whose rows have no sums', () => {
+    const path = join(folder, 'db')
+    const old = new DatabaseSync(path)
+    old.exec(`CREATE TABLE campaigns (id INTEGER PRIMARY KEY, started TEXT NOT NULL, finished TEXT, what TEXT NOT NULL, plan TEXT NOT NULL) STRICT;
+      CREATE TABLE sessions (campaign INTEGER NOT NULL, job TEXT NOT NULL, verdict TEXT NOT NULL, expected INTEGER NOT NULL, ms INTEGER NOT NULL,
+        finished TEXT NOT NULL, result TEXT NOT NULL, PRIMARY KEY (campaign, job)) STRICT, WITHOUT ROWID; PRAGMA user_version = 1`)
+    old.prepare("INSERT INTO campaigns VALUES (1, 'then', NULL, 'old', ?)").run(JSON.stringify(plan))
+    old
+      .prepare("INSERT INTO sessions VALUES (1, ?, 'recovered', 1, 1500, 'then', ?)")
+      .run(jobName(plan[0]), JSON.stringify(result('recovered', true)))
+    old.close()
+    expect(readCampaign(path, 1)?.rows).toEqual([{ job: plan[0], result: result('recovered', true) }])
+  })
+
+  test('one campaign is read as it is at one moment: what is added meanwhile is no damage', () => {
+    const path = join(folder, 'db')
+    const database = new Database(path)
+    const campaign = database.begin('test', plan)
+    database.add(campaign, plan[0], result('recovered', true))
+    database.close()
+    // Between the row of the campaign and those of its sessions.
+    const meanwhile = (): string => {
+      const writer = new DatabaseSync(path, { timeout: 0 })
+      try {
+        writer.exec('DELETE FROM sessions')
+        return 'deleted'
+      } catch (error) {
+        return (error as Error).message
+      } finally {
+        writer.close()
+      }
+    }
+    let said: string | undefined
+    const kind = {
+      ...{ nameOf: jobName, noun: 'campaign', list: '', salvage: '' },
+      isPlan: (_plan: unknown): _plan is typeof plan => {
+        said = meanwhile()
+        return true
+      },
+    }
+    expect(readStored(path, 1, kind)?.rows).toHaveLength(1)
+    expect(said).toBe('database is locked')
+  })
+
+  test.each([
+    ["UPDATE campaigns SET what = 'other'", /is damaged \(campaign 1 has another sum\)$/],
+    [
+      "UPDATE sessions SET verdict = 'recovered'",
+      /is damaged \(session a 6\.12 nested 1 of campaign 1 has another sum\)$/,
+    ],
+    ['DELETE FROM sessions', /is damaged \(campaign 1 has 0 sessions, not 1\)$/],
+    ['DROP TABLE sessions', /is damaged \(no such table: sessions\)$/],
+    ['PRAGMA user_version = 99', /made by a newer version/],
+  ])('one campaign of a damaged file: %s', (damage, expected) => {
+    const path = join(folder, 'db')
+    const database = new Database(path)
+    database.add(database.begin('test', plan), plan[0], result('guest-oops', false))
+    database.close()
+    const raw = new DatabaseSync(path)
+    raw.exec(damage)
+    raw.close()
+    expect(() => readCampaign(path, 1)).toThrow(expected)
   })
 
   test('a process that is killed while it writes leaves whole sessions', async () => {
