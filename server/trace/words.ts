@@ -16,5 +16,8 @@ export const tenths = (n: number): string => TENTHS.format(n)
 /** µs, with the unit: `4.1 µs` */
 export const micros = (us: number): string => `${tenths(us)} µs`
 
-/** What a trap took the server, µs: none, where QEMU answered as it had been told to. */
-export const took = (us: number): string => (us > 0 ? micros(us) : 'answered by QEMU')
+/** What is said instead of the time that a trap took the server where QEMU answered, as it had been told to. */
+export const BY_QEMU = 'answered by QEMU'
+
+/** What a trap took the server, µs, or who answered. */
+export const took = (us: number): string => (us > 0 ? micros(us) : BY_QEMU)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { hex } from '../../smmu/bits.ts'
-import { counted, grouped, micros as microsOnly, tenths } from '../../trace/words.ts'
+import { BY_QEMU, counted, grouped, micros as microsOnly, tenths } from '../../trace/words.ts'
 
-export { counted, grouped as count, hex, tenths }
+export { BY_QEMU, counted, grouped as count, hex, tenths }
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
 
@@ -40,7 +40,10 @@ export const wallClock = (ms: number): string =>
 export const delta = (ns: number): string => micros(ns / 1e3)
 
 /** Day and time by the server's clock, where the browser is. */
-export const dateTime = (iso: string): string => new Date(iso).toLocaleString('sv-SE')
+export function dateTime(iso: string): string {
+  const at = new Date(iso)
+  return `${at.toLocaleDateString('sv-SE')} ${at.toLocaleTimeString('sv-SE')}`
+}
 
 /** Time of day by the server's clock, where the browser is. */
 export const clock = (iso: string): string => new Date(iso).toLocaleTimeString('en-GB')

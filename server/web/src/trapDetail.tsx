@@ -2,7 +2,7 @@
 import type { ChildView, TrapDetail } from '../../api/schemas/trace.ts'
 import { call } from './api.ts'
 import { Bytes } from './bytes.tsx'
-import { micros, seconds, wallClock } from './format.ts'
+import { BY_QEMU, counted, micros, seconds, wallClock } from './format.ts'
 import { useLoaded } from './hooks.ts'
 import { go } from './store.ts'
 import { Button, Cited, Empty, Load, Panel, Scroll, Tag, type Tone } from './ui.tsx'
@@ -30,7 +30,7 @@ export const COLUMNS: readonly (readonly [head: string, meaning: string])[] = [
   ['Value', 'written by the host, or answered to it'],
   ['Decoded', 'fields of the value; for a write of CMDQ_PROD the commands it handed over, by what became of them'],
   ['Kernel function', 'in which the access was made, from the symbols of the kernel'],
-  ['µs', "the server's time; QEMU: answered by QEMU without asking, as it had been told to"],
+  ['µs', `the server's time; or ${BY_QEMU}, without asking, as it had been told to`],
 ]
 
 export function TrapDetailPanel({ id, select }: { id: number | undefined; select: (id: number) => void }) {
@@ -81,7 +81,7 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
         <dl class="facts tight">
           <div>
             <dt>Server time</dt>
-            <dd>{row.kind === 'trap' && row.us === 0 ? 'answered by QEMU' : micros(row.us)}</dd>
+            <dd>{row.kind === 'trap' && row.us === 0 ? BY_QEMU : micros(row.us)}</dd>
           </div>
           {row.time !== undefined && (
             <div>
@@ -141,7 +141,7 @@ function Group({ detail, select }: { detail: TrapDetail; select: (id: number) =>
               {child.us !== undefined && <span class="num muted">{micros(child.us)}</span>}
               {child.bytes !== undefined && (
                 <details class="full" open={child.kind === 'command' && commands <= FEW}>
-                  <summary>{child.bytes.length / 2} bytes</summary>
+                  <summary>{counted(child.bytes.length / 2, 'byte')}</summary>
                   <Bytes hex={child.bytes} bits={child.bits} />
                 </details>
               )}

@@ -22,14 +22,17 @@ test('the dashboard writes them as the command line does', () => {
 })
 
 const NOUNS =
-  'pages|rules|findings|sessions|traps|records|cells|operations|programs|accesses|commands|warnings|times|jobs|mutants|machines|campaigns|differences|translations'
-/** A number in front of one of them that may be 1; limits in capitals are more. */
-const UNCOUNTED = new RegExp(`\\$\\{(?!counted|rate\\b|[A-Z_]+\\})[^{}]*\\} (?:${NOUNS})\\b`)
+  'pages|rows|matches|notes|rules|findings|sessions|traps|records|cells|operations|programs|accesses|commands|warnings|times|jobs|mutants|machines|campaigns|differences|translations'
+/** A number in front of one of them that may be 1; limits in capitals are more, and a rate has no singular. */
+const UNCOUNTED = new RegExp(`\\{(?!counted|rate\\b|[A-Z_]+\\})[^{}]*\\} (?:${NOUNS})\\b(?!/s)`)
 
 test('what is counted is so by the one helper: one page, two pages', () => {
-  const files = globSync('server/{cli,trace,sessions,fleet,run,api,recorded,faults,testing,control}/**/*.ts', {
-    cwd: ROOT,
-  })
+  const files = globSync(
+    'server/{cli,trace,sessions,fleet,run,api,recorded,faults,testing,control,web}/**/*.{ts,tsx}',
+    {
+      cwd: ROOT,
+    },
+  )
   expect(files.length).toBeGreaterThan(100)
   const found = files.flatMap(file =>
     readFileSync(join(ROOT, file), 'utf8')

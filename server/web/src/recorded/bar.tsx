@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The recording that is shown, and at which of its moments. */
 import { useEffect, useRef, useState } from 'preact/hooks'
-import { count, seconds, wallClock } from '../format.ts'
+import { count, counted, seconds, wallClock } from '../format.ts'
 import { shortcut } from '../shortcuts.ts'
 import { clockMode } from '../store.ts'
 import { Button, Tag } from '../ui.tsx'
@@ -75,9 +75,7 @@ export function RecordedBar() {
       </span>
       {now.problems.length > 0 && (
         <details class="recorded-notes">
-          <summary>
-            {now.problems.length} {now.problems.length === 1 ? 'note' : 'notes'}
-          </summary>
+          <summary>{counted(now.problems.length, 'note')}</summary>
           <ul>
             {now.problems.map(problem => (
               <li key={problem}>{problem}</li>
@@ -100,7 +98,7 @@ export function Opening() {
   if (name !== undefined) {
     return (
       <div class="lost opening" role="status">
-        Reading {name}: {count(rows ?? 0)} decisions so far
+        Reading {name}: {counted(rows ?? 0, 'decision')} so far
       </div>
     )
   }

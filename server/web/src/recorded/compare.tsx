@@ -2,7 +2,7 @@
 /** The recordings that are open in this page, and two of them side by side. */
 import { useState } from 'preact/hooks'
 import type { Comparison, Decision, Place } from '../../../recorded/compare.ts'
-import { count, dateTime } from '../format.ts'
+import { count, counted, dateTime } from '../format.ts'
 import { go } from '../store.ts'
 import { Button, Empty, Panel, Scroll, Skeleton, Tag } from '../ui.tsx'
 import { choose, open, recording, recordings } from './open.ts'
@@ -104,7 +104,7 @@ export function Opened() {
             <Tag tone={found.places.length === 0 ? 'ok' : 'warn'}>
               {found.places.length === 0
                 ? 'no difference'
-                : `${found.places.length}${found.more ? ' and more' : ''} ${found.places.length === 1 ? 'place' : 'places'}`}
+                : `${counted(found.places.length, 'place')}${found.more ? ' and more' : ''}`}
             </Tag>
           )
         }

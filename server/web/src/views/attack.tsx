@@ -3,7 +3,7 @@
 import { useEffect, useState } from 'preact/hooks'
 import type { AttackBody, AttackRunView, FoundView } from '../../../api/schemas/attack.ts'
 import { call } from '../api.ts'
-import { count } from '../format.ts'
+import { count, counted } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { Blocks, OF_PKVM, QuirkChoice } from '../machine.tsx'
@@ -109,7 +109,7 @@ function Findings(props: { of: AttackRunView; chosen: number | undefined; choose
     <Panel title="Findings" flush class="grow">
       {findings.length === 0 ? (
         <Empty title={programs === 0 ? 'Nothing was attacked yet' : 'Nothing was found'}>
-          {programs > 0 && `In ${count(programs)} programs.`}
+          {programs > 0 && `In ${counted(programs, 'program')}.`}
         </Empty>
       ) : (
         <Scroll label="Findings">

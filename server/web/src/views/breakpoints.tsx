@@ -2,7 +2,7 @@
 import { useEffect, useState } from 'preact/hooks'
 import type { BreakpointBody } from '../../../api/schemas/breakpoints.ts'
 import { call } from '../api.ts'
-import { count } from '../format.ts'
+import { count, counted } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { MachineControls } from '../machine.tsx'
 import { held, info, reachable, running, status } from '../store.ts'
@@ -86,7 +86,7 @@ export function Breakpoints() {
                         <td>
                           {b.text}
                           <span class="muted">
-                            {b.skip > 0 && `, after ${count(b.skip)} matches`}
+                            {b.skip > 0 && `, after ${counted(b.skip, 'match', 'matches')}`}
                             {b.once && ', once'}
                             {b.smmu !== null && `, SMMU ${b.smmu}`}
                           </span>

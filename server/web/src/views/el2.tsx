@@ -3,7 +3,7 @@
 import { useEffect, useState } from 'preact/hooks'
 import type { AttacksView, AttackView, El2View, PageItem } from '../../../api/schemas/pages.ts'
 import { call } from '../api.ts'
-import { bytes, count, micros } from '../format.ts'
+import { bytes, count, counted, micros } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { inspectable } from '../store.ts'
@@ -166,7 +166,7 @@ function Facts({ el2: { registers, changes, serverUs, agreement, problem } }: { 
           <div>
             <dt>Compared, page by page</dt>
             <dd>
-              {count(agreement.pages)} pages, {bytes(agreement.kept * 4096)} kept by EL2,{' '}
+              {counted(agreement.pages, 'page')}, {bytes(agreement.kept * 4096)} kept by EL2,{' '}
               {bytes(agreement.hypervisor * 4096)} by the server
             </dd>
           </div>

@@ -5,7 +5,7 @@ import type { FaultEffect, FaultEntry, FaultStatusView, FiringItem } from '../..
 import type { FieldError } from '../../../api/schemas/problem.ts'
 import { type ApiError, call } from '../api.ts'
 import { effectRows } from '../faultEffect.ts'
-import { bytes, clock, count } from '../format.ts'
+import { bytes, clock, count, counted } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { subscribe } from '../live.ts'
 import { startDialog } from '../machine.tsx'
@@ -190,7 +190,8 @@ function Catalogue(props: {
       class="grow"
       side={
         <span class="muted" role="status">
-          {shown.length === entries.length ? entries.length : `${shown.length} of ${entries.length}`} faults
+          {shown.length === entries.length ? '' : `${shown.length} of `}
+          {counted(entries.length, 'fault')}
         </span>
       }
     >

@@ -4,7 +4,7 @@ import type { CountersView, StartOptions } from '../../../api/schemas/lifecycle.
 import type { Power as PowerState } from '../../../api/schemas/smmus.ts'
 import { call, currentToken, downloadTrace } from '../api.ts'
 import { Histogram, Share, Trend } from '../charts.tsx'
-import { bytes, clock, count, hex, micros } from '../format.ts'
+import { BY_QEMU, bytes, clock, count, counted, hex, micros } from '../format.ts'
 import { useLoaded } from '../hooks.ts'
 import { recording } from '../recorded/open.ts'
 import { counters, events, go, machineState, rate, rates, reachable, running, status, warnings } from '../store.ts'
@@ -112,7 +112,7 @@ function Machine() {
       <dl class="facts">
         <Fact name="Policy" value={options ? policyText(options) : '–'} />
         <Fact name="Kernel" value={now.kernel ?? '–'} />
-        <Fact name="QEMU" value={machine ? `${machine.qemu}, ${machine.vcpus} vCPU` : '–'} />
+        <Fact name="QEMU" value={machine ? `${machine.qemu}, ${counted(machine.vcpus, 'vCPU')}` : '–'} />
         <Fact name="RAM" value={machine ? machine.ram.map(r => `${bytes(r.size)} at ${r.base}`).join(', ') : '–'} />
         <Fact
           name="Hypervisor"
@@ -127,7 +127,7 @@ function Machine() {
         <Tally name="traps" value={c?.traps} />
         <Tally name="reads" value={c?.reads} />
         <Tally name="writes" value={c?.writes} />
-        <Tally name="answered by QEMU" value={c?.predicted} />
+        <Tally name={BY_QEMU} value={c?.predicted} />
         <Tally name="aborted" value={c?.aborted} bad />
         {hasCommands(c) && <Tally name="commands" value={c?.commands.reduce((sum, k) => sum + total(k), 0)} />}
         <Tally name="guard faults" value={c?.guardFaults} bad />

@@ -48,7 +48,7 @@ function StreamTables() {
             <>
               <p class="note">
                 {table
-                  ? `Host table ${table.base}, ${table.twoLevel ? '2-level' : 'linear'}, 2^${table.log2size} StreamIDs`
+                  ? `Host table ${table.base}, ${table.twoLevel ? '2-level' : 'linear'}, 2^${table.log2size} StreamIDs.`
                   : 'The host has set up no stream table yet.'}
                 {shadowTable && <span class="hyp-text"> Shadow at {shadowTable.base}.</span>}
               </p>

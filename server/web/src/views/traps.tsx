@@ -3,7 +3,7 @@ import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
 import type { TrapFilter, TrapRow } from '../../../api/schemas/trace.ts'
 import type { Recording } from '../../../recorded/recording.ts'
 import { call } from '../api.ts'
-import { count, delta, seconds, tenths, wallClock } from '../format.ts'
+import { BY_QEMU, count, counted, delta, seconds, tenths, wallClock } from '../format.ts'
 import { subscribe } from '../live.ts'
 import { moment, recording, seek } from '../recorded/open.ts'
 import { shortcut } from '../shortcuts.ts'
@@ -262,7 +262,7 @@ export function Traps() {
                     : connected
                       ? 'live'
                       : 'waiting'}
-              , {count(list.length)} rows
+              , {counted(list.length, 'row')}
               {missed > 0 && `, ${count(missed)} not shown`}
             </span>
             {recorded === undefined && (
@@ -443,7 +443,7 @@ function Row({ line: { row, before, inRun }, gap, selected, select }: RowProps) 
     inRun && 'in-run',
   ]
   const missing =
-    gap > 0 ? `${count(gap)} traps before this one are not shown: a filter shows all that match` : undefined
+    gap > 0 ? `not shown before this one: ${counted(gap, 'trap')}; a filter shows all that match` : undefined
   return (
     <li>
       <button
@@ -463,14 +463,27 @@ function Row({ line: { row, before, inRun }, gap, selected, select }: RowProps) 
         <span class="function muted" title={row.where ?? row.pc}>
           <bdi>{row.where}</bdi>
         </span>
-        <span
-          class={`num ${row.us > 1000 ? 'slow' : ''} ${row.us === 0 ? 'muted' : ''}`}
-          title={row.us === 0 ? 'answered by QEMU without asking, as it had been told to' : undefined}
-        >
-          {row.us === 0 ? 'QEMU' : tenths(row.us)}
-        </span>
+        <Took us={row.us} />
       </button>
     </li>
+  )
+}
+
+/** The server's time, µs; of who answered without it a narrow window has room for the last word. */
+function Took({ us, together = false }: { us: number; together?: boolean }) {
+  if (us === 0) {
+    const words = BY_QEMU.split(' ')
+    return (
+      <span class="num muted" title={`${BY_QEMU} without asking, as it had been told to`}>
+        <span class="roomy">{words.slice(0, -1).join(' ')} </span>
+        {words.at(-1)}
+      </span>
+    )
+  }
+  return (
+    <span class={`num ${together ? 'muted' : us > 1000 ? 'slow' : ''}`} title={together ? 'all together' : undefined}>
+      {tenths(us)}
+    </span>
   )
 }
 
@@ -534,9 +547,7 @@ function RunRow(props: {
         <span class="function muted">
           <bdi>{rows.every(({ where }) => where === first.where) ? first.where : ''}</bdi>
         </span>
-        <span class="num muted" title="all together">
-          {tenths(us)}
-        </span>
+        <Took us={us} together />
       </button>
     </li>
   )
