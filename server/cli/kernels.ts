@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Kernels that the command line names, looked at before there is a machine. */
 import { resolve } from 'node:path'
-import { expectPages, isSeries, needsOf, type WantedFiles } from '../run/files.ts'
+import { expectPages, isSeries, needsOf, seriesPageSize, type WantedFiles } from '../run/files.ts'
 import { checkFiles } from '../run/options.ts'
 import { ownKernel } from '../run/ownKernel.ts'
 import { UsageError, usage } from './exit.ts'
@@ -27,12 +27,12 @@ export async function checkKernel(
 ): Promise<void> {
   const { kernel, modules } = wanted
   usage(() => checkFiles({ kernel }))
-  if (isSeries(kernel)) {
-    if (modules !== undefined) throw new UsageError(`--modules: not with Debian's kernel ${kernel}, which has its own`)
-    return
-  }
+  if (isSeries(kernel) && modules !== undefined)
+    throw new UsageError(`--modules: not with Debian's kernel ${kernel}, which has its own`)
   try {
-    const { notes, pageSize } = await ownKernel(kernel, modules, needsOf(wanted))
+    const { notes, pageSize } = isSeries(kernel)
+      ? { notes: [], pageSize: seriesPageSize(kernel) }
+      : await ownKernel(kernel, modules, needsOf(wanted))
     expectPages(pageSize, qemuArgs, pkvm)
     if (process.permission === undefined) for (const note of notes) say(note)
   } catch (error) {

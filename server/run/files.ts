@@ -66,12 +66,12 @@ export interface MachineFiles {
 const PAGES_4K = 4096
 const PAGES_16K = 16_384
 
-/** A CPU with pages of 16 KiB and without LPA2: with it, Linux with such pages says nothing at all on QEMU 10.0 (10.2 has that mended). */
-const CPU_16K = 'neoverse-n1'
+/** Of Debian's, bytes. */
+export const seriesPageSize = (series: KernelSeries): number => (series.endsWith('-16k') ? PAGES_16K : PAGES_4K)
 
 /** What a kernel needs of QEMU: the usual CPU has no pages of 16 KiB. What is given later counts. */
 export const kernelArgs = ({ pageSize }: MachineFiles['kernel']): readonly string[] =>
-  pageSize === PAGES_16K ? ['-cpu', CPU_16K] : []
+  pageSize === PAGES_16K ? ['-cpu', 'max'] : []
 
 /** QEMU's CPUs for 64 bits with ID_AA64MMFR0_EL1.TGran16 = 0. */
 const WITHOUT_16K = ['cortex-a53', 'cortex-a57', 'cortex-a72', 'a64fx']
@@ -88,7 +88,7 @@ export function expectPages(pageSize: number, given: readonly string[], pkvm: bo
   const at = given.findLastIndex(word => /^--?cpu$/.test(word))
   const cpu = at < 0 ? '' : (given[at + 1]?.split(',')[0] ?? '')
   if (pageSize === PAGES_16K && WITHOUT_16K.includes(cpu))
-    throw new Error(`its pages are of 16 KiB, which -cpu ${cpu} does not have (-cpu ${CPU_16K} has them)`)
+    throw new Error(`its pages are of 16 KiB, which -cpu ${cpu} does not have (-cpu max has all)`)
 }
 
 /** Which files to use: a kernel of Debian's or an image; absent ones come from set-up. */
@@ -116,7 +116,7 @@ export async function machineFiles(wanted: WantedFiles, setup: Omit<SetupOptions
   const { kernel: name } = wanted
   const qemu = await ensureQemu({ ...setup, ...(wanted.qemu !== undefined && { qemu: wanted.qemu }) })
   const { version, image, modules, pageSize, vmlinux } = isSeries(name)
-    ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: undefined, vmlinux: undefined }
+    ? { ...(await ensureKernel({ ...setup, kernel: name })), pageSize: seriesPageSize(name), vmlinux: undefined }
     : await own(wanted)
   const programs: GuestProgram[] = []
   if (wanted.attack) programs.push('attack')

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-import { execFileSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { KernelFiles } from '../../scripts/setup/index.ts'
+import { moduleContent } from '../../scripts/setup/initramfs.ts'
 import { guestModules } from '../../scripts/setup/modules.ts'
+import { privateFolder } from '../../server/machine/scratch.ts'
 
 /** Fills a folder as a build of this kernel leaves it: modules where they were made, unpacked, and none installed. */
 export async function kernelTree(folder: string, kernel: KernelFiles): Promise<void> {
@@ -11,12 +13,14 @@ export async function kernelTree(folder: string, kernel: KernelFiles): Promise<v
     mkdirSync(dirname(join(folder, name)), { recursive: true })
     writeFileSync(join(folder, name), content)
   }
+  const scratch = privateFolder(tmpdir(), 'modules-')
   const built: string[] = []
   for (const path of await guestModules(kernel.modules)) {
     const name = path.replace(/^kernel\//, '').replace(/\.xz$/, '')
-    put(name, execFileSync('xz', ['-dc', join(kernel.modules, path)], { maxBuffer: 1 << 26 }))
+    put(name, await moduleContent(join(kernel.modules, path), { scratch, signal: undefined }))
     built.push(name)
   }
+  rmSync(scratch, { recursive: true })
   put('modules.order', `${built.join('\n')}\n`)
   put('include/config/kernel.release', `${kernel.version}\n`)
   mkdirSync(join(folder, 'arch/arm64/boot'), { recursive: true })

@@ -37,7 +37,7 @@ test.each([
 
 test.each([
   [0b010, []],
-  [0b100, ['-cpu neoverse-n1']],
+  [0b100, ['-cpu max']],
 ])('an image with flags %i has a CPU that has its pages', async (flags, expected) => {
   const folder = privateFolder(tmpdir(), 'start-')
   vi.stubEnv('XDG_STATE_HOME', folder)

@@ -37,6 +37,11 @@ test.each<[string, RegExp]>([
   ['boot --server /none --quirk x', /'--server.*' cannot be used with option '--quirk/],
   ['boot --exec ls --interactive', /'--exec.*' cannot be used with option '--interactive/],
   ['boot --exec ls --reboots 2', /'--exec.*' cannot be used with option '--reboots/],
+  [
+    'boot --kernel 6.12-16k --qemu-arg=-cpu --qemu-arg=cortex-a72',
+    /pages are of 16 KiB, which -cpu cortex-a72 does not have/,
+  ],
+  ['boot --kernel 6.12-16k --el2 pkvm', /with --el2 pkvm they have to be of 4 KiB/],
   ['boot --exec ls --initrd package.json', /'--exec.*' cannot be used with option '--initrd/],
   ['boot --share /none', /'--share <folder>' argument '.none' is invalid. no such folder/],
   ['boot --share /none:rw', /'--share <folder>' argument '.none:rw' is invalid. no such folder/],
