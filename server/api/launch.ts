@@ -17,7 +17,7 @@ import {
   stage2Problem,
 } from '../policy/policy.ts'
 import { EL2_COMMAND_LINE, EL2_KERNEL, el2QemuArgs } from '../run/el2.ts'
-import { type KernelFile, kernelArgs, machineFiles } from '../run/files.ts'
+import { expectPages, type KernelFile, kernelArgs, machineFiles } from '../run/files.ts'
 import { checkSizes, commandLine, DEFAULTS } from '../run/options.ts'
 import { RunningMachine } from '../run/runningMachine.ts'
 import type { Transport } from '../trap/messages.ts'
@@ -130,6 +130,11 @@ export async function launch(
     { signal, ...(progress && { progress }) },
   )
   signal.throwIfAborted()
+  try {
+    expectPages(files.kernel.pageSize ?? 0, [], el2)
+  } catch (error) {
+    throw new Problem(422, `kernel: ${words(error)}`)
+  }
   const { bench = 0 } = options
   const run = shell ? 'shell' : el2 ? 'el2' : 'workload'
   const append = [...(el2 ? [EL2_COMMAND_LINE] : []), ...(options.append === undefined ? [] : [options.append])].join(

@@ -55,6 +55,13 @@ test.each([
     mode: 0o700,
   })
   const manager = new MachineManager({ qemu, imagesFolder: folder })
+  if (flags === 0b100) {
+    const pkvm = manager.start({ image: 'Image', initrd: 'initrd', el2: 'pkvm' })
+    await expect(pkvm).rejects.toMatchObject({
+      status: 422,
+      message: expect.stringContaining('16 KiB: with --el2 pkvm'),
+    })
+  }
   await manager.start({ image: 'Image', initrd: 'initrd' }).catch(() => {})
   await expect.poll(() => existsSync(join(folder, 'arguments'))).toBe(true)
   await manager.close()
