@@ -57,7 +57,9 @@ test('a session on a machine with another device, other words for the kernel and
   db.close()
   expect(row?.job.machine).toEqual({ devices: ['ahci'], append: 'cosim.words=1', qemuArgs: ['-name', 'another'] })
   expect(row?.result.verdict).toBe('hyp-warning')
-  expect(row?.result.evidence.checks).toContainEqual(expect.objectContaining({ name: 'ahci write', ok: true }))
+  expect(row?.result.evidence.checks).toContainEqual(
+    expect.objectContaining({ device: 'ahci', operation: 'write', ok: true }),
+  )
 })
 
 test('a policy that could not isolate is found, although the guest notices nothing', async () => {
