@@ -24,7 +24,7 @@ export {
   type QemuVersion,
   type SetupOptions,
 } from './options.ts'
-export { ensureBrowser, ensureDebugger, ensureHostPackages, ensureRedis, REDIS } from './packages.ts'
+export { ensureBrowser, ensureDebugger, ensureHostPackages, ensureKubectl, ensureRedis, REDIS } from './packages.ts'
 export { SetupError } from './run.ts'
 export type { GuestProgram, OwnQemu }
 export {

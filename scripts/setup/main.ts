@@ -2,7 +2,7 @@
 
 /** Set-up alone, with what the tests need beside it, for npm scripts that are not our own command line. */
 
-import { ensureBrowser, ensureDebugger, ensureRedis, SetupError, setup } from './index.ts'
+import { ensureBrowser, ensureDebugger, ensureKubectl, ensureRedis, SetupError, setup } from './index.ts'
 
 const abort = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => abort.abort())
@@ -12,6 +12,7 @@ try {
   await ensureBrowser({ signal: abort.signal })
   await ensureDebugger({ signal: abort.signal })
   await ensureRedis({ signal: abort.signal })
+  await ensureKubectl({ signal: abort.signal })
 } catch (error) {
   if (abort.signal.aborted) {
     console.error('smmu-cosim: set-up interrupted')

@@ -81,6 +81,15 @@ export async function ensureRedis(options: SetupOptions = {}): Promise<void> {
   await exclusively(options, context => install(context, ['redis-tools']))
 }
 
+/** Installs the kubectl by which the tests look at the manifest for Kubernetes, unless there is one: that of another source keeps Debian's out. */
+export async function ensureKubectl(options: SetupOptions = {}): Promise<void> {
+  const is = await promisify(execFile)('kubectl', ['version', '--client']).then(
+    () => true,
+    () => false,
+  )
+  if (!is) await exclusively(options, context => install(context, ['kubernetes-client']))
+}
+
 async function install({ progress, signal }: Context, wanted: string[]): Promise<void> {
   const options = { step: 'installing system packages', log: logPath('packages'), signal, mayFinish: true }
   const missing = missingPackages(wanted, await dpkgStates(wanted))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * docker/kubernetes.yaml: by the schemas that Kubernetes publishes of its objects, and where there is a kubectl, by that. A client's dry run asks
- * a cluster what kinds there are: a server on loopback answers.
+ * docker/kubernetes.yaml: by the schemas that Kubernetes publishes of its objects, and by a kubectl. A client's dry run asks a cluster
+ * what kinds there are: a server on loopback answers.
  */
 import { execFile, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -152,60 +152,54 @@ test('the autoscaler and the queue are of objects that there are', () => {
   expect(named('Service', host)).toBe(true)
 })
 
-const kubectl = spawnSync('kubectl', ['version', '--client']).status === 0
-
-test.skipIf(!kubectl)(
-  `kubectl apply --dry-run=client takes it${kubectl ? '' : ' (skipped: there is no kubectl)'}`,
-  async () => {
-    const resources = {
-      v1: [['services', 'Service']],
-      'apps/v1': [
-        ['deployments', 'Deployment'],
-        ['statefulsets', 'StatefulSet'],
-      ],
-      'autoscaling/v2': [['horizontalpodautoscalers', 'HorizontalPodAutoscaler']],
-      'networking.k8s.io/v1': [['networkpolicies', 'NetworkPolicy']],
-    } as const
-    const groups = Object.keys(resources).filter(name => name !== 'v1')
-    const versionOf = (groupVersion: string) => ({ groupVersion, version: groupVersion.split('/')[1] })
-    const answer = (path: string): object | undefined => {
-      if (path === '/api') return { kind: 'APIVersions', versions: ['v1'] }
-      if (path === '/apis') {
-        const list = groups.map(name => ({
-          name: name.split('/')[0],
-          versions: [versionOf(name)],
-          preferredVersion: versionOf(name),
-        }))
-        return { kind: 'APIGroupList', apiVersion: 'v1', groups: list }
-      }
-      const groupVersion = path.replace(/^\/apis?\//, '')
-      if (!(groupVersion in resources)) return undefined
-      const kinds = resources[groupVersion as keyof typeof resources].map(([name, kind]) => ({
-        ...{ name, singularName: kind.toLowerCase(), kind, namespaced: true, verbs: ['create', 'get', 'patch'] },
+test('kubectl apply --dry-run=client takes it', async () => {
+  const resources = {
+    v1: [['services', 'Service']],
+    'apps/v1': [
+      ['deployments', 'Deployment'],
+      ['statefulsets', 'StatefulSet'],
+    ],
+    'autoscaling/v2': [['horizontalpodautoscalers', 'HorizontalPodAutoscaler']],
+    'networking.k8s.io/v1': [['networkpolicies', 'NetworkPolicy']],
+  } as const
+  const groups = Object.keys(resources).filter(name => name !== 'v1')
+  const versionOf = (groupVersion: string) => ({ groupVersion, version: groupVersion.split('/')[1] })
+  const answer = (path: string): object | undefined => {
+    if (path === '/api') return { kind: 'APIVersions', versions: ['v1'] }
+    if (path === '/apis') {
+      const list = groups.map(name => ({
+        name: name.split('/')[0],
+        versions: [versionOf(name)],
+        preferredVersion: versionOf(name),
       }))
-      return { kind: 'APIResourceList', apiVersion: 'v1', groupVersion, resources: kinds }
+      return { kind: 'APIGroupList', apiVersion: 'v1', groups: list }
     }
-    const server = createServer((request, response) => {
-      const found = answer((request.url ?? '').split('?')[0] ?? '')
-      response.writeHead(found === undefined ? 404 : 200, { 'content-type': 'application/json' })
-      const missing = { kind: 'Status', apiVersion: 'v1', status: 'Failure', reason: 'NotFound', code: 404 }
-      response.end(JSON.stringify(found ?? missing))
-    }).listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    try {
-      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-      // What the fields are is looked at above: a cluster would tell it by a document of some MB.
-      const words = ['--server', url, 'apply', '--dry-run=client', '--validate=false', '-f', FILE]
-      const { stdout } = await promisify(execFile)('kubectl', words, {
-        env: { ...process.env, KUBECONFIG: '/dev/null', HOME: '/nonexistent' },
-      })
-      const said = stdout.trim().split('\n')
-      expect(said).toHaveLength(all.length)
-      for (const line of said) expect(line).toMatch(/^\S+\/smmu-cosim\S* created \(dry run\)$/)
-    } finally {
-      server.close()
-      server.closeAllConnections()
-    }
-  },
-  60_000,
-)
+    const groupVersion = path.replace(/^\/apis?\//, '')
+    if (!(groupVersion in resources)) return undefined
+    const kinds = resources[groupVersion as keyof typeof resources].map(([name, kind]) => ({
+      ...{ name, singularName: kind.toLowerCase(), kind, namespaced: true, verbs: ['create', 'get', 'patch'] },
+    }))
+    return { kind: 'APIResourceList', apiVersion: 'v1', groupVersion, resources: kinds }
+  }
+  const server = createServer((request, response) => {
+    const found = answer((request.url ?? '').split('?')[0] ?? '')
+    response.writeHead(found === undefined ? 404 : 200, { 'content-type': 'application/json' })
+    const missing = { kind: 'Status', apiVersion: 'v1', status: 'Failure', reason: 'NotFound', code: 404 }
+    response.end(JSON.stringify(found ?? missing))
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  try {
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+    // What the fields are is looked at above: a cluster would tell it by a document of some MB.
+    const words = ['--server', url, 'apply', '--dry-run=client', '--validate=false', '-f', FILE]
+    const { stdout } = await promisify(execFile)('kubectl', words, {
+      env: { ...process.env, KUBECONFIG: '/dev/null', HOME: '/nonexistent' },
+    })
+    const said = stdout.trim().split('\n')
+    expect(said).toHaveLength(all.length)
+    for (const line of said) expect(line).toMatch(/^\S+\/smmu-cosim\S* created \(dry run\)$/)
+  } finally {
+    server.close()
+    server.closeAllConnections()
+  }
+}, 60_000)
