@@ -52,6 +52,10 @@ export function parseSource(text: string): ImageSource {
 
 /** Reads a file of a folder. */
 const READER = fileURLToPath(new URL('./readImage.ts', import.meta.url))
+/** Calls `putImage`. */
+const PUBLISHER = fileURLToPath(new URL('./publishImage.ts', import.meta.url))
+/** Such a process has so long to remove what it has begun, ms. */
+const REMOVE_MS = 1_000
 
 /** Bounds that tests choose, and who reads a folder. */
 export interface ImageLimits {
@@ -137,7 +141,7 @@ export class Images {
       const bytes =
         'url' in this.#source
           ? fromServer(this.#source.url, sha256, either)
-          : fromProcess(reader, this.where, sha256, either)
+          : fromProcess(reader, [this.where, sha256], either)
       await keep(bytes, path, sha256, most, either, alive)
     } catch (error) {
       signal.throwIfAborted()
@@ -170,19 +174,18 @@ async function* fromServer(url: URL, sha256: string, signal: AbortSignal): Async
 }
 
 /**
- * In a process of its own: a file system that hangs, as of a server that has gone, holds up whoever asks it, and Node has four threads for that.
- * That process is killed, and not waited for.
+ * What a process of its own writes: a file system that hangs, as of a server that has gone, holds up whoever asks it, and Node has four threads
+ * for that. That process is killed, and not waited for.
  */
 async function* fromProcess(
-  reader: string,
-  folder: string,
-  sha256: string,
+  program: string,
+  words: readonly string[],
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
   signal.throwIfAborted()
   // The queue's password is not for it to know.
   const { [QUEUE_PASSWORD]: _, ...env } = process.env
-  const child = spawn(process.execPath, [reader, folder, sha256], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [program, ...words], { env, stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     said = (said + text).slice(-1000)
@@ -194,10 +197,14 @@ async function* fromProcess(
   try {
     yield* child.stdout
     const [code, name] = await ended
-    if (code !== 0) throw new Error(said.trim() || `its reader ended with ${name ?? `exit code ${code}`}`)
+    if (code !== 0) throw new Error(said.trim() || `its process ended with ${name ?? `exit code ${code}`}`)
   } finally {
     signal.removeEventListener('abort', stop)
-    child.kill('SIGKILL')
+    if (child.exitCode === null && child.signalCode === null) {
+      child.kill()
+      const timer = setTimeout(() => child.kill('SIGKILL'), REMOVE_MS)
+      child.once('exit', () => clearTimeout(timer))
+    }
     child.stdout.destroy()
     child.stderr.destroy()
     child.unref()
@@ -289,19 +296,24 @@ async function makeRoom(folder: string, kept: number, coming: number): Promise<v
     )
 }
 
+/** Puts a file where workers look, in this process. */
+export async function putImage(path: string, folder: string, signal: AbortSignal): Promise<void> {
+  const sha256 = await digest(path)
+  const where = join(folder, FOLDER)
+  if (await isPublished(where, sha256, signal)) return
+  await makeFolder(where)
+  const bytes = createReadStream(path, { highWaterMark: 1 << 20 })
+  await keep(bytes, join(where, sha256), sha256, MOST_IMAGE, signal, () => {})
+}
+
 /**
- * Puts a file where workers look.
+ * The same in a process of its own, which is given up with `signal`.
  * @param folder of `--publish`: others write to it
  * @throws Error when the file changes meanwhile, or is too long
  */
 export async function publishImage(path: string, folder: string, signal: AbortSignal): Promise<void> {
-  const sha256 = await digest(path)
-  const where = join(folder, FOLDER)
   try {
-    if (await isPublished(where, sha256, signal)) return
-    await makeFolder(where)
-    const bytes = createReadStream(path, { highWaterMark: 1 << 20 })
-    await keep(bytes, join(where, sha256), sha256, MOST_IMAGE, signal, () => {})
+    for await (const _ of fromProcess(PUBLISHER, [path, folder], signal)); // it says nothing
   } catch (error) {
     signal.throwIfAborted()
     throw new Error(`--publish ${folder}: ${path}: ${(error as Error).message}`)

@@ -135,6 +135,19 @@ describe('a folder', () => {
     expect(readdirSync(join(shared, 'sha256'))).toEqual([])
   })
 
+  test('publishing that a file system holds up ends with its signal, and so does its process', async () => {
+    const pipe = join(root, 'nobody writes to it')
+    execFileSync('mkfifo', [pipe])
+    const gone = new AbortController()
+    const published = publishImage(pipe, shared, gone.signal)
+    published.catch(() => {})
+    await expect.poll(() => running(shared)).toHaveLength(1)
+    gone.abort(new Error('given up'))
+    await expect(published).rejects.toThrow(/^given up$/)
+    await expect.poll(() => running(shared)).toEqual([])
+    expect(readdirSync(join(shared, 'sha256'))).toEqual([])
+  })
+
   test.each([
     ['is too short', () => put(BYTES.subarray(1), SHA), `hash ${sum(BYTES.subarray(1))}`],
     ['has other bytes', () => put('x'.repeat(BYTES.length), SHA), `hash ${sum('x'.repeat(BYTES.length))}`],
