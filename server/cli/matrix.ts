@@ -7,6 +7,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { QueueConnection } from '../fleet/queue.ts'
 import { DEVICE_NAMES, type DeviceName, inOrder, isDevice } from '../machine/devices.ts'
 import { newRunFolder } from '../machine/runs.ts'
+import { parseSize } from '../machine/scratch.ts'
 import { writeWhole } from '../machine/wholeFile.ts'
 import { POLICY_NAMES, policyFile } from '../policy/load.ts'
 import { GRANULES, type Granule, SERIES_STEPS, type SeriesStep } from '../policy/policy.ts'
@@ -260,7 +261,11 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
   const begun = performance.now()
   const runner =
     connection === undefined
-      ? onThisMachine(options.jobs, (cell: Cell, either) => runCell(cell, ownWords(own), either))
+      ? onThisMachine(
+          options.jobs,
+          (cell: Cell, either) => runCell(cell, ownWords(own), either),
+          ({ machine }) => parseSize(machine.memory),
+        )
       : await onWorkers(connection, matrix, own.qemu, options.publish)
   try {
     await runJobs(database, matrix, runner, signal, (cell, { verdict, message, ms }, count, total) => {

@@ -117,7 +117,7 @@ async function work(options: WorkerCommandOptions, signal: AbortSignal): Promise
     ...(modules !== undefined && { modules: resolve(modules) }),
     ...(initrd !== undefined && { initrd: resolve(initrd) }),
     ...(await builtQemu({ ...(qemu !== undefined && { qemu }) }, signal)),
-    ...{ qemuArgs: qemuArg, ramDir, transport, sandbox },
+    ...{ jobs, qemuArgs: qemuArg, ramDir, transport, sandbox },
   }
   for (const kernel of own.kernels)
     await checkKernel({ kernel, ...(modules && { modules }), ...(initrd && { initrd }) }, say)

@@ -6,7 +6,7 @@ import { ensureQemu } from '../../scripts/setup/index.ts'
 import { inTime } from '../control/inTime.ts'
 import { parseSize } from '../machine/scratch.ts'
 import { isSeries } from '../run/files.ts'
-import { fitsMemory } from '../sessions/memoryLimit.ts'
+import { memoryProblem } from '../sessions/memoryLimit.ts'
 import type { Transport } from '../trap/messages.ts'
 import { difference, type Identity, kernelIdentity, machineIdentity, sourceIdentity } from './identity.ts'
 import { type ImageSource, Images } from './images.ts'
@@ -14,6 +14,8 @@ import type { FleetJob } from './job.ts'
 
 /** What of a worker's command line the machines of its jobs are made with. */
 export interface OwnOptions {
+  /** At a time: each has its part of the memory. */
+  readonly jobs: number
   /** Kernels of one's own: images, and folders of builds. */
   readonly kernels: readonly string[]
   /** Where kernels and initramfs are looked for, by their hash, that are not among them. */
@@ -83,9 +85,8 @@ export class Own {
         refused: `the job asks for ${words(work.qemuArgs ?? [])}, this worker was started with ${words(qemuArgs)}`,
       }
     }
-    if (work.do === 'cell' && !fitsMemory(parseSize(work.memory))) {
-      return { refused: `the job's machine has ${work.memory} of RAM, for which this worker has no memory` }
-    }
+    const problem = work.do === 'cell' ? memoryProblem(parseSize(work.memory), this.#options.jobs) : undefined
+    if (problem !== undefined) return { refused: problem }
     const files = await this.#files(work.kernel, identity, signal)
     if ('refused' in files) return files
     const qemu = this.#options.qemu ?? (await inTime(this.#built(), signal))

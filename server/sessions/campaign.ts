@@ -7,7 +7,7 @@ import type { Transport } from '../trap/messages.ts'
 import { type MachineOptions, type Prepared, prepare, savable } from './agentMachine.ts'
 import { jobName } from './database.ts'
 import { inLanes } from './lanes.ts'
-import { checkMemory, fittingMachines } from './memoryLimit.ts'
+import { checkMemory, fittingMachines, memoryProblem, SESSION_RAM } from './memoryLimit.ts'
 import { bootsFresh, type Job, runSession, type SessionResult } from './session.ts'
 import { ensureSnapshot, type Snapshot } from './snapshot.ts'
 import type { CampaignOf, RowOf, Store, Stored } from './store.ts'
@@ -106,16 +106,24 @@ export async function runJobs<J, R extends Stored>(
 /**
  * Runs jobs on this machine, so many at a time.
  * @param run aborted when another job fails; calls `over` when the next one of its lane may begin
+ * @param ramOf what a job's machine has of RAM, bytes
  * @returns throws what a job threw, or Error when the machines do not fit into memory
  */
 export const onThisMachine =
-  <J, R>(lanes: number, run: (job: J, signal: AbortSignal, over: () => void) => Promise<R>): Runner<J, R> =>
+  <J, R>(
+    lanes: number,
+    run: (job: J, signal: AbortSignal, over: () => void) => Promise<R>,
+    ramOf: (job: J) => number = () => SESSION_RAM,
+  ): Runner<J, R> =>
   async (jobs, take, signal) => {
-    checkMemory(lanes)
+    const ram = jobs.reduce((most, job) => Math.max(most, ramOf(job)), 0)
+    const problem = memoryProblem(ram, lanes)
+    if (problem !== undefined) throw new Error(`--jobs ${lanes}: ${problem}`)
+    checkMemory(lanes, undefined, ram)
     const failed = new AbortController()
     const either = AbortSignal.any([signal, failed.signal])
     // The verdict of one is found while the next one starts: two machines for each job.
-    const overlap = fittingMachines() >= 2 * lanes
+    const overlap = fittingMachines(undefined, ram) >= 2 * lanes
     await inLanes(jobs, lanes, overlap, async (job, over) => {
       try {
         either.throwIfAborted()

@@ -3,25 +3,36 @@
 import { readFileSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { parseSize } from '../machine/scratch.ts'
-import { counted } from '../trace/words.ts'
+import { counted, tenths } from '../trace/words.ts'
 
 /** Of one machine besides its RAM, bytes: QEMU, the trap thread, the recording's ring. */
 const OVERHEAD = 400 << 20
 const LOOK_MS = 500
+/** RAM of a session's machine, bytes. */
+export const SESSION_RAM = parseSize('1G')
+const gib = (bytes: number): string => `${tenths(bytes / 2 ** 30)} GiB`
 
 /** How many machines fit into memory, at least 1. */
-export const fittingMachines = (available = availableBytes(), ram = parseSize('1G')): number =>
+export const fittingMachines = (available = availableBytes(), ram = SESSION_RAM): number =>
   Math.max(1, Math.floor(available / (ram + OVERHEAD)))
 
-/** Whether a machine with so much RAM fits into that of this one when nothing else runs, bytes: the answer stays the same. */
-export const fitsMemory = (ram: number, total = totalmem()): boolean => ram + OVERHEAD <= total
+/**
+ * What a machine may have of the memory of this one, of which so many run at a time: the answer stays the same, whatever else runs.
+ * @param ram bytes
+ * @returns why it is too much; undefined: it is not
+ */
+export function memoryProblem(ram: number, jobs: number, total = totalmem()): string | undefined {
+  if (ram + OVERHEAD <= total / jobs) return undefined
+  const each = jobs === 1 ? '' : `, ${gib(total / jobs)} for each of ${jobs} at a time`
+  return `a machine with ${gib(ram)} of RAM takes ${gib(ram + OVERHEAD)}; there are ${gib(total)}${each}`
+}
 
 /** Checks that the machines fit into memory. @throws Error that says how many would. */
-export function checkMemory(jobs: number, available = availableBytes(), ram = parseSize('1G')): void {
+export function checkMemory(jobs: number, available = availableBytes(), ram = SESSION_RAM): void {
   const fit = fittingMachines(available, ram)
   if (jobs > fit) {
     throw new Error(
-      `--jobs ${jobs}: there is memory for ${counted(fit, 'machine')} of ${(ram + OVERHEAD) >> 20} MiB each`,
+      `--jobs ${jobs}: there is memory for ${counted(fit, 'machine')} of ${Math.round((ram + OVERHEAD) / 2 ** 20)} MiB each`,
     )
   }
 }
@@ -36,7 +47,9 @@ export function limitMemory(pid: number, over: (problem: string) => void, limit 
     const used = privateBytes(pid)
     if (used <= limit) return
     clearInterval(timer)
-    over(`QEMU allocated ${used >> 20} MiB besides the guest's RAM; a session has ${limit >> 20} MiB`)
+    over(
+      `QEMU allocated ${Math.round(used / 2 ** 20)} MiB besides the guest's RAM; a session has ${Math.round(limit / 2 ** 20)} MiB`,
+    )
   }, LOOK_MS)
   timer.unref()
   return () => clearInterval(timer)

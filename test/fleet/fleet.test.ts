@@ -72,7 +72,7 @@ const say = (line: string) => void said.push(line)
 function work(name: string, more: Partial<WorkerOptions> = {}): void {
   const options: WorkerOptions = {
     ...{ connection: redis.connection, name, jobs: 2, say, lockMs: 3_000 },
-    own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
+    own: { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
     answer: async () => ({ kernel: '6.12' }),
     module: new URL('./stubProcess.ts', import.meta.url),
     ...more,
@@ -158,7 +158,7 @@ test('a job that ends its processes again and again is a finding; the others hav
   ])
 })
 
-const BROKEN: OwnOptions = { kernels: [], qemuArgs: [], ramDir: FULL, transport: 'auto', sandbox: true }
+const BROKEN: OwnOptions = { jobs: 1, kernels: [], qemuArgs: [], ramDir: FULL, transport: 'auto', sandbox: true }
 
 test('a worker that can start no machine takes no results from the others, and says why', async () => {
   work('broken', { own: BROKEN })
@@ -253,7 +253,15 @@ test("a kernel of the sender's own comes to a worker by its hash, and nothing el
   header.write(IMAGE_MAGIC, 56)
   const kernel = at('Image', header)
   const [initrd, qemu] = [at('initrd', 'an initramfs'), at('qemu', 'no matter')]
-  const own: OwnOptions = { kernels: [], qemu, qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
+  const own: OwnOptions = {
+    jobs: 1,
+    kernels: [],
+    qemu,
+    qemuArgs: [],
+    ramDir: 'memory',
+    transport: 'auto',
+    sandbox: true,
+  }
   const images = new Images({ folder: shared }, {}, join(folder, 'kept'))
   const mine = new Own(own, stop.signal, images)
   const got: unknown[] = []
@@ -286,7 +294,7 @@ test("a kernel of the sender's own comes to a worker by its hash, and nothing el
 })
 
 test('an attack finds on workers what it finds here', async () => {
-  const own: OwnOptions = { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
+  const own: OwnOptions = { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
   const mine = new Own(own, stop.signal)
   work('one', {
     own,

@@ -61,7 +61,7 @@ const say = (line: string) => void said.push(line)
 function work(more: Partial<WorkerOptions> = {}): void {
   const options: WorkerOptions = {
     ...{ connection: redis.connection, name: 'one', jobs: 1, say, lockMs: 3_000 },
-    own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
+    own: { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
     answer: async ({ identity }) => (identity.source === SOURCE ? { kernel: '6.12' } : { refused: 'other code' }),
     module: new URL('./stubProcess.ts', import.meta.url),
     ...more,

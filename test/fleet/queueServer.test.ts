@@ -136,7 +136,7 @@ describe('the queue', () => {
     const worker = FleetWorker.run(
       {
         ...{ connection, name: 'one', jobs: 2, say },
-        own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
+        own: { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
         answer: async () => ({ kernel: '6.12' }),
         module: new URL('./stubProcess.ts', import.meta.url),
       },

@@ -63,7 +63,7 @@ test('a worker and a sender do all that they have to, and the user cannot do mor
   const worker = FleetWorker.run(
     {
       ...{ connection, name: 'one', jobs: 2, say },
-      own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
+      own: { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
       answer: async () => ({ kernel: '6.12' }),
       module: new URL('./stubProcess.ts', import.meta.url),
     },

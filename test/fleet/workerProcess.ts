@@ -13,7 +13,7 @@ await FleetWorker.run(
   {
     connection: { host, port: Number(port), db: 0 },
     ...{ name, jobs: Number(jobs), lockMs: Number(lockMs) },
-    own: { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
+    own: { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true },
     answer: async ({ identity }: FleetJob): Promise<Answer> =>
       identity.source === IDENTITY.source ? { kernel: '6.12' } : { refused: 'other code' },
     module: new URL('./stubProcess.ts', import.meta.url),

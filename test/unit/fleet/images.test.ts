@@ -334,7 +334,7 @@ test('where it may be: a folder, or a URL without a password', () => {
 })
 
 describe('a worker', () => {
-  const machine = { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true } as const
+  const machine = { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true } as const
   const work = { do: 'session', kernel: '/home/me/Image', until: 'nested', seed: 1 } as const
   const entry = { name: 'x', summary: 'x', expect: [], why: 'x', rules: [] }
   const answer = async (hashes: { kernel: string; initrd?: string }) => {

@@ -2,7 +2,7 @@
 /** What may come over a queue: jobs and results are data, and nothing else than what the schema says. */
 import { createHash } from 'node:crypto'
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { FEATURES } from '../../../server/attack/feedback.ts'
@@ -25,7 +25,7 @@ const folder = privateFolder(tmpdir(), 'job-')
 afterAll(() => rmSync(folder, { recursive: true }))
 
 const IDENTITY = { source: 'a'.repeat(20), qemu: 'b'.repeat(20), kernel: 'c'.repeat(64) }
-const OWN: OwnOptions = { kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
+const OWN: OwnOptions = { jobs: 1, kernels: [], qemuArgs: [], ramDir: 'memory', transport: 'auto', sandbox: true }
 const [plain] = planOf(catalogue(), ['6.12'], ['nested'], [1])
 const work = sessionWork(plain)
 
@@ -96,7 +96,14 @@ describe('a worker', () => {
       ...{ kernel: '6.12', devices: ['ahci'], until: 'nested', translate: 'hardware', granule: 4096, machine },
     })
     expect(await new Own(OWN, signal).answer({ identity, work: asked }, signal)).toEqual({
-      refused: "the job's machine has 4096T of RAM, for which this worker has no memory",
+      refused: expect.stringMatching(
+        /^a machine with 4,194,304.0 GiB of RAM takes 4,194,304.4 GiB; there are [\d.]+ GiB$/,
+      ),
+    })
+    // More than a half of it.
+    const half = { ...asked, memory: `${Math.ceil(totalmem() / 2 ** 21) + 1}M` }
+    expect(await new Own({ ...OWN, jobs: 2 }, signal).answer({ identity, work: half }, signal)).toEqual({
+      refused: expect.stringMatching(/there are [\d.]+ GiB, [\d.]+ GiB for each of 2 at a time$/),
     })
   })
 

@@ -2,16 +2,21 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { expect, test } from 'vitest'
-import { checkMemory, fitsMemory, limitMemory } from '../../../server/sessions/memoryLimit.ts'
+import { checkMemory, limitMemory, memoryProblem } from '../../../server/sessions/memoryLimit.ts'
 
 test('machines that do not fit are refused before they start', () => {
   expect(() => checkMemory(4, 3 * 2 ** 30, 2 ** 30)).toThrow(/memory for 2 machines/)
   expect(() => checkMemory(2, 3 * 2 ** 30, 2 ** 30)).not.toThrow()
 })
 
-test('a machine that does not fit alone is known', () => {
-  expect(fitsMemory(2 * 2 ** 30, 3 * 2 ** 30)).toBe(true)
-  expect(fitsMemory(3 * 2 ** 30, 3 * 2 ** 30)).toBe(false)
+test('a machine has its part of the memory, whatever else runs', () => {
+  const [g2, g4, g8] = [2 * 2 ** 30, 4 * 2 ** 30, 8 * 2 ** 30]
+  expect(memoryProblem(g2, 2, g8)).toBeUndefined()
+  expect(memoryProblem(g2, 4, g8)).toBe(
+    'a machine with 2.0 GiB of RAM takes 2.4 GiB; there are 8.0 GiB, 2.0 GiB for each of 4 at a time',
+  )
+  expect(memoryProblem(g8, 1, g8)).toBe('a machine with 8.0 GiB of RAM takes 8.4 GiB; there are 8.0 GiB')
+  expect(() => checkMemory(2, g4, g4)).toThrow('--jobs 2: there is memory for 1 machine of 4496 MiB each')
 })
 
 test('a process that allocates more than it may is told once; one that does not, and one that is gone, never', async () => {
