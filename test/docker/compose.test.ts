@@ -37,6 +37,9 @@ interface Service {
   readonly user: string
   readonly image: string
   readonly command: string[] | null
+  readonly depends_on?: object
+  readonly network_mode?: string
+  readonly ipc?: string
   readonly read_only?: boolean
   readonly cap_add?: string[]
   readonly cap_drop?: string[]
@@ -78,8 +81,8 @@ const engine = compose && answers('info')
 describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is no docker compose)'}`, () => {
   test.each([
     ['dev', ['qemu', 'server']],
-    ['ci', ['ci', 'qemu']],
-    ['faults', ['faults', 'qemu']],
+    ['ci', ['ci']],
+    ['faults', ['faults']],
     ['fleet', ['queue', 'worker']],
     ['campaign', ['campaign', 'queue']],
   ])('profile %s', (profile, names) => {
@@ -159,7 +162,19 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
     expect(config('fleet', { COSIM_QUEUE_LISTEN: '192.0.2.7' }).queue.ports).toMatchObject([{ host_ip: '192.0.2.7' }])
   })
 
-  test('clones have no container, volume, network or image in common', () => {
+  test.each(['ci', 'faults'])('%s needs no other container, and takes no port', name => {
+    const { [name]: service, ...others } = config(name)
+    expect(others).toEqual({})
+    expect(service).toBeDefined()
+    for (const key of ['ports', 'depends_on', 'network_mode', 'ipc'] as const)
+      expect(service?.[key], key).toBeUndefined()
+    // Of a volume that containers share, what is in it is theirs together: sockets and disks of a machine are not.
+    const run = service?.volumes?.find(({ target }) => target === '/run/cosim')
+    expect(run).toMatchObject({ type: 'volume' })
+    expect(run?.source).toBeUndefined()
+  })
+
+  test('clones, in folders of the same name too, have no container, volume, network or image in common', () => {
     const folder = privateFolder(tmpdir(), 'clones-')
     const names = ['one', 'two'].map(clone => {
       mkdirSync(join(folder, clone))
@@ -255,7 +270,7 @@ const wanted = process.env.SMMU_COSIM_DOCKER !== undefined
 const TAG = 'debian:trixie-slim'
 /** Of the containers that are tested here; the images are kept. */
 const PROJECT = `cosim-test-${createHash('sha256').update(ROOT).digest('hex').slice(0, 8)}`
-const built = (name: string) => answers('image', 'inspect', `${name}-qemu`, `${name}-server`)
+const built = (name: string) => answers('image', 'inspect', `${name}-qemu`, `${name}-server`, `${name}-worker`)
 const images = engine && (built(PROJECT) || built(project('dev').name))
 const why = !engine
   ? ' (skipped: no Docker engine answers)'
@@ -365,17 +380,14 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     expect(await ids('--all')).toBe('')
   }, 300_000)
 
-  test('ci: boots, works, and ends with the outcome', async () => {
-    const { code, output } = await run(
-      'run',
-      '--rm',
-      'ci',
-      'boot',
-      '--quiet',
-      '--timeout=600',
-      '--report=/state/ci.json',
-    )
+  test('ci: boots, works, and ends with the outcome, whoever has the port; and nothing is left of it', async () => {
+    const other = createServer().listen(port, '127.0.0.1')
+    await once(other, 'listening')
+    const words = ['run', '--rm', 'ci', 'boot', '--quiet', '--timeout=600', '--report=/state/ci.json']
+    const { code, output } = await run(...words)
+    other.close()
     expect(code, output.slice(-4000)).toBe(0)
+    expect((await run('--profile', '*', 'ps', '--all', '--quiet')).output.trim()).toBe('')
     expect(JSON.parse(readFileSync(join(runs, 'ci.json'), 'utf8'))).toMatchObject({ outcome: 'ok', policy: 'pkvm' })
   }, 900_000)
 
@@ -488,6 +500,12 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     await expect.poll(errors, { timeout: 120_000, interval: 500 }).toEqual([wrong, none])
     appendFileSync(file, 'export const = nothing\n')
     await expect.poll(logs, { timeout: 60_000, interval: 500 }).toContain('the old code goes on')
+    expect(await phase()).toBe('userspace')
+
+    // Another machine beside it has no part in it.
+    const beside = await run('run', '--rm', 'ci', 'boot', '--timeout=600', '--exec', 'echo beside-$((6 * 7))')
+    expect(beside.code, beside.output.slice(-4000)).toBe(0)
+    expect(beside.output).toMatch(/^beside-42$/m)
     expect(await phase()).toBe('userspace')
 
     // Its guest RAM is in memory that both containers see, and has a name there.
