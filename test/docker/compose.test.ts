@@ -4,7 +4,7 @@
  * built take too long to be built by the way: that is done when SMMU_COSIM_DOCKER is set. Images of former sources
  * are brought up to date, if that takes no longer than UPDATE_MS.
  */
-import { type ExecFileException, execFile, execFileSync } from 'node:child_process'
+import { type ExecFileException, execFile, execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { appendFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -68,8 +68,10 @@ interface Project extends Named {
 }
 
 function project(profile: string, env: NodeJS.ProcessEnv = {}, file = FILE): Project {
-  const args = ['compose', '-f', file, '--profile', profile, 'config', '--format', 'json']
-  const text = execFileSync('docker', args, { encoding: 'utf8', env: { ...process.env, ...env } })
+  const { COMPOSE_PROJECT_NAME: _, ...inherited } = process.env
+  const args = ['compose', '--profile', profile, 'config', '--format', 'json']
+  const cwd = dirname(file)
+  const text = execFileSync('docker', args, { encoding: 'utf8', cwd, env: { ...inherited, PWD: cwd, ...env } })
   return JSON.parse(text) as Project
 }
 
@@ -113,7 +115,8 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
 
   test('dev is what is started when no profile is named', () => {
     const { COMPOSE_PROFILES: _, ...env } = process.env
-    const services = execFileSync('docker', ['compose', '-f', FILE, 'config', '--services'], { encoding: 'utf8', env })
+    const args = ['compose', '-f', FILE, 'config', '--services']
+    const services = execFileSync('docker', args, { encoding: 'utf8', env: { ...env, PWD: ROOT } })
     expect(services.trim().split('\n').sort()).toEqual(['qemu', 'server'])
   })
 
@@ -176,21 +179,28 @@ describe.skipIf(!compose)(`the compose file${compose ? '' : ' (skipped: there is
 
   test('clones, in folders of the same name too, have no container, volume, network or image in common', () => {
     const folder = privateFolder(tmpdir(), 'clones-')
-    const names = ['one', 'two'].map(clone => {
-      mkdirSync(join(folder, clone))
-      const file = join(folder, clone, 'compose.yaml')
+    const [one, two] = ['one', 'two'].map(parent => {
+      const clone = join(folder, parent, 'smmu-cosim')
+      mkdirSync(clone, { recursive: true })
+      const file = join(clone, 'compose.yaml')
       cpSync(FILE, file)
       const { name, services, volumes, networks } = project('*', {}, file)
-      expect(name).toBe(clone)
+      expect(name).toBe(clone.toLowerCase().replace(/[^a-z0-9_-]/g, ''))
       return [
         ...[...Object.values(volumes), ...Object.values(networks)].map(part => part.name),
         ...Object.values(services).map(({ image }) => image),
       ]
     })
     rmSync(folder, { recursive: true })
-    const [one = [], two = []] = names
-    expect(one.length).toBeGreaterThan(8)
-    expect(one.filter(name => two.includes(name))).toEqual([])
+    expect(one?.length).toBeGreaterThan(8)
+    expect(one?.filter(name => two?.includes(name))).toEqual([])
+  })
+
+  test('where nothing says which clone it is, Compose names no project', () => {
+    const { PWD: _, ...env } = process.env
+    const { status, stderr } = spawnSync('docker', ['compose', 'config'], { cwd: ROOT, env, encoding: 'utf8' })
+    expect(status).not.toBe(0)
+    expect(stderr).toContain('required variable PWD is missing a value: the project is named after it')
   })
 })
 
@@ -325,8 +335,9 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     free.close()
     env = {
       ...process.env,
+      PWD: tree,
       // A Debian 13 that is here already: no registry need be reached for these tests.
-      COSIM_BASE: process.env.COSIM_BASE ?? (answers('image', 'inspect', TAG) ? TAG : ''),
+      ...(process.env.COSIM_BASE === undefined && answers('image', 'inspect', TAG) && { COSIM_BASE: TAG }),
       COSIM_RUNS: runs,
       COSIM_PORT: String(port),
       COSIM_UID: String(process.getuid?.() || 1000),
@@ -417,6 +428,36 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     expect(code, output.slice(-4000)).toBe(0)
     expect(readFileSync(join(runs, 'tests.xml'), 'utf8')).toContain('tests="1" failures="0"')
   }, 900_000)
+
+  test('clones in folders of the same name have containers and volumes of their own', async () => {
+    const clones = ['one', 'two'].map(parent => join(dirname(tree), parent, 'smmu-cosim'))
+    const names = clones.map(clone => {
+      mkdirSync(clone, { recursive: true })
+      for (const part of ['compose.yaml', '.env', 'docker'])
+        cpSync(join(ROOT, part), join(clone, part), { recursive: true })
+      return project('dev', {}, join(clone, 'compose.yaml')).name
+    })
+    const docker = (...args: string[]) => execFileSync('docker', args, { encoding: 'utf8' }).trim().split('\n').sort()
+    const { COMPOSE_PROJECT_NAME: _, ...others } = env
+    const from = (clone: string) => ({ cwd: clone, env: { ...others, PWD: clone } })
+    const containers = () =>
+      clones.map(at => docker('ps', '-aq', '--filter', `label=com.docker.compose.project.working_dir=${at}`))
+    try {
+      for (const [index, name] of names.entries()) {
+        docker('tag', `${PROJECT}-qemu`, `${name}-qemu`)
+        await promisify(execFile)('docker', ['compose', 'create', '--no-build', 'qemu'], from(clones[index] ?? ''))
+      }
+      for (const ids of containers()) expect(ids).toEqual([expect.stringMatching(/^[0-9a-f]+$/)])
+      const volumes = names.map(name =>
+        docker('volume', 'ls', '-q', '--filter', `label=com.docker.compose.project=${name}`),
+      )
+      expect(volumes).toEqual(names.map(name => [`${name}_run`, `${name}_web`]))
+    } finally {
+      for (const at of clones)
+        await promisify(execFile)('docker', ['compose', 'down', '--volumes', '--rmi=all'], from(at))
+    }
+    for (const ids of containers()) expect(ids).toEqual([''])
+  }, 300_000)
 
   test('a device beside the usual four', async () => {
     const { code, output } = await run('run', '--rm', 'ci', 'boot', '--quiet', '--timeout=600', '--device', 'ahci')
