@@ -55,8 +55,9 @@ const VIEWS: readonly (readonly [view: string, step?: Step])[] = [
   [
     'traps',
     async page => {
-      // Where the kernel is has to be worked out first.
-      await page.locator('.virtual .trap .function', { hasText: 'arm_smmu' }).first().waitFor({ timeout: BOOT_MS })
+      // Where the kernel is has to be worked out first. A narrow window does not show it.
+      const named = page.locator('.virtual .trap .function', { hasText: 'arm_smmu' }).first()
+      await named.waitFor({ state: 'attached', timeout: BOOT_MS })
       await selectTrap(page)
     },
   ],

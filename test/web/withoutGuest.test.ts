@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { type Browser, chromium, type Locator, type Page, type WebSocketRoute } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { MachineManager } from '../../server/api/machineManager.ts'
+import type { Queue, QueueEntry } from '../../server/api/schemas/smmus.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { buildDashboard } from '../../server/api/webBuild.ts'
 import { ARM_SMMU_CR0, ARM_SMMU_GBPA, ARM_SMMU_IDR0 } from '../../server/smmu/registers.ts'
@@ -51,6 +52,17 @@ afterEach(async () => {
   await page.close()
   expect(complaints).toEqual([])
 })
+
+/** With the page in the dark, and in the light. */
+async function inBothThemes(look: (theme: string) => Promise<void>): Promise<void> {
+  for (const theme of ['dark', 'light']) {
+    // Keys that change it are not heard behind a dialog.
+    await page.evaluate(`document.documentElement.dataset.theme = '${theme}'`)
+    // Colours change by and by.
+    await page.waitForTimeout(300)
+    await look(theme)
+  }
+}
 
 describe('a machine whose QEMU is a fake', () => {
   let machine: Harness
@@ -100,17 +112,6 @@ describe('a machine whose QEMU is a fake', () => {
       },
     }
   }
-  /** With the page in the dark, and in the light. */
-  const inBothThemes = async (look: (theme: string) => Promise<void>) => {
-    for (const theme of ['dark', 'light']) {
-      if ((await page.evaluate<string>('document.documentElement.dataset.theme')) !== theme)
-        await page.keyboard.press('t')
-      // Colours change by and by.
-      await page.waitForTimeout(300)
-      await look(theme)
-    }
-  }
-
   test('connection lost: no button of any view asks for anything', async () => {
     const { lose, regain } = await breakable()
     await post('/faults', { text: OWN_RULES, seed: 1 })
@@ -240,6 +241,112 @@ describe('a machine whose QEMU is a fake', () => {
     expect(columns).toHaveLength(tops.length)
     // But for the room of the bar to scroll with.
     for (const [i, left] of columns.entries()) expect(Math.abs(left - (tops[i] ?? 0))).toBeLessThan(12)
+  })
+
+  test('traps: a read that QEMU answered is told in the same words everywhere, and by the last where there is no room', async () => {
+    machine.qemu.predictedRead(ARM_SMMU_GBPA, 9)
+    await read(ARM_SMMU_IDR0, 1)
+    await machine.settle()
+    const row = page.locator('.virtual .trap', { hasText: 'GBPA' })
+    for (const [width, roomy] of [
+      [1280, false],
+      [1920, true],
+    ] as const) {
+      await page.setViewportSize({ width, height: 900 })
+      await open('traps')
+      const took = row.locator('> span').last()
+      await expect.poll(() => took.textContent()).toBe('answered by QEMU')
+      expect(await took.locator('.roomy').isVisible()).toBe(roomy)
+      expect(await took.getAttribute('title')).toBe('answered by QEMU without asking, as it had been told to')
+      expect(await took.evaluate(e => e.scrollWidth - e.clientWidth)).toBe(0)
+      await page.goto('about:blank')
+    }
+    await open('traps')
+    await row.click()
+    await page.locator('.detail .facts dd', { hasText: /^answered by QEMU$/ }).waitFor()
+    await open('overview')
+    const tally = page.locator('.tallies > div', { hasText: 'answered by QEMU' })
+    await expect.poll(() => tally.locator('dd').textContent()).toBe('1')
+    await page.locator('.facts dd', { hasText: /, 1 vCPU$/ }).waitFor()
+  })
+
+  test('console: whatever the height of the window, the last line is whole', async () => {
+    for (let n = 1; n <= 100; n++) machine.say(`line ${n}\n`)
+    machine.say('the last')
+    for (const height of [800, 804, 808, 812]) {
+      await page.setViewportSize({ width: 1280, height })
+      await open('console')
+      const last = page.locator('.xterm-rows > div', { hasText: 'the last' })
+      const bottom = async (of: Locator) => of.evaluate(e => e.getBoundingClientRect().bottom)
+      await last.waitFor()
+      await expect
+        .poll(async () => (await bottom(page.locator('.terminal:not(.xterm)'))) - (await bottom(last)))
+        .toBeGreaterThanOrEqual(0)
+      await page.goto('about:blank')
+    }
+  })
+
+  test('queues: colours say whose is what, and what came of each command; what is still to come is told from what was', async () => {
+    const entry = (index: number, name: string, more: Partial<QueueEntry> = {}): QueueEntry => ({
+      ...{ index, name, text: `${name} sid=0x8`, words: ['0x8_0000_0003', '0x1'] },
+      ...more,
+    })
+    const queue = (prod: number, cons: number, shown: readonly QueueEntry[]): Queue => ({
+      ...{ enabled: true, base: '0x48000000', entries: 16, prodWrap: 0, consWrap: 0, error: 0 },
+      ...{ prod, cons, pending: prod - cons, shown: [...shown] },
+    })
+    const answer = {
+      host: queue(5, 4, [
+        entry(1, 'CFGI_STE', { verdict: 'kept', shadow: 8 }),
+        entry(2, 'TLBI_NH_ALL', { verdict: 'rewritten', shadow: 9 }),
+        entry(3, 'TLBI_S2_IPA', { verdict: 'dropped' }),
+        entry(4, 'CFGI_CD'),
+      ]),
+      shadow: queue(11, 10, [
+        entry(8, 'CFGI_STE', { verdict: 'kept' }),
+        entry(9, 'TLBI_NSNH_ALL', { verdict: 'rewritten', words: ['0x30', '0x0'] }),
+        entry(10, 'TLBI_S12_VMALL', { verdict: 'own' }),
+      ]),
+      events: queue(2, 1, [entry(0, 'F_TRANSLATION'), entry(1, 'F_PERMISSION')]),
+    }
+    await page.route('**/smmus/0/queues', route => route.fulfill({ json: answer }))
+    await open('queues')
+    const rows = page.locator('.pairs tbody tr')
+    await rows.nth(4).waitFor()
+    const cells = await rows.evaluateAll(all =>
+      all.map(row => [...row.querySelectorAll('td')].map(e => e.textContent?.replace(/ sid=0x8$/, '') ?? '')),
+    )
+    expect(cells).toEqual([
+      ['0x1', 'CFGI_STE', 'kept', '0x8', 'the same'],
+      ['0x2', 'TLBI_NH_ALL', 'rewritten', '0x9', 'TLBI_NSNH_ALL'],
+      ['0x3', 'TLBI_S2_IPA', 'dropped', '', ''],
+      ['0x4', 'CFGI_CD', '', '', 'not yet looked at'],
+      ['', '', 'own', '0xa', 'TLBI_S12_VMALL'],
+    ])
+    const style = (selector: string, name: string) =>
+      page.evaluate<string[]>(
+        `[...document.querySelectorAll('${selector}')].map(e => getComputedStyle(e).getPropertyValue('${name}'))`,
+      )
+    await inBothThemes(async theme => {
+      const [host, hyp, hw] = await page.evaluate<string[]>(`['host', 'hyp', 'hw'].map(name => {
+        const probe = document.body.appendChild(document.createElement('i'))
+        probe.style.color = 'var(--' + name + ')'
+        const { color } = getComputedStyle(probe)
+        probe.remove()
+        return color
+      })`)
+      // PROD in the colour of who gives, CONS in that of who takes: the host's queue, its shadow, the event queue.
+      expect(await style('.ring i.prod', 'background-color'), theme).toEqual([host, hyp, hw])
+      expect(await style('.ring i.cons', 'background-color'), theme).toEqual([hyp, hw, host])
+      expect(new Set(await style('.pairs .tag', 'color')).size, theme).toBe(4)
+      const behind = await style('.pairs tbody tr', 'background-color')
+      // What was consumed looks alike, whatever came of it; what is to come, and what the hypervisor added, like nothing else.
+      expect(behind.slice(1, 3), theme).toEqual([behind[0], behind[0]])
+      expect(new Set(behind).size, theme).toBe(3)
+      const events = await style('.queue:not(.pairs) tbody tr', 'background-color')
+      expect(events, theme).toEqual([behind[0], behind[3]])
+      expect(await violations(page), theme).toEqual([])
+    })
   })
 
   test('traps: faults, events and resets are marks on the time line, each at its time', async () => {
