@@ -22,8 +22,9 @@ export interface Content {
   readonly bytes: Buffer
 }
 
-/** Values of a hash, unless they are longer together than ARGV[1] bytes: whoever writes to the queue decides how long they are. */
+/** Values of a hash, if it is one, unless they are longer together than ARGV[1] bytes: whoever writes to the queue decides how long they are. */
 const BOUNDED_HMGET = `
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return false end
 local found, room = {}, tonumber(ARGV[1])
 for i = 2, #ARGV do
   room = room - redis.call('HSTRLEN', KEYS[1], ARGV[i])

@@ -252,17 +252,19 @@ class Sender<J, R> {
   }
 
   async #forget(id: string): Promise<void> {
-    await this.#queue.remove(id)
+    await this.#queue.remove(id).catch(damage)
     await removeArtefacts(this.#redis, id)
   }
 
   /** What became of a job. Undefined: it is not over. */
   async #row(id: string): Promise<RowOf<J, R> | undefined> {
     const open = this.#open.get(id)
-    const found: Job | undefined = await this.#queue.getJob(id)
-    if (open === undefined || found?.finishedOn === undefined) return undefined
+    if (open === undefined) return undefined
     const { job } = open
     const lost = (why: string) => ({ job, result: this.#sent.lost(why, job) })
+    const found: Job | undefined | string = await this.#queue.getJob(id).catch(damage)
+    if (typeof found === 'string') return lost(`what the queue has as job ${id} is none: ${found}`)
+    if (found?.finishedOn === undefined) return undefined
     const { returnvalue, attemptsMade, stalledCounter } = found
     // Of a job that did not fail there is none, whatever BullMQ's type says.
     const failedReason: string | undefined = found.failedReason
@@ -273,9 +275,7 @@ class Sender<J, R> {
       const last = failedReason.includes('stalled')
         ? 'its worker ended, or lost the queue'
         : failedReason.slice(0, MOST_WHY)
-      return lost(
-        times > 0 ? `tried ${counted(times, 'time')} without a result; at last: ${last}` : `it cannot be run: ${last}`,
-      )
+      return lost(times > 0 ? `tried ${counted(times, 'time')} without a result; at last: ${last}` : last)
     }
     const { worker, artefacts } = returnvalue
     const contents = await getArtefacts(this.#redis, id, artefacts)
@@ -292,6 +292,13 @@ class Sender<J, R> {
       return lost(`${worker} sent what is no result: ${(error as Error).message}`)
     }
   }
+}
+
+/** What somebody wrote over a job: no job of BullMQ's, or no hash at all. @returns what is wrong with it @throws any other error */
+function damage(error: Error): string {
+  if (error instanceof SyntaxError || error instanceof TypeError || error.message.includes('WRONGTYPE'))
+    return error.message
+  throw error
 }
 
 /** The same, but for work that an interruption does not end in time: it waits for a queue that says nothing. @throws the signal's reason */

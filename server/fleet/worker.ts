@@ -11,6 +11,7 @@ import { DelayedError, type Job, type Telemetry, UnrecoverableError, WaitingErro
 import type { Redis } from 'ioredis'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { ownFolder } from '../machine/scratch.ts'
+import { grouped } from '../trace/words.ts'
 import { filesOf, MOST_BYTES, putArtefacts } from './artefacts.ts'
 import { checkJob, deadlineOf, type FleetJob, KEPT_S, kindOf, MOST_DEATHS, type Work } from './job.ts'
 import type { Answer, OwnOptions } from './own.ts'
@@ -174,7 +175,10 @@ export class FleetWorker {
 
   async #keep(id: string, result: unknown, folder: string): Promise<unknown> {
     const bytes = Buffer.from(JSON.stringify(result))
-    if (bytes.length > MOST_BYTES) throw new UnrecoverableError(`its result has ${bytes.length} bytes`)
+    if (bytes.length > MOST_BYTES) {
+      const size = `${grouped(bytes.length)} bytes, on worker ${this.#options.name}; a result has ${grouped(MOST_BYTES)} at most`
+      throw new UnrecoverableError(`it ran, but its result is too large: ${size}`)
+    }
     const contents = [{ name: 'result', bytes }, ...filesOf(folder)]
     return { worker: this.#options.name, artefacts: await putArtefacts(this.#redis, id, contents) }
   }
@@ -228,6 +232,6 @@ function orderOf(data: unknown): FleetJob {
   try {
     return checkJob(data)
   } catch (error) {
-    throw new UnrecoverableError((error as Error).message)
+    throw new UnrecoverableError(`it cannot be run: ${(error as Error).message}`)
   }
 }

@@ -33,7 +33,7 @@ import { Database } from '../../server/sessions/database.ts'
 import type { Job, SessionResult } from '../../server/sessions/session.ts'
 import { IMAGE_MAGIC } from '../../server/trace/kernelImage.ts'
 import { RedisServer } from './redis.ts'
-import { DEADLY, FULL, IDENTITY, job, SOURCE, sentStubs, verdictOf } from './stub.ts'
+import { DEADLY, FULL, IDENTITY, job, LARGE, SOURCE, sentStubs, verdictOf } from './stub.ts'
 
 const folder = privateFolder(tmpdir(), 'fleet-')
 let redis: RedisServer
@@ -184,6 +184,14 @@ test('a job that no worker can start is a finding after some tries, and is run w
   work('mended')
   await run()
   expect(found()).toEqual(['seed 0'])
+})
+
+test('a result that is too large is told as one, with its size and the limit', async () => {
+  work('one')
+  const [result] = await send([job(LARGE, 1, 1)])
+  expect(result?.findings[0]?.text).toBe(
+    'it ran, but its result is too large: 5,242,882 bytes, on worker one; a result has 4,194,304 at most',
+  )
 })
 
 test('what is no job is not run, and what is no result is not taken', async () => {

@@ -134,6 +134,36 @@ test('what is written to the queue by hand does not stop a worker', async () => 
   expect(result?.verdict).toBe(verdictOf(mine))
 }, 90_000)
 
+test.each([
+  ['data that is no JSON', (key: string) => client.hset(key, 'data', '{'), 'JSON'],
+  ['no job at all', async (key: string) => void (await client.set(key, 'mine')), 'WRONGTYPE'],
+])('%s in the place of a job: it is lost, and the others come', async (_, forge, why) => {
+  const [damaged, whole] = [job('damaged', 1, 1), job('whole', 2, 1)]
+  const all = send([damaged, whole])
+  all.catch(() => {})
+  await expect.poll(() => queue.getWaitingCount()).toBe(2)
+  const [{ id = '' } = {}] = await queue.getWaiting()
+  const key = `${QUEUE_PREFIX}:${QUEUE_NAME}`
+  await forge(`${key}:${id}`)
+  await client.lrem(`${key}:wait`, 0, id)
+  await client.zadd(`${key}:completed`, Date.now(), id)
+  work()
+  const results = await all
+  const told = results.flatMap(({ findings }) => findings.map(({ text }) => text)).join('\n')
+  expect(told).toMatch(/^seed [12]$/m)
+  expect(told).toContain(`what the queue has as job ${id} is none: `)
+  expect(told).toContain(why)
+})
+
+test('what is no hash in the place of what came of a job does not stop the sender', async () => {
+  lie(async id => {
+    await client.set(`${QUEUE_PREFIX}:artefacts:${id}`, 'mine')
+    return { worker: 'liar', artefacts: [{ name: 'result', sha256: '0'.repeat(64) }] }
+  })
+  const [result] = await send([job('forged', 1, 1)])
+  expect(result?.findings[0]?.text).toBe('what came of it on liar is not what it was')
+})
+
 test('files that are longer together than those of any worker are not taken', async () => {
   const files = Array.from({ length: 4 }, (_, i) => Buffer.alloc(4 << 20, i))
   lie(async id => {

@@ -36,6 +36,9 @@ export const job = (name: string, seed: number, ms: number): Job => ({
 /** Name of an entry whose session ends the process that runs it. */
 export const DEADLY = 'deadly'
 
+/** Name of an entry whose result is longer than any may be. */
+export const LARGE = 'large'
+
 /** `--ram-dir` of a worker that can start no machine. */
 export const FULL = '/full'
 
