@@ -226,8 +226,8 @@ async function start(
       say(progress(job, result, count, total))
     })
   } catch (error) {
-    if (signal.aborted) say(`interrupted: "faults campaign --resume ${campaign.id}" goes on`)
     if (connection !== undefined) endSoon()
+    else if (signal.aborted) say(`interrupted: ${goesOn(campaign)}`)
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000
@@ -249,8 +249,11 @@ async function onWorkers(
 ): Promise<Runner<Job, SessionResult>> {
   const { nameOf, throughQueue } = await import('../fleet/sender.ts')
   const { sentSessions } = await import('../fleet/session.ts')
-  return throughQueue(sentSessions(folder, qemu, publish), { connection, campaign: nameOf(campaign), say })
+  const options = { connection, campaign: nameOf(campaign), goesOn: goesOn(campaign), say }
+  return throughQueue(sentSessions(folder, qemu, publish), options)
 }
+
+const goesOn = ({ id }: Campaign): string => `"faults campaign --resume ${id}" goes on`
 
 /**
  * Plans a campaign. With --twice each job is there again under another name. Jobs whose rules cannot act in their prefix of the

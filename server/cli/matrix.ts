@@ -274,8 +274,8 @@ async function start(options: MatrixOptions, signal: AbortSignal): Promise<void>
       say(`${place}  ${cellName(cell)}: ${verdict}${why}  ${tenths(ms / 1000)} s`)
     })
   } catch (error) {
-    if (signal.aborted) say(`interrupted: "matrix --resume ${matrix.id}" goes on`)
     if (connection !== undefined) endSoon()
+    else if (signal.aborted) say(`interrupted: ${goesOn(matrix)}`)
     throw error
   }
   const minutes = (performance.now() - begun) / 60_000
@@ -295,8 +295,11 @@ async function onWorkers(
   const { nameOf, throughQueue } = await import('../fleet/sender.ts')
   const { sentCells } = await import('../fleet/cell.ts')
   const { path } = newRunFolder(say)
-  return throughQueue(sentCells(path, qemu, publish), { connection, campaign: nameOf(matrix), say })
+  const options = { connection, campaign: nameOf(matrix), goesOn: goesOn(matrix), say }
+  return throughQueue(sentCells(path, qemu, publish), options)
 }
+
+const goesOn = ({ id }: Matrix): string => `"matrix --resume ${id}" goes on`
 
 function begin(database: MatrixDatabase, kernels: readonly string[], options: MatrixOptions): Matrix {
   const { device, until, translate, granule } = options

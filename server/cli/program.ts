@@ -12,6 +12,7 @@ import { devCommand } from './dev.ts'
 import { faultsCommand } from './faults.ts'
 import { fuzzCommand } from './fuzz.ts'
 import { matrixCommand } from './matrix.ts'
+import { queueCommand } from './queue.ts'
 import { serveCommand } from './serve.ts'
 import { setupCommand } from './setup.ts'
 import { testCommand } from './test.ts'
@@ -39,6 +40,7 @@ export function commandLine(exit: (code: number) => never): Command {
   matrixCommand(program)
   attackCommand(program)
   workerCommand(program)
+  queueCommand(program)
   testCommand(program)
   traceCommand(program)
   setupCommand(program)

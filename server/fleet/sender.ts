@@ -3,14 +3,15 @@
  * Sends jobs to the queue and collects what becomes of them. The queue has nothing that the sender does not know: jobs that it has lost are
  * sent again, under the same name, and so is what a sender left there that did not come to its end.
  */
+import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Job, Queue, QueueEvents, type Telemetry } from 'bullmq'
 import type { Redis } from 'ioredis'
-import { contentKey } from '../../scripts/setup/cache.ts'
 import type { Runner } from '../sessions/campaign.ts'
 import type { CampaignOf, RowOf } from '../sessions/store.ts'
 import { counted, grouped } from '../trace/words.ts'
 import { type Content, getArtefacts, removeArtefacts } from './artefacts.ts'
+import { begin, campaignKey, GONE_S, jobId, leave, want } from './campaigns.ts'
 import { type FleetJob, KEPT_S, MOST_DEATHS, Refused, Returned } from './job.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
 import { connect, cut, redisOptions, workersOf } from './redis.ts'
@@ -45,6 +46,8 @@ export interface SenderOptions {
   readonly connection: QueueConnection
   /** Names the campaign: the same one, sent again, has the same jobs. */
   readonly campaign: string
+  /** How the campaign is gone on with when this is interrupted, for people; absent: it is not. */
+  readonly goesOn?: string
   readonly say: (line: string) => void
   readonly sweepMs?: number
 }
@@ -58,20 +61,29 @@ export const throughQueue =
   async (jobs, take, signal) => {
     if (jobs.length === 0) return
     const tracing = await openTracing()
+    let sender: Sender<J, R> | undefined
     try {
-      const sender = await Sender.of(sent, options, jobs, tracing?.telemetry, signal)
-      try {
-        await soon(sender.run(take, signal), signal)
-      } catch (error) {
-        await Promise.race([sender.takeBack(), sleep(BACK_MS)])
-        throw error
-      } finally {
-        await sender.close()
-      }
+      sender = await Sender.of(sent, options, jobs, take, tracing?.telemetry, signal)
+      await soon(sender.run(signal), signal)
+    } catch (error) {
+      if (sender === undefined && !signal.aborted) throw error
+      const { goesOn } = options
+      const left = sender === undefined ? 'nothing was sent' : await takenBack(sender)
+      options.say(`${signal.aborted ? 'interrupted' : 'ended'}: ${left}${goesOn === undefined ? '' : `; ${goesOn}`}`)
+      throw error
     } finally {
+      await sender?.close()
       await tracing?.close()
     }
   }
+
+/** Ends what a sender has in the queue, if that answers. @returns how, for people */
+async function takenBack(sender: Pick<Sender<unknown, unknown>, 'takeBack'>): Promise<string> {
+  const failed = (error: Error) => `not all could be taken back from the queue: ${error.message}`
+  return Promise.race([sender.takeBack().catch(failed), sleep(BACK_MS, SILENT)])
+}
+
+const SILENT = `the queue does not answer; its workers go on for up to ${GONE_S / 60} min, and results stay there for a week`
 
 /** A job that is on its way. */
 interface Open<J> {
@@ -84,6 +96,9 @@ interface Open<J> {
 class Sender<J, R> {
   readonly #sent: Sent<J, R>
   readonly #options: SenderOptions
+  /** Its name in the queue. */
+  readonly #campaign: string
+  readonly #take: (rows: readonly RowOf<J, R>[]) => void
   readonly #redis: Redis
   readonly #queue: Queue
   readonly #events: QueueEvents
@@ -96,12 +111,15 @@ class Sender<J, R> {
   private constructor(
     sent: Sent<J, R>,
     options: SenderOptions,
+    take: (rows: readonly RowOf<J, R>[]) => void,
     redis: Redis,
     telemetry: Telemetry | undefined,
     open: Map<string, Open<J>>,
   ) {
     this.#sent = sent
     this.#options = options
+    this.#campaign = campaignKey(options.campaign)
+    this.#take = take
     this.#redis = redis
     this.#open = open
     const common = { connection: redisOptions(options.connection), prefix: QUEUE_PREFIX }
@@ -122,30 +140,34 @@ class Sender<J, R> {
     sent: Sent<J, R>,
     options: SenderOptions,
     jobs: readonly J[],
+    take: (rows: readonly RowOf<J, R>[]) => void,
     telemetry: Telemetry | undefined,
     signal: AbortSignal,
   ): Promise<Sender<J, R>> {
     const redis = await connect(options.connection, false, options.say, signal)
     const open = new Map<string, Open<J>>()
+    const campaign = campaignKey(options.campaign)
     try {
       for (const job of jobs) {
         const data = await sent.pack(job, signal)
-        const id = `job-${contentKey([options.campaign, sent.nameOf(job), JSON.stringify(data)])}`
-        open.set(id, { job, data, unread: 0 })
+        open.set(jobId(campaign, sent.nameOf(job), JSON.stringify(data)), { job, data, unread: 0 })
       }
     } catch (error) {
       redis.disconnect()
       throw error
     }
-    return new Sender(sent, options, redis, telemetry, open)
+    return new Sender(sent, options, take, redis, telemetry, open)
   }
 
-  async run(take: (rows: readonly RowOf<J, R>[]) => void, signal: AbortSignal): Promise<void> {
-    const { sweepMs = SWEEP_MS } = this.#options
+  async run(signal: AbortSignal): Promise<void> {
+    const { sweepMs = SWEEP_MS, campaign, say } = this.#options
     await this.#events.waitUntilReady()
+    await begin(this.#redis, this.#campaign, `${campaign}, from ${hostname()}`)
+    say(`its name in the queue is ${this.#campaign}`)
     await this.#send([...this.#open.keys()])
     await this.#stand()
     let swept = 0
+    let told = performance.now()
     let heard = performance.now()
     const wake = () => this.#wake.resolve()
     const timer = setInterval(wake, Math.min(sweepMs, QUIET_MS))
@@ -154,8 +176,13 @@ class Sender<J, R> {
       while (this.#open.size > 0) {
         signal.throwIfAborted()
         const now = performance.now()
+        if (now - told >= sweepMs) {
+          told = now
+          if (!(await want(this.#redis, this.#campaign)))
+            throw new Error(`somebody has purged ${this.#campaign} from the queue`)
+        }
         if (this.#ended.size > 0) {
-          await this.#collect([...this.#ended].slice(0, COLLECTED), take)
+          await this.#collect([...this.#ended].slice(0, COLLECTED))
           heard = now
         } else if (now - swept >= sweepMs) {
           swept = now
@@ -175,11 +202,26 @@ class Sender<J, R> {
     }
   }
 
-  /** What has not begun is not run any more. */
-  async takeBack(): Promise<void> {
+  /** What has not begun is not run any more, what runs is ended by its worker, and what is complete is handed over. @returns how many, for people */
+  async takeBack(): Promise<string> {
+    await leave(this.#redis, this.#campaign)
+    const open = this.#open.size
+    let waited = 0
+    let ran = 0
     for (const ids of batches([...this.#open.keys()])) {
-      await Promise.all(ids.map(id => this.#queue.remove(id).catch(() => 0)))
+      const states = await Promise.all(ids.map(id => this.#queue.getJobState(id)))
+      const are = (...wanted: readonly string[]) => ids.filter((_, i) => wanted.includes(states[i] ?? ''))
+      for (const id of are('completed', 'failed')) this.#end(id)
+      // No worker begins what nobody waits for: none of these has become complete meanwhile.
+      const removed = await Promise.all(
+        are('waiting', 'delayed', 'prioritized').map(id => this.#queue.remove(id).catch(() => 0)),
+      )
+      waited += removed.reduce((sum, one) => sum + one, 0)
+      ran += are('active').length
     }
+    while (this.#ended.size > 0) await this.#collect([...this.#ended].slice(0, COLLECTED))
+    const collected = counted(open - this.#open.size, 'result')
+    return `${collected} collected at the end, ${counted(waited + ran, 'job')} dropped, ${grouped(ran)} of them while they ran`
   }
 
   async close(): Promise<void> {
@@ -187,6 +229,7 @@ class Sender<J, R> {
     await Promise.race([closed, sleep(BACK_MS, undefined, { ref: false })])
     await cut(this.#events, this.#queue)
     this.#redis.disconnect()
+    this.#open.clear()
   }
 
   #end(id: string): void {
@@ -242,10 +285,11 @@ class Sender<J, R> {
   }
 
   /** What is handed over is not in the queue any more. */
-  async #collect(ids: readonly string[], take: (rows: readonly RowOf<J, R>[]) => void): Promise<void> {
+  async #collect(ids: readonly string[]): Promise<void> {
     const found = await Promise.all(ids.map(async id => ({ id, row: await this.#row(id) })))
-    const rows = found.flatMap(({ id, row }) => (row === undefined ? [] : [{ id, row }]))
-    take(rows.map(({ row }) => row))
+    // Once, even if one that was given up as too late goes on after all.
+    const rows = found.flatMap(({ id, row }) => (row === undefined || !this.#open.has(id) ? [] : [{ id, row }]))
+    this.#take(rows.map(({ row }) => row))
     for (const id of ids) this.#ended.delete(id)
     for (const { id } of rows) this.#open.delete(id)
     await Promise.all(rows.map(({ id }) => this.#forget(id)))

@@ -9,10 +9,12 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DelayedError, type Job, type Telemetry, UnrecoverableError, WaitingError, Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
+import { inTime } from '../control/inTime.ts'
 import type { LockedFolder } from '../machine/lockedFolder.ts'
 import { ownFolder } from '../machine/scratch.ts'
 import { grouped } from '../trace/words.ts'
 import { filesOf, MOST_BYTES, putArtefacts } from './artefacts.ts'
+import { isWanted } from './campaigns.ts'
 import { checkJob, deadlineOf, type FleetJob, KEPT_S, kindOf, MOST_DEATHS, type Work } from './job.ts'
 import type { Answer, OwnOptions } from './own.ts'
 import { ProcessDied, Processes } from './processes.ts'
@@ -30,6 +32,8 @@ const REST_MS = 10_000
 const LONGEST_REST_MS = 60_000
 /** Refused jobs that a worker remembers. */
 const MOST_REFUSED = 1000
+/** So often it is asked whether somebody still waits for what runs, ms. */
+const WANTED_MS = 10_000
 /** What is under way when the worker is told to end may take so long to end, ms. */
 const END_MS = 40_000
 
@@ -48,14 +52,22 @@ export interface WorkerOptions {
   readonly lockMs?: number
   /** The shortest rest, ms. */
   readonly restMs?: number
+  readonly wantedMs?: number
   /** When a job's process is killed, s; default: `deadlineOf`. */
   readonly deadline?: (work: Work) => number
   /** Counts what it does. */
   readonly metrics?: WorkerMetrics
 }
 
-/** Another worker is to have the job. */
-const isReturned = (error: unknown): boolean => error instanceof WaitingError || error instanceof DelayedError
+const NOBODY = 'nobody waits for them any more'
+
+class Dropped extends UnrecoverableError {}
+
+/** What becomes of a job that ends so, for the metrics. */
+function howEnded(error: unknown): 'returned' | 'dropped' | 'failed' {
+  if (error instanceof Dropped) return 'dropped'
+  return error instanceof WaitingError || error instanceof DelayedError ? 'returned' : 'failed'
+}
 
 export class FleetWorker {
   readonly #options: WorkerOptions
@@ -82,7 +94,7 @@ export class FleetWorker {
       QUEUE_NAME,
       (job, token = '', cancelled = signal) => {
         const work = () => this.#process(job, token, AbortSignal.any([signal, cancelled]))
-        return metrics?.of(kindOf(job.name), isReturned, work) ?? work()
+        return metrics?.of(kindOf(job.name), howEnded, work) ?? work()
       },
       {
         ...{ connection: redisOptions(connection), prefix: QUEUE_PREFIX, name, concurrency: jobs, autorun: false },
@@ -137,6 +149,41 @@ export class FleetWorker {
   }
 
   async #process(job: Job, token: string, signal: AbortSignal): Promise<unknown> {
+    const { id = '' } = job
+    const over = new AbortController()
+    const dropped = new AbortController()
+    try {
+      if (!(await inTime(isWanted(this.#redis, id), signal))) throw new Dropped(NOBODY)
+      this.#watch(id, dropped, over.signal).catch(() => {}) // it is over
+      return await this.#work(job, token, AbortSignal.any([signal, dropped.signal]))
+    } catch (error) {
+      if (this.#signal.aborted) {
+        await job.moveToWait(token)
+        throw new WaitingError()
+      }
+      if (error instanceof Dropped) this.#drop(job)
+      throw error
+    } finally {
+      over.abort()
+    }
+  }
+
+  /** Asks again and again whether somebody waits for a job, until it is over. */
+  async #watch(id: string, dropped: AbortController, over: AbortSignal): Promise<void> {
+    const { wantedMs = WANTED_MS } = this.#options
+    do await sleep(wantedMs, undefined, { signal: over })
+    while (await isWanted(this.#redis, id))
+    dropped.abort(new Dropped(NOBODY))
+  }
+
+  /** A sender that comes back after all sends it again. */
+  #drop(job: Job): void {
+    job.opts.removeOnFail = true
+    if (!this.#told.has(NOBODY)) this.#options.say(`drops jobs: ${NOBODY}`)
+    this.#told.add(NOBODY)
+  }
+
+  async #work(job: Job, token: string, signal: AbortSignal): Promise<unknown> {
     const deaths = job.attemptsMade + job.stalledCounter
     if (deaths >= MOST_DEATHS) throw new UnrecoverableError(job.failedReason ?? 'it ended its workers')
     const order = orderOf(job.data)
@@ -155,10 +202,6 @@ export class FleetWorker {
       if ('refused' in after) return await this.#refuse(job, token, after.refused)
       this.#restMs = restMs
       return await this.#keep(job.id ?? '', result, folder)
-    } catch (error) {
-      if (!this.#signal.aborted) throw error
-      await job.moveToWait(token)
-      throw new WaitingError()
     } finally {
       rmSync(folder, { recursive: true, force: true })
     }

@@ -27,16 +27,16 @@ export class WorkerMetrics {
   /**
    * Runs a job, and counts how it ended.
    * @param kind of job
-   * @param isReturned whether an error means that another worker is to have the job
+   * @param how what an error means
    */
-  async of<T>(kind: string, isReturned: (error: unknown) => boolean, work: () => Promise<T>): Promise<T> {
+  async of<T>(kind: string, how: (error: unknown) => string, work: () => Promise<T>): Promise<T> {
     const begun = performance.now()
     let result = 'completed'
     this.#running++
     try {
       return await work()
     } catch (error) {
-      result = isReturned(error) ? 'returned' : 'failed'
+      result = how(error)
       throw error
     } finally {
       this.#running--
@@ -57,7 +57,7 @@ export class WorkerMetrics {
       metric(
         'jobs_total',
         'counter',
-        'Jobs that this worker has brought to an end, failed at, or left to others',
+        'Jobs that this worker has brought to an end, failed at, left to others, or dropped because nobody waits for them',
         done.map(({ job, result, count }) => [{ job, result }, count]),
       ),
       metric(

@@ -18,13 +18,14 @@ import { type AttackOptions, attack, type Threads } from '../../server/attack/at
 import { Random } from '../../server/attack/random.ts'
 import { putArtefacts } from '../../server/fleet/artefacts.ts'
 import { attackThrough } from '../../server/fleet/attack.ts'
+import { campaignKey, isWanted, jobId } from '../../server/fleet/campaigns.ts'
 import { difference } from '../../server/fleet/identity.ts'
 import { Images } from '../../server/fleet/images.ts'
 import type { FleetJob } from '../../server/fleet/job.ts'
 import { Own, type OwnOptions } from '../../server/fleet/own.ts'
 import { QUEUE_NAME, QUEUE_PREFIX } from '../../server/fleet/queue.ts'
 import { redisOptions } from '../../server/fleet/redis.ts'
-import { type Sent, throughQueue } from '../../server/fleet/sender.ts'
+import { nameOf, type Sent, throughQueue } from '../../server/fleet/sender.ts'
 import { sentSessions } from '../../server/fleet/session.ts'
 import { FleetWorker, type WorkerOptions } from '../../server/fleet/worker.ts'
 import { privateFolder } from '../../server/machine/scratch.ts'
@@ -248,6 +249,121 @@ test('what has not begun is taken back when the sender is interrupted, and its c
   expect(await waiting()).toBe(0)
   client.disconnect()
   expect(database.unfinished()).toBe(1)
+})
+
+/** Jobs in the queue by their state. */
+async function counts(): Promise<Record<string, number>> {
+  const queue = new Queue(QUEUE_NAME, { connection: redisOptions(redis.connection), prefix: QUEUE_PREFIX })
+  const found = await queue.getJobCounts('wait', 'delayed', 'active', 'completed', 'failed')
+  await queue.close()
+  return found
+}
+const NO_JOBS = { wait: 0, delayed: 0, active: 0, completed: 0, failed: 0 }
+
+/** Sends a campaign from a process that is killed when its jobs are in the queue. */
+async function sendAndDie(plan: readonly Job[]) {
+  const campaign = database.begin('test', plan)
+  const sender = new Child('./senderProcess.ts', [database.path, String(redis.connection.port)])
+  await expect.poll(counts).toMatchObject({ wait: plan.length })
+  await sender.kill()
+  return campaign
+}
+
+test('what becomes complete after a sender is gone is there when it goes on, whoever works then', async () => {
+  const plan = jobs(5)
+  const campaign = await sendAndDie(plan)
+  work('one')
+  await expect.poll(counts).toEqual({ ...NO_JOBS, completed: 5 })
+  stop.abort(new Error('nobody works any more'))
+  await Promise.all(workers)
+  const options = { connection: redis.connection, campaign: nameOf(campaign), say, sweepMs: 500 }
+  await runJobs(database, campaign, throughQueue(sentStubs(folder), options), new AbortController().signal)
+  expect(database.rows(campaign).map(({ result }) => result.verdict)).toEqual(plan.map(verdictOf))
+})
+
+test('a sender that was not heard of for an hour has no jobs any more: what runs ends, what waits is not begun', async () => {
+  const campaign = await sendAndDie([1, 2, 3].map(seed => job('long', seed, 60_000)))
+  const client = new Redis(redisOptions(redis.connection))
+  const key = `${QUEUE_PREFIX}:wanted:${campaignKey(nameOf(campaign))}`
+  work('one', { jobs: 1, wantedMs: 100 })
+  await expect.poll(counts).toMatchObject({ wait: 2, active: 1 })
+  expect(await client.ttl(key)).toBeGreaterThan(3000)
+  // As if it had passed.
+  await client.del(key)
+  client.disconnect()
+  await expect.poll(counts).toEqual(NO_JOBS)
+  expect(said).toContain('drops jobs: nobody waits for them any more')
+})
+
+test('a sender that is still there sends again what was dropped', async () => {
+  work('one', { wantedMs: 100 })
+  const plan = jobs(4, 2_000)
+  const all = send(plan)
+  await expect.poll(counts).toMatchObject({ active: 2 })
+  const client = new Redis(redisOptions(redis.connection))
+  for (const key of await client.keys(`${QUEUE_PREFIX}:wanted:*`)) await client.del(key)
+  client.disconnect()
+  expect(verdicts(await all)).toEqual(plan.map(verdictOf))
+})
+
+test('an interrupted sender loses no result, drops the rest, and says how many and how it goes on', async () => {
+  const plan = [...jobs(20), job('long', 1, 60_000), job('waits', 1, 1)]
+  const campaign = await sendAndDie(plan)
+  work('one', { jobs: 1, wantedMs: 100 })
+  await expect.poll(counts).toEqual({ ...NO_JOBS, completed: 20, active: 1, wait: 1 })
+  const interrupt = new AbortController()
+  const stubs = sentStubs(folder)
+  const interrupted: Sent<Job, SessionResult> = {
+    ...stubs,
+    unpack(...came) {
+      interrupt.abort(new Error('interrupted'))
+      return stubs.unpack(...came)
+    },
+  }
+  const goesOn = '"--resume" goes on'
+  const options = { connection: redis.connection, campaign: nameOf(campaign), goesOn, say, sweepMs: 500 }
+  await expect(runJobs(database, campaign, throughQueue(interrupted, options), interrupt.signal)).rejects.toThrow(
+    'interrupted',
+  )
+  expect(database.rows(campaign).map(({ result }) => result.verdict)).toEqual(jobs(20).map(verdictOf))
+  expect(said).toContain(
+    'interrupted: 4 results collected at the end, 2 jobs dropped, 1 of them while they ran; "--resume" goes on',
+  )
+  await expect.poll(counts).toEqual(NO_JOBS)
+})
+
+test('a campaign that is purged has no jobs and no results any more, and its sender ends', async () => {
+  work('one', { jobs: 1, wantedMs: 100 })
+  const all = send([job('long', 1, 60_000), ...jobs(3)])
+  all.catch(() => {})
+  await expect.poll(counts).toMatchObject({ active: 1, wait: 3 })
+  const key = campaignKey(String(files))
+  const main = '../../server/cli/main.ts'
+  const listed = new Child(main, ['queue', 'list', '--queue', redis.url])
+  await listed.ended
+  expect(listed.said).toMatch(
+    new RegExp(
+      `^${key}  3 wait, 1 run, 0 results not collected; sender heard of \\d+ seconds? ago; ${files}, from \\S+$`,
+      'm',
+    ),
+  )
+  const purged = new Child(main, ['queue', 'purge', key, '--queue', redis.url])
+  await purged.ended
+  expect(purged.said).toBe(`smmu-cosim: ${key}: 3 jobs removed; workers end 1 more, which run\n`)
+  await expect(all).rejects.toThrow(`somebody has purged ${key} from the queue`)
+  await expect.poll(counts).toEqual(NO_JOBS)
+  const none = new Child(main, ['queue', 'list', '--queue', redis.url])
+  await none.ended
+  expect(none.said).toBe('smmu-cosim: there are no jobs\n')
+})
+
+test('whether somebody waits is asked of names that senders make up, and of nothing else', async () => {
+  const client = new Redis(redisOptions(redis.connection))
+  expect(await isWanted(client, 'of somebody else')).toBe(true)
+  expect(await isWanted(client, jobId(campaignKey('a'), 'a job'))).toBe(false)
+  await client.lpush(`${QUEUE_PREFIX}:wanted:${campaignKey('b')}`, 'no value at all')
+  expect(await isWanted(client, jobId(campaignKey('b'), 'a job'))).toBe(true)
+  client.disconnect()
 })
 
 test("a kernel of the sender's own comes to a worker by its hash, and nothing else under its name does", async () => {

@@ -99,6 +99,8 @@ test.each<[string, RegExp]>([
   ['serve --port 65536', /'--port <n>' argument '65536' is invalid. expected a whole number from 0 to 65535/],
   ['boot --dashboard 65536', /expected a whole number from 0 to 65535/],
   ['worker --metrics 123456', /'--metrics.*' argument '123456' is invalid. expected a whole number from 0 to 65535/],
+  ['queue list', /--queue is missing: where are the jobs/],
+  ['queue purge x --queue redis://host', /expected a name as "queue list" has it, 20 hexadecimal digits/],
   ['worker --metrics :9100', /expected PORT, or HOST:PORT/],
   ['ctl gdb --port 65536', /expected a whole number from 1 to 65535/],
   ['trace show', /missing required argument/],

@@ -183,6 +183,10 @@ export const README_COMMANDS: Readonly<Record<string, Run>> = {
     by: 'test/boot/fleet.test.ts',
     words: ['worker', '--queue', '--jobs'],
   },
+  'queue list --queue redis://queue.example/': {
+    by: 'test/fleet/fleet.test.ts',
+    words: ['queue', 'list', '--queue'],
+  },
   'test my.test.ts': { by: 'test/boot/testing.test.ts', words: ['test', 'my.test.ts'], qemu: [/cosim.run=remote/] },
   'attack --hardware all': { here: true, more: ['--ops', '5000'] },
   setup: { by: 'test/boot/readme.test.ts', words: ['setup'] },

@@ -16,7 +16,7 @@ test('what a worker did is counted by kind and result', async () => {
   const worker = new EventEmitter()
   const metrics = new WorkerMetrics()
   metrics.watch(worker)
-  const never = () => false
+  const never = () => 'failed'
   const gate = Promise.withResolvers<string>()
   const waiting = metrics.of('session', never, () => gate.promise)
   expect(samples(metrics.text())).toContain('smmu_cosim_worker_jobs_running 1')
@@ -26,7 +26,7 @@ test('what a worker did is counted by kind and result', async () => {
   const fails = (error: Error) =>
     metrics.of(
       'cell',
-      one => one === back,
+      one => (one === back ? 'returned' : 'failed'),
       () => Promise.reject(error),
     )
   await expect(fails(lost)).rejects.toBe(lost)
