@@ -89,6 +89,12 @@ export const inOrder = (names: readonly DeviceName[]): DeviceName[] => DEVICE_NA
 export const driversOf = (names: readonly DeviceName[]): Readonly<Record<string, string>> =>
   Object.assign({}, ...names.map(name => extraDevice(name).drivers))
 
+/** The same of what mounts a folder of the host's. */
+export const SHARE_DRIVERS: Readonly<Record<string, string>> = {
+  '9pnet_virtio': 'CONFIG_NET_9P_VIRTIO',
+  '9p': 'CONFIG_9P_FS',
+}
+
 /** Third byte of the networks of cards, one for each; the guest reaches the host at the second address. */
 const FIRST_NET = 4
 const FIRST_SLOT_NET = 32

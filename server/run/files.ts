@@ -14,8 +14,8 @@ import {
   qemuVersion,
   type SetupOptions,
 } from '../../scripts/setup/index.ts'
-import { driversOf } from '../machine/devices.ts'
-import { type Needs, ownKernel, SHARE_DRIVERS } from './ownKernel.ts'
+import { driversOf, SHARE_DRIVERS } from '../machine/devices.ts'
+import { type Needs, ownKernel } from './ownKernel.ts'
 
 /** Debian's kernels that set-up can fetch; anything else is a file. */
 export const KERNELS = KERNEL_SERIES

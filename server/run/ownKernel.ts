@@ -14,7 +14,7 @@ import { cachePath } from '../../scripts/setup/cache.ts'
 import { moduleContent } from '../../scripts/setup/initramfs.ts'
 import { guestModules, MAX_LIST, moduleName } from '../../scripts/setup/modules.ts'
 import { readRegular } from '../../scripts/setup/regularFile.ts'
-import { type DeviceName, driversOf } from '../machine/devices.ts'
+import { type DeviceName, driversOf, SHARE_DRIVERS } from '../machine/devices.ts'
 import { IMAGE_MAGIC, isImage, MAX_IMAGE, plainImage } from '../trace/kernelImage.ts'
 
 /** What an image says of itself. */
@@ -115,12 +115,6 @@ const DRIVERS: Readonly<Record<string, string>> = {
   nvme: 'CONFIG_BLK_DEV_NVME',
   virtio_net: 'CONFIG_VIRTIO_NET',
   e1000e: 'CONFIG_E1000E',
-}
-
-/** What mounts a folder of the host's. */
-export const SHARE_DRIVERS: Readonly<Record<string, string>> = {
-  '9pnet_virtio': 'CONFIG_NET_9P_VIRTIO',
-  '9p': 'CONFIG_9P_FS',
 }
 
 const driversNeeded = ({ workload, devices = [], share = false }: Needs): [name: string, option: string][] =>

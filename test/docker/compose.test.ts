@@ -402,10 +402,17 @@ describe.skipIf(!engine || !(wanted || images))(`containers${why}`, () => {
     expect(JSON.parse(readFileSync(join(runs, 'ci.json'), 'utf8'))).toMatchObject({ outcome: 'ok', policy: 'pkvm' })
   }, 900_000)
 
-  test('a command in the guest, and a scenario: the guest has an agent, though there is no compiler', async () => {
+  test('a command in the guest, a folder, and a scenario: the guest has an agent, though there is no compiler', async () => {
     const command = await run('run', '--rm', 'ci', 'boot', '--timeout=600', '--exec', 'echo $((6 * 7))-said; exit 7')
     expect(command.code, command.output.slice(-4000)).toBe(7)
     expect(command.output).toMatch(/^42-said$/m)
+    const shared = join(runs, 'shared')
+    mkdirSync(shared)
+    writeFileSync(join(shared, 'here'), 'shared\n')
+    const mount = ['run', '--rm', '--volume', `${shared}:/here:ro`, 'ci']
+    const file = await run(...mount, 'boot', '--timeout=600', '--share=/here', '--exec', 'cat /share/here')
+    expect(file.code, file.output.slice(-4000)).toBe(0)
+    expect(file.output).toMatch(/^shared$/m)
     const [, scenario = ''] =
       /^```ts\n(.*?)^```/ms.exec(readFileSync(join(ROOT, 'server/testing/README.md'), 'utf8')) ?? []
     const tests = join(runs, 'tests')
