@@ -262,6 +262,20 @@ test('of images that are pulled there is one, named by its digest beside its tag
   )
 })
 
+test('npm is the one that package.json names by its hash, without the packages that Debian’s wants', () => {
+  const { packageManager } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { packageManager: string }
+  expect(packageManager).toMatch(/^npm@\d+\.\d+\.\d+\+sha512\.[0-9a-f]{128}$/)
+  for (const name of ['docker/Dockerfile', '.devcontainer/Dockerfile']) {
+    const text = readFileSync(join(ROOT, name), 'utf8').replaceAll('\\\n', ' ')
+    const installed = Array.from(text.matchAll(/apt-get install (.*?)(?:&&|$)/gm), ([, words = '']) =>
+      words.split(/ +/),
+    ).flat()
+    expect(installed).toContain('node-corepack')
+    expect(installed).not.toContain('npm')
+    expect(text).toMatch(/ corepack (?:npm install|enable --install-directory \/usr\/local\/bin npm)(?: |$)/m)
+  }
+})
+
 test('another base is the caller’s choice, of dev containers too', () => {
   const { build } = JSON.parse(readFileSync(join(ROOT, '.devcontainer/devcontainer.json'), 'utf8')) as {
     build: { args: object }
