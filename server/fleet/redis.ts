@@ -126,6 +126,13 @@ export async function workersOf(queue: Queue, { db }: QueueConnection): Promise<
   return workers.filter(worker => worker.db === undefined || worker.db === String(db)).length
 }
 
+/** What somebody wrote over a job: no job of BullMQ's, or no hash at all. @returns what is wrong with it @throws any other error */
+export function damage(error: Error): string {
+  if (error instanceof SyntaxError || error instanceof TypeError || error.message.includes('WRONGTYPE'))
+    return error.message
+  throw error
+}
+
 /** Ends connections of BullMQ that a queue which says nothing would keep open, and the process with them. */
 export async function cut(...owners: readonly { disconnect(): Promise<void> }[]): Promise<void> {
   const all = Promise.allSettled(owners.map(owner => owner.disconnect()))

@@ -14,7 +14,7 @@ import { type Content, getArtefacts, removeArtefacts } from './artefacts.ts'
 import { begin, campaignKey, GONE_S, jobId, leave, want } from './campaigns.ts'
 import { type FleetJob, KEPT_S, MOST_DEATHS, Refused, Returned } from './job.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
-import { connect, cut, redisOptions, workersOf } from './redis.ts'
+import { connect, cut, damage, redisOptions, workersOf } from './redis.ts'
 import { openTracing } from './tracing.ts'
 
 /** Jobs that are asked about, or sent, in one go. */
@@ -336,13 +336,6 @@ class Sender<J, R> {
       return lost(`${worker} sent what is no result: ${(error as Error).message}`)
     }
   }
-}
-
-/** What somebody wrote over a job: no job of BullMQ's, or no hash at all. @returns what is wrong with it @throws any other error */
-function damage(error: Error): string {
-  if (error instanceof SyntaxError || error instanceof TypeError || error.message.includes('WRONGTYPE'))
-    return error.message
-  throw error
 }
 
 /** The same, but for work that an interruption does not end in time: it waits for a queue that says nothing. @throws the signal's reason */

@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Looks at a fleet's queue for who only wants to know: nothing is put into it, nothing taken. */
-import { Queue } from 'bullmq'
+import { type Job, type JobType, Queue } from 'bullmq'
 import { Redis } from 'ioredis'
 import { family, type Sample } from './exposition.ts'
 import { probe } from './probe.ts'
 import { QUEUE_NAME, QUEUE_PREFIX, type QueueConnection } from './queue.ts'
-import { workersOf } from './redis.ts'
+import { damage, workersOf } from './redis.ts'
 
 /** Until a queue that does not answer counts as one that is away, ms. */
 const PATIENCE_MS = 2_000
 /** It is asked so often, whoever else asks, ms. */
 const BEAT_MS = 10_000
 const STATES = ['waiting', 'prioritized', 'delayed', 'active', 'completed', 'failed'] as const
+
+/** What somebody has written over is left out: one such job would keep the others of a page from being shown. */
+class ShownQueue extends Queue {
+  override async getJobs(types: JobType | JobType[] = [], start = 0, end = -1, asc = false): Promise<Job[]> {
+    const ids = await this.getRanges([types].flat(), start, end, asc)
+    const jobs = await Promise.all(ids.map(id => (this.getJob(id) as Promise<Job | undefined>).catch(damage)))
+    return jobs.filter(job => typeof job === 'object')
+  }
+}
 
 export class QueueWatch {
   readonly queue: Queue
@@ -38,7 +47,7 @@ export class QueueWatch {
       },
     })
     this.#redis.on('error', ({ message }) => void this.#left(message))
-    this.queue = new Queue(QUEUE_NAME, {
+    this.queue = new ShownQueue(QUEUE_NAME, {
       prefix: QUEUE_PREFIX,
       connection: this.#redis,
       skipWaitingForReady: true,

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Queue, Worker } from 'bullmq'
 import type { FastifyInstance } from 'fastify'
+import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createApp } from '../../server/api/app.ts'
 import { MachineManager } from '../../server/api/machineManager.ts'
@@ -123,6 +124,17 @@ describe('Bull Board', () => {
     }
     expect(await queue.isPaused()).toBe(false)
     expect(await queue.getJobCounts('waiting', 'completed')).toEqual({ waiting: 1, completed: 3 })
+  })
+
+  test('shows the others where somebody has written over a job', async () => {
+    const { id = '' } = await queue.add('session', {})
+    const client = new Redis(redisOptions(redis.connection))
+    await client.hset(`${QUEUE_PREFIX}:${QUEUE_NAME}:${id}`, 'data', '{')
+    client.disconnect()
+    const page = await get(open, `/queue/api/queues?activeQueue=${QUEUE_NAME}&status=waiting`)
+    expect(page.statusCode).toBe(200)
+    expect(page.json().queues[0]).toMatchObject({ counts: { waiting: 2 }, jobs: [{ name: 'session' }] })
+    expect(page.json().queues[0].jobs).toHaveLength(1)
   })
 
   test('of a server with a token asks for it as a password, and nothing else of the server does', async () => {
