@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { type Browser, chromium, type Locator, type Page, type WebSocketRoute } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { MachineManager } from '../../server/api/machineManager.ts'
+import { Problem } from '../../server/api/problem.ts'
 import type { Queue, QueueEntry } from '../../server/api/schemas/smmus.ts'
 import { type RunningServer, startServer } from '../../server/api/server.ts'
 import { buildDashboard } from '../../server/api/webBuild.ts'
@@ -268,6 +269,32 @@ describe('a machine whose QEMU is a fake', () => {
     const tally = page.locator('.tallies > div', { hasText: 'answered by QEMU' })
     await expect.poll(() => tally.locator('dd').textContent()).toBe('1')
     await page.locator('.facts dd', { hasText: /, 1 vCPU$/ }).waitFor()
+  })
+
+  test('narrow: the head of a long panel keeps its height, and nothing of it is over what is below', async () => {
+    const entry = {
+      ...{ address: '0x40001200', valid: true, config: 's1', text: 'V s1', words: ['0x1'] },
+      fields: Array.from({ length: 40 }, (_, i) => ({ name: `F${i}`, value: '1' })),
+    }
+    const detail = {
+      sid: 8,
+      device: null,
+      shadowed: false,
+      host: entry,
+      shadow: null,
+      differs: [],
+      legal: true,
+      cd: null,
+    }
+    const list = { shadowed: false, shadowTable: null, streams: [{ sid: 8, device: null, host: 's1', shadow: null }] }
+    await page.route('**/smmus/0/streams', route => route.fulfill({ json: list }))
+    await page.route('**/smmus/0/streams/8', route => route.fulfill({ json: { ...detail, roots: [] } }))
+    await page.setViewportSize({ width: 480, height: 800 })
+    await open('streams?sid=8')
+    await page.getByText('F39', { exact: true }).waitFor()
+    const head = page.locator('.panel > header', { hasText: 'StreamID 0x8' })
+    const bottom = (of: Locator) => of.evaluate(e => e.getBoundingClientRect().bottom)
+    expect(await bottom(head.getByRole('button'))).toBeLessThanOrEqual(await bottom(head))
   })
 
   test('console: whatever the height of the window, the last line is whole', async () => {
@@ -632,5 +659,22 @@ describe('without a machine', () => {
     const [, [plain] = []] = start.mock.calls
     expect(plain).toMatchObject({ el2: 'none', kernel: '6.1', translate: 'hardware', smmus: 1, blocks: false })
     for (const name of ['faults', 'quirks', 'power', 'image']) expect(plain).not.toHaveProperty(name)
+  })
+
+  test('the start dialog: a refusal stands in it, beside what was chosen, until it is closed', async () => {
+    vi.spyOn(manager, 'start').mockRejectedValue(new Problem(422, 'its kernel has no driver of the disk'))
+    await openDialog()
+    const line = dialog().getByLabel('Kernel command line')
+    await line.fill('quiet')
+    await dialog().getByRole('button', { name: 'Start', exact: true }).click()
+    const refusal = dialog().getByRole('alert')
+    await refusal.filter({ hasText: 'its kernel has no driver of the disk' }).waitFor()
+    expect(await line.inputValue()).toBe('quiet')
+    await inBothThemes(async theme => expect(await violations(page), theme).toEqual([]))
+    await dialog().getByRole('button', { name: 'Cancel' }).click()
+    await page.getByRole('banner').getByRole('button', { name: 'Start' }).click()
+    await dialog().waitFor()
+    expect(await refusal.count()).toBe(0)
+    complaints = complaints.filter(text => !text.includes('422'))
   })
 })

@@ -2,10 +2,10 @@
 import { signal } from '@preact/signals'
 import { useEffect, useState } from 'preact/hooks'
 import type { StartOptions } from '../../api/schemas/lifecycle.ts'
-import { call } from './api.ts'
+import { type ApiError, call } from './api.ts'
 import { useLoaded } from './hooks.ts'
 import { go, info, machineState } from './store.ts'
-import { attempt, Button, Dialog, Field, Tag } from './ui.tsx'
+import { attempt, Button, Dialog, Failure, Field, Tag } from './ui.tsx'
 
 export const startDialog = signal(false)
 
@@ -78,8 +78,10 @@ export const OF_PKVM: ReadonlySet<string> = new Set(['pkvm', 'full'])
 const SWITCHES: ReadonlySet<string> = new Set(['pkvm', 'own'])
 
 export function StartDialog() {
+  const [refused, setRefused] = useState<ApiError | undefined>()
   const close = () => {
     startDialog.value = false
+    setRefused(undefined)
   }
   const words = info.value
   const [policy, setPolicy] = useState('pkvm')
@@ -135,7 +137,11 @@ export function StartDialog() {
       ...(quirks.length > 0 && { quirks }),
       ...(append && { append }),
     } as StartOptions
-    void attempt(() => call('POST /machine/start', { body }))
+    // A kernel may have to be fetched first, so it is not waited for; what was refused can be changed.
+    call('POST /machine/start', { body }).catch((error: ApiError) => {
+      setRefused(error)
+      startDialog.value = true
+    })
   }
   return (
     <Dialog title="Start a machine" open={startDialog.value} close={close}>
@@ -276,6 +282,11 @@ export function StartDialog() {
         >
           Recordings of earlier machines: open, replay, compare
         </Button>
+        {refused !== undefined && (
+          <div class="full">
+            <Failure error={refused} />
+          </div>
+        )}
         <div class="buttons full">
           <Button local onClick={close}>
             Cancel

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { signal } from '@preact/signals'
 import type { ComponentChildren, JSX } from 'preact'
-import { useEffect, useRef } from 'preact/hooks'
+import { useLayoutEffect, useRef } from 'preact/hooks'
 import type { ApiError } from './api.ts'
 import { seconds, wallClock } from './format.ts'
 import type { Loaded } from './hooks.ts'
@@ -197,12 +197,20 @@ export function Failure({ error, retry }: { error: ApiError; retry?: () => void 
 
 export function Dialog(props: { title: string; open: boolean; close: () => void; children: ComponentChildren }) {
   const ref = useRef<HTMLDialogElement>(null)
-  useEffect(() => {
+  // Not after the next paint: one that is closed and opened again at once would hear of its closing before it is open.
+  useLayoutEffect(() => {
     if (props.open) ref.current?.showModal()
     else ref.current?.close()
   }, [props.open])
   return (
-    <dialog ref={ref} onClose={props.close} aria-label={props.title}>
+    <dialog
+      ref={ref}
+      // This is told later, when it may be open once more.
+      onClose={() => {
+        if (ref.current?.open !== true) props.close()
+      }}
+      aria-label={props.title}
+    >
       {props.open && (
         <>
           <div class="dialog-head">
