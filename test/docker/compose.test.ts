@@ -257,6 +257,7 @@ test('of images that are pulled there is one, named by its digest beside its tag
   )
   expect(image).toMatch(/^debian:trixie-slim@sha256:[0-9a-f]{64}$/)
   expect(others).toEqual([image])
+  expect(readFileSync(join(ROOT, '.github/workflows/ci.yml'), 'utf8')).toContain(`\n      image: ${image}\n`)
   expect(pulled('FROM a:1 AS b\nFROM b\nCOPY --from=c:2 /d /e\nRUN --mount=type=bind,from=f,target=/g true\n')).toEqual(
     ['a:1', 'c:2', 'f'],
   )
@@ -265,7 +266,7 @@ test('of images that are pulled there is one, named by its digest beside its tag
 test('npm is the one that package.json names by its hash, without the packages that Debian’s wants', () => {
   const { packageManager } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { packageManager: string }
   expect(packageManager).toMatch(/^npm@\d+\.\d+\.\d+\+sha512\.[0-9a-f]{128}$/)
-  for (const name of ['docker/Dockerfile', '.devcontainer/Dockerfile']) {
+  for (const name of ['docker/Dockerfile', '.devcontainer/Dockerfile', '.github/workflows/ci.yml']) {
     const text = readFileSync(join(ROOT, name), 'utf8').replaceAll('\\\n', ' ')
     const installed = Array.from(text.matchAll(/apt-get install (.*?)(?:&&|$)/gm), ([, words = '']) =>
       words.split(/ +/),
