@@ -292,7 +292,7 @@ async function printDiff(a: TraceReader, b: TraceReader, options: DiffCommandOpt
   if (places === 0) out.line('no difference')
   else {
     out.line(
-      `${places} place${places === 1 ? '' : 's'}; ${only.a} decisions only in the first, ${only.b} only in the second`,
+      `${counted(places, 'place')}; ${counted(only.a, 'decision')} only in the first, ${grouped(only.b)} only in the second`,
     )
     process.exitCode = EXIT.failed
   }
@@ -624,7 +624,7 @@ async function replay(reader: TraceReader, options: ReplayCommandOptions): Promi
     )
   }
   if (run.firstFault !== undefined) {
-    out.line(`NOT replayed: ${run.faults} injected faults, first in ${describeRoot(run.firstFault).trim()}`)
+    out.line(`NOT replayed: ${counted(run.faults, 'injected fault')}, first in ${describeRoot(run.firstFault).trim()}`)
     out.line('  what they changed is different, and what followed from it')
   }
   printSummary(summary, run.roots, nested, warnings, out)

@@ -182,7 +182,7 @@ export class Recording {
   /** @returns false: there is no room for more */
   #take(item: Item): boolean {
     if (this.#log.segments > MOST_SEGMENTS) {
-      this.problems.push(`too long to be shown as a whole: it is cut off behind ${this.rows} decisions`)
+      this.problems.push(`too long to be shown as a whole: it is cut off behind ${counted(this.rows, 'decision')}`)
       return false
     }
     const row = this.#log.next
@@ -262,7 +262,7 @@ export class Recording {
   #end(): void {
     const damaged = this.#reader.problems.map(({ offset, message }) => `byte ${offset}: ${message}`)
     this.problems.push(...damaged.slice(0, 20))
-    if (damaged.length > 20) this.problems.push(`and ${damaged.length - 20} places more`)
+    if (damaged.length > 20) this.problems.push(`and ${counted(damaged.length - 20, 'more place')}`)
     if (this.#replayProblem !== undefined)
       this.problems.push(`some of what the hypervisor wrote is not known: ${this.#replayProblem}`)
     if (this.#lost > 0) this.problems.push(`${counted(this.#lost, 'record is', 'records are')} missing`)

@@ -4,6 +4,7 @@ import { describeChildren, describeRoot } from './describe.ts'
 import type { Group } from './groups.ts'
 import type { Output } from './output.ts'
 import type { Divergence } from './replay.ts'
+import { counted, grouped } from './words.ts'
 
 /** Differences of one decision that are printed without being asked for. */
 const SHOWN = 8
@@ -65,9 +66,9 @@ export function printSummary(
   out.line('first difference:')
   printDivergence(summary.first, nested, warnings, out)
   out.line('')
-  out.line(`${summary.divergent} of ${decisions} decisions went differently:`)
+  out.line(`${grouped(summary.divergent)} of ${counted(decisions, 'decision')} went differently:`)
   for (const { subject, count, first } of summary.subjects()) {
-    out.line(`  ${String(count).padStart(7)}  ${subject.padEnd(44)} first at ${describeRoot(first.root).trim()}`)
+    out.line(`  ${grouped(count).padStart(7)}  ${subject.padEnd(44)} first at ${describeRoot(first.root).trim()}`)
   }
-  if (summary.incomplete > 0) out.line(`in ${summary.incomplete} of them the recording misses records`)
+  if (summary.incomplete > 0) out.line(`in ${grouped(summary.incomplete)} of them the recording misses records`)
 }

@@ -22,7 +22,7 @@ test('the dashboard writes them as the command line does', () => {
 })
 
 const NOUNS =
-  'pages|rows|matches|notes|rules|findings|sessions|traps|records|cells|operations|programs|accesses|commands|warnings|times|jobs|mutants|machines|campaigns|differences|translations'
+  'pages|rows|matches|notes|rules|findings|sessions|traps|records|cells|operations|programs|accesses|commands|warnings|times|jobs|mutants|machines|campaigns|differences|translations|decisions|faults|injected faults|places'
 /** A number in front of one of them that may be 1; limits in capitals are more, and a rate has no singular. */
 const UNCOUNTED = new RegExp(`\\{(?!counted|rate\\b|[A-Z_]+\\})[^{}]*\\} (?:${NOUNS})\\b(?!/s)`)
 
